@@ -1,7 +1,7 @@
-"""Module paths of before the rooms: `elbos.weightings` is `elbos.theory.weightings`.
+"""Aliases of former module paths: `elbos.weightings` is now `elbos.theory.weightings`.
 
-The short paths of the mathematics are public and stay; the others are there for code that was
-written for version 0.1. A module has one object: both names import the same.
+The short paths of the mathematics are public and stay; the others serve code written for version
+0.1. Both paths import the same module object.
 """
 
 import importlib
@@ -23,7 +23,7 @@ PUBLIC = {
     ),
     "tracking": "training",
 }
-"""Modules with a public path of their own, and their rooms."""
+"""Modules with a short public path, and the packages that define them."""
 
 _MOVED = {
     **{name: f"{room}.{name}" for name, room in PUBLIC.items()},
@@ -91,7 +91,7 @@ class _Aliases(MetaPathFinder, Loader):
     def find_spec(
         self,
         fullname: str,
-        path: Any = None,  # a sequence, or of a namespace package what acts as one
+        path: Any = None,  # a sequence, or the equivalent of a namespace package
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
         """Return an import spec for the former path of a moved module; None for any other name."""
@@ -117,7 +117,7 @@ def moved_names(names: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a module-level `__getattr__` that imports each given name from the module defining it.
 
     Args:
-        names: The module of each.
+        names: Dotted path of the defining module, by name.
     """
 
     def __getattr__(name: str) -> Any:

@@ -50,14 +50,14 @@ def build_once(
     """Return the content of the cached folder `name`; call `build` first if it is missing or
     damaged.
 
-    `build` fills a folder beside it, which is renamed when complete: an interrupted build leaves
-    nothing that could be taken for a finished one. Of several processes one builds, under a lock
-    that the system releases when a process dies, and the others wait.
+    `build` fills a temporary folder, which is renamed when complete: an interrupted build leaves
+    nothing that could be mistaken for a finished one. One of several processes builds, under a lock
+    that the system releases when the process dies; the others wait.
 
     Args:
         name: Name of the folder, inside `cache_dir()`.
         build: Called with an empty folder to fill.
-        read: Called with the full folder; raises `DamagedFolder` to have it built again.
+        read: Called with the full folder; raises `DamagedFolder` to request a rebuild.
 
     Returns:
         What `read` returned.
@@ -86,7 +86,7 @@ def build_once(
 
 def _fill(path: Path, build: Callable[[Path], None]) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
     with _explained(path.parent):
         partial.mkdir()
     try:

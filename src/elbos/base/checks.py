@@ -16,9 +16,9 @@ from torch import Tensor
 from elbos.base.errors import MAX_SHOWN
 
 F = TypeVar("F", bound=Callable[..., Any])
-MAX_SIZE = 100.0  # of a number of the data: latents have dozens, 8-bit pixels hundreds
-MAX_INT = 2**63 - 1  # that tensors hold
-MIN_NUMBERS = 64  # of which those of data in [-1, 1] are not all above 0 by chance
+MAX_SIZE = 100.0  # largest magnitude in data: latents reach dozens, 8-bit pixels hundreds
+MAX_INT = 2**63 - 1  # largest integer of a tensor
+MIN_NUMBERS = 64  # data in [-1, 1] have a negative number among so many
 
 
 def require_positive(**values: float) -> None:
@@ -207,7 +207,7 @@ def require_floating(**tensors: Tensor) -> None:
         ValueError: t is torch.int64: give floating-point numbers.
     """
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):  # of every step, and compiled
+        if not isinstance(tensor, Tensor):  # called in every step, also in compiled code
             require_type(Tensor, **{name: tensor})
         if not tensor.is_floating_point():
             raise ValueError(f"{name} is {tensor.dtype}: give floating-point numbers.")
@@ -216,10 +216,10 @@ def require_floating(**tensors: Tensor) -> None:
 def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
     """Raise a ValueError for data beyond ±100, such as 8-bit pixels; warn of data in [0, 1].
 
-    Data have to be in [-1, 1], or latents of about that size. This waits for their device.
+    Data have to be in [-1, 1], or latents of about that size. The check synchronizes the device.
 
     Raises:
-        ValueError: If a number is beyond 100.
+        ValueError: If a number is above 100 or below -100.
 
     Examples:
         >>> import torch
@@ -238,7 +238,7 @@ def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
     if low >= 0 and 0.5 < high <= 1 and x.numel() >= MIN_NUMBERS:
         warnings.warn(
             f"the data run from {low:.2g} to {high:.2g}: give numbers from -1 to 1, 2 x - 1 of "
-            "images, or other noise levels are trained on than is said.",
+            "images; otherwise the noise levels in training differ from those stated.",
             stacklevel=stacklevel,
         )
 

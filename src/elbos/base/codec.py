@@ -1,12 +1,12 @@
-"""Convert dataclasses to JSON and text, and back without running anything.
+"""Convert dataclasses to JSON and text, and back without executing code.
 
 | | for | `Sigmoid(k=2.0)` is |
 |---|---|---|
 | `encode`, `decode` | files | `{"type": "Sigmoid", "k": 2.0}` |
 | `repr`, `parse` | the command line, reports | `Sigmoid(k=2.0)` |
 
-The classes that may stand in a place are those of its annotation and no others. An abstract class
-stands for a table of classes that is registered here (`elbos.theory.names`).
+Only classes that the annotation of a field admits are constructed. An abstract class admits the
+dataclasses of a table that is registered here (by `elbos.theory.names`).
 """
 
 import ast
@@ -24,7 +24,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from elbos.base.checks import alternatives, type_names
 from elbos.base.errors import shortened, suggestion
 
-LATE = "late"  # in the metadata of a field that a class got after objects of it were written
+LATE = "late"  # metadata key of a field added after objects of the class had been saved
 _MAX_LISTED = 8  # numbers in a message
 _MAX_TEXT = 200  # characters
 _FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""  # a quoted text, or FILE.py:FUNCTION
@@ -79,7 +79,7 @@ def _classes(admitted: tuple[Any, ...]) -> dict[str, type]:
 def encode(value: Any) -> Any:
     """Convert a dataclass, or the value of one of its fields, to JSON values.
 
-    Fields of `LATE` are left out where they are at their default: digests of before stand.
+    Fields marked `LATE` are omitted at their default, so that earlier digests stay valid.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
@@ -100,10 +100,10 @@ def encode(value: Any) -> Any:
 def decode(annotation: Any, value: Any, where: str = "config") -> Any:
     """Convert JSON values made by `encode` back to an object of type `annotation`.
 
-    A field that has a default may be missing, as in a file of before there was that field.
+    A field with a default may be missing, as in a file older than the field.
 
     Raises:
-        ValueError: If it is no such value; the message names the place in the file.
+        ValueError: If `value` does not fit the annotation; the message names the place in the file.
     """
     admitted = options(annotation)
     if value is None and type(None) in admitted:
@@ -206,18 +206,20 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
 def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool = False) -> Any:
     """Parse a Python expression, such as `Sigmoid(k=2.0)`, into an object of type `annotation`.
 
-    Nothing of it is run. A weighting may be a function in a Python file, `FILE.py:FUNCTION`, where
-    the text is what the user typed: that file is run.
+    The expression is parsed, not evaluated. With `runs_files`, a weighting may be a function in a
+    Python file, `FILE.py:FUNCTION`, and that file is run.
 
     Args:
-        annotation: What it may be: a class, a table's abstract class, a union or a tuple of those.
+        annotation: The type to parse: a dataclass, a registered abstract class, a union or a tuple
+            of those.
         text: Calls, or bare names of classes whose fields have their defaults; a tuple with commas.
-        where: What messages call it.
-        runs_files: Whether a Python file that it names is run: never of a text out of a file.
+        where: Name of the text in error messages.
+        runs_files: Whether a Python file named in the text is run. Leave it False for text read
+            from a file.
 
     Raises:
         OSError: If a Python file cannot be read.
-        ValueError: If the text stands for nothing of this type.
+        ValueError: If the text is not an expression of this type.
 
     Examples:
         >>> from elbos.theory.parameterizations import Parameterization

@@ -2,7 +2,7 @@
 
 A condition is whatever the network understands: class labels `[b]`, embeddings `[b, ...]`, a dict
 of them, or None. The functions here act on the tensors in it, whose first axis is the batch; any
-other value holds for the whole batch and is kept as it is.
+other value holds for the whole batch and is kept unchanged.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
 
 def to_device(cond: Condition, device: torch.device) -> Condition:
     """Move the tensors of a condition to a device, without synchronizing."""
-    is_sent = device.type != "cpu"  # what the host gets it has to wait for
+    is_sent = device.type != "cpu"  # a copy to the host has to be synchronous
     return map_tensors(lambda part: part.to(device, non_blocking=is_sent), cond)
 
 

@@ -52,8 +52,7 @@ def explained(error: BaseException) -> str:
 def message(error: BaseException) -> str:
     """Return the message of an error in a user's code, shortened to 300 characters.
 
-    Builds of torch say in various ways that the machine has no such device; all do so where they
-    would begin to use it.
+    Builds of torch word a missing device differently; all of them raise the error in `_lazy_init`.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if frames and frames[-1].f_code.co_name == "_lazy_init":

@@ -18,7 +18,7 @@ def needs(extra: str) -> Iterator[None]:
     """Raise a MissingExtra, naming the extra to install, if an import in the `with` block fails.
 
     Args:
-        extra: As in pyproject.toml.
+        extra: Name of the extra in pyproject.toml.
 
     Raises:
         MissingExtra: If a module other than one of this library is not found.

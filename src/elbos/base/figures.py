@@ -1,7 +1,7 @@
 """Plots as panels above each other that share one horizontal axis, hence one hover label.
 
-Figures are for white paper, as pictures saved from them need; on a page the style sheet turns
-their paper and words to the reader's scheme. The colours of curves are for both.
+Figures have a white background, as saved images need; on an HTML page the style sheet adapts
+background and text to the reader's colour scheme. The colours of curves suit both.
 """
 
 import math
@@ -39,7 +39,7 @@ class Panel(NamedTuple):
     """A subplot: curves that share one vertical axis.
 
     Args:
-        title: What they are.
+        title: Title of the panel.
         height: In pixels.
         traces: The curves.
         axis: Settings of the axis.

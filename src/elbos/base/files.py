@@ -1,6 +1,7 @@
-"""Files that are whole or not there, never written through a link, and errors that name them.
+"""Atomic writes, reads of regular files only, and errors that name the file.
 
-What is read is a regular file. To open a pipe may wait for ever, and a device may have no end.
+Links are never written through. Pipes and devices are not read: opening a pipe may block for ever,
+and a device may have no end.
 """
 
 import errno
@@ -23,7 +24,7 @@ def regular(path: Path) -> Path:
     """Return `path` if it is a regular file or a link to one; raise an OSError otherwise.
 
     Raises:
-        OSError: If something else is there, or nothing; it names `path`.
+        OSError: If `path` does not exist or is not a regular file; the error names `path`.
     """
     with named_errors(path):
         mode = path.stat().st_mode
@@ -47,7 +48,7 @@ def read(path: Path) -> bytes:
     """Return the content of a regular file.
 
     Raises:
-        OSError: If it cannot be read, or is no regular file; it names `path`.
+        OSError: If the file cannot be read, or is not a regular file; the error names `path`.
     """
     with named_errors(path):
         return regular(path).read_bytes()
@@ -68,7 +69,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: As `read` does.
-        ValueError: If it holds none, or one that is nested too deeply.
+        ValueError: If the content is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(read(path))
@@ -79,12 +80,12 @@ def read_json(path: Path) -> Any:
 def write(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically: readers see the old file or the complete new one.
 
-    The file is written beside its place, flushed to the disk, and renamed. If anything fails the
-    file that was there before is untouched and nothing is left over.
+    The content goes to a temporary file in the same folder, which is flushed to disk and renamed.
+    On failure the previous file is untouched and the temporary file is deleted.
 
     Raises:
-        OSError: If the disk is full, the folder cannot be written, or something is there that is
-            no regular file, such as a link or a device; it names `path`.
+        OSError: If the disk is full, the folder cannot be written, or `path` is not a regular file
+            but, for example, a link or a device; the error names `path`.
     """
     with writing(path) as file, named_errors(path):
         file.write(content)
@@ -118,7 +119,7 @@ def append(path: Path, content: bytes) -> None:
     """Append `content` to a file, created if missing.
 
     Raises:
-        OSError: If it cannot be written, or is a link; it names `path`.
+        OSError: If the file cannot be written, or is a link; the error names `path`.
     """
     with named_errors(path):
         _require_no_link(path)
@@ -133,11 +134,11 @@ def require_plain(folder: Path, *, may_link: bool = False) -> None:
 
     Args:
         folder: The folder.
-        may_link: Whether links to them are admitted, where nothing is written: through a link, what
-            is written would be elsewhere.
+        may_link: Whether links to files and folders are admitted. Only for folders that are not
+            written to: writing through a link would change a file elsewhere.
 
     Raises:
-        OSError: If it does; it names the link, pipe, socket or device.
+        OSError: If the folder holds a link, pipe, socket or device; the error names its path.
     """
     for parent, folders, names in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *names)):
@@ -163,14 +164,14 @@ def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
         _require_no_link(path)
         if path.exists():
             regular(path)
-        temporary.unlink(missing_ok=True)  # of a process of this number that was killed
+        temporary.unlink(missing_ok=True)  # left by a killed process with the same ID
         file = temporary.open("xb")
     try:
         yield temporary, file
     finally:
         try:
             with named_errors(path):
-                file.close()  # which writes what is left
+                file.close()  # flushes the buffer
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -209,7 +210,7 @@ def expanded(path: Path | str) -> Path:
     """Return an absolute path, with `~` expanded.
 
     Raises:
-        FileNotFoundError: If there is no such home directory.
+        FileNotFoundError: If the home directory is not known.
     """
     try:
         return Path(path).expanduser().absolute()

@@ -19,7 +19,8 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
     """Serialize named tensors in the safetensors format.
 
     Raises:
-        RuntimeError, ValueError, TypeError: If some share memory, or are not tensors of numbers.
+        RuntimeError, ValueError, TypeError: If tensors share memory, or values are not numeric
+            tensors.
     """
     content: bytes = safetensors.torch.save(
         {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
@@ -31,11 +32,11 @@ def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
     """Deserialize named tensors from the content of a safetensors file.
 
     Raises:
-        CorruptFile: If they are not in that format; it names `path`.
+        CorruptFile: If the content is not in that format; the error names `path`.
     """
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(content)
-    except (SafetensorError, KeyError, NotImplementedError) as error:  # the last two: of dtypes
+    except (SafetensorError, KeyError, NotImplementedError) as error:  # last two: dtypes
         raise CorruptFile(f"{path} is corrupt: it holds no tensors") from error
     return tensors
 
@@ -45,7 +46,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
     Raises:
         OSError: If the file cannot be read.
-        CorruptFile: If it holds no JSON object; it names `path`.
+        CorruptFile: If the file holds no JSON object; the error names `path`.
     """
     try:
         if isinstance(content := files.read_json(path), dict):

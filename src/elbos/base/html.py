@@ -1,10 +1,10 @@
-"""Templates, and self-contained HTML pages, to be attached to an issue or mailed.
+"""Templates, and self-contained HTML pages that can be mailed or attached to an issue.
 
-Whatever a template is given is escaped for the format that its name ends in, but for `Markup` in
-HTML and `Markdown` in Markdown. A page's words and tables are plain HTML; only its plots need its
-script. The library, plotly.js, is in it compressed, and unpacked by the browser; a content security
-policy keeps the page from fetching anything, and from running any script but these two, known by
-their hashes.
+Values are escaped for the format given by the suffix of the template's name, except `Markup` in
+HTML and `Markdown` in Markdown. Text and tables of a page are plain HTML; only plots need scripts.
+The library plotly.js is embedded in compressed form and unpacked by the browser. A content security
+policy keeps the page from fetching anything, and from running any script but these two, identified
+by their hashes.
 """
 
 import base64
@@ -38,10 +38,10 @@ def render(template: str, **context: Any) -> str:
 
     Args:
         template: A file in `templates`, ROOM/NAME of a room above, such as "audit/page.html".
-        **context: The template's names. None is shown as a dash.
+        **context: Variables of the template. None is rendered as a dash.
 
     Returns:
-        Text that other templates and tables of the format take as it is.
+        Text that other templates and tables of the same format do not escape again.
     """
     suffix = PurePath(template).suffix
     text = _environment(suffix).get_template(template).render(context)
@@ -76,7 +76,7 @@ def write_html(path: str | Path, page: str) -> None:
     """Write an HTML page to `path`, and create the parent folders.
 
     Raises:
-        OSError: If it cannot be written; it names `path`.
+        OSError: If the page cannot be written; the error names `path`.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     files.write(Path(path), page.encode(errors="replace"))
@@ -123,7 +123,7 @@ def without_legend(figure: Any) -> Any:
     """Return a copy of a figure without legend; HTML pages show colour samples beside the names
     instead.
     """
-    from elbos.base.figures import hide_legend  # the terminal's texts do without plotly
+    from elbos.base.figures import hide_legend  # plain-text output does not need plotly
 
     copied = copy.deepcopy(figure)
     hide_legend(copied)

@@ -1,8 +1,8 @@
-"""Samples by number: the one way in which validation and training read data.
+"""Datasets read by sample index, in validation and training alike.
 
-Data are a tensor `[n, ...]`, or whatever has a length and `dataset[i]`. An item is `x` or `(x,)`,
-or `(x, cond)` with what it is conditioned on: a class label, a tensor or a dict of tensors, in the
-shape of one sample. Batches are made by torch's `default_collate`.
+A dataset is a tensor `[n, ...]`, or an object with a length and `dataset[i]`. An item is `x`,
+`(x,)`, or `(x, cond)` with a condition: a class label, a tensor or a dict of tensors, in the shape
+of one sample. Batches are made by torch's `default_collate`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from elbos.base.conditions import Condition, require_tensors
 from elbos.base.errors import flat
 
 Batch = tuple[Tensor, Condition]
-"""Data in [-1, 1], `[b, ...]`, and what they are conditioned on, or None."""
+"""Data in [-1, 1], `[b, ...]`, and their condition or None."""
 
 _TOLERANCE = 1e-3  # beyond [-1, 1], for rounding
 
@@ -76,14 +76,14 @@ class Items:
             )
         return x.to(self.dtype), cond
 
-    stored = batch  # they go to the device of a training as they are
+    stored = batch  # training moves the samples to its device without conversion
 
 
 def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
     """Collate items, each `x` or `(x, cond)`, into a batch of data and conditions.
 
     Raises:
-        ValueError: If they do not fit each other, or are not made of numbers.
+        ValueError: If the items have different shapes, or are not numeric.
     """
     parts = items[0] if isinstance(items[0], tuple | list) else ()
     xs, conds = zip(*items, strict=True) if len(parts) == 2 else (items, (None,))
@@ -106,10 +106,10 @@ def first_item(items: Items) -> tuple[Float[Tensor, "1 *d"], Condition]:
     """Return the first sample of the data as a batch of one.
 
     Raises:
-        ValueError: If there is none, or this is no dataset.
+        ValueError: If the dataset is empty, or has no length or no indexing.
     """
     kind = type(items.dataset)
-    own = getattr(kind, "__getitem__", Dataset.__getitem__)  # torch's, as of streams, only raises
+    own = getattr(kind, "__getitem__", Dataset.__getitem__)  # torch's default only raises
     if not hasattr(kind, "__len__") or own is Dataset.__getitem__:
         raise ValueError(f"a {kind.__name__} is no dataset: give one with a length and dataset[i].")
     if len(items) == 0:

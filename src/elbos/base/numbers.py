@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
 NONE = "–"
-"""The text of a number that there is not: None, NaN or infinite."""
+"""Text shown for a missing number: None, NaN or infinity."""
 
-_ROUNDING = 1e-14  # relative: a smaller error is none
+_ROUNDING = 1e-14  # relative; a smaller standard error counts as zero
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -45,7 +45,7 @@ def decimals(error: float | None, digits: int = 2) -> int | None:
     None if the error is zero or unknown.
 
     Returns:
-        None where there is no error: its value is then a `number`.
+        None if there is no error: format the value with `number` then.
 
     Examples:
         >>> decimals(0.0123), decimals(0.0996), decimals(31.0), decimals(0.0)

@@ -1,8 +1,8 @@
 """Find the module that shows a result, by where the result's class is defined.
 
 `elbos.audit.result.Audit` is shown by `elbos.audit.page`: a room has its page, figures and terminal
-text beside its result. They are imported when a result is first shown, since plotly and jinja2 are
-large, and are of an extra.
+text beside its result. These modules are imported when a result is first shown, since plotly and
+jinja2 are large and belong to an extra.
 """
 
 import importlib

@@ -48,8 +48,8 @@ def philox(counter: Sequence[Int64[Tensor, "..."]], key: tuple[int, int]) -> Int
     """Return four random 32-bit words per counter, by Philox4x32-10.
 
     Args:
-        counter: Its four words, from 0 to below $2^{32}$, of shapes that broadcast.
-        key: Two words.
+        counter: The four counter words, each in $[0, 2^{32})$, of shapes that broadcast.
+        key: The two key words.
 
     Examples:
         >>> zero = torch.zeros((), dtype=torch.int64)
@@ -79,8 +79,8 @@ class Stream:
     """A counter-based random number generator, indexed by training step and sample.
 
     Attributes:
-        key: Two words, which stand for the seed.
-        purpose: What the numbers are for.
+        key: The two key words, which `key_of` derives from the seed.
+        purpose: Purpose of the numbers, which selects the stream.
     """
 
     key: tuple[int, int]
@@ -112,7 +112,7 @@ class Stream:
         Args:
             step: Number of the step, or of the epoch of each sample.
             samples: Numbers of the samples, in the global batch or in the data.
-            num: How many for each.
+            num: Numbers per sample.
 
         Returns:
             On the device of `samples`; multiples of $2^{-32}$, rounded to float32.

@@ -20,7 +20,7 @@ class Advance(Protocol):
 
 
 Start = Callable[[str, int, str], Advance]
-"""Begins a piece of work: what, how much, in which unit; returns what to call on progress."""
+"""Starts a task, given its name, amount of work and unit; returns its progress callback."""
 
 
 def silent(what: str, total: int, unit: str) -> Advance:
@@ -33,8 +33,8 @@ def progress(console: "Console | None" = None) -> "Progress":
     """Return a progress bar with rate and time left; add tasks with `unit=` and optionally `note=`.
 
     Args:
-        console: Where to draw, if it is a terminal. Default: standard error, so that output can be
-            piped.
+        console: Console for the bar, drawn only on a terminal. Default: standard error, so that
+            output can be piped.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -76,8 +76,8 @@ def begin(bar: "Progress", what: str, total: int, unit: str) -> Advance:
     """Add a task to a progress bar and return its callback; without a terminal, print one line.
 
     Returns:
-        What to call with the number done since the last call, and True where they were kept from an
-        earlier command: rate and time left begin after them.
+        The callback. It takes the amount of work done since the last call, and True if that was
+        loaded from an earlier run, which is excluded from rate and time left.
     """
     if not bar.console.is_terminal:
         bar.console.file.write(f"{what}: {total:,} {unit}\n")

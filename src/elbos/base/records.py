@@ -3,8 +3,8 @@
 None is null, tuples are lists, and keys of mappings are strings. A field's metadata may say
 otherwise than by default:
 
-- `json`: its name in JSON;
-- `is_flat`: its entries stand among those of the whole;
+- `json`: the name of the field in JSON;
+- `is_flat`: its entries are merged into those of the parent;
 - `encode`, `decode`: functions to its JSON values and back.
 """
 

@@ -22,8 +22,8 @@ def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
     """Yield the indices in `range(num)` assigned to this process, each with a flag that is False
     for padding.
 
-    Every process computes as many, since networks that are spread over them (FSDP2) need all in
-    each call: one that runs out of pieces repeats the first, which does not count.
+    Every process computes equally many pieces, since sharded networks (FSDP2) need all processes in
+    each call: a process without pieces left repeats the first one, flagged False.
     """
     if not is_shared:
         yield from ((i, True) for i in range(num))
@@ -43,7 +43,7 @@ def require_processes() -> None:
 def naming_lost_processes() -> Iterator[None]:
     """Replace connection errors of `torch.distributed` by a one-line ConnectionError.
 
-    gloo has no class of errors: the place in its source is in all of its messages.
+    gloo has no exception class; all of its messages contain a path of its source code.
     """
     try:
         yield
@@ -62,7 +62,7 @@ def together(work: Callable[[], T]) -> T:
     result. An exception on one process is raised on all.
 
     Raises:
-        ConnectionError: If another process is gone.
+        ConnectionError: If another process has exited.
     """
     try:
         found = work()
@@ -83,7 +83,8 @@ def meet() -> None:
 def _patient() -> dist.ProcessGroup:
     """Return a gloo process group with a timeout of 30 days; the default group has one of minutes.
 
-    Only torch keeps it: its threads end with the last reference, when torch's groups are destroyed.
+    Only torch keeps a reference to the group, so that its threads end when torch's groups are
+    destroyed.
     """
     world = dist.group.WORLD
     assert world is not None
@@ -110,8 +111,8 @@ def require_alike(values: tuple[float, ...], device: torch.device) -> None:
     dist.all_reduce(greatest, dist.ReduceOp.MAX)
     if not torch.equal(least, greatest):
         raise ValueError(
-            "the processes have other data, seeds, noise levels or batch sizes: give all of them "
-            "the whole set, and the same settings."
+            "the processes differ in data, seed, noise levels or batch size: give every process "
+            "the whole dataset and the same settings."
         )
 
 

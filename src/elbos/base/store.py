@@ -1,11 +1,10 @@
-"""Results of long work, part by part, on disk: what is there is not computed again.
+"""Results of a long computation, stored part by part on disk, so that it can resume.
 
-A part is a batch, seconds of work. Work that is interrupted loses the batch that it was at, and
-reads the others back when it is started again. The folder's name is a digest of all that the
-numbers depend on.
+A part is a batch, seconds of work. An interrupted computation loses the current batch and reads the
+others back when restarted. The folder's name is a digest of everything that the numbers depend on.
 
-Several processes share the parts by their number: each computes its own, waits for the others, and
-reads theirs from the folder, which all of them see. No part is computed by two.
+Several processes share the parts by index: each computes its own, waits for the others, and reads
+their parts from the folder, which must be visible to all. No part is computed twice.
 """
 
 import hashlib
@@ -26,7 +25,7 @@ from elbos.base.progress import Advance
 
 Tensors = dict[str, Tensor]
 T = TypeVar("T")
-_SECONDS, _PAUSE = 120.0, 0.1  # until a file system shows what another machine wrote
+_SECONDS, _PAUSE = 120.0, 0.1  # timeout and polling interval of network file systems
 
 
 class Part(NamedTuple):
@@ -75,9 +74,9 @@ class Store:
     """A directory of tensor files, one per part of a long computation, so that work can resume.
 
     Args:
-        folder: Where; made when the first part is written.
-        processes: Those that share the parts, if there are several: all make the same calls of
-            `concatenated` and `of_main`.
+        folder: The directory, created when the first part is written.
+        processes: The processes that share the parts. All must make the same calls of
+            `concatenated` and `of_main`. Default: one process.
     """
 
     folder: Path
@@ -162,7 +161,7 @@ def unpack(content: bytes) -> Tensors:
     """
     digest, content = content[:32], content[32:]
     if hashlib.sha256(content).digest() != digest:
-        raise ValueError("it is not as it was written")
+        raise ValueError("its checksum does not match")
     try:
         return safetensors.torch.load(content)
     except safetensors.SafetensorError as error:

@@ -1,7 +1,7 @@
-"""A table, which is drawn on the terminal, on a page, or in Markdown.
+"""Tables, rendered for the terminal, as HTML or as Markdown.
 
-Its cells are plain text, which is escaped for where it is drawn. Only `Markup` is taken as it is:
-for what pages alone show.
+Cells are plain text, which is escaped for the output format. Only `Markup`, for HTML pages, is not
+escaped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,8 +30,8 @@ class Column:
     Attributes:
         title: What the column shows.
         is_numeric: Whether it is aligned to the right; the first column never is.
-        help: What a pointer at the title tells, on a page.
-        is_lower_better: Which numbers are the better ones, shown by an arrow; None: neither.
+        help: Tooltip of the title on a page.
+        is_lower_better: Whether lower numbers are better, shown by an arrow; None: no arrow.
     """
 
     title: str
@@ -43,7 +43,7 @@ class Column:
     def head(self) -> str:
         """Title of the column, with an arrow that shows whether lower or higher is better."""
         arrow = {None: "", True: " ↓", False: " ↑"}[self.is_lower_better]
-        return self.title + arrow  # such that markup stays so
+        return self.title + arrow  # in this order, `Markup` stays `Markup`
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class Cell:
     Attributes:
         text: The value.
         is_best: Whether it gets a star.
-        note: What stands below the value on a page, and after it elsewhere.
-        swatch: A piece of the curve that the value belongs to.
+        note: Remark shown below the value on a page, and after the value elsewhere.
+        swatch: Line sample of the curve that the value belongs to.
         is_bold: Whether it is emphasized.
-        value: What a page sorts by. Default: the text.
+        value: Sort key on a page. Default: the text.
         kind: The class of a badge on a page: "yes" or "no". Default: no badge.
     """
 
@@ -84,10 +84,10 @@ class Table:
     """A table of text cells; the first cell of each row names the row.
 
     Attributes:
-        columns: The heads, or their titles; if none has a title, none is shown.
+        columns: The columns, or their titles; without any title, no header is shown.
         rows: A cell for each column, or its text.
         caption: What the table shows.
-        foot: Rows that stand below the others, and are not sorted with them.
+        foot: Footer rows, which are not sorted.
     """
 
     columns: Sequence[Column | str]

@@ -1,11 +1,13 @@
-"""Functions in files of the user's own: `FILE.py:FUNCTION`, and no other code.
+"""Load functions from the user's files, `FILE.py:FUNCTION`, and run no other code.
 
-The file is run as a script is, but for its name: beside its neighbours, without arguments, in the
-package that it is in. What it prints goes to stderr, and the process is left as it was, its current
-directory included, so that the next file finds its own neighbours.
+The file is run like a script, except that `__name__` is not `__main__`: it can import its
+neighbours, has no arguments, and belongs to its package. Its output goes to stderr, and the state
+of the process, including the current directory, is restored, so that the next file finds its own
+neighbours.
 
-Nothing else in the current folder is run, which may be a stranger's: Python puts it first among the
-places of modules where a process is started with `-c` or `-m`, as those of `multiprocessing` are.
+No other module of the current folder, which may be a stranger's, is imported: Python puts that
+folder first on `sys.path` in processes started with `-c` or `-m`, such as those of
+`multiprocessing`.
 """
 
 import contextlib
@@ -24,8 +26,8 @@ from typing import Any
 from elbos.base import files
 from elbos.base.errors import message
 
-_NAME = "__user_code__"  # of the module that a file makes
-_kept: set[str] = set()  # modules that what the last file made may need
+_NAME = "__user_code__"  # of the module made from a file
+_kept: set[str] = set()  # imported by the last file, and possibly needed by its functions
 _CHANGED = ("argv", "path", "stdin", "stderr", "dont_write_bytecode")
 _SAFE_PATH = "PYTHONSAFEPATH"
 _GUARD = "keep what trains and what reads arguments under `if __name__ == '__main__'`."
@@ -69,8 +71,8 @@ def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
 
     Args:
         target: The file.
-        keeps_modules: Whether its modules stay until another file is run: torch.compile imports
-            those of the functions that a network calls.
+        keeps_modules: Whether modules imported by the file stay in `sys.modules` until another file
+            is run: torch.compile imports the modules of functions that a network calls.
 
     Raises:
         OSError: If the file cannot be read.
@@ -79,13 +81,13 @@ def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
     import torch  # here, since the command line begins without it
 
     path = code_path(target)
-    files.read(path)  # which says why it cannot be read
+    files.read(path)  # raises an error that says why it cannot be read
     folder, _ = _place(path)
     while _kept:
         sys.modules.pop(_kept.pop(), None)
     saved = {name: getattr(sys, name) for name in _CHANGED}
     modules, current, dtype = set(sys.modules), Path.cwd(), torch.get_default_dtype()
-    sys.argv, sys.stdin, sys.dont_write_bytecode = [str(path)], None, True  # nobody answers
+    sys.argv, sys.stdin, sys.dont_write_bytecode = [str(path)], None, True  # no interactive input
     sys.path = [str(folder), *sys.path, str(path.resolve().parent), str(current)]
     try:
         with _nothing_on_stdout():
@@ -109,7 +111,8 @@ def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If what follows it is no name; it says which names there are.
+        ValueError: If the target names no function; the message lists the functions that the file
+            defines.
     """
     path, name = _split(target)
     files.read(path)
@@ -122,12 +125,13 @@ def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callabl
     """Import FILE.py and return FUNCTION, after a check of its signature; call within `as_script`.
 
     Args:
-        target: What is named.
-        arguments: What it is going to be called with.
-        verb: The command whose help shows such a function.
+        target: The target, FILE.py:FUNCTION.
+        arguments: Names of the arguments that the function will be called with.
+        verb: The command whose help shows an example.
 
     Raises:
-        ValueError: In one line, if there is none that takes these arguments, or the file fails.
+        ValueError: If no such function takes these arguments, or the file fails; the message is one
+            line.
     """
     path, name = _split(target)
     module = _run(path)
@@ -224,9 +228,9 @@ def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb:
 
 def places(module: ModuleType) -> list[str]:
     """Return the file of a module and the search folders of a package, as far as they are known."""
-    contents = vars(module)  # whatever else some modules make of getattr
+    contents = vars(module)  # not getattr, which some modules override
     found = [contents.get("__file__")]
-    with contextlib.suppress(TypeError, KeyError):  # of none, or in a package that is gone
+    with contextlib.suppress(TypeError, KeyError):  # the path is None, or the package was removed
         found += [*contents.get("__path__", [])]
     return [place for place in found if isinstance(place, str)]
 

@@ -30,8 +30,8 @@ from elbos.base.checks import require_one_loss_each, require_positive
 from elbos.theory import schedules
 from elbos.theory.schedules import Schedule
 
-# Weight of the prior in a bin, in observations. Small: its root would otherwise hold a bin up whose
-# second moment is millions of times below the mean's.
+# Weight of the prior in a bin, in observations. Small: otherwise the square root of the prior would
+# dominate in a bin whose second moment is millions of times below the mean.
 PRIOR_COUNT = 1e-4
 MAX_BINS = 100_000
 
@@ -43,14 +43,14 @@ class Adaptive(Schedule):
 
     Each bin holds a decayed sum of what was observed in it and a decayed count of the observations.
     Their ratio is a running mean without start-up bias: an average at first, an exponential one
-    once the memory is full. A bin that has not been visited stands at the mean of all bins.
+    once the memory is full. A bin without observations takes the mean of all bins.
 
     The only schedule with state, which `update` changes in place, and nothing but `load_state_dict`
     besides. Call it once per training step with the noise levels and losses of the batch, as the
     example of `Objective` does; the library's trainer does so itself. Until then the density is
-    uniform. The state belongs in a checkpoint: `state_dict` gives it, which is all that
-    accelerate's `register_for_checkpointing` needs, and `AdaptiveState` makes it a part of a
-    model's.
+    uniform. The state belongs in a checkpoint: `state_dict` returns it, which is all that
+    accelerate's `register_for_checkpointing` needs, and `AdaptiveState` makes it part of a model's
+    state dict.
 
     Attributes:
         num_bins: Bins on $[\lambda_\min, \lambda_\max]$. Default: 100.
@@ -183,8 +183,8 @@ class Adaptive(Schedule):
         """Restore a state returned by `state_dict`; the entry of the log-SNR range may be missing.
 
         Raises:
-            ValueError: If a sum is missing, negative or not finite, or it is of another number of
-                bins or of other ends. Nothing has changed then.
+            ValueError: If a sum is missing, negative or not finite, or the number of bins or the
+                log-SNR range differs. The state is then unchanged.
         """
         for name in ("total", "count"):
             if name not in state:
@@ -214,10 +214,11 @@ class AdaptiveState(nn.Module):
     it is the module's extra state, one float64 tensor `[2, num_bins + 1]`.
 
     Args:
-        schedule: Whose state; loading a state dict changes it in place.
+        schedule: The adaptive schedule; loading a state dict changes it in place.
 
     Raises:
-        ValueError: From `load_state_dict`, if the state is of another number of bins or other ends.
+        ValueError: From `load_state_dict`, if the number of bins or the log-SNR range of the state
+            differs.
 
     Examples:
         >>> model, schedule = nn.Linear(2, 2), Adaptive(num_bins=50)

@@ -45,7 +45,9 @@ def with_three_arguments(network: Network) -> Network:
 
     def unconditional(z: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
         if cond is not None:
-            raise ValueError("the network takes (z, logsnr) and no condition: the data have one.")
+            raise ValueError(
+                "the network takes (z, logsnr) and no condition, but the data come with conditions."
+            )
         return network(z, logsnr)  # type: ignore[call-arg]
 
     return unconditional
@@ -120,7 +122,7 @@ class Denoiser(Typed):
     Args:
         network: A module or function, called as `network(z, logsnr, cond)`, or
             `network(z, logsnr)` if it takes no condition; it returns $y$.
-        parameterization: What `y` stands for.
+        parameterization: The prediction type of $y$.
 
     Raises:
         TypeError: If the parameterization is something else, such as a class in place of an object.
@@ -150,8 +152,9 @@ class Denoiser(Typed):
 class Clipping:
     r"""Clipping of the estimate $\hat x$ to the data range during sampling.
 
-    Without it an error of $\hat\epsilon$ in much noise is one of $\hat x$ that is $\sigma/\alpha$
-    times as large. Of any other use, such as likelihoods, the estimates are those of the network.
+    Without clipping, an error of $\hat\epsilon$ at a high noise level becomes an error of $\hat x$
+    that is $\sigma/\alpha$ times as large. All other uses, such as likelihoods, take the unclipped
+    estimates.
 
     Attributes:
         limit: $\hat x$ is clamped to [-limit, limit].
@@ -203,8 +206,9 @@ class Guided(Typed):
         logsnr_min: $\lambda_-$. Default: guide from the start.
         logsnr_max: $\lambda_+$. Default: to the end. Leaving out both ends keeps diversity and
             saves evaluations.
-        null_cond: The condition that stands for none, like `cond`, for one sample or for each of
-            the batch. Default: of class labels -1, which this library's networks take for none.
+        null_cond: The null (unconditional) condition, in the form of `cond`, for one sample or for
+            each of the batch. Default: class label -1, which this library's networks treat as no
+            label.
 
     Raises:
         ValueError: When called, if the condition is none of class labels and `null_cond` is not
@@ -242,6 +246,6 @@ class Guided(Typed):
         if isinstance(cond, Tensor) and not cond.is_floating_point():
             return torch.full_like(cond, -1)
         raise ValueError(
-            f"cond is a {type(cond).__name__}, not class labels: say which stands for no condition "
-            "with null_cond."
+            f"cond is a {type(cond).__name__}, not class labels: give the null (unconditional) "
+            "condition as null_cond."
         )

@@ -1,4 +1,4 @@
-r"""Where a function of log-SNR rises.
+r"""Intervals of log-SNR on which a function increases.
 
 A weighting is a likelihood objective if it never rises with $\lambda$, so everything the project
 says about monotonicity rests on this one search. A rise counts only if it exceeds a tolerance: the
@@ -25,8 +25,9 @@ def rising_intervals(
 ) -> list[tuple[float, float]]:
     r"""Find the maximal intervals of $[low, high]$ on which `f` increases.
 
-    Each runs from a minimum to the maximum that follows it. A plateau before or after a rise is not
-    part of it, and a rise of less than `rtol` times the value it reaches is taken for float noise.
+    Each runs from a minimum to the maximum that follows it. Plateaus before and after a rise are
+    excluded, and a rise of less than `rtol` times the value at its top is treated as rounding
+    noise.
 
     Args:
         f: Any function of a float64 tensor, elementwise.
@@ -74,7 +75,8 @@ def rises(
 
     Args:
         values: A curve.
-        tolerance: From an index and a slice of others to the differences that do not count.
+        tolerance: Function that maps an index and a slice of other indices to the differences that
+            do not count.
 
     Examples:
         >>> rises(np.array([2.0, 0.0, 3.0, 2.9, 4.0]), lambda i, others: np.array(0.5))

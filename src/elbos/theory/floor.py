@@ -1,4 +1,5 @@
-r"""The least loss that any denoiser can have on given data, at each noise level.
+r"""The irreducible loss: the least loss that any denoiser can have on given data, at each noise
+level.
 
 The loss $\tfrac12\mathbb E\|\hat\epsilon - \epsilon\|^2$ is least for the posterior mean, and is
 then, with $s = \alpha / \sigma = e^{\lambda/2}$ and $\hat x = \mathbb E[x \mid z]$,
@@ -22,11 +23,12 @@ Two facts about it, both of which the tests check:
 - The area under it is an entropy, $\int \ell^* d\lambda = \ln n$ for $n$ different points (I-MMSE:
   Guo, Shamai and Verdú, 2005): what it takes to say which of them an image is, and all that a model
   pays that has memorized them.
-- The floor of a random subset is below that of the set, on average. $\ell^*$ is, as a function of
-  the distribution, an infimum over denoisers of losses that are linear in it, hence concave; the
-  average of a random subset's distribution is the set's; and so Jensen's inequality says it. For
-  the same reason the floor of a training set is, on average over training sets, below the floor of
-  the distribution that it was drawn from: no model's loss on held-out data is below it, either.
+- The irreducible loss of a random subset is below that of the set, on average. $\ell^*$ is, as a
+  function of the distribution, an infimum over denoisers of losses that are linear in it, hence
+  concave; the average of a random subset's distribution is the set's; and so Jensen's inequality
+  says it. For the same reason the irreducible loss of a training set is, on average over training
+  sets, below that of the distribution that the set was drawn from: no model's loss on held-out data
+  is below it, either.
 
 Everything is in nats per dimension.
 
@@ -46,12 +48,12 @@ from torch.nn.functional import threshold
 from elbos.theory.oracles import FiniteSet, GaussianMixture
 from elbos.theory.process import alpha_sigma
 
-NUM_ROWS, NUM_COLUMNS = 512, 1024  # of a block of pairs: what a processor's cache holds
+NUM_ROWS, NUM_COLUMNS = 512, 1024  # of a block of pairs, which fits in a processor's cache
 NUM_NOISED = 1024  # points between two reports of progress
-NO_WEIGHT = -60.0  # least logit: e^-60 times the weight of the point itself is nothing
-NO_LOSS = 1e-15  # least loss but 0: what such weights leave is less
-ROUNDING = 1e-12  # of the squared norm: what two equal points are apart after rounding
-SAME = 0.05  # relative difference of floors that are taken for the same
+NO_WEIGHT = -60.0  # least logit: a weight of e^-60 relative to the point itself is negligible
+NO_LOSS = 1e-15  # smaller losses are set to 0: they come from negligible weights
+ROUNDING = 1e-12  # of the squared norm: rounding error of the distance of equal points
+SAME = 0.05  # relative difference of irreducible losses that count as equal
 REACH, STEP = 9.0, 1 / 6  # of quadrature, in standard deviations
 
 
@@ -62,15 +64,17 @@ class Floor:
     Attributes:
         logsnr: The noise levels.
         loss: The least loss.
-        standard_error: Over points and noise, which the noise levels share: errors of neighbouring
-            levels are alike. 0 of what was integrated. If all points were noised it is an upper
-            estimate, as it counts their scatter, too. At the clean end the few points that have
-            near neighbours make the loss, and the error says little if few of them were noised.
+        standard_error: Standard error over points and noise, which all noise levels share: errors
+            of neighbouring levels are correlated. 0 if the loss was integrated. If all points were
+            noised it is an upper estimate, as it includes the scatter of the points. At the clean
+            end the loss comes from the few points with near neighbours, and the error is unreliable
+            if few of those were noised.
         num_noised: Points that were noised, or None if the loss was integrated.
         num_points: Points of the set, or None of a mixture.
-        bias: "none", or "lower bound" of a random subset: on average below the floor of all.
-        tenth: The floor of a random tenth of the points, if computed. Where it is as high, more
-            points would hardly raise the floor.
+        bias: "none", or "lower bound" for a random subset: on average below the irreducible loss of
+            all points.
+        tenth: The irreducible loss of a random tenth of the points, if computed. Where the two
+            agree, more points would hardly raise the loss.
     """
 
     logsnr: tuple[float, ...]
@@ -124,18 +128,18 @@ def finite_set_floor(
     r"""Estimate the irreducible loss of a finite dataset from noisy versions of all of its points
     or a random subset.
 
-    All points of the set are compared with, whatever the number that is noised: the result is
-    unbiased. It costs $4 n n' d$ operations for $n'$ noised points, in float64, and little for each
-    noise level: 60,000 images of 28x28 pixels take some minutes on two cores.
+    Every noised point is compared with all points of the set, so that the result is unbiased. It
+    costs $4 n n' d$ operations for $n'$ noised points, in float64, and little for each noise level:
+    60,000 images of 28x28 pixels take some minutes on two cores.
 
     Args:
         data: The set.
         logsnr: Noise levels $\lambda$, any number.
         num_noised: Points that are noised, 2 or more, chosen at random. Default: all.
-        given_label: The denoiser is told the class.
-        is_subset: The set is a random subset of the data that the floor is for, which makes it a
-            lower bound, on average.
-        generator: Source of noise and choice, on the CPU.
+        given_label: The denoiser is conditioned on the class.
+        is_subset: The set is a random subset of the data of interest: the result is then a lower
+            bound, on average.
+        generator: Source of the noise and of the choice of points, on the CPU.
 
     Raises:
         ValueError: If fewer than 2 points are noised, or more than there are.
@@ -176,15 +180,15 @@ def floor_losses(
         data: The set; it is computed where its points are.
         rows: Which of its points are noised.
         logsnr: Noise levels $\lambda$.
-        given_label: The denoiser is told the class: only points of the same class are compared
-            with.
+        given_label: The denoiser is conditioned on the class: comparisons are with points of the
+            same class only.
         generator: Source of the noise, on the CPU.
 
     Returns:
         Nats per dimension, on the CPU.
 
     Raises:
-        ValueError: If the class is to be told and the set has no labels.
+        ValueError: If `given_label` is true and the set has no labels.
     """
     eps = torch.randn(len(rows), data.num_dims, dtype=torch.float64, generator=generator)
     losses = torch.empty(len(rows), len(logsnr), dtype=torch.float64)
@@ -192,7 +196,7 @@ def floor_losses(
     if not given_label:
         groups = [(data, torch.arange(len(rows)))]
     elif data.labels is None:
-        raise ValueError("the class is to be told, and the set has no labels.")
+        raise ValueError("given_label is true, but the set has no labels.")
     else:
         label = data.labels.cpu()[rows]
         groups = [(data.only(c), (label == c).nonzero()[:, 0]) for c in sorted(set(label.tolist()))]

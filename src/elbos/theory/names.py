@@ -1,4 +1,4 @@
-"""Name the objects of the theory: as code and as labels; and tell the codec their tables.
+"""Names of the theory's objects, as code and as labels; registration of their classes.
 
 | | for | `Sigmoid(k=3.0)` is |
 |---|---|---|
@@ -44,7 +44,7 @@ _LABELS = {
     "ZeroTerminal": "zero-terminal",
     "ZeroTerminalV": "zero-terminal v",
 }
-"""Labels of classes that are called otherwise than in Python."""
+"""Display names that differ from the class names in Python."""
 
 
 def code(value: object, *, has_defaults: bool = False) -> str:
@@ -142,7 +142,7 @@ def _weightings() -> tuple[type, ...]:
 
 
 codec.register(Weighting, _weightings)
-codec.register(WeightFunction, _weightings)  # the inner one of a wrapper
+codec.register(WeightFunction, _weightings)  # the inner weighting of a wrapper
 codec.register(Schedule, lambda: (*adaptive.SCHEDULES, *schedules.WRAPPERS))
 codec.register(Parameterization, lambda: parameterizations.PARAMETERIZATIONS)
 codec.register_file_reader(Tabulated, Tabulated.from_file)

@@ -101,8 +101,9 @@ class Objective(Typed):
     ) -> Float[Tensor, " b"]:
         r"""Compute the loss of each sample, drawing noise (and noise levels, unless given).
 
-        It changes nothing. An adaptive schedule learns when its `update` is called, with the noise
-        levels of the loss: draw them with `schedule.sample(len(x))` and give them.
+        The schedule is not changed. An adaptive schedule learns when its `update` is called with
+        the noise levels and the loss: draw the levels with `schedule.sample(len(x))` and pass them
+        as `logsnr`.
 
         Args:
             network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
@@ -118,13 +119,13 @@ class Objective(Typed):
             Nats per dimension, in the dtype and on the device of `x`.
 
         Raises:
-            TypeError, ValueError: As `__call__` does, or if the first data are 8-bit pixels; a
-                warning is of images from 0 to 1.
+            TypeError, ValueError: As `__call__` does, or if the first batch holds 8-bit pixels.
+                Images from 0 to 1 cause a warning.
         """
         _require_batch(x)
         if type(x) is Tensor and not x.is_meta and "_is_scaled" not in self.__dict__:
-            require_scaled(x)
-            self.__dict__["_is_scaled"] = True  # of the first batch alone, as it waits for a device
+            require_scaled(x)  # of the first batch only, since the check synchronizes
+            self.__dict__["_is_scaled"] = True
         is_lost = logsnr is None and isinstance(self.schedule, Adaptive)
         if logsnr is None:
             logsnr = self.schedule.sample(len(x), generator)
@@ -153,8 +154,8 @@ class Objective(Typed):
         Args:
             network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
                 condition; its output may be of lower precision.
-            x: Data in [-1, 1], or of about that size. Images from 0 to 1 or to 255 are trained on
-                as they are, at other noise levels than one means.
+            x: Data in [-1, 1], or of about that size. Images from 0 to 1 or to 255 are not
+                rescaled: the noise levels would then differ from the intended ones.
             eps: Standard normal noise.
             logsnr: Drawn from `schedule`, `schedule.logsnr(u)` for uniform `u`: best in float64,
                 and then best on the CPU, since not every device has it.
@@ -203,8 +204,8 @@ class Objective(Typed):
         the network.
 
         Args:
-            levels: Those of `levels`, in the dtype and on the device of `x`.
-            network: As in a call, and so are the others.
+            levels: Result of `levels`, in the dtype and on the device of `x`.
+            network: As in a call, like the other arguments.
             x: Data.
             eps: Noise.
             cond: What the network is conditioned on.

@@ -1,5 +1,5 @@
-r"""Data for which everything is known, with their exact denoiser: mixtures of isotropic Gaussians,
-and finite sets of images.
+r"""Data distributions with a known exact denoiser: mixtures of isotropic Gaussians, and finite sets
+of images.
 
 For $x \sim \sum_k \pi_k\,\mathcal N(\mu_k, s_k^2 I)$, noisy data are again a mixture,
 $z_\lambda \sim \sum_k \pi_k\,\mathcal N(\alpha\mu_k, \tau_k^2 I)$ with
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from elbos.theory.process import align, alpha_sigma
 
-CHUNK = 2**22  # numbers of a finite set that are held in float64 at once, 32 MB
+CHUNK = 2**22  # numbers of a finite set held in float64 at once, 32 MB
 
 
 @dataclass(frozen=True)
@@ -111,17 +111,17 @@ class FiniteSet:
     $$\mathbb E[x \mid z] = \sum_j p_j(z)\, x_j, \qquad
       p_j(z) = \mathrm{softmax}_j\left(-\frac{\|z - \alpha x_j\|^2}{2\sigma^2}\right).$$
 
-    It is the denoiser that memorizes the set. The softmax runs over chunks, so that memory stays
-    bounded whatever the size of the set, and in float64: in float32 the logits of images of 28x28
-    pixels are wrong by 1 at a log-SNR of 10. 64 noisy ones against 60,000 take about a second on a
-    core.
+    This is the denoiser that has memorized the set. The softmax runs over chunks, so that memory
+    stays bounded whatever the size of the set, and in float64: in float32 the logits of images of
+    28x28 pixels are wrong by 1 at a log-SNR of 10. 64 noisy images against 60,000 take about a
+    second on a core.
 
     Args:
         x: The points, `[n, ...]`: floating-point numbers, or pixel values in `0..num_levels-1`,
             which stay integers in memory. On any device.
         num_levels: $K$, the number of pixel values, of which $k$ stands for $2k/(K-1) - 1$. None
             for floating-point numbers.
-        labels: The class of each, or None.
+        labels: Class label of each point, or None.
 
     Raises:
         ValueError: If there are no points, or integers without `num_levels`; when called, if `cond`
@@ -168,7 +168,7 @@ class FiniteSet:
         """Return the subset of points with a given class label.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: If no point has this label.
         """
         if self.labels is None or not (is_of := self.labels == label).any():
             raise ValueError(f"no point of the set has label {label}.")
@@ -213,6 +213,6 @@ class FiniteSet:
         if cond is None:
             return logit
         if self.labels is None:
-            raise ValueError("cond is given, and the set has no labels.")
+            raise ValueError("cond is given, but the set has no labels.")
         is_other = cond[:, None] != self.labels[rows].to(cond.device)
         return logit.masked_fill((cond[:, None] >= 0) & is_other, -math.inf)

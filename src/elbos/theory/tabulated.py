@@ -1,4 +1,4 @@
-"""Weightings as numbers, so that a configuration needs no code to hold them."""
+"""Tabulated weightings, which a configuration can hold without code."""
 
 import hashlib
 import math
@@ -19,13 +19,14 @@ from elbos.theory.weightings import Monotone, Shifted, WeightFunction, Weighting
 class Tabulated(Weighting):
     r"""Tabulated weighting: interpolated linearly between nodes, constant outside.
 
-    A run directory holds no code, so that nobody else's is run by opening it. What a function gives
-    at 2,001 noise levels is kept instead: runs are sampled, evaluated and shared without it.
+    A run directory holds no code, so that opening a stranger's run executes none. It stores the
+    values of the function at 2,001 noise levels instead: runs are sampled, evaluated and shared
+    without the function.
 
     Attributes:
-        name: Its name in tables and figures.
+        name: Name of the weighting in tables and figures.
         weights: $w \ge 0$ at levels evenly spaced from `logsnr_min` to `logsnr_max`, two or more.
-        logsnr_min: The first of them.
+        logsnr_min: The first level.
         logsnr_max: The last.
 
     Raises:
@@ -75,12 +76,12 @@ class Tabulated(Weighting):
 
         Args:
             function: From log-SNR, a float64 tensor `[n]`, to weights of the same shape.
-            name: Its name. Default: the function's.
+            name: Name of the weighting. Default: the name of the function.
             logsnr_min: The first level. Default: below what presets train on.
             logsnr_max: The last level.
 
         Raises:
-            ValueError: If it does not return a weight for each level, finite and not negative.
+            ValueError: If the function does not return one finite, non-negative weight per level.
 
         Examples:
             >>> mine = Tabulated.from_function(lambda logsnr: torch.sigmoid(3 - logsnr), "mine")
@@ -105,14 +106,16 @@ class Tabulated(Weighting):
     def from_file(cls, target: str) -> "Tabulated":
         """Tabulate a weighting function defined in a Python file.
 
-        The file is run once, as a script is (`user_code`); trained with, and kept, are the numbers.
+        The file is run once, like a script (`user_code`); training uses and stores the tabulated
+        numbers only.
 
         Args:
             target: `FILE.py:FUNCTION`.
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If there is no such function, it fails, or returns no weights.
+            ValueError: If the file has no such function, or the function fails or returns no
+                weights.
         """
         file = code_path(target).resolve()
         with as_script(target):

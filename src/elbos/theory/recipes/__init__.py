@@ -1,15 +1,15 @@
 r"""Published training recipes, and the weighting that each of them implies.
 
 A recipe that samples log-SNR with density $p$, predicts $y$ and multiplies $\|\hat y - y\|^2$ by
-$c(\lambda)$ trains, whether it knows it or not,
+$c(\lambda)$ implies the weighting
 
 $$w(\lambda) \propto
   p(\lambda)\; c(\lambda)\; \frac{\|\hat y - y\|^2}{\|\hat\epsilon - \epsilon\|^2}.$$
 
-`Recipe.weighting` derives this product; `Recipe.closed_form` states what it comes to, and a test
-compares the two. A new method is one entry in the file of its family and, if its shape is new, one
-class in `weightings`. Where a reference says "as set by trainers", the setting is a choice or a
-default of public trainers, not the word of a model's authors.
+`Recipe.weighting` derives this product; `Recipe.closed_form` states the result, and a test compares
+the two. A new method is one entry in the file of its family and, if its shape is new, one class in
+`weightings`. Where a reference says "as set by trainers", the setting is a choice or a default of
+public trainers, not the word of a model's authors.
 
 See docs/theory.md, sections 2 and 4.
 

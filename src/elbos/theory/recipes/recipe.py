@@ -1,4 +1,6 @@
-"""A recipe: what is sampled, predicted and multiplied, and the weighting that this comes to."""
+"""A recipe: a noise schedule, a prediction type and a loss coefficient, and the weighting they
+imply.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +21,12 @@ class Recipe:
 
     Attributes:
         title: The method, in a few words.
-        schedule: The distribution $p$ it draws log-SNR from.
-        parameterization: What its network predicts, $y$.
-        coefficient: $c(\lambda)$, what it multiplies $\|\hat y - y\|^2$ with.
-        closed_form: The weighting this comes to, up to a constant.
-        reference: Where it was published; or who chose it, "as set by trainers".
+        schedule: The distribution $p$ of log-SNR in training.
+        parameterization: The prediction type of the network output $y$.
+        coefficient: $c(\lambda)$, the factor of $\|\hat y - y\|^2$ in the loss.
+        closed_form: The implied weighting, up to a constant.
+        reference: Publication of the method, or the origin of its settings, such as "as set by
+            trainers".
     """
 
     title: str

@@ -40,10 +40,10 @@ SCHEDULES: tuple[type[Schedule], ...] = (
     *(Cosine, Normal, EDMSampling, Flow, DDPM, Linear, Laplace),
     *(Beta, Mode, UShape, StableDiffusion),
 )
-"""Every closed form; `adaptive.SCHEDULES` adds the one that learns."""
+"""Every closed-form schedule; `adaptive.SCHEDULES` adds the adaptive one."""
 
 WRAPPERS: tuple[type[Schedule], ...] = (Mixture, FlowTimes, ZeroTerminal)
-"""The schedules that are made from others."""
+"""The schedules that wrap other schedules."""
 
 __all__ = [
     "DDPM",

@@ -1,5 +1,5 @@
-"""Schedules that are made from others: mixtures, flow times that are shifted and mapped, and tables
-that are rescaled to end at pure noise.
+"""Schedules that wrap other schedules: mixtures, shifted and mapped flow times, and schedules
+rescaled to zero terminal SNR.
 """
 
 import math
@@ -17,7 +17,9 @@ from elbos.theory.schedules.schedule import Schedule
 
 def _require_fixed(schedule: Schedule) -> None:
     if schedule.state_dict():
-        raise ValueError(f"{type(schedule).__name__} learns: it cannot be a part of a schedule.")
+        raise ValueError(
+            f"{type(schedule).__name__} is adaptive: it cannot be a component of another schedule."
+        )
 
 
 def _inside(schedule: Schedule, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -42,7 +44,7 @@ class Mixture(Schedule):
         logsnr_min, logsnr_max: Default, and at most: the outermost of the ends of `schedules`.
 
     Raises:
-        ValueError: If there is not one positive share for each schedule, or a schedule learns.
+        ValueError: If there is not one positive share for each schedule, or a schedule is adaptive.
 
     Examples:
         >>> from elbos.schedules import Linear
@@ -105,7 +107,7 @@ class FlowTimes(Schedule):
     is a parameter of theirs: $s$ itself, and a mean that is smaller by $2\ln s$.
 
     Attributes:
-        inner: The schedule; its ends are not: those of this one count.
+        inner: The schedule of the times; its log-SNR range is replaced by that of this schedule.
         shift: $s > 0$; above 1 it moves mass to noise. Default: no shift.
         time_min: $\tau_0$, the least noisy time. Default: 0, data.
         time_max: $\tau_1$, the noisiest time. Default: 1, noise.
@@ -113,8 +115,8 @@ class FlowTimes(Schedule):
             of every schedule.
 
     Raises:
-        ValueError: If the shift is not positive, the times are not in [0, 1] and rising, or the
-            schedule learns.
+        ValueError: If the shift is not positive, the times are not increasing in [0, 1], or the
+            schedule is adaptive.
 
     References:
         Shift: Esser et al. (2024), https://arxiv.org/abs/2403.03206
@@ -187,7 +189,7 @@ class ZeroTerminal(Schedule):
         logsnr_max: At most where the clean end of `inner` is moved to.
 
     Raises:
-        ValueError: If the shift is not positive, or the schedule learns.
+        ValueError: If the shift is not positive, or the schedule is adaptive.
 
     References:
         Lin et al. (2023), https://arxiv.org/abs/2305.08891; the shift:

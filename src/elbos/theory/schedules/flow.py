@@ -21,7 +21,7 @@ from elbos.theory.schedules.inverse import invert
 from elbos.theory.schedules.schedule import Schedule
 
 _NODES, _WEIGHTS = map(torch.from_numpy, np.polynomial.legendre.leggauss(8))  # of quadrature
-_REACH, _STEP = 100.0, 0.125  # of the log-SNRs between which Beta is integrated
+_REACH, _STEP = 100.0, 0.125  # range and step of the log-SNR grid on which Beta is integrated
 
 
 def _log_speed(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

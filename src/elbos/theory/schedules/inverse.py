@@ -24,11 +24,11 @@ def invert(
 
     Args:
         f: An increasing function of each element.
-        slope: Its derivative.
-        y: Values.
-        low: Where $x$ is sought, from here, in the shape of `y`.
-        high: To here.
-        num_halvings: Of the interval, before Newton's method.
+        slope: Derivative of `f`.
+        y: Values of `f` to invert.
+        low: Lower ends of the search intervals, in the shape of `y`.
+        high: Upper ends of the search intervals.
+        num_halvings: Number of bisection steps before Newton's method.
 
     Examples:
         >>> x = torch.tensor([2.0])

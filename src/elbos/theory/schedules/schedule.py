@@ -42,9 +42,9 @@ class Schedule(Typed, abc.ABC):
 
     Attributes:
         logsnr_min: $\lambda_\min$, the noisy end. Default: -20, a signal of 2e-9 of the variance.
-            `-inf` stands for the schedule's own end $f(1)$.
-        logsnr_max: $\lambda_\max$, the clean end. Default: 20. `inf` stands for the schedule's own
-            end $f(0)$.
+            `-inf` selects the schedule's own end $f(1)$.
+        logsnr_max: $\lambda_\max$, the clean end. Default: 20. `inf` selects the schedule's own end
+            $f(0)$.
 
     Raises:
         ValueError: If the ends are not finite numbers with `logsnr_min` below `logsnr_max`, or the
@@ -106,10 +106,9 @@ class Schedule(Typed, abc.ABC):
             $\lambda$, in the shape and dtype of `t`.
 
         Raises:
-            ValueError: If `t` is not of floating-point numbers, or one on the CPU is outside
-                [0, 1] by more than a rounding, 1e-6; one that is not refused counts as the nearer
-                end, and so does every one on other devices, where a check would wait for the
-                device, and in compiled code.
+            ValueError: If `t` is not a floating-point tensor, or a time on the CPU is outside [0,
+                1] by more than rounding, 1e-6. Smaller excesses are clamped, and so are all times
+                on other devices, where a check would synchronize, and in compiled code.
 
         Examples:
             >>> from elbos.schedules import Cosine
@@ -133,7 +132,7 @@ class Schedule(Typed, abc.ABC):
         $\lambda$.
 
         Args:
-            logsnr: Log-SNRs, any shape; beyond an end is that end's time.
+            logsnr: Log-SNRs, any shape; values beyond an end of the range get the time of that end.
 
         Raises:
             ValueError: If `logsnr` is not of floating-point numbers.

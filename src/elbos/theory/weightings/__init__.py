@@ -10,7 +10,8 @@ each of these from what a published method samples, predicts and multiplies its 
 the closed forms.
 
 A new weighting is a frozen dataclass with one method, or any callable from log-SNR to weight. A
-configuration holds neither: `tabulated` makes numbers of it, with which a run is trained.
+configuration cannot hold a callable: `tabulated` converts it to numbers, with which a run is
+trained.
 
 See docs/theory.md, section 4.
 
@@ -88,7 +89,7 @@ its fields need defaults.
 """
 
 WRAPPERS: tuple[type[Weighting], ...] = (Monotone, Shifted)
-"""The weightings that are made from another one."""
+"""The weightings that wrap another weighting."""
 
 __all__ = [
     "DDPM",

@@ -107,7 +107,9 @@ class DDPM(Weighting):
     beta_max: float = 20.0
 
     def __post_init__(self) -> None:
-        DDPMSchedule(beta_min=self.beta_min, beta_max=self.beta_max)  # raises if they are none
+        DDPMSchedule(
+            beta_min=self.beta_min, beta_max=self.beta_max
+        )  # raises unless the betas are valid
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         integral = -logsigmoid(logsnr)

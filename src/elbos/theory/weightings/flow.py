@@ -185,7 +185,7 @@ class ModeFlow(Weighting):
     scale: float = 0.81
 
     def __post_init__(self) -> None:
-        Mode(scale=self.scale)  # raises if it is none
+        Mode(scale=self.scale)  # raises unless the scale is valid
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         p = torch.exp(Mode(scale=self.scale).log_density(logsnr))

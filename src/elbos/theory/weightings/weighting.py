@@ -1,4 +1,4 @@
-"""A weighting: a weight for every noise level, and what closed forms share."""
+"""The base class of weightings, and functions shared by closed forms."""
 
 import abc
 import math

@@ -1,4 +1,4 @@
-"""Weightings that are made from another one."""
+"""Weightings that wrap another weighting."""
 
 from dataclasses import dataclass
 from functools import cached_property
