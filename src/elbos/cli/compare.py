@@ -25,10 +25,9 @@ from elbos.training.presets import PRESETS, SUMMARIES, Chosen, Preset
 class Compare:
     """Train several objectives under equal conditions, score them, and write a report.
 
-    The same command again resumes the comparison.
-
-    Objectives and seeds may be added later. Several processes may share the work, as on several
-    machines with one file system. Options of the preset are for all objectives.
+    The same command again resumes the comparison; objectives and seeds may be added. Several
+    processes may divide the work, as on several machines with one file system. Options of the
+    preset apply to all objectives.
     """
 
     chosen: Annotated[Chosen, tyro.conf.arg(name="")]

@@ -1,17 +1,17 @@
 """Audit of a whole training script: run the lines from its noise to its loss with stand-ins.
 
-`slicing` finds the lines, also in a method of a class (`classes`). They are run with every value
-that the script would load or build `unknown`. Then only what the loss turns out to depend on is
-made known:
+`slicing` finds the lines, also in a method of a class (`classes`). They are first run with
+`unknown` in place of every value that the script would load or build. Then only the values on which
+the loss depends are made known:
 
-- the clean data, by the one variable of the loop with which the loss becomes known;
-- a definition above the loop, as that of a scheduler, where the loss depends on it: such a
-  definition is run, and no other; names that are networks or that load data never are;
-- the script's arguments, by what it tells its `argparse` parser, required or not.
+- the clean data, assigned to the one variable of the loop with which the loss becomes known;
+- a definition above the loop, such as that of a scheduler, if the loss depends on it: no other
+  definition is run, and never one of a network or of loaded data;
+- the script's arguments, as its `argparse` parser defines them, required or not.
 
-Nothing is downloaded: a scheduler's configuration is that of the folder or of the local cache of
-the hub that the script's arguments name, or, if there is none, the published one of the model
-family that the script uses.
+Nothing is downloaded. A scheduler's configuration is read from the folder, or from the local cache
+of the Hub, that the script's arguments name; else the published configuration of the script's model
+family is used.
 """
 
 from collections.abc import Callable, Sequence

@@ -9,8 +9,8 @@
         def train(self):                            ...
             ...
 
-where `self.model` is the name of a variable, as a syntax tree may have it. What is known of
-functions, and of the variables around them, then holds of methods and attributes.
+where `self.model` is the name of a variable, which a syntax tree allows. The analysis of functions
+and their enclosing variables then applies to methods and attributes.
 """
 
 import ast

@@ -1,8 +1,8 @@
 """Import of the modules a script uses, with stand-ins for packages that are not installed.
 
-A script's own `sys.path.insert` is obeyed. Where a module of its project imports a package that is
-not installed, a stand-in takes its place, so that what does not need it can be read; anything that
-is computed with a stand-in fails.
+The script's own changes of `sys.path` are applied. If a module of its project imports a package
+that is not installed, a stand-in takes the package's place, so that code independent of the package
+can run; any computation with a stand-in fails.
 """
 
 import ast

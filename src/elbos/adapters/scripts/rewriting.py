@@ -1,7 +1,8 @@
 """Rewriting of a script's statements so that they run without the objects the script would load.
 
-A guarded statement leaves its variables unknown where it fails on unknown values, and reports them
-where it succeeds. `__failed__`, `__seen__` and `__stage__` are names of the namespace it runs in.
+A guarded statement sets its variables to unknown if it fails on unknown values, and reports its
+variables if it succeeds. `__failed__`, `__seen__` and `__stage__` are names in the namespace of the
+run.
 """
 
 import ast

@@ -1,11 +1,12 @@
 """The loss lines of a training script: a backward slice of its syntax tree, computed without
 running the script.
 
-The slice starts at the expression that `accelerator.backward(loss)` or `loss.backward()` is called
-of, and goes up through the innermost loop around it: a statement is part of it if it assigns to, or
-calls a method of, a name that the slice reads further down. What the loop does not define is looked
-for above it, in the function and then in the module. Where no `backward` is called, it starts at
-what a method returns that is called as other trainers call it (`classes`).
+The slice starts at the expression that `accelerator.backward(loss)` or `loss.backward()`
+differentiates, and goes up through the innermost loop around the call: a statement belongs to the
+slice if it assigns to, or calls a method of, a name that the slice reads further down. Names that
+the loop does not define are looked up above the loop, in the function and then in the module.
+Without a call of `backward`, the slice starts at the value returned by a method such as
+`training_step`, which another trainer calls (`classes`).
 """
 
 import ast

@@ -13,8 +13,8 @@ Z-Image, $e^{.8}$ for Qwen-Image, ...; Qwen-Image's and LTX-2's are stretched to
 Resolution does not matter in training. Stable Diffusion (`ddim_scheduler.py`) has its own table,
 in float32, and no weight.
 
-A command's model is in `model_id_with_origin_paths`; where that says too little, give the name
-of the table as `template`.
+The model is read from `model_id_with_origin_paths`; if that is ambiguous, give the name of the
+table as `template`.
 
 References:
     https://github.com/modelscope/DiffSynth-Studio

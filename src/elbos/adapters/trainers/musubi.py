@@ -1,10 +1,10 @@
 r"""kohya's musubi-tuner: losses from the flags of `hv_train_network.py`, `wan_train_network.py` and
 others.
 
-All of it is flow matching. `timestep_sampling sigma` draws one of 1,000 steps, which are counted
-from noise to data and not shifted; the others draw continuous times. A range of steps either
-stretches these (the default) or cuts them off (`preserve_distribution_shape`). Weights are of the
-step that is nearest to $1000 t + 1$, here of $t + 1/1000$, which is less than a step away.
+All models use flow matching. `timestep_sampling sigma` draws one of 1,000 steps, counted from noise
+to data and without a shift; other samplings draw continuous times. A range of steps stretches the
+distribution of continuous times (the default) or truncates it (`preserve_distribution_shape`). The
+weight is taken at the step nearest to $1000 t + 1$, here at $t + 1/1000$, less than one step away.
 """
 
 import math

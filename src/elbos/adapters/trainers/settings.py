@@ -1,11 +1,12 @@
 """Settings of a trainer, from command-line flags or a file, with a record of which were read.
 
-A trainer's adapter reads the settings that change its loss, by name and type. A setting that it
-never reads changes nothing, and is reported; a name that nearly matches one that it reads is
-refused as a mistake. Nested keys are dotted, and found by their end: `timestep_type` finds
-`config.process.0.train.timestep_type`. A setting without a value, or with null, counts as left out.
+A trainer's adapter reads the settings that change its loss, by name and type. Settings that the
+adapter never reads do not affect the loss, and are reported; an unread name that is close to a
+readable one raises an error as a probable mistake. Nested keys are dotted, and found by their end:
+`timestep_type` finds `config.process.0.train.timestep_type`. A setting without a value, or with
+null, counts as missing.
 
-Settings that change the loss in ways which no weighting shows are findings, each of a type of
+Settings whose effect on the loss no weighting describes give diagnostics, each a type of
 `audit.diagnostics.declared`: noise that is not white, masks, errors that are not squared.
 """
 
