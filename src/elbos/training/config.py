@@ -31,7 +31,7 @@ from elbos.training.settings import Averaging, Execution, Optimizer, Output
 
 Precision = Literal["auto", "bf16", "fp32"]
 NUM_SNAPSHOTS = 32
-MAX_WARMUP = 0.2  # of a run, without a message
+MAX_WARMUP = 0.2  # share of the run; a longer warm-up is reported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +94,13 @@ class Config:
             raise ValueError(f"label_dropout is {self.label_dropout}: give a share from 0 to 1.")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
-        if self.init is not None:  # the run may be resumed from another folder
+        if self.init is not None:  # absolute: the run may be resumed from another folder
             object.__setattr__(self, "init", files.expanded(self.init))
         require_finite(self)
         require_reach(self.weighting, self.schedule.logsnr_min, self.schedule.logsnr_max)
         self.require_usable_loss()
         self.require_guidable(self.sampling)
-        self.sampling.logsnrs(self.schedule)  # raises if there are none
+        self.sampling.logsnrs(self.schedule)  # raises if the range is empty
 
     def require_usable_loss(self) -> None:
         """Raise a ValueError if the factor of the loss is negative, infinite or zero everywhere."""

@@ -40,7 +40,7 @@ from elbos.base.formats import CorruptFile, pack, unpack
 from elbos.training.settings import Averaging
 from elbos.training.sharding import local, unsharded
 
-MAIN = "ema"  # the group in a checkpoint of the average that is sampled
+MAIN = "ema"  # checkpoint group of the average that is sampled
 DTYPE = torch.float16
 _NAME = re.compile(r"(\d{8,})-(0\.\d+)\.safetensors")
 
@@ -103,7 +103,7 @@ class EMA:
         for group, average in self.networks.items():
             share = 1 - (1 - 1 / step) ** (self.exponents[group] + 1)
             torch._foreach_lerp_(list(map(local, average.parameters())), weights, share)
-            if buffers:  # statistics of a normalization are averages already
+            if buffers:  # BatchNorm statistics are averages already
                 torch._foreach_copy_(list(average.buffers()), buffers)
 
     def snapshots(self, *, is_main: bool) -> dict[float, dict[str, Tensor]]:

@@ -22,7 +22,7 @@ from elbos.training.sharding import is_container, sharded_parts
 
 # Fused horizontally, CPU kernels in bfloat16 use a tensor that torch 2.13 has freed.
 _OPTIONS: dict[str, Any] = {"cpp.max_horizontal_fusion_size": 0}
-_MAX_GRAPHS = 64  # of one function: torch's 8 are too few for the stages of a U-Net, block by block
+_MAX_GRAPHS = 64  # per function: torch's default of 8 is too few for a U-Net block by block
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:

@@ -29,7 +29,7 @@ from elbos.training.directory import RunDirectory
 
 MANIFEST, WEIGHTS = "elbos.json", "model.safetensors"
 Weights = dict[str, Tensor]
-_MAX_REASON = 200  # characters: torch lists all tensors that differ
+_MAX_REASON = 200  # characters: torch's message lists all tensors that differ
 
 
 def is_export(path: Path) -> bool:
@@ -38,7 +38,7 @@ def is_export(path: Path) -> bool:
 
 
 def ends(directory: RunDirectory) -> tuple[float, float] | None:
-    """Return the log-SNR range on which an export was trained; None if the folder is no export.
+    """Return the log-SNR range on which an exported model was trained; None without elbos.json.
 
     Raises:
         ValueError: If elbos.json is corrupt.
@@ -62,7 +62,7 @@ def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
 def averaged(
     directory: RunDirectory, step: int | None = None
 ) -> AbstractContextManager[tuple[int, Weights]]:
-    """Return a context manager that reads step and averaged weights of a run or an export.
+    """Return a context manager that yields step and averaged weights of a run or an export.
 
     Args:
         directory: The run or the export.
@@ -73,7 +73,7 @@ def averaged(
         ValueError: As in `checkpoint.reading` and `reading`, or if `step` is given for an export.
     """
     if not is_export(directory.path):
-        checkpoint.of_step(directory.checkpoints, step)  # raises at once if there is none
+        checkpoint.of_step(directory.checkpoints, step)  # raises before the `with` block
         return _of_checkpoint(directory, step)
     if step is not None:
         raise ValueError(f"{directory.path} is an export, of one step: give no step.")

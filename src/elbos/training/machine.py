@@ -23,9 +23,9 @@ from elbos.training.config import Config, Precision, run_config
 from elbos.training.directory import RunDirectory
 from elbos.training.processes import Processes
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-_OLD_LIMIT = 2**25  # half a heap: the maximum of older versions
-_SIZE, _NUM_ROUNDS = 256, 10  # of matrices: large enough to be computed in blocks, and milliseconds
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
+_OLD_LIMIT = 2**25  # maximum in older versions of glibc
+_SIZE, _NUM_ROUNDS = 256, 10  # matrix products: large enough for blocked kernels, in ms
 _CLEARLY_SLOWER = 1.3
 _PEAKS = {  # dense bfloat16 FLOP/s, by a part of the device's name
     "B200": 2250e12,

@@ -177,7 +177,7 @@ class Monitor:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def validation(self, found: Validation | None) -> None:
-        """Log and print a validation result or None; log samples and the adaptive density."""
+        """Log the sample grid, the adaptive density and, unless None, a validation result."""
         if not self.is_main:
             return
         step, images = self.state.step, self.state.step * self.config.batch_size

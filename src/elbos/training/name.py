@@ -21,7 +21,7 @@ from elbos.training.sampling import Sampling
 
 _MAX_LENGTH, _DIGEST_LENGTH = 60, 8
 _SHORT = {"optimizer.learning_rate": "lr"}
-_PLAIN_GROUPS = ("optimizer", "averaging", "sampling")  # their fields are known without them
+_PLAIN_GROUPS = ("optimizer", "averaging", "sampling")  # left out before the names of their fields
 _REQUIRED = object()
 
 
@@ -89,7 +89,7 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
 
 
 def _valued(label: str, value: Any) -> str:
-    """Format a setting as a word, such as `num-images-512`; with a space before other text."""
+    """Format a setting as a word such as `num-images-512`; a space marks text unfit for a name."""
     group, _, name = label.rpartition(".")
     label = _SHORT.get(label, name if group in _PLAIN_GROUPS else label).replace("_", "-")
     if isinstance(value, bool):
@@ -110,7 +110,7 @@ def _default(f: "dataclasses.Field[Any]") -> Any:
 
 def _word(name: str) -> str:
     """Convert a class name to lower case with dashes: `SoftMinSNR` to soft-min-snr."""
-    name = name.replace("ViT", "Vit")  # a word
+    name = name.replace("ViT", "Vit")  # one word
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name)
     return words.removesuffix("-Config").lower()
 

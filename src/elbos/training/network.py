@@ -86,7 +86,7 @@ def require_storable_state(network: nn.Module) -> None:
     try:
         _require_not_expanded(network)
         pack(network.state_dict())
-        copy.deepcopy(network).requires_grad_(False).cpu()  # as averages; fails for TorchScript's
+        copy.deepcopy(network).requires_grad_(False).cpu()  # as for averages; TorchScript fails
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0][:200]
         raise ValueError(

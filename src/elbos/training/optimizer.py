@@ -47,7 +47,7 @@ from elbos.training.settings import Optimizer
 from elbos.training.sharding import local
 
 MOMENTUM = 0.95
-_MAX_STACKED = 2**26  # numbers that are orthogonalized at a time: 128 MiB in bfloat16
+_MAX_STACKED = 2**26  # elements orthogonalized at a time: 128 MiB in bfloat16
 _ENDS = ("conv_in", "conv_out", "linear_in", "linear_out")
 _EMBEDS = re.compile(r"(^|_)(emb|norm|modulation)")
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -92,7 +92,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update all parameters from their gradients."""
         assert closure is None
-        self.adamw.param_groups = self.param_groups[1:]  # whoever loads a state replaces them
+        self.adamw.param_groups = self.param_groups[1:]  # load_state_dict replaces them
         self.adamw.state = self.state
         self.adamw.step()
         group = self.param_groups[0]
@@ -102,7 +102,7 @@ class Muon(torch.optim.Optimizer):
     def _step(self, parameters: Sequence[Tensor], lr: float, weight_decay: float) -> None:
         """Update matrices of one shape by Muon, with Nesterov momentum."""
         first, (num_rows, *_) = parameters[0], parameters[0].shape
-        gradients = [local(p.grad) for p in parameters if p.grad is not None]  # all have one
+        gradients = [local(p.grad) for p in parameters if p.grad is not None]  # never None here
         momenta = [local(self._momentum(parameter)) for parameter in parameters]
         torch._foreach_mul_(momenta, MOMENTUM)
         torch._foreach_add_(momenta, gradients)

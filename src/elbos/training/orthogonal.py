@@ -32,7 +32,7 @@ from torch import Tensor
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end between 0.7 and 1.2
 _NUM_STEPS = 5
-_NUM_STEPS_IN_HALF = (2, 3)  # 16 bits: the Gram matrix is computed again in between
+_NUM_STEPS_IN_HALF = (2, 3)  # in 16 bits: the Gram matrix is recomputed in between
 
 
 def orthogonalized(
@@ -104,7 +104,7 @@ def divided(
     if len(part := stack[rank * share : (rank + 1) * share]):
         own[: len(part)] = compute(part)
     found = stack.new_empty(size * share, *stack.shape[1:])
-    # as bytes, since processes on a CPU send few types of numbers
+    # as bytes, since gloo supports few dtypes
     parts = [part.flatten().view(torch.uint8) for part in found.chunk(size)]
     dist.all_gather(parts, own.flatten().view(torch.uint8), group=group)
     return found[: len(stack)]
@@ -129,7 +129,7 @@ def orthogonalized_shards(
     rows = shards.new_zeros(size * share, most_rows, n, dtype=dtype)
     rows[:k, :own_rows] = shards
     received = torch.empty_like(rows)
-    dist.all_to_all_single(received, rows, group=group)  # of [matrix, own row] ...
+    dist.all_to_all_single(received, rows, group=group)  # from [matrix, own row] ...
     by_process = received.view(size, share, most_rows, n)
     whole = by_process.transpose(0, 1).flatten(1, 2)  # ... to [own matrix, row]
     whole[:, :num_rows] = orthogonalized(whole[:, :num_rows], dtype)

@@ -57,7 +57,7 @@ def _require_same(path: Path, stored: Config, config: Config) -> None:
 
 
 def data_spec(directory: RunDirectory) -> DataSpec | None:
-    """Read shape, pixel values and classes of the data from data.json; None if it is missing.
+    """Read shape, pixel values and classes of the data from data.json; None without the file.
 
     Raises:
         ValueError: If data.json is corrupt.
@@ -76,7 +76,7 @@ def data_spec(directory: RunDirectory) -> DataSpec | None:
 
 
 def require_own_data(directory: RunDirectory, data: Samples) -> None:
-    """Raise a ValueError if the run was trained on other data."""
+    """Raise a ValueError if the run was trained on other data than the given data."""
     stored = directory.read("data.json")
     if stored is None:
         return
@@ -108,7 +108,7 @@ def is_own_data(directory: RunDirectory, data: Samples) -> bool:
 
 
 def require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
-    """Raise a ValueError if the run was trained with another null condition."""
+    """Raise a ValueError if the run was trained with a null condition other than `null_cond`."""
     stored = (directory.read("data.json") or {}).get("null_cond")
     if stored is not None and stored != null_digest(null_cond):
         raise ValueError(

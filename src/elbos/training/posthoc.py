@@ -38,7 +38,7 @@ from elbos.training.settings import Averaging
 Tensors = dict[str, Tensor]
 _Array = Float[np.ndarray, "..."]
 
-MAX_ERROR = 0.1  # of the profile: beyond, it is warned of
+MAX_ERROR = 0.1  # relative error of the profile above which a warning is given
 
 
 class Coefficients(NamedTuple):

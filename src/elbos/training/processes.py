@@ -25,8 +25,8 @@ from torch.distributed.rendezvous import rendezvous
 from elbos.base.sharing import meet, naming_lost_processes, together
 from elbos.training.slurm import name_as_torchrun_does
 
-TIMEOUT = timedelta(minutes=30)  # nothing that one process does alone takes as long
-_PATIENCE = timedelta(seconds=5)  # for an answer of a process that may have ended
+TIMEOUT = timedelta(minutes=30)  # longer than any work of a single process
+_PATIENCE = timedelta(seconds=5)  # for a response of a process that may have ended
 _PORT = "elbos-port"
 _T = TypeVar("_T")
 
@@ -109,7 +109,7 @@ class Processes:
     def wait(self) -> None:
         """Wait until all processes arrive (barrier)."""
         if self.num > 1:
-            dist.all_reduce(torch.zeros(1))  # by way of the CPU
+            dist.all_reduce(torch.zeros(1))  # over the CPU's backend
 
     def together(self, work: Callable[[], _T]) -> _T:
         """Call `work` and wait for all processes; then raise an error if any process failed."""
@@ -159,7 +159,7 @@ def _store_of_attempt() -> Store | None:
         dist.TCPStore,  # type: ignore[attr-defined]
         given["MASTER_ADDR"],
         wait_for_workers=False,
-        use_libuv=given.get("USE_LIBUV", "1") == "1",  # as torch's own
+        use_libuv=given.get("USE_LIBUV", "1") == "1",  # torch's default
     )
     own: Store
     if rank == 0:

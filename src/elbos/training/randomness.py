@@ -23,7 +23,7 @@ from elbos.theory.schedules import low_discrepancy_times
 
 
 def seed_of(*key: int) -> int:
-    """Derive a 64-bit seed from `key`; different keys give statistically independent seeds.
+    """Derive a 64-bit seed from the integers of a key; different keys give independent seeds.
 
     The first number is the entropy and the others are the spawn key: `SeedSequence((1, 2))` would
     equal `SeedSequence((1, 2, 0))`.
@@ -35,7 +35,7 @@ def seed_of(*key: int) -> int:
 
 
 def generator(*key: int) -> torch.Generator:
-    """Create a random number generator on the CPU, seeded by `key`."""
+    """Create a random number generator on the CPU, seeded by the integers of a key."""
     return torch.Generator().manual_seed(seed_of(*key))
 
 

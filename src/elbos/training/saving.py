@@ -42,9 +42,9 @@ class Saver:
         self.run, self.processes = run, processes
         self.num_parts, self.num_kept = num_parts, num_kept
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="elbos-saving")
-        self._writing: Future[None] | None = None  # in all processes or in none
+        self._writing: Future[None] | None = None  # None in all processes or in no process
         self._next: list[_Task] = []
-        self._folder: Path | None = None  # of the last checkpoint, in the main process
+        self._folder: Path | None = None  # temporary folder of the last checkpoint
         self._started = time.monotonic()
 
     def __enter__(self) -> "Saver":
@@ -53,7 +53,7 @@ class Saver:
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         if error is None or self.processes.num == 1:
             self.wait()
-        elif self._writing is not None:  # the other processes may be gone
+        elif self._writing is not None:  # other processes may have ended
             wait([self._writing])
             self._clear()
         self._thread.shutdown()
@@ -100,7 +100,7 @@ class Saver:
         self._start(write if is_main else lambda: None)
 
     def go_on(self) -> None:
-        """Wait for the current task in all processes, and start the next task if one is left.
+        """Wait for the current writing task in all processes, and start the next task, if any.
 
         Raises:
             OSError: If any process failed to write.
@@ -117,7 +117,7 @@ class Saver:
         self._start(*self._next)
 
     def wait(self) -> None:
-        """Wait until all processes have finished all tasks of writing.
+        """Wait until all processes have finished writing.
 
         Raises:
             OSError: If any process failed to write.
@@ -130,7 +130,7 @@ class Saver:
         self._next = list(tasks[1:])
 
     def _clear(self) -> None:
-        """Discard the pending tasks, and delete an incomplete checkpoint."""
+        """Discard pending writing tasks, and delete an incomplete checkpoint."""
         self._start()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

@@ -22,7 +22,7 @@ from elbos.training.checkpoint import Stored
 from elbos.training.loss import Loss
 from elbos.training.processes import Processes
 
-MIN_PARAMETERS = 2**18  # of a block: for smaller ones latency exceeds the time of the transfer
+MIN_PARAMETERS = 2**18  # of a gathered block: for smaller blocks latency exceeds transfer time
 
 
 def shard(
@@ -64,15 +64,16 @@ def shard(
     names = ("replicate", "shard")
     mesh = init_device_mesh(processes.device.type, shape, mesh_dim_names=names)
     with torch.no_grad():
-        for parameter in network.parameters():  # FSDP2 takes no channels-last parameters, and no
-            parameter.data = parameter.data.contiguous()  # gradients without elements
+        # FSDP2 rejects channels-last parameters and gradients without elements
+        for parameter in network.parameters():
+            parameter.data = parameter.data.contiguous()
             parameter.requires_grad &= parameter.numel() > 0
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     if dtype == torch.float32:
         policy = MixedPrecisionPolicy()
     for block in _blocks(network) if by_blocks else ():
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    # after forward the root would stay gathered until a backward pass, which averages never have
+    # by default the root stays gathered until the backward pass, which averages never have
     is_trained = any(parameter.requires_grad for parameter in network.parameters())
     fully_shard(network, mesh=mesh, reshard_after_forward=not is_trained)
 
@@ -85,7 +86,7 @@ def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
         uses_all: Whether every parameter has a gradient; if not, DDP searches for unused
             parameters in each step.
     """
-    buffers = [name for name, _ in loss.named_buffers()]  # which `share_buffers` sends
+    buffers = [name for name, _ in loss.named_buffers()]  # broadcast by `share_buffers`
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
     ignore(loss, buffers)  # type: ignore[no-untyped-call]
     return DistributedDataParallel(

@@ -6,7 +6,7 @@
 import os
 import re
 
-_FIRST_PORT, _NUM_PORTS = 10_000, 20_000  # below those that systems give to connections
+_FIRST_PORT, _NUM_PORTS = 10_000, 20_000  # below the range of ephemeral ports
 
 
 def name_as_torchrun_does() -> None:

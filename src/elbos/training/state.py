@@ -41,7 +41,7 @@ class State:
     unlogged: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
-        """Return all tensors of the state by group and name, as stored in a checkpoint."""
+        """Return all tensors of the training state by group and name, as stored in a checkpoint."""
         moments = {
             f"{name}.{moment}": tensor
             for name, parameter in self.network.named_parameters()
@@ -71,7 +71,7 @@ class State:
             ) from error
 
     def restore(self, step: int, groups: checkpoint.ReadableGroups) -> None:
-        """Restore the state from the tensors of a checkpoint, reading this process's shards alone.
+        """Restore the training state from a checkpoint, reading this process's shards alone.
 
         Raises:
             KeyError, RuntimeError, ValueError: If the checkpoint belongs to another network or
@@ -96,7 +96,7 @@ class State:
         for key, saved in moments.items():
             name, _, moment = key.rpartition(".")
             parameter = parameters[name]
-            if saved.ndim == 0:  # a number of steps
+            if saved.ndim == 0:  # AdamW's count of steps
                 self.optimizer.state[parameter][moment] = saved[...].to(parameter.device)
                 continue
             if (saved.shape, saved.dtype) != (parameter.shape, parameter.dtype):
@@ -106,7 +106,7 @@ class State:
             fill(own, saved)
         for group in self.optimizer.param_groups:
             known = [frozenset(self.optimizer.state.get(p, ())) for p in group["params"]]
-            if len({names for names in known if names}) > 1:  # none: never had a gradient
+            if len({names for names in known if names}) > 1:  # empty without a gradient so far
                 raise ValueError("Some parameters have moments that others lack.")
 
 
@@ -146,7 +146,7 @@ def memory_format(network: nn.Module) -> torch.memory_format:
     """Return the memory format of a network's convolutions: channels-last or contiguous."""
     weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
     last = [w for w in weights if w.is_contiguous(memory_format=torch.channels_last)]
-    is_last = not all(weight.is_contiguous() for weight in last)  # 1x1 kernels are both
+    is_last = not all(weight.is_contiguous() for weight in last)  # 1x1 kernels have both formats
     return torch.channels_last if is_last else torch.contiguous_format
 
 
@@ -169,5 +169,5 @@ def new_state(
     for one in (network, *ema.networks.values()):
         shard(one, processes, config.execution.shard_size, by_blocks=by_blocks, dtype=dtype)
     optimizer = new_optimizer(network, config.optimizer, dtype)
-    schedule = copy.deepcopy(config.schedule)  # an adaptive one is changed
+    schedule = copy.deepcopy(config.schedule)  # adaptive schedules change
     return State(network, ema, optimizer, schedule, LossByLevel(config.schedule))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 PROJECT = "elbos"
 FILE = "trackers.json"
-MAX_SETTING = 250  # characters: MLflow takes no more of some versions
+MAX_SETTING = 250  # characters: limit of some versions of MLflow
 _PACKAGES = {"tensorboard": "'elbos[track]'"}
 _IDENTIFIERS: dict[str, Callable[["GeneralTracker"], str]] = {
     "wandb": lambda tracker: tracker.tracker.id,
@@ -97,7 +97,7 @@ class Trackers:
         for tracker in tuple(self.running):
             try:
                 action(tracker)
-            except Exception as error:  # of a server, of any type
+            except Exception as error:  # any error, such as of a server
                 warnings.warn(
                     f"{tracker.name} fails and is dropped: {flat(error)[:300]}", stacklevel=3
                 )
@@ -137,7 +137,7 @@ def _started(name: str, run: RunDirectory, step: int, known: str | None) -> "Gen
     try:
         tracker = kind(*place, **own.get(name, {}))
         tracker.start()
-    except Exception as error:  # of a tracker, of any type: no key, no server
+    except Exception as error:  # any error of a tracker: no key, no server
         raise ValueError(
             f"{name} does not start ({flat(error)[:300]}): repair it, or leave it out of "
             "--output.trackers."

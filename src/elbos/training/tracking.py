@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
     from plotly.graph_objects import Figure
 
-MAX_BINS = 12  # of a validation: as many curves over steps as one can read
+MAX_BINS = 12  # of a validation: as many curves as are legible in one plot
 
 
 def log(
@@ -103,7 +103,7 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
         return _by_level(name or "train", result.edges, result.nats_per_dim)
     name, bits = name or "validation", result.bits
     found = {f"{name}/bits_per_dim": bits.mean}
-    if math.isfinite(bits.standard_error):  # a single sample has none
+    if math.isfinite(bits.standard_error):  # infinite or NaN for a single sample
         found[f"{name}/standard_error"] = bits.standard_error
     curve = result.curve(MAX_BINS)
     half = (curve.logsnr[1] - curve.logsnr[0]) / 2
@@ -142,7 +142,7 @@ def _log_figure(tracker: "GeneralTracker", name: str, figure: "Figure", step: in
     elif find_spec("kaleido") is not None:
         try:
             png = figure.to_image("png")
-        except Exception as error:  # of kaleido, of any type: it finds no browser
+        except Exception as error:  # any error of kaleido, which may find no browser
             warnings.warn(f"kaleido cannot draw the figure: {flat(error)[:300]}", stacklevel=3)
         else:
             from PIL import Image

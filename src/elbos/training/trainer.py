@@ -109,14 +109,14 @@ class Trainer:
         require_guidable(config, data.spec, config.sampling, has_null=data.null_cond is not None)
         self.config, self.run, self.data, self.processes = config, run, data, processes
         self.device, self.num_workers = processes.device, num_workers
-        self.given = network  # by the user
+        self.given = network  # the user's network, or None
         self.share = processes.share(config.batch_size)
         self.samples = torch.arange(config.batch_size, device=self.device)[self.share]
         self.key = key_of(config.seed)
-        self.number = torch.zeros((), dtype=torch.int64, device=self.device)  # of the step
+        self.number = torch.zeros((), dtype=torch.int64, device=self.device)  # number of the step
         self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.prefetched: Iterator[StoredBatch] | None = None
-        self.waited = 0.0  # seconds, for batches
+        self.waited = 0.0  # seconds spent waiting for batches
         num_parts, num_kept = config.execution.shard_size, config.output.num_kept
         self.saver = Saver(run, processes, num_parts=num_parts, num_kept=num_kept)
 
@@ -132,7 +132,7 @@ class Trainer:
         self.loss = self._compiled_loss(network, uses_all=trial.uses_all)
 
     def _prepared_network(self, network: nn.Module | None) -> tuple[nn.Module, Trial]:
-        """Return the user's network, or build the configured one; and the result of its trial.
+        """Return the network to train, given by the user or built, and the result of its trial.
 
         Networks that are user-defined or of diffusers are tried; others get the default `Trial`.
         """
@@ -146,8 +146,8 @@ class Trainer:
         if processes.num > 1:
             require_shareable(network, shard_size)
             if self.given is not None and shard_size > 1:
-                network = copy.deepcopy(network)  # the user's is not sharded
-        self.memory_format = memory_format(network)  # which sharded weights do not show
+                network = copy.deepcopy(network)  # the user's network stays unsharded
+        self.memory_format = memory_format(network)  # lost by sharding
         if isinstance(config.network, OwnNetwork) and processes.num > 1:
             share_initial(network.to(self.device))
         if not isinstance(config.network, OwnNetwork | DiffusersConfig):
@@ -164,7 +164,7 @@ class Trainer:
         if self.is_compiled:
             self.augmented = one_graph(self.data.augmented)
             compile_(loss)
-        is_alone = processes.num == 1 or config.execution.shard_size > 1  # FSDP2 sends gradients
+        is_alone = processes.num == 1 or config.execution.shard_size > 1  # FSDP2 needs no DDP
         return loss if is_alone else replicated(loss, uses_all=uses_all)
 
     # --- the loop --------------------------------------------------------------------------------
@@ -215,12 +215,12 @@ class Trainer:
         self.optimize()
         state.step += 1
         state.ema.update(state.network, state.step)
-        state.by_level.update(logsnr, losses / levels[6])  # 0 / 0 is left out
-        state.schedule.update(logsnr, losses)  # only an adaptive one changes
+        state.by_level.update(logsnr, losses / levels[6])  # NaN (0 / 0) is skipped
+        state.schedule.update(logsnr, losses)  # changes adaptive schedules alone
         return losses, grad_norm
 
     def logsnr(self) -> Float64[Tensor, " B"]:
-        """Draw the log-SNRs of the global batch from the schedule, on the CPU."""
+        """Draw the log-SNRs of the global batch from the noise schedule, on the CPU."""
         config, step = self.config, self.state.step
         return self.state.schedule.logsnr(times(config.seed, step, config.batch_size))
 
@@ -365,7 +365,7 @@ class Trainer:
 
     @contextmanager
     def _returning_weights(self) -> Iterator[None]:
-        """Copy the weights of a sharded copy into the user's network after the `with` block."""
+        """Copy the trained weights into the user's unsharded network when the `with` block ends."""
 
         def hand_over() -> None:
             if self.given is not None and self.given is not self.state.network:
@@ -374,7 +374,7 @@ class Trainer:
 
         try:
             yield
-        except (Diverged, Interrupted):  # which all processes raise
+        except (Diverged, Interrupted):  # raised by all processes
             hand_over()
             raise
         hand_over()

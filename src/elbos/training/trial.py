@@ -23,13 +23,13 @@ from elbos.training.state import in_format, memory_format
 from elbos.training.validation import require_measurable
 
 NUM_SAMPLES = 4
-_MAX_DIFFERENCE = 0.1  # relative, of gradient norms: bfloat16 rounds them by a hundredth
+_MAX_DIFFERENCE = 0.1  # relative, of gradient norms: bfloat16 changes norms by a hundredth
 _Loss = Callable[[nn.Module], Float[Tensor, " b"]]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of the trial of a network: settings for its training on several processes.
+    """Result of testing a network before training: settings for several processes.
 
     Attributes:
         uses_all: Whether every trained weight has a gradient.
@@ -58,7 +58,7 @@ def require_trainable(
     with _refusing(f"The network {name} cannot be trained on x of shape {shape}"):
         norms = _gradient_norms(tried, loss(tried))
         _require_same_tensors(network, tried)
-        copy.deepcopy(tried)  # as `Run` does; it fails if the network stores its activations
+        copy.deepcopy(tried)  # as in `Run`; fails if the network stores activations
     denoiser = Denoiser(tried.eval(), config.parameterization)
     with _refusing("The validation set cannot be measured"), autocast(config, processes.device):
         require_measurable(denoiser, config, data, processes.device)
@@ -90,7 +90,7 @@ def _loss(
         again = blocks(network) if config.execution.use_checkpointing else []
         devices = [device] if device.type == "cuda" else []
         with checkpointed(again), autocast(config, device), torch.random.fork_rng(devices):
-            torch.manual_seed(0)  # of dropout
+            torch.manual_seed(0)  # seed of dropout masks
             return config.objective(network, x, torch.zeros_like(x), logsnr, cond)
 
     return loss
@@ -145,7 +145,7 @@ def _can_gather_blocks(
         try:
             with returning_views():
                 found = _gradient_norms(shared, loss(shared))
-        except Exception:  # of the user's code, of any type
+        except Exception:  # any error of the user's code
             if not by_blocks:
                 raise
             continue
@@ -169,6 +169,6 @@ def _refusing(what: str) -> Iterator[None]:
     """Convert any error within the `with` block into a one-line ValueError."""
     try:
         yield
-    except Exception as error:  # of the user's code, of any type
+    except Exception as error:  # any error of the user's code
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{what}: {kind}{message(error)}") from error

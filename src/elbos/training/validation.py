@@ -27,7 +27,7 @@ NUM_GRID_IMAGES = 64
 
 @dataclass(frozen=True)
 class Chosen:
-    """A subset of the samples of a source, with or without conditions."""
+    """Subset of the samples of a dataset, with or without conditions."""
 
     source: Batched
     rows: Int64[Tensor, " n"]
@@ -37,7 +37,7 @@ class Chosen:
         return len(self.rows)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return the samples of the given rows of the subset, and their conditions or None."""
+        """Return samples of the subset, and their conditions or None."""
         x, cond = self.source.batch(self.rows[rows])
         return x, cond if self.use_cond else None
 
@@ -60,7 +60,7 @@ def validate(
 def require_measurable(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device
 ) -> None:
-    """Raise an error if the ELBO of a validation sample cannot be computed at one noise level."""
+    """Raise an error if validation fails, tested on all its samples at one noise level each."""
     if data.validation is not None:
         grid = torch.arange(NUM_GRID_IMAGES) % len(data.validation)
         rows = torch.cat([_validation_rows(data.validation), grid])

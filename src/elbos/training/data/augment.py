@@ -66,7 +66,7 @@ def cropped(x: UInt8[Tensor, "b c i j"], size: int, visits: Visits) -> UInt8[Ten
     """Crop each image to a square at a uniformly random position."""
     places = []
     for u, side in zip(visits.uniform(Purpose.CROPS, 2).unbind(1), x.shape[-2:], strict=True):
-        first = (u * (side - size + 1)).long().clamp(max=side - size)  # u may be 1
+        first = (u * (side - size + 1)).long().clamp(max=side - size)  # u is in (0, 1]
         places.append(first[:, None] + torch.arange(size, device=x.device))
     rows, columns = places
     sample, channel = (torch.arange(num, device=x.device) for num in x.shape[:2])

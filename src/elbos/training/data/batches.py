@@ -26,8 +26,8 @@ from elbos.base.user_code import no_modules_here
 from elbos.training.data.dataset import Trained
 from elbos.training.randomness import seed_torch
 
-NUM_THREADS = 4  # each prepares one batch; they wait for disks and decode
-NUM_AHEAD = 16  # batches: a read may take as long as that many steps
+NUM_THREADS = 4  # each thread reads and decodes one batch at a time
+NUM_AHEAD = 16  # batches: a read may take as long as 16 steps
 
 
 def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
@@ -71,7 +71,7 @@ def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tens
     for epoch in range(start // num, (stop - 1) // num + 1):
         first = epoch * num
         slices.append(_order(num, seed, epoch)[max(start - first, 0) : stop - first])
-    return torch.cat(slices)  # a copy: the cached permutation is never handed out
+    return torch.cat(slices)  # a copy: callers cannot modify the cached permutation
 
 
 _order = lru_cache(maxsize=2)(epoch_order)

@@ -74,7 +74,7 @@ class Encoder:
             claim = making.claimed() if processes.is_main else nullcontext()
             processes.together(lambda: stack.enter_context(claim))
             own = self._own(making, plan, start)
-            processes.together(lambda: None)  # for however long the others take
+            processes.together(lambda: None)  # a barrier without a timeout
             made = dict(processes.lists(list(own.items())))
             parts = {piece.name: made[piece.name] for piece in plan}
 
@@ -98,7 +98,7 @@ class Encoder:
     def _identity(self) -> dict[str, str]:
         return {
             "images": self.dataset.fingerprint()["sha256"],
-            "shape": "x".join(map(str, self.dataset.shape)),  # `crop` changes it alone
+            "shape": "x".join(map(str, self.dataset.shape)),  # `crop` changes the shape alone
             "vae": digest_of(self.vae.vae.state_dict().values()),
             "scale": str(self.vae.scale.tolist()),
             "shift": str(self.vae.shift.tolist()),

@@ -25,12 +25,12 @@ from elbos.training.data.shards import load_shards, verify
 from elbos.training.data.source import digest_of
 
 _NUM_AT_ONCE = 1024  # images in memory
-_FORMAT = "4"  # raise it when the decoded pixels change: old caches are then not used
+_FORMAT = "4"  # increment when decoded pixels change, so that old caches are not used
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderArchive(Archive):
-    """Image files of a folder, by number.
+    """Archive of the image files in a folder.
 
     Attributes:
         root: The folder.
@@ -129,7 +129,7 @@ class Folder(Typed):
     validation and test use the centre. Default: the entire picture."""
 
     def __post_init__(self) -> None:
-        # the run is sampled and evaluated from other places than it was trained from
+        # absolute: the run may be sampled and evaluated from other folders
         object.__setattr__(self, "root", files.expanded(self.root))
 
     def archive(self) -> FolderArchive:

@@ -14,7 +14,7 @@ from elbos.base.items import Items, first_item
 from elbos.training.data.dataset import Dataset, DataSpec
 from elbos.training.randomness import Visits
 
-NUM_MEANS = 16  # samples in the identifier of the data
+NUM_MEANS = 16  # samples whose means identify the data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ def _means(items: Items) -> list[Any]:
     """Compute the mean of each of 16 samples and of its condition, rounded to three decimals."""
 
     def mean(part: Tensor) -> float:
-        return round(part.double().mean().item(), 3) + 0.0  # no minus before zero
+        return round(part.double().mean().item(), 3) + 0.0  # avoids -0.0
 
     rows = torch.linspace(0, len(items) - 1, min(len(items), NUM_MEANS)).long()
     with torch.random.fork_rng(devices=[]):

@@ -61,7 +61,7 @@ class Hub(Typed):
     """Take the next picture for one that cannot be decoded, with a warning, instead of stopping."""
 
     def __post_init__(self) -> None:
-        if Path(self.path).expanduser().is_dir():  # the run is resumed from other places
+        if Path(self.path).expanduser().is_dir():  # runs resume from other folders
             object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
     def archive(self) -> "HubArchive":
@@ -83,7 +83,7 @@ class Hub(Typed):
         )
 
     def load(self) -> Dataset:
-        """Open the dataset, decoded on reading; the first call may download the images.
+        """Open the dataset, whose images are decoded when read; the first call may download them.
 
         Raises:
             ValueError: If the library is not installed, or there is no such data set or column.
@@ -99,7 +99,7 @@ class Hub(Typed):
         datasets = imported()
         try:
             found = self._loaded(datasets)
-        except Exception as error:  # of the library or the network, of any type
+        except Exception as error:  # any error of the library or the network
             if not are_downloads_allowed():
                 raise ValueError(
                     f"{self.path} is not on this machine, and data named by a run are not "
@@ -119,7 +119,7 @@ class Hub(Typed):
         kind = datasets.Image(decode=False)
         try:
             return {name: part.cast_column(self.image, kind) for name, part in groups.items()}
-        except Exception as error:  # of the library, of any type
+        except Exception as error:  # any error of the library
             raise ValueError(
                 f"the column {self.image} of {self.path} has no pictures: {flat(error)[:200]}"
             ) from error
@@ -133,7 +133,7 @@ class Hub(Typed):
         if are_downloads_allowed():
             return datasets.load_dataset(self.path, self.name)
         constants = importlib.import_module("huggingface_hub.constants")
-        both = (datasets.config, constants)  # one for names, the other for requests
+        both = (datasets.config, constants)  # config is for names, constants for requests
         with mock.patch.object(both[0], _OFFLINE, True), mock.patch.object(both[1], _OFFLINE, True):
             return datasets.load_dataset(self.path, self.name)
 
@@ -179,7 +179,7 @@ class Hub(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class HubArchive(Archive):
-    """Encoded images in a column of a Hugging Face dataset.
+    """Archive of the encoded images in a column of a Hugging Face dataset.
 
     Attributes:
         rows: A `datasets.Dataset`.
@@ -190,7 +190,7 @@ class HubArchive(Archive):
     column: str
 
     def fingerprint(self) -> str:
-        """Return a digest of the number of rows."""
+        """Return a digest of the number of images in the dataset."""
         return digest(len(self.rows))
 
     def describe(self, number: int) -> str:

@@ -23,9 +23,9 @@ EXTENSIONS = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm"),
     *(".png", ".ppm", ".tif", ".tiff", ".webp"),
 )
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no others: some run programs
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # some other formats run programs
 _NUM_IN_IDENTIFIER = 64
-_MAX_BAD = 100  # in a row
+_MAX_BAD = 100  # consecutive bad images
 Numbers = Int64[np.ndarray, "_"]
 
 
@@ -198,7 +198,7 @@ class Decoded(Source):
         hashed = hashlib.sha256(np.ascontiguousarray(self.numbers).data)
         rows = np.linspace(0, len(self) - 1, min(len(self), _NUM_IN_IDENTIFIER)).astype(int)
         for number in self.numbers[rows].tolist():
-            with suppress(BadPicture):  # it is missing
+            with suppress(BadPicture):  # a missing image
                 content = self.archive.content(number)
                 hashed.update(content if isinstance(content, bytes) else content.read_bytes())
         return digest([self.archive.fingerprint(), self.size, hashed.hexdigest()])
@@ -236,7 +236,7 @@ def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
         raise BadPicture("too many pixels") from error
     except Exception as error:  # decoders raise errors of every type on corrupt files
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # of the system, not of the image
+            raise  # an error of the system, not the image
         if str(error).startswith("out of memory"):  # Pillow's message
             raise MemoryError from error
         raise BadPicture((str(error) or type(error).__name__).splitlines()[0]) from error

@@ -20,7 +20,7 @@ SPLIT_WORDS = {"train": "train", "training": "train", "test": "test"} | dict.fro
 """Names of splits in tars and datasets."""
 
 _HELD_OUT = 0.05
-_VALIDATION_SHARE = 0.1  # of the images in `val`, where there is no `test`
+_VALIDATION_SHARE = 0.1  # of the images in `val` if there is no `test`
 
 
 class Picture(NamedTuple):

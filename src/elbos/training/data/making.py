@@ -27,7 +27,7 @@ from elbos.training.data.dataset import SPLITS
 from elbos.training.data.shards import INDEX, Index, SplitIndex, labels_file, shard_name
 from elbos.training.data.source import digest_of
 
-SHARD_BYTES, SHARD_SAMPLES = 2**26, 2**13  # at most, so that an interruption loses little
+SHARD_BYTES, SHARD_SAMPLES = 2**26, 2**13  # maxima: an interruption loses little
 _MAKING = "making"
 
 
@@ -62,7 +62,7 @@ def pieces(splits: Sequence[Any], num_bytes: int) -> list[Piece]:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Record of a complete shard.
+    """Record of a complete shard: identifier, number of samples, digest and bad images.
 
     Attributes:
         key: Identifier of the samples.
@@ -79,7 +79,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Making:
-    """Folder into which shards are being written.
+    """Folder of shards that is being written, identified by the source of its data.
 
     Attributes:
         folder: The folder.
@@ -91,7 +91,7 @@ class Making:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Create the folder, and lock it within the `with` block.
+        """Create the folder of shards, and lock the folder within the `with` block.
 
         Raises:
             ValueError: If another process writes into the folder.
@@ -110,7 +110,7 @@ class Making:
             raise ValueError(f"Another process writes {self.folder}: wait for it.") from None
 
     def index(self) -> Index | None:
-        """Return the index of a complete folder; None for a new or incomplete folder.
+        """Return the index of a complete folder of shards; None for a new or incomplete folder.
 
         Raises:
             ValueError: If the folder belongs to other data or settings, or holds other files.
@@ -134,7 +134,7 @@ class Making:
         return index
 
     def part(self, piece: Piece, key: str) -> Part | None:
-        """Return the record of a complete shard; None if it is missing or has another key."""
+        """Return the record of a complete shard; None if the shard is missing or outdated."""
         file = self._part_file(piece)
         if not (file.exists() and (self.folder / piece.name).is_file()):
             return None
@@ -173,7 +173,7 @@ class Making:
     def finish(
         self, parts: Mapping[str, Part], labels: Sequence[Int64[Tensor, "_"]], **properties: Any
     ) -> Index:
-        """Write the labels and the index, which complete the folder; return the index.
+        """Write the labels and the index, which complete a folder of shards; return the index.
 
         Surplus shards of earlier attempts are deleted.
 

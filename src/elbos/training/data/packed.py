@@ -25,7 +25,7 @@ from elbos.training.data.shards import Index, load_shards
 from elbos.training.data.source import Source
 from elbos.training.randomness import Visits
 
-_NUM_AT_ONCE = 256  # samples: drawing the noise of each takes ten times its memory
+_NUM_AT_ONCE = 256  # samples: drawing noise takes ten times the memory of a sample
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ from elbos.training.data.dataset import SPLITS, Dataset, Split
 from elbos.training.data.source import Source
 
 INDEX = "index.json"
-_MAX_LEVELS = 256  # of 8 bits
+_MAX_LEVELS = 256  # of uint8
 DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -112,7 +112,7 @@ class Index:
         return index
 
     def write(self, folder: Path) -> None:
-        """Write the index, which completes the folder."""
+        """Write the index of a folder of shards, which marks the folder as complete."""
         files.write(folder / INDEX, (json.dumps(encode(self), indent=1) + "\n").encode())
 
     def digest(self) -> str:
@@ -225,7 +225,7 @@ class Mapped:
         if memory is None:
             return cls(np.empty((num, num_bytes), np.uint8), None)
         if hasattr(mmap, "MADV_RANDOM"):
-            memory.madvise(mmap.MADV_RANDOM)  # a batch has no neighbours on the disk
+            memory.madvise(mmap.MADV_RANDOM)  # rows of a batch are not adjacent
         return cls(np.frombuffer(memory, np.uint8).reshape(num, num_bytes), memory)
 
     def request(self, numbers: Int64[np.ndarray, " b"]) -> None:
@@ -242,12 +242,12 @@ class Mapped:
 
 
 def labels_file(folder: Path, split: str) -> Path:
-    """Return the path of the file of a split's labels."""
+    """Return the path of a split's label file."""
     return folder / f"{split}.labels"
 
 
 def load_labels(folder: Path, split: str, num: int) -> Int64[Tensor, " n"]:
-    """Map the labels of a split into memory."""
+    """Return the labels of a split, mapped into memory."""
     content = Mapped.from_file(labels_file(folder, split), num, 8).rows.view("<i8")[:, 0]
     with warnings.catch_warnings():
         # a writable (private) mapping would reserve memory for all labels; nothing writes to it
@@ -309,7 +309,7 @@ def load_shards(folder: Path, index: Index) -> Dataset:
         for number, num in enumerate(split.nums):
             path = os.path.join(folder, shard_name(name, number))  # noqa: PTH118 (in half the time)
             if os.stat(path).st_size != num * num_bytes:  # noqa: PTH116
-                Mapped.from_file(Path(path), num, num_bytes)  # which says why it cannot be
+                Mapped.from_file(Path(path), num, num_bytes)  # raises an error that names the file
         x = Shards(folder, name, split, index.shape, DTYPES[index.dtype])
         labels = None if index.class_names is None else load_labels(folder, name, len(x))
         splits.append(Split(x, labels))

@@ -30,7 +30,7 @@ from elbos.training.data.dataset import MAX_CLASSES, SPLITS, Dataset
 from elbos.training.data.images import EXTENSIONS, Archive
 from elbos.training.data.listing import SPLIT_WORDS, Picture, divided
 
-_FORMAT = 1  # raise it when the index changes
+_FORMAT = 1  # increment when the format of the index changes
 _COLUMNS = ("file", "offset", "size", "label")
 _ARRAYS, _DIGEST = ("places", "names", *SPLITS), "sha256"
 
@@ -75,7 +75,7 @@ class Tar(Typed):
         return TarArchive.indexed(self._tars(), self.label, name=name, place=str(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset, decoded on reading; the first call reads through the tars.
+        """Open the dataset, whose images are decoded when read; the first call indexes the tars.
 
         Raises:
             FileNotFoundError: If there is no tar file.
@@ -118,7 +118,7 @@ def _expanded(pattern: str) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class TarArchive(Archive):
-    """Encoded images in tar files, read at their offsets.
+    """Archive of the images in tar files, each read at its offset.
 
     Attributes:
         tars: The tar files.
