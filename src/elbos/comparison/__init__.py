@@ -1,6 +1,6 @@
 """Comparison of training objectives, each trained with the same seeds and scored alike.
 
-| module | what it holds |
+| module | content |
 |---|---|
 | `variants`, `experiment` | named objectives; settings of training and scoring |
 | `compare`, `directory` | `elbos.compare`, and its directory with the stored settings |

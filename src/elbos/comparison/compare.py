@@ -237,7 +237,7 @@ def _interrupted(experiment: Experiment, jobs: Mapping[Key, Job]) -> Interrupted
     done = [key for key, job in jobs.items() if job.scores() is not None]
     num = len(experiment.objectives)
     whole = [str(s) for s in experiment.seeds if [seed for _, seed in done].count(s) == num]
-    early = f", and --seeds {' '.join(whole)} reports on what is done" if whole else ""
+    early = f", and --seeds {' '.join(whole)} reports on the finished runs" if whole else ""
     return Interrupted(
         f"Stopped with {len(done)} of {len(jobs)} runs done: the same command resumes from "
         f"there{early}."

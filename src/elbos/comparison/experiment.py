@@ -106,11 +106,13 @@ class Experiment(Typed):
     def __post_init__(self) -> None:
         names = [one.name for one in self.objectives]
         if not self.objectives or not self.seeds:
-            raise ValueError("There is nothing to compare: give at least one objective and a seed.")
+            raise ValueError(
+                "There is nothing to compare: give at least one objective and one seed."
+            )
         for part in (self.config.data, self.config.network):
             if isinstance(part, Given | OwnNetwork):  # runs are made in separate processes
                 raise ValueError(
-                    f"{part.name} is user-defined: a comparison needs what files can hold."
+                    f"{part.name} is user-defined: a comparison needs settings that fit in files."
                 )
         for what, given in (("objective", names), ("seed", [str(seed) for seed in self.seeds])):
             if twice := [one for one in given if given.count(one) > 1]:

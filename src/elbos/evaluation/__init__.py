@@ -1,13 +1,13 @@
 """Evaluation of a trained model: likelihood, loss at every noise level, and sample quality.
 
-| module | what it holds |
+| module | content |
 |---|---|
-| `config` | what is measured, and how precisely |
+| `config` | settings: the measurements and their precision |
 | `model` | the protocol of a model, and the stores of its measurements |
 | `evaluate` | the order of the measurements |
 | `likelihood`, `ode` | the bound, and the theorem on the same losses; the ODE likelihood |
 | `samples` | samples, stored, and as the files of `elbos sample` |
-| `features`, `reference` | the features of images; those of real ones, in the cache |
+| `features`, `reference` | feature extractors; cached reference features of real images |
 | `estimators`, `metrics` | distances between sets of features; the list of all metrics |
 | `quality` | samples scored set by set, also by sampler and evaluations |
 | `result`, `scores` | the results |

@@ -28,7 +28,7 @@ class OdeConfig(Typed):
         require_positive(tolerance=self.tolerance)
         if self.num_images < 0 or self.num_images == 1:
             raise ValueError(
-                f"ode.num_images is {self.num_images}: give at least 2, or 0 to leave it out."
+                f"ode.num_images is {self.num_images}: give at least 2, or 0 to skip it."
             )
 
 
@@ -97,12 +97,12 @@ class EvaluationConfig(Typed):
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.num_samples != 0 and self.num_samples < MIN_IMAGES:
             raise ValueError(
-                f"num_samples is {self.num_samples}: give at least {MIN_IMAGES}, or 0 to leave "
-                "quality out."
+                f"num_samples is {self.num_samples}: give at least {MIN_IMAGES}, or 0 to skip "
+                "sample quality."
             )
         if self.sweep and self.num_samples == 0:
-            raise ValueError("num_samples is 0, which leaves the sweep out, too: give more.")
+            raise ValueError("num_samples is 0, but a sweep needs samples: give more.")
         if self.sweep_samples < MIN_IMAGES or min(self.sweep_evaluations, default=0) < 4:
             raise ValueError(
-                f"A sweep takes at least {MIN_IMAGES} samples, and 4 evaluations for each."
+                f"A sweep needs at least {MIN_IMAGES} samples, and 4 evaluations per sample."
             )

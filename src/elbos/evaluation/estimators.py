@@ -1,7 +1,7 @@
-r"""Sample quality: how far the features of generated images are from those of real ones.
+r"""Sample quality: distances between the features of generated and of real images.
 
-With means $\mu$ and covariances $\Sigma$ of the features, the Fréchet distance (squared; the FID,
-where the features are Inception's) is that of two Gaussians,
+With means $\mu$ and covariances $\Sigma$ of the features, the squared Fréchet distance (the FID, if
+the features are Inception's) is that between two Gaussians,
 
 $$d^2 = \|\mu_1 - \mu_2\|^2 + \mathrm{tr}\left(\Sigma_1 + \Sigma_2
   - 2 (\Sigma_1^{1/2} \Sigma_2 \Sigma_1^{1/2})^{1/2}\right).$$
@@ -17,9 +17,9 @@ of two different reference features $y_j$, and all mixed pairs. Its standard err
 jackknife over samples. The reference is fixed: its own sampling error is shared by all models that
 are compared with it, and not included.
 
-Precision is the share of generated features within the manifold of the real ones, the union of
-balls around them that reach to their third neighbor; recall is the share of real features within
-the manifold of the generated ones.
+Precision is the share of generated features within the manifold of the real features, the union of
+balls around each feature that reach to its third neighbor; recall is the share of real features
+within the manifold of the generated features.
 
 References:
     Heusel et al. (2017), https://arxiv.org/abs/1706.08500
@@ -63,7 +63,7 @@ class Statistics:
         num, dim = features.shape
         _require_finite(features)
         if num < 2:
-            raise ValueError(f"A covariance is of 2 samples or more: there is {num}.")
+            raise ValueError(f"A covariance needs at least 2 samples; there are {num}.")
         if num <= dim:
             warnings.warn(
                 f"{num} samples have a singular covariance in {dim} dimensions, which biases the "
@@ -123,8 +123,8 @@ def kernel_distance(
     n, m = len(samples), len(reference)
     if n < 3 or m < 2:
         raise ValueError(
-            f"The kernel distance is of 3 samples and 2 reference features or more: there are {n} "
-            f"and {m}."
+            "The kernel distance needs at least 3 samples and 2 reference features; there are "
+            f"{n} and {m}."
         )
     within = _kernel_sums(samples, samples) - _kernel_diagonal(samples)  # r_i, over all others
     between = _kernel_sums(samples, reference) / m
@@ -182,8 +182,8 @@ def precision_recall(
     num = min(len(real), len(fake))
     if num <= num_neighbors:
         raise ValueError(
-            f"Precision and recall are of more than {num_neighbors} samples, "
-            f"the number of neighbors: there are {num}."
+            f"Precision and recall need more than {num_neighbors} samples, the number of "
+            f"neighbors; there are {num}."
         )
     real, fake = real.double(), fake.double()
     real_radii, fake_radii = (_radii(x, num_neighbors) for x in (real, fake))
@@ -227,7 +227,7 @@ def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tu
     _require_finite(logits)
     if len(logits) < num_splits:
         raise ValueError(
-            f"The score is of {num_splits} samples or more, the number of splits: "
+            f"The Inception score needs at least {num_splits} samples, the number of splits; "
             f"there are {len(logits)}."
         )
     scores = []
@@ -243,5 +243,5 @@ def _require_finite(*features: Tensor) -> None:
         if num_bad:
             raise ValueError(
                 f"{num_bad} of {len(rows)} rows of features hold NaN or infinity: "
-                "check the images and the network that computed them."
+                "check the images and the feature extractor."
             )

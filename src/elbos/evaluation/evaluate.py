@@ -85,7 +85,9 @@ def require_measurable(model: Model, config: EvaluationConfig, sampling: Samplin
     sampling.logsnrs(model.schedule)  # raises if there are none
     chosen_images(model, config)
     if config.floor and model.origin and model.origin.latents:
-        raise ValueError(f"The floor is one of pixel values, and {model.name} knows latents.")
+        raise ValueError(
+            f"The irreducible loss needs pixel values; {model.name} generates latents."
+        )
 
 
 def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:

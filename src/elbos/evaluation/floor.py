@@ -47,8 +47,8 @@ def measure_floors(
     num = len(train) if config.floor_images is None else config.floor_images
     if num > len(train):
         raise ValueError(
-            f"floor_images is {num}, and there are {len(train)} training images: give at most "
-            "so many."
+            f"floor_images is {num}, more than the {len(train)} training images: give a smaller "
+            "number."
         )
     labels = None if train.labels is None else train.labels.to(model.device)
     data = FiniteSet(train.x[:].to(model.device), model.dataset.num_levels, labels)

@@ -115,7 +115,7 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
     if not 2 <= num_images <= len(split):
         raise ValueError(
             f"The {config.split} split has {len(split)} images: "
-            f"{num_images} of them cannot be measured with a standard error."
+            f"num_images is {num_images}; give at least 2 and at most all images."
         )
     return torch.randperm(len(split), generator=generator(0))[:num_images]
 

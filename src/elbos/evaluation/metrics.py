@@ -235,7 +235,7 @@ def feature_sets(
         )
     if extractor.name != reference.extractor:
         raise ValueError(
-            f"The reference is of {reference.extractor}, and the samples would be of "
+            f"The extractor of the reference is {reference.extractor}, that of the samples "
             f"{extractor.name}: compute both with the same extractor."
         )
     if features is None:

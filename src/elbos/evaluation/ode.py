@@ -45,7 +45,7 @@ def measure_ode(
         condition: Images and labels.
         bound: The variational bound of each image, nats per dimension.
         config: What to measure.
-        start: Begins the progress.
+        start: Starts the progress display.
     """
     ode, num = config.ode, min(config.ode.num_images, len(condition))
     if num == 0:

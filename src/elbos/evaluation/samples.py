@@ -92,7 +92,7 @@ class Request(Typed):
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.out is not None and self.out.name in ("", ".."):
-            raise ValueError(f"out is {str(self.out)!r}: give the name of a file, without ending.")
+            raise ValueError(f"out is {str(self.out)!r}: give a file name without suffix.")
 
 
 @naming_lost_processes()

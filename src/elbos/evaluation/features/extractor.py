@@ -75,7 +75,7 @@ def extract(
     num, channels = x.shape[:2]
     if num == 0 or channels not in (1, 3):
         raise ValueError(
-            f"Features are of images, 1 or more, of 1 or 3 channels: there are {num} of {channels}."
+            f"Features need images with 1 or 3 channels; given are {num} of {channels} channels."
         )
     parts = []
     for batch in torch.split(x, BATCH_SIZE):
@@ -85,7 +85,7 @@ def extract(
     if len({part.pooled.shape[1] for part in parts}) > 1 or len(logits) not in (0, len(parts)):
         raise ValueError(
             f"{extractor.name} gives features of several lengths, or logits for some images only: "
-            "return as many of each for all images."
+            "return vectors of equal length for all images."
         )
     pooled = torch.cat([part.pooled for part in parts])
     return Features(pooled, torch.cat(logits) if logits else None)
