@@ -1,4 +1,4 @@
-"""Unions of the classes that a configuration may hold, which give the command line its choices.
+"""Classes that a configuration may hold, as unions from which tyro derives the command line.
 
 A part is chosen as a type, `weighting:sigmoid --weighting.k 3`. Its classes come from the tables of
 the mathematics, such as `weightings.WEIGHTINGS`: a new class is found here by its line there.

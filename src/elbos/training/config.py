@@ -48,7 +48,7 @@ class Config:
     """Prediction type of the network."""
 
     schedule: NoiseSchedule
-    """Distribution of the noise levels; it does not change the optimum."""
+    """Distribution of the noise levels in training, without effect on the optimum."""
 
     weighting: Weight
     """Weight of each noise level in the loss: the training objective."""
@@ -70,8 +70,8 @@ class Config:
     """Whether the network is conditioned on the class, where the data have classes."""
 
     label_dropout: float = 0.1
-    """Share of labels dropped in training, so that the network is conditional and unconditional, as
-    guidance needs it."""
+    """Probability of dropping a label in training, so that the network is conditional and
+    unconditional, as classifier-free guidance requires."""
 
     precision: Precision = "auto"
     """bf16 autocast or fp32. By default bf16 where the machine computes in it at least as fast."""

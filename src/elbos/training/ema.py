@@ -1,4 +1,4 @@
-r"""Averages of the weights with a memory in proportion to the steps, and their snapshots.
+r"""Power-function averages of the weights (EMA of growing width), and snapshots of averages.
 
 $$\bar\theta_t = \beta_t\,\bar\theta_{t-1} + (1 - \beta_t)\,\theta_t, \qquad
   \beta_t = (1 - 1/t)^{\gamma+1}.$$

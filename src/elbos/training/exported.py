@@ -1,4 +1,4 @@
-"""Weights of a run: of its checkpoints, of an export, and as initial weights of another run.
+"""Averaged weights of runs and exported models, for sampling or as initial weights.
 
 EXPORT/
     elbos.json         the run and the step, and the range of log-SNRs that it was trained on; for

@@ -1,4 +1,4 @@
-"""Loss of a training step as a module: noise, dropped labels and network."""
+"""Training loss as a module: noise, label dropout, network and objective."""
 
 from collections.abc import Callable
 

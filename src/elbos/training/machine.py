@@ -1,4 +1,4 @@
-"""Description of the machine, its memory allocator, and the precision that suits it.
+"""Description of the machine, setting of the memory allocator, and choice of the precision.
 
 A run uses bfloat16 where the machine computes in it at least as fast, else float32: processors
 without bfloat16 arithmetic emulate it a hundred times slower than float32. A run keeps the

@@ -1,4 +1,4 @@
-"""Default names of run directories: the preset and the differences from it.
+"""Default names of run directories: the preset and the settings that differ.
 
 Names are short and plain where the differences are: `digits`, `fashion-eps-normal`,
 `digits-lr-0.001`, `toy-schedule.memory-1000`. Where they are many, or hold a path or a function,

@@ -1,4 +1,4 @@
-"""User-defined networks, from Python or from a function in a file.
+"""User-defined networks, given in Python or by a function in a file.
 
 A network comes from Python (`fit`, `Run`) or from a function in a Python file, which the user names
 on the command line. A run directory holds its weights and its name, but no code, and nothing that

@@ -1,4 +1,4 @@
-r"""Nearest orthonormal matrices by Newton-Schulz steps, of many matrices at once.
+r"""Orthogonalization of many matrices at once by Newton-Schulz steps.
 
 Of $M = U S V^\top$ it is $U V^\top$. From $X = M / \|M\|_F$ a Newton-Schulz step goes to
 

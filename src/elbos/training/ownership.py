@@ -1,4 +1,4 @@
-"""Ownership of a run directory: the configuration and the data that it belongs to."""
+"""Ownership of a run directory: its one configuration and its one dataset."""
 
 import warnings
 from dataclasses import fields, replace

@@ -1,7 +1,7 @@
-"""Processes of one computation: their shares of the samples, and their communication.
+"""Processes of one computation: shares of the samples, and communication between processes.
 
-torchrun, `accelerate launch` and SLURM's `srun` start them and set their ranks in the environment.
-One process alone is the case of one.
+torchrun, `accelerate launch` and SLURM's `srun` start the processes and set ranks in the
+environment. A single process is the special case of one rank.
 """
 
 import atexit

@@ -1,4 +1,4 @@
-"""Sampling: settings, samples in batches with keyed noise, and their pictures as PNG."""
+"""Sampling: settings, samples in batches with keyed noise, and plots of samples as PNG."""
 
 import io
 import math
@@ -45,7 +45,7 @@ class Sampling(Typed):
     """Steps from noise to data."""
 
     guidance: float = 1.0
-    """Scale of classifier-free guidance; 1 is none."""
+    """Scale of classifier-free guidance; 1 turns guidance off."""
 
     guidance_min: float = -math.inf
     """Lowest log-SNR with guidance."""

@@ -1,4 +1,4 @@
-"""Checkpoints and snapshots of averages, written by a thread while the training goes on.
+"""Checkpoints and snapshots of averages, written by a thread during training.
 
 In each process a thread writes its part. A checkpoint takes two tasks, the parts and then the
 manifest; a task starts once all processes have finished the previous one. So all processes learn in

@@ -30,14 +30,14 @@ class Optimizer(Typed):
     """Decoupled weight decay."""
 
     warmup_images: int = 10_000
-    """Images over which the learning rate rises to its peak."""
+    """Images over which the learning rate rises linearly to its peak."""
 
     use_decay: bool = True
-    """Cosine decay of the learning rate to zero at the end of the training. Without it a run can be
-    extended as if it had been longer from the start."""
+    """Cosine decay of the learning rate to zero at the end of the training. A run without decay can
+    be extended as if it had been longer from the start."""
 
     max_grad_norm: float = 1.0
-    """Gradients with a larger norm are scaled down to it; metrics.jsonl has the share of steps."""
+    """Maximal norm of the gradient (clipping); metrics.jsonl has the share of clipped steps."""
 
     def __post_init__(self) -> None:
         require_positive(learning_rate=self.learning_rate, max_grad_norm=self.max_grad_norm)

@@ -1,4 +1,4 @@
-"""Experiment trackers of a run, by accelerate.
+"""Experiment trackers of a run, through accelerate.
 
 A resumed run is resumed in its trackers, by the identifiers in trackers.json. It repeats the steps
 after the checkpoint:

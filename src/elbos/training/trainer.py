@@ -1,4 +1,4 @@
-r"""Training: one loop, in the open.
+r"""Training loop: the steps, their losses and updates, and validation.
 
 Per step, with everything random a function of (seed, step, sample):
 

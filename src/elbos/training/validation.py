@@ -1,4 +1,4 @@
-"""Validation during training: a bound on held-out data, and a grid of samples."""
+"""Validation during training: the ELBO of held-out data, and a grid of samples."""
 
 import warnings
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ def validate(
 def require_measurable(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device
 ) -> None:
-    """Raise an error if validation fails, tested on all its samples at one noise level each."""
+    """Raise an error if validation fails on any sample, tested at one noise level each."""
     if data.validation is not None:
         grid = torch.arange(NUM_GRID_IMAGES) % len(data.validation)
         rows = torch.cat([_validation_rows(data.validation), grid])

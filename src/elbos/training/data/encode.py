@@ -1,4 +1,4 @@
-"""Encoding: the latents of images, computed once with a variational autoencoder, as shards.
+"""Encoding of images into shards of latents, computed once by a variational autoencoder.
 
 A shard is written beside its place, renamed, and noted as complete. Processes share the shards by
 their numbers: the next call, on any number of processes, makes the missing ones.

@@ -36,16 +36,16 @@ class Hub(Typed):
     """
 
     path: str
-    """A name on the Hub, a folder that `save_to_disk` wrote, or one of parquet files."""
+    """A name on the Hub, a folder that `save_to_disk` wrote, or a folder of parquet files."""
 
     name: str | None = None
-    """The configuration, where a data set has several."""
+    """Name of the dataset's configuration, if the dataset has several."""
 
     image: str = "image"
     """The column of pictures."""
 
     label: str | None = "label"
-    """The column of classes, if they are used."""
+    """The column of class labels; None ignores labels."""
 
     size: int = 64
     """Height and width after resizing and cropping, in pixels."""
@@ -58,7 +58,7 @@ class Hub(Typed):
     validation and test use the centre. Default: the entire picture."""
 
     skip_bad: bool = False
-    """Take the next picture for one that cannot be decoded, with a warning, instead of stopping."""
+    """Replace a picture that cannot be decoded by the next one, with a warning, not an error."""
 
     def __post_init__(self) -> None:
         if Path(self.path).expanduser().is_dir():  # runs resume from other folders

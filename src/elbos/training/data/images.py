@@ -1,4 +1,4 @@
-"""Encoded images by number, and their decoding into small RGB squares."""
+"""Archives of encoded images, and decoding into small RGB squares."""
 
 import abc
 import hashlib

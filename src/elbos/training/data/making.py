@@ -1,4 +1,4 @@
-"""Shards being written: the owner of their folder, and the shards that are complete.
+"""Writing of shards: ownership of the folder, and records of complete shards.
 
 OUT/
     making/source.json         the data and settings that the folder belongs to

@@ -1,4 +1,4 @@
-"""Packing: images decoded once into shards, by several threads.
+"""Packing of images: several threads decode all images once into shards.
 
 A shard is written beside its place, renamed, and noted as complete: the same call again makes the
 missing shards, and those whose images have changed since. Pillow releases Python's lock for nine

@@ -1,4 +1,4 @@
-r"""Packed images, and latents as the distributions that a variational autoencoder gives.
+r"""Packed images, and latents as Gaussian distributions from a variational autoencoder.
 
 `elbos data encode` stores the mean and the log-variance of each image's latents, in the units in
 which a network is trained, $\mu = (\mu_\text{VAE} - \text{shift}) \cdot \text{scale}$ and

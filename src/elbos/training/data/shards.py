@@ -1,4 +1,4 @@
-"""Packed data: samples of one shape, consecutive in files that are mapped into memory.
+"""Packed data: samples of one shape, stored consecutively in memory-mapped files.
 
 OUT/
     index.json       shape and dtype of a sample, classes, and for each split the number of samples

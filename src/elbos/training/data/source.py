@@ -1,4 +1,4 @@
-"""Samples by number, in memory or read on demand."""
+"""Samples indexed by number, in memory or read on demand."""
 
 import abc
 import hashlib

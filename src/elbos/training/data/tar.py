@@ -40,8 +40,8 @@ class Tar(Typed):
     """Images of WebDataset tars, decoded when they are read: 3xSIZExSIZE, 256 pixel values.
 
     Tars with the words train, val or test in their names are of these splits, else 5 % of the
-    pictures are for validation and 5 % for testing, chosen by a hash of their names. Bytes of
-    pictures are read where they lie, at random over all tars: the disk has to be good at that.
+    pictures are for validation and 5 % for testing, chosen by a hash of their names. Pictures are
+    read from the tars in random order, which needs a disk with fast random access.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Tar(Typed):
     """Height and width after resizing and cropping, in pixels."""
 
     label: str = "cls"
-    """Ending of the files that hold the number of a sample's class, if there are any."""
+    """Extension of the files that hold the class labels, if present."""
 
     flip: bool = False
     """Mirror half of the training pictures left to right, another half in each epoch."""
@@ -62,7 +62,7 @@ class Tar(Typed):
     validation and test use the centre. Default: the entire picture."""
 
     skip_bad: bool = False
-    """Take the next picture for one that cannot be decoded, with a warning, instead of stopping."""
+    """Replace a picture that cannot be decoded by the next one, with a warning, not an error."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "path", files.expanded(self.path))
