@@ -111,7 +111,7 @@ def require_alike(values: tuple[float, ...], device: torch.device) -> None:
     dist.all_reduce(greatest, dist.ReduceOp.MAX)
     if not torch.equal(least, greatest):
         raise ValueError(
-            "the processes differ in data, seed, noise levels or batch size: give every process "
+            "the processes differ in data, seeds, noise levels or batch sizes: give every process "
             "the whole dataset and the same settings."
         )
 

@@ -1,4 +1,5 @@
-r"""The loss by noise level of a training, from its own batches: no network is evaluated for it.
+r"""The training loss by noise level, from the batches of the training: no additional network
+evaluations.
 
 Every training computes the error of its network at random noise levels. As
 
@@ -35,7 +36,8 @@ class BinnedLoss:
     Attributes:
         edges: $k + 1$ rising log-SNRs.
         nats_per_dim: The means; None in a bin without samples.
-        standard_error: Of the means, as if all samples were independent; None below two samples.
+        standard_error: Standard errors of the means, as if all samples were independent; None below
+            two samples.
         num_samples: Samples in each bin.
     """
 
@@ -64,8 +66,8 @@ class BinnedLoss:
 class LossByLevel:
     r"""Running mean of the unweighted training loss in bins of log-SNR.
 
-    An update is a few small operations on the device of the losses, which nothing waits for. They
-    are deterministic: the same batches give the same bits.
+    An update is a few small operations on the device of the losses, without synchronization.
+    Results are deterministic: the same batches give the same bits.
 
     The losses of a batch, $\ell = \tfrac12\|\hat\epsilon - \epsilon\|^2$ per dimension, follow from
     what a training loop has:
@@ -79,8 +81,8 @@ class LossByLevel:
     from EDM's noise, `schedules.Flow().logsnr(t)` from times of rectified flow (1 is noise).
 
     Args:
-        levels: A schedule, whose ten bins each get a tenth of what it draws; or the edges of bins,
-            rising log-SNRs. Of a schedule that learns, the bins are those of its present density.
+        levels: A schedule, for ten bins of equal probability; or the bin edges, increasing
+            log-SNRs. For an adaptive schedule, the current density determines the bins.
 
     Raises:
         ValueError: If edges are fewer than two, not finite or not rising.
@@ -141,7 +143,7 @@ class LossByLevel:
 
         Args:
             is_shared: Whether all processes of `torch.distributed` make this call: each gets the
-                means over the batches of all. Default: those of this process.
+                means over the batches of all processes. Default: the means of this process.
 
         Raises:
             ValueError: If `is_shared`, and `torch.distributed` is not initialized.
@@ -179,7 +181,7 @@ class LossByLevel:
         """Restore running sums returned by `state_dict`.
 
         Raises:
-            ValueError: If it is of other bins.
+            ValueError: If the bins of the state differ.
         """
         own = torch.tensor(self.edges, dtype=torch.float64)
         edges, sums = state["edges"].cpu().double(), state["sums"]

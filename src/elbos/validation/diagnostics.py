@@ -1,4 +1,4 @@
-"""Checks of data and denoiser for mistakes that the number of a validation would not show."""
+"""Checks of data and denoiser for mistakes that the bound of a validation would not reveal."""
 
 import math
 import warnings
@@ -17,11 +17,11 @@ from elbos.theory.process import align, alpha_sigma
 from elbos.validation.estimate import Estimate
 
 NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256
-NUM_CHECKED = 4  # samples that are given to the denoiser again
+NUM_CHECKED = 4  # samples on which the denoiser is called again
 _OTHER_DEVICE = "same device", "expected device", "torch.cuda."  # of torch's errors
-MAX_CHANGE = 1e-3  # of the estimate of a batch that is given again: order of additions on a GPU
-USER = 5  # levels of the stack from here to the line that calls the validator
-MAX_MISFIT = 0.05  # of the noisy data: rounding in bfloat16, and to the nearest of 1,000 steps
+MAX_CHANGE = 1e-3  # of the estimate when repeated: GPUs vary the order of additions
+USER = 5  # stack levels from here to the caller of the validator
+MAX_MISFIT = 0.05  # relative to z: rounding to bfloat16 and to the nearest of 1,000 steps
 
 
 class TimeIgnoredWarning(UserWarning):
@@ -54,13 +54,13 @@ def explained_types(x: Tensor) -> Iterator[None]:
     except RuntimeError as error:
         if any(part in str(error) for part in _OTHER_DEVICE):
             raise ValueError(
-                f"the network does not take data on {x.device} ({flat(error)}): say where it is, "
+                f"the network does not take data on {x.device} ({flat(error)}): give its device, "
                 "as in validator(denoiser, device='cuda')."
             ) from error
         if "type" not in str(error):
             raise
         raise ValueError(
-            f"the network does not take {x.dtype} ({flat(error)}): convert what it is given, as in "
+            f"the network does not take {x.dtype} ({flat(error)}): convert the input, as in "
             "lambda z, logsnr: network(z.to(torch.bfloat16), logsnr)."
         ) from error
 
@@ -96,8 +96,8 @@ def warn_if_blind(
     low, high = (denoiser.output(x, torch.full((len(x),), end).to(x), cond) for end in ends)
     if torch.equal(low, high) and low.any():
         warnings.warn(
-            f"the network returns the same at log-SNR {ends[0]:g} and {ends[1]:g}: it takes no "
-            "account of its second argument.",
+            f"the network returns the same at log-SNR {ends[0]:g} and {ends[1]:g}: it "
+            "ignores its second argument.",
             TimeIgnoredWarning,
             stacklevel=USER,
         )
@@ -125,8 +125,8 @@ def warn_if_varying(
         if (found := change(num)) > most:
             warnings.warn(
                 f"the denoiser's estimates are {100 * found:.2g} % off when a batch is given {how},"
-                " as those of a network in training mode: the validator sets the mode only of what "
-                "a denoiser names as its network; call network.eval() of others.",
+                " as those of a network in training mode: the validator sets evaluation mode only "
+                "of modules reachable from the denoiser; call network.eval() for others.",
                 VaryingEstimatesWarning,
                 stacklevel=USER,
             )
@@ -143,7 +143,7 @@ def require_consistent(
     linear parameterization; raise a ValueError for swapped estimates.
 
     Raises:
-        ValueError: If the two are interchanged: that holds with them in each other's places.
+        ValueError: If the equation holds with $\hat x$ and $\hat\epsilon$ swapped.
     """
     alpha, sigma = alpha_sigma(align(logsnr, z))
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from elbos.base.philox import Purpose, Stream
 
-PILOT, FIXED = 2**32 - 1, 2**32 - 2  # the pilot's round, that of fixed levels; others are from 0
+# Rounds of the pilot and of fixed noise levels; other rounds count from 0.
+PILOT, FIXED = 2**32 - 1, 2**32 - 2
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Draws:
     """Random noise levels and noise for `num` samples, determined by a seed.
 
     Attributes:
-        seed: Seed, from 0.
-        num: Samples, $n$.
+        seed: Random seed, 0 or greater.
+        num: Number of samples, $n$.
     """
 
     seed: int

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from scipy.stats import t as student
 from torch import Tensor
 
-# Measurement errors of these shares of the sampling error add 12 % and 0.1 % to the standard error:
-# little, where no round reaches the target, and nothing that would be worth hundreds of rounds.
+# Measurement errors of these fractions of the sampling error add 12 % and 0.1 % to the standard
+# error. LITTLE stops the rounds where none can reach the target; NOTHING avoids hundreds of rounds
+# without effect.
 LITTLE, NOTHING = 0.5, 0.05
 
 
@@ -19,11 +20,11 @@ class Estimate:
 
     Attributes:
         mean: The estimate.
-        standard_error: As an estimate of the mean over all samples there could be: it counts that
-            these are some of them, and the noise and noise levels.
-        measurement_error: As an estimate of the mean over these samples: noise and noise levels
-            alone. NaN from a single round.
-        num: Samples.
+        standard_error: Standard error of the mean as an estimate of the population mean: from the
+            choice of samples, the noise and the noise levels.
+        measurement_error: Standard error of the mean as an estimate of the mean over these samples:
+            from noise and noise levels only. NaN for a single round.
+        num: Number of samples.
     """
 
     mean: float
@@ -35,11 +36,11 @@ class Estimate:
     def from_rounds(cls, values: Float[Tensor, "n r"], *, is_lattice: bool) -> "Estimate":
         r"""Estimate the mean, with errors, from values of $n \ge 2$ samples in each of $r$ rounds.
 
-        If the noise levels are a lattice over all samples, these are given in its order: what the
-        levels contribute is nearly the same for two neighbours, and nearly nothing to the mean. So
-        errors follow from the differences of neighbours,
-        $\tfrac1{2n}\overline{(v_{i+1} - v_i)^2}$, as for any systematic sample. Else, as for some
-        of the samples, they follow from the scatter.
+        If the noise levels form a lattice over all samples, give the samples in its order: the
+        contribution of the noise levels is then nearly equal for neighbours and nearly cancels in
+        the mean. So errors follow from the differences of neighbours,
+        $\tfrac1{2n}\overline{(v_{i+1} - v_i)^2}$, as for any systematic sample. Otherwise, for
+        example for a subset of the samples, errors follow from the variance.
 
         References:
             Wolter (2007), Introduction to Variance Estimation, section 8.2

@@ -2,10 +2,10 @@ r"""Losses measured at many noise levels of many samples, from which any integra
 follows.
 
 The bound, a weighted loss under any weighting, the loss at a noise level and the ELBO at every one
-are all integrals $\int h(\lambda)\,\mathbb E\,\ell\,d\lambda$ of the same loss
-$\ell = \tfrac12\|\hat\epsilon - \epsilon\|^2$. Measured at levels drawn from any density $p$, each
-sample gives an unbiased estimate of each of them, and what makes the estimate precise is the same
-for all:
+are all integrals $\int h(\lambda)\,\mathbb E\,\ell\,d\lambda$ of the same loss $\ell =
+\tfrac12\|\hat\epsilon - \epsilon\|^2$. Measured at levels drawn from any density $p$, each sample
+gives an unbiased estimate of each integral, and the same techniques make all of these estimates
+precise:
 
 $$\int h\,g\,d\lambda
   + \frac1m \sum_{k=1}^m h(\lambda_k)\,\frac{\ell_k - g(\lambda_k)}{p(\lambda_k)}.$$
@@ -31,8 +31,8 @@ from torch import Tensor
 from elbos.theory.schedules import Schedule
 from elbos.validation.estimate import Estimate
 
-NUM_BINS = 48  # of the pilot: half a unit of log-SNR, on which loss curves are straight
-NUM_CELLS = 1000 * NUM_BINS  # of integrals over the control variate, whose h may jump anywhere
+NUM_BINS = 48  # of the pilot: half a unit of log-SNR, on which loss curves are nearly linear
+NUM_CELLS = 1000 * NUM_BINS  # of integrals over the control variate: h may jump anywhere
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class Measurements:
     r"""Losses of $n$ samples in $r$ independent rounds, at $m$ noise levels in each.
 
     Attributes:
-        schedule: What the levels were drawn from; its density is $p$.
+        schedule: Distribution of the noise levels, with density $p$.
         logsnr: The levels, float64.
         loss: $\ell$ at them, nats per dimension, float64.
-        control: $g$, known before these losses were; zero for none.
-        is_lattice: Whether the levels of all samples together are evenly spread, as those of some
-            of them are not.
+        control: The control variate $g$, fitted on other losses; None means zero.
+        is_lattice: Whether the levels of all samples together form a lattice; False for a subset of
+            samples.
     """
 
     schedule: Schedule
@@ -107,8 +107,8 @@ class Measurements:
         r"""Estimate the integral $\int h\,\ell\,d\lambda$ for each sample, in each round.
 
         Args:
-            h: A function of log-SNR: one for the diffusion term of the bound, a weighting for its
-                loss, a step for the ELBO at a noise level.
+            h: A function of log-SNR: constant one for the diffusion term of the bound, a weighting
+                for the weighted loss, a step function for the ELBO at a noise level.
         """
         known = 0.0 if self.control is None else self.control.integral(h)
         return known + (h(self.logsnr) * self._residual).mean(2)

@@ -1,4 +1,6 @@
-"""Validation numbers side by side, each with its error and what it weighs."""
+"""Table of validation losses by several protocols, with standard errors, noise levels and
+weights.
+"""
 
 from collections.abc import Mapping
 
@@ -15,7 +17,7 @@ def protocols_table(bound: Validation, measured: Mapping[FixedLevels, Estimate])
 
     Args:
         bound: The validation of a denoiser.
-        measured: The numbers of the same denoiser by other protocols.
+        measured: Validation losses of the same denoiser by other protocols.
 
     Examples:
         protocol = protocols.equispaced_times()

@@ -1,4 +1,4 @@
-"""The first pass: of how many losses it is, and what further ones are measured with."""
+"""The pilot, a first pass: its size, and the density and control variate fitted to it."""
 
 import math
 
@@ -7,10 +7,10 @@ import torch
 from elbos.theory.adaptive import Adaptive
 from elbos.validation.measurements import NUM_BINS, ControlVariate, Measurements
 
-MIN_PILOT_TIMES = 32  # of a sample
-MIN_LOSSES_PER_BIN = 25  # fewer say little about the scatter of losses there
+MIN_PILOT_TIMES = 32  # noise levels per sample
+MIN_LOSSES_PER_BIN = 25  # for a usable estimate of the variance in a bin
 MIN_PILOT_SAMPLES = math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / MIN_PILOT_TIMES)
-MIN_TUNING_SAMPLES = 8  # others than these may be of another kind: of a mixture, 5 double the error
+MIN_TUNING_SAMPLES = 8  # fewer may miss a component of the data: 5 double the error on a mixture
 
 
 def num_pilot_times(num_samples: int) -> int:

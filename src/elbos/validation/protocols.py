@@ -1,5 +1,5 @@
-r"""Validation losses as others report them, to be reproduced and compared: means over a few fixed
-noise levels.
+r"""Validation losses in common use, for reproduction and comparison: means over a few fixed noise
+levels.
 
 The squared error of any prediction $y = a x + b\epsilon$ is that of the noise times a factor, so
 that such a mean weighs the loss $\ell = \tfrac12\|\hat\epsilon - \epsilon\|^2$ at $m$ noise levels,
@@ -8,10 +8,10 @@ and none between them:
 $$\frac1m \sum_{k=1}^m \mathbb E\|\hat y - y\|^2
   = \frac2m \sum_{k=1}^m \Bigl(b - a\frac{\sigma}{\alpha}\Bigr)^2 \ell(\lambda_k).$$
 
-Whatever a model gains elsewhere it does not see, and it is no bound on a likelihood.
+Such a mean ignores gains at all other noise levels, and is not a bound on the likelihood.
 
-The mean by part of the noise levels of a training, such as its deciles, sees them all: it is an
-integral of $\ell$ like the bound, and follows from the same evaluations.
+Means over parts of the noise levels of a training, such as deciles, cover all levels: they are
+integrals of $\ell$ like the bound, and follow from the same evaluations.
 """
 
 from dataclasses import dataclass
@@ -40,9 +40,9 @@ class FixedLevels:
     noise.
 
     Attributes:
-        name: What it is called.
+        name: Name of the protocol in tables.
         logsnr: The noise levels.
-        parameterization: What the error is of.
+        parameterization: The prediction type whose squared error is measured.
     """
 
     name: str
@@ -82,9 +82,9 @@ class LevelParts:
         2m\,p(\lambda) \Bigl(b - a\frac{\sigma}{\alpha}\Bigr)^2 \ell(\lambda)\,d\lambda.$$
 
     Attributes:
-        schedule: What the noise levels of the training are drawn from, $p$.
-        parameterization: What the error is of.
-        num: Parts, $m$. Default: deciles.
+        schedule: Distribution $p$ of the noise levels in training.
+        parameterization: The prediction type whose squared error is measured.
+        num: Number of parts, $m$. Default: deciles.
     """
 
     schedule: Schedule
@@ -109,7 +109,7 @@ class LevelParts:
         """Estimate the mean squared error in each part from a validation.
 
         Raises:
-            ValueError: If the schedule has noise levels that the validation has not.
+            ValueError: If the schedule's log-SNR range is not within that of the validation.
         """
         found = result.measurements
         self._require_within(found.schedule.logsnr_min, found.schedule.logsnr_max)
@@ -162,7 +162,7 @@ def fixed_steps(*steps: int) -> FixedLevels:
     counted from 0. Default: 200, 400, 600 and 800.
 
     Raises:
-        ValueError: If there is no such step.
+        ValueError: If a step is not in 0..999.
     """
     steps = steps or (200, 400, 600, 800)
     if not all(0 <= step < NUM_STEPS for step in steps):

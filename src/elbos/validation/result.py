@@ -1,4 +1,4 @@
-"""The result of a validation: the losses of every sample, and whatever follows from them."""
+"""The result of a validation: the losses of every sample, and all quantities derived from them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 NATS_PER_BIT = math.log(2)
-NUMS_OF_BINS = (NUM_BINS, 24, 12, 6, 3)  # by how many levels were measured, not by where
-LEVELS_PER_BIN = 20  # in the mean: a tuned density has a tenth of them in its emptiest bin
+NUMS_OF_BINS = (NUM_BINS, 24, 12, 6, 3)  # chosen by the number of measured levels
+LEVELS_PER_BIN = 20  # on average: the emptiest bin of a tuned density has a tenth of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,8 @@ class Curve:
     Attributes:
         logsnr: The noise levels.
         nats_per_dim: The estimates.
-        standard_error: As estimates of the mean over all images there could be.
-        measurement_error: As estimates of the mean over the images that were measured.
+        standard_error: Standard errors as estimates of the population mean.
+        measurement_error: Standard errors as estimates of the mean over the measured samples.
     """
 
     logsnr: tuple[float, ...]
@@ -67,9 +67,10 @@ class Validation:
         measurements: The losses $\ell$ at noise levels of each sample.
         prior: KL divergence from the prior; nats per dimension.
         decoder: Loss of the decoder in each round; nats per dimension.
-        num_levels: $K$ of discrete data. None: of continuous data the bound is one on a density, in
-            the units of the data; of latents it is known up to a constant, and differences count.
-        labels: The class of each sample, if that is what the network was told.
+        num_levels: $K$ of discrete data. None for continuous data: the bound is then on a density,
+            in the units of the data; for latents it is known up to a constant, and only differences
+            are meaningful.
+        labels: Class label of each sample, if the network was conditioned on class labels.
     """
 
     measurements: Measurements
@@ -132,7 +133,7 @@ class Validation:
         spaced in log-SNR.
 
         Args:
-            max_num_bins: The most bins, 3 or more.
+            max_num_bins: Maximum number of bins, 3 or more.
         """
         found, edges = self.measurements, self._edges(max_num_bins)
         middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
@@ -168,7 +169,7 @@ class Validation:
         """Return the validation restricted to some samples, given by index or mask.
 
         Raises:
-            ValueError: If they are fewer than two, or one is there twice.
+            ValueError: If fewer than two samples are selected, or one is selected twice.
         """
         rows = torch.arange(len(self.prior))[index]
         if len(set(rows.tolist())) < max(2, len(rows)):
@@ -197,13 +198,13 @@ class Validation:
         dimension; samples and noise are shared, so most of the variance cancels.
 
         Raises:
-            ValueError: If they are of other samples, or other draws.
+            ValueError: If the validations differ in samples, noise levels or noise.
         """
         own, others = self.measurements, other.measurements
         if own.logsnr.shape != others.logsnr.shape or not torch.equal(own.logsnr, others.logsnr):
             raise ValueError(
-                "the two validations have other noise levels: compare those of one Validator, "
-                "with as many rounds."
+                "the two validations differ in noise levels: compare results of one Validator "
+                "with equally many rounds."
             )
         if self.num_levels != other.num_levels:
             raise ValueError(
@@ -219,8 +220,8 @@ class Validation:
         """Write the validation to a safetensors file, atomically; links are not followed.
 
         Raises:
-            OSError: If it cannot be written; it names `path`.
-            ValueError: If the noise levels are of a schedule that is none of elbos.
+            OSError: If the file cannot be written; the error names `path`.
+            ValueError: If the noise schedule is not a class of elbos.
         """
         saved.write(Path(path), *self._parts())
 
@@ -229,14 +230,14 @@ class Validation:
         """Load a validation written by `save`, without executing code.
 
         Raises:
-            OSError: If it cannot be read; it names `path`.
-            ValueError: If it is damaged, of another version, or something else.
+            OSError: If the file cannot be read; the error names `path`.
+            ValueError: If the file is damaged, of another version, or not a validation.
         """
         path = Path(path)
         try:
             return cls._from_parts(*saved.read(path))
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is no validation that can be read: {flat(error)}.") from error
+            raise ValueError(f"{path} is not a readable validation: {flat(error)}.") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the validation to JSON values, including the losses of every sample."""
@@ -252,7 +253,7 @@ class Validation:
             TypeError: If tensors are not of numbers.
         """
         if not (isinstance(data, Mapping) and isinstance(data.get("tensors"), Mapping)):
-            raise ValueError("this is no validation: give what to_dict gave.")
+            raise ValueError("this is not a validation: give the result of to_dict.")
         return cls._from_parts(
             {
                 name: torch.tensor(values, dtype=torch.int64 if name == "labels" else torch.float64)
@@ -270,7 +271,7 @@ class Validation:
         """Split a validation into named tensors and JSON values.
 
         Raises:
-            ValueError: If its noise schedule is none of elbos.
+            ValueError: If the noise schedule is not a class of elbos.
         """
         found, schedule = self.measurements, self.measurements.schedule
         saved.require_readable(schedule)
@@ -301,7 +302,7 @@ class Validation:
             ValueError: If something is missing, or does not fit the rest.
         """
         if not isinstance(data, Mapping) or data.get("version") != saved.VERSION:
-            raise ValueError(f"it is none of version {saved.VERSION}")
+            raise ValueError(f"it is not of version {saved.VERSION}")
         try:
             saved.require_fit(tensors, data["num_levels"], data["is_lattice"])
             schedule = codec.decode(Schedule, data["schedule"], "schedule")

@@ -20,7 +20,7 @@ from elbos.theory.schedules import Schedule
 VERSION = 1
 ROUNDING = 1e-6  # of levels beyond the ends
 _TEXT, _DIGEST = "elbos.Validation", "sha256"  # entries of the metadata
-STATE = "schedule."  # how the names of a schedule's tensors begin
+STATE = "schedule."  # prefix of the names of a schedule's tensors
 Tensors = Mapping[str, Tensor]
 
 
@@ -28,7 +28,7 @@ def write(path: Path, tensors: Tensors, data: Mapping[str, Any]) -> None:
     """Write the tensors and JSON values of a validation to a file, and create its folder.
 
     Raises:
-        OSError: If they cannot be written; it names `path`.
+        OSError: If the file cannot be written; the error names `path`.
     """
     with needs("train"):
         import safetensors.torch
@@ -42,22 +42,22 @@ def read(path: Path) -> tuple[dict[str, Tensor], Any]:
     """Read the tensors and JSON values of a validation from a file written by `write`.
 
     Raises:
-        OSError: If they cannot be read; it names `path`.
-        ValueError, RecursionError: If the file is damaged, or something else.
+        OSError: If the file cannot be read; the error names `path`.
+        ValueError, RecursionError: If the file is damaged, or not a validation.
     """
     with needs("train"):
         from safetensors import SafetensorError, safe_open
-    files.regular(path)  # safetensors names no file
+    files.regular(path)  # safetensors' own errors name no file
     try:
         with safe_open(path, framework="pt") as file:
             text, digest = (file.metadata() or {}).get(_TEXT), (file.metadata() or {}).get(_DIGEST)
             if text is None:
-                raise ValueError("it holds something else")
+                raise ValueError("it holds no validation")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     if digest != _digest(tensors, text):
-        raise ValueError("it is not as it was written")
+        raise ValueError("its checksum does not match")
     return tensors, json.loads(text)
 
 
@@ -69,8 +69,8 @@ def require_readable(schedule: Schedule) -> None:
         is_same = False
     if not is_same:
         raise ValueError(
-            f"the noise schedule {schedule!r} is none of elbos and cannot be written: validate "
-            "with another one."
+            f"the noise schedule {schedule!r} is not a class of elbos and cannot be written: "
+            "validate with another schedule."
         )
 
 

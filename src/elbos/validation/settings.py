@@ -1,4 +1,4 @@
-"""How a validation is made, whatever its result: batches, processes, devices, and what is kept."""
+"""Settings that do not change the result of a validation: batches, processes, devices, storage."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +54,7 @@ class Settings:
         """Return settings with device and precision inferred from a denoiser.
 
         Raises:
-            ValueError: If `cond` is not of all samples, or `device` is no device.
+            ValueError: If `cond` does not cover all samples, or `device` is not a device.
         """
         require_length(cond, num_samples)
         own = device_of(denoiser, device), dtype_of(denoiser)
@@ -100,8 +100,8 @@ def evaluating(denoiser: Denoise) -> Iterator[None]:
     """Set the denoiser's modules to evaluation mode in the `with` block; restore each mode
     afterwards.
 
-    Both by `train`, as in a loop: a module may do more there, such as swap its weights with their
-    average.
+    The mode is set by `train` and `eval`, since a module may override these, for example to swap in
+    averaged weights.
     """
     roots = modules(denoiser)
     modes = [(module, module.training) for root in roots for module in root.modules()]
@@ -110,8 +110,8 @@ def evaluating(denoiser: Denoise) -> Iterator[None]:
     try:
         yield
     finally:
-        for module, mode in modes:  # each before those within it
+        for module, mode in modes:  # a module before its submodules
             if module.training != mode:
                 module.train(mode)
-        for module, mode in modes:  # one that is within two has followed the later of them
+        for module, mode in modes:  # a submodule of two parents took the mode of the later one
             module.training = mode

@@ -1,4 +1,4 @@
-"""The ELBO of any denoiser on a held-out set, in anybody's training loop."""
+"""The ELBO of any denoiser on a held-out set, callable from any training loop."""
 
 import copy
 import hashlib
@@ -38,8 +38,8 @@ from elbos.validation.pilot import fit, num_pilot_times, require_many
 from elbos.validation.result import NATS_PER_BIT, Validation
 from elbos.validation.settings import Parts, Settings, Tensors, evaluating
 
-ROUND_TIMES = 4  # of a sample
-MAX_ROUNDS = 1000  # with a target that few samples, all alike, come near to for ever
+ROUND_TIMES = 4  # evaluations per sample and round
+MAX_ROUNDS = 1000  # with a target that few, nearly equal samples approach only slowly
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,21 @@ class Validator(Typed):
     processes, and two denoisers are compared on the same draws (`Validation.difference`).
 
     Attributes:
-        data: In [-1, 1] or latents: a tensor `[n, ...]` or a dataset, `data[i]` is `x` or
-            `(x, cond)`, without augmentation. Of a single sample the standard error is NaN.
+        data: Held-out data in [-1, 1], or latents: a tensor `[n, ...]` or a dataset whose `data[i]`
+            is `x` or `(x, cond)`, without augmentation. With a single sample the standard error is
+            NaN.
         num_levels: $K$, if the data are discrete, $2k/(K-1) - 1$. Default: continuous data.
         logsnr_min: $\lambda_\min$. Default: -10, where the prior's loss is below 1e-4 bits/dim.
-        logsnr_max: $\lambda_\max$. Default: 13.3, VDM's for 8-bit images. What a denoiser of a
-            table of steps was trained for may end before: give its end.
+        logsnr_max: $\lambda_\max$. Default: 13.3, VDM's for 8-bit images. A denoiser trained on a
+            table of steps may end earlier: give the end of its table.
         num_evaluations: Function evaluations of each sample, a multiple of 4. Default: 8.
-        seed: Of noise and noise levels.
-        schedule: What the levels are drawn from; it changes errors, not the mean. Default: uniform
-            in log-SNR. `tuned` has a better one.
-        control: The control variate, which changes errors, not the mean. Default: none.
+        seed: Seed of noise and noise levels.
+        schedule: Distribution of the noise levels; it affects errors, not the mean. Default:
+            uniform in log-SNR. `tuned` fits a better one.
+        control: The control variate, which affects errors, not the mean. Default: none.
 
     Raises:
-        ValueError: If the ends are no interval, numbers are out of range, or there is no sample.
+        ValueError: If the log-SNR range is empty, numbers are out of range, or there is no sample.
 
     Examples:
         >>> from elbos import oracles
@@ -104,10 +105,10 @@ class Validator(Typed):
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.num_levels is not None and self.num_levels < 2:
             raise ValueError(f"num_levels is {self.num_levels}: give 2 or more, or None.")
-        self._even  # noqa: B018, raises if the ends are no interval
+        self._even  # noqa: B018, raises if the log-SNR range is empty
         object.__setattr__(
             self, "schedule", copy.deepcopy(self.schedule)
-        )  # others may go on learning
+        )  # the original may go on learning
         ends = [self.logsnr_min, self.logsnr_max]
         others = [[self._schedule.logsnr_min, self._schedule.logsnr_max]]
         if self.control is not None:
@@ -168,24 +169,25 @@ class Validator(Typed):
         with modules in evaluation mode.
 
         Args:
-            denoiser: Estimates data and noise, such as `elbos.Denoiser(network, V())` or what
-                `elbos.adapters` make of other people's networks.
+            denoiser: Estimates data and noise, such as `elbos.Denoiser(network, V())` or the
+                adapters of `elbos.adapters` for other projects' networks.
             cond: The condition of all samples, `[n, ...]`. Default: that in the data.
             batch_size: Function evaluations at once.
-            target_se: A standard error, in bits/dim, until which more rounds of 4 evaluations are
-                made; or, with a warning, until noise and noise levels contribute half of the error
-                that the samples' own scatter leaves, where that is larger.
-            is_shared: Whether all processes of `torch.distributed` make this call and share its
-                work; they get the same result. Default: every process that calls does all of it.
-            device: Where the denoiser is. Default: where its parameters are, or the CPU.
-            parts: Where finished parts are kept, so that the same call resumes: a place of this
-                denoiser and these data alone. Processes that share the work keep their own parts,
-                and need copies of the network that are whole. Default: nowhere.
-            start: Begins the progress. Default: none is shown.
+            target_se: Target standard error in bits/dim: rounds of 4 evaluations are added until it
+                is reached. If the scatter of the samples alone exceeds the target, rounds stop,
+                with a warning, once the measurement error is half of the sampling error.
+            is_shared: Whether all processes of `torch.distributed` make this call and share the
+                work; all get the same result. Default: each calling process does all the work.
+            device: Device of the denoiser. Default: the device of its parameters, or the CPU.
+            parts: Store of finished parts, so that the same call resumes; use one store per
+                denoiser and dataset. Processes that share the work store their own parts, and need
+                unsharded copies of the network. Default: no store.
+            start: Starts a progress display. Default: none.
 
         Raises:
-            ValueError: If a loss is not finite, the denoiser returns no pair of estimates like the
-                data, discrete data have other values, or `cond` is not of all samples.
+            ValueError: If a loss is not finite, the denoiser does not return a pair of estimates in
+                the shape of the data, discrete data have other values, or `cond` does not cover all
+                samples.
         """
         if target_se is not None:
             require_positive(target_se=target_se)
@@ -237,14 +239,15 @@ class Validator(Typed):
 
         Args:
             denoiser: Estimates data and noise.
-            num_samples: Samples, the first. Default: 500, as many evaluations as 8 of 2,000.
-            num_times: Noise levels of each. Default: 32, or as many more as few samples take.
+            num_samples: Number of samples, taken from the start of the data. Default: 500, as many
+                evaluations as a validation of 2,000 samples.
+            num_times: Noise levels per sample. Default: 32, or more if there are few samples.
             cond: The condition of all samples, `[n, ...]`.
             batch_size: Function evaluations at once.
             is_shared: Whether the processes share the work.
-            device: Where the denoiser is.
-            parts: Where finished parts are kept.
-            start: Begins the progress.
+            device: Device of the denoiser.
+            parts: Store of finished parts.
+            start: Starts a progress display.
         """
         require_positive(num_samples=num_samples)
         if num_times is not None:
@@ -299,7 +302,7 @@ class Validator(Typed):
         fewer evaluations for the same error, for every denoiser compared with it.
 
         Raises:
-            ValueError: If the pilot is of fewer than 8 samples, and of fewer than there are.
+            ValueError: If the pilot has fewer than 8 samples although the dataset has more.
         """
         require_many(len(pilot), len(self))
         schedule, control = fit(pilot)
@@ -344,7 +347,7 @@ class Validator(Typed):
                 found.append((blocks[i][own], {key: value[own] for key, value in tensors.items()}))
                 advance(levels.numel(), is_kept)
 
-        if settings.is_shared and settings.parts is not None:  # some have done theirs before
+        if settings.is_shared and settings.parts is not None:  # some may find theirs finished
             together(compute)
         else:
             compute()

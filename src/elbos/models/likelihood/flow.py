@@ -45,8 +45,8 @@ from elbos.models.likelihood.terms import at_least_single, require_levels
 from elbos.theory.denoiser import Denoise, estimate
 from elbos.theory.process import alpha_sigma
 
-MAX_STEP = 1.0  # in log-SNR: longer ones can pass over all that happens to N(0, 0.9^2) unnoticed
-MAX_NUM_STEPS = 1000  # of six evaluations: what takes more is not smooth
+MAX_STEP = 1.0  # in log-SNR: longer steps can miss the whole evolution of N(0, 0.9^2)
+MAX_NUM_STEPS = 1000  # of six evaluations: smooth flows need fewer
 
 Dequantize = Callable[
     [torch.Size, float, float, torch.Generator | None],
@@ -107,7 +107,7 @@ class FlowLikelihood:
     num_evaluations: int
 
 
-@torch.inference_mode(mode=False)  # in which nothing could have gradients
+@torch.inference_mode(mode=False)  # inference mode would exclude gradients
 @torch.no_grad()
 def flow_likelihood(
     denoiser: Denoise,
@@ -161,7 +161,7 @@ def flow_likelihood(
             "give finite ends, the first below the second."
         )
     x = at_least_single(x)
-    cond = map_tensors(torch.clone, cond)  # those made in inference mode have no backward pass
+    cond = map_tensors(torch.clone, cond)  # tensors made in inference mode have no backward pass
     level = torch.tensor(logsnr_max, dtype=torch.float64)
     nats = torch.full(x.shape[:1], -0.5 * logsigmoid(level).item()).to(x)  # of x, not alpha x
     if num_levels is not None:
@@ -206,7 +206,7 @@ class _Flow:
         self, logsnr: Float[Tensor, ""], state: tuple[Tensor, Tensor]
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
         self.num_evaluations += 1
-        logsnr = logsnr.clamp(min=self.logsnr_min)  # the solver's guess of a first step has no end
+        logsnr = logsnr.clamp(min=self.logsnr_min)  # the first trial step may leave the range
         with torch.enable_grad():
             z = state[0].detach().requires_grad_()
             _, eps_hat = estimate(self.denoiser, z, logsnr[None], self.cond)
@@ -246,7 +246,7 @@ def _solve(
     levels = torch.tensor(ends, dtype=z.dtype, device=z.device)
     options = {
         "norm": _worst_image,
-        "step_t": levels[1:],  # or the last step evaluates the network beyond the end
+        "step_t": levels[1:],  # otherwise the last step evaluates the network beyond the end
         "max_step": MAX_STEP,
         "max_num_steps": MAX_NUM_STEPS,
         "dtype": z.dtype,  # of levels: float64, torchdiffeq's own choice, is not on all devices

@@ -50,10 +50,10 @@ def eps_loss(
         generator: Source of the noise, on the CPU.
 
     Returns:
-        `[b]`, without a gradient: train on `Objective`.
+        `[b]`, without a gradient: use `Objective` for training.
 
     Raises:
-        ValueError: If the denoiser returns no pair of estimates.
+        ValueError: If the denoiser does not return a pair of estimates.
     """
     if eps is None:
         eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
@@ -138,8 +138,8 @@ def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
     """Raise a ValueError unless `num_levels` is at least 2 and every number in `x` is a pixel value
     $2k/(K-1) - 1$, to 5 % of the spacing.
 
-    So rounding to float16 passes, and data in [0, 1], of which every other value is half a step
-    off, or of 0 to 255 do not.
+    Data rounded to float16 pass; data in [0, 1], where every other value is half a step off, or in
+    0..255 do not.
     """
     if num_levels < 2:
         raise ValueError(
@@ -161,8 +161,8 @@ def warn_if_unresolved(logsnr_max: float, num_levels: int | None) -> None:
     r"""Warn if noise at $\lambda_\max$ blurs neighbouring pixel values: if their distance
     $\tfrac{2}{K-1} e^{\lambda_\max/2}$ is below 6 standard deviations of the noise.
 
-    The decoder, which knows nothing but the noisy pixel, then pays: for 17 values that are equally
-    likely 0.14 bits/dim at 4.1 standard deviations, 0.008 at 6.2.
+    The decoder sees only the noisy pixel, so that its loss then increases: for 17 equally likely
+    values by 0.14 bits/dim at 4.1 standard deviations, by 0.008 at 6.2.
 
     Args:
         logsnr_max: The clean end of the noise levels.

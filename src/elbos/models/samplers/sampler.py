@@ -15,7 +15,7 @@ from elbos.theory.process import align, alpha_sigma
 from elbos.theory.schedules import Schedule
 
 Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-r"""From $z$ and log-SNR to $(\hat x, \hat\epsilon)$, the condition being given already."""
+r"""Function from $z$ and log-SNR to $(\hat x, \hat\epsilon)$, at a fixed condition."""
 
 Noise = Callable[[], Tensor]
 """Standard normal noise like $z$, drawn anew by each call."""
@@ -42,10 +42,11 @@ class Sampler(Typed, abc.ABC):
             denoiser: Estimates data and noise.
             z: Noisy data at the first level, in float32 or float64.
             logsnrs: Noise levels, increasing, `[n + 1]` for n steps: `grid` makes them.
-            cond: What the denoiser is conditioned on, in whatever form it takes.
+            cond: The condition, in any form that the denoiser accepts.
             generator: Source of the noise that is added, on the CPU. Default: torch's global one.
             clip: $\hat x$ is clamped to [-clip, clip], and $\hat\epsilon$ follows from it and $z$.
-                Default: as the scheduler of a denoiser of diffusers says; of others not at all.
+                Default: the clipping of the scheduler for a denoiser from diffusers; none for
+                others.
 
         Returns:
             `z` at the last level, in the dtype of `z`, without a gradient; a sample of data where
@@ -106,7 +107,7 @@ def grid(schedule: Schedule, num_steps: int) -> Float[Tensor, " n_plus_1"]:
     With `schedules.EDMSampling()` it is EDM's grid.
 
     Args:
-        schedule: Whose time.
+        schedule: Schedule whose time is divided evenly.
         num_steps: Number of steps, at least 2.
 
     Returns:

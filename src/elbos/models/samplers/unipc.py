@@ -35,8 +35,8 @@ class UniPC(Sampler):
     but where a step knows one difference alone, whose weight is $B_2(h)/2$ with
     $B_2(h) = 1 - e^{-h}$: the prediction of order 2 is then `DPMSolver`.
 
-    The first steps are of lower order, for want of estimates, and where the last level is $\infty$
-    the last ones are, too, the last of order 1: what its authors call `bh2` with
+    The first steps are of lower order, since estimates are missing, and where the last level is
+    $\infty$ the last ones are, too, the last of order 1: what its authors call `bh2` with
     `lower_order_final`.
 
     Attributes:
