@@ -205,7 +205,7 @@ def _claimed(
     minutes: float | None,
     executor: Executor,
 ) -> Experiment:
-    """Claim the directory for an experiment, and resolve its precision and number of images."""
+    """Claim the directory for an experiment, and fix precision and number of training images."""
     with directory.lock():
         config = experiment.config
         if stored := directory.stored():

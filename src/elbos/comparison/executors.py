@@ -95,7 +95,7 @@ class Local(Executor):
         require_positive(num_workers=num_workers)
         self.num_workers, self.num_processes = num_workers, gpus_per_run
         share = max(1, cores // (num_workers * gpus_per_run))
-        self.num_threads = min(share, torch.get_num_threads())  # which OMP_NUM_THREADS sets
+        self.num_threads = min(share, torch.get_num_threads())  # at most OMP_NUM_THREADS
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(num_workers):
             self._slots.put(slot)
@@ -157,9 +157,7 @@ def _started(
     with process:
         assert process.stdin is not None
         try:
-            with contextlib.suppress(
-                BrokenPipeError
-            ):  # the exit status tells why the process ended
+            with contextlib.suppress(BrokenPipeError):  # the exit status tells more
                 process.stdin.write(json.dumps(encode(job)).encode() + b"\n")
                 process.stdin.flush()
             yield process

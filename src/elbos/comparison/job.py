@@ -148,7 +148,7 @@ def main() -> None:
 
 
 def _stop_when_closed() -> None:
-    # of the file itself: a buffer that a thread waits on ends the interpreter with a fatal error
+    # unbuffered: a thread blocked on a buffered reader crashes the interpreter at exit
     while os.read(sys.stdin.fileno(), 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)  # a training saves a checkpoint first

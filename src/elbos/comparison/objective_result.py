@@ -49,7 +49,7 @@ class Density:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric by which objectives are compared, with its names, direction and baseline.
+    """A metric for comparing objectives: key, titles, direction and real-data baseline.
 
     Attributes:
         key: Key of the metric in `ObjectiveResult.scores`.

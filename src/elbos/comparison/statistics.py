@@ -211,7 +211,7 @@ def _half_widths(
     num_others = num_objectives * (num_objectives - 1) // 2 - len(planned)
     level = (1 - CONFIDENCE) / num_scores / (2 if planned and num_others else 1)
     own = scatter.variances / scatter.typical
-    excess = np.maximum(np.maximum(own, excess), 1) - 1  # of v over the typical variance
+    excess = np.maximum(np.maximum(own, excess), 1) - 1  # of v, in typical variances
     total = 2 + excess[:, None] + excess
     num_tame = int((~scatter.is_wild).sum())
     most = (num_seeds - 1) * float(np.clip((num_tame - 1) / 2, 1, 3))

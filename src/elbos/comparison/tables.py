@@ -32,9 +32,7 @@ def weighting_label(text: str) -> str:
 
 
 def _label(kind: type, text: str) -> str:
-    tables = re.sub(
-        r"Tabulated\('([^']*)'[^)]*\)", r"\1", text
-    )  # the repr has a name, but no values to parse
+    tables = re.sub(r"Tabulated\('([^']*)'[^)]*\)", r"\1", text)  # the repr lacks the values
     if tables != text:
         return re.sub(r"^Monotone\(inner=(.*)\)$", r"\1-monotonic", tables)
     try:

@@ -109,7 +109,7 @@ class Variant:
         return is_monotone(self.weighting, logsnr_min, logsnr_max)
 
     def config(self, base: Config) -> Config:
-        """Return the configuration `base` with this variant as its objective.
+        """Return the configuration `base` with the objective replaced by this variant.
 
         Raises:
             ValueError: If the objective cannot be trained between the ends of `base.schedule`.

@@ -210,8 +210,8 @@ def _squared_distances(x: Tensor, y: Tensor) -> Float64[Tensor, "m n"]:
 
 
 def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tuple[float, float]:
-    r"""Compute $\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$: the mean and standard deviation over
-    splits.
+    r"""Compute the Inception score, $\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$, as mean and standard
+    deviation over splits.
 
     This is the Inception score if the logits are those of Inception; scores from other classifiers
     are not comparable. The score is at most the number of classes, and biased downwards for small

@@ -59,7 +59,7 @@ def evaluate(
     config, sampling = config or EvaluationConfig(), sampling or model.sampling
     require_measurable(model, config, sampling)
     images = chosen_images(model, config)
-    scorer = _scorer(model, config, start)  # first: its files may be missing
+    scorer = _scorer(model, config, start)  # first, as files may be missing
     conditioned = conditions(model, getattr(model.dataset, config.split), images, start)
     results = {one.name: _likelihood(model, one, config, start) for one in conditioned}
     quality = None if scorer is None else measure_quality(scorer, config, sampling, start)
@@ -82,7 +82,7 @@ def evaluate(
 def require_measurable(model: Model, config: EvaluationConfig, sampling: Sampling) -> None:
     """Raise a ValueError if a model cannot be evaluated with these settings, before measuring."""
     model.require_guidable(sampling)
-    sampling.logsnrs(model.schedule)  # raises if there are none
+    sampling.logsnrs(model.schedule)  # raises for an invalid grid
     chosen_images(model, config)
     if config.floor and model.origin and model.origin.latents:
         raise ValueError(

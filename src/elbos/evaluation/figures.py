@@ -25,7 +25,7 @@ from elbos.evaluation.result import Evaluation
 from elbos.evaluation.scores import Sweep, SweepPoint
 from elbos.validation.figures import by_level_figure
 
-LEAST_FLOOR = 1e-6  # of the largest loss: floors fall to nothing, and the figure ends here
+LEAST_FLOOR = 1e-6  # relative to the largest loss; the figure omits lower values
 
 BASELINE = Swatch(COLORS[-1], "dash")
 """How real data are drawn."""
@@ -66,7 +66,7 @@ def floor_figure(result: Evaluation) -> Figure:
 def _floor_curve(
     levels: np.ndarray, values: np.ndarray, errors: np.ndarray, name: str, color: str, dash: str
 ) -> list[Scatter]:
-    """Return the traces of a curve and its error band, clipped above zero for a log axis."""
+    """Return the traces of a curve with an error band, clipped above zero for a log axis."""
     low = np.maximum(values - 2 * errors, 1e-3 * np.abs(values))
     line = Scatter(
         x=levels,

@@ -100,7 +100,7 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class Metric:
-    """A scalar metric by which models are compared, with its names and direction.
+    """A scalar metric for comparing models: key, titles and direction.
 
     Attributes:
         name: Key of the metric in files.

@@ -17,7 +17,7 @@ from elbos.evaluation.scores import SampleQuality, SampleSets, Scores, Sweep
 from elbos.theory.floor import Floor
 from elbos.validation.result import NATS_PER_BIT
 
-_NUM_LEVELS = 13  # in tables of curves
+_NUM_LEVELS = 13  # rows in tables of curves
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,9 @@ class Scorer:
 
     @cached_property
     def _key(self) -> dict[str, Any]:
-        """The store key of metrics and extractor, including a hash of the reference features."""
+        """The part of a store key that identifies the metrics, the extractor and the reference
+        features.
+        """
         digest = hashlib.sha256(self.reference.rows.numpy().tobytes()).hexdigest()
         names = [metric.name for metric in SAMPLE_METRICS]
         return {"extractor": [self.extractor.name, digest], "metrics": [_ESTIMATORS, *names]}

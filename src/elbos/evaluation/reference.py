@@ -28,7 +28,7 @@ _FILE = "reference.safetensors"
 _FORMAT = 2  # version of the cached files
 _MAX_ROWS = 60_000
 _PART_SIZE = 500  # images: seconds of work
-_SEED = 0  # of the choice of rows
+_SEED = 0  # for the choice of rows
 _NUM_CHECKED = 8
 _MAX_DIFFERENCE = 0.02  # relative; batches of other sizes cause differences of 1e-6
 
@@ -106,9 +106,7 @@ def reference(
 
     def build(folder: Path) -> None:
         store = Store(cache_dir() / f"{name}.parts")
-        found = pooled(
-            store, silent if is_shared else start
-        )  # shared parts are already in the store
+        found = pooled(store, silent if is_shared else start)  # shared parts are stored
         files.write(folder / _FILE, _content(found, found[some]))
         shutil.rmtree(store.folder)
 

@@ -15,7 +15,7 @@ from elbos.evaluation.metrics import (
     leading_distance,
 )
 
-_FLAT = {"is_flat": True}  # in JSON, see `records`
+_FLAT = {"is_flat": True}  # fields without nesting in JSON, see `records`
 
 
 def _scores_as_json(values: Mapping[str, Value]) -> dict[str, float | None]:

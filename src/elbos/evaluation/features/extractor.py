@@ -104,9 +104,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     content = files.read(path)
     advice = "get the file again, or name another one."
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # warnings about other formats, before the error
+        with warnings.catch_warnings(action="ignore"):  # about other file formats
             weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can raise any exception
         raise ValueError(f"{path} is damaged, or not a file of weights: {advice}") from error
