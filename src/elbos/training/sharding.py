@@ -167,7 +167,7 @@ def _broadcast(tensor: Tensor) -> None:
 
 
 def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> None:
-    """Average gradients over replicas after the last micro-batch, and skip it before.
+    """Average gradients over replicas for the last micro-batch, and skip averaging for others.
 
     FSDP2 still sums the gradients of each micro-batch over the processes of a shard group.
     """

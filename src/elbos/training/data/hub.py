@@ -142,7 +142,8 @@ class Hub(Typed):
     ) -> tuple[Int64[Tensor, " n"] | None, tuple[str, ...] | None, int | None]:
         """Return the labels of all pictures, the class names and the number of classes.
 
-        All three are None without a label column; names are None where the dataset has no names.
+        All three are None without a label column. Where the dataset names no classes, class names
+        are the sorted values of the column.
         """
         if self.label is None:
             return None, None, None

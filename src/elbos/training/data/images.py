@@ -108,7 +108,7 @@ class Archive(abc.ABC):
         return train, val, test
 
     def require_good(self, bad: dict[str, str], option: str, skip_bad: bool) -> None:
-        """Warn of bad images if `skip_bad`, else raise a ValueError for them.
+        """Warn about bad images if `skip_bad`; otherwise raise a ValueError if images are bad.
 
         Args:
             bad: Error of each bad image, by the image's description.

@@ -92,7 +92,7 @@ def divided(groups: Mapping[str, list[Picture]], where: str) -> list[list[Pictur
 def by_hash(pictures: list[Picture], with_test: bool) -> list[list[Picture]]:
     """Split images by a hash of their names: low values for validation, high values for testing.
 
-    Each split has at least one image. Without `with_test` the test split is empty. Raise a
+    Validation and, if `with_test`, test have at least one image each; else test is empty. Raise a
     ValueError for too few images.
     """
     if len(pictures) < 2 + with_test:
