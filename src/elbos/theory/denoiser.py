@@ -211,8 +211,7 @@ class Guided(Typed):
             label.
 
     Raises:
-        ValueError: When called, if the condition is none of class labels and `null_cond` is not
-            given.
+        ValueError: When called, if the condition is not class labels and `null_cond` is not given.
 
     References:
         Ho & Salimans (2022), https://arxiv.org/abs/2207.12598; interval: Kynkäänniemi et al.

@@ -5,7 +5,7 @@
 | `code` | reports | `Sigmoid(k=3.0)` |
 | `label` | tables and figures | `sigmoid(3)` |
 
-A new class is known everywhere as soon as it is in its table, such as `weightings.WEIGHTINGS`.
+A new class is registered by an entry in its table, such as `weightings.WEIGHTINGS`.
 """
 
 import dataclasses

@@ -119,8 +119,8 @@ class FiniteSet:
     Args:
         x: The points, `[n, ...]`: floating-point numbers, or pixel values in `0..num_levels-1`,
             which stay integers in memory. On any device.
-        num_levels: $K$, the number of pixel values, of which $k$ stands for $2k/(K-1) - 1$. None
-            for floating-point numbers.
+        num_levels: $K$, the number of pixel values; value $k$ represents $2k/(K-1) - 1$. None for
+            floating-point numbers.
         labels: Class label of each point, or None.
 
     Raises:

@@ -4,23 +4,23 @@ $$-\log p(x) \le \text{decoder}
   + \int_{\lambda_\min}^{\lambda_\max} \tfrac12\,\mathbb E\|\hat\epsilon - \epsilon\|^2\,d\lambda
   + \text{prior}.$$
 
-The loss of a training depends on its weighting, noise schedule and prediction type; this number
-does not. Under any weighting that never rises, the weighted loss is an average of ELBOs, so that
-every level of it means something, too.
+A training loss depends on its weighting, noise schedule and prediction type; this number does not.
+Under any weighting that never increases, the weighted loss is an average of ELBOs of noisy data, so
+that the bound at every noise level is meaningful, too.
 
 | file | what it holds |
 |---|---|
 | `draws` | noise levels and noise of each sample, by (seed, round, index) |
-| `estimate` | a mean over samples, and its errors |
-| `measurements` | losses at noise levels, any integral of them, and what makes it precise |
+| `estimate` | a mean over samples, with standard errors |
+| `measurements` | losses at noise levels, and precise estimates of their integrals |
 | `result` | `Validation`: the bound of each sample, by noise level, by class, and differences |
-| `saved` | a `Validation` as a file, and as values of JSON |
-| `pilot` | `fit`: the density and the control variate that follow from a first pass |
-| `settings`, `processes` | batches, devices, what is kept; the work shared among processes |
-| `diagnostics` | what the number would not show, of data and denoiser |
+| `saved` | a `Validation` as a file |
+| `pilot` | `fit`: the density and the control variate fitted to a first pass |
+| `settings` | batches, devices, sharing among processes, storage of finished parts |
+| `diagnostics` | checks of data and denoiser for mistakes that the bound would not reveal |
 | `validator` | `Validator` |
 | `by_level` | `LossByLevel`: the loss of a training by noise level, from its own batches |
-| `protocols` | validation losses as others report them, at a few fixed noise levels |
+| `protocols` | validation losses in common use, at a few fixed noise levels |
 
 References:
     Kingma et al. (2021), https://arxiv.org/abs/2107.00630

@@ -1,7 +1,7 @@
 r"""The noise levels and the noise of each sample, as a function of (seed, round, index).
 
-A sample is measured at the same levels and with the same noise whatever batch it is in, on
-whichever process or device, in whatever order: two denoisers are compared on the same draws.
+The levels and the noise of a sample do not depend on batch, process, device or order: two denoisers
+are compared on the same draws.
 
 Round $r$ of $m$ levels per sample puts sample $i$ of $n$ at the times
 

@@ -1,4 +1,4 @@
-"""A mean over samples, and how well it is known."""
+"""A sample mean with its standard errors."""
 
 import math
 from dataclasses import dataclass

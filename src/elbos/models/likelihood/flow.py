@@ -64,7 +64,8 @@ def uniform(
     r"""Draw uniform dequantization noise $u$ on the cell of a pixel value; $-\log q(u) =
     d\ln\delta$.
 
-    Loose where $\tilde\sigma \ll \delta$: most of the cell is then where the model saw no data.
+    The bound is loose where $\tilde\sigma \ll \delta$: most of the cell then lies where the model
+    saw no data.
     """
     u = spacing * (torch.rand(shape, dtype=torch.float64, generator=generator) - 0.5)
     return u, torch.full(shape[:1], math.log(spacing), dtype=u.dtype)
@@ -77,8 +78,8 @@ def truncated_normal(
     the cell of a pixel value; $-\log q(u) = \frac{\|u\|^2}{2\tilde\sigma^2} +
     d\ln(\sqrt{2\pi}\,\tilde\sigma Z)$ with $Z = \mathrm{erf}(\delta/\sqrt8\tilde\sigma)$.
 
-    The noise of training at $\lambda_\max$: for an exact denoiser of well separated pixel values
-    all that is lost is what the truncation cuts off, $-\ln Z$ per dimension.
+    This is the noise of training at $\lambda_\max$: for an exact denoiser of well separated pixel
+    values, the bound is loose only by the truncated mass, $-\ln Z$ per dimension.
     """
     within = math.erf(spacing / (math.sqrt(8) * sigma_tilde))
     v = 2 * torch.rand(shape, dtype=torch.float64, generator=generator) - 1
@@ -94,7 +95,7 @@ class FlowLikelihood:
 
     Images are independent given the model, so the standard deviation of `nats` over $\sqrt n$ is
     the standard error of its mean, over images, dequantization and probes. The solver's error is
-    not in it: solve again at a tenth of the tolerances to see it.
+    not included: solve again at a tenth of the tolerances to estimate it.
 
     Args:
         nats: $-\log p(x)$ of continuous data, the bound on $-\log P(x)$ of discrete data; nats per
@@ -129,7 +130,7 @@ def flow_likelihood(
     Steps are shared by the batch and accepted when the worst image is within the tolerances, so
     that an image's value does not depend, beyond them, on the others. The state is float32, or
     float64 for float64 data; under bfloat16 autocast the network's rounding sets the error, not the
-    tolerances. It takes its gradients under `torch.no_grad()` and `torch.inference_mode()`, too.
+    tolerances. Gradients are computed under `torch.no_grad()` and `torch.inference_mode()`, too.
 
     Args:
         denoiser: Estimates the noise; differentiable in `z`, without dropout. Numbers of steps
@@ -151,8 +152,8 @@ def flow_likelihood(
 
     Raises:
         ValueError: If the ends are not finite with `logsnr_min` below `logsnr_max`, a tolerance is
-            not positive, discrete data have other values, the denoiser returns no pair of
-            estimates, not finite ones or without a gradient, or the solver does not reach the end.
+            not positive, discrete data have other values, the denoiser does not return a pair of
+            finite, differentiable estimates, or the solver does not reach the end.
     """
     require_positive(rtol=rtol, atol=atol)
     if not -math.inf < logsnr_min < logsnr_max < math.inf:

@@ -1,6 +1,6 @@
 """Networks: `forward(z, logsnr, cond) -> y`, and configurations that build them.
 
-The contract, for these networks and for anybody's own:
+The interface of a network, for these and for user-defined networks:
 
 | argument | shape | what it is |
 |---|---|---|
@@ -9,9 +9,9 @@ The contract, for these networks and for anybody's own:
 | `cond` | `[b]` or None | what it understands, here class labels; negative or None: "no label" |
 | returns `y` | `[b, ...]` | the regression target's estimate, in the shape and dtype of `z` |
 
-A network knows nothing of schedules, weightings or what its output means, and a sample's output
-depends on no other sample. A configuration is a frozen dataclass with `build(shape, num_classes)`,
-where `shape` is one sample's and `num_classes` is None for data without labels.
+A network does not depend on schedules, weightings or the prediction type, and the output for a
+sample depends on no other sample. A configuration is a frozen dataclass with `build(shape,
+num_classes)`, where `shape` is one sample's and `num_classes` is None for data without labels.
 """
 
 from typing import Protocol

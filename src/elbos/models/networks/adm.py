@@ -1,4 +1,4 @@
-r"""The U-Net of ADM, as it is trained on ImageNet.
+r"""The U-Net of ADM, as trained on ImageNet.
 
 A block normalizes before each of its two 3x3 convolutions, and the embedding $e$ of log-SNR and
 label acts between them,

@@ -11,8 +11,8 @@ to distinguish neighbouring noise levels, coarse enough to interpolate between t
 They are computed in float32 at least, also where the weights are bfloat16: near $\lambda = 20$ a
 bfloat16 is off by up to 0.06.
 
-A class label adds a learned vector. "No label" is a class of its own, the first of the table: it is
-what classifier-free guidance drops labels to.
+A class label adds a learned vector. "No label" is a separate class, the first row of the table,
+which replaces labels dropped for classifier-free guidance.
 """
 
 import math
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 NUM_FREQUENCIES = 32
 SHORTEST_PERIOD = 2.0
 LONGEST_PERIOD = 200.0
-MAX_WRITTEN_OUT = 512  # tokens: their products with each other are kept
+MAX_WRITTEN_OUT = 512  # tokens: the full attention matrix is stored
 MAX_EXPONENT = 16  # a period of 2^-15, near the last digits of a float32 pixel
 
 
@@ -72,8 +72,8 @@ class Embedding(nn.Module):
             cond: Class labels; a negative one means "no label", None no label in the whole batch.
 
         Raises:
-            ValueError: If the network knows no labels, or not this one, or there is not one label
-                per sample.
+            ValueError: If the network was built without labels, a label is out of range, or there
+                is not one label per sample.
         """
         dtype = self.linear_in.weight.dtype
         phi = logsnr_features(logsnr.to(torch.promote_types(dtype, torch.float32)))
@@ -95,7 +95,7 @@ class Embedding(nn.Module):
         row = (cond + 1).clamp(min=0)  # 0: no label; 1 + k: class k
         try:
             return F.silu(embedding + self.label(row))
-        except IndexError as error:  # the kernel's own check, which costs a GPU's queue no stop
+        except IndexError as error:  # the check of the kernel, which needs no synchronization
             num_classes = self.label.num_embeddings - 1
             raise ValueError(
                 f"class label {int(cond.max())} is out of range: "
@@ -107,12 +107,13 @@ class FourierFeatures(nn.Module):
     r"""Fourier features of pixels, $e^{-(2^n\pi\tilde\sigma)^2/2}\,(\sin, \cos)(2^n\pi z)$,
     appended to the pixels.
 
-    Clean images differ from noisy ones in digits of $z$ that bfloat16 does not have; the features
-    have them. The factor is their expectation over the noise, relative to that without: where the
-    noise is larger than a period, a feature carries nothing and vanishes.
+    Clean images differ from noisy ones in digits of $z$ that bfloat16 cannot represent; the
+    features represent them. The factor is the expectation of a feature over the noise, relative to
+    the noiseless feature: where the noise exceeds a period, the feature carries no information and
+    vanishes.
 
     Args:
-        exponents: The $n$.
+        exponents: The exponents $n$ of the frequencies.
 
     References:
         Kingma et al. (2021), https://arxiv.org/abs/2107.00630, appendix C, without the factor
@@ -139,8 +140,8 @@ def attended(
 ) -> Float[Tensor, "b k n d"]:
     """Compute scaled dot-product attention.
 
-    For few tokens on the CPU written out: torch's kernel is there three times slower, forward and
-    backward, for 49 tokens.
+    Written out for few tokens on the CPU, where torch's kernel is three times slower for 49 tokens,
+    forward and backward.
     """
     if q.device.type != "cpu" or q.shape[2] > MAX_WRITTEN_OUT:
         return F.scaled_dot_product_attention(q, k, v)

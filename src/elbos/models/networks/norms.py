@@ -1,4 +1,4 @@
-r"""Normalizations, and upsampling, that keep the precision and the memory layout of what they get.
+r"""Normalizations and upsampling that keep the precision and memory layout of the input.
 
 Autocast on GPUs computes normalizations and upsampling in float32 and returns float32, and torch's
 group norm there returns contiguous memory: everything behind it, until the next convolution, then
@@ -12,7 +12,7 @@ Squares, and products with gradients, are summed of values around the mean: the 
 sums has few digits. Values are centred by the mean in their own precision, $m_g$, from which
 $\mu_g$ differs by $\delta_g$: $\sigma_g^2 = \langle (h - m_g)^2 \rangle_g - \delta_g^2$.
 
-On the CPU, torch's own group norm keeps both, and is faster.
+On the CPU, torch's group norm keeps precision and layout, and is faster.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -31,7 +31,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
-    return nullcontext()  # such as meta
+    return nullcontext()  # for example on meta
 
 
 class GroupNorm(nn.GroupNorm):

@@ -18,8 +18,8 @@ class Heun(Sampler):
     $$\tilde z_s = \tilde z_t + (\tilde\sigma_s - \tilde\sigma_t)\,
       \tfrac12\bigl(\hat\epsilon_t + \hat\epsilon_s\bigr).$$
 
-    A last step to clean data takes the first slope alone. Churn stays within the first level,
-    beyond which the network may not have been trained.
+    A last step to clean data takes the first slope alone. Churn never exceeds the first noise
+    level, beyond which the network may not have been trained.
 
     Attributes:
         churn: $S_\mathrm{churn}$; over the number of steps, the relative rise of $\tilde\sigma$

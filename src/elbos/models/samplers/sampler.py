@@ -50,13 +50,13 @@ class Sampler(Typed, abc.ABC):
 
         Returns:
             `z` at the last level, in the dtype of `z`, without a gradient; a sample of data where
-            that level is $\infty$. A denoiser that needs gradients inside, for guidance, takes them
-            under `torch.enable_grad()`.
+            that level is $\infty$. A denoiser that needs gradients, for guidance, has to compute
+            them under `torch.enable_grad()`.
 
         Raises:
             ValueError: If `z` is in half precision, in which neighbouring levels are equal, the
-                levels do not increase from a finite one, or the denoiser does not return a pair of
-                estimates.
+                levels are not increasing from a finite first level, or the denoiser does not return
+                a pair of estimates.
         """
         if z.dtype not in (torch.float32, torch.float64):
             raise ValueError(

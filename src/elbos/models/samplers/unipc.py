@@ -1,10 +1,10 @@
 r"""Multistep exponential integrators of any order: UniPC, and without its correction
 DPM-Solver++(3M).
 
-As in `dpm_solver`, a step is $z_s = \frac{\sigma_s}{\sigma_t} z_t + \alpha_s \int_0^h
-e^{\tau - h}\,\hat x(\tau)\,d\tau$. Here $\hat x$ is the polynomial through estimates that are there
-already, $k$ of them for order $k$. A last step to $\lambda_s = \infty$, where no polynomial but a
-constant has a limit, lands on $\hat x$ itself. Deterministic.
+As in `dpm_solver`, a step is $z_s = \frac{\sigma_s}{\sigma_t} z_t + \alpha_s \int_0^h e^{\tau -
+h}\,\hat x(\tau)\,d\tau$. Here $\hat x$ is the polynomial through the last $k$ estimates, for order
+$k$. A last step to $\lambda_s = \infty$, where no polynomial but a constant has a limit, lands on
+$\hat x$ itself. Deterministic.
 
 References:
     Lu et al. (2022), https://arxiv.org/abs/2211.01095; Zhao et al. (2023),
@@ -22,7 +22,7 @@ from torch import Tensor
 from elbos.models.samplers.sampler import Estimate, Noise, Sampler
 from elbos.theory.process import alpha_sigma
 
-Estimates = list[tuple[Tensor, Tensor]]  # noise levels, and the estimates of data there
+Estimates = list[tuple[Tensor, Tensor]]  # pairs of noise level and estimate of the data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ class DPMSolver3(Sampler):
     It is `UniPC` of order 3 without its corrections. diffusers' step of this name weighs the second
     difference with half of its integral, which makes it of order 2.
 
-    A parabola through estimates that are far apart is a poor guess of where the estimate goes next:
-    below about 12 evaluations `DPMSolver` is better.
+    A parabola extrapolates poorly from estimates that are far apart: below about 12 evaluations
+    `DPMSolver` is better.
 
     References:
         Lu et al. (2022), https://arxiv.org/abs/2211.01095
