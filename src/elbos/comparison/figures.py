@@ -73,7 +73,9 @@ def curves(comparison: Comparison) -> tuple[Curves, Curves, Curves]:
 
 
 def learning_figure(comparison: Comparison) -> Figure | None:
-    """Plot the validation ELBO over images seen, also minus the median; None without data."""
+    """Plot the validation ELBO over images seen, as values and as deviations from the median; None
+    without data.
+    """
     known, _, _ = curves(comparison)
     if not known:
         return None
@@ -88,7 +90,9 @@ def learning_figure(comparison: Comparison) -> Figure | None:
 
 
 def levels_figure(comparison: Comparison) -> Figure | None:
-    """Plot the ELBO of noisy data and the loss over log-SNR; None without data."""
+    """Plot the ELBO of noisy data and the loss over log-SNR, as deviations from the median, and the
+    loss as values; None without data.
+    """
     _, elbos, losses = curves(comparison)
     panels = []
     if elbos:
@@ -130,7 +134,7 @@ def _traces(comparison: Comparison, curves: Curves, digits: str) -> list[Scatter
 def _difference(
     comparison: Comparison, curves: Curves, title: str, height: int, *, is_share: bool = False
 ) -> Panel:
-    """Build a panel of each curve minus the median curve, or relative to the median."""
+    """Build a panel of each curve's absolute or relative deviation from the median curve."""
     grid = _floats(next(iter(curves.values()))[0])
     values = np.array([np.interp(grid, _floats(x), _floats(y)) for x, y in curves.values()])
     median = np.median(values, axis=0)
@@ -147,7 +151,7 @@ def _floats(values: Any) -> Float[Array, " n"]:
 
 
 def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
-    """Choose an axis range that fits most curves but not outliers; empty without outliers."""
+    """Return an axis range that omits far outlying curves; an empty dictionary without outliers."""
     tops = [np.nanmax(np.abs(_floats(trace.y))) for trace in traces]
     middle = np.median(tops)
     most = [_floats(t.y) for t, top in zip(traces, tops, strict=True) if top <= _FAR * middle]

@@ -43,7 +43,8 @@ class Difference:
         return not self.low <= 0 <= self.high
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """Rate the monotone objective against the non-monotone one; None without an interval.
+        """Return whether the monotone objective is better, worse, the same or unresolved; None
+        without a confidence interval.
 
         "same" means no significant difference; "unresolved", too much scatter over seeds.
         """
@@ -237,7 +238,7 @@ class Comparison:
 
     @property
     def main_metrics(self) -> tuple[Metric, ...]:
-        """The main metrics, whose differences have verdicts."""
+        """The main metrics, whose differences are tested for significance."""
         return tuple(metric for metric in self.metrics if metric.is_main)
 
     @property

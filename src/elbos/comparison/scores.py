@@ -89,8 +89,7 @@ def read_scores(
 ) -> RunScores | None:
     """Read the stored scores of a run; None if missing, altered, or of other settings.
 
-    Scores are of other settings if they belong to another run, another scoring or too few
-    weightings.
+    Settings differ if the scores belong to another run, another scoring or too few weightings.
     """
     try:
         stored = files.read_json(path / FILE)
@@ -171,7 +170,8 @@ def _likelihood(
 
 
 def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
-    """Score the samples of each sampler and write sample pictures; for points, return only None.
+    """Score the samples of each sampler, and write sample pictures; all entries are None for
+    points.
 
     Metrics that depend on the number of samples use `num_compared` samples, as many as the
     real-data baseline has images; the kernel distance uses all samples.
@@ -198,7 +198,7 @@ def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
 
 
 def _training(run: Run) -> dict[str, Any]:
-    """Read from metrics.jsonl the validation ELBO, the adaptive densities and the clipped share."""
+    """Read validation ELBOs, adaptive densities and the clipped share from metrics.jsonl."""
     file = run.directory.path / "metrics.jsonl"
     learning, density, clipped = [], [], []
     for number, line in enumerate(files.read(file).splitlines(), 1):
@@ -264,12 +264,10 @@ def _value(metric: Metric, scores: Scores | None) -> float | None:
 
 
 def measured_metrics(scores: RunScores) -> tuple[list[SamplerMetric], list[SamplerMetric]]:
-    """Return the main metrics of a run, which have verdicts, and all other metrics.
+    """Return the main metrics of a run, which are tested for significance, and the other metrics.
 
-    Bits/dim and one distance for each sampler have verdicts.
-
-    The distance is the Fréchet distance, or the kernel distance if there are fewer samples than
-    features, when the Fréchet distance is mostly bias.
+    The main metrics are bits/dim and one distance for each sampler: the Fréchet distance, or the
+    kernel distance if there are fewer samples than features, when the former is mostly bias.
     """
     bits = SamplerMetric(BITS_PER_DIM)
     if not scores.samples or scores.num_compared is None or scores.num_features is None:

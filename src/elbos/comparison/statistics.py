@@ -109,9 +109,9 @@ class Differences:
         return apart
 
     def best(self, is_lower_better: bool) -> int:
-        """Return the index of the best objective by mean; wild objectives seldom qualify.
+        """Return the index of the objective with the best mean among the eligible objectives.
 
-        A wild objective qualifies only if it is significantly better than the best tame one.
+        A wild objective is eligible only if it is significantly better than the best tame one.
         """
         costs = self.means if is_lower_better else -self.means
         tame = int(np.where(self.is_wild, np.inf, costs).argmin())

@@ -121,7 +121,7 @@ class _Table:
         return np.array(found, dtype=np.float64)
 
     def result_metric(self, metric: SamplerMetric) -> Metric:
-        """Convert a metric to the form in which the result stores metrics."""
+        """Convert a `SamplerMetric` to the `Metric` that the result stores."""
         return Metric(
             key=metric.key,
             title=metric.with_sampler(metric.metric.title),

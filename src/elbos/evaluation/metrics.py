@@ -200,7 +200,7 @@ def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) 
 
 
 def num_manifold(num: int, reference: Reference) -> int:
-    """Return the number of images on each side of precision and recall, given `num` samples."""
+    """Return how many samples, and how many real images, precision and recall compare."""
     return min(num, len(reference.rows), MAX_MANIFOLD)
 
 

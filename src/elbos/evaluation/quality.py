@@ -71,8 +71,8 @@ class ScoredSamples:
 
     @property
     def comparable(self) -> Scores:
-        """The scores to compare with the real-data baseline, of equally many images for metrics
-        that depend on the number.
+        """The scores to compare with the real-data baseline; metrics that depend on sample size use
+        as many samples as the baseline has images.
         """
         matched = {} if self.matched is None else self.matched.values
         return Scores({**self.scores.values, **matched})

@@ -167,7 +167,7 @@ class SampleQuality:
     baseline: Baseline
 
     def comparable(self, metric: SampleMetric) -> SampleSets:
-        """Return the sample sets to compare with the baseline, of the baseline's size if the metric
+        """Return the sample sets to compare with the baseline, matched in size if the metric
         depends on the number of samples.
         """
         return self.matched if self.matched and metric.depends_on_num else self.samples
