@@ -163,8 +163,8 @@ class ProbeNetwork(nn.Module):
         if z.ndim > x.ndim and z.shape[-x.ndim :] == x.shape and z.numel() > x.numel():
             raise BroadcastError(
                 f"The network's input has shape {list(z.shape)} for data of shape {list(x.shape)}, "
-                "as where times of other axes are broadcast: give data in the shape that the loss "
-                "is made for."
+                "as when times of other axes are broadcast: give data in the shape that the loss "
+                "expects."
             )
         if self.form.is_wide and (wider_axis(z, x) != 1 or z.shape[1] == 2 * x.shape[1]):
             raise ValueError("the network's input is not longer than the data, along one axis")

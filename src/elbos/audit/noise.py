@@ -118,7 +118,7 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
         return _with_target(Noise(True, found, reference, diagnostics), best)
     if reference.x[0].numel() == 1:
         raise ValueError(
-            "A sample is one number, so its noise looks like a shift of the data: draw "
+            "A sample is one number, so its noise cannot be told from a shift of the data: draw "
             "the noise by torch.randn_like(x), and shift the data before the loss."
         )
     found = solved(calls, reference, is_known=False)

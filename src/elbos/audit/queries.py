@@ -149,8 +149,8 @@ class Queries:
             runs.append(self._counted(self.instrument(self.x_other, seed, SIGNS)))
         if len({len(moved), *map(len, runs)}) != 1:
             raise ValueError(
-                "The loss calls the network another number of times for other data: it cannot be "
-                "compared with itself."
+                "The number of network calls depends on the values of the data: calls of the loss "
+                "cannot be compared."
             )
         paired = []
         for call, *calls in zip(moved, *runs, strict=True):
@@ -299,18 +299,18 @@ def _require_repeatable(queries: Queries, seed: int) -> None:
     )
     if not is_repeated:
         raise ValueError(
-            "The loss does something else although the random states of torch, numpy and Python "
+            "The loss is not reproducible although the random states of torch, numpy and Python "
             "were reset: draw from those, not from a numpy Generator or a counter of its own."
         )
     if len(x) > 1 and all(is_same(a.z, b.z) for a, b in zip(first, other, strict=False)):
         if any(call.z.shape == x.shape and unlike(call.z, x) < 1e-6 for call in first):
             raise ValueError(
-                "The network is given the clean data: noisy ones are computed, if at all, and not "
-                "passed on. Call it as network(z, ...)."
+                "The network is given the clean data instead of noisy data: call the network as "
+                "network(z, ...)."
             )
         raise ValueError(
-            "The loss draws the same noise in every call: it sets a seed, or draws none; leave "
-            "the random state alone."
+            "The loss uses the same noise in every call: draw new noise in each call, and set no "
+            "seed in the loss."
         )
 
 

@@ -17,29 +17,29 @@ from elbos.audit.queries import PairedCalls
 
 _LEAD = "The network's input is not the data, scaled, plus noise of one level per sample: "
 REFUSAL = (
-    f"{_LEAD}take out of the loss whatever else is random (augmentation, dropout, masks), and what "
-    "changes the data with the noise level."
+    f"{_LEAD}remove all other randomness (augmentation, dropout, masks) from the loss, and "
+    "operations on the data that depend on the noise level."
 )
 _PAIRED = (
-    "data and noise are paired by what they are, as by optimal transport, so that the noise is not "
-    "normal given the data."
+    "data and noise are paired by their values, as by optimal transport, so that the noise given "
+    "the data is not normal."
 )
 _SHUFFLED = (
-    "it holds data or noise of another sample than the target's: a batch is shuffled. Shuffle all "
-    "of it, or nothing."
+    "it holds data or noise of another sample than the target: part of the batch is shuffled. "
+    "Shuffle the whole batch or nothing."
 )
 _BRIDGE = (
-    "it holds two samples of data, as in a bridge from data to data, where there is no noise level."
+    "it mixes two samples of data, as in a bridge between data sets, which has no noise level."
 )
 _MIRRORED = "the data are mirrored at random: take augmentation out of the loss."
 _MASKED = (
-    "{share:.0%} of its elements are {what}, as behind a mask (inpainting): give the network what "
-    "is known in channels of its own, and the noisy data as a whole; or leave it out of the loss, "
-    "where it is the same elements of all samples."
+    "{share:.0%} of its elements are {what}, as behind a mask (inpainting): give the network the "
+    "known elements in separate channels, and the noisy data as a whole; or, if they are the same "
+    "elements in all samples, leave them out of the loss."
 )
 _BY_AXIS = (
-    "levels differ within a sample, along its axis {axis}, of size {size}, as where every frame "
-    "has its own (diffusion forcing): it has no single log-SNR."
+    "noise levels differ within a sample along axis {axis}, of size {size}, as with one level per "
+    "frame (diffusion forcing): a sample has no single log-SNR."
 )
 _MAX_SAMPLES = 16  # that are tested
 _EXACT = 1e-4  # largest unexplained share of an exact fit
