@@ -81,7 +81,8 @@ def meet() -> None:
 
 
 def _patient() -> dist.ProcessGroup:
-    """Return a gloo process group with a timeout of 30 days; the default group has one of minutes.
+    """Return a gloo process group with a timeout of 30 days, for waits that exceed the default
+    timeout.
 
     Only torch keeps a reference to the group, so that its threads end when torch's groups are
     destroyed.

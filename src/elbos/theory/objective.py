@@ -181,7 +181,9 @@ class Objective(Typed):
 
     def levels(self, logsnr: Float[Tensor, " b"]) -> Float64[Tensor, "7 b"]:
         r"""Compute all per-level coefficients of the loss, $\lambda, \alpha, \sigma, a, b$,
-        `coefficient` and `w_over_p`, in one tensor, hence one transfer to a device.
+        `coefficient` and `w_over_p`, as one tensor.
+
+        One tensor is one transfer to a device.
         """
         logsnr = logsnr.double()
         alpha, sigma = alpha_sigma(logsnr)

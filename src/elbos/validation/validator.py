@@ -298,8 +298,9 @@ class Validator(Typed):
 
     @typed
     def tuned(self, pilot: Measurements) -> "Validator":
-        """Return a validator with sampling density and control variate fitted to a pilot: it needs
-        fewer evaluations for the same error, for every denoiser compared with it.
+        """Return a validator whose sampling density and control variate are fitted to a pilot.
+
+        It needs fewer evaluations for the same error, for every denoiser that is compared with it.
 
         Raises:
             ValueError: If the pilot has fewer than 8 samples although the dataset has more.

@@ -97,8 +97,8 @@ class Mixture(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowTimes(Schedule):
-    r"""Schedule on the rectified-flow path whose times are those of another schedule, shifted and
-    mapped to a range.
+    r"""Rectified-flow schedule whose times are taken from another schedule, shifted and mapped to a
+    range.
 
     $$\tau' = \tau_0 + (\tau_1 - \tau_0)\,\frac{s\tau}{1 + (s - 1)\tau}, \qquad
       \tau = \mathrm{sigmoid}(-\lambda/2).$$

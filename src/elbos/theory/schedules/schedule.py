@@ -173,8 +173,8 @@ class Schedule(Typed, abc.ABC):
         return self.logsnr(low_discrepancy_times(u, num))
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        """Adapt the density, in place, to the losses of a batch at its noise levels. Only
-        `adaptive.Adaptive` does; for other schedules this is a no-op.
+        """Adapt the density, in place, to the losses of a batch; a no-op unless the schedule is
+        adaptive.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
