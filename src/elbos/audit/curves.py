@@ -1,10 +1,10 @@
 r"""Smooth curves through samples, with their uncertainty: a log-density, the log of a mean.
 
 Both are natural cubic splines, linear beyond their outer knots. A log-density is fitted to the
-counts in narrow bins as a Poisson regression: without the trouble that kernels have at the ends.
-The log of the mean of a positive quantity is fitted to its values with the gamma distribution's
-likelihood, in which errors count relatively; only the mean need be that of the model. Numbers of
-knots are averaged over with Akaike's weights, and what they differ by counts as error.
+counts in narrow bins as a Poisson regression, which avoids the bias of kernels at the ends. The log
+of the mean of a positive quantity is fitted with the likelihood of the gamma distribution, in which
+errors are relative; the estimate is consistent if the model of the mean is correct. Fits with
+different numbers of knots are averaged with Akaike's weights, and their spread counts as error.
 
 References:
     Lindsey's method: Efron & Tibshirani (1996), https://doi.org/10.1214/aos/1032181161

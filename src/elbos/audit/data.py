@@ -1,14 +1,14 @@
 r"""The clean data in the form to which the loss adds noise: given, encoded or sampled.
 
-Most losses diffuse the data that they are given, up to a scale and an offset. Others encode images
-first. Their latents are given to nobody, but they are the same in every batch $k$: with
-$z_k = \alpha_k E(x) + \sigma_k \epsilon_k$ and the noise known, they can be solved for. If they are
-sampled in every call anew, as by a VAE's `latent_dist.sample()`,
+Most losses diffuse the given data, up to a scale and an offset. Other losses encode images first.
+The latents are not observed, but they are the same in every batch $k$: with
+$z_k = \alpha_k E(x) + \sigma_k \epsilon_k$ and known noise, they can be solved for. If latents are
+sampled anew in every call, as by a VAE's `latent_dist.sample()`,
 
 $$z_k = \alpha_k\,(\mu + s \odot \xi_k) + \sigma_k\epsilon_k,$$
 
-a normal draw is multiplied by a constant times $\alpha$. It belongs to the data, and $\mu$ and $s$
-can be solved for.
+a normal draw has a coefficient proportional to $\alpha$. This draw belongs to the data, and $\mu$
+and $s$ can be solved for.
 """
 
 from collections.abc import Iterator

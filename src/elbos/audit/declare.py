@@ -1,10 +1,10 @@
 r"""Exact audits of recipes and of losses given as formulas or tables, without measurement.
 
-However a loss is written, all that it optimizes is in five numbers per noise level: the log-SNR
-$\lambda$, how likely it is, the target $y = a x + b\epsilon$ and the coefficient $c$ of
-$\|\hat y - y\|^2$. They are formulas (`DeclaredLoss`), or a table of steps (`LossTable`). They are
-scale-free: neither the units of time nor the scale of the network's input appear, and the network's
-error of the noise is
+Five numbers per noise level determine a loss: the log-SNR $\lambda$, its probability, the
+coefficients of the target $y = a x + b\epsilon$ and the coefficient $c$ of $\|\hat y - y\|^2$. They
+are given as formulas (`DeclaredLoss`) or as a table of steps (`LossTable`), and are scale-free:
+neither the units of time nor the scale of the network's input appear. The network's error of the
+noise is
 
 $$\|\hat\epsilon - \epsilon\|^2 = \frac{\|\hat y - y\|^2}{(b - a\,e^{-\lambda/2})^2}.$$
 """

@@ -6,8 +6,8 @@ and the changes $dx, dz, dy$ that come with other data and the same noise. Their
 
 $$z = \alpha' (x + \mu) + \sigma'\epsilon, \qquad y = a (x + \mu) + b\epsilon,$$
 
-so that their Gram matrix is all that is kept, in float64: a sample is a small matrix, whatever the
-size of the images. The primes are there because the scale of the data is still open (`data`).
+so that only the Gram matrix of each sample is stored, in float64: a small matrix, whatever the size
+of the images. The primes indicate that the scale of the data is not yet known (`scales`).
 """
 
 from dataclasses import dataclass

@@ -13,9 +13,9 @@ enough. In order of exactness:
 
   and the pairs $(s, \lambda)$ of the samples give the derivative without sampling error. Where the
   levels are a table, a step's probability is the length of the interval of $u$ that leads to it:
-  an end lies between the samples of two steps, known up to their distance; so ends are taken that
-  are many samples apart, and a curve through them. **A named schedule** (`families`) stands for the
-  curve if it has that shape;
+  an end lies between the samples of two steps, known up to their distance; so the curve is drawn
+  through ends that are many samples apart. **A named schedule** (`families`) of the same shape
+  replaces the curve;
 - **a named schedule** that fits levels whose random number was not recorded;
 - **a smooth density** (`curves`) of such levels; of the steps of a table, where there is one.
 """

@@ -1,11 +1,11 @@
 r"""Parametric families of schedules, and the named schedule that fits given noise levels.
 
-Where the density was read off (`density`), a schedule is named if its density has the same
-shape, up to the errors of that: one of a published recipe, or one with fitted parameters.
+Given an estimated density (`density`), a schedule of a published recipe, or one with fitted
+parameters, is named if its density has the same shape within the errors of the estimate.
 
 The equally likely levels of a table are quantiles of a schedule: families are fitted by maximum
-likelihood, conditionally on their range, and named if the distribution functions agree; of several,
-the one with the best Bayesian information criterion, or a published recipe's instead.
+likelihood, given the range of the levels, and named if the distribution functions agree. The best
+Bayesian information criterion decides; a published schedule of the same type is preferred.
 """
 
 import dataclasses

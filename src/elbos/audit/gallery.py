@@ -1,6 +1,6 @@
 """A page of many audits: searchable cards, one per audit, and showcases that compare losses.
 
-Without a script the page shows everything, in the order given; the script only hides and reorders.
+Without JavaScript the page shows all cards in the given order; the script only hides and reorders.
 """
 
 import re

@@ -5,12 +5,12 @@ deviation of $\log (w / v)$ over the noise levels that are drawn,
 
 $$d(w, v)^2 = \mathrm{Var}_{\lambda\sim p}\bigl[\log w(\lambda) - \log v(\lambda)\bigr],$$
 
-so that 0.05 means that they differ by 5 %. A named weighting with a parameter is tried with its
-published values, then, if none of those is met, with the parameter fitted.
+so that 0.05 means a difference of 5 %. A named weighting with a parameter is compared at its
+published values and, if no published weighting matches, with a fitted parameter.
 
-The nearest likelihood objective of a loss that is none is the loss times
-$\mathrm{Monotone}(w) / w$, the least factor after which the weighting never rises. That is another
-objective, not a repair of a bug.
+If a loss is no likelihood objective, the nearest one is the loss times $\mathrm{Monotone}(w) / w$,
+the least factor that makes the weighting monotone. The result is another objective, not a repair of
+a bug.
 """
 
 import dataclasses

@@ -1,14 +1,14 @@
 r"""Measurement of noise levels, coefficients and targets of a loss, for `probe`.
 
-After a pilot (`pilot`), every batch is taken apart with three calls (the gradient at answer 0, at
-another answer, and at answer 0 of other data); of a plain loss, whose noise is known, with one. Per
-sample they give the coefficient $c$, the target's $(a, b)$ and
-$\alpha, \sigma$, and with them
+After a pilot (`pilot`), every batch is measured with three calls (gradients at output 0, at another
+output, and at output 0 on other data), or with one call if the loss is plain and its noise known.
+The calls give the coefficient $c$, the target's $(a, b)$ and $\alpha, \sigma$ of every sample, and
+hence
 
 $$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
   k = c\,\Bigl(b - a\,\frac{\sigma}{\alpha}\Bigr)^2,$$
 
-the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$ there.
+the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$.
 """
 
 import contextlib

@@ -1,13 +1,13 @@
 r"""Noise of a loss: the normal draws in the network's input and in the target.
 
-What is left of $z$ without the signal is compared with every normal draw. If it is none of them, it
-is regressed on all of them together, also on those that many elements share: so offset noise is
-found exactly, however weak, and a sum of white draws is as good as one. A draw that is multiplied
-by a constant times $\alpha$ belongs to the data (`data`). What is explained by no draw is tested:
-it must be white and normal.
+The residual of $z$ after subtraction of the signal is compared with every normal draw. If no single
+draw matches, the residual is regressed on all draws together, including draws that many elements
+share: offset noise is found exactly, however weak, and a sum of white draws is as good as one draw.
+A draw whose coefficient is proportional to $\alpha$ belongs to the data (`data`). An unexplained
+residual is tested for being white and normal.
 
-The target is regressed on the draws, too. It may hold another sum of them than $z$ does: what of it
-is independent of $z$ adds a constant to the expected loss.
+The target is regressed on the draws, too. It may contain the draws in other proportions than $z$:
+the part that is independent of $z$ adds a constant to the expected loss.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 r"""Calls of a loss that differ only in the data or in the output of the network.
 
-The gradient at answer 0 and at another answer gives the coefficient $c$ and the target $y$; other
-data with the same noise show which part of $z$ and $y$ is signal. With the same noise, an input
-changes only where it holds data; so losses may pack latents into tokens, move channels last,
-transpose sequences, fold frames into the batch, or put other channels, tokens or frames beside the
-noisy data. Elements that stay clean, and whose error is no part of the loss, are left out.
+Gradients at two network outputs ("answers") give the coefficient $c$ and the target $y$; other data
+with the same noise show which part of $z$ and $y$ is signal. With the same noise, an input changes
+only where it holds data; so losses may pack latents into tokens, move channels last, transpose
+sequences, fold frames into the batch, or put other channels, tokens or frames beside the noisy
+data. Elements that stay clean and do not enter the loss are left out.
 """
 
 from collections.abc import Mapping, Sequence

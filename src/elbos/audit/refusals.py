@@ -1,8 +1,8 @@
 r"""Reasons for refusing a loss: the network's input is not scaled data plus noise of one level.
 
-Each sample of $z$ is fitted by a few of these: all samples of the batch, mirror images of its own,
-and all normal draws. That shows data or noise of another sample, two samples at once, and mirrored
-data. Else the change $dz$ that comes with a change $dx$ of the data may be $dx$, scaled differently
+Each sample of $z$ is fitted by a few of the batch's samples, mirror images of the sample, and
+normal draws. The fit reveals data or noise of another sample, two samples at once, and mirrored
+data. Otherwise the change $dz$ due to a change $dx$ of the data may be $dx$, scaled differently
 along an axis.
 """
 

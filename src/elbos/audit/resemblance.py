@@ -1,10 +1,10 @@
 r"""Published losses that agree with a measured loss, exactly or up to one slip.
 
-A loss is compared part by part: its coefficient $c$ and its target $(a, b)$ of one prediction type,
-and the density of its noise levels. The slips are tables of edits: text that is replaced in a
-published formula, a change of a target's two numbers, other parameters of a schedule. What an edit
-makes of something published is matched like the published itself. A bug whose result is another
-published objective is that objective: nothing in a weighting tells them apart.
+A loss is compared part by part: the coefficient $c$ and the target $(a, b)$ of one prediction type,
+and the density of noise levels. Slips are tables of edits: replaced text in a published formula, a
+change of a target's two coefficients, other parameters of a schedule. Edited parts are matched like
+published parts. A bug that results in another published objective cannot be distinguished from that
+objective by the weighting.
 """
 
 import functools

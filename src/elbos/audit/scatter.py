@@ -1,11 +1,11 @@
 r"""Tests that target, coefficient and conditioning are functions of the noise level.
 
-A weighting $w(\lambda)$ describes a loss if the level decides the target, and if the network is
-given the level. So log-SNR must be a function of the time that the network is given: noise that is
-multiplied by a random number per sample is not normal, given the time, but Student's t or such. A
-coefficient may be random, if it does not depend on the noise: then its mean is the weight.
+A weighting $w(\lambda)$ describes a loss if the noise level determines the target and the network
+is conditioned on the level. So log-SNR must be a function of the network's time input: noise that
+is multiplied by a random number per sample is not normal given the time, but for example Student's
+t. A coefficient may be random if it is independent of the noise: then its mean is the weight.
 
-A function of sorted numbers is, at each of them, about the mean of its two neighbours.
+The tests use that a smooth function of sorted numbers is close to the mean of its two neighbours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,9 +1,9 @@
 r"""Tests that a loss is a squared error, the same for all elements, in each network call.
 
-A weighting describes a loss if that loss is, for every sample, $c\,\|\hat y - y\|^2$ with standard
-normal noise in $z$. So an answer moved three times as far must change the gradient three times as
-much; one half of an answer must not change the gradient of the other; the target must not be the
-network's own output.
+A weighting describes a loss if the loss is $c\,\|\hat y - y\|^2$ for every sample, with standard
+normal noise in $z$. Hence a three times larger change of the network output must change the
+gradient three times as much; the output at some elements must not change the gradient at others;
+and the target must not be an output of the network.
 """
 
 from collections.abc import Mapping
