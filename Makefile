@@ -52,7 +52,7 @@ lint: .venv/dev
 
 check: lint test
 
-slow: .venv/dev
+slow: .venv/dev .venv/ray
 	$(BIN)/pytest -m slow
 
 bench: .venv/dev .venv/bench
@@ -91,6 +91,10 @@ clean:
 	$(SYSTEM_PYTHON) -m venv --system-site-packages --clear $@
 	$@/bin/pip freeze --all | grep -E '^torch==' > $@/constraints.txt
 	$@/bin/pip install --quiet --disable-pip-version-check --upgrade --constraint $@/constraints.txt numpy '.[evaluate]'
+
+.venv/ray: .venv/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ray]'
+	@touch $@
 
 .venv/bench: .venv/dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
