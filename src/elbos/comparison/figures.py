@@ -90,8 +90,9 @@ def learning_figure(comparison: Comparison) -> Figure | None:
 
 
 def levels_figure(comparison: Comparison) -> Figure | None:
-    """Plot the ELBO of noisy data and the loss over log-SNR, as deviations from the median, and the
-    loss as values; None without data.
+    """Plot the ELBO of noisy data and the loss over log-SNR; None without data.
+
+    Both are shown as deviations from the median over objectives, and the loss also as values.
     """
     _, elbos, losses = curves(comparison)
     panels = []

@@ -233,8 +233,8 @@ def _ranking_figure(comparison: Comparison) -> Any:
 
 
 def _heat(comparison: Comparison) -> list[list[tuple[float | None, str, bool]]]:
-    """Return the cells of the loss heat map, by objective and weighting: value, colour strength,
-    and whether the model was trained with the weighting.
+    """Return the cells of the loss heat map: loss, colour strength, and a flag for the model's own
+    training weighting.
 
     The colour scale ends at the 90 % quantile, so that a single large loss does not make all other
     cells pale.

@@ -345,10 +345,10 @@ def _ranks(
     drawn: Int[np.ndarray, "d r"],
     seeds: Int[np.ndarray, "d n"],
 ) -> Float64[np.ndarray, "k d r"]:
-    """Return the centred ranks of the weightings in each bootstrap draw, by their sums over the
-    drawn seeds; ties share the average rank.
+    """Return the centred ranks of the weightings in each bootstrap draw, with tied ranks averaged.
 
-    Seeds are added one by one: a weighting that is drawn twice has exactly the same sum twice.
+    Weightings are ranked by sums over the drawn seeds. Seeds are added one by one: a weighting that
+    is drawn twice has exactly the same sum twice.
     """
     sums = np.zeros((len(values), *drawn.shape))
     for seed in seeds.T:

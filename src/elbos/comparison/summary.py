@@ -273,8 +273,8 @@ def _losses(table: _Table) -> Losses | None:
 
 
 def _ranking(table: _Table) -> Ranking | None:
-    """Compute rank correlations of ELBOs and losses with the main metrics, over monotone
-    weightings; None for fewer than six weightings.
+    """Correlate ELBOs and losses with the main metrics, over monotone weightings; None for fewer
+    than six monotone weightings.
     """
     objectives = [one for one in table.complete if table.is_monotone(one)]
     weightings = [repr(one.weighting) for one in objectives]
@@ -309,8 +309,9 @@ def _correlation(found: Correlation) -> RankCorrelation:
 
 
 def _weights(objective: Variant, experiment: Experiment, first: RunScores | None) -> Weights:
-    """Tabulate an objective's weighting and density of noise levels over log-SNR; an adaptive
-    density is taken from the end of the first seed's training.
+    """Tabulate an objective's weighting and density of noise levels over log-SNR.
+
+    An adaptive density is taken from the end of the first seed's training.
     """
     low, high = experiment.ends
     levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
@@ -335,8 +336,9 @@ def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
 
 
 def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
-    """Average the validation ELBO over seeds that were validated at the same times as the first
-    seed; None without validations.
+    """Average the validation ELBO over seeds; return None without validations.
+
+    Seeds that were not validated at the same times as the first seed are left out.
     """
     curves = [curve for curve in curves if curve.images]
     if not curves:

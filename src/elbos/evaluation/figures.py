@@ -102,8 +102,9 @@ def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
 
 
 def sweep_baseline(sweep: Sweep) -> float | None:
-    """Return the Fréchet distance of the real-data baseline; None if the baseline has fewer images
-    than a point of the sweep has samples.
+    """Return the Fréchet distance of the real-data baseline; None if real images are too few.
+
+    The baseline needs as many real images as a point of the sweep has samples.
     """
     baseline = sweep.baseline.scores[FRECHET_DISTANCE].value
     return None if sweep.baseline.num < sweep.num_samples else baseline

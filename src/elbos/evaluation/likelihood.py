@@ -173,9 +173,7 @@ def measure(
 
 
 def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
-    """Summarize the measured losses: the variational bound with its terms, and the loss and the
-    ELBO at every noise level.
-    """
+    """Summarize the variational bound, its terms, and the loss and ELBO at every noise level."""
     rounds = measured.rounds
     bits = rounds.bits
     return Likelihood(

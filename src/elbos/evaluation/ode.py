@@ -37,8 +37,7 @@ def measure_ode(
     config: EvaluationConfig,
     start: Start,
 ) -> OdeLikelihood | None:
-    """Measure the ODE likelihood of the first images and its difference from the variational bound;
-    None if no images are requested.
+    """Measure the ODE likelihood and the bound on the same images; None if no images are requested.
 
     Args:
         model: The model.

@@ -156,8 +156,7 @@ class Module:
         return Features(vectors, None if logits is None else self._vectors(logits, num))
 
     def _vectors(self, value: Any, num: int) -> Float32[Tensor, "b d"]:
-        """Check that the user-defined function returned one finite vector per image, and return the
-        vectors in float32 on the CPU.
+        """Return the features in float32 on the CPU; raise an error unless they are valid.
 
         Raises:
             ValueError: If the return value has another type or shape, or is not finite.
