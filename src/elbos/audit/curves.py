@@ -153,8 +153,9 @@ class Splines:
 
     @classmethod
     def of_counts(cls, places: Float[Array, " m"], counts: Float[Array, "r m"]) -> "Splines":
-        """Fit log-probabilities of bins to counts in independent blocks. The counts may vary less
-        than independent samples would. `places` increase.
+        """Fit log-probabilities at increasing `places` to counts in independent blocks.
+
+        Counts may vary less between blocks than those of independent samples.
         """
         share = np.cumsum(counts.sum(0)) / counts.sum()
         low, high = (float(places[np.searchsorted(share, end)]) for end in _OUTER_KNOTS)

@@ -267,7 +267,9 @@ def _with_unknown_target(
 
 
 def _log(values: Tensor) -> Tensor:
-    """Return the logarithm; zeros get a finite value far below the least logarithm."""
+    """Return the logarithm, with zeros far below the least finite value; raise a ValueError if a
+    value is negative or infinite, or all are zero.
+    """
     if not (values.isfinite() & (values >= 0)).all() or not values.any():
         raise ValueError(
             "The coefficient is 0 everywhere, or below 0 or infinite at some step: there is no "

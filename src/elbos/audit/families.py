@@ -202,8 +202,8 @@ def schedule_of_shape(
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
 ) -> tuple[Schedule | None, bool]:
-    """Find the schedule whose log-density agrees with a curve within its errors, or None; also
-    return whether the schedule is published or has no free parameters besides its ends.
+    """Find the schedule whose log-density agrees with a curve within its errors, or None. Also
+    return True if the schedule is published or has no parameters besides its ends.
     """
     is_drawn = is_central(log_p, _TAIL)  # the loss itself rounds in the tails
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)

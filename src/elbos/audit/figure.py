@@ -5,7 +5,7 @@ noise levels; and the mixture of ELBOs,
 
 $$L_w = \int -w'(\lambda)\, L(\lambda)\, d\lambda + w(\lambda_\max) L(\lambda_\max) + \dots,$$
 
-scaled such that what is added sums to 1: for a likelihood objective it is a probability
+scaled such that the positive part sums to 1: for a likelihood objective it is a probability
 distribution over noise levels, else what lies below 0 sums to the negative share. With two audits
 there is a fourth, the ratio of their weightings.
 """

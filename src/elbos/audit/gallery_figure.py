@@ -1,7 +1,7 @@
 """A small SVG picture of the weighting and the density of one audit.
 
-All pictures have the same axes, so that they can be compared: log-SNR from noisy to clean across,
-and up the weight, on a logarithmic scale of so many decades below its largest value in the picture.
+All pictures have the same axes, so that they can be compared: log-SNR from noisy to clean, and the
+weight on a logarithmic scale, `DECADES` below its largest value in the picture.
 """
 
 from collections.abc import Sequence

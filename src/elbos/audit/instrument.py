@@ -49,7 +49,8 @@ _FORMS = [
 
 
 class BroadcastError(ValueError):
-    """Error: the network's input has an axis more than the data, because times were broadcast."""
+    """Raised if the network's input has one axis more than the data, because times were broadcast.
+    """
 
 
 @dataclass(frozen=True)

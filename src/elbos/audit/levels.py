@@ -200,8 +200,7 @@ class Table:
         return Splines.of_counts(np.arange(len(self), dtype=np.float64), self.counts_by_block)
 
     def tilt_covariance(self, logsnr: Array) -> Array:
-        """Return the covariance of the log-probability of steps assumed equally likely, estimated
-        with the fewest spline knots.
+        """Return the covariance of step log-probabilities in the spline fit with the fewest knots.
         """
         fewest_knots = self._spline.splines[0]
         return fewest_knots.covariance(np.interp(logsnr, self.levels, self.steps))
@@ -223,8 +222,7 @@ def table_log_density(
     log_probability: Float[Array, " t"],
     logsnr: Float[Array, " g"],
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
-    """Compute the log-density of a table of noise levels, step probability divided by spacing, and
-    its error.
+    """Compute the log-density of a table, step probability divided by spacing, and its error.
 
     It is defined only up to half of its change from one step to the next, which counts as two
     standard errors.

@@ -324,8 +324,7 @@ def find_factor(
     rising: list[tuple[float, float]],
     nearest: Nearest,
 ) -> MonotoneFactor | None:
-    """Find the factor that makes the weighting monotone; None if the weighting does not increase,
-    or if no finite factor exists.
+    """Find the factor that makes the weighting monotone; None if none is needed or finite.
 
     If the nearest named weighting needs the same factor, the factor is computed from its formula.
     """

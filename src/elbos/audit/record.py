@@ -1,17 +1,17 @@
 r"""Audits of a live training, from some of its steps recorded with the real network.
 
-`probe` calls a loss with chosen answers; here its own calls are only recorded. Hooks record the
-network's input $z$, its output $\hat y$ and the gradient $g$ of the loss with respect to it; the
-draws of the loss are recorded, and none is reset. With clean data $x$ and all normal draws
-$\epsilon_m$ known, two small least-squares problems per sample,
+`probe` calls a loss with prescribed network outputs; here the calls of the training are only
+recorded. Hooks record the network's input $z$, the output $\hat y$ and the gradient $g$ of the loss
+with respect to the output; random draws are recorded, and no random state is reset. With clean data
+$x$ and all normal draws $\epsilon_m$ known, two small least-squares problems per sample,
 
 $$z = \alpha x + \sum_m \sigma_m \epsilon_m, \qquad
   g = 2c\,(\hat y - a x - \sum_m b_m \epsilon_m),$$
 
-have all coefficients (`steps`), because a network's output is no exact combination of data and
-noise. The noise is the sum of draws in $z$, and what they leave is judged as in `probe`. The clean
-data are those that the loss draws noise like, `torch.randn_like(x)`, unless they are given. The
-training stays the same, bit for bit.
+give all coefficients (`steps`), because a network's output is no exact combination of data and
+noise. The noise is the sum of draws in $z$, and the residual is tested as in `probe`. The clean
+data are the argument of `torch.randn_like(x)` in the loss, unless they are given. The training
+stays the same, bit for bit.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,15 +1,14 @@
 r"""The random numbers of a loss: reset before each call, recorded, and spread evenly.
 
-All random states (torch's, numpy's, Python's, and those of torch generators and Sobol engines that
-the loss owns) start anew from a seed, so that two calls differ only in what is changed on purpose.
-What the loss then draws from torch, or from the global states of numpy and Python, is recorded:
-normal numbers, because one of them is the noise in $z$; and numbers of which there is one per
-sample, because the noise level may be a function of some. These are kept as the logits of their
-quantiles (`draws`). Of an option drawn with given probabilities, half of its own probability counts
-as smaller.
+All random states (of torch, numpy, Python, and of torch generators and Sobol engines that the loss
+owns) are reset to a seed before each call, so that two calls differ only in the intended change.
+Draws from torch and from the global states of numpy and Python are recorded: normal numbers,
+because one draw is the noise in $z$; and draws of one number per sample, because the noise level
+may be a function of such a draw. These are stored as the logits of their quantiles (`draws`). The
+quantile of an option drawn with given probabilities is the middle of its interval.
 
-Numbers of which there is one per sample, or one per batch, may be put at quantiles that are spread
-evenly over all calls: for the loss they are as random as before, and estimates are more exact.
+Draws of one number per sample, or one per batch, may be replaced by quantiles that are spread
+evenly over all calls: the loss sees the same distribution, and estimates are more exact.
 """
 
 import copy

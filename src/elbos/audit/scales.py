@@ -1,7 +1,7 @@
 r"""Identification of the diffusion process from measured scales, with the scale of its data.
 
-The scale of data that the loss multiplies by $s$ is open: what is measured is
-$\alpha' = s\alpha$. The relation of $\alpha$ and $\sigma$ over the noise levels gives $s$:
+If the loss multiplies its data by an unknown $s$, the measured scale is $\alpha' = s\alpha$. The
+relation of $\alpha$ and $\sigma$ over the noise levels gives $s$:
 
 | process | relation |
 |---|---|
@@ -10,11 +10,11 @@ $\alpha' = s\alpha$. The relation of $\alpha$ and $\sigma$ over the noise levels
 | variance exploding | $\alpha = 1$ |
 | variance preserving but for a slip (`SLIPS`) | $\alpha^m + \sigma^n = 1$ |
 
-One case stays open: EDM's input scaling $c_\mathrm{in}$ with data of standard deviation $\sigma_d$
-*is* the variance-preserving process on data multiplied by $1/\sigma_d$. The noise level that the
-network is given decides, where that is $\sigma/\alpha$, its logarithm, a quarter of that, or
-log-SNR: $\lambda$ is then known, and with it the scale of the data. Else it is read as EDM's, the
-data untouched, if nothing is added to the data and $\sigma_d < 1$.
+One case is ambiguous: EDM's input scaling $c_\mathrm{in}$ with data of standard deviation
+$\sigma_d$ *is* the variance-preserving process on data multiplied by $1/\sigma_d$. The time input
+of the network decides if it is $\sigma/\alpha$, the logarithm of $\sigma/\alpha$, a quarter of this
+logarithm, or log-SNR: $\lambda$ and the scale of the data are then known. Otherwise EDM's process
+on unscaled data is assumed if nothing is added to the data and $\sigma_d < 1$.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ SLIPS = {
     (2, 1): "1 - ᾱ in place of its square root",
     (4, 4): "the square roots of ᾱ and 1 - ᾱ taken twice",
 }
-r"""What is wrong with scales of $\alpha^m + \sigma^n = 1$, where ᾱ is α²."""
+r"""Slips that lead to $\alpha^m + \sigma^n = 1$, by $(m, n)$; ᾱ is α²."""
 BUT_FOR = "variance preserving but for "
 _GIVEN_ERROR = 1e-2  # of a log-SNR that the network is given, in float32
 _PURE = 30.0  # log-SNR beyond which float32 holds no signal, or no noise
