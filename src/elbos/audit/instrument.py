@@ -49,8 +49,7 @@ _FORMS = [
 
 
 class BroadcastError(ValueError):
-    """Raised if the network's input has one axis more than the data, because times were broadcast.
-    """
+    """Raised if the network's input has one axis more than the data, from broadcast times."""
 
 
 @dataclass(frozen=True)

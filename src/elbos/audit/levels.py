@@ -200,8 +200,7 @@ class Table:
         return Splines.of_counts(np.arange(len(self), dtype=np.float64), self.counts_by_block)
 
     def tilt_covariance(self, logsnr: Array) -> Array:
-        """Return the covariance of step log-probabilities in the spline fit with the fewest knots.
-        """
+        """Return the covariance of step log-probabilities in the fit with the fewest knots."""
         fewest_knots = self._spline.splines[0]
         return fewest_knots.covariance(np.interp(logsnr, self.levels, self.steps))
 

@@ -247,7 +247,7 @@ def _short(title: str, others: set[str]) -> str:
 
 
 def _nearness(distance: float, *, is_first: bool) -> str:
-    """Write the distance of a named weighting; for the nearest weighting, also same or not near."""
+    """Describe the distance of a named weighting in words; the nearest may be equal or not near."""
     off = in_words(distance)
     if is_first and distance < SAME:
         return f"same curve ({off}, below {percent(SAME, 0)})"
