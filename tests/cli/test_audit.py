@@ -95,7 +95,7 @@ FAILS = {
     "wrong.json betas.json": "wrong.json: beta_start is 'small'",
     "betas.json --prediction flow": "betas.json: DDPMScheduler has no flow",
     "betas.json --weighting-scheme mode": "weighting_scheme and precondition_outputs are for flow",
-    "flow.json --snr-gamma 5": "flow.json: snr_gamma is for betas",
+    "flow.json --snr-gamma 5": "flow.json: snr_gamma needs betas",
     "flow.json --prediction v": "predict flow, x or eps, not v",
 }
 

@@ -335,7 +335,7 @@ BAD = {
         "cannot be read as UNet2DModel",
     ),
     "a size that is none": ("ddpm", setting("unet/config.json", sample_size=8.5), DIGITS, "8.5"),
-    "floor of latents": ("latent", None, [*DIGITS, "--floor"], "floor"),
+    "floor of latents": ("latent", None, [*DIGITS, "--floor"], "latents"),
     "latents of another size": (
         "latent",
         lambda folder: unet(4, sample_size=2).save_pretrained(folder / "unet"),

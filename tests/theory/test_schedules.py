@@ -362,7 +362,7 @@ REFUSED = [
     (lambda: schedules.FlowTimes(inner=NARROW, shift=-1.0), "shift is -1.0"),
     (lambda: schedules.FlowTimes(inner=NARROW, time_max=1.5), "time_max=1.5"),
     (lambda: schedules.ZeroTerminal(inner=NARROW, snr_shift=0.0), "snr_shift is 0.0"),
-    (lambda: schedules.ZeroTerminal(inner=Adaptive()), "Adaptive learns"),
+    (lambda: schedules.ZeroTerminal(inner=Adaptive()), "Adaptive"),
 ]
 
 
