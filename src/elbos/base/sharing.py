@@ -1,4 +1,4 @@
-"""Work shared among the processes of `torch.distributed`, and its results put together."""
+"""Share work among the processes of `torch.distributed`, and gather the results."""
 
 import re
 from collections.abc import Callable, Iterator

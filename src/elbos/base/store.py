@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from elbos.base import files
+from elbos.base import files, formats
 from elbos.base.progress import Advance
 
 Tensors = dict[str, Tensor]
@@ -149,30 +147,29 @@ class Store:
 
 def pack(tensors: Tensors) -> bytes:
     """Serialize tensors in the safetensors format, preceded by a SHA-256 checksum."""
-    content = safetensors.torch.save(tensors)
+    content = formats.pack(tensors)
     return hashlib.sha256(content).digest() + content
 
 
-def unpack(content: bytes) -> Tensors:
-    """Verify the checksum of a file written by `pack` and return its tensors.
+def read(path: Path) -> Tensors:
+    """Read the tensors of a file written by `pack`, after verifying the checksum.
 
     Raises:
-        ValueError: If the file is damaged.
+        OSError: If the file cannot be read.
+        CorruptFile: If the checksum does not match, or the file holds no tensors.
     """
+    content = files.read(path)
     digest, content = content[:32], content[32:]
     if hashlib.sha256(content).digest() != digest:
-        raise ValueError("its checksum does not match")
-    try:
-        return safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
-        raise ValueError("it holds no tensors") from error
+        raise formats.CorruptFile(f"{path} is corrupt: the checksum does not match")
+    return formats.unpack(content, path)
 
 
 def _read(path: Path) -> Tensors | None:
     try:
-        return unpack(files.read(path))
+        return read(path)
     except FileNotFoundError:
         return None
-    except ValueError:
+    except formats.CorruptFile:
         warnings.warn(f"{path} is damaged: it is computed again.", RuntimeWarning, stacklevel=3)
         return None

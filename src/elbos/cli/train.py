@@ -52,7 +52,7 @@ class Train:
     """The run directory. Default: runs/PRESET, with a word for all that was changed."""
 
     config: Path | None = None
-    """In place of a preset: a file with the output of --dry-run, or a run's config.json."""
+    """A file to use instead of a preset: the output of --dry-run, or a run's config.json."""
 
     dry_run: bool = False
     """Print the resolved configuration as JSON, and stop."""

@@ -34,10 +34,9 @@ from elbos.training.machine import num_cores, require_few
 
 _WAIT_SECONDS = 2.0
 _GRACE_SECONDS = 60.0
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # read when Ray is imported
-"""With clusters disabled, as by default on macOS and Windows, Ray's node is 127.0.0.1. Passing an
-address to `ray.init` does not work: Ray replaces 127.0.0.1, and for any other address listens on
-all interfaces.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Makes Ray listen on 127.0.0.1 alone, as it does by default on macOS and Windows. Ray reads it
+when imported; an address in `ray.init` would be replaced, or opened on all interfaces.
 """
 
 Key = tuple[str, int]

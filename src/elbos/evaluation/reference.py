@@ -18,7 +18,7 @@ from elbos.base import files
 from elbos.base.cache import DamagedFolder, build_once, cache_dir, kept
 from elbos.base.codec import digest
 from elbos.base.progress import Start, silent
-from elbos.base.store import Part, Store, Tensors, pack, unpack
+from elbos.base.store import Part, Store, Tensors, pack, read
 from elbos.evaluation.estimators import Statistics, mean_kernel
 from elbos.evaluation.features import Extractor, extract
 from elbos.training.data import Dataset, Source
@@ -174,7 +174,7 @@ def _content(pooled: Tensor, rows: Tensor) -> bytes:
 
 def _read(path: Path, names: tuple[str, str, str], image_shape: tuple[int, ...]) -> Reference:
     try:
-        found = unpack(files.read(path))
+        found = read(path)
         statistics = Statistics(found["mean"], found["covariance"], int(found["num"]))
         return Reference(statistics, found["rows"], found["kernel"].item(), *names, image_shape)
     except (FileNotFoundError, ValueError, KeyError) as error:

@@ -67,7 +67,7 @@ class Config:
     """Images per step, over all processes, whose number does not change the result."""
 
     use_labels: bool = True
-    """Whether the network is conditioned on the class, where the data have classes."""
+    """Condition the network on the class, where the data have classes."""
 
     label_dropout: float = 0.1
     """Probability of dropping a label in training, so that the network is conditional and

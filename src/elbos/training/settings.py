@@ -129,11 +129,11 @@ class Execution(Typed):
     fastest if memory suffices; the number of processes needs the least memory."""
 
     compile: Literal["auto", "on", "off"] = "auto"
-    """Whether torch.compile compiles network and loss. By default on GPUs: the first step takes
-    longer, and later steps are faster."""
+    """Compile network and loss by torch.compile. By default on GPUs: the first step takes longer,
+    and later steps are faster."""
 
     use_tf32: bool = True
-    """Whether GPUs multiply float32 numbers in TF32, of 10 bits, where precision is fp32: its
+    """Multiply float32 numbers in TF32, of 10 bits, on GPUs where precision is fp32: its
     rounding is far below the noise of training, and it is several times as fast."""
 
     use_checkpointing: bool = False

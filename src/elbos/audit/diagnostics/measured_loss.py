@@ -282,6 +282,6 @@ class TargetNoise(Diagnostic):
 @dataclass(frozen=True)
 class UnknownTarget(Diagnostic):
     sentence = (
-        "The target is none of the usual prediction types; y, which is predicted, is given in the "
-        "data x and the noise eps."
+        "The target is not one of the usual prediction types; y, the target, is given in terms of "
+        "the data x and the noise eps."
     )

@@ -114,8 +114,8 @@ class NotNormal(Diagnostic):
 @dataclass(frozen=True)
 class NoiseUnseen(Diagnostic):
     sentence = (
-        "The noise as a whole is none of the normal numbers that torch or numpy.random were "
-        "observed to draw, but it is white and normal: noise levels are measured from its norm, "
+        "The noise differs from all normal numbers that torch or numpy.random were observed to "
+        "draw, but it is white and normal: noise levels are measured from its norm, "
         "to {logsnr_error:number 2} in log-SNR each."
     )
     logsnr_error: float

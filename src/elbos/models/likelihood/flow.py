@@ -52,7 +52,7 @@ Dequantize = Callable[
     [torch.Size, float, float, torch.Generator | None],
     tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]],
 ]
-r"""From shape, $\delta$, $\tilde\sigma$ and generator to $u$ and $-\log q(u)$, nats/dim."""
+r"""Draws $u$ for a shape, $\delta$, $\tilde\sigma$, generator; computes $-\log q(u)$, nats/dim."""
 
 
 def uniform(

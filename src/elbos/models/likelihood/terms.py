@@ -151,8 +151,8 @@ def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
     is_level &= (level.round() >= 0) & (level.round() < num_levels)
     if not is_level.all():
         raise ValueError(
-            f"data hold {x[~is_level][0].item():g}, which is none of the num_levels={num_levels} "
-            f"levels of [-1, 1]: give 2 * k / {num_levels - 1} - 1 for k from 0 to "
+            f"data hold {x[~is_level][0].item():g}, not one of the num_levels={num_levels} pixel "
+            f"values in [-1, 1]: give 2 * k / {num_levels - 1} - 1 for k from 0 to "
             f"{num_levels - 1}, or num_levels=None for continuous data."
         )
 
