@@ -28,8 +28,8 @@ import elbos
 from elbos.theory import parameterizations, schedules, weightings
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.schedules import Schedule
+from elbos.training.config import Output
 from elbos.training.presets import PRESETS
-from elbos.training.settings import Output
 
 WORK: dict[str, tuple[tuple[int, ...], int | None, int]] = {
     "toy": ((2,), 8, 512),

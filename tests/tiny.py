@@ -11,10 +11,9 @@ from elbos.models.networks import UNetConfig
 from elbos.theory import parameterizations, weightings
 from elbos.theory.adaptive import Adaptive
 from elbos.training import checkpoint
-from elbos.training.config import Config
+from elbos.training.config import Config, Optimizer, Output
 from elbos.training.data import Dataset, Digits
 from elbos.training.sampling import Sampling
-from elbos.training.settings import Optimizer, Output
 
 DIGITS = Config(
     data=Digits(),

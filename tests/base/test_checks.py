@@ -14,8 +14,8 @@ from elbos.models import samplers
 from elbos.models.networks import NETWORKS
 from elbos.theory import adaptive, parameterizations, schedules, weightings
 from elbos.training import data
+from elbos.training.config import Averaging, Execution, Optimizer, Output
 from elbos.training.sampling import Sampling
-from elbos.training.settings import Averaging, Execution, Optimizer, Output
 
 MADE: list[Any] = [
     *(kind() for kind in weightings.WEIGHTINGS),

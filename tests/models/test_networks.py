@@ -23,11 +23,11 @@ from elbos.models.networks import (
 )
 from elbos.models.networks.layers import FourierFeatures, attended
 from elbos.models.networks.vit import rotated, rotations
+from elbos.training.config import Execution
 from elbos.training.data import Digits, Toy
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import blocks, checkpointed
 from elbos.training.processes import Processes
-from elbos.training.settings import Execution
 from elbos.training.trainer import Trainer
 
 NUM_CLASSES = 5

@@ -25,9 +25,9 @@ from elbos.theory.adaptive import Adaptive
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.objective import Objective
 from elbos.theory.tabulated import Tabulated
+from elbos.training.config import Optimizer, Output
 from elbos.training.machine import num_cores
 from elbos.training.network import OwnNetwork
-from elbos.training.settings import Optimizer, Output
 from elbos.training.trainer import Trainer
 
 ENDS = {"logsnr_min": -8.0, "logsnr_max": 8.0}

@@ -19,14 +19,13 @@ from elbos.base.philox import Purpose, Stream
 from elbos.models.networks import ADMConfig
 from elbos.runs.fit import train
 from elbos.training import sharding
-from elbos.training.config import Config
+from elbos.training.config import Config, Execution
 from elbos.training.data import Digits
 from elbos.training.data.augment import augmented
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import compiling
 from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
-from elbos.training.settings import Execution
 from elbos.training.trainer import Trainer
 
 

@@ -17,11 +17,10 @@ from elbos.models.networks import MLPConfig
 from elbos.models.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver, UniPC
 from elbos.theory import schedules, weightings
 from elbos.theory.tabulated import Tabulated
-from elbos.training.config import Config
+from elbos.training.config import Averaging, Config, Execution, Optimizer, Output
 from elbos.training.data import Fashion, Folder, Hub, Latents, Packed, Tar, Toy
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
-from elbos.training.settings import Averaging, Execution, Optimizer, Output
 
 TABLE = Tabulated.from_function(weightings.Sigmoid())
 CHANGED = [

@@ -8,8 +8,8 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from torch import Tensor, nn
 
+from elbos.training.config import Averaging
 from elbos.training.ema import EMA
-from elbos.training.settings import Averaging
 
 
 def profile(relative_width: float, num_steps: int) -> Tensor:

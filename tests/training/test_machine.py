@@ -11,11 +11,10 @@ from tiny import DIGITS, log, tensors
 from elbos.runs.fit import fit, train
 from elbos.theory.schedules import Cosine
 from elbos.training import machine, monitor
-from elbos.training.config import run_config
+from elbos.training.config import Execution, Optimizer, Output, run_config
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import fast_kernels
 from elbos.training.machine import best_precision
-from elbos.training.settings import Execution, Optimizer, Output
 
 ONE_STEP = replace(DIGITS, num_images=16)
 

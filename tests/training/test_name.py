@@ -19,12 +19,11 @@ from elbos.models.samplers import Heun
 from elbos.theory import parameterizations, schedules, weightings
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.tabulated import Tabulated
-from elbos.training.config import Config
+from elbos.training.config import Averaging, Config, Optimizer, Output
 from elbos.training.data import Folder, Toy
 from elbos.training.name import default_name, nearest_preset
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
-from elbos.training.settings import Averaging, Optimizer, Output
 
 NAMES: dict[str, tuple[str, dict[str, Any]]] = {
     "digits": ("digits", {}),

@@ -10,9 +10,9 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from elbos.models.networks import MLPConfig
 from elbos.training import optimizer
+from elbos.training.config import Averaging, Optimizer
 from elbos.training.ema import EMA
 from elbos.training.optimizer import Muon, inner_matrices, new_optimizer
-from elbos.training.settings import Averaging, Optimizer
 
 SHAPES = [(16, 16), (8, 40), (40, 8)]
 RATES = {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": 0.0}

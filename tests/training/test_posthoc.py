@@ -15,9 +15,9 @@ from torch import Tensor
 from elbos.base.formats import pack
 from elbos.runs.fit import train
 from elbos.runs.run import Run
+from elbos.training.config import Averaging
 from elbos.training.ema import exponent, group_of, snapshots
 from elbos.training.posthoc import coefficients, write_average
-from elbos.training.settings import Averaging
 
 WIDTHS = (0.05, 0.10)
 SNAPSHOTS = replace(

@@ -16,8 +16,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from elbos.runs.fit import train
 from elbos.training import checkpoint, sharding
-from elbos.training.config import Config
-from elbos.training.settings import Execution
+from elbos.training.config import Config, Execution
 from elbos.training.trainer import Trainer
 
 CONFIG = replace(

@@ -17,9 +17,8 @@ from tiny import DIGITS
 from elbos.base import files
 from elbos.runs.fit import train
 from elbos.training import checkpoint
-from elbos.training.config import Config
+from elbos.training.config import Averaging, Config, Execution
 from elbos.training.ema import snapshots
-from elbos.training.settings import Averaging, Execution
 from elbos.training.trainer import Trainer
 
 LONG = replace(

@@ -14,9 +14,8 @@ from tiny import DIGITS, log
 from elbos.models.networks import MLPConfig
 from elbos.runs.fit import train
 from elbos.theory import schedules
-from elbos.training.config import Config
+from elbos.training.config import Config, Output, Tracker
 from elbos.training.data import Toy
-from elbos.training.settings import Output, Tracker
 from elbos.training.trainer import Trainer
 
 TOY = replace(

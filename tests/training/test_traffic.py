@@ -15,9 +15,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from elbos.training import sharding
+from elbos.training.config import Execution
 from elbos.training.directory import RunDirectory
 from elbos.training.processes import Processes
-from elbos.training.settings import Execution
 from elbos.training.trainer import Trainer
 
 

@@ -27,12 +27,11 @@ from elbos.theory.schedules import Linear
 from elbos.theory.tabulated import Tabulated
 from elbos.theory.weightings import Sigmoid
 from elbos.training import checkpoint
-from elbos.training.config import Config, run_config
+from elbos.training.config import Config, Optimizer, Output, run_config
 from elbos.training.data import Toy
 from elbos.training.directory import RunDirectory
 from elbos.training.presets import PRESETS
 from elbos.training.processes import Processes
-from elbos.training.settings import Optimizer, Output
 from elbos.training.trainer import Trainer
 from elbos.validation import BinnedLoss
 

@@ -63,6 +63,7 @@ _MOVED = {
     "runs.stored": "training.checkpoint",
     "training.fit": "runs.fit",
     "training.run": "runs.run",
+    "training.settings": "training.config",
     "validation.processes": "base.sharing",
 }
 

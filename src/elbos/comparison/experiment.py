@@ -13,11 +13,10 @@ from elbos.evaluation.features import ExtractorConfig, Lite0
 from elbos.evaluation.metrics import MIN_IMAGES
 from elbos.models.samplers import Ancestral, Heun, Sampler
 from elbos.training.choices import Weight
-from elbos.training.config import Config
+from elbos.training.config import Config, Output
 from elbos.training.data import Given
 from elbos.training.network import OwnNetwork
 from elbos.training.sampling import Sampling
-from elbos.training.settings import Output
 
 NUM_VALIDATIONS, NUM_LOGGED, NUM_SAVED = 8, 50, 4
 

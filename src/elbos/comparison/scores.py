@@ -29,7 +29,7 @@ from elbos.theory.weightings import Weighting
 from elbos.training.config import Config
 from elbos.training.data import to_unit
 from elbos.training.machine import machine
-from elbos.training.sampling import png
+from elbos.training.pictures import png
 from elbos.validation.pilot import MIN_PILOT_SAMPLES
 
 NUM_SHOWN = 20

@@ -28,7 +28,8 @@ from elbos.evaluation.result import Evaluation, Likelihood, Protocol
 from elbos.evaluation.samples import stored_samples
 from elbos.theory.floor import Floor
 from elbos.training.data import to_unit
-from elbos.training.sampling import Sampling, png
+from elbos.training.pictures import png
+from elbos.training.sampling import Sampling
 from elbos.validation.pilot import num_pilot_times
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES

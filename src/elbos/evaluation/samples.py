@@ -22,8 +22,9 @@ from elbos.base.sharing import naming_lost_processes
 from elbos.base.store import Part, Tensors
 from elbos.evaluation.model import Model, model_store
 from elbos.training.data import to_levels
+from elbos.training.pictures import is_drawable, png
 from elbos.training.processes import Processes
-from elbos.training.sampling import BATCH_SIZE, Sampling, is_drawable, num_batches, png
+from elbos.training.sampling import BATCH_SIZE, Sampling, num_batches
 
 MAX_IN_GRID = 400
 _DECODED = 16  # latents per call of the decoder

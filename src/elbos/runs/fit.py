@@ -20,7 +20,7 @@ from elbos.runs.run import Run
 from elbos.theory.objective import Objective
 from elbos.theory.tabulated import Tabulated
 from elbos.training.choices import require_storable
-from elbos.training.config import Config, Precision
+from elbos.training.config import Averaging, Config, Execution, Optimizer, Output, Precision
 from elbos.training.data import Given, GivenData, Samples
 from elbos.training.directory import RunDirectory
 from elbos.training.machine import keep_freed_memory, require_few, resolved
@@ -29,7 +29,6 @@ from elbos.training.network import OwnNetwork, require_storable_state
 from elbos.training.ownership import claim, require_same_data
 from elbos.training.processes import Processes
 from elbos.training.sampling import Sampling
-from elbos.training.settings import Averaging, Execution, Optimizer, Output
 from elbos.training.trackers import require_installed
 from elbos.training.trainer import Trainer
 

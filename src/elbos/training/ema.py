@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 from elbos.base import files
 from elbos.base.formats import CorruptFile, pack, unpack
-from elbos.training.settings import Averaging
+from elbos.training.config import Averaging
 from elbos.training.sharding import local, unsharded
 
 MAIN = "ema"  # checkpoint group of the average that is sampled

@@ -42,8 +42,8 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from elbos.training.config import Optimizer
 from elbos.training.orthogonal import divided, orthogonalized, orthogonalized_shards
-from elbos.training.settings import Optimizer
 from elbos.training.sharding import local
 
 MOMENTUM = 0.95

@@ -30,10 +30,9 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.codec import encode
 from elbos.training import checkpoint
-from elbos.training.config import Config, run_config
+from elbos.training.config import Averaging, Config, run_config
 from elbos.training.directory import RunDirectory
 from elbos.training.ema import MAIN, Snapshot, exponent, group_of, snapshots
-from elbos.training.settings import Averaging
 
 Tensors = dict[str, Tensor]
 _Array = Float[np.ndarray, "..."]

@@ -13,9 +13,10 @@ from elbos.base.conditions import Condition, cond_at
 from elbos.theory.denoiser import Denoise
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batched, Samples
+from elbos.training.pictures import is_drawable, png
 from elbos.training.processes import Processes
 from elbos.training.randomness import generator
-from elbos.training.sampling import is_drawable, png, sample
+from elbos.training.sampling import sample
 from elbos.training.state import uses_labels
 from elbos.validation import Validation, Validator
 

@@ -23,9 +23,9 @@ from elbos.training.data.encode import Encoder
 from elbos.training.data.pack import Packer
 from elbos.training.data.packed import Moments
 from elbos.training.data.shards import Index, load_shards
+from elbos.training.pictures import png
 from elbos.training.processes import Processes
 from elbos.training.randomness import Visits
-from elbos.training.sampling import png
 
 NUM, SCALE, SHIFT = 40, 0.3, 0.05
 
