@@ -53,7 +53,7 @@ _MOVED = {
     "report.gallery": "audit.gallery",
     "report.gallery_figure": "audit.gallery_figure",
     "report.protocols": "validation.page",
-    "report.translation": "adapters.trainers.page",
+    "report.translation": "adapters.trainers.translation",
     "report.weightings": "cli.weightings",
     "runs.cache": "base.cache",
     "runs.checkpoint": "training.checkpoint",

@@ -26,7 +26,6 @@ from elbos import audit
 from elbos.adapters.diffusers import Training, loss_table, read_config
 from elbos.adapters.scripts import RefusedArgumentsError, from_script, is_training_script
 from elbos.adapters.trainers import TRAINERS, read_settings, trainer, translate
-from elbos.adapters.trainers.page import translation_text
 from elbos.audit.terminal import Terminal
 from elbos.audit.words import as_dict
 from elbos.base import files
@@ -218,7 +217,7 @@ class Audit:
         width = max(Console().width, _MIN_WIDTH)
         Console(width=width).print(Terminal(audits), crop=False)
         for result, found in zip(audits, translations, strict=False):
-            print(translation_text(result.title, found))  # noqa: T201
+            print(found.to_text(result.title))  # noqa: T201
 
     def _audits(self) -> list[audit.Audit]:
         """Audit all targets, after checking every target before the first measurement."""

@@ -54,11 +54,7 @@ TRAINERS: dict[str, Trainer] = {
 
 
 def trainer(name: str) -> Trainer:
-    """Return the trainer with the given name.
-
-    Raises:
-        ValueError: If the name is unknown.
-    """
+    """Return the trainer with the given name; raise a ValueError for an unknown name."""
     if name not in TRAINERS:
         raise ValueError(f"There is no trainer {name!r}: {suggestion(name, TRAINERS)}")
     return TRAINERS[name]
@@ -69,10 +65,7 @@ def translate(loss: Loss | Audit, name: str) -> Translation:
 
     Args:
         loss: A declared loss, or an audit, declared or measured.
-        name: One of `TRAINERS`.
-
-    Raises:
-        ValueError: If the name is unknown.
+        name: One of `TRAINERS`; a ValueError names the nearest if it is unknown.
 
     Examples:
         >>> loss = TRAINERS["kohya"].loss(read_settings("--min_snr_gamma 5"))

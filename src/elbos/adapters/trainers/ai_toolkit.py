@@ -41,7 +41,6 @@ from elbos.adapters.trainers.times import (
     stable_diffusion_logsnr,
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
-from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
 from elbos.audit.diagnostics import Diagnostic
 from elbos.theory.schedules import Normal
@@ -91,12 +90,21 @@ def _read(settings: Settings) -> Loss:
     if settings.text("arch").startswith("wan22_14b"):
         raise ValueError("arch is wan22_14b, whose networks have separate times: not supported.")
     settings.one_of("loss_target", "noise", ("noise",))
-    schedulers = ("ddpm", "flowmatch")
-    is_flow = settings.one_of("noise_scheduler", "ddpm", schedulers) == "flowmatch"
-    return _flow(settings) if is_flow else _diffusion(settings)
+    if settings.one_of("noise_scheduler", "ddpm", ("ddpm", "flowmatch")) == "flowmatch":
+        return _flow(settings)
+    if settings.flag("is_v_pred"):
+        raise ValueError("is_v_pred fails in this version, with a target of pixels: leave it out.")
+    p = _step_probability(settings, edge=1).flip(0)  # steps count from noise to data
+    snr, coefficient = stable_diffusion_logsnr().exp(), None
+    gamma, least = (settings.number(name, 1, above=0) for name in ("snr_gamma", "min_snr_gamma"))
+    if settings.has("snr_gamma"):
+        coefficient = gamma / snr
+    elif settings.has("min_snr_gamma"):
+        coefficient = min_snr(snr, least)
+    return stable_diffusion("ai-toolkit, Stable Diffusion", coefficient, p / p.sum())
 
 
-def _number_probability(settings: Settings, *, edge: int) -> Float[Tensor, " n"]:
+def _step_probability(settings: Settings, *, edge: int) -> Float[Tensor, " n"]:
     """Return the unnormalized probability of each step index."""
     low = settings.integer("min_denoising_steps", 0, high=NUM_STEPS - 1)
     high = settings.integer("max_denoising_steps", NUM_STEPS - 1, low=low + 3, high=NUM_STEPS)
@@ -105,10 +113,10 @@ def _number_probability(settings: Settings, *, edge: int) -> Float[Tensor, " n"]
     i = torch.arange(NUM_STEPS, dtype=torch.float64)
     if choice == "balanced":
         return ((i >= low + edge) & (i < min(high, NUM_STEPS - 1) - edge)).double()
-    ends = torch.arange(NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS
-    content = ends.pow(1 / 3).diff()
     if (low, high) != (0, NUM_STEPS - 1):
         raise ValueError(f"content_or_style is {choice}: leave out min_ and max_denoising_steps.")
+    ends = torch.arange(NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS
+    content = ends.pow(1 / 3).diff()
     return content if choice == "content" else content.flip(0)
 
 
@@ -116,37 +124,60 @@ def _flow(settings: Settings) -> Loss:
     kind = settings.one_of("timestep_type", "sigmoid", _TYPES)
     is_bell, is_half = settings.flag("linear_timesteps"), settings.flag("linear_timesteps2")
     weighting = "linear_timesteps" + "2" * is_half if is_bell or is_half else kind
-    p = _number_probability(settings, edge=0)
+    p = _step_probability(settings, edge=0)
     is_whole = bool(p[:-1].min() > 0) and p[-1].item() == 0
     title = f"ai-toolkit, {weighting}"
+
+    is_t0 = settings.flag("t0_loss_target")
+    is_equivalent = is_t0 and settings.flag("t0_velocity_equiv_weight")
+
+    def coefficient(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        if not is_t0:
+            return torch.ones_like(t)
+        return t**2 / t.clamp(min=0.1) ** 2 if is_equivalent else t**2
+
     if weighting == "sigmoid" and is_whole:
         return flow_loss(
-            title,
-            Normal.logit_normal(),
-            coefficient=lambda logsnr: _t0_coefficient(settings, time_of(logsnr)),
+            title, Normal.logit_normal(), coefficient=lambda logsnr: coefficient(time_of(logsnr))
         )
     if weighting == "sigmoid":
-        return fine_table(
-            title,
-            lambda logsnr: _sorted_log_density(logsnr, p),
-            lambda t: _t0_coefficient(settings, t),
-        )
+        return fine_table(title, lambda logsnr: _sorted_log_density(logsnr, p), coefficient)
     if weighting == "lognorm_blend":
         if not is_whole:
             raise ValueError("timestep_type is lognorm_blend: leave out restrictions of the steps.")
         t, p = _lognorm_blend()
-        return flow_table(title, t, p, _t0_coefficient(settings, t))
-    t, assumed = _times(settings, weighting)
-    num_tables = len(t) // NUM_STEPS
-    c = _t0_coefficient(settings, t) * _weight(weighting).repeat(num_tables)
-    return flow_table(title, t, p.repeat(num_tables), c, assumed)
+        return flow_table(title, t, p, coefficient(t))
+
+    tables, assumed = [even_times()], tuple[Diagnostic, ...]()
+    if weighting.endswith("shift"):
+        arch = "flux" if settings.flag("is_flux") else settings.text("arch", "sd3")
+        if arch in _STATIC_SHIFT:
+            shift = _STATIC_SHIFT[arch]
+            tables = [even_times(shift, last=even_times(shift)[-1].item())]
+        elif arch in _PIXELS_PER_TOKEN:
+            pixels = _PIXELS_PER_TOKEN[arch]
+            shifts, assumed = shifts_by_resolution(settings, "resolution", pixels=pixels)
+            tables = [even_times(shift) for shift in shifts]
+        else:
+            known = ", ".join([*_STATIC_SHIFT, *_PIXELS_PER_TOKEN])
+            raise ValueError(f"arch is {arch!r}: the shifts of {known} are known here.")
+
+    i = torch.arange(NUM_STEPS, dtype=torch.float64)
+    weight = torch.ones_like(i)
+    if weighting == "weighted":
+        weight = torch.from_numpy(np.interp(i, _WEIGHTED_STEPS, _WEIGHTED))
+    elif weighting.startswith("linear_timesteps"):
+        weight = torch.exp(-2 * (i / NUM_STEPS - 0.5) ** 2) - math.exp(-0.5)
+        if is_half:
+            weight[NUM_STEPS // 2 :] = weight.max()
+    t, num = torch.cat(tables), len(tables)
+    return flow_table(title, t, p.repeat(num), coefficient(t) * weight.repeat(num), assumed)
 
 
 def _sorted_log_density(
     logsnr: Float[Tensor, " n"], p: Float[Tensor, " steps"]
 ) -> Float[Tensor, " n"]:
-    r"""Return the log-density of the $i$-th of 1,000 sorted draws of $N(0, 2^2)$, where $i$ has
-    probability $p_i$.
+    r"""Return the log-density of draw $i$ of 1,000 sorted draws of $N(0, 2^2)$, averaged over $i$.
 
     It is the density of one draw, times the mean of $p$ at the number of noisier draws.
     """
@@ -158,46 +189,9 @@ def _sorted_log_density(
     return torch.from_numpy(np.log(np.maximum(mean_p, 1e-300))) - logsnr**2 / 8
 
 
-def _times(
-    settings: Settings, weighting: str
-) -> tuple[Float[Tensor, " m"], tuple[Diagnostic, ...]]:
-    """Return the times of a table, from noise to data, or concatenated tables for several
-    resolutions.
-    """
-    if not weighting.endswith("shift"):
-        return even_times(), ()
-    arch = "flux" if settings.flag("is_flux") else settings.text("arch", "sd3")
-    if arch in _STATIC_SHIFT:
-        shift = _STATIC_SHIFT[arch]
-        return even_times(shift, last=even_times(shift)[-1].item()), ()
-    if arch not in _PIXELS_PER_TOKEN:
-        known = ", ".join([*_STATIC_SHIFT, *_PIXELS_PER_TOKEN])
-        raise ValueError(f"arch is {arch!r}: the shifts of {known} are known here.")
-    pixels = _PIXELS_PER_TOKEN[arch]
-    shifts, assumed = shifts_by_resolution(settings, "resolution", pixels=pixels)
-    return torch.cat([even_times(shift) for shift in shifts]), assumed
-
-
-def _weight(weighting: str) -> Float[Tensor, " n"]:
-    """Return the loss weight of each step."""
-    i = torch.arange(NUM_STEPS, dtype=torch.float64)
-    if weighting == "weighted":
-        return torch.from_numpy(np.interp(i, _WEIGHTED_STEPS, _WEIGHTED))
-    if not weighting.startswith("linear_timesteps"):
-        return torch.ones_like(i)
-    bell = torch.exp(-2 * (i / NUM_STEPS - 0.5) ** 2) - math.exp(-0.5)
-    if weighting == "linear_timesteps2":
-        bell[NUM_STEPS // 2 :] = bell.max()
-    return bell
-
-
 def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Return the times of `lognorm_blend` and their unnormalized probabilities.
-
-    749 of the 750 draws are below the largest one, which is random; the largest one itself has
-    time 0 and is left out.
-    """
-    u = (np.arange(400) + 0.5) / 400  # quantiles of the largest draw
+    """Return the times of `lognorm_blend` and their unnormalized probabilities."""
+    u = (np.arange(400) + 0.5) / 400  # quantiles of the largest draw, whose own time is 0
     largest = stats.lognorm.ppf(u ** (1 / 750), 0.333)[:, None]
     share = 1 - np.arange(NUM_STEPS, -1, -1) / NUM_STEPS  # as a fraction of the largest draw
     below = stats.lognorm.cdf(largest * share, 0.333) / stats.lognorm.cdf(largest, 0.333)
@@ -205,27 +199,6 @@ def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     p = np.append(p, 0.0)
     p[1:] += 0.25  # of 250 even steps, spread over the whole numbers between them
     return torch.arange(NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS, torch.from_numpy(p)
-
-
-def _t0_coefficient(settings: Settings, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    if not settings.flag("t0_loss_target"):
-        return torch.ones_like(t)
-    is_equivalent = settings.flag("t0_velocity_equiv_weight")
-    return t**2 / t.clamp(min=0.1) ** 2 if is_equivalent else t**2
-
-
-def _diffusion(settings: Settings) -> LossTable:
-    if settings.flag("is_v_pred"):
-        raise ValueError("is_v_pred fails in this version, with a target of pixels: leave it out.")
-    p = _number_probability(settings, edge=1).flip(0)  # steps count from noise to data
-    snr, coefficient = stable_diffusion_logsnr().exp(), None
-    gamma = settings.number_or_none("snr_gamma", above=0)
-    least = settings.number_or_none("min_snr_gamma", above=0)
-    if gamma is not None:
-        coefficient = gamma / snr
-    elif least is not None:
-        coefficient = min_snr(snr, least)
-    return stable_diffusion("ai-toolkit, Stable Diffusion", coefficient, p / p.sum())
 
 
 _FLOWMATCH: Values = {"noise_scheduler": "flowmatch"}

@@ -73,41 +73,33 @@ _IDS = {  # pattern in a model id: template; the first match counts
 }
 
 
-def _template(settings: Settings) -> str:
-    if settings.has("template"):
-        return settings.one_of("template", "Wan", (*_TABLES, _DIFFUSION))
-    ids = settings.text("model_id_with_origin_paths")
-    for pattern, template in _IDS.items():
-        if re.search(pattern, ids, flags=re.IGNORECASE):
-            return template
-    names = ", ".join([*_TABLES, _DIFFUSION])
-    raise ValueError(
-        f"model_id_with_origin_paths names no known model: give template, one of {names}."
-    )
-
-
 def _read(settings: Settings) -> LossTable:
-    template = _template(settings)
+    names = (*_TABLES, _DIFFUSION)
+    if settings.has("template"):
+        template = settings.one_of("template", "Wan", names)
+    else:
+        ids = settings.text("model_id_with_origin_paths")
+        patterns = [one for one in _IDS if re.search(one, ids, flags=re.IGNORECASE)]
+        if not patterns:
+            raise ValueError(
+                "model_id_with_origin_paths names no known model: give template, one of "
+                f"{', '.join(names)}."
+            )
+        template = _IDS[patterns[0]]
     title = f"DiffSynth, {template}"
     settings.one_of("task", "sft", ("sft", "sft:train", "sft:data_process"))
     if template == _DIFFUSION:
         return stable_diffusion(title)
-    names = ("min_timestep_boundary", "max_timestep_boundary")
-    step = torch.arange(*steps_between(settings, *names, is_share=True, least=3))
+    ends = ("min_timestep_boundary", "max_timestep_boundary")
+    step = torch.arange(*steps_between(settings, *ends, is_share=True, least=3))
     t = _TABLES[template]()
     bell = torch.exp(-2 * (t - 0.5) ** 2)
-    nearest = _nearest(t, template)[step]
-    num_levels = len(set(nearest.tolist()))
-    rounded = kinds.RoundedTimes(dtype="bfloat16", num_levels=num_levels)
+    times = (t if template == "Krea-2" else 1 - t if template == "Boogu" else t * NUM_STEPS).float()
+    nearest = (times.bfloat16().float()[step, None] - times[None]).abs().argmin(dim=1)
+    rounded = kinds.RoundedTimes(dtype="bfloat16", num_levels=len(set(nearest.tolist())))
     step = torch.where(t[nearest] == 1, nearest, step)
     is_drawn = torch.bincount(step, minlength=NUM_STEPS).double()
     return flow_table(title, t, is_drawn, bell - bell.min(), (rounded,))
-
-
-def _nearest(t: Float[Tensor, " n"], template: str) -> Tensor:
-    """Return the index of the step nearest to each step's time after rounding to bfloat16."""
-    times = (t if template == "Krea-2" else 1 - t if template == "Boogu" else t * NUM_STEPS).float()
-    return (times.bfloat16().float()[:, None] - times[None]).abs().argmin(dim=1)
 
 
 DIFFSYNTH = Trainer(

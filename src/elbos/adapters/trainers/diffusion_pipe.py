@@ -64,68 +64,53 @@ def _read(settings: Settings) -> Loss:
     if model == "cosmos":
         edm = flow_loss(title, Normal.edm(p_mean=0.0, p_std=1.0))
         return replace(edm, parameterization=EDM())
-    shifts, assumed = _shifts(settings, model)
-    parts = tuple(_schedule(settings, model, shift) for shift in shifts)
+    shifts, assumed = [1.0], tuple[Diagnostic, ...]()
+    if model not in _UNSHIFTED:
+        by_resolution = "lumina_shift" if model == "lumina_2" else "flux_shift"
+        shift = settings.number("shift", 0.0, low=0)
+        shifts = [shift or 1.0]
+        if not shift and model not in _NO_FLUX_SHIFT and settings.flag(by_resolution):
+            shifts, assumed = shifts_by_resolution(settings, "resolutions")
+
+    methods = ("logit_normal", "uniform")
+    is_normal = settings.one_of("timestep_sample_method", "logit_normal", methods) == methods[0]
+    scale = settings.number("sigmoid_scale", 1.0, above=0) if is_normal else 1.0
+    parts = list[Schedule]()
+    for shift in shifts:
+        ends = {}
+        if model == "wan":
+            t = torch.tensor([1 - 1e-4, 1e-4], dtype=torch.float64)
+            t = torch.sigmoid(scale * torch.special.ndtri(t)) if is_normal else t
+            last, first = shifted(t, shift).tolist()
+            first = max(first, settings.number("min_t", 0.0, low=0, high=1))
+            last = min(last, settings.number("max_t", 1.0, low=0, high=1))
+            if not first < last:
+                raise ValueError(f"min_t is {first:g}, max_t {last:g}: there is no time between.")
+            low, high = logsnr_of(torch.tensor([last, first], dtype=torch.float64)).tolist()
+            ends = {"logsnr_min": low, "logsnr_max": high}
+        normal = Normal.logit_normal(mean=math.log(shift), std=scale, **ends)
+        parts.append(normal if is_normal else Uniform(shift=shift, **ends))
     schedule = parts[0]
     if len(parts) > 1:
-        schedule = Mixture(schedules=parts, shares=(1.0,) * len(parts))
+        schedule = Mixture(schedules=tuple(parts), shares=(1.0,) * len(parts))
     factor = -1.0 if model in _REVERSED else 1.0
     return flow_loss(title, schedule, assumed, factor=factor)
 
 
-def _shifts(settings: Settings, model: str) -> tuple[list[float], tuple[Diagnostic, ...]]:
-    if model in _UNSHIFTED:
-        return [1.0], ()
-    shift = settings.number("shift", 0.0, low=0)
-    by_resolution = "lumina_shift" if model == "lumina_2" else "flux_shift"
-    if shift or model in _NO_FLUX_SHIFT or not settings.flag(by_resolution):
-        return [shift or 1.0], ()
-    return shifts_by_resolution(settings, "resolutions")
-
-
-def _schedule(settings: Settings, model: str, shift: float) -> Schedule:
-    methods = ("logit_normal", "uniform")
-    is_normal = settings.one_of("timestep_sample_method", "logit_normal", methods) == methods[0]
-    scale = settings.number("sigmoid_scale", 1.0, above=0) if is_normal else 1.0
-    ends = _wan_ends(settings, shift, scale if is_normal else None) if model == "wan" else {}
-    if is_normal:
-        return Normal.logit_normal(mean=math.log(shift), std=scale, **ends)
-    return Uniform(shift=shift, **ends)
-
-
-def _wan_ends(settings: Settings, shift: float, scale: float | None) -> dict[str, float]:
-    """Return the range of log-SNR for Wan; `scale` is the logit-normal standard deviation, None for
-    uniform times.
-    """
-    ends = torch.tensor([1 - 1e-4, 1e-4], dtype=torch.float64)
-    if scale is not None:
-        ends = torch.sigmoid(scale * torch.special.ndtri(ends))
-    last, first = shifted(ends, shift).tolist()
-    first = max(first, settings.number("min_t", 0.0, low=0, high=1))
-    last = min(last, settings.number("max_t", 1.0, low=0, high=1))
-    if not first < last:
-        raise ValueError(f"min_t is {first:g}, max_t {last:g}: there is no time between them.")
-    low, high = logsnr_of(torch.tensor([last, first], dtype=torch.float64)).tolist()
-    return {"logsnr_min": low, "logsnr_max": high}
-
-
 def _sdxl(settings: Settings, title: str) -> LossTable:
-    found, is_v = list[Diagnostic](), settings.flag("v_pred")
+    found, is_v = tuple[Diagnostic, ...](), settings.flag("v_pred")
     snr = stable_diffusion_logsnr().exp()
     coefficient = torch.ones_like(snr)
-    gamma = settings.number_or_none("min_snr_gamma", above=0)
-    if gamma is not None:
+    if settings.has("min_snr_gamma"):
+        gamma = settings.number("min_snr_gamma", 1, above=0)
         coefficient *= min_snr(snr, gamma, is_v=is_v)
     if settings.has("debiased_estimation_loss"):
         coefficient *= debiased(snr, is_v=is_v)
         if not settings.flag("debiased_estimation_loss"):
-            found.append(kinds.SettingOn(setting="debiased_estimation_loss"))
+            found += (kinds.SettingOn(setting="debiased_estimation_loss"),)
     if is_v and (coefficient != 1).any():
-        found.append(kinds.DeclaredSnr(setting="v_pred"))
-    diagnostics = tuple(found)
-    return stable_diffusion(
-        title, coefficient, is_v=is_v, is_zero_terminal=is_v, diagnostics=diagnostics
-    )
+        found += (kinds.DeclaredSnr(setting="v_pred"),)
+    return stable_diffusion(title, coefficient, is_v=is_v, is_zero_terminal=is_v, diagnostics=found)
 
 
 _SHIFT, _GAMMA = {"shift": (1.0, 0.02, 50.0)}, {"min_snr_gamma": (5.0, 0.05, 500.0)}

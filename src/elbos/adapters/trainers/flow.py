@@ -54,13 +54,10 @@ def unshifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
 def mu_of(
     height: float, width: float, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> float:
-    r"""Return the log-shift $\mu$ for an image size, linear in the number of tokens.
+    r"""Return the log-shift $\mu$ for an image size: a line in the number of tokens through
+    (256, 0.5) and `high`.
 
-    Args:
-        height: Height of the images.
-        width: Width of the images.
-        high: The second point; the first is (256, 0.5). Default: Flux's.
-        pixels: Side of a token. Default: 8 of the autoencoder times patches of 2.
+    `pixels` is the side of a token. Default: 8 of the autoencoder times patches of 2.
     """
     (x1, y1), (x2, y2) = (256, 0.5), high
     tokens = (height // pixels) * (width // pixels)
@@ -70,12 +67,7 @@ def mu_of(
 def sides(
     settings: Settings, name: str = "resolution", default: int = _RESOLUTION
 ) -> tuple[list[float], tuple[Diagnostic, ...]]:
-    """Read image sides in pixels from a setting; without the setting, return the default and a
-    diagnostic.
-
-    Raises:
-        ValueError: If the setting holds anything but sides of 16 pixels or more.
-    """
+    """Read image sides in pixels from a setting; if it is missing, return a default and say so."""
     text = settings.text(name)
     if not text:
         shown = f"{default} x {default}"
@@ -90,12 +82,7 @@ def sides(
 def resolution(
     settings: Settings, default: int = _RESOLUTION
 ) -> tuple[float, float, tuple[Diagnostic, ...]]:
-    """Read image height and width from `resolution`; without the setting, return the default and a
-    diagnostic.
-
-    Raises:
-        ValueError: If the setting `resolution` does not hold one or two sides.
-    """
+    """Read image height and width from the setting `resolution`, with `sides`' diagnostic."""
     found, assumed = sides(settings, default=default)
     if len(found) > 2:
         raise ValueError(f"resolution holds {len(found)} numbers: give one or two, as 1024.")
@@ -105,17 +92,13 @@ def resolution(
 def shifts_by_resolution(
     settings: Settings, name: str, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> tuple[list[float], tuple[Diagnostic, ...]]:
-    r"""Return the time shift $e^\mu$ (see `mu_of`) for each image side in a setting, and any
-    diagnostics.
-    """
+    r"""Return the time shift $e^\mu$ for each image side in a setting, with `sides`' diagnostic."""
     found, assumed = sides(settings, name)
     return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found], assumed
 
 
 def read_scheme(settings: Settings) -> Training:
-    """Read the weighting-scheme flags of diffusers scripts, which set the distribution of $u$ or
-    the weight.
-    """
+    """Read the weighting-scheme flags of diffusers scripts."""
     if settings.text("weighting_scheme") == "uniform":
         return Training()
     scheme = settings.one_of("weighting_scheme", "none", get_args(Scheme))
@@ -129,9 +112,7 @@ def read_scheme(settings: Settings) -> Training:
 
 
 def scheme_weight(scheme: Training, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return the weight of a scheme: $t^{-2}$ for `sigma_sqrt`, $1/(1 - 2t + 2t^2)$ for `cosmap`,
-    else 1.
-    """
+    r"""Return the loss weight of a weighting scheme at the times `t`."""
     if scheme.weighting_scheme == "sigma_sqrt":
         return t**-2
     if scheme.weighting_scheme == "cosmap":
@@ -147,9 +128,7 @@ def flow_loss(
     coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
     factor: float = 1.0,
 ) -> DeclaredLoss:
-    r"""Declare a squared-error loss on the flow-matching target $\epsilon - x$, unweighted by
-    default.
-    """
+    r"""Declare a squared-error loss on the flow-matching target $\epsilon - x$."""
     return DeclaredLoss(
         title=title,
         schedule=schedule,
@@ -169,10 +148,10 @@ def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any
 
 @dataclass(frozen=True)
 class Residual(Parameterization):
-    r"""The regression target of a network output $y$ for which $z + y$, or $z - ty$, is compared
-    with the flow target.
+    r"""The regression target of an output $y$ if $z + y$, or $z - ty$, is compared with the flow
+    target.
 
-    Adding the network's input changes what is predicted, not how its error counts.
+    Adding the network's input changes the prediction, not the weight of its error.
 
     Attributes:
         is_scaled: Whether the estimate is $z - ty$ rather than $z + y$.

@@ -26,6 +26,7 @@ from elbos.adapters.trainers.times import (
     MAX_SNR,
     NUM_STEPS,
     debiased,
+    flow_table,
     min_snr,
     stable_diffusion,
     stable_diffusion_logsnr,
@@ -37,7 +38,6 @@ from elbos.audit import diagnostics as kinds
 from elbos.audit.diagnostics import Diagnostic
 from elbos.theory import schedules
 from elbos.theory.parameterizations import Flow
-from elbos.theory.schedules import Schedule
 
 Sampling = Literal["sigma", "uniform", "sigmoid", "shift", "flux_shift", "nextdit_shift"]
 Output = Literal["raw", "additive", "sigma_scaled"]
@@ -74,8 +74,7 @@ _DETAILS = {  # settings that take effect only with another
 }
 
 
-def read(settings: Settings) -> Loss:
-    """Return the training loss that kohya's flags define."""
+def _read(settings: Settings) -> Loss:
     details = [others for name, others in _DETAILS.items() if settings.number(name, 0)]
     if settings.text("loss_type", "l2").lower() != "l2":
         details.append(("huber_schedule", "huber_c", "huber_scale"))
@@ -86,34 +85,19 @@ def read(settings: Settings) -> Loss:
     script = settings.text("script")
     for model in _FLOW_MODELS:
         if script.startswith(model):
-            return _of_flow(settings, model)
+            return _flow(settings, model)
     if script.startswith("sd3"):
-        return _of_sd3(settings)
+        return _sd3(settings)
     if not script and any(map(settings.has, _OF_FLOW)):
-        return _of_flow(settings, "flux", (kinds.DeclaredModel(model="FLUX.1"),))
+        return _flow(settings, "flux", (kinds.DeclaredModel(model="FLUX.1"),))
     if not script and any(map(settings.has, _OF_SD3)):
-        return _of_sd3(settings, (kinds.DeclaredModel(model="Stable Diffusion 3"),))
-    return _of_sd(settings)
+        return _sd3(settings, (kinds.DeclaredModel(model="Stable Diffusion 3"),))
+    return _sd(settings)
 
 
-def _of_sd(settings: Settings) -> LossTable:
+def _sd(settings: Settings) -> LossTable:
     is_v, is_zero = settings.flag("v_parameterization"), settings.flag("zero_terminal_snr")
     snr = stable_diffusion_logsnr().exp()
-    coefficient = _of_snr(settings, snr, is_v=is_v)
-    is_before = is_zero and bool((coefficient != 1).any())
-    low, high = steps_between(settings, "min_timestep", "max_timestep")
-    steps = torch.arange(NUM_STEPS)
-    return stable_diffusion(
-        "sd-scripts, Stable Diffusion",
-        coefficient,
-        ((steps >= low) & (steps < high)).double() / (high - low),
-        is_v=is_v,
-        is_zero_terminal=is_zero,
-        diagnostics=(kinds.DeclaredSnr(setting="zero_terminal_snr"),) * is_before,
-    )
-
-
-def _of_snr(settings: Settings, snr: Float[Tensor, " n"], *, is_v: bool) -> Float[Tensor, " n"]:
     c, capped = torch.ones_like(snr), snr.clamp(max=MAX_SNR)
     if gamma := settings.number("min_snr_gamma", 0, low=0):
         c = c * min_snr(snr, gamma, is_v=is_v)
@@ -127,10 +111,20 @@ def _of_snr(settings: Settings, snr: Float[Tensor, " n"], *, is_v: bool) -> Floa
         c = c * (1 + like_v * (capped + 1) / capped)
     if settings.flag("debiased_estimation_loss"):
         c = c * debiased(snr, is_v=is_v)
-    return c
+    low, high = steps_between(settings, "min_timestep", "max_timestep")
+    steps = torch.arange(NUM_STEPS)
+    is_before = is_zero and bool((c != 1).any())
+    return stable_diffusion(
+        "sd-scripts, Stable Diffusion",
+        c,
+        ((steps >= low) & (steps < high)).double() / (high - low),
+        is_v=is_v,
+        is_zero_terminal=is_zero,
+        diagnostics=(kinds.DeclaredSnr(setting="zero_terminal_snr"),) * is_before,
+    )
 
 
-def _of_sd3(settings: Settings, found: tuple[Diagnostic, ...] = ()) -> LossTable:
+def _sd3(settings: Settings, found: tuple[Diagnostic, ...] = ()) -> LossTable:
     scheme, shift = flow.read_scheme(settings), settings.number("training_shift", 1, above=0)
     low, high = steps_between(settings, "min_timestep", "max_timestep")
     t = torch.arange(low, high).double() / NUM_STEPS
@@ -138,17 +132,11 @@ def _of_sd3(settings: Settings, found: tuple[Diagnostic, ...] = ()) -> LossTable
     probability = step_probability(scheme, flow.unshifted(edges, shift))
     if scheme.weighting_scheme == "sigma_sqrt" and t[0] == 0:  # infinity times 0
         found += (kinds.NotFinite(share=probability[0].item()),)
-    return LossTable(
-        title="sd-scripts, SD3",
-        logsnr=flow.logsnr_of(t),
-        probability=probability,
-        coefficient=(t**2 * flow.scheme_weight(scheme, t)).nan_to_num(),
-        parameterization=Flow(),
-        diagnostics=found,
-    )
+    coefficient = (t**2 * flow.scheme_weight(scheme, t)).nan_to_num()
+    return flow_table("sd-scripts, SD3", t, probability, coefficient, found)
 
 
-def _of_flow(settings: Settings, name: str, found: tuple[Diagnostic, ...] = ()) -> Loss:
+def _flow(settings: Settings, name: str, found: tuple[Diagnostic, ...] = ()) -> Loss:
     model = _FLOW_MODELS[name]
     samplings = [*get_args(Sampling)][: None if name == "lumina" else -1]
     sampling: Sampling = settings.one_of("timestep_sampling", model.sampling, samplings)
@@ -158,44 +146,36 @@ def _of_flow(settings: Settings, name: str, found: tuple[Diagnostic, ...] = ()) 
     is_weighted = output == "sigma_scaled" or not model.has_output
     scheme = flow.read_scheme(settings) if is_weighted or sampling == "sigma" else Training()
 
+    mu, assumed = 0.0, tuple[Diagnostic, ...]()
+    if sampling in ("sigma", "shift"):
+        mu = math.log(settings.number("discrete_flow_shift", model.shift, above=0))
+    elif sampling.endswith("_shift"):
+        height, width, assumed = flow.resolution(settings)
+        mu = flow.mu_of(height, width)
+    if sampling == "sigma":
+        config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": math.exp(mu)}
+        loss: Loss = loss_table(config, scheme)
+    elif sampling in ("uniform", "nextdit_shift"):
+        loss = flow.flow_loss("sd-scripts", schedules.Flow(shift=math.exp(mu)))
+    else:
+        scale = settings.number("sigmoid_scale", 1, above=0)
+        normal = schedules.Normal.logit_normal(mean=mu, std=scale)
+        loss = flow.flow_loss("sd-scripts", normal)
+
     def coefficient(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         t = flow.time_of(logsnr)
         weight = flow.scheme_weight(scheme, t) if is_weighted else torch.ones_like(t)
         return t**2 * weight if output == "sigma_scaled" else weight
 
     target = Flow() if output == "raw" else flow.Residual(output == "sigma_scaled", model.sign)
-    loss = _on_levels(settings, sampling, model, scheme)
     return flow.weighted(
         loss,
         coefficient,
         title=f"sd-scripts, {name}",
         parameterization=target,
         factor=model.sign if output == "raw" else 1.0,
-        diagnostics=(*found, *loss.diagnostics),
+        diagnostics=(*found, *assumed, *loss.diagnostics),
     )
-
-
-def _on_levels(settings: Settings, sampling: Sampling, model: _FlowModel, scheme: Training) -> Loss:
-    """Return the unweighted loss under the flags' distribution of noise levels, discrete or
-    continuous.
-    """
-    if sampling == "sigma":
-        shift = settings.number("discrete_flow_shift", model.shift, above=0)
-        return loss_table(
-            {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift}, scheme
-        )
-    mu, found = 0.0, tuple[Diagnostic, ...]()
-    if sampling == "shift":
-        mu = math.log(settings.number("discrete_flow_shift", model.shift, above=0))
-    if sampling.endswith("_shift"):
-        height, width, found = flow.resolution(settings)
-        mu = flow.mu_of(height, width)
-    if sampling in ("uniform", "nextdit_shift"):
-        schedule: Schedule = schedules.Flow(shift=math.exp(mu))
-    else:
-        scale = settings.number("sigmoid_scale", 1, above=0)
-        schedule = schedules.Normal.logit_normal(mean=mu, std=scale)
-    return flow.flow_loss("sd-scripts", schedule, found)
 
 
 _EPS: Values = {}
@@ -208,7 +188,7 @@ _SHIFT = {"discrete_flow_shift": (1.0, 0.05, 50.0)}
 KOHYA = Trainer(
     name="kohya",
     version="sd-scripts v0.10.1, 48d368f",
-    read=read,
+    read=_read,
     options=(
         *(Option(settings=model) for model in (_EPS, _V, _ZERO)),
         *(Option(settings=model, free=_MIN_SNR) for model in (_EPS, _V, _ZERO)),

@@ -21,20 +21,26 @@ from elbos.adapters import diffusers
 from elbos.adapters.trainers.flow import flow_loss
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.audit import DeclaredLoss, LossTable
 from elbos.audit import diagnostics as kinds
 from elbos.theory.schedules import Beta, FlowTimes
-
-_FLOW = ("pi0", "pi05", "smolvla")
 
 
 def _read(settings: Settings) -> Loss:
     key = "policy.type" if settings.has("policy.type") else "type"
-    policy = settings.one_of(key, "pi0", (*_FLOW, "diffusion"))
-    return _diffusion(settings) if policy == "diffusion" else _flow(settings, policy)
-
-
-def _flow(settings: Settings, policy: str) -> DeclaredLoss:
+    policy = settings.one_of(key, "pi0", ("pi0", "pi05", "smolvla", "diffusion"))
+    if policy == "diffusion":
+        kind = settings.one_of("noise_scheduler_type", "DDPM", ("DDPM", "DDIM"))
+        num_steps = settings.integer("num_train_timesteps", 100, low=3, high=100_000)
+        config = {
+            "_class_name": f"{kind}Scheduler",
+            "num_train_timesteps": num_steps,
+            "beta_schedule": settings.text("beta_schedule", "squaredcos_cap_v2"),
+            "beta_start": settings.number("beta_start", 0.0001, low=0, high=1),
+            "beta_end": settings.number("beta_end", 0.02, low=0, high=1),
+            "prediction_type": settings.one_of("prediction_type", "epsilon", ("epsilon", "sample")),
+        }
+        table = diffusers.loss_table(config, diffusers.Training())
+        return replace(table, title="lerobot, diffusion", diagnostics=())
     alpha, beta, scale, offset = 1.5, 1.0, 0.999, 0.001
     if policy != "smolvla":
         alpha = settings.number("time_sampling_beta_alpha", alpha, above=0)
@@ -48,20 +54,6 @@ def _flow(settings: Settings, policy: str) -> DeclaredLoss:
     inner, last = Beta(a=alpha, b=beta), min(offset + scale, 1.0)
     schedule = FlowTimes(inner=inner, time_min=offset, time_max=last)
     return flow_loss(f"lerobot, {policy}", schedule)
-
-
-def _diffusion(settings: Settings) -> LossTable:
-    kind = settings.one_of("noise_scheduler_type", "DDPM", ("DDPM", "DDIM"))
-    config = {
-        "_class_name": f"{kind}Scheduler",
-        "num_train_timesteps": settings.integer("num_train_timesteps", 100, low=3, high=100_000),
-        "beta_schedule": settings.text("beta_schedule", "squaredcos_cap_v2"),
-        "beta_start": settings.number("beta_start", 0.0001, low=0, high=1),
-        "beta_end": settings.number("beta_end", 0.02, low=0, high=1),
-        "prediction_type": settings.one_of("prediction_type", "epsilon", ("epsilon", "sample")),
-    }
-    table = diffusers.loss_table(config, diffusers.Training())
-    return replace(table, title="lerobot, diffusion", diagnostics=())
 
 
 LEROBOT = Trainer(

@@ -20,7 +20,6 @@ from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import NUM_STEPS, flow_table, steps_between
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
-from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
 from elbos.audit.diagnostics import Diagnostic
 from elbos.theory import schedules
@@ -35,8 +34,7 @@ _DATA_LESS_NOISE = ("zimage", "ideogram4")  # scripts that predict data minus no
 _UNKNOWN = ("hidream_o1", "kandinsky5", "flux_2_train_network_self_flow")
 
 
-def read(settings: Settings) -> Loss:
-    """Return the training loss that musubi-tuner's flags define."""
+def _read(settings: Settings) -> Loss:
     script = settings.text("script")
     if script.startswith(_UNKNOWN):
         raise ValueError(f"The loss of {script}.py is not supported.")
@@ -44,11 +42,18 @@ def read(settings: Settings) -> Loss:
     default = "ideogram4_shift" if is_ideogram else "sigma"
     sampling = settings.one_of("timestep_sampling", default, _SAMPLINGS)
     low, high = steps_between(settings, "min_timestep", "max_timestep")
+    scheme = Training()
+    if not is_ideogram:
+        is_distribution = settings.text("weighting_scheme") in ("logit_normal", "mode")
+        if sampling == "sigma" or not is_distribution:
+            scheme = flow.read_scheme(settings)
     if sampling == "sigma":
-        scheme = Training() if is_ideogram else flow.read_scheme(settings)
-        loss: Loss = _of_steps(scheme, low, high)
+        t = (NUM_STEPS - torch.arange(low, high, dtype=torch.float64)) / NUM_STEPS
+        edges = torch.arange(high - low + 1, dtype=torch.float64) / (high - low)
+        is_moved = (kinds.LogitMean(scheduler="musubi-tuner"),) * (scheme.logit_mean != 0)
+        p = step_probability(scheme, edges)
+        loss: Loss = flow_table("musubi-tuner", t, p, diagnostics=is_moved)
     else:
-        scheme = Training() if is_ideogram else _weights_only(settings)
         schedule, found = _times(settings, sampling)
         loss = flow.flow_loss("musubi-tuner", _in_range(settings, schedule, low, high), found)
 
@@ -61,24 +66,8 @@ def read(settings: Settings) -> Loss:
     return flow.weighted(loss, coefficient, title=f"musubi-tuner, {sampling}", factor=sign)
 
 
-def _weights_only(settings: Settings) -> Training:
-    """Read the loss weight of a weighting scheme, without its distribution of times."""
-    scheme = settings.text("weighting_scheme", "none")
-    return flow.read_scheme(settings) if scheme not in ("logit_normal", "mode") else Training()
-
-
-def _of_steps(scheme: Training, low: int, high: int) -> LossTable:
-    drawn = torch.arange(low, high, dtype=torch.float64)
-    edges = torch.arange(high - low + 1, dtype=torch.float64) / (high - low)
-    found = (kinds.LogitMean(scheduler="musubi-tuner"),) * (scheme.logit_mean != 0)
-    t, p = (NUM_STEPS - drawn) / NUM_STEPS, step_probability(scheme, edges)
-    return flow_table("musubi-tuner", t, p, diagnostics=found)
-
-
 def _times(settings: Settings, sampling: str) -> tuple[Schedule, tuple[Diagnostic, ...]]:
-    """Return the schedule of continuous times, before restriction to a range of steps, and any
-    diagnostics.
-    """
+    """Return the schedule of continuous times, before restriction to a range of steps."""
     if sampling == "uniform":
         return schedules.Flow(), ()
     if sampling == "logsnr":
@@ -127,7 +116,7 @@ def _in_range(settings: Settings, schedule: Schedule, low: int, high: int) -> Sc
 MUSUBI = Trainer(
     name="musubi",
     version="musubi-tuner v0.3.4, 30c658c",
-    read=read,
+    read=_read,
     options=(
         Option(settings={"timestep_sampling": "uniform"}),
         Option(

@@ -22,6 +22,7 @@ from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import (
     MAX_SNR,
     NUM_STEPS,
+    flow_table,
     min_snr,
     stable_diffusion,
     steps_between,
@@ -29,7 +30,6 @@ from elbos.adapters.trainers.times import (
 from elbos.adapters.trainers.trainer import Option, Trainer, Values
 from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
-from elbos.theory.parameterizations import Flow
 
 Distribution = Literal[
     "UNIFORM", "SIGMOID", "LOGIT_NORMAL", "HEAVY_TAIL", "COS_MAP", "INVERTED_PARABOLA", "BETA"
@@ -52,6 +52,7 @@ _MOST_SHIFTED = {
     **dict.fromkeys(("FLUX_DEV_1", "FLUX_FILL_DEV_1", "FLUX_2", "Z_IMAGE"), flow.FLUX),
     "QWEN": flow.QWEN,
 }
+_UNWEIGHTED = ("UNIFORM", "COS_MAP")  # distributions that ignore noising_weight and noising_bias
 _NOISE = ("offset_noise_weight", "perturbation_noise_weight")
 _FINDINGS = {
     kinds.DeclaredNotSquared: ("mae_strength", "log_cosh_strength", "huber_strength"),
@@ -61,15 +62,14 @@ _FINDINGS = {
 }
 
 
-def read(settings: Settings) -> LossTable:
-    """Return the training loss that a OneTrainer configuration defines."""
+def _read(settings: Settings) -> LossTable:
     models = (*_EPS_MODELS, *_V_MODELS, *_FLOW_MODELS)
     model = settings.one_of("model_type", "STABLE_DIFFUSION_15", models)
     for name in ("huber_delta", "generalized_offset_noise", "mse_strength"):
         settings.has(name)
     for name in (*_FINDINGS[kinds.DeclaredNotSquared], *_NOISE):
         settings.number(name, 0)  # refuses words
-    loss = (_of_flow if model in _FLOW_MODELS else _of_table)(settings, model)
+    loss = (_flow if model in _FLOW_MODELS else _diffusion)(settings, model)
     prior = "masked_prior_preservation_weight"
     if settings.flag("masked_training") and settings.number(prior, 0):
         term = kinds.DeclaredTerm(setting=prior)
@@ -77,7 +77,7 @@ def read(settings: Settings) -> LossTable:
     return loss
 
 
-def _of_table(settings: Settings, model: str) -> LossTable:
+def _diffusion(settings: Settings, model: str) -> LossTable:
     is_zero = settings.flag("rescale_noise_scheduler_to_zero_terminal_snr")
     is_v = is_zero or settings.flag("force_v_prediction")
     if not is_v and not settings.flag("force_epsilon_prediction"):
@@ -89,45 +89,39 @@ def _of_table(settings: Settings, model: str) -> LossTable:
         linear = loss_table({"_class_name": "DDPMScheduler"}, Training())
         term = kinds.DeclaredTerm(setting="vb_loss_strength")
         loss = replace(loss, logsnr=linear.logsnr, diagnostics=(term,))
-    return replace(loss, coefficient=_of_snr(settings, loss.logsnr.exp(), is_v=is_v))
-
-
-def _of_snr(settings: Settings, snr: Float[Tensor, " n"], *, is_v: bool) -> Float[Tensor, " n"]:
+    snr = loss.logsnr.exp()
     kind: Weight = settings.one_of("loss_weight_fn", "CONSTANT", get_args(Weight)[:-1])
     if kind == "CONSTANT":
-        return torch.ones_like(snr)
+        return loss
     if kind == "DEBIASED_ESTIMATION":
-        return torch.rsqrt(snr.clamp(max=MAX_SNR) + is_v)
+        return replace(loss, coefficient=torch.rsqrt(snr.clamp(max=MAX_SNR) + is_v))
     strength = settings.number("loss_weight_strength", 5, above=0)
     if kind == "P2":
-        return (1 + snr + is_v) ** -strength
-    return min_snr(snr, strength, is_v=is_v)
+        return replace(loss, coefficient=(1 + snr + is_v) ** -strength)
+    return replace(loss, coefficient=min_snr(snr, strength, is_v=is_v))
 
 
-def _of_flow(settings: Settings, model: str) -> LossTable:
+def _flow(settings: Settings, model: str) -> LossTable:
+    shift = 1.0
+    if not settings.flag("dynamic_timestep_shifting"):
+        shift = settings.number("timestep_shift", 1, above=0)
+    elif "," in settings.text("resolution"):
+        raise ValueError("resolution holds several values, each with another shift: give one.")
+    else:
+        height, width, _ = flow.resolution(settings, default=512)
+        if model == "IDEOGRAM_4":
+            shift = math.sqrt(height * width) / 512
+        elif model in _MOST_SHIFTED:
+            shift = math.exp(flow.mu_of(height, width, high=_MOST_SHIFTED[model]))
+        else:
+            raise ValueError(
+                f"dynamic_timestep_shifting of {model} is not known: give timestep_shift."
+            )
     t = torch.arange(1, NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS
     weight: Weight = settings.one_of("loss_weight_fn", "CONSTANT", ("CONSTANT", "SIGMA"))
-    return LossTable(
-        title=f"OneTrainer, {model}",
-        logsnr=flow.logsnr_of(t),
-        probability=_probability(settings, _shift(settings, model)),
-        coefficient=t if weight == "SIGMA" else torch.ones_like(t),
-        parameterization=Flow(),
-        factor=-1.0 if model == "IDEOGRAM_4" else 1.0,
-    )
-
-
-def _shift(settings: Settings, model: str) -> float:
-    if not settings.flag("dynamic_timestep_shifting"):
-        return settings.number("timestep_shift", 1, above=0)
-    if "," in settings.text("resolution"):
-        raise ValueError("resolution holds several values, each with another shift: give one.")
-    height, width, _ = flow.resolution(settings, default=512)
-    if model == "IDEOGRAM_4":
-        return math.sqrt(height * width) / 512
-    if model not in _MOST_SHIFTED:
-        raise ValueError(f"dynamic_timestep_shifting of {model} is not known: give timestep_shift.")
-    return math.exp(flow.mu_of(height, width, high=_MOST_SHIFTED[model]))
+    coefficient = t if weight == "SIGMA" else torch.ones_like(t)
+    table = flow_table(f"OneTrainer, {model}", t, _probability(settings, shift), coefficient)
+    return replace(table, factor=-1.0 if model == "IDEOGRAM_4" else 1.0)
 
 
 def _probability(settings: Settings, shift: float) -> Float[Tensor, " n"]:
@@ -136,41 +130,36 @@ def _probability(settings: Settings, shift: float) -> Float[Tensor, " n"]:
     low, high = steps_between(settings, *names, is_share=True)
     kinds = get_args(Distribution)
     kind: Distribution = settings.one_of("timestep_distribution", "UNIFORM", kinds)
-    if kind in ("COS_MAP", "SIGMOID", "INVERTED_PARABOLA"):
-        p = torch.zeros(NUM_STEPS, dtype=torch.float64)
-        p[low:high] = _weights(settings, kind, high - low, shift)
-        return p / p.sum()
+    has_weight, has_bias = kind not in _UNWEIGHTED, kind not in (*_UNWEIGHTED, "HEAVY_TAIL")
+    weight = settings.number("noising_weight", 0) if has_weight else 0.0
+    bias = settings.number("noising_bias", 0) if has_bias else 0.0
+
+    if kind in ("COS_MAP", "SIGMOID", "INVERTED_PARABOLA"):  # drawn as a table of weights
+        line = torch.linspace(0, 1, high - low, dtype=torch.float64)
+        p, u = shift / (shift + line - line * shift) ** 2, flow.unshifted(line, shift)
+        middle = bias + 0.5
+        if kind == "COS_MAP":
+            p = p / (1 - 2 * u + 2 * u**2)
+        elif kind == "SIGMOID":
+            p = p * torch.sigmoid(weight * (flow.unshifted(u, shift) - middle))
+        else:
+            p = p * (2 - weight * (u - middle) ** 2).clamp(min=0)
+        return torch.nn.functional.pad(p / p.sum(), (low, NUM_STEPS - high))
+
     edges = flow.unshifted(torch.arange(NUM_STEPS + 1).double() / NUM_STEPS, shift)
     u = ((edges * NUM_STEPS - low) / (high - low)).clamp(0, 1)
-    return _between(settings, kind, u)
-
-
-def _between(settings: Settings, kind: Distribution, u: Float[Tensor, " m"]) -> Tensor:
-    """Return the probability mass of a distribution on [0, 1] between successive entries of `u`."""
     if kind == "LOGIT_NORMAL":
-        mean, std = settings.number("noising_bias", 0), settings.number("noising_weight", 0) + 1
-        if not std > 0:
-            raise ValueError(f"noising_weight is {std - 1}: give a number above -1.")
-        normal = Training(weighting_scheme="logit_normal", logit_mean=mean, logit_std=std)
+        if not weight > -1:
+            raise ValueError(f"noising_weight is {weight}: give a number above -1.")
+        normal = Training(weighting_scheme="logit_normal", logit_mean=bias, logit_std=weight + 1)
         return step_probability(normal, u)
     if kind == "HEAVY_TAIL":
         scale = settings.number("noising_weight", 0, low=-1, high=1.75)
         return step_probability(Training(weighting_scheme="mode", mode_scale=scale), u)
     if kind == "BETA":
-        a, b = (max(1e-4, settings.number(f"noising_{name}", 0)) for name in ("weight", "bias"))
+        a, b = max(1e-4, weight), max(1e-4, bias)
         return torch.from_numpy(scipy.stats.beta.cdf(u.numpy(), a, b)).diff()
     return u.diff()
-
-
-def _weights(settings: Settings, kind: Distribution, num: int, shift: float) -> Float[Tensor, " n"]:
-    line = torch.linspace(0, 1, num, dtype=torch.float64)
-    slope, u = shift / (shift + line - line * shift) ** 2, flow.unshifted(line, shift)
-    if kind == "COS_MAP":
-        return slope / (1 - 2 * u + 2 * u**2)
-    middle, weight = settings.number("noising_bias", 0) + 0.5, settings.number("noising_weight", 0)
-    if kind == "SIGMOID":
-        return slope * torch.sigmoid(weight * (flow.unshifted(u, shift) - middle))
-    return slope * (2 - weight * (u - middle) ** 2).clamp(min=0)
 
 
 _SDXL: Values = {"model_type": "STABLE_DIFFUSION_XL_10_BASE"}
@@ -183,7 +172,7 @@ _SHIFT = {"timestep_shift": (1.0, 0.05, 50.0)}
 ONETRAINER = Trainer(
     name="onetrainer",
     version="OneTrainer, commit 23df383 of August 2026",
-    read=read,
+    read=_read,
     is_flags=False,
     findings=_FINDINGS,
     options=(

@@ -45,10 +45,6 @@ class Settings:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = dict(_flattened(values, ""))
         self._read: set[str] = set()
-        self._others: set[str] = set()
-
-    def __repr__(self) -> str:
-        return f"Settings({self._values!r})"
 
     def has(self, name: str) -> bool:
         """Return whether a setting is given, and mark the setting as read."""
@@ -63,17 +59,8 @@ class Settings:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> float:
-        """Return a setting as a finite number within limits.
-
-        Args:
-            name: Name of the setting, or the end of its dotted name.
-            default: Value where the setting is left out.
-            above: Exclusive lower limit.
-            low: Inclusive lower limit.
-            high: Inclusive upper limit.
-
-        Raises:
-            ValueError: If the setting is not such a number; the error names it.
+        """Return a setting as a finite number above `above`, and from `low` to `high`; raise a
+        ValueError for other values.
         """
         value = self._get(name)
         if value is None:
@@ -84,10 +71,6 @@ class Settings:
             words = [words for words, limit in limits.items() if math.isfinite(limit)]
             raise _wrong(name, value, " ".join(["a number", *words]))
         return number
-
-    def number_or_none(self, name: str, **limits: float) -> float | None:
-        """Return a setting as a finite number, as `number` does; None if the setting is missing."""
-        return self.number(name, math.nan, **limits) if self.has(name) else None
 
     def integer(self, name: str, default: int, *, low: int = 0, high: int = 10**9) -> int:
         """Return a setting as an integer from `low` to `high`; raise a ValueError for
@@ -138,11 +121,10 @@ class Settings:
         return default if value is None else str(value)
 
     def findings(self, kinds: Mapping[type[Diagnostic], Iterable[str]]) -> tuple[Diagnostic, ...]:
-        """Return a diagnostic for each named setting that is switched on in at least one table:
-        given, and neither false nor 0.
+        """Return a diagnostic for each setting that is switched on: neither missing, false nor 0.
 
         Args:
-            kinds: Names of settings by the type of their finding.
+            kinds: Names of settings by the type of their diagnostic.
         """
         return tuple(
             Diagnostic.from_values(kind.kind, {"setting": name})
@@ -152,15 +134,11 @@ class Settings:
         )
 
     def require_default(self, defaults: Mapping[str, float]) -> None:
-        """Raise a ValueError if a setting changes the loss in a way that this library does not
-        compute.
+        """Raise a ValueError for a setting that changes the loss in a way not computed here.
 
         Args:
             defaults: Setting names, each with the value for which the loss is unchanged; 0 for
                 flags, texts and tables.
-
-        Raises:
-            ValueError: If a setting has another value; the error names it.
         """
         for name, default in defaults.items():
             neutral = _NULL if default else _OFF
@@ -170,12 +148,6 @@ class Settings:
                         f"{name} is {shortened(repr(value))}, which changes the loss in a way that "
                         "is not computed here: leave it out to see the rest."
                     )
-
-    def ignore(self, *names: str) -> None:
-        """Register further setting names of the trainer, which `unread` does not treat
-        as misspelt.
-        """
-        self._others |= set(names)
 
     def unread(self) -> list[str]:
         """Return the names of the settings that were not read.
@@ -188,16 +160,12 @@ class Settings:
         left_out = [n for n in self._read if all(value is None for value in self._all(n))]
         known = {name.split(".")[-1]: name for name in left_out}
         for name in unread:
-            last = name.split(".")[-1]
-            near = get_close_matches(last, known, n=1, cutoff=_SIMILAR)
-            if near and last not in self._others:
+            near = get_close_matches(name.split(".")[-1], known, n=1, cutoff=_SIMILAR)
+            if near:
                 raise ValueError(f"There is no setting {name}: did you mean {known[near[0]]}?")
         return unread
 
     def _all(self, name: str) -> list[Any]:
-        """Return the values of a setting from all tables, or all values of a table; mark the name
-        as read.
-        """
         self._read.add(name)
         return [value for key, value in self._values.items() if f".{name}." in f".{key}."]
 
@@ -283,7 +251,6 @@ def _of_file(path: Path) -> dict[str, Any]:
 
 
 def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of each entry of nested tables and lists of tables."""
     if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):
@@ -299,7 +266,6 @@ def _ends(key: str, name: str) -> bool:
 
 
 def _number(value: Any) -> float:
-    """Return a value as a float; NaN if the value is no number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
     try:

@@ -40,7 +40,6 @@ from elbos.adapters.trainers.times import (
     steps_between,
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
-from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
 from elbos.audit.diagnostics import Diagnostic
 from elbos.theory.schedules import Beta, FlowTimes, Normal, Schedule
@@ -69,70 +68,8 @@ _NOISE = {kinds.DeclaredNoise: ("offset_noise",), kinds.DeclaredTarget: ("diff2f
 
 def _read(settings: Settings) -> Loss:
     family = settings.one_of("model_family", "flux", (*_FLOW_MODELS, *_IS_V))
-    return _diffusion(settings, family) if family in _IS_V else _flow(settings, family)
-
-
-def _flow(settings: Settings, family: str) -> Loss:
-    shift, found = _shift(settings, family)
-    for name in ("flow_custom_timesteps", "flux_fast_schedule"):
-        if settings.text(name, "false").lower() not in ("false", "0", "", "[]"):
-            raise ValueError(f"{name} draws fixed times, which have no density: not supported.")
-    is_normal = not any(map(settings.flag, ("flow_use_uniform_schedule", "flow_use_beta_schedule")))
-    if family == "chroma" and is_normal:
-        raise ValueError(
-            "model_family chroma moves logit-normal times towards both ends, which is not computed "
-            "here: the loss with flow_use_uniform_schedule or flow_use_beta_schedule is."
-        )
-    knots = settings.numbers("flow_cubic_schedule_weights")
-    if len(knots) > 1:
-        density = _through_knots(knots, shift)
-        return fine_table("SimpleTuner, cubic schedule", density, diagnostics=found)
-    if knots or settings.flag("flow_use_uniform_schedule"):
-        schedule: Schedule = Uniform(shift=shift)
-    elif settings.flag("flow_use_beta_schedule"):
-        alpha = settings.number("flow_beta_schedule_alpha", 2.0, above=0)
-        beta = settings.number("flow_beta_schedule_beta", 2.0, above=0)
-        schedule = FlowTimes(inner=Beta(a=alpha, b=beta), shift=shift)
-    else:
-        scale = settings.number("flow_sigmoid_scale", 1.0, above=0)
-        mean = scale * settings.number("timestep_sampling_offset", 0.0)
-        schedule = Normal.logit_normal(mean=mean + math.log(shift), std=scale)
-    return flow_loss("flow matching", schedule, found)
-
-
-def _shift(settings: Settings, family: str) -> tuple[float, tuple[Diagnostic, ...]]:
-    static = settings.number("flow_schedule_shift", 3.0, low=0)
-    flavour = settings.text("model_flavour")
-    own = next((s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None)
-    if own is not None:
-        return own, (kinds.DeclaredOverride("flow_schedule_shift", f"{own:g}"),)
-    if not settings.flag("flow_schedule_auto_shift"):
-        return static or 1.0, ()
-    high = QWEN if family == "qwen_image" else FLUX
-    shifts, assumed = shifts_by_resolution(settings, "resolution", high=high)
-    return shifts[0], assumed
-
-
-def _through_knots(
-    knots: list[float], shift: float
-) -> Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]:
-    r"""Return the log-density function of log-SNR for times distributed by the monotone cubic
-    interpolant of the knots.
-
-    In log-SNR and before the shift, the density is $\pi(t)\,t(1 - t)$.
-    """
-    if min(knots) < 0 or max(knots) == 0:
-        raise ValueError("flow_cubic_schedule_weights has no mass: give weights of 0 or more.")
-    spline = PchipInterpolator(np.linspace(0, 1, len(knots)), knots)
-
-    def log_density(logsnr: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        t = time_of(logsnr + 2 * math.log(shift))
-        return torch.from_numpy(spline(t)).clamp(min=1e-300).log() + torch.log(t * (1 - t))
-
-    return log_density
-
-
-def _diffusion(settings: Settings, family: str) -> LossTable:
+    if family not in _IS_V:
+        return _flow(settings, family)
     found = settings.findings(_NOISE)
     words = ("epsilon", "v_prediction")
     is_v = settings.one_of("prediction_type", words[_IS_V[family]], words) == "v_prediction"
@@ -140,7 +77,6 @@ def _diffusion(settings: Settings, family: str) -> LossTable:
     if family == "sd2x" and not is_zero:
         is_zero = True
         found += (kinds.DeclaredOverride("rescale_betas_zero_snr", "true"),)
-    is_refiner = family == "sdxl" and "refiner" in settings.text("model_flavour")
     coefficient = None
     if gamma := settings.number("snr_gamma", 0, low=0):
         snr = stable_diffusion_logsnr(is_zero_terminal=is_zero).exp()
@@ -151,37 +87,83 @@ def _diffusion(settings: Settings, family: str) -> LossTable:
     return stable_diffusion(
         f"SimpleTuner, {family}",
         coefficient,
-        _steps(settings, settings.flag("refiner_training") or is_refiner),
+        _step_probability(settings, family),
         is_v=is_v,
         is_zero_terminal=is_zero,
         diagnostics=found,
     )
 
 
-def _bias(settings: Settings) -> Float[Tensor, " n"]:
+def _flow(settings: Settings, family: str) -> Loss:
+    static, found = settings.number("flow_schedule_shift", 3.0, low=0), tuple[Diagnostic, ...]()
+    shift, flavour = static or 1.0, settings.text("model_flavour")
+    own = next((s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None)
+    if own is not None:
+        shift, found = own, (kinds.DeclaredOverride("flow_schedule_shift", f"{own:g}"),)
+    elif settings.flag("flow_schedule_auto_shift"):
+        high = QWEN if family == "qwen_image" else FLUX
+        shifts, found = shifts_by_resolution(settings, "resolution", high=high)
+        shift = shifts[0]
+    for name in ("flow_custom_timesteps", "flux_fast_schedule"):
+        if settings.text(name, "false").lower() not in ("false", "0", "", "[]"):
+            raise ValueError(f"{name} draws fixed times, which have no density: not supported.")
+    is_uniform = settings.flag("flow_use_uniform_schedule")
+    is_beta = not is_uniform and settings.flag("flow_use_beta_schedule")
+    if family == "chroma" and not (is_uniform or is_beta):
+        raise ValueError(
+            "model_family chroma moves logit-normal times towards both ends, which is not computed "
+            "here: the loss with flow_use_uniform_schedule or flow_use_beta_schedule is."
+        )
+    knots = settings.numbers("flow_cubic_schedule_weights")
+    if len(knots) > 1:
+        density = _through_knots(knots, shift)
+        return fine_table("SimpleTuner, cubic schedule", density, diagnostics=found)
+    if knots or is_uniform:
+        schedule: Schedule = Uniform(shift=shift)
+    elif is_beta:
+        alpha = settings.number("flow_beta_schedule_alpha", 2.0, above=0)
+        beta = settings.number("flow_beta_schedule_beta", 2.0, above=0)
+        schedule = FlowTimes(inner=Beta(a=alpha, b=beta), shift=shift)
+    else:
+        scale = settings.number("flow_sigmoid_scale", 1.0, above=0)
+        mean = scale * settings.number("timestep_sampling_offset", 0.0)
+        schedule = Normal.logit_normal(mean=mean + math.log(shift), std=scale)
+    return flow_loss("flow matching", schedule, found)
+
+
+def _through_knots(
+    knots: list[float], shift: float
+) -> Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]:
+    r"""Return the log-density of log-SNR, $\ln[\pi(t)\,t(1 - t)]$, for $\pi$ through the knots."""
+    if min(knots) < 0 or max(knots) == 0:
+        raise ValueError("flow_cubic_schedule_weights has no mass: give weights of 0 or more.")
+    spline = PchipInterpolator(np.linspace(0, 1, len(knots)), knots)
+
+    def log_density(logsnr: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+        t = time_of(logsnr + 2 * math.log(shift))  # before the shift
+        return torch.from_numpy(spline(t)).clamp(min=1e-300).log() + torch.log(t * (1 - t))
+
+    return log_density
+
+
+def _step_probability(settings: Settings, family: str) -> Float[Tensor, " n"]:
     weights = torch.ones(NUM_STEPS, dtype=torch.float64)
     choices = ("none", "earlier", "later", "range")
     strategy = settings.one_of("timestep_bias_strategy", "none", choices)
-    if strategy == "none":
-        return weights
-    factor = settings.number("timestep_bias_multiplier", 1.0, above=0)
-    if strategy == "range":
-        first, end = steps_between(settings, "timestep_bias_begin", "timestep_bias_end")
-        weights[first:end] *= factor
-        return weights
-    num = int(settings.number("timestep_bias_portion", 0.25, low=0, high=1) * NUM_STEPS)
-    weights[slice(0, num) if strategy == "earlier" else slice(-num, None)] *= factor
-    return weights
-
-
-def _steps(settings: Settings, is_refiner: bool) -> Float[Tensor, " n"]:
-    """Return the probability of each step; weights are normalized in place, segment
-    after segment.
-    """
-    weights = _bias(settings)
+    if strategy != "none":
+        factor = settings.number("timestep_bias_multiplier", 1.0, above=0)
+        if strategy == "range":
+            biased = slice(*steps_between(settings, "timestep_bias_begin", "timestep_bias_end"))
+        else:
+            share = settings.number("timestep_bias_portion", 0.25, low=0, high=1)
+            num = int(share * NUM_STEPS)
+            biased = slice(0, num) if strategy == "earlier" else slice(-num, None)
+        weights[biased] *= factor
     strength = settings.number("refiner_training_strength", 0.2, above=0, high=1)
     is_inverted = settings.flag("refiner_training_invert_schedule")
     num = settings.integer("train_batch_size", 4, low=1, high=NUM_STEPS)
+    is_refiner = family == "sdxl" and "refiner" in settings.text("model_flavour")
+    is_refiner |= settings.flag("refiner_training")
     if num == 1 or settings.flag("disable_segmented_timestep_sampling"):
         return weights / weights.sum()
     least, last = 0, NUM_STEPS - 1
@@ -190,7 +172,7 @@ def _steps(settings: Settings, is_refiner: bool) -> Float[Tensor, " n"]:
         least, last = (end, last) if is_inverted else (0, end - 1)
     size = max((last - least + 1) // num, 1)
     p = torch.zeros_like(weights)
-    for i in range(num):
+    for i in range(num):  # the trainer normalizes the weights in place, segment after segment
         first = least if i == num - 1 else max(last - size, least)
         inside = slice(first, last + 1)
         weights[inside] /= weights[inside].sum()

@@ -28,13 +28,10 @@ def steps_between(
 
     Args:
         settings: The settings.
-        low: Name of the setting for the first step. Default value: 0.
-        high: Name of the setting for the end of the range. Default value: 1,000.
+        low: Name of the setting for the first step.
+        high: Name of the setting for the end of the range.
         is_share: Whether the settings are fractions of all steps instead of step indices.
         least: The smallest allowed number of steps in the range.
-
-    Raises:
-        ValueError: If the range holds fewer steps.
     """
     if is_share:
         ends = [settings.number(n, default, low=0, high=1) for n, default in ((low, 0), (high, 1))]
@@ -60,9 +57,7 @@ def flow_table(
     coefficient: Float[Tensor, " steps"] | None = None,
     diagnostics: tuple[Diagnostic, ...] = (),
 ) -> LossTable:
-    """Return the table of a flow-matching loss at the times `t`; probabilities are
-    normalized here.
-    """
+    """Return the table of a flow-matching loss at the times `t`, with probabilities normalized."""
     return LossTable(
         title=title,
         logsnr=logsnr_of(t),
@@ -79,11 +74,7 @@ def fine_table(
     coefficient: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]] = torch.ones_like,
     diagnostics: tuple[Diagnostic, ...] = (),
 ) -> LossTable:
-    """Return the table of a flow-matching loss for any density of log-SNR, on a grid with step
-    0.01.
-
-    The grid leaves out the outermost 1e-5 of the probability at either end.
-    """
+    """Return the table of a flow-matching loss for any density of log-SNR, in steps of 0.01."""
     logsnr = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     p = torch.softmax(log_density(logsnr), 0)
     is_shown = (p.cumsum(0) > _TAIL) & (p.flip(0).cumsum(0).flip(0) > _TAIL)
@@ -127,15 +118,11 @@ def stable_diffusion(
 
 
 def min_snr(snr: Float[Tensor, " n"], gamma: float, *, is_v: bool = False) -> Float[Tensor, " n"]:
-    r"""Return the min-SNR coefficient of the SNR $\rho$: $\min(\rho, \gamma)/\rho$, or $\min(\rho,
-    \gamma)/(\rho + 1)$ for v.
-    """
+    r"""Return the Min-SNR coefficient $\min(\rho, \gamma)/\rho$, over $\rho + 1$ for v."""
     return snr.clamp(max=gamma) / (snr + is_v)
 
 
 def debiased(snr: Float[Tensor, " n"], *, is_v: bool) -> Float[Tensor, " n"]:
-    r"""Return the debiased-estimation coefficient of the capped SNR $\rho$: $\rho^{-1/2}$, or
-    $1/(\rho + 1)$ for v.
-    """
+    r"""Return the debiased-estimation coefficient, $\rho^{-1/2}$, or $1/(\rho + 1)$ for v."""
     capped = snr.clamp(max=MAX_SNR)
     return 1 / (capped + 1) if is_v else capped.rsqrt()

@@ -21,7 +21,6 @@ _CONFIGS = ("flux_debugmodel", "flux_dev", "flux_schnell", "flux_dev_mxfp8", "fl
 def _read(settings: Settings) -> DeclaredLoss:
     settings.one_of("module", "flux", ("flux",))
     config = settings.one_of("config", "flux_dev", _CONFIGS)
-    settings.ignore("training", "steps")
     return flow_loss(f"torchtitan, {config}", Uniform())
 
 

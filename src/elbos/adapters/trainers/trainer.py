@@ -51,12 +51,10 @@ class Trainer:
     neutral: Mapping[str, float] = field(default_factory=dict)
 
     def loss(self, settings: Settings) -> Loss:
-        """Return the training loss that the settings define, with diagnostics, including one that
-        lists unread settings.
+        """Return the training loss that the settings define, with diagnostics.
 
         Raises:
-            ValueError: If a setting has an invalid value or a name close to that of another
-                setting.
+            ValueError: If a setting has an invalid value or is misspelt; the error names it.
         """
         found = settings.findings(self.findings)
         if self.loss_types:

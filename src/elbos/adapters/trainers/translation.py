@@ -9,23 +9,23 @@ over all others.
 import json
 import math
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from elbos.adapters.trainers.settings import Settings
-from elbos.adapters.trainers.trainer import Loss, Option, Trainer
+from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
 from elbos.audit import Audit
 from elbos.audit.declare import log_weighting
 from elbos.audit.families import fit_family
 from elbos.audit.matching import MIN_GAIN, SAME, Prediction, distance
+from elbos.audit.words import in_words
+from elbos.base.html import render
 
 _MAX_CALLS = 120
 _MAX_UNDRAWN = 0.01  # largest share of samples at levels that the settings never draw
-
-Value = str | float | bool
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Translation:
     """
 
     trainer: str
-    settings: Mapping[str, Value]
+    settings: Values
     distance: float
     prediction: str | None
     is_same_prediction: bool
@@ -51,10 +51,19 @@ class Translation:
 
     @property
     def is_same(self) -> bool:
-        """Return whether the weightings agree within tolerance and the network's target is the
-        same.
-        """
+        """Return whether the weightings agree within tolerance, for the same network target."""
         return self.distance < SAME and self.is_same_prediction
+
+    def to_text(self, title: str) -> str:
+        """Return the distance between the weightings in words, and the settings to paste."""
+        said = render(
+            "adapters/trainers/translation.txt",
+            title=title,
+            translation=self,
+            off=in_words(self.distance),
+        )
+        indented = (self.text or "(its defaults)").replace("\n", "\n  ")
+        return f"{' '.join(said.split())}\n\n  {indented}\n"
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields as JSON-compatible values, with None for an infinite distance."""
@@ -80,21 +89,25 @@ def translation(audit: Audit, trainer: Trainer) -> Translation:
     fits = [_fitted(audit, trainer, option) for option in options]
     settings, off = min(fits, key=lambda fit: fit[1] + MIN_GAIN * len(fit[0]))
     prediction = _prediction(trainer, Option(settings=settings))
-    text = _text(settings, trainer)
-    return Translation(trainer.name, settings, off, prediction, is_same, text)
+    if not trainer.is_flags:
+        text = "\n".join(f"{name}: {json.dumps(value)}" for name, value in settings.items())
+        return Translation(trainer.name, settings, off, prediction, is_same, text)
+    words = [f"{settings['script']}.py"] if "script" in settings else []
+    for name, value in settings.items():
+        if name != "script" and value is not False:
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            words += [f"--{name}"] + [shlex.quote(shown)] * (value is not True)
+    return Translation(trainer.name, settings, off, prediction, is_same, " ".join(words))
 
 
 def _prediction(trainer: Trainer, option: Option) -> str | None:
-    loss = trainer.read(Settings(_with(option, [start for start, *_ in option.free.values()])))
+    starts = {name: start for name, (start, _, _) in option.free.items()}
+    loss = trainer.read(Settings({**option.settings, **starts}))
     return Prediction.from_target(loss.parameterization).name
 
 
-def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[dict[str, Value], float]:
-    """Fit the free settings of an option to the audited weighting; return the rounded settings and
-    the remaining distance.
-
-    Settings whose lower limit is above 0 are fitted by their logarithm.
-    """
+def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[Values, float]:
+    """Fit the free settings to the audited weighting, those above 0 by their logarithm."""
     logsnr, log_w = audit.logsnr.numpy(), audit.weight.log().numpy()
     p = audit.density.numpy()
     limits = option.free.values()
@@ -103,8 +116,11 @@ def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[dict[str, V
         pairs = zip(theta, limits, strict=True)
         return [math.exp(value) if low > 0 else value for value, (_, low, _) in pairs]
 
+    def settings_of(values: Iterable[float]) -> Values:
+        return {**option.settings, **dict(zip(option.free, values, strict=True))}
+
     def loss_of(*theta: float) -> Loss:
-        return trainer.read(Settings(_with(option, values_of(theta))))
+        return trainer.read(Settings(settings_of(values_of(theta))))
 
     def distance_of(loss: Loss) -> float:
         log_v = log_weighting(loss, logsnr)
@@ -116,21 +132,5 @@ def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[dict[str, V
     free = [[math.log(value) if one[1] > 0 else value for value in one] for one in limits]
     start, bounds = [one[0] for one in free], [(one[1], one[2]) for one in free]
     theta = fit_family(loss_of, start, distance_of, bounds=bounds, max_calls=_MAX_CALLS)
-    rounded = [float(f"{round(value, 3) + 0.0:.3g}") for value in values_of(theta)]
-    settings = _with(option, rounded)
+    settings = settings_of(float(f"{round(value, 3) + 0.0:.3g}") for value in values_of(theta))
     return settings, distance_of(trainer.read(Settings(settings)))
-
-
-def _with(option: Option, values: list[float]) -> dict[str, Value]:
-    return {**option.settings, **dict(zip(option.free, values, strict=True))}
-
-
-def _text(settings: Mapping[str, Value], trainer: Trainer) -> str:
-    if not trainer.is_flags:
-        return "\n".join(f"{name}: {json.dumps(value)}" for name, value in settings.items())
-    words = [f"{settings['script']}.py"] if "script" in settings else []
-    for name, value in settings.items():
-        if name != "script" and value is not False:
-            shown = f"{value:g}" if isinstance(value, float) else str(value)
-            words += [f"--{name}"] + [shlex.quote(shown)] * (value is not True)
-    return " ".join(words)
