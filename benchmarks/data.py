@@ -22,8 +22,8 @@ import torch
 from PIL import Image
 
 from elbos.training.data import Batches, Folder, Packed, StoredBatch
-from elbos.training.data import source as sources
-from elbos.training.data.pack import Packer
+from elbos.training.data import dataset as datasets
+from elbos.training.data import pack as packs
 from elbos.training.data.shards import INDEX
 
 SIZE = 32
@@ -49,13 +49,13 @@ def pack(root: Path, out: Path, jobs: int) -> None:
     if (out / INDEX).exists():
         return
     begin, cpu = time.perf_counter(), os.times()
-    index = Packer(Folder(root=root, size=SIZE), out).pack(jobs=jobs)
+    index = packs.pack(Folder(root=root, size=SIZE), out, jobs=jobs)
     seconds, used = time.perf_counter() - begin, os.times()
-    num = sum(sum(split.nums) for split in index.splits)
+    num_shards, num = (sum(count(split.nums) for split in index.splits) for count in (len, sum))
     cpu_sec = sum(used[:4]) - sum(cpu[:4])
     print(
         f"packed    {num:8,} pictures in {seconds:6.1f} s, {num / seconds:6,.0f} a second, "
-        f"{1e3 * cpu_sec / num:.2f} ms of a core each; {index.num_shards} shards"
+        f"{1e3 * cpu_sec / num:.2f} ms of a core each; {num_shards} shards"
     )
 
 
@@ -84,10 +84,10 @@ def drop_from_memory(folder: Path) -> None:
             os.close(file)
 
 
-class Faulty(sources.Source):
+class Faulty(datasets.Source):
     """Samples whose reading takes ten steps, one time in twenty."""
 
-    def __init__(self, inner: sources.Source) -> None:
+    def __init__(self, inner: datasets.Source) -> None:
         self.inner, self.num_reads = inner, 0
 
     @property

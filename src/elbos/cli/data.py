@@ -17,7 +17,7 @@ from elbos.cli.parse import parse
 from elbos.training.data import Dataset, Folder, Hub, Packed, Tar
 from elbos.training.data.dataset import SPLITS
 from elbos.training.data.encode import Encoder
-from elbos.training.data.pack import Packer
+from elbos.training.data.pack import pack
 from elbos.training.data.shards import INDEX, Index, verify
 from elbos.training.machine import num_cores, require_few
 from elbos.training.processes import Processes
@@ -60,9 +60,9 @@ class Pack:
         require_few(jobs=self.jobs)
 
     def __call__(self) -> None:
-        packer = Packer(self._data(), self.out)
+        data = self._data()
         with progress() as bar:
-            index = packer.pack(jobs=self.jobs, start=partial(begin, bar))
+            index = pack(data, self.out, jobs=self.jobs, start=partial(begin, bar))
         _tell(index, index.shape, self.out, "packed")
 
     def _data(self) -> Folder | Tar | Hub:

@@ -31,10 +31,10 @@ from elbos.evaluation.quality import REFERENCE_SPLIT
 from elbos.evaluation.reference import reference
 from elbos.training.config import Config
 from elbos.training.data import Dataset
+from elbos.training.monitor import require_installed
 from elbos.training.presets import PRESETS
 from elbos.training.processes import local_device
 from elbos.training.state import build_network, require_guidable
-from elbos.training.trackers import require_installed
 
 
 @typed

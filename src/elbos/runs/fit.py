@@ -24,12 +24,11 @@ from elbos.training.config import Averaging, Config, Execution, Optimizer, Outpu
 from elbos.training.data import Given, GivenData, Samples
 from elbos.training.directory import RunDirectory
 from elbos.training.machine import keep_freed_memory, require_few, resolved
-from elbos.training.monitor import OnImages
+from elbos.training.monitor import OnImages, require_installed
 from elbos.training.network import OwnNetwork, require_storable_state
 from elbos.training.ownership import claim, require_same_data
 from elbos.training.processes import Processes
 from elbos.training.sampling import Sampling
-from elbos.training.trackers import require_installed
 from elbos.training.trainer import Trainer
 
 

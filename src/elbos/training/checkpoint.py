@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import EllipsisType
@@ -33,10 +33,8 @@ _MAX_REASON = 200  # characters: torch lists all tensors that differ
 class Stored:
     """Tensor stored in safetensors files, of which requested rows are read on demand.
 
-    `stored[...]` reads the whole tensor, and `stored[2:5]` some rows, into new memory.
-
-    Args:
-        parts: Slices of safetensors, with consecutive rows.
+    `stored[...]` reads the whole tensor, and `stored[2:5]` some rows, into new memory. `parts` are
+    slices of safetensors, with consecutive rows.
     """
 
     def __init__(self, parts: Sequence[Any]) -> None:
@@ -55,7 +53,6 @@ class Stored:
         return found
 
     def __getitem__(self, rows: slice | EllipsisType) -> Tensor:
-        """Read the whole tensor (`...`), or the rows of a slice."""
         if self.ndim == 0:
             number: Tensor = self._parts[0][...]
             return number.clone()
@@ -116,8 +113,7 @@ def of_step(folder: Path, step: int | None) -> Path:
 def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
     """Write the checkpoint of `step` and delete all checkpoints but the latest `num_kept`.
 
-    Raises:
-        OSError: If the checkpoint cannot be written; earlier checkpoints are then untouched.
+    If the checkpoint cannot be written (OSError), earlier checkpoints are untouched.
     """
     partial = new_partial(folder, step)
     try:
@@ -151,11 +147,7 @@ def write_part(partial: Path, part: int, groups: Groups) -> None:
 
 
 def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: int) -> None:
-    """Combine complete parts into a checkpoint; delete all checkpoints but the latest `num_kept`.
-
-    Raises:
-        OSError: If a file cannot be written.
-    """
+    """Combine complete parts into a checkpoint; keep the latest `num_kept` and delete the rest."""
     path = folder / f"{step:08d}"
     digests: dict[str, str] = {}
     with files.named_errors(path):
@@ -214,11 +206,10 @@ def reading_step(
 ) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
     """Verify and read the checkpoint of a step, by default of the latest step, as `reading` does.
 
-    If a running training replaces the latest checkpoint meanwhile, the newer one is read.
+    If a running training replaces the latest checkpoint meanwhile, the newer checkpoint is read.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint; the message lists the available steps.
-        DamagedCheckpoint, ValueError: As `reading` does.
     """
     with ExitStack() as stack:
         while True:
@@ -237,11 +228,7 @@ def reading_step(
 def reading(
     path: Path, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Verify a checkpoint; yield its step and its groups of tensors.
-
-    Args:
-        path: The checkpoint.
-        only: Name of a single group to read. Default: all groups.
+    """Verify a checkpoint; yield its step and its groups of tensors, or the group `only` alone.
 
     Raises:
         DamagedCheckpoint: If a file is missing, truncated or changed.
@@ -265,13 +252,10 @@ def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> N
         path: The checkpoint.
         only: Name of a single group to verify. Default: all groups.
         share: Slice of the list of files, so that processes divide the verification.
-
-    Raises:
-        DamagedCheckpoint: If a file is missing, truncated or changed.
     """
     with _naming_damage(path):
-        digests = _manifest(path)[1]
-        for name in _of_group(digests, only)[share]:
+        _, digests = _manifest(path, only)
+        for name in [*digests][share]:
             if files.sha256(path / f"{name}.safetensors") != digests[name]:
                 raise DamagedCheckpoint(f"{name}.safetensors is truncated or was changed")
 
@@ -282,20 +266,16 @@ def opened(
 ) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
     """Open a verified checkpoint; yield its step and its groups of tensors, read on demand.
 
-    Args:
-        path: The checkpoint.
-        only: Name of a single group to open. Default: all groups.
-
     Raises:
         DamagedCheckpoint: If a file is missing or holds no tensors.
         ValueError: If the `with` block finds that the tensors belong to another network.
     """
     with ExitStack() as stack:
         with _naming_damage(path):
-            step, digests = _manifest(path)
+            step, digests = _manifest(path, only)
             parts: dict[str, dict[str, list[Any]]] = {}
-            for name in _of_group(digests, only):
-                group = parts.setdefault(_group(name), {})
+            for name in digests:
+                group = parts.setdefault(name.partition(_PART)[0], {})
                 try:  # safetensors' own error names no file
                     file = stack.enter_context(
                         safe_open(files.regular(path / f"{name}.safetensors"), "pt")
@@ -332,8 +312,8 @@ def require_dtypes(groups: ReadableGroups, own: Groups) -> None:
                 raise ValueError(f"{group} {name} is {found.dtype}, not {tensor.dtype}")
 
 
-def _manifest(path: Path) -> tuple[int, dict[str, str]]:
-    """Read manifest.json: the step of a checkpoint, and the SHA-256 of each file by name."""
+def _manifest(path: Path, only: str | None) -> tuple[int, dict[str, str]]:
+    """Read manifest.json: the step of a checkpoint, and the SHA-256 of the files of its groups."""
     manifest = read_object(path / "manifest.json")
     step, digests = manifest["step"], manifest["sha256"]
     if type(step) is not int or step != int(path.name):
@@ -341,17 +321,8 @@ def _manifest(path: Path) -> tuple[int, dict[str, str]]:
     for name in digests:
         if not name.isidentifier():  # nothing outside this folder is read
             raise DamagedCheckpoint(f"manifest.json names a file {name!r}")
-    return step, digests
-
-
-def _group(name: str) -> str:
-    """Return the tensor group of a checkpoint file: `network` for `network__1`."""
-    return name.partition(_PART)[0]
-
-
-def _of_group(names: Iterable[str], only: str | None) -> list[str]:
-    """Select the names of the files of one group; all names if `only` is None."""
-    return [name for name in names if only in (None, _group(name))]
+    # the group of the file network__1 is network
+    return step, {n: sha for n, sha in digests.items() if only in (None, n.partition(_PART)[0])}
 
 
 @contextmanager

@@ -15,7 +15,6 @@ runs/NAME/
 """
 
 import json
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,24 @@ from filelock import FileLock, Timeout
 
 from elbos.base import files
 from elbos.base.formats import CorruptFile, read_object
+
+
+@contextmanager
+def locked(folder: Path, busy: str) -> Iterator[None]:
+    """Create a folder of plain files, and lock it against other processes in the `with` block.
+
+    Raises:
+        ValueError: If another process holds the lock; the message is `busy`.
+        OSError: If the folder cannot be written, or holds a link or a device.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files.require_plain(folder)
+    try:
+        lock = FileLock(folder / ".lock", timeout=0).acquire()
+    except Timeout:
+        raise ValueError(busy) from None
+    with lock:
+        yield
 
 
 @dataclass(frozen=True)
@@ -55,11 +72,7 @@ class RunDirectory:
         return self.path / "evaluation"
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Read the object in a JSON file of the directory; return None if the file is missing.
-
-        Raises:
-            ValueError: If the file holds no JSON object.
-        """
+        """Read the object in a JSON file of the directory; return None if the file is missing."""
         file = self.path / name
         if not file.exists():
             return None
@@ -82,18 +95,14 @@ class RunDirectory:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --run.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        files.require_plain(self.path)
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                for folder in (self.path, self.checkpoints, self.samples, self.averages):
-                    files.remove_leftovers(folder)
-                yield
-        except Timeout:
-            raise ValueError(
-                f"Another process is training in {self.path}: wait for it, or name another "
-                "directory with --run."
-            ) from None
+        busy = (
+            f"Another process is training in {self.path}: wait for it, or name another "
+            "directory with --run."
+        )
+        with locked(self.path, busy):
+            for folder in (self.path, self.checkpoints, self.samples, self.averages):
+                files.remove_leftovers(folder)
+            yield
 
     def require_present(self) -> None:
         """Raise a FileNotFoundError if the directory was deleted during the training."""
@@ -112,12 +121,11 @@ class RunDirectory:
         file = self.path / "metrics.jsonl"
         if file.exists():
             lines = files.read(file).splitlines(keepends=True)
-            files.write(file, b"".join(line for line in lines if _logged_step(line) <= step))
+            files.write(file, b"".join(line for line in lines if _is_logged_by(line, step)))
 
 
-def _logged_step(line: bytes) -> float:
-    """Parse the step of a line of metrics.jsonl; return infinity for a corrupt line."""
+def _is_logged_by(line: bytes, step: int) -> bool:
     try:
-        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
-    except (ValueError, KeyError, TypeError, OverflowError):
-        return math.inf
+        return line.endswith(b"\n") and bool(json.loads(line)["step"] <= step)
+    except (ValueError, KeyError, TypeError):
+        return False

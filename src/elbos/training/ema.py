@@ -46,10 +46,9 @@ _NAME = re.compile(r"(\d{8,})-(0\.\d+)\.safetensors")
 
 
 def exponent(relative_width: float) -> float:
-    r"""Compute the exponent $\gamma$ of a power-function average from its relative width.
+    r"""Compute the exponent $\gamma$ of a power-function average from $\sigma_\mathrm{rel}$.
 
-    Args:
-        relative_width: $\sigma_\mathrm{rel}$, above 0 and at most $12^{-1/2}$, where $\gamma = 0$.
+    The relative width is above 0 and at most $12^{-1/2}$, where $\gamma = 0$.
 
     Examples:
         >>> round(exponent(0.05), 2), round(exponent(0.10), 2)
@@ -66,10 +65,6 @@ def group_of(width: float) -> str:
 
 class EMA:
     """Power-function averages of a network's weights over the training steps, one per width.
-
-    Args:
-        network: The network that is trained.
-        config: The widths of the averages.
 
     Attributes:
         networks: Averaged networks by checkpoint group; the first, "ema", is sampled.
@@ -92,12 +87,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Update all averages with the weights after a step.
-
-        Args:
-            network: The network that is trained.
-            step: Number of the step, from 1.
-        """
+        """Update all averages with the weights after a step, counted from 1."""
         weights = list(map(local, network.parameters()))
         buffers = list(network.buffers())
         for group, average in self.networks.items():
@@ -125,13 +115,7 @@ class EMA:
 
 
 class Snapshot(NamedTuple):
-    """Snapshot file: the averaged weights of one width after a step.
-
-    Attributes:
-        step: Number of the step.
-        width: Relative width of the average.
-        path: Path of the file.
-    """
+    """Snapshot file: the averaged weights of one relative width after a step."""
 
     step: int
     width: float
@@ -140,12 +124,8 @@ class Snapshot(NamedTuple):
     def read(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Read the averaged parameters of the snapshot, keyed by name.
 
-        Args:
-            own: Tensors of the same network, by name, to compare shapes.
-
         Raises:
-            OSError: If the file cannot be read.
-            ValueError: If the file is corrupt or belongs to another network.
+            ValueError: If the file is corrupt, or a shape differs from that of the tensor in `own`.
         """
         try:
             tensors = unpack(files.read(self.path), self.path)
@@ -161,11 +141,7 @@ class Snapshot(NamedTuple):
 
 
 def write_snapshots(folder: Path, step: int, averages: dict[float, dict[str, Tensor]]) -> None:
-    """Write the snapshots of a step, the result of `EMA.snapshots`, into a folder.
-
-    Raises:
-        OSError: If a file cannot be written.
-    """
+    """Write the snapshots of a step, the result of `EMA.snapshots`, into a folder."""
     folder.mkdir(exist_ok=True)
     for width, tensors in averages.items():
         files.write(folder / f"{step:08d}-{width}.safetensors", pack(tensors))

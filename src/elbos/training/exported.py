@@ -64,37 +64,29 @@ def averaged(
 ) -> AbstractContextManager[tuple[int, Weights]]:
     """Return a context manager that yields step and averaged weights of a run or an export.
 
-    Args:
-        directory: The run or the export.
-        step: Step of a checkpoint of a run. Default: the latest.
+    The step is that of a checkpoint of a run, by default the latest.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: As in `checkpoint.reading` and `reading`, or if `step` is given for an export.
+        ValueError: If files are corrupt, the `with` block finds that the weights belong to another
+            network, or `step` is given for an export.
     """
     if not is_export(directory.path):
         checkpoint.of_step(directory.checkpoints, step)  # raises before the `with` block
-        return _of_checkpoint(directory, step)
+        return _reading_checkpoint(directory, step)
     if step is not None:
         raise ValueError(f"{directory.path} is an export, of one step: give no step.")
-    return reading(directory)
+    return _reading_export(directory)
 
 
 @contextmanager
-def _of_checkpoint(directory: RunDirectory, step: int | None) -> Iterator[tuple[int, Weights]]:
+def _reading_checkpoint(directory: RunDirectory, step: int | None) -> Iterator[tuple[int, Weights]]:
     with checkpoint.reading_step(directory.checkpoints, step, "ema") as (found, groups):
         yield found, groups["ema"]
 
 
 @contextmanager
-def reading(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
-    """Read an exported model; yield its step and averaged weights.
-
-    Raises:
-        OSError: If a file cannot be read.
-        ValueError: If a file is corrupt, or the `with` block finds that the weights belong to
-            another network.
-    """
+def _reading_export(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
     manifest, path = directory.read(MANIFEST) or {}, directory.path / WEIGHTS
     content, step = files.read(path), manifest.get("step")
     is_same = manifest.get("sha256") == hashlib.sha256(content).hexdigest()

@@ -15,11 +15,7 @@ from elbos.training.config import Config
 class Loss(nn.Module):
     """Training loss as a module that contains the network, so that both compile to one graph.
 
-    Args:
-        network: The network.
-        objective: The objective, with the run's schedule.
-        config: Share of dropped labels, and seed.
-        null_cond: Null condition, which replaces dropped labels.
+    The null condition replaces dropped labels.
     """
 
     network: nn.Module

@@ -53,8 +53,20 @@ def keep_freed_memory() -> None:
 
 def machine(device: torch.device) -> dict[str, str]:
     """Return names of the device and the system, and versions of Python, elbos and torch."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type != "cpu":
+        name = device.type
+    else:
+        try:
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            models = (line.partition(":")[2] for line in lines if line.startswith("model name"))
+            name = next(models, platform.machine()).strip()
+        except OSError:
+            name = platform.processor() or platform.machine()
+        name += f", {num_cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
     return {
-        "device": _device(device),
+        "device": name,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: version(name).partition("+")[0] for name in ("elbos", "torch")},
@@ -82,20 +94,6 @@ def require_few(**counts: int) -> None:
             raise ValueError(f"{name} is {num}: give at most {limit}.")
 
 
-def _device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    if device.type != "cpu":
-        return device.type
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-        processor = next(names, platform.machine())
-    except OSError:
-        processor = platform.processor() or platform.machine()
-    return f"{processor}, {num_cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
-
-
 def peak_flops(config: Config, device: torch.device) -> float | None:
     """Return the peak bfloat16 FLOP/s of a known GPU; None for other devices and precisions."""
     if device.type != "cuda" or config.precision != "bf16":
@@ -108,10 +106,7 @@ def peak_flops(config: Config, device: torch.device) -> float | None:
 
 
 def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
-    """Replace the precision "auto" by that of the stored run, or else the best on this machine.
-
-    All processes get the same precision.
-    """
+    """Replace the precision "auto" by that of the stored run, or else the best on this machine."""
     if config.precision != "auto":
         return config
     is_started = (run.path / "config.json").exists()

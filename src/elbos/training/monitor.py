@@ -1,19 +1,37 @@
-"""Progress bar, log and trackers of a training run."""
+"""Progress bar, log and experiment trackers of a training run.
 
+A resumed run is resumed in its trackers, by the identifiers in trackers.json. It repeats the steps
+after the checkpoint:
+
+| tracker | repeated steps |
+|---|---|
+| TensorBoard | replace the old ones |
+| W&B | are ignored |
+| Trackio, MLflow | appear twice, with the same values except for the speed |
+| others | appear in the old run, and in a new one that starts at the checkpoint |
+"""
+
+import secrets
 import sys
 import time
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
-from elbos.base.errors import printable, unfailing
+from elbos.base.errors import flat, printable, unfailing
+from elbos.base.extras import needs
 from elbos.base.progress import clock, progress
 from elbos.theory.denoiser import network_output
+from elbos.theory.names import code
+from elbos.training import tracking
 from elbos.training.config import Config
 from elbos.training.data import Batch
 from elbos.training.directory import RunDirectory
@@ -22,11 +40,21 @@ from elbos.training.machine import peak_flops
 from elbos.training.processes import Processes
 from elbos.training.sharding import sharded_parts
 from elbos.training.state import State
-from elbos.training.trackers import Trackers
-from elbos.training.tracking import scalars
 from elbos.validation import Validation
 
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
 NUM_DENSITIES = 100
+PROJECT = "elbos"
+FILE = "trackers.json"
+MAX_SETTING = 250  # characters: limit of some versions of MLflow
+_PACKAGES = {"tensorboard": "'elbos[track]'"}
+_IDENTIFIERS: dict[str, Callable[["GeneralTracker"], str]] = {
+    "wandb": lambda tracker: tracker.tracker.id,
+    "trackio": lambda tracker: tracker.tracker.name,
+    "mlflow": lambda tracker: tracker.tracker.info.run_id,
+}
 OnImages = Callable[[int], None]
 
 
@@ -60,7 +88,7 @@ class Monitor:
         self.config, self.run, self.state, self.is_main = config, run, state, is_main
         self.machine, self.on_images = machine, on_images
         self.seconds_per_image = seconds_per_image
-        self.trackers = Trackers(config, run, state.step, is_main=is_main)
+        self.trackers = Trackers(config, run, state.step if is_main else None)
         self.step_before, self.since, self.waited_before = state.step, time.perf_counter(), 0.0
         self.console = Console(file=unfailing(sys.stderr), quiet=not is_main)
         self.progress = progress(self.console)
@@ -75,18 +103,21 @@ class Monitor:
     def __enter__(self) -> "Monitor":
         if self.is_main:
             self.run.rewind_log(self.state.step)
-        self._print(self._first_line())
+        num_images, total = self.state.step * self.config.batch_size, self.config.num_images
+        status = f"resuming at image {num_images:,} of {total:,}"
+        if self.state.step == 0:
+            status = f"new, {total:,} images"
+        elif self.state.step == self.config.num_steps:
+            status = f"finished, {total:,} images"
+        num_parameters = sum(p.numel() for p in self.state.network.parameters())
+        path = printable(str(self.run.path))
+        self._print(f"{self.machine}, {num_parameters:,} parameters, {path}: {status}")
         self.progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
-        self.trackers.finish()
+        self.trackers.each(lambda tracker: tracker.finish())
 
     def note_changes(self, now: Mapping[str, Any]) -> None:
         """Store the record of the machine, and print changes since the run was last trained.
@@ -140,7 +171,8 @@ class Monitor:
         by_level = state.by_level.result()
         if self.is_main:
             self.run.log(step=state.step, **values, loss_by_level=by_level.to_dict())
-        self.trackers.log(values | scalars(by_level), state.step)
+        scalars = values | tracking.scalars(by_level)
+        self.trackers.each(lambda tracker: tracker.log(scalars, step=state.step))
         self.progress.update(self.task, note=f"loss {mean_loss:.4f}")
         if not self.console.is_terminal:
             self._print_line(mean_loss, values)
@@ -161,18 +193,6 @@ class Monitor:
             + (f", {values['mfu']:.0%} of the peak" if "mfu" in values else "")
         )
 
-    def _first_line(self) -> str:
-        """Return the first line of output: machine, network size, run directory and status."""
-        num_images, total = self.state.step * self.config.batch_size, self.config.num_images
-        status = f"resuming at image {num_images:,} of {total:,}"
-        if self.state.step == 0:
-            status = f"new, {total:,} images"
-        elif self.state.step == self.config.num_steps:
-            status = f"finished, {total:,} images"
-        num_parameters = sum(p.numel() for p in self.state.network.parameters())
-        path = printable(str(self.run.path))
-        return f"{self.machine}, {num_parameters:,} parameters, {path}: {status}"
-
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -187,19 +207,20 @@ class Monitor:
                 nats["val_nats_se"] = found.nats.standard_error
                 bits += f" ± {found.standard_error:.3f}"
             self.run.log(step=step, images=images, **nats)
-            self.trackers.validation(found, step)
+            self.trackers.each(lambda tracker: tracking.log(tracker, found, step))
             self._print(f"step {step}: validation ELBO {bits} bits/dim")
-        self.trackers.samples(self.run.samples / f"{step:08d}.png", step)
-        if self.state.schedule.state_dict():
-            self.run.log(step=step, images=images, density=self._density())
-
-    def _density(self) -> list[float]:
-        """Return the density of noise levels at 100 evenly spaced log-SNRs, in ascending order."""
+        grid = self.run.samples / f"{step:08d}.png"
+        if self.trackers.running and grid.exists():
+            pixels = np.asarray(Image.open(grid))
+            self.trackers.each(
+                lambda tracker: tracking.log_picture(tracker, "samples", pixels, step)
+            )
         schedule = self.state.schedule
-        ends = schedule.logsnr_min, schedule.logsnr_max
-        middle = (torch.arange(NUM_DENSITIES, dtype=torch.float64) + 0.5) / NUM_DENSITIES
-        levels = ends[0] + (ends[1] - ends[0]) * middle
-        return [float(f"{p:.4g}") for p in schedule.density(levels).tolist()]
+        if schedule.state_dict():  # adaptive: its density at evenly spaced log-SNRs
+            low, high = schedule.logsnr_min, schedule.logsnr_max
+            middle = (torch.arange(NUM_DENSITIES, dtype=torch.float64) + 0.5) / NUM_DENSITIES
+            density = schedule.density(low + (high - low) * middle).tolist()
+            self.run.log(step=step, images=images, density=[float(f"{p:.4g}") for p in density])
 
 
 def seconds_per_image(
@@ -208,13 +229,7 @@ def seconds_per_image(
     """Compute the training time per image at the peak FLOP/s of all devices.
 
     The result is None if the peak is unknown or the network is sharded. The backward pass takes
-    twice the FLOPs of the forward pass.
-
-    Args:
-        network: The averaged network.
-        example: Returns one sample and its condition.
-        config: The run's configuration.
-        processes: The processes that train the network.
+    twice the FLOPs of the forward pass. `example` returns one sample and its condition.
     """
     peak = peak_flops(config, processes.device)
     if peak is None or sharded_parts(network):
@@ -226,3 +241,100 @@ def seconds_per_image(
         network_output(network, x, x.new_zeros(1), cond)
     num_flops: int = counter.get_total_flops()
     return 3 * num_flops / (peak * processes.num)
+
+
+# --- trackers ------------------------------------------------------------------------------------
+
+
+class Trackers:
+    """Experiment trackers of a run, such as TensorBoard and W&B, through accelerate.
+
+    A tracker that fails during training is dropped with a warning, so that an unavailable server
+    does not end the training.
+
+    Args:
+        config: The run's configuration, which names the trackers.
+        run: The run directory.
+        step: The step at which training starts or resumes; None for no trackers.
+
+    Raises:
+        ValueError: If a tracker does not start.
+    """
+
+    def __init__(self, config: Config, run: RunDirectory, step: int | None) -> None:
+        self.running: list[GeneralTracker] = []
+        if step is None or not config.output.trackers:
+            return
+        identifiers = run.read(FILE) or {}
+        for name in dict.fromkeys(config.output.trackers):
+            known = identifiers.get(name)
+            tracker = _started(name, run, step, known)
+            if name in _IDENTIFIERS:
+                identifiers[name] = _IDENTIFIERS[name](tracker)
+                run.write(FILE, identifiers)
+            # TensorBoard would show the table of settings as another run
+            if known is None and name != "tensorboard":
+                tracker.store_init_configuration(_settings(config))
+            self.running.append(tracker)
+
+    def each(self, action: "Callable[[GeneralTracker], None]") -> None:
+        """Apply an action to all running trackers; drop a tracker that raises an error."""
+        for tracker in tuple(self.running):
+            try:
+                action(tracker)
+            except Exception as error:  # any error, such as of a server
+                warnings.warn(
+                    f"{tracker.name} fails and is dropped: {flat(error)[:300]}", stacklevel=3
+                )
+                self.running.remove(tracker)
+
+
+def require_installed(names: Sequence[str]) -> None:
+    """Raise a ValueError that names a tracker if its package is not installed."""
+    if not names:
+        return
+    with needs("track"):
+        from accelerate.tracking import get_available_trackers
+    available = {str(name) for name in get_available_trackers()}
+    for name in names:
+        if name not in available:
+            raise ValueError(
+                f"{name} is not installed: pip install {_PACKAGES.get(name, name)}, "
+                "or leave it out of --output.trackers."
+            )
+
+
+def _started(name: str, run: RunDirectory, step: int, known: str | None) -> "GeneralTracker":
+    """Start a tracker: resume the run with identifier `known`, or create a new run in the tracker.
+
+    Raise a ValueError if the tracker does not start.
+    """
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    kind = LOGGER_TYPE_TO_CLASS[name]
+    place = (name, run.path) if kind.requires_logging_directory else (PROJECT,)
+    own: dict[str, dict[str, Any]] = {
+        "tensorboard": {"purge_step": step + 1},
+        "wandb": {"name": run.path.name} | ({"id": known, "resume": "allow"} if known else {}),
+        "trackio": {"name": known or f"{run.path.name}-{secrets.token_hex(3)}", "resume": "allow"},
+        "mlflow": {"run_id": known} if known else {"run_name": run.path.name},
+    }
+    try:
+        tracker = kind(*place, **own.get(name, {}))
+        tracker.start()
+    except Exception as error:  # any error of a tracker: no key, no server
+        raise ValueError(
+            f"{name} does not start ({flat(error)[:300]}): repair it, or leave it out of "
+            "--output.trackers."
+        ) from error
+    return tracker
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """Return the configuration as numbers and short texts, by field name."""
+    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "output"}
+    return {
+        name: value if isinstance(value, int | float | str) else code(value)[:MAX_SETTING]
+        for name, value in values.items()
+        if value is not None
+    }

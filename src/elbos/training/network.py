@@ -32,12 +32,7 @@ class OwnNetwork:
 
     @classmethod
     def from_file(cls, function: str) -> "OwnNetwork":
-        """Return a trusted reference to the network that FILE.py:FUNCTION returns.
-
-        Raises:
-            OSError: If the file cannot be read.
-            ValueError: If `function` is malformed, or the file has no such function.
-        """
+        """Return a trusted reference to the network that FILE.py:FUNCTION returns."""
         require_target(function, _ARGUMENTS, verb="train")
         network = cls(name=function)
         object.__setattr__(network, "is_trusted", True)
@@ -84,7 +79,10 @@ def require_storable_state(network: nn.Module) -> None:
                 "torch.view_as_complex where it is used."
             )
     try:
-        _require_not_expanded(network)
+        for name, tensor in (*network.state_dict().items(), *network.named_buffers()):
+            sizes = zip(tensor.shape, tensor.stride(), strict=True)
+            if any(size > 1 and step == 0 for size, step in sizes):
+                raise ValueError(f"{name} is expanded")  # noqa: TRY301
         pack(network.state_dict())
         copy.deepcopy(network).requires_grad_(False).cpu()  # as for averages; TorchScript fails
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
@@ -93,10 +91,3 @@ def require_storable_state(network: nn.Module) -> None:
             f"The weights of {type(network).__name__} cannot be stored ({reason}): its state_dict "
             "may hold only real or complex64 tensors that share no memory."
         ) from error
-
-
-def _require_not_expanded(network: nn.Module) -> None:
-    for name, tensor in (*network.state_dict().items(), *network.named_buffers()):
-        sizes = zip(tensor.shape, tensor.stride(), strict=True)
-        if any(size > 1 and step == 0 for size, step in sizes):
-            raise ValueError(f"{name} is expanded")

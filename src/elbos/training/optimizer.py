@@ -34,7 +34,7 @@ References:
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -96,17 +96,30 @@ class Muon(torch.optim.Optimizer):
         self.adamw.state = self.state
         self.adamw.step()
         group = self.param_groups[0]
-        for same_shape in _by_shape([p for p in group["params"] if p.grad is not None]):
-            self._step(same_shape, group["lr"], group["weight_decay"])
+        by_shape: defaultdict[Any, list[Tensor]] = defaultdict(list)
+        for p in group["params"]:
+            if p.grad is not None:
+                by_shape[p.shape, p.dtype, p.device, shards(p)].append(p)
+        for (shape, *_, processes), same in by_shape.items():
+            num_processes = 1 if processes is None else processes.size()
+            num = max(1, _MAX_STACKED * num_processes // shape.numel())
+            for i in range(0, len(same), num):
+                self._step(same[i : i + num], group["lr"], group["weight_decay"])
 
     def _step(self, parameters: Sequence[Tensor], lr: float, weight_decay: float) -> None:
         """Update matrices of one shape by Muon, with Nesterov momentum."""
         first, (num_rows, *_) = parameters[0], parameters[0].shape
         gradients = [local(p.grad) for p in parameters if p.grad is not None]  # never None here
-        momenta = [local(self._momentum(parameter)) for parameter in parameters]
+        for parameter in parameters:
+            if "momentum" not in self.state[parameter]:
+                self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+        momenta = [local(self.state[parameter]["momentum"]) for parameter in parameters]
         torch._foreach_mul_(momenta, MOMENTUM)
         torch._foreach_add_(momenta, gradients)
-        stack = _stacked(list(torch._foreach_add(gradients, momenta, alpha=MOMENTUM)), self.dtype)
+        steps = list(torch._foreach_add(gradients, momenta, alpha=MOMENTUM))
+        num_columns = math.prod(steps[0].shape[1:])
+        stack = steps[0].new_empty(len(steps), len(steps[0]), num_columns, dtype=self.dtype)
+        torch._foreach_copy_(_unstacked(stack, steps[0].shape), steps)
         group = shards(first)
 
         def compute(part: Tensor) -> Tensor:
@@ -119,12 +132,6 @@ class Muon(torch.optim.Optimizer):
         weights = [local(parameter) for parameter in parameters]
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
         torch._foreach_add_(weights, _unstacked(stack, weights[0].shape), alpha=-size)
-
-    def _momentum(self, parameter: Tensor) -> Tensor:
-        state: dict[str, Tensor] = self.state[parameter]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        return state["momentum"]
 
 
 def shards(parameter: Any) -> dist.ProcessGroup | None:
@@ -153,26 +160,6 @@ def replicas(parameter: Any) -> dist.ProcessGroup | None:
         return mesh.get_group(dims[0]) if dims else None
     is_one = not dist.is_initialized() or dist.get_world_size() == 1
     return None if is_one else dist.group.WORLD
-
-
-def _by_shape(parameters: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Group parameters by shape, dtype, device and process group, in lists of bounded size."""
-    found: defaultdict[Any, list[Tensor]] = defaultdict(list)
-    for parameter in parameters:
-        key = parameter.shape, parameter.dtype, parameter.device, shards(parameter)
-        found[key].append(parameter)
-    for (shape, *_, group), same in found.items():
-        num_processes = 1 if group is None else group.size()
-        num = max(1, _MAX_STACKED * num_processes // shape.numel())
-        yield from (same[i : i + num] for i in range(0, len(same), num))
-
-
-def _stacked(weights: list[Tensor], dtype: torch.dtype) -> Float[Tensor, "k m n"]:
-    """Copy weights of equal shape into a stack of matrices `[k, outputs, inputs]`."""
-    m, *sizes = weights[0].shape
-    stack = weights[0].new_empty(len(weights), m, math.prod(sizes), dtype=dtype)
-    torch._foreach_copy_(_unstacked(stack, weights[0].shape), weights)
-    return stack
 
 
 def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]:

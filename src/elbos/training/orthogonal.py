@@ -41,29 +41,19 @@ def orthogonalized(
     r"""Orthogonalize matrices: approximate $U V^\top$ of each $M = U S V^\top$ in `dtype`.
 
     Singular values above two thousandths of $\|M\|_F$ become 0.6 to 1.4.
-
-    Args:
-        stack: Matrices of one shape.
-        dtype: bfloat16, or float32.
     """
     is_tall = stack.shape[1] > stack.shape[2]
     x = (stack.mT if is_tall else stack).to(dtype)
     x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)
     if 2 * x.shape[2] <= 3 * x.shape[1]:
-        x = _steps(x, _NUM_STEPS)
+        a, b, c = _NEWTON_SCHULZ
+        for _ in range(_NUM_STEPS):
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     else:
         for num_steps in _NUM_STEPS_IN_HALF if dtype.itemsize < 4 else (_NUM_STEPS,):
             x = _steps_factor(x @ x.mT, num_steps) @ x
     return x.mT if is_tall else x
-
-
-def _steps(x: Float[Tensor, "k m n"], num_steps: int) -> Float[Tensor, "k m n"]:
-    """Apply Newton-Schulz steps to matrices directly."""
-    a, b, c = _NEWTON_SCHULZ
-    for _ in range(num_steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
 
 
 def _steps_factor(gram: Float[Tensor, "k m m"], num_steps: int) -> Float[Tensor, "k m m"]:
@@ -91,10 +81,7 @@ def divided(
 ) -> Float[Tensor, "k m n"]:
     """Compute a function of a stack of matrices, divided over processes that hold equal stacks.
 
-    Args:
-        stack: The matrices, equal in all processes.
-        group: The processes, all of which must call this function; None for one process.
-        compute: Function from some of the matrices to as many matrices of the same shape.
+    All processes of the group must call this function; None is one process.
     """
     if group is None:
         return compute(stack)

@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 from elbos.base.codec import decode, difference, encode
@@ -26,7 +25,20 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
     if exported.is_export(path):
         raise ValueError(f"{path} holds an exported model: name another directory with --run.")
     if (path / "config.json").exists():
-        _require_same(path, run_config(directory), config)
+        stored = run_config(directory)
+        num_images = max(stored.num_images, config.num_images)
+        if found := difference(encode(replace(stored, num_images=num_images)), encode(config)):
+            raise ValueError(
+                f"{path} holds a run with {found}: "
+                "name another directory with --run, or give the same options."
+            )
+        if num_images > stored.num_images and config.optimizer.use_decay:
+            warnings.warn(
+                f"The run in {path} is extended to {num_images:,} images. Its learning rate "
+                f"decayed for {stored.num_images:,} and rises again: the result differs from a run "
+                "of full length from the start (unless trained with --optimizer.no-use-decay).",
+                stacklevel=5,
+            )
     elif others := [p.name for p in path.glob("*") if not p.name.startswith(".")]:
         raise ValueError(
             f"{path} is not a run directory, it holds {others[0]}: name a new one with --run."
@@ -34,26 +46,6 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
     require_own_data(directory, data)
     directory.write("config.json", encode(config))
     directory.write("data.json", _identity(data))
-
-
-def _require_same(path: Path, stored: Config, config: Config) -> None:
-    """Raise a ValueError if the stored configuration differs; more images than stored are allowed.
-
-    Warn if a run with learning-rate decay is extended to more images.
-    """
-    num_images = max(stored.num_images, config.num_images)
-    if found := difference(encode(replace(stored, num_images=num_images)), encode(config)):
-        raise ValueError(
-            f"{path} holds a run with {found}: "
-            "name another directory with --run, or give the same options."
-        )
-    if num_images > stored.num_images and config.optimizer.use_decay:
-        warnings.warn(
-            f"The run in {path} is extended to {num_images:,} images. Its learning rate decayed "
-            f"for {stored.num_images:,} and rises again: the result differs from a run of full "
-            "length from the start (unless trained with --optimizer.no-use-decay).",
-            stacklevel=6,
-        )
 
 
 def data_spec(directory: RunDirectory) -> DataSpec | None:

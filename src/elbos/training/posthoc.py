@@ -30,7 +30,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.codec import encode
 from elbos.training import checkpoint
-from elbos.training.config import Averaging, Config, run_config
+from elbos.training.config import Averaging, run_config
 from elbos.training.directory import RunDirectory
 from elbos.training.ema import MAIN, Snapshot, exponent, group_of, snapshots
 
@@ -41,12 +41,7 @@ MAX_ERROR = 0.1  # relative error of the profile above which a warning is given
 
 
 class Coefficients(NamedTuple):
-    r"""Coefficients of stored averages in a linear combination that approximates another average.
-
-    Attributes:
-        values: $x$.
-        error: $\|\sum_i x_i p_i - p\| / \|p\|$.
-    """
+    r"""Coefficients $x$ of stored averages, and the error $\|\sum_i x_i p_i - p\| / \|p\|$."""
 
     values: Float[np.ndarray, " n"]
     error: float
@@ -54,17 +49,19 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Posthoc:
-    """Result of `elbos ema`: step, number of averages, and error of the approximation.
-
-    Attributes:
-        step: Step of the computed average.
-        num_averages: Number of stored averages that were combined.
-        error: Relative error of the profile.
-    """
+    """Result of `elbos ema`: step, number of combined averages, relative error of the profile."""
 
     step: int
     num_averages: int
     error: float
+
+
+def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
+    r"""Compute the inner product $\langle p_{s,\gamma}, p_{t,\kappa}\rangle$ of two profiles."""
+    scale = (gamma + 1) * (kappa + 1) / (gamma + kappa + 1)
+    shared = (gamma + kappa + 1) * np.log(np.minimum(s, t))
+    inner: _Array = scale * np.exp(shared - (gamma + 1) * np.log(s) - (kappa + 1) * np.log(t))
+    return inner
 
 
 def coefficients(
@@ -88,14 +85,6 @@ def coefficients(
     x = np.linalg.lstsq(system, np.append(target, 1.0), rcond=None)[0][:-1]
     squared = (x @ gram @ x - 2 * x @ target + norm) / norm
     return Coefficients(x, float(np.sqrt(squared.clip(min=0)).item()))
-
-
-def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
-    r"""Compute the inner product $\langle p_{s,\gamma}, p_{t,\kappa}\rangle$ of two profiles."""
-    scale = (gamma + 1) * (kappa + 1) / (gamma + kappa + 1)
-    shared = (gamma + kappa + 1) * np.log(np.minimum(s, t))
-    inner: _Array = scale * np.exp(shared - (gamma + 1) * np.log(s) - (kappa + 1) * np.log(t))
-    return inner
 
 
 def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
@@ -137,38 +126,30 @@ def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
             f"averages of {run} are too few, or their widths too far from {width}.",
             stacklevel=2,
         )
-    weights = _sum(x, earlier, [tensors for _, tensors in last])
-    _write(directory, replace(config, averaging=averaging), out, step, weights)
-    return Posthoc(step, len(x), error)
-
-
-def _sum(x: Float[np.ndarray, " n"], earlier: list[Snapshot], last: list[Tensors]) -> Tensors:
-    """Compute a linear combination of averages, in the dtypes and with the buffers of `last[0]`."""
-    main = last[0]
+    main = last[0][1]
     names = (
         [*earlier[0].read(main)] if earlier else [n for n in main if main[n].is_floating_point()]
     )
     wide = {name: torch.promote_types(main[name].dtype, torch.float32) for name in names}
     total = {name: torch.zeros_like(main[name], dtype=wide[name]) for name in names}
-    averages: list[Snapshot | Tensors] = [*earlier, *last]
+    averages: list[Snapshot | Tensors] = [*earlier, *(tensors for _, tensors in last)]
     for one, factor in zip(averages, x.tolist(), strict=True):
-        tensors: Tensors = one.read(total) if isinstance(one, Snapshot) else one
+        tensors = one.read(total) if isinstance(one, Snapshot) else one
         for name, mean in total.items():
             mean.add_(tensors[name], alpha=factor)
-    return {name: total.get(name, tensor).to(tensor.dtype) for name, tensor in main.items()}
+    # in the dtypes and with the buffers of the average that was sampled
+    weights = {name: total.get(name, tensor).to(tensor.dtype) for name, tensor in main.items()}
 
-
-def _write(directory: RunDirectory, config: Config, out: Path, step: int, weights: Tensors) -> None:
-    """Write a run directory with configuration, data.json and one checkpoint, atomically."""
     partial = files.partial(out)
     made = RunDirectory(partial)
     try:
         with files.named_errors(out):
             partial.mkdir(parents=True)
-            made.write("config.json", encode(config))
+            made.write("config.json", encode(replace(config, averaging=averaging)))
             if (data := directory.read("data.json")) is not None:
                 made.write("data.json", data)
             checkpoint.save(made.checkpoints, step, {MAIN: weights}, num_kept=1)
             partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    return Posthoc(step, len(x), error)

@@ -155,12 +155,7 @@ SUMMARIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Configuration derived from a preset, and the name of the preset.
-
-    Attributes:
-        config: The configuration.
-        preset: Name of the preset.
-    """
+    """Configuration derived from a preset, and the name of the preset."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     preset: tyro.conf.Suppress[str]

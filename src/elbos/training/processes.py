@@ -33,12 +33,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Processes:
-    """Group of processes of one computation: this process's rank, and collective operations.
+    """Group of processes of one computation: rank and device of this process, and collectives.
 
-    Attributes:
-        rank: Number of this process, from 0.
-        num: Number of processes.
-        device: Device of this process.
+    Every process must make the same calls of the collective operations.
     """
 
     rank: int

@@ -62,11 +62,7 @@ class Sampling(Typed):
             raise ValueError("guidance_min has to be below guidance_max.")
 
     def grid_within(self, trained: Schedule) -> Schedule:
-        """Restrict the sampling grid to the noise levels of training.
-
-        Raises:
-            ValueError: If the grid and the training share no noise levels.
-        """
+        """Restrict the sampling grid to the noise levels of training."""
         return replace(
             self.grid,
             logsnr_min=max(self.grid.logsnr_min, trained.logsnr_min),
@@ -92,9 +88,6 @@ class Sampling(Typed):
 
         The sampler runs on a single number with a trivial denoiser, since the count depends on the
         noise levels alone.
-
-        Args:
-            trained: Schedule of the training, whose ends bound the grid.
         """
         calls: list[int] = []
 

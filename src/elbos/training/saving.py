@@ -7,12 +7,10 @@ the same step of a failure.
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
-
-from torch import Tensor
 
 from elbos.training import checkpoint
 from elbos.training.directory import RunDirectory
@@ -68,19 +66,31 @@ class Saver:
         return self._writing is None and time.monotonic() - self._started >= 60 * minutes
 
     def save(self, step: int, groups: checkpoint.Groups) -> None:
-        """Wait for the previous write, copy the training state and start to write a checkpoint.
-
-        Raises:
-            OSError: If the new folder or the previous copy cannot be written.
-        """
+        """Wait for the previous write, copy the training state and start to write a checkpoint."""
         self.wait()
         self._started = time.monotonic()
         processes, rank = self.processes, self.processes.rank
-        folder = processes.from_main(processes.together(lambda: self._new_folder(step)))
+
+        def new_folder() -> Path:
+            if not processes.is_main:
+                return Path()
+            self.run.require_present()
+            self._folder = checkpoint.new_partial(self.run.checkpoints, step)
+            return self._folder
+
+        folder = processes.from_main(processes.together(new_folder))
         write: _Task = lambda: None  # noqa: E731 (a process may have nothing to write)
         finish = write
         if rank < self.num_parts:
-            copies = {name: _copied(tensors, rank) for name, tensors in groups.items()}
+            # this process's shards, and on rank 0 also unsharded tensors
+            copies = {
+                group: {
+                    name: local(tensor).detach().to("cpu", copy=True)
+                    for name, tensor in tensors.items()
+                    if rank == 0 or is_sharded(tensor)
+                }
+                for group, tensors in groups.items()
+            }
             write = partial(checkpoint.write_part, folder, rank, copies)
         if processes.is_main:
             how = {"num_parts": self.num_parts, "num_kept": self.num_kept}
@@ -88,11 +98,7 @@ class Saver:
         self._start(write, finish)
 
     def save_snapshots(self, step: int, ema: EMA) -> None:
-        """Wait for the previous write, copy the averages of all snapshot widths and start to write.
-
-        Raises:
-            OSError: If the previous copy cannot be written.
-        """
+        """Wait for the previous write, copy all snapshot averages and start to write the copies."""
         self.wait()
         is_main = self.processes.is_main
         averages = ema.snapshots(is_main=is_main)
@@ -100,11 +106,7 @@ class Saver:
         self._start(write if is_main else lambda: None)
 
     def go_on(self) -> None:
-        """Wait for the current writing task in all processes, and start the next task, if any.
-
-        Raises:
-            OSError: If any process failed to write.
-        """
+        """Wait for the current writing task in all processes, and start the next task, if any."""
         if self._writing is None:
             return
         try:
@@ -117,11 +119,7 @@ class Saver:
         self._start(*self._next)
 
     def wait(self) -> None:
-        """Wait until all processes have finished writing.
-
-        Raises:
-            OSError: If any process failed to write.
-        """
+        """Wait until all processes have finished writing."""
         while self._writing is not None:
             self.go_on()
 
@@ -134,20 +132,3 @@ class Saver:
         self._start()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _new_folder(self, step: int) -> Path:
-        """Create the temporary folder of a checkpoint in the main process; do nothing in others."""
-        if not self.processes.is_main:
-            return Path()
-        self.run.require_present()
-        self._folder = checkpoint.new_partial(self.run.checkpoints, step)
-        return self._folder
-
-
-def _copied(tensors: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
-    """Copy this process's shards of tensors to the CPU; on rank 0 also unsharded tensors."""
-    return {
-        name: local(tensor).detach().to("cpu", copy=True)
-        for name, tensor in tensors.items()
-        if rank == 0 or is_sharded(tensor)
-    }

@@ -71,8 +71,11 @@ def shard(
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     if dtype == torch.float32:
         policy = MixedPrecisionPolicy()
-    for block in _blocks(network) if by_blocks else ():
-        fully_shard(block, mesh=mesh, mp_policy=policy)
+    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
+    for block in (block for blocks in reversed(lists) for block in blocks):  # inner blocks first
+        is_large = sum(p.numel() for p in block.parameters()) >= MIN_PARAMETERS
+        if by_blocks and is_large and not is_container(block):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
     # by default the root stays gathered until the backward pass, which averages never have
     is_trained = any(parameter.requires_grad for parameter in network.parameters())
     fully_shard(network, mesh=mesh, reshard_after_forward=not is_trained)
@@ -81,10 +84,7 @@ def shard(
 def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
     """Wrap a loss in DDP, which averages the gradients over replicas of the network.
 
-    Args:
-        loss: The loss.
-        uses_all: Whether every parameter has a gradient; if not, DDP searches for unused
-            parameters in each step.
+    Unless the loss `uses_all` parameters, DDP searches for unused parameters in each step.
     """
     buffers = [name for name, _ in loss.named_buffers()]  # broadcast by `share_buffers`
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
@@ -108,16 +108,6 @@ def require_shareable(network: nn.Module, shard_size: int) -> None:
     if len(dtypes) > 1 and shard_size > 1:
         found = ", ".join(sorted(map(str, dtypes)))
         raise ValueError(f"the parameters trained are {found}: shards need one dtype.")
-
-
-def _blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """Iterate over the large blocks in a network's `ModuleList`s, inner blocks first."""
-    for module in reversed(list(network.modules())):
-        if isinstance(module, nn.ModuleList):
-            for block in module:
-                is_large = sum(p.numel() for p in block.parameters()) >= MIN_PARAMETERS
-                if is_large and not is_container(block):
-                    yield block
 
 
 def is_container(module: nn.Module) -> bool:
@@ -201,19 +191,15 @@ def unsharded(tensor: Tensor) -> Tensor:
     return found
 
 
-def rows(tensor: Tensor) -> slice | EllipsisType:
-    """Return the slice of rows in this process's shard of a tensor; `...` if unsharded."""
-    if not is_sharded(tensor):
-        return ...
-    mesh = tensor.device_mesh["shard"]  # type: ignore[attr-defined]
-    start = min(-(-len(tensor) // mesh.size()) * mesh.get_local_rank(), len(tensor))
-    return slice(start, start + len(local(tensor)))
-
-
 @torch.no_grad()
 def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
     """Copy values into a tensor that may be sharded, reading this process's rows alone."""
-    local(own).copy_(value[rows(own)])
+    rows: slice | EllipsisType = ...
+    if is_sharded(own):
+        mesh = own.device_mesh["shard"]  # type: ignore[attr-defined]
+        start = min(-(-len(own) // mesh.size()) * mesh.get_local_rank(), len(own))
+        rows = slice(start, start + len(local(own)))
+    local(own).copy_(value[rows])
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor | Stored]) -> None:

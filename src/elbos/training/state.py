@@ -1,7 +1,6 @@
 """Training state: everything that a step changes and a checkpoint holds."""
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -80,20 +79,17 @@ class State:
         self.step = step
         checkpoint.require_dtypes(groups, self.groups())
         load(self.network, groups["network"])
-        for group, network in self.ema.networks.items():
-            load(network, groups[group])
+        for name, network in self.ema.networks.items():
+            load(network, groups[name])
         schedule, log = (
-            {name: stored[...] for name, stored in groups[group].items()}
-            for group in ("schedule", "log")
+            {key: stored[...] for key, stored in groups[name].items()}
+            for name in ("schedule", "log")
         )
         self.schedule.load_state_dict(schedule)
         self.unlogged.copy_(log["unlogged"])
         self.by_level.load_state_dict(log)
-        self._restore_moments(groups["optimizer"])
-
-    def _restore_moments(self, moments: Mapping[str, Tensor | checkpoint.Stored]) -> None:
         parameters = dict(self.network.named_parameters())
-        for key, saved in moments.items():
+        for key, saved in groups["optimizer"].items():
             name, _, moment = key.rpartition(".")
             parameter = parameters[name]
             if saved.ndim == 0:  # AdamW's count of steps
@@ -158,11 +154,7 @@ def in_format(x: Float[Tensor, "b *d"], format_: torch.memory_format) -> Float[T
 def new_state(
     network: nn.Module, config: Config, processes: Processes, *, by_blocks: bool = True
 ) -> State:
-    """Create the training state at step 0, with network and averages sharded as configured.
-
-    Raises:
-        ValueError: If the network cannot be sharded over `shard_size` processes.
-    """
+    """Create the training state at step 0, with network and averages sharded as configured."""
     network = network.to(processes.device)
     ema = EMA(network, config.averaging)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32

@@ -12,7 +12,6 @@ Every tracker gets named numbers; figures go to trackers that accept them.
 import io
 import math
 import warnings
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -115,10 +114,17 @@ def log_picture(
     tracker: "GeneralTracker", name: str, pixels: UInt8[np.ndarray, "h w 3"], step: int
 ) -> None:
     """Log an image to a tracker; do nothing if the tracker does not accept images."""
-    has_images = hasattr(tracker, "log_images")
-    send = _PICTURES.get(tracker.name, _as_list if has_images else None)
-    if send is not None:
-        send(tracker, name, pixels, step)
+    match tracker.name:  # each accepts images in another form
+        case "tensorboard":
+            tracker.log_images({name: pixels.transpose(2, 0, 1)[None]}, step=step)
+        case "aim" | "clearml":
+            tracker.log_images({name: pixels}, step=step)
+        case "trackio":
+            tracker.log({name: import_module("trackio").Image(pixels)}, step=step)
+        case "mlflow":
+            import_module("mlflow").log_image(pixels, key=name, step=step)
+        case _ if hasattr(tracker, "log_images"):
+            tracker.log_images({name: [pixels]}, step=step)
 
 
 def _by_level(
@@ -149,35 +155,3 @@ def _log_figure(tracker: "GeneralTracker", name: str, figure: "Figure", step: in
 
             pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
             log_picture(tracker, name, pixels, step)
-
-
-# --- images, which every tracker accepts in another form ------------------------------------------
-
-
-def _as_list(tracker: "GeneralTracker", name: str, pixels: np.ndarray, step: int) -> None:
-    tracker.log_images({name: [pixels]}, step=step)
-
-
-def _alone(tracker: "GeneralTracker", name: str, pixels: np.ndarray, step: int) -> None:
-    tracker.log_images({name: pixels}, step=step)
-
-
-def _as_batch(tracker: "GeneralTracker", name: str, pixels: np.ndarray, step: int) -> None:
-    tracker.log_images({name: pixels.transpose(2, 0, 1)[None]}, step=step)
-
-
-def _to_trackio(tracker: "GeneralTracker", name: str, pixels: np.ndarray, step: int) -> None:
-    tracker.log({name: import_module("trackio").Image(pixels)}, step=step)
-
-
-def _to_mlflow(_: "GeneralTracker", name: str, pixels: np.ndarray, step: int) -> None:
-    import_module("mlflow").log_image(pixels, key=name, step=step)
-
-
-_PICTURES: dict[str, Callable[["GeneralTracker", str, np.ndarray, int], None]] = {
-    "tensorboard": _as_batch,
-    "aim": _alone,
-    "clearml": _alone,
-    "trackio": _to_trackio,
-    "mlflow": _to_mlflow,
-}

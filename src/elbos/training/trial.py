@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -57,7 +56,17 @@ def require_trainable(
     name = type(network).__name__
     with _refusing(f"The network {name} cannot be trained on x of shape {shape}"):
         norms = _gradient_norms(tried, loss(tried))
-        _require_same_tensors(network, tried)
+        # the averages of the weights, copied before, would lack tensors that a forward pass makes
+        before, after = (
+            {key: (t.shape, t.dtype) for key, t in (*one.named_parameters(), *one.named_buffers())}
+            for one in (network, tried)
+        )
+        for key in before | after:
+            if before.get(key) != after.get(key):
+                raise ValueError(
+                    f"{key} is made or reshaped by a forward pass: make it in __init__, or call "
+                    "the network once before training"
+                )
         copy.deepcopy(tried)  # as in `Run`; fails if the network stores activations
     denoiser = Denoiser(tried.eval(), config.parameterization)
     with _refusing("The validation set cannot be measured"), autocast(config, processes.device):
@@ -97,7 +106,6 @@ def _loss(
 
 
 def _gradient_norms(network: nn.Module, loss: Float[Tensor, " b"]) -> dict[str, float]:
-    """Return the gradient norm of each weight by name; raise a ValueError without gradients."""
     if not loss.requires_grad:
         raise ValueError("its output has no gradient: compute it from weights, with grad")
     loss.mean().backward()  # type: ignore[no-untyped-call]
@@ -110,23 +118,6 @@ def _gradient_norms(network: nn.Module, loss: Float[Tensor, " b"]) -> dict[str, 
             norms[name] = unsharded(gradient).norm().item()
     network.zero_grad()
     return norms
-
-
-def _require_same_tensors(network: nn.Module, tried: nn.Module) -> None:
-    """Raise a ValueError if a forward pass creates or reshapes weights or buffers.
-
-    The averages of the weights, copied before, would lack these tensors.
-    """
-    before, after = (
-        {name: (t.shape, t.dtype) for name, t in chain(one.named_parameters(), one.named_buffers())}
-        for one in (network, tried)
-    )
-    for name in before | after:
-        if before.get(name) != after.get(name):
-            raise ValueError(
-                f"{name} is made or reshaped by a forward pass: make it in __init__, or call the "
-                "network once before training"
-            )
 
 
 def _can_gather_blocks(

@@ -52,9 +52,7 @@ def validate(
     """
     if data.validation is None:
         return None
-    rows = _validation_rows(data.validation)
-    with _unwarned():
-        validator = _validator(config, data, data.validation, rows)
+    with _validator(config, data, data.validation, _validation_rows(data.validation)) as validator:
         return validator(denoiser, batch_size=BATCH_SIZE, device=device, is_shared=is_shared)
 
 
@@ -65,38 +63,34 @@ def require_measurable(
     if data.validation is not None:
         grid = torch.arange(NUM_GRID_IMAGES) % len(data.validation)
         rows = torch.cat([_validation_rows(data.validation), grid])
-        with _unwarned():
-            _validator(config, data, data.validation, rows).pilot(
+        with _validator(config, data, data.validation, rows) as validator:
+            validator.pilot(
                 denoiser, num_samples=len(rows), num_times=1, batch_size=BATCH_SIZE, device=device
             )
-
-
-@contextmanager
-def _unwarned() -> Iterator[None]:
-    """Suppress warnings of the validator within the `with` block.
-
-    The trainer has warned of the noise levels, and a network in early training may ignore its time
-    input.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield
 
 
 def _validation_rows(source: Batched) -> Int64[Tensor, " n"]:
     return torch.randperm(len(source), generator=generator(0))[:NUM_VALIDATION_IMAGES]
 
 
+@contextmanager
 def _validator(
     config: Config, data: Samples, source: Batched, rows: Int64[Tensor, " n"]
-) -> Validator:
-    return Validator(
-        Chosen(source, rows, config.use_labels),
-        num_levels=data.spec.num_levels,
-        logsnr_min=config.schedule.logsnr_min,
-        logsnr_max=config.schedule.logsnr_max,
-        num_evaluations=NUM_VALIDATION_TIMES,
-    )
+) -> Iterator[Validator]:
+    """Create a validator, and suppress its warnings within the `with` block.
+
+    The trainer has warned of the noise levels, and a network in early training may ignore its time
+    input.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield Validator(
+            Chosen(source, rows, config.use_labels),
+            num_levels=data.spec.num_levels,
+            logsnr_min=config.schedule.logsnr_min,
+            logsnr_max=config.schedule.logsnr_max,
+            num_evaluations=NUM_VALIDATION_TIMES,
+        )
 
 
 @dataclass(frozen=True)

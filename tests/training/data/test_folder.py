@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
-from elbos.training.data import listing, pack
+from elbos.training.data import pack, splits
 
 NUM = 120
 
@@ -57,8 +57,8 @@ def test_adding_a_picture_moves_no_other(pictures):
 
 
 def test_held_out_shares_are_five_percent():
-    names = [listing.Picture(f"{i}.png", None) for i in range(10_000)]
-    for part in listing.by_hash(names, with_test=True)[1:]:
+    names = [f"{i}.png" for i in range(10_000)]
+    for part in splits.by_hash(names, with_test=True)[1:]:
         assert abs(len(part) - 500) < 4 * (10_000 * 0.05 * 0.95) ** 0.5
 
 
@@ -351,7 +351,7 @@ def held_out_class(root):
     """One picture of b, whose name's hash is below 0.05: it falls into validation."""
     for i in range(10):
         save(root / "a" / f"{i}.png", 0)
-    name = next(f"{i}.png" for i in range(1000) if listing.hashed(f"b/{i}.png") < 0.05)
+    name = next(f"{i}.png" for i in range(1000) if splits.hashed(f"b/{i}.png") < 0.05)
     save(root / "b" / name, 0)
 
 
@@ -359,7 +359,7 @@ def held_out_class_of_train(root):
     """The same where validation is cut from the folder train."""
     for i in range(10):
         save(root / "train" / "a" / f"{i}.png", 0)
-    name = next(f"{i}.png" for i in range(1000) if listing.hashed(f"train/b/{i}.png") < 0.05)
+    name = next(f"{i}.png" for i in range(1000) if splits.hashed(f"train/b/{i}.png") < 0.05)
     save(root / "train" / "b" / name, 0)
     save(root / "test" / "a" / "1.png", 0)
 
@@ -433,9 +433,10 @@ def test_each_folder_is_visited_once(tmp_path, links):
         names.append("cat/aa/x.png")
     for name, target in LINKS[links].items():
         (tmp_path / "root" / name).symlink_to(target)
-    found = listing.split_pictures(tmp_path / "root")
-    assert sorted(p.name for split in found for p in split) == sorted(names)
-    assert all(p.label == p.name[:3] for split in found for p in split)
+    found = data.Folder(root=tmp_path / "root").archive()
+    assert sorted(found.names) == sorted(names)
+    labels = [found.class_names[label] for label in found.labels]
+    assert labels == [name[:3] for name in found.names]
 
 
 def test_missing_folder_and_wrong_size(tmp_path):

@@ -13,7 +13,7 @@ from tiny import rows
 from elbos.base.extras import MissingExtra
 from elbos.training import data
 from elbos.training.data.hub import HubArchive
-from elbos.training.data.pack import Packer
+from elbos.training.data.pack import pack
 
 NUM = 30
 
@@ -97,7 +97,7 @@ def test_a_folder_of_parquet_is_read(datasets, tmp_path):
 def test_a_packed_data_set_is_the_data_set(datasets, tmp_path):
     dataset(datasets, range(NUM), ["cat", "dog", "frog"]).save_to_disk(tmp_path / "saved")
     hub = data.Hub(path=str(tmp_path / "saved"), image="picture", label="kind", size=6)
-    Packer(hub, tmp_path / "out").pack()
+    pack(hub, tmp_path / "out")
     packed = data.Packed(path=tmp_path / "out").load()
     require_right(packed)
     assert (rows(packed), packed.class_names) == (rows(hub.load()), ("cat", "dog", "frog"))
@@ -138,7 +138,7 @@ def test_a_missing_image_is_a_bad_one(tmp_path):
     with pytest.warns(UserWarning, match="row 3"):
         assert source[torch.arange(2)][:, 0, 0, 0].tolist() == [0, 6]
     with pytest.warns(UserWarning, match=f"{NUM // 2} of {NUM} "):
-        Packer(Nulls(), tmp_path / "out").pack()
+        pack(Nulls(), tmp_path / "out")
     packed = data.Packed(path=tmp_path / "out").load()
     assert packed.train.x[:][:, 0, 0, 0].tolist() == [0, 6, 12, 18, 24]
 

@@ -18,9 +18,8 @@ from elbos.models.networks import UNetConfig
 from elbos.runs.fit import train
 from elbos.runs.run import Run
 from elbos.training import data
-from elbos.training.data import making
+from elbos.training.data import pack
 from elbos.training.data.encode import Encoder
-from elbos.training.data.pack import Packer
 from elbos.training.data.packed import Moments
 from elbos.training.data.shards import Index, load_shards
 from elbos.training.pictures import png
@@ -51,13 +50,13 @@ def vae_folder(tmp_path_factory):
 @pytest.fixture
 def images(tmp_path, monkeypatch):
     """Packed pictures of noise."""
-    monkeypatch.setattr(making, "SHARD_SAMPLES", 10)
+    monkeypatch.setattr(pack, "SHARD_SAMPLES", 10)
     rng = np.random.default_rng(0)
     for i in range(NUM):
         path = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
-    Packer(data.Folder(root=tmp_path / "pictures", size=8), tmp_path / "packed").pack()
+    pack.pack(data.Folder(root=tmp_path / "pictures", size=8), tmp_path / "packed")
     return data.Packed(path=tmp_path / "packed").load()
 
 
@@ -179,15 +178,15 @@ def encoded(images, vae_folder, out, stop_at=None):
     """In this process, one of several; the last one fails at its shard of that number."""
     processes = Processes.joined()
     encoder, made = Encoder(images, load_vae(vae_folder), out, "float16", 4, processes), []
-    make = Encoder._make
+    write = pack.PackWriter.write
 
-    def stopping(self, making, piece, advance):
+    def stopping(self, piece, key, contents):
         made.append(piece)
         if len(made) == stop_at and processes.rank == processes.num - 1:
             raise OSError(28, "No space left on device")
-        return make(self, making, piece, advance)
+        return write(self, piece, key, contents)
 
-    Encoder._make = stopping
+    pack.PackWriter.write = stopping
     try:
         encoder.encode()
     except OSError:  # in the other one, which waits, a ConnectionError

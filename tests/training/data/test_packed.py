@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,8 +13,7 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
-from elbos.training.data import making, pack, shards
-from elbos.training.data.pack import Packer
+from elbos.training.data import pack, shards
 
 NUM = 60
 
@@ -29,14 +29,14 @@ def pictures(tmp_path):
     return tmp_path / "pictures"
 
 
-def packer_of(root, out, size, skip_bad=False):
-    return Packer(data.Folder(root=root, size=size, skip_bad=skip_bad), out)
+def pack_into(root, out, size, skip_bad=False, **how):
+    return pack.pack(data.Folder(root=root, size=size, skip_bad=skip_bad), out, **how)
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     """Of at most ten samples."""
-    monkeypatch.setattr(making, "SHARD_SAMPLES", 10)
+    monkeypatch.setattr(pack, "SHARD_SAMPLES", 10)
 
 
 def content(folder):
@@ -46,7 +46,7 @@ def content(folder):
 
 
 def test_packed_pictures_are_those_of_the_folder(pictures, tmp_path):
-    packer_of(pictures, tmp_path / "out", 4).pack()
+    pack_into(pictures, tmp_path / "out", 4)
     folder, packed = data.Folder(root=pictures, size=4).load(), data.Packed(path=tmp_path / "out")
     opened = packed.load()
     assert opened.spec == folder.spec
@@ -68,7 +68,7 @@ def splits(dataset):
 
 def test_training_batches_are_the_folders(pictures, tmp_path):
     """Pickled, too, as processes that load ahead get them."""
-    packer_of(pictures, tmp_path / "out", 4).pack()
+    pack_into(pictures, tmp_path / "out", 4)
     sources = [
         data.Folder(root=pictures, size=4).load().training,
         data.Packed(path=tmp_path / "out").load().training,
@@ -84,7 +84,7 @@ def test_training_batches_are_the_folders(pictures, tmp_path):
 def test_opening_looks_at_no_sample(pictures, tmp_path):
     """The samples are gone, and only the sizes of their files have a part in it."""
     out = tmp_path / "out"
-    packer_of(pictures, out, 4).pack()
+    pack_into(pictures, out, 4)
     before = data.Packed(path=out).load()
     for file in out.glob("*.bin"):
         file.rename(tmp_path / file.name)
@@ -101,7 +101,7 @@ def test_opening_looks_at_no_sample(pictures, tmp_path):
 
 def test_the_identifier_is_of_all_samples(pictures, tmp_path):
     def identifier(out):
-        packer_of(pictures, tmp_path / out, 4).pack()
+        pack_into(pictures, tmp_path / out, 4)
         return data.Packed(path=tmp_path / out).load().fingerprint()
 
     first = identifier("a")
@@ -118,8 +118,8 @@ def test_several_threads_make_the_same(pictures, tmp_path):
         told.append(total)
         return lambda num, is_kept=False: told.append(-num)
 
-    packer_of(pictures, tmp_path / "one", 4).pack(jobs=1)
-    packer_of(pictures, tmp_path / "two", 4).pack(jobs=4, start=start)
+    pack_into(pictures, tmp_path / "one", 4, jobs=1)
+    pack_into(pictures, tmp_path / "two", 4, jobs=4, start=start)
     assert content(tmp_path / "one") == content(tmp_path / "two")
     assert told[0] == NUM
     assert sum(told) == 0
@@ -127,7 +127,7 @@ def test_several_threads_make_the_same(pictures, tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])
 def test_the_same_call_goes_on_where_it_was_stopped(pictures, tmp_path, monkeypatch, error):
-    packer_of(pictures, tmp_path / "whole", 4).pack()
+    pack_into(pictures, tmp_path / "whole", 4)
     decoded, decode = [], pack.decode
 
     def stopping(path, size):
@@ -137,28 +137,28 @@ def test_the_same_call_goes_on_where_it_was_stopped(pictures, tmp_path, monkeypa
         return decode(path, size)
 
     monkeypatch.setattr(pack, "decode", stopping)
-    packer = packer_of(pictures, tmp_path / "out", 4)
+    again = partial(pack_into, pictures, tmp_path / "out", 4)
     with pytest.raises(type(error) if isinstance(error, OSError) else error):
-        packer.pack(jobs=1)
+        again(jobs=1)
     with pytest.raises(FileNotFoundError, match="not complete"):
-        data.Packed(path=packer.out).load()
-    assert not list(packer.out.glob(".*partial"))
+        data.Packed(path=tmp_path / "out").load()
+    assert not list((tmp_path / "out").glob(".*partial"))
     num = len(decoded)  # the thread has finished its shard
-    packer.pack()
+    again()
     assert len(decoded) == num + NUM - 20  # two shards were done
-    assert content(packer.out) == content(tmp_path / "whole")
-    packer.pack()  # nothing is left
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    again()  # nothing is left
     assert len(decoded) == num + NUM - 20
 
 
 def test_bad_pictures_are_named_and_left_out_on_demand(pictures, tmp_path):
     (pictures / "cat" / "001.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     folder = data.Folder(root=pictures, size=4, skip_bad=True)
-    packer = packer_of(pictures, tmp_path / "out", 4)
+    again = partial(pack_into, pictures, tmp_path / "out", 4)
     with pytest.raises(ValueError, match=rf"\A1 of {NUM} [^\n]*'cat/001.png'[^\n]*--skip-bad\Z"):
-        packer.pack()
+        again()
     with pytest.warns(UserWarning, match="001"):
-        packer_of(pictures, tmp_path / "out", 4, skip_bad=True).pack()
+        pack_into(pictures, tmp_path / "out", 4, skip_bad=True)
     with pytest.warns(UserWarning, match="001"):
         expected = rows(folder.load())
     assert rows(data.Packed(path=tmp_path / "out").load()) == expected
@@ -168,13 +168,13 @@ def test_a_repaired_picture_is_taken(pictures, tmp_path):
     path = pictures / "cat" / "001.png"
     good = path.read_bytes()
     path.write_bytes(b"")
-    packer = packer_of(pictures, tmp_path / "out", 4)
+    again = partial(pack_into, pictures, tmp_path / "out", 4)
     with pytest.raises(ValueError, match="001"):
-        packer.pack()
+        again()
     path.write_bytes(good)
-    packer.pack()
-    packer_of(pictures, tmp_path / "other", 4).pack()
-    assert content(packer.out) == content(tmp_path / "other")
+    again()
+    pack_into(pictures, tmp_path / "other", 4)
+    assert content(tmp_path / "out") == content(tmp_path / "other")
 
 
 def test_a_picture_that_changes_before_the_end_is_packed_as_it_is_then(
@@ -190,32 +190,33 @@ def test_a_picture_that_changes_before_the_end_is_packed_as_it_is_then(
         return decode(path, size)
 
     monkeypatch.setattr(pack, "decode", stopping)
-    packer = packer_of(pictures, tmp_path / "out", 4)
+    again = partial(pack_into, pictures, tmp_path / "out", 4)
     with pytest.raises(OSError, match="28"):
-        packer.pack(jobs=1)
+        again(jobs=1)
     num = len(decoded)
     changed = Image.fromarray(255 - np.asarray(Image.open(decoded[3])))
     changed.save(decoded[3])
-    packer.pack()
+    again()
     assert len(decoded) == num + NUM - 10  # of two shards that were done one is as it was
-    packer_of(pictures, tmp_path / "other", 4).pack()
-    assert content(packer.out) == content(tmp_path / "other")
+    pack_into(pictures, tmp_path / "other", 4)
+    assert content(tmp_path / "out") == content(tmp_path / "other")
+
+
+def full(*_, **__):
+    raise OSError(28, "No space left on device")
 
 
 def test_a_folder_that_shrinks_before_the_end_leaves_no_shards(pictures, tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    packer = packer_of(pictures, tmp_path / "out", 4)
+    again = partial(pack_into, pictures, tmp_path / "out", 4)
     with monkeypatch.context() as stopped:
-        stopped.setattr(making.Making, "finish", full)
+        stopped.setattr(pack.PackWriter, "finish", full)
         with pytest.raises(OSError, match="28"):
-            packer.pack()
+            again()
     for i in range(20, NUM):
         next(pictures.glob(f"*/{i:03}.png")).unlink()
-    packer.pack()
-    packer_of(pictures, tmp_path / "other", 4).pack()
-    assert content(packer.out) == content(tmp_path / "other")
+    again()
+    pack_into(pictures, tmp_path / "other", 4)
+    assert content(tmp_path / "out") == content(tmp_path / "other")
 
 
 def not_empty(out):
@@ -231,22 +232,24 @@ def a_file(out):
 def test_a_folder_of_something_else_is_refused(pictures, tmp_path, make):
     make(tmp_path / "out")
     with pytest.raises(ValueError, match=str(tmp_path / "out")):
-        packer_of(pictures, tmp_path / "out", 4).pack()
+        pack_into(pictures, tmp_path / "out", 4)
     assert len(content(tmp_path)) == NUM + 1
 
 
 @pytest.mark.parametrize("is_complete", [True, False])
-def test_other_settings_are_refused(pictures, tmp_path, is_complete):
-    packer = packer_of(pictures, tmp_path / "out", 4)
+def test_other_settings_are_refused(pictures, tmp_path, monkeypatch, is_complete):
+    again = partial(pack_into, pictures, tmp_path / "out", 4)
     if is_complete:
-        packer.pack()
+        again()
     else:
-        with packer.making(packer.data.archive()).claimed():
-            pass
-    before = content(packer.out)
+        with monkeypatch.context() as stopped:
+            stopped.setattr(pack.PackWriter, "finish", full)
+            with pytest.raises(OSError, match="28"):
+                again()
+    before = content(tmp_path / "out")
     with pytest.raises(ValueError, match=r"size 4.*size 5"):
-        packer_of(pictures, packer.out, 5).pack()
-    assert content(packer.out) == before
+        pack_into(pictures, tmp_path / "out", 5)
+    assert content(tmp_path / "out") == before
 
 
 def longer(out):
@@ -282,14 +285,14 @@ FORGED = [
 
 @pytest.mark.parametrize("entries", FORGED, ids=str)
 def test_no_index_is_believed_that_cannot_be(pictures, tmp_path, entries):
-    packer_of(pictures, tmp_path / "out", 4).pack()
+    pack_into(pictures, tmp_path / "out", 4)
     changed(**entries)(tmp_path / "out")
     with pytest.raises(ValueError, match=rf"\A[^\n]*{tmp_path}[^\n]*\Z"):
         data.Packed(path=tmp_path / "out").load()
 
 
 def test_labels_beyond_the_classes_are_noticed_before_a_training(pictures, tmp_path):
-    packer_of(pictures, tmp_path / "out", 4).pack()
+    pack_into(pictures, tmp_path / "out", 4)
     num = (tmp_path / "out" / "val.labels").stat().st_size // 8
     (tmp_path / "out" / "val.labels").write_bytes(np.full(num, 2).tobytes())
     with pytest.raises(ValueError, match="2 classes"):
@@ -299,7 +302,7 @@ def test_labels_beyond_the_classes_are_noticed_before_a_training(pictures, tmp_p
 @pytest.mark.usefixtures("at_once")
 def test_no_file_may_be_endless(pictures, tmp_path):
     out = tmp_path / "out"
-    packer_of(pictures, out, 4).pack()
+    pack_into(pictures, out, 4)
     for path in endless(out):
         if path.name == ".lock":
             continue  # it is not read
@@ -309,7 +312,7 @@ def test_no_file_may_be_endless(pictures, tmp_path):
 
 def test_every_changed_byte_is_found(pictures, tmp_path):
     out = tmp_path / "out"
-    index = packer_of(pictures, out, 4).pack()
+    index = pack_into(pictures, out, 4)
     assert shards.verify(out) == index
     for path in (*out.glob("*.bin"), *out.glob("*.labels")):
         content = path.read_bytes()
@@ -320,7 +323,7 @@ def test_every_changed_byte_is_found(pictures, tmp_path):
 
 
 def test_what_was_packed_without_digests_of_labels_opens(pictures, tmp_path):
-    packer_of(pictures, tmp_path / "out", 4).pack()
+    pack_into(pictures, tmp_path / "out", 4)
     before = data.Packed(path=tmp_path / "out").load().fingerprint()
     file = tmp_path / "out" / shards.INDEX
     index = json.loads(file.read_text())
@@ -332,7 +335,7 @@ def test_what_was_packed_without_digests_of_labels_opens(pictures, tmp_path):
 
 @pytest.mark.parametrize("name", DAMAGES)
 def test_what_is_damaged_is_named(pictures, tmp_path, name):
-    packer_of(pictures, tmp_path / "out", 4).pack()
+    pack_into(pictures, tmp_path / "out", 4)
     DAMAGES[name](tmp_path / "out")
     with pytest.raises(ValueError, match=rf"\A[^\n]*{name}[^\n]*\Z"):
         data.Packed(path=tmp_path / "out").load().train.x[:]
@@ -342,7 +345,7 @@ def test_without_classes_there_are_no_labels(tmp_path):
     for i in range(5):
         (tmp_path / "in").mkdir(exist_ok=True)
         Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / "in" / f"{i}.png")
-    packer_of(tmp_path / "in", tmp_path / "out", 4).pack()
+    pack_into(tmp_path / "in", tmp_path / "out", 4)
     opened = data.Packed(path=tmp_path / "out").load()
     assert (opened.num_classes, opened.train.labels) == (None, None)
     assert not list((tmp_path / "out").glob("*.labels"))

@@ -16,7 +16,7 @@ from elbos.base.errors import Interrupted
 from elbos.runs.fit import train
 from elbos.theory.adaptive import Adaptive
 from elbos.training import data
-from elbos.training.data.pack import Packer
+from elbos.training.data.pack import pack
 from elbos.training.data.shards import Index, SplitIndex, shard_name
 from elbos.training.trainer import Trainer
 
@@ -36,7 +36,7 @@ def pictures(folder):
 
 
 def packed(folder):
-    Packer(data.Folder(root=pictures(folder), size=10), folder / "packed").pack()
+    pack(data.Folder(root=pictures(folder), size=10), folder / "packed")
     return data.Packed(path=folder / "packed", flip=True, crop=8)
 
 

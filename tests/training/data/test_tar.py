@@ -14,9 +14,8 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
-from elbos.training.data import making
+from elbos.training.data import pack
 from elbos.training.data import tar as tars
-from elbos.training.data.pack import Packer
 
 NUM = 40
 
@@ -182,9 +181,9 @@ def test_what_is_no_tar_is_refused(tmp_path):
 
 
 def test_packed_tars_are_the_tars(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(making, "SHARD_SAMPLES", 20)
+    monkeypatch.setattr(pack, "SHARD_SAMPLES", 20)
     tar = data.Tar(path=shards, size=4)
-    Packer(tar, tmp_path / "out").pack()
+    pack.pack(tar, tmp_path / "out")
     packed, expected = data.Packed(path=tmp_path / "out").load(), tar.load()
     assert rows(packed) == rows(expected)
     assert packed.spec == expected.spec
@@ -197,7 +196,7 @@ def test_bad_pictures_of_tars_are_left_out_of_what_is_packed(tmp_path):
     write(tmp_path / "a.tar", BAD["0003.png in"])
     tar = data.Tar(path=tmp_path, size=4)
     with pytest.raises(ValueError, match=r"1 of 10 [^\n]*0003.png in [^\n]*a.tar"):
-        Packer(tar, tmp_path / "out").pack()
+        pack.pack(tar, tmp_path / "out")
     with pytest.warns(UserWarning, match="0003"):
-        Packer(replace(tar, skip_bad=True), tmp_path / "out").pack()
+        pack.pack(replace(tar, skip_bad=True), tmp_path / "out")
     assert sum(map(len, rows(data.Packed(path=tmp_path / "out").load()))) == 9

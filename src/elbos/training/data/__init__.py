@@ -11,8 +11,11 @@ from elbos.training.data.batches import Batches, StoredBatch, batch_indices, epo
 from elbos.training.data.dataset import (
     Dataset,
     DataSpec,
+    InMemory,
     Samples,
+    Source,
     Split,
+    digest_of,
     to_levels,
     to_pixels,
     to_unit,
@@ -23,7 +26,6 @@ from elbos.training.data.folder import Folder
 from elbos.training.data.given import Given, GivenData, null_digest
 from elbos.training.data.hub import Hub
 from elbos.training.data.packed import Latents, Packed
-from elbos.training.data.source import InMemory, Source, digest_of
 from elbos.training.data.tar import Tar
 from elbos.training.data.toy import Toy
 

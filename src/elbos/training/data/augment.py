@@ -11,20 +11,13 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from elbos.base.philox import Purpose
-from elbos.training.data.dataset import Dataset, Split
-from elbos.training.data.source import Source
+from elbos.training.data.dataset import Dataset, Source, Split
 from elbos.training.randomness import Visits
 
 
 @dataclass(frozen=True)
 class Augmented(Source):
-    """Images with random flips and crops in training.
-
-    Attributes:
-        images: The stored images.
-        flip: Whether a random half of the images is mirrored left to right, anew in each epoch.
-        crop: Height and width of the crops, or None.
-    """
+    """Images with random flips (of half of the images) and square crops in training."""
 
     images: Source
     flip: bool
@@ -55,23 +48,21 @@ class Augmented(Source):
     def augmented(self, x: UInt8[Tensor, "b c i j"], visits: Visits) -> UInt8[Tensor, "b c h w"]:
         """Crop images at random positions, and mirror each with probability 1/2, as configured."""
         if self.crop is not None:
-            x = cropped(x, self.crop, visits)
-        if not self.flip:
-            return x
-        is_mirrored = visits.uniform(Purpose.FLIPS, 1).view(-1, 1, 1, 1) <= 0.5
-        return torch.where(is_mirrored, x.flip(-1), x)
-
-
-def cropped(x: UInt8[Tensor, "b c i j"], size: int, visits: Visits) -> UInt8[Tensor, "b c h w"]:
-    """Crop each image to a square at a uniformly random position."""
-    places = []
-    for u, side in zip(visits.uniform(Purpose.CROPS, 2).unbind(1), x.shape[-2:], strict=True):
-        first = (u * (side - size + 1)).long().clamp(max=side - size)  # u is in (0, 1]
-        places.append(first[:, None] + torch.arange(size, device=x.device))
-    rows, columns = places
-    sample, channel = (torch.arange(num, device=x.device) for num in x.shape[:2])
-    at = sample[:, None, None, None], channel[:, None, None]
-    return x[*at, rows[:, None, :, None], columns[:, None, None, :]]
+            places = []
+            for u, side in zip(
+                visits.uniform(Purpose.CROPS, 2).unbind(1), x.shape[-2:], strict=True
+            ):
+                last = side - self.crop
+                first = (u * (last + 1)).long().clamp(max=last)  # u is in (0, 1]
+                places.append(first[:, None] + torch.arange(self.crop, device=x.device))
+            rows, columns = places
+            sample, channel = (torch.arange(num, device=x.device) for num in x.shape[:2])
+            at = sample[:, None, None, None], channel[:, None, None]
+            x = x[*at, rows[:, None, :, None], columns[:, None, None, :]]
+        if self.flip:
+            is_mirrored = visits.uniform(Purpose.FLIPS, 1).view(-1, 1, 1, 1) <= 0.5
+            x = torch.where(is_mirrored, x.flip(-1), x)
+        return x
 
 
 def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:

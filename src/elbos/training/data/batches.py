@@ -31,33 +31,21 @@ NUM_AHEAD = 16  # batches: a read may take as long as 16 steps
 
 
 def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
-    """Return the order of the samples in one epoch: a permutation of `0..num-1`.
-
-    Args:
-        num: Number of samples.
-        seed: Seed of the run, not negative.
-        epoch: Number of the epoch, from 0.
-
-    Returns:
-        A permutation, a function of the arguments only.
-    """
+    """Return the order of the samples in one epoch: a permutation of `0..num-1`."""
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
 
 
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " n"]:
     """Return the sample indices of the global batch of one step.
 
-    Batches cross the border between epochs, so none is smaller than the others, and may be larger
-    than the data.
+    Batches cross the border between epochs, so all have the same size, and may be larger than the
+    data.
 
     Args:
         num: Number of samples, at least 1.
         batch_size: Size of the global batch.
         seed: Seed of the run, not negative.
         step: Number of the step, from 0.
-
-    Returns:
-        Indices of length `batch_size`, a function of the arguments only.
 
     Examples:
         >>> two_steps = torch.cat([batch_indices(6, 3, seed=0, step=step) for step in (0, 1)])
@@ -107,14 +95,7 @@ class StoredBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Batches(Dataset[StoredBatch]):
-    """Training batches indexed by step; each is this process's share of the global batch.
-
-    Attributes:
-        source: The training samples.
-        batch_size: Size of the global batch.
-        seed: Seed of the run.
-        share: This process's slice of each batch.
-    """
+    """Training batches indexed by step; each is this process's share of the global batch."""
 
     source: Trained
     batch_size: int
@@ -137,15 +118,11 @@ class Batches(Dataset[StoredBatch]):
     def prefetched(
         self, step: int, num_steps: int, *, num_workers: int = 0
     ) -> Generator[StoredBatch, None, None]:
-        """Iterate over the batches of consecutive steps, prefetched by threads or processes.
+        """Iterate over the batches from `step` to `num_steps - 1`, prefetched by worker processes.
 
-        An error on reading a batch is raised when that batch is requested.
-
-        Args:
-            step: The first step.
-            num_steps: The step before which the iteration ends.
-            num_workers: Number of worker processes. Default: threads; a user's dataset, which may
-                use the process's random number generators, is then not prefetched.
+        Without worker processes, threads prefetch; a user's dataset, which may use the process's
+        random number generators, is then not prefetched. An error on reading a batch is raised when
+        that batch is requested.
         """
         if num_workers:
             loader = DataLoader(
@@ -165,21 +142,21 @@ class Batches(Dataset[StoredBatch]):
             yield from self._threaded(step, num_steps)
 
     def _threaded(self, step: int, num_steps: int) -> Iterator[StoredBatch]:
+        def read(number: int) -> StoredBatch:
+            batch = self[number]
+            return batch.pinned() if torch.cuda.is_available() else batch
+
         pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="elbos-data")
         waiting: deque[Future[StoredBatch]] = deque()
         try:
             for number in range(step, num_steps):
-                waiting.append(pool.submit(self._made, number))
+                waiting.append(pool.submit(read, number))
                 if len(waiting) == NUM_AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-    def _made(self, step: int) -> StoredBatch:
-        batch = self[step]
-        return batch.pinned() if torch.cuda.is_available() else batch
 
 
 def _ignore_interrupts(_: int) -> None:

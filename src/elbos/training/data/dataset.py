@@ -1,4 +1,4 @@
-r"""Datasets, and the map between pixel values and the interval $[-1, 1]$.
+r"""Datasets: sources of samples, their splits, and the map between pixel values and $[-1, 1]$.
 
 The likelihood of discrete data is a probability of values $k \in \{0, \dots, K-1\}$, so integers
 are stored. The network is given
@@ -6,22 +6,23 @@ are stored. The network is given
 $$x = \frac{2k}{K-1} - 1 \in [-1, 1].$$
 """
 
+import abc
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from elbos.base.conditions import Condition
 from elbos.base.items import Batch, Batched
-from elbos.training.data.source import Source, digest_of
 from elbos.training.randomness import Visits
 
 SPLITS = ("train", "val", "test")
@@ -29,14 +30,97 @@ MAX_CLASSES = 1_000_000
 """Limit of the number of classes, since a network has weights for each."""
 
 
+# --- sources -------------------------------------------------------------------------------------
+
+
+class Source(abc.ABC):
+    """Samples of a split, indexed like a tensor: `x[rows]`, `x[:100]`, `x[3]`.
+
+    Reading is a pure function of the indices, thread-safe, and does not hold Python's lock.
+    Validation and evaluation read the same samples in each epoch; training may augment the stored
+    samples (`stored`, `augmented`).
+    """
+
+    @property
+    @abc.abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of all samples, `(n, *d)`."""
+
+    @abc.abstractmethod
+    def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
+        """Read the samples of the given rows: pixel values, or continuous data.
+
+        Raises:
+            OSError: If a file cannot be read.
+            ValueError: If a sample is corrupt.
+        """
+
+    @abc.abstractmethod
+    def fingerprint(self) -> str:
+        """Return a digest that identifies all samples."""
+
+    def stored(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *e"]:
+        """Read samples in the format that training transfers to the device, before augmentation."""
+        return self.read(rows)
+
+    def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
+        """Augment stored samples on the device, differently in each epoch (by `visits`)."""
+        del visits
+        return x
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Int64[Tensor, " b"] | slice | int) -> Shaped[Tensor, "..."]:
+        if isinstance(rows, int):
+            return self.read(torch.tensor([range(len(self))[rows]]))[0]
+        if isinstance(rows, slice):
+            return self.read(torch.arange(*rows.indices(len(self))))
+        return self.read(rows)
+
+    def split(self, size: int) -> Iterator[Shaped[Tensor, "b *d"]]:
+        """Iterate over all samples in batches of `size`."""
+        return (self[start : start + size] for start in range(0, len(self), size))
+
+
+@dataclass(frozen=True)
+class InMemory(Source):
+    """Samples held in a tensor, in memory or memory-mapped, which is never written to."""
+
+    x: Shaped[Tensor, "n *d"]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor of all samples, `(n, *d)`."""
+        return tuple(self.x.shape)
+
+    def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
+        """Copy the samples of the given rows."""
+        # NumPy copies in one thread; torch would take cores from the training
+        return torch.from_numpy(self.x.numpy()[rows.numpy()])
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of all samples."""
+        return digest_of([self.x])
+
+    def __getitem__(self, rows: Int64[Tensor, " b"] | slice | int) -> Shaped[Tensor, "..."]:
+        return self.x[rows]  # a slice is a view
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """Compute the SHA-256 of the concatenated bytes of tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).reshape(-1).data)
+    return digest.hexdigest()
+
+
+# --- datasets ------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Split:
-    """Samples and labels for training, validation or testing.
-
-    Attributes:
-        x: Pixel values, points or latents, indexed like a tensor.
-        labels: Class of each sample, in `0..num_classes-1`, or None.
-    """
+    """Samples of a split, and their classes `0..num_classes-1`; None for data without classes."""
 
     x: Source
     labels: Int64[Tensor, " n"] | None
@@ -118,8 +202,7 @@ class Levels:
 
     def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
         """Return data scaled to [-1, 1] (continuous data unchanged), and labels or None."""
-        x = to_unit(self.split.x[rows], self.num_levels)
-        return x, self._labels(rows)
+        return to_unit(self.split.x[rows], self.num_levels), self._labels(rows)
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
         """Return samples in their stored format (unscaled), and labels or None.
@@ -183,6 +266,11 @@ class Dataset:
         """Null (unconditional) label for classifier-free guidance: -1."""
         return torch.tensor([-1])
 
+    @property
+    def splits(self) -> tuple[Split, Split, Split]:
+        """Training, validation and test split, in this order."""
+        return self.train, self.val, self.test
+
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
         """Augment stored training samples and scale them to [-1, 1] (continuous data unchanged)."""
         return to_unit(self.train.x.augmented(x, visits), self.num_levels)
@@ -191,8 +279,13 @@ class Dataset:
         """Return sizes, and a SHA-256 of all samples and labels, which identify the dataset.
 
         The digest is computed once; 70,000 images of Fashion-MNIST take a tenth of a second.
+
+        Raises:
+            ValueError: If a label is not a class.
         """
-        return {"version": 2, **self._sizes, "sha256": self._digest}
+        sizes = {name: len(getattr(self, name)) for name in SPLITS}
+        properties = {"name": self.name, "shape": list(self.shape)}
+        return {"version": 2, **properties, **sizes, "sha256": self._digest}
 
     @cached_property
     def _digest(self) -> str:
@@ -207,25 +300,15 @@ class Dataset:
                 )
         return hashlib.sha256(f"{levels} {digest_of(labels)}".encode()).hexdigest()
 
-    @property
-    def splits(self) -> tuple[Split, Split, Split]:
-        """Training, validation and test split, in this order."""
-        return self.train, self.val, self.test
 
-    @property
-    def _sizes(self) -> dict[str, Any]:
-        sizes = {name: len(getattr(self, name)) for name in SPLITS}
-        return {"name": self.name, "shape": list(self.shape), **sizes}
+# --- pixel values --------------------------------------------------------------------------------
 
 
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:
-    """Map pixel values linearly to [-1, 1]; return continuous data (`num_levels=None`) unchanged.
+    """Map pixel values `0..num_levels-1` linearly to [-1, 1], exactly at both ends.
 
-    The map is exact at both ends. Integers become float32; a floating dtype is kept.
-
-    Args:
-        levels: Values in `0..num_levels-1`.
-        num_levels: Number of values, at least 2, or None.
+    Integers become float32; a floating dtype stays. Continuous data (`num_levels=None`) are
+    returned unchanged.
 
     Examples:
         >>> to_unit(torch.tensor([0, 8, 16]), num_levels=17)
@@ -244,9 +327,6 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
         x: Samples.
         num_levels: Number of pixel values, from 2 to 256, or None to pass `x` unchanged.
 
-    Returns:
-        Pixel values, uint8; or `x` itself.
-
     Examples:
         >>> to_levels(torch.tensor([-1.3, 0.01, 1.0]), num_levels=17)
         tensor([ 0,  8, 16], dtype=torch.uint8)
@@ -258,11 +338,7 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
 
 
 def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
-    """Rescale pixel values from `0..num_levels-1` to `0..255`.
-
-    Args:
-        levels: Values in `0..num_levels-1`.
-        num_levels: Number of values, from 2 to 256.
+    """Rescale pixel values from `0..num_levels-1` to `0..255`, for 2 to 256 values.
 
     Examples:
         >>> to_pixels(torch.tensor([0, 8, 16], dtype=torch.uint8), num_levels=17)
@@ -274,7 +350,6 @@ def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b
 # --- downloads -----------------------------------------------------------------------------------
 
 _ARE_ALLOWED = ContextVar("are_downloads_allowed", default=True)
-"""False while loading data that a run directory names: the directory may be a stranger's."""
 
 
 @contextmanager

@@ -12,8 +12,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from elbos.base.checks import Typed
-from elbos.training.data.dataset import Dataset, Split
-from elbos.training.data.source import InMemory
+from elbos.training.data.dataset import Dataset, InMemory, Split
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Encoding of images into shards of latents, computed once by a variational autoencoder.
 
-A shard is written beside its place, renamed, and noted as complete. Processes share the shards by
-their numbers: the next call, on any number of processes, makes the missing ones.
+Processes share the shards by their numbers: the next call, on any number of processes, writes the
+missing shards.
 """
 
 import math
@@ -20,10 +20,9 @@ from elbos.base.codec import digest
 from elbos.base.errors import flat, is_out_of_memory
 from elbos.base.progress import Advance, Start, silent
 from elbos.base.sharing import naming_lost_processes
-from elbos.training.data.dataset import SPLITS, Dataset, to_unit
-from elbos.training.data.making import Making, Part, Piece, pieces
+from elbos.training.data.dataset import SPLITS, Dataset, digest_of, to_unit
+from elbos.training.data.pack import PackWriter, Piece, pieces
 from elbos.training.data.shards import DTYPES, Index
-from elbos.training.data.source import digest_of
 from elbos.training.processes import ALONE, Processes
 
 
@@ -51,11 +50,8 @@ class Encoder:
     def encode(self, start: Start = silent) -> Index:
         """Encode images into the missing shards of the output folder; return the folder's index.
 
-        Args:
-            start: Starts a progress bar.
-
-        Returns:
-            The index of the complete folder.
+        The progress bar, which `start` starts, counts the images of all processes, assuming equal
+        speed.
 
         Raises:
             ValueError: If the autoencoder does not encode the images, latents are not finite, or
@@ -63,27 +59,45 @@ class Encoder:
             OSError: If a file cannot be read or written.
         """
         processes, dataset = self.processes, self.dataset
-        making = Making(self.out, self._identity())
-        if (index := processes.together(making.index)) is not None:
+        identity = {
+            "images": dataset.fingerprint()["sha256"],
+            "shape": "x".join(map(str, dataset.shape)),  # `crop` changes the shape alone
+            "vae": digest_of(self.vae.vae.state_dict().values()),
+            "scale": str(self.vae.scale.tolist()),
+            "shift": str(self.vae.shift.tolist()),
+            "dtype": self.dtype,
+        }
+        writer = PackWriter(self.out, identity)
+        if (index := processes.together(writer.index)) is not None:
             return index
         shape = tuple(self._moments(dataset.train.x[:1]).shape[1:])
-        labels = [split.labels for split in dataset.splits if split.labels is not None]
         num_bytes = math.prod(shape) * DTYPES[self.dtype].itemsize
         plan = pieces([torch.arange(len(split)) for split in dataset.splits], num_bytes)
+        advance = start(f"encoding {dataset.name}", sum(len(p.rows) for p in plan), "images")
         with ExitStack() as stack:
-            claim = making.claimed() if processes.is_main else nullcontext()
+            claim = writer.claimed() if processes.is_main else nullcontext()
             processes.together(lambda: stack.enter_context(claim))
-            own = self._own(making, plan, start)
+            own = {}
+            for i, piece in enumerate(plan):
+                key = digest([piece.number, len(piece.rows)])
+                part = writer.part(piece, key)
+                if i % processes.num != processes.rank:
+                    advance(len(piece.rows), part is not None)
+                    continue
+                if part is None:
+                    part = writer.write(piece, key, self._contents(piece, advance))
+                else:
+                    advance(part.num, True)
+                own[piece.name] = part
             processes.together(lambda: None)  # a barrier without a timeout
             made = dict(processes.lists(list(own.items())))
-            parts = {piece.name: made[piece.name] for piece in plan}
 
             def finish() -> Index | None:
                 if not processes.is_main:
                     return None
-                return making.finish(
-                    parts,
-                    labels,
+                return writer.finish(
+                    {piece.name: made[piece.name] for piece in plan},
+                    [split.labels for split in dataset.splits if split.labels is not None],
                     name=f"{dataset.name}-latents",
                     shape=shape,
                     dtype=self.dtype,
@@ -94,38 +108,6 @@ class Encoder:
             index = processes.from_main(processes.together(finish))
             assert index is not None
             return index
-
-    def _identity(self) -> dict[str, str]:
-        return {
-            "images": self.dataset.fingerprint()["sha256"],
-            "shape": "x".join(map(str, self.dataset.shape)),  # `crop` changes the shape alone
-            "vae": digest_of(self.vae.vae.state_dict().values()),
-            "scale": str(self.vae.scale.tolist()),
-            "shift": str(self.vae.shift.tolist()),
-            "dtype": self.dtype,
-        }
-
-    def _own(self, making: Making, plan: list[Piece], start: Start) -> dict[str, Part]:
-        """Write this process's missing shards; return the records of all its shards by name.
-
-        The progress bar counts the images of all processes, assuming equal speed.
-        """
-        own = {}
-        num = sum(len(piece.rows) for piece in plan)
-        advance = start(f"encoding {self.dataset.name}", num, "images")
-        for i, piece in enumerate(plan):
-            part = making.part(piece, _key(piece))
-            if i % self.processes.num != self.processes.rank:
-                advance(len(piece.rows), part is not None)
-            elif part is not None:
-                advance(part.num, True)
-                own[piece.name] = part
-            else:
-                own[piece.name] = self._make(making, piece, advance)
-        return own
-
-    def _make(self, making: Making, piece: Piece, advance: Advance) -> Part:
-        return making.write(piece, _key(piece), self._contents(piece, advance))
 
     def _contents(self, piece: Piece, advance: Advance) -> Iterator[bytes]:
         """Iterate over the encoded latents of a shard, as bytes, batch by batch."""
@@ -154,8 +136,3 @@ class Encoder:
                 f"the autoencoder does not encode images of {shape} ({flat(error)[:200]}): give "
                 "another one, or images of another size."
             ) from error
-
-
-def _key(piece: Piece) -> str:
-    """Return the identifier of a shard's images within a folder of one dataset."""
-    return digest([piece.number, len(piece.rows)])

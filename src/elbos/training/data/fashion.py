@@ -19,8 +19,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.cache import build_once
 from elbos.base.checks import Typed
-from elbos.training.data.dataset import Dataset, Split, are_downloads_allowed
-from elbos.training.data.source import InMemory
+from elbos.training.data.dataset import Dataset, InMemory, Split, are_downloads_allowed
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 """Folder of the files of Debian's package dataset-fashion-mnist."""

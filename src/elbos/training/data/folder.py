@@ -3,8 +3,11 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from heapq import heappop, heappush
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,87 +17,16 @@ from elbos.base import files
 from elbos.base.cache import DamagedFolder, build_once
 from elbos.base.checks import Typed
 from elbos.base.formats import read_object
-from elbos.base.progress import progress
+from elbos.base.progress import begin, progress
 from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import Dataset
-from elbos.training.data.images import Archive
-from elbos.training.data.listing import split_pictures
-from elbos.training.data.making import Making
-from elbos.training.data.pack import bad_images, finish, make_parts
+from elbos.training.data.dataset import SPLITS, Dataset, digest_of
+from elbos.training.data.images import EXTENSIONS, Archive
+from elbos.training.data.pack import PackWriter, bad_images, finish_images, write_images
 from elbos.training.data.shards import load_shards, verify
-from elbos.training.data.source import digest_of
+from elbos.training.data.splits import by_path, divided
 
 _NUM_AT_ONCE = 1024  # images in memory
 _FORMAT = "4"  # increment when decoded pixels change, so that old caches are not used
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderArchive(Archive):
-    """Archive of the image files in a folder.
-
-    Attributes:
-        root: The folder.
-        names: Path of each image relative to the folder, with slashes.
-    """
-
-    root: Path
-    names: tuple[str, ...]
-
-    @classmethod
-    def listed(cls, root: Path) -> "FolderArchive":
-        """List the images of a folder and divide them into splits, as `split_pictures` does.
-
-        Raises:
-            FileNotFoundError: If there is no such folder.
-            ValueError: If the images cannot be divided into splits.
-        """
-        groups = split_pictures(root)
-        pictures = [picture for group in groups for picture in group]
-        classes = tuple(sorted({p.label for p in pictures if p.label is not None})) or None
-        ends = np.cumsum([0, *map(len, groups)])
-        train, val, test = (np.arange(*ends[i : i + 2]) for i in range(3))
-        numbers = {label: number for number, label in enumerate(classes or ())}
-        labels = [numbers.get(str(picture.label), -1) for picture in pictures]
-        archive = cls(
-            name=root.name,
-            place=str(root),
-            splits=(train, val, test),
-            labels=None if classes is None else torch.tensor(labels),
-            num_classes=None if classes is None else len(classes),
-            class_names=classes,
-            root=root,
-            names=tuple(picture.name for picture in pictures),
-        )
-        archive.require_usable(archive.splits)
-        return archive
-
-    def content(self, number: int) -> Path:
-        """Return the path of an image file."""
-        return self.root / self.names[number]
-
-    def describe(self, number: int) -> str:
-        """Return the path of an image relative to the folder."""
-        return self.names[number]
-
-    def identity(self, size: int) -> dict[str, str]:
-        """Return an empty dict: the folder is identified by its path, changes by file times."""
-        del size
-        return {}
-
-    def state(self, number: int) -> list[int]:
-        """Return size and modification times of an image file; an empty list if unreadable."""
-        try:
-            found = self.content(number).stat()
-        except OSError:
-            return []  # decoding raises the error
-        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]  # programs cannot set ctime
-
-    def fingerprint(self) -> str:
-        """Return a digest of names, sizes and modification times of all images."""
-        key = hashlib.sha256(os.fsencode(self.root.resolve()) + b"\0")
-        for number, name in enumerate(self.names):
-            key.update(os.fsencode(name) + f"\0{self.state(number)}\0".encode())
-        return key.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +64,7 @@ class Folder(Typed):
         # absolute: the run may be sampled and evaluated from other folders
         object.__setattr__(self, "root", files.expanded(self.root))
 
-    def archive(self) -> FolderArchive:
+    def archive(self) -> "FolderArchive":
         """List the encoded pictures of the folder."""
         if self.size < 1:
             raise ValueError(f"size is {self.size}: give at least one pixel")
@@ -167,18 +99,13 @@ class Folder(Typed):
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
 
-def _build(archive: FolderArchive, size: int, folder: Path) -> None:
+def _build(archive: "FolderArchive", size: int, folder: Path) -> None:
     """Pack the decodable images of a folder; write errors of bad images to `folder.json`."""
-    making = Making(folder, {"pictures": archive.place, "size": str(size)})
-    with making.claimed(), progress() as bar:
-        num = len(archive.names)
-        task = bar.add_task(f"decoding {archive.name}", total=num, unit="pictures", note="")
-
-        def advance(num: int, _: bool = False, /) -> None:
-            bar.advance(task, num)
-
-        parts = make_parts(making, archive, size, advance, skip_bad=True)
-        index = finish(making, archive, size, parts)
+    writer = PackWriter(folder, {"pictures": archive.place, "size": str(size)})
+    with writer.claimed(), progress() as bar:
+        advance = begin(bar, f"decoding {archive.name}", len(archive.names), "pictures")
+        parts = write_images(writer, archive, size, advance, skip_bad=True)
+        index = finish_images(writer, archive, size, parts)
     splits = load_shards(folder, index).splits
     levels = digest_of(x for split in splits for x in split.x.split(_NUM_AT_ONCE))
     content = {"bad": bad_images(parts), "sha256": levels}
@@ -188,8 +115,7 @@ def _build(archive: FolderArchive, size: int, folder: Path) -> None:
 def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
     """Open a cached folder of packed images; return the dataset, and errors of bad images by name.
 
-    Raises:
-        DamagedFolder: If a file is missing, cut short or changed.
+    Raise a DamagedFolder if a file is missing, cut short or changed.
     """
     try:
         dataset = load_shards(folder, verify(folder))
@@ -197,3 +123,148 @@ def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
     except (OSError, ValueError) as error:
         raise DamagedFolder(f"the cache {folder} is corrupt") from error
     return replace(dataset, known_digest=content["sha256"]), content["bad"]
+
+
+# --- listing -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderArchive(Archive):
+    """Archive of the image files in a folder.
+
+    Attributes:
+        root: The folder.
+        names: Path of each image relative to the folder, with slashes. A million names are a
+            hundred megabytes; a million `Path`s would be a gigabyte.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+
+    @classmethod
+    def listed(cls, root: Path) -> "FolderArchive":
+        """List the images of a folder, and divide them into splits, as `Folder` describes.
+
+        Raises:
+            FileNotFoundError: If there is no such folder.
+            ValueError: If the images cannot be divided into splits.
+        """
+        if not root.is_dir():
+            raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")
+        folders = {entry.name for entry in _visible(root) if _is_dir(entry)}
+        if folders == {"train"}:
+            raise ValueError(f"{root} has train but no test: rename or add a sub-folder test")
+        has_splits = {"train", "test"} <= folders or folders == {"train", "val"}
+        prefixes = {name: f"{name}/" for name in SPLITS if name in folders} if has_splits else {}
+        groups = {name: _images(root, prefix) for name, prefix in (prefixes or {"": ""}).items()}
+        splits = divided(groups, str(root))
+
+        names = tuple(chain(*splits))
+        level = int(has_splits)  # of the classes
+        paths = (name.split("/") for name in names)
+        labels = [path[level] if len(path) > level + 1 else None for path in paths]
+        classes = tuple(sorted({label for label in labels if label is not None})) or None
+        numbers = {label: number for number, label in enumerate(classes or ())}
+        ends = np.cumsum([0, *map(len, splits)])
+        train, val, test = (np.arange(*ends[i : i + 2]) for i in range(3))
+        archive = cls(
+            name=root.name,
+            place=str(root),
+            splits=(train, val, test),
+            labels=torch.tensor([numbers.get(str(label), -1) for label in labels])
+            if classes
+            else None,
+            num_classes=len(classes) if classes else None,
+            class_names=classes,
+            root=root,
+            names=names,
+        )
+        archive.require_usable(archive.splits)
+        return archive
+
+    def content(self, number: int) -> Path:
+        """Return the path of an image file."""
+        return self.root / self.names[number]
+
+    def describe(self, number: int) -> str:
+        """Return the path of an image relative to the folder."""
+        return self.names[number]
+
+    def identity(self, size: int) -> dict[str, str]:
+        """Return an empty dict: the folder is identified by its path, changes by file times."""
+        del size
+        return {}
+
+    def state(self, number: int) -> list[int]:
+        """Return size and modification times of an image file; an empty list if unreadable."""
+        try:
+            found = self.content(number).stat()
+        except OSError:
+            return []  # decoding raises the error
+        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]  # programs cannot set ctime
+
+    def fingerprint(self) -> str:
+        """Return a digest of names, sizes and modification times of all images."""
+        key = hashlib.sha256(os.fsencode(self.root.resolve()) + b"\0")
+        for number, name in enumerate(self.names):
+            key.update(os.fsencode(name) + f"\0{self.state(number)}\0".encode())
+        return key.hexdigest()
+
+
+def _images(root: Path, prefix: str) -> list[str]:
+    """List the images of a folder, sorted, or those below each sub-folder; opens no file.
+
+    Each folder is visited once. Links are followed last, in order, except links to a parent folder.
+    """
+    folder = root / prefix
+    direct = [prefix + entry.name for entry in _visible(folder) if _is_image(entry)]
+    by_class: dict[str, list[str]] = {
+        name: [] for name in sorted(entry.name for entry in _visible(folder) if _is_dir(entry))
+    }
+    visited = {files.identity(folder / name) for name in by_class}
+    waiting, links = [(name, name) for name in by_class], list[tuple[str, str]]()
+    while waiting or links:
+        label, name = waiting.pop() if waiting else heappop(links)
+        place = folder / name
+        if place.is_symlink() and place.parent.resolve().is_relative_to(place.resolve()):
+            continue
+        if name != label and files.identity(place) in visited:
+            continue
+        visited.add(files.identity(place))
+        for entry in _visible(place):
+            if _is_dir(entry) and entry.is_symlink():
+                heappush(links, (label, f"{name}/{entry.name}"))
+            elif _is_dir(entry):
+                waiting.append((label, f"{name}/{entry.name}"))
+            elif _is_image(entry):
+                by_class[label].append(f"{prefix}{name}/{entry.name}")
+
+    if direct and any(by_class.values()):
+        raise ValueError(
+            f"{folder} has pictures both directly and in sub-folders: "
+            "move them into sub-folders, one per class, or all into the folder itself"
+        )
+    if not direct and not any(by_class.values()):
+        raise ValueError(
+            f"there is no picture in {folder}: looked for files named {' '.join(EXTENSIONS)}"
+        )
+    for label, names in by_class.items():
+        if not names and not direct:
+            raise ValueError(
+                f"there is no picture in {folder / label}: add some or remove the folder"
+            )
+    return by_path([*direct, *chain(*by_class.values())])
+
+
+def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        yield from (entry for entry in entries if entry.name[0] != ".")
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    """Return whether a directory entry is a folder, or a link to an existing folder."""
+    return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(EXTENSIONS) and not _is_dir(entry)

@@ -34,14 +34,7 @@ class Given:
 
 @dataclass(frozen=True)
 class GivenData:
-    """Training data given in Python, with or without validation data.
-
-    Attributes:
-        spec: Name, shape of a sample, and numbers of pixel values and classes.
-        training: Training samples.
-        validation: Validation samples, or None.
-        null_cond: Null condition of one sample, or None.
-    """
+    """Training data given in Python, with or without validation data and null condition."""
 
     spec: DataSpec
     training: Items

@@ -18,8 +18,8 @@ from elbos.base.errors import flat, suggestion
 from elbos.base.extras import needs
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset, are_downloads_allowed
-from elbos.training.data.images import Archive, BadPicture, Numbers
-from elbos.training.data.listing import SPLIT_WORDS, Picture, divided
+from elbos.training.data.images import Archive, BadPicture
+from elbos.training.data.splits import SPLIT_WORDS, divided
 
 _OFFLINE = "HF_HUB_OFFLINE"
 
@@ -69,14 +69,19 @@ class Hub(Typed):
         if self.size < 1:
             raise ValueError(f"size is {self.size}: give at least one pixel")
         groups = self._groups()
-        labels, class_names, num_classes = self._labels(groups)
+        labels, class_names = self._labels(groups)
         parts = [part.select_columns(self.image) for part in groups.values()]
+        names, start = {}, 0  # rows are numbered consecutively over all splits
+        for name, group in groups.items():
+            names[name] = [f"{i:09d}" for i in range(start, start + len(group))]
+            start += len(group)
+        train, val, test = (np.array(split, np.int64) for split in divided(names, self.path))
         return HubArchive(
             name=Path(self.path).name,
             place=self.path,
-            splits=self._divided({name: len(group) for name, group in groups.items()}),
+            splits=(train, val, test),
             labels=labels,
-            num_classes=num_classes,
+            num_classes=None if class_names is None else len(class_names),
             class_names=class_names,
             rows=imported().concatenate_datasets(parts),
             column=self.image,
@@ -92,9 +97,9 @@ class Hub(Typed):
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
     def _groups(self) -> dict[str, Any]:
-        """Load the splits of the dataset, keyed "train", "val" and "test", with encoded pictures.
+        """Load the splits of the dataset by name, with encoded pictures.
 
-        Without a train split, the first split has the key "".
+        Without a train split, the first split is loaded, under the key "".
         """
         datasets = imported()
         try:
@@ -139,55 +144,33 @@ class Hub(Typed):
 
     def _labels(
         self, groups: dict[str, Any]
-    ) -> tuple[Int64[Tensor, " n"] | None, tuple[str, ...] | None, int | None]:
-        """Return the labels of all pictures, the class names and the number of classes.
+    ) -> tuple[Int64[Tensor, " n"] | None, tuple[str, ...] | None]:
+        """Return the labels of all pictures and the class names; None without a label column.
 
-        All three are None without a label column. Where the dataset names no classes, class names
-        are the sorted values of the column.
+        Where the dataset names no classes, class names are the sorted values of the column.
         """
         if self.label is None:
-            return None, None, None
+            return None, None
         column = [value for part in groups.values() for value in part[self.label]]
         names = getattr(next(iter(groups.values())).features[self.label], "names", None)
         if names is not None and all(
             isinstance(value, int) and 0 <= value < len(names) for value in column
         ):
-            return torch.tensor(column), tuple(names), len(names)
+            return torch.tensor(column), tuple(names)
         if not all(isinstance(value, int | str) for value in column):
             raise ValueError(
                 f"the column {self.label} of {self.path} does not hold classes: name another"
             )
         known = sorted(set(column))
         number = {value: i for i, value in enumerate(known)}
-        labels = torch.tensor([number[value] for value in column])
-        return labels, tuple(map(str, known)), len(known)
-
-    def _divided(self, sizes: dict[str, int]) -> tuple[Numbers, Numbers, Numbers]:
-        """Return the row numbers of the training, validation and test pictures.
-
-        Rows are numbered consecutively over all splits.
-        """
-        groups, start = {}, 0
-        for name, num in sizes.items():
-            groups[name] = [Picture(f"{i:09d}", None) for i in range(start, start + num)]
-            start += num
-        train, val, test = (
-            np.array([int(picture.name) for picture in split], np.int64)
-            for split in divided(groups, self.path)
-        )
-        return train, val, test
+        return torch.tensor([number[value] for value in column]), tuple(map(str, known))
 
 
 @dataclass(frozen=True, kw_only=True)
 class HubArchive(Archive):
-    """Archive of the encoded images in a column of a Hugging Face dataset.
+    """Archive of the encoded images in a column of a Hugging Face dataset."""
 
-    Attributes:
-        rows: A `datasets.Dataset`.
-        column: The name of the column.
-    """
-
-    rows: Any
+    rows: Any  # a `datasets.Dataset`
     column: str
 
     def fingerprint(self) -> str:

@@ -16,8 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from elbos.base.codec import digest
-from elbos.training.data.dataset import SPLITS, Dataset, Split
-from elbos.training.data.source import Source
+from elbos.training.data.dataset import SPLITS, Dataset, Source, Split
 
 EXTENSIONS = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm"),
@@ -44,8 +43,6 @@ class Archive(abc.ABC):
         place: Where the images are, for messages.
         splits: Numbers of the images for training, validation and testing.
         labels: Class of every image by its number, or None.
-        num_classes: Number of classes, or None.
-        class_names: Names of the classes, or None.
     """
 
     name: str
@@ -86,11 +83,9 @@ class Archive(abc.ABC):
         return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
 
     def dataset(self, size: int, *, skip_bad: bool = False) -> Dataset:
-        """Make a dataset whose images are decoded when they are read.
+        """Make a dataset of images, decoded when they are read to `size` pixels a side.
 
-        Args:
-            size: Height and width.
-            skip_bad: Whether the next image replaces an image that cannot be decoded.
+        With `skip_bad`, the next image replaces an image that cannot be decoded.
         """
         sources = [Decoded(self, numbers, size, skip_bad) for numbers in self.splits]
         train, val, test = (Split(one, self.labels_of(one.numbers)) for one in sources)
@@ -110,10 +105,8 @@ class Archive(abc.ABC):
     def require_good(self, bad: dict[str, str], option: str, skip_bad: bool) -> None:
         """Warn about bad images if `skip_bad`; otherwise raise a ValueError if images are bad.
 
-        Args:
-            bad: Error of each bad image, by the image's description.
-            option: Command-line option that sets `skip_bad`, for the message.
-            skip_bad: Whether bad images are left out.
+        `bad` holds the error of each bad image by the image's description; `option` names the
+        command-line option that sets `skip_bad`.
 
         Raises:
             ValueError: If there are bad images and not `skip_bad`, or too few images are left.
@@ -149,14 +142,7 @@ class Archive(abc.ABC):
 
 @dataclass(frozen=True)
 class Decoded(Source):
-    """Images of a split; reading decodes, resizes and centre-crops them.
-
-    Attributes:
-        archive: The encoded images.
-        numbers: Numbers of the split's images in the archive.
-        size: Height and width.
-        skip_bad: Whether the next image replaces an image that cannot be decoded.
-    """
+    """Images of a split, decoded, resized and cropped at the centre when they are read."""
 
     archive: Archive
     numbers: Numbers
@@ -169,12 +155,7 @@ class Decoded(Source):
         return len(self.numbers), 3, self.size, self.size
 
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
-        """Decode the images of the given rows.
-
-        Raises:
-            OSError: If the archive cannot be read.
-            ValueError: If an image cannot be decoded.
-        """
+        """Decode the images of the given rows."""
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for place, row in enumerate(rows.tolist()):
             out[place] = self._decoded(row)
@@ -214,13 +195,6 @@ def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
     white; 16-bit grey keeps its high byte. The filter is Lanczos, antialiased. The caller must turn
     Pillow's `DecompressionBombWarning` into an error.
 
-    Args:
-        path: Path of an image file, or the bytes of one.
-        size: Height and width of the result.
-
-    Returns:
-        Pixel values of an RGB square.
-
     Raises:
         BadPicture: If the file is corrupt, an animation, or of another format.
         OSError: If the file cannot be read.
@@ -248,26 +222,22 @@ def _square(path: Path | bytes, size: int) -> Image.Image:
         raise BadPicture("not a file")
     if (path.stat().st_size if isinstance(path, Path) else len(path)) == 0:
         raise BadPicture("empty")
-    with Image.open(
-        io.BytesIO(path) if isinstance(path, bytes) else path, formats=_FORMATS
-    ) as image:
+    file = io.BytesIO(path) if isinstance(path, bytes) else path
+    with Image.open(file, formats=_FORMATS) as opened:
         # An MPO is a JPEG followed by previews or a second view: its first frame is the photo.
-        if getattr(image, "is_animated", False) and image.format != "MPO":
+        if getattr(opened, "is_animated", False) and opened.format != "MPO":
             raise BadPicture("several frames")
-        image.draft(None, (4 * size, 4 * size))  # JPEG: decode 4 times faster, at 4 times `size`
-        rgb = _rgb(ImageOps.exif_transpose(image))
-    return ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
+        opened.draft(None, (4 * size, 4 * size))  # JPEG: decode 4 times faster, at 4 times `size`
+        image = ImageOps.exif_transpose(opened)
     if image.mode == "F":
         raise BadPicture("floating-point pixels")
     if image.mode.startswith("I"):
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise BadPicture("more than 16 bits")
-        return Image.fromarray((levels // 256).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        image = Image.fromarray((levels // 256).astype(np.uint8))
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    rgb = image.convert("RGB")
+    return ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)

@@ -1,27 +1,207 @@
-"""Packing of images: several threads decode all images once into shards.
+"""Packs of images: folders of shards, written so that the same call resumes.
 
-A shard is written beside its place, renamed, and noted as complete: the same call again makes the
-missing shards, and those whose images have changed since. Pillow releases Python's lock for nine
-tenths of the time of a JPEG, so that threads suffice for some eight cores.
+OUT/
+    making/source.json         the data and settings that the folder belongs to
+    making/train-00000.json    a complete shard: the identifier of its samples, and bad images
+    index.json                 written last; `making` is then deleted
+
+Several threads decode the images: Pillow releases Python's lock for nine tenths of the time of a
+JPEG, so that threads suffice for some eight cores. The next call writes the missing shards, and
+shards whose images have changed since.
 """
 
+import hashlib
+import json
+import math
 import os
+import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
+from jaxtyping import Int64
 from PIL import Image
+from torch import Tensor
 
-from elbos.base.codec import digest
+from elbos.base import codec, files
+from elbos.base.formats import read_object
 from elbos.base.progress import Advance, Start, silent
+from elbos.training.data.dataset import SPLITS, digest_of
 from elbos.training.data.images import Archive, BadPicture, decode
-from elbos.training.data.making import Making, Part, Piece, pieces
-from elbos.training.data.shards import Index
+from elbos.training.data.shards import INDEX, Index, SplitIndex, labels_file, shard_name
+from elbos.training.directory import locked
 
+SHARD_BYTES, SHARD_SAMPLES = 2**26, 2**13  # maxima: an interruption loses little
+_MAKING = "making"
 _NUM_IN_MEMORY = 256  # decoded images
+
+
+class Piece(NamedTuple):
+    """Plan of one shard: split, number of the shard in the split, and indices of its samples."""
+
+    split: str
+    number: int
+    rows: Any
+
+    @property
+    def name(self) -> str:
+        """File name of the shard."""
+        return shard_name(self.split, self.number)
+
+
+def pieces(splits: Sequence[Any], num_bytes: int) -> list[Piece]:
+    """Divide the samples of each split into shards, given the bytes per sample."""
+    num = min(max(1, SHARD_BYTES // num_bytes), SHARD_SAMPLES)
+    return [
+        Piece(name, number, rows[number * num : (number + 1) * num])
+        for name, rows in zip(SPLITS, splits, strict=True)
+        for number in range(math.ceil(len(rows) / num))
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Record of a complete shard.
+
+    Attributes:
+        key: Identifier of the samples.
+        num: Number of samples.
+        sha256: SHA-256 of the file.
+        bad: Errors of images that are left out, by name.
+    """
+
+    key: str
+    num: int
+    sha256: str
+    bad: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PackWriter:
+    """Writer of a folder of shards, which belongs to one source of data and one group of settings.
+
+    Attributes:
+        folder: The folder, created if missing.
+        source: The data and settings that the folder belongs to.
+    """
+
+    folder: Path
+    source: dict[str, str]
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Create the folder of shards, and lock the folder within the `with` block.
+
+        Raises:
+            ValueError: If another process writes into the folder.
+            OSError: If the folder cannot be written.
+        """
+        with locked(self.folder, f"Another process writes {self.folder}: wait for it."):
+            files.remove_leftovers(self.folder)
+            (self.folder / _MAKING).mkdir(exist_ok=True)
+            files.write(self.folder / _MAKING / "source.json", json.dumps(self.source).encode())
+            yield
+
+    def index(self) -> Index | None:
+        """Return the index of a complete folder of shards; None for a new or incomplete folder.
+
+        Raises:
+            ValueError: If the folder belongs to other data or settings, or holds other files.
+        """
+        folder, file = self.folder, self.folder / _MAKING / "source.json"
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file: name a folder.")
+        index = Index.read(folder) if (folder / INDEX).exists() else None
+        owner = index.source if index else read_object(file) if file.exists() else None
+        if owner is None:
+            others = [path.name for path in folder.glob("*") if path.name[0] != "."]
+            if [name for name in others if name != _MAKING]:
+                raise ValueError(f"{folder} holds {others[0]}: name a new folder.")
+        elif owner != self.source:
+
+            def shown(source: dict[str, str], other: dict[str, str]) -> str:
+                return ", ".join(f"{key} {v}" for key, v in source.items() if other.get(key) != v)
+
+            ours, theirs = shown(self.source, owner), shown(owner, self.source)
+            raise ValueError(f"{folder} belongs to {theirs}, not {ours}: name another folder.")
+        return index
+
+    def part(self, piece: Piece, key: str) -> Part | None:
+        """Return the record of a complete shard; None if the shard is missing or outdated."""
+        file = self._part_file(piece)
+        if not (file.exists() and (self.folder / piece.name).is_file()):
+            return None
+        try:
+            part: Part = codec.decode(Part, files.read_json(file))
+        except ValueError:  # a corrupt record: the shard is written again
+            return None
+        return part if part.key == key else None
+
+    def write(
+        self, piece: Piece, key: str, contents: Iterable[bytes], bad: dict[str, str] | None = None
+    ) -> Part:
+        """Write a shard and its record; return the record.
+
+        Args:
+            piece: The shard.
+            key: Identifier of the samples.
+            contents: Bytes of the samples.
+            bad: Errors of images that are left out, filled while `contents` is read.
+        """
+        path, hashed = self.folder / piece.name, hashlib.sha256()
+        with files.writing(path) as file:
+            for content in contents:
+                hashed.update(content)
+                with files.named_errors(path):
+                    file.write(content)
+        bad = bad or {}
+        num = len(piece.rows) - len(bad)
+        part = Part(key=key, num=num, sha256=hashed.hexdigest(), bad=bad)
+        files.write(self._part_file(piece), json.dumps(codec.encode(part)).encode())
+        return part
+
+    def _part_file(self, piece: Piece) -> Path:
+        return (self.folder / _MAKING / piece.name).with_suffix(".json")
+
+    def finish(
+        self, parts: Mapping[str, Part], labels: Sequence[Int64[Tensor, "_"]], **properties: Any
+    ) -> Index:
+        """Write the labels and the index, which complete a folder of shards; return the index.
+
+        Surplus shards of earlier attempts are deleted.
+
+        Args:
+            parts: All shards in order, by name.
+            labels: Classes of the three splits; empty if there are no classes.
+            properties: Name, shape, dtype, pixel values and classes, as in `Index`.
+        """
+        splits = []
+        for split in SPLITS:
+            own = [part for name, part in parts.items() if name.startswith(f"{split}-")]
+            nums, digests = (part.num for part in own), (part.sha256 for part in own)
+            splits.append(SplitIndex(nums=tuple(nums), sha256=tuple(digests)))
+            for path in self.folder.glob(f"{split}-*.bin"):
+                if path.name not in parts:
+                    path.unlink()
+        for split, some in zip(SPLITS, labels, strict=bool(labels)):
+            files.write(labels_file(self.folder, split), some.numpy().astype("<i8").tobytes())
+        train, val, test = splits
+        index = Index(
+            splits=(train, val, test),
+            source=self.source,
+            labels_sha256=tuple(digest_of([some]) for some in labels),
+            **properties,
+        )
+        index.write(self.folder)
+        shutil.rmtree(self.folder / _MAKING)
+        return index
+
+
+# --- images --------------------------------------------------------------------------------------
 
 
 class Packable(Protocol):
@@ -37,53 +217,33 @@ class Packable(Protocol):
         """Open the encoded images of the dataset."""
 
 
-@dataclass(frozen=True)
-class Packer:
-    """Packer of encoded images into a folder of shards.
+def pack(data: Packable, out: Path, *, jobs: int | None = None, start: Start = silent) -> Index:
+    """Decode images into the missing shards of the folder `out`; return the folder's index.
 
-    Attributes:
+    Args:
         data: The images, their size, and whether bad images are left out.
         out: The folder of the shards, created if missing.
+        jobs: Number of threads. Default: one per core.
+        start: Starts a progress bar.
+
+    Raises:
+        ValueError: If the images cannot be divided, images are bad, or `out` belongs to other data.
+        OSError: If a file cannot be read or written.
     """
-
-    data: Packable
-    out: Path
-
-    def pack(self, *, jobs: int | None = None, start: Start = silent) -> Index:
-        """Decode images into the missing shards of the output folder; return the folder's index.
-
-        Args:
-            jobs: Number of threads. Default: one per core.
-            start: Starts a progress bar.
-
-        Returns:
-            The index of the complete folder.
-
-        Raises:
-            ValueError: If the images cannot be divided, images are bad, or `out` belongs to other
-                data.
-            OSError: If a file cannot be read or written.
-        """
-        archive = self.data.archive()
-        making = self.making(archive)
-        if (index := making.index()) is not None:
-            return index
-        with making.claimed():
-            size, skip_bad = self.data.size, self.data.skip_bad
-            advance = start(f"packing {archive.name}", sum(map(len, archive.splits)), "pictures")
-            parts = make_parts(making, archive, size, advance, skip_bad=skip_bad, jobs=jobs)
-            archive.require_good(bad_images(parts), "--skip-bad", skip_bad)
-            return finish(making, archive, size, parts)
-
-    def making(self, archive: Archive) -> Making:
-        """Return the output folder as a `Making`, identified by the images and their size."""
-        size = self.data.size
-        identity = {"pictures": archive.place, **archive.identity(size), "size": str(size)}
-        return Making(self.out, identity)
+    archive, size, skip_bad = data.archive(), data.size, data.skip_bad
+    identity = {"pictures": archive.place, **archive.identity(size), "size": str(size)}
+    writer = PackWriter(out, identity)
+    if (index := writer.index()) is not None:
+        return index
+    with writer.claimed():
+        advance = start(f"packing {archive.name}", sum(map(len, archive.splits)), "pictures")
+        parts = write_images(writer, archive, size, advance, skip_bad=skip_bad, jobs=jobs)
+        archive.require_good(bad_images(parts), "--skip-bad", skip_bad)
+        return finish_images(writer, archive, size, parts)
 
 
-def make_parts(
-    making: Making,
+def write_images(
+    writer: PackWriter,
     archive: Archive,
     size: int,
     advance: Advance,
@@ -91,38 +251,10 @@ def make_parts(
     skip_bad: bool,
     jobs: int | None = None,
 ) -> dict[str, Part]:
-    """Write the missing shards; return the records of all shards by name.
+    """Write the missing shards of images; return the records of all shards by name.
 
     Unless `skip_bad`, shards with bad images are written again: the images may have been repaired.
     """
-    parts = {}
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for piece in pieces(archive.splits, 3 * size**2):
-            # computed before the images are read, since images may change meanwhile
-            states = [[archive.describe(i), *archive.state(i)] for i in piece.rows.tolist()]
-            key = digest(states)
-            part = making.part(piece, key)
-            if part is None or (part.bad and not skip_bad):
-                bad: dict[str, str] = {}
-                contents = _decoded(archive, size, piece, pool, bad, advance)
-                part = making.write(piece, key, contents, bad)
-            else:
-                advance(len(piece.rows), True)
-            parts[piece.name] = part
-    return parts
-
-
-def _decoded(
-    archive: Archive,
-    size: int,
-    piece: Piece,
-    pool: ThreadPoolExecutor,
-    bad: dict[str, str],
-    advance: Advance,
-) -> Iterator[bytes]:
-    """Iterate over the decoded images of a shard as bytes; add errors of bad images to `bad`."""
 
     def decoded(number: int) -> bytes | str:
         try:
@@ -130,15 +262,32 @@ def _decoded(
         except BadPicture as error:
             return str(error)
 
-    numbers = piece.rows.tolist()
-    for first in range(0, len(numbers), _NUM_IN_MEMORY):
-        some = numbers[first : first + _NUM_IN_MEMORY]
-        for number, found in zip(some, pool.map(decoded, some), strict=True):
-            if isinstance(found, str):
-                bad[archive.describe(number)] = found
+    def contents(numbers: list[int], bad: dict[str, str]) -> Iterator[bytes]:
+        for first in range(0, len(numbers), _NUM_IN_MEMORY):
+            some = numbers[first : first + _NUM_IN_MEMORY]
+            for number, found in zip(some, pool.map(decoded, some), strict=True):
+                if isinstance(found, str):
+                    bad[archive.describe(number)] = found
+                else:
+                    yield found
+                advance(1)
+
+    parts = {}
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for piece in pieces(archive.splits, 3 * size**2):
+            numbers = piece.rows.tolist()
+            # computed before the images are read, since images may change meanwhile
+            key = codec.digest([[archive.describe(i), *archive.state(i)] for i in numbers])
+            part = writer.part(piece, key)
+            if part is None or (part.bad and not skip_bad):
+                bad: dict[str, str] = {}
+                part = writer.write(piece, key, contents(numbers, bad), bad)
             else:
-                yield found
-            advance(1)
+                advance(len(numbers), True)
+            parts[piece.name] = part
+    return parts
 
 
 def bad_images(parts: dict[str, Part]) -> dict[str, str]:
@@ -146,14 +295,14 @@ def bad_images(parts: dict[str, Part]) -> dict[str, str]:
     return {name: reason for part in parts.values() for name, reason in part.bad.items()}
 
 
-def finish(making: Making, archive: Archive, size: int, parts: dict[str, Part]) -> Index:
-    """Write the labels and the index, which complete a folder of shards; return the index."""
+def finish_images(writer: PackWriter, archive: Archive, size: int, parts: dict[str, Part]) -> Index:
+    """Complete a folder of shards of images, with labels and index; return the index."""
     splits = archive.good(bad_images(parts))
     labels = [some for split in splits if (some := archive.labels_of(split)) is not None]
     classes = archive.class_names
     if classes is None and archive.num_classes is not None:
         classes = tuple(map(str, range(archive.num_classes)))
-    return making.finish(
+    return writer.finish(
         parts,
         labels,
         name=archive.name,

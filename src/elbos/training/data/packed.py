@@ -20,9 +20,8 @@ from elbos.base import files
 from elbos.base.checks import Typed
 from elbos.base.philox import Purpose, Stream
 from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import Dataset, Split
+from elbos.training.data.dataset import Dataset, Source, Split
 from elbos.training.data.shards import Index, load_shards
-from elbos.training.data.source import Source
 from elbos.training.randomness import Visits
 
 _NUM_AT_ONCE = 256  # samples: drawing noise takes ten times the memory of a sample
@@ -94,11 +93,9 @@ class Latents(Typed):
 
 @dataclass(frozen=True)
 class Moments(Source):
-    """Gaussian latents, stored as means and log-variances concatenated along the channels.
+    """Gaussian latents, stored as means and log-variances `[2 * c, h, w]`.
 
-    Attributes:
-        moments: Samples of shape `[2 * c, h, w]`.
-        number: Number of the split, so that no two held-out samples share their noise.
+    The number of the split keys its noise, so that no two held-out samples share their noise.
     """
 
     moments: Source

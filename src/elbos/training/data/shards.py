@@ -29,8 +29,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.codec import decode, digest, encode
 from elbos.base.progress import Start, silent
-from elbos.training.data.dataset import SPLITS, Dataset, Split
-from elbos.training.data.source import Source
+from elbos.training.data.dataset import SPLITS, Dataset, Source, Split
 
 INDEX = "index.json"
 _MAX_LEVELS = 256  # of uint8
@@ -39,12 +38,7 @@ DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "bfloat16": torch.bflo
 
 @dataclass(frozen=True, kw_only=True)
 class SplitIndex:
-    """Sizes and digests of the shards of a split, in order.
-
-    Attributes:
-        nums: Number of samples in each shard.
-        sha256: SHA-256 of each shard.
-    """
+    """Number of samples and SHA-256 of each shard of a split, in order."""
 
     nums: tuple[int, ...]
     sha256: tuple[str, ...]
@@ -59,12 +53,9 @@ class Index:
     """Index of a folder of shards: shape, dtype and classes of the data; sizes and digests.
 
     Attributes:
-        format: Version of the format.
         name: Name of the data in reports.
         shape: Shape of one sample.
-        dtype: Data type of the samples.
         num_levels: Number of pixel values, or None for continuous data.
-        class_names: Names of the classes, or None.
         splits: Shards of the training, validation and test split.
         source: Data and settings from which the shards were made.
         labels_sha256: Digests of the labels of the splits; empty without classes, and for data
@@ -115,32 +106,20 @@ class Index:
         """Write the index of a folder of shards, which marks the folder as complete."""
         files.write(folder / INDEX, (json.dumps(encode(self), indent=1) + "\n").encode())
 
-    def digest(self) -> str:
-        """Compute a digest that identifies all samples, from the digests of the shards."""
-        return digest([self.dtype, self.shape, [encode(split) for split in self.splits]])
-
-    @property
-    def num_shards(self) -> int:
-        """Total number of shards in all splits."""
-        return sum(len(split.nums) for split in self.splits)
-
 
 def shard_name(split: str, number: int) -> str:
     """Return the file name of a shard."""
     return f"{split}-{number:05d}.bin"
 
 
+def labels_file(folder: Path, split: str) -> Path:
+    """Return the path of a split's label file."""
+    return folder / f"{split}.labels"
+
+
 @dataclass(frozen=True)
 class Shards(Source):
-    """Samples of one split, stored in memory-mapped shards.
-
-    Attributes:
-        folder: Folder of the shards.
-        name: Name of the split.
-        index: Sizes of the shards.
-        sample_shape: Shape of one sample.
-        dtype: Data type of the samples.
-    """
+    """Samples of the split `name`, stored in memory-mapped shards in `folder`."""
 
     folder: Path
     name: str
@@ -164,13 +143,16 @@ class Shards(Source):
         NumPy copies without Python's lock, so that a page fault stalls no other thread, and in one
         thread, so that copying takes no core from the training.
         """
-        numbers = rows.numpy()
-        out = np.empty((len(numbers), self._num_bytes), np.uint8)
+        numbers, num_bytes = rows.numpy(), math.prod(self.sample_shape) * self.dtype.itemsize
+        out = np.empty((len(numbers), num_bytes), np.uint8)
         places = np.searchsorted(self._ends, numbers, side="right")
         for place in np.unique(places).tolist():
             at = np.flatnonzero(places == place)
             begin = int(self._ends[place]) - self.index.nums[place]
-            shard = self._mapped(place)
+            if place not in self._maps:
+                file, num = self.folder / shard_name(self.name, place), self.index.nums[place]
+                self._maps[place] = Mapped.from_file(file, num, num_bytes)
+            shard = self._maps[place]
             shard.request(numbers[at] - begin)
             out[at] = np.take(shard.rows, numbers[at] - begin, axis=0)
         return torch.from_numpy(out).view(self.dtype).view(len(numbers), *self.sample_shape)
@@ -178,17 +160,6 @@ class Shards(Source):
     @cached_property
     def _ends(self) -> Int64[np.ndarray, " shards"]:
         return np.cumsum(self.index.nums, dtype=np.int64)
-
-    @property
-    def _num_bytes(self) -> int:
-        return math.prod(self.sample_shape) * self.dtype.itemsize
-
-    def _mapped(self, place: int) -> "Mapped":
-        """Return the memory-mapped file of a shard, mapped on first use."""
-        if place not in self._maps:
-            file, num = self.folder / shard_name(self.name, place), self.index.nums[place]
-            self._maps[place] = Mapped.from_file(file, num, self._num_bytes)
-        return self._maps[place]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}  # another process maps the files itself
@@ -241,29 +212,43 @@ class Mapped:
             self.memory.madvise(mmap.MADV_WILLNEED, page, start + length - page)
 
 
-def labels_file(folder: Path, split: str) -> Path:
-    """Return the path of a split's label file."""
-    return folder / f"{split}.labels"
+def load_shards(folder: Path, index: Index) -> Dataset:
+    """Open a folder of shards as a dataset without reading any sample.
 
-
-def load_labels(folder: Path, split: str, num: int) -> Int64[Tensor, " n"]:
-    """Return the labels of a split, mapped into memory."""
-    content = Mapped.from_file(labels_file(folder, split), num, 8).rows.view("<i8")[:, 0]
-    with warnings.catch_warnings():
-        # a writable (private) mapping would reserve memory for all labels; nothing writes to it
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(content)
+    Raises:
+        OSError: If a file is missing.
+        ValueError: If the size of a file differs from the index.
+    """
+    splits, classes = [], index.class_names
+    num_bytes = math.prod(index.shape) * DTYPES[index.dtype].itemsize
+    for name, split in zip(SPLITS, index.splits, strict=True):
+        for number, num in enumerate(split.nums):
+            path = os.path.join(folder, shard_name(name, number))  # noqa: PTH118 (in half the time)
+            if os.stat(path).st_size != num * num_bytes:  # noqa: PTH116
+                Mapped.from_file(Path(path), num, num_bytes)  # raises an error that names the file
+        x, labels = Shards(folder, name, split, index.shape, DTYPES[index.dtype]), None
+        if classes is not None:
+            rows = Mapped.from_file(labels_file(folder, name), len(x), 8).rows
+            with warnings.catch_warnings():
+                # a writable (private) mapping would reserve memory for all labels
+                warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+                labels = torch.from_numpy(rows.view("<i8")[:, 0])
+        splits.append(Split(x, labels))
+    train, val, test = splits
+    return Dataset(
+        index.name,
+        train,
+        val,
+        test,
+        index.num_levels,
+        None if classes is None else len(classes),
+        classes,
+        known_digest=digest([index.dtype, index.shape, [encode(split) for split in index.splits]]),
+    )
 
 
 def verify(folder: Path, start: Start = silent) -> Index:
-    """Raise a ValueError unless all files of a folder match their SHA-256; return the index.
-
-    Args:
-        folder: The folder.
-        start: Starts a progress bar.
-
-    Returns:
-        The index of the folder.
+    """Compare all files of a folder of shards with their SHA-256; return the index of the folder.
 
     Raises:
         FileNotFoundError: If the index or a file is missing.
@@ -290,38 +275,3 @@ def verify(folder: Path, start: Start = silent) -> Index:
             f"({', '.join(damaged[:3])}{', ...' * (len(damaged) > 3)}): pack into a new folder."
         )
     return index
-
-
-def load_shards(folder: Path, index: Index) -> Dataset:
-    """Open a folder of shards as a dataset without reading any sample.
-
-    Args:
-        folder: The folder.
-        index: Index of the folder.
-
-    Raises:
-        OSError: If a file is missing.
-        ValueError: If the size of a file differs from the index.
-    """
-    splits = []
-    num_bytes = math.prod(index.shape) * DTYPES[index.dtype].itemsize
-    for name, split in zip(SPLITS, index.splits, strict=True):
-        for number, num in enumerate(split.nums):
-            path = os.path.join(folder, shard_name(name, number))  # noqa: PTH118 (in half the time)
-            if os.stat(path).st_size != num * num_bytes:  # noqa: PTH116
-                Mapped.from_file(Path(path), num, num_bytes)  # raises an error that names the file
-        x = Shards(folder, name, split, index.shape, DTYPES[index.dtype])
-        labels = None if index.class_names is None else load_labels(folder, name, len(x))
-        splits.append(Split(x, labels))
-    num_classes = None if index.class_names is None else len(index.class_names)
-    train, val, test = splits
-    return Dataset(
-        index.name,
-        train,
-        val,
-        test,
-        index.num_levels,
-        num_classes,
-        index.class_names,
-        known_digest=index.digest(),
-    )

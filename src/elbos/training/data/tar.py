@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -28,7 +27,7 @@ from elbos.base.progress import begin, progress
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import MAX_CLASSES, SPLITS, Dataset
 from elbos.training.data.images import EXTENSIONS, Archive
-from elbos.training.data.listing import SPLIT_WORDS, Picture, divided
+from elbos.training.data.splits import SPLIT_WORDS, divided
 
 _FORMAT = 1  # increment when the format of the index changes
 _COLUMNS = ("file", "offset", "size", "label")
@@ -85,35 +84,21 @@ class Tar(Typed):
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
     def _tars(self) -> list[Path]:
+        """Find the tars of a pattern, whose numeric ranges in braces, {08..10}, are expanded."""
         pattern = str(self.path / "*.tar") if self.path.is_dir() else str(self.path)
-        patterns = map(Path, _expanded(pattern))
-        found = sorted(
-            {
-                path
-                for one in patterns
-                for path in Path(one.anchor).glob(str(one.relative_to(one.anchor)))
-            }
-        )
+        parts = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
+        ranges = [
+            [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+            for first, last in zip(parts[1::3], parts[2::3], strict=True)
+        ]
+        found: set[Path] = set()
+        for numbers in product(*ranges):
+            pairs = zip(parts[::3], (*numbers, ""), strict=True)
+            one = Path("".join(text + number for text, number in pairs))
+            found |= set(Path(one.anchor).glob(str(one.relative_to(one.anchor))))
         if not found:
             raise FileNotFoundError(f"there is no tar {pattern}: give a folder or a pattern")
-        return found
-
-
-def _expanded(pattern: str) -> Iterator[str]:
-    """Expand numeric ranges in braces in a file pattern.
-
-    Examples:
-        >>> list(_expanded("train-{08..10}.tar"))
-        ['train-08.tar', 'train-09.tar', 'train-10.tar']
-    """
-    parts = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
-    ranges = [
-        [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-        for first, last in zip(parts[1::3], parts[2::3], strict=True)
-    ]
-    for numbers in product(*ranges):
-        pairs = zip(parts[::3], (*numbers, ""), strict=True)
-        yield "".join(text + number for text, number in pairs)
+        return sorted(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +175,7 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
     """Index the images, labels and splits of tar files, and write the index to a folder."""
     places: list[tuple[int, int, int, int]] = []
     names: list[bytes] = []
-    groups: dict[str, list[Picture]] = {}
+    groups: dict[str, list[str]] = {}
     numbers: dict[str, int] = {}
     with progress() as bar:
         advance = begin(bar, f"reading through {tars[0].parent.name}", len(tars), "tars")
@@ -202,7 +187,7 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
                 numbers[path] = len(places)
                 places.append((file, offset, size, number))
                 names.append(os.fsencode(name))
-                groups.setdefault(split, []).append(Picture(path, None))
+                groups.setdefault(split, []).append(path)
             advance(1)
     where = str(tars[0].parent)
     if not places:
@@ -214,7 +199,7 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
     if (table["label"] < 0).any() and (table["label"] >= 0).any():
         first = names[int(table["label"].argmin())].decode(errors="replace")
         raise ValueError(f"{first} in the tars of {where} has no .{label}, unlike others: add it")
-    splits = [[numbers[p.name] for p in split] for split in divided(groups, where)]
+    splits = [[numbers[path] for path in split] for split in divided(groups, where)]
     for name, array in zip(_ARRAYS, (table, np.array(names), *splits), strict=True):
         np.save(folder / f"{name}.npy", np.asarray(array))
     known = hashlib.sha256(b"\0".join(names))
@@ -222,8 +207,8 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
     files.write(folder / _DIGEST, known.hexdigest().encode())
 
 
-def _samples(path: Path, label: str) -> Iterator[tuple[str, int, int, int]]:
-    """Iterate over the images of a tar file: name, offset, size, and label or -1."""
+def _samples(path: Path, label: str) -> list[tuple[str, int, int, int]]:
+    """List the images of a tar file: name, offset, size, and label or -1."""
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     try:
@@ -237,18 +222,13 @@ def _samples(path: Path, label: str) -> Iterator[tuple[str, int, int, int]]:
                     pictures[key] = (member.name, member.offset_data, member.size)
                 elif base.endswith(f".{label}"):
                     file = tar.extractfile(member)
-                    labels[key] = _number(b"" if file is None else file.read(64), member.name, path)
+                    content = b"" if file is None else file.read(64)
+                    if not re.fullmatch(rb"\s*\d+\s*", content) or int(content) >= MAX_CLASSES:
+                        raise ValueError(
+                            f"{member.name} in {path} holds {content[:20]!r}: give the number of a "
+                            f"class, from 0 to {MAX_CLASSES - 1}"
+                        )
+                    labels[key] = int(content)
     except tarfile.TarError as error:
         raise ValueError(f"{path} is corrupt or compressed ({flat(error)}): give a tar") from error
-    for key, place in pictures.items():
-        yield *place, labels.get(key, -1)
-
-
-def _number(content: bytes, name: str, path: Path) -> int:
-    """Parse a class label; raise a ValueError unless it is a number from 0 below `MAX_CLASSES`."""
-    if not re.fullmatch(rb"\s*\d+\s*", content) or int(content) >= MAX_CLASSES:
-        raise ValueError(
-            f"{name} in {path} holds {content[:20]!r}: give the number of a class, from 0 to "
-            f"{MAX_CLASSES - 1}"
-        )
-    return int(content)
+    return [(*place, labels.get(key, -1)) for key, place in pictures.items()]

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from elbos.base.checks import Typed
 from elbos.theory.oracles import GaussianMixture
-from elbos.training.data.dataset import Dataset, Split
-from elbos.training.data.source import InMemory
+from elbos.training.data.dataset import Dataset, InMemory, Split
 
 _Parameters = tuple[Float64[Tensor, " k"], Float64[Tensor, "k 2"], Float64[Tensor, " k"]]
 _NUM_HELD_OUT = 10_000
