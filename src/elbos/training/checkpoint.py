@@ -48,7 +48,6 @@ class Stored:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Data type of the tensor's elements."""
         found: torch.dtype = self._parts[0][... if self.ndim == 0 else slice(0, 0)].dtype
         return found
 
@@ -165,11 +164,7 @@ def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: 
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write CPU tensors as a safetensors file, and return the SHA-256 of the file.
-
-    Tensors are written one by one without a copy: serializing all of them in one call would hold
-    Python's global lock and block the training.
-    """
+    """Write CPU tensors as a safetensors file, and return the SHA-256 of the file."""
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
     empty = pack({name: tensor.new_empty(0) for name, tensor in ordered.items()})
     header, end = json.loads(empty[8:]), 0  # the dtypes as safetensors calls them
@@ -183,6 +178,8 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> str:
     def content(tensor: Tensor) -> Any:
         return tensor.contiguous().flatten().view(torch.uint8).numpy()
 
+    # one by one and without a copy: serializing all tensors in one call would hold Python's lock
+    # and block the training
     with files.writing(path) as file, files.named_errors(path):
         for piece in (len(start).to_bytes(8, "little"), start, *map(content, ordered.values())):
             file.write(piece)
@@ -207,9 +204,6 @@ def reading_step(
     """Verify and read the checkpoint of a step, by default of the latest step, as `reading` does.
 
     If a running training replaces the latest checkpoint meanwhile, the newer checkpoint is read.
-
-    Raises:
-        FileNotFoundError: If there is no such checkpoint; the message lists the available steps.
     """
     with ExitStack() as stack:
         while True:

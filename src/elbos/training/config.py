@@ -232,12 +232,11 @@ class Config:
             object.__setattr__(self, "init", files.expanded(self.init))
         require_finite(self)
         require_reach(self.weighting, self.schedule.logsnr_min, self.schedule.logsnr_max)
-        self.require_usable_loss()
+        self._require_usable_loss()
         self.require_guidable(self.sampling)
         self.sampling.logsnrs(self.schedule)  # raises if the range is empty
 
-    def require_usable_loss(self) -> None:
-        """Raise a ValueError if the factor of the loss is negative, infinite or zero everywhere."""
+    def _require_usable_loss(self) -> None:
         times = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
         logsnr = self.schedule.logsnr(times)
         factor = self.objective.coefficient(logsnr).float()
@@ -293,14 +292,13 @@ class Config:
     @property
     def long_warmup(self) -> str | None:
         """Warning text for a warm-up longer than a fifth of the run; None for a shorter warm-up."""
-        share = self.optimizer.warmup_images / self.num_images
+        share, peak = self.optimizer.warmup_images / self.num_images, self.optimizer.learning_rate
         if share <= MAX_WARMUP:
             return None
         steps = range(0, self.num_steps, math.ceil(self.num_steps / 1_000))
-        reached = max(map(self.learning_rate, steps))
         return (
-            f"the learning rate reaches {reached:.2g} of {self.optimizer.learning_rate:.2g}, as "
-            f"warm-up takes {min(share, 1):.0%} of the run"
+            f"the learning rate reaches {max(map(self.learning_rate, steps)):.2g} of {peak:.2g}, "
+            f"as warm-up takes {min(share, 1):.0%} of the run"
         )
 
     @property
@@ -315,10 +313,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Training settings of a model, for reports.
-
-    Unknown settings are None, such as those of a model that was trained elsewhere.
-    """
+    """Training settings of a model, for reports; None if unknown, as of models trained elsewhere."""
 
     weighting: str | None
     schedule: str | None
@@ -337,7 +332,6 @@ def read_config(path: Path) -> Config:
     """Read a configuration file: the output of `elbos train --dry-run`, or a run's config.json.
 
     Raises:
-        OSError: If the file cannot be read.
         ValueError: If the file holds no configuration.
     """
     try:

@@ -91,7 +91,6 @@ class RunDirectory:
 
         Raises:
             ValueError: If another process trains in the directory, or the path is a file.
-            OSError: If the directory cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --run.")

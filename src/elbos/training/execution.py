@@ -26,7 +26,6 @@ _MAX_GRAPHS = 64  # per function: torch's default of 8 is too few for a U-Net bl
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """Return the autocast context for the precision of a run."""
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 

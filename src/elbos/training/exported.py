@@ -38,11 +38,7 @@ def is_export(path: Path) -> bool:
 
 
 def ends(directory: RunDirectory) -> tuple[float, float] | None:
-    """Return the log-SNR range on which an exported model was trained; None without elbos.json.
-
-    Raises:
-        ValueError: If elbos.json is corrupt.
-    """
+    """Return the log-SNR range on which an exported model was trained; None without elbos.json."""
     manifest = directory.read(MANIFEST)
     match None if manifest is None else manifest.get("logsnr"):
         case [float() as low, float() as high] if low < high:
@@ -106,7 +102,6 @@ def initial_weights(config: Config, init: Path) -> Weights:
     """Read the averaged weights of the run in `init`, as initial weights for `config`.
 
     Raises:
-        FileNotFoundError: If there is no run, or no checkpoint yet.
         ValueError: If the network or the prediction type of the two runs differ.
     """
     directory = RunDirectory(init)

@@ -31,10 +31,6 @@ def default_name(config: Config, preset: str) -> str:
     The name has lower-case letters, digits, dots and dashes. Configurations that differ in more
     than `output` and `execution` have different names.
 
-    Args:
-        config: Configuration of the run.
-        preset: Name of the preset with which the configuration is compared.
-
     Examples:
         >>> default_name(PRESETS["digits"], "digits")
         'digits'
@@ -78,7 +74,11 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
         return
     word = _word(type(new).__name__)
     is_inner = label.endswith(" inner")  # part of the object that the previous word names
-    yield word if is_inner or _NAMES[type(new).__name__] == 1 else f"{_last(label)}-{word}"
+    yield (
+        word
+        if is_inner or _NAMES[type(new).__name__] == 1
+        else f"{label.rpartition('.')[-1]}-{word}"
+    )
     for f in dataclasses.fields(new):
         value, default = getattr(new, f.name), _default(f)
         if f.init:
@@ -113,10 +113,6 @@ def _word(name: str) -> str:
     name = name.replace("ViT", "Vit")  # one word
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name)
     return words.removesuffix("-Config").lower()
-
-
-def _last(label: str) -> str:
-    return label.rpartition(".")[-1]
 
 
 def _names() -> Counter[str]:

@@ -56,14 +56,9 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 class Muon(torch.optim.Optimizer):
     """Optimizer that updates weight matrices by Muon and all other parameters by AdamW.
 
-    Args:
-        matrices: Parameters of at least two dimensions, outputs first, for Muon. They may be
-            DTensors, sharded along the first dimension.
-        others: All other parameters, for AdamW.
-        lr: Learning rate of Muon and AdamW.
-        betas: AdamW's decay rates.
-        weight_decay: Decoupled weight decay of Muon and AdamW.
-        dtype: Precision of the orthogonalization.
+    Matrices have at least two dimensions, outputs first, and may be DTensors, sharded along the
+    first. Learning rate and (decoupled) weight decay serve both; `betas` are AdamW's decay rates,
+    and the orthogonalization computes in `dtype`.
 
     Raises:
         ValueError: If a matrix is sharded along another dimension.
@@ -90,7 +85,6 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update all parameters from their gradients."""
         assert closure is None
         self.adamw.param_groups = self.param_groups[1:]  # load_state_dict replaces them
         self.adamw.state = self.state

@@ -100,16 +100,10 @@ def divided(
 def orthogonalized_shards(
     shards: Float[Tensor, "k r n"], num_rows: int, group: dist.ProcessGroup, dtype: torch.dtype
 ) -> Float[Tensor, "k r n"]:
-    """Orthogonalize matrices whose rows are sharded over processes.
+    """Orthogonalize matrices `[k, num_rows, n]` whose rows are sharded, as by `torch.chunk`.
 
-    The matrices are distributed over the processes, each is orthogonalized in one process, and its
-    rows are sent back.
-
-    Args:
-        shards: This process's rows, as `torch.chunk` divides them.
-        num_rows: Number of rows in all processes.
-        group: The processes, all of which must call this function.
-        dtype: Precision of computation and transfer.
+    The matrices are distributed over the processes of the group, which all must call this function;
+    each is orthogonalized in one process in `dtype`, and its rows are sent back.
     """
     size, (k, own_rows, n) = dist.get_world_size(group), shards.shape
     share, most_rows = -(-k // size), -(-num_rows // size)

@@ -49,11 +49,7 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
 
 
 def data_spec(directory: RunDirectory) -> DataSpec | None:
-    """Read shape, pixel values and classes of the data from data.json; None without the file.
-
-    Raises:
-        ValueError: If data.json is corrupt.
-    """
+    """Read shape, pixel values and classes of the data from data.json; None without the file."""
     stored = directory.read("data.json")
     if stored is None:
         return None
@@ -109,7 +105,6 @@ def require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
 
 
 def _identity(data: Samples) -> dict[str, Any]:
-    """Return the content of data.json: identifier and properties of the data."""
     spec = data.spec
     levels_and_classes = {"num_levels": spec.num_levels, "num_classes": spec.num_classes}
     return {**data.fingerprint(), **levels_and_classes}

@@ -69,12 +69,7 @@ def coefficients(
 ) -> Coefficients:
     """Compute the coefficients by which stored averages approximate an average of another width.
 
-    The approximated average is the one after the last of the steps.
-
-    Args:
-        steps: Step of each stored average, in any unit.
-        widths: Relative width of each stored average.
-        width: Relative width of the average to approximate.
+    The approximated average is the average after the last of the steps, in any unit.
     """
     t, gamma = steps / steps.max(), np.array([exponent(w) for w in widths])
     end, kappa = np.ones(1), np.array([exponent(width)])
@@ -90,11 +85,8 @@ def coefficients(
 def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
     """Write a run directory with the averaged weights of another width, computed after training.
 
-    Args:
-        run: The run, trained with `snapshot_widths`.
-        width: Relative width of the new average.
-        out: The new directory. It holds the configuration with this width, and a checkpoint of the
-            average alone, and can be sampled and evaluated.
+    The directory `out` holds the configuration with this width, and a checkpoint of the average
+    alone, and can be sampled and evaluated.
 
     Raises:
         FileNotFoundError: If there is no run, or no checkpoint yet.

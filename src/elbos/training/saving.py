@@ -58,7 +58,6 @@ class Saver:
 
     @property
     def is_busy(self) -> bool:
-        """True while this process's thread is writing."""
         return self._writing is not None and not self._writing.done()
 
     def is_time(self, minutes: float) -> bool:
@@ -128,7 +127,6 @@ class Saver:
         self._next = list(tasks[1:])
 
     def _clear(self) -> None:
-        """Discard pending writing tasks, and delete an incomplete checkpoint."""
         self._start()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

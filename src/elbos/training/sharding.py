@@ -95,11 +95,9 @@ def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
 
 
 def require_shareable(network: nn.Module, shard_size: int) -> None:
-    """Raise a ValueError for parameters with gradient hooks, or parameters that FSDP2 rejects.
-
-    Hooks would be called before gradients are averaged over processes.
-    """
+    """Raise a ValueError for parameters with gradient hooks, or parameters that FSDP2 rejects."""
     for name, parameter in network.named_parameters():
+        # hooks would be called before gradients are averaged over processes
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise ValueError(f"{name} has a gradient hook, which several processes do not call.")
         if parameter.ndim == 0 and shard_size > 1:
@@ -117,7 +115,7 @@ def is_container(module: nn.Module) -> bool:
 
 def sharded_parts(network: nn.Module) -> list[nn.Module]:
     """Return the modules that FSDP2 gathers separately; empty for an unsharded network."""
-    return [module for module in network.modules() if _is_fsdp(module)]
+    return [m for m in network.modules() if hasattr(m, "set_requires_gradient_sync")]
 
 
 @contextmanager
@@ -163,24 +161,18 @@ def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> Non
     """
     if isinstance(loss, DistributedDataParallel):
         loss.require_backward_grad_sync = is_last
-    elif _is_fsdp(loss.network):
+    elif hasattr(loss.network, "set_requires_all_reduce"):
         loss.network.set_requires_all_reduce(is_last)  # type: ignore[operator]
-
-
-def _is_fsdp(module: nn.Module) -> bool:
-    return hasattr(module, "set_requires_gradient_sync")
 
 
 # --- tensors -------------------------------------------------------------------------------------
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Return whether a tensor is a DTensor."""
     return hasattr(tensor, "full_tensor")
 
 
 def local(tensor: Tensor) -> Tensor:
-    """Return this process's shard of a tensor; an unsharded tensor itself."""
     part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return part
 

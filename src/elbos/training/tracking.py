@@ -90,10 +90,6 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
     A validation gives `validation/bits_per_dim` and `validation/standard_error`, both in bits per
     dimension; both results give the mean loss in each bin of log-SNR, nats per dimension.
 
-    Args:
-        result: A validation, or the loss by noise level of a training.
-        name: Prefix of all names. Default: "validation", for a `BinnedLoss` "train".
-
     Raises:
         TypeError: If `result` has another type.
     """

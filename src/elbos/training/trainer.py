@@ -17,13 +17,12 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.base import files
@@ -129,18 +128,21 @@ class Trainer:
         self.state.network.train()
         self.objective = replace(config.objective, schedule=self.state.schedule)
         self.blocks = blocks(network) if config.execution.use_checkpointing else []
-        self.loss = self._compiled_loss(network, uses_all=trial.uses_all)
+        loss = Loss(network, self.objective, config, to_device(data.null_cond, self.device))
+        self.augmented, self.is_compiled = data.augmented, is_compiled(config, self.device)
+        if self.is_compiled:
+            self.augmented = one_graph(data.augmented)
+            compile_(loss)
+        is_alone = processes.num == 1 or config.execution.shard_size > 1  # FSDP2 needs no DDP
+        self.loss = loss if is_alone else replicated(loss, uses_all=trial.uses_all)
 
     def _prepared_network(self, network: nn.Module | None) -> tuple[nn.Module, Trial]:
         """Return the network to train, given by the user or built, and the result of its trial.
 
         Networks that are user-defined or of diffusers are tried; others get the default `Trial`.
         """
-        config, processes, shard_size = (
-            self.config,
-            self.processes,
-            self.config.execution.shard_size,
-        )
+        config, processes = self.config, self.processes
+        shard_size = config.execution.shard_size
         if network is None:
             network = build_network(config, self.data.spec, self.device)
         if processes.num > 1:
@@ -153,19 +155,6 @@ class Trainer:
         if not isinstance(config.network, OwnNetwork | DiffusersConfig):
             return network, Trial()
         return network, require_trainable(network.to(self.device), config, self.data, processes)
-
-    def _compiled_loss(
-        self, network: nn.Module, *, uses_all: bool
-    ) -> Loss | DistributedDataParallel:
-        """Create the loss module, compiled as configured, and wrapped in DDP for replicas."""
-        config, processes = self.config, self.processes
-        loss = Loss(network, self.objective, config, to_device(self.data.null_cond, self.device))
-        self.augmented, self.is_compiled = self.data.augmented, is_compiled(config, self.device)
-        if self.is_compiled:
-            self.augmented = one_graph(self.data.augmented)
-            compile_(loss)
-        is_alone = processes.num == 1 or config.execution.shard_size > 1  # FSDP2 needs no DDP
-        return loss if is_alone else replicated(loss, uses_all=uses_all)
 
     # --- the loop --------------------------------------------------------------------------------
 
@@ -310,8 +299,7 @@ class Trainer:
     def resume(self) -> None:
         """Restore the latest checkpoint; without checkpoints, save initial weights of another run.
 
-        Each process verifies some of the checkpoint's files and reads its own shards. Initial
-        weights of another run are saved, so that the other run is not needed again.
+        Each process verifies some of the checkpoint's files and reads its own shards.
         """
         processes = self.processes
         if newest := processes.from_main(checkpoint.latest(self.run.checkpoints)):
@@ -344,15 +332,16 @@ class Trainer:
             is_main=self.processes.is_main,
             on_images=on_images,
         )
-        with ExitStack() as stack:
-            stack.enter_context(returning_views())
-            stack.enter_context(self._returning_weights())
-            stack.enter_context(self.saver)
-            stack.enter_context(monitor)
-            stack.enter_context(closing(prefetched))
-            stack.enter_context(checkpointed(self.blocks))
-            stack.enter_context(fast_kernels(config, self.device))
-            is_stop_requested = stack.enter_context(_stop_requests())
+        with (
+            returning_views(),
+            self._returning_weights(),
+            self.saver,
+            monitor,
+            closing(prefetched),
+            checkpointed(self.blocks),
+            fast_kernels(config, self.device),
+            _stop_requests() as is_stop_requested,
+        ):
             self.prefetched = prefetched
             monitor.note_changes(record(config, self.device))
             yield monitor, is_stop_requested

@@ -84,7 +84,7 @@ def _loss(
 ) -> _Loss:
     """Return a function from a network to its losses on four samples at four noise levels.
 
-    The condition of every other sample is replaced by the null condition, if labels are dropped.
+    If labels are dropped, every other sample has the null condition.
     """
     num = min(config.batch_size, NUM_SAMPLES)
     rows = torch.arange(num)
@@ -123,11 +123,10 @@ def _gradient_norms(network: nn.Module, loss: Float[Tensor, " b"]) -> dict[str, 
 def _can_gather_blocks(
     network: nn.Module, config: Config, processes: Processes, loss: _Loss, norms: dict[str, float]
 ) -> bool:
-    """Return whether FSDP2 gives correct gradients if the network is gathered block by block.
+    """Return whether FSDP2 gives the gradients of one process if it gathers block by block.
 
-    Correct gradients equal those of one process. They differ if blocks are not just called, or if
-    returned views are changed in place; then the network is gathered at once. Raise a ValueError if
-    the gradients differ in that case, too.
+    It does not if blocks are not just called, or if returned views are changed in place; then the
+    network is gathered at once. Raise a ValueError if the gradients differ in that case, too.
     """
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     for by_blocks in (True, False):

@@ -38,7 +38,6 @@ class Chosen:
         return len(self.rows)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return samples of the subset, and their conditions or None."""
         x, cond = self.source.batch(self.rows[rows])
         return x, cond if self.use_cond else None
 

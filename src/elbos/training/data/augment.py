@@ -25,16 +25,13 @@ class Augmented(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of all images after cropping, `(n, c, h, w)`."""
         num, channels, *size = self.images.shape
         return num, channels, *((self.crop, self.crop) if self.crop else size)
 
     def fingerprint(self) -> str:
-        """Return the digest of all uncropped images."""
         return self.images.fingerprint()
 
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
-        """Read images and crop each at the centre."""
         x = self.images.read(rows)
         if self.crop is None:
             return x
@@ -42,11 +39,9 @@ class Augmented(Source):
         return x[..., top : top + self.crop, left : left + self.crop].contiguous()
 
     def stored(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c i j"]:
-        """Read uncropped images, before augmentation."""
         return self.images.read(rows)
 
     def augmented(self, x: UInt8[Tensor, "b c i j"], visits: Visits) -> UInt8[Tensor, "b c h w"]:
-        """Crop images at random positions, and mirror each with probability 1/2, as configured."""
         if self.crop is not None:
             places = []
             for u, side in zip(

@@ -91,16 +91,13 @@ class InMemory(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor of all samples, `(n, *d)`."""
         return tuple(self.x.shape)
 
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        """Copy the samples of the given rows."""
         # NumPy copies in one thread; torch would take cores from the training
         return torch.from_numpy(self.x.numpy()[rows.numpy()])
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all samples."""
         return digest_of([self.x])
 
     def __getitem__(self, rows: Int64[Tensor, " b"] | slice | int) -> Shaped[Tensor, "..."]:
@@ -133,11 +130,7 @@ class Split:
 class DataSpec:
     """Name, shape of one sample, number of pixel values and number of classes of a dataset.
 
-    Attributes:
-        name: Name of the dataset in reports.
-        shape: Shape of one sample, `(c, h, w)` or `(d,)`.
-        num_levels: $K$, the number of values of a pixel, or None for continuous data.
-        num_classes: Number of classes, or None where there are no labels.
+    Continuous data have no number of pixel values (None), unlabelled data no number of classes.
     """
 
     name: str
@@ -201,14 +194,9 @@ class Levels:
         return len(self.split)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return data scaled to [-1, 1] (continuous data unchanged), and labels or None."""
         return to_unit(self.split.x[rows], self.num_levels), self._labels(rows)
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return samples in their stored format (unscaled), and labels or None.
-
-        Pixel values take a quarter of the bytes of float32 data.
-        """
         return self.split.x.stored(rows), self._labels(rows)
 
     def _labels(self, rows: Int64[Tensor, " b"]) -> Int64[Tensor, " b"] | None:
@@ -248,22 +236,20 @@ class Dataset:
 
     @property
     def spec(self) -> DataSpec:
-        """Name, shape of one sample, number of pixel values and number of classes."""
+        """Properties of the data that a network depends on."""
         return DataSpec(self.name, self.shape, self.num_levels, self.num_classes)
 
     @property
     def training(self) -> Levels:
-        """Training samples, scaled to [-1, 1]."""
         return Levels(self.train, self.num_levels)
 
     @property
     def validation(self) -> Levels:
-        """Validation samples, scaled to [-1, 1]."""
         return Levels(self.val, self.num_levels)
 
     @property
     def null_cond(self) -> Int64[Tensor, " 1"]:
-        """Null (unconditional) label for classifier-free guidance: -1."""
+        """Null label for classifier-free guidance: -1."""
         return torch.tensor([-1])
 
     @property
@@ -272,7 +258,6 @@ class Dataset:
         return self.train, self.val, self.test
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Augment stored training samples and scale them to [-1, 1] (continuous data unchanged)."""
         return to_unit(self.train.x.augmented(x, visits), self.num_levels)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -354,10 +339,7 @@ _ARE_ALLOWED = ContextVar("are_downloads_allowed", default=True)
 
 @contextmanager
 def without_downloads() -> Iterator[None]:
-    """Forbid downloads of data within the `with` block.
-
-    Used for data that a run directory names, since the directory may come from a stranger.
-    """
+    """Forbid downloads in the `with` block, of data that a stranger's run directory may name."""
     token = _ARE_ALLOWED.set(False)
     try:
         yield

@@ -110,7 +110,6 @@ class Encoder:
             return index
 
     def _contents(self, piece: Piece, advance: Advance) -> Iterator[bytes]:
-        """Iterate over the encoded latents of a shard, as bytes, batch by batch."""
         x = self.dataset.splits[SPLITS.index(piece.split)].x
         for some in torch.split(piece.rows, self.batch_size):
             moments = self._moments(x[some]).to(DTYPES[self.dtype]).cpu().contiguous()

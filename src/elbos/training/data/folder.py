@@ -65,7 +65,6 @@ class Folder(Typed):
         object.__setattr__(self, "root", files.expanded(self.root))
 
     def archive(self) -> "FolderArchive":
-        """List the encoded pictures of the folder."""
         if self.size < 1:
             raise ValueError(f"size is {self.size}: give at least one pixel")
         return FolderArchive.listed(self.root)
@@ -113,10 +112,7 @@ def _build(archive: "FolderArchive", size: int, folder: Path) -> None:
 
 
 def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
-    """Open a cached folder of packed images; return the dataset, and errors of bad images by name.
-
-    Raise a DamagedFolder if a file is missing, cut short or changed.
-    """
+    """Open a cached folder of packed images; return dataset, and errors of bad images by name."""
     try:
         dataset = load_shards(folder, verify(folder))
         content = read_object(folder / "folder.json")
@@ -183,20 +179,16 @@ class FolderArchive(Archive):
         return archive
 
     def content(self, number: int) -> Path:
-        """Return the path of an image file."""
         return self.root / self.names[number]
 
     def describe(self, number: int) -> str:
-        """Return the path of an image relative to the folder."""
         return self.names[number]
 
     def identity(self, size: int) -> dict[str, str]:
-        """Return an empty dict: the folder is identified by its path, changes by file times."""
         del size
-        return {}
+        return {}  # identified by its path; changes are noticed by the times of files
 
     def state(self, number: int) -> list[int]:
-        """Return size and modification times of an image file; an empty list if unreadable."""
         try:
             found = self.content(number).stat()
         except OSError:
@@ -204,7 +196,6 @@ class FolderArchive(Archive):
         return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]  # programs cannot set ctime
 
     def fingerprint(self) -> str:
-        """Return a digest of names, sizes and modification times of all images."""
         key = hashlib.sha256(os.fsencode(self.root.resolve()) + b"\0")
         for number, name in enumerate(self.names):
             key.update(os.fsencode(name) + f"\0{self.state(number)}\0".encode())
@@ -262,7 +253,6 @@ def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _is_dir(entry: os.DirEntry[str]) -> bool:
-    """Return whether a directory entry is a folder, or a link to an existing folder."""
     return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
 
 

@@ -25,7 +25,6 @@ class Given:
     """Class name of the dataset."""
 
     def load(self) -> Dataset:
-        """Raise a ValueError: a dataset given in Python is not stored."""
         raise ValueError(
             f"{self.name} was given to `elbos.fit` in Python and is not stored. "
             "`Run.likelihood(dataset)` evaluates the run on any dataset."
@@ -82,7 +81,6 @@ class GivenData:
         return cls(spec, training, held_out, null_cond)
 
     def augmented(self, x: Float[Tensor, "b *d"], visits: Visits) -> Float[Tensor, "b *d"]:
-        """Return the samples unchanged: a dataset given in Python augments its own samples."""
         del visits
         return x
 
@@ -106,7 +104,6 @@ class GivenData:
 
 
 def null_digest(null_cond: Condition) -> str:
-    """Compute a digest of a null condition."""
     return digest(repr(map_tensors(lambda part: part.tolist(), null_cond)))
 
 

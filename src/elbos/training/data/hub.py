@@ -65,7 +65,6 @@ class Hub(Typed):
             object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
     def archive(self) -> "HubArchive":
-        """Open the encoded pictures of the dataset; the first call may download them."""
         if self.size < 1:
             raise ValueError(f"size is {self.size}: give at least one pixel")
         groups = self._groups()
@@ -174,15 +173,12 @@ class HubArchive(Archive):
     column: str
 
     def fingerprint(self) -> str:
-        """Return a digest of the number of images in the dataset."""
         return digest(len(self.rows))
 
     def describe(self, number: int) -> str:
-        """Return "row N" as the name of an image, since reading file names would read images."""
-        return f"row {number}"
+        return f"row {number}"  # reading the names of files would read the images
 
     def content(self, number: int) -> Path | bytes:
-        """Return the encoded bytes of an image, read from its file if the dataset stores a path."""
         found = self.rows[number][self.column] or {}
         content: bytes | None = found.get("bytes")
         if content is None and not found.get("path"):

@@ -151,11 +151,9 @@ class Decoded(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of all images, `(n, 3, size, size)`."""
         return len(self.numbers), 3, self.size, self.size
 
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
-        """Decode the images of the given rows."""
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for place, row in enumerate(rows.tolist()):
             out[place] = self._decoded(row)
@@ -175,7 +173,6 @@ class Decoded(Source):
         raise ValueError(f"{bad}, like the {_MAX_BAD - 1} before it.")
 
     def fingerprint(self) -> str:
-        """Return a digest of the archive, the image numbers, and the bytes of 64 images."""
         hashed = hashlib.sha256(np.ascontiguousarray(self.numbers).data)
         rows = np.linspace(0, len(self) - 1, min(len(self), _NUM_IN_IDENTIFIER)).astype(int)
         for number in self.numbers[rows].tolist():

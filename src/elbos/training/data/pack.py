@@ -49,7 +49,6 @@ class Piece(NamedTuple):
 
     @property
     def name(self) -> str:
-        """File name of the shard."""
         return shard_name(self.split, self.number)
 
 
@@ -65,14 +64,7 @@ def pieces(splits: Sequence[Any], num_bytes: int) -> list[Piece]:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Record of a complete shard.
-
-    Attributes:
-        key: Identifier of the samples.
-        num: Number of samples.
-        sha256: SHA-256 of the file.
-        bad: Errors of images that are left out, by name.
-    """
+    """Record of a complete shard: identifier and number of samples, SHA-256, bad images."""
 
     key: str
     num: int
@@ -82,24 +74,14 @@ class Part:
 
 @dataclass(frozen=True)
 class PackWriter:
-    """Writer of a folder of shards, which belongs to one source of data and one group of settings.
-
-    Attributes:
-        folder: The folder, created if missing.
-        source: The data and settings that the folder belongs to.
-    """
+    """Writer of a folder of shards, which belongs to one `source`: the data and settings."""
 
     folder: Path
     source: dict[str, str]
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Create the folder of shards, and lock the folder within the `with` block.
-
-        Raises:
-            ValueError: If another process writes into the folder.
-            OSError: If the folder cannot be written.
-        """
+        """Create the folder of shards, and lock it within the `with` block."""
         with locked(self.folder, f"Another process writes {self.folder}: wait for it."):
             files.remove_leftovers(self.folder)
             (self.folder / _MAKING).mkdir(exist_ok=True)
@@ -144,13 +126,9 @@ class PackWriter:
     def write(
         self, piece: Piece, key: str, contents: Iterable[bytes], bad: dict[str, str] | None = None
     ) -> Part:
-        """Write a shard and its record; return the record.
+        """Write the bytes of the samples of a shard, and its record; return the record.
 
-        Args:
-            piece: The shard.
-            key: Identifier of the samples.
-            contents: Bytes of the samples.
-            bad: Errors of images that are left out, filled while `contents` is read.
+        The errors of images that are left out, `bad`, are complete when `contents` has been read.
         """
         path, hashed = self.folder / piece.name, hashlib.sha256()
         with files.writing(path) as file:
@@ -172,12 +150,8 @@ class PackWriter:
     ) -> Index:
         """Write the labels and the index, which complete a folder of shards; return the index.
 
-        Surplus shards of earlier attempts are deleted.
-
-        Args:
-            parts: All shards in order, by name.
-            labels: Classes of the three splits; empty if there are no classes.
-            properties: Name, shape, dtype, pixel values and classes, as in `Index`.
+        `labels` holds the classes of the three splits, or is empty; `properties` are further fields
+        of `Index`. Surplus shards of earlier attempts are deleted.
         """
         splits = []
         for split in SPLITS:
@@ -213,18 +187,13 @@ class Packable(Protocol):
     @property
     def skip_bad(self) -> bool: ...
 
-    def archive(self) -> Archive:
-        """Open the encoded images of the dataset."""
+    def archive(self) -> Archive: ...
 
 
 def pack(data: Packable, out: Path, *, jobs: int | None = None, start: Start = silent) -> Index:
     """Decode images into the missing shards of the folder `out`; return the folder's index.
 
-    Args:
-        data: The images, their size, and whether bad images are left out.
-        out: The folder of the shards, created if missing.
-        jobs: Number of threads. Default: one per core.
-        start: Starts a progress bar.
+    One thread per core decodes by default; `start` starts a progress bar.
 
     Raises:
         ValueError: If the images cannot be divided, images are bad, or `out` belongs to other data.

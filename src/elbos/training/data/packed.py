@@ -51,7 +51,7 @@ class Packed(Typed):
         """Open the dataset of packed images without reading any image.
 
         Raises:
-            FileNotFoundError: If there are no packed images, or files are missing.
+            FileNotFoundError: If files are missing.
             ValueError: If files are corrupt, or hold latents.
         """
         index = Index.read(self.path)
@@ -77,7 +77,7 @@ class Latents(Typed):
         """Open the dataset of latents without reading any latent.
 
         Raises:
-            FileNotFoundError: If there are no latents, or files are missing.
+            FileNotFoundError: If files are missing.
             ValueError: If files are corrupt, or hold images.
         """
         index = Index.read(self.path)
@@ -103,12 +103,10 @@ class Moments(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of all latents, `(n, c, h, w)`."""
         num, channels, *size = self.moments.shape
         return num, channels // 2, *size
 
     def fingerprint(self) -> str:
-        """Return a digest of the means and log-variances."""
         return self.moments.fingerprint()
 
     def read(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b c h w"]:
@@ -122,11 +120,9 @@ class Moments(Source):
         return torch.cat(parts)
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Float[Tensor, "b d h w"]:
-        """Read means and log-variances, concatenated along the channels."""
         return self.moments.read(rows)
 
     def augmented(self, x: Float[Tensor, "b d h w"], visits: Visits) -> Float32[Tensor, "b c h w"]:
-        """Draw latents from their means and log-variances, with new noise in each epoch."""
         return _drawn(x, visits.normal(Purpose.LATENTS, self.shape[1:]))
 
 

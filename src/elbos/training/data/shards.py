@@ -103,17 +103,15 @@ class Index:
         return index
 
     def write(self, folder: Path) -> None:
-        """Write the index of a folder of shards, which marks the folder as complete."""
+        """Write the index, which marks a folder of shards as complete."""
         files.write(folder / INDEX, (json.dumps(encode(self), indent=1) + "\n").encode())
 
 
 def shard_name(split: str, number: int) -> str:
-    """Return the file name of a shard."""
     return f"{split}-{number:05d}.bin"
 
 
 def labels_file(folder: Path, split: str) -> Path:
-    """Return the path of a split's label file."""
     return folder / f"{split}.labels"
 
 
@@ -130,19 +128,14 @@ class Shards(Source):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of all samples, `(n, *sample_shape)`."""
         return (int(self._ends[-1]) if len(self._ends) else 0, *self.sample_shape)
 
     def fingerprint(self) -> str:
-        """Return a digest of the split's samples, computed from the digests of the shards."""
         return digest(encode(self.index))
 
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        """Read the samples of the given rows.
-
-        NumPy copies without Python's lock, so that a page fault stalls no other thread, and in one
-        thread, so that copying takes no core from the training.
-        """
+        # NumPy copies without Python's lock, so that a page fault stalls no other thread, and in
+        # one thread, so that copying takes no core from the training
         numbers, num_bytes = rows.numpy(), math.prod(self.sample_shape) * self.dtype.itemsize
         out = np.empty((len(numbers), num_bytes), np.uint8)
         places = np.searchsorted(self._ends, numbers, side="right")

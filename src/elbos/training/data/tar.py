@@ -67,7 +67,6 @@ class Tar(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def archive(self) -> "TarArchive":
-        """Open the encoded pictures in the tar files; the first call reads through the files."""
         if self.size < 1:
             raise ValueError(f"size is {self.size}: give at least one pixel")
         name = self.path.name if self.path.is_dir() else self.path.parent.name
@@ -151,16 +150,13 @@ class TarArchive(Archive):
         return build_once(f"tar-{key[:20]}", lambda folder: _build(folder, tars, label), read)
 
     def fingerprint(self) -> str:
-        """Return the digest of the names, sizes and labels of all images."""
         return self.digest
 
     def describe(self, number: int) -> str:
-        """Return the names of an image and its tar file, for messages."""
         tar = self.tars[self.places["file"][number]]
         return f"{self.names[number].decode(errors='replace')} in {tar}"
 
     def content(self, number: int) -> bytes:
-        """Read the encoded bytes of an image at its offset in the tar file."""
         file, offset, size, _ = self.places[number].item()
         with files.named_errors(self.tars[file]):
             if file not in self._open:

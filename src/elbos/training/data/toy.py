@@ -39,15 +39,9 @@ class Toy(Typed):
 
     @property
     def mixture(self) -> GaussianMixture:
-        """Gaussian mixture from which the data are drawn, in float64."""
         return GaussianMixture(*_MIXTURES[self.kind]())
 
     def load(self) -> Dataset:
-        """Draw training, validation and test points from the mixture.
-
-        Raises:
-            ValueError: If `num_train` is below 1.
-        """
         if self.num_train < 1:
             raise ValueError(f"num_train is {self.num_train}: give at least one point")
         mixture = self.mixture
