@@ -85,7 +85,7 @@ def test_the_protocol_says_how_all_runs_were_made():
 
 
 def test_the_table_has_every_objective_and_every_metric():
-    table = results_table(COMPARISON, is_page=True)
+    table = results_table(COMPARISON)
     assert [column.title for column in table.columns[5:]] == [m.short for m in COMPARISON.metrics]
     for one, cells in zip(COMPARISON.objectives, table.body_cells, strict=True):
         assert (cells[0].text, cells[1].kind) == (one.name, "yes" if one.is_monotone else "no")
@@ -96,7 +96,7 @@ def test_the_table_has_every_objective_and_every_metric():
             score = one.scores[metric.key]
             assert cell.value == score.mean
             assert (cell.is_best, cell.is_bold) == (score.is_best, score.is_best_within_error)
-            assert ("±" in cell.note) == (score.std is not None)
+            assert ("±" in cell.text) == (score.std is not None)
     assert [cells[0].text[:5] for cells in table.foot_cells] == ["real-", "least"]
 
 

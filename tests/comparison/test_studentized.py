@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from elbos.comparison.studentized import range_quantile
+from elbos.comparison.statistics import range_quantile
 
 
 @pytest.mark.parametrize("dof", [1, 1.5, 3, 20, 300])

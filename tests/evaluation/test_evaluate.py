@@ -35,7 +35,7 @@ from elbos.runs.run import Run
 from elbos.theory.schedules import EDMSampling
 from elbos.training.config import Training
 from elbos.training.data import InMemory, Split
-from elbos.validation import pilot, validator
+from elbos.validation import measurements, validator
 from elbos.validation.measurements import NUM_BINS
 
 ODE = ["--ode.num-images", "3", "--ode.tolerance", "0.01"]
@@ -141,7 +141,7 @@ def test_each_bin_of_the_pilot_has_25_losses(num: int) -> None:
     levels = pilot.num_pilot_times(num)
     assert num * levels >= 25 * NUM_BINS
     assert levels == 32 or (levels > 32 and num * (levels - 1) < 25 * NUM_BINS)
-    assert pilot.num_pilot_times(pilot.MIN_PILOT_SAMPLES) == 32
+    assert measurements.num_pilot_times(measurements.MIN_PILOT_SAMPLES) == 32
 
 
 def test_rounds_go_on_until_the_target(settings: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from elbos.theory.oracles import GaussianMixture
 from elbos.validation import ControlVariate
 from elbos.validation import validator as module
 from elbos.validation.diagnostics import TargetMissedWarning
-from elbos.validation.settings import evaluating
+from elbos.validation.execution import evaluating
 
 NUM_LEVELS = 6
 NUM_IMAGES = 3000

@@ -1,43 +1,35 @@
 """Executors of the runs of a comparison: processes of this machine, or a Ray cluster.
 
-A thread per worker (`concurrent.futures`) starts a process per run and waits for it, so that a run
-that is killed, for example when out of memory, does not affect the others. Each run ends in scores
-or a failure. Several commands may work on the same comparison: one of them holds the lock of a run,
-and the others wait for its scores, or do the run when its lock is free.
+Each run is a process, so that a run that is killed, for example when out of memory, does not affect
+the others. Several commands may work on one comparison: a command holds the lock of a run, and the
+others wait for the scores, or take the run over when its lock is free.
 """
 
 import abc
 import contextlib
 import importlib
-import json
 import logging
 import os
 import queue
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any, TypeVar
 
 import torch
 
 from elbos.base.checks import require_positive, typed
-from elbos.base.codec import encode
 from elbos.base.errors import flat
 from elbos.base.extras import needs
 from elbos.base.user_code import no_modules_here
-from elbos.comparison.job import Job
+from elbos.comparison.job import Job, run_job, stop
 from elbos.comparison.objective_result import Failure
 from elbos.training.machine import num_cores, require_few
 
 _WAIT_SECONDS = 2.0
 _GRACE_SECONDS = 60.0
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Makes Ray listen on 127.0.0.1 alone, as it does by default on macOS and Windows. Ray reads it
-when imported; an address in `ray.init` would be replaced, or opened on all interfaces.
-"""
 
 Key = tuple[str, int]
 """Key of a run: the objective's name and the seed."""
@@ -45,9 +37,7 @@ T = TypeVar("T")
 
 
 class Executor(abc.ABC):
-    """An executor that runs `num_workers` jobs at once, each in `num_processes` processes with
-    `num_threads` cores.
-    """
+    """An executor of `num_workers` jobs at once, each in `num_processes` of `num_threads` cores."""
 
     num_workers: int
     num_processes: int = 1
@@ -59,7 +49,7 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def do(self, job: Job) -> Failure | None:
-        """Execute a job and wait until the job has ended; return the failure, or None."""
+        """Execute a job and wait for its end; return the failure, or None on success."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -83,7 +73,9 @@ class Local(Executor):
     def __init__(self, num_workers: int | None = None, gpus_per_run: int = 1) -> None:
         require_positive(gpus_per_run=gpus_per_run)
         require_few(num_workers=num_workers or 0, gpus_per_run=gpus_per_run)
-        cores, devices = num_cores(), _num_devices()
+        cores, devices = num_cores(), 0
+        if torch.accelerator.is_available():
+            devices = torch.accelerator.device_count()
         if 0 < devices < gpus_per_run:
             raise ValueError(
                 f"gpus_per_run is {gpus_per_run}, but this machine has {devices} accelerators: "
@@ -95,6 +87,7 @@ class Local(Executor):
         self.num_workers, self.num_processes = num_workers, gpus_per_run
         share = max(1, cores // (num_workers * gpus_per_run))
         self.num_threads = min(share, torch.get_num_threads())  # at most OMP_NUM_THREADS
+        self._num_devices = devices
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(num_workers):
             self._slots.put(slot)
@@ -102,108 +95,35 @@ class Local(Executor):
         self._is_closed = False
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function in this process, and return the result."""
         return function(*args)
 
     def do(self, job: Job) -> Failure | None:
-        """Execute a job in separate processes and wait until the job has ended; return the failure,
-        or None.
-        """
         slot = self._slots.get()
         environment = {"OMP_NUM_THREADS": str(self.num_threads)}
-        if _num_devices() > 1:
+        if self._num_devices > 1:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            names = device_names(slot, _num_devices(), visible, self.num_processes)
+            names = device_names(slot, self._num_devices, visible, self.num_processes)
             environment["CUDA_VISIBLE_DEVICES"] = names
+
+        def on_start(process: subprocess.Popen[bytes]) -> None:
+            self._running.add(process)
+            if self._is_closed:
+                stop(process)
+
         try:
-            with _started(job, self.num_processes, environment) as process:
-                self._running.add(process)
-                if self._is_closed:
-                    _stop(process)
-                failure = _outcome(process, job)
-                self._running.remove(process)
-                return failure
+            return run_job(job, self.num_processes, environment, on_start)
         finally:
             self._slots.put(slot)
 
     def close(self) -> None:
-        """Stop the processes of all running jobs; trainings save a checkpoint before stopping."""
         self._is_closed = True
         for process in list(self._running):
-            _stop(process)
-
-
-@contextlib.contextmanager
-def _started(
-    job: Job, num_processes: int, environment: Mapping[str, str]
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the process of a job (torchrun for several processes) and stop it after the `with`
-    block.
-    """
-    torchrun = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    several = [*torchrun, f"--nproc-per-node={num_processes}", "-m"]
-    launcher = several if num_processes > 1 else []
-    job.path.mkdir(parents=True, exist_ok=True)
-    with job.log.open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603 (words of ours)
-            [sys.executable, "-m", *launcher, "elbos.comparison.job"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=_without_roles(os.environ) | {"PYTHONSAFEPATH": "1"} | dict(environment),
-            start_new_session=True,  # Ctrl-C must reach only the parent process
-        )
-    with process:
-        assert process.stdin is not None
-        try:
-            with contextlib.suppress(BrokenPipeError):  # the exit status tells more
-                process.stdin.write(json.dumps(encode(job)).encode() + b"\n")
-                process.stdin.flush()
-            yield process
-        finally:
-            _stop(process)
-
-
-def _without_roles(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment variables without those that torchrun and SLURM set per process."""
-    prefixes = ("SLURM_", "TORCHELASTIC_", "GROUP_", "ROLE_", "MASTER_")
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    return {
-        name: value
-        for name, value in environment.items()
-        if name not in names and not name.startswith(prefixes)
-    }
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop the process of a job by closing the standard input of the process."""
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
-
-
-def _outcome(process: subprocess.Popen[bytes], job: Job) -> Failure | None:
-    """Wait until the process of a job has ended; return the failure, or None on success."""
-    assert process.stdout is not None
-    answer, status = process.stdout.read(), process.wait()
-    if answer:
-        return Failure(**json.loads(answer))
-    if status == 0:
-        return None
-    how = f"with status {status}"
-    if status < 0:
-        how = f"by {signal.Signals(-status).name} (out of memory?)"
-    return job.failed(f"its process ended {how}: see {job.log}.")
+            stop(process)
 
 
 def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str:
-    """Return the accelerators of a job as a value of CUDA_VISIBLE_DEVICES.
-
-    Args:
-        slot: Number of the job among those that run at once.
-        num_devices: Number of accelerators that this process sees.
-        visible: CUDA_VISIBLE_DEVICES of this process, empty for all.
-        num: Number of accelerators of a job.
+    """Return CUDA_VISIBLE_DEVICES for the `num` accelerators of a job, the `slot`-th of those that
+    run at once; `visible` is its value in this process, empty for all `num_devices`.
 
     Examples:
         >>> [device_names(slot, 2, "") for slot in range(3)], device_names(1, 2, "6,7")
@@ -215,16 +135,11 @@ def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str
     return ",".join(names[(slot * num + i) % num_devices] for i in range(num))
 
 
-def _num_devices() -> int:
-    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-
-
 class OnRay(Executor):
     """An executor on a Ray cluster: the cluster at `RAY_ADDRESS`, or a new one on this machine.
 
-    A cluster started here listens on the loopback address only, so that other machines on the
-    network cannot run code in it. All machines of a cluster need elbos, and must see the
-    comparison's directory under the same path.
+    A cluster started here listens on the loopback address only. All machines of a cluster need
+    elbos, and must see the comparison's directory under the same path.
 
     Args:
         num_workers: Number of jobs at once. Default: one job per `gpus_per_run` GPUs of a machine;
@@ -244,7 +159,9 @@ class OnRay(Executor):
             require_positive(num_workers=num_workers)
         address = os.environ.get("RAY_ADDRESS")
         if address is None:
-            os.environ.update(_LOOPBACK)
+            # As on macOS and Windows, Ray then listens on 127.0.0.1 alone. It reads the variable
+            # when imported; an address in `ray.init` would be replaced, or opened to all networks.
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         with needs("ray"):
             self._ray = ray = importlib.import_module("ray")
         try:
@@ -274,20 +191,16 @@ class OnRay(Executor):
         self._running: set[Any] = set()
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function on a machine of the cluster, and return the result."""
         try:
             found: T = self._ray.get(self._remote(function).remote(*args))
         except self._ray.exceptions.RaySystemError as error:
             why = str(error).strip().splitlines()[-1]
             raise ValueError(
-                f"Ray's machines cannot run elbos ({why}): install it on all of them."
+                f"Ray's machines cannot run elbos ({why}): install it on all machines."
             ) from error
         return found
 
     def do(self, job: Job) -> Failure | None:
-        """Execute a job on a cluster machine with free resources and wait until the job has ended;
-        return the failure, or None.
-        """
         task = self._remote(_do_here).remote(job, self.num_processes, self.num_threads)
         self._running.add(task)
         try:
@@ -299,7 +212,6 @@ class OnRay(Executor):
         return failure
 
     def close(self) -> None:
-        """Cancel all tasks, wait until trainings have saved a checkpoint, and leave the cluster."""
         running = list(self._running)
         self._running.clear()
         for task in running:
@@ -312,18 +224,13 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Divide the cores of a cluster among parallel jobs so that each job fits on a single machine.
+    """Divide a cluster among parallel jobs, each on a single machine: return the number of jobs at
+    once (by default as many as the GPUs or cores allow) and the number of cores per process.
 
     Args:
         nodes: Resources of each machine of the cluster, as reported by Ray.
-        num_workers: Number of jobs at once. Default: as many as the GPUs or cores allow.
+        num_workers: Number of jobs at once.
         gpus_per_run: Number of processes per job, each with a GPU if the cluster has any.
-
-    Returns:
-        The number of jobs at once, and the number of cores per process.
-
-    Raises:
-        ValueError: If the cluster has GPUs, but no machine has `gpus_per_run` of them.
 
     Examples:
         >>> shares([{"CPU": 8.0}, {"CPU": 8.0}], 1), shares([{"CPU": 8.0}], None)
@@ -348,15 +255,13 @@ def shares(
 
 
 def _do_here(job: Job, num_processes: int, num_threads: int) -> Failure | None:
-    """Execute a job on the current machine of the cluster; return the failure, or None."""
     if not job.path.parent.is_dir():
         return job.failed(
             f"{job.path.parent} does not exist on {os.uname().nodename}: name a directory that all "
             "machines share."
         )
     environment = {"OMP_NUM_THREADS": str(min(num_threads, torch.get_num_threads()))}
-    with _started(job, num_processes, environment) as process:
-        return _outcome(process, job)
+    return run_job(job, num_processes, environment)
 
 
 def do_all(
@@ -364,23 +269,26 @@ def do_all(
     executor: Executor,
     on_end: Callable[[Key, Failure | None], None] = lambda *_: None,
 ) -> dict[Key, Failure]:
-    """Execute all jobs, continuing after failures, and return the failures.
+    """Execute all jobs, continuing after failures, and return the failures by key.
 
-    Args:
-        jobs: The jobs without scores.
-        executor: The executor of the jobs.
-        on_end: Called when a job has ended, with the job's key and its failure or None.
-
-    Returns:
-        The failures by key.
+    `on_end` is called when a job has ended, with the job's key and its failure or None.
     """
     left, failures = dict(jobs), {}
+
+    def attempt(job: Job) -> tuple[bool, Failure | None]:
+        """Execute a job unless another command does; return whether it has ended, and how."""
+        failure = None
+        if job.scores() is None and not job.is_running():
+            failure = executor.do(job)
+        has_scores = job.scores() is not None
+        return has_scores or failure is not None, None if has_scores else failure
+
     pool = ThreadPoolExecutor(executor.num_workers)
     try:
         while left:
-            attempts = {pool.submit(_attempt, job, executor): key for key, job in left.items()}
-            for attempt in as_completed(attempts):
-                key, (has_ended, failure) = attempts[attempt], attempt.result()
+            attempts = {pool.submit(attempt, job): key for key, job in left.items()}
+            for done in as_completed(attempts):
+                key, (has_ended, failure) = attempts[done], done.result()
                 if failure:
                     failures[key] = failure
                 if has_ended:
@@ -393,14 +301,3 @@ def do_all(
         executor.close()
         pool.shutdown()
     return failures
-
-
-def _attempt(job: Job, executor: Executor) -> tuple[bool, Failure | None]:
-    """Execute a job unless another command is executing the job; return whether the job has ended,
-    and the failure or None.
-    """
-    if job.scores() is not None:
-        return True, None
-    failure = None if job.is_running() else executor.do(job)
-    has_scores = job.scores() is not None
-    return has_scores or failure is not None, None if has_scores else failure

@@ -1,23 +1,25 @@
-"""One run of a comparison: trained and scored by one process, or by several under torchrun.
+"""One run of a comparison: trained and scored by a process, or by several under torchrun.
 
 `python -m elbos.comparison.job` reads a job as JSON from the first line of its standard input and
-stops when that is closed, which happens at the latest when the process that started it dies.
+stops when the input is closed, at the latest when the process that started it dies.
 """
 
+import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import traceback
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from elbos.base import files
-from elbos.base.codec import decode
+from elbos.base.codec import decode, encode
 from elbos.base.errors import Diverged, Interrupted, explained
 from elbos.base.progress import Advance
 from elbos.comparison.experiment import Experiment, Scoring
@@ -68,7 +70,7 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """The path of the file that receives the output of the job's processes."""
+        """The file that receives the output of the job's processes."""
         return self.path / ".log.txt"
 
     def scores(self) -> RunScores | None:
@@ -96,28 +98,23 @@ class Job:
 
 
 def work(job: Job) -> Failure | None:
-    """Train and score a run, unless the run is scored or another command is working on the run.
+    """Train and score a run, unless it is scored or another command is working on it; return the
+    failure, or None if the run is scored, interrupted or left to the other command.
 
-    All processes of a job call this function; the main one holds the lock and writes.
-
-    Returns:
-        The failure of the run; None if it has scores, was interrupted, or is left to another
-        command.
-
-    Raises:
-        Exception: The failure, in all processes but the main one.
+    All processes of a job call this function; the main process holds the lock and writes. The other
+    processes raise the failure.
     """
     job.path.mkdir(parents=True, exist_ok=True)
     processes = Processes.joined()
     try:
-        with job.lock if processes.is_main else nullcontext():
+        with job.lock if processes.is_main else contextlib.nullcontext():
             if processes.from_main(job.scores() is not None):
                 return None
             if processes.is_main:
                 files.remove_leftovers(job.path)
             train(job.config, job.path)
             run = Run(job.path).shared_by(processes)
-            measure_scores(run, job.scoring, job.named_weightings, _printed)
+            measure_scores(run, job.scoring, job.named_weightings, _print_start)
     except Timeout:
         processes.from_main(True)
     except Interrupted as error:
@@ -130,9 +127,67 @@ def work(job: Job) -> Failure | None:
     return None
 
 
-def _printed(what: str, total: int, unit: str) -> Advance:
+def _print_start(what: str, total: int, unit: str) -> Advance:
     sys.stderr.write(f"{what}: {total:,} {unit}\n")
     return lambda *_: None
+
+
+def run_job(
+    job: Job,
+    num_processes: int,
+    environment: Mapping[str, str],
+    on_start: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
+) -> Failure | None:
+    """Execute a job in a process, or in several under torchrun; return the failure or None.
+
+    `on_start` is called with the process once the job is handed over; `stop` ends it early.
+    """
+    torchrun = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    launcher = [*torchrun, f"--nproc-per-node={num_processes}", "-m"] if num_processes > 1 else []
+    # without the roles that torchrun and SLURM give this process
+    prefixes = ("SLURM_", "TORCHELASTIC_", "GROUP_", "ROLE_", "MASTER_")
+    roles = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in roles and not name.startswith(prefixes)
+    }
+    job.path.mkdir(parents=True, exist_ok=True)
+    with job.log.open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 (words of ours)
+            [sys.executable, "-m", *launcher, "elbos.comparison.job"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=inherited | {"PYTHONSAFEPATH": "1"} | dict(environment),
+            start_new_session=True,  # Ctrl-C must reach only the parent process
+        )
+    with process:
+        assert process.stdin is not None
+        try:
+            with contextlib.suppress(BrokenPipeError):  # the exit status tells more
+                process.stdin.write(json.dumps(encode(job)).encode() + b"\n")
+                process.stdin.flush()
+            on_start(process)
+            assert process.stdout is not None
+            answer, status = process.stdout.read(), process.wait()
+        finally:
+            stop(process)
+    if answer:
+        return Failure(**json.loads(answer))
+    if status == 0:
+        return None
+    how = f"with status {status}"
+    if status < 0:
+        how = f"by {signal.Signals(-status).name} (out of memory?)"
+    return job.failed(f"its process ended {how}: see {job.log}.")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop the process of a job by closing its standard input."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
 
 
 def main() -> None:

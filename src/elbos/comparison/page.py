@@ -5,8 +5,8 @@ The sentences are in `templates/words.txt`, the page in `templates/page.html` of
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from elbos.base.colors import Swatch
 from elbos.base.html import document, render, sentences, write_html
 from elbos.base.numbers import decimals, percent
+from elbos.base.tables import Cell, Table
 from elbos.comparison import figures, tables
 from elbos.comparison.objective_result import Metric, ObjectiveResult
 from elbos.comparison.result import Comparison
@@ -44,17 +45,21 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
         comparison: The result.
         samples: For each objective, a strip of samples as PNG, from the same noise.
     """
-    pictures = {name: base64.b64encode(png).decode() for name, png in samples.items()}
+    shown, ranking = _tables(comparison), comparison.ranking
+    titles = tables.ranked(comparison)
     return document(
         "comparison/page.html",
         **_words(comparison),
-        **_tables(comparison, is_page=True),
+        **{**shown, "results": _stacked(shown["results"])},
         command=comparison.command,
-        samples=pictures,
+        samples={name: base64.b64encode(png).decode() for name, png in samples.items()},
         swatches=figures.swatches(comparison.objectives),
         learning=figures.learning_figure(comparison),
         levels=figures.levels_figure(comparison),
-        ranking_figure=_ranking_figure(comparison),
+        ranking_figure=ranking
+        and figures.ranking_figure(
+            ranking.logsnr, {title: ranking.by_level[key] for key, title in titles.items()}
+        ),
         heat=_heat(comparison),
         figures=figures,
         neutral=Swatch("currentColor"),
@@ -63,18 +68,18 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
 
 
 def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes]) -> None:
-    """Write the report of a comparison as an HTML page, atomically.
-
-    Raises:
-        OSError: If the page cannot be written; the message names `path`.
-    """
+    """Write the report of a comparison as an HTML page, atomically."""
     write_html(path, page(comparison, samples))
 
 
 def _words(comparison: Comparison) -> dict[str, Any]:
     """Render the sentences of the report, keyed by the macro names of `words.txt`."""
     planned, highest = Planned.from_comparison(comparison), _highest(comparison)
-    best = [found for metric in comparison.main_metrics if (found := _best(comparison, metric))]
+    best = [
+        Best.from_comparison(comparison, metric)
+        for metric in comparison.main_metrics
+        if comparison.statistics.get(metric.key)
+    ]
     of_all = ("facts", "missing", "reading", "reading_of_pairs", "notes")
     words = {name: sentences(_WORDS, name, comparison) for name in of_all}
     return {
@@ -87,14 +92,25 @@ def _words(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _tables(comparison: Comparison, *, is_page: bool = False) -> dict[str, Any]:
+def _tables(comparison: Comparison) -> dict[str, Any]:
     return {
-        "results": tables.results_table(comparison, is_page=is_page),
+        "results": tables.results_table(comparison),
         "seeds": tables.seeds_table(comparison),
         "pairs": tables.pairs_table(comparison),
         "weightings": tables.weightings_table(comparison),
         "protocol": tables.protocol_table(comparison),
     }
+
+
+def _stacked(table: Table) -> Table:
+    """Return a table with standard deviations below the means, which makes columns narrow."""
+
+    def stacked(cell: Cell) -> Cell:
+        mean, sign, std = cell.text.partition(" ± ")
+        note = f"± {std}\n{cell.note}".strip() if sign else cell.note
+        return replace(cell, text=mean, note=note)
+
+    return replace(table, rows=[[stacked(cell) for cell in row] for row in table.body_cells])
 
 
 @dataclass(frozen=True)
@@ -103,8 +119,7 @@ class Planned:
 
     Attributes:
         num: Number of differences with a verdict.
-        num_better, num_worse: Numbers of differences in which the monotone weighting is better or
-            worse.
+        num_better, num_worse: Numbers in which the monotone weighting is better or worse.
         num_unresolved: Number of differences without a verdict, because seeds scatter too much.
         significant: The significant differences in words; empty if there are many.
         least: For each metric, the differences that would have been significant where none was.
@@ -133,6 +148,12 @@ class Planned:
             for pair, metric, difference, _ in found
             if difference.is_significant
         ]
+        least = []
+        for metric in comparison.main_metrics:
+            same = [d.detectable for _, m, d, v in found if m is metric and v == "same"]
+            if sizes := sorted(size for size in same if size is not None):
+                texts = [tables.text_of(size, decimals(size)) for size in (sizes[0], sizes[-1])]
+                least.append(f"{' to '.join(dict.fromkeys(texts))} ({metric.title})")
         num_unresolved = verdicts.count("unresolved")
         return cls(
             num=len(found) - num_unresolved,
@@ -140,18 +161,8 @@ class Planned:
             num_worse=verdicts.count("worse"),
             num_unresolved=num_unresolved,
             significant=significant if len(significant) <= _MAX_NAMED else [],
-            least=[
-                f"{_ends(sizes)} ({metric.title})"
-                for metric in comparison.main_metrics
-                if (sizes := [d.detectable for _, m, d, v in found if m is metric and v == "same"])
-            ],
+            least=least,
         )
-
-
-def _ends(sizes: Sequence[float | None]) -> str:
-    known = sorted(size for size in sizes if size is not None)
-    texts = [tables.text_of(size, decimals(size)) for size in (known[0], known[-1])]
-    return " to ".join(dict.fromkeys(texts))
 
 
 @dataclass(frozen=True)
@@ -181,30 +192,27 @@ class Best:
         """Return whether few enough objectives are close to the best to be listed by name."""
         return len(self.near) <= _MAX_NAMED
 
-
-def _best(comparison: Comparison, metric: Metric) -> Best | None:
-    key = metric.key
-    if comparison.statistics.get(key) is None:
-        return None
-    best = next(one for one in comparison.complete if one.scores[key].is_best)
-    others = [one for one in comparison.complete if one is not best]
-    places = tables.places_of(comparison, key, best.scores[key].std)
-    return Best(
-        metric=metric,
-        objective=best,
-        value=tables.text_of(best.scores[key].mean, places),
-        near=[one for one in others if one.scores[key].is_best_within_error],
-        unresolved=[one for one in others if one.scores[key].is_unresolved],
-        num_others=len(others),
-        detectable=tables.detectable(comparison, key),
-    )
+    @classmethod
+    def from_comparison(cls, comparison: Comparison, metric: Metric) -> "Best":
+        """Find the best complete objective in a metric that has statistics."""
+        key = metric.key
+        best = next(one for one in comparison.complete if one.scores[key].is_best)
+        others = [one for one in comparison.complete if one is not best]
+        places = tables.places_of(comparison, key, best.scores[key].std)
+        return cls(
+            metric=metric,
+            objective=best,
+            value=tables.text_of(best.scores[key].mean, places),
+            near=[one for one in others if one.scores[key].is_best_within_error],
+            unresolved=[one for one in others if one.scores[key].is_unresolved],
+            num_others=len(others),
+            detectable=tables.detectable(comparison, key),
+        )
 
 
 def _highest(comparison: Comparison) -> dict[str, Any] | None:
-    """Find the noise level whose ELBO has the highest rank correlation with the last sample metric;
-    None without a tested correlation.
-
-    The p-value is that of the largest correlation over all noise levels.
+    """Find the noise level whose ELBO has the highest rank correlation with the last sample metric,
+    and its p-value among all noise levels; None without a tested correlation.
     """
     titles = tables.ranked(comparison)
     keys = [key for key in titles if key != BITS_PER_DIM.name]
@@ -224,25 +232,15 @@ def _highest(comparison: Comparison) -> dict[str, Any] | None:
     }
 
 
-def _ranking_figure(comparison: Comparison) -> Any:
-    if comparison.ranking is None:
-        return None
-    found = comparison.ranking.by_level
-    titles = {title: found[key] for key, title in tables.ranked(comparison).items()}
-    return figures.ranking_figure(comparison.ranking.logsnr, titles)
-
-
 def _heat(comparison: Comparison) -> list[list[tuple[float | None, str, bool]]]:
-    """Return the cells of the loss heat map: loss, colour strength, and a flag for the model's own
-    training weighting.
-
-    The colour scale ends at the 90 % quantile, so that a single large loss does not make all other
-    cells pale.
+    """Return the cells of the loss heat map: loss, colour strength, and a flag for the weighting
+    that the model was trained with.
     """
     if comparison.losses is None:
         return []
     losses = comparison.losses
     values = [value for row in losses.relative for value in row if value is not None]
+    # to the 90 % quantile, so that a single large loss does not make all other cells pale
     end = math.log(np.clip(np.quantile(values, 0.9), 1.02, 2.0)) if values else 1.0
 
     def strength(value: float | None) -> str:

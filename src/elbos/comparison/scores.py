@@ -30,7 +30,7 @@ from elbos.training.config import Config
 from elbos.training.data import to_unit
 from elbos.training.machine import machine
 from elbos.training.pictures import png
-from elbos.validation.pilot import MIN_PILOT_SAMPLES
+from elbos.validation.measurements import MIN_PILOT_SAMPLES
 
 NUM_SHOWN = 20
 _SAMPLER_TITLES = {"heun": "Heun", "ddim": "DDIM", "unipc": "UniPC"}

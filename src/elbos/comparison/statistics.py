@@ -45,6 +45,15 @@ the other has all 5 %. For two objectives this is the paired t-test. With equal 
 have as many as $(R - 1)(n - 1)$ degrees of freedom: the smaller number allows for unequal errors,
 and `benchmarks/coverage.py` measures for which errors this suffices.
 
+The range of $R$ independent normal numbers, over a standard deviation $s$ that is estimated with
+$\nu$ degrees of freedom, exceeds $q$ with probability
+
+$$\int_0^\infty f_\nu(s)\,\bigl(1 - H(q s)\bigr)\,ds, \qquad
+  H(w) = R \int \varphi(z)\,\bigl(\Phi(z) - \Phi(z - w)\bigr)^{R - 1}\,dz,$$
+
+with $z$ the largest number. In $\ln s$ and in $z$ both integrands are analytic and vanish at either
+end, where equally spaced sums converge exponentially: quantiles are right to 1e-8.
+
 Agreement between the rankings of objectives by a quantity $x$, such as the ELBO at a noise level,
 and by a score $y$ is measured by Spearman's $\rho$ of means over seeds. Objectives with the same
 weighting are not independent: $\rho$ uses the mean over each weighting, and its interval is a
@@ -58,19 +67,21 @@ References:
     Smyth (2004), Linear models and empirical Bayes methods: why variances are not each by itself
     Westfall & Young (1993), Resampling-Based Multiple Testing: the permutation of a maximum
     Efron & Tibshirani (1993), An Introduction to the Bootstrap
+    Trefethen & Weideman (2014), The exponentially convergent trapezoidal rule
 """
 
 import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
+from scipy.optimize import brentq
+from scipy.special import gammaln, ndtr
 from scipy.stats import chi2, rankdata
 from scipy.stats import t as student
-
-from elbos.comparison.studentized import range_quantile
 
 CONFIDENCE = 0.95
 MIN_WEIGHTINGS = 6  # with 5, up to 16 % of bootstrap intervals missed in simulations
@@ -78,6 +89,9 @@ NUM_DRAWS = 2000
 NUM_PERMUTATIONS = 5040  # every permutation of 7 weightings
 _WILD = 10.0  # ratio of the standard deviation to the typical one
 _MULTIPLES = np.array([1.0, 1.25, 1.5, 2.0, 2.5, 3.0])
+_LARGEST = np.linspace(-9, 9, 145)
+_DENSITY = np.exp(-np.square(_LARGEST) / 2) / math.sqrt(2 * math.pi) * np.ptp(_LARGEST[:2])
+_MAX_LOG_QUANTILE = 20.0
 
 Pair = tuple[int, int]
 
@@ -104,7 +118,7 @@ class Differences:
 
     @property
     def is_significant(self) -> Bool[np.ndarray, "r r"]:
-        """Boolean matrix of the pairs of objectives that differ significantly."""
+        """Matrix of the pairs of objectives that differ significantly."""
         apart: Bool[np.ndarray, "r r"] = np.abs(self.means[:, None] - self.means) > self.half_widths
         return apart
 
@@ -123,16 +137,11 @@ def differences(
     scores: Float64[np.ndarray, "k r n"], planned: Sequence[Pair] = ()
 ) -> list["Differences | None"]:
     """Compute the differences of all pairs of objectives in each main metric, with thresholds of
-    significance.
-
-    The probability of any wrong verdict is about 5 % at most.
+    significance; None for a metric of a single objective or seed, or without scatter.
 
     Args:
         scores: Scores by main metric, objective and seed.
         planned: Pairs chosen before any results were seen, as indices of objectives.
-
-    Returns:
-        The differences in each score; None for a single objective or seed, or without scatter.
 
     Raises:
         ValueError: If some scores are not finite.
@@ -171,8 +180,11 @@ class _Scatter:
     @classmethod
     def from_scores(cls, scores: Float64[np.ndarray, "r n"]) -> "_Scatter | None":
         """Estimate the variances over seeds; None if typical objectives vary by rounding alone."""
-        within, dof = scores - scores.mean(1)[:, None], scores.shape[1] - 1
-        is_wild = _is_wild(scores)
+        num_objectives, num_seeds = scores.shape
+        within, dof, std = scores - scores.mean(1)[:, None], num_seeds - 1, scores.std(1, ddof=1)
+        is_wild = np.zeros(num_objectives, dtype=bool)
+        if min(num_objectives, num_seeds) > 2:
+            is_wild = std > _WILD * np.sort(std)[(num_objectives - 1) // 2]
         pool = within[~is_wild]
         residuals = within - pool.mean(0)
         rounding = np.finfo(np.float64).eps * scores.size * np.abs(scores).max()
@@ -184,20 +196,6 @@ class _Scatter:
         median = float(np.median(variances[~is_wild])) * dof / float(chi2.median(dof)) or mse
         pairing = math.sqrt(float(pool.var(1, ddof=1).mean()) / mse)
         return cls(mse, min(mse, median), variances, is_wild, pairing)
-
-
-def _is_wild(scores: Float64[np.ndarray, "r n"]) -> Bool[np.ndarray, " r"]:
-    """Flag objectives with more than ten times the typical standard deviation over seeds.
-
-    The typical one is the lower median. With fewer than three seeds or objectives, none is
-    flagged.
-    """
-    num_objectives, num_seeds = scores.shape
-    std = scores.std(1, ddof=1)
-    if num_objectives < 3 or num_seeds < 3:
-        return np.zeros(num_objectives, dtype=bool)
-    is_wild: Bool[np.ndarray, " r"] = std > _WILD * np.sort(std)[(num_objectives - 1) // 2]
-    return is_wild
 
 
 def _half_widths(
@@ -217,21 +215,34 @@ def _half_widths(
     most = (num_seeds - 1) * float(np.clip((num_tame - 1) / 2, 1, 3))
     lone = (excess[:, None] ** 2 + excess**2) / (num_seeds - 1)
     dof = np.minimum(most, total**2 / (4 / most + lone))
-    critical = _range_quantiles(level, num_objectives, dof, num_seeds) / math.sqrt(2)
+    nodes = (num_seeds - 1) * _MULTIPLES  # quantiles are interpolated over degrees of freedom
+    known = [math.log(range_quantile(level, num_objectives, float(node))) for node in nodes]
+    critical = np.exp(np.interp(-1 / dof, -1 / nodes, known)) / math.sqrt(2)
     for i, j in planned:
         critical[i, j] = critical[j, i] = student.isf(level / (2 * len(planned)), dof[i, j])
     widths: Float64[np.ndarray, "r r"] = critical * np.sqrt(scatter.typical * total / num_seeds)
     return widths
 
 
-def _range_quantiles(
-    level: float, num_objectives: int, dof: Float64[np.ndarray, "r r"], num_seeds: int
-) -> Float64[np.ndarray, "r r"]:
-    """Compute quantiles of the studentized range, interpolated over the degrees of freedom."""
-    nodes = (num_seeds - 1) * _MULTIPLES
-    known = [math.log(range_quantile(level, num_objectives, float(node))) for node in nodes]
-    found: Float64[np.ndarray, "r r"] = np.exp(np.interp(-1 / dof, -1 / nodes, known))
-    return found
+@lru_cache
+def range_quantile(level: float, num: int, dof: float) -> float:
+    r"""Return the quantile that the studentized range of `num` numbers exceeds with probability
+    `level`, from 1e-5 to 1/2, for $\nu \ge 1$ degrees of freedom.
+    """
+    step = 0.4 / math.sqrt(dof + 4)  # a fraction of the width of the density of ln s
+    log_s = np.arange(-30.0, 3.0, step)
+    half = dof / 2
+    log_f = math.log(2) + half * math.log(half) - gammaln(half) + dof * log_s
+    log_f -= half * np.exp(2 * log_s)
+    is_kept = log_f > -40
+    s, mass = np.exp(log_s[is_kept]), step * np.exp(log_f[is_kept])
+
+    def excess(log_q: float) -> float:
+        below = ndtr(_LARGEST - math.exp(log_q) * s[:, None])
+        within = num * (ndtr(_LARGEST) - below) ** (num - 1) @ _DENSITY
+        return float(mass @ (1 - within)) - level
+
+    return math.exp(brentq(excess, -_MAX_LOG_QUANTILE, _MAX_LOG_QUANTILE, xtol=1e-11))
 
 
 @dataclass(frozen=True)
@@ -263,11 +274,10 @@ def rank_correlations(
     r"""Compute the rank correlation of each of $k$ quantities with a score, over weightings.
 
     Objectives with the same weighting are averaged. A bootstrap draw resamples weightings with
-    replacement and, independently, seeds; as seeds are blocks, the same seeds are used for all
-    objectives, quantities and scores. Draws without a rank correlation, such as those of a single
-    weighting, are excluded. The interval is from the 2.5th to the 97.5th percentile, extended to
-    include the estimate: resampled seeds add noise to the means, so that draws lie closer to
-    zero than a high estimate.
+    replacement and, independently, seeds, which are the same for all objectives, quantities and
+    scores. Draws without a rank correlation are excluded. The interval is from the 2.5th to the
+    97.5th percentile, extended to include the estimate: resampled seeds add noise to the means, so
+    that draws lie closer to zero than a high estimate.
 
     Args:
         x: Quantities of each objective and seed.
@@ -278,8 +288,7 @@ def rank_correlations(
         seed: Seed of the bootstrap, and of the random permutations for 8 weightings or more.
 
     Raises:
-        ValueError: If some values are not finite, or there are fewer than 6 different weightings,
-            for which the coverage of intervals is too low.
+        ValueError: If some values are not finite, or there are fewer than 6 different weightings.
     """
     names = list(dict.fromkeys(weightings))
     if len(names) < MIN_WEIGHTINGS:
@@ -296,8 +305,10 @@ def rank_correlations(
     seeds = rng.integers(num_seeds, size=(num_draws, num_seeds))
     every_weighting, every_seed = np.arange(num)[None], np.arange(num_seeds)[None]
     rho = _spearman(x, y, every_weighting, every_seed)[:, 0]
-    ends = [_percentiles(draws) for draws in _spearman(x, y, drawn, seeds)]
-    low, high = np.array(ends).reshape(-1, 2).T
+    low, high = np.full((2, len(x)), math.nan)
+    for i, draws in enumerate(_spearman(x, y, drawn, seeds)):
+        if (known := draws[~np.isnan(draws)]).size:
+            low[i], high[i] = np.quantile(known, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     ranks = [_ranks(values, every_weighting, every_seed)[:, 0] for values in (x, y)]
     p_value = _p_value_of_largest(ranks[0], ranks[1][0], rng)
     return Correlation(rho, np.minimum(rho, low), np.maximum(rho, high), p_value)
@@ -306,9 +317,9 @@ def rank_correlations(
 def _p_value_of_largest(
     x: Float64[np.ndarray, "k w"], y: Float64[np.ndarray, " w"], rng: np.random.Generator
 ) -> float:
-    """Return the permutation p-value of the largest rank correlation; NaN if none is defined.
+    """Return the permutation p-value of the largest rank correlation; NaN if all are undefined.
 
-    Uses all permutations of the score if there are few, else random ones and the observed order.
+    Permutes the score in all orders if they are few, else in random ones and the observed order.
     """
     scale = np.linalg.norm(x, axis=1)
     if not y.any() or not scale.any():
@@ -329,9 +340,7 @@ def _spearman(
     drawn: Int[np.ndarray, "d r"],
     seeds: Int[np.ndarray, "d n"],
 ) -> Float64[np.ndarray, "k d"]:
-    """Compute the rank correlations in each bootstrap draw of weightings and seeds; NaN if either
-    side is constant.
-    """
+    """Compute rank correlations in each bootstrap draw; NaN if either side is constant."""
     x, y = _ranks(x, drawn, seeds), _ranks(y, drawn, seeds)
     with np.errstate(invalid="ignore"):
         rho: Float64[np.ndarray, "k d"] = (x * y).sum(2) / np.sqrt(
@@ -345,24 +354,13 @@ def _ranks(
     drawn: Int[np.ndarray, "d r"],
     seeds: Int[np.ndarray, "d n"],
 ) -> Float64[np.ndarray, "k d r"]:
-    """Return the centred ranks of the weightings in each bootstrap draw, with tied ranks averaged.
-
-    Weightings are ranked by sums over the drawn seeds. Seeds are added one by one: a weighting that
-    is drawn twice has exactly the same sum twice.
-    """
+    """Return the centred ranks of the weightings in each bootstrap draw, with ties averaged."""
+    # seeds are added one by one: a weighting that is drawn twice has exactly the same sum twice
     sums = np.zeros((len(values), *drawn.shape))
     for seed in seeds.T:
         sums += values[:, drawn, seed[:, None]]
     ranks: Float64[np.ndarray, "k d r"] = rankdata(sums, axis=2) - (drawn.shape[1] + 1) / 2
     return ranks
-
-
-def _percentiles(draws: Float64[np.ndarray, " d"]) -> tuple[float, float]:
-    kept = draws[~np.isnan(draws)]
-    if not kept.size:
-        return math.nan, math.nan
-    low, high = np.quantile(kept, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
 
 
 def _require_finite(*values: Float[np.ndarray, "..."]) -> None:

@@ -1,16 +1,15 @@
-"""Tables of a comparison, and its numbers as text."""
+"""Tables of a comparison, shown alike on the page and in Markdown, and its numbers as text."""
 
 import re
 import statistics
-from typing import Any
 
 from elbos.base.codec import parse
 from elbos.base.html import sentences
 from elbos.base.numbers import NONE, decimals, fixed, interval, number, signed
 from elbos.base.tables import Cell, Column, Row, Table
 from elbos.comparison import figures
-from elbos.comparison.objective_result import Metric, ObjectiveResult, Score
-from elbos.comparison.result import Comparison, Difference, Pair, RankCorrelation
+from elbos.comparison.objective_result import Metric, Score
+from elbos.comparison.result import Comparison, Difference, RankCorrelation
 from elbos.evaluation.metrics import BITS_PER_DIM
 from elbos.theory.names import label
 from elbos.theory.parameterizations import Parameterization
@@ -45,18 +44,15 @@ def text_of(value: float | None, places: int | None) -> str:
     return number(value) if places is None else fixed(value, places)
 
 
-def _typical_std(comparison: Comparison, key: str) -> float:
-    scores = [o.scores[key] for o in comparison.objectives if key in o.scores]
-    stds = [score.std for score in scores if score.std is not None]
-    return statistics.median(stds) if stds else 0.0
-
-
-def places_of(comparison: Comparison, key: str, std: float | None = None, digits: int = 2) -> Any:
-    """Return the number of decimals of a metric, from its standard deviation over seeds.
-
-    The standard deviation is the typical one, or `std` if larger.
+def places_of(
+    comparison: Comparison, key: str, std: float | None = None, digits: int = 2
+) -> int | None:
+    """Return the decimals of a metric: `digits` of its typical standard deviation over seeds, or of
+    `std` if larger; None without scatter.
     """
-    return decimals(max(_typical_std(comparison, key), std or 0.0), digits)
+    scores = [one.scores[key] for one in comparison.objectives if key in one.scores]
+    stds = [score.std for score in scores if score.std is not None]
+    return decimals(max(statistics.median(stds or [0.0]), std or 0.0), digits)
 
 
 def difference_text(difference: Difference) -> str:
@@ -67,9 +63,7 @@ def difference_text(difference: Difference) -> str:
 
 
 def detectable(comparison: Comparison, key: str) -> str:
-    """Format the smallest significant difference from the best objective: the median over the other
-    objectives.
-    """
+    """Format the smallest significant difference from the best objective, median over others."""
     found = comparison.statistics.get(key)
     return NONE if found is None else text_of(found.detectable, decimals(found.detectable))
 
@@ -104,9 +98,7 @@ def measured(comparison: Comparison) -> list[Metric]:
     ]
 
 
-def results_table(
-    comparison: Comparison, *, is_page: bool = False, is_short: bool = False
-) -> Table:
+def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
     """Tabulate the scores of every objective; `is_short` selects the version for the terminal."""
     metrics = list(comparison.main_metrics) if is_short else measured(comparison)
     texts = ["monotone"] if is_short else ["monotone", "predicts", "schedule", "weighting"]
@@ -114,20 +106,30 @@ def results_table(
     for metric in metrics:
         direction = None if is_short else metric.is_lower_better
         columns.append(Column(metric.short, help=metric.title, is_lower_better=direction))
-    looks = figures.swatches(comparison.objectives) if is_page else {}
+    looks = figures.swatches(comparison.objectives)
     rows: list[Row] = []
     for one in comparison.objectives:
-        name = Cell(one.name, note=_missing(comparison, one), swatch=looks.get(one.name))
-        scores = [_score(comparison, one.scores.get(m.key), m, is_page, is_short) for m in metrics]
-        rows.append([name, *_texts(one)[: len(texts)], *scores])
-    digits = 1 if is_short else 2
+        num = max((len(score.values) for score in one.scores.values()), default=0)
+        missing = f"{num} of {len(comparison.seeds)} seeds" if num else "failed"
+        name = Cell(one.name, note="" if one.is_complete else missing, swatch=looks[one.name])
+        about = [Cell("yes", kind="yes") if one.is_monotone else Cell("no", kind="no")]
+        if not is_short:
+            about += [
+                Cell(_label(Parameterization, one.parameterization)),
+                Cell(_label(Schedule, one.schedule)),
+                Cell(_label(Weighting, one.weighting)),
+            ]
+        scores = [_score(comparison, one.scores.get(m.key), m, is_short) for m in metrics]
+        rows.append([name, *about, *scores])
     foot: list[Row] = []
     blank = [""] * len(texts)
     if any(metric.baseline is not None for metric in metrics):
-        places = [places_of(comparison, metric.key, digits=digits) for metric in metrics]
-        values = [text_of(m.baseline, p) for m, p in zip(metrics, places, strict=True)]
-        num = comparison.num_baseline
-        of = "" if num is None else f": {num:,} test images"
+        values = [
+            text_of(m.baseline, places_of(comparison, m.key, digits=1 if is_short else 2))
+            for m in metrics
+        ]
+        num_images = comparison.num_baseline
+        of = "" if num_images is None else f": {num_images:,} test images"
         foot.append([f"real-data baseline{of}", *blank, *values])
     if any(comparison.statistics.values()):
         least = [detectable(comparison, metric.key) for metric in metrics]
@@ -135,42 +137,17 @@ def results_table(
     return Table(columns, rows, foot=foot)
 
 
-def _texts(one: ObjectiveResult) -> list[Cell]:
-    monotone = Cell("yes", kind="yes") if one.is_monotone else Cell("no", kind="no")
-    named = (
-        (Parameterization, one.parameterization),
-        (Schedule, one.schedule),
-        (Weighting, one.weighting),
-    )
-    return [monotone, *(Cell(_label(kind, text)) for kind, text in named)]
-
-
-def _missing(comparison: Comparison, one: ObjectiveResult) -> str:
-    """Return a note on how many seeds have scores; empty for a complete objective."""
-    if one.is_complete:
-        return ""
-    num = max((len(score.values) for score in one.scores.values()), default=0)
-    return f"{num} of {len(comparison.seeds)} seeds" if num else "failed"
-
-
-def _score(
-    comparison: Comparison, score: Score | None, metric: Metric, is_page: bool, is_short: bool
-) -> Cell:
+def _score(comparison: Comparison, score: Score | None, metric: Metric, is_short: bool) -> Cell:
     if score is None or score.mean is None:
         return Cell(NONE)
     places = places_of(comparison, metric.key, score.std, digits=1 if is_short else 2)
-    text, spread = text_of(score.mean, places), ""
+    text = text_of(score.mean, places)
     if score.std is not None:
-        spread = f"± {text_of(score.std, places)}"
-    note = "unresolved" if score.is_unresolved else ""
-    if is_page:
-        note = f"{spread}\n{note}".strip()
-    elif spread:
-        text = f"{text} {spread}"
+        text += f" ± {text_of(score.std, places)}"
     return Cell(
         f"{text}?" if is_short and score.is_unresolved else text,
         is_best=score.is_best,
-        note="" if is_short else note,
+        note="unresolved" if score.is_unresolved and not is_short else "",
         is_bold=score.is_best_within_error,
         value=score.mean,
     )
@@ -197,40 +174,30 @@ def pairs_table(comparison: Comparison) -> Table:
     """Tabulate each difference of a planned pair, with its confidence interval and verdict."""
     pair_and_score = (Column(text, is_numeric=False) for text in ("pair", "score"))
     numbers = ("difference", "interval", "least significant")
-    rows: list[Row] = [
-        [f"{pair.monotone} minus {pair.non_monotone}", metric.short, *cells]
-        for pair in comparison.pairs
-        for metric in comparison.metrics
-        if (cells := _difference_cells(comparison, pair, metric))
-    ]
+    rows: list[Row] = []
+    for pair in comparison.pairs:
+        for metric in comparison.metrics:
+            found = pair.differences.get(metric.key)
+            if found is None:
+                continue
+            if found.is_significant is None:
+                mean = text_of(abs(found.mean), places_of(comparison, metric.key))
+                cells = [Cell(f"{'−' if found.mean < 0 else '+'}{mean}"), *[Cell(NONE)] * 3]
+            else:
+                places, verdict = decimals(found.detectable) or 0, found.verdict(metric)
+                kind = {"better": "yes", "worse": "no"}.get(str(verdict), "")
+                cells = [
+                    Cell(signed(found.mean, places), is_bold=found.is_significant),
+                    Cell(interval(found.low, found.high, places)),
+                    Cell(fixed(found.detectable, places)),
+                    Cell(_VERDICTS[verdict], kind=kind),
+                ]
+            rows.append([f"{pair.monotone} minus {pair.non_monotone}", metric.short, *cells])
     return Table([*pair_and_score, *numbers, Column("verdict", is_numeric=False)], rows)
 
 
-def _difference_cells(comparison: Comparison, pair: Pair, metric: Metric) -> list[Cell]:
-    found = pair.differences.get(metric.key)
-    if found is None:
-        return []
-    if found.is_significant is None:
-        mean = _signed(found.mean, places_of(comparison, metric.key))
-        return [Cell(mean), Cell(NONE), Cell(NONE), Cell(NONE)]
-    places, verdict = decimals(found.detectable) or 0, found.verdict(metric)
-    return [
-        Cell(signed(found.mean, places), is_bold=found.is_significant),
-        Cell(interval(found.low, found.high, places)),
-        Cell(fixed(found.detectable, places)),
-        Cell(_VERDICTS[verdict], kind={"better": "yes", "worse": "no"}.get(str(verdict), "")),
-    ]
-
-
-def _signed(value: float, places: int | None) -> str:
-    text = text_of(abs(value), places)
-    return f"{'−' if value < 0 else '+'}{text}"
-
-
 def weightings_table(comparison: Comparison) -> Table | None:
-    """Tabulate rank correlations of losses under monotone weightings with the scores; None without
-    a ranking.
-    """
+    """Tabulate rank correlations of losses with the scores; None without a ranking."""
     ranking, titles = comparison.ranking, ranked(comparison)
     if ranking is None or not ranking.weightings:
         return None

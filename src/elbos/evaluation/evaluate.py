@@ -30,7 +30,7 @@ from elbos.theory.floor import Floor
 from elbos.training.data import to_unit
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling
-from elbos.validation.pilot import num_pilot_times
+from elbos.validation.measurements import num_pilot_times
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
 

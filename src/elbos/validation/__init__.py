@@ -12,11 +12,10 @@ that the bound at every noise level is meaningful, too.
 |---|---|
 | `draws` | noise levels and noise of each sample, by (seed, round, index) |
 | `estimate` | a mean over samples, with standard errors |
-| `measurements` | losses at noise levels, and precise estimates of their integrals |
+| `measurements` | losses at noise levels, their integrals, and `fit`, which makes these precise |
 | `result` | `Validation`: the bound of each sample, by noise level, by class, and differences |
 | `saved` | a `Validation` as a file |
-| `pilot` | `fit`: the density and the control variate fitted to a first pass |
-| `settings` | batches, devices, sharing among processes, storage of finished parts |
+| `execution` | batches, devices, sharing among processes, storage of finished parts |
 | `diagnostics` | checks of data and denoiser for mistakes that the bound would not reveal |
 | `validator` | `Validator` |
 | `by_level` | `LossByLevel`: the loss of a training by noise level, from its own batches |
@@ -29,8 +28,7 @@ References:
 
 from elbos.validation.by_level import BinnedLoss, LossByLevel
 from elbos.validation.estimate import Estimate
-from elbos.validation.measurements import ControlVariate, Measurements
-from elbos.validation.pilot import fit
+from elbos.validation.measurements import ControlVariate, Measurements, fit
 from elbos.validation.result import Curve, Validation
 from elbos.validation.validator import Validator
 

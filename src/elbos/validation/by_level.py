@@ -47,14 +47,12 @@ class BinnedLoss:
     num_samples: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert the binned loss to JSON values."""
-        found: dict[str, Any] = to_json(self)
-        return found
+        """Convert the binned loss to JSON values, as in metrics.jsonl."""
+        return dict(to_json(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "BinnedLoss":
-        """Restore a binned loss from the JSON values of `to_dict`, such as `loss_by_level` in
-        metrics.jsonl.
+        """Restore a binned loss from the JSON values of `to_dict`.
 
         Raises:
             TypeError: If an entry is missing or of another type.
@@ -130,7 +128,7 @@ class LossByLevel:
         require_floating(logsnr=logsnr, loss=loss)
         require_one_loss_each(logsnr, loss)
         device = loss.device
-        dtype = torch.float32 if device.type == "mps" else torch.float64  # which that one lacks
+        dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
         self._bounds, self._sums = (t.to(device, dtype) for t in (self._bounds, self._sums))
         logsnr, loss = logsnr.to(device, dtype), loss.to(dtype)
         low, high = self._bounds[:-1, None], self._bounds[1:, None]
@@ -171,9 +169,7 @@ class LossByLevel:
         self._sums = torch.zeros_like(self._sums)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return copies of the running sums and the bin edges, for a checkpoint: float64, on the
-        CPU.
-        """
+        """Return copies of the running sums and the bin edges, float64 on the CPU."""
         sums = self._sums.cpu().double().clone()
         return {"sums": sums, "edges": torch.tensor(self.edges, dtype=torch.float64)}
 

@@ -9,18 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.base.checks import require_scaled
 from elbos.base.conditions import Condition, cond_at, map_tensors
 from elbos.base.errors import flat
 from elbos.base.items import Items
 from elbos.theory.denoiser import Denoise, Denoiser, estimate
-from elbos.theory.process import align, alpha_sigma
+from elbos.theory.process import align, alpha_sigma, diffuse
+from elbos.validation.draws import FIXED, Draws
 from elbos.validation.estimate import Estimate
+from elbos.validation.execution import Execution
 
 NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256
 NUM_CHECKED = 4  # samples on which the denoiser is called again
 _OTHER_DEVICE = "same device", "expected device", "torch.cuda."  # of torch's errors
 MAX_CHANGE = 1e-3  # of the estimate when repeated: GPUs vary the order of additions
-USER = 5  # stack levels from here to the caller of the validator
+USER = 6  # stack levels from here to the caller of the validator
 MAX_MISFIT = 0.05  # relative to z: rounding to bfloat16 and to the nearest of 1,000 steps
 
 
@@ -46,9 +49,7 @@ class VaryingEstimatesWarning(UserWarning):
 
 @contextmanager
 def explained_types(x: Tensor) -> Iterator[None]:
-    """Re-raise torch's dtype and device errors as a ValueError that names the dtype or device of
-    the data.
-    """
+    """Re-raise torch's dtype and device errors as a ValueError that names those of the data."""
     try:
         yield
     except RuntimeError as error:
@@ -65,12 +66,41 @@ def explained_types(x: Tensor) -> Iterator[None]:
         ) from error
 
 
-def warn_if_random(items: Items) -> None:
-    """Warn if the first samples of a dataset differ when read again."""
-    if isinstance(items.dataset, Tensor):
-        return
+@torch.no_grad()
+def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None:
+    """Check the denoiser and the data on a small batch."""
+    denoiser, source = execution.denoiser, execution.source
+    if isinstance(source, Items) and not isinstance(source.dataset, Tensor):
+        _warn_if_random(source)
+    rows = torch.arange(NUM_CHECKED) % len(source)
+    x, cond = execution.batch(rows)
+    require_scaled(x, stacklevel=USER)
+    eps = draws.noise(rows, FIXED, x.shape[1:]).to(x)
+    logsnr = torch.linspace(*ends, NUM_CHECKED + 2)[1:-1].to(x)
+    z = diffuse(x, eps, logsnr)
+    with explained_types(x):
+        x_hat, eps_hat = estimate(denoiser, z.clone(), logsnr, cond)
+        _warn_if_varying(denoiser, eps_hat, z, logsnr, cond)
+        if not isinstance(denoiser, Denoiser):
+            _require_consistent(x_hat, eps_hat, z, logsnr)
+            return
+        low, high = (denoiser.output(x, torch.full((len(x),), end).to(x), cond) for end in ends)
+    if torch.equal(low, high) and low.any():
+        warnings.warn(
+            f"the network returns the same at log-SNR {ends[0]:g} and {ends[1]:g}: it "
+            "ignores its second argument.",
+            TimeIgnoredWarning,
+            stacklevel=USER - 1,
+        )
+
+
+def _warn_if_random(items: Items) -> None:
     rows = torch.arange(min(NUM_READ_TWICE, len(items)))
-    first, second = (_tensors(items.batch(rows)) for _ in range(2))
+    first: list[Tensor] = []
+    second: list[Tensor] = []
+    for found in (first, second):
+        x, cond = items.batch(rows)
+        map_tensors(found.append, {"x": x, "cond": cond})
     if not all(
         torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
         for a, b in zip(first, second, strict=True)
@@ -83,37 +113,14 @@ def warn_if_random(items: Items) -> None:
         )
 
 
-def _tensors(batch: tuple[Tensor, Condition]) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_tensors(found.append, {"x": batch[0], "cond": batch[1]})
-    return found
-
-
-def warn_if_blind(
-    denoiser: Denoiser, x: Float[Tensor, "b *d"], ends: tuple[float, float], cond: Condition
-) -> None:
-    """Warn if a network returns the same output at both ends of the log-SNR range."""
-    low, high = (denoiser.output(x, torch.full((len(x),), end).to(x), cond) for end in ends)
-    if torch.equal(low, high) and low.any():
-        warnings.warn(
-            f"the network returns the same at log-SNR {ends[0]:g} and {ends[1]:g}: it "
-            "ignores its second argument.",
-            TimeIgnoredWarning,
-            stacklevel=USER,
-        )
-
-
-def warn_if_varying(
+def _warn_if_varying(
     denoiser: Denoise,
     eps_hat: Float[Tensor, "b *d"],
     z: Float[Tensor, "b *d"],
     logsnr: Float[Tensor, " b"],
     cond: Condition,
 ) -> None:
-    """Warn if a denoiser's `eps_hat` changes when the batch is evaluated again (as with dropout) or
-    in halves (as with batch norm).
-    """
-
+    # again, dropout gives other estimates; in halves, batch norm does
     def change(num: int) -> float:
         rows = (slice(i, i + num) for i in range(0, len(z), num))
         again = torch.cat(
@@ -133,18 +140,13 @@ def warn_if_varying(
             return
 
 
-def require_consistent(
+def _require_consistent(
     x_hat: Float[Tensor, "b *d"],
     eps_hat: Float[Tensor, "b *d"],
     z: Float[Tensor, "b *d"],
     logsnr: Float[Tensor, " b"],
 ) -> None:
-    r"""Warn unless the estimates satisfy $z = \alpha\hat x + \sigma\hat\epsilon$, as for every
-    linear parameterization; raise a ValueError for swapped estimates.
-
-    Raises:
-        ValueError: If the equation holds with $\hat x$ and $\hat\epsilon$ swapped.
-    """
+    r"""Warn unless $z = \alpha\hat x + \sigma\hat\epsilon$, as for linear parameterizations."""
     alpha, sigma = alpha_sigma(align(logsnr, z))
 
     def misfit(first: Tensor, second: Tensor) -> float:
@@ -173,7 +175,7 @@ def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> No
             f"sample the error is {bits.standard_error:.3g}, of which the scatter between "
             f"{bits.num} samples leaves {bits.sampling_error:.3g}. Measure {needed} samples.",
             TargetMissedWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

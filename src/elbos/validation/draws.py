@@ -38,16 +38,13 @@ class Draws:
 
     @cached_property
     def _places(self) -> Float64[Tensor, " n"]:
-        r"""Positions $\pi(i)/n$ of the samples in a random permutation $\pi$, obtained by sorting
-        63-bit random numbers.
-        """
         words = self._words(Purpose.VALIDATION_ORDER, torch.arange(self.num), 0)
         order = ((words[:, 0] >> 1 << 32) + words[:, 1]).argsort()
-        places: Tensor = order / torch.tensor(self.num).double()
+        places: Tensor = order / torch.tensor(self.num).double()  # pi(i) / n
         return places
 
     def times(self, rows: Int64[Tensor, " b"], number: int, num_times: int) -> Float[Tensor, "b m"]:
-        """Return the times (noise levels) of given samples in round `number`, float64."""
+        """Return the times (noise levels) of given samples in a round, float64."""
         high, low = self._words(Purpose.VALIDATION_LEVELS, torch.arange(1), number)[0, :2].tolist()
         u = (high + low * 2.0**-32) * 2.0**-32
         offset = (self._places[rows] + u) % 1.0
@@ -57,16 +54,11 @@ class Draws:
     def noise(
         self, rows: Int64[Tensor, " b"], number: int, shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
-        """Draw noise of a given shape for each of the given samples in round `number`, on the
-        device of `rows`.
-
-        Always float32, so that data of other precision get the same noise.
+        """Draw noise for given samples in a round, on the device of `rows`; always float32, so that
+        data of other precision get the same noise.
         """
         stream = Stream.from_seed(self.seed, Purpose.VALIDATION_NOISE)
         return stream.normal(torch.full_like(rows, number), rows, shape)
 
-    def _words(
-        self, purpose: Purpose, rows: Int64[Tensor, " b"], number: int
-    ) -> Int64[Tensor, "b 4"]:
-        """Return four random 32-bit words for each of the given samples."""
+    def _words(self, purpose: Purpose, rows: Tensor, number: int) -> Int64[Tensor, "b 4"]:
         return Stream.from_seed(self.seed, purpose).words(torch.tensor(number), rows, 1)[:, 0]

@@ -65,22 +65,21 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the population mean: Student's t, with two thirds of the
-        degrees of freedom, since neighbouring differences share a sample.
+        """95 % confidence interval of the population mean, from Student's t.
+
+        Two thirds of the degrees of freedom count, since neighbouring differences share a sample.
         """
         reach = student.ppf(0.975, max(1.0, 2 * (self.num - 1) / 3)) * self.standard_error
         return self.mean - reach, self.mean + reach
 
     @property
     def sampling_error(self) -> float:
-        """Sampling error: the standard error that would remain if these samples were measured
-        exactly.
-        """
+        """Standard error that would remain if these samples were measured exactly."""
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
     def is_enough(self, target: float | None) -> bool:
-        """Return whether to stop: the target standard error is None or reached, or more rounds on
-        these samples would hardly reduce the error.
+        """Return whether the target standard error is None, reached, or out of reach for more
+        rounds on these samples.
         """
         if target is None or math.isnan(self.standard_error) or self.standard_error <= target:
             return True
@@ -89,9 +88,5 @@ class Estimate:
 
     def __truediv__(self, divisor: float) -> "Estimate":
         """Divide the mean and its errors by a constant, to change units."""
-        return Estimate(
-            self.mean / divisor,
-            self.standard_error / divisor,
-            self.measurement_error / divisor,
-            self.num,
-        )
+        errors = self.standard_error / divisor, self.measurement_error / divisor
+        return Estimate(self.mean / divisor, *errors, self.num)

@@ -28,9 +28,7 @@ def validation_figure(results: Mapping[str, Validation]) -> Figure:
 
 
 def by_level_figure(curves: Mapping[str, tuple[Curve, Curve]]) -> Figure:
-    """Plot the loss by noise level above the ELBO of noisy data, for several named
-    pairs of curves.
-    """
+    """Plot named pairs of curves: the loss by noise level, above the ELBO of noisy data."""
     losses, elbos = [], []
     for (name, (loss, elbo)), color in zip(curves.items(), cycle(COLORS), strict=False):
         losses += _curve(loss, "loss", name, color)

@@ -20,6 +20,7 @@ Rounds repeat this with independent randomness, so that the scatter between the 
 which is the measurement's, and the scatter between samples are both known (`Estimate`).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,11 +29,16 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from elbos.theory.adaptive import Adaptive
 from elbos.theory.schedules import Schedule
 from elbos.validation.estimate import Estimate
 
 NUM_BINS = 48  # of the pilot: half a unit of log-SNR, on which loss curves are nearly linear
 NUM_CELLS = 1000 * NUM_BINS  # of integrals over the control variate: h may jump anywhere
+MIN_PILOT_TIMES = 32  # noise levels per sample
+MIN_LOSSES_PER_BIN = 25  # for a usable estimate of the variance in a bin
+MIN_PILOT_SAMPLES = math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / MIN_PILOT_TIMES)
+MIN_TUNING_SAMPLES = 8  # fewer may miss a component of the data: 5 double the error on a mixture
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,7 @@ class ControlVariate:
         return torch.lerp(self.loss[below], self.loss[below + 1], place - below)
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> float:
-        r"""Compute $\int h\,g\,d\lambda$ by the midpoint rule, accurate to half a cell at jumps of
-        $h$.
-        """
+        r"""Compute $\int h\,g\,d\lambda$ by the midpoint rule, to half a cell at jumps of $h$."""
         edges = torch.linspace(0, 1, NUM_CELLS + 1, dtype=torch.float64)
         edges = self.logsnr[0] + (self.logsnr[-1] - self.logsnr[0]) * edges
         middle = (edges[1:] + edges[:-1]) / 2
@@ -120,9 +124,7 @@ class Measurements:
         return prior[:, None] + self.integral(lambda level: (level < logsnr).double())
 
     def curve(self, logsnr: float, width: float) -> Float[Tensor, "n r"]:
-        r"""Estimate the loss of each sample, averaged over the log-SNR interval of given width
-        around `logsnr`.
-        """
+        r"""Estimate the loss of each sample, averaged over an interval around `logsnr`."""
         return self.integral(lambda level: ((level - logsnr).abs() < width / 2) / width)
 
     def estimate(self, values: Float[Tensor, "n r"]) -> Estimate:
@@ -133,3 +135,32 @@ class Measurements:
         """Return the measurements restricted to some samples."""
         logsnr, loss = self.logsnr[index], self.loss[index]
         return Measurements(self.schedule, logsnr, loss, self.control, is_lattice=False)
+
+
+def num_pilot_times(num_samples: int) -> int:
+    """Return the noise levels per sample in the pilot for at least 25 losses in each bin."""
+    return max(MIN_PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_samples))
+
+
+def fit(pilot: Measurements) -> tuple[Adaptive, ControlVariate]:
+    r"""Fit the sampling density and the control variate that minimize the variance of further
+    measurements to a pilot with separate noise, at levels that cover the range evenly.
+
+    The control variate is the pilot's loss by least squares, linear between the edges of bins; the
+    density follows, bin by bin, the standard deviation of the loss around it.
+    """
+    low, high = pilot.schedule.logsnr_min, pilot.schedule.logsnr_max
+    nodes = torch.linspace(low, high, NUM_BINS + 1, dtype=torch.float64)
+    logsnr, loss = pilot.logsnr.flatten(), pilot.loss.flatten()
+    place = (logsnr - low) / (high - low) * NUM_BINS
+    hats = (1 - (place[:, None] - torch.arange(NUM_BINS + 1)).abs()).clamp(min=0)
+    solution = torch.linalg.lstsq(hats, loss[:, None], driver="gelsd").solution
+    control = ControlVariate(nodes, solution[:, 0])
+    bins, ones = place.long().clamp(max=NUM_BINS - 1), torch.ones_like(loss)
+    count, square = torch.zeros(2, NUM_BINS, dtype=torch.float64)
+    count.index_add_(0, bins, ones)
+    square.index_add_(0, bins, (loss - control(logsnr)).square())
+    schedule = Adaptive(logsnr_min=low, logsnr_max=high, num_bins=NUM_BINS)
+    is_measured = (count > 0).double()
+    schedule.load_state_dict({"total": (square / count.clamp(min=1)).sqrt(), "count": is_measured})
+    return schedule, control

@@ -1,6 +1,4 @@
-"""Table of validation losses by several protocols, with standard errors, noise levels and
-weights.
-"""
+"""Table of validation losses by several protocols, with standard errors."""
 
 from collections.abc import Mapping
 
@@ -12,12 +10,8 @@ from elbos.validation.result import Validation
 
 
 def protocols_table(bound: Validation, measured: Mapping[FixedLevels, Estimate]) -> Table:
-    r"""Return a table of the bound and of the validation losses of other protocols, with noise
+    """Tabulate the bound of a denoiser and its validation losses by other protocols, with noise
     levels and weights.
-
-    Args:
-        bound: The validation of a denoiser.
-        measured: Validation losses of the same denoiser by other protocols.
 
     Examples:
         protocol = protocols.equispaced_times()

@@ -57,12 +57,8 @@ class FixedLevels:
         return tuple((2 / eps_error_per_error / len(levels)).tolist())
 
     def __call__(self, validator: Validator, denoiser: Denoise, **options: Any) -> Estimate:
-        """Measure the validation loss of a denoiser, with standard error over samples and noise.
-
-        Args:
-            validator: The held-out set, and the seed of the noise.
-            denoiser: Estimates data and noise.
-            options: As those of `Validator.at_levels`.
+        """Measure the validation loss of a denoiser, with standard error over samples and noise;
+        options are those of `Validator.at_levels`.
         """
         losses = validator.at_levels(denoiser, self.logsnr, **options)
         values = losses @ torch.tensor(self.weights, dtype=torch.float64)
@@ -115,9 +111,8 @@ class LevelParts:
         self._require_within(found.schedule.logsnr_min, found.schedule.logsnr_max)
 
         def mean(low: float, high: float) -> Estimate:
-            return found.estimate(
-                found.integral(lambda v: self.weight(v) * ((v >= low) & (v < high)))
-            )
+            in_part = found.integral(lambda v: self.weight(v) * ((v >= low) & (v < high)))
+            return found.estimate(in_part)
 
         return tuple(mean(low, high) for high, low in pairwise(self.logsnr))
 
@@ -140,15 +135,15 @@ class LevelParts:
 
 
 def deciles(schedule: Schedule, parameterization: Parameterization | None = None) -> LevelParts:
-    """Return the protocol that reports the mean squared error in each tenth of a schedule's times.
-    Default: the error of noise prediction.
+    """Return the protocol of the mean squared error (by default of noise prediction) in each tenth
+    of a schedule's times.
     """
     return LevelParts(schedule=schedule, parameterization=parameterization or Eps())
 
 
 def equispaced_times(num: int = 8) -> FixedLevels:
-    """Return the protocol that reports velocity errors at equispaced flow-matching times, (k + 1/2)
-    / num, the stopping criterion of training benchmarks.
+    """Return the protocol of velocity errors at flow-matching times (k + 1/2) / num, the stopping
+    criterion of training benchmarks.
     """
     require_positive(num=num)
     times = (torch.arange(num, dtype=torch.float64) + 0.5) / num
@@ -158,8 +153,8 @@ def equispaced_times(num: int = 8) -> FixedLevels:
 
 
 def fixed_steps(*steps: int) -> FixedLevels:
-    """Return the protocol that reports noise-prediction errors at fixed steps of DDPM's 1,000,
-    counted from 0. Default: 200, 400, 600 and 800.
+    """Return the protocol of noise-prediction errors at fixed steps of DDPM's 1,000, counted from
+    0. Default: 200, 400, 600 and 800.
 
     Raises:
         ValueError: If a step is not in 0..999.

@@ -88,14 +88,12 @@ class Validation:
 
     @property
     def diffusion(self) -> Float[Tensor, "n r"]:
-        """Diffusion term of the bound, for each sample in each round; nats per dimension."""
+        """Diffusion term of the bound, by sample and round; nats per dimension."""
         return self.measurements.integral(torch.ones_like)
 
     @property
     def bound(self) -> Float[Tensor, "n r"]:
-        """Variational bound on the negative log-likelihood, for each sample in each round; nats per
-        dimension.
-        """
+        """Bound on the negative log-likelihood, by sample and round; nats per dimension."""
         return self.diffusion + self.decoder + self.prior[:, None]
 
     @property
@@ -131,9 +129,6 @@ class Validation:
     def curve(self, max_num_bins: int) -> Curve:
         """Return the loss by noise level in at most `max_num_bins` bins: 48, 24, 12, 6 or 3, evenly
         spaced in log-SNR.
-
-        Args:
-            max_num_bins: Maximum number of bins, 3 or more.
         """
         found, edges = self.measurements, self._edges(max_num_bins)
         middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
@@ -183,7 +178,7 @@ class Validation:
         )
 
     def by_class(self) -> dict[int, Estimate]:
-        """Return the mean bound of each class, in bits per dimension.
+        """Return the mean bound by class label, in bits per dimension.
 
         Raises:
             ValueError: If the data have no class labels, or a class has a single sample.
@@ -256,7 +251,7 @@ class Validation:
             raise ValueError("this is not a validation: give the result of to_dict.")
         return cls._from_parts(
             {
-                name: torch.tensor(values, dtype=torch.int64 if name == "labels" else torch.float64)
+                name: torch.tensor(values, dtype=saved.dtype_of(name))
                 for name, values in data["tensors"].items()
             },
             data,
@@ -268,13 +263,16 @@ class Validation:
         return figure
 
     def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Split a validation into named tensors and JSON values.
-
-        Raises:
-            ValueError: If the noise schedule is not a class of elbos.
-        """
         found, schedule = self.measurements, self.measurements.schedule
-        saved.require_readable(schedule)
+        try:
+            is_readable = codec.decode(Schedule, codec.encode(schedule)) == schedule
+        except ValueError:
+            is_readable = False
+        if not is_readable:
+            raise ValueError(
+                f"the noise schedule {schedule!r} is not a class of elbos and cannot be written: "
+                "validate with another schedule."
+            )
         tensors = {
             "logsnr": found.logsnr,
             "loss": found.loss,
@@ -296,11 +294,6 @@ class Validation:
 
     @classmethod
     def _from_parts(cls, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> "Validation":
-        """Restore a validation from its named tensors and JSON values.
-
-        Raises:
-            ValueError: If something is missing, or does not fit the rest.
-        """
         if not isinstance(data, Mapping) or data.get("version") != saved.VERSION:
             raise ValueError(f"it is not of version {saved.VERSION}")
         try:
@@ -308,22 +301,15 @@ class Validation:
             schedule = codec.decode(Schedule, data["schedule"], "schedule")
         except KeyError as error:
             raise ValueError(f"it lacks {error}") from error
-        schedule.load_state_dict(
-            {
-                name[len(saved.STATE) :]: t
-                for name, t in tensors.items()
-                if name.startswith(saved.STATE)
-            }
-        )
-        ends, levels = (schedule.logsnr_min, schedule.logsnr_max), tensors["logsnr"]
-        if levels.numel() and not (
-            ends[0] - saved.ROUNDING <= levels.min() <= levels.max() <= ends[1] + saved.ROUNDING
-        ):
+        state = {name: t for name, t in tensors.items() if name.startswith(saved.STATE)}
+        schedule.load_state_dict({name.removeprefix(saved.STATE): t for name, t in state.items()})
+        low, high = schedule.logsnr_min - saved.ROUNDING, schedule.logsnr_max + saved.ROUNDING
+        logsnr, loss = tensors["logsnr"], tensors["loss"]
+        if logsnr.numel() and not low <= logsnr.min() <= logsnr.max() <= high:
             raise ValueError("its noise levels are not between the ends of its schedule")
         control = None
         if "control.loss" in tensors:
             control = ControlVariate(tensors["control.logsnr"], tensors["control.loss"])
-        logsnr, loss = tensors["logsnr"], tensors["loss"]
         return cls(
             measurements=Measurements(schedule, logsnr, loss, control, data["is_lattice"]),
             prior=tensors["prior"],

@@ -1,8 +1,4 @@
-"""Validations as files: safetensors, with the rest as JSON in its metadata; reading runs no code.
-
-The tensors are the losses, noise levels and terms of every sample, so that differences and
-weighted losses follow from a file as from the result itself.
-"""
+"""Validations as files: safetensors with JSON in its metadata, read without running code."""
 
 import hashlib
 import json
@@ -13,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from elbos.base import codec, files
+from elbos.base import files
 from elbos.base.extras import needs
-from elbos.theory.schedules import Schedule
 
 VERSION = 1
 ROUNDING = 1e-6  # of levels beyond the ends
@@ -25,11 +20,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def write(path: Path, tensors: Tensors, data: Mapping[str, Any]) -> None:
-    """Write the tensors and JSON values of a validation to a file, and create its folder.
-
-    Raises:
-        OSError: If the file cannot be written; the error names `path`.
-    """
+    """Write the tensors and JSON values of a validation to a file, and create its folder."""
     with needs("train"):
         import safetensors.torch
     text = json.dumps(data)
@@ -39,18 +30,14 @@ def write(path: Path, tensors: Tensors, data: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Read the tensors and JSON values of a validation from a file written by `write`.
-
-    Raises:
-        OSError: If the file cannot be read; the error names `path`.
-        ValueError, RecursionError: If the file is damaged, or not a validation.
-    """
+    """Read the tensors and JSON values of a validation from a file written by `write`."""
     with needs("train"):
         from safetensors import SafetensorError, safe_open
     files.regular(path)  # safetensors' own errors name no file
     try:
         with safe_open(path, framework="pt") as file:
-            text, digest = (file.metadata() or {}).get(_TEXT), (file.metadata() or {}).get(_DIGEST)
+            metadata = file.metadata() or {}
+            text, digest = metadata.get(_TEXT), metadata.get(_DIGEST)
             if text is None:
                 raise ValueError("it holds no validation")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -61,17 +48,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], Any]:
     return tensors, json.loads(text)
 
 
-def require_readable(schedule: Schedule) -> None:
-    """Raise a ValueError unless the codec can write a noise schedule and read it back unchanged."""
-    try:
-        is_same = codec.decode(Schedule, codec.encode(schedule)) == schedule
-    except ValueError:
-        is_same = False
-    if not is_same:
-        raise ValueError(
-            f"the noise schedule {schedule!r} is not a class of elbos and cannot be written: "
-            "validate with another schedule."
-        )
+def dtype_of(name: str) -> torch.dtype:
+    return torch.int64 if name == "labels" else torch.float64
 
 
 def require_fit(tensors: Tensors, num_levels: Any, is_lattice: Any) -> None:
@@ -86,14 +64,12 @@ def require_fit(tensors: Tensors, num_levels: Any, is_lattice: Any) -> None:
     is_fit &= all(tensors[name].shape == shape for name, shape in alike.items())
     if (labels := tensors.get("labels")) is not None:
         is_fit &= labels.shape == loss.shape[:1]
-    for name, tensor in tensors.items():
-        is_fit &= tensor.dtype == (torch.int64 if name == "labels" else torch.float64)
+    is_fit &= all(tensor.dtype == dtype_of(name) for name, tensor in tensors.items())
     if not is_fit:
         raise ValueError("its parts do not fit each other")
 
 
 def _digest(tensors: Tensors, text: str) -> str:
-    """Return the SHA-256 of the text and of all tensors with their names, shapes and dtypes."""
     digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -11,32 +11,27 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos.base.checks import Typed, require_positive, require_scaled, typed
+from elbos.base.checks import Typed, require_positive, typed
 from elbos.base.conditions import Condition, cond_at, map_tensors, to_device
-from elbos.base.items import Batch, Batched, Items, first_item
+from elbos.base.items import Batched, Items, first_item
 from elbos.base.progress import Start, silent
 from elbos.base.sharing import require_alike, share, summed, together
 from elbos.models.likelihood import eps_loss, prior_loss, warn_if_unresolved
-from elbos.models.likelihood.terms import loss_of_levels, require_levels
-from elbos.theory.denoiser import Denoise, Denoiser, estimate
-from elbos.theory.process import diffuse
+from elbos.models.likelihood.terms import loss_of_levels
+from elbos.theory.denoiser import Denoise
 from elbos.theory.schedules import Linear, Schedule
-from elbos.validation.diagnostics import (
-    NUM_CHECKED,
-    explained_types,
-    require_consistent,
-    require_finite_losses,
-    warn_if_blind,
-    warn_if_missed,
-    warn_if_random,
-    warn_if_varying,
-)
+from elbos.validation.diagnostics import check, require_finite_losses, warn_if_missed
 from elbos.validation.draws import FIXED, PILOT, Draws
 from elbos.validation.estimate import Estimate
-from elbos.validation.measurements import ControlVariate, Measurements
-from elbos.validation.pilot import fit, num_pilot_times, require_many
+from elbos.validation.execution import Execution, Parts, Tensors, evaluating
+from elbos.validation.measurements import (
+    MIN_TUNING_SAMPLES,
+    ControlVariate,
+    Measurements,
+    fit,
+    num_pilot_times,
+)
 from elbos.validation.result import NATS_PER_BIT, Validation
-from elbos.validation.settings import Parts, Settings, Tensors, evaluating
 
 ROUND_TIMES = 4  # evaluations per sample and round
 MAX_ROUNDS = 1000  # with a target that few, nearly equal samples approach only slowly
@@ -105,19 +100,16 @@ class Validator(Typed):
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.num_levels is not None and self.num_levels < 2:
             raise ValueError(f"num_levels is {self.num_levels}: give 2 or more, or None.")
-        self._even  # noqa: B018, raises if the log-SNR range is empty
-        object.__setattr__(
-            self, "schedule", copy.deepcopy(self.schedule)
-        )  # the original may go on learning
-        ends = [self.logsnr_min, self.logsnr_max]
-        others = [[self._schedule.logsnr_min, self._schedule.logsnr_max]]
+        schedule = copy.deepcopy(self.schedule)  # the original may go on learning
+        object.__setattr__(self, "schedule", schedule)
+        others = [(self._schedule.logsnr_min, self._schedule.logsnr_max)]
         if self.control is not None:
-            others.append(self.control.logsnr[[0, -1]].tolist())
+            others.append(tuple(self.control.logsnr[[0, -1]].tolist()))
         for other in others:
-            if other != ends:
+            if other != (self.logsnr_min, self.logsnr_max):
                 raise ValueError(
-                    f"schedule or control variate are of log-SNRs in {other}, the validator's "
-                    f"are in {ends}: give all the same ends."
+                    f"schedule or control variate are of log-SNRs in {other}, the validator's are "
+                    f"in {self.logsnr_min, self.logsnr_max}: give all the same ends."
                 )
         if isinstance(self._source, Items):
             first_item(self._source)
@@ -140,13 +132,9 @@ class Validator(Typed):
         dtype = torch.float64 if is_double else torch.float32
         return Items(self.data, is_bounded=False, dtype=dtype)
 
-    @cached_property
-    def _even(self) -> Linear:
-        return Linear(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
-
     @property
     def _schedule(self) -> Schedule:
-        return self.schedule or self._even
+        return self.schedule or Linear(logsnr_min=self.logsnr_min, logsnr_max=self.logsnr_max)
 
     @cached_property
     def _draws(self) -> Draws:
@@ -165,13 +153,12 @@ class Validator(Typed):
         parts: Parts | None = None,
         start: Start = silent,
     ) -> Validation:
-        """Measure the variational bound of every sample under a denoiser, without gradients and
-        with modules in evaluation mode.
+        """Measure the variational bound of every sample, with modules in evaluation mode.
 
         Args:
-            denoiser: Estimates data and noise, such as `elbos.Denoiser(network, V())` or the
-                adapters of `elbos.adapters` for other projects' networks.
-            cond: The condition of all samples, `[n, ...]`. Default: that in the data.
+            denoiser: Estimates data and noise, such as `elbos.Denoiser(network, V())` or an adapter
+                of `elbos.adapters` for other projects' networks.
+            cond: The condition of all samples, `[n, ...]`. Default: the condition in the data.
             batch_size: Function evaluations at once.
             target_se: Target standard error in bits/dim: rounds of 4 evaluations are added until it
                 is reached. If the scatter of the samples alone exceeds the target, rounds stop,
@@ -191,26 +178,15 @@ class Validator(Typed):
         """
         if target_se is not None:
             require_positive(target_se=target_se)
-        settings = Settings.from_denoiser(
-            denoiser,
-            len(self),
-            cond=cond,
-            batch_size=batch_size,
-            is_shared=is_shared,
-            device=device,
-            parts=parts,
-            start=start,
-        )
+        execution = self._execution(denoiser, cond, batch_size, is_shared, device, parts, start)
         target = None if target_se is None else target_se * NATS_PER_BIT
         rounds: list[Tensors] = []
         with evaluating(denoiser):
-            self._check(denoiser, settings)
+            check(execution, self._draws, (self.logsnr_min, self.logsnr_max))
             while True:
                 number = len(rounds)
                 logsnr = self._logsnr(len(self), number, ROUND_TIMES)
-                rounds.append(
-                    self._round(denoiser, settings, f"round-{number + 1}", number, logsnr)
-                )
+                rounds.append(self._round(execution, f"round-{number + 1}", number, logsnr))
                 result = self._result(rounds)
                 if len(rounds) * ROUND_TIMES < self.num_evaluations:
                     continue
@@ -234,20 +210,12 @@ class Validator(Typed):
         parts: Parts | None = None,
         start: Start = silent,
     ) -> Measurements:
-        """Measure the losses of some samples, with separate noise, at 32 or more levels uniform in
-        log-SNR, as input of `tuned`.
+        """Measure the losses of the first `num_samples` samples, with separate noise, at levels
+        uniform in log-SNR, as input of `tuned`.
 
-        Args:
-            denoiser: Estimates data and noise.
-            num_samples: Number of samples, taken from the start of the data. Default: 500, as many
-                evaluations as a validation of 2,000 samples.
-            num_times: Noise levels per sample. Default: 32, or more if there are few samples.
-            cond: The condition of all samples, `[n, ...]`.
-            batch_size: Function evaluations at once.
-            is_shared: Whether the processes share the work.
-            device: Device of the denoiser.
-            parts: Store of finished parts.
-            start: Starts a progress display.
+        The default of 500 samples takes as many evaluations as a validation of 2,000. Each sample
+        has `num_times` noise levels: 32 by default, more for few samples. The other arguments are
+        those of a validation.
         """
         require_positive(num_samples=num_samples)
         if num_times is not None:
@@ -255,19 +223,10 @@ class Validator(Typed):
         num = min(num_samples, len(self))
         even = replace(self, schedule=None, control=None)
         logsnr = even._logsnr(num, PILOT, num_times or num_pilot_times(num))
-        settings = Settings.from_denoiser(
-            denoiser,
-            len(self),
-            cond=cond,
-            batch_size=batch_size,
-            is_shared=is_shared,
-            device=device,
-            parts=parts,
-            start=start,
-        )
+        execution = self._execution(denoiser, cond, batch_size, is_shared, device, parts, start)
         with evaluating(denoiser):
-            found = self._round(denoiser, settings, "pilot", PILOT, logsnr)
-        return Measurements(self._even, logsnr[:, None], found["loss"][:, None])
+            found = self._round(execution, "pilot", PILOT, logsnr)
+        return Measurements(even._schedule, logsnr[:, None], found["loss"][:, None])
 
     @typed
     def at_levels(
@@ -281,20 +240,13 @@ class Validator(Typed):
         device: torch.device | str | None = None,
     ) -> Float[Tensor, "n m"]:
         """Measure the loss of each sample at given noise levels, with independent noise; nats per
-        dimension. Arguments are those of a validation.
+        dimension. The other arguments are those of a validation.
         """
         require_positive(num_levels=len(logsnr))
         levels = torch.tensor(logsnr, dtype=torch.float64).expand(len(self), -1)
-        settings = Settings.from_denoiser(
-            denoiser,
-            len(self),
-            cond=cond,
-            batch_size=batch_size,
-            is_shared=is_shared,
-            device=device,
-        )
+        execution = self._execution(denoiser, cond, batch_size, is_shared, device)
         with evaluating(denoiser):
-            return self._round(denoiser, settings, "levels", FIXED, levels)["loss"]
+            return self._round(execution, "levels", FIXED, levels)["loss"]
 
     @typed
     def tuned(self, pilot: Measurements) -> "Validator":
@@ -305,63 +257,60 @@ class Validator(Typed):
         Raises:
             ValueError: If the pilot has fewer than 8 samples although the dataset has more.
         """
-        require_many(len(pilot), len(self))
+        if len(pilot) < min(MIN_TUNING_SAMPLES, len(self)):
+            raise ValueError(
+                f"the pilot is of {len(pilot)} of {len(self)} samples: give {MIN_TUNING_SAMPLES} "
+                "or more."
+            )
         schedule, control = fit(pilot)
         return replace(self, schedule=schedule, control=control)
 
     def compare(self, before: Validation, after: Validation) -> Estimate:
-        """Return the gain in bits/dim, the bound of `before` minus the bound of `after`: positive
-        if `after` is better (`Validation.difference`).
-        """
+        """Return the paired gain in bits/dim, positive if `after` has the lower bound."""
         return before.difference(after)
 
+    def _execution(self, denoiser: Denoise, *settings: Any) -> Execution:
+        return Execution(denoiser, self._source, self.num_levels, *settings)
+
     def _round(
-        self,
-        denoiser: Denoise,
-        settings: Settings,
-        name: str,
-        number: int,
-        logsnr: Float[Tensor, "n m"],
+        self, execution: Execution, name: str, number: int, logsnr: Float[Tensor, "n m"]
     ) -> Tensors:
-        """Measure the losses of the first samples at given levels, in the round with this name and
-        number; return float64 tensors on the CPU.
-        """
+        """Measure the losses of the first samples at given levels; float64, on the CPU."""
+        is_shared, parts = execution.is_shared, execution.parts
         num_samples, num_times = logsnr.shape
-        if settings.is_shared:
+        if is_shared:
             first, _ = self._source.batch(torch.arange(1))
             sums = (logsnr.sum().item(), first.double().sum().item())
-            require_alike((num_samples, settings.batch_size, self.seed, *sums), settings.device)
-        blocks = torch.split(torch.arange(num_samples), max(1, settings.batch_size // num_times))
-        pieces = list(share(len(blocks), settings.is_shared))
+            require_alike((num_samples, execution.batch_size, self.seed, *sums), execution.device)
+        blocks = torch.split(torch.arange(num_samples), max(1, execution.batch_size // num_times))
+        pieces = list(share(len(blocks), is_shared))
         total = sum(len(blocks[i]) for i, _ in pieces) * num_times
-        advance = settings.start(name.replace("-", " "), total, "evaluations")
+        advance = execution.start(name.replace("-", " "), total, "evaluations")
+        key = repr((self.seed, self.num_levels, self.logsnr_min, self.logsnr_max)).encode()
         found: list[tuple[Tensor, Tensors]] = []
 
         def compute() -> None:
             for i, is_own in pieces:
-                levels, parts = logsnr[blocks[i]], settings.parts if is_own else None
-                part = f"{name}-{i:05d}-{self._digest(levels)}"
-                block = partial(self._block, denoiser, settings, blocks[i], number, levels)
-                is_kept = parts is not None and part in parts
-                tensors = block() if parts is None else parts.part(part, block)
+                levels, is_stored = logsnr[blocks[i]], False
+                block = partial(self._block, execution, blocks[i], number, levels)
+                if parts is None or not is_own:
+                    tensors = block()
+                else:
+                    digest = hashlib.sha256(key + levels.numpy().tobytes()).hexdigest()[:12]
+                    part = f"{name}-{i:05d}-{digest}"
+                    is_stored = part in parts
+                    tensors = parts.part(part, block)
                 own = slice(None if is_own else 0)
                 found.append((blocks[i][own], {key: value[own] for key, value in tensors.items()}))
-                advance(levels.numel(), is_kept)
+                advance(levels.numel(), is_stored)
 
-        if settings.is_shared and settings.parts is not None:  # some may find theirs finished
+        if is_shared and parts is not None:  # some may find theirs finished
             together(compute)
         else:
             compute()
-        merged = summed(found, num_samples, settings.is_shared, settings.device)
+        merged = summed(found, num_samples, is_shared, execution.device)
         require_finite_losses(merged["loss"], logsnr)
         return {**merged, "logsnr": logsnr}
-
-    def _digest(self, logsnr: Float[Tensor, "b m"]) -> str:
-        """Return a hash of the validator's settings and the noise levels, which names a part of the
-        work.
-        """
-        of_self = repr((self.seed, self.num_levels, self.logsnr_min, self.logsnr_max))
-        return hashlib.sha256(of_self.encode() + logsnr.numpy().tobytes()).hexdigest()[:12]
 
     def _logsnr(self, num: int, number: int, num_times: int) -> Float[Tensor, "n m"]:
         return self._schedule.logsnr(self._draws.times(torch.arange(num), number, num_times))
@@ -369,27 +318,23 @@ class Validator(Typed):
     @torch.no_grad()
     def _block(
         self,
-        denoiser: Denoise,
-        settings: Settings,
+        execution: Execution,
         rows: Int64[Tensor, " b"],
         number: int,
         logsnr: Float[Tensor, "b m"],
     ) -> Tensors:
-        """Measure the losses of one block of samples in a round, on the denoiser's device, without
-        synchronizing.
-        """
-        num_times, num = logsnr.shape[1], logsnr.numel()
-        x, cond = self._batch(settings, rows)
-        numbers = to_device(rows, settings.device)
+        num_times, size = logsnr.shape[1], execution.batch_size
+        x, cond = execution.batch(rows)
+        numbers = to_device(rows, execution.device)
         noise = self._draws.noise(numbers, number, (num_times + 1, *x.shape[1:])).to(x.dtype)
-        levels = to_device(logsnr.flatten().to(x.dtype), settings.device)
+        levels = to_device(logsnr.flatten().to(x.dtype), execution.device)
         eps = noise[:, :-1].flatten(0, 1)
         many, conds = map_tensors(
             lambda part: part.repeat_interleave(num_times, 0), {"x": x, "cond": cond}
         ).values()
         losses = [
-            eps_loss(denoiser, many[i], levels[i], cond=cond_at(conds, i), eps=eps[i])
-            for i in (slice(k, k + settings.batch_size) for k in range(0, num, settings.batch_size))
+            eps_loss(execution.denoiser, many[i], levels[i], cond=cond_at(conds, i), eps=eps[i])
+            for i in (slice(k, k + size) for k in range(0, len(levels), size))
         ]
         found = {
             "loss": torch.cat(losses).reshape(len(rows), num_times),
@@ -404,44 +349,10 @@ class Validator(Typed):
         logsnr, loss, decoder = (
             torch.stack([one[name] for one in rounds], 1) for name in ("logsnr", "loss", "decoder")
         )
-        labels = rounds[0].get("label")
         return Validation(
             measurements=Measurements(self._schedule, logsnr, loss, self.control),
             prior=rounds[0]["prior"],
             decoder=decoder,
             num_levels=self.num_levels,
-            labels=None if labels is None else labels.long(),
+            labels=rounds[0]["label"].long() if "label" in rounds[0] else None,
         )
-
-    def _batch(self, settings: Settings, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return samples and conditions in the dtype and on the device of the denoiser."""
-        x, cond = self._source.batch(rows)
-        if self.num_levels is not None:
-            require_levels(x, self.num_levels)
-        if settings.cond is not None:
-            cond = cond_at(settings.cond, rows)
-        return to_device(x.to(dtype=settings.dtype), settings.device), to_device(
-            cond, settings.device
-        )
-
-    @torch.no_grad()
-    def _check(self, denoiser: Denoise, settings: Settings) -> None:
-        """Check the denoiser and the data on a small batch, for mistakes that the bound would not
-        reveal.
-        """
-        if isinstance(self._source, Items):
-            warn_if_random(self._source)
-        rows = torch.arange(NUM_CHECKED) % len(self)
-        x, cond = self._batch(settings, rows)
-        require_scaled(x, stacklevel=4)
-        eps = self._draws.noise(rows, FIXED, x.shape[1:]).to(x)
-        ends = self.logsnr_min, self.logsnr_max
-        logsnr = torch.linspace(*ends, NUM_CHECKED + 2)[1:-1].to(x)
-        z = diffuse(x, eps, logsnr)
-        with explained_types(x):
-            x_hat, eps_hat = estimate(denoiser, z.clone(), logsnr, cond)
-            warn_if_varying(denoiser, eps_hat, z, logsnr, cond)
-            if isinstance(denoiser, Denoiser):
-                warn_if_blind(denoiser, x, ends, cond)
-            else:
-                require_consistent(x_hat, eps_hat, z, logsnr)

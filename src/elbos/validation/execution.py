@@ -1,0 +1,116 @@
+"""Execution of a validation: batches, processes, device, storage. Results depend on none of it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from elbos.base.checks import require_positive
+from elbos.base.conditions import Condition, cond_at, require_length, to_device
+from elbos.base.items import Batch, Batched
+from elbos.base.progress import Start, silent
+from elbos.models.likelihood.terms import require_levels
+from elbos.theory.denoiser import Denoise
+
+Tensors = dict[str, Tensor]
+
+
+@runtime_checkable
+class Parts(Protocol):
+    """Interface of a store for finished parts of a validation, such as `elbos.base.store.Store`."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
+        """Return the part `name` from the store; compute and store it if missing."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A denoiser on a dataset, with the settings of execution (see `Validator.__call__`).
+
+    Raises:
+        ValueError: If `cond` does not cover all samples, or `given_device` is not a device.
+    """
+
+    denoiser: Denoise
+    source: Batched
+    num_levels: int | None
+    cond: Condition
+    batch_size: int
+    is_shared: bool
+    given_device: torch.device | str | None
+    parts: Parts | None = None
+    start: Start = silent
+
+    def __post_init__(self) -> None:
+        require_length(self.cond, len(self.source))
+        require_positive(batch_size=self.batch_size)
+        self.device  # noqa: B018, raises if the name is not a device
+
+    @cached_property
+    def device(self) -> torch.device:
+        """The given device; else the device of the denoiser's parameters, or the CPU."""
+        parameters = [p for module in modules(self.denoiser) for p in module.parameters()]
+        default = parameters[0].device if parameters else "cpu"
+        try:
+            return torch.device(self.given_device or default)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device is {self.given_device!r}: give a device of torch, such as cuda."
+            ) from error
+
+    @cached_property
+    def dtype(self) -> torch.dtype | None:
+        """Precision of the evaluation: float64 if the denoiser's parameters are, else float32;
+        None (the precision of the data) without parameters.
+        """
+        parameters = (p for module in modules(self.denoiser) for p in module.parameters())
+        own = next((p.dtype for p in parameters if p.is_floating_point()), None)
+        return own if own in (None, torch.float64) else torch.float32
+
+    def batch(self, rows: Tensor) -> Batch:
+        """Return samples and conditions in the precision and on the device of the denoiser."""
+        x, cond = self.source.batch(rows)
+        if self.num_levels is not None:
+            require_levels(x, self.num_levels)
+        if self.cond is not None:
+            cond = cond_at(self.cond, rows)
+        return to_device(x.to(dtype=self.dtype), self.device), to_device(cond, self.device)
+
+
+def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
+    """Return the modules reachable from a denoiser: itself, its `network` or `denoiser`, or the
+    object of a bound method. Modules in a closure are not found.
+    """
+    if isinstance(denoiser, nn.Module):
+        return [denoiser]
+    if depth == 0:
+        return []
+    inner = [getattr(denoiser, name, None) for name in ("network", "denoiser", "__self__")]
+    return [module for one in inner for module in modules(one, depth - 1)]
+
+
+@contextmanager
+def evaluating(denoiser: Denoise) -> Iterator[None]:
+    """Set the denoiser's modules to evaluation mode in the `with` block; restore modes afterwards.
+
+    The mode is set by `train` and `eval`, since a module may override these, for example to swap in
+    averaged weights.
+    """
+    roots = modules(denoiser)
+    modes = [(module, module.training) for root in roots for module in root.modules()]
+    for root in roots:
+        root.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:  # a module before its submodules
+            if module.training != mode:
+                module.train(mode)
+        for module, mode in modes:  # a submodule of two parents took the mode of the later one
+            module.training = mode
