@@ -1,18 +1,19 @@
 """README's tour: its lines in their order and in one folder, changed only to be small."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from commands import Elbos
 from comparing import USERS, Here
+from forking import in_processes
+from torch.distributed import run
 
+from elbos import cli
 from elbos.base.codec import decode
 from elbos.cli import compare as compare_verb
 from elbos.comparison import timing
@@ -87,25 +88,18 @@ def default_run(elbos: Elbos, words: list[str]) -> list[str]:
     return ["--run", f"runs/{default_name(config, words[0])}"]
 
 
-LAUNCHED = """
-import json, sys
-from elbos import cli
-for words in json.loads(sys.argv[1]):
-    sys.argv = ["elbos", *words]
-    cli.main()
-"""
+def run_all(lines: list[list[str]]) -> None:
+    for words in lines:
+        sys.argv = ["elbos", *words]
+        cli.main()
 
 
-def launch(*lines: tuple[list[str], list[str]]) -> None:
-    """The lines of `torchrun`, its own words and ours, in one launch: each takes ten seconds."""
-    (options,) = {tuple(options) for options, _ in lines}
-    *options, separator, module = options
-    assert (options[-1], separator, module) == ("-m", "--", "elbos")
-    Path("launched.py").write_text(LAUNCHED)
-    command = [sys.executable, "-m", "torch.distributed.run", *options[:-1], "launched.py"]
-    commands = json.dumps([words for _, words in lines])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, commands], env=environment, check=True)
+def launch(lines: list[tuple[list[str], list[str]]]) -> None:
+    """Run the lines of `torchrun`, its own words and ours, in as many processes."""
+    launched = [run.parse_args([*options, *words]) for options, words in lines]
+    (num,) = {int(one.nproc_per_node) for one in launched}
+    assert all((one.module, one.training_script) == (True, "elbos") for one in launched)
+    in_processes(num, run_all, [one.training_script_args for one in launched])
 
 
 @pytest.mark.filterwarnings("ignore:.*runs/digits is extended to 64 images")
@@ -136,7 +130,7 @@ def test_the_lines_run_in_their_order(elbos: Elbos, tmp_path, monkeypatch) -> No
                 Path(output).write_text(result.out)
         else:
             launches.append((words[:start], [verb, *small(verb, rest)]))
-    launch(*launches)
+    launch(launches)
     assert len(set(runs)) == len(runs)
     for page in ("runs/digits/eval.html", "runs/compare-digits/report.html", "audit.html"):
         assert Path(page).is_file()
