@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from elbos import adapters as adapters
     from elbos import audit as audit
     from elbos import validation as validation
+    from elbos.audit import testing as testing
     from elbos.comparison.compare import compare as compare
     from elbos.models import likelihood as likelihood
     from elbos.models import networks as networks
@@ -66,7 +67,7 @@ _FROM = {
 _MODULES = (
     *("adapters", "adaptive", "analysis", "audit", "floor", "likelihood", "networks"),
     *("oracles", "parameterizations", "process", "recipes", "samplers", "schedules"),
-    *("tracking", "validation", "weightings"),
+    *("testing", "tracking", "validation", "weightings"),
 )
 _EXTRAS = {"Run": "train", "compare": "evaluate", "fit": "train", "tracking": "track"}
 __all__ = ["__version__", *_FROM, *_MODULES]

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from elbos import __version__
 from elbos.audit.gallery_figure import DECADES, HEIGHT, LOGSNR, WIDTH, picture
-from elbos.audit.result import Audit, weighting_distance
+from elbos.audit.result import Audit
 from elbos.audit.words import View, facts, in_words, views
 from elbos.base.html import document
 from elbos.base.numbers import NONE
@@ -62,8 +62,8 @@ class Card:
         """Facts to print below the picture, by name."""
         found = facts(self.audit)
         shown = {name: found[name] for name in _SHOWN if found[name] != NONE}
-        off = weighting_distance(self.audit, self.beside) if self.beside else None
-        beside = {} if off is None else {"off the first by": in_words(off)}
+        off = self.audit.distance(self.beside) if self.beside else None
+        beside = {} if off is None else {"off the first by": in_words(off.value)}
         return shown | beside
 
     @property

@@ -51,6 +51,13 @@ class Undecided(NamedTuple):
     factor: float  # above 1
 
 
+class Distance(NamedTuple):
+    """Distance between two curves, as a relative difference, with its standard error."""
+
+    value: float
+    error: float
+
+
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Audit:
     r"""The implied weighting of a loss, with its density, coefficient, target and diagnostics.
@@ -274,6 +281,49 @@ class Audit:
         """Python code for `monotone_factor`; None if there is no factor."""
         return self.factor.code if self.factor else None
 
+    def log_ratio(
+        self, other: "Audit", curve: Literal["weight", "density"] = "weight"
+    ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
+        r"""Compare a curve of two losses on their common noise levels.
+
+        Returns:
+            The levels, $\log w_1 - \log w_2$ with mean 0, and the probability of each level, the
+            mean of the two densities; empty if the losses have no noise level in common.
+        """
+        levels = common_levels([self, other])
+        logs, p = [], np.zeros(len(levels))
+        for one in (self, other):
+            grid = one.logsnr.numpy()
+            at = PchipInterpolator(grid, getattr(one, curve).log().numpy())
+            logs.append(at(levels))
+            p += np.interp(levels, grid, one.density.numpy())
+        p /= p.sum() if len(p) else 1.0
+        log_ratio = logs[0] - logs[1]
+        return levels, log_ratio - (p * log_ratio).sum(), p
+
+    def distance(
+        self, other: "Audit", curve: Literal["weight", "density"] = "weight"
+    ) -> Distance | None:
+        r"""Compute the distance between the weightings, or densities, of two losses.
+
+        $$d = \operatorname{std}_{\lambda \sim \bar p}\,[\log w_1 - \log w_2],$$
+
+        where $\bar p$ is the mean of their densities. A constant factor makes no difference.
+
+        Returns:
+            The distance and its standard error by sampling; None if the losses have no noise level
+            in common.
+        """
+        levels, log_ratio, p = self.log_ratio(other, curve)
+        if not len(levels):
+            return None
+        variance = sum(
+            np.interp(levels, one.logsnr.numpy(), one.weight_error.numpy()) ** 2
+            for one in (self, other)
+        )
+        value = distance(log_ratio, np.zeros(len(p)), p)
+        return Distance(value, float(np.sqrt((p * variance).sum())))
+
     def to_dict(self) -> dict[str, Any]:
         """Convert all fields and derived quantities to plain numbers, lists and strings; infinite
         numbers and NaN become None.
@@ -331,17 +381,6 @@ class Audit:
     def _repr_html_(self) -> str:
         html: str = shown_by(self).as_html([self])
         return html
-
-
-def weighting_distance(audit: Audit, other: Audit) -> float | None:
-    """Return the distance between two weightings on their common noise levels; None without any."""
-    levels = common_levels([audit, other])
-    if not len(levels):
-        return None
-    at = torch.from_numpy(levels)
-    log_w, log_v = (one.weighting(at).log().numpy() for one in (audit, other))
-    p = sum(np.interp(levels, a.logsnr.numpy(), a.density.numpy()) for a in (audit, other))
-    return distance(log_w, log_v, p / np.sum(p))
 
 
 def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:

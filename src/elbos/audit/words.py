@@ -22,7 +22,7 @@ from elbos.audit.formulas import (
 )
 from elbos.audit.matching import NEAR, SAME
 from elbos.audit.resemblance import Resemblance
-from elbos.audit.result import Audit, weighting_distance
+from elbos.audit.result import Audit
 from elbos.base.arrays import Array
 from elbos.base.codec import parse
 from elbos.base.colors import COLORS, Swatch
@@ -269,9 +269,10 @@ def as_dict(audit: Audit) -> dict[str, Any]:
 
 def difference(audit: Audit, other: Audit) -> str:
     """Describe how much two weightings differ, in one sentence."""
-    d = weighting_distance(audit, other)
-    if d is None:
+    found = audit.distance(other)
+    if found is None:
         return "The two losses have no noise level in common."
+    d = found.value
     weight = "weight" if d < SAME else "do not weight"
     return f"The two losses {weight} noise levels alike: their weightings differ by {in_words(d)}."
 

@@ -20,6 +20,7 @@ PUBLIC = {
         ),
         "theory",
     ),
+    "testing": "audit",
     "tracking": "training",
 }
 """Modules with a short public path, and the packages that define them."""

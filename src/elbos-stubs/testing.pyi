@@ -1,0 +1,1 @@
+from elbos.audit.testing import *

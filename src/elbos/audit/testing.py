@@ -1,0 +1,250 @@
+r"""Pin the weighting of a loss in a test: `elbos.testing`.
+
+A refactoring can change the objective and no test sees it: a weight of shape `[b, 1]` broadcast
+against losses of shape `[b]`, a shift applied twice, a clamp the wrong way round. Two audits differ
+by
+
+$$d = \operatorname{std}_{\lambda \sim \bar p}\,[\log w_1(\lambda) - \log w_2(\lambda)],$$
+
+with $\bar p$ the mean of the two densities of noise levels: 0.02 is a difference of 2 %.
+
+    def test_the_loss_is_edm():
+        assert_weighting(loss, torch.rand(16, 3, 8, 8) * 2 - 1, like="edm")
+
+Everything here needs the core alone.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.audit.declare import from_recipe
+from elbos.audit.estimate import audit_of
+from elbos.audit.instrument import LossFunction
+from elbos.audit.measure import measuring
+from elbos.audit.result import Audit, Distance
+from elbos.base import files
+from elbos.base.arrays import Array
+from elbos.base.checks import typed
+from elbos.base.numbers import fixed, number, percent
+
+WITHIN = 0.02
+_NUM_ERRORS = 3.0  # standard errors that a difference has to exceed
+_GOLDEN_LEVELS = 101  # noise levels of a stored audit
+_EDGE = 0.01  # share of the noise levels at each end whose factors are not named
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Difference between the audit of a loss and an expected audit.
+
+    Attributes:
+        audit: The audit of the loss.
+        expected: The expected audit.
+        within: The distance that is tolerated, beyond three standard errors.
+        weighting: Distance between the weightings; None without a common noise level.
+        density: Distance between the densities of noise levels; None without a common noise level.
+        outside: The share of one loss's noise levels that are beyond the range of the other's.
+        diagnostics: Sentences of the diagnostics of the loss that are not expected.
+    """
+
+    audit: Audit
+    expected: Audit
+    within: float
+    weighting: Distance | None
+    density: Distance | None
+    outside: float
+    diagnostics: Sequence[str]
+
+    @classmethod
+    def between(cls, audit: Audit, expected: Audit, within: float = WITHIN) -> "Difference":
+        """Compare an audit with the expected one."""
+        known = {one.kind for one in expected.diagnostics}
+        return cls(
+            audit=audit,
+            expected=expected,
+            within=within,
+            weighting=audit.distance(expected),
+            density=audit.distance(expected, "density"),
+            outside=max(_outside(audit, expected), _outside(expected, audit)),
+            diagnostics=[one.text for one in audit.diagnostics if one.kind not in known],
+        )
+
+    @property
+    def has_other_weighting(self) -> bool:
+        """True if the loss trains another weighting, or no weighting describes the loss."""
+        is_valid = self.audit.is_judged or not self.expected.is_judged
+        return not is_valid or self._has_other_curve
+
+    @property
+    def _has_other_curve(self) -> bool:
+        return self.outside > self.within or self._is_far(self.weighting)
+
+    @property
+    def has_other_levels(self) -> bool:
+        """True if the loss draws its noise levels from another density."""
+        return self.outside > self.within or self._is_far(self.density)
+
+    @property
+    def has_other_target(self) -> bool:
+        """True if the network predicts something else."""
+        return self.audit.parameterization != self.expected.parameterization
+
+    def __bool__(self) -> bool:
+        """Return True if anything differs: weighting, noise levels, target or diagnostics."""
+        changed = (self.has_other_weighting, self.has_other_levels, self.has_other_target)
+        return any(changed) or bool(self.diagnostics)
+
+    def __str__(self) -> str:
+        """Return one line for each thing that differs."""
+        now, then = self.audit, self.expected
+        lines = []
+        if self._has_other_curve:
+            lines.append(f"weighting: {self._factors()}")
+        if self.has_other_target:
+            lines.append(f"predicts: {now.parameterization}, expected {then.parameterization}")
+        if self.has_other_levels:
+            lines.append(f"noise levels: {_levels(now)}; expected {_levels(then)}")
+        lines += [f"diagnostic: {sentence}" for sentence in self.diagnostics]
+        return "\n".join(lines)
+
+    def _is_far(self, distance: Distance | None) -> bool:
+        return distance is None or distance.value > self.within + _NUM_ERRORS * distance.error
+
+    def _factors(self) -> str:
+        """Describe the largest and smallest ratio of the weightings, relative to their mean."""
+        if self.weighting is None:
+            return "no noise level in common"
+        levels, log_ratio, p = self.audit.log_ratio(self.expected)
+        below = p.cumsum()
+        inner = (below > _EDGE) & (below < 1 - _EDGE)
+        levels, log_ratio = levels[inner], log_ratio[inner]
+        if not len(levels) or not np.isfinite(log_ratio).all():
+            return "zero at noise levels where the other is positive"
+        low, high = sorted((log_ratio.argmin(), log_ratio.argmax()))
+        parts = (
+            f"× {number(float(np.exp(log_ratio[i])), 3)} at log-SNR {fixed(float(levels[i]), 1)}"
+            for i in (low, high)
+        )
+        d = self.weighting.value
+        by = percent(d) if d < 0.5 else f"a factor of {np.exp(d):.1f}"
+        return f"differs from the expected one by {by}: {', '.join(parts)}"
+
+
+def _levels(audit: Audit) -> str:
+    low, high = (fixed(end, 2) for end in _ends(audit))
+    return f"log-SNR {low} to {high}, {audit.schedule or 'no named schedule'}"
+
+
+def _ends(audit: Audit) -> tuple[float, float]:
+    return audit.logsnr[0].item(), audit.logsnr[-1].item()
+
+
+def _outside(audit: Audit, other: Audit) -> float:
+    """Return the share of an audit's noise levels beyond the range of another audit."""
+    logsnr, p = audit.logsnr.numpy(), audit.density.numpy()
+    below = np.concatenate([[0.0], np.cumsum(np.diff(logsnr) * (p[1:] + p[:-1]) / 2)])
+    low, high = np.interp(_ends(other), logsnr, below / below[-1])
+    return float(1 - (high - low))
+
+
+@typed
+def assert_weighting(
+    loss_fn: LossFunction,
+    x: Float[Tensor, "b *d"],
+    like: str | Path | Audit | LossFunction,
+    within: float = WITHIN,
+    num_samples: int = 20_000,
+    seed: int = 0,
+) -> Audit:
+    """Fail unless a loss trains the expected weighting.
+
+    The loss may draw other noise levels and predict another target: that is the same objective as
+    long as the weighting is the same.
+
+    Args:
+        loss_fn: `loss_fn(network, x)`, as for `elbos.audit.probe`.
+        x: Clean data, `[b, ...]`. Random data serve: `2 * torch.rand(16, 3, 8, 8) - 1`.
+        like: The expected weighting: a recipe's name (`elbos weightings` lists them), an audit, a
+            file written by `write_golden` or by `elbos audit --json`, or another loss.
+        within: Tolerated distance. A distance counts beyond three standard errors of its
+            measurement. Default: 2 %, several times the error of 20,000 samples.
+        num_samples: Number of noise levels to draw.
+        seed: Seed of the random states that the loss uses; they are restored afterwards.
+
+    Returns:
+        The audit of the loss.
+
+    Raises:
+        AssertionError: If the weighting is another one, or the loss has an error that the expected
+            one has not; the message names what differs.
+        ValueError: If the loss cannot be measured, or there is no such recipe or file.
+
+    Examples:
+        >>> def loss(network, x):  # rectified flow with uniform times
+        ...     t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+        ...     return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+        >>> assert_weighting(loss, torch.rand(64, 16), like="flow", num_samples=2000)
+        Audit('loss', flow, monotone)
+    """
+    __tracebackhide__ = True
+    found = _audit(loss_fn, x, num_samples, seed)
+    if isinstance(like, str | Path | Audit):
+        expected = expected_audit(like)
+    else:
+        expected = _audit(like, x, num_samples, seed)
+    difference = Difference.between(found, expected, within)
+    if difference.has_other_weighting:
+        raise AssertionError(f"{found.title} is not weighted like {expected.title}:\n{difference}")
+    return found
+
+
+def _audit(loss_fn: LossFunction, x: Tensor, num_samples: int, seed: int) -> Audit:
+    title = str(getattr(loss_fn, "__name__", "loss"))
+    with measuring(loss_fn, x, num_samples, seed) as measurement:
+        return audit_of(measurement, num_samples, title=title)
+
+
+def expected_audit(like: str | Path | Audit) -> Audit:
+    """Return the audit of a recipe, of a file, or the audit given.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If there is no such recipe, or the file holds no audit.
+    """
+    if isinstance(like, Audit):
+        return like
+    if isinstance(like, str) and not like.endswith(".json"):
+        return from_recipe(like)
+    try:
+        return Audit.from_dict(files.read_json(Path(like)))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{like} holds no audit, as `elbos audit --json` writes one.") from error
+
+
+def write_golden(audit: Audit, path: Path) -> None:
+    """Write an audit at 101 noise levels with five digits, to be committed beside a test.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    content = audit.to_dict()
+    grid = audit.logsnr.numpy()
+    levels = np.linspace(grid[0], grid[-1], _GOLDEN_LEVELS)
+    stored: dict[str, Any] = {field.name: content[field.name] for field in fields(Audit)}
+    for name, value in vars(audit).items():
+        if isinstance(value, Tensor):
+            stored[name] = _rounded(np.interp(levels, grid, value.numpy()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in stored.items())
+    files.write(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def _rounded(values: Array) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]

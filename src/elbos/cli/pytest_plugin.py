@@ -1,0 +1,69 @@
+"""A plugin of pytest: the fixture `weighting_regression`, and `--weighting-regen`.
+
+pytest loads this module in every run where elbos is installed; torch is imported when the fixture
+is first used.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("elbos").addoption(
+        "--weighting-regen",
+        action="store_true",
+        help="Write the expected audits of weighting_regression instead of comparing with them.",
+    )
+
+
+@pytest.fixture
+def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Return a function `check(loss, x, within=0.02)` that compares a loss with its stored audit.
+
+    The audit is stored beside the test, in TEST_FILE/TEST_NAME.json, and committed with it:
+    `pytest --weighting-regen` writes it. The test fails if the weighting, the prediction type, the
+    noise levels or the diagnostics of the loss are others than those stored. A second call in the
+    same test needs a `name`.
+    """
+    folder = request.path.with_suffix("")
+    test = re.sub(r"\W+", "-", request.node.name).strip("-")
+    is_written = request.config.getoption("--weighting-regen")
+
+    def check(
+        loss_fn: Callable[[Any, Any], Any],
+        x: Any,
+        within: float = 0.02,
+        *,
+        name: str = "",
+        num_samples: int = 20_000,
+        seed: int = 0,
+    ) -> None:
+        __tracebackhide__ = True
+        from elbos import audit
+        from elbos.audit import testing
+
+        golden = folder / f"{test}{name and '-' + name}.json"
+        found = audit.probe(loss_fn, x, num_samples, seed)
+        if is_written:
+            testing.write_golden(found, golden)
+        elif not golden.is_file():
+            pytest.fail(f"{_shown(golden)} does not exist: run pytest --weighting-regen.", False)
+        elif difference := testing.Difference.between(
+            found, testing.expected_audit(golden), within
+        ):
+            pytest.fail(
+                f"{found.title} has changed since {_shown(golden)} was written:\n{difference}\n"
+                "If that is intended, run pytest --weighting-regen and commit the file.",
+                False,
+            )
+
+    return check
+
+
+def _shown(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,0 +1,146 @@
+"""Pinning a weighting in a test: four planted bugs, and losses that are the same objective."""
+
+import math
+
+import pytest
+import torch
+
+from elbos import audit
+from elbos.audit.testing import Difference, assert_weighting, expected_audit, write_golden
+
+X = 2 * torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
+ALPHA_BAR = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
+
+
+def flow(network, x, shift=1.0):
+    """Rectified flow whose times are shifted once, as SD3's are."""
+    u, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    t = shift * u / (1 + (shift - 1) * u)
+    return (network((1 - t) * x + t * eps, t.flatten()) - (eps - x)).square().mean()
+
+
+def flow_by_eps(network, x):
+    """The objective of `flow`, with another target: ||v - v_hat|| = ||eps - eps_hat|| / (1 - t)."""
+    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    error = (network((1 - t) * x + t * eps, t.flatten()) - eps) / (1 - t)
+    return error.square().mean()
+
+
+def shifted_twice(network, x):
+    u, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    t = 3 * u / (1 + 2 * u)
+    t = 3 * t / (1 + 2 * t)
+    return (network((1 - t) * x + t * eps, t.flatten()) - (eps - x)).square().mean()
+
+
+def min_snr(network, x, bug=None):
+    t, eps = torch.randint(0, 1000, (len(x),)), torch.randn_like(x)
+    alpha_bar = ALPHA_BAR[t].view(-1, 1, 1, 1)
+    alpha = alpha_bar if bug == "alpha-bar" else alpha_bar.sqrt()
+    z = alpha * x + (1 - alpha_bar).sqrt() * eps
+    snr = (alpha_bar / (1 - alpha_bar)).flatten()
+    weight = (snr.clamp(min=5) if bug == "clamp" else snr.clamp(max=5)) / snr
+    error = (network(z, t) - eps).square().mean((1, 2, 3))
+    return (weight[:, None] * error[None] if bug == "broadcast" else weight * error).mean()
+
+
+def test_a_loss_is_like_its_recipe():
+    found = assert_weighting(flow, X, like="flow")
+    assert found.recipe == "flow"
+
+
+def test_another_target_of_the_same_weighting_is_the_same_objective():
+    found = assert_weighting(flow_by_eps, X, like=flow)
+    assert found.parameterization == "eps"
+    assert Difference.between(found, audit.from_recipe("flow")).has_other_target
+
+
+@pytest.mark.parametrize("bug", ["broadcast", "alpha-bar", "clamp"])
+def test_a_planted_bug_fails(bug):
+    def loss(network, x):
+        return min_snr(network, x, bug)
+
+    with pytest.raises(AssertionError, match="loss is not weighted like min_snr"):
+        assert_weighting(loss, X, like=min_snr)
+
+
+def test_a_lost_axis_is_named():
+    def loss(network, x):
+        return min_snr(network, x, "broadcast")
+
+    found = Difference.between(audit.probe(loss, X), audit.probe(min_snr, X))
+    assert [one.kind for one in found.audit.diagnostics] == ["batch-mean"]
+    assert found.diagnostics == [found.audit.diagnostics[0].text]
+
+
+def test_a_shift_applied_twice_fails():
+    with pytest.raises(AssertionError, match=r"Flow\(shift=9.0\)"):
+        assert_weighting(shifted_twice, X, like=lambda network, x: flow(network, x, shift=3.0))
+
+
+def test_the_distance_of_two_recipes_is_that_of_their_formulas():
+    first, second = audit.from_recipe("flow"), audit.from_recipe("sd3")
+    distance = first.distance(second)
+    levels, log_ratio, p = first.log_ratio(second)
+    mean = (p * log_ratio).sum()
+    assert mean == pytest.approx(0, abs=1e-12)
+    assert p.sum() == pytest.approx(1)
+    # SD3's weighting is flow's times the logit-normal density over the uniform one, on t
+    t = torch.sigmoid(torch.from_numpy(-levels / 2))
+    logit = t.logit()
+    log_density = -(logit**2) / 2 - t.log() - (1 - t).log()
+    expected = -(log_density - (torch.from_numpy(p) * log_density).sum()).numpy()
+    assert log_ratio == pytest.approx(expected, abs=1e-3)
+    assert distance.value == pytest.approx(float((p * expected**2).sum() ** 0.5), rel=1e-3)
+    assert distance.error == 0
+
+
+def test_the_distance_by_another_seed_is_within_its_error():
+    first, second = audit.probe(min_snr, X, seed=0), audit.probe(min_snr, X, seed=1)
+    distance = first.distance(second)
+    assert 0 < distance.value < 4 * distance.error < 0.1
+
+
+def test_losses_of_no_common_level_have_no_distance():
+    def clean(network, x):
+        t, eps = 0.4 * torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+    def noisy(network, x):
+        t, eps = 0.6 + 0.4 * torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+    first, second = audit.probe(clean, X), audit.probe(noisy, X)
+    assert first.distance(second) is None
+    with pytest.raises(AssertionError):
+        assert_weighting(clean, X, like=noisy)
+
+
+def test_levels_left_out_are_another_weighting():
+    """Uniform times of [0.02, 0.98]: 4 % of the expected levels are never drawn."""
+
+    def truncated(network, x):
+        t, eps = 0.02 + 0.96 * torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+    found = Difference.between(audit.probe(truncated, X), audit.from_recipe("flow"))
+    assert found.outside == pytest.approx(0.04, abs=0.002)
+    assert found.has_other_weighting
+
+
+def test_a_stored_audit_is_read_back(tmp_path):
+    found = audit.probe(min_snr, X)
+    write_golden(found, tmp_path / "tests" / "loss.json")
+    stored = expected_audit(tmp_path / "tests" / "loss.json")
+    assert not Difference.between(found, stored)
+    assert found.distance(stored).value < 0.005  # 101 of its 401 noise levels
+    assert len(stored.logsnr) == 101
+    assert math.isclose(stored.weight[0], found.weight[0], rel_tol=1e-4)
+
+
+def test_a_file_without_an_audit_is_one_line(tmp_path):
+    (tmp_path / "x.json").write_text('{"title": 1}')
+    with pytest.raises(ValueError, match=r"x\.json"):
+        expected_audit(tmp_path / "x.json")
+    with pytest.raises(ValueError, match=r"edmm.*edm"):
+        expected_audit("edmm")
