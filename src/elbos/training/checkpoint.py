@@ -91,11 +91,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def of_step(folder: Path, step: int | None) -> Path:
-    """Return the path of the checkpoint of a step; by default, of the latest step.
-
-    Raises:
-        FileNotFoundError: If there is no such checkpoint; the message lists the available steps.
-    """
+    """Return the path of the checkpoint of a step; by default, of the latest step."""
     found, run = kept(folder), folder.parent
     if not found:
         raise FileNotFoundError(f"{run} has no checkpoint yet: train it with `elbos train`.")
@@ -132,11 +128,7 @@ def new_partial(folder: Path, step: int) -> Path:
 
 
 def write_part(partial: Path, part: int, groups: Groups) -> None:
-    """Write one process's part of a checkpoint: the process's rows of each tensor.
-
-    Part 0 also holds the tensors that are not sharded. Processes on several machines need a shared
-    file system.
-    """
+    """Write one process's rows of each tensor, and for part 0 also the tensors without shards."""
     with files.named_errors(partial.parent):
         digests = {}
         for name, tensors in groups.items():
@@ -222,12 +214,7 @@ def reading_step(
 def reading(
     path: Path, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Verify a checkpoint; yield its step and its groups of tensors, or the group `only` alone.
-
-    Raises:
-        DamagedCheckpoint: If a file is missing, truncated or changed.
-        ValueError: If the `with` block finds that the tensors belong to another network.
-    """
+    """Verify a checkpoint; yield its step and its groups of tensors, or the group `only` alone."""
     verify(path, only)
     with opened(path, only) as (step, groups):
         yield (
@@ -240,12 +227,9 @@ def reading(
 
 
 def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> None:
-    """Raise a DamagedCheckpoint unless all files of a checkpoint match their recorded SHA-256.
+    """Raise a DamagedCheckpoint unless the files of a checkpoint match their recorded SHA-256.
 
-    Args:
-        path: The checkpoint.
-        only: Name of a single group to verify. Default: all groups.
-        share: Slice of the list of files, so that processes divide the verification.
+    Only the group `only` is verified, or all; processes each verify a `share` of the files.
     """
     with _naming_damage(path):
         _, digests = _manifest(path, only)
@@ -260,9 +244,8 @@ def opened(
 ) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
     """Open a verified checkpoint; yield its step and its groups of tensors, read on demand.
 
-    Raises:
-        DamagedCheckpoint: If a file is missing or holds no tensors.
-        ValueError: If the `with` block finds that the tensors belong to another network.
+    A KeyError, ValueError or RuntimeError in the `with` block becomes a ValueError: the tensors
+    belong to another network.
     """
     with ExitStack() as stack:
         with _naming_damage(path):

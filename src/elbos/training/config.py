@@ -232,11 +232,9 @@ class Config:
             object.__setattr__(self, "init", files.expanded(self.init))
         require_finite(self)
         require_reach(self.weighting, self.schedule.logsnr_min, self.schedule.logsnr_max)
-        self._require_usable_loss()
         self.require_guidable(self.sampling)
         self.sampling.logsnrs(self.schedule)  # raises if the range is empty
 
-    def _require_usable_loss(self) -> None:
         times = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
         logsnr = self.schedule.logsnr(times)
         factor = self.objective.coefficient(logsnr).float()
@@ -313,7 +311,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Training settings of a model, for reports; None if unknown, as of models trained elsewhere."""
+    """Training settings of a model, for reports; None if unknown, as of a pretrained model."""
 
     weighting: str | None
     schedule: str | None
@@ -329,11 +327,7 @@ class Training:
 
 
 def read_config(path: Path) -> Config:
-    """Read a configuration file: the output of `elbos train --dry-run`, or a run's config.json.
-
-    Raises:
-        ValueError: If the file holds no configuration.
-    """
+    """Read a configuration file: the output of `elbos train --dry-run`, or a run's config.json."""
     try:
         config: Config = decode(Config, files.read_json(path))
     except (ValueError, RecursionError) as error:
@@ -344,12 +338,7 @@ def read_config(path: Path) -> Config:
 
 
 def run_config(directory: RunDirectory) -> Config:
-    """Read the configuration of a run from config.json.
-
-    Raises:
-        FileNotFoundError: If this is not a run directory.
-        ValueError: If config.json is not a configuration.
-    """
+    """Read the configuration of a run from config.json."""
     file = directory.path / "config.json"
     if not file.exists():
         raise FileNotFoundError(

@@ -31,9 +31,7 @@ from elbos.base.formats import CorruptFile, read_object
 def locked(folder: Path, busy: str) -> Iterator[None]:
     """Create a folder of plain files, and lock it against other processes in the `with` block.
 
-    Raises:
-        ValueError: If another process holds the lock; the message is `busy`.
-        OSError: If the folder cannot be written, or holds a link or a device.
+    If another process holds the lock, a ValueError with the message `busy` is raised.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files.require_plain(folder)
@@ -87,11 +85,7 @@ class RunDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Create the directory, and lock it against other trainings within the `with` block.
-
-        Raises:
-            ValueError: If another process trains in the directory, or the path is a file.
-        """
+        """Create the directory, and lock it against other trainings within the `with` block."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --run.")
         busy = (

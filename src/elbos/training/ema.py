@@ -68,8 +68,6 @@ class EMA:
 
     Attributes:
         networks: Averaged networks by checkpoint group; the first, "ema", is sampled.
-        widths: Relative widths of the averages, by group.
-        exponents: Exponents of the power functions, by group.
     """
 
     def __init__(self, network: nn.Module, config: Averaging) -> None:

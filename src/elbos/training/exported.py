@@ -99,11 +99,7 @@ def _reading_export(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
 
 
 def initial_weights(config: Config, init: Path) -> Weights:
-    """Read the averaged weights of the run in `init`, as initial weights for `config`.
-
-    Raises:
-        ValueError: If the network or the prediction type of the two runs differ.
-    """
+    """Read the averaged weights of the run in `init`, as initial weights for `config`."""
     directory = RunDirectory(init)
     other = run_config(directory)
     for name in ("network", "parameterization"):

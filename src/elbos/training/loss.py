@@ -41,12 +41,8 @@ class Loss(nn.Module):
     ) -> Float[Tensor, " b"]:
         """Compute the weighted loss of each sample, in nats/dim.
 
-        Args:
-            x: Data.
-            levels: Noise levels of the samples, in the format of `Objective.levels`.
-            cond: Condition of the samples, or None.
-            step: Number of the step.
-            samples: Indices of the samples in the global batch.
+        The noise `levels` are in the format of `Objective.levels`; `samples` are the indices of the
+        samples in the global batch.
         """
         eps, cond = self.drawn(x, cond, step, samples)
         return self._objective.loss_at(levels, self._called, x, eps, cond)

@@ -26,6 +26,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor, nn
 
+from elbos.base.conditions import to_device
 from elbos.base.errors import flat, printable, unfailing
 from elbos.base.extras import needs
 from elbos.base.progress import clock, progress
@@ -33,7 +34,7 @@ from elbos.theory.denoiser import network_output
 from elbos.theory.names import code
 from elbos.training import tracking
 from elbos.training.config import Config
-from elbos.training.data import Batch
+from elbos.training.data import Samples
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import autocast
 from elbos.training.machine import peak_flops
@@ -69,9 +70,6 @@ class Monitor:
         is_main: Whether this process writes and prints.
         on_images: Called with the number of images seen, after each step.
         seconds_per_image: Time per image at the devices' peak FLOP/s; None if the peak is unknown.
-
-    Raises:
-        ValueError: If a tracker does not start.
     """
 
     def __init__(
@@ -120,12 +118,9 @@ class Monitor:
         self.trackers.each(lambda tracker: tracker.finish())
 
     def note_changes(self, now: Mapping[str, Any]) -> None:
-        """Store the record of the machine, and print changes since the run was last trained.
+        """Store a record of what rounding depends on, and print changes since the last training.
 
         Also print the highest learning rate if the warm-up is long.
-
-        Args:
-            now: Everything besides the configuration on which rounding depends.
         """
         if not self.is_main:
             return
@@ -139,10 +134,8 @@ class Monitor:
     def step(self, loss: Float[Tensor, " b"], grad_norm: float, waited: float = 0.0) -> None:
         """Accumulate the losses of a step, and write a log line every `log_every` images.
 
-        Args:
-            loss: Losses of the global batch.
-            grad_norm: Norm of the gradient before clipping.
-            waited: Seconds spent waiting for batches so far.
+        `loss` holds the losses of the global batch, `grad_norm` is the norm before clipping, and
+        `waited` the seconds spent waiting for batches so far.
         """
         state, num_images = self.state, self.state.step * self.config.batch_size
         is_clipped = grad_norm > self.config.optimizer.max_grad_norm
@@ -174,24 +167,23 @@ class Monitor:
         scalars = values | tracking.scalars(by_level)
         self.trackers.each(lambda tracker: tracker.log(scalars, step=state.step))
         self.progress.update(self.task, note=f"loss {mean_loss:.4f}")
-        if not self.console.is_terminal:
-            self._print_line(mean_loss, values)
+        if not self.console.is_terminal:  # a line of text, for log files
+            total, speed, wait = (
+                self.config.num_images,
+                values["images_per_sec"],
+                values["data_wait"],
+            )
+            seconds_left = max(total - num_images, 0) / speed
+            self._print(
+                f"{num_images:,} of {total:,} images, "
+                f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} images/s, "
+                f"{clock(seconds_left)} left, loss {mean_loss:.4f}"
+                + (f", {wait:.0%} waiting for data" if wait >= 0.05 else "")
+                + (f", {values['mfu']:.0%} of the peak" if "mfu" in values else "")
+            )
         state.unlogged.zero_()
         state.by_level.reset()
         self.step_before, self.since, self.waited_before = state.step, now, waited
-
-    def _print_line(self, loss: float, values: Mapping[str, float]) -> None:
-        """Print the progress as a line of text, for output to log files."""
-        num_images, total = self.state.step * self.config.batch_size, self.config.num_images
-        images_per_sec, wait = values["images_per_sec"], values["data_wait"]
-        seconds_left = max(total - num_images, 0) / images_per_sec
-        rate = f"{images_per_sec:,.0f}" if images_per_sec >= 10 else f"{images_per_sec:.2g}"
-        self._print(
-            f"{num_images:,} of {total:,} images, {rate} images/s, "
-            f"{clock(seconds_left)} left, loss {loss:.4f}"
-            + (f", {wait:.0%} waiting for data" if wait >= 0.05 else "")
-            + (f", {values['mfu']:.0%} of the peak" if "mfu" in values else "")
-        )
 
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -224,21 +216,22 @@ class Monitor:
 
 
 def seconds_per_image(
-    network: nn.Module, example: Callable[[], Batch], config: Config, processes: Processes
+    network: nn.Module, data: Samples, config: Config, processes: Processes
 ) -> float | None:
     """Compute the training time per image at the peak FLOP/s of all devices.
 
     The result is None if the peak is unknown or the network is sharded. The backward pass takes
-    twice the FLOPs of the forward pass. `example` returns one sample and its condition.
+    twice the FLOPs of the forward pass.
     """
     peak = peak_flops(config, processes.device)
     if peak is None or sharded_parts(network):
         return None
     from torch.utils.flop_counter import FlopCounterMode  # takes half a second to import
 
-    x, cond = example()
+    x, cond = data.training.batch(torch.zeros(1, dtype=torch.int64))
+    x, cond = x.to(processes.device), to_device(cond, processes.device)
     with FlopCounterMode(display=False) as counter, autocast(config, processes.device):
-        network_output(network, x, x.new_zeros(1), cond)
+        network_output(network, x, x.new_zeros(1), cond if config.use_labels else None)
     num_flops: int = counter.get_total_flops()
     return 3 * num_flops / (peak * processes.num)
 
@@ -250,12 +243,7 @@ class Trackers:
     """Experiment trackers of a run, such as TensorBoard and W&B, through accelerate.
 
     A tracker that fails during training is dropped with a warning, so that an unavailable server
-    does not end the training.
-
-    Args:
-        config: The run's configuration, which names the trackers.
-        run: The run directory.
-        step: The step at which training starts or resumes; None for no trackers.
+    does not end the training. There are no trackers if the first step is None.
 
     Raises:
         ValueError: If a tracker does not start.
@@ -266,6 +254,11 @@ class Trackers:
         if step is None or not config.output.trackers:
             return
         identifiers = run.read(FILE) or {}
+        settings = {  # as numbers and short texts
+            field.name: value if isinstance(value, int | float | str) else code(value)[:MAX_SETTING]
+            for field in fields(config)
+            if field.name != "output" and (value := getattr(config, field.name)) is not None
+        }
         for name in dict.fromkeys(config.output.trackers):
             known = identifiers.get(name)
             tracker = _started(name, run, step, known)
@@ -274,7 +267,7 @@ class Trackers:
                 run.write(FILE, identifiers)
             # TensorBoard would show the table of settings as another run
             if known is None and name != "tensorboard":
-                tracker.store_init_configuration(_settings(config))
+                tracker.store_init_configuration(settings)
             self.running.append(tracker)
 
     def each(self, action: "Callable[[GeneralTracker], None]") -> None:
@@ -328,13 +321,3 @@ def _started(name: str, run: RunDirectory, step: int, known: str | None) -> "Gen
             "--output.trackers."
         ) from error
     return tracker
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    """Return the configuration as numbers and short texts, by field name."""
-    values = {f.name: getattr(config, f.name) for f in fields(config) if f.name != "output"}
-    return {
-        name: value if isinstance(value, int | float | str) else code(value)[:MAX_SETTING]
-        for name, value in values.items()
-        if value is not None
-    }

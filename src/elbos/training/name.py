@@ -22,7 +22,6 @@ from elbos.training.sampling import Sampling
 _MAX_LENGTH, _DIGEST_LENGTH = 60, 8
 _SHORT = {"optimizer.learning_rate": "lr"}
 _PLAIN_GROUPS = ("optimizer", "averaging", "sampling")  # left out before the names of their fields
-_REQUIRED = object()
 
 
 def default_name(config: Config, preset: str) -> str:
@@ -80,12 +79,13 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
         else f"{label.rpartition('.')[-1]}-{word}"
     )
     for f in dataclasses.fields(new):
-        value, default = getattr(new, f.name), _default(f)
         if f.init:
+            value, default = getattr(new, f.name), f.default
+            if f.default_factory is not dataclasses.MISSING:
+                default = f.default_factory()
             is_part = dataclasses.is_dataclass(value)
-            yield from _differences(
-                value, default, f"{word} inner" if is_part else f"{word}.{f.name}"
-            )
+            path = f"{word} inner" if is_part else f"{word}.{f.name}"
+            yield from _differences(value, default, path)
 
 
 def _valued(label: str, value: Any) -> str:
@@ -102,12 +102,6 @@ def _valued(label: str, value: Any) -> str:
     return f"{label} {value.name if isinstance(value, Path) else value}"
 
 
-def _default(f: "dataclasses.Field[Any]") -> Any:
-    if f.default_factory is not dataclasses.MISSING:
-        return f.default_factory()
-    return _REQUIRED if f.default is dataclasses.MISSING else f.default
-
-
 def _word(name: str) -> str:
     """Convert a class name to lower case with dashes: `SoftMinSNR` to soft-min-snr."""
     name = name.replace("ViT", "Vit")  # one word
@@ -115,12 +109,8 @@ def _word(name: str) -> str:
     return words.removesuffix("-Config").lower()
 
 
-def _names() -> Counter[str]:
-    """Count, by class name, the places of a configuration and the presets that use the name."""
-    hints = [get_type_hints(cls, include_extras=True) for cls in (Config, Sampling)]
-    found = [o for places in hints for place in places.values() for o in set(options(place))]
-    names = [o.__name__ for o in found if dataclasses.is_dataclass(o) and isinstance(o, type)]
-    return Counter([*names, *(preset.capitalize() for preset in PRESETS)])
-
-
-_NAMES = _names()
+# by class name, the number of places of a configuration and presets that use the name
+_NAMES = Counter(preset.capitalize() for preset in PRESETS)
+for _annotation in (get_type_hints(cls, include_extras=True) for cls in (Config, Sampling)):
+    for _place in _annotation.values():
+        _NAMES.update(cls.__name__ for cls in set(options(_place)) if dataclasses.is_dataclass(cls))

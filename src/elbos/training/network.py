@@ -21,10 +21,8 @@ _ARGUMENTS = ("shape", "num_classes")
 class OwnNetwork:
     """Reference to a user-defined network in a configuration.
 
-    Attributes:
-        name: FILE.py:FUNCTION, a function of the shape of one sample and the number of classes, or
-            None, that returns the network; or the class name of a network given in Python.
-        is_trusted: Whether the user named the function in this process, which permits running it.
+    The name is FILE.py:FUNCTION, or the class of a network given in Python. A function runs only if
+    it `is_trusted`: the user named it in this process.
     """
 
     name: str
@@ -39,12 +37,7 @@ class OwnNetwork:
         return network
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network by calling the user's function.
-
-        Raises:
-            ValueError: If the function is not trusted, fails, or does not return a network that can
-                be stored.
-        """
+        """Build the network by calling the user's function with the shape and number of classes."""
         if not self.is_trusted:
             raise ValueError(
                 f"The network {self.name} is user-defined and not stored: give it as network= in "

@@ -129,11 +129,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def shards(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the process group across which a parameter is sharded; None if it is not sharded.
-
-    Raises:
-        ValueError: If the parameter is sharded along another dimension than the first.
-    """
+    """Return the process group across which a parameter is sharded along its first dimension."""
     if not hasattr(parameter, "to_local"):
         return None
     mesh, places = parameter.device_mesh, parameter.placements

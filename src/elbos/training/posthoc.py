@@ -92,7 +92,6 @@ def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
         FileNotFoundError: If there is no run, or no checkpoint yet.
         ValueError: If the run has no snapshots, snapshots are corrupt or of another network, the
             width is invalid, or `out` exists.
-        OSError: If a file cannot be read or written.
     """
     directory, out = RunDirectory(Path(run)), Path(out)
     config, averaging = run_config(directory), Averaging(relative_width=width)

@@ -45,11 +45,7 @@ class Processes:
     @classmethod
     @naming_lost_processes()
     def joined(cls) -> "Processes":
-        """Join the process group described by the environment; a single process joins none.
-
-        Raises:
-            ValueError: If the environment lacks a variable.
-        """
+        """Join the process group described by the environment; a single process joins none."""
         name_as_torchrun_does()
         device = local_device()
         num = int(os.environ.get("WORLD_SIZE", "1"))

@@ -58,13 +58,7 @@ def seed_torch(*key: int) -> None:
 
 @dataclass(frozen=True)
 class Visits:
-    """Source of random numbers for data augmentation, keyed by sample and epoch.
-
-    Attributes:
-        key: Philox key of the run's seed: two words.
-        rows: Indices of the samples in the data.
-        epochs: Epoch of each sample, from 0.
-    """
+    """Source of random numbers for data augmentation, keyed by seed, sample and epoch."""
 
     key: tuple[int, int]
     rows: Int64[Tensor, " b"]

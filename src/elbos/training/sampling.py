@@ -119,7 +119,7 @@ def sample(
     null_cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
-    """Generate samples from noise, batch by batch.
+    """Generate samples from noise, batch by batch, as denoised on a device.
 
     The noise of a batch depends on the seed and the batch's number alone, so that batches can be
     divided over processes.
@@ -133,8 +133,7 @@ def sample(
         seed: Seed of the noise.
         device: Device of the denoiser.
         cond: Condition of each sample, or None.
-        null_cond: Null (unconditional) condition as a batch of one, `[1, ...]`, for guidance.
-            Default: class label -1.
+        null_cond: Null condition `[1, ...]`, for guidance. Default: class label -1.
         batches: Numbers of the batches to generate, out of `num_batches(num)`. Default: all.
 
     Yields:

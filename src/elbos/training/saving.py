@@ -24,14 +24,9 @@ _Task = Callable[[], None]
 class Saver:
     """Writer of checkpoints and snapshots in a background thread, one at a time.
 
-    The context manager waits on exit until the last copy is written.
-
-    Args:
-        run: The run directory.
-        processes: The processes that train. All must call each method; an OSError of one process is
-            raised in all.
-        num_parts: Number of processes, by ascending rank, that together hold one copy of the state.
-        num_kept: Number of checkpoints that are not deleted.
+    The context manager waits on exit until the last copy is written. All processes must call each
+    method; an OSError of one process is raised in all. The first `num_parts` processes together
+    hold one copy of the state.
     """
 
     def __init__(

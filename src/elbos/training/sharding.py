@@ -44,10 +44,6 @@ def shard(
         dtype: Precision in which blocks are gathered and compute; autocast decides the rest.
             Gradients are averaged in float32; parameters outside of blocks, such as embeddings,
             keep their dtype.
-
-    Raises:
-        ValueError: If `shard_size` does not divide the number of processes, or the network has
-            parameters that cannot be sharded.
     """
     if processes.num % shard_size:
         raise ValueError(

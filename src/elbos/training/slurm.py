@@ -24,19 +24,16 @@ def name_as_torchrun_does() -> None:
             f"SLURM_STEP_NUM_TASKS is {slurm['SLURM_STEP_NUM_TASKS']}, but there is no "
             f"{' and no '.join(missing)}: start the processes with srun."
         )
+    # a port from job and step number, so that jobs on a node rarely collide
+    job, step = (int(slurm.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
+    port = _FIRST_PORT + (job + 997 * step) % _NUM_PORTS
     os.environ |= {
         "WORLD_SIZE": slurm["SLURM_STEP_NUM_TASKS"],
         "RANK": slurm["SLURM_PROCID"],
         "LOCAL_RANK": slurm.get("SLURM_LOCALID", "0"),
         "MASTER_ADDR": slurm.get("MASTER_ADDR", _first_node(slurm["SLURM_STEP_NODELIST"])),
-        "MASTER_PORT": slurm.get("MASTER_PORT", str(_port_of_step())),
+        "MASTER_PORT": slurm.get("MASTER_PORT", str(port)),
     }
-
-
-def _port_of_step() -> int:
-    """Choose a port from job and step number, so that jobs on a node rarely collide."""
-    job, step = (int(os.environ.get(f"SLURM_{name}_ID", "0")) for name in ("JOB", "STEP"))
-    return _FIRST_PORT + (job + 997 * step) % _NUM_PORTS
 
 
 def _first_node(nodes: str) -> str:

@@ -55,11 +55,7 @@ class State:
         }
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Load initial weights into the network and all averages.
-
-        Raises:
-            ValueError: If the weights belong to another network.
-        """
+        """Load initial weights into the network and all averages."""
         try:
             for network in (self.network, *self.ema.networks.values()):
                 load(network, weights)
@@ -70,12 +66,7 @@ class State:
             ) from error
 
     def restore(self, step: int, groups: checkpoint.ReadableGroups) -> None:
-        """Restore the training state from a checkpoint, reading this process's shards alone.
-
-        Raises:
-            KeyError, RuntimeError, ValueError: If the checkpoint belongs to another network or
-                schedule.
-        """
+        """Restore the training state from a checkpoint, reading this process's shards alone."""
         self.step = step
         checkpoint.require_dtypes(groups, self.groups())
         load(self.network, groups["network"])

@@ -327,7 +327,7 @@ class Trainer:
             state,
             machine=f"{num} processes, each with {device}" if num > 1 else device,
             seconds_per_image=seconds_per_image(
-                state.ema.network, self._example, config, self.processes
+                state.ema.network, self.data, config, self.processes
             ),
             is_main=self.processes.is_main,
             on_images=on_images,
@@ -345,12 +345,6 @@ class Trainer:
             self.prefetched = prefetched
             monitor.note_changes(record(config, self.device))
             yield monitor, is_stop_requested
-
-    def _example(self) -> Batch:
-        """Return one sample of the step's batch as a batch of one, and its condition or None."""
-        x, cond, rows, epochs = self.batches[self.state.step].on(self.device)
-        x = self.data.augmented(x, Visits(self.key, rows, epochs))[:1]
-        return x, cond_at(cond, slice(1)) if self.config.use_labels else None
 
     @contextmanager
     def _returning_weights(self) -> Iterator[None]:

@@ -28,15 +28,10 @@ _Loss = Callable[[nn.Module], Float[Tensor, " b"]]
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of testing a network before training: settings for several processes.
+    """Result of testing a network before training: settings for several processes."""
 
-    Attributes:
-        uses_all: Whether every trained weight has a gradient.
-        by_blocks: Whether FSDP2 may gather the network block by block.
-    """
-
-    uses_all: bool = True
-    by_blocks: bool = True
+    uses_all: bool = True  # every trained weight has a gradient
+    by_blocks: bool = True  # FSDP2 may gather the network block by block
 
 
 def require_trainable(
@@ -46,10 +41,6 @@ def require_trainable(
 
     A copy of the network computes the gradients of four samples and the ELBO of validation samples.
     All processes must call this function.
-
-    Raises:
-        ValueError: If the loss has no gradient, the validation fails, or the gradients under FSDP2
-            differ from those of one process.
     """
     loss = _loss(config, data, processes.device, memory_format(network))
     tried, by_blocks, shape = copy.deepcopy(network).train(), True, data.spec.shape

@@ -61,11 +61,7 @@ class Augmented(Source):
 
 
 def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:
-    """Return a dataset with random flips and crops in training, and centre crops elsewhere.
-
-    Raises:
-        ValueError: If the crops are larger than the images.
-    """
+    """Return a dataset with random flips and crops in training, and centre crops elsewhere."""
     side = min(dataset.shape[1:])
     if crop is not None and not 1 <= crop <= side:
         raise ValueError(f"crop is {crop}: give 1 to {side}, the side of the images, or none.")

@@ -36,16 +36,10 @@ def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
 
 
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " n"]:
-    """Return the sample indices of the global batch of one step.
+    """Return the `batch_size` sample indices of the global batch of a step, out of `num` samples.
 
     Batches cross the border between epochs, so all have the same size, and may be larger than the
     data.
-
-    Args:
-        num: Number of samples, at least 1.
-        batch_size: Size of the global batch.
-        seed: Seed of the run, not negative.
-        step: Number of the step, from 0.
 
     Examples:
         >>> two_steps = torch.cat([batch_indices(6, 3, seed=0, step=step) for step in (0, 1)])
@@ -68,11 +62,7 @@ _order = lru_cache(maxsize=2)(epoch_order)
 class StoredBatch(NamedTuple):
     """A batch in its stored format, before the transfer to the device.
 
-    Args:
-        x: Pixel values (integers), data, or distributions of data.
-        cond: Condition of the samples, or None.
-        rows: Indices of the samples in the data.
-        epochs: Epoch of each sample, from 0.
+    `rows` are the indices of the samples in the data, `epochs` the epoch of each sample, from 0.
     """
 
     x: Tensor
@@ -103,13 +93,8 @@ class Batches(Dataset[StoredBatch]):
     share: slice
 
     def __getitem__(self, step: int) -> StoredBatch:
-        """Return this process's share of the batch of a step.
-
-        Torch's generators are seeded by the step first, since a user's dataset may augment with
-        them.
-        """
         if isinstance(self.source, Items):
-            seed_torch(self.seed, step, self.share.start, 2)
+            seed_torch(self.seed, step, self.share.start, 2)  # the dataset may augment at random
         num, begin = len(self.source), step * self.batch_size
         rows = batch_indices(num, self.batch_size, self.seed, step)[self.share]
         epochs = torch.arange(begin, begin + self.batch_size)[self.share] // num

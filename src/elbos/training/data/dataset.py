@@ -215,9 +215,8 @@ class Dataset:
         test: Split held out for evaluation after training.
         num_levels: $K$, the number of values of a pixel, or None for continuous data.
         num_classes: Number of classes, or None where there are no labels.
-        class_names: One name per class, or None where classes have no names.
-        known_digest: Digest of the samples of all splits, if it was computed before. Default:
-            `digest_of` the `x` of all splits.
+        class_names: Names of the classes, or None.
+        known_digest: SHA-256 of the `x` of all splits, if it was computed before.
     """
 
     name: str
@@ -263,8 +262,6 @@ class Dataset:
     def fingerprint(self) -> dict[str, Any]:
         """Return sizes, and a SHA-256 of all samples and labels, which identify the dataset.
 
-        The digest is computed once; 70,000 images of Fashion-MNIST take a tenth of a second.
-
         Raises:
             ValueError: If a label is not a class.
         """
@@ -306,11 +303,9 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 
 
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
-    """Clamp samples to [-1, 1] and round to the nearest pixel values: the inverse of `to_unit`.
+    """Clamp samples to [-1, 1] and round to 2 to 256 pixel values: the inverse of `to_unit`.
 
-    Args:
-        x: Samples.
-        num_levels: Number of pixel values, from 2 to 256, or None to pass `x` unchanged.
+    Continuous data (`num_levels=None`) are returned unchanged.
 
     Examples:
         >>> to_levels(torch.tensor([-1.3, 0.01, 1.0]), num_levels=17)

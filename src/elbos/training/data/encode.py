@@ -28,15 +28,9 @@ from elbos.training.processes import ALONE, Processes
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encoder of a dataset's images into shards of VAE latents.
+    """Encoder of a dataset's images into shards of VAE latents, in the folder `out`.
 
-    Attributes:
-        dataset: The images.
-        vae: The autoencoder, with the scale of its latents.
-        out: The folder of the shards, created if missing.
-        dtype: Precision of the stored latents, "float16" or "bfloat16".
-        batch_size: Number of images encoded at once.
-        processes: The processes that divide the shards; all make the same call.
+    The processes divide the shards, and encode `batch_size` images at once.
     """
 
     dataset: Dataset
@@ -50,8 +44,7 @@ class Encoder:
     def encode(self, start: Start = silent) -> Index:
         """Encode images into the missing shards of the output folder; return the folder's index.
 
-        The progress bar, which `start` starts, counts the images of all processes, assuming equal
-        speed.
+        The progress bar counts the images of all processes, assuming equal speed.
 
         Raises:
             ValueError: If the autoencoder does not encode the images, latents are not finite, or

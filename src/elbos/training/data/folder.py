@@ -15,7 +15,7 @@ import torch
 
 from elbos.base import files
 from elbos.base.cache import DamagedFolder, build_once
-from elbos.base.checks import Typed
+from elbos.base.checks import Typed, require_positive
 from elbos.base.formats import read_object
 from elbos.base.progress import begin, progress
 from elbos.training.data.augment import augmented
@@ -61,12 +61,11 @@ class Folder(Typed):
     validation and test use the centre. Default: the entire picture."""
 
     def __post_init__(self) -> None:
+        require_positive(size=self.size)
         # absolute: the run may be sampled and evaluated from other folders
         object.__setattr__(self, "root", files.expanded(self.root))
 
     def archive(self) -> "FolderArchive":
-        if self.size < 1:
-            raise ValueError(f"size is {self.size}: give at least one pixel")
         return FolderArchive.listed(self.root)
 
     def load(self) -> Dataset:
@@ -77,8 +76,7 @@ class Folder(Typed):
         Packed pictures are compared with their digest, and packed again if they are corrupt.
 
         Raises:
-            FileNotFoundError: If there is no such folder.
-            PermissionError: If permission to read a file or folder is missing.
+            OSError: If there is no such folder, or a file may not be read.
             ValueError: If the folder cannot be divided or has files that cannot be decoded.
         """
         try:
@@ -126,25 +124,14 @@ def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderArchive(Archive):
-    """Archive of the image files in a folder.
-
-    Attributes:
-        root: The folder.
-        names: Path of each image relative to the folder, with slashes. A million names are a
-            hundred megabytes; a million `Path`s would be a gigabyte.
-    """
+    """Archive of the image files in a folder, by their paths relative to `root`, with slashes."""
 
     root: Path
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # a million `Path`s would take a gigabyte
 
     @classmethod
     def listed(cls, root: Path) -> "FolderArchive":
-        """List the images of a folder, and divide them into splits, as `Folder` describes.
-
-        Raises:
-            FileNotFoundError: If there is no such folder.
-            ValueError: If the images cannot be divided into splits.
-        """
+        """List the images of a folder, and divide them into splits, as `Folder` describes."""
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")
         folders = {entry.name for entry in _visible(root) if _is_dir(entry)}

@@ -54,9 +54,8 @@ class GivenData:
         """Validate a training dataset and an optional validation dataset, and combine both.
 
         Raises:
-            ValueError: If a dataset has no length or is empty, an item is invalid, the datasets
-                differ in shape, or a null condition is needed and differs in form from the
-                conditions of the data.
+            ValueError: If the datasets are invalid or differ in shape, or a null condition is
+                needed and differs in form from the conditions of the data.
         """
         if num_levels is not None and not (isinstance(num_levels, int) and num_levels >= 2):
             raise ValueError(f"num_levels is {num_levels}: give 2 or more, or None.")

@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from elbos.base import files
-from elbos.base.checks import Typed
+from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import digest
 from elbos.base.errors import flat, suggestion
 from elbos.base.extras import needs
@@ -61,12 +61,11 @@ class Hub(Typed):
     """Replace a picture that cannot be decoded by the next one, with a warning, not an error."""
 
     def __post_init__(self) -> None:
+        require_positive(size=self.size)
         if Path(self.path).expanduser().is_dir():  # runs resume from other folders
             object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
     def archive(self) -> "HubArchive":
-        if self.size < 1:
-            raise ValueError(f"size is {self.size}: give at least one pixel")
         groups = self._groups()
         labels, class_names = self._labels(groups)
         parts = [part.select_columns(self.image) for part in groups.values()]
@@ -87,11 +86,7 @@ class Hub(Typed):
         )
 
     def load(self) -> Dataset:
-        """Open the dataset, whose images are decoded when read; the first call may download them.
-
-        Raises:
-            ValueError: If the library is not installed, or there is no such data set or column.
-        """
+        """Open the dataset, whose images are decoded when read; the first call may download it."""
         dataset = self.archive().dataset(self.size, skip_bad=self.skip_bad)
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
@@ -187,12 +182,7 @@ class HubArchive(Archive):
 
 
 def imported() -> Any:
-    """Import the package `datasets` of Hugging Face.
-
-    Raises:
-        MissingExtra: If the package is not installed.
-        ValueError: If the version is below 4, which may run code of a dataset.
-    """
+    """Import the package `datasets` of Hugging Face; raise an error if it is missing or too old."""
     with needs("datasets"):
         datasets = importlib.import_module("datasets")
     if int(datasets.__version__.partition(".")[0]) < 4:

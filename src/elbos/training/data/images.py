@@ -54,12 +54,7 @@ class Archive(abc.ABC):
 
     @abc.abstractmethod
     def content(self, number: int) -> Path | bytes:
-        """Return the path of an encoded image, or its bytes.
-
-        Raises:
-            BadPicture: If the image is missing.
-            OSError: If the archive cannot be read.
-        """
+        """Return the path of an encoded image, or its bytes; raise a BadPicture if it is gone."""
 
     @abc.abstractmethod
     def describe(self, number: int) -> str:
@@ -107,9 +102,6 @@ class Archive(abc.ABC):
 
         `bad` holds the error of each bad image by the image's description; `option` names the
         command-line option that sets `skip_bad`.
-
-        Raises:
-            ValueError: If there are bad images and not `skip_bad`, or too few images are left.
         """
         if bad:
             some = ", ".join(f"{name!r} ({reason})" for name, reason in list(bad.items())[:3])
@@ -156,21 +148,21 @@ class Decoded(Source):
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
         for place, row in enumerate(rows.tolist()):
-            out[place] = self._decoded(row)
+            for i in range(_MAX_BAD):
+                number = int(self.numbers[(row + i) % len(self)])
+                try:
+                    out[place] = decode(self.archive.content(number), self.size)
+                    break
+                except BadPicture as error:
+                    bad = f"the picture {self.archive.describe(number)} cannot be used ({error})"
+                    if not self.skip_bad:
+                        raise ValueError(
+                            f"{bad}: remove it, or pass --data.skip-bad, which takes the next one."
+                        ) from error
+                    warnings.warn(f"{bad}: the next one is taken", stacklevel=2)
+            else:
+                raise ValueError(f"{bad}, like the {_MAX_BAD - 1} before it.")
         return torch.from_numpy(out)
-
-    def _decoded(self, row: int) -> UInt8[np.ndarray, "3 s s"]:
-        for number in (int(self.numbers[(row + i) % len(self)]) for i in range(_MAX_BAD)):
-            try:
-                return decode(self.archive.content(number), self.size)
-            except BadPicture as error:
-                bad = f"the picture {self.archive.describe(number)} cannot be used ({error})"
-                if not self.skip_bad:
-                    raise ValueError(
-                        f"{bad}: remove it, or pass --data.skip-bad, which takes the next one."
-                    ) from error
-                warnings.warn(f"{bad}: the next one is taken", stacklevel=2)
-        raise ValueError(f"{bad}, like the {_MAX_BAD - 1} before it.")
 
     def fingerprint(self) -> str:
         hashed = hashlib.sha256(np.ascontiguousarray(self.numbers).data)

@@ -48,12 +48,7 @@ class Packed(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset of packed images without reading any image.
-
-        Raises:
-            FileNotFoundError: If files are missing.
-            ValueError: If files are corrupt, or hold latents.
-        """
+        """Open the dataset of packed images without reading any image."""
         index = Index.read(self.path)
         if index.num_levels is None:
             raise ValueError(f"{self.path} holds latents: train with data:latents.")
@@ -74,12 +69,7 @@ class Latents(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset of latents without reading any latent.
-
-        Raises:
-            FileNotFoundError: If files are missing.
-            ValueError: If files are corrupt, or hold images.
-        """
+        """Open the dataset of latents without reading any latent."""
         index = Index.read(self.path)
         if index.num_levels is not None:
             raise ValueError(f"{self.path} holds images: train with data:packed.")

@@ -52,14 +52,8 @@ class SplitIndex:
 class Index:
     """Index of a folder of shards: shape, dtype and classes of the data; sizes and digests.
 
-    Attributes:
-        name: Name of the data in reports.
-        shape: Shape of one sample.
-        num_levels: Number of pixel values, or None for continuous data.
-        splits: Shards of the training, validation and test split.
-        source: Data and settings from which the shards were made.
-        labels_sha256: Digests of the labels of the splits; empty without classes, and for data
-            packed by early versions.
+    `source` holds the data and settings from which the shards were made. Without classes, and for
+    data packed by early versions, there are no digests of labels.
     """
 
     format: Literal[1] = 1
@@ -84,12 +78,7 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """Read the index of a folder of shards.
-
-        Raises:
-            FileNotFoundError: If the folder has no index.
-            ValueError: If the index is corrupt, or of a later version.
-        """
+        """Read the index of a folder of shards."""
         file = folder / INDEX
         if not file.is_file():
             raise FileNotFoundError(
@@ -160,29 +149,19 @@ class Shards(Source):
 
 @dataclass(frozen=True)
 class Mapped:
-    """Memory-mapped file of rows of equal length, for random access.
-
-    Attributes:
-        rows: The bytes.
-        memory: The mapping; None for an empty file.
-    """
+    """Memory-mapped file of rows of equal length, for random access; None for an empty file."""
 
     rows: UInt8[np.ndarray, "n bytes"]
     memory: mmap.mmap | None
 
     @classmethod
     def from_file(cls, path: Path, num: int, num_bytes: int) -> "Mapped":
-        """Map a file of `num` rows of `num_bytes` into memory.
-
-        Raises:
-            OSError: If the file cannot be read.
-            ValueError: If the file has another size: reading beyond its end kills the process.
-        """
+        """Map a file of `num` rows of `num_bytes` into memory; raise a ValueError for other sizes."""
         with files.named_errors(path), files.regular(path).open("rb") as file:
             found, memory = file.seek(0, 2), None
             if found == num * num_bytes > 0:
                 memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if found != num * num_bytes:
+        if found != num * num_bytes:  # reading beyond the end kills the process
             raise ValueError(
                 f"{path} has {found:,} bytes, not {num * num_bytes:,} as in its index: pack again."
             )
@@ -206,12 +185,7 @@ class Mapped:
 
 
 def load_shards(folder: Path, index: Index) -> Dataset:
-    """Open a folder of shards as a dataset without reading any sample.
-
-    Raises:
-        OSError: If a file is missing.
-        ValueError: If the size of a file differs from the index.
-    """
+    """Open a folder of shards as a dataset, by the sizes of its files, without reading samples."""
     splits, classes = [], index.class_names
     num_bytes = math.prod(index.shape) * DTYPES[index.dtype].itemsize
     for name, split in zip(SPLITS, index.splits, strict=True):
@@ -244,7 +218,6 @@ def verify(folder: Path, start: Start = silent) -> Index:
     """Compare all files of a folder of shards with their SHA-256; return the index of the folder.
 
     Raises:
-        FileNotFoundError: If the index or a file is missing.
         ValueError: If the index or a file is corrupt; the message names the files.
     """
     index = Index.read(folder)

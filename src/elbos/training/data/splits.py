@@ -19,15 +19,12 @@ def divided(groups: Mapping[str, list[str]], where: str) -> list[list[str]]:
     """Divide the names of images into training, validation and test images, each sorted by name.
 
     Groups `train`, `test` and perhaps `val` are the splits. With `train` and `val` alone, as in
-    ImageNet, a tenth of `val` is for validation and the rest for testing. Otherwise 5 % of all
-    images are for validation and 5 % for testing. Images are divided by a hash of their names.
-
-    Args:
-        groups: Names of images by the name of their split; "" for images without a split.
-        where: Location of the images, for messages.
+    ImageNet, a tenth of `val` is for validation and the rest for testing. Otherwise, as in the
+    group "", 5 % of all images are for validation and 5 % for testing. Images are divided by a hash
+    of their names.
 
     Raises:
-        ValueError: If there are too few images.
+        ValueError: If there are too few images; the message names their location `where`.
     """
     train, val, test = (groups.get(name, []) for name in SPLITS)
     if train and test and not val:
@@ -51,9 +48,6 @@ def by_hash(names: list[str], with_test: bool) -> list[list[str]]:
     """Split images by a hash of their names: low values for validation, high values for testing.
 
     Validation and, if `with_test`, test have at least one image each; else test is empty.
-
-    Raises:
-        ValueError: If there are too few images.
     """
     if len(names) < 2 + with_test:
         raise ValueError(

@@ -20,7 +20,7 @@ import torch
 
 from elbos.base import files
 from elbos.base.cache import DamagedFolder, build_once
-from elbos.base.checks import Typed
+from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import digest
 from elbos.base.errors import flat
 from elbos.base.progress import begin, progress
@@ -64,11 +64,10 @@ class Tar(Typed):
     """Replace a picture that cannot be decoded by the next one, with a warning, not an error."""
 
     def __post_init__(self) -> None:
+        require_positive(size=self.size)
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def archive(self) -> "TarArchive":
-        if self.size < 1:
-            raise ValueError(f"size is {self.size}: give at least one pixel")
         name = self.path.name if self.path.is_dir() else self.path.parent.name
         return TarArchive.indexed(self._tars(), self.label, name=name, place=str(self.path))
 
@@ -102,17 +101,10 @@ class Tar(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class TarArchive(Archive):
-    """Archive of the images in tar files, each read at its offset.
-
-    Attributes:
-        tars: The tar files.
-        places: Number of the tar, offset, size, and label or -1, of each image.
-        names: Name of each image.
-        digest: Digest of names, sizes and labels.
-    """
+    """Archive of the images in tar files, each read at its offset."""
 
     tars: tuple[Path, ...]
-    places: np.ndarray
+    places: np.ndarray  # number of the tar, offset, size, and label or -1, of each image
     names: np.ndarray
     digest: str
     _open: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
