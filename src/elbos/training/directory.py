@@ -51,22 +51,18 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the run's checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def samples(self) -> Path:
-        """Folder of images with grids of samples."""
         return self.path / "samples"
 
     @property
     def averages(self) -> Path:
-        """Folder of snapshots of the averaged weights."""
         return self.path / "ema"
 
     @property
     def evaluation(self) -> Path:
-        """Folder of the evaluation's intermediate results."""
         return self.path / "evaluation"
 
     def read(self, name: str) -> dict[str, Any] | None:

@@ -15,7 +15,6 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -71,12 +70,6 @@ def machine(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name).partition("+")[0] for name in ("elbos", "torch")},
     }
-
-
-def record(config: Config, device: torch.device) -> dict[str, Any]:
-    """Return everything besides the configuration on which the rounding of a run depends."""
-    is_tf32 = device.type == "cuda" and config.execution.use_tf32
-    return {**machine(device), "threads": torch.get_num_threads(), "tf32": is_tf32}
 
 
 def num_cores() -> int:

@@ -111,6 +111,7 @@ def _word(name: str) -> str:
 
 # by class name, the number of places of a configuration and presets that use the name
 _NAMES = Counter(preset.capitalize() for preset in PRESETS)
-for _annotation in (get_type_hints(cls, include_extras=True) for cls in (Config, Sampling)):
-    for _place in _annotation.values():
-        _NAMES.update(cls.__name__ for cls in set(options(_place)) if dataclasses.is_dataclass(cls))
+for _part in (Config, Sampling):
+    for _hint in get_type_hints(_part, include_extras=True).values():
+        _classes = [one for one in set(options(_hint)) if isinstance(one, type)]
+        _NAMES.update(cls.__name__ for cls in _classes if dataclasses.is_dataclass(cls))

@@ -138,7 +138,7 @@ def local_device() -> torch.device:
 
 
 def _store_of_attempt() -> Store | None:
-    """Create the rendezvous store of processes started by torchrun; None for torch's default.
+    """Create the store through which processes that torchrun started meet; None without torchrun.
 
     When torchrun restarts processes it keeps its store, with the addresses of processes that have
     ended, from which new ones would await an answer. So the first process opens another store, and

@@ -119,7 +119,7 @@ def sample(
     null_cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
-    """Generate samples from noise, batch by batch, as denoised on a device.
+    """Generate samples from noise, batch by batch.
 
     The noise of a batch depends on the seed and the batch's number alone, so that batches can be
     divided over processes.

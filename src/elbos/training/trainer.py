@@ -47,7 +47,7 @@ from elbos.training.execution import (
 )
 from elbos.training.exported import initial_weights
 from elbos.training.loss import Loss
-from elbos.training.machine import described, machine, record
+from elbos.training.machine import described, machine
 from elbos.training.monitor import Monitor, OnImages, seconds_per_image
 from elbos.training.network import OwnNetwork
 from elbos.training.processes import Processes
@@ -343,7 +343,9 @@ class Trainer:
             _stop_requests() as is_stop_requested,
         ):
             self.prefetched = prefetched
-            monitor.note_changes(record(config, self.device))
+            is_tf32 = self.device.type == "cuda" and config.execution.use_tf32
+            threads = torch.get_num_threads()
+            monitor.note_changes({**machine(self.device), "threads": threads, "tf32": is_tf32})
             yield monitor, is_stop_requested
 
     @contextmanager

@@ -314,7 +314,7 @@ def test_unreadable_files_are_an_error_not_skipped(pictures, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     monkeypatch.setattr(pack, "decode", forbidden)
-    with pytest.raises(PermissionError, match=r"\A.*ppm .*chmod[^\n]*\Z"):
+    with pytest.raises(PermissionError, match=r"Permission denied.*ppm"):
         data.Folder(root=pictures, skip_bad=True).load()
 
 

@@ -26,16 +26,8 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 _NUM_VAL = 2_000
 _CLASS_NAMES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
 )
 _URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 _MD5 = {
@@ -70,7 +62,7 @@ class Fashion(Typed):
             ValueError: If a file is corrupt; the message names the file.
         """
         folder = self._folder()
-        train = _read_split(folder, "train")
+        train, test = (_read_split(folder, prefix) for prefix in ("train", "t10k"))
         if len(train) <= _NUM_VAL:
             raise ValueError(
                 f"{folder} has {len(train)} training images, but the last {_NUM_VAL} are for "
@@ -79,21 +71,17 @@ class Fashion(Typed):
         assert train.labels is not None
         val = Split(InMemory(train.x[-_NUM_VAL:]), train.labels[-_NUM_VAL:])
         train = Split(InMemory(train.x[:-_NUM_VAL]), train.labels[:-_NUM_VAL])
-        return Dataset("fashion", train, val, _read_split(folder, "t10k"), 256, 10, _CLASS_NAMES)
+        return Dataset("fashion", train, val, test, 256, len(_CLASS_NAMES), _CLASS_NAMES)
 
     def _folder(self) -> Path:
+        raw = Path("FashionMNIST", "raw")
         if self.root is None:
-            if DEBIAN.is_dir():
-                return DEBIAN
-            folder = build_once("fashion-mnist", _download, read=lambda path: path)
-            return folder / "FashionMNIST" / "raw"
-        root = self.root
-        folders = (root, root / "raw", root / "FashionMNIST" / "raw")
-        for folder in folders:
+            return DEBIAN if DEBIAN.is_dir() else build_once("fashion-mnist", _download, Path) / raw
+        for folder in (self.root, self.root / "raw", self.root / raw):
             if _find(folder, "train-images-idx3-ubyte"):
                 return folder
         raise FileNotFoundError(
-            f"no Fashion-MNIST in {root}: expected train-images-idx3-ubyte or "
+            f"no Fashion-MNIST in {self.root}: expected train-images-idx3-ubyte or "
             "train-images-idx3-ubyte.gz there, or in FashionMNIST/raw"
         )
 

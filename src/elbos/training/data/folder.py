@@ -79,19 +79,10 @@ class Folder(Typed):
             OSError: If there is no such folder, or a file may not be read.
             ValueError: If the folder cannot be divided or has files that cannot be decoded.
         """
-        try:
-            archive = self.archive()
-            key = hashlib.sha256(f"{_FORMAT} {self.size} {archive.fingerprint()}".encode())
-            dataset, bad = build_once(
-                f"folder-{key.hexdigest()[:20]}", partial(_build, archive, self.size), _read
-            )
-        except PermissionError as error:
-            if error.filename is None:
-                raise
-            raise PermissionError(
-                f"{error.filename} may not be read: change its permissions (chmod -R u+rX "
-                f"{self.root})"
-            ) from error
+        archive = self.archive()
+        key = hashlib.sha256(f"{_FORMAT} {self.size} {archive.fingerprint()}".encode()).hexdigest()
+        build = partial(_build, archive, self.size)
+        dataset, bad = build_once(f"folder-{key[:20]}", build, _read)
         archive.require_good(bad, "--data.skip-bad", self.skip_bad)
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
@@ -157,7 +148,6 @@ class FolderArchive(Archive):
             labels=torch.tensor([numbers.get(str(label), -1) for label in labels])
             if classes
             else None,
-            num_classes=len(classes) if classes else None,
             class_names=classes,
             root=root,
             names=names,

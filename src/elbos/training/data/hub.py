@@ -79,7 +79,6 @@ class Hub(Typed):
             place=self.path,
             splits=(train, val, test),
             labels=labels,
-            num_classes=None if class_names is None else len(class_names),
             class_names=class_names,
             rows=imported().concatenate_datasets(parts),
             column=self.image,

@@ -49,7 +49,6 @@ class Archive(abc.ABC):
     place: str
     splits: tuple[Numbers, Numbers, Numbers]
     labels: Int64[Tensor, "_"] | None = None
-    num_classes: int | None = None
     class_names: tuple[str, ...] | None = None
 
     @abc.abstractmethod
@@ -85,7 +84,8 @@ class Archive(abc.ABC):
         sources = [Decoded(self, numbers, size, skip_bad) for numbers in self.splits]
         train, val, test = (Split(one, self.labels_of(one.numbers)) for one in sources)
         known = digest([source.fingerprint() for source in sources])
-        return Dataset(self.name, train, val, test, 256, self.num_classes, self.class_names, known)
+        num_classes = None if self.class_names is None else len(self.class_names)
+        return Dataset(self.name, train, val, test, 256, num_classes, self.class_names, known)
 
     def good(self, bad: Collection[str]) -> tuple[Numbers, Numbers, Numbers]:
         """Return the image numbers of each split, without bad images."""
@@ -123,10 +123,9 @@ class Archive(abc.ABC):
         for numbers in splits[1:]:
             unknown = numbers[~np.isin(classes[numbers], classes[splits[0]])]
             if len(unknown):
-                label = int(classes[unknown[0]])
-                name = repr(self.class_names[label]) if self.class_names else str(label)
+                name = (self.class_names or ())[int(classes[unknown[0]])]
                 raise ValueError(
-                    f"class {name} of {self.place} has no usable picture for training, only "
+                    f"class {name!r} of {self.place} has no usable picture for training, only "
                     f"{self.describe(int(unknown[0]))} and others for validation or testing: add "
                     "some"
                 )

@@ -268,9 +268,6 @@ def finish_images(writer: PackWriter, archive: Archive, size: int, parts: dict[s
     """Complete a folder of shards of images, with labels and index; return the index."""
     splits = archive.good(bad_images(parts))
     labels = [some for split in splits if (some := archive.labels_of(split)) is not None]
-    classes = archive.class_names
-    if classes is None and archive.num_classes is not None:
-        classes = tuple(map(str, range(archive.num_classes)))
     return writer.finish(
         parts,
         labels,
@@ -278,5 +275,5 @@ def finish_images(writer: PackWriter, archive: Archive, size: int, parts: dict[s
         shape=(3, size, size),
         dtype="uint8",
         num_levels=256,
-        class_names=classes,
+        class_names=archive.class_names,
     )

@@ -156,7 +156,7 @@ class Mapped:
 
     @classmethod
     def from_file(cls, path: Path, num: int, num_bytes: int) -> "Mapped":
-        """Map a file of `num` rows of `num_bytes` into memory; raise a ValueError for other sizes."""
+        """Map a file of `num` rows of `num_bytes` into memory; refuse files of another size."""
         with files.named_errors(path), files.regular(path).open("rb") as file:
             found, memory = file.seek(0, 2), None
             if found == num * num_bytes > 0:

@@ -125,13 +125,13 @@ class TarArchive(Archive):
                 raise DamagedFolder(f"the cache {folder} is corrupt") from error
             places, names, train, val, test = arrays
             labels = torch.from_numpy(places["label"].copy())
-            has_labels = bool(labels[0] >= 0)
+            classes = tuple(map(str, range(int(labels.max()) + 1)))  # empty without labels
             return cls(
                 name=name,
                 place=place,
                 splits=(train, val, test),
-                labels=labels if has_labels else None,
-                num_classes=int(labels.max()) + 1 if has_labels else None,
+                labels=labels if classes else None,
+                class_names=classes or None,
                 tars=tuple(tars),
                 places=places,
                 names=names,
