@@ -113,7 +113,7 @@ class Shards(Source):
     index: SplitIndex
     sample_shape: tuple[int, ...]
     dtype: torch.dtype
-    _maps: dict[int, "Mapped"] = field(default_factory=dict, compare=False, repr=False)
+    _maps: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -133,10 +133,9 @@ class Shards(Source):
             begin = int(self._ends[place]) - self.index.nums[place]
             if place not in self._maps:
                 file, num = self.folder / shard_name(self.name, place), self.index.nums[place]
-                self._maps[place] = Mapped.from_file(file, num, num_bytes)
-            shard = self._maps[place]
-            shard.request(numbers[at] - begin)
-            out[at] = np.take(shard.rows, numbers[at] - begin, axis=0)
+                self._maps[place] = _mapped(file, num, num_bytes)
+            _prefetch(self._maps[place], numbers[at] - begin)
+            out[at] = np.take(self._maps[place], numbers[at] - begin, axis=0)
         return torch.from_numpy(out).view(self.dtype).view(len(numbers), *self.sample_shape)
 
     @cached_property
@@ -147,41 +146,35 @@ class Shards(Source):
         return {**self.__dict__, "_maps": {}}  # another process maps the files itself
 
 
-@dataclass(frozen=True)
-class Mapped:
-    """Memory-mapped file of rows of equal length, for random access; None for an empty file."""
+def _mapped(path: Path, num: int, num_bytes: int) -> UInt8[np.ndarray, "n bytes"]:
+    """Map a file of `num` rows of `num_bytes` into memory, for random access.
 
-    rows: UInt8[np.ndarray, "n bytes"]
-    memory: mmap.mmap | None
+    Raise a ValueError for a file of another size: reading beyond its end kills the process.
+    """
+    with files.named_errors(path):
+        found = files.regular(path).stat().st_size
+    if found != num * num_bytes:
+        raise ValueError(
+            f"{path} has {found:,} bytes, not {num * num_bytes:,} as in its index: pack again."
+        )
+    if found == 0:
+        return np.empty((num, num_bytes), np.uint8)
+    rows = np.memmap(path, np.uint8, "r", shape=(num, num_bytes))
+    if isinstance(rows.base, mmap.mmap) and hasattr(mmap, "MADV_RANDOM"):
+        rows.base.madvise(mmap.MADV_RANDOM)  # rows of a batch are not adjacent
+    return rows
 
-    @classmethod
-    def from_file(cls, path: Path, num: int, num_bytes: int) -> "Mapped":
-        """Map a file of `num` rows of `num_bytes` into memory; refuse files of another size."""
-        with files.named_errors(path), files.regular(path).open("rb") as file:
-            found, memory = file.seek(0, 2), None
-            if found == num * num_bytes > 0:
-                memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        if found != num * num_bytes:  # reading beyond the end kills the process
-            raise ValueError(
-                f"{path} has {found:,} bytes, not {num * num_bytes:,} as in its index: pack again."
-            )
-        if memory is None:
-            return cls(np.empty((num, num_bytes), np.uint8), None)
-        if hasattr(mmap, "MADV_RANDOM"):
-            memory.madvise(mmap.MADV_RANDOM)  # rows of a batch are not adjacent
-        return cls(np.frombuffer(memory, np.uint8).reshape(num, num_bytes), memory)
 
-    def request(self, numbers: Int64[np.ndarray, " b"]) -> None:
-        """Prefetch rows from disk in parallel (madvise), before the rows are read.
+def _prefetch(rows: UInt8[np.ndarray, "n bytes"], numbers: Int64[np.ndarray, " b"]) -> None:
+    """Prefetch mapped rows from disk in parallel (madvise), before the rows are read.
 
-        Without this call pages are loaded one by one on access, which takes 5 to 15 times as long.
-        """
-        if self.memory is None or not hasattr(mmap, "MADV_WILLNEED"):
-            return
-        length = self.rows.shape[1]
+    Without this call pages are loaded one by one on access, which takes 5 to 15 times as long.
+    """
+    if isinstance(rows.base, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED"):
+        length = rows.shape[1]
         for start in (numbers * length).tolist():
             page = start // mmap.PAGESIZE * mmap.PAGESIZE
-            self.memory.madvise(mmap.MADV_WILLNEED, page, start + length - page)
+            rows.base.madvise(mmap.MADV_WILLNEED, page, start + length - page)
 
 
 def load_shards(folder: Path, index: Index) -> Dataset:
@@ -192,10 +185,10 @@ def load_shards(folder: Path, index: Index) -> Dataset:
         for number, num in enumerate(split.nums):
             path = os.path.join(folder, shard_name(name, number))  # noqa: PTH118 (in half the time)
             if os.stat(path).st_size != num * num_bytes:  # noqa: PTH116
-                Mapped.from_file(Path(path), num, num_bytes)  # raises an error that names the file
+                _mapped(Path(path), num, num_bytes)  # raises an error that names the file
         x, labels = Shards(folder, name, split, index.shape, DTYPES[index.dtype]), None
         if classes is not None:
-            rows = Mapped.from_file(labels_file(folder, name), len(x), 8).rows
+            rows = _mapped(labels_file(folder, name), len(x), 8)
             with warnings.catch_warnings():
                 # a writable (private) mapping would reserve memory for all labels
                 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
