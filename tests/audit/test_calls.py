@@ -112,7 +112,7 @@ def test_what_the_stand_in_draws_is_not_recorded():
     with Recorder() as alone:
         alone.reset(0, 1)
         torch.rand(1)
-    assert len(instrument.recorder.quantiles) == len(alone.quantiles) == 1
+    assert len(instrument.recorder.draws.quantiles) == len(alone.draws.quantiles) == 1
 
 
 def test_the_seed_decides():

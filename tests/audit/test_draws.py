@@ -17,8 +17,7 @@ THREE_TO_TEN = stats.randint(3, 11).ppf(U)
 def drawn(function, u):
     """What `function` draws where the quantiles of a number per sample, or one, are `u`."""
     recorder = Recorder()
-    recorder.chosen = lambda _: (u[:, None], u[:1])
-    recorder.reset(0, len(u))
+    recorder.reset(0, len(u), (u[:, None], u[:1]))
     with recorder.recording():
         return function()
 

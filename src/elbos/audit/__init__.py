@@ -6,8 +6,8 @@ multiplies the squared error with $c$ trains
 $$w(\lambda) \propto p(\lambda)\; c(\lambda)\;
   \Bigl(b(\lambda) - a(\lambda)\frac{\sigma}{\alpha}\Bigr)^2,$$
 
-whatever it calls its times, scales and targets. None of these need be known: they are read off from
-what the loss gives its network and from its gradient (`probe`).
+whatever it calls its times, scales and targets. `probe` measures all of these from the inputs that
+the loss gives its network, and from its gradient.
 
 A loss passes through these modules in this order:
 
@@ -17,16 +17,15 @@ A loss passes through these modules in this order:
 | `queries` | calls with different data or network outputs, in the layout of the data |
 | `decompose` | from dot products to $\alpha, \sigma, a, b$ of every sample |
 | `data`, `noise`, `scales` | the clean data, the noise and the diffusion process |
-| `scatter` | tests that the noise level determines target and coefficient |
+| `scatter`, `squared_error` | tests that a weighting describes the loss |
 | `refusals` | reasons why an input is not data plus noise |
-| `squared_error` | tests that the loss is a squared error, the same for all elements |
 | `diagnostics` | findings that a weighting does not show: a type and a sentence each |
 | `pilot`, `measure` | a few batches with all paired calls, then all samples |
+| `record`, `steps` | recorded steps of a live training, instead of calls of its loss |
 | `levels` | the independently drawn noise levels |
 | `curves`, `families`, `quantiles`, `density` | the density $p$ of noise levels |
 | `matching` | names of formulas and weightings; the nearest likelihood objective |
 | `resemblance` | published losses that agree with the loss, exactly or up to one slip |
-| `record`, `steps` | recorded steps of a live training, instead of calls of its loss |
 | `result` | the `Audit`; built from samples by `estimate`, from recipes and tables by `declare` |
 | `page`, `figure`, `words`, `formulas`, `terminal`, `gallery` | pages, figures and text |
 
@@ -77,18 +76,18 @@ def probe(
 ) -> Audit:
     r"""Measure the implied weighting $w(\lambda)$ of a training loss.
 
-    The loss is called about `num_samples / b` times, three times as often if its noise is not
-    known, with a stand-in network that accepts any arguments. The loss may return one number, one
-    per sample or per element, a tuple whose first item is the loss, or a dict with the key "loss";
-    it may call the network several times, with the data in any layout, and take the output as a
-    tensor, as a tuple or a pair, or under `.sample`, with the data's channels or twice as many.
+    The loss is called about `num_samples / b` times, or three times as often if it is not a plain
+    squared error in recorded noise, with a stand-in network that accepts any arguments. The loss
+    may return a number, a number per sample or per element, a tuple with the loss first, or a dict
+    with the key "loss". It may call the network several times, with the data in any layout, and use
+    the output as a tensor, a tuple, a pair, or `.sample`, also with twice the channels of the data.
 
     Args:
         loss_fn: `loss_fn(network, x)`, an unmodified training loss. If the loss needs labels or
             other arguments, wrap it in a function of these two.
         x: Clean data, `[b, ...]`; every call of the loss uses this batch. 64 samples are enough;
-            with a single sample, 20,000 calls take about ten times as long. Log-SNR refers to the
-            data in the scale in which the loss diffuses them.
+            with a single sample, an audit takes about ten times as long. Log-SNR refers to the data
+            in the scale in which the loss diffuses them.
         num_samples: Number of noise levels to draw. Default: determines the weighting to 1 % to
             2 % where most of the expected loss is.
         seed: Seed of the random states that the loss uses; they are restored afterwards.
@@ -97,12 +96,9 @@ def probe(
         title: Name of the loss in reports. Default: the function's name.
         advance: Called with the number of samples drawn, for a progress bar.
 
-    Returns:
-        The weighting with its uncertainty, density, coefficient, target and diagnostics.
-
     Raises:
         ValueError: In one line, if the loss cannot be measured: it fails, returns no loss, is not
-            finite, never calls the network, or gives it something else than data plus noise.
+            finite, never calls the network, or calls it with anything but data plus noise.
 
     Examples:
         >>> import torch

@@ -1,10 +1,10 @@
 r"""Smooth curves through samples, with their uncertainty: a log-density, the log of a mean.
 
 Both are natural cubic splines, linear beyond their outer knots. A log-density is fitted to the
-counts in narrow bins as a Poisson regression, which avoids the bias of kernels at the ends. The log
-of the mean of a positive quantity is fitted with the likelihood of the gamma distribution, in which
-errors are relative; the estimate is consistent if the model of the mean is correct. Fits with
-different numbers of knots are averaged with Akaike's weights, and their spread counts as error.
+counts in narrow bins as a Poisson regression, without the bias of kernels at the ends; the log-mean
+of a positive quantity with the likelihood of the gamma distribution, in which errors are relative.
+Fits with different numbers of knots are averaged with Akaike's weights; their spread counts as
+error.
 
 References:
     Lindsey's method: Efron & Tibshirani (1996), https://doi.org/10.1214/aos/1032181161
@@ -32,26 +32,6 @@ _MAX_NEWTON_STEPS = 50
 MAX_SCATTER = 5e-3  # relative scatter of values that are a function of the noise level
 _NUM_IN_TAIL, _TAIL_ERROR = 10, 0.01  # where rounding hides the scatter
 _MAX_OUTLIERS = 5e-3  # share of values, as at bends or jumps of a curve
-
-
-@dataclass(frozen=True)
-class _Binned:
-    """Counts, means and mean squares of values in narrow bins along the horizontal axis."""
-
-    places: Float[Array, " m"]
-    counts: Float[Array, " m"]
-    means: Float[Array, " m"]
-    squares: Float[Array, " m"]  # mean squares
-
-    @classmethod
-    def from_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "_Binned":
-        edges = np.linspace(places[0], places[-1], _NUM_BINS + 1)
-        index = np.searchsorted(edges[1:-1], places)
-        counts = np.bincount(index).astype(float)
-        kept = counts > 0
-        sums = (np.bincount(index, by) for by in (places, values, values**2))
-        at, means, squares = (total[kept] / counts[kept] for total in sums)
-        return cls(at, counts[kept], means, squares)
 
 
 @dataclass(frozen=True)
@@ -104,23 +84,30 @@ class _Spline:
 
     @classmethod
     def of_values(
-        cls, binned: "_Binned", knots: Float[Array, " k"], start: Float[Array, " k"]
+        cls,
+        places: Float[Array, " m"],
+        counts: Float[Array, " m"],
+        means: Float[Array, " m"],
+        squares: Float[Array, " m"],
+        knots: Float[Array, " k"],
+        start: Float[Array, " k"],
     ) -> "_Spline":
-        """Fit the log-mean of binned values by maximum likelihood, with a sandwich covariance;
-        Newton's method begins at `start`.
+        """Fit the log-mean of values in bins by maximum likelihood, with a sandwich covariance.
+
+        The values in a bin have a mean and a mean square; Newton's method begins at `start`.
         """
-        basis, counts = _natural_basis(knots, binned.places), binned.counts
+        basis = _natural_basis(knots, places)
         total = counts.sum()
         inverse = np.linalg.inv((basis.T * counts) @ basis + 1e-8 * total * np.eye(len(knots)))
         theta = start.copy()
         for _ in range(_MAX_NEWTON_STEPS):
-            relative = binned.means * np.exp(-basis @ theta) - 1
+            relative = means * np.exp(-basis @ theta) - 1
             step = inverse @ (basis.T @ (counts * relative))
             theta += step * min(1.0, 1.0 / np.abs(step).max())
             if np.abs(step).max() < 1e-6:
                 break
         log_mean = basis @ theta
-        square = binned.squares * np.exp(-2 * log_mean) - 2 * relative - 1
+        square = squares * np.exp(-2 * log_mean) - 2 * relative - 1
         square = counts * np.maximum(square, 0)  # negative only by rounding
         covariance = inverse @ ((basis.T * square) @ basis) @ inverse
         deviance = float((counts * (relative + log_mean)).sum())
@@ -153,10 +140,7 @@ class Splines:
 
     @classmethod
     def of_counts(cls, places: Float[Array, " m"], counts: Float[Array, "r m"]) -> "Splines":
-        """Fit log-probabilities at increasing `places` to counts in independent blocks.
-
-        Counts may vary less between blocks than those of independent samples.
-        """
+        """Fit log-probabilities at increasing `places` to counts in independent blocks."""
         share = np.cumsum(counts.sum(0)) / counts.sum()
         low, high = (float(places[np.searchsorted(share, end)]) for end in _OUTER_KNOTS)
         knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
@@ -165,15 +149,21 @@ class Splines:
 
     @classmethod
     def of_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "Splines":
-        """Fit the log-mean of non-negative values as a function of `places`, which increase."""
+        """Fit the log-mean of non-negative values as a function of increasing `places`."""
         low, high = (float(np.quantile(places, end)) for end in _OUTER_KNOTS)
         groups = np.array_split(np.arange(len(places)), min(50, max(2, len(places) // 20)))
         at = [places[group].mean() for group in groups]
         log_mean = np.log([max(values[group].mean(), 1e-300) for group in groups])
+        edges = np.linspace(places[0], places[-1], _NUM_BINS + 1)
+        index = np.searchsorted(edges[1:-1], places)
+        counts = np.bincount(index).astype(float)
+        kept = counts > 0
+        sums = (np.bincount(index, by)[kept] for by in (places, values, values**2))
+        bin_places, means, squares = (total / counts[kept] for total in sums)
+        binned = (bin_places, counts[kept], means, squares)
         knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
-        binned = _Binned.from_values(places, values)
         return cls._averaged(
-            [_Spline.of_values(binned, k, np.interp(k, at, log_mean)) for k in knots]
+            [_Spline.of_values(*binned, k, np.interp(k, at, log_mean)) for k in knots]
         )
 
     @classmethod
@@ -191,24 +181,19 @@ class Splines:
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
-        """Return the covariance of the spline values at `places`, including the spread between
-        numbers of knots.
+        """Return the covariance of the spline values at `places`: sampling, number of knots, and
+        linear extrapolation beyond the outer knots, from the largest curvature inside.
         """
         mean = self(places)
-        total = np.outer(self._extrapolated(places), self._extrapolated(places))
+        low, high = self.splines[0].knots[[0, -1]]
+        inside = np.linspace(low, high, 100)
+        bend = np.abs(np.gradient(np.gradient(self(inside), inside), inside)).max()
+        extrapolated = np.asarray(bend / 2 * (places - np.clip(places, low, high)) ** 2)
+        total = np.outer(extrapolated, extrapolated)
         for weight, spline in zip(self.weights, self.splines, strict=True):
             away = spline(places) - mean
             total += weight * (spline.covariance(places) + np.outer(away, away))
         return np.asarray(total)
-
-    def _extrapolated(self, places: Array) -> Array:
-        """Estimate the error of linear extrapolation beyond the outer knots from the largest
-        curvature.
-        """
-        low, high = self.splines[0].knots[[0, -1]]
-        inside = np.linspace(low, high, 100)
-        bend = np.abs(np.gradient(np.gradient(self(inside), inside), inside)).max()
-        return np.asarray(bend / 2 * (places - np.clip(places, low, high)) ** 2)
 
 
 def _dispersion(counts: Float[Array, "r m"]) -> float:
@@ -237,9 +222,7 @@ class SmoothDensity:
 
     @classmethod
     def fit(cls, logsnr: Float[Array, " n"], block: Float[Array, " n"]) -> "SmoothDensity":
-        """Fit the density to log-SNRs, with a covariance estimated from independent blocks of
-        samples.
-        """
+        """Fit the density to log-SNRs, with a covariance from independent blocks of samples."""
         edges = np.linspace(logsnr.min(), logsnr.max(), _NUM_BINS + 1)
         counts = counts_by_block(np.searchsorted(edges[1:-1], logsnr), block, _NUM_BINS)
         return cls(Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts), edges[1] - edges[0])
@@ -254,7 +237,7 @@ class SmoothDensity:
 def counts_by_block(
     place: NDArray[np.int64], block: Float[Array, " n"], num_places: int
 ) -> Float[Array, "r m"]:
-    """Count the samples of each bin in each block; fewer than 8 blocks are replaced by 8
+    """Count the samples of each bin in each block; if there are fewer than 8 blocks, in 8
     interleaved groups of samples.
     """
     names, index = np.unique(block, return_inverse=True)
@@ -273,8 +256,8 @@ def scatter(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def residuals(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " m"]:
-    """Return the absolute residuals of the inner points from linear interpolation of their
-    neighbours, scaled to the standard deviation of one point.
+    """Return the absolute deviations of inner points from linear interpolation between their
+    neighbours, in units of the standard deviation of a single point.
     """
     left, right = x[:-2], x[2:]
     share = np.divide(x[1:-1] - left, right - left, out=np.full(len(left), 0.5), where=right > left)

@@ -1,14 +1,13 @@
 r"""The clean data in the form to which the loss adds noise: given, encoded or sampled.
 
-Most losses diffuse the given data, up to a scale and an offset. Other losses encode images first.
-The latents are not observed, but they are the same in every batch $k$: with
-$z_k = \alpha_k E(x) + \sigma_k \epsilon_k$ and known noise, they can be solved for. If latents are
-sampled anew in every call, as by a VAE's `latent_dist.sample()`,
+Most losses diffuse the given data, up to a scale and an offset. If a loss encodes images first, its
+latents are the same in every call $k$, and can be solved for from
+$z_k = \alpha_k E(x) + \sigma_k \epsilon_k$ with known noise. If latents are sampled in every call,
+as by a VAE's `latent_dist.sample()`,
 
 $$z_k = \alpha_k\,(\mu + s \odot \xi_k) + \sigma_k\epsilon_k,$$
 
-a normal draw has a coefficient proportional to $\alpha$. This draw belongs to the data, and $\mu$
-and $s$ can be solved for.
+a normal draw $\xi$ has a coefficient proportional to $\alpha$; $\mu$ and $s$ can be solved for.
 """
 
 from collections.abc import Iterator
@@ -32,23 +31,17 @@ _Bases = Float[Tensor, "b p k d"]
 
 @dataclass(frozen=True)
 class Reference:
-    """Two clean batches as the diffusion process sees them, up to a common scale and offset.
+    """Two clean batches that the process diffuses, up to a common scale and offset."""
 
-    If data are sampled in each call, `x` and `x_other` are their means, and `spread` and
-    `spread_other` their standard deviations, which multiply a normal draw.
-    """
-
-    x: Tensor
+    x: Tensor  # mean of the data, if they are sampled in each call
     x_other: Tensor
-    spread: Tensor | None = None
+    spread: Tensor | None = None  # standard deviations of sampled data
     spread_other: Tensor | None = None
     draw: int | None = None  # index of the sampling draw among the normal draws
     centred_axis: int | None = None  # along which the noise has no mean
 
     def at(self, call: SingleCall) -> tuple[Tensor, Tensor]:
-        """Return both clean batches in a call, with the latent noise of that call added if data are
-        sampled.
-        """
+        """Return both clean batches in a call, sampled with the draw of the call if needed."""
         if self.spread is None or self.spread_other is None:
             return self.x, self.x_other
         assert call.of_data is not None
@@ -58,17 +51,13 @@ class Reference:
         )
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """Centre the normal draws of a call and separate the draw that samples the data from the
-        noise.
-        """
+        """Centre the normal draws of a call, and separate the draw that samples the data."""
         call = call if self.centred_axis is None else call.centred(self.centred_axis)
         return call if self.draw is None else call.separated(self.draw)
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """Diagnostic of data sampled in each call: the share of their standard deviation due to
-        sampling.
-        """
+        """Diagnostic of sampled data: the share of their standard deviation due to sampling."""
         assert self.spread is not None
         noise = self.spread.double().square().mean()
         share = (noise / (noise + self.x.double().var())).sqrt().item()
@@ -78,11 +67,8 @@ class Reference:
 def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
 ) -> tuple[int, Tensor, Tensor] | None:
-    """Find the axis along which the noise has zero mean, such as the axis of a molecule's atoms.
-
-    Returns:
-        The axis and both batches, without their means if the noisy data have none; None if there
-        is no such axis.
+    """Find the axis along which the noise has zero mean, such as the axis of a molecule's atoms, or
+    None; also return both batches, centred if the noisy data are.
     """
     z, dz = torch.cat([p.z for p in paired]), torch.cat([p.z - p.z_other for p in paired])
     if z.shape[1:] != x.shape[1:]:
@@ -98,15 +84,14 @@ def centred_noise(
 
 
 def _repeated(x: Tensor, z: Tensor) -> Tensor:
-    """Repeat the clean batch to the length of the concatenated noisy batches."""
     return x.repeat(len(z) // len(x), *(1,) * (x.ndim - 1))
 
 
 def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Reference | None:
-    """Find the two clean batches that the process diffuses; None if no batches fit.
+    """Find the two clean batches that the process diffuses: the given batches if $z$ changes in
+    proportion to them, otherwise fitted latents; None if $z$ is not scaled data plus noise.
 
-    If $z$ changes in proportion to the given batches, these are returned; otherwise encoded
-    batches are fitted. None if $z$ is not scaled data plus noise.
+    Sampled latents are accepted only if fixed latents do not fit exactly.
     """
     z, z_other = (torch.cat([p.z for p in paired]), torch.cat([p.z_other for p in paired]))
     dz = (z - z_other).float()
@@ -117,37 +102,21 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
     is_shaped_alike = z.shape[1:] == x.shape[1:]
     if is_shaped_alike and unlike(dz, _repeated(x - x_other, z)) * size < 1e-8 * size + rounding:
         return Reference(x, x_other)
-    return _encoded(paired)
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """A fit of latent data to the noisy inputs, with its unexplained shares."""
-
-    reference: Reference
-    left_of_change: float  # unexplained share of the change of z with other data
-    left: float  # unexplained share of z
-
-
-def _encoded(paired: list[PairedCalls]) -> Reference | None:
-    """Solve for the latent data of a loss that encodes or normalizes its data; None if no fit is
-    good.
-
-    Sampled latents are accepted only if fixed latents do not fit exactly. The result is None if
-    the noise was not recorded, or the input is not data of one kind plus noise.
-    """
-    first = None
-    for fit in _fits(paired):
-        first = first or fit
-        if max(fit.left_of_change, fit.left) < _EXACT:
-            return fit.reference
-    if first is None or first.left_of_change > 1e-3 or first.left > 1e-2:
+    fits = []
+    for fit in _latents(paired):
+        reference, left_of_change, left = fit
+        if max(left_of_change, left) < _EXACT:
+            return reference
+        fits.append(fit)
+    if not fits or fits[0][1] > 1e-3 or fits[0][2] > 1e-2:  # of fixed latents
         return None
-    return first.reference
+    return fits[0][0]
 
 
-def _fits(paired: list[PairedCalls]) -> Iterator[_Encoded]:
-    """Yield fits of fixed latents, then of latents sampled with each of the normal draws."""
+def _latents(paired: list[PairedCalls]) -> Iterator[tuple[Reference, float, float]]:
+    """Yield fits of fixed latents, then of latents sampled with each of the normal draws; with the
+    unexplained shares of the change of $z$ for other data, and of $z$.
+    """
     z, dz = _stacked([p.z for p in paired]), _stacked([p.z - p.z_other for p in paired])
     num = min(len(p.moved.normals) for p in paired)
     draws = [_stacked([p.moved.normals[i] for p in paired]) for i in range(num)]
@@ -164,7 +133,7 @@ def _fits(paired: list[PairedCalls]) -> Iterator[_Encoded]:
         both = [(part * scale).unbind(1) for part in (data, data - change)]
         parts = [part.reshape(shape) for pair in zip(*both, strict=True) for part in pair]
         reference = replace(Reference(*parts), draw=i)
-        yield _Encoded(reference, _left(dz, bases, change), left)
+        yield reference, _left(dz, bases, change), left
 
 
 def _stacked(calls: list[Tensor]) -> _Stacked:
@@ -174,8 +143,8 @@ def _stacked(calls: list[Tensor]) -> _Stacked:
 def _alpha(dz: _Stacked, xi: _Bases) -> Float[Tensor, "b k"]:
     r"""Fit $\alpha_k$ in $dz_k = \alpha_k (d\mu + ds \odot \xi_k)$, up to a factor per sample.
 
-    The largest $dz_k$ is the first guess of the factor in parentheses. Without $\xi$ one projection
-    suffices; otherwise least squares alternate between the two factors.
+    Starting from the largest $dz_k$, least squares alternate between the two factors; without $\xi$
+    one projection suffices.
     """
     largest = dz.norm(dim=2).argmax(1)
     data = dz[torch.arange(len(dz)), largest][:, None]
@@ -201,7 +170,7 @@ def _regression(values: _Stacked, bases: _Bases) -> Float[Tensor, "b p d"]:
 
 
 def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"]) -> float:
-    """Return the unexplained share of the squared values in a regression on the bases."""
+    """Return the share of the squared values that a regression on the bases does not explain."""
     rest = values - torch.einsum("bpd,bpkd->bkd", coefficients, bases)
     return (rest.square().sum() / values.square().sum()).item()
 
@@ -211,9 +180,8 @@ def _data_and_sigma(
 ) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b k"], float]:
     r"""Fit $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$ by least squares. Return
     $c$, the $\sigma_k$ of the strongest draw, and the unexplained share of $z$.
-
-    Given $\sigma$, $c$ is a regression for each element, which leaves a small linear system.
     """
+    # given sigma, c is a regression for each element: a small linear system for sigma remains
     num, num_draws, num_calls = draws.shape[:3]
     products = torch.einsum("bmkd,bnkd->bkmn", draws, draws)
     full = torch.einsum("bkmn,kl->bmknl", products, torch.eye(num_calls).to(z))

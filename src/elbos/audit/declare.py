@@ -1,16 +1,14 @@
 r"""Exact audits of recipes and of losses given as formulas or tables, without measurement.
 
-Five numbers per noise level determine a loss: the log-SNR $\lambda$, its probability, the
-coefficients of the target $y = a x + b\epsilon$ and the coefficient $c$ of $\|\hat y - y\|^2$. They
-are given as formulas (`DeclaredLoss`) or as a table of steps (`LossTable`), and are scale-free:
-neither the units of time nor the scale of the network's input appear. The network's error of the
-noise is
+A loss is determined by the distribution of log-SNR $\lambda$, the target $y = a x + b\epsilon$ and
+the coefficient $c$ of $\|\hat y - y\|^2$, as formulas (`DeclaredLoss`) or as a table of steps
+(`LossTable`). The network's error of the noise is
 
 $$\|\hat\epsilon - \epsilon\|^2 = \frac{\|\hat y - y\|^2}{(b - a\,e^{-\lambda/2})^2}.$$
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,11 +42,11 @@ class DeclaredLoss:
 
     Attributes:
         title: Name of the loss, in a few words.
-        schedule: The distribution $p$ of log-SNR.
-        parameterization: What is predicted, $y$.
+        schedule: Distribution $p$ of log-SNR.
+        parameterization: Prediction type $y$.
         coefficient: $c(\lambda)$, up to a constant.
-        factor: What the target is multiplied with; -1 where its sign is reversed.
-        diagnostics: What a reader should know besides.
+        factor: Factor on the target; -1 for the opposite sign.
+        diagnostics: Findings that the weighting does not show.
     """
 
     title: str
@@ -73,11 +71,11 @@ class LossTable:
     Attributes:
         title: Name of the loss, in a few words.
         logsnr: $\lambda$, `[steps]`; $-\infty$ is pure noise, $\infty$ clean data.
-        probability: How often each step is drawn, `[steps]`, summing to 1.
-        coefficient: $c$, what $\|\hat y - y\|^2$ is multiplied with, `[steps]`.
-        parameterization: What is predicted.
-        factor: What the target is multiplied with; -1 where its sign is reversed.
-        diagnostics: What a reader should know besides.
+        probability: Probability of each step, `[steps]`, summing to 1.
+        coefficient: Coefficient $c$ of $\|\hat y - y\|^2$, `[steps]`.
+        parameterization: Prediction type $y$.
+        factor: Factor on the target; -1 for the opposite sign.
+        diagnostics: Findings that the weighting does not show.
     """
 
     title: str
@@ -112,10 +110,7 @@ class LossTable:
 
 
 def from_recipe(name: str) -> Audit:
-    """Audit a published recipe by name.
-
-    Args:
-        name: One of `recipes.RECIPES`.
+    """Audit a published recipe by its name in `recipes.RECIPES`.
 
     Raises:
         ValueError: If there is no such recipe.
@@ -168,7 +163,7 @@ def from_loss(loss: DeclaredLoss) -> Audit:
         schedule=code(loss.schedule),
         density_kind="named",
         prediction=prediction,
-        diagnostics=_with_unknown_target(loss.diagnostics, prediction),
+        diagnostics=[*loss.diagnostics, *([] if prediction.name else [UnknownTarget()])],
     )
 
 
@@ -176,8 +171,8 @@ def from_table(table: LossTable) -> Audit:
     """Audit a loss given as a table of noise levels.
 
     Raises:
-        ValueError: If fewer than three steps have both signal and noise, and are ever drawn; or if
-            the coefficient is below 0 or infinite at one of these, or 0 at all of them.
+        ValueError: If fewer than three steps of positive probability have both signal and noise, or
+            the coefficient is negative or infinite at one of these, or 0 at all of them.
     """
     steps = _distinct(table)
     levels = steps.logsnr.numpy()
@@ -190,7 +185,7 @@ def from_table(table: LossTable) -> Audit:
     log_w = log_p + curve(_log(steps.eps_coefficient))
     p, c = table.probability, table.coefficient
     is_pure, is_clean = table.logsnr < -_LAST_DIGIT, table.logsnr > _LAST_DIGIT
-    pure, whole = ((p * c)[where].sum() / p[where].sum() for where in (is_pure, p > 0))
+    pure, every = ((p * c)[where].sum() / p[where].sum() for where in (is_pure, p > 0))
     covariance = np.diag(spacing_error**2)
     prediction = Prediction.from_target(table.parameterization, table.factor)
     return assembled(
@@ -208,9 +203,9 @@ def from_table(table: LossTable) -> Audit:
         num_steps=len(table.logsnr),
         prediction=prediction,
         share_pure_noise=p[is_pure].sum().item(),
-        weight_pure_noise=(pure / whole).nan_to_num().item(),
+        weight_pure_noise=(pure / every).nan_to_num().item(),
         share_clean=p[is_clean].sum().item(),
-        diagnostics=_with_unknown_target(table.diagnostics, prediction),
+        diagnostics=[*table.diagnostics, *([] if prediction.name else [UnknownTarget()])],
     )
 
 
@@ -259,16 +254,9 @@ def _log_density(steps: LossTable, logsnr: Array) -> tuple[Array, Array]:
     )
 
 
-def _with_unknown_target(
-    diagnostics: Sequence[Diagnostic], prediction: Prediction
-) -> list[Diagnostic]:
-    unknown = [] if prediction.name else [UnknownTarget()]
-    return [*diagnostics, *unknown]
-
-
 def _log(values: Tensor) -> Tensor:
-    """Return the logarithm, with zeros far below the least finite value; raise a ValueError if a
-    value is negative or infinite, or all are zero.
+    """Return the logarithm, where zeros become far less than the smallest positive value; raise a
+    ValueError if a value is negative or infinite, or all are zero.
     """
     if not (values.isfinite() & (values >= 0)).all() or not values.any():
         raise ValueError(

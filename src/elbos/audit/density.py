@@ -1,23 +1,20 @@
 r"""Density estimation for noise levels, from levels that were drawn.
 
-At the ends of its range a weighting is known as well as the density there, so a histogram is not
-enough. In order of exactness:
+A weighting is known as exactly as the density, at the ends of its range too, so a histogram does
+not suffice. In order of exactness:
 
-- **a table** (`levels`): if the levels are $T$ values, equally likely, then with $\lambda_i$ the
-  $i$-th of them $p(\lambda_i) = 1 / (T\,|d\lambda/di|)$;
-- **a function of a random number**: most losses draw one number per sample, which was recorded, and
-  compute the level from it. With $u$ its quantile and $s = \operatorname{logit} u$, which loses no
-  digits near 1 and is smooth where $u$ is flat,
+- **a table** (`levels`) of $T$ equally likely levels $\lambda_i$: $p(\lambda_i) =
+  1 / (T\,|d\lambda/di|)$;
+- **a function of a random number**: most losses compute the level from one number per sample,
+  which was recorded. With $u$ its quantile and $s = \operatorname{logit} u$,
 
   $$p(\lambda) = \Bigl|\frac{du}{d\lambda}\Bigr| = u\,(1 - u)\,\Bigl|\frac{ds}{d\lambda}\Bigr|,$$
 
-  and the pairs $(s, \lambda)$ of the samples give the derivative without sampling error. Where the
-  levels are a table, a step's probability is the length of the interval of $u$ that leads to it:
-  an end lies between the samples of two steps, known up to their distance; so the curve is drawn
-  through ends that are many samples apart. **A named schedule** (`families`) of the same shape
-  replaces the curve;
+  and the pairs $(s, \lambda)$ of the samples give the derivative without sampling error. If the
+  levels are a table, the probability of a step is the length of its interval of $u$. **A named
+  schedule** (`families`) of the same shape replaces the curve;
 - **a named schedule** that fits levels whose random number was not recorded;
-- **a smooth density** (`curves`) of such levels; of the steps of a table, where there is one.
+- **a smooth density** (`curves`) of such levels or, for a table, of its steps.
 """
 
 from dataclasses import dataclass, replace
@@ -43,15 +40,11 @@ _MAX_BISECTIONS = 12
 
 @dataclass(frozen=True)
 class Density:
-    r"""An estimate of the density $p(\lambda)$ of log-SNR on a grid.
-
-    If the density was fitted to levels alone, the covariance contains the sampling error only, not
-    the bias of the fit.
-    """
+    r"""An estimate of the density $p(\lambda)$ of log-SNR on a grid."""
 
     kind: Literal["table", "named", "function", "smooth"]
     log_p: Float[Array, " g"]
-    covariance: Float[Array, "g g"]  # of log_p
+    covariance: Float[Array, "g g"]  # of log_p: the sampling error, without the bias of a fit
     schedule: Schedule | None = None  # named schedule of the same shape
     num_steps: int | None = None  # of a table
     is_fitted: bool = False
@@ -68,8 +61,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Independent noise levels, plus noise levels measured at chosen quantiles of the underlying
-    draw.
+    """Independent noise levels, and further levels measured at requested quantiles of a draw.
 
     The caller measures the levels of each `request`, adds them with `joined`, and repeats until
     `request` is None.
@@ -78,26 +70,26 @@ class Evidence:
     levels: Levels
     draw: DecidingDraw | None
     table: Table | None
-    chosen: tuple[Levels, ...] = ()  # one for each request
+    requested: tuple[Levels, ...] = ()  # one per request
 
     @classmethod
     def from_levels(cls, levels: Levels) -> "Evidence":
         return cls(levels, DecidingDraw.find(levels), Table.from_levels(levels))
 
-    def joined(self, chosen: Levels) -> "Evidence":
+    def joined(self, levels: Levels) -> "Evidence":
         """Return evidence that includes the noise levels measured for the last request."""
-        return replace(self, chosen=(*self.chosen, chosen))
+        return replace(self, requested=(*self.requested, levels))
 
     @cached_property
     def all_levels(self) -> Levels:
-        """All measured noise levels: the independent ones and those at chosen quantiles."""
-        return reduce(Levels.joined, self.chosen, self.levels)
+        """All measured noise levels, independent or requested."""
+        return reduce(Levels.joined, self.requested, self.levels)
 
     @cached_property
     def all_steps(self) -> tuple[Table, StepCurve]:
         """The table of all measured noise levels, and the quantiles at which its steps end."""
         assert self.table is not None and self.draw is not None
-        table = (self.chosen and Table.from_levels(self.all_levels)) or self.table
+        table = (self.requested and Table.from_levels(self.all_levels)) or self.table
         return table, StepCurve.from_levels(self.all_levels, table, self.draw)
 
     @property
@@ -105,12 +97,12 @@ class Evidence:
         """The next quantiles to measure, in the tails or near ends of steps; None if no more are
         needed.
         """
-        if self.draw is None or (self.table is None and self.chosen):
+        if self.draw is None or (self.table is None and self.requested):
             return None
         if self.table is None:
             s = self.draw.of(self.levels)
             at = np.linspace(s.min(), s.max(), _NUM_IN_TAILS)
-        elif len(self.chosen) == _MAX_BISECTIONS or self.has_uniform_steps:
+        elif len(self.requested) == _MAX_BISECTIONS or self.has_uniform_steps:
             return None
         else:
             at = self.all_steps[1].uncertain_middles()
@@ -119,7 +111,7 @@ class Evidence:
     @property
     def has_uniform_steps(self) -> bool:
         """True if the draw shows that all steps of the table are equally likely."""
-        return not self.chosen and self.all_steps[1].is_uniform
+        return not self.requested and self.all_steps[1].is_uniform
 
     def density(self, grid: Float[Array, " g"]) -> Density:
         """Estimate the density on a grid from the smallest to the largest log-SNR."""
@@ -127,8 +119,16 @@ class Evidence:
         if density is not None:
             return density
         if table is not None and table.is_uniform:
-            return replace(_of_uniform(table, grid), covariance=table.tilt_covariance(grid))
-        return _of_levels(self.levels, table, grid)
+            covariance = table.covariance(grid, with_fewest_knots=True)
+            return replace(_of_uniform(table, grid), covariance=covariance)
+        if table is not None:
+            log_p, spacing = table.log_density(grid)
+            density = Density("smooth", log_p, table.covariance(grid), is_fitted=True)
+            density = replace(density, num_steps=len(table), spacing_error=spacing)
+        else:
+            smooth = SmoothDensity.fit(self.levels.logsnr, self.levels.block)
+            density = Density("smooth", smooth.log_p(grid), smooth.covariance(grid), is_fitted=True)
+        return _named(density, self.levels.logsnr, grid)
 
     def _of_draw(self, grid: Float[Array, " g"]) -> Density | None:
         """Estimate the density of log-SNR as a function of the draw; None if too inexact."""
@@ -164,26 +164,11 @@ def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
     return Density("table", log_p, exact, name, len(table), spacing_error=spacing)
 
 
-def _of_levels(levels: Levels, table: Table | None, grid: Float[Array, " g"]) -> Density:
-    """Estimate the density from the noise levels alone, without the underlying random draw."""
-    if table:
-        log_p, spacing = table.log_density(grid)
-        covariance = table.covariance(grid)
-        density = Density(
-            "smooth", log_p, covariance, None, len(table), is_fitted=True, spacing_error=spacing
-        )
-    else:
-        smooth = SmoothDensity.fit(levels.logsnr, levels.block)
-        density = Density("smooth", smooth.log_p(grid), smooth.covariance(grid), is_fitted=True)
-    return _named(density, levels.logsnr, grid)
-
-
 def _named(density: Density, logsnr: Float[Array, " n"], grid: Float[Array, " g"]) -> Density:
-    """Find the named schedule whose density has the same shape, and add this schedule to the
-    density.
+    """Add the named schedule of the same shape to a density, if there is such a schedule.
 
     A published schedule replaces the estimated curve, without error; a schedule with fitted
-    parameters replaces only a curve fitted to levels alone, and keeps the error of that curve.
+    parameters replaces only a curve fitted to levels alone, with the error of that curve.
     """
     error = np.hypot(np.sqrt(np.diag(density.covariance)), density.spacing_error)
     p = np.exp(density.log_p - density.log_p.max())

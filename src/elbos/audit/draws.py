@@ -1,9 +1,9 @@
 r"""Distributions of random functions, and low-discrepancy quantiles for their draws.
 
-A number drawn is kept as the logit of its quantile, $\log P(\text{smaller}) -
-\log P(\text{greater})$, which loses no digits in either tail. The other way round, a number may be
-put at a quantile of our choice: the quantiles of all calls together are a scrambled Sobol sequence,
-so that they cover the unit cube more evenly than independent ones, and each of them is uniform.
+A drawn number is recorded as the logit of its quantile, $\log P(\text{smaller}) -
+\log P(\text{greater})$, which loses no digits in either tail. A given quantile may replace it: the
+quantiles of all calls are a scrambled Sobol sequence, which covers the unit cube more evenly than
+independent draws.
 
 References:
     Owen (1997), https://doi.org/10.1214/aos/1031594731
@@ -25,19 +25,12 @@ _LOWEST = 2.0**-31  # quantile: half of the resolution of a Sobol sequence
 
 @dataclass(frozen=True)
 class Distribution:
-    """The family of distributions that a random function draws from, and its parameter names.
-
-    Attributes:
-        kind: The family.
-        parameters: Keywords of the two parameters, in the order of positional arguments.
-        first: Index of the first parameter among the positional arguments.
-        is_closed: Whether the range of integers includes its upper end.
-    """
+    """The family of distributions that a random function draws from, and its parameter names."""
 
     kind: Literal["uniform", "normal", "integer", "beta"]
-    parameters: tuple[str, ...] = ()
-    first: int = 0
-    is_closed: bool = False
+    parameters: tuple[str, ...] = ()  # keywords, in the order of positional arguments
+    first: int = 0  # index of the first parameter among the positional arguments
+    is_closed: bool = False  # the range of integers includes its upper end
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> "Drawn":
         """Return the distribution with the parameters of one call, which returned `value`."""
@@ -109,15 +102,13 @@ class Drawn:
 
 
 class EvenQuantiles:
-    """Low-discrepancy (scrambled Sobol) quantiles for the random draws of a loss, batch after
-    batch.
+    """Low-discrepancy (scrambled Sobol) quantiles for the random draws of a loss.
 
-    Quantiles come in independent blocks, each evenly spread and in random order, so that the
-    variance between blocks estimates the error of a result.
+    Each block of `num_batches` batches is evenly spread and in random order. Blocks are
+    independent, so that the variance between blocks estimates the error of a result.
     """
 
     def __init__(self, batch_size: int, num_batches: int, num_draws: int, seed: int) -> None:
-        """Set the batch size, the batches per block and the draws per call."""
         self.batch_size, self.num_batches = batch_size, num_batches
         self._num_draws, self._seed = max(num_draws, 1), seed
         self._blocks: dict[tuple[int, int], Tensor] = {}

@@ -46,32 +46,20 @@ def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit
     """Audit a loss from `num_samples` samples; draw up to 8 times more while the verdict is
     undecided.
 
-    With a batch of one, a quarter of the samples is tried first: calls cost most there, and evenly
-    spread noise levels need few samples.
-
     Raises:
         ValueError: If the samples determine no weighting.
     """
     nums = [num_samples]
     if measurement.is_cheap:
         nums += [num_samples * more for more in _MORE_SAMPLES]
-    if measurement.batch_size == 1:
+    if measurement.batch_size == 1:  # many calls; a quarter of the samples often suffices
         nums.insert(0, max(100, num_samples // 4))
     for num in nums:
         samples = measurement.samples(num)
         estimate = Estimate.from_samples(samples, measurement)
         if estimate.is_decided or any(one.is_fatal for one in samples.diagnostics):
             break
-    return audit_of_estimate(estimate, samples, title=title)
-
-
-def audit_of_samples(samples: Samples, *, title: str) -> Audit:
-    """Audit a loss from recorded samples, without further measurement.
-
-    Raises:
-        ValueError: If there are too few noise levels.
-    """
-    return audit_of_estimate(Estimate.from_samples(samples), samples, title=title)
+    return estimate.audit(samples, title=title)
 
 
 @dataclass(frozen=True)
@@ -88,8 +76,8 @@ class Estimate:
 
     @classmethod
     def from_samples(cls, samples: Samples, measurement: Measurement | None = None) -> "Estimate":
-        """Estimate all curves; draw further noise levels from `measurement` where the density needs
-        them.
+        """Estimate all curves; measure the further noise levels that the density requests, if a
+        measurement is given.
 
         Raises:
             ValueError: If there are too few noise levels.
@@ -101,9 +89,9 @@ class Estimate:
             if place is None:
                 break
             more = measurement.at(place, request.quantiles, samples.process.scale)
-            chosen = Levels.from_samples(more)
-            quantiles = chosen.quantiles[:, : levels.quantiles.shape[1]]
-            evidence = evidence.joined(replace(chosen, quantiles=quantiles))
+            further = Levels.from_samples(more)
+            quantiles = further.quantiles[:, : levels.quantiles.shape[1]]
+            evidence = evidence.joined(replace(further, quantiles=quantiles))
         is_finite = samples.logsnr.isfinite()
         logsnr, c, k = (
             values[is_finite].numpy()
@@ -120,16 +108,15 @@ class Estimate:
         return np.asarray(self.density.log_p + self.k.log)
 
     @cached_property
-    def chance(self) -> Float[Array, "g g"]:
+    def sampling_covariance(self) -> Float[Array, "g g"]:
         """The sampling covariance of `log_w`."""
         return np.asarray(self.density.covariance + self.k.covariance)
 
     @cached_property
     def covariance(self) -> Float[Array, "g g"]:
-        """The covariance of `log_w`, including the error of a density inferred from discrete
-        levels.
-        """
-        return np.asarray(self.chance + np.diag(self.density.spacing_error**2 + 0 * self.grid))
+        """The covariance of `log_w`: sampling, and the spacing of discrete levels."""
+        spacing = self.density.spacing_error**2 + 0 * self.grid
+        return np.asarray(self.sampling_covariance + np.diag(spacing))
 
     @cached_property
     def inner(self) -> NDArray[np.bool_]:
@@ -137,97 +124,90 @@ class Estimate:
         return is_central(self.density.log_p, 0.005)
 
     @cached_property
-    def supported(self) -> NDArray[np.bool_]:
-        """A mask of the grid points without the outermost samples at either end.
-
-        There the arithmetic of the loss itself rounds.
-        """
-        tail = max(_TAIL_SHARE, _NUM_IN_TAIL / self.num_samples)
-        return is_central(self.density.log_p, tail)
-
-    @cached_property
-    def rounding_error(self) -> Float[Array, " g"]:
-        r"""The rounding error of `log_w` if the loss computes $\alpha^2 = 1 - \sigma^2$, or the
-        reverse, in float32: $\lambda$ is off by up to $2^{-24} e^{|\lambda|}$.
-        """
-        if not self.is_variance_preserving:
-            return 0 * self.grid
-        of_level = 2**-24 * np.exp(np.abs(self.grid))
-        return np.asarray(of_level * np.abs(np.gradient(self.log_w, self.grid)))
-
-    @cached_property
     def rising(self) -> list[tuple[float, float]]:
         """The intervals of log-SNR on which the weighting increases significantly.
 
         If the density or the coefficient was fitted, only the central 99 % of the samples count,
-        and the threshold is eight standard errors instead of five: a fit has errors beyond chance.
+        and the threshold is eight standard errors instead of five, because a fit is biased.
         """
-        if not (self.density.is_fitted or self.k.is_fitted):
-            is_exact = self.supported | (self.density.kind != "function")
-            of_losses = np.diag(_TAIL_ERROR**2 * ~is_exact + self.rounding_error**2)
-            return significant_rises(self.grid, self.log_w, self.covariance + of_losses)
-        i, covariance = self.inner, self.covariance[np.ix_(self.inner, self.inner)]
-        return significant_rises(self.grid[i], self.log_w[i], covariance, num_errors=8.0)
+        if self.density.is_fitted or self.k.is_fitted:
+            i, covariance = self.inner, self.covariance[np.ix_(self.inner, self.inner)]
+            return significant_rises(self.grid[i], self.log_w[i], covariance, num_errors=8.0)
+        # rounding in the loss: in the tails, and of 1 - sigma**2 in float32
+        variance: Array = 0 * self.grid
+        if self.density.kind == "function":
+            tail = max(_TAIL_SHARE, _NUM_IN_TAIL / self.num_samples)
+            variance = np.asarray(_TAIL_ERROR**2 * ~is_central(self.density.log_p, tail))
+        if self.is_variance_preserving:
+            level_error = 2**-24 * np.exp(np.abs(self.grid))
+            slope = np.abs(np.gradient(self.log_w, self.grid))
+            variance = variance + (level_error * slope) ** 2
+        return significant_rises(self.grid, self.log_w, self.covariance + np.diag(variance))
 
     @cached_property
     def undecided(self) -> list[Undecided]:
         """The intervals of log-SNR on which the weighting may increase, within the central 99 % of
-        samples.
+        the samples.
         """
         if self.rising:
             return []
         i = self.inner
-        return possible_rises(self.grid[i], self.log_w[i], self.chance[np.ix_(i, i)])
+        covariance = self.sampling_covariance[np.ix_(i, i)]
+        return possible_rises(self.grid[i], self.log_w[i], covariance)
 
     @property
     def is_decided(self) -> bool:
         """True if more samples would hardly change the result."""
-        error = np.sqrt(np.diag(self.chance))[self.inner]
+        error = np.sqrt(np.diag(self.sampling_covariance))[self.inner]
         return not self.undecided and bool(np.quantile(error, 0.95) < _MAX_ERROR)
 
-
-def audit_of_estimate(estimate: Estimate, samples: Samples, *, title: str) -> Audit:
-    """Build the audit of a measured loss from the estimated curves and the samples."""
-    grid, density, c = estimate.grid, estimate.density, estimate.c
-    is_finite = samples.logsnr.isfinite()
-    logsnr, c_values = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()
-    has_target = is_finite & (samples.coefficient != 0)
-    target = [part[has_target] for part in (samples.logsnr, samples.a, samples.b)]
-    prediction = prediction_of(*target, rtol=samples.logsnr_error)
-    if prediction.sigma_data is None:
-        prediction = prediction._replace(sigma_data=samples.process.sigma_data)
-    diagnostics = [*samples.diagnostics, *estimate.found, *_of_the_coefficient(samples, c)]
-    if prediction.name is None and not any(one.is_fatal for one in diagnostics):
-        diagnostics.append(UnknownTarget())
-    is_pure, c_mean = samples.logsnr == -torch.inf, samples.coefficient.mean()
-    c_pure = (samples.coefficient[is_pure].mean() / c_mean).item() if is_pure.any() else 0.0
-    return assembled(
-        title=title,
-        source="measured",
-        num_samples=len(samples.logsnr),
-        grid=grid,
-        log_p=density.log_p,
-        log_w=estimate.log_w,
-        log_c=c.log,
-        covariance=estimate.covariance,
-        is_used=_share_used(logsnr, c_values, grid) > (0.05 if c.is_fitted else 0.95),
-        rising=estimate.rising,
-        undecided=estimate.undecided,
-        prediction=prediction,
-        a=_median_curve(target[0], target[1], grid),
-        b=_median_curve(target[0], target[2], grid),
-        schedule=code(density.schedule) if density.schedule else None,
-        density_kind=density.kind,
-        num_steps=density.num_steps,
-        process=samples.process.name,
-        time_sign=samples.time_sign,
-        data_scale=samples.process.scale,
-        data_offset=samples.data_offset,
-        share_pure_noise=is_pure.double().mean().item(),
-        weight_pure_noise=c_pure,
-        share_clean=(samples.logsnr == torch.inf).double().mean().item(),
-        diagnostics=diagnostics,
-    )
+    def audit(self, samples: Samples, *, title: str) -> Audit:
+        """Build the audit of a measured loss from the estimated curves and the samples."""
+        grid, density = self.grid, self.density
+        is_finite = samples.logsnr.isfinite()
+        has_target = is_finite & (samples.coefficient != 0)
+        target = [part[has_target] for part in (samples.logsnr, samples.a, samples.b)]
+        prediction = prediction_of(*target, rtol=samples.logsnr_error)
+        if prediction.sigma_data is None:
+            prediction = prediction._replace(sigma_data=samples.process.sigma_data)
+        diagnostics = [*samples.diagnostics, *self.found, *_of_the_coefficient(samples, self.c)]
+        if prediction.name is None and not any(one.is_fatal for one in diagnostics):
+            diagnostics.append(UnknownTarget())
+        # the share of samples with a coefficient, near each point of the grid
+        logsnr, c = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()
+        order = np.argsort(logsnr)
+        has_coefficient = (c[order] != 0).astype(float)
+        share = uniform_filter1d(has_coefficient, _NUM_NEIGHBOURS, mode="nearest")
+        share_used = np.interp(grid, logsnr[order], share)
+        is_pure, c_mean = samples.logsnr == -torch.inf, samples.coefficient.mean()
+        c_pure = (samples.coefficient[is_pure].mean() / c_mean).item() if is_pure.any() else 0.0
+        return assembled(
+            title=title,
+            source="measured",
+            num_samples=len(samples.logsnr),
+            grid=grid,
+            log_p=density.log_p,
+            log_w=self.log_w,
+            log_c=self.c.log,
+            covariance=self.covariance,
+            is_used=share_used > (0.05 if self.c.is_fitted else 0.95),
+            rising=self.rising,
+            undecided=self.undecided,
+            prediction=prediction,
+            a=_median_curve(target[0], target[1], grid),
+            b=_median_curve(target[0], target[2], grid),
+            schedule=code(density.schedule) if density.schedule else None,
+            density_kind=density.kind,
+            num_steps=density.num_steps,
+            process=samples.process.name,
+            time_sign=samples.time_sign,
+            data_scale=samples.process.scale,
+            data_offset=samples.data_offset,
+            share_pure_noise=is_pure.double().mean().item(),
+            weight_pure_noise=c_pure,
+            share_clean=(samples.logsnr == torch.inf).double().mean().item(),
+            diagnostics=diagnostics,
+        )
 
 
 def assembled(
@@ -245,15 +225,26 @@ def assembled(
 ) -> Audit:
     """Build the audit from curves on the grid, and name the coefficient and the closest weightings.
 
-    `covariance` is that of `log_w`; None means exact. `log_w` and `log_c` are defined up to a
-    constant. Names are matched where `is_used`; None means everywhere. `fields` are the remaining
-    fields of the audit.
+    Args:
+        grid: Log-SNR.
+        log_p: Log-density.
+        log_w: Log-weighting, up to a constant.
+        log_c: Log-coefficient, up to a constant.
+        a: Coefficient of the data in the target.
+        b: Coefficient of the noise in the target.
+        prediction: Prediction type.
+        covariance: Covariance of `log_w`; None if exact.
+        is_used: Where to match names; None for everywhere.
+        **fields: Remaining fields of the audit.
     """
     p = np.exp(log_p - log_p.max())
     p /= p.sum()
     log_w, log_c = (log - (p * log).sum() for log in (log_w, log_c))  # a geometric mean of 1
     used = p if is_used is None else p * is_used
-    error = np.zeros_like(grid) if covariance is None else _relative_error(covariance, p)
+    error = np.zeros_like(grid)
+    if covariance is not None:  # of log w, relative to its mean under p
+        mean = covariance @ p
+        error = np.sqrt(np.maximum(np.diag(covariance) - 2 * mean + p @ mean, 0))
     curves = {
         "logsnr": grid,
         "weight": np.exp(log_w),
@@ -274,22 +265,14 @@ def assembled(
     )
 
 
-def _share_used(logsnr: Array, coefficient: Array, grid: Array) -> Array:
-    """Return the share of nonzero coefficients among the samples near each grid point."""
-    order = np.argsort(logsnr)
-    is_used = (coefficient[order] != 0).astype(float)
-    share = uniform_filter1d(is_used, _NUM_NEIGHBOURS, mode="nearest")
-    return np.asarray(np.interp(grid, logsnr[order], share))
-
-
 def significant_rises(
     grid: Array, log_w: Array, covariance: Array, num_errors: float = 5.0
 ) -> list[tuple[float, float]]:
-    """Find the intervals of log-SNR on which a log-weight increases significantly.
+    """Find the intervals of log-SNR on which a log-weight increases significantly: by more than
+    `num_errors` standard errors plus the float32 rounding error.
 
-    An increase is significant if two points differ by more than `num_errors` standard errors of
-    their difference plus the float32 rounding error. The default of five accounts for thousands
-    of compared pairs of points: fewer than one in a thousand curves shows a false increase.
+    Five standard errors account for thousands of compared pairs of points: fewer than one in a
+    thousand curves shows a false increase.
     """
     variance = np.diag(covariance)
 
@@ -306,9 +289,7 @@ def significant_rises(
 
 
 def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecided]:
-    """Find the intervals on which a log-weight may increase by more than 5 %, within three standard
-    errors.
-    """
+    """Find the intervals on which a log-weight may increase by more than 5 %, given its errors."""
     if len(grid) < 2:
         return []
     variance = np.diag(covariance)
@@ -322,13 +303,6 @@ def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecid
     sides = (slice(0, first + 1), slice(last, len(grid)))
     left, right = (possible_rises(grid[s], log_w[s], covariance[s, s]) for s in sides)
     return [*left, here, *right]
-
-
-def _relative_error(covariance: Float[Array, "g g"], p: Float[Array, " g"]) -> Float[Array, " g"]:
-    """Return the standard error of log w relative to its mean under `p`."""
-    mean = covariance @ p
-    variance = np.diag(covariance) - 2 * mean + p @ mean
-    return np.sqrt(np.maximum(variance, 0))
 
 
 def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
@@ -346,9 +320,7 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
 
 
 def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
-    """Return diagnostics of a coefficient that is negative, zero or not a function of the noise
-    level.
-    """
+    """Return diagnostics of a coefficient that is negative, zero or not a function of log-SNR."""
     found = list[Diagnostic]()
     c = samples.coefficient.numpy()
     if (c < 0).any():

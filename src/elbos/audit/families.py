@@ -1,11 +1,9 @@
 r"""Parametric families of schedules, and the named schedule that fits given noise levels.
 
-Given an estimated density (`density`), a schedule of a published recipe, or one with fitted
-parameters, is named if its density has the same shape within the errors of the estimate.
-
-The equally likely levels of a table are quantiles of a schedule: families are fitted by maximum
-likelihood, given the range of the levels, and named if the distribution functions agree. The best
-Bayesian information criterion decides; a published schedule of the same type is preferred.
+Given an estimated density (`density`), a schedule of a published recipe, or with fitted parameters,
+is named if its density has the same shape within the errors of the estimate. The equally likely
+levels of a table are quantiles of a schedule: families are fitted by maximum likelihood, and the
+best Bayesian information criterion decides; a published schedule of the same type is preferred.
 """
 
 import dataclasses
@@ -40,7 +38,7 @@ T = TypeVar("T")
 _FIRST_STEP = 0.1  # of a parameter from 0; SciPy's default is too small
 _MAX_PARAMETER = 20.0  # of a mean log-SNR or log-scale; larger is implausible
 _TABLE_TOLERANCE = 0.01  # of the distribution function
-_FAR = 0.1  # of the distribution function, above which a family is skipped
+_FAR = 0.1  # difference of the distribution functions above which a family is skipped
 _TAIL = 5e-4  # share of the samples at either end that is not compared
 _SHAPE_ERROR = 5e-4  # of a log-density, by rounding
 
@@ -55,10 +53,10 @@ def fit_family(
     fatol: float = 1e-4,
     max_calls: int = 1000,
 ) -> list[float]:
-    """Fit the parameters of a family by Nelder and Mead's method, minimizing `loss`; without start
-    values, return an empty list.
+    """Fit the parameters of a family by Nelder and Mead's method, minimizing `loss`; return an
+    empty list for a family without parameters.
 
-    Parameters out of bounds, invalid parameters and infinite losses are penalized.
+    Parameters that are out of bounds or invalid, and infinite losses, count as a loss of 1e6.
     """
     if not start:
         return []
@@ -97,10 +95,6 @@ class _Family:
     start: Callable[[Array], list[float]]
 
 
-def _moments(x: Array) -> list[float]:
-    return [float(np.mean(x)), float(np.log(np.std(x)))]
-
-
 _FAMILIES: list[_Family] = [
     _Family(lambda **ends: Linear(**ends), lambda _: []),
     _Family(lambda **ends: StableDiffusion(**ends), lambda _: []),
@@ -109,7 +103,10 @@ _FAMILIES: list[_Family] = [
         lambda s, **ends: Flow(shift=float(np.exp(s)), **ends),
         lambda x: [-float(np.median(x)) / 2],
     ),
-    _Family(lambda m, s, **ends: Normal(mean=m, std=float(np.exp(s)), **ends), _moments),
+    _Family(
+        lambda m, s, **ends: Normal(mean=m, std=float(np.exp(s)), **ends),
+        lambda x: [float(np.mean(x)), float(np.log(np.std(x)))],
+    ),
     _Family(
         lambda m, b, **ends: Laplace(mean=m, scale=float(np.exp(b)), **ends),
         lambda x: [float(np.median(x)), float(np.log(np.abs(x - np.median(x)).mean()))],
@@ -161,9 +158,6 @@ class _Levels:
     def quantiles(self) -> Tensor:
         return torch.from_numpy(np.quantile(self.logsnr, (np.arange(2000) + 0.5) / 2000))
 
-    def log_likelihood(self, schedule: Schedule) -> float:
-        return schedule.log_density(torch.from_numpy(self.logsnr)).sum().item()
-
 
 @dataclass(frozen=True)
 class _Fit:
@@ -202,8 +196,8 @@ def schedule_of_shape(
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
 ) -> tuple[Schedule | None, bool]:
-    """Find the schedule whose log-density agrees with a curve within its errors, or None. Also
-    return True if the schedule is published or has no parameters besides its ends.
+    """Find the schedule whose log-density agrees with a curve within the errors of the curve, or
+    None; also return whether the schedule is published or has no parameters besides its ends.
     """
     is_drawn = is_central(log_p, _TAIL)  # the loss itself rounds in the tails
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
@@ -248,7 +242,8 @@ def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
             continue
         if _kolmogorov(schedule, logsnr) < tolerance:
             penalty = len(fit.theta) * np.log(num) / 2
-            fitting.append((levels.log_likelihood(schedule) - penalty, schedule))
+            likelihood = schedule.log_density(torch.from_numpy(logsnr)).sum().item()
+            fitting.append((likelihood - penalty, schedule))
     if not fitting:
         return None
     _, schedule = max(fitting, key=lambda item: item[0])
@@ -259,9 +254,7 @@ def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
 
 
 def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
-    """Return the Kolmogorov distance between the schedule and the empirical distribution of
-    log-SNR.
-    """
+    """Return the Kolmogorov distance of the schedule from the empirical distribution of log-SNR."""
     ordered = np.sort(logsnr)
     below = 1 - schedule.time(torch.from_numpy(ordered)).numpy()
     rank = np.arange(len(ordered)) / len(ordered)
@@ -269,8 +262,8 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
-    """Extend a schedule to its default ends where fewer than 12 of `num` samples are expected
-    beyond the fitted ends.
+    """Replace the fitted ends of a schedule by default ends unless 12 or more of `num` samples are
+    expected beyond a fitted end.
     """
     if isinstance(schedule, Linear | EDMSampling):
         return schedule

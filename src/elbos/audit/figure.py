@@ -5,9 +5,8 @@ noise levels; and the mixture of ELBOs,
 
 $$L_w = \int -w'(\lambda)\, L(\lambda)\, d\lambda + w(\lambda_\max) L(\lambda_\max) + \dots,$$
 
-scaled such that the positive part sums to 1: for a likelihood objective it is a probability
-distribution over noise levels, else what lies below 0 sums to the negative share. With two audits
-there is a fourth, the ratio of their weightings.
+scaled so that its positive part sums to 1. With two audits, a fourth panel has the ratio of their
+weightings.
 """
 
 from collections.abc import Sequence
@@ -34,7 +33,19 @@ _UNDECIDED = "#7d8590"
 def figure(shown: Sequence[View]) -> Figure:
     """Draw the weighting, the density and the mixture of ELBOs, in one colour per audit."""
     audits = [view.audit for view in shown]
-    panels = [_weights(shown), _densities(shown), _mixtures(shown)]
+    hover = {"hovertemplate": "p %{y:.3g}<extra></extra>", "showlegend": False}
+    densities = []
+    for view in shown:
+        x, p = view.audit.logsnr.numpy(), view.audit.density.numpy()
+        densities += [area(x, 0 * p, p, view.color), _line(view, p, **hover)]
+    mixtures = [trace for view in shown for trace in _mixture(view)]
+    panels = [
+        _weights(shown),
+        Panel("<b>Density p</b> of the noise levels", 120, densities, {"rangemode": "tozero"}),
+        Panel(
+            "<b>Mixture of ELBOs</b>, what is added sums to 1", 200, mixtures, {}, _shaded(shown)
+        ),
+    ]
     if len(audits) == 2 and len(common_levels(audits)):
         panels.append(_ratio(*audits))
     low = min(audit.logsnr[0].item() for audit in audits)
@@ -84,21 +95,6 @@ def _weights(shown: Sequence[View]) -> Panel:
     is_exact = not any(view.audit.weight_error.any() for view in shown)
     title = "<b>Weighting w</b>" + ("" if is_exact else ", ±2 standard errors")
     return Panel(title, 300, traces, log_axis(in_range), _shaded(shown))
-
-
-def _densities(shown: Sequence[View]) -> Panel:
-    hover = {"hovertemplate": "p %{y:.3g}<extra></extra>", "showlegend": False}
-    traces = []
-    for view in shown:
-        x, p = view.audit.logsnr.numpy(), view.audit.density.numpy()
-        traces += [area(x, 0 * p, p, view.color), _line(view, p, **hover)]
-    return Panel("<b>Density p</b> of the noise levels", 120, traces, {"rangemode": "tozero"})
-
-
-def _mixtures(shown: Sequence[View]) -> Panel:
-    traces = [trace for view in shown for trace in _mixture(view)]
-    title = "<b>Mixture of ELBOs</b>, what is added sums to 1"
-    return Panel(title, 200, traces, {}, _shaded(shown))
 
 
 def _mixture(view: View) -> list[Scatter]:
@@ -153,10 +149,8 @@ def _ratio(audit: Audit, other: Audit) -> Panel:
 
 
 def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
-    """Draw the nearest named weightings as hidden curves, with geometric mean 1 under $p$.
-
-    The curves have different colours for a single audit; otherwise they are dashed, in the colour
-    of the audit.
+    """Draw the nearest named weightings as hidden curves, with geometric mean 1 under $p$; in
+    different colours for a single audit, otherwise in the colour of the audit.
     """
     audit, curves = view.audit, []
     colors = COLORS[1:] if is_alone else [view.color]

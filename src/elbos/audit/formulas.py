@@ -1,8 +1,4 @@
-r"""Formulas of a measured loss, in the notation of scripts and papers.
-
-The target $y = a x + b\epsilon$, the data, and noise levels in the coordinate of the process: $t$,
-$\sigma$ or $\bar\alpha$.
-"""
+r"""Formulas of target, data and noise levels of a loss, in the notation of scripts and papers."""
 
 import math
 
@@ -39,9 +35,8 @@ def prediction_formula(audit: Audit) -> str:
 
 
 def target_formula(audit: Audit) -> str:
-    r"""Write the formula $y = a x + b\epsilon$ of a target that is no usual prediction type.
-
-    In the scales of its process, if both coefficients are among these; else in numbers.
+    r"""Write the target $y = a x + b\epsilon$ as a formula, in $\alpha$ and $\sigma$ of the process
+    if both coefficients are simple functions of these, otherwise in numbers.
     """
     alpha, sigma = audit.logsnr.sigmoid().sqrt(), (-audit.logsnr).sigmoid().sqrt()
     if audit.process == "variance exploding":
@@ -77,7 +72,7 @@ def target_formula(audit: Audit) -> str:
 
 
 def _coordinate_process(audit: Audit) -> str:
-    """Name the measured process; for a declared loss, the usual process of its prediction type."""
+    """Name the measured process or, for a declared loss, the usual process of its prediction."""
     if audit.source == "measured":
         return (audit.process or "").partition(",")[0]
     usual = {"flow": "rectified flow", "edm": "variance exploding"}
@@ -86,8 +81,8 @@ def _coordinate_process(audit: Audit) -> str:
 
 
 def central_coordinates(audit: Audit) -> str:
-    """Write the central half of the expected loss in the process's own coordinate; "" if there is
-    none.
+    """Write the central half of the expected loss in the coordinate of the process, t, sigma or ᾱ;
+    "" for another process.
     """
     process = _coordinate_process(audit)
     if process not in _COORDINATES:

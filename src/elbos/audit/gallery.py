@@ -1,6 +1,6 @@
 """A page of many audits: searchable cards, one per audit, and showcases that compare losses.
 
-Without JavaScript the page shows all cards in the given order; the script only hides and reorders.
+The page can be read without JavaScript: the script only hides and reorders cards.
 """
 
 import re
@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from elbos import __version__
 from elbos.audit.gallery_figure import DECADES, HEIGHT, LOGSNR, WIDTH, picture
 from elbos.audit.result import Audit
-from elbos.audit.words import View, facts, in_words, views
+from elbos.audit.words import View, facts, in_words, prose, views
 from elbos.base.html import document
 from elbos.base.numbers import NONE
 
@@ -26,31 +26,19 @@ _SHOWN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A card of the gallery: an audit and the source of its loss.
+    """A card of the gallery: an audit and the source of its loss."""
 
-    Attributes:
-        name: Name of the loss, or of the project that it comes from.
-        group: Kind of card.
-        title: The loss, in a few words.
-        audit: What it optimizes.
-        settings: The settings that determine the loss, as command-line options.
-        source: Where it was published, or the project with the version that was read.
-        command: The command that prints the full audit.
-        beside: An audit to compare it with.
-    """
-
-    name: str
+    name: str  # of the loss, or of its project
     group: Literal["recipe", "trainer", "showcase"]
-    title: str
+    title: str  # the loss, in a few words
     audit: Audit
-    settings: str = ""
-    source: str = ""
-    command: str = ""
-    beside: Audit | None = None
+    settings: str = ""  # that determine the loss, as command-line options
+    source: str = ""  # the publication, or the project with its version
+    command: str = ""  # that prints the full audit
+    beside: Audit | None = None  # an audit for comparison
 
     @cached_property
     def view(self) -> View:
-        """View of the audit in words."""
         return views([self.audit])[0]
 
     @property
@@ -68,7 +56,6 @@ class Card:
 
     @property
     def flags(self) -> list[str]:
-        """Command-line settings of the loss, split into single options."""
         return re.split(r" (?=--)", self.settings) if self.settings else []
 
     @property
@@ -93,29 +80,16 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Showcase:
-    """Cards of different losses that share one name, shown side by side.
+    """Cards of different losses with the same name, shown side by side."""
 
-    Attributes:
-        name: Anchor for links.
-        title: Heading.
-        text: The comparison and its result: formulas, settings and versions.
-        cards: The losses, the intended one first.
-    """
-
-    name: str
+    name: str  # anchor for links
     title: str
-    text: str
-    cards: Sequence[Card]
+    text: str  # the comparison and its result: formulas, settings and versions
+    cards: Sequence[Card]  # the intended loss first
 
 
 def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) -> str:
-    """Render the self-contained HTML page of cards and showcases.
-
-    Args:
-        cards: Losses by name.
-        showcases: Losses side by side, which are above the others.
-        command: The command that builds the page.
-    """
+    """Render the self-contained HTML page of showcases, above cards; `command` builds the page."""
     everything = [*(card for one in showcases for card in one.cards), *cards]
     return document(
         "audit/gallery.html",
@@ -147,5 +121,5 @@ def as_dict(card: Card) -> dict[str, object]:
         "negative_share": audit.negative_share,
         "nearest": audit.closest[0].name if audit.closest else None,
         "facts": card.facts,
-        "in_words": card.view.in_words,
+        "in_words": prose(audit),
     }

@@ -1,7 +1,7 @@
 """A small SVG picture of the weighting and the density of one audit.
 
-All pictures have the same axes, so that they can be compared: log-SNR from noisy to clean, and the
-weight on a logarithmic scale, `DECADES` below its largest value in the picture.
+All pictures have the same axes: log-SNR from noisy to clean, and the weight on a logarithmic scale
+of `DECADES` below the largest weight in the picture.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,8 @@ _EVERY = 2.5  # pixels between points of a curve
 
 
 def picture(audit: Audit, beside: Audit | None = None) -> Markup:
-    """Draw the `<svg>`: where the weighting rises, the density, and the weighting.
-
-    Args:
-        audit: The audit.
-        beside: An audit whose weighting is drawn, too, with the same geometric mean under $p$.
+    """Draw the content of the `<svg>`: intervals where the weighting rises, the density, and the
+    weighting; also the weighting of `beside`, with the same geometric mean under $p$.
     """
     low, high = max(LOGSNR[0], audit.logsnr[0].item()), min(LOGSNR[1], audit.logsnr[-1].item())
     if low >= high:
@@ -41,22 +38,12 @@ def picture(audit: Audit, beside: Audit | None = None) -> Markup:
     shapes = [_ticks(), *_bands(audit.rising, "rising"), *_bands(undecided, "undecided")]
     shapes.append(Markup('<path class="density" d="{}"/>').format(outline))
     if beside is not None:
-        shapes.append(_reference(beside, levels, log_w, p))
+        kept = (levels >= beside.logsnr[0].item()) & (levels <= beside.logsnr[-1].item())
+        if kept.any():
+            log_v = _log_weight(beside, levels[kept])
+            log_v += np.average(log_w[kept] - log_v, weights=p[kept])
+            shapes.append(_line(levels[kept], log_v - log_w.max(), "line beside"))
     return Markup("").join([*shapes, _line(levels, log_w - log_w.max(), "line")])
-
-
-def _reference(
-    beside: Audit, levels: Float[Array, " n"], log_w: Float[Array, " n"], p: Float[Array, " n"]
-) -> Markup:
-    """Draw the weighting of `beside` on the log-SNRs that it covers, aligned with the audit's
-    weighting.
-    """
-    is_known = (levels >= beside.logsnr[0].item()) & (levels <= beside.logsnr[-1].item())
-    if not is_known.any():
-        return Markup("")
-    log_v = _log_weight(beside, levels[is_known])
-    log_v += np.average(log_w[is_known] - log_v, weights=p[is_known])
-    return _line(levels[is_known], log_v - log_w.max(), "line beside")
 
 
 def _log_weight(audit: Audit, levels: Float[Array, " n"]) -> Float[Array, " n"]:

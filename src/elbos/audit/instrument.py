@@ -1,9 +1,8 @@
-r"""Calls of a loss with a stand-in network that returns a prescribed output.
+r"""Calls of a loss with a stand-in network: its input, its output, and the gradient of the loss.
 
-The stand-in records its input $z$ and returns a prescribed tensor, the "answer"; the gradient of
-the loss with respect to the answer contains all that the loss computes from the network output.
-Random states are reset before each call (`rng`), so that two calls differ only in the data or in
-the answer.
+The stand-in returns a prescribed tensor, called the answer. The gradient of the loss with respect
+to the answer shows how the loss depends on the network output. Random states are reset before each
+call (`rng`), so that two calls differ only in the data or in the answer.
 """
 
 import sysconfig
@@ -17,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from elbos.audit.rng import Recorder
+from elbos.audit.rng import Draws, Quantiles, Recorder
 from elbos.base.errors import message
 
 LossFunction = Callable[[Any, Tensor], Any]
@@ -25,16 +24,11 @@ LossFunction = Callable[[Any, Tensor], Any]
 
 @dataclass(frozen=True)
 class OutputForm:
-    """The form in which a loss expects the output of its network.
+    """The container and the shape of the network output that a loss expects."""
 
-    The output is a tensor, also available as `.sample`; a tuple of the tensor; or a pair of the
-    tensor and a zero per sample. The tensor has `multiple` channels per channel of the data (2 if a
-    variance is learned) and the shape of the data; if `is_wide`, of the network's input.
-    """
-
-    container: Literal["tensor", "tuple", "pair"] = "tensor"
-    multiple: int = 1
-    is_wide: bool = False
+    container: Literal["tensor", "tuple", "pair"] = "tensor"  # a pair: with a zero per sample
+    multiple: int = 1  # channels per channel of the data; 2 if a variance is learned
+    is_wide: bool = False  # shaped like the network's input, not like the data
 
 
 _FORMS = [
@@ -49,24 +43,21 @@ _FORMS = [
 
 
 class BroadcastError(ValueError):
-    """Raised if the network's input has one axis more than the data, from broadcast times."""
+    """The error of a network input with an additional axis, caused by broadcast times."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Prescribed network output of the stand-in network: `scale` times random signs; 0 by default.
+    """Prescribed output of the stand-in network: fixed random signs times `scale`.
 
-    The signs are fixed. The output is 0 where gradients are switched off, and in a random half of
-    the elements if `is_masked`; in the calls numbered in `always_moved` it consists of the signs.
-    Channels beyond those of the data, as for a variance, are `second`. The directional derivative
-    with respect to the input is `slope` times the direction.
+    The output is 0 in calls without gradients.
     """
 
     scale: float = 0.0
-    is_masked: bool = False
-    always_moved: tuple[int, ...] = ()
-    second: float = 0.0
-    slope: float = 0.0
+    is_masked: bool = False  # set a random half of the elements to 0
+    always_moved: tuple[int, ...] = ()  # indices of the network calls with scale 1
+    second: float = 0.0  # value of the channels beyond the data's, such as a variance
+    slope: float = 0.0  # derivative with respect to the input
 
 
 ZERO, SIGNS = Answer(), Answer(scale=1.0)
@@ -74,7 +65,7 @@ ZERO, SIGNS = Answer(), Answer(scale=1.0)
 
 @dataclass
 class Call:
-    """One call of the network, with the gradient of the loss with respect to the output."""
+    """A network call, with the gradient of the loss with respect to the network output."""
 
     z: Tensor  # noisy data
     answer: Tensor  # a leaf of the graph
@@ -84,20 +75,18 @@ class Call:
 
 @dataclass(frozen=True)
 class Observation:
-    """All network calls within one call of a loss, and how the loss depends on them."""
+    """The network calls and random draws in a call of a loss."""
 
     calls: list[Call]  # the network calls on which the loss depends
-    untrained: tuple[int, ...]  # numbers of the calls on which the loss does not depend
-    is_finite: bool  # whether the loss is finite
-    is_differentiated: bool  # whether the loss may have differentiated the network
-    is_of_derivative: bool  # whether the loss depends on the network's derivative
+    untrained: tuple[int, ...]  # indices of the network calls on which it does not depend
+    is_finite: bool  # the loss is finite
+    is_differentiated: bool  # the loss may have differentiated the network
+    is_of_derivative: bool  # the loss depends on the network's derivative
+    draws: Draws
 
 
 class ProbeNetwork(nn.Module):
-    """A stand-in network that accepts any arguments and returns a prescribed output.
-
-    Noisy data are recognized by the shape of the clean batch `x`.
-    """
+    """A stand-in network that accepts any arguments and returns a prescribed output."""
 
     def __init__(self, x: Tensor, form: OutputForm, answer: Answer = ZERO) -> None:
         super().__init__()
@@ -137,7 +126,7 @@ class ProbeNetwork(nn.Module):
             given = _noisy_data(arguments, self.x)
             self.is_in_jvp |= torch._C._functorch.is_gradtrackingtensor(given)
             call = self._call(given)
-            call.arguments = [one for one in arguments if one is not given]
+            call.arguments = [other for other in arguments if other is not given]
         self.calls.append(call)
         leaf = call.answer
         answer = leaf.view_as(leaf)
@@ -158,7 +147,6 @@ class ProbeNetwork(nn.Module):
         return (answer,) if is_tuple else answer
 
     def _call(self, z: Tensor) -> Call:
-        """Copy the noisy data and construct the prescribed output for this call."""
         x = self.x
         if z.ndim > x.ndim and z.shape[-x.ndim :] == x.shape and z.numel() > x.numel():
             raise BroadcastError(
@@ -184,7 +172,7 @@ class ProbeNetwork(nn.Module):
 
 @lru_cache(maxsize=8)
 def _values(shape: tuple[int, ...], multiple: int, answer: Answer) -> Tensor:
-    """Construct a prescribed output from its shape, independently of all random states."""
+    """Compute a prescribed output of the given shape, independently of all random states."""
     value = answer.scale * _random_signs(shape, seed=1)
     if answer.is_masked:
         value *= _random_signs(shape, seed=2) > 0
@@ -199,28 +187,23 @@ def _random_signs(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
-    """Find the noisy data among the arguments of the network, also within lists and dicts.
-
-    Preferred are, in this order, tensors of the shape of the data, of as many numbers, with
-    additional channels, and the largest tensor.
-    """
+    """Find the network's argument that is most like the data in shape, also in lists and dicts."""
     tensors = [value for argument in arguments for value in _tensors(argument, x)]
     if not tensors:
         raise ValueError("the network is called without any tensor of floating-point data")
-
-    def resemblance(value: Tensor) -> tuple[bool, bool, bool, int]:
-        return (
+    return max(
+        tensors,
+        key=lambda value: (
             value.shape[1:] == x.shape[1:],
             value.numel() == x.numel(),
             value.ndim > 2 and wider_axis(value, x) is not None,
             value.numel(),
-        )
-
-    return max(tensors, key=resemblance)
+        ),
+    )
 
 
 def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
-    """Yield the tensors that may be the noisy data; a list of samples is stacked to a batch."""
+    """Yield floating-point tensors in a nested value; stack a list of samples to a batch."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -237,7 +220,7 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
 
 
 def wider_axis(z: Tensor, x: Tensor) -> int | None:
-    """Find the single axis along which the input is longer than the data; None if there is none."""
+    """Return the single axis along which the input is longer than the data, or None."""
     if z.ndim != x.ndim:
         return None
     axes = [i for i in range(1, x.ndim) if z.shape[i] != x.shape[i]]
@@ -250,12 +233,12 @@ class Instrument:
 
     loss_fn: LossFunction
     form: OutputForm
-    recorder: Recorder = field(default_factory=Recorder)  # of random numbers
-    copied: tuple[Tensor, Tensor] | None = None  # data, and a copy for the loss
+    recorder: Recorder = field(default_factory=Recorder)
+    copied: tuple[Tensor, Tensor] | None = None  # data, and their copy for the loss
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
-        """Build the instrument with the first form of output that the loss accepts.
+        """Find the first form of network output that the loss accepts.
 
         Raises:
             ValueError: If the loss accepts no form; the message is about the first form.
@@ -282,22 +265,27 @@ class Instrument:
         raise failure or AssertionError
 
     def __call__(self, x: Tensor, seed: int, answer: Answer = ZERO) -> list[Call]:
-        """Call the loss as `observed` does; return the network calls on which the loss depends."""
         return self.observed(x, seed, answer).calls
 
-    def observed(self, x: Tensor, seed: int, answer: Answer = ZERO) -> Observation:
+    def observed(
+        self, x: Tensor, seed: int, answer: Answer = ZERO, quantiles: Quantiles | None = None
+    ) -> Observation:
         """Call the loss on a batch with a fixed seed and a prescribed network output, and record
         its network calls.
+
+        `quantiles` replace the random draws of one number per sample or per batch.
 
         Raises:
             ValueError: In one line, if the loss fails, calls no network, or returns no loss.
         """
         network = ProbeNetwork(x, self.form, answer)
-        self.recorder.reset(seed, len(x))
+        self.recorder.reset(seed, len(x), quantiles)
         with torch.inference_mode(False), torch.enable_grad():
+            if self.copied is None or self.copied[0] is not x or self.copied[1]._version > 0:
+                self.copied = x, x.clone()  # copied again only if the loss has changed the copy
             try:
                 with self.recorder.recording():
-                    loss = self.loss_fn(network, self._copy_of(x))
+                    loss = self.loss_fn(network, self.copied[1].detach())
             except BroadcastError:
                 raise
             except Exception as error:
@@ -308,25 +296,36 @@ class Instrument:
                     "function that does."
                 )
             total = _total(loss)
-            num = len(network.calls)
+            if not total.requires_grad:
+                raise ValueError(
+                    "The loss does not depend on the network's output: it is detached, or computed "
+                    "under no_grad."
+                )
             leaves = [*(call.answer for call in network.calls), *network.slopes]
-            gradients = _gradients(total, leaves, num)
+            try:
+                gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+            except RuntimeError as error:
+                raise ValueError(
+                    "The gradient of the loss cannot be taken: return the loss without calling "
+                    f"backward() on it ({message(error)[:100]})."
+                ) from error
         for call, gradient in zip(network.calls, gradients, strict=False):
             call.gradient = gradient
-        numbered = enumerate(network.calls)
+        calls = [call for call in network.calls if call.gradient is not None]
+        if not calls:
+            raise ValueError(
+                "No gradient of the loss reaches the network's output: if it is called by "
+                "torch.utils.checkpoint, pass use_reentrant=False."
+            )
+        slope_gradients = gradients[len(network.calls) :]
         return Observation(
-            [call for call in network.calls if call.gradient is not None],
-            tuple(i for i, call in numbered if call.gradient is None),
+            calls,
+            tuple(i for i, call in enumerate(network.calls) if call.gradient is None),
             bool(total.isfinite()),
             bool(network.slopes),
-            any(slope is not None and bool(slope.any()) for slope in gradients[num:]),
+            any(slope is not None and bool(slope.any()) for slope in slope_gradients),
+            self.recorder.draws,
         )
-
-    def _copy_of(self, x: Tensor) -> Tensor:
-        """Return a copy of the data; reuse the previous copy if it is still intact."""
-        if self.copied is None or self.copied[0] is not x or self.copied[1]._version > 0:
-            self.copied = x, x.clone()
-        return self.copied[1].detach()
 
 
 def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
@@ -360,33 +359,8 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
     )
 
 
-def _gradients(total: Tensor, leaves: list[Tensor], num: int) -> tuple[Tensor | None, ...]:
-    """Differentiate the loss with respect to `leaves`; the first `num` are network outputs.
-
-    A gradient is None if the loss does not depend on the leaf.
-    """
-    if not total.requires_grad:
-        raise ValueError(
-            "The loss does not depend on the network's output: it is detached, or computed under "
-            "no_grad."
-        )
-    try:
-        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
-    except RuntimeError as error:
-        raise ValueError(
-            "The gradient of the loss cannot be taken: return the loss without calling "
-            f"backward() on it ({message(error)[:100]})."
-        ) from error
-    if all(gradient is None for gradient in gradients[:num]):
-        raise ValueError(
-            "No gradient of the loss reaches the network's output: if it is called by "
-            "torch.utils.checkpoint, pass use_reentrant=False."
-        )
-    return gradients
-
-
 def _total(loss: Any) -> Tensor:
-    """Sum the loss to one number: the first item of a tuple, the item "loss" of a dict."""
+    """Sum the loss to a number; a tuple's loss is its first item, a dict's its item "loss"."""
     if isinstance(loss, dict):
         if "loss" not in loss:
             keys = ", ".join(map(str, loss)) or "nothing"

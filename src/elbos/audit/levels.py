@@ -1,8 +1,8 @@
 r"""Independently drawn noise levels, and the discrete table from which levels are drawn."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from elbos.audit.diagnostics import Clamped, Diagnostic, OneLevelPerBatch, Share
 from elbos.audit.measure import Samples
 from elbos.base.arrays import Array
 
+_COLUMNS = ("logsnr", "error", "quantiles", "block")
 _MIN_LEVELS = 8
 _MIN_GAIN = 8.0  # of log-likelihood over equal steps: by chance in 3 of 2,000 tables
 
@@ -25,10 +26,10 @@ class Levels:
     """Noise levels of samples, with the underlying random draws, blocks and rounding errors."""
 
     logsnr: Float[Array, " n"]  # finite
-    error: Float[Array, " n"]  # by rounding
-    quantiles: Float[Array, "n draws"]  # logits of the quantiles of each sample's draws
+    error: Float[Array, " n"]  # rounding error
+    quantiles: Float[Array, "n draws"]  # of the draws for each sample, as logits
     block: Float[Array, " n"]  # number of the independent block of samples
-    has_infinite: tuple[bool, bool] = (False, False)  # pure noise or clean data was left out
+    has_infinite: tuple[bool, bool] = (False, False)  # pure noise, clean data were left out
     repeats: float = 1.0  # mean number of samples of a batch that share a level
 
     @classmethod
@@ -40,28 +41,22 @@ class Levels:
         logsnr, error, quantiles, block = (column[is_finite].numpy() for column in columns)
         return cls(logsnr, error, quantiles, block, (noise, clean))
 
-    @property
-    def _columns(self) -> tuple[Array, Array, Array, Array]:
-        return self.logsnr, self.error, self.quantiles, self.block
-
-    def _with(self, columns: Iterable[Array]) -> "Levels":
-        logsnr, error, quantiles, block = columns
-        return replace(self, logsnr=logsnr, error=error, quantiles=quantiles, block=block)
-
     def at(self, index: NDArray[np.int64]) -> "Levels":
-        return self._with(column[index] for column in self._columns)
+        columns: dict[str, Any] = {name: getattr(self, name)[index] for name in _COLUMNS}
+        return replace(self, **columns)
 
     def joined(self, other: "Levels") -> "Levels":
         """Concatenate the levels with `other`."""
-        pairs = zip(self._columns, other._columns, strict=True)
-        return self._with(np.concatenate(pair) for pair in pairs)
+        pairs = {name: (getattr(self, name), getattr(other, name)) for name in _COLUMNS}
+        columns: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
+        return replace(self, **columns)
 
     @cached_property
     def distinct(self) -> tuple[Float[Array, " t"], NDArray[np.int64]]:
         """The distinct noise levels, increasing, and the number of samples at each.
 
-        Values are the same if they are much closer than levels drawn from a continuous density, or
-        from a table, would be; or within their errors.
+        Levels count as equal within their rounding errors, or if they are much closer together than
+        usual neighbours.
         """
         order = np.argsort(self.logsnr)
         ordered, error = self.logsnr[order], self.error[order]
@@ -79,7 +74,11 @@ class Levels:
 
 
 def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
-    """Select the independently drawn noise levels, without values at which levels are clamped.
+    """Select the independently drawn noise levels: one per level shared within a batch, without
+    values at which levels are clamped.
+
+    If shared levels form no table, all samples are returned: their number may differ between
+    levels.
 
     Raises:
         ValueError: If there are too few noise levels for a curve.
@@ -111,10 +110,6 @@ def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
 def _without_repetitions(
     levels: Levels, batch: Array, logsnr_error: float
 ) -> tuple[Levels, list[Diagnostic]]:
-    """Keep one sample per noise level shared within a batch, and drop clamped noise levels.
-
-    If shared levels form no table, all samples are kept: some levels may have more than others.
-    """
     logsnr = levels.logsnr
     firsts = np.flatnonzero(np.diff(batch, prepend=-1))
     sizes = np.diff(np.append(firsts, len(batch)))
@@ -139,8 +134,8 @@ def _without_repetitions(
 
 
 def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
-    """Return the first sample of each noise level in each batch if batches have far fewer distinct
-    levels than independent draws would; otherwise None.
+    """Return the first sample of each noise level in each batch; None unless batches have far fewer
+    distinct levels than independent draws.
     """
     values, counts = levels.distinct
     place = np.searchsorted((values[1:] + values[:-1]) / 2, levels.logsnr)
@@ -199,20 +194,14 @@ class Table:
     def _spline(self) -> Splines:
         return Splines.of_counts(np.arange(len(self), dtype=np.float64), self.counts_by_block)
 
-    def tilt_covariance(self, logsnr: Array) -> Array:
-        """Return the covariance of step log-probabilities in the fit with the fewest knots."""
-        fewest_knots = self._spline.splines[0]
-        return fewest_knots.covariance(np.interp(logsnr, self.levels, self.steps))
-
     def log_density(self, logsnr: Array) -> tuple[Array, Array]:
-        """Estimate the log-density from smoothed step probabilities, with the error due to discrete
-        spacing.
-        """
+        """Estimate the log-density from smoothed step probabilities, and its spacing error."""
         return table_log_density(self.levels, self.steps, self._spline(self.steps), logsnr)
 
-    def covariance(self, logsnr: Array) -> Array:
-        """Return the sampling covariance of the estimated log-density."""
-        return self._spline.covariance(np.interp(logsnr, self.levels, self.steps))
+    def covariance(self, logsnr: Array, *, with_fewest_knots: bool = False) -> Array:
+        """Return the sampling covariance of the smoothed log-density."""
+        spline = self._spline.splines[0] if with_fewest_knots else self._spline
+        return spline.covariance(np.interp(logsnr, self.levels, self.steps))
 
 
 def table_log_density(
@@ -221,10 +210,8 @@ def table_log_density(
     log_probability: Float[Array, " t"],
     logsnr: Float[Array, " g"],
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
-    """Compute the log-density of a table, step probability divided by spacing, and its error.
-
-    It is defined only up to half of its change from one step to the next, which counts as two
-    standard errors.
+    """Compute the log-density of a table, step probability divided by spacing, and its error: half
+    of the change from one step to the next counts as two standard errors.
     """
     log_p = log_probability - np.log(np.gradient(levels, steps))
     change = np.abs(np.diff(log_p)) / 4

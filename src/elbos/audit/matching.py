@@ -1,16 +1,15 @@
-r"""Names for a measured loss: prediction type, formulas, weightings, likelihood objective.
+r"""Names for a measured loss: its prediction type, the formula of its coefficient, its weighting.
 
-Weightings count up to a constant, and as ratios. The distance of two of them is the standard
-deviation of $\log (w / v)$ over the noise levels that are drawn,
+Weightings matter only up to a constant factor. The distance of two weightings is the standard
+deviation of the log of their ratio over the training noise levels,
 
 $$d(w, v)^2 = \mathrm{Var}_{\lambda\sim p}\bigl[\log w(\lambda) - \log v(\lambda)\bigr],$$
 
 so that 0.05 means a difference of 5 %. A named weighting with a parameter is compared at its
-published values and, if no published weighting matches, with a fitted parameter.
+published values and, if no published weighting matches, at a fitted value.
 
-If a loss is no likelihood objective, the nearest one is the loss times $\mathrm{Monotone}(w) / w$,
-the least factor that makes the weighting monotone. The result is another objective, not a repair of
-a bug.
+If a loss is no likelihood objective, the nearest likelihood objective is the loss times
+$\mathrm{Monotone}(w) / w$, the least factor that makes the weighting monotone.
 """
 
 import dataclasses
@@ -49,9 +48,9 @@ _MAX_LINE_ERROR = 5e-4  # of the log-factor, by linear interpolation
 
 
 class Nearest(NamedTuple):
-    """A named weighting, as code, with its distance from the audited weighting."""
+    """A named weighting, with its distance from the audited weighting."""
 
-    name: str
+    name: str  # as code
     distance: float
 
 
@@ -60,16 +59,16 @@ class _Candidate(NamedTuple):
 
     distance: float
     weighting: Weighting
-    log_v: Array
-    least: float  # distance from other curves that justifies a separate name
+    log_v: Array  # log of the weighting on the grid
+    least: float  # smallest distance from other candidates
 
 
 class Prediction(NamedTuple):
     """Prediction type of a network, with a constant factor."""
 
     name: str | None  # eps, x, v, score, flow or edm; None for any other target
-    factor: float = 1.0  # factor on the named target; -1: reversed sign
-    sigma_data: float | None = None  # EDM's
+    factor: float = 1.0  # on the named target; -1 for the opposite sign
+    sigma_data: float | None = None  # of EDM's target
 
     @classmethod
     def from_target(cls, y: Parameterization, factor: float = 1.0) -> "Prediction":
@@ -104,8 +103,8 @@ def prediction_of(
 
 
 def distance(log_w: Array, log_v: Array, p: Array) -> float:
-    """Return the standard deviation of `log_w - log_v` under the probabilities `p`; infinite if
-    either curve is infinite somewhere.
+    """Return the standard deviation of `log_w - log_v` under the probabilities `p`; infinity if a
+    curve is infinite anywhere.
     """
     difference = log_w - log_v
     if not np.isfinite(difference).all():
@@ -151,9 +150,9 @@ _FAMILIES = [
 def nearest_weightings(
     logsnr: Float[Array, " g"], log_w: Float[Array, " g"], p: Float[Array, " g"]
 ) -> list[Nearest]:
-    """Rank named weightings by their distance under `p` from the audited weighting, nearest first.
+    """Rank named weightings by their distance from the audited weighting under `p`, nearest first.
 
-    A weighting with fitted parameters is left out if it equals a published one.
+    A weighting with fitted parameters is omitted if it equals a published weighting.
     """
     kept = p > 1e-6 * p.max()
     logsnr, log_w, p = logsnr[kept], log_w[kept], p[kept] / p[kept].sum()
@@ -172,10 +171,19 @@ def nearest_weightings(
         return sorted(found, key=attrgetter("distance"))
 
     published = sorted({recipe.closed_form for recipe in RECIPES.values()}, key=repr)
-    found = candidates(published, MIN_GAIN)
-    if found[0].distance > MIN_GAIN:
-        fitted = (_fitted(family, distance_of) for family in _FAMILIES)
-        found += candidates((w for w in fitted if w is not None), SAME)
+    found, fitted = candidates(published, MIN_GAIN), list[Weighting]()
+    for family in _FAMILIES if found[0].distance > MIN_GAIN else ():
+        distances = [distance_of(family.build(*theta)) for theta in family.starts]
+        start = family.starts[int(np.argmin(distances))]
+        theta = fit_family(family.build, start, distance_of, bounds=family.bounds, max_calls=150)
+        is_at_bound = any(
+            abs(value - bound) < _AT_BOUND * abs(bound)
+            for value, bounds in zip(theta, family.bounds, strict=True)
+            for bound in bounds
+        )
+        if not is_at_bound:
+            fitted.append(family.build(*(float(f"{value:.3g}") for value in theta)))
+    found += candidates(fitted, SAME)
     named: list[_Candidate] = []
     for one in found:  # keep one name per curve, published names first
         # curves at different distances are at least the difference apart
@@ -186,16 +194,6 @@ def nearest_weightings(
             named.append(one)
     named.sort(key=attrgetter("distance"))
     return [Nearest(code(one.weighting), one.distance) for one in named]
-
-
-def _fitted(family: _Family, distance_of: Callable[[Weighting], float]) -> Weighting | None:
-    """Fit the parameters of a weighting family; None if a fitted parameter is at its bound."""
-    start = min(family.starts, key=lambda theta: distance_of(family.build(*theta)))
-    theta = fit_family(family.build, start, distance_of, bounds=family.bounds, max_calls=150)
-    for value, bounds in zip(theta, family.bounds, strict=True):
-        if any(abs(value - bound) < _AT_BOUND * abs(bound) for bound in bounds):
-            return None
-    return family.build(*(float(f"{value:.3g}") for value in theta))
 
 
 _FORMULAS = (  # in snr and a parameter g; the first that fits is taken
@@ -228,9 +226,7 @@ def _compiled(formula: str) -> types.CodeType:
 def coefficient_name(
     logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> str | None:
-    """Find a usual formula in the SNR for the coefficient of the squared error; None if no formula
-    fits.
-    """
+    """Find a common formula in the SNR for the coefficient of the squared error, or None."""
     best: tuple[float, str] = (SAME, "")
     for formula in _FORMULAS:
         d, g = fit_formula(formula, logsnr, log_c, p)
@@ -243,28 +239,28 @@ def fit_formula(
     formula: str, logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> tuple[float, float]:
     """Fit a formula in the SNR to a coefficient; return the distance and the parameter g. The
-    distance is infinite where the coefficient is 0.
+    distance is infinite if the coefficient is 0 anywhere.
     """
     kept = p > 1e-6 * p.max()
     snr, log_c, p = np.exp(logsnr[kept]), log_c[kept], p[kept] / p[kept].sum()
     if not np.isfinite(log_c).all():
         return math.inf, 1.0
-    has_parameter = bool(re.search(r"\bg\b", formula))
-    g = _best_parameter(formula, snr, log_c, p) if has_parameter else 1.0
-    return distance(log_c, _log_value(formula, snr, g), p), g
 
+    def distance_at(g: float) -> float:
+        return distance(log_c, _log_value(formula, snr, g), p)
 
-def _best_parameter(formula: str, snr: Array, log_c: Array, p: Array) -> float:
-    """Fit the parameter g of a formula by minimizing the distance from the coefficient."""
-
-    def loss(log_g: float) -> float:
-        return distance(log_c, _log_value(formula, snr, math.exp(log_g)), p)
-
-    starts = np.arange(-4, 7, 0.1)
+    if not re.search(r"\bg\b", formula):
+        return distance_at(1.0), 1.0
+    starts = np.arange(-4, 7, 0.1)  # of log g
     difference = log_c - _log_value(formula, snr, np.exp(starts)[:, None])
     start = starts[int(((difference - (difference @ p)[:, None]) ** 2 @ p).argmin())]
-    found = minimize_scalar(loss, bounds=(start - 0.1, start + 0.1), method="bounded")
-    return float(f"{math.exp(found.x):.3g}")
+    found = minimize_scalar(
+        lambda log_g: distance_at(math.exp(log_g)),
+        bounds=(start - 0.1, start + 0.1),
+        method="bounded",
+    )
+    g = float(f"{math.exp(found.x):.3g}")
+    return distance_at(g), g
 
 
 # --- the nearest likelihood objective ------------------------------------------------------------
@@ -274,9 +270,9 @@ def _best_parameter(formula: str, snr: Array, log_c: Array, p: Array) -> float:
 class MonotoneFactor:
     """Factor on the loss that makes the weighting monotone: a function of log-SNR, and its code."""
 
-    name: str | None  # of the loss's weighting, as code; None without a name
-    end: float  # the log-SNR above which the factor is 1
-    at: Float[Array, " k"]  # without a name: points between which the log of the factor is linear
+    name: str | None  # of the weighting of the loss, as code
+    end: float  # log-SNR above which the factor is 1
+    at: Float[Array, " k"]  # without a name: log-SNRs for linear interpolation of `log_factor`
     log_factor: Float[Array, " k"]
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -304,10 +300,8 @@ class MonotoneFactor:
 def monotone_weight(
     logsnr: Float[Tensor, " g"], weight: Float[Tensor, " g"], rising: list[tuple[float, float]]
 ) -> Float[Tensor, " g"]:
-    """Compute the least upper bound of `weight` that does not increase on the intervals `rising`.
-
-    This is `Monotone` of the weighting, without the sampling error: above the last increase the
-    bound equals `weight`.
+    """Compute the least upper bound of `weight` that does not increase on the intervals `rising`:
+    `Monotone` of the weighting, without its sampling error.
     """
     lifted = weight
     for start, end in rising:
@@ -324,9 +318,9 @@ def find_factor(
     rising: list[tuple[float, float]],
     nearest: Nearest,
 ) -> MonotoneFactor | None:
-    """Find the factor that makes the weighting monotone; None if none is needed or finite.
+    """Find the factor that makes the weighting monotone; None if the factor is 1 or infinite.
 
-    If the nearest named weighting needs the same factor, the factor is computed from its formula.
+    If the nearest named weighting has the same factor, its formula is used.
     """
     log_factor = (monotone_weight(logsnr, weight, rising) / weight).log()
     if not rising or log_factor.max() > _MAX_LOG_FACTOR:

@@ -1,14 +1,10 @@
 r"""Measurement of noise levels, coefficients and targets of a loss, for `probe`.
 
-After a pilot (`pilot`), every batch is measured with three calls (gradients at output 0, at another
-output, and at output 0 on other data), or with one call if the loss is plain and its noise known.
-The calls give the coefficient $c$, the target's $(a, b)$ and $\alpha, \sigma$ of every sample, and
-hence
+Each call of the loss gives the coefficient $c$, the target's $(a, b)$ and $\alpha, \sigma$ of every
+sample, and hence the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$,
 
 $$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
-  k = c\,\Bigl(b - a\,\frac{\sigma}{\alpha}\Bigr)^2,$$
-
-the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$.
+  k = c\,\Bigl(b - a\,\frac{\sigma}{\alpha}\Bigr)^2.$$
 """
 
 import contextlib
@@ -53,13 +49,13 @@ class Samples:
     b: Float[Tensor, " n"]
     coefficient: Float[Tensor, " n"]  # of the squared error of the target
     eps_coefficient: Float[Tensor, " n"]  # of the squared error of the noise
-    batch: Float[Tensor, " n"]  # the number of the batch
+    batch: Float[Tensor, " n"]  # number of the batch
     block: Float[Tensor, " n"]  # number of the independent block of samples
     process: Process
     data_offset: float  # number added to the data before scaling
-    logsnr_error: float  # standard error of a single log-SNR, where the noise is not known
-    rounding: Float[Tensor, " n"]  # the error of each log-SNR by rounding
-    quantiles: Float[Tensor, "n draws"]  # of the numbers that the loss drew for each sample (`rng`)
+    logsnr_error: float  # standard error of a single log-SNR; 0 if the noise is known
+    rounding: Float[Tensor, " n"]  # rounding error of each log-SNR
+    quantiles: Float[Tensor, "n draws"]  # of the draws for each sample, as logits (`rng`)
     places: list[int | None]  # indices of these draws for `Measurement.at`
     time_sign: int = 0  # as `scatter.time_sign`
     diagnostics: list[Diagnostic]
@@ -76,40 +72,22 @@ def measuring(
 ) -> Iterator["Measurement"]:
     """Open a measurement of a loss; the arguments are those of `probe`.
 
+    Small data are repeated to a larger batch, to save calls of the loss, unless the loss accepts no
+    other batch size, or draws numbers once per batch.
+
     Raises:
         ValueError: In one line, if the loss cannot be measured.
     """
     _require_usable(loss_fn, x, num_samples, seed, data_scale)
-    x = x.detach()
-    with _ONE_AT_A_TIME, preserved_random_states():
-        yield _with_repeated_data(loss_fn, x, num_samples, distant_seed(seed), data_scale, advance)
-
-
-def _with_repeated_data(
-    loss_fn: LossFunction,
-    x: Tensor,
-    num_samples: int,
-    seed: int,
-    data_scale: float | None,
-    advance: Callable[[int], None] | None,
-) -> "Measurement":
-    """Build the measurement, with small data repeated to a larger batch to save calls of the loss.
-
-    The data are not repeated if the loss accepts no other batch size, or draws numbers once per
-    batch.
-    """
-
-    def of(x: Tensor) -> Measurement:
-        num_batches = -(-num_samples // (NUM_BLOCKS * len(x)))
-        return Measurement(Pilot.of_loss(loss_fn, x, seed), seed, num_batches, data_scale, advance)
-
+    x, given = x.detach(), (num_samples, distant_seed(seed), data_scale, advance)
     num_times = min(_NUM_ELEMENTS // x.numel(), num_samples // (4 * NUM_BLOCKS * len(x)))
-    if num_times > 1:
-        with contextlib.suppress(ValueError):
-            measurement = of(x.repeat(num_times, *(1,) * (x.ndim - 1)))
-            if not measurement.has_draws_of_batches:
-                return measurement
-    return of(x)
+    measurement = None
+    with _ONE_AT_A_TIME, preserved_random_states():
+        if num_times > 1:
+            with contextlib.suppress(ValueError):
+                repeated = Measurement(loss_fn, x.repeat(num_times, *(1,) * (x.ndim - 1)), *given)
+                measurement = None if repeated.has_draws_per_batch else repeated
+        yield measurement or Measurement(loss_fn, x, *given)
 
 
 class Measurement:
@@ -121,19 +99,21 @@ class Measurement:
 
     def __init__(
         self,
-        pilot: Pilot,
+        loss_fn: LossFunction,
+        x: Tensor,
+        num_samples: int,
         seed: int,
-        num_batches: int,
         data_scale: float | None,
         advance: Callable[[int], None] | None,
     ) -> None:
-        self._pilot, self._seed, self._advance = pilot, seed, advance
-        self._data_scale = data_scale
-        self.batch_size = len(pilot.queries.x)
-        self._recorder = pilot.queries.instrument.recorder
-        num_draws = max(self._recorder.num_draws, self._recorder.num_draws_of_batch)
-        self._even = EvenQuantiles(self.batch_size, num_batches, num_draws, distant_seed(seed))
-        self._drawn: list[Batch] = []
+        self.batch_size = len(x)
+        self._pilot = Pilot.of_loss(loss_fn, x, seed)
+        self._seed, self._data_scale, self._advance = seed, data_scale, advance
+        drawn = self._pilot.draws
+        num_batches = -(-num_samples // (NUM_BLOCKS * len(x)))
+        num_draws = max(drawn.num_per_sample, drawn.num_per_batch)
+        self._even = EvenQuantiles(len(x), num_batches, num_draws, distant_seed(seed))
+        self._batches: list[Batch] = []
         self._num_calls = 0
 
     @property
@@ -142,11 +122,11 @@ class Measurement:
         return self._pilot.is_plain and self.batch_size > 1
 
     @property
-    def has_draws_of_batches(self) -> bool:
+    def has_draws_per_batch(self) -> bool:
         """True if the loss draws one number, or one noise level, for a whole batch."""
         logsnr = self.samples(self.batch_size).logsnr
         is_one_level = bool((logsnr - logsnr[0]).abs().max() < 1e-4)
-        return self._recorder.num_draws_of_batch > 0 or is_one_level
+        return self._pilot.draws.num_per_batch > 0 or is_one_level
 
     def samples(self, num: int) -> Samples:
         """Return the coefficients of the first `num` samples; draw missing samples first.
@@ -154,132 +134,102 @@ class Measurement:
         Raises:
             ValueError: In one line, if the samples determine no weighting.
         """
-        while self.batch_size * len(self._drawn) < num:
-            self._drawn += self._next(None)
-        return self._solved(self._drawn, num, self._data_scale)
+        while self.batch_size * len(self._batches) < num:
+            self._batches += self._next()
+        return self._solved(self._batches, num, self._data_scale)
 
     def at(self, place: int, quantiles: Float[Array, " n"], data_scale: float) -> Samples:
         """Draw additional samples with one of the random draws fixed at the given quantiles.
 
         Args:
             place: Index of the draw among the draws of one number per sample.
-            quantiles: Between 0 and 1; padded to whole batches.
-            data_scale: As found before.
+            quantiles: Between 0 and 1; repeated up to full batches.
+            data_scale: Scale of the data found before.
         """
         padded = np.resize(quantiles, -(-len(quantiles) // self.batch_size) * self.batch_size)
         parts = torch.from_numpy(padded).reshape(-1, self.batch_size)
-        batches = [batch for part in parts for batch in self._next((place, part))]
+        batches = [batch for part in parts for batch in self._next(place, part)]
         return self._solved(batches, len(padded), data_scale)
 
-    def _next(self, given: tuple[int, Tensor] | None) -> list[Batch]:
-        """Measure the next batch of samples; one batch per network call of the loss."""
+    def _next(self, place: int = 0, quantile: Tensor | None = None) -> list[Batch]:
+        """Measure the next batch of samples, one `Batch` per network call; `quantile` is that of
+        the draw `place`.
+        """
         number = self._num_calls
         self._num_calls += 1
-
-        def chosen(_: int) -> tuple[Tensor, Tensor]:
-            of_samples, of_batch = self._even.of_samples(number), self._even.of_batch(number)
-            if given is not None:
-                of_samples = of_samples.clone()
-                of_samples[:, given[0]] = given[1]
-            return of_samples, of_batch
-
-        self._recorder.chosen = chosen
-        batches = self._pilot.taken_apart(self._seed + number)
+        per_sample = self._even.of_samples(number)
+        if quantile is not None:
+            per_sample = per_sample.clone()
+            per_sample[:, place] = quantile
+        quantiles = per_sample, self._even.of_batch(number)
+        batches = self._pilot.batches(self._seed + number, quantiles)
         if self._advance:
             self._advance(self.batch_size * len(batches))
-        places = self._recorder.places
-        return [replace(batch, number=number, places=places) for batch in batches]
+        return [replace(batch, number=number) for batch in batches]
 
     def _solved(self, batches: list[Batch], num: int, data_scale: float | None) -> Samples:
-        """Solve for the coefficients of the first `num` samples of the batches."""
-        pilot = self._pilot
+        """Solve for the coefficients of the first `num` samples, in the scale of the process."""
+        pilot, noise = self._pilot, self._pilot.noise
         products = torch.cat([batch.products for batch in batches])[:num]
         c = torch.cat([batch.coefficient for batch in batches])[:num]
-        offset = pilot.noise.coefficients.offset
-        grams, c = single_grams(products, offset) if pilot.is_plain else (products, c)
+        grams = products
+        if pilot.is_plain:
+            grams, c = single_grams(products, noise.coefficients.offset)
         num_draws = min(len(batch.quantiles) for batch in batches)  # those drawn in every batch
         empty = torch.empty(self.batch_size, 0)
-        quantiles = [
-            torch.stack(batch.quantiles[:num_draws], 1) if num_draws else empty for batch in batches
-        ]
+        quantiles = torch.cat(
+            [torch.stack(b.quantiles[:num_draws], 1) if num_draws else empty for b in batches]
+        )
         numbers = torch.tensor([batch.number for batch in batches], dtype=torch.float64)
         numbers = numbers.repeat_interleave(self.batch_size)[:num]
         is_finite = grams.isfinite().flatten(1).all(1) & c.isfinite()
-        pilot = _checked(pilot, c, is_finite)
-        block = numbers // self._even.num_batches
-        columns = (grams, c, numbers, block, torch.cat(quantiles)[:num])
-        return _samples_of(
-            pilot,
-            *(column[is_finite] for column in columns),
-            places=batches[0].places[:num_draws],
-            data_scale=data_scale,
+        if not is_finite.any():
+            raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
+        grams, c, numbers, quantiles = (
+            column[is_finite] for column in (grams, c, numbers, quantiles[:num])
         )
-
-
-def _checked(pilot: Pilot, c: Tensor, is_finite: Tensor) -> Pilot:
-    """Return the pilot, with a diagnostic added if some samples are not finite.
-
-    Raises:
-        ValueError: If no sample is finite, or the loss is zero.
-    """
-    if not is_finite.any():
-        raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
-    if not c[is_finite].any():
-        raise ValueError("The loss is zero: so is its gradient, for every sample.")
-    if is_finite.all():
-        return pilot
-    found = NotFinite(1 - is_finite.double().mean().item())
-    return replace(pilot, diagnostics=[*pilot.diagnostics, found])
-
-
-def _samples_of(
-    pilot: Pilot,
-    grams: Float[Tensor, "n r r"],
-    c: Float[Tensor, " n"],
-    batch: Float[Tensor, " n"],
-    block: Float[Tensor, " n"],
-    quantiles: Float[Tensor, "n draws"],
-    *,
-    places: list[int | None],
-    data_scale: float | None,
-) -> Samples:
-    """Solve for the coefficients of samples, in the data scale of their diffusion process."""
-    solved = solve(grams, is_noise_known=pilot.noise.is_known)
-    x = pilot.noise.reference.x
-    rtol = 0.0 if pilot.noise.is_known else (2 / x[0].numel()) ** 0.5
-    nominal = solved.sigma / (1 + pilot.noise.gamma**2) ** 0.5  # without input perturbation
-    process = process_of(
-        solved.alpha, nominal, offset=solved.offset, rtol=rtol, given=pilot.given_scale
-    )
-    if data_scale is not None:
-        process = process._replace(scale=data_scale)
-    logsnr = process.logsnr(solved.alpha, solved.sigma)
-    if pilot.noise.is_known and pilot.is_given:
-        require_explained(solved.unexplained_noise, logsnr)
-    found = pilot.diagnostics
-    if not any(one.is_fatal for one in found):
-        has_target = logsnr.isfinite() & (c != 0)
-        factor = (solved.b - solved.a * solved.sigma / solved.alpha)[has_target]
-        found = [*found, *of_the_target(solved.unexplained_target[has_target])]
-        found += scatter.of_the_target(logsnr[has_target], factor, error=rtol)
-    return Samples(
-        logsnr=logsnr,
-        a=solved.a / process.scale,
-        b=solved.b,
-        coefficient=c,
-        eps_coefficient=c * (solved.b - solved.a * solved.sigma / solved.alpha) ** 2,
-        batch=batch,
-        block=block,
-        process=process,
-        data_offset=solved.offset,
-        logsnr_error=rtol,
-        rounding=solved.rounding
-        * (_SOLVED_ROUNDING if pilot.noise.reference.draw is not None else 1),
-        quantiles=quantiles,
-        places=places,
-        time_sign=pilot.time_sign,
-        diagnostics=found,
-    )
+        if not c.any():
+            raise ValueError("The loss is zero: so is its gradient, for every sample.")
+        found = list(pilot.diagnostics)
+        if not is_finite.all():
+            found.append(NotFinite(1 - is_finite.double().mean().item()))
+        solved = solve(grams, is_noise_known=noise.is_known)
+        rtol = 0.0 if noise.is_known else (2 / noise.reference.x[0].numel()) ** 0.5
+        process = process_of(
+            solved.alpha,
+            solved.sigma / (1 + noise.gamma**2) ** 0.5,  # without input perturbation
+            offset=solved.offset,
+            rtol=rtol,
+            given=pilot.given_scale,
+        )
+        if data_scale is not None:
+            process = process._replace(scale=data_scale)
+        logsnr = process.logsnr(solved.alpha, solved.sigma)
+        if noise.is_known and pilot.is_given:
+            require_explained(solved.unexplained_noise, logsnr)
+        factor = solved.b - solved.a * solved.sigma / solved.alpha
+        if not any(one.is_fatal for one in found):
+            has_target = logsnr.isfinite() & (c != 0)
+            found += of_the_target(solved.unexplained_target[has_target])
+            found += scatter.of_the_target(logsnr[has_target], factor[has_target], error=rtol)
+        is_spread_fitted = noise.reference.draw is not None
+        return Samples(
+            logsnr=logsnr,
+            a=solved.a / process.scale,
+            b=solved.b,
+            coefficient=c,
+            eps_coefficient=c * factor**2,
+            batch=numbers,
+            block=numbers // self._even.num_batches,
+            process=process,
+            data_offset=solved.offset,
+            logsnr_error=rtol,
+            rounding=solved.rounding * (_SOLVED_ROUNDING if is_spread_fitted else 1),
+            quantiles=quantiles,
+            places=batches[0].places[:num_draws],
+            time_sign=pilot.time_sign,
+            diagnostics=found,
+        )
 
 
 def _require_usable(

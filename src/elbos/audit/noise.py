@@ -1,13 +1,10 @@
 r"""Noise of a loss: the normal draws in the network's input and in the target.
 
-The residual of $z$ after subtraction of the signal is compared with every normal draw. If no single
-draw matches, the residual is regressed on all draws together, including draws that many elements
-share: offset noise is found exactly, however weak, and a sum of white draws is as good as one draw.
-A draw whose coefficient is proportional to $\alpha$ belongs to the data (`data`). An unexplained
-residual is tested for being white and normal.
-
-The target is regressed on the draws, too. It may contain the draws in other proportions than $z$:
-the part that is independent of $z$ adds a constant to the expected loss.
+The noise in $z$ is compared with every normal draw. If no single draw matches, it is regressed on
+all draws together, including draws that many elements share, as in offset noise. A draw whose
+coefficient is proportional to $\alpha$ belongs to the data (`data`). Noise that no draws explain is
+tested for being white and normal. The target is regressed on the draws, too: if it contains them in
+other proportions than $z$, its component independent of $z$ adds a constant to the expected loss.
 """
 
 from collections.abc import Sequence
@@ -43,7 +40,7 @@ _MAX_STRANGE = 1e-3  # largest unexplained share in half precision
 class Noise:
     """The noise of the pilot batches, and the role of each normal draw."""
 
-    is_known: bool  # the noise of every sample is known
+    is_known: bool  # recorded draws are the noise of every sample
     coefficients: Coefficients  # of all samples, solved with this noise
     reference: Reference  # the data, with the draw that samples them
     diagnostics: list[Diagnostic]
@@ -68,7 +65,7 @@ class _Candidate:
     paired: list[PairedCalls]
     reference: Reference
     coefficients: Coefficients
-    parts: "Parts"
+    parts: "DrawFactors"
 
     @property
     def unexplained(self) -> float:
@@ -86,7 +83,7 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
     """Find the normal draws that form the noise, and the draw that samples the data.
 
     The hypotheses are tried in this order: one draw; one draw plus another that samples the data;
-    a sum of draws; noise that was not recorded as a whole.
+    a sum of draws; noise that recorded draws do not explain.
 
     Raises:
         ValueError: If samples are single numbers, and their noise is not one of the draws.
@@ -99,18 +96,21 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
     def candidate(reference: Reference) -> _Candidate:
         calls = [replace(one, moved=reference.prepare(one.moved)) for one in paired]
         found = solved(calls, reference, is_known=True)
-        parts = _parts(calls, _noises(calls, reference, found), reference.x)
+        parts = _draw_factors(calls, _noises(calls, reference, found), reference.x)
         return _Candidate(calls, reference, found, parts)
 
     best, diagnostics = candidate(reference), list[Diagnostic]()
-    sampled = _sampled_data(best)
-    if sampled is not None:
+    alpha, parts = best.coefficients.alpha, best.parts
+    draw = parts.of_data(alpha) if best.has_more_draws and not parts.shared else None
+    if draw is not None and reference.spread is None:
+        spread = torch.full_like(reference.x, parts.ratio(draw, alpha) or 0.0)
+        sampled = replace(reference, spread=spread, spread_other=spread, draw=draw)
         best, diagnostics = candidate(sampled), [sampled.diagnostic]
     calls, reference, found, parts = best.paired, best.reference, best.coefficients, best.parts
     if best.has_more_draws:
-        diagnostics.append(of_the_parts(parts))
+        diagnostics.append(parts.diagnostic)
         if not parts.shared:
-            noise = Noise(True, found, reference, diagnostics, tuple(parts.whole))
+            noise = Noise(True, found, reference, diagnostics, tuple(parts.full))
             added = [replace(one, moved=noise.prepare(one.moved)) for one in paired]
             noise = replace(noise, coefficients=solved(added, reference, is_known=True))
             return _with_target(noise, best)
@@ -155,79 +155,80 @@ def _without_data(
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Decomposition of an input or a target into normal draws, with a factor per sample.
+class DrawFactors:
+    """The normal draws in an input or a target, with their factors in each sample."""
 
-    Draws that many elements share are given by their shapes and by their standard deviations
-    relative to the other draws.
-    """
-
-    whole: list[int]  # indices of the draws of the size of the data
-    shared: list[tuple[list[int], float]]
-    factors: Float[Tensor, "n k"]  # coefficient of each draw, those of `whole` first
+    full: list[int]  # indices of the draws of the size of the data
+    shared: list[tuple[list[int], float]]  # shapes of draws that many elements share, and their
+    # standard deviations relative to the full draws
+    factors: Float[Tensor, "n k"]  # of all draws, those that elements share last
     left: float  # share of the power that no draw explains
 
     @classmethod
-    def of_factors(
+    def from_powers(
         cls,
         factors: Float[Tensor, "n k"],
         powers: Float[Tensor, "n k"],
         total: Float[Tensor, " n"],
         left: Float[Tensor, " n"],
         shapes: Sequence[Sequence[int]],
-    ) -> "Parts":
+    ) -> "DrawFactors":
         """Select the draws whose share of the power exceeds a threshold.
 
         Args:
             factors: The factor of each draw, those of `shapes` last.
             powers: The power of each draw times its factor.
-            total: The power of the whole.
+            total: The power of the input or the target.
             left: The share of the power that no draw explains.
             shapes: The shapes of the draws that many elements share.
         """
-        num_whole = factors.shape[1] - len(shapes)
+        num_full = factors.shape[1] - len(shapes)
         power = powers.nansum(0) / total.nansum()
         used = [i for i, share in enumerate(power) if share > _MIN_SHARE]
-        whole = [i for i in used if i < num_whole]
+        full = [i for i in used if i < num_full]
         variances = factors.square().nansum(0)
-        strengths = (variances / variances[whole].sum().clamp(min=1e-300)).sqrt()
-        shared = [
-            (list(shapes[i - num_whole]), strengths[i].item()) for i in used if i >= num_whole
-        ]
-        return cls(whole, shared, factors, left.nanmedian().item() if used else 1.0)
+        strengths = (variances / variances[full].sum().clamp(min=1e-300)).sqrt()
+        shared = [(list(shapes[i - num_full]), strengths[i].item()) for i in used if i >= num_full]
+        return cls(full, shared, factors, left.nanmedian().item() if used else 1.0)
+
+    @property
+    def diagnostic(self) -> Diagnostic:
+        """Diagnostic of noise that is not a single draw of the size of the data."""
+        if not self.shared:
+            return SummedNoise(len(self.full))
+        shape, strength = max(self.shared, key=lambda part: part[1])
+        if self.full and set(shape[2:]) == {1}:
+            return OffsetNoise(strength)
+        return ColouredNoise(list(map(float, shape)), strength if self.full else None)
 
     def ratio(self, i: int, to: Float[Tensor, " n"]) -> float | None:
-        """Return the ratio of a draw's factor to `to`; None unless the ratio is constant over the
-        samples.
-        """
+        """Return the constant ratio of a draw's factor to `to`; None if samples differ."""
         factor, to = self.factors[:, i].nan_to_num(), to.nan_to_num()
         ratio = (factor * to).sum() / to.square().sum()
         left = (factor - ratio * to).square().sum() / factor.square().sum()
         return ratio.item() if left < _SAME else None
 
-    def unlike(self, other: "Parts") -> float:
-        """Return the mean squared residual of the factors after projection on the factors of
-        `other`.
-        """
+    def unlike(self, other: "DrawFactors") -> float:
+        """Return the mean square of the factors orthogonal to the factors of `other`."""
         ours, theirs = self.factors.nan_to_num(), other.factors.nan_to_num()
         along = (ours * theirs).sum(1) / theirs.square().sum(1).clamp(min=1e-300)
         return (ours - along[:, None] * theirs).square().sum(1).mean().item()
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
         """Return the only random draw whose coefficient is proportional to alpha, or None."""
-        of_data = [i for i in self.whole if self.ratio(i, alpha) is not None]
-        return of_data[0] if len(of_data) == 1 and len(self.whole) > 1 else None
+        of_data = [i for i in self.full if self.ratio(i, alpha) is not None]
+        return of_data[0] if len(of_data) == 1 and len(self.full) > 1 else None
 
 
-def _parts(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> Parts:
+def _draw_factors(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> DrawFactors:
     """Regress the values of each sample on its normal draws."""
-    num_whole = min(len(calls.moved.normals) for calls in paired)
+    num_full = min(len(calls.moved.normals) for calls in paired)
     num_shared = min(len(calls.moved.shared) for calls in paired)
-    if not 0 < num_whole + num_shared < x[0].numel() / 2:
-        return Parts([], [], torch.empty(0, 0), 1.0)
+    if not 0 < num_full + num_shared < x[0].numel() / 2:
+        return DrawFactors([], [], torch.empty(0, 0), 1.0)
     factors, powers, sizes, left = [], [], [], []
     for calls, value in zip(paired, values, strict=True):
-        draws = [*calls.moved.normals[:num_whole], *calls.moved.shared[:num_shared]]
+        draws = [*calls.moved.normals[:num_full], *calls.moved.shared[:num_shared]]
         vectors = torch.stack([d.expand_as(value).flatten(1).double() for d in draws], dim=1)
         products, rest = vectors @ vectors.mT, value.flatten(1)[:, :, None]
         factor = torch.linalg.pinv(products, hermitian=True, rtol=1e-9) @ (vectors @ rest)
@@ -237,34 +238,17 @@ def _parts(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> Parts:
         left.append((rest - vectors.mT @ factor).square().sum((1, 2)) / sizes[-1])
     shapes = [draw.shape for draw in paired[0].moved.shared[:num_shared]]
     factor, power, size, rest_share = map(torch.cat, (factors, powers, sizes, left))
-    return Parts.of_factors(factor, power, size, rest_share, shapes)
-
-
-def _sampled_data(candidate: _Candidate) -> Reference | None:
-    """Return the data with the normal draw from which they are sampled; None if there is no such
-    draw.
-    """
-    reference, parts = candidate.reference, candidate.parts
-    if not candidate.has_more_draws or parts.shared or reference.spread is not None:
-        return None
-    draw = parts.of_data(candidate.coefficients.alpha)
-    if draw is None:
-        return None
-    ratio = parts.ratio(draw, candidate.coefficients.alpha)
-    spread = torch.full_like(reference.x, ratio or 0.0)
-    return replace(reference, spread=spread, spread_other=spread, draw=draw)
+    return DrawFactors.from_powers(factor, power, size, rest_share, shapes)
 
 
 def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
-    """Add diagnostics of normal draws that the target and the noise contain in different
-    proportions.
-    """
+    """Add diagnostics of normal draws in the target that are not the noise."""
     paired, parts = candidate.paired, candidate.parts
     found, shape = noise.coefficients, (-1, *(1,) * (noise.reference.x.ndim - 1))
     targets = [target_of(calls.gradient, calls.coefficient().reshape(shape)) for calls in paired]
     rests = _without_data(targets, paired, noise.reference, found.a, found.offset)
-    target = _parts(paired, rests, noise.reference.x)
-    if not (target.whole and parts.whole) or target.shared:
+    target = _draw_factors(paired, rests, noise.reference.x)
+    if not (target.full and parts.full) or target.shared:
         return noise
     power = torch.cat(targets).square().mean().item()
     diagnostics, gamma = of_the_draws(parts, target, power, noise.diagnostics)
@@ -272,38 +256,30 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
 
 
 def of_the_draws(
-    parts: Parts, target: Parts, power: float, found: list[Diagnostic]
+    parts: DrawFactors, target: DrawFactors, power: float, found: list[Diagnostic]
 ) -> tuple[list[Diagnostic], float]:
-    """Compare the normal draws in the target with those in the network's input.
+    """Compare the normal draws in the target with `parts`, the draws in the network's input. Return
+    all diagnostics of the noise, and the standard deviation of an input perturbation.
 
-    Args:
-        parts: The draws in the input.
-        target: The draws in the target.
-        power: The mean square of the target.
-        found: Diagnostics of the noise.
-
-    Returns:
-        All diagnostics, and the standard deviation of noise that only perturbs the input.
+    `power` is the mean square of the target; `found` are earlier diagnostics.
     """
     is_summed = any(isinstance(one, SummedNoise | InputPerturbation) for one in found)
     share = target.unlike(parts) / power
     if share < (_SAME if is_summed else _MAX_STRANGE) or target.left > 0.01 * share:
         return found, 0.0
-    if not set(target.whole) <= set(parts.whole):
+    if not set(target.full) <= set(parts.full):
         return [*found, TargetNoise(share)], 0.0
-    perturbations = [i for i in parts.whole if i not in target.whole]
-    if len(parts.whole) == 2 and len(perturbations) == 1:
-        gamma = parts.ratio(perturbations[0], parts.factors[:, target.whole[0]])
+    perturbations = [i for i in parts.full if i not in target.full]
+    if len(parts.full) == 2 and len(perturbations) == 1:
+        gamma = parts.ratio(perturbations[0], parts.factors[:, target.full[0]])
         if gamma is not None:
             return [InputPerturbation(abs(gamma))], abs(gamma)
     return [*found, IndependentTarget(share)], 0.0
 
 
 def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
-    """Return a diagnostic if targets are not combinations of data and noise.
-
-    Args:
-        unexplained: The share of each target that is no combination.
+    """Return a diagnostic if targets are not combinations of data and noise, given the share of
+    each target that no combination explains.
     """
     is_strange = unexplained > _MAX_STRANGE
     samples, clearly = (
@@ -313,15 +289,6 @@ def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
         return []
     share = unexplained[is_strange].median().item()
     return [StrangeTarget(share=share, samples=samples)]
-
-
-def of_the_parts(parts: Parts) -> Diagnostic:
-    if not parts.shared:
-        return SummedNoise(len(parts.whole))
-    shape, strength = max(parts.shared, key=lambda part: part[1])
-    if parts.whole and set(shape[2:]) == {1}:
-        return OffsetNoise(strength)
-    return ColouredNoise(list(map(float, shape)), strength if parts.whole else None)
 
 
 def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diagnostic:
@@ -339,9 +306,11 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
     correlation += flat.numel() / num if has_offset else 0.0
     if abs(correlation) > 6 / num**0.5 + 0.02:
         return ColouredNoise(correlation=correlation)
-    low = _low_frequency_power(noise) if has_offset and noise.ndim > 3 else 1.0
-    if low > 1 + 6 / (3 * flat.numel()) ** 0.5:
-        return ColouredNoise(low_frequency_power=low)
+    if has_offset and noise.ndim > 3:
+        modes = torch.fft.fft2(noise)[..., [0, 1, 1], [1, 0, 1]]  # lowest frequencies above 0
+        low = float(modes.abs().square().mean()) / (noise.shape[-2] * noise.shape[-1])
+        if low > 1 + 6 / (3 * flat.numel()) ** 0.5:  # white noise has 1
+            return ColouredNoise(low_frequency_power=low)
     if has_offset:
         return OffsetNoise((excess / (1 - excess)) ** 0.5)
     kurtosis = noise.pow(4).mean().item()
@@ -351,18 +320,8 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
     return NoiseUnseen((2 / size) ** 0.5)
 
 
-def _low_frequency_power(noise: Tensor) -> float:
-    """Return the mean power of the lowest nonzero frequencies of unit-variance images; 1 for white
-    noise.
-    """
-    modes = torch.fft.fft2(noise)[..., [0, 1, 1], [1, 0, 1]]
-    return float(modes.abs().square().mean()) / (noise.shape[-2] * noise.shape[-1])
-
-
 def _neighbour_correlation(noise: Tensor, axis: int) -> float:
-    """Return the correlation of neighbouring elements along an axis, corrected if the noise has
-    zero mean along the axis.
-    """
+    """Return the correlation of neighbouring elements, corrected if the noise is centred."""
     num = noise.shape[axis]
     value = (noise.narrow(axis, 1, num - 1) * noise.narrow(axis, 0, num - 1)).mean().item()
     is_centred = noise.mean(axis).square().mean().item() < 1e-6

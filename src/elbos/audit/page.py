@@ -3,6 +3,7 @@
 The page can be attached to an issue.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
@@ -17,10 +18,13 @@ from elbos.audit.result import Audit
 from elbos.audit.words import View, as_dict, difference, facts_table, facts_tables, views
 from elbos.base.colors import Swatch
 from elbos.base.html import breakable, document, write_html
-from elbos.base.tables import Table
+from elbos.base.numbers import fixed, number, percent, signed
+from elbos.base.tables import Table, evenly
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+_NUM_ROWS = 13  # of the table of the curves
 
 
 def figure(audits: Sequence[Audit]) -> "Figure":
@@ -29,11 +33,8 @@ def figure(audits: Sequence[Audit]) -> "Figure":
 
 
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
-    """Render the self-contained HTML page of one audit or several.
-
-    Args:
-        audits: One audit, or several to show side by side.
-        command: The command that reproduces the page, for the reader.
+    """Render the self-contained HTML page of an audit, or of several audits side by side; `command`
+    reproduces the page.
     """
     shown, fig = views(audits), figure(audits)
     named = [named_curves(view, is_alone=len(shown) == 1) for view in shown]
@@ -50,7 +51,8 @@ def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
         "audit/page.html",
         views=shown,
         boxes=boxes,
-        facts=_page_facts(shown),
+        facts=_facts(shown),
+        curves=[_curves(audit) for audit in audits],
         difference=difference(*audits) if len(audits) == 2 else "",
         figure=fig,
         label="Weighting, density and mixture of ELBOs over log-SNR; numbers are in the table "
@@ -72,22 +74,29 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
 
 def as_html(audits: Sequence[Audit]) -> str:
     """Return the summaries, notes, explanations and facts of audits as HTML for a notebook."""
-    shown, line = views(audits), Markup("<p><strong>{}</strong>: {}</p><ul>{}</ul><p>{}</p>")
-    note, none = Markup("<li>{} {}</li>"), Markup("")
-    heads = [
-        line.format(
-            v.audit.title,
-            v.summary,
-            none.join(note.format(one.mark, one.text) for one in v.notes),
-            v.explanation,
-        )
-        for v in shown
-    ]
-    return none.join([*heads, *(table.html() for table in _page_facts(shown))])
+    shown, parts = views(audits), list[Markup]()
+    for view in shown:
+        notes = [Markup("<li>{} {}</li>").format(note.mark, note.text) for note in view.notes]
+        head = Markup("<p><strong>{}</strong>: {}</p><ul>{}</ul><p>{}</p>")
+        given = (view.audit.title, view.summary, Markup("").join(notes), view.explanation)
+        parts.append(head.format(*given))
+    return Markup("").join([*parts, *(table.html() for table in _facts(shown))])
 
 
-def _page_facts(shown: Sequence[View]) -> list[Table]:
+def _facts(shown: Sequence[View]) -> list[Table]:
     if len(shown) == 1:
         return [facts_table(shown)]
     heads = [Markup("{} {}").format(view.swatch.html(), breakable(view.title)) for view in shown]
     return facts_tables(shown, heads, len(shown))
+
+
+def _curves(audit: Audit) -> Table:
+    """Build a table of the curves at evenly spaced log-SNRs."""
+    scale, rows = 1 + audit.negative_mass, []
+    for i in evenly(len(audit.logsnr), _NUM_ROWS):
+        level, error = audit.logsnr[i].item(), 2 * audit.weight_error[i].item()
+        weight = number(audit.weight[i].item(), 3) + (f" ± {percent(error)}" if error else "")
+        mixture = signed(audit.mixture_density[i].item() / scale, 3)
+        density = number(audit.density[i].item(), 3)
+        rows.append([fixed(level, 2), number(math.exp(-level / 2), 3), weight, density, mixture])
+    return Table(("log-SNR", "noise/signal", "w", "p", "mixture"), rows, audit.title)

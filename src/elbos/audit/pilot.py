@@ -1,11 +1,10 @@
 """Pilot: a few batches of a loss, measured with all paired calls.
 
-The pilot tests whether the loss is a squared error, and finds the noise and the data. The result
-determines how later batches are measured: with three calls each, or, for a plain loss whose noise
-is known, with one.
+The pilot tests that the loss is a squared error, and finds the noise and the data. Later batches
+are measured with three calls each or, if the loss is plain and its noise known, with one.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -27,6 +26,7 @@ from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import Noise, find_noise
 from elbos.audit.queries import PairedCalls, Queries
 from elbos.audit.refusals import reason
+from elbos.audit.rng import Draws, Quantiles
 from elbos.audit.scales import given_scale
 from elbos.audit.scatter import Conditions
 
@@ -38,11 +38,11 @@ _MIN_DIMENSIONS = 32  # enough for data, noise and signs to be nearly orthogonal
 class Batch:
     """Dot products and random draws of one batch of samples."""
 
-    products: Float[Tensor, "b r r"]  # Gram matrices; of a plain loss, those of `single_products`
-    coefficient: Float[Tensor, " b"]  # $c$; of a plain loss, it follows from the products
-    quantiles: list[Tensor]  # of the numbers drawn for each sample
+    products: Float[Tensor, "b r r"]  # of `paired_grams`, or `single_products` for a plain loss
+    coefficient: Float[Tensor, " b"]  # $c$; for a plain loss, it follows from the products
+    quantiles: list[Tensor]  # of draws that may determine the noise levels (`rng.Draws`)
+    places: list[int | None]  # of these draws
     number: int = 0
-    places: list[int | None] = field(default_factory=list)  # of these numbers, in `Recorder`
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class Pilot:
 
     queries: Queries
     noise: Noise
-    is_given: bool  # the loss diffuses the given data, not encoded ones
-    given_scale: float | None  # of the data, from the level that the network is given (`scales`)
+    draws: Draws  # of one call of the loss
+    is_given: bool  # the loss diffuses the given data, without encoding them
+    given_scale: float | None  # of the data, from the network's time input (`scales`)
     depends_on_x: bool  # the coefficient depends on the data
     is_uneven: bool  # the coefficient differs between the elements of a sample
     is_plain: bool  # one call of the loss per batch suffices
@@ -61,8 +62,8 @@ class Pilot:
 
     @classmethod
     def of_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Pilot":
-        """Measure a few batches of a loss with all paired calls, and test the assumptions of the
-        audit.
+        """Measure a few batches of a loss with all paired calls, and test that a weighting
+        describes the loss.
 
         Raises:
             ValueError: In one line, if the loss cannot be measured at all.
@@ -77,7 +78,7 @@ class Pilot:
         paired = [
             calls
             for s, zero in zeros.items()
-            for calls in queries.paired(s, with_other_moved=True, zero=zero)
+            for calls in queries.paired(s, zero=zero, with_other_moved=True)
         ]
         paired = [calls for calls in paired if calls.is_finite()] or paired
         is_uneven = any(isinstance(one, Uneven) for one in found)
@@ -109,28 +110,29 @@ class Pilot:
         depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
         if depends_on_x:
             found.append(DataDependent())
+        measured, size = noise.coefficients, noise.reference.x[0].numel()
+        logsnr = 2 * (measured.alpha / measured.sigma).log()  # up to the scale of the data
         if not any(one.is_fatal for one in found):
-            found += _of_the_levels(noise, c, conditions)
+            error = 0.0 if noise.is_known else (2 / size) ** 0.5
+            found += conditions.diagnostics(logsnr, measured.alpha, error=error)
+            if noise.is_known and size >= _MIN_DIMENSIONS:
+                found += scatter.of_the_coefficient(logsnr, c, measured.noise_power)
         if is_uneven and not any(one.is_fatal for one in found):
-            found += scatter.of_the_elements(_logsnr(noise), _shares(paired))
-        is_target_known = _median(noise.coefficients.unexplained_target[c != 0]) < 1e-4
-        is_plain = (
-            noise.is_known
-            and not noise.is_summed
-            and is_target_known
-            and not is_uneven
-            and not depends_on_x
-        )
+            found += scatter.of_the_elements(logsnr, _shares(paired))
+        is_target_known = _median(measured.unexplained_target[c != 0]) < 1e-4
+        is_noise_plain = noise.is_known and not noise.is_summed
+        is_loss_plain = is_target_known and not (is_uneven or depends_on_x)
         return cls(
-            queries,
-            noise,
-            noise.reference.x is data,
-            given_scale(_logsnr(noise), conditions.single) if noise.is_known else None,
-            depends_on_x,
-            is_uneven,
-            is_plain and x[0].numel() >= _MIN_DIMENSIONS,
-            scatter.time_sign(_logsnr(noise), conditions.single),
-            found,
+            queries=queries,
+            noise=noise,
+            draws=zeros[seeds[-1]].draws,
+            is_given=noise.reference.x is data,
+            given_scale=given_scale(logsnr, conditions.single) if noise.is_known else None,
+            depends_on_x=depends_on_x,
+            is_uneven=is_uneven,
+            is_plain=is_noise_plain and is_loss_plain and x[0].numel() >= _MIN_DIMENSIONS,
+            time_sign=scatter.time_sign(logsnr, conditions.single),
+            diagnostics=found,
         )
 
     @cached_property
@@ -138,66 +140,39 @@ class Pilot:
         """True if a subset of the elements of a sample suffices when the noise is known."""
         return are_some_enough(self.noise.reference.x)
 
-    def taken_apart(self, seed: int) -> list[Batch]:
-        """Measure one batch of samples with the given seed; one `Batch` per network call."""
-        reference = self.noise.reference
+    def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:
+        """Call the loss with a seed and given quantiles for its draws of one number per sample or
+        per batch; return one `Batch` per network call.
+        """
+        reference, found = self.noise.reference, list[Batch]()
         if self.is_plain:
             offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))
-            return [
-                Batch(
-                    single_products(
-                        call, reference.at(call)[0], offset, is_part_enough=self.is_part_enough
-                    ),
-                    empty.double(),
-                    call.quantiles,
+            for call in map(self.noise.prepare, self.queries.single(seed, quantiles)):
+                products = single_products(
+                    call, reference.at(call)[0], offset, is_part_enough=self.is_part_enough
                 )
-                for call in map(self.noise.prepare, self.queries.single(seed))
-            ]
-        paired = [
-            replace(calls, moved=self.noise.prepare(calls.moved))
-            for calls in self.queries.paired(seed, with_other_moved=self.depends_on_x)
-        ]
-        return [
-            Batch(
-                paired_grams(calls, reference.at(calls.moved), is_uneven=self.is_uneven),
-                calls.coefficient().cpu(),
-                calls.moved.quantiles,
+                found.append(Batch(products, empty.double(), call.quantiles, call.places))
+            return found
+        for calls in self.queries.paired(seed, quantiles, with_other_moved=self.depends_on_x):
+            moved = self.noise.prepare(calls.moved)
+            grams = paired_grams(
+                replace(calls, moved=moved), reference.at(moved), is_uneven=self.is_uneven
             )
-            for calls in paired
-        ]
-
-
-def _logsnr(noise: Noise) -> Tensor:
-    """Return the log-SNR of all samples, up to the unknown scale of the data."""
-    return 2 * (noise.coefficients.alpha / noise.coefficients.sigma).log()
+            found.append(Batch(grams, calls.coefficient().cpu(), moved.quantiles, moved.places))
+        return found
 
 
 def _shares(paired: list[PairedCalls]) -> Float[Tensor, "n d"]:
-    """Return the coefficient of each element divided by the mean over elements; if the coefficient
-    depends on the data, relative to each sample's mean over calls.
-    """
+    """Return each element's coefficient relative to the mean over the elements of a sample."""
     every = []
     for change in ([p.change for p in paired], [p.change_other for p in paired]):
         c = torch.stack([one * p.moved.answer for one, p in zip(change, paired, strict=True)])
         c = c.flatten(2).double().cpu()
         every.append(c / c.mean(2, keepdim=True))
     share, other = every
-    if (share - other).abs().nanmedian() > 1e-3:
+    if (share - other).abs().nanmedian() > 1e-3:  # the share depends on the data
         share = share - share.mean(0) + 1
     return share.flatten(0, 1)
-
-
-def _of_the_levels(noise: Noise, c: Tensor, conditions: Conditions) -> list[Diagnostic]:
-    """Test that the noise level determines the loss and that the network is conditioned on the
-    level.
-    """
-    found, dimensions = noise.coefficients, noise.reference.x[0].numel()
-    logsnr = _logsnr(noise)
-    error = 0.0 if noise.is_known else (2 / dimensions) ** 0.5
-    diagnostics = conditions.diagnostics(logsnr, found.alpha, error=error)
-    if noise.is_known and dimensions >= _MIN_DIMENSIONS:
-        diagnostics += scatter.of_the_coefficient(logsnr, c, found.noise_power)
-    return diagnostics
 
 
 def _median(values: Tensor) -> float:

@@ -36,9 +36,7 @@ class DecidingDraw:
 
     @classmethod
     def find(cls, levels: Levels) -> "DecidingDraw | None":
-        """Find the draw of which log-SNR is a monotone function, up to rounding; None if there is
-        none.
-        """
+        """Find the draw of which log-SNR is a monotone function up to rounding, or None."""
         logsnr, error = levels.logsnr, levels.error
         for column, draw in enumerate(levels.quantiles.T):
             is_finite = np.isfinite(draw)
@@ -54,7 +52,7 @@ class DecidingDraw:
         return None
 
     def of(self, levels: Levels) -> Float[Array, " n"]:
-        """Return the logits of the draw's quantiles, with the sign with which log-SNR increases."""
+        """Return the logits of the draw's quantiles, with the sign for which log-SNR increases."""
         return self.sign * _within(levels.quantiles[:, self.column])
 
     def at(self, s: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -76,10 +74,9 @@ class RisingCurve:
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Select points that are many standard errors apart, from the middle outwards.
-
-        Towards the ends, where points are rare, fewer standard errors suffice. The distance along
-        both axes together, as a share of their length, is at least `min_distance`.
+        """Select points many standard errors apart, from the middle outwards; fewer suffice where
+        points are rare. The mean distance along both axes, as a share of their lengths, exceeds
+        `min_distance`.
         """
         way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
         middle = len(way) // 2
@@ -116,8 +113,8 @@ class RisingCurve:
         return np.log(np.maximum(slope, 1e-300))
 
     def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        """Estimate the error of `log_slope` from the errors of the points, and from the difference
-        between curves through every other point.
+        """Estimate the error of `log_slope` from the errors of the points, and from curves through
+        every other point.
         """
         relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
         middle = (self.places[1:] + self.places[:-1]) / 2
@@ -132,8 +129,8 @@ def inverse_cdf_density(
     """Compute the log-density of log-SNR as a monotone function of a draw, and its error; None if
     there are too few distinct points.
 
-    The density follows from the slope of $s$, which is smooth in unbounded tails, or from the slope
-    of $u$, which is smooth at finite ends; at each point the slope with the smaller error is used.
+    At each point, the slope of $s$, which is smooth in unbounded tails, or the slope of $u$, which
+    is smooth at finite ends, is used: the one with the smaller error.
     """
     s, order = np.unique(draw, return_index=True)  # one sample for each rounded number
     error = all_levels.error[order]
@@ -169,9 +166,7 @@ class StepCurve:
 
     @classmethod
     def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
-        """Locate the ends of a table's steps, which increase with the draw, between neighbouring
-        samples.
-        """
+        """Locate the ends of a table's steps between neighbouring samples, in order of the draw."""
         steps, s = table.steps_of(levels.logsnr), draw.of(levels)
         order = np.lexsort((s, steps))
         steps, s = steps[order], s[order]
@@ -192,9 +187,7 @@ class StepCurve:
         return cls(at, curve, len(s), are_options, (low, high))
 
     def uncertain_middles(self) -> Float[Array, " k"]:
-        """Return the midpoints of those intervals around step ends that are wide relative to the
-        steps.
-        """
+        """Return the middles of the intervals around step ends that are wide relative to a step."""
         u = expit(self.ends.s)
         half = u * (1 - u) * self.ends.error
         width = np.diff(u, prepend=0.0, append=1.0)
@@ -202,11 +195,9 @@ class StepCurve:
 
     @property
     def is_uniform(self) -> bool:
-        """True if the step ends are evenly spaced within their errors.
-
-        With few samples per step, step numbers are uncertain and only the inner 90 % count.
-        """
+        """True if the step ends are evenly spaced within their errors."""
         inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
+        # with few samples per step, step numbers are uncertain in the tails
         kept = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
         u, places = expit(self.ends.s), self.ends.places
         if inner.sum() < 3:

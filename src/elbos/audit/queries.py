@@ -1,10 +1,10 @@
 r"""Calls of a loss that differ only in the data or in the output of the network.
 
 Gradients at two network outputs ("answers") give the coefficient $c$ and the target $y$; other data
-with the same noise show which part of $z$ and $y$ is signal. With the same noise, an input changes
-only where it holds data; so losses may pack latents into tokens, move channels last, transpose
-sequences, fold frames into the batch, or put other channels, tokens or frames beside the noisy
-data. Elements that stay clean and do not enter the loss are left out.
+with the same noise show which part of $z$ and $y$ is signal. Other data change the network's input
+only where it contains noisy data, so losses may pack latents into tokens, move channels last,
+transpose sequences, fold frames into the batch, or add other channels, tokens or frames. Elements
+without noise that do not enter the loss are ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,14 @@ from torch import Tensor
 
 from elbos.audit.instrument import (
     SIGNS,
+    ZERO,
     Call,
     Instrument,
     LossFunction,
     Observation,
     wider_axis,
 )
+from elbos.audit.rng import Draws, Quantiles
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class SingleCall:
     gradient: Tensor  # of the loss, at that answer
     normals: list[Tensor]  # normal draws of the size of z
     shared: list[Tensor]  # normal numbers that many elements of z may share
-    quantiles: list[Tensor]  # draws that may determine the noise levels (`rng`)
+    quantiles: list[Tensor]  # of draws that may determine the noise levels (`rng.Draws`)
+    places: list[int | None]  # of these draws
     conditions: list[Any]  # all other inputs of the network
     of_data: Tensor | None = None  # the normal draw that samples the data, if any
     summed: "SummedNoise | None" = None  # the noise as a sum of draws, if it is a sum
@@ -59,16 +62,16 @@ class SingleCall:
 class PairedCalls:
     """Network calls with the same random numbers but different data or outputs."""
 
-    moved: SingleCall  # call on the data, with random signs as output
-    gradient: Tensor  # the data
-    z_other: Tensor  # input of the call on the other data
-    gradient_other: Tensor  # the other data
-    gradient_other_moved: Tensor | None  # with random signs, if called
+    moved: SingleCall  # on the data, with random signs as output
+    gradient: Tensor  # at output 0
+    z_other: Tensor  # noisy other data
+    gradient_other: Tensor  # at output 0, on the other data
+    gradient_other_moved: Tensor | None  # with random signs, on the other data, if called
 
     def is_finite(self) -> bool:
         """Return whether all noisy data and gradients are finite."""
         parts = (self.z, self.z_other, self.gradient, self.moved.gradient, self.gradient_other)
-        return all(bool(part.sum(dtype=torch.float64).isfinite()) for part in parts)
+        return all(part.sum(dtype=torch.float64).isfinite() for part in parts)
 
     @property
     def z(self) -> Tensor:
@@ -81,9 +84,7 @@ class PairedCalls:
 
     @property
     def change_other(self) -> Tensor:
-        """Change of the gradient between output 0 and random signs, for the other data if
-        available.
-        """
+        """Change of the gradient for the other data, if called with random signs."""
         if self.gradient_other_moved is None:
             return self.change
         return self.gradient_other_moved - self.gradient_other
@@ -93,9 +94,7 @@ class PairedCalls:
         return (self.change * self.moved.answer).flatten(1).double().mean(1) / 2
 
     def coefficient_other(self) -> Float[Tensor, " b"]:
-        """Compute the coefficient $c$ of each sample for the other data, where called with random
-        signs.
-        """
+        """Compute $c$ of each sample for the other data, if called with random signs."""
         return (self.change_other * self.moved.answer).flatten(1).double().mean(1) / 2
 
 
@@ -121,7 +120,7 @@ class Queries:
         """
         instrument = Instrument.for_loss(loss_fn, x, seed)
         zeros = {s: instrument.observed(x, s) for s in (seed, seed + 1)}
-        queries = cls(instrument, x, other_data(x), zeros=zeros)
+        queries = cls(instrument, x, _other_data(x), zeros=zeros)
         _require_repeatable(queries, seed)
         z = zeros[seed].calls[-1].z.float()
         other = _last_input(queries, queries.x_other, seed)
@@ -137,16 +136,25 @@ class Queries:
         return value if self.noised is None else value.flatten(1)[:, self.noised]
 
     def paired(
-        self, seed: int, *, with_other_moved: bool, zero: Observation | None = None
+        self,
+        seed: int,
+        quantiles: Quantiles | None = None,
+        *,
+        with_other_moved: bool,
+        zero: Observation | None = None,
     ) -> list[PairedCalls]:
         """Call the loss three or four times with one seed but different data and outputs. Return
-        one `PairedCalls` per counted network call; `zero` is an earlier call with output 0.
+        one `PairedCalls` per counted network call.
+
+        `zero` is an earlier call with output 0; `quantiles` replace random draws.
         """
-        moved = self.single(seed)
-        zero = zero or self.instrument.observed(self.x, seed)
-        runs = [self._counted(zero.calls), self._counted(self.instrument(self.x_other, seed))]
-        if with_other_moved:
-            runs.append(self._counted(self.instrument(self.x_other, seed, SIGNS)))
+        moved = self.single(seed, quantiles)
+        others = [(self.x_other, ZERO), *([(self.x_other, SIGNS)] if with_other_moved else [])]
+        observations = [
+            zero or self.instrument.observed(self.x, seed, ZERO, quantiles),
+            *(self.instrument.observed(x, seed, answer, quantiles) for x, answer in others),
+        ]
+        runs = [self._counted(one.calls) for one in observations]
         if len({len(moved), *map(len, runs)}) != 1:
             raise ValueError(
                 "The number of network calls depends on the values of the data: calls of the loss "
@@ -158,12 +166,14 @@ class Queries:
             paired.append(PairedCalls(call, g, z_other, g_other, rest[0][1] if rest else None))
         return paired
 
-    def single(self, seed: int) -> list[SingleCall]:
+    def single(self, seed: int, quantiles: Quantiles | None = None) -> list[SingleCall]:
         """Call the loss once, with random signs as output; return one `SingleCall` per counted
         network call.
         """
-        calls = self._counted(self.instrument(self.x, seed, SIGNS))
-        return [self._with_draws(call) for call in calls]
+        observation = self.instrument.observed(self.x, seed, SIGNS, quantiles)
+        return [
+            self._with_draws(call, observation.draws) for call in self._counted(observation.calls)
+        ]
 
     def _counted(self, calls: list[Call]) -> list[Call]:
         return [call for i, call in enumerate(calls) if i not in self.ignored]
@@ -174,9 +184,7 @@ class Queries:
         return self.seen(z), self.seen(g), self.seen(answer)
 
     def _apart(self, call: Call) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Split a network call into noisy data, gradient, output, and the other channels of the
-        input.
-        """
+        """Split a network call into noisy data, gradient, output and other input channels."""
         assert call.gradient is not None
         z, g, answer = map(self._like_x, (call.z, call.gradient, call.answer.detach()))
         if z.shape == (1, *self.x.shape):
@@ -193,11 +201,8 @@ class Queries:
         num = self.x.shape[axis] if z.shape[2:] == self.x.shape[2:] or axis > 1 else z.shape[axis]
         before, within, after = z.tensor_split((self.start, self.start + num), dim=axis)
         is_wide = self.instrument.form.is_wide or axis > 1
-        g, answer = (
-            one.tensor_split((at, at + num), dim=axis)[1]
-            for at in [self.start if is_wide else 0]
-            for one in (g, answer)
-        )
+        at = self.start if is_wide else 0
+        g, answer = (one.tensor_split((at, at + num), dim=axis)[1] for one in (g, answer))
         return within, g, answer, [rest for rest in (before, after) if rest.numel()]
 
     def _like_x(self, tensor: Tensor) -> Tensor:
@@ -208,25 +213,30 @@ class Queries:
         order = self.element_permutation
         return (flat if order is None else flat[:, order]).reshape(self.x.shape)
 
-    def _with_draws(self, call: Call) -> SingleCall:
-        """Combine a network call with the random draws that may be its noise or determine its noise
-        level.
-        """
+    def _with_draws(self, call: Call, draws: Draws) -> SingleCall:
+        """Combine a network call with the draws that may be its noise or determine its level."""
         z, gradient, answer, rest = self._apart(call)
-        draws = [draw.to(z.device) for draw in self.instrument.recorder.normals]
-        normals = [draw.reshape(z.shape) for draw in draws if draw.numel() == z.numel()]
+        drawn = [draw.to(z.device) for draw in draws.normals]
+        normals = [draw.reshape(z.shape) for draw in drawn if draw.numel() == z.numel()]
         if self.element_permutation is not None:  # drawn in the order of data or of network input
             normals += [self._like_x(draw) for draw in normals]
-        others = [draw for draw in draws if draw.numel() != z.numel() and is_shared(draw, z)]
+        others = [draw for draw in drawn if draw.numel() != z.numel() and is_shared(draw, z)]
         normals += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
         shared = [draw for draw in others if draw.shape[1:] != z.shape[1:]]
         if self.noised is not None:
             normals = [self.seen(draw) for draw in normals]
             shared = [self.seen(draw.expand_as(z)) for draw in shared]
-        quantiles = [q for q in self.instrument.recorder.quantiles if len(q) == len(z)]
-        z, answer, gradient = (self.seen(one) for one in (z, answer, gradient))
-        parts = (z, answer, gradient, normals, shared, quantiles, [*call.arguments, *rest])
-        return SingleCall(*parts)
+        fitting = [i for i, quantile in enumerate(draws.quantiles) if len(quantile) == len(z)]
+        return SingleCall(
+            z=self.seen(z),
+            answer=self.seen(answer),
+            gradient=self.seen(gradient),
+            normals=normals,
+            shared=shared,
+            quantiles=[draws.quantiles[i] for i in fitting],
+            places=[draws.places[i] for i in fitting],
+            conditions=[*call.arguments, *rest],
+        )
 
 
 def is_shared(draw: Tensor, z: Tensor) -> bool:
@@ -273,12 +283,8 @@ def without_mean(value: Tensor, axis: int) -> Tensor:
     return value - value.mean(axis, keepdim=True)
 
 
-def other_data(x: Tensor) -> Tensor:
-    """Build a batch that differs from `x` in every sample, from rearranged or halved values of `x`.
-
-    Raises:
-        ValueError: If a sample is zero.
-    """
+def _other_data(x: Tensor) -> Tensor:
+    """Return a batch that differs from `x` in every sample: `x` rearranged, or halved."""
     x_other = x.clone()
     for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
         is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
@@ -289,7 +295,7 @@ def other_data(x: Tensor) -> Tensor:
 
 
 def _require_repeatable(queries: Queries, seed: int) -> None:
-    """Raise a ValueError unless the loss is determined by the seed and changes with the seed."""
+    """Raise a ValueError unless the noise of the loss is a function of the seed alone."""
     x = queries.x
     first, other = (queries.zeros[s].calls for s in (seed, seed + 1))
     again = queries.instrument(x, seed)
@@ -300,7 +306,7 @@ def _require_repeatable(queries: Queries, seed: int) -> None:
     if not is_repeated:
         raise ValueError(
             "The loss is not reproducible although the random states of torch, numpy and Python "
-            "were reset: draw from those, not from a numpy Generator or a counter of its own."
+            "were reset: draw from these, not from a numpy Generator or a counter of your own."
         )
     if len(x) > 1 and all(is_same(a.z, b.z) for a, b in zip(first, other, strict=False)):
         if any(call.z.shape == x.shape and unlike(call.z, x) < 1e-6 for call in first):
@@ -338,10 +344,10 @@ def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
 def _element_permutation(
     queries: Queries, z: Tensor, other: Tensor, seed: int
 ) -> Int[Tensor, " d"] | None:
-    """Find the position of each element of the data in the network's input; None if unpermuted.
+    """Find the position of each element of the data in the network's input; None if unpermuted, or
+    if the input is no permutation of the data plus noise.
 
-    Each call uses data that encode one bit of every element's index, so that the input reveals the
-    index of each of its elements. Also None if the input is no permutation of the data plus noise.
+    Each call uses data that encode one bit of every element's index.
     """
     x = queries.x
     if len(z) % len(x) or z.numel() != x.numel():
@@ -365,10 +371,8 @@ def _element_permutation(
 
 
 def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
-    """Find where the noisy data begin in an input with additional channels, tokens or frames.
-
-    The noisy data change in proportion to the data; of several such places, the one where another
-    seed changes the input most is taken.
+    """Find where the noisy data begin in an input with additional channels, tokens or frames: where
+    the input changes in proportion to the data, and most with the seed.
     """
     x, x_other = queries.x, queries.x_other
     axis = wider_axis(z, x)
@@ -383,10 +387,8 @@ def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
 
 
 def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
-    """Find the elements that are noised, if the remaining elements are clean and not trained; else
-    None.
-
-    Examples are actions after a state, or the frames of a video after the first.
+    """Find the noised elements, such as actions after a state, or frames of a video after the
+    first; None if all elements are noised, or elements without noise are trained.
     """
     first, later = (queries.in_layout(queries.zeros[s].calls[-1])[0] for s in (seed, seed + 1))
     if first.shape != queries.x.shape or later.shape != first.shape:

@@ -1,23 +1,21 @@
 r"""Audits of a live training, from some of its steps recorded with the real network.
 
-`probe` calls a loss with prescribed network outputs; here the calls of the training are only
-recorded. Hooks record the network's input $z$, the output $\hat y$ and the gradient $g$ of the loss
-with respect to the output; random draws are recorded, and no random state is reset. With clean data
-$x$ and all normal draws $\epsilon_m$ known, two small least-squares problems per sample,
+Hooks record the network's input $z$, the output $\hat y$ and the gradient $g$ of the loss with
+respect to the output; random draws are recorded, and no random state is reset. With clean data $x$
+and all normal draws $\epsilon_m$ known, two small least-squares problems per sample,
 
 $$z = \alpha x + \sum_m \sigma_m \epsilon_m, \qquad
   g = 2c\,(\hat y - a x - \sum_m b_m \epsilon_m),$$
 
 give all coefficients (`steps`), because a network's output is no exact combination of data and
-noise. The noise is the sum of draws in $z$, and the residual is tested as in `probe`. The clean
-data are the argument of `torch.randn_like(x)` in the loss, unless they are given. The training
-stays the same, bit for bit.
+noise. The clean data are the argument of `torch.randn_like(x)` in the loss, unless they are given.
+The training stays the same, bit for bit.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,11 +23,11 @@ from torch import Tensor, nn
 
 from elbos.audit import scatter
 from elbos.audit.diagnostics import DerivativeTerm, Diagnostic
-from elbos.audit.estimate import audit_of_samples
+from elbos.audit.estimate import Estimate
 from elbos.audit.noise import MAX_UNEXPLAINED
 from elbos.audit.queries import is_shared, without_mean
 from elbos.audit.result import Audit
-from elbos.audit.rng import Recorder
+from elbos.audit.rng import Draws, Recorder
 from elbos.audit.steps import MIN_SAMPLES, Step, gram_of, least_squares, power_beside, samples_of
 
 _MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
@@ -39,7 +37,7 @@ class Recording:
     """A recording of some steps of a training, made by `record`.
 
     Attributes:
-        num_samples: How many samples were recorded.
+        num_samples: Number of recorded samples.
         reason: Why the latest step was not recorded, or "".
     """
 
@@ -49,7 +47,7 @@ class Recording:
             "torch.compile returned"
         )
         self._model = model
-        self._draws = _Draws()
+        self._recorder = _LiveRecorder()
         self._given: Tensor | None = None
         self._error = 0.0
         self._is_differentiated = False
@@ -87,14 +85,14 @@ class Recording:
             )
         found: list[Diagnostic] = [DerivativeTerm()] if self._is_differentiated else []
         samples = samples_of(self._steps, data_scale, self._error, found)
-        return audit_of_samples(samples, title=title)
+        return Estimate.from_samples(samples).audit(samples, title=title)
 
     @contextmanager
     def observing(self) -> Iterator["Recording"]:
         """Record all network calls within the `with` block."""
         hook = self._model.register_forward_hook(self._called, with_kwargs=True)
         try:
-            with self._draws.recording():
+            with self._recorder.recording():
                 yield self
         finally:
             hook.remove()
@@ -104,14 +102,16 @@ class Recording:
             answer = next(_tensors(output), None)
             if answer is None or not answer.requires_grad or not torch.is_grad_enabled():
                 return
-            draws, given, self._given = self._draws.taken(len(answer)), self._given, None
+            is_first = not self._recorder.is_started
+            draws, likes = self._recorder.taken(len(answer))
+            data, self._given = likes if self._given is None else [self._given], None
             inputs = [one for one in _tensors([args, kwargs]) if one.shape[0] == len(answer)]
-            found = _components(inputs, draws, given)
+            found = _components(inputs, data, draws.normals)
             if found is None:
-                if not draws.is_first:  # the draws of the first step were not recorded
+                if not is_first:  # the draws of the first step were not recorded
                     self.reason = (
                         "the network's input is not the data, scaled, plus a normal draw"
-                        if draws.likes or given is not None
+                        if data
                         else "the loss does not draw its noise by torch.randn_like(x): call "
                         "recorded.data(x)"
                     )
@@ -123,31 +123,24 @@ class Recording:
             output = answer.detach().reshape(len(z), -1)[:, : z.numel() // len(z)]
             others = [one for one in (*args, *kwargs.values()) if one is not found.given]
             conditions = list(scatter.numbers(others, len(z)))
-            listen: Any = answer.register_hook
-            listen(lambda g: self._differentiated(found, output, g, draws.quantiles, conditions))
 
-    def _differentiated(
-        self,
-        found: "_Components",
-        output: Tensor,
-        g: Tensor,
-        quantiles: list[Tensor],
-        conditions: list[Tensor],
-    ) -> None:
-        with torch._C.DisableTorchFunction():
-            if torch.is_grad_enabled():  # with create_graph, not yet the gradient of the loss
-                self._is_differentiated = True
-                return
-            vectors = (found.x, found.z, output)
-            eps = max(torch.finfo(one.dtype).eps for one in (*vectors, g))
-            self._error = max(self._error, eps / output[0].numel() ** 0.5)
-            flat = [one.detach().flatten(1).double() for one in vectors]
-            gradient = g.detach().reshape(len(g), -1)[:, : flat[0].shape[1]].double() * len(g)
-            gram = gram_of([*flat, gradient, *found.draws])
-            self._steps.append(
-                Step(gram, found.shapes, output[0].numel(), found.axis, quantiles, conditions)
-            )
-            self.reason = ""
+            def differentiated(g: Tensor) -> None:
+                with torch._C.DisableTorchFunction():
+                    if torch.is_grad_enabled():  # create_graph: not yet the gradient of the loss
+                        self._is_differentiated = True
+                        return
+                    vectors = (found.x, z, output)
+                    eps = max(torch.finfo(one.dtype).eps for one in (*vectors, g))
+                    size = output[0].numel()
+                    self._error = max(self._error, eps / size**0.5)
+                    flat = [one.detach().flatten(1).double() for one in vectors]
+                    gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
+                    gram = gram_of([*flat, gradient, *found.draws])
+                    step = (gram, found.shapes, size, found.axis, draws.quantiles, conditions)
+                    self._steps.append(Step(*step))
+                    self.reason = ""
+
+            answer.register_hook(differentiated)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -180,31 +173,22 @@ def record(model: nn.Module) -> Iterator[Recording]:
         yield recording
 
 
-class _Taken(NamedTuple):
-    """The random draws between two calls of the network."""
-
-    normals: list[Tensor]
-    likes: list[Tensor]  # arguments of torch.randn_like
-    quantiles: list[Tensor]
-    is_first: bool  # before the first call, none are recorded
-
-
-class _Draws(Recorder):
-    """A recorder of random draws that resets no random state and begins after the first batch."""
+class _LiveRecorder(Recorder):
+    """A recorder of random draws that resets no random state and starts after the first batch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.likes: list[Tensor] = []  # arguments of torch.randn_like
         self.is_started = False
 
-    def taken(self, num: int) -> _Taken:
-        """Return the draws since the previous call, and reset the recorder for a batch of `num`
-        samples.
+    def taken(self, num: int) -> tuple[Draws, list[Tensor]]:
+        """Return the draws, and the arguments of torch.randn_like, since the previous network call;
+        `num` is the size of the next batch.
         """
-        result = _Taken(self.normals, self.likes, self.quantiles, not self.is_started)
-        self.normals, self.quantiles, self.places, self.likes = [], [], [], []
+        draws, likes = self.draws, self.likes
+        self.draws, self.likes = replace(draws, normals=[], quantiles=[], places=[]), []
         self._num, self.is_started = num, True
-        return result
+        return draws, likes
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -235,14 +219,14 @@ class _Components:
     """The clean data and normal draws whose combination may be the network's input."""
 
     x: Tensor
-    z: Tensor  # the noisy data, in the shape of x
-    given: Tensor  # the network's argument that holds the noisy data
+    z: Tensor  # noisy data, in the shape of x
+    given: Tensor  # the network's argument with the noisy data
     draws: list[Float[Tensor, "b d"]]
-    shapes: Sequence[Sequence[int]]  # of the last draws, which elements share
-    axis: int | None = None  # along which the draws have no mean
+    shapes: Sequence[Sequence[int]]  # of the last draws, whose numbers many elements share
+    axis: int | None = None  # along which the draws are centred
 
     @classmethod
-    def of(cls, x: Tensor, given: Tensor, normals: list[Tensor]) -> "_Components":
+    def from_draws(cls, x: Tensor, given: Tensor, normals: list[Tensor]) -> "_Components":
         """Select the most recent draws whose shapes fit the data."""
         size = x[0].numel()
         whole = [one for one in normals if one.shape[1:] == x.shape[1:] and is_shared(one, x)]
@@ -269,13 +253,15 @@ class _Components:
         return share.nanmedian().item()
 
 
-def _components(inputs: list[Tensor], draws: _Taken, given: Tensor | None) -> _Components | None:
+def _components(
+    inputs: list[Tensor], data: list[Tensor], normals: list[Tensor]
+) -> _Components | None:
     """Find the clean data, noisy data and draws that explain the network's input best; None if no
     combination is exact enough.
     """
     every = [
-        _Components.of(x, one, draws.normals)
-        for x in (draws.likes if given is None else [given])
+        _Components.from_draws(x, one, normals)
+        for x in data
         for one in inputs
         if one.numel() == x.numel() and len(one) == len(x)
     ]

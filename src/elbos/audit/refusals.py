@@ -1,13 +1,10 @@
 r"""Reasons for refusing a loss: the network's input is not scaled data plus noise of one level.
 
-Each sample of $z$ is fitted by a few of the batch's samples, mirror images of the sample, and
-normal draws. The fit reveals data or noise of another sample, two samples at once, and mirrored
-data. Otherwise the change $dz$ due to a change $dx$ of the data may be $dx$, scaled differently
-along an axis.
+Each sample of $z$ is fitted by a few samples of the batch, mirror images of the sample, and normal
+draws. The fit reveals data or noise of another sample, two samples at once, and mirrored data.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -33,7 +30,7 @@ _BRIDGE = (
 )
 _MIRRORED = "the data are mirrored at random: take augmentation out of the loss."
 _MASKED = (
-    "{share:.0%} of its elements are {what}, as behind a mask (inpainting): give the network the "
+    "{share:.0%} of its elements are {kind}, as behind a mask (inpainting): give the network the "
     "known elements in separate channels, and the noisy data as a whole; or, if they are the same "
     "elements in all samples, leave them out of the loss."
 )
@@ -48,23 +45,33 @@ _MAX_TERMS = 4
 
 def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
     """Explain in one line why the network's input is not scaled data plus noise."""
-    z = paired[0].z
+    z = torch.cat([p.z for p in paired])
     if z.shape[1:] != x.shape[1:]:
         return REFUSAL
+    repeats = (len(paired), *(1,) * (x.ndim - 1))
+    is_clean = (z - x.repeat(repeats)).abs() < 1e-5 * x.abs().mean()
+    for kind, is_masked in (("clean data", is_clean), ("zero", z == 0)):
+        share = is_masked.flatten(1).double().mean(1).median().item()
+        if 0.01 < share < 1:
+            return _LEAD + _MASKED.format(share=share, kind=kind)
+    mixed = _mixed(paired, x, x_other)
+    if mixed is not None:
+        return _LEAD + mixed
     dz = torch.cat([p.z - p.z_other for p in paired]).double()
-    dx = (x - x_other).double().repeat(len(paired), *(1,) * (x.ndim - 1))
-    found = _masked(torch.cat([p.z for p in paired]), x) or _mixed(paired, x, x_other)
-    if found is None and dz.square().sum() > 1e-6 * dx.square().sum():
-        found = _by_axis(dz, dx)
-    return _LEAD + found if found else REFUSAL
+    dx = (x - x_other).double().repeat(repeats)
+    if dz.square().sum() <= 1e-6 * dx.square().sum():
+        return REFUSAL
+    for axis in range(1, dz.ndim):
+        others = [i for i in range(1, dz.ndim) if i != axis]
+        alpha = (dz * dx).sum(others, keepdim=True) / dx.square().sum(others, keepdim=True)
+        if others and _left(dz, alpha * dx) < _EXACT:
+            return _LEAD + _BY_AXIS.format(axis=axis, size=dz.shape[axis])
+    return REFUSAL
 
 
 def require_explained(unexplained: Float[Tensor, " n"], logsnr: Float[Tensor, " n"]) -> None:
-    """Raise a ValueError if recorded draws do not explain the noise of some samples.
-
-    Args:
-        unexplained: Share of the noise that recorded draws do not explain.
-        logsnr: Log-SNR; extreme values are ignored because of rounding.
+    """Raise a ValueError if recorded draws leave a share of the noise of some samples unexplained;
+    extreme log-SNRs are ignored because of rounding.
     """
     is_strange = (unexplained > 0.05) & (logsnr.abs() < 4)
     if is_strange.double().mean() > 1e-3:  # as with a random choice per batch
@@ -75,31 +82,11 @@ def _left(values: Tensor, fitted: Tensor) -> float:
     return float((values - fitted).square().sum() / values.square().sum().clamp(min=1e-300))
 
 
-def _masked(z: Tensor, x: Tensor) -> str | None:
-    """Detect inputs in which a share of the elements is clean data or zero; None otherwise."""
-    clean = (z - x.repeat(len(z) // len(x), *(1,) * (x.ndim - 1))).abs() < 1e-5 * x.abs().mean()
-    for what, is_so in (("clean data", clean), ("zero", z == 0)):
-        share = is_so.flatten(1).double().mean(1).median().item()
-        if 0.01 < share < 1:
-            return _MASKED.format(share=share, what=what)
-    return None
-
-
-def _by_axis(dz: Tensor, dx: Tensor) -> str | None:
-    """Detect data whose scale varies along one axis of a sample; None otherwise."""
-    for axis in range(1, dz.ndim):
-        others = [i for i in range(1, dz.ndim) if i != axis]
-        alpha = (dz * dx).sum(others, keepdim=True) / dx.square().sum(others, keepdim=True)
-        if others and _left(dz, alpha * dx) < _EXACT:
-            return _BY_AXIS.format(axis=axis, size=dz.shape[axis])
-    return None
-
-
 class _Term(NamedTuple):
-    """A term of a network's input: data, mirrored data or noise, and the index of the sample."""
+    """A term of a network's input: data, mirrored data or noise of a sample."""
 
-    kind: str  # data, mirrored or noise
-    sample: int
+    kind: Literal["data", "mirrored", "noise"]
+    sample: int  # index in the batch
 
 
 def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
@@ -109,42 +96,35 @@ def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
     found = [(i, terms, others) for i, terms, others in fits if terms and others]
     if len(found) < len(fits) / 2:
         return None
-    if any(sum(one.kind != "noise" for one in terms) > 1 for _, terms, _ in found):
+    if any(sum(term.kind != "noise" for term in terms) > 1 for _, terms, _ in found):
         return _BRIDGE
-    if any(one.kind == "mirrored" for _, terms, _ in found for one in terms):
+    if any(term.kind == "mirrored" for _, terms, _ in found for term in terms):
         return _MIRRORED
-    if all(one.sample == i for i, terms, _ in found for one in terms):
+    if all(term.sample == i for i, terms, _ in found for term in terms):
         return None
     return _SHUFFLED if all(set(terms) == set(others) for _, terms, others in found) else _PAIRED
 
 
 def _terms(calls: PairedCalls, z: Float[Tensor, " *d"], x: Tensor, own: int) -> list[_Term]:
-    """Decompose a sample into few data samples and draws by orthogonal matching pursuit; return an
-    empty list unless the decomposition is exact.
+    """Decompose a sample, of index `own`, into few data samples and draws by orthogonal matching
+    pursuit; return an empty list unless the decomposition is exact.
     """
-    named = list(_candidates(calls, x, own))
-    vectors = torch.stack([_centred(vector) for _, vector in named])
+    terms = [(_Term("data", i), sample) for i, sample in enumerate(x)]
+    terms += [(_Term("mirrored", own), x[own].flip(axis)) for axis in range(x.ndim - 1)]
+    for draw in calls.moved.normals:
+        terms += [(_Term("noise", i), noise) for i, noise in enumerate(draw)]
+
+    def centred(vector: Tensor) -> Float[Tensor, " d"]:
+        flat = vector.flatten().double()
+        return flat - flat.mean()
+
+    vectors = torch.stack([centred(vector) for _, vector in terms])
     vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-30)
-    rest = value = _centred(z)
+    rest = value = centred(z)
     chosen: list[int] = []
     while len(chosen) < _MAX_TERMS and _left(value, value - rest) > _EXACT:
         chosen.append(int((vectors @ rest).abs().argmax()))
         basis = vectors[chosen].T
         rest = value - basis @ torch.linalg.lstsq(basis, value).solution
     is_exact = _left(value, value - rest) <= _EXACT
-    return [named[i][0] for i in chosen] if is_exact else []
-
-
-def _candidates(calls: PairedCalls, x: Tensor, own: int) -> Iterator[tuple[_Term, Tensor]]:
-    for i, sample in enumerate(x):
-        yield _Term("data", i), sample
-    for axis in range(x.ndim - 1):
-        yield _Term("mirrored", own), x[own].flip(axis)
-    for draw in calls.moved.normals:
-        for i, noise in enumerate(draw):
-            yield _Term("noise", i), noise
-
-
-def _centred(vector: Tensor) -> Float[Tensor, " d"]:
-    flat = vector.flatten().double()
-    return flat - flat.mean()
+    return [terms[i][0] for i in chosen] if is_exact else []

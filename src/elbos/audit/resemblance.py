@@ -1,14 +1,12 @@
-r"""Published losses that agree with a measured loss, exactly or up to one slip.
+r"""Published losses that agree with a measured loss, exactly or up to one slip, a typical bug.
 
-A loss is compared part by part: the coefficient $c$ and the target $(a, b)$ of one prediction type,
-and the density of noise levels. Slips are tables of edits: replaced text in a published formula, a
-change of a target's two coefficients, other parameters of a schedule. Edited parts are matched like
-published parts. A bug that results in another published objective cannot be distinguished from that
-objective by the weighting.
+The coefficient $c$, the target $(a, b)$ and the density of noise levels are compared separately.
+Slips are tables of edits: replaced text in a published formula, a change of the two coefficients of
+a target, other parameters of a schedule. Edited formulas are compared like published formulas. A
+bug whose result is another published loss cannot be recognized.
 """
 
 import functools
-import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,23 +20,24 @@ from elbos.audit.matching import MIN_GAIN, SAME, distance, fit_formula, predicti
 from elbos.audit.scales import BUT_FOR
 from elbos.base.arrays import Array
 from elbos.theory.names import code
-from elbos.theory.recipes import FAMILIES, RECIPES, Recipe
+from elbos.theory.recipes import FAMILIES, RECIPES
 from elbos.theory.schedules import Beta, Cosine, Flow, Laplace, Normal, Schedule
 
 _SAME_DENSITY = {"table": 0.08, "named": 0.03, "function": 0.03, "smooth": 0.03}
-"""The distance up to which log-densities count as the same. Published ones are the limits of tables
-of many steps."""
+"""Distance up to which log-densities count as equal, by kind of density. Published densities are
+the limits of tables of many steps."""
 
 
 class Resemblance(NamedTuple):
-    """A published loss that agrees with one part of the audited loss, exactly or up to one slip.
+    """A published loss whose target, process, coefficient or noise levels agree with the audited
+    loss, exactly or up to one slip.
 
     Attributes:
         part: "target", "process", "coefficient" or "noise levels".
         name: Name of the published loss.
-        published: The published part.
-        change: The slip that leads to the audited part, as a noun; "" if the parts agree.
-        formula: The audited coefficient or noise levels, as a formula.
+        published: Published formula of the part.
+        change: The slip that leads to the audited formula, as a noun; "" if the formulas agree.
+        formula: Audited formula of the coefficient or the noise levels.
     """
 
     part: str
@@ -77,7 +76,8 @@ COEFFICIENTS = (
     Coefficient("the plain x-loss", "v", "1/(snr + 1)"),
     Coefficient("the plain x-loss", "flow", "t**2, t = 1/(1 + sqrt(snr))"),
 )
-"""Published coefficients; a test compares those of one name, for different prediction types."""
+"""Published coefficients. The formulas of one name, for different prediction types, are equivalent.
+"""
 
 EDITS = (  # slips in a formula: description, pattern, replacement
     ("max in place of min", r"\bmin\(", "max("),
@@ -101,7 +101,7 @@ _TARGETS: tuple[tuple[str, Callable[[Array, Array], tuple[Array, Array]]], ...] 
     ("data and noise exchanged", lambda a, b: (b, a)),
     ("alpha and sigma exchanged", lambda a, b: (-b, -a)),
 )
-"""Slips in the coefficients of a target; each slip is its own inverse."""
+"""Slips in the coefficients of a target; applied twice, each slip changes nothing."""
 
 
 TARGETS = {
@@ -127,7 +127,7 @@ NEGATIVES = {
 
 @dataclass(frozen=True)
 class _ScheduleEdit:
-    """A typical slip in a schedule, and the parameters that result from it."""
+    """A typical slip in a schedule, and the resulting parameters of the schedule."""
 
     change: str
     kinds: tuple[type[Schedule], ...]
@@ -161,8 +161,8 @@ _SCHEDULES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """The parts of a measured loss, as in `Audit`, with curves on the grid `logsnr`."""
+class LossCurves:
+    """The curves of a loss on the grid `logsnr`, with its prediction type and process."""
 
     logsnr: Float[Array, " g"]
     log_p: Float[Array, " g"]
@@ -172,10 +172,10 @@ class Parts:
     b: Float[Array, " g"]
     density_kind: str
     prediction: str | None
-    factor: float
+    factor: float  # on the predicted target
     process: str
-    is_flow: bool  # a process or a prediction of rectified flow
-    is_measured: bool  # not declared
+    is_flow: bool  # rectified flow, by the process or the prediction type
+    is_measured: bool  # by `probe` or `record`
 
     @functools.cached_property
     def p(self) -> Float[Array, " g"]:
@@ -184,14 +184,14 @@ class Parts:
         return np.asarray(p / p.sum())
 
     def fit(self, formula: str, least: float) -> tuple[float, float] | None:
-        """Fit a formula to the coefficient; return the distance and the parameter g, or None if the
-        distance is too large or g is below `least`.
+        """Fit a formula to the coefficient; return the distance and the parameter g. Return None if
+        the distance is large or g is below `least`.
         """
         d, g = fit_formula(formula, self.logsnr, self.log_c, self.p)
         return (d, g) if d < SAME and g >= least else None
 
     def has_density(self, schedule: Schedule) -> bool:
-        """Return whether the noise levels have the density of a schedule, on their range."""
+        """Return whether the noise levels have the density of a schedule on the range of levels."""
         log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
         kept = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
         if (self.p * kept).sum() < 0.99:  # some noise levels are beyond the ends of the schedule
@@ -200,43 +200,42 @@ class Parts:
         return distance(self.log_p[kept], log_q[kept], p) < _SAME_DENSITY[self.density_kind]
 
 
-def published_recipe(parts: Parts) -> str | None:
-    """Find the published recipe of the same noise levels and weighting, preferably of the same
+def published_recipe(loss: LossCurves) -> str | None:
+    """Find the published recipe with the same noise levels and weighting, preferably with the same
     prediction type; None if no recipe matches.
     """
-    levels = torch.from_numpy(parts.logsnr)
-    log_k = parts.log_w - parts.log_p
-    used = parts.p * (parts.p > 1e-6 * parts.p.max())  # a coefficient may be 0 in the tails
+    levels = torch.from_numpy(loss.logsnr)
+    log_k = loss.log_w - loss.log_p
+    used = loss.p * (loss.p > 1e-6 * loss.p.max())  # a coefficient may be 0 in the tails
+    found: dict[str, tuple[bool, float]] = {}  # another prediction type, and the distance
+    for name, recipe in RECIPES.items():
+        if loss.has_density(recipe.schedule):
+            coefficient = recipe.coefficient(levels).log()
+            per_error = recipe.parameterization.eps_error_per_error(levels).log()
+            d = distance(log_k, (coefficient - per_error).numpy(), used)
+            if d < SAME:
+                kind = type(recipe.parameterization).__name__.lower()
+                found[name] = kind != loss.prediction, d
+    return min(found, key=lambda name: found[name], default=None)
 
-    def distance_of(recipe: Recipe) -> float:
-        if not parts.has_density(recipe.schedule):
-            return math.inf
-        coefficient = recipe.coefficient(levels).log()
-        per_error = recipe.parameterization.eps_error_per_error(levels).log()
-        return distance(log_k, (coefficient - per_error).numpy(), used)
 
-    found = {name: d for name, recipe in RECIPES.items() if (d := distance_of(recipe)) < SAME}
-    kinds = {name: type(RECIPES[name].parameterization).__name__.lower() for name in found}
-    return min(found, key=lambda name: (kinds[name] != parts.prediction, found[name]), default=None)
-
-
-def resemblances(parts: Parts) -> list[Resemblance]:
+def resemblances(loss: LossCurves) -> list[Resemblance]:
     """Compare each part of a loss with published losses, exactly and up to one slip."""
-    found = [*_of_the_target(parts)]
-    if parts.process.startswith(BUT_FOR):
+    found = [*_of_the_target(loss)]
+    if loss.process.startswith(BUT_FOR):
         meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")
-        found.append(Resemblance(*meant, parts.process.removeprefix(BUT_FOR)))
-    others = [*_of_the_coefficient(parts), *_of_the_levels(parts)]
-    is_published = published_recipe(parts) is not None  # by another formula, or other noise levels
+        found.append(Resemblance(*meant, loss.process.removeprefix(BUT_FOR)))
+    others = [*_of_the_coefficient(loss), *_of_the_levels(loss)]
+    is_published = published_recipe(loss) is not None  # by another formula, or other noise levels
     return found + [one for one in others if not (is_published and one.change)]
 
 
-def _of_the_coefficient(parts: Parts) -> Iterator[Resemblance]:
-    if parts.prediction is None or parts.fit("1", 0.0):
+def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
+    if loss.prediction is None or loss.fit("1", 0.0):
         return
-    meant = [one for one in COEFFICIENTS if one.prediction == parts.prediction]
+    meant = [one for one in COEFFICIENTS if one.prediction == loss.prediction]
     for one in meant:
-        if fit := parts.fit(one.formula, one.least):
+        if fit := loss.fit(one.formula, one.least):
             formula = _with_parameter(one.formula, fit[1])
             yield Resemblance("coefficient", one.name, formula, "", formula)
             return
@@ -252,7 +251,7 @@ def _of_the_coefficient(parts: Parts) -> Iterator[Resemblance]:
         for change, pattern, replacement in EDITS
         if re.search(pattern, one.formula)
     ]
-    fits = [parts.fit(formula, one.least) for formula, _, one in slips]
+    fits = [loss.fit(formula, one.least) for formula, _, one in slips]
     fitting = [(*fit, *slip) for fit, slip in zip(fits, slips, strict=True) if fit]
     if fitting:
         _, g, formula, change, one = min(fitting, key=lambda found: found[0] // MIN_GAIN)
@@ -260,23 +259,23 @@ def _of_the_coefficient(parts: Parts) -> Iterator[Resemblance]:
         yield Resemblance("coefficient", one.name, published, change, here)
 
 
-def _of_the_target(parts: Parts) -> Iterator[Resemblance]:
-    if parts.prediction is not None and parts.factor > 0:
+def _of_the_target(loss: LossCurves) -> Iterator[Resemblance]:
+    if loss.prediction is not None and loss.factor > 0:
         return
-    levels = torch.from_numpy(parts.logsnr)
+    levels = torch.from_numpy(loss.logsnr)
     for change, edit in _TARGETS:
-        a, b = (torch.from_numpy(part) for part in edit(parts.a, parts.b))
+        a, b = (torch.from_numpy(part) for part in edit(loss.a, loss.b))
         meant = prediction_of(levels, a, b, rtol=0.0)
         if meant.name not in (None, "edm", "score") and meant.factor > 0:
             yield Resemblance("target", str(meant.name), TARGETS[str(meant.name)], change)
             return
 
 
-def _of_the_levels(parts: Parts) -> Iterator[Resemblance]:
+def _of_the_levels(loss: LossCurves) -> Iterator[Resemblance]:
     flow = FAMILIES["rectified flow"]
-    recipes = {name: one for name, one in RECIPES.items() if (name in flow) == parts.is_flow}
-    is_published = any(parts.has_density(one.schedule) for one in recipes.values())
-    if is_published or not parts.is_measured:
+    recipes = {name: one for name, one in RECIPES.items() if (name in flow) == loss.is_flow}
+    is_published = any(loss.has_density(one.schedule) for one in recipes.values())
+    if is_published or not loss.is_measured:
         return
     for edit in _SCHEDULES:
         for name, recipe in recipes.items():
@@ -286,7 +285,7 @@ def _of_the_levels(parts: Parts) -> Iterator[Resemblance]:
                 edited = replace(recipe.schedule, **edit.parameters(recipe.schedule))
             except ValueError:  # invalid parameters
                 continue
-            if edited != recipe.schedule and parts.has_density(edited):
+            if edited != recipe.schedule and loss.has_density(edited):
                 published, here = (
                     code(one, has_defaults=True) for one in (recipe.schedule, edited)
                 )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.matching import MonotoneFactor, Nearest, distance, find_factor, monotone_weight
-from elbos.audit.resemblance import Parts, Resemblance, published_recipe, resemblances
+from elbos.audit.resemblance import LossCurves, Resemblance, published_recipe, resemblances
 from elbos.base.arrays import Array
 from elbos.base.pages import shown_by
 
@@ -62,37 +62,36 @@ class Distance(NamedTuple):
 class Audit:
     r"""The implied weighting of a loss, with its density, coefficient, target and diagnostics.
 
-    Curves are float64, on the grid `logsnr`. The weighting counts up to a constant and is given
-    with a geometric mean of 1 under $p$. `print(audit)` shows what `elbos audit` prints.
+    Curves are float64, on the grid `logsnr`. `print(audit)` shows the text of `elbos audit`.
 
     Attributes:
-        title: What was audited.
+        title: Name of the loss.
         source: "measured" from code, or "declared" and hence exact.
-        num_samples: How many samples were drawn; 0 for a declared loss.
-        logsnr: The grid $\lambda$, increasing, from the noisiest level sampled to the cleanest.
-        weight: $w(\lambda) \propto p(\lambda)\, k(\lambda)$.
+        num_samples: Number of samples drawn; 0 for a declared loss.
+        logsnr: Grid of $\lambda$, increasing.
+        weight: $w(\lambda) \propto p(\lambda)\, k(\lambda)$, with geometric mean 1 under $p$.
         weight_error: Standard error of $\log w$, up to a constant.
         density: $p(\lambda)$, of the levels that are neither pure noise nor clean data.
-        coefficient: $c(\lambda)$ of $\|\hat y - y\|^2$, relative.
+        coefficient: $c(\lambda)$ of $\|\hat y - y\|^2$, with geometric mean 1 under $p$.
         a: Coefficient of the data in the target $y = a x + b\epsilon$.
         b: Coefficient of the noise in the target.
-        schedule: The schedule that fits $p$, as code, or None.
-        density_kind: "table", "named", "function" or "smooth"; see `density`.
-        num_steps: Size of the table that the levels come from, or None.
-        process: The process that the loss runs, in words, or None.
+        schedule: Schedule that fits $p$, as code, or None.
+        density_kind: "table", "named", "function" or "smooth" (`density`).
+        num_steps: Number of steps if the levels are a table, or None.
+        process: Diffusion process, in words, or None.
         data_scale: Factor on the data before diffusion. Log-SNR refers to the scaled data.
         data_offset: Number added to the data before scaling.
-        parameterization: What the network predicts: eps, x, v, score, flow, edm, or None.
-        parameterization_factor: Constant that the target is multiplied with.
+        parameterization: Prediction type: eps, x, v, score, flow, edm, or None.
+        parameterization_factor: Constant factor on the target.
         time_sign: 1 if the network's time input runs from noise to data, -1 if from data to noise,
             0 if unknown.
         sigma_data: EDM's $\sigma_d$, or None.
-        coefficient_name: A formula for `coefficient`, or None.
-        rising: Intervals on which $w$ increases with $\lambda$, beyond the sampling error.
+        coefficient_name: Formula of `coefficient`, or None.
+        rising: Intervals on which $w$ increases significantly with $\lambda$.
         undecided: Intervals on which $w$ may increase by more than 5 % within the sampling error.
-        closest: The nearest named weightings and their distances (`matching`), nearest first.
+        closest: Nearest named weightings with their distances (`matching`), nearest first.
         share_pure_noise: Share of the samples at $\lambda = -\infty$.
-        weight_pure_noise: Mean coefficient $c$ of pure noise, relative to all samples; 0 if none.
+        weight_pure_noise: Mean coefficient $c$ of pure noise relative to all samples, or 0.
         share_clean: Share of the samples at $\lambda = \infty$.
         diagnostics: Findings that the weighting does not show.
     """
@@ -130,10 +129,9 @@ class Audit:
     def verdict(self) -> Verdict:
         """Verdict on whether the loss is a likelihood objective.
 
-        "monotone": $w$ describes the loss and never increases. "not monotone": $w$ increases on
-        `rising`. "undecided": no increase was found, but an increase on `undecided` cannot be
-        excluded. "code error": the loss is not what its code was meant to compute. "no weighting":
-        no weighting describes the loss.
+        "monotone": $w$ never increases. "not monotone": $w$ increases on `rising`. "undecided": an
+        increase on `undecided` cannot be excluded. "code error": the code computes an unintended
+        loss. "no weighting": no weighting describes the loss.
         """
         if not self.is_weighted_elbo:
             return "no weighting"
@@ -159,8 +157,8 @@ class Audit:
         return self.verdict not in ("no weighting", "code error")
 
     @cached_property
-    def _parts(self) -> Parts:
-        return Parts(
+    def _curves(self) -> LossCurves:
+        return LossCurves(
             **{name: getattr(self, name).numpy() for name in ("logsnr", "a", "b")},
             log_p=self.density.log().numpy(),
             log_c=self.coefficient.log().numpy(),
@@ -176,12 +174,12 @@ class Audit:
     @cached_property
     def recipe(self) -> str | None:
         """Name of the published recipe with the same weighting and noise levels, or None."""
-        return published_recipe(self._parts) if self.is_judged else None
+        return published_recipe(self._curves) if self.is_judged else None
 
     @cached_property
     def resembles(self) -> list[Resemblance]:
         """Published losses that agree with parts of this loss, exactly or up to one slip."""
-        return resemblances(self._parts) if self.is_judged else []
+        return resemblances(self._curves) if self.is_judged else []
 
     @cached_property
     def _log_weight(self) -> PchipInterpolator:
@@ -197,9 +195,8 @@ class Audit:
 
     @property
     def mixture_density(self) -> Float[Tensor, " g"]:
-        r"""Density of the mixture of ELBOs over log-SNR, $-w'(\lambda) / w(\lambda_\min)$.
-
-        The integral of the density and the mass `mass_at_max` at the clean end add up to 1.
+        r"""Density of the mixture of ELBOs over log-SNR, $-w'(\lambda) / w(\lambda_\min)$. Its
+        integral and `mass_at_max` sum to 1.
         """
         (slope,) = torch.gradient(self.weight, spacing=(self.logsnr,), edge_order=2)
         return -slope / self.weight[0]
@@ -218,10 +215,9 @@ class Audit:
     @property
     def negative_share(self) -> float:
         r"""Share of negative mass in the mixture of ELBOs: $\int (w')_+ d\lambda / \int |w'|
-        d\lambda$.
+        d\lambda$ on the range of the grid, without the mass at $\lambda_\max$.
 
-        0 for a likelihood objective; 1 if $w$ only increases. The share refers to the range of the
-        grid and may differ on a wider range. The mass at $\lambda_\max$ does not count.
+        0 for a likelihood objective; 1 if $w$ only increases.
         """
         fall = 1 + self.negative_mass - self.mass_at_max
         total = self.negative_mass + max(fall, 0.0)
@@ -263,8 +259,7 @@ class Audit:
     def monotone_factor(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """Compute the factor per sample that turns the loss into the nearest likelihood objective.
 
-        The result is another objective, not a repair of a bug. The factor is 1 for a monotone
-        weighting.
+        That is another objective, not a repair of a bug. The factor of a monotone weighting is 1.
 
         Raises:
             ValueError: If no factor exists: no weighting describes the loss, the code of the loss
@@ -325,9 +320,7 @@ class Audit:
         return Distance(value, float(np.sqrt((p * variance).sum())))
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert all fields and derived quantities to plain numbers, lists and strings; infinite
-        numbers and NaN become None.
-        """
+        """Convert fields and derived quantities to JSON values; infinity and NaN become None."""
         names = (*(field.name for field in fields(self)), *_DERIVED)
         return {name: _plain(getattr(self, name)) for name in names}
 
@@ -366,10 +359,8 @@ class Audit:
         return text
 
     def plot(self, *others: "Audit") -> "Figure":
-        """Plot the weighting, the density and the mixture of ELBOs, optionally with other audits.
-
-        Returns:
-            A plotly figure.
+        """Plot the weighting, the density and the mixture of ELBOs, optionally with other audits,
+        as a plotly figure.
         """
         figure: Figure = shown_by(self).figure([self, *others])
         return figure

@@ -1,11 +1,10 @@
-r"""The random numbers of a loss: reset before each call, recorded, and spread evenly.
+r"""Recording and replacement of the random numbers that a loss draws.
 
-All random states (of torch, numpy, Python, and of torch generators and Sobol engines that the loss
-owns) are reset to a seed before each call, so that two calls differ only in the intended change.
-Draws from torch and from the global states of numpy and Python are recorded: normal numbers,
-because one draw is the noise in $z$; and draws of one number per sample, because the noise level
-may be a function of such a draw. These are stored as the logits of their quantiles (`draws`). The
-quantile of an option drawn with given probabilities is the middle of its interval.
+All random states are reset before each call of a loss, so that two calls differ only in the
+intended change. Draws from torch and from the global states of numpy and Python are recorded:
+normal numbers, because one draw is the noise in $z$; and draws of one number per sample, because
+the noise level may be a function of such a draw. These are stored as the logits of their quantiles
+(`draws`). The quantile of an option drawn with given probabilities is the middle of its interval.
 
 Draws of one number per sample, or one per batch, may be replaced by quantiles that are spread
 evenly over all calls: the loss sees the same distribution, and estimates are more exact.
@@ -15,6 +14,7 @@ import copy
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -59,7 +59,10 @@ _PYTHON = {
     "randint": Distribution("integer", ("a", "b"), is_closed=True),
 }
 
-_MAX_DRAWS_OF_BATCH = 8  # more single numbers indicate a loop over the samples
+_MAX_PER_BATCH = 8  # more draws of a single number indicate a loop over the samples
+
+Quantiles = tuple[Tensor, Tensor]
+"""Quantiles for draws of one number per sample, `[num, draws]`, and per batch, `[draws]`."""
 
 
 def distant_seed(seed: int) -> int:
@@ -70,15 +73,16 @@ def distant_seed(seed: int) -> int:
 def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor]:
     """Yield the quantiles of `num` samples that a loss may construct from its draws.
 
-    They are independent; antithetic, $u$ and $1 - u$; stratified, $(i + u_i) / n$; an evenly spaced
-    grid, $u + i / n$ modulo 1; or shared, as by the frames of a clip.
+    They are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$ modulo 1;
+    antithetic, $u$ and $1 - u$; or shared, as by the frames of a clip.
     """
+    grid = torch.arange(num, dtype=torch.float64) / num
     if len(quantile) == num:
         yield quantile
         if is_uniform and num > 1:
-            yield torch.logit(_grid(num) + torch.sigmoid(quantile) / num)
+            yield torch.logit(grid + torch.sigmoid(quantile) / num)
     elif len(quantile) == 1 and is_uniform:
-        yield torch.logit((torch.sigmoid(quantile) + _grid(num)) % 1)
+        yield torch.logit((torch.sigmoid(quantile) + grid) % 1)
     elif len(quantile) in (num // 2, num // 2 + 1):
         yield torch.cat([quantile, -quantile])[:num]
     if 1 < len(quantile) < num and num % len(quantile) == 0:
@@ -86,53 +90,55 @@ def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor
         yield quantile.repeat_interleave(num // len(quantile))
 
 
-def _grid(num: int) -> Tensor:
-    return torch.arange(num, dtype=torch.float64) / num
-
-
-class Recorder(TorchFunctionMode):
-    """Recorder that resets every random state, records random draws, and can replace drawn values.
+@dataclass
+class Draws:
+    """Random numbers that a loss drew in one call.
 
     Attributes:
         normals: Normal numbers, standardized, in the order drawn.
-        quantiles: Numbers that may decide the noise level of each sample, in the order drawn: the
-            logit of their quantile, `[num]`.
-        places: For each of `quantiles`, its place among the draws of one number per sample; None
-            if it is not simply one of them.
-        num_draws: How many draws there were of one number per sample.
-        num_draws_of_batch: How many of one number, in a batch of several.
-        chosen: From a seed to the quantiles of draws of one number per sample, `[num, draws]`, and
-            of those of one per batch, `[draws]`. None: numbers stay as they are drawn.
+        quantiles: Logits of the quantiles of draws that may determine the noise levels, `[num]`.
+        places: Index of each of `quantiles` among the draws of one number per sample; None for
+            numbers computed from several of these, or drawn otherwise.
+        num_per_sample: Number of draws of one number per sample.
+        num_per_batch: Number of draws of one number for a batch of several samples.
+    """
+
+    normals: list[Tensor] = field(default_factory=list)
+    quantiles: list[Tensor] = field(default_factory=list)
+    places: list[int | None] = field(default_factory=list)
+    num_per_sample: int = 0
+    num_per_batch: int = 0
+
+
+class Recorder(TorchFunctionMode):
+    """Recorder of the random numbers that a loss draws, which can replace drawn numbers.
+
+    Attributes:
+        draws: The numbers drawn since the last reset.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.normals: list[Tensor] = []
-        self.quantiles: list[Tensor] = []
-        self.places: list[int | None] = []
-        self.num_draws = self.num_draws_of_batch = 0
-        self.chosen: Callable[[int], tuple[Tensor, Tensor]] | None = None
-        self._of_samples: Iterator[Tensor] = iter(())
-        self._of_batch: Iterator[Tensor] = iter(())
+        self.draws = Draws()
+        self._given_per_sample: Iterator[Tensor] = iter(())
+        self._given_per_batch: Iterator[Tensor] = iter(())
         self._num = 0
         self._is_loop = False
         self._seed = -1
         # generators and engines of the loss and how to restart them, by seed
         self._own: dict[int, dict[int, tuple[Any, Callable[[], object]]]] = {}
 
-    def reset(self, seed: int, num: int) -> None:
-        """Reset all random states to `seed`, for a batch of `num` samples.
+    def reset(self, seed: int, num: int, quantiles: Quantiles | None = None) -> None:
+        """Reset all random states to `seed`, for a batch of `num` samples; where `quantiles` are
+        given, they replace the next draws of one number per sample or per batch.
 
         Generators and engines of the loss restart from their first state under this seed.
         """
-        self._num = num
+        self._num, self._seed = num, seed
         self._is_loop = self._is_one_too_many
-        self._seed = seed
-        self.normals, self.quantiles, self.places = [], [], []
-        self.num_draws = self.num_draws_of_batch = 0
-        if self.chosen is not None:
-            of_samples, of_batch = self.chosen(seed)
-            self._of_samples, self._of_batch = iter(of_samples.T), iter(of_batch[:, None])
+        self.draws = Draws()
+        per_sample, per_batch = quantiles or (torch.empty(0, 0), torch.empty(0))
+        self._given_per_sample, self._given_per_batch = iter(per_sample.T), iter(per_batch[:, None])
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002, it is the loss that draws from it
         if torch.accelerator.is_available():
@@ -153,12 +159,22 @@ class Recorder(TorchFunctionMode):
         for name, drawn_from in _PYTHON.items():
             pythons[name] = partial(self._of_numbers, kept_pythons[name], drawn_from)
         numpys["choice"] = partial(self._numpy_choice, kept_numpys["choice"])
-        draw, recorder = SobolEngine.draw, self
+        draw = SobolEngine.draw
 
-        def drawn(engine: SobolEngine, *args: Any, **kwargs: Any) -> Tensor:
-            return recorder._of_engine(draw, engine, *args, **kwargs)
+        def recorded_draw(engine: SobolEngine, *args: Any, **kwargs: Any) -> Tensor:
+            def restarting() -> Callable[[], object]:
+                state = copy.deepcopy(vars(engine))
+                return lambda: vars(engine).update(copy.deepcopy(state))
 
-        SobolEngine.draw = drawn  # type: ignore[method-assign,assignment]
+            self._keep(engine, restarting)
+            with torch._C.DisableTorchFunction():
+                result = draw(engine, *args, **kwargs)
+                for column in result.detach().unbind(-1) if len(result) == self._num else ():
+                    drawn = _UNIFORM.of_call((), {}, column)
+                    self._record(drawn.logit(column), None, is_uniform=True)
+            return result
+
+        SobolEngine.draw = recorded_draw  # type: ignore[method-assign,assignment]
         try:
             with self:
                 yield
@@ -181,7 +197,9 @@ class Recorder(TorchFunctionMode):
             return result
         if func in _TORCH:
             value = result.detach()
-            self._record_in_place(_TORCH[func].of_call(args, kwargs, value), value)
+            recorded = self._recorded(_TORCH[func].of_call(args, kwargs, value), value)
+            if recorded is not value:
+                value.copy_(recorded)
         elif func is torch._sample_dirichlet:
             self._record_shares(result.detach(), args[0])
         else:
@@ -191,32 +209,10 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _keep(self, own: Any, restarting: Callable[[], Callable[[], object]]) -> None:
-        """Store the state of a generator or engine of the loss at its first use under this seed."""
+        """Store how to restart a generator of the loss, at its first use under this seed."""
         kept = self._own.setdefault(self._seed, {})
         if id(own) not in kept:
             kept[id(own)] = own, restarting()
-
-    def _of_engine(
-        self, draw: Callable[..., Tensor], engine: SobolEngine, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """Draw from a Sobol engine and record each column that has one number per sample."""
-
-        def restarting() -> Callable[[], object]:
-            state = copy.deepcopy(vars(engine))
-            return lambda: vars(engine).update(copy.deepcopy(state))
-
-        self._keep(engine, restarting)
-        with torch._C.DisableTorchFunction():
-            result = draw(engine, *args, **kwargs)
-            for column in result.detach().unbind(-1) if len(result) == self._num else ():
-                drawn = _UNIFORM.of_call((), {}, column)
-                self._record(drawn.logit(column), None, is_uniform=True)
-        return result
-
-    def _record_in_place(self, drawn: Drawn, value: Tensor) -> None:
-        recorded = self._recorded(drawn, value)
-        if recorded is not value:
-            value.copy_(recorded)
 
     def _of_numbers(
         self, function: Callable[..., Any], distribution: Distribution, *args: Any, **kwargs: Any
@@ -246,7 +242,7 @@ class Recorder(TorchFunctionMode):
         return (place if index.ndim else int(place)) if np.ndim(a) == 0 else np.asarray(a)[place]
 
     def _recorded(self, drawn: Drawn, value: Tensor) -> Tensor:
-        """Record drawn numbers, replaced by chosen quantiles where available, and return them."""
+        """Record drawn numbers, or the given quantiles that replace them, and return them."""
         num, is_coarse = value.numel(), value.dtype in (torch.float16, torch.bfloat16)
         if num == 1 and self._is_one_too_many:
             return value
@@ -254,7 +250,7 @@ class Recorder(TorchFunctionMode):
         if quantile is not None:
             value = drawn.at(quantile, value)
         if drawn.is_normal:
-            self.normals.append(drawn.standardized(value))
+            self.draws.normals.append(drawn.standardized(value))
         if num and (num == self._num // 2 + 1 or self._num % num == 0):
             if not is_coarse:
                 self._record(drawn.logit(value), place, is_uniform=not drawn.is_normal)
@@ -265,30 +261,28 @@ class Recorder(TorchFunctionMode):
     @property
     def _is_one_too_many(self) -> bool:
         """True if the loss draws single numbers in a loop over the samples."""
-        return self._is_loop or self.num_draws_of_batch >= _MAX_DRAWS_OF_BATCH
+        return self._is_loop or self.draws.num_per_batch >= _MAX_PER_BATCH
 
     def _record(self, logit: Tensor, place: int | None, *, is_uniform: bool) -> None:
         designs = list(_designs(logit, self._num, is_uniform=is_uniform))
-        self.quantiles += designs
-        self.places += [place if i == 0 else None for i in range(len(designs))]
+        self.draws.quantiles += designs
+        self.draws.places += [place if i == 0 else None for i in range(len(designs))]
 
     def _next_quantile(self, num: int) -> tuple[int | None, Tensor | None]:
-        """Return the index of the next draw of one number per sample, and its chosen quantiles;
-        None for a draw of another size or without chosen quantiles.
+        """Return the index of the next draw of one number per sample, and the quantiles given for
+        it; None for a draw of another size or without given quantiles.
         """
-        place = None
+        draws = self.draws
         if num == self._num:
-            place, self.num_draws = self.num_draws, self.num_draws + 1
-            return place, next(self._of_samples, None)
+            draws.num_per_sample += 1
+            return draws.num_per_sample - 1, next(self._given_per_sample, None)
         if num == 1:
-            self.num_draws_of_batch += 1
-            return place, next(self._of_batch, None)
-        return place, None
+            draws.num_per_batch += 1
+            return None, next(self._given_per_batch, None)
+        return None, None
 
     def _record_shares(self, value: Tensor, concentration: Tensor) -> None:
-        """Record draws from a Dirichlet distribution; with two shares, as beta draws of the first
-        share.
-        """
+        """Record draws from a Dirichlet distribution as beta draws of its shares."""
         if value.shape[-1] == 2:
             drawn = Drawn("beta", *concentration.double().unbind(-1))
             first = self._recorded(drawn, value[..., 0])
@@ -300,7 +294,7 @@ class Recorder(TorchFunctionMode):
                 self._record(Drawn("beta", a, total - a).logit(share), None, is_uniform=True)
 
     def _recorded_options(self, index: Tensor, weights: Tensor) -> Tensor:
-        """Record independent draws of indices with probabilities `weights`; return the indices."""
+        """Record, or replace, independently drawn indices of probabilities `weights`."""
         if index.numel() != self._num:
             return index
         weights = weights.detach().double().cpu().expand(self._num, -1)
@@ -314,8 +308,8 @@ class Recorder(TorchFunctionMode):
         half = weights.gather(1, at) / 2
         smaller = below.gather(1, at) - half
         greater = weights.flip(-1).cumsum(-1).flip(-1).gather(1, at) - half
-        self.quantiles.append((smaller.log() - greater.log()).flatten())
-        self.places.append(None)
+        self.draws.quantiles.append((smaller.log() - greater.log()).flatten())
+        self.draws.places.append(None)
         return index
 
 

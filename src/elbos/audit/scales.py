@@ -1,20 +1,19 @@
-r"""Identification of the diffusion process from measured scales, with the scale of its data.
+r"""Identification of the diffusion process from measured $\alpha, \sigma$, with its data scale.
 
-If the loss multiplies its data by an unknown $s$, the measured scale is $\alpha' = s\alpha$. The
-relation of $\alpha$ and $\sigma$ over the noise levels gives $s$:
+If the loss multiplies its data by an unknown $s$, the measured coefficient is $\alpha' = s\alpha$.
+The relation of $\alpha$ and $\sigma$ over the noise levels gives $s$:
 
 | process | relation |
 |---|---|
 | variance preserving | $\alpha^2 + \sigma^2 = 1$ |
 | rectified flow | $\alpha + \sigma = 1$ |
 | variance exploding | $\alpha = 1$ |
-| variance preserving but for a slip (`SLIPS`) | $\alpha^m + \sigma^n = 1$ |
+| variance preserving with a wrong exponent (`SLIPS`) | $\alpha^m + \sigma^n = 1$ |
 
-One case is ambiguous: EDM's input scaling $c_\mathrm{in}$ with data of standard deviation
-$\sigma_d$ *is* the variance-preserving process on data multiplied by $1/\sigma_d$. The time input
-of the network decides if it is $\sigma/\alpha$, the logarithm of $\sigma/\alpha$, a quarter of this
-logarithm, or log-SNR: $\lambda$ and the scale of the data are then known. Otherwise EDM's process
-on unscaled data is assumed if nothing is added to the data and $\sigma_d < 1$.
+One case is ambiguous: EDM's input scaling $c_\mathrm{in}$ for data of standard deviation $\sigma_d$
+is also the variance-preserving process of data multiplied by $1/\sigma_d$. The network's time input
+resolves this if it is $\sigma/\alpha$, its logarithm, a quarter of its logarithm, or log-SNR.
+Otherwise EDM's process is assumed if the data have no offset and $\sigma_d < 1$.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,10 +28,10 @@ SLIPS = {
     (2, 1): "1 - ᾱ in place of its square root",
     (4, 4): "the square roots of ᾱ and 1 - ᾱ taken twice",
 }
-r"""Slips that lead to $\alpha^m + \sigma^n = 1$, by $(m, n)$; ᾱ is α²."""
+r"""Typical bugs that lead to $\alpha^m + \sigma^n = 1$, by $(m, n)$; ᾱ is α²."""
 BUT_FOR = "variance preserving but for "
-_GIVEN_ERROR = 1e-2  # of a log-SNR that the network is given, in float32
-_PURE = 30.0  # log-SNR beyond which float32 holds no signal, or no noise
+_GIVEN_ERROR = 1e-2  # float32 error of a log-SNR computed from the network's time input
+_PURE = 30.0  # log-SNR beyond which float32 rounds signal or noise away
 
 
 class Process(NamedTuple):
@@ -50,16 +49,16 @@ class Process(NamedTuple):
 
 
 def given_scale(logsnr: Float[Tensor, " n"], given: Iterable[Float[Tensor, " n"]]) -> float | None:
-    """Find the scale of the data for which log-SNR matches a number given to the network; None if
-    no number matches.
+    """Find the scale of the data from a time input of the network that is a function of log-SNR;
+    None if no input is one of the usual functions.
 
     Args:
-        logsnr: Log-SNR of samples, of data in a scale that is not known.
-        given: Numbers that the network is given.
+        logsnr: Log-SNR of samples, up to the unknown scale of the data.
+        given: Time inputs of the network, and its other inputs of one number per sample.
     """
     kept = logsnr.abs() < _PURE / 2
-    for one in given:
-        level = one[kept]
+    for time in given:
+        level = time[kept]
         for value in (-2 * level.log(), -2 * level, -8 * level, level):
             off = logsnr[kept] - value
             if len(off) and (off - off.median()).abs().max() < _GIVEN_ERROR:
@@ -77,8 +76,12 @@ def process_of(
 ) -> Process:
     """Identify the diffusion process from measured `alpha` and `sigma`, with the scale of the data.
 
-    A nonzero `offset` makes a scale of the data likely, too; `rtol` is the relative error of a
-    single `sigma`; `given` is the scale found by `given_scale`.
+    Args:
+        alpha: Coefficients of the data.
+        sigma: Coefficients of the noise.
+        offset: Number added to the data; if it is not 0, the data are likely to be scaled, too.
+        rtol: Relative error of a single `sigma`.
+        given: The scale found by `given_scale`.
     """
     order = alpha.argsort()
     groups = [(alpha[i], sigma[i]) for i in order.tensor_split(min(20, len(order)))]
@@ -122,8 +125,8 @@ def _rounded(scale: Tensor, rtol: float) -> float:
 
 
 def relative_scale(alpha: Float[Tensor, "k n"], sigma: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
-    """Return the scale of `alpha` for each of `n` samples, from the process whose relation of
-    `alpha` and `sigma` fits best over `k` noise levels.
+    """Return the factor in the `alpha` of each of `n` samples, according to the process that fits
+    `alpha` and `sigma` best over `k` noise levels.
     """
     preserving, flow = _preserving_scale(alpha, sigma), _flow_scale(alpha, sigma)
     exploding = alpha.mean(0)

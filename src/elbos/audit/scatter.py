@@ -1,11 +1,9 @@
 r"""Tests that target, coefficient and conditioning are functions of the noise level.
 
-A weighting $w(\lambda)$ describes a loss if the noise level determines the target and the network
-is conditioned on the level. So log-SNR must be a function of the network's time input: noise that
-is multiplied by a random number per sample is not normal given the time, but for example Student's
-t. A coefficient may be random if it is independent of the noise: then its mean is the weight.
-
-The tests use that a smooth function of sorted numbers is close to the mean of its two neighbours.
+A weighting $w(\lambda)$ describes a loss if the noise level determines the target, and the
+network's time input the noise level. A coefficient may be random if it is independent of the noise:
+then its mean is the weight. The tests compare values at sorted levels with the mean of their two
+neighbours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,18 +67,33 @@ class Conditions:
     def diagnostics(
         self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
     ) -> list[Diagnostic]:
-        """Test that the network is conditioned on the noise level; see `of_the_levels` for
-        arguments.
+        """Test that the network is conditioned on the noise level, and that a condition determines
+        log-SNR.
+
+        Args:
+            logsnr: Log-SNR of samples, up to a constant.
+            alpha: Coefficients of the data, to test if the network has no time input.
+            error: Standard error of a single log-SNR.
         """
-        if not self.is_of(logsnr):
+        if not self.depend_on(logsnr):
             return [NoLevel()]
-        return of_the_levels(logsnr, alpha, self.single, error=error)
+        kept = logsnr.isfinite() & (logsnr.abs() < 30)
+        times = [one[kept] for one in self.single if _is_time(one[kept], logsnr[kept])]
+        if not times and alpha.std() > 1e-3 * alpha.mean():
+            times = [alpha[kept]]
+        if not times or kept.sum() < 100:
+            return []
+        rising, place = logsnr[kept].sort()  # so that levels increase among equal times
+        orders = [time[place].argsort(stable=True) for time in times]
+        scatter = min(_deviations(rising[order]).abs().median().item() for order in orders)
+        spacing = (logsnr[kept].max() - logsnr[kept].min()).item() / int(kept.sum())
+        if scatter / _NORMAL < max(_MIN_SCATTER, 3 * spacing) + 2 * error:
+            return []
+        return [UntoldLevels(scatter / _NORMAL)]
 
-    def is_of(self, logsnr: Float[Tensor, " n"]) -> bool:
-        """Return whether any condition depends on the noise level.
-
-        A dependent number changes less between samples of neighbouring levels than between random
-        pairs of samples.
+    def depend_on(self, logsnr: Float[Tensor, " n"]) -> bool:
+        """Return whether any condition changes less between samples of neighbouring log-SNR than
+        between random pairs of samples.
         """
         level = logsnr.nan_to_num(0.0).clamp(-40, 40).numpy()
         columns, batch = self.columns, self.batch
@@ -104,7 +117,7 @@ class Conditions:
 
 
 def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
-    """Yield the numbers found in arguments of the network, one row per sample."""
+    """Yield the numbers in arguments of the network, one row per sample."""
     if isinstance(value, Mapping):
         value = list(value.values())
     is_plain = isinstance(value, bool | int | float | np.ndarray | np.number)
@@ -127,36 +140,6 @@ def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
         yield from numbers(plain, num)
 
 
-def of_the_levels(
-    logsnr: Float[Tensor, " n"],
-    alpha: Float[Tensor, " n"],
-    given: Sequence[Float[Tensor, " n"]],
-    *,
-    error: float,
-) -> list[Diagnostic]:
-    """Test that the network is conditioned on a number that determines log-SNR.
-
-    Args:
-        logsnr: Log-SNR of samples, up to a constant.
-        alpha: Scales of the data, used if the network is given no number.
-        given: The other arguments of the network.
-        error: Standard error of a single log-SNR.
-    """
-    kept = logsnr.isfinite() & (logsnr.abs() < 30)
-    times = [one[kept] for one in given if _is_time(one[kept], logsnr[kept])]
-    if not times and alpha.std() > 1e-3 * alpha.mean():
-        times = [alpha[kept]]
-    if not times or kept.sum() < 100:
-        return []
-    rising, place = logsnr[kept].sort()  # so that levels increase among equal times
-    orders = [time[place].argsort(stable=True) for time in times]
-    scatter = min(_deviations(rising[order]).abs().median().item() for order in orders)
-    spacing = (logsnr[kept].max() - logsnr[kept].min()).item() / int(kept.sum())
-    if scatter / _NORMAL < max(_MIN_SCATTER, 3 * spacing) + 2 * error:
-        return []
-    return [UntoldLevels(scatter / _NORMAL)]
-
-
 def of_the_target(
     logsnr: Float[Tensor, " n"], factor: Float[Tensor, " n"], *, error: float
 ) -> list[Diagnostic]:
@@ -171,10 +154,8 @@ def of_the_target(
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
     """Test that the ratios between the coefficients of different elements do not vary with log-SNR.
 
-    Args:
-        logsnr: Log-SNR of samples.
-        share: The coefficient of each element divided by the mean over elements. The share may be
-            random if its mean is the same at all levels.
+    `share` is the coefficient of each element divided by the mean over elements; it may be random
+    if its mean is the same at all levels.
     """
     kept = logsnr.isfinite() & share.isfinite().all(1)
     num = int(kept.sum()) // _GROUP * _GROUP
@@ -193,12 +174,8 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
 def of_the_coefficient(
     logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], power: Float[Tensor, " n"]
 ) -> list[Diagnostic]:
-    """Test that a coefficient that is random at a given log-SNR is independent of the noise.
-
-    Args:
-        logsnr: Log-SNR of samples.
-        c: Coefficients of the samples.
-        power: Mean squares of the noise of the samples.
+    """Test that a coefficient that is random at a given log-SNR is independent of `power`, the mean
+    square of the noise of each sample.
     """
     kept = (c > 0) & logsnr.isfinite()
     if kept.sum() < 100:
@@ -213,7 +190,7 @@ def of_the_coefficient(
 
 def time_sign(logsnr: Float[Tensor, " n"], given: Sequence[Float[Tensor, " n"]]) -> int:
     """Return 1 if the network's time input increases from noise to data, -1 if from data to noise,
-    0 if no time input was found.
+    0 without a time input.
     """
     time = next((one for one in given if _is_time(one, logsnr)), None)
     return 0 if time is None else int(_rank_correlation(time, logsnr) > 0) * 2 - 1

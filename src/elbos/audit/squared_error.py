@@ -1,9 +1,8 @@
 r"""Tests that a loss is a squared error, the same for all elements, in each network call.
 
-A weighting describes a loss if the loss is $c\,\|\hat y - y\|^2$ for every sample, with standard
-normal noise in $z$. Hence a three times larger change of the network output must change the
-gradient three times as much; the output at some elements must not change the gradient at others;
-and the target must not be an output of the network.
+If the loss is $c\,\|\hat y - y\|^2$ for every sample, a three times larger network output changes
+the gradient three times as much; the output at some elements does not change the gradient at other
+elements; and the target is no output of the network.
 """
 
 from collections.abc import Mapping
@@ -39,11 +38,11 @@ class _Response(NamedTuple):
     """Response of the gradient to the network output, at one call of the network."""
 
     bend: float  # growth of the gradient relative to a squared error
-    coupling: float  # how much the error of an element changes the gradient of others
+    coupling: float  # change of the gradient of elements by the error of other elements
     spread: float  # of the coefficient between the elements of a sample
-    learned: float  # how much a sample's coefficient changes with the variance in the answer
+    learned: float  # change of a sample's coefficient with the predicted variance
     z: Tensor
-    gradient: Tensor  # at answer 0
+    gradient: Tensor  # at output 0
 
     @property
     def is_linear(self) -> bool:
@@ -53,15 +52,12 @@ class _Response(NamedTuple):
 def of_the_error(
     queries: Queries, observations: Mapping[int, Observation]
 ) -> tuple[list[Diagnostic], tuple[int, ...]]:
-    """Test that the loss is a squared error with one coefficient for all elements of a sample.
-
-    Args:
-        queries: The queries.
-        observations: Calls of the loss with answer 0, by seed.
+    """Test that the loss is a squared error with one coefficient for all elements of a sample;
+    `observations` are calls of the loss with output 0, by seed.
 
     Returns:
-        The findings, and the calls of the network to ignore: they enter the loss linearly and
-        average out, so that the expected loss is the same without them.
+        The diagnostics, and the network calls to ignore: they enter the loss linearly and average
+        out, so that the expected loss is the same without them.
     """
     responses = (_responses(queries, *one) for one in observations.items())
     of_calls = list(zip(*responses, strict=False))
@@ -98,45 +94,38 @@ def _averages_out(responses: tuple[_Response, ...]) -> bool:
 def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response]:
     """Measure the response of the gradient at every network call in a call of the loss."""
 
-    def run(answer: Answer) -> list[_Parts]:
+    def run(answer: Answer) -> list[tuple[Tensor, ...]]:  # inputs, gradients, outputs
         calls = zero.calls if answer == ZERO else queries.instrument(queries.x, seed, answer)
         return [tuple(part.double() for part in queries.in_layout(call)) for call in calls]
 
-    masked = replace(SIGNS, is_masked=True)
-    runs = [run(ZERO), run(SIGNS), run(Answer(scale=3.0)), run(masked)]
+    runs = [run(ZERO), run(SIGNS), run(Answer(scale=3.0)), run(replace(SIGNS, is_masked=True))]
     if queries.instrument.form.multiple > 1:
         runs += [run(replace(answer, second=1.0)) for answer in (ZERO, SIGNS)]
-    return [_response(*calls) for calls in zip(*runs, strict=True)]
 
+    def ratio(above: Tensor, below: Tensor, rounding: Tensor) -> float:
+        return float(above.norm() / (below.norm() + rounding))
 
-_Parts = tuple[Tensor, ...]  # input, gradient and answer of a call
-
-
-def _response(
-    zero: _Parts, one: _Parts, three: _Parts, masked: _Parts, *with_variance: _Parts
-) -> _Response:
-    z, g_0, _ = zero
-    _, g_1, answer = one
-    change, of_half, is_kept = g_1 - g_0, masked[1] - g_0, masked[2] != 0
-    rounding = 1e-6 * (g_0.norm() + g_1.norm() + three[1].norm())
-    element = (change / answer).flatten(1)
-    # ignore rounding errors of the gradients
-    noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
-    deviation = (element.std(1, correction=0) - 10 * noise).clamp(min=0)
-    changes = [part[1] for part in with_variance] or [g_0, g_1]
-    difference = (changes[1] - changes[0] - change).flatten(1).norm(dim=1)
-    return _Response(
-        bend=_ratio(three[1] - g_0, change, rounding) / 3,
-        coupling=_ratio(of_half[~is_kept], of_half[is_kept], rounding),
-        spread=(deviation / element.mean(1).abs()).nan_to_num().quantile(0.95).item(),
-        learned=(difference / change.flatten(1).norm(dim=1)).nan_to_num().max().item(),
-        z=z,
-        gradient=g_0,
-    )
-
-
-def _ratio(above: Tensor, below: Tensor, rounding: Tensor) -> float:
-    return float(above.norm() / (below.norm() + rounding))
+    responses = []
+    for calls in zip(*runs, strict=True):
+        (z, g_0, _), (_, g_1, answer), (_, g_3, _), (_, g_masked, masked), *with_variance = calls
+        change, of_half, is_kept = g_1 - g_0, g_masked - g_0, masked != 0
+        rounding = 1e-6 * (g_0.norm() + g_1.norm() + g_3.norm())
+        element = (change / answer).flatten(1)
+        # ignore rounding errors of the gradients
+        noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
+        deviation = (element.std(1, correction=0) - 10 * noise).clamp(min=0)
+        changes = [part[1] for part in with_variance] or [g_0, g_1]
+        difference = (changes[1] - changes[0] - change).flatten(1).norm(dim=1)
+        response = _Response(
+            bend=ratio(g_3 - g_0, change, rounding) / 3,
+            coupling=ratio(of_half[~is_kept], of_half[is_kept], rounding),
+            spread=(deviation / element.mean(1).abs()).nan_to_num().quantile(0.95).item(),
+            learned=(difference / change.flatten(1).norm(dim=1)).nan_to_num().max().item(),
+            z=z,
+            gradient=g_0,
+        )
+        responses.append(response)
+    return responses
 
 
 def of_the_calls(

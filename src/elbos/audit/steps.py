@@ -1,7 +1,7 @@
-r"""Coefficients of recorded steps, by least squares on the dot products of their vectors.
+r"""Least squares for the coefficients of recorded training steps (`record`).
 
-The vectors of a step are the data, the noisy data, the network's output, the gradient with respect
-to it, and all normal draws (`record`).
+The vectors of a step are the data $x$, the noisy data $z$, the network's output $\hat y$, the
+gradient of the loss with respect to $\hat y$, and all normal draws. Their dot products suffice.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from torch import Tensor
 from elbos.audit import scatter
 from elbos.audit.diagnostics import CentredNoise, Diagnostic
 from elbos.audit.measure import NUM_BLOCKS, Samples
-from elbos.audit.noise import Parts, of_the_draws, of_the_parts, of_the_target
+from elbos.audit.noise import DrawFactors, of_the_draws, of_the_target
 from elbos.audit.refusals import REFUSAL, require_explained
 from elbos.audit.scales import given_scale, process_of
 from elbos.audit.scatter import Conditions
 
 MIN_SAMPLES = 100
-_MIN_OWN = 1e-7  # share of the output besides data and noise; less is rounding
+_MIN_OWN = 1e-7  # share of the output that is not data or noise; less is rounding
 _ROUNDING = 1e-6  # accumulated float32 error of a coefficient
 _MAX_LEFT = 0.05  # largest unexplained share of the gradient of a squared error
 _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
@@ -30,12 +30,12 @@ _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 class Step:
     """Dot products of the vectors of a training step, with random draws and network conditions."""
 
-    gram: Float[Tensor, "b r r"]  # of x, z, output, gradient and draws, shared ones last
-    shapes: Sequence[Sequence[int]]  # of the shared draws
-    size: int  # of a sample
-    axis: int | None  # along which the draws have no mean
-    quantiles: list[Tensor]
-    conditions: list[Tensor]  # numbers that the network is given
+    gram: Float[Tensor, "b r r"]  # of x, z, output, gradient and draws, shared draws last
+    shapes: Sequence[Sequence[int]]  # of the draws that many elements share
+    size: int  # number of elements of a sample
+    axis: int | None  # along which the draws are centred
+    quantiles: list[Tensor]  # of draws that may determine the noise levels (`rng.Draws`)
+    conditions: list[Tensor]  # other arguments of the network, one row per sample
 
     def __len__(self) -> int:
         return len(self.gram)
@@ -49,7 +49,7 @@ def gram_of(vectors: list[Float[Tensor, "b d"]]) -> Float[Tensor, "b k k"]:
 def power_beside(
     gram: Float[Tensor, "n k k"], alpha: Float[Tensor, " n"], x: int, z: int
 ) -> Float[Tensor, " n"]:
-    """Return the squared norm of the noise: noisy data minus `alpha` times data."""
+    r"""Return the squared norm of the noise $z - \alpha x$ of each sample."""
     power = gram[:, z, z] - 2 * alpha * gram[:, x, z] + alpha**2 * gram[:, x, x]
     return power.clamp(min=1e-300)
 
@@ -57,30 +57,11 @@ def power_beside(
 def least_squares(
     gram: Float[Tensor, "n k k"], basis: list[int], of: int
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
-    """Regress one vector on others from dot products; return coefficients and unexplained share."""
+    """Regress a vector on others from dot products; return coefficients and unexplained share."""
     products, right = gram[:, basis][:, :, basis], gram[:, basis, of]
     factors = torch.linalg.lstsq(products, right[:, :, None]).solution[:, :, 0]
     left = 1 - (factors * right).sum(1) / gram[:, of, of].clamp(min=1e-300)
     return factors, left.clamp(min=0)
-
-
-def _joined(steps: list[Step]) -> tuple[Float[Tensor, "n r r"], Sequence[Sequence[int]]]:
-    """Concatenate the dot products of all steps, with zeros for missing draws.
-
-    Returns:
-        The dot products, and the shapes of the shared draws.
-    """
-    shapes = max((step.shapes for step in steps), key=len)
-    num_whole = max(step.gram.shape[1] - len(step.shapes) for step in steps)
-    grams = []
-    for step in steps:
-        own = step.gram.shape[1] - len(step.shapes)
-        at = torch.tensor([*range(own), *range(num_whole, num_whole + len(step.shapes))])
-        size = num_whole + len(shapes)
-        gram = torch.zeros(len(step), size, size, dtype=torch.float64)
-        gram[:, at[:, None], at] = step.gram
-        grams.append(gram)
-    return torch.cat(grams), shapes
 
 
 def samples_of(
@@ -90,26 +71,33 @@ def samples_of(
 
     Args:
         steps: The recorded steps.
-        data_scale: As in `probe`.
+        data_scale: Factor on the data before diffusion; None to infer it from the process.
         error: Rounding error of the coefficients of the target.
-        found: Earlier findings.
+        found: Earlier diagnostics.
 
     Raises:
         ValueError: In one line, if the gradient is no combination of data, noise and output.
     """
-    gram, shapes = _joined(steps)
-    sizes = [len(step) for step in steps]
+    # dot products of all steps, with zeros for draws that a step does not have
+    shapes = max((step.shapes for step in steps), key=len)
+    num_full = max(step.gram.shape[1] - len(step.shapes) for step in steps)
+    size, grams = num_full + len(shapes), []
+    for step in steps:
+        own = step.gram.shape[1] - len(step.shapes)
+        places = torch.tensor([*range(own), *range(num_full, num_full + len(step.shapes))])
+        gram = torch.zeros(len(step), size, size, dtype=torch.float64)
+        gram[:, places[:, None], places] = step.gram
+        grams.append(gram)
+    gram, sizes = torch.cat(grams), [len(step) for step in steps]
     batch = torch.arange(len(steps), dtype=torch.float64).repeat_interleave(torch.tensor(sizes))
     num = min(len(step.quantiles) for step in steps)  # of draws recorded in every step
-    quantiles = torch.cat(
-        [
-            torch.stack(step.quantiles[:num], 1) if num else torch.empty(len(step), 0)
-            for step in steps
-        ]
+    columns = (
+        torch.stack(step.quantiles[:num], 1) if num else torch.empty(len(step), 0) for step in steps
     )
+    quantiles = torch.cat(list(columns))
     draws = list(range(_FIRST_DRAW, gram.shape[1]))
-    own = least_squares(gram, [_X, *draws], _OUTPUT)[1]
-    kept = (own > _MIN_OWN) & gram.isfinite().flatten(1).all(1)
+    own_share = least_squares(gram, [_X, *draws], _OUTPUT)[1]
+    kept = (own_share > _MIN_OWN) & gram.isfinite().flatten(1).all(1)
     conditions = Conditions.from_batches([step.conditions for step in steps], sizes).at(kept)
     gram, batch, quantiles = gram[kept], batch[kept], quantiles[kept]
     if len(gram) < MIN_SAMPLES:
@@ -124,13 +112,13 @@ def samples_of(
     noise_power = power_beside(gram, alpha, _X, _Z)
     unexplained = left * powers[:, _Z] / noise_power
     shares = of_draws**2 * powers[:, draws]
-    parts = Parts.of_factors(of_draws, shares, noise_power, unexplained, shapes)
-    if not parts.whole:
+    parts = DrawFactors.from_powers(of_draws, shares, noise_power, unexplained, shapes)
+    if not parts.full:
         raise ValueError(REFUSAL)
     axes = {step.axis for step in steps} - {None}
     found = [*found, *(CentredNoise(float(axis)) for axis in axes if axis)]
-    if parts.shared or len(parts.whole) > 1:
-        found.append(of_the_parts(parts))
+    if parts.shared or len(parts.full) > 1:
+        found.append(parts.diagnostic)
 
     # g = 2 c (y_hat - a x - sum of b_m eps_m)
     factors, left = least_squares(gram, [_X, *draws, _OUTPUT], _GRADIENT)
@@ -148,24 +136,23 @@ def samples_of(
     drawn = gram[:, draws][:, :, draws]
     drawn_power = ((drawn @ of_target[:, :, None])[:, :, 0] * of_target).sum(1) + rest
     shares = of_target**2 * powers[:, draws]
-    target = Parts.of_factors(
-        of_target, shares, drawn_power, rest / drawn_power.clamp(min=1e-300), shapes
-    )
+    left = rest / drawn_power.clamp(min=1e-300)
+    target = DrawFactors.from_powers(of_target, shares, drawn_power, left, shapes)
     gamma = 0.0
-    if target.whole and not (target.shared or parts.shared):
+    if target.full and not (target.shared or parts.shared):
         mean_square = (target_power.sum() / (steps[0].size * len(gram))).item()
         found, gamma = of_the_draws(parts, target, mean_square, found)
 
     # the noise is the sum of draws in z, and b the coefficient of that sum in the target
-    used = of_draws[:, parts.whole]
+    used = of_draws[:, parts.full]
     sigma = used.norm(dim=1)
-    b = (of_target[:, parts.whole] * used).sum(1) / sigma.clamp(min=1e-300)
+    b = (of_target[:, parts.full] * used).sum(1) / sigma.clamp(min=1e-300)
     a, b = (
         torch.where(one.abs() < 5 * error * other.abs(), 0.0, one)
         for one, other in ((a, b), (b, a))
     )
     b, alpha = torch.where(alpha < 0, -b, b), alpha.abs()
-    nominal = sigma / (1 + gamma**2) ** 0.5  # without the perturbation of the input
+    nominal = sigma / (1 + gamma**2) ** 0.5  # without input perturbation
     scale = given_scale(2 * (alpha / sigma).log(), conditions.single)
     process = process_of(alpha, nominal, offset=0.0, rtol=0.0, given=scale)
     if data_scale is not None:

@@ -1,4 +1,4 @@
-"""An audit in words and as tables, alone or beside others: pure functions of the results."""
+"""Sentences and tables of audits, for the terminal, pages, JSON and the gallery."""
 
 import math
 import re
@@ -27,8 +27,8 @@ from elbos.base.arrays import Array
 from elbos.base.codec import parse
 from elbos.base.colors import COLORS, Swatch
 from elbos.base.html import render
-from elbos.base.numbers import NONE, fixed, number, percent, signed
-from elbos.base.tables import Column, Table, evenly
+from elbos.base.numbers import NONE, fixed, percent
+from elbos.base.tables import Column, Table
 from elbos.theory.names import code
 from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import Laplace, Normal, Schedule
@@ -36,7 +36,6 @@ from elbos.theory.weightings import Weighting
 
 _FROM_NOTHING = 5.0  # log of a factor that is called "orders of magnitude"
 _NUM_NEAREST = 5
-_NUM_ROWS = 13  # of the table of the curves
 _MAX_BESIDE = 3  # audits whose facts are side by side
 _TARGET = re.compile(r".+(\.py:[\w.]+|\.json)")
 _CENTRAL = 0.99  # of the samples; curves vary by orders of magnitude in the tails
@@ -56,33 +55,20 @@ def in_words(distance: float) -> str:
 
 
 class Note(NamedTuple):
-    """A line in the heading of an audit.
+    """A line in the heading of an audit."""
 
-    Args:
-        kind: "error"; "slip" (to be checked); "published"; or, for a verdict, "yes", "no" or
-            "maybe".
-        mark: Symbol of the kind.
-        text: A sentence or two.
-    """
-
-    kind: str
-    mark: str
+    kind: str  # "error", "slip", "published", or a verdict: "yes", "no" or "maybe"
+    mark: str  # symbol of the kind
     text: str
 
 
 @dataclass(frozen=True)
 class View:
-    """An audit with the title and colour that distinguish it from other audits.
-
-    Attributes:
-        audit: The audit.
-        title: Title of the audit, shortened to what distinguishes it from other audits.
-        color: Colour of the curves.
-    """
+    """An audit with the title and colour that distinguish it from other audits."""
 
     audit: Audit
-    title: str
-    color: str
+    title: str  # the shortest ending that no other title has
+    color: str  # of the curves
 
     @property
     def summary(self) -> str:
@@ -153,17 +139,12 @@ class View:
         return " ".join(render("audit/verdict.txt", audit=self.audit, view=self).split())
 
     @property
-    def in_words(self) -> str:
-        """Summary, notes and explanation of the audit in one paragraph."""
-        return " ".join([f"{self.summary}.", *(one.text for one in self.notes), self.explanation])
-
-    @property
     def factor(self) -> str:
         """Explanation of the factor that gives the nearest likelihood objective."""
         end = self.audit.factor.end if self.audit.factor else -math.inf
         return (
-            f"A factor for the loss of each sample, 1 above log-SNR {fixed(end, 2)}: the least one "
-            "after which w never rises. That is another objective, not a repair of a bug."
+            "The least factor on the loss of each sample for which w never rises; above log-SNR "
+            f"{fixed(end, 2)} it is 1. That is another objective, not a repair of a bug."
         )
 
     @property
@@ -172,38 +153,22 @@ class View:
 
     @property
     def code(self) -> str:
-        """Code of the factor to the nearest likelihood objective, wrapped to less than 80 columns;
-        wrapped lines break within brackets.
-        """
+        """Code of the factor to the nearest likelihood objective, in less than 80 columns."""
         wrapper = textwrap.TextWrapper(76, subsequent_indent=" " * 8, break_on_hyphens=False)
         return "\n".join(map(wrapper.fill, (self.audit.monotone_code or "").splitlines()))
 
     @property
     def nearest(self) -> list[tuple[str, str]]:
         """Nearest named weightings with their distances, as text."""
-        return [
-            (_spelled(Weighting, one.name), _nearness(one.distance, is_first=i == 0))
-            for i, one in enumerate(self.audit.closest[:_NUM_NEAREST])
-        ]
-
-    @property
-    def numbers(self) -> Table:
-        """Table of the curves at evenly spaced log-SNRs."""
-        audit, scale = self.audit, 1 + self.audit.negative_mass
-        rows = []
-        for i in evenly(len(audit.logsnr), _NUM_ROWS):
-            level, error = audit.logsnr[i].item(), 2 * audit.weight_error[i].item()
-            rows.append(
-                [
-                    fixed(level, 2),
-                    number(math.exp(-level / 2), 3),
-                    number(audit.weight[i].item(), 3) + (f" ± {percent(error)}" if error else ""),
-                    number(audit.density[i].item(), 3),
-                    signed(audit.mixture_density[i].item() / scale, 3),
-                ]
-            )
-        heads = ("log-SNR", "noise/signal", "w", "p", "mixture")
-        return Table(heads, rows, audit.title)
+        found = list[tuple[str, str]]()
+        for name, distance in self.audit.closest[:_NUM_NEAREST]:
+            off = f"off by {in_words(distance)}"
+            if not found and distance < SAME:
+                off = f"same curve ({in_words(distance)}, below {percent(SAME, 0)})"
+            elif not found and distance > NEAR:
+                off += ": none is near"
+            found.append((_spelled(Weighting, name), off))
+        return found
 
     @property
     def central_weights(self) -> Float[Array, " c"]:
@@ -214,7 +179,7 @@ class View:
 
 
 def views(audits: Sequence[Audit]) -> list[View]:
-    """Wrap audits for display side by side, with distinguishing titles and colours.
+    """Return audits with distinguishing titles and colours, for display side by side.
 
     Examples:
         >>> from dataclasses import replace
@@ -230,10 +195,6 @@ def views(audits: Sequence[Audit]) -> list[View]:
     ]
 
 
-def _interval(start: float, end: float) -> str:
-    return f"[{fixed(start, 2)}, {fixed(end, 2)}]"
-
-
 def _short(title: str, others: set[str]) -> str:
     """Shorten a path to the shortest ending that no other title shares."""
     if not (others and _TARGET.fullmatch(title)):
@@ -246,24 +207,18 @@ def _short(title: str, others: set[str]) -> str:
     return title
 
 
-def _nearness(distance: float, *, is_first: bool) -> str:
-    """Describe the distance of a named weighting in words; the nearest may be equal or not near."""
-    off = in_words(distance)
-    if is_first and distance < SAME:
-        return f"same curve ({off}, below {percent(SAME, 0)})"
-    return f"off by {off}: none is near" if is_first and distance > NEAR else f"off by {off}"
-
-
-# --- words ---------------------------------------------------------------------------------------
+def _interval(start: float, end: float) -> str:
+    return f"[{fixed(start, 2)}, {fixed(end, 2)}]"
 
 
 def prose(audit: Audit) -> str:
-    """Describe an audit in one paragraph."""
-    return views([audit])[0].in_words
+    """Describe an audit in one paragraph: summary, notes and explanation."""
+    (view,) = views([audit])
+    return " ".join([f"{view.summary}.", *(note.text for note in view.notes), view.explanation])
 
 
 def as_dict(audit: Audit) -> dict[str, Any]:
-    """Convert an audit to JSON values, with a description in words."""
+    """Convert an audit to JSON values, with its description in words."""
     return {**audit.to_dict(), "in_words": prose(audit)}
 
 
@@ -317,12 +272,8 @@ def _spelled(kind: type, text: str) -> str:
 
 
 def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
-    """Build the table of facts of one audit, or of several side by side.
-
-    Args:
-        shown: The audits.
-        heads: Titles of the columns. Default: none, for a single audit, whose nearest weightings
-            have a table of their own.
+    """Build the table of facts of one audit, or of several side by side with column titles `heads`.
+    The nearest weighting of a single audit is omitted: see `View.nearest`.
     """
     columns = [facts(view.audit) for view in shown]
     rows = [
@@ -335,9 +286,7 @@ def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
 
 
 def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
-    """Build tables of facts with `num` audits side by side; one table per audit if `num` exceeds
-    three.
-    """
+    """Build tables of facts with `num` audits side by side, or one per audit if `num` exceeds 3."""
     num = num if num <= _MAX_BESIDE else 1
     starts = range(0, len(shown), num)
     return [facts_table(shown[i : i + num], heads[i : i + num]) for i in starts]

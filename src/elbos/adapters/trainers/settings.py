@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import SettingDiagnostic
 from elbos.base import files
 from elbos.base.errors import flat, shortened
 
@@ -120,14 +120,16 @@ class Settings:
         value = self._get(name)
         return default if value is None else str(value)
 
-    def findings(self, kinds: Mapping[type[Diagnostic], Iterable[str]]) -> tuple[Diagnostic, ...]:
+    def findings(
+        self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
+    ) -> tuple[SettingDiagnostic, ...]:
         """Return a diagnostic for each setting that is switched on: neither missing, false nor 0.
 
         Args:
             kinds: Names of settings by the type of their diagnostic.
         """
         return tuple(
-            Diagnostic.from_values(kind.kind, {"setting": name})
+            kind(name)
             for kind, names in kinds.items()
             for name in names
             if any(str(value).lower() not in _OFF for value in self._all(name))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from elbos.adapters.trainers.settings import Settings
 from elbos.audit import Audit, DeclaredLoss, LossTable, from_loss, from_table
 from elbos.audit import diagnostics as kinds
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import SettingDiagnostic
 
 Loss = DeclaredLoss | LossTable
 Values = Mapping[str, str | float | bool]
@@ -47,7 +47,7 @@ class Trainer:
     options: tuple[Option, ...] = ()
     is_flags: bool = True
     loss_types: tuple[str, ...] = ()
-    findings: Mapping[type[Diagnostic], Sequence[str]] = field(default_factory=dict)
+    findings: Mapping[type[SettingDiagnostic], Sequence[str]] = field(default_factory=dict)
     neutral: Mapping[str, float] = field(default_factory=dict)
 
     def loss(self, settings: Settings) -> Loss:

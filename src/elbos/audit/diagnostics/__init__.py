@@ -7,5 +7,6 @@ scripts, schedulers and trainers' settings. `Diagnostic.from_values` finds the t
 from elbos.audit.diagnostics.declared import *
 from elbos.audit.diagnostics.diagnostic import KINDS as KINDS
 from elbos.audit.diagnostics.diagnostic import Diagnostic as Diagnostic
+from elbos.audit.diagnostics.diagnostic import SettingDiagnostic as SettingDiagnostic
 from elbos.audit.diagnostics.measured_loss import *
 from elbos.audit.diagnostics.measured_noise import *

@@ -1,13 +1,10 @@
 """Findings about a loss that was read from a script, a scheduler's file or trainer's settings."""
 
-from dataclasses import dataclass
-
-from elbos.audit.diagnostics.diagnostic import Diagnostic
+from elbos.audit.diagnostics.diagnostic import Diagnostic, SchedulerDiagnostic, SettingDiagnostic
 
 # --- scripts -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Script(Diagnostic):
     sentence = (
         "Lines {lines} of the script were run; the data are {data}, the network is {network}."
@@ -17,17 +14,15 @@ class Script(Diagnostic):
     network: str
 
 
-@dataclass(frozen=True)
 class ScriptConditions(Diagnostic):
     sentence = "Conditions on what the script would load were taken to be false: lines {lines}."
     lines: str
 
 
-@dataclass(frozen=True)
 class ScriptScheduler(Diagnostic):
     sentence = (
         "The scheduler's configuration is not on this machine; {config} was assumed. Another is "
-        "read from the folder that the script's own arguments name."
+        "read from the folder that the script's arguments name."
     )
     config: str
 
@@ -35,25 +30,20 @@ class ScriptScheduler(Diagnostic):
 # --- schedulers of diffusers ---------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class ZeroSnrIgnored(Diagnostic):
+class ZeroSnrIgnored(SchedulerDiagnostic):
     sentence = (
         "{scheduler} ignores rescale_betas_zero_snr; DDPMScheduler, as which diffusers' scripts "
         "load the file, does not."
     )
-    scheduler: str
 
 
-@dataclass(frozen=True)
-class ZeroSnrRemainder(Diagnostic):
+class ZeroSnrRemainder(SchedulerDiagnostic):
     sentence = (
         "{scheduler} leaves 2**-24 of the data's variance in the last step; DDPMScheduler, as "
         "which diffusers' scripts load the file, leaves 0."
     )
-    scheduler: str
 
 
-@dataclass(frozen=True)
 class MinSnrUndefined(Diagnostic):
     sentence = (
         "At SNR 0 the scripts' Min-SNR coefficient of eps is 0/0 and their loss nan; here it is "
@@ -61,7 +51,6 @@ class MinSnrUndefined(Diagnostic):
     )
 
 
-@dataclass(frozen=True)
 class SnrWeightedX(Diagnostic):
     sentence = (
         "diffusers' script for unconditional images multiplies the squared error of x with the "
@@ -69,32 +58,25 @@ class SnrWeightedX(Diagnostic):
     )
 
 
-@dataclass(frozen=True)
-class DynamicShift(Diagnostic):
+class DynamicShift(SchedulerDiagnostic):
     sentence = "use_dynamic_shifting shifts the steps of sampling, not those of training."
-    scheduler: str
 
 
-@dataclass(frozen=True)
-class SamplingOnly(Diagnostic):
+class SamplingOnly(SchedulerDiagnostic):
     sentence = (
         "{scheduler} only samples along this path. Scripts load its file as a "
         "FlowMatchEulerDiscreteScheduler, which reads shift and not flow_shift; these are the "
         "steps of that class with flow_shift for its shift."
     )
-    scheduler: str
 
 
-@dataclass(frozen=True)
-class LogitMean(Diagnostic):
+class LogitMean(SchedulerDiagnostic):
     sentence = (
         "logit_mean above 0 draws cleaner data, as scripts count steps from noise to data; in the "
         "paper of Stable Diffusion 3 it draws noisier data."
     )
-    scheduler: str
 
 
-@dataclass(frozen=True)
 class EdmStyle(Diagnostic):
     sentence = (
         "This is diffusers' EDM style of training, which is not EDM's loss: uniform steps of the "
@@ -102,7 +84,6 @@ class EdmStyle(Diagnostic):
     )
 
 
-@dataclass(frozen=True)
 class SigmaMinNotDrawn(Diagnostic):
     sentence = "Scripts load the file as EDMEulerScheduler, which never draws sigma_min."
 
@@ -110,33 +91,25 @@ class SigmaMinNotDrawn(Diagnostic):
 # --- settings of trainers ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class UnreadSettings(Diagnostic):
     sentence = "Settings of {trainer} that elbos does not read: {names}."
     names: str
     trainer: str
 
 
-@dataclass(frozen=True)
-class SettingIgnored(Diagnostic):
+class SettingIgnored(SettingDiagnostic):
     sentence = "{setting} changes nothing: the trainer's code for the loss never reads it."
-    setting: str
 
 
-@dataclass(frozen=True)
-class SettingOn(Diagnostic):
+class SettingOn(SettingDiagnostic):
     sentence = "{setting} is false here, but the trainer only checks that it is given: it is on."
-    setting: str
 
 
-@dataclass(frozen=True)
-class DeclaredOverride(Diagnostic):
+class DeclaredOverride(SettingDiagnostic):
     sentence = "{setting} is {value}: the trainer sets it for this model, whatever is given."
-    setting: str
     value: str
 
 
-@dataclass(frozen=True)
 class DeclaredModel(Diagnostic):
     sentence = (
         "No script is named, so these are read as settings of {model}: if they are not, begin "
@@ -145,7 +118,6 @@ class DeclaredModel(Diagnostic):
     model: str
 
 
-@dataclass(frozen=True)
 class DeclaredResolution(Diagnostic):
     sentence = (
         "The time shift depends on the resolution, {resolution} here: give --resolution for "
@@ -154,74 +126,57 @@ class DeclaredResolution(Diagnostic):
     resolution: str
 
 
-@dataclass(frozen=True)
 class RoundedTimes(Diagnostic):
     sentence = (
         "Times are rounded to {dtype}, which leaves {num_levels:count} distinct noise levels; w "
-        "and the noise levels are those without rounding, but for what it moves to pure noise."
+        "and the noise levels are given without rounding, except for times rounded to pure noise."
     )
     dtype: str
     num_levels: int
 
 
-@dataclass(frozen=True)
-class DeclaredNotSquared(Diagnostic):
+class DeclaredNotSquared(SettingDiagnostic):
     is_fatal = True
-    sentence = "{setting}: the loss is no squared error."
-    setting: str
+    sentence = "{setting}: the loss is not a squared error."
 
 
-@dataclass(frozen=True)
-class DeclaredNoise(Diagnostic):
+class DeclaredNoise(SettingDiagnostic):
     is_fatal = True
     sentence = (
-        "{setting}: the noise is not white normal noise, which the theory needs; log-SNR is that "
-        "without it."
+        "{setting}: the noise is not white normal noise, which the theory requires; log-SNR refers "
+        "to the loss without it."
     )
-    setting: str
 
 
-@dataclass(frozen=True)
-class DeclaredTarget(Diagnostic):
+class DeclaredTarget(SettingDiagnostic):
     is_fatal = True
-    sentence = "{setting}: the target is no combination of data and noise alone."
-    setting: str
+    sentence = "{setting}: the target is not a combination of data and noise alone."
 
 
-@dataclass(frozen=True)
-class DeclaredUneven(Diagnostic):
+class DeclaredUneven(SettingDiagnostic):
     sentence = (
         "{setting}: the coefficient differs between the elements of a sample; it is shown without "
-        "that."
+        "this setting."
     )
-    setting: str
 
 
-@dataclass(frozen=True)
-class DeclaredPerturbed(Diagnostic):
+class DeclaredPerturbed(SettingDiagnostic):
     sentence = (
-        "{setting}: the network's input holds more noise than its target; log-SNR is that without "
-        "it."
+        "{setting}: the network's input contains more noise than its target; log-SNR refers to the "
+        "loss without it."
     )
-    setting: str
 
 
-@dataclass(frozen=True)
-class DeclaredTerm(Diagnostic):
-    sentence = "{setting}: a term is added to the loss, which is shown without it."
-    setting: str
+class DeclaredTerm(SettingDiagnostic):
+    sentence = "{setting}: a term is added to the loss; the audit is without this term."
 
 
-@dataclass(frozen=True)
-class DeclaredSnr(Diagnostic):
+class DeclaredSnr(SettingDiagnostic):
     sentence = "{setting}: the coefficient uses the SNR of another table than training does."
-    setting: str
 
 
-@dataclass(frozen=True)
-class DeclaredDivisor(Diagnostic):
+class DeclaredDivisor(SettingDiagnostic):
     sentence = (
         "{setting} changes the target, but not the divisor of the Min-SNR coefficient, which is "
         "that of the prediction type in the model's own scheduler file."
     )
-    setting: str

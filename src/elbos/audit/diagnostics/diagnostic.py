@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from string import Formatter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 from elbos.base import numbers
 from elbos.base.errors import suggestion
@@ -23,12 +23,12 @@ class _Formatter(Formatter):
         return getattr(numbers, function)(value, *map(int, digits)) if function else str(value)
 
 
-@dataclass(frozen=True)
+@dataclass_transform(frozen_default=True)
 class Diagnostic:
     """A finding about a loss that the weighting alone does not show.
 
-    Each kind of finding is a subclass with fields and one sentence. The kind of `DeclaredNoise` is
-    "declared-noise", also in JSON.
+    Each kind of finding is a subclass, and thereby a frozen dataclass, with fields and one
+    sentence. The kind of `DeclaredNoise` is "declared-noise", also in JSON.
 
     Examples:
         >>> from elbos.audit.diagnostics import OffsetNoise
@@ -45,8 +45,10 @@ class Diagnostic:
     is_error: ClassVar[bool] = False  # the code computes an unintended weighting
 
     def __init_subclass__(cls) -> None:
-        cls.kind = re.sub(r"(?<=.)(?=[A-Z])", "-", cls.__name__).lower()
-        KINDS[cls.kind] = cls
+        dataclass(frozen=True)(cls)
+        if "sentence" in vars(cls):  # not a base class of several kinds
+            cls.kind = re.sub(r"(?<=.)(?=[A-Z])", "-", cls.__name__).lower()
+            KINDS[cls.kind] = cls
 
     @classmethod
     def from_values(cls, kind: str, values: Mapping[str, Any]) -> "Diagnostic":
@@ -65,8 +67,7 @@ class Diagnostic:
     @property
     def values(self) -> dict[str, float | str | list[float]]:
         """Fields of the diagnostic by name, without fields that are None."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
     @property
     def text(self) -> str:
@@ -77,3 +78,21 @@ class Diagnostic:
     def template(self) -> str:
         """Sentence of the diagnostic before formatting; types with several sentences select one."""
         return self.sentence
+
+
+class ShareDiagnostic(Diagnostic):
+    """A finding about a share of the samples, the elements, the data or the target."""
+
+    share: float
+
+
+class SettingDiagnostic(Diagnostic):
+    """A finding about a trainer's setting."""
+
+    setting: str
+
+
+class SchedulerDiagnostic(Diagnostic):
+    """A finding about a class of schedulers."""
+
+    scheduler: str

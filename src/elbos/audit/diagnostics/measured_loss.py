@@ -1,31 +1,27 @@
 """Findings of `probe` and `record` about the error, the target and the calls of a loss."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from elbos.audit.diagnostics.diagnostic import Diagnostic
+from elbos.audit.diagnostics.diagnostic import Diagnostic, ShareDiagnostic
 
 # --- is it a squared error? ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Coupled(Diagnostic):
+class Coupled(ShareDiagnostic):
     is_fatal = True
     sentence = (
         "The error of one element changes the gradient of others, as in an adversarial, "
-        "perceptual or spectral loss, or in a norm or RMSE of a sample or a batch: the loss is no "
-        "plain squared error."
+        "perceptual or spectral loss, or in a norm or RMSE of a sample or a batch: the loss is "
+        "not a plain squared error."
     )
-    share: float
 
 
-@dataclass(frozen=True)
 class NotSquared(Diagnostic):
     is_fatal = True
-    sentence = "The gradient grows faster than the error: the loss is no squared error."
+    sentence = "The gradient grows faster than the error: the loss is not a squared error."
     slower: ClassVar[str] = (
         "The gradient grows more slowly than the error, as in a Huber, pseudo-Huber or L1 loss: "
-        "the loss is no squared error."
+        "the loss is not a squared error."
     )
     growth: float  # of the gradient, relative to a squared error
 
@@ -34,7 +30,6 @@ class NotSquared(Diagnostic):
         return self.slower if self.growth < 1 else self.sentence
 
 
-@dataclass(frozen=True)
 class LinearTerm(Diagnostic):
     is_fatal = True
     sentence = (
@@ -43,7 +38,6 @@ class LinearTerm(Diagnostic):
     )
 
 
-@dataclass(frozen=True)
 class ControlVariate(Diagnostic):
     sentence = (
         "The loss has a term that is linear in a call of the network at constant inputs, with "
@@ -51,7 +45,6 @@ class ControlVariate(Diagnostic):
     )
 
 
-@dataclass(frozen=True)
 class NotFinite(Diagnostic):
     is_error = True
     sentence = "The loss is NaN or infinite in some batches; only samples with a gradient count."
@@ -68,7 +61,6 @@ class NotFinite(Diagnostic):
 # --- the coefficient -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class Uneven(Diagnostic):
     sentence = (
         "The coefficient differs between the elements of one sample, as with a mask or weights "
@@ -77,7 +69,6 @@ class Uneven(Diagnostic):
     spread: float
 
 
-@dataclass(frozen=True)
 class UnevenLevels(Diagnostic):
     is_fatal = True
     sentence = (
@@ -88,33 +79,29 @@ class UnevenLevels(Diagnostic):
     change: float
 
 
-@dataclass(frozen=True)
 class LearnedCoefficient(Diagnostic):
     is_fatal = True
     sentence = (
-        "The coefficient depends on the variance that the network predicts besides, as in a KL "
+        "The coefficient depends on the variance that the network also predicts, as in a KL "
         "divergence with learned variance (L_vlb, not L_hybrid, whose variational part does not "
         "train the mean): w is for a predicted variance output of 0."
     )
 
 
-@dataclass(frozen=True)
 class DataDependent(Diagnostic):
     sentence = (
         "The coefficient depends on the data, not on the noise level alone; its mean is shown."
     )
 
 
-@dataclass(frozen=True)
 class NoiseDependent(Diagnostic):
     is_fatal = True
     sentence = (
-        "The coefficient depends on the noise of the sample, not on its level alone: its mean is "
-        "no weight."
+        "The coefficient depends on the noise of the sample, not on the noise level alone: its "
+        "mean is not a weight."
     )
 
 
-@dataclass(frozen=True)
 class BatchMean(Diagnostic):
     is_error = True
     sentence = (
@@ -125,7 +112,6 @@ class BatchMean(Diagnostic):
     )
 
 
-@dataclass(frozen=True)
 class Scattered(Diagnostic):
     sentence = (
         "The coefficient is not a function of the noise level: it varies by {scatter:percent 0} "
@@ -135,22 +121,18 @@ class Scattered(Diagnostic):
     scatter: float
 
 
-@dataclass(frozen=True)
-class Negative(Diagnostic):
+class Negative(ShareDiagnostic):
     is_fatal = True
     sentence = (
         "The coefficient is negative for {share:percent} of the samples: there, training "
         "increases the error."
     )
-    share: float
 
 
-@dataclass(frozen=True)
-class Unused(Diagnostic):
+class Unused(ShareDiagnostic):
     sentence = (
         "{share:percent} of the samples have weight 0, at log-SNR {low:fixed 2} to {high:fixed 2}."
     )
-    share: float
     low: float
     high: float
 
@@ -158,13 +140,11 @@ class Unused(Diagnostic):
 # --- calls of the network ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class SeveralCalls(Diagnostic):
-    sentence = "The network is called {num_calls} times in one loss; all calls are counted."
+    sentence = "The network is called {num_calls} times in one loss; all calls count."
     num_calls: int
 
 
-@dataclass(frozen=True)
 class UntrainedCalls(Diagnostic):
     sentence = (
         "The loss also calls the network without gradient ({num_calls} per loss), as in "
@@ -173,24 +153,21 @@ class UntrainedCalls(Diagnostic):
     num_calls: int
 
 
-@dataclass(frozen=True)
 class CoupledCalls(Diagnostic):
     is_fatal = True
     sentence = (
         "The output of one call of the network changes the gradient at another, as through a "
-        "consistency penalty: w is that of the squared errors alone."
+        "consistency penalty: w refers to the squared errors alone."
     )
 
 
-@dataclass(frozen=True)
 class LearnedVariance(Diagnostic):
     sentence = (
         "The output has twice the channels of the data, as where a variance is learned; the first "
-        "half is audited, a term for the other half is not."
+        "half is audited, a term for the second half is not."
     )
 
 
-@dataclass(frozen=True)
 class SecondOutput(Diagnostic):
     sentence = (
         "The output is a pair, as where a second head learns the weight of the loss; the first is "
@@ -201,7 +178,6 @@ class SecondOutput(Diagnostic):
 # --- the target ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class SelfTarget(Diagnostic):
     is_fatal = True
     sentence = (
@@ -210,7 +186,6 @@ class SelfTarget(Diagnostic):
     )
 
 
-@dataclass(frozen=True)
 class DerivativeTarget(Diagnostic):
     is_fatal = True
     sentence = (
@@ -219,27 +194,24 @@ class DerivativeTarget(Diagnostic):
     )
 
 
-@dataclass(frozen=True)
 class DerivativeTerm(Diagnostic):
     is_fatal = True
     sentence = (
         "The loss depends on the network's derivative with respect to its input, as through a "
-        "gradient penalty: w is that of the squared error alone."
+        "gradient penalty: w refers to the squared error alone."
     )
 
 
-@dataclass(frozen=True)
-class StrangeTarget(Diagnostic):
+class StrangeTarget(ShareDiagnostic):
     is_fatal = True
     sentence = (
-        "{share:percent} of the target is no combination of the data and the noise: the loss has "
-        "a term besides the error, or a target of its own."
+        "{share:percent} of the target is not a combination of data and noise: the loss has an "
+        "additional term, or another target."
     )
     of_some: ClassVar[str] = (
-        "For {samples:percent} of the samples, {share:percent} of the target is no combination of "
-        "the data and the noise: the loss has a term besides the error, or a target of its own."
+        "For {samples:percent} of the samples, {share:percent} of the target is not a combination "
+        "of data and noise: the loss has an additional term, or another target."
     )
-    share: float
     samples: float  # the share of the samples with such a target
 
     @property
@@ -247,41 +219,34 @@ class StrangeTarget(Diagnostic):
         return self.of_some if self.samples < 0.995 else self.sentence
 
 
-@dataclass(frozen=True)
-class ScatteredTarget(Diagnostic):
+class ScatteredTarget(ShareDiagnostic):
     is_fatal = True
     sentence = (
         "The target is not a function of the noise level: for {share:percent 0} of the samples, "
         "its coefficients of data and noise differ from those of their neighbours, as where it is "
         "chosen at random, or noise is divided by its own norm."
     )
-    share: float
 
 
-@dataclass(frozen=True)
-class IndependentTarget(Diagnostic):
+class IndependentTarget(ShareDiagnostic):
     sentence = (
-        "The target holds the normal draws of the network's input in other proportions: "
+        "The target contains the normal draws of the network's input in other proportions: "
         "{share:percent} of it is independent of the input, and adds a constant to the expected "
         "loss."
     )
-    share: float
 
 
-@dataclass(frozen=True)
-class TargetNoise(Diagnostic):
+class TargetNoise(ShareDiagnostic):
     is_fatal = True
     sentence = (
-        "{share:percent} of the target is a normal draw that the network's input does not hold, "
-        "which no network can predict. Check which draw is meant; if it is this one, it adds a "
-        "constant to the expected loss, and w is that of the rest."
+        "{share:percent} of the target is a normal draw that the network's input does not "
+        "contain, so that no network can predict it. Check which draw you intend; this one adds a "
+        "constant to the expected loss, and w refers to the rest of the target."
     )
-    share: float
 
 
-@dataclass(frozen=True)
 class UnknownTarget(Diagnostic):
     sentence = (
-        "The target is not one of the usual prediction types; y, the target, is given in terms of "
-        "the data x and the noise eps."
+        "The target is not one of the usual prediction types; the target y is written in "
+        "terms of the data x and the noise eps."
     )

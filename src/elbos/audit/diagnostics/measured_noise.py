@@ -1,68 +1,58 @@
 """Findings of `probe` and `record` about the data, the noise and the noise levels of a loss."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-from elbos.audit.diagnostics.diagnostic import Diagnostic
+from elbos.audit.diagnostics.diagnostic import Diagnostic, ShareDiagnostic
 
 # --- the data and the noise ----------------------------------------------------------------------
 
-_WHITE = "The theory needs white noise; log-SNR is that of the whole power."
+_WHITE = "The theory requires white noise; log-SNR refers to its total power."
 
 
-@dataclass(frozen=True)
 class Encoded(Diagnostic):
     sentence = (
-        "The loss encodes its data or normalizes them by channel first; log-SNR is that of the "
-        "result."
+        "The loss encodes its data or normalizes them by channel first; log-SNR refers to "
+        "the result."
     )
 
 
-@dataclass(frozen=True)
-class SampledData(Diagnostic):
+class SampledData(ShareDiagnostic):
     sentence = (
         "The loss samples its data in each call, as by a VAE's latent_dist.sample(): a normal "
-        "draw, {share:percent} of their standard deviation, is scaled as they are and belongs to "
-        "them. Log-SNR is that of the sampled data."
+        "draw, {share:percent} of their standard deviation, is scaled with the data and belongs "
+        "to them. Log-SNR refers to the sampled data."
     )
-    share: float
 
 
-@dataclass(frozen=True)
-class CleanElements(Diagnostic):
+class CleanElements(ShareDiagnostic):
     sentence = (
         "{share:percent} of the elements are given to the network without noise and not trained, "
-        "as a state before actions; the audit is of the others."
+        "as a state before actions; only the other elements are audited."
     )
-    share: float
 
 
-@dataclass(frozen=True)
 class CentredNoise(Diagnostic):
     sentence = (
         "The noise has no mean along axis {axis:number}, as where the centre of mass of atoms is "
-        "removed; log-SNR is that of the rest."
+        "removed; log-SNR refers to the rest."
     )
     axis: float
 
 
-@dataclass(frozen=True)
 class SummedNoise(Diagnostic):
-    sentence = "The noise is a sum of {num_draws} normal draws; log-SNR is that of the sum."
+    sentence = "The noise is a sum of {num_draws} normal draws; log-SNR refers to the sum."
     num_draws: int
 
 
-@dataclass(frozen=True)
 class InputPerturbation(Diagnostic):
     sentence = (
-        "Input perturbation: the network's input holds the noise eps + {gamma:number 3} eps', and "
-        "the target eps alone. Log-SNR is that of the sum; what the target lacks adds a constant "
-        "to the expected loss."
+        "Input perturbation: the network's input contains the noise eps + {gamma:number 3} eps', "
+        "but the target only eps. Log-SNR refers to the sum; the noise that the target lacks adds "
+        "a constant to the expected loss."
     )
     gamma: float
 
 
-@dataclass(frozen=True)
 class OffsetNoise(Diagnostic):
     is_fatal = True
     sentence = (
@@ -72,7 +62,6 @@ class OffsetNoise(Diagnostic):
     strength: float
 
 
-@dataclass(frozen=True)
 class ColouredNoise(Diagnostic):
     is_fatal = True
     sentence = (
@@ -104,14 +93,12 @@ class ColouredNoise(Diagnostic):
         return self.sentence if self.low_frequency_power is None else self.low_frequencies
 
 
-@dataclass(frozen=True)
 class NotNormal(Diagnostic):
     is_fatal = True
     sentence = "The noise is not normal: its kurtosis is {kurtosis:fixed 2}, not 3."
     kurtosis: float
 
 
-@dataclass(frozen=True)
 class NoiseUnseen(Diagnostic):
     sentence = (
         "The noise differs from all normal numbers that torch or numpy.random were observed to "
@@ -124,16 +111,14 @@ class NoiseUnseen(Diagnostic):
 # --- the noise levels ----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class NoLevel(Diagnostic):
     is_fatal = True
     sentence = (
-        "The network is given no noise level, as in equilibrium matching: it has one output for "
-        "all levels, so no weighting describes the loss."
+        "The network is given no noise level, as in equilibrium matching: it has the same output "
+        "at all levels, so no weighting describes the loss."
     )
 
 
-@dataclass(frozen=True)
 class UntoldLevels(Diagnostic):
     is_fatal = True
     sentence = (
@@ -144,17 +129,15 @@ class UntoldLevels(Diagnostic):
     scatter: float
 
 
-@dataclass(frozen=True)
 class OneLevelPerBatch(Diagnostic):
     sentence = (
         "All samples of a batch share one noise level, so only {num_levels:count} levels were "
-        "drawn: the gradient is noisier than it has to be, and so is this audit (more samples in "
+        "drawn: the gradient is noisier than necessary, and so is this audit (more samples in "
         "smaller batches help)."
     )
     num_levels: int
 
 
-@dataclass(frozen=True)
 class SharedLevels(Diagnostic):
     sentence = (
         "Samples of a batch share noise levels in groups, as frames of a clip, so only "
@@ -163,11 +146,9 @@ class SharedLevels(Diagnostic):
     num_levels: int
 
 
-@dataclass(frozen=True)
-class Clamped(Diagnostic):
+class Clamped(ShareDiagnostic):
     sentence = (
         "{share:percent} of the samples have exactly log-SNR {logsnr:number 3}, as where noise "
-        "levels are clamped; the weighting is that of the others."
+        "levels are clamped; the weighting refers to the other samples."
     )
-    share: float
     logsnr: list[float]
