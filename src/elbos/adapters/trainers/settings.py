@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from elbos.audit.diagnostics import SettingDiagnostic
+from elbos.audit.diagnostics import Diagnostic, SettingDiagnostic
 from elbos.base import files
 from elbos.base.errors import flat, shortened
 
@@ -122,7 +122,7 @@ class Settings:
 
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
-    ) -> tuple[SettingDiagnostic, ...]:
+    ) -> tuple[Diagnostic, ...]:
         """Return a diagnostic for each setting that is switched on: neither missing, false nor 0.
 
         Args:
