@@ -138,7 +138,7 @@ def test_the_grid_is_the_one_that_was_sampled(settings: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("num", [1, 5, 37, 38, 39, 500])
 def test_each_bin_of_the_pilot_has_25_losses(num: int) -> None:
-    levels = pilot.num_pilot_times(num)
+    levels = measurements.num_pilot_times(num)
     assert num * levels >= 25 * NUM_BINS
     assert levels == 32 or (levels > 32 and num * (levels - 1) < 25 * NUM_BINS)
     assert measurements.num_pilot_times(measurements.MIN_PILOT_SAMPLES) == 32

@@ -19,10 +19,10 @@ from oracles import gaussian
 from PIL import Image
 from tiny import DIGITS
 
-from elbos.evaluation.samples import turns
 from elbos.models.samplers import SAMPLERS, Heun
 from elbos.runs.fit import train
 from elbos.runs.run import Run
+from elbos.runs.samples import turns
 from elbos.theory import schedules
 from elbos.training.data import DataSpec
 from elbos.training.sampling import Sampling, sample

@@ -13,9 +13,9 @@ from torch import Tensor
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.base.progress import progress
 from elbos.cli.parse import first_path, parse
-from elbos.evaluation.samples import Request, write_samples
 from elbos.runs.pretrained import is_pipeline
 from elbos.runs.run import Run
+from elbos.runs.samples import Request, write_samples
 from elbos.training.config import run_config
 from elbos.training.directory import RunDirectory
 from elbos.training.machine import keep_freed_memory

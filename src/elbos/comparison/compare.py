@@ -50,7 +50,8 @@ def compare(
 ) -> Comparison:
     """Train objectives with the same seeds, score the models, and report paired differences.
 
-    The same call resumes an interrupted comparison; a later call may add objectives and seeds.
+    The same call resumes an interrupted comparison; a later call may add objectives and seeds. The
+    result, which notes failed runs, is also stored in report.json.
 
     Args:
         objectives: Names of built-in objectives, such as "edm", and your own objectives as
@@ -63,9 +64,6 @@ def compare(
         minutes: Training time of a run, which determines the number of training images of all runs.
             Default: the configuration's number of images.
         executor: Executor of the runs. Default: processes of this machine.
-
-    Returns:
-        The comparison, also stored in report.json. Failed runs are noted in it.
 
     Raises:
         ValueError: If an objective cannot be trained, the directory belongs to another comparison,
@@ -80,24 +78,19 @@ def compare(
         raise ValueError(f"There is no preset {data!r}: {suggestion(data, PRESETS)}")
     if isinstance(objectives, str) or not isinstance(objectives, Sequence):
         raise ValueError(f"objectives is {objectives!r}: give a list of them.")
+    if type(seeds) is int and seeds > 0:
+        seeds = range(seeds)
+    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
+        raise ValueError(f"seeds is {seeds!r}: give their number, or a list of whole numbers.")
     experiment = Experiment(
         config=PRESETS[data] if isinstance(data, str) else data,
         scoring=Scoring() if scoring is None else scoring,
         objectives=tuple(Variant.parse(o) if isinstance(o, str) else o for o in objectives),
-        seeds=_seeds(seeds),
+        seeds=tuple(seeds),
     )
     name = f"compare-{data}" if isinstance(data, str) else "compare"
     path = Path(out) if out is not None else Path("runs") / name
     return run_experiment(experiment, path, executor or Local(), minutes=minutes)
-
-
-def _seeds(given: int | Sequence[int]) -> tuple[int, ...]:
-    """Return the seeds as a tuple: 0 to n - 1 if only their number n is given."""
-    if type(given) is int and given > 0:
-        return tuple(range(given))
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        raise ValueError(f"seeds is {given!r}: give their number, or a list of whole numbers.")
-    return tuple(given)
 
 
 def run_experiment(
@@ -108,19 +101,10 @@ def run_experiment(
     minutes: float | None = None,
     command: str | None = None,
 ) -> Comparison:
-    """Train and score the missing runs of an experiment, and write the report.
+    """Train and score the missing runs of an experiment, and write the report; see `compare`.
 
-    Several processes may share the work.
-
-    Args:
-        experiment: Objectives, seeds, shared configuration and scoring.
-        path: The comparison's directory, created if necessary.
-        executor: Executor of the runs, closed at the end.
-        minutes: As in `compare`.
-        command: The command line, for the report.
-
-    Raises:
-        ValueError, Interrupted, OSError: As `compare`.
+    Several commands may share the work. The executor is closed at the end; the report shows the
+    command line.
     """
     directory = ComparisonDirectory(path)
     with contextlib.closing(executor):
@@ -156,17 +140,21 @@ def run_experiment(
                     reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
             failures = do_all(left, executor, _reporter(jobs, left))
         except KeyboardInterrupt:
-            raise _interrupted(experiment, jobs) from None
+            done = [seed for (_, seed), job in jobs.items() if job.scores() is not None]
+            num = len(experiment.objectives)
+            complete = [str(seed) for seed in experiment.seeds if done.count(seed) == num]
+            early = f", and --seeds {' '.join(complete)} reports on these" if complete else ""
+            raise Interrupted(
+                f"Stopped with {len(done)} of {len(jobs)} runs done: the same command resumes from "
+                f"there{early}."
+            ) from None
     return _report(experiment, directory, jobs, failures, command, features)
 
 
 def _reporter(
     jobs: Mapping[Key, Job], left: Mapping[Key, Job]
 ) -> Callable[[Key, Failure | None], None]:
-    """Return a callback that reports each ended run on stderr, with an estimate of the time left.
-
-    The time left is extrapolated from the runs that have ended.
-    """
+    """Return a callback that reports each ended run on stderr, with the time left."""
     start, ended = time.monotonic(), itertools.count(1)
 
     def on_end(key: Key, failure: Failure | None) -> None:
@@ -183,11 +171,7 @@ def _reporter(
 
 
 def _require_trainable(experiment: Experiment, dataset: Dataset) -> int:
-    """Check that the runs can be trained and sampled; return the number of network parameters.
-
-    Returns:
-        Number of the network's parameters.
-    """
+    """Check that the runs can be trained and sampled; return the number of network parameters."""
     config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
     require_installed(config.output.trackers)
     network = build_network(config, dataset.spec, torch.device("cpu"))
@@ -232,18 +216,6 @@ def _claimed(
     return experiment
 
 
-def _interrupted(experiment: Experiment, jobs: Mapping[Key, Job]) -> Interrupted:
-    """Return an `Interrupted` error that explains how to resume or to report finished runs."""
-    done = [key for key, job in jobs.items() if job.scores() is not None]
-    num = len(experiment.objectives)
-    whole = [str(s) for s in experiment.seeds if [seed for _, seed in done].count(s) == num]
-    early = f", and --seeds {' '.join(whole)} reports on the finished runs" if whole else ""
-    return Interrupted(
-        f"Stopped with {len(done)} of {len(jobs)} runs done: the same command resumes from "
-        f"there{early}."
-    )
-
-
 def _report(
     experiment: Experiment,
     directory: ComparisonDirectory,
@@ -261,16 +233,14 @@ def _report(
         command=command and printable(command),
         features=features,
     )
-    last = list(experiment.scoring.samplings)[-1:]
-    pictures = {
-        name: picture
-        for (name, seed), job in jobs.items()
-        for picture in [job.path / "samples" / f"{sampler}.png" for sampler in last]
-        if seed == experiment.seeds[0] and picture.exists()
-    }
+    samples = {}
+    for sampler in list(experiment.scoring.samplings)[-1:]:
+        for (name, seed), job in jobs.items():
+            picture = job.path / "samples" / f"{sampler}.png"
+            if seed == experiment.seeds[0] and picture.exists():
+                samples[name] = files.read(picture)
     text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False)
     files.write(directory.path / "report.json", text.encode())
     files.write(directory.path / "report.md", comparison.to_markdown().encode())
-    samples = {name: files.read(picture) for name, picture in pictures.items()}
     comparison.to_html(directory.path / "report.html", samples=samples)
     return comparison

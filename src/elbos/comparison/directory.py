@@ -29,12 +29,7 @@ from elbos.training.directory import RunDirectory
 class Stored:
     """Settings stored in a comparison's directory, which later calls must match.
 
-    Attributes:
-        minutes: The time budget that determined the number of images; None without a budget.
-        config: The configuration that all objectives share.
-        scoring: Settings of the scoring.
-        data: The digest of the dataset.
-        features: Name of the feature extractor; None for points.
+    `data` is a digest of the dataset; `features` is the name of the extractor, None for points.
     """
 
     minutes: float | None
@@ -60,11 +55,7 @@ class ComparisonDirectory:
         return self.path / "compare.json"
 
     def stored(self) -> Stored | None:
-        """Read the settings stored in the directory; None if the directory is new.
-
-        Raises:
-            ValueError: If compare.json is damaged.
-        """
+        """Read the settings stored in the directory; None if the directory is new."""
         if not self.file.exists():
             return None
         try:
@@ -79,11 +70,10 @@ class ComparisonDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the directory within the `with` block, creating the directory if necessary.
+        """Lock the directory, created if necessary, within the `with` block.
 
         Raises:
             ValueError: If the path is a file, or the directory holds other files.
-            OSError: If the directory cannot be written.
         """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --out.")
@@ -99,12 +89,7 @@ class ComparisonDirectory:
             yield
 
     def claim(self, wanted: Stored) -> None:
-        """Store the settings of a comparison; raise a ValueError if other settings are stored.
-
-        Raises:
-            ValueError: If the directory belongs to another comparison.
-            OSError: If the settings cannot be written.
-        """
+        """Store the settings of a comparison; raise a ValueError if other settings are stored."""
         stored = self.stored()
         if stored and stored.data != wanted.data:
             raise ValueError(
@@ -120,17 +105,15 @@ class ComparisonDirectory:
         (self.path / "runs").mkdir(exist_ok=True)  # `_do_here` fails on machines that do not see it
 
     def require_same_objectives(self, experiment: Experiment) -> None:
-        """Raise a ValueError if a stored run has an objective's name but another configuration.
-
-        Raises:
-            ValueError: If a run differs; the message names its directory and the difference.
-        """
+        """Raise a ValueError if a stored run has an objective's name but another configuration."""
         for objective in experiment.objectives:
             wanted = encode(objective.config(experiment.config))
             for path in sorted(self.path.glob(f"runs/{objective.name}-*")):
-                is_of_name = re.fullmatch(rf"{re.escape(objective.name)}-\d+", path.name)
-                stored = _config(path) if is_of_name else None
-                if stored is None:
+                if not re.fullmatch(rf"{re.escape(objective.name)}-\d+", path.name):
+                    continue
+                try:
+                    stored = run_config(RunDirectory(path))
+                except (FileNotFoundError, ValueError):
                     continue
                 stored = replace(stored, seed=experiment.config.seed)
                 if found := difference(encode(stored), wanted):
@@ -138,10 +121,3 @@ class ComparisonDirectory:
                         f"{path} holds a run with {found}: give the objective another name, or "
                         "name another directory with --out."
                     )
-
-
-def _config(run: Path) -> Config | None:
-    try:
-        return run_config(RunDirectory(run))
-    except (FileNotFoundError, ValueError):
-        return None

@@ -24,10 +24,8 @@ _EXAMPLE = '"fast=UniPC(order=2),10"'
 
 
 def default_samplings() -> dict[str, Sampling]:
-    """Return the default samplings: DDPM's ancestral sampling and EDM's Heun sampling.
-
-    DDPM's sampling is of first order and stochastic, and takes more steps. EDM's is deterministic:
-    35 function evaluations in 18 steps, as for CIFAR-10.
+    """Return the default samplings: DDPM's ancestral sampling, and EDM's Heun sampling as for
+    CIFAR-10, with 35 function evaluations in 18 steps.
     """
     return {
         "ancestral": Sampling(sampler=Ancestral(), num_steps=64),

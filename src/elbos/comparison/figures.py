@@ -59,24 +59,12 @@ def swatches(objectives: Objectives) -> dict[str, Swatch]:
     }
 
 
-def curves(comparison: Comparison) -> tuple[Curves, Curves, Curves]:
-    """Collect three curves of each objective: validation ELBO, ELBO of noisy data, and loss.
-
-    The first curve is over images seen, the other two over log-SNR.
+def learning_figure(comparison: Comparison) -> Figure | None:
+    """Plot the validation ELBO over images seen, and its deviation from the median; None without
+    data.
     """
     every = comparison.objectives
-    return (
-        {o.name: (o.learning.images, o.learning.bits_per_dim) for o in every if o.learning},
-        {o.name: (o.elbo.logsnr, o.elbo.nats_per_dim) for o in every if o.elbo},
-        {o.name: (o.curve.logsnr, o.curve.nats_per_dim) for o in every if o.curve},
-    )
-
-
-def learning_figure(comparison: Comparison) -> Figure | None:
-    """Plot the validation ELBO over images seen, as values and as deviations from the median; None
-    without data.
-    """
-    known, _, _ = curves(comparison)
+    known = {o.name: (o.learning.images, o.learning.bits_per_dim) for o in every if o.learning}
     if not known:
         return None
     traces = _traces(comparison, known, ".4g")
@@ -94,8 +82,9 @@ def levels_figure(comparison: Comparison) -> Figure | None:
 
     Both are shown as deviations from the median over objectives, and the loss also as values.
     """
-    _, elbos, losses = curves(comparison)
-    panels = []
+    every, panels = comparison.objectives, []
+    elbos = {o.name: (o.elbo.logsnr, o.elbo.nats_per_dim) for o in every if o.elbo}
+    losses = {o.name: (o.curve.logsnr, o.curve.nats_per_dim) for o in every if o.curve}
     if elbos:
         title = "<b>ELBO</b> of noisy data, minus the median"
         panels.append(_difference(comparison, elbos, title, 300))
@@ -173,25 +162,22 @@ def ranking_figure(logsnr: Sequence[float], correlations: Mapping[str, RankCorre
     """Plot the rank correlation between ELBO and each score, over the log-SNR of the ELBO."""
     levels = _floats(logsnr)
     axis = {"range": [-1.05, 1.05], "tickvals": [-1, -0.5, 0, 0.5, 1], "zeroline": True}
-    panels = [
-        Panel(f"with <b>{escape(title)}</b>", 150, _band(levels, found, color), axis)
-        for (title, found), color in zip(correlations.items(), COLORS, strict=False)
-    ]
+    panels = []
+    for (title, found), color in zip(correlations.items(), COLORS, strict=False):
+        low, high = _floats(found.low), _floats(found.high)
+        is_known = np.isfinite(low) & np.isfinite(high)
+        line = Scatter(
+            x=levels,
+            y=_floats(found.rho),
+            mode="lines",
+            line={"color": color, "width": 2.5},
+            customdata=np.stack([low, high], axis=1),
+            hovertemplate="%{y:+.2f} (%{customdata[0]:+.2f} to %{customdata[1]:+.2f})"
+            "<extra></extra>",
+        )
+        band = area(levels[is_known], low[is_known], high[is_known], color)
+        panels.append(Panel(f"with <b>{escape(title)}</b>", 150, [band, line], axis))
     return stacked(panels, logsnr_axis(levels[0], levels[-1]), has_legend=False)
-
-
-def _band(levels: Float[Array, " g"], found: RankCorrelation, color: str) -> list[Scatter]:
-    low, high = _floats(found.low), _floats(found.high)
-    is_known = np.isfinite(low) & np.isfinite(high)
-    line = Scatter(
-        x=levels,
-        y=_floats(found.rho),
-        mode="lines",
-        line={"color": color, "width": 2.5},
-        customdata=np.stack([low, high], axis=1),
-        hovertemplate="%{y:+.2f} (%{customdata[0]:+.2f} to %{customdata[1]:+.2f})<extra></extra>",
-    )
-    return [area(levels[is_known], low[is_known], high[is_known], color), line]
 
 
 # --- small pictures, which need no script and can be printed --------------------------------------

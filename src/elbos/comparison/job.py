@@ -37,14 +37,7 @@ from elbos.training.processes import Processes
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A unit of work: one run to train and score.
-
-    Attributes:
-        path: The run directory.
-        config: The configuration to train.
-        scoring: How to score the run.
-        weightings: Weightings under which the loss of the run is measured.
-    """
+    """A run to train in the directory `path`, and to score, also under several weightings."""
 
     path: Path
     config: Config

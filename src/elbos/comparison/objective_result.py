@@ -10,12 +10,8 @@ Known = float | None
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weighting and training density of noise levels, tabulated over log-SNR.
-
-    Attributes:
-        logsnr: The grid.
-        w: The weighting, divided by its maximum.
-        p: The training density, that of the first seed if adaptive; None if unknown.
+    """Weighting, divided by its maximum, and training density (of the first seed if adaptive; None
+    if unknown) over log-SNR.
     """
 
     logsnr: tuple[float, ...]
@@ -51,13 +47,7 @@ class Density:
 class Metric:
     """A metric for comparing objectives: key, titles, direction and real-data baseline.
 
-    Attributes:
-        key: Key of the metric in `ObjectiveResult.scores`.
-        title: Name of the metric in words.
-        short: Column title of the metric.
-        is_lower_better: Whether lower values are better.
-        is_main: Whether the metric's differences have verdicts.
-        baseline: Value for test images in place of samples; None if missing.
+    Differences in a main metric have verdicts.
     """
 
     key: str
@@ -73,9 +63,7 @@ class Score:
     """Values of one metric for one objective, and the comparison with the best objective.
 
     Attributes:
-        values: Values by seed, for seeds that have one.
-        mean: Mean of the values; None without values.
-        std: Standard deviation of the values; None for fewer than two.
+        values: The known values by seed, with their mean and standard deviation.
         is_best: Whether this objective has the best mean.
         is_best_within_error: Whether the mean does not differ significantly from the best.
         is_unresolved: Whether the values scatter over seeds more than ten times as much as is
@@ -95,12 +83,9 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """The reason why one seed of an objective has no scores.
+    """The reason, in one line, why one seed of an objective has no scores.
 
-    Attributes:
-        seed: The seed.
-        reason: The reason, in one line.
-        is_final: Whether another attempt would fail again, for example with a non-finite loss.
+    It is final if another attempt would fail again, for example with a non-finite loss.
     """
 
     seed: int
@@ -119,8 +104,6 @@ class ObjectiveResult:
         rising: Intervals of log-SNR in which the weighting increases.
         status: "complete", "incomplete" or "failed": all, some or no seeds have scores.
         failures: Reasons for the missing scores.
-        scores: Scores by metric key.
-        weights: Weighting and density of noise levels in training.
         elbo: Negative ELBO of data noised to each log-SNR.
         curve: Loss at each log-SNR, the slope of `elbo`.
         learning: Validation ELBO during training.

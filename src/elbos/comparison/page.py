@@ -120,7 +120,7 @@ class Planned:
     Attributes:
         num: Number of differences with a verdict.
         num_better, num_worse: Numbers in which the monotone weighting is better or worse.
-        num_unresolved: Number of differences without a verdict, because seeds scatter too much.
+        num_unresolved: Number of differences where seeds scatter too much for a verdict.
         significant: The significant differences in words; empty if there are many.
         least: For each metric, the differences that would have been significant where none was.
     """
@@ -167,16 +167,8 @@ class Planned:
 
 @dataclass(frozen=True)
 class Best:
-    """The best objective in one metric, with the objectives that do not differ significantly.
-
-    Attributes:
-        metric: The metric.
-        objective: The best objective.
-        value: Mean of the best objective, as text.
-        near: The objectives that do not differ significantly from the best.
-        unresolved: The objectives that scatter too much to be compared.
-        num_others: Number of objectives other than the best.
-        detectable: The smallest significant difference, as text.
+    """The best objective in one metric: its mean, the objectives `near` it that do not differ
+    significantly, and the smallest significant difference.
     """
 
     metric: Metric

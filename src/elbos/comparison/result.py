@@ -25,8 +25,7 @@ class Difference:
         mean: Difference of the means over seeds, monotone minus non-monotone.
         low, high: Confidence interval of the difference; None without verdicts.
         detectable: Half-width of the interval: a larger difference would be significant.
-        is_unresolved: Whether the difference is not significant and one of the two objectives
-            scatters more than ten times as much over seeds as is typical.
+        is_unresolved: Whether the difference is not significant and either objective is erratic.
     """
 
     mean: float
@@ -43,8 +42,7 @@ class Difference:
         return not self.low <= 0 <= self.high
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """Return whether the monotone objective is better, worse, the same or unresolved; None
-        without a confidence interval.
+        """Return how the monotone objective scores; None without a confidence interval.
 
         "same" means no significant difference; "unresolved", too much scatter over seeds.
         """
@@ -69,7 +67,6 @@ class Statistics:
     """Statistics of one metric over all objectives: scatter over seeds and detectable differences.
 
     Attributes:
-        num_objectives, num_seeds: Numbers of objectives and seeds that are compared.
         residual_std: Standard deviation of a score after removing the common effect of each seed.
         detectable: The smallest significant difference from the best objective, median over the
             other objectives.
@@ -95,12 +92,8 @@ class TestedWeighting:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Test losses of every model under every weighting.
-
-    Attributes:
-        objectives: Objectives that the models were trained with.
-        weightings: Weightings under which the models are scored.
-        relative: `[objectives, weightings]`, losses divided by the lowest under each weighting.
+    """Test losses of every model under every weighting: `relative`, `[objectives, weightings]`, is
+    the loss divided by the lowest loss under each weighting.
     """
 
     objectives: tuple[str, ...] = field(metadata={"json": "rows"})
@@ -110,12 +103,8 @@ class Losses:
 
 @dataclass(frozen=True, kw_only=True)
 class RankCorrelation:
-    """Spearman's rank correlations of several quantities with one metric.
-
-    Attributes:
-        rho: The estimates.
-        low, high: Pointwise 95 % intervals of the estimates.
-        p_value: Permutation p-value of the largest correlation; None if unknown.
+    """Spearman's rank correlations of several quantities with one metric, pointwise 95 % intervals,
+    and the permutation p-value of the largest correlation (None if unknown).
     """
 
     rho: tuple[Known, ...]
@@ -130,9 +119,6 @@ class Ranking:
 
     Attributes:
         objectives: The monotone objectives; objectives with the same weighting are averaged.
-        weightings: The weightings of the objectives.
-        num_seeds: Number of seeds over which scores are averaged.
-        logsnr: Noise levels.
         by_level: By metric, the correlation of the ELBO at each noise level.
         by_weighting: By metric, the correlation of the loss under each weighting.
     """
@@ -160,14 +146,11 @@ class Protocol:
     """Settings of training and scoring that all runs share.
 
     Attributes:
-        batch_size: Images per step.
         network, optimizer: Network and optimizer, as Python code.
-        precision: Precision of training and sampling.
         clipped: For each objective, the share of steps with clipped gradients, mean over seeds.
         condition: The condition of the network in the likelihood measurement.
         samplers: Samplers by name; empty for points.
         features: Name of the feature extractor; None for points.
-        hardware, versions: Devices and software versions of all runs.
     """
 
     batch_size: int
@@ -248,15 +231,12 @@ class Comparison:
 
     @property
     def erratic(self) -> dict[str, tuple[str, ...]]:
-        """The objectives whose scores vary over seeds more than ten times as much as is typical,
-        keyed by metric.
-        """
+        """The erratic objectives (see `Statistics`) by metric."""
         return {key: one.erratic for key, one in self.statistics.items() if one and one.erratic}
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the comparison to JSON-compatible values, the content of report.json."""
-        found: dict[str, Any] = to_json(self)
-        return found
+        return dict(to_json(self))
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Comparison":
@@ -309,11 +289,8 @@ class Comparison:
         return text
 
     def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
-        """Write the report of the comparison as a self-contained HTML page.
-
-        Args:
-            path: The file.
-            samples: For each objective, a strip of samples as PNG, from the same noise.
+        """Write the report of the comparison as a self-contained HTML page, with a strip of samples
+        of each objective, as PNG, from the same noise.
 
         Raises:
             OSError: If the page cannot be written.

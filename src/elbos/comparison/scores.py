@@ -44,10 +44,8 @@ class RunScores:
     """Scores of one run, with loss curves over log-SNR and curves of the training.
 
     Attributes:
-        num_parameters: Number of parameters of the network.
         data: Name of the dataset.
         condition: The condition of the network in the likelihood measurement.
-        precision: Precision of training and sampling.
         machine: Hardware and software versions.
         num_images: Test images whose likelihood was measured.
         bits_per_dim: The variational bound on -log2 p(x), per dimension.
@@ -87,9 +85,8 @@ class RunScores:
 def read_scores(
     path: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
 ) -> RunScores | None:
-    """Read the stored scores of a run; None if missing, altered, or of other settings.
-
-    Settings differ if the scores belong to another run, another scoring or too few weightings.
+    """Read the stored scores of a run; None if missing, altered, or of another run, another scoring
+    or too few weightings.
     """
     try:
         stored = files.read_json(path / FILE)
@@ -109,15 +106,8 @@ def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
 def measure_scores(
     run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
 ) -> None:
-    """Score a run and write the scores, keeping earlier losses under other weightings.
-
-    All processes that share the run must call this function.
-
-    Args:
-        run: The trained run.
-        scoring: Settings of the scoring.
-        weightings: Weightings under which the losses are measured, by name.
-        start: Starts a progress display for each piece of work.
+    """Score a run, also under named weightings, and write the scores; earlier losses under other
+    weightings stay. All processes that share the run must call this function.
 
     Raises:
         ValueError: If a loss or a sample is not finite.
@@ -144,7 +134,6 @@ def measure_scores(
 def _likelihood(
     run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
 ) -> dict[str, Any]:
-    """Measure the variational bound, the loss under each weighting, and curves over log-SNR."""
     config = EvaluationConfig(
         num_images=min(scoring.num_images, len(run.dataset.test)),
         num_pilot_images=max(MIN_PILOT_SAMPLES, min(scoring.num_images // 8, MAX_PILOT)),
@@ -170,20 +159,17 @@ def _likelihood(
 
 
 def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
-    """Score the samples of each sampler, and write sample pictures; all entries are None for
-    points.
-
-    Metrics that depend on the number of samples use `num_compared` samples, as many as the
-    real-data baseline has images; the kernel distance uses all samples.
-    """
+    """Score the samples of each sampler, and write sample pictures; entries are None for points."""
     num, seed = scoring.num_samples, run.config.seed
     if run.dataset.num_levels is None:
         return dict.fromkeys(("samples", "baseline", "num_compared", "num_features"))
     scorer = Scorer.load(run, scoring.extractor, start)
     samples = {}
     for name, sampling in scoring.samplings.items():
-        x = stored_samples(run, sampling, num, seed, start)
-        samples[name] = scorer.score(x, sampling, seed, start).comparable
+        known, matched = scorer.score(sampling, num, seed, start)
+        # metrics that depend on the number of samples: of as many as the baseline has images
+        samples[name] = Scores({**known.values, **(matched.values if matched else {})})
+        x = stored_samples(run, sampling, num, seed, silent)
         if run.processes.is_main:
             shown = to_unit(x[:NUM_SHOWN], run.dataset.num_levels)
             run.directory.samples.mkdir(exist_ok=True)
@@ -198,7 +184,6 @@ def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
 
 
 def _training(run: Run) -> dict[str, Any]:
-    """Read validation ELBOs, adaptive densities and the clipped share from metrics.jsonl."""
     file = run.directory.path / "metrics.jsonl"
     learning, density, clipped = [], [], []
     for number, line in enumerate(files.read(file).splitlines(), 1):
@@ -223,12 +208,7 @@ def _training(run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SamplerMetric:
-    """A metric, with the sampler whose samples are scored; no sampler for bits/dim.
-
-    Attributes:
-        metric: The metric.
-        sampler: The name of the sampler; None for a metric without samples.
-    """
+    """A metric, with the name of the sampler whose samples are scored; None for bits/dim."""
 
     metric: Metric
     sampler: str | None = None
@@ -240,27 +220,26 @@ class SamplerMetric:
         return f"{name.removesuffix('_distance')}_{self.sampler}" if self.sampler else name
 
     def with_sampler(self, title: str) -> str:
-        """Append the sampler's name to a title; return the title unchanged without a sampler."""
-        return (
-            f"{title}, {_SAMPLER_TITLES.get(self.sampler, self.sampler)}" if self.sampler else title
-        )
+        """Append the sampler's name, if any, to a title."""
+        if self.sampler is None:
+            return title
+        return f"{title}, {_SAMPLER_TITLES.get(self.sampler, self.sampler)}"
 
     def value(self, scores: RunScores) -> float | None:
         """Return the value of the metric in a run's scores; None if missing."""
         if self.sampler is None:
             return scores.bits_per_dim
-        return _value(self.metric, (scores.samples or {}).get(self.sampler))
+        return self._of((scores.samples or {}).get(self.sampler))
 
     def baseline(self, scores: RunScores) -> float | None:
         """Return the real-data baseline of the metric; None without a baseline."""
         if self.sampler is None or scores.baseline is None:
             return None
-        return _value(self.metric, scores.baseline.scores)
+        return self._of(scores.baseline.scores)
 
-
-def _value(metric: Metric, scores: Scores | None) -> float | None:
-    found = scores and scores.values.get(metric.name)
-    return found.value if found else None
+    def _of(self, scores: Scores | None) -> float | None:
+        found = scores and scores.values.get(self.metric.name)
+        return found.value if found else None
 
 
 def measured_metrics(scores: RunScores) -> tuple[list[SamplerMetric], list[SamplerMetric]]:

@@ -58,7 +58,7 @@ def summarize(
 
     Args:
         experiment: The objectives, seeds and settings that were compared.
-        scores: Scores by objective name and seed, without missing ones.
+        scores: Scores by objective name and seed, if known.
         failures: Reasons for missing scores, by objective name and seed.
         name: Name of the comparison.
         command: The command line.
@@ -83,7 +83,14 @@ def summarize(
         metrics=tuple(table.result_metric(metric) for metric in table.metrics),
         objectives=tuple(_objective(one, table, failures) for one in experiment.objectives),
         statistics={metric.key: _statistics(metric, table) for metric in table.metrics},
-        pairs=tuple(_pair(*pair, table) for pair in table.pairs),
+        pairs=tuple(
+            Pair(
+                monotone=yes.name,
+                non_monotone=no.name,
+                differences={m.key: _difference(m, yes, no, table) for m in table.metrics},
+            )
+            for yes, no in table.pairs
+        ),
         losses=_losses(table),
         ranking=_ranking(table),
         protocol=_protocol(experiment, table, features),
@@ -112,7 +119,6 @@ class _Table:
         ]
 
     def is_monotone(self, objective: Variant) -> bool:
-        """Return whether the objective's weighting never increases with log-SNR."""
         return not self.rising[objective.name]
 
     def values(self, metric: SamplerMetric, objectives: Sequence[Variant]) -> Any:
@@ -121,7 +127,6 @@ class _Table:
         return np.array(found, dtype=np.float64)
 
     def result_metric(self, metric: SamplerMetric) -> Metric:
-        """Convert a `SamplerMetric` to the `Metric` that the result stores."""
         return Metric(
             key=metric.key,
             title=metric.with_sampler(metric.metric.title),
@@ -133,8 +138,7 @@ class _Table:
 
     @cached_property
     def pairs(self) -> list[tuple[Variant, Variant]]:
-        """The planned pairs: objectives that differ only in the weighting, one monotone and one
-        not.
+        """Pairs of objectives that differ only in the weighting, which is monotone in the first.
 
         The pairs are planned: chosen by the objectives, not by their scores.
         """
@@ -191,17 +195,14 @@ def _objective(
 
 
 def _score(metric: SamplerMetric, objective: Variant, table: _Table) -> Score:
-    """Collect an objective's values of a metric, and compare the mean with the best mean.
-
-    An erratic objective that does not differ significantly from the best is unresolved.
-    """
+    """Collect an objective's values of a metric, and compare the mean with the best mean."""
     values = table.values(metric, [objective])[0]
     is_best = is_near = is_unresolved = False
     detectable = None
     if (found := table.differences.get(metric.key)) and objective in table.complete:
         i, best = table.complete.index(objective), found.best(metric.metric.is_lower_better)
         is_best, is_near = i == best, not found.is_significant[best, i]
-        is_unresolved = bool(is_near and found.is_wild[i] and not is_best)
+        is_unresolved = bool(is_near and found.is_wild[i] and not is_best)  # scatters too much
         detectable = None if is_best else float(found.half_widths[best, i])
     return Score(
         values=dict(zip(table.scores[objective.name], values.tolist(), strict=True)),
@@ -228,11 +229,6 @@ def _statistics(metric: SamplerMetric, table: _Table) -> Statistics | None:
     )
 
 
-def _pair(yes: Variant, no: Variant, table: _Table) -> Pair:
-    found = {metric.key: _difference(metric, yes, no, table) for metric in table.metrics}
-    return Pair(monotone=yes.name, non_monotone=no.name, differences=found)
-
-
 def _difference(metric: SamplerMetric, yes: Variant, no: Variant, table: _Table) -> Difference:
     means = table.values(metric, [yes, no]).mean(1)
     mean = float(means[0] - means[1])
@@ -250,9 +246,7 @@ def _difference(metric: SamplerMetric, yes: Variant, no: Variant, table: _Table)
 
 
 def _losses(table: _Table) -> Losses | None:
-    """Compute each model's loss under each weighting, relative to the lowest loss; None without
-    complete objectives.
-    """
+    """Compute each model's loss under each weighting, relative to the lowest loss."""
     if not table.complete:
         return None
     names = [repr(weighting) for weighting in table.experiment.weightings]
@@ -273,9 +267,7 @@ def _losses(table: _Table) -> Losses | None:
 
 
 def _ranking(table: _Table) -> Ranking | None:
-    """Correlate ELBOs and losses with the main metrics, over monotone weightings; None for fewer
-    than six monotone weightings.
-    """
+    """Correlate ELBOs and losses with the main metrics, over at least six monotone weightings."""
     objectives = [one for one in table.complete if table.is_monotone(one)]
     weightings = [repr(one.weighting) for one in objectives]
     names = list(dict.fromkeys(weightings))
@@ -284,22 +276,19 @@ def _ranking(table: _Table) -> Ranking | None:
     scores = [list(table.scores[one.name].values()) for one in objectives]
     elbos = np.array([[s.elbo.nats_per_dim for s in one] for one in scores])
     losses = np.array([[[s.losses[name] for name in names] for s in one] for one in scores])
-    found = {
-        metric.key: [
-            rank_correlations(x, table.values(metric, objectives), weightings)
-            for x in (elbos, losses)
-        ]
-        for metric in table.main
-    }
+    by_level, by_weighting = {}, {}
+    for metric in table.main:
+        values = table.values(metric, objectives)
+        by_level[metric.key] = _correlation(rank_correlations(elbos, values, weightings))
+        known = _correlation(rank_correlations(losses, values, weightings))
+        by_weighting[metric.key] = replace(known, p_value=None)
     return Ranking(
         objectives=tuple(one.name for one in objectives),
         weightings=tuple(names),
         num_seeds=len(table.seeds),
         logsnr=scores[0][0].elbo.logsnr,
-        by_level={key: _correlation(one) for key, (one, _) in found.items()},
-        by_weighting={
-            key: replace(_correlation(one), p_value=None) for key, (_, one) in found.items()
-        },
+        by_level=by_level,
+        by_weighting=by_weighting,
     )
 
 
@@ -309,10 +298,7 @@ def _correlation(found: Correlation) -> RankCorrelation:
 
 
 def _weights(objective: Variant, experiment: Experiment, first: RunScores | None) -> Weights:
-    """Tabulate an objective's weighting and density of noise levels over log-SNR.
-
-    An adaptive density is taken from the end of the first seed's training.
-    """
+    """Tabulate an objective's weighting and density of noise levels over log-SNR."""
     low, high = experiment.ends
     levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
     w = objective.weighting(levels)
@@ -320,7 +306,7 @@ def _weights(objective: Variant, experiment: Experiment, first: RunScores | None
     p = None
     if not schedule.state_dict():
         p = _rounded(schedule.density(levels))
-    elif first and first.density:
+    elif first and first.density:  # adaptive: at the end of the first seed's training
         last = first.density[-1].p
         middle = low + (high - low) * (np.arange(len(last)) + 0.5) / len(last)
         p = _rounded(np.interp(levels.numpy(), middle, last))
@@ -328,7 +314,6 @@ def _weights(objective: Variant, experiment: Experiment, first: RunScores | None
 
 
 def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
-    """Average curves over seeds; return None without curves."""
     if not curves:
         return None
     mean = np.array([curve.nats_per_dim for curve in curves], dtype=float).mean(0)
@@ -336,10 +321,7 @@ def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
 
 
 def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
-    """Average the validation ELBO over seeds; return None without validations.
-
-    Seeds that were not validated at the same times as the first seed are left out.
-    """
+    """Average the validation ELBO over the seeds that were validated when the first seed was."""
     curves = [curve for curve in curves if curve.images]
     if not curves:
         return None

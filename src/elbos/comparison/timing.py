@@ -22,16 +22,11 @@ _MIN_STEPS = 10
 def resolved(
     config: Config, minutes: float | None, num_threads: int, num_processes: int = 1
 ) -> Config:
-    """Resolve the precision "auto" of a configuration, and set the number of images from a time
-    budget, if given.
+    """Resolve the precision "auto" of a configuration, and set the number of images from `minutes`
+    of training, if given, of a run that uses the machine alone.
 
-    Args:
-        config: The configuration to train.
-        minutes: Time for the training steps of one run that uses the machine alone. Default: the
-            number of images of `config`.
-        num_threads: Number of cores per process of a run.
-        num_processes: Number of processes that train a run together. One process's share of the
-            batch is timed, without the exchange of gradients.
+    If `num_processes` train a run together, a process's share of the batch is timed, without the
+    exchange of gradients; each has `num_threads` cores.
     """
     if config.precision == "auto":
         config = replace(config, precision=best_precision(local_device()))
@@ -42,25 +37,21 @@ def resolved(
     threads = torch.get_num_threads()
     torch.set_num_threads(min(num_threads, threads))
     try:
-        seconds = _seconds_per_step(replace(config, batch_size=share, execution=whole))
+        timed = replace(config, batch_size=share, execution=whole)
+        nowhere = RunDirectory(Path(os.devnull))  # steps write nothing
+        trainer = Trainer(timed, nowhere, config.data.load(), Processes(0, 1, local_device()))
+        for _ in range(_WARMUP_STEPS):
+            trainer.step()
+        ends = [time.perf_counter()]
+        while ends[-1] - ends[0] < _BUDGET_SECONDS:
+            trainer.step()
+            ends.append(time.perf_counter())
     finally:
         torch.set_num_threads(threads)
+    # the median is robust to steps stalled by other work
+    seconds = statistics.median(end - start for start, end in itertools.pairwise(ends))
     num_steps = max(_MIN_STEPS, round(60 * minutes / seconds))
     return replace(config, num_images=config.batch_size * num_steps)
-
-
-def _seconds_per_step(config: Config) -> float:
-    """Measure the median time of a training step, robust to steps stalled by other work."""
-    nowhere = RunDirectory(Path(os.devnull))  # steps write nothing
-    trainer = Trainer(config, nowhere, config.data.load(), Processes(0, 1, local_device()))
-    for _ in range(_WARMUP_STEPS):
-        trainer.step()
-    begin = time.perf_counter()
-    ends = [begin]
-    while ends[-1] - begin < _BUDGET_SECONDS:
-        trainer.step()
-        ends.append(time.perf_counter())
-    return statistics.median(end - start for start, end in itertools.pairwise(ends))
 
 
 def hardware(config: Config) -> str:

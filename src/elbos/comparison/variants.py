@@ -80,10 +80,9 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """Parse the name of a built-in objective, or `NAME=PREDICTION,SCHEDULE,WEIGHTING` in Python
-        syntax.
+        """Parse the name of a built-in objective, or NAME=PREDICTION,SCHEDULE,WEIGHTING in Python.
 
-        A weighting may be a function in a Python file, `FILE.py:FUNCTION`: that file is run.
+        A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is run.
 
         Raises:
             OSError: If the file cannot be read.
@@ -139,7 +138,6 @@ def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> fl
 
 
 def _published(name: str, recipe: str) -> Variant:
-    """Build the variant of a published recipe, with its schedule and implied weighting."""
     found = RECIPES[recipe]
     return Variant(
         name=name,
@@ -150,7 +148,6 @@ def _published(name: str, recipe: str) -> Variant:
 
 
 def _sigmoids(prediction: Parameterization, prefix: str, schedule: Schedule) -> list[Variant]:
-    """Build the variants with the paper's sigmoid weightings, k from 1 to 5."""
     return [
         Variant(
             name=f"{prefix}-sigmoid-{k}",

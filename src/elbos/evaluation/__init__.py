@@ -6,7 +6,7 @@
 | `model` | the protocol of a model, and the stores of its measurements |
 | `evaluate` | the order of the measurements |
 | `likelihood`, `ode` | the bound, and the theorem on the same losses; the ODE likelihood |
-| `samples` | samples, stored, and as the files of `elbos sample` |
+| `samples` | samples, stored for scoring |
 | `features`, `reference` | feature extractors; cached reference features of real images |
 | `estimators`, `metrics` | distances between sets of features; the list of all metrics |
 | `quality` | samples scored set by set, also by sampler and evaluations |

@@ -84,10 +84,6 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
     Numerically stable where covariances are singular: with $\Sigma_1 = R R^\top$ from symmetric
     eigenvalues, the trace of the root is $\sum_i \sqrt{\lambda_i}$ over the eigenvalues of the
     symmetric $R^\top \Sigma_2 R$, and no root of an unsymmetric matrix is taken.
-
-    Args:
-        a: Statistics of one set of features.
-        b: Statistics of the other set; the distance is symmetric.
     """
     eigenvalues, eigenvectors = torch.linalg.eigh(a.covariance)
     root = eigenvectors * eigenvalues.clamp(min=0).sqrt()
@@ -106,15 +102,9 @@ def kernel_distance(
     r"""Return the unbiased kernel distance (squared MMD), which may be negative, and its standard
     error.
 
-    The standard error is from the jackknife over samples, computed from row sums of the kernel
-    matrix, and describes the draw of other samples against the same reference. If both sets have
+    The standard error is of the draw of other samples against the same reference. If both sets have
     the same distribution it is up to $\sqrt2$ too large; on average it is never too small. Computed
-    in float64, in chunks that take 50 MB.
-
-    Args:
-        samples: Features, at least 3.
-        reference: Features, at least 2.
-        reference_kernel: `mean_kernel(reference)`, if computed already.
+    in float64, in chunks that take 50 MB; `reference_kernel` is `mean_kernel(reference)`, if known.
 
     Raises:
         ValueError: If there are too few features, or some are not finite.
@@ -146,7 +136,6 @@ def mean_kernel(x: Float[Tensor, "n d"]) -> float:
 
 
 def _kernel_sums(x: Tensor, y: Tensor) -> Float64[Tensor, " n"]:
-    r"""Compute the row sums of the kernel matrix, $\sum_j k(x_i, y_j)$ for each $i$."""
     chunks = torch.split(y, _CHUNK)
     sums = [[_kernel(rows, chunk).sum(1) for chunk in chunks] for rows in torch.split(x, _CHUNK)]
     return torch.cat([torch.stack(each).sum(0) for each in sums])
@@ -169,11 +158,8 @@ def precision_recall(
     feature exactly on the border of a ball counts as inside, as published; except for features that
     are small integers, rounding decides such ties.
 
-    Args:
-        real: Features of real images, more than `num_neighbors`.
-        fake: Features of generated images, more than `num_neighbors`.
-        num_neighbors: Each ball extends to its center's neighbor of this rank. Default: the
-            authors' choice.
+    Each ball extends to its center's neighbor of rank `num_neighbors`, by default the authors'
+    choice.
 
     Raises:
         ValueError: If there are too few features, or some are not finite.
@@ -199,7 +185,6 @@ def precision_recall(
 
 
 def _radii(x: Float64[Tensor, "n d"], num_neighbors: int) -> Float64[Tensor, " n"]:
-    """Return the squared distance of each feature to its k-th nearest other feature."""
     chunks = [_squared_distances(chunk, x) for chunk in torch.split(x, _CHUNK)]
     return torch.cat([chunk.kthvalue(num_neighbors + 1).values for chunk in chunks])
 
@@ -217,9 +202,7 @@ def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tu
     are not comparable. The score is at most the number of classes, and biased downwards for small
     splits.
 
-    Args:
-        logits: Unnormalized log-probabilities of classes, in random order.
-        num_splits: Number of splits. Default: the authors' choice.
+    The logits are in random order; the default number of splits is the authors' choice.
 
     Raises:
         ValueError: If there are fewer samples than splits, or some are not finite.

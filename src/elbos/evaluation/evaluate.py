@@ -5,7 +5,6 @@ how many evaluations, on which images, from which weights. Everything is measure
 into the model's `evaluation` folder, so that an interrupted evaluation resumes.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -14,7 +13,6 @@ from elbos.base.sharing import naming_lost_processes
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.floor import measure_floors
 from elbos.evaluation.likelihood import (
-    ConditionedImages,
     check_theorem,
     chosen_images,
     conditions,
@@ -24,9 +22,8 @@ from elbos.evaluation.likelihood import (
 from elbos.evaluation.model import Model
 from elbos.evaluation.ode import measure_ode
 from elbos.evaluation.quality import Scorer, measure_quality, measure_sweep
-from elbos.evaluation.result import Evaluation, Likelihood, Protocol
+from elbos.evaluation.result import Evaluation, Protocol
 from elbos.evaluation.samples import stored_samples
-from elbos.theory.floor import Floor
 from elbos.training.data import to_unit
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling
@@ -60,10 +57,46 @@ def evaluate(
     config, sampling = config or EvaluationConfig(), sampling or model.sampling
     require_measurable(model, config, sampling)
     images = chosen_images(model, config)
-    scorer = _scorer(model, config, start)  # first, as files may be missing
+    scorer = None
+    if config.num_samples and model.data.num_levels is not None:
+        scorer = Scorer.load(model, config.extractor, start)  # first, as files may be missing
     conditioned = conditions(model, getattr(model.dataset, config.split), images, start)
-    results = {one.name: _likelihood(model, one, config, start) for one in conditioned}
+    results = {}
+    for one in conditioned:
+        measured = measure(model, one, config, start)
+        exact = None
+        if model.mixture is not None:
+            log_prob = model.mixture.log_prob(one.x.double(), component=one.labels)
+            exact = (-log_prob / one.x.shape[1]).mean().item() / NATS_PER_BIT
+        results[one.name] = replace(
+            summary(measured, config.target_se),
+            exact_bits_per_dim=exact,
+            weightings=check_theorem(measured, model.weighting),
+            ode=measure_ode(model, one, measured.rounds.bound.mean(1), config, start),
+        )
     quality = None if scorer is None else measure_quality(scorer, config, sampling, start)
+    sweep = measure_sweep(scorer, config, sampling, start) if scorer and config.sweep else None
+    floors = None
+    if config.floor:
+        levels = {name: one.curve.logsnr for name, one in results.items()}
+        floors = measure_floors(model, config, levels, start)
+    data, num_pilot = model.dataset.fingerprint(), min(config.num_pilot_images, len(images))
+    protocol = Protocol(
+        data=data["name"],
+        data_sha256=data["sha256"],
+        num_levels=conditioned[0].num_levels,
+        weights_relative_width=model.relative_width,
+        logsnr_min=model.schedule.logsnr_min,
+        logsnr_max=model.schedule.logsnr_max,
+        num_pilot_images=num_pilot,
+        num_pilot_levels=num_pilot_times(num_pilot),
+        num_round_levels=ROUND_TIMES,
+        precision=model.precision,
+        seed=config.seed,
+        device=model.device.type,
+        versions={name: version(name) for name in ("elbos", "torch")},
+        origin=model.origin,
+    )
     return Evaluation(
         run=model.name,
         step=model.step,
@@ -74,9 +107,9 @@ def evaluate(
         num_evaluations=sum(one.num_evaluations for one in results.values()),
         results=results,
         quality=quality,
-        sweep=measure_sweep(scorer, config, sampling, start) if scorer and config.sweep else None,
-        protocol=_protocol(model, config, conditioned[0]),
-        floors=_floors(model, config, results, start) if config.floor else None,
+        sweep=sweep,
+        protocol=protocol,
+        floors=floors,
     )
 
 
@@ -98,57 +131,3 @@ def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) 
     x = stored_samples(model, sampling, config.num_samples, config.seed, silent)
     num_columns = model.data.num_classes if "given_label" in model.conditions else None
     return png(to_unit(x[:NUM_SHOWN], model.data.num_levels), num_columns=num_columns)
-
-
-def _scorer(model: Model, config: EvaluationConfig, start: Start) -> Scorer | None:
-    """Load the scorer of samples; None if no samples are requested or the data are points."""
-    if config.num_samples == 0 or model.data.num_levels is None:
-        return None
-    return Scorer.load(model, config.extractor, start)
-
-
-def _likelihood(
-    model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
-) -> Likelihood:
-    measured = measure(model, condition, config, start)
-    return replace(
-        summary(measured, config.target_se),
-        exact_bits_per_dim=_exact_bits(model, condition),
-        weightings=check_theorem(measured, model.weighting),
-        ode=measure_ode(model, condition, measured.rounds.bound.mean(1), config, start),
-    )
-
-
-def _floors(
-    model: Model, config: EvaluationConfig, results: Mapping[str, Likelihood], start: Start
-) -> dict[str, Floor]:
-    levels = {name: one.curve.logsnr for name, one in results.items()}
-    return measure_floors(model, config, levels, start)
-
-
-def _exact_bits(model: Model, condition: ConditionedImages) -> float | None:
-    """Return the exact negative log-likelihood in bits/dim; None if the distribution is unknown."""
-    if model.mixture is None:
-        return None
-    log_prob = model.mixture.log_prob(condition.x.double(), component=condition.labels)
-    return (-log_prob / condition.x.shape[1]).mean().item() / NATS_PER_BIT
-
-
-def _protocol(model: Model, config: EvaluationConfig, images: ConditionedImages) -> Protocol:
-    data, num_pilot = model.dataset.fingerprint(), min(config.num_pilot_images, len(images))
-    return Protocol(
-        data=data["name"],
-        data_sha256=data["sha256"],
-        num_levels=images.num_levels,
-        weights_relative_width=model.relative_width,
-        logsnr_min=model.schedule.logsnr_min,
-        logsnr_max=model.schedule.logsnr_max,
-        num_pilot_images=num_pilot,
-        num_pilot_levels=num_pilot_times(num_pilot),
-        num_round_levels=ROUND_TIMES,
-        precision=model.precision,
-        seed=config.seed,
-        device=model.device.type,
-        versions={name: version(name) for name in ("elbos", "torch")},
-        origin=model.origin,
-    )

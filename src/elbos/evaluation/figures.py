@@ -10,7 +10,6 @@ for each sampler, the Fréchet distance of its samples.
 """
 
 import math
-from collections.abc import Sequence
 from html import escape
 from itertools import cycle
 from typing import Any
@@ -47,37 +46,30 @@ def floor_figure(result: Evaluation) -> Figure:
     """Plot the loss and the irreducible loss (dashed) over log-SNR, on a logarithmic loss axis."""
     traces: list[Scatter] = []
     floors = result.floors or {}
-    for (title, swatch), (name, floor) in zip(
-        swatches(result).items(), floors.items(), strict=True
-    ):
-        curve = result.results[name].curve
-        loss = np.array(curve.nats_per_dim), np.array(curve.standard_error)
-        traces += _floor_curve(np.array(curve.logsnr), *loss, title, swatch.color, "solid")
-        least = np.array(floor.loss), np.array(floor.standard_error)
-        title = f"floor, {title}"
-        traces += _floor_curve(np.array(floor.logsnr), *least, title, swatch.color, "dash")
+    for (title, swatch), name in zip(swatches(result).items(), floors, strict=True):
+        curve, floor = result.results[name].curve, floors[name]
+        for levels, losses, errors, label, dash in (
+            (curve.logsnr, curve.nats_per_dim, curve.standard_error, title, "solid"),
+            (floor.logsnr, floor.loss, floor.standard_error, f"floor, {title}", "dash"),
+        ):
+            y, band = np.array(losses), 2 * np.array(errors)
+            line = Scatter(
+                x=levels,
+                y=y,
+                name=escape(label, quote=False),
+                mode="lines",
+                line={"color": swatch.color, "width": 2.5, "dash": dash, "simplify": False},
+                customdata=band,
+                hovertemplate="%{y:.3e} ± %{customdata:.1e}",
+            )
+            low = np.maximum(y - band, 1e-3 * np.abs(y))  # above zero, for the logarithmic axis
+            traces += [area(np.array(levels), low, y + band, swatch.color), line]
     values = np.concatenate([trace.y for trace in traces])
     axis = log_axis(values[values > LEAST_FLOOR * values.max()])
     panel = Panel("<b>Loss and floor</b> in nats/dim, ±2 standard errors", 300, traces, axis)
-    levels = [level for floor in floors.values() for level in floor.logsnr]
-    return stacked([panel], logsnr_axis(min(levels), max(levels)), has_legend=True)
-
-
-def _floor_curve(
-    levels: np.ndarray, values: np.ndarray, errors: np.ndarray, name: str, color: str, dash: str
-) -> list[Scatter]:
-    """Return the traces of a curve with an error band, clipped above zero for a log axis."""
-    low = np.maximum(values - 2 * errors, 1e-3 * np.abs(values))
-    line = Scatter(
-        x=levels,
-        y=values,
-        name=escape(name, quote=False),
-        mode="lines",
-        line={"color": color, "width": 2.5, "dash": dash, "simplify": False},
-        customdata=2 * errors,
-        hovertemplate="%{y:.3e} ± %{customdata:.1e}",
-    )
-    return [area(levels, low, values + 2 * errors, color), line]
+    every_level = [level for floor in floors.values() for level in floor.logsnr]
+    axis = logsnr_axis(min(every_level), max(every_level))
+    return stacked([panel], axis, has_legend=True)
 
 
 def sweep_lines(sweep: Sweep) -> dict[tuple[str, str], list[SweepPoint]]:
@@ -102,10 +94,7 @@ def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
 
 
 def sweep_baseline(sweep: Sweep) -> float | None:
-    """Return the Fréchet distance of the real-data baseline; None if real images are too few.
-
-    The baseline needs as many real images as a point of the sweep has samples.
-    """
+    """Return the Fréchet distance of the real-data baseline; None for fewer images than samples."""
     baseline = sweep.baseline.scores[FRECHET_DISTANCE].value
     return None if sweep.baseline.num < sweep.num_samples else baseline
 
@@ -117,7 +106,15 @@ def sweep_figure(sweep: Sweep) -> Figure:
     ends = [2 ** (low - 0.2), 2 ** (high + 0.2)]
     samplers, grids = sweep_styles(sweep)
     traces = [
-        _sweep_line(f"{sampler}, {grid}", points, samplers[sampler].color, grids[grid].dash)
+        Scatter(
+            x=[point.protocol.num_evaluations for point in points],
+            y=[point.scores[FRECHET_DISTANCE].value for point in points],
+            name=escape(f"{sampler}, {grid}", quote=False),
+            mode="lines+markers",
+            line={"color": samplers[sampler].color, "width": 2.5, "dash": grids[grid].dash},
+            marker={"size": 8},
+            hovertemplate="%{y:.4g} at %{x} evaluations<extra></extra>",
+        )
         for (sampler, grid), points in sweep_lines(sweep).items()
     ]
     values = [point.scores[FRECHET_DISTANCE].value for point in sweep.points]
@@ -133,24 +130,9 @@ def sweep_figure(sweep: Sweep) -> Figure:
         "title": {"text": "network evaluations per sample", "standoff": 8},
     }
     yaxis = log_axis(np.array(values))
-    ticks = {"tickvals": _ticks(*yaxis["range"]), "tickformat": "~g"}
+    least, greatest = yaxis["range"]
+    powers = range(math.floor(least), math.ceil(greatest))
+    tickvals = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    ticks = {"tickvals": tickvals, "tickformat": "~g"}
     panel = Panel("<b>Fréchet distance</b>", 300, traces, yaxis | ticks)
     return stacked([panel], xaxis, has_legend=True).update_layout(hovermode="closest")
-
-
-def _sweep_line(name: str, points: Sequence[SweepPoint], color: str, dash: str) -> Scatter:
-    return Scatter(
-        x=[point.protocol.num_evaluations for point in points],
-        y=[point.scores[FRECHET_DISTANCE].value for point in points],
-        name=escape(name, quote=False),
-        mode="lines+markers",
-        line={"color": color, "width": 2.5, "dash": dash},
-        marker={"size": 8},
-        hovertemplate="%{y:.4g} at %{x} evaluations<extra></extra>",
-    )
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return ticks at 1, 2 and 5 times every power of 10 from `10**low` to `10**high`."""
-    powers = range(math.floor(low), math.ceil(high))
-    return [digit * 10.0**power for power in powers for digit in (1, 2, 5)]

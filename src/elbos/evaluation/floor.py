@@ -11,14 +11,14 @@ all runs on the same data find it. Its meaning depends on the images of the run'
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
-from elbos.base.progress import Advance, Start
+from elbos.base.progress import Start
 from elbos.base.store import Part, Tensors
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.model import Model, data_store
@@ -32,12 +32,8 @@ def measure_floors(
 ) -> dict[str, Floor]:
     """Compute the irreducible loss on the training images, by noise level, for each condition.
 
-    Args:
-        model: The model.
-        config: How many training images are noised; the seed of noise and choice.
-        levels: The noise levels of each condition's loss curve. Given the label, noised images are
-            compared with training images of the same class only.
-        start: Starts a progress display for each condition.
+    `levels` are the noise levels of each condition's loss curve. Given the label, noised images are
+    compared with training images of the same class only.
 
     Raises:
         OSError: If parts cannot be stored.
@@ -53,59 +49,46 @@ def measure_floors(
     labels = None if train.labels is None else train.labels.to(model.device)
     data = FiniteSet(train.x[:].to(model.device), model.dataset.num_levels, labels)
     return {
-        name: _Measurement(model, data, name, logsnr, num, config.seed).floor(start)
+        name: _floor(model, data, name, logsnr, num, config.seed, start)
         for name, logsnr in levels.items()
     }
 
 
-@dataclass(frozen=True)
-class _Measurement:
-    """A resumable measurement of the irreducible loss under one condition, with random numbers
-    keyed by (seed, part).
+def _floor(
+    model: Model,
+    data: FiniteSet,
+    condition: str,
+    logsnr: tuple[float, ...],
+    num: int,
+    seed: int,
+    start: Start,
+) -> Floor:
+    """Compute the irreducible loss on all training images and on a random tenth of them, with
+    random numbers keyed by (seed, part).
     """
+    order = torch.randperm(len(data), generator=generator(seed))
+    tenth = order[: max(2, len(order) // 10)]
+    few = FiniteSet(
+        data.x[tenth], data.num_levels, None if data.labels is None else data.labels[tenth]
+    )
+    few_rows = torch.arange(min(num, len(few)))
+    levels = torch.tensor(logsnr, dtype=torch.float64)
+    advance = start(f"floor, {condition.replace('_', ' ')}", len(few_rows) + num, "images")
+    store = data_store(model, "floor", condition=condition, logsnr=logsnr, num=num, seed=seed)
 
-    model: Model
-    data: FiniteSet
-    condition: str
-    logsnr: tuple[float, ...]
-    num: int
-    seed: int
+    def part(images: FiniteSet, number: int, rows: Int[Tensor, " n"]) -> Tensors:
+        random, given_label = generator(seed, number), condition == "given_label"
+        return {
+            "loss": floor_losses(images, rows, levels, given_label=given_label, generator=random)
+        }
 
-    def floor(self, start: Start) -> Floor:
-        """Compute the irreducible loss on all training images and on a random tenth of them."""
-        order = torch.randperm(len(self.data), generator=generator(self.seed))
-        tenth = order[: max(2, len(order) // 10)]
-        labels = None if self.data.labels is None else self.data.labels[tenth]
-        few = FiniteSet(self.data.x[tenth], self.data.num_levels, labels)
-        few_rows = torch.arange(min(self.num, len(few)))
-        what = f"floor, {self.condition.replace('_', ' ')}"
-        advance = start(what, len(few_rows) + self.num, "images")
-        few_losses = self._losses("tenth", few, few_rows, advance)
-        losses = self._losses("all", self.data, order[: self.num], advance)
-        floor = Floor.from_losses(self._levels, losses, len(self.data))
-        return replace(floor, tenth=tuple(few_losses.mean(0).tolist()))
-
-    @property
-    def _levels(self) -> Float64[Tensor, " m"]:
-        return torch.tensor(self.logsnr, dtype=torch.float64)
-
-    def _losses(
-        self, name: str, data: FiniteSet, rows: Int[Tensor, " n"], advance: Advance
-    ) -> Float64[Tensor, "n m"]:
-        key = {"condition": self.condition, "logsnr": self.logsnr, "num": self.num}
-        store = data_store(self.model, "floor", **key, seed=self.seed)
+    def losses(name: str, images: FiniteSet, rows: Int[Tensor, " n"]) -> Float64[Tensor, "n m"]:
         parts = (
-            Part(f"{name}-{part:05d}", len(some), partial(self._part, data, part, some))
-            for part, some in enumerate(torch.split(rows, NUM_NOISED))
+            Part(f"{name}-{number:05d}", len(some), partial(part, images, number, some))
+            for number, some in enumerate(torch.split(rows, NUM_NOISED))
         )
         return store.concatenated(parts, advance)["loss"]
 
-    def _part(self, data: FiniteSet, part: int, rows: Int[Tensor, " n"]) -> Tensors:
-        losses = floor_losses(
-            data,
-            rows,
-            self._levels,
-            given_label=self.condition == "given_label",
-            generator=generator(self.seed, part),
-        )
-        return {"loss": losses}
+    few_losses = losses("tenth", few, few_rows)
+    floor = Floor.from_losses(levels, losses("all", data, order[:num]), len(data))
+    return replace(floor, tenth=tuple(few_losses.mean(0).tolist()))

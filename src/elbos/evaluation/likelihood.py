@@ -56,13 +56,12 @@ CHECKED: dict[str, WeightFunction] = {
 
 @dataclass(frozen=True)
 class ConditionedImages:
-    """Images of a split, with the class labels that the network is conditioned on, if any.
+    """Images of a split under a condition of the network, "unconditional" or "given_label".
 
     Args:
-        name: "unconditional" or "given_label".
-        x: Pixel values, or points or latents.
-        num_levels: Number of pixel values; None for points and latents.
-        labels: Class labels if the network is conditioned on labels, else None.
+        name: The condition.
+        x: Pixel values, or points or latents, for which `num_levels` is None.
+        labels: Class labels that the network is conditioned on; None if unconditional.
     """
 
     name: str
@@ -75,25 +74,18 @@ class ConditionedImages:
 
     @property
     def title(self) -> str:
-        """The condition's name in words: "unconditional" or "given label"."""
+        """The condition's name in words."""
         return self.name.replace("_", " ")
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Tensor, Condition]:
-        """Return the selected images scaled to [-1, 1], and their class labels; None if
-        unconditional.
-        """
+        """Return the selected images, scaled to [-1, 1], and their labels or None."""
         x = to_unit(self.x[rows], self.num_levels)
         return x, None if self.labels is None else self.labels[rows]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses measured under one condition, in a pilot and in the main rounds.
-
-    Args:
-        pilot: Losses of the first images, at levels uniform in log-SNR.
-        rounds: Losses of all images, at levels drawn from the fitted density.
-    """
+    """Losses under a condition: a pilot on the first images, and rounds on all images."""
 
     pilot: Measurements
     rounds: Validation
@@ -134,12 +126,6 @@ def measure(
     model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
 ) -> Measured:
     """Measure the losses under one condition: first a pilot, then the main rounds.
-
-    Args:
-        model: The model.
-        condition: Images and labels.
-        config: What to measure.
-        start: Starts a progress display for each measurement.
 
     Raises:
         ValueError: If a loss is not finite.
@@ -199,10 +185,7 @@ def mixed_elbos(
 ) -> Float[Tensor, " n"]:
     r"""Compute the mixture of ELBOs (the theorem's right side) per image, as a Stieltjes sum.
 
-    Args:
-        measurements: One round of losses.
-        weighting: $w$.
-        prior: $L(\lambda_\min)$ of each image.
+    Needs a round of losses, and $L(\lambda_\min)$ of each image, `prior`.
     """
     schedule, num_times = measurements.schedule, measurements.logsnr.shape[2]
     levels = torch.linspace(
@@ -219,35 +202,32 @@ def mixed_elbos(
 
 
 def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
-    """Compare the weighted loss with the mixture of ELBOs for several weightings.
-
-    Args:
-        measured: Losses under one condition, of which the pilot's images are compared.
-        trained: The weighting of the model's training, which is checked too; None if unknown.
+    """Compare the weighted loss with the mixture of ELBOs on the pilot's images, for several
+    weightings and for that of the training, if known.
     """
     named = dict(CHECKED)
     if trained is not None and trained not in CHECKED.values():
         named[repr(trained)] = trained
-    return tuple(_check(measured, *one) for one in named.items())
-
-
-def _check(measured: Measured, name: str, weighting: WeightFunction) -> TheoremCheck:
     rounds, num = measured.rounds.measurements, len(measured.pilot)
-    schedule = rounds.schedule
-    loss = rounds.integral(weighting)[:num].mean(1)
-    mixture = mixed_elbos(measured.pilot, weighting, measured.rounds.prior[:num])
-    difference = loss - mixture
-    error = _standard_error(difference)
-    return TheoremCheck(
-        name=name,
-        is_monotone=is_monotone(weighting, schedule.logsnr_min, schedule.logsnr_max),
-        loss=loss.mean().item(),
-        loss_se=_standard_error(loss),
-        mixture=mixture.mean().item(),
-        mixture_se=_standard_error(mixture),
-        difference_se=error,
-        z=difference.mean().item() / error,
-    )
+    ends = rounds.schedule.logsnr_min, rounds.schedule.logsnr_max
+    checks = []
+    for name, weighting in named.items():
+        loss = rounds.integral(weighting)[:num].mean(1)
+        mixture = mixed_elbos(measured.pilot, weighting, measured.rounds.prior[:num])
+        difference = loss - mixture
+        error = _standard_error(difference)
+        check = TheoremCheck(
+            name=name,
+            is_monotone=is_monotone(weighting, *ends),
+            loss=loss.mean().item(),
+            loss_se=_standard_error(loss),
+            mixture=mixture.mean().item(),
+            mixture_se=_standard_error(mixture),
+            difference_se=error,
+            z=difference.mean().item() / error,
+        )
+        checks.append(check)
+    return tuple(checks)
 
 
 def _standard_error(values: Float[Tensor, " n"]) -> float:

@@ -37,11 +37,8 @@ MAX_MANIFOLD = 10_000
 
 @dataclass(frozen=True)
 class Value:
-    """A metric's value for one set of images, with its standard error.
-
-    Attributes:
-        value: The value; NaN if unknown.
-        standard_error: Standard error of `value` over the samples; None if unknown.
+    """Value of a metric for a set of images (NaN if unknown), with its standard error over images
+    (None if unknown).
     """
 
     value: float
@@ -53,12 +50,9 @@ UNKNOWN = Value(math.nan)
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """Features of a set of samples, and reference features of real images.
+    """Features of samples, in random order, and of real images, by the same extractor.
 
-    Attributes:
-        samples: Features of the samples, in random order.
-        reference: Features of real images, by the same extractor.
-        is_inception: Whether the logits are those of the original Inception-v3.
+    `is_inception` says whether the logits are of the original Inception-v3.
     """
 
     samples: Features
@@ -79,18 +73,6 @@ class FeatureSets:
             self.reference.rows[:num], self.samples.pooled[:num], num_neighbors=NUM_NEIGHBORS
         )
 
-    def frechet_distance(self) -> Value:
-        """Compute the Fréchet distance between the samples and the whole reference."""
-        statistics = Statistics.from_features(self.samples.pooled)
-        return Value(frechet_distance(self.reference.statistics, statistics))
-
-    def kernel_distance(self) -> Value:
-        """Compute the kernel distance between samples and reference, with its standard error."""
-        reference = self.reference
-        return Value(
-            *kernel_distance(self.samples.pooled, reference.rows, reference_kernel=reference.kernel)
-        )
-
     def inception_score(self) -> Value | None:
         """Compute the Inception score from class logits of any classifier; None without logits."""
         if self.samples.logits is None:
@@ -100,14 +82,7 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class Metric:
-    """A scalar metric for comparing models: key, titles and direction.
-
-    Attributes:
-        name: Key of the metric in files.
-        title: Name of the metric in sentences.
-        short: Column title of the metric in tables.
-        is_lower_better: Whether lower values are better.
-    """
+    """A scalar metric for comparing models: key in files, titles in text and tables, direction."""
 
     name: str
     title: str
@@ -135,30 +110,32 @@ FRECHET_DISTANCE = SampleMetric(
     "Fréchet distance",
     "FD",
     is_lower_better=True,
-    compute=FeatureSets.frechet_distance,
+    compute=lambda sets: Value(
+        frechet_distance(sets.reference.statistics, Statistics.from_features(sets.samples.pooled))
+    ),
 )
 KERNEL_DISTANCE = SampleMetric(
     "kernel_distance",
     "kernel distance",
     "KD",
     is_lower_better=True,
-    compute=FeatureSets.kernel_distance,
+    compute=lambda sets: Value(
+        *kernel_distance(
+            sets.samples.pooled, sets.reference.rows, reference_kernel=sets.reference.kernel
+        )
+    ),
     depends_on_num=False,
 )
 SAMPLE_METRICS: list[SampleMetric] = [
     FRECHET_DISTANCE,
     KERNEL_DISTANCE,
     SampleMetric(
-        "precision",
-        "precision",
-        "precision",
+        *("precision",) * 3,
         is_lower_better=False,
         compute=lambda sets: Value(sets.precision_recall[0]),
     ),
     SampleMetric(
-        "recall",
-        "recall",
-        "recall",
+        *("recall",) * 3,
         is_lower_better=False,
         compute=lambda sets: Value(sets.precision_recall[1]),
     ),
@@ -181,10 +158,8 @@ SAMPLE_METRICS: list[SampleMetric] = [
 
 
 def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
-    """Choose the primary metric of sample quality: the Fréchet distance or the kernel distance.
-
-    With fewer samples than features it is the kernel distance, as the Fréchet distance is then
-    mostly bias.
+    """Choose the primary metric: the Fréchet distance, or the kernel distance if samples are fewer
+    than features and the former is mostly bias.
     """
     return KERNEL_DISTANCE if num_samples < num_features else FRECHET_DISTANCE
 
@@ -213,15 +188,8 @@ def feature_sets(
     on_images: Callable[[int], None] = lambda _: None,
     features: Features | None = None,
 ) -> FeatureSets:
-    """Extract the features of samples, and pair the features with a reference.
-
-    Args:
-        samples: Pixel values of generated or real images, in random order.
-        dataset: The dataset, which defines the range of pixel values.
-        reference: Features of real images, by the same extractor.
-        extractor: Computes the features.
-        on_images: Called with the number of images done, after each batch.
-        features: Features of the samples, if computed already.
+    """Extract the features of samples in random order, unless they are given, and pair them with a
+    reference; `on_images` is called with the number of images in each batch.
 
     Raises:
         ValueError: If the samples have another shape than the reference's images, or the reference

@@ -1,7 +1,6 @@
 """The protocol of a model to evaluate, and the stores of its measurements.
 
-A store is a folder of tensors, one file per batch, so that an interrupted evaluation resumes. The
-folder's name contains a digest of everything that determines the numbers.
+A store is a folder of tensors, one file per batch, so that an interrupted evaluation resumes.
 """
 
 from collections.abc import Iterable
@@ -86,9 +85,7 @@ class Model(Protocol):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The conditions that the network was trained with: "unconditional", "given_label", or
-        both.
-        """
+        """The conditions of the training: "unconditional", "given_label", or both."""
 
     @property
     def sampling(self) -> Sampling:
@@ -107,9 +104,7 @@ class Model(Protocol):
         """The data distribution as a Gaussian mixture; None if unknown."""
 
     def identifier(self) -> dict[str, Any]:
-        """Return everything that determines the network's outputs, as a key for stored
-        measurements.
-        """
+        """Return everything that determines the network's outputs, as a key for measurements."""
 
     def autocast(self) -> torch.autocast:
         """Return an autocast context with the network's precision."""
@@ -120,8 +115,8 @@ class Model(Protocol):
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
-        """Return images in the network's representation, and the number of pixel values, which is
-        None for points and latents.
+        """Return images in the network's representation, and the number of pixel values (None for
+        points and latents).
         """
 
     @property
@@ -191,13 +186,8 @@ class Sampled:
 def model_store(model: Model, name: str, **key: Any) -> Store:
     """Open the store for a measurement of a model, in the model's evaluation directory.
 
-    Incomplete files of a killed process are deleted. All processes of a distributed evaluation
-    share the store.
-
-    Args:
-        model: The model.
-        name: The beginning of the folder's name.
-        key: Everything else that determines the numbers, encodable by `codec.encode`.
+    The folder is named `name` and a digest of all that determines the numbers: the model and `key`,
+    which is encodable by `codec.encode`. Incomplete files of a killed process are deleted.
     """
     folder = model.directory.evaluation / f"{name}-{_digest(model, {**model.identifier(), **key})}"
     files.remove_leftovers(folder)
@@ -205,10 +195,7 @@ def model_store(model: Model, name: str, **key: Any) -> Store:
 
 
 def data_store(model: Model, name: str, **key: Any) -> Store:
-    """Open the store for a measurement that depends on the data alone, in the user's cache.
-
-    All models on the same data share the store. Takes the arguments of `model_store`.
-    """
+    """Open the store for a measurement that depends on the data alone, in the user's cache."""
     return Store(cache_dir() / name / _digest(model, key), model.processes)
 
 

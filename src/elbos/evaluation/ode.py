@@ -39,12 +39,7 @@ def measure_ode(
 ) -> OdeLikelihood | None:
     """Measure the ODE likelihood and the bound on the same images; None if no images are requested.
 
-    Args:
-        model: The model.
-        condition: Images and labels.
-        bound: The variational bound of each image, nats per dimension.
-        config: What to measure.
-        start: Starts the progress display.
+    `bound` is the variational bound of each image, in nats per dimension.
     """
     ode, num = config.ode, min(config.ode.num_images, len(condition))
     if num == 0:

@@ -1,4 +1,4 @@
-"""Tables of an evaluation, for the terminal and for a page."""
+"""Tables of an evaluation, made once for the page and once with fewer rows for the terminal."""
 
 import base64
 import math
@@ -9,10 +9,10 @@ from pathlib import Path
 from elbos import __version__
 from elbos.base.html import document, write_html
 from elbos.base.numbers import count, fixed, number, percent, plus_minus, setting, signed
-from elbos.base.tables import Cell, Column, Row, Table, evenly, settings
+from elbos.base.tables import Cell, Column, Table, evenly, settings
 from elbos.evaluation import figures
 from elbos.evaluation.metrics import FRECHET_DISTANCE
-from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood, TheoremCheck
+from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood
 from elbos.evaluation.scores import SampleQuality, SampleSets, Scores, Sweep
 from elbos.theory.floor import Floor
 from elbos.validation.result import NATS_PER_BIT
@@ -22,13 +22,7 @@ _NUM_LEVELS = 13  # rows in tables of curves
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of likelihood: bits/dim for images and points, nats/dim for latents.
-
-    Attributes:
-        name: Name of the unit, per dimension.
-        per_bit: Number of units per bit.
-        note: Text that follows the name.
-    """
+    """A unit of likelihood, `per_bit` times as small as a bit, with a note for titles."""
 
     name: str
     per_bit: float
@@ -48,13 +42,11 @@ class Unit:
         return number(None if bits is None else bits * self.per_bit, places)
 
 
-BITS = Unit("bits/dim", 1.0)
-NATS_OF_LATENTS = Unit("nats/dim", NATS_PER_BIT, " of latents, up to a constant")
-
-
 def unit_of(result: Evaluation) -> Unit:
     """Return the unit of an evaluation's likelihoods: bits/dim, or nats/dim for latents."""
-    return NATS_OF_LATENTS if result.is_of_latents else BITS
+    if result.is_of_latents:
+        return Unit("nats/dim", NATS_PER_BIT, " of latents, up to a constant")
+    return Unit("bits/dim", 1.0)
 
 
 def evaluation_page(
@@ -79,101 +71,86 @@ def evaluation_page(
         max_z=MAX_Z,
         unit=unit_of(result),
         figures=figures,
-        floor_figure=figures.floor_figure,
         underfitting=underfitting,
-        tables=_page_tables(result),
+        tables=_tables(result, _NUM_LEVELS),
     )
 
 
 def write_page(
     result: Evaluation, path: Path, *, samples: bytes | None = None, command: str | None = None
 ) -> None:
-    """Render an evaluation as an HTML page, and write the page to a file atomically.
-
-    Raises:
-        OSError: If the page cannot be written; the message names `path`.
-    """
+    """Render an evaluation as an HTML page, and write the page to a file atomically."""
     write_html(path, evaluation_page(result, samples=samples, command=command))
 
 
-def _page_tables(result: Evaluation) -> dict[str, Table | list[Table]]:
+def _tables(result: Evaluation, num_rows: int) -> dict[str, list[Table]]:
+    """Return the tables of each measurement, with `num_rows` noise levels in tables of curves."""
+    known = {name: value for name, value in asdict(result.trained).items() if value is not None}
     return {
-        "terms": terms_table(result),
-        "ode": ode_table(result),
+        "training": [settings(known)],
+        "terms": [terms_table(result)],
+        "ode": [ode_table(result)],
+        "levels": [level_table(result, name, num_rows) for name in ("curve", "elbo")],
+        "floors": floor_tables(result, num_rows),
         "theorem": theorem_tables(result),
-        "training": training_table(result),
-        "levels": [level_table(result, name) for name in ("curve", "elbo")],
-        "floors": floor_tables(result, _NUM_LEVELS),
-        **({"quality": quality_table(result.quality)} if result.quality else {}),
-        **({"sweep": sweep_table(result.sweep)} if result.sweep else {}),
+        "quality": [quality_table(result.quality)] if result.quality else [],
+        "sweep": [sweep_table(result.sweep)] if result.sweep else [],
     }
 
 
 def evaluation_tables(result: Evaluation) -> list[Table]:
-    """Return the tables of all measurements of an evaluation, for the terminal."""
-    images = count(result.num_images, f"{result.split} images")
+    """Return the tables of all measurements of an evaluation, with captions, for the terminal."""
     unit = unit_of(result).title
     captions = {
-        f"{result.run}: trained": training_table(result),
-        f"{result.run}: the bound in {unit} on {images}": terms_table(result),
-        f"ODE likelihood in {unit}": ode_table(result),
-        "loss by noise level in nats/dim": level_table(result, "curve", 8),
+        "training": f"{result.run}: trained",
+        "terms": f"{result.run}: the bound in {unit} on "
+        f"{count(result.num_images, f'{result.split} images')}",
+        "ode": f"ODE likelihood in {unit}",
+        "levels": "loss by noise level in nats/dim",
+        "floors": "loss and floor in nats/dim",
+        "theorem": "weighted loss and mixture of ELBOs",
     }
-    tables = [replace(table, caption=caption) for caption, table in captions.items() if table.rows]
-    for_floor = "loss and floor in nats/dim, "
-    tables += [replace(t, caption=for_floor + t.caption) for t in floor_tables(result, 8)]
-    for table in theorem_tables(result):
-        name = f", {table.caption}" if table.caption else ""
-        tables.append(replace(table, caption=f"weighted loss and mixture of ELBOs{name}"))
     if quality := result.quality:
         how = quality.protocol
-        caption = (
+        captions["quality"] = (
             f"{count(how.num_samples, 'samples')}: {how.sampler} on {how.grid}, "
             f"{count(how.num_evaluations, 'evaluations')}, guidance {how.guidance:g}; features of "
             f"{how.extractor}, against {count(how.num_reference, f'{how.reference} images')}"
         )
-        tables.append(replace(quality_table(quality), caption=caption))
     if sweep := result.sweep:
-        caption = f"Fréchet distance of {count(sweep.num_samples, 'samples')} by evaluations"
-        tables.append(replace(sweep_table(sweep), caption=caption))
-    return tables
-
-
-def training_table(result: Evaluation) -> Table:
-    """Tabulate the known training settings of the evaluated model."""
-    known = {name: value for name, value in asdict(result.trained).items() if value is not None}
-    return settings(known)
+        number_of = count(sweep.num_samples, "samples")
+        captions["sweep"] = f"Fréchet distance of {number_of} by evaluations"
+    found = []
+    for name, tables in _tables(result, 8).items():
+        for table in tables[:1] if name == "levels" else tables:
+            condition = table.caption if name in ("floors", "theorem") else ""
+            if table.rows:
+                caption = ", ".join(filter(None, (captions[name], condition)))
+                found.append(replace(table, caption=caption))
+    return found
 
 
 def runs_table(results: Sequence[Evaluation]) -> Table:
     """Tabulate the results of several models, with one row per model and condition."""
-    scored = [result.quality for result in results if result.quality]
-    metrics = [m for m in (scored[0].metrics if scored else []) if not m.name.endswith("_score")]
+    scored = next((result.quality for result in results if result.quality), None)
+    metrics = [m for m in (scored.metrics if scored else ()) if not m.name.endswith("_score")]
     units = list(dict.fromkeys(map(unit_of, results)))
-    rows = [
-        (
-            f"{result.run}, {name.replace('_', ' ')}",
-            count(result.step),
-            *(
-                unit.plus_minus(one.bits_per_dim, one.standard_error)
-                if unit_of(result) is unit
-                else ""
-                for unit in units
-            ),
-            unit_of(result).number(one.ode.bits_per_dim if one.ode else None),
-            *(number(result.quality.samples[m].value if result.quality else None) for m in metrics),
-        )
-        for result in results
-        for name, one in result.results.items()
-    ]
-    heads = [
-        "",
-        "step",
-        *(unit.title for unit in units),
-        "ODE",
-        *(metric.title for metric in metrics),
-    ]
-    return Table(heads, rows, "runs").without_empty_columns()
+    rows = []
+    for result in results:
+        own, quality = unit_of(result), result.quality
+        for name, one in result.results.items():
+            bits = own.plus_minus(one.bits_per_dim, one.standard_error)
+            rows.append(
+                (
+                    f"{result.run}, {name.replace('_', ' ')}",
+                    count(result.step),
+                    *(bits if own == unit else "" for unit in units),
+                    own.number(one.ode.bits_per_dim if one.ode else None),
+                    *(number(quality.samples[m].value if quality else None) for m in metrics),
+                )
+            )
+    titles = *(unit.title for unit in units), "ODE", *(metric.title for metric in metrics)
+    return Table(["", "step", *titles], rows, "runs").without_empty_columns()
 
 
 def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:
@@ -223,49 +200,41 @@ def ode_table(result: Evaluation) -> Table:
 def theorem_tables(result: Evaluation) -> list[Table]:
     """Tabulate the weighted loss and the mixture of ELBOs by weighting, one table per condition."""
     heads = ["", "z", "loss", "mixture", "difference", "monotone"]
-    is_single = len(result.results) == 1
-    return [
-        Table(heads, [_theorem_row(w) for w in one.weightings], "" if is_single else name.text)
-        for name, one in _conditions(result)
-    ]
-
-
-def _theorem_row(check: TheoremCheck) -> Row:
-    return (
-        check.name,
-        f"{'✓' if check.holds else '✗'} {signed(check.z, 2)}",
-        number(check.loss),
-        number(check.mixture),
-        plus_minus(check.loss - check.mixture, check.difference_se),
-        setting(check.is_monotone),
-    )
+    tables = []
+    for name, one in _conditions(result):
+        rows = [
+            (
+                check.name,
+                f"{'✓' if check.holds else '✗'} {signed(check.z, 2)}",
+                number(check.loss),
+                number(check.mixture),
+                plus_minus(check.loss - check.mixture, check.difference_se),
+                setting(check.is_monotone),
+            )
+            for check in one.weightings
+        ]
+        tables.append(Table(heads, rows, "" if len(result.results) == 1 else name.text))
+    return tables
 
 
 def quality_table(quality: SampleQuality) -> Table:
     """Tabulate the scores of each set of samples, their mean, and the real-data baseline."""
-    heads = [Column(m.title, is_lower_better=m.is_lower_better) for m in quality.metrics]
-    rows = _set_rows(quality, quality.samples, count(quality.samples.num, "samples"))
-    if matched := quality.matched:
-        rows += _set_rows(quality, matched, f"the first {count(matched.num, 'samples')}")
     real = quality.baseline
-    name = f"real-data baseline: {count(real.num, f'{real.split} images')}"
-    rows.append((name, *_score_cells(quality, real.scores)))
+    named: list[tuple[str, Scores | SampleSets]] = []
+    for found, prefix in ((quality.samples, ""), (quality.matched, "the first ")):
+        if found is None:
+            continue
+        samples = prefix + count(found.num, "samples")
+        named += [(f"seed {one.seed}, {samples}", one.scores) for one in found.sets]
+        if len(found.sets) > 1:
+            named.append((f"mean of {len(found.sets)} seeds, {samples}", found))
+    of_real = f"real-data baseline: {count(real.num, f'{real.split} images')}"
+    rows = []
+    for name, scores in [*named, (of_real, real.scores)]:
+        values = [scores[metric] for metric in quality.metrics]
+        rows.append((name, *(plus_minus(one.value, one.standard_error) for one in values)))
+    heads = [Column(m.title, is_lower_better=m.is_lower_better) for m in quality.metrics]
     return Table(["", *heads], rows)
-
-
-def _set_rows(quality: SampleQuality, found: SampleSets, samples: str) -> list[Row]:
-    rows: list[Row] = [
-        (f"seed {one.seed}, {samples}", *_score_cells(quality, one.scores)) for one in found.sets
-    ]
-    if len(found.sets) > 1:
-        name = f"mean of {len(found.sets)} seeds, {samples}"
-        rows.append((name, *_score_cells(quality, found)))
-    return rows
-
-
-def _score_cells(quality: SampleQuality, scores: Scores | SampleSets) -> list[str]:
-    found = (scores[metric] for metric in quality.metrics)
-    return [plus_minus(one.value, one.standard_error) for one in found]
 
 
 def sweep_table(sweep: Sweep) -> Table:
@@ -294,29 +263,22 @@ def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> T
 
 
 def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
-    """Tabulate the loss, the irreducible loss and the excess at selected noise levels, one table
-    per condition.
-    """
-    return [
-        _floor_table(result.results[name], floor, name.replace("_", " "), num_rows)
-        for name, floor in (result.floors or {}).items()
-    ]
-
-
-def _floor_table(one: Likelihood, floor: Floor, name: str, num_rows: int) -> Table:
-    curve = one.curve
-    rows = []
-    for i in evenly(len(curve.logsnr), num_rows):
-        loss, error = curve.nats_per_dim[i], curve.standard_error[i]
-        least, least_error = floor.loss[i], floor.standard_error[i]
-        excess = plus_minus(loss - least, math.hypot(error, least_error) if error else None)
-        cells = (plus_minus(loss, error), plus_minus(least, least_error), excess)
-        rows.append((fixed(curve.logsnr[i], 2), *cells))
-    heads = ["log-SNR", "loss", "floor", "loss − floor"]
-    if found := underfitting(one, floor):
-        name += f"; {percent(found.excess)} ± {percent(found.error)} above it"
-        name += f" up to log-SNR {fixed(found.logsnr, 1)}"
-    return Table(heads, rows, name)
+    """Tabulate loss, irreducible loss and excess at selected noise levels, for each condition."""
+    tables = []
+    for condition, floor in (result.floors or {}).items():
+        one, title = result.results[condition], condition.replace("_", " ")
+        curve, rows = one.curve, []
+        for i in evenly(len(curve.logsnr), num_rows):
+            loss, error = curve.nats_per_dim[i], curve.standard_error[i]
+            least, least_error = floor.loss[i], floor.standard_error[i]
+            excess = plus_minus(loss - least, math.hypot(error, least_error) if error else None)
+            cells = (plus_minus(loss, error), plus_minus(least, least_error), excess)
+            rows.append((fixed(curve.logsnr[i], 2), *cells))
+        if found := underfitting(one, floor):
+            title += f"; {percent(found.excess)} ± {percent(found.error)} above it"
+            title += f" up to log-SNR {fixed(found.logsnr, 1)}"
+        tables.append(Table(["log-SNR", "loss", "floor", "loss − floor"], rows, title))
+    return tables
 
 
 @dataclass(frozen=True)
@@ -327,8 +289,7 @@ class Underfitting:
     Attributes:
         logsnr: The highest log-SNR that is included.
         excess: Area between loss and irreducible loss, relative to that of the irreducible loss.
-        error: Upper bound on the standard error of `excess`, reached if the errors at all noise
-            levels are perfectly correlated.
+        error: Upper bound on the standard error of `excess`, for perfectly correlated errors.
     """
 
     logsnr: float
@@ -339,11 +300,9 @@ class Underfitting:
 def underfitting(one: Likelihood, floor: Floor) -> Underfitting | None:
     """Compute the relative excess of the loss over the irreducible loss on the resolved noise
     levels; None if no noise level is resolved.
-
-    Levels at which the loss has zero standard error are excluded: no image was measured there, and
-    the loss is an estimate from the pilot.
     """
     curve = one.curve
+    # at levels of zero standard error no image was measured: the loss there is the pilot's
     levels = [i for i in range(floor.num_resolved) if curve.standard_error[i] > 0]
     if not levels:
         return None

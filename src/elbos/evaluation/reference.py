@@ -41,10 +41,7 @@ class Reference:
         statistics: Mean and covariance over all images of the split.
         rows: Features of up to 60,000 images, in a fixed random order.
         kernel: `mean_kernel(rows)`, the term of the kernel distance without samples.
-        extractor: Name of the extractor.
-        dataset: Name of the data.
-        split: Name of the split.
-        image_shape: Shape `(c, h, w)` of the images.
+        extractor, dataset, split: Their names.
     """
 
     statistics: Statistics
@@ -68,13 +65,8 @@ def reference(
     A few features are always computed and compared with the cache, because a user-defined function
     may change while its name does not.
 
-    Args:
-        dataset: Images.
-        split_name: "train", "val", "test", or several, as "train+val".
-        extractor: Computes the features.
-        start: Starts the progress display; not called if the features are cached.
-        processes: Processes that share the work, all of which make this call. Default: this
-            process alone.
+    `split_name` is "train", "val", "test", or several, as "train+val". All `processes` that share
+    the work make this call. `start` is not called if the features are cached.
 
     Raises:
         OSError: If the cache cannot be written.
@@ -107,14 +99,24 @@ def reference(
     def build(folder: Path) -> None:
         store = Store(cache_dir() / f"{name}.parts")
         found = pooled(store, silent if is_shared else start)  # shared parts are stored
-        files.write(folder / _FILE, _content(found, found[some]))
+        statistics, rows = Statistics.from_features(found), found[some]
+        tensors = {
+            "mean": statistics.mean,
+            "covariance": statistics.covariance,
+            "num": torch.tensor(statistics.num),
+            "rows": rows,
+            "kernel": torch.tensor(mean_kernel(rows), dtype=torch.float64),
+        }
+        files.write(folder / _FILE, pack(tensors))
         shutil.rmtree(store.folder)
 
     def read(folder: Path) -> Reference:
         names = (extractor.name, dataset.name, split_name)
         found = _read(folder / _FILE, names, dataset.shape)
         images = torch.stack([_image(splits, i) for i in some[:_NUM_CHECKED].tolist()])
-        if not _is_close(features(images, slice(None))["pooled"], found.rows[: len(images)]):
+        now, then = features(images, slice(None))["pooled"], found.rows[: len(images)]
+        is_close = now.shape == then.shape and (now - then).norm() <= _MAX_DIFFERENCE * then.norm()
+        if not is_close:
             raise DamagedFolder(f"{folder} holds other features than {extractor.name} computes now")
         return found
 
@@ -134,11 +136,7 @@ def reference(
 
 
 def require_images(dataset: Dataset) -> int:
-    """Return the number of pixel values of an image dataset; raise a ValueError for points.
-
-    Raises:
-        ValueError: If it holds points.
-    """
+    """Return the number of pixel values of an image dataset; raise a ValueError for points."""
     if dataset.num_levels is None:
         raise ValueError(f"Sample quality needs images: {dataset.name} holds points.")
     return dataset.num_levels
@@ -151,25 +149,6 @@ def _image(splits: Sequence[Source], index: int) -> Tensor:
             break
         index -= len(split)
     return split[index]
-
-
-def _is_close(first: Tensor, second: Tensor) -> bool:
-    """Return whether two sets of features are equal up to rounding errors."""
-    has_shape = first.shape == second.shape
-    return has_shape and bool((first - second).norm() <= _MAX_DIFFERENCE * second.norm())
-
-
-def _content(pooled: Tensor, rows: Tensor) -> bytes:
-    statistics = Statistics.from_features(pooled)
-    return pack(
-        {
-            "mean": statistics.mean,
-            "covariance": statistics.covariance,
-            "num": torch.tensor(statistics.num),
-            "rows": rows,
-            "kernel": torch.tensor(mean_kernel(rows), dtype=torch.float64),
-        }
-    )
 
 
 def _read(path: Path, names: tuple[str, str, str], image_shape: tuple[int, ...]) -> Reference:

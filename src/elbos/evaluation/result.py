@@ -24,14 +24,8 @@ MAX_Z = 4.0
 class TheoremCheck:
     """The weighted loss and the mixture of ELBOs for one weighting, in nats per dimension.
 
-    Attributes:
-        name: Name of the weighting.
-        is_monotone: Whether the weighting never increases with log-SNR, within the noise levels of
-            the training.
-        loss: The weighted loss, with standard error `loss_se`.
-        mixture: The mixture of ELBOs, with standard error `mixture_se`.
-        difference_se: Standard error of the paired difference, loss minus mixture.
-        z: The difference divided by its standard error.
+    `difference_se` is the standard error of the paired difference, loss minus mixture, and `z` the
+    difference divided by it. Monotone weightings never increase within the training's noise levels.
     """
 
     name: str
@@ -45,22 +39,18 @@ class TheoremCheck:
 
     @property
     def holds(self) -> bool:
-        """Return whether the weighted loss equals the mixture of ELBOs within statistical error."""
+        """Return whether loss and mixture agree within statistical error."""
         return abs(self.z) <= MAX_Z
 
 
 @dataclass(frozen=True, kw_only=True)
 class OdeLikelihood:
-    """The likelihood under the probability-flow ODE, and the variational bound on the same images.
+    """Likelihood under the probability-flow ODE, and the variational bound on the same images.
 
     Attributes:
-        bits_per_dim: The mean negative log-likelihood, with `standard_error` over images.
-        bound_bits_per_dim: The variational bound.
         difference: Mean of ODE minus bound, with standard error `difference_se`.
-        num_images: Number of images measured.
         dequantization: Noise on discrete data; None for continuous data.
         trace: Trace estimator, "hutchinson" or "exact".
-        precision: Precision of the network.
         rtol: Relative and absolute tolerance of a solver step.
         num_evaluations: Largest number of function evaluations of any batch.
     """
@@ -80,8 +70,7 @@ class OdeLikelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
-    """The variational bound on a set of images, with its terms, and its integrand at every noise
-    level.
+    """Variational bound on a set of images, with its terms and its integrand over noise levels.
 
     Attributes:
         bits_per_dim: The bound on the negative log-likelihood, also in `nats_per_dim`.
@@ -90,8 +79,6 @@ class Likelihood:
         floor: The part of the standard error that comes from the choice of images, in bits/dim.
         target_se: The requested standard error, or None; see `is_target_reached`.
         decoder_bpd, diffusion_bpd, prior_bpd: The terms of the bound, in bits/dim.
-        num_rounds: Number of rounds of the measurement.
-        num_evaluations: Number of network evaluations.
         curve: The loss at each noise level.
         elbo: The negative ELBO of data noised to each level.
         exact_bits_per_dim: The exact negative log-likelihood; None if unknown.
@@ -122,9 +109,6 @@ class Likelihood:
 class Origin:
     """Source format, scheduler and latents of a model that another library trained.
 
-    Samples come from this library's samplers, within the model's range of log-SNR, and not from the
-    model's scheduler.
-
     Attributes:
         format: Format of the folder.
         scheduler: Class and settings of the scheduler, which define the network's input at each
@@ -135,10 +119,6 @@ class Origin:
     format: str
     scheduler: str
     latents: str | None
-
-
-def _origin_as_json(origin: Origin | None) -> dict[str, Any]:
-    return {} if origin is None else {"origin": to_json(origin)}
 
 
 def _origin_from_json(data: Mapping[str, Any]) -> Origin | None:
@@ -158,10 +138,7 @@ class Protocol:
         logsnr_min, logsnr_max: Ends of the range of noise levels.
         num_pilot_images: Images in the pilot, with `num_pilot_levels` noise levels each.
         num_round_levels: Noise levels per image in a round.
-        precision: Precision of the network.
         seed: Seed of noise and noise levels.
-        device: "cpu" or "cuda".
-        versions: Versions of elbos and torch.
         origin: Origin of a model that another library trained; None for a run.
     """
 
@@ -180,7 +157,11 @@ class Protocol:
     versions: Mapping[str, str]
     origin: Origin | None = field(
         default=None,
-        metadata={"is_flat": True, "encode": _origin_as_json, "decode": _origin_from_json},
+        metadata={  # absent in the files of runs
+            "is_flat": True,
+            "encode": lambda origin: {} if origin is None else {"origin": to_json(origin)},
+            "decode": _origin_from_json,
+        },
     )
 
 
@@ -197,7 +178,6 @@ class Evaluation:
         results: Likelihoods by condition: "unconditional", "given_label", or both.
         quality: Sample quality; None if not measured.
         sweep: Sample quality by sampler and number of evaluations; None if not measured.
-        protocol: Settings of the likelihood measurement.
         floors: Irreducible losses on the training images, by condition; None if not computed.
     """
 
@@ -253,8 +233,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the evaluation to JSON-compatible values."""
-        found: dict[str, Any] = to_json(self)
-        return found
+        return dict(to_json(self))
 
     def plot(self) -> "Figure":
         """Plot the loss over log-SNR in a panel above the ELBO of noisy data."""
@@ -264,12 +243,8 @@ class Evaluation:
     def to_html(
         self, path: Path | str, *, samples: bytes | None = None, command: str | None = None
     ) -> None:
-        """Write the evaluation as a self-contained HTML page.
-
-        Args:
-            path: The file.
-            samples: A picture of samples, as PNG.
-            command: The command that reproduces the evaluation.
+        """Write the evaluation as a self-contained HTML page, with a picture of samples (PNG) and
+        the command that reproduces it.
 
         Raises:
             OSError: If the page cannot be written; the message names `path`.

@@ -19,7 +19,6 @@ _FLAT = {"is_flat": True}  # fields without nesting in JSON, see `records`
 
 
 def _scores_as_json(values: Mapping[str, Value]) -> dict[str, float | None]:
-    """Encode metric values by name, None if unknown, and standard errors as `NAME_se`."""
     found: dict[str, float | None] = {metric.name: None for metric in SAMPLE_METRICS}
     for name, one in values.items():
         found[name] = one.value
@@ -38,11 +37,7 @@ def _scores_from_json(data: Mapping[str, Any]) -> dict[str, Value]:
 
 @dataclass(frozen=True)
 class Scores:
-    """Metric values of one set of images, keyed by metric name.
-
-    Attributes:
-        values: Values by the names of `SAMPLE_METRICS`, without unknown ones.
-    """
+    """Known metric values of one set of images, by the names of `SAMPLE_METRICS`."""
 
     values: Mapping[str, Value] = field(
         metadata={**_FLAT, "encode": _scores_as_json, "decode": _scores_from_json}
@@ -63,13 +58,7 @@ class SampleSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Real-data baseline: the scores of held-out real images against the reference.
-
-    Attributes:
-        split: Split of the images, disjoint from the reference.
-        num: Number of images.
-        scores: Scores of the images; empty if images are too few.
-    """
+    """Real-data baseline: scores of held-out images of a split; empty if images are too few."""
 
     split: str
     num: int
@@ -78,13 +67,8 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSets:
-    """Scores of equally large sets of samples, one set per seed.
-
-    Attributes:
-        num: Number of samples in a set.
-        sets: Scores of one set for each seed.
-        mean: The mean of each metric over seeds.
-        std: The standard deviation of each metric over seeds; None for a single seed.
+    """Scores of sets of `num` samples, one set per seed, with mean and standard deviation (None for
+    a single seed) over seeds.
     """
 
     num: int
@@ -107,8 +91,8 @@ class SampleSets:
         )
 
     def __getitem__(self, metric: SampleMetric) -> Value:
-        """Return a metric's mean and standard deviation over seeds; for a single seed, the value
-        and its standard error.
+        """Return a metric's mean and standard deviation over seeds, or the value and standard error
+        of a single seed.
         """
         if self.std is None:
             return self.sets[0].scores[metric]
@@ -154,11 +138,7 @@ class SamplingProtocol:
 class SampleQuality:
     """Sample-quality scores of one model, with the real-data baseline.
 
-    Attributes:
-        protocol: Settings of sampling and scoring.
-        samples: Scores of all samples.
-        matched: Scores of as many samples as the baseline has images; None if not fewer.
-        baseline: Scores of real images.
+    `matched` scores as many samples as the baseline has images; None if these are not fewer.
     """
 
     protocol: SamplingProtocol
@@ -167,9 +147,7 @@ class SampleQuality:
     baseline: Baseline
 
     def comparable(self, metric: SampleMetric) -> SampleSets:
-        """Return the sample sets to compare with the baseline, matched in size if the metric
-        depends on the number of samples.
-        """
+        """Return the sets to compare with the baseline: of its size if the metric depends on it."""
         return self.matched if self.matched and metric.depends_on_num else self.samples
 
     @property
@@ -190,14 +168,8 @@ class SweepPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Sample-quality scores by sampler, grid and number of network evaluations.
-
-    Attributes:
-        points: Scores of each combination, from the same noise and with equally many samples.
-        num_samples: Number of samples per point.
-        seed: Seed of the noise.
-        baseline: Scores of real images.
-        best: The point with the lowest Fréchet distance.
+    """Sample-quality scores by sampler, grid and number of network evaluations, from the same noise
+    and with equally many samples. `best` has the lowest Fréchet distance.
     """
 
     points: tuple[SweepPoint, ...]

@@ -13,10 +13,10 @@ from tiny import DIGITS
 
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.base.philox import key_of
-from elbos.evaluation.samples import Request, write_samples
 from elbos.models.networks import UNetConfig
 from elbos.runs.fit import train
 from elbos.runs.run import Run
+from elbos.runs.samples import Request, write_samples
 from elbos.training import data
 from elbos.training.data import pack
 from elbos.training.data.encode import Encoder

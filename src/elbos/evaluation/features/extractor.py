@@ -26,12 +26,7 @@ BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
 
 @dataclass(frozen=True)
 class Features:
-    """Feature vectors of images, with class logits if the network has a classifier.
-
-    Attributes:
-        pooled: One feature vector per image.
-        logits: Unnormalized log-probabilities of classes; None without a classifier.
-    """
+    """Feature vectors of images, with class logits if the network has a classifier."""
 
     pooled: Float32[Tensor, "n d"]
     logits: Float32[Tensor, "n k"] | None
@@ -62,11 +57,8 @@ def extract(
 ) -> Features:
     """Extract the features of images in batches, converting grey images to RGB.
 
-    Args:
-        extractor: The extractor to apply.
-        x: Images with 1 or 3 channels, of pixel values in `0..num_levels-1`.
-        num_levels: Number of pixel values; they are spread over 0 to 255.
-        on_images: Called with the number of images done, after each batch.
+    The `num_levels` pixel values are spread over 0 to 255. `on_images` is called with the number of
+    images in each batch.
 
     Raises:
         ValueError: If there are no images, they have another number of channels, or batches have
@@ -92,14 +84,8 @@ def extract(
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read the weight tensors in a file, without executing code from the file.
-
-    Returns:
-        The tensors, and the first 8 digits of the SHA-256 of the file.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If the file is damaged, or is not a dict of tensors.
+    """Read the weight tensors in a file without executing code, and the first 8 digits of its
+    SHA-256.
     """
     content = files.read(path)
     advice = "get the file again, or name another one."
@@ -144,23 +130,15 @@ class Module:
                     answer = function(images.to(device))
                 except Exception as error:
                     raise ValueError(f"{self.path} fails: {described(error, file)}") from error
-            return self._features(answer, len(images))
+            is_pair = isinstance(answer, tuple) and len(answer) == 2
+            pooled, logits = answer if is_pair else (answer, None)
+            vectors = self._vectors(pooled, len(images))
+            return Features(vectors, None if logits is None else self._vectors(logits, len(images)))
 
         digest = hashlib.sha256(files.read(file)).hexdigest()[:8]
         return Extractor(f"{Path(self.path).name}, file sha256 {digest}", compute)
 
-    def _features(self, answer: Any, num: int) -> Features:
-        is_pair = isinstance(answer, tuple) and len(answer) == 2
-        pooled, logits = answer if is_pair else (answer, None)
-        vectors = self._vectors(pooled, num)
-        return Features(vectors, None if logits is None else self._vectors(logits, num))
-
     def _vectors(self, value: Any, num: int) -> Float32[Tensor, "b d"]:
-        """Return the features in float32 on the CPU; raise an error unless they are valid.
-
-        Raises:
-            ValueError: If the return value has another type or shape, or is not finite.
-        """
         is_tensor = isinstance(value, Tensor)
         is_matrix = is_tensor and value.ndim == 2 and len(value) == num and value.shape[1] > 0
         if not is_matrix or not value.is_floating_point():

@@ -39,9 +39,8 @@ class Inception:
             object.__setattr__(self, "weights", files.expanded(self.weights))
 
     def load(self, device: torch.device) -> Extractor:
-        """Load Inception-v3 onto a device from local weights, without a download.
-
-        Weights other than the original ones cause a warning; the extractor's name has the hash.
+        """Load Inception-v3 onto a device from local weights, with a warning unless they are the
+        original ones.
 
         Raises:
             FileNotFoundError: If the file of weights does not exist.

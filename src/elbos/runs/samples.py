@@ -1,0 +1,137 @@
+"""Samples of a run as files: a PNG grid and an .npz, made by `elbos sample`."""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from elbos.base import files
+from elbos.base.checks import Typed, require_positive
+from elbos.base.codec import encode
+from elbos.base.sharing import naming_lost_processes
+from elbos.evaluation.model import Model
+from elbos.evaluation.samples import require_finite_samples
+from elbos.training.data import to_levels
+from elbos.training.pictures import is_drawable, png
+from elbos.training.processes import Processes
+from elbos.training.sampling import Sampling, num_batches
+
+MAX_IN_GRID = 400
+_DECODED = 16  # latents per call of the decoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Typed):
+    """Number, noise seed, class and output file of the samples to generate."""
+
+    num: int = 100
+    """Number of samples."""
+
+    seed: int = 0
+    """Seed of the noise."""
+
+    label: int | None = None
+    """Class of all samples. Default: cycle through the classes of a conditional network."""
+
+    out: Path | None = None
+    """Output path without suffix; `.png` and `.npz` are added. Default: in RUN/samples."""
+
+    def __post_init__(self) -> None:
+        require_positive(num=self.num)
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
+        if self.out is not None and self.out.name in ("", ".."):
+            raise ValueError(f"out is {str(self.out)!r}: give a file name without suffix.")
+
+
+@naming_lost_processes()
+def write_samples(
+    run: Model,
+    sampling: Sampling,
+    request: Request,
+    on_images: Callable[[int], None],
+    decode: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Path | None, Path]:
+    """Generate samples across all processes, and write a PNG and an .npz on the main process.
+
+    The PNG shows the first 400 samples, decoded by `decode` if they are latents; its path is None
+    if samples cannot be drawn. The .npz holds `x`, the samples (uint8 pixel values `[n, c, h, w]`,
+    or float32 points), `labels` if the network is conditioned on classes, and `sampling`, the
+    sampling settings as JSON. `on_images` is called with the number of new samples.
+
+    Raises:
+        ConnectionError: If another process has failed, after reporting its error.
+        OSError: If the files cannot be written.
+        ValueError: If the label is not a class of the network, the network cannot be guided, or
+            samples are not finite.
+    """
+    run.require_guidable(sampling)
+    labels, num_classes = run.class_labels(request.num), run.data.num_classes
+    if request.label is not None:
+        if labels is None or num_classes is None:
+            raise ValueError("This network knows no classes: leave out --label.")
+        if not 0 <= request.label < num_classes:
+            raise ValueError(f"label is {request.label}: give a class from 0 to {num_classes - 1}.")
+        labels = torch.full((request.num,), request.label)
+    processes, stem = Processes.joined(), request.out
+    if stem is None:  # named after the main settings and a digest of all
+        settings = json.dumps([encode(sampling), request.num, request.label])
+        digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
+        sampler = encode(sampling.sampler)["type"].lower()
+        name = f"{sampler}-{sampling.num_steps}-seed{request.seed}-{digest}"
+        stem = run.directory.samples / name
+    if stem.suffix in (".png", ".npz"):
+        stem = stem.with_suffix("")
+    is_picture = decode is not None or is_drawable(run.data.shape)
+    picture = Path(f"{stem}.png") if is_picture else None
+    archive = Path(f"{stem}.npz")
+    if processes.is_main:
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        for path in (archive, picture):
+            if path is not None:
+                files.require_writable(path)
+    batches = []
+    for turn in turns(num_batches(request.num), processes.rank, processes.num):
+        own = run.sample_batches(
+            sampling, num=request.num, seed=request.seed, cond=labels, batches=turn
+        )
+        for x in processes.lists(own):
+            if processes.is_main:
+                require_finite_samples(x)
+                batches.append(x)
+                on_images(len(x))
+    if processes.is_main:
+        x = torch.cat(batches)
+        by_class = labels is not None and request.label is None
+        num_columns = num_classes if by_class else None
+        if picture is not None:
+            shown = x[:MAX_IN_GRID]
+            if decode is not None:
+                shown = torch.cat([*map(decode, torch.split(shown, _DECODED))])
+            files.write(picture, png(shown, num_columns=num_columns))
+        arrays: dict[str, Any] = {"x": to_levels(x, run.data.num_levels).numpy()}
+        arrays["sampling"] = json.dumps(encode(sampling))
+        if labels is not None:
+            arrays["labels"] = labels.numpy()
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        files.write(archive, buffer.getvalue())
+    return picture, archive
+
+
+def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
+    """Yield the range of batches that one process generates in each turn, possibly an empty range.
+
+    Examples:
+        >>> list(turns(3, process=1, num_processes=2))
+        [range(1, 2), range(3, 3)]
+    """
+    for batch in range(process, num + process, num_processes):
+        yield range(num)[batch : batch + 1]
