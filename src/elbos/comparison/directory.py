@@ -24,6 +24,8 @@ from elbos.comparison.variants import Variant
 from elbos.training.config import Config, run_config
 from elbos.training.directory import RunDirectory
 
+_FILE = "compare.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
@@ -49,21 +51,15 @@ class ComparisonDirectory:
         """Return the run directory of an objective and a seed."""
         return self.path / "runs" / f"{objective.name}-{seed}"
 
-    @property
-    def file(self) -> Path:
-        """The path of compare.json, which holds the stored settings."""
-        return self.path / "compare.json"
-
     def stored(self) -> Stored | None:
         """Read the settings stored in the directory; None if the directory is new."""
-        if not self.file.exists():
+        if not (self.path / _FILE).exists():
             return None
         try:
-            found = decode(Stored, files.read_json(self.file), "comparison")
+            found = decode(Stored, files.read_json(self.path / _FILE), "comparison")
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{self.file} is damaged ({error}): restore it, or name "
-                "another directory with --out."
+                f"{self.path / _FILE} is damaged ({error}): restore it, or name another with --out."
             ) from error
         assert isinstance(found, Stored)
         return found
@@ -78,7 +74,7 @@ class ComparisonDirectory:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --out.")
         others = [path.name for path in self.path.glob("*") if not path.name.startswith(".")]
-        if others and not self.file.exists():
+        if others and not (self.path / _FILE).exists():
             raise ValueError(
                 f"{self.path} holds {others[0]} and no comparison: name a new directory with --out."
             )
@@ -93,15 +89,13 @@ class ComparisonDirectory:
         stored = self.stored()
         if stored and stored.data != wanted.data:
             raise ValueError(
-                f"The data differ from those that {self.path} was started with: restore them, or "
-                "name another directory with --out."
+                f"{self.path} was started with other data: restore them, or give another --out."
             )
         if stored and (found := difference(encode(stored), encode(wanted))):
             raise ValueError(
-                f"{self.path} holds a comparison with {found}: name another directory with --out, "
-                "or give the same options."
+                f"{self.path} holds a comparison with {found}: name another one with --out."
             )
-        files.write(self.file, (json.dumps(encode(wanted), indent=2) + "\n").encode())
+        files.write(self.path / _FILE, (json.dumps(encode(wanted), indent=2) + "\n").encode())
         (self.path / "runs").mkdir(exist_ok=True)  # `_do_here` fails on machines that do not see it
 
     def require_same_objectives(self, experiment: Experiment) -> None:
@@ -118,6 +112,5 @@ class ComparisonDirectory:
                 stored = replace(stored, seed=experiment.config.seed)
                 if found := difference(encode(stored), wanted):
                     raise ValueError(
-                        f"{path} holds a run with {found}: give the objective another name, or "
-                        "name another directory with --out."
+                        f"{path} holds a run with {found}: give another --out, or another name."
                     )

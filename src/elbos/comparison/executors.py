@@ -78,8 +78,7 @@ class Local(Executor):
             devices = torch.accelerator.device_count()
         if 0 < devices < gpus_per_run:
             raise ValueError(
-                f"gpus_per_run is {gpus_per_run}, but this machine has {devices} accelerators: "
-                "give fewer."
+                f"gpus_per_run is {gpus_per_run}: give at most {devices}, as this machine has."
             )
         if num_workers is None:
             num_workers = devices // gpus_per_run or max(1, cores // (2 * gpus_per_run))
@@ -224,13 +223,8 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Divide a cluster among parallel jobs, each on a single machine: return the number of jobs at
-    once (by default as many as the GPUs or cores allow) and the number of cores per process.
-
-    Args:
-        nodes: Resources of each machine of the cluster, as reported by Ray.
-        num_workers: Number of jobs at once.
-        gpus_per_run: Number of processes per job, each with a GPU if the cluster has any.
+    """Divide the machines of a cluster among parallel jobs: return the number of jobs at once, by
+    default as many as the GPUs or cores allow, and the number of cores per process.
 
     Examples:
         >>> shares([{"CPU": 8.0}, {"CPU": 8.0}], 1), shares([{"CPU": 8.0}], None)

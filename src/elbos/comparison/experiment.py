@@ -71,8 +71,8 @@ class Scoring(Typed):
     def __post_init__(self) -> None:
         if self.num_images < 2 or self.num_samples < MIN_IMAGES:
             raise ValueError(
-                f"num_images is {self.num_images}, num_samples {self.num_samples}: "
-                f"give at least 2 and {MIN_IMAGES}."
+                f"num_images is {self.num_images}, num_samples {self.num_samples}: give at least 2 "
+                f"and {MIN_IMAGES}."
             )
         for name in self.samplings:
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9.-]{0,31}", name) or name == "type":
@@ -103,9 +103,7 @@ class Experiment(Typed):
     def __post_init__(self) -> None:
         names = [one.name for one in self.objectives]
         if not self.objectives or not self.seeds:
-            raise ValueError(
-                "There is nothing to compare: give at least one objective and one seed."
-            )
+            raise ValueError("There is nothing to compare: give an objective and a seed or more.")
         for part in (self.config.data, self.config.network):
             if isinstance(part, Given | OwnNetwork):  # runs are made in separate processes
                 raise ValueError(

@@ -1,14 +1,7 @@
-r"""Curves of a comparison, as plotly figures and as small SVG.
+"""Curves of a comparison, as plotly figures and as small SVG.
 
-Over images seen in training, the validation ELBO of every objective. Over log-SNR, the negative
-ELBO of data noised to $\lambda$, minus the median of all objectives,
-
-$$L_i(\lambda) - \frac1n \sum_j L_j(\lambda),$$
-
-its slope, the loss at a noise level, relative to the median and in absolute terms; and the rank
-correlation of $L(\lambda)$ with the scores. Each family of weightings has a colour; non-monotone
-weightings are dashed. Each curve stores its objective's name as `meta`, by which the page
-highlights it.
+Each family of weightings has a colour; non-monotone weightings are dashed. Each curve stores its
+objective's name as `meta`, by which the page highlights it.
 """
 
 import re
@@ -187,12 +180,12 @@ def weights_svg(comparison: Comparison, objective: ObjectiveResult, swatch: Swat
     """Draw the weighting, the intervals where w increases, and the density of noise levels."""
     weights = objective.weights
     assert weights is not None
-    x = _across(comparison, _floats(weights.logsnr))
+    low, scale = comparison.logsnr_min, _WIDTH / (comparison.logsnr_max - comparison.logsnr_min)
+    x = scale * (_floats(weights.logsnr) - low)
+    rising = Markup('<rect class="rising" x="{:.1f}" width="{:.1f}" height="{}"/>')
     shapes = [
-        Markup('<rect class="rising" x="{:.1f}" width="{:.1f}" height="{}"/>').format(
-            start, end - start, _HEIGHT
-        )
-        for start, end in (_across(comparison, _floats(ends)) for ends in objective.rising)
+        rising.format(scale * (start - low), scale * (end - start), _HEIGHT)
+        for start, end in objective.rising
     ]
     if weights.p is not None:
         outline = f"{_path(x, _floats(weights.p))}V{_HEIGHT}H{x[0]:.1f}Z"
@@ -214,12 +207,6 @@ def density_svg(objective: ObjectiveResult, swatch: Swatch) -> Markup:
         line.format(swatch.color, opacity, _path(x, p, top))
         for p, opacity in zip(curves, opacities, strict=True)
     )
-
-
-def _across(comparison: Comparison, logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-    low, high = comparison.logsnr_min, comparison.logsnr_max
-    across: Array = _WIDTH * (logsnr - low) / (high - low)
-    return across
 
 
 def _path(x: Float[Array, " n"], y: Float[Array, " n"], top: float | None = None) -> str:

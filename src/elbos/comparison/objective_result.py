@@ -104,9 +104,7 @@ class ObjectiveResult:
         rising: Intervals of log-SNR in which the weighting increases.
         status: "complete", "incomplete" or "failed": all, some or no seeds have scores.
         failures: Reasons for the missing scores.
-        elbo: Negative ELBO of data noised to each log-SNR.
-        curve: Loss at each log-SNR, the slope of `elbo`.
-        learning: Validation ELBO during training.
+        elbo, curve: Negative ELBO of data noised to each log-SNR; the loss, which is its slope.
         density: Evolution of an adaptive density; None for fixed schedules.
     """
 

@@ -249,8 +249,7 @@ class Comparison:
             found: Comparison = from_json(cls, value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
-                f"This is not a report of this version ({error}): the command that made it writes "
-                "it again, from the scores in its directory."
+                f"This is not a report of this version ({error}): compare again, from the scores."
             ) from error
         return found
 

@@ -17,10 +17,10 @@ from elbos.base.codec import digest, encode
 from elbos.base.progress import Start, silent
 from elbos.base.records import from_json, to_json
 from elbos.comparison.experiment import Scoring
-from elbos.comparison.objective_result import Density, LearningCurve, LevelCurve
+from elbos.comparison.objective_result import Density, LearningCurve, LevelCurve, Metric
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.likelihood import chosen_images, conditions, measure, summary
-from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS, Metric, leading_distance
+from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS, leading_distance
 from elbos.evaluation.quality import Scorer
 from elbos.evaluation.samples import stored_samples
 from elbos.evaluation.scores import Baseline, Scores
@@ -44,20 +44,13 @@ class RunScores:
     """Scores of one run, with loss curves over log-SNR and curves of the training.
 
     Attributes:
-        data: Name of the dataset.
         condition: The condition of the network in the likelihood measurement.
         machine: Hardware and software versions.
         num_images: Test images whose likelihood was measured.
-        bits_per_dim: The variational bound on -log2 p(x), per dimension.
-        standard_error: Standard error of the bound, for the distribution of images.
         losses: Loss under each weighting, by the weighting's repr, in nats per dimension.
-        elbo: Negative ELBO of data noised to each log-SNR.
-        curve: Loss at each log-SNR.
-        samples: Sample-quality scores by sampler; None for points.
-        baseline: Real-data baseline; None for points.
+        elbo, curve: Negative ELBO of data noised to each log-SNR; loss at each log-SNR.
+        samples: Sample-quality scores by sampler; None for points, like the real-data baseline.
         num_compared: Samples used in metrics that depend on the number of samples.
-        num_features: Dimension of the features.
-        learning: Validation ELBO during training.
         density: Evolution of an adaptive density; empty for fixed schedules.
         clipped: Share of steps with clipped gradients; None if unknown.
     """
@@ -80,6 +73,14 @@ class RunScores:
     learning: LearningCurve
     density: tuple[Density, ...]
     clipped: float | None
+
+    @property
+    def values(self) -> dict[str, float]:
+        """Values of all metrics, by the keys of `measured_metrics`."""
+        found = {BITS_PER_DIM.name: self.bits_per_dim}
+        for sampler, scores in (self.samples or {}).items():
+            found |= {_key(name, sampler): one.value for name, one in scores.values.items()}
+        return found
 
 
 def read_scores(
@@ -206,57 +207,40 @@ def _training(run: Run) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class SamplerMetric:
-    """A metric, with the name of the sampler whose samples are scored; None for bits/dim."""
-
-    metric: Metric
-    sampler: str | None = None
-
-    @property
-    def key(self) -> str:
-        """The key of the metric in a result, including the sampler's name."""
-        name = self.metric.name
-        return f"{name.removesuffix('_distance')}_{self.sampler}" if self.sampler else name
-
-    def with_sampler(self, title: str) -> str:
-        """Append the sampler's name, if any, to a title."""
-        if self.sampler is None:
-            return title
-        return f"{title}, {_SAMPLER_TITLES.get(self.sampler, self.sampler)}"
-
-    def value(self, scores: RunScores) -> float | None:
-        """Return the value of the metric in a run's scores; None if missing."""
-        if self.sampler is None:
-            return scores.bits_per_dim
-        return self._of((scores.samples or {}).get(self.sampler))
-
-    def baseline(self, scores: RunScores) -> float | None:
-        """Return the real-data baseline of the metric; None without a baseline."""
-        if self.sampler is None or scores.baseline is None:
-            return None
-        return self._of(scores.baseline.scores)
-
-    def _of(self, scores: Scores | None) -> float | None:
-        found = scores and scores.values.get(self.metric.name)
-        return found.value if found else None
-
-
-def measured_metrics(scores: RunScores) -> tuple[list[SamplerMetric], list[SamplerMetric]]:
-    """Return the main metrics of a run, which are tested for significance, and the other metrics.
+def measured_metrics(scores: RunScores) -> tuple[Metric, ...]:
+    """Return the metrics of a run, with the main ones, which are tested for significance, first.
 
     The main metrics are bits/dim and one distance for each sampler: the Fréchet distance, or the
     kernel distance if there are fewer samples than features, when the former is mostly bias.
     """
-    bits = SamplerMetric(BITS_PER_DIM)
+    bits = Metric(
+        key=BITS_PER_DIM.name,
+        title=BITS_PER_DIM.title,
+        short=BITS_PER_DIM.short,
+        is_lower_better=BITS_PER_DIM.is_lower_better,
+        is_main=True,
+        baseline=None,
+    )
     if not scores.samples or scores.num_compared is None or scores.num_features is None:
-        return [bits], []
+        return (bits,)
     leading = leading_distance(scores.num_compared, scores.num_features)
+    of_real = scores.baseline.scores.values if scores.baseline else {}
     of_samples = [
-        SamplerMetric(metric, sampler)
+        Metric(
+            key=_key(metric.name, sampler),
+            title=f"{metric.title}, {_SAMPLER_TITLES.get(sampler, sampler)}",
+            short=f"{metric.short}, {_SAMPLER_TITLES.get(sampler, sampler)}",
+            is_lower_better=metric.is_lower_better,
+            is_main=metric is leading,
+            baseline=of_real[metric.name].value if metric.name in of_real else None,
+        )
         for metric in SAMPLE_METRICS
         for sampler, known in scores.samples.items()
         if metric.name in known.values
     ]
-    main = [one for one in of_samples if one.metric is leading]
-    return [*main, bits], [one for one in of_samples if one.metric is not leading]
+    main = [metric for metric in of_samples if metric.is_main]
+    return *main, bits, *(metric for metric in of_samples if not metric.is_main)
+
+
+def _key(metric: str, sampler: str) -> str:
+    return f"{metric.removesuffix('_distance')}_{sampler}"

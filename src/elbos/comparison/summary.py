@@ -31,7 +31,7 @@ from elbos.comparison.result import (
     Statistics,
     TestedWeighting,
 )
-from elbos.comparison.scores import RunScores, SamplerMetric, measured_metrics
+from elbos.comparison.scores import RunScores, measured_metrics
 from elbos.comparison.statistics import (
     MIN_WEIGHTINGS,
     Correlation,
@@ -80,7 +80,7 @@ def summarize(
         seeds=experiment.seeds,
         logsnr_min=experiment.ends[0],
         logsnr_max=experiment.ends[1],
-        metrics=tuple(table.result_metric(metric) for metric in table.metrics),
+        metrics=table.metrics,
         objectives=tuple(_objective(one, table, failures) for one in experiment.objectives),
         statistics={metric.key: _statistics(metric, table) for metric in table.metrics},
         pairs=tuple(
@@ -108,8 +108,8 @@ class _Table:
         }
         found = [score for one in self.scores.values() for score in one.values()]
         self.some = found[0] if found else None
-        self.main, others = measured_metrics(found[0]) if found else ([], [])
-        self.metrics = [*self.main, *others]
+        self.metrics = measured_metrics(found[0]) if found else ()
+        self.main = [metric for metric in self.metrics if metric.is_main]
         self.rising = {
             one.name: rising_intervals(one.weighting, *experiment.ends)
             for one in experiment.objectives
@@ -121,20 +121,12 @@ class _Table:
     def is_monotone(self, objective: Variant) -> bool:
         return not self.rising[objective.name]
 
-    def values(self, metric: SamplerMetric, objectives: Sequence[Variant]) -> Any:
+    def values(self, metric: Metric, objectives: Sequence[Variant]) -> Any:
         """Return the values of a metric as an array `[objectives, seeds]`."""
-        found = [[metric.value(s) for s in self.scores[one.name].values()] for one in objectives]
+        found = [
+            [s.values.get(metric.key) for s in self.scores[one.name].values()] for one in objectives
+        ]
         return np.array(found, dtype=np.float64)
-
-    def result_metric(self, metric: SamplerMetric) -> Metric:
-        return Metric(
-            key=metric.key,
-            title=metric.with_sampler(metric.metric.title),
-            short=metric.with_sampler(metric.metric.short),
-            is_lower_better=metric.metric.is_lower_better,
-            is_main=metric in self.main,
-            baseline=metric.baseline(self.some) if self.some else None,
-        )
 
     @cached_property
     def pairs(self) -> list[tuple[Variant, Variant]]:
@@ -194,13 +186,13 @@ def _objective(
     )
 
 
-def _score(metric: SamplerMetric, objective: Variant, table: _Table) -> Score:
+def _score(metric: Metric, objective: Variant, table: _Table) -> Score:
     """Collect an objective's values of a metric, and compare the mean with the best mean."""
     values = table.values(metric, [objective])[0]
     is_best = is_near = is_unresolved = False
     detectable = None
     if (found := table.differences.get(metric.key)) and objective in table.complete:
-        i, best = table.complete.index(objective), found.best(metric.metric.is_lower_better)
+        i, best = table.complete.index(objective), found.best(metric.is_lower_better)
         is_best, is_near = i == best, not found.is_significant[best, i]
         is_unresolved = bool(is_near and found.is_wild[i] and not is_best)  # scatters too much
         detectable = None if is_best else float(found.half_widths[best, i])
@@ -215,10 +207,10 @@ def _score(metric: SamplerMetric, objective: Variant, table: _Table) -> Score:
     )
 
 
-def _statistics(metric: SamplerMetric, table: _Table) -> Statistics | None:
+def _statistics(metric: Metric, table: _Table) -> Statistics | None:
     if (found := table.differences.get(metric.key)) is None:
         return None
-    best = found.best(metric.metric.is_lower_better)
+    best = found.best(metric.is_lower_better)
     return Statistics(
         num_objectives=len(table.complete),
         num_seeds=len(table.seeds),
@@ -229,7 +221,7 @@ def _statistics(metric: SamplerMetric, table: _Table) -> Statistics | None:
     )
 
 
-def _difference(metric: SamplerMetric, yes: Variant, no: Variant, table: _Table) -> Difference:
+def _difference(metric: Metric, yes: Variant, no: Variant, table: _Table) -> Difference:
     means = table.values(metric, [yes, no]).mean(1)
     mean = float(means[0] - means[1])
     if (found := table.differences.get(metric.key)) is None:

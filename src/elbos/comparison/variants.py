@@ -74,8 +74,7 @@ class Variant:
         require_encodable(self)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise ValueError(
-                f"An objective cannot be called {shortened(self.name)!r}: give letters, digits, "
-                "dots and dashes."
+                f"{shortened(self.name)!r} is no name: give letters, digits, dots and dashes."
             )
 
     @classmethod

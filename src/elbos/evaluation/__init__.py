@@ -1,17 +1,8 @@
 """Evaluation of a trained model: likelihood, loss at every noise level, and sample quality.
 
-| module | content |
-|---|---|
-| `config` | settings: the measurements and their precision |
-| `model` | the protocol of a model, and the stores of its measurements |
-| `evaluate` | the order of the measurements |
-| `likelihood`, `ode` | the bound, and the theorem on the same losses; the ODE likelihood |
-| `samples` | samples, stored for scoring |
-| `features`, `reference` | feature extractors; cached reference features of real images |
-| `estimators`, `metrics` | distances between sets of features; the list of all metrics |
-| `quality` | samples scored set by set, also by sampler and evaluations |
-| `result`, `scores` | the results |
-| `page`, `figures` | the page with its tables, and its figures |
+`evaluate` measures a `Model` as `config` says: `likelihood`, `ode`, `floor`, and `quality`, which
+scores `samples` by `metrics` against a `reference` in terms of `features`. `result` and `scores`
+hold the numbers, which `page` and `figures` show.
 """
 
 from elbos.base.aliases import moved_names

@@ -97,8 +97,7 @@ class EvaluationConfig(Typed):
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.num_samples != 0 and self.num_samples < MIN_IMAGES:
             raise ValueError(
-                f"num_samples is {self.num_samples}: give at least {MIN_IMAGES}, or 0 to skip "
-                "sample quality."
+                f"num_samples is {self.num_samples}: give at least {MIN_IMAGES}, or 0 for none."
             )
         if self.sweep and self.num_samples == 0:
             raise ValueError("num_samples is 0, but a sweep needs samples: give more.")

@@ -113,8 +113,7 @@ def kernel_distance(
     n, m = len(samples), len(reference)
     if n < 3 or m < 2:
         raise ValueError(
-            "The kernel distance needs at least 3 samples and 2 reference features; there are "
-            f"{n} and {m}."
+            f"The kernel distance needs 3 samples and 2 references or more; there are {n} and {m}."
         )
     within = _kernel_sums(samples, samples) - _kernel_diagonal(samples)  # r_i, over all others
     between = _kernel_sums(samples, reference) / m
@@ -168,8 +167,7 @@ def precision_recall(
     num = min(len(real), len(fake))
     if num <= num_neighbors:
         raise ValueError(
-            f"Precision and recall need more than {num_neighbors} samples, the number of "
-            f"neighbors; there are {num}."
+            f"Precision and recall need more than {num_neighbors} samples; there are {num}."
         )
     real, fake = real.double(), fake.double()
     real_radii, fake_radii = (_radii(x, num_neighbors) for x in (real, fake))
@@ -210,8 +208,7 @@ def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tu
     _require_finite(logits)
     if len(logits) < num_splits:
         raise ValueError(
-            f"The Inception score needs at least {num_splits} samples, the number of splits; "
-            f"there are {len(logits)}."
+            f"{len(logits)} samples are too few for an Inception score of {num_splits} splits."
         )
     scores = []
     for log_p in logits.double().log_softmax(1).tensor_split(num_splits):
@@ -225,6 +222,5 @@ def _require_finite(*features: Tensor) -> None:
         num_bad = int((~rows.isfinite()).any(1).sum())
         if num_bad:
             raise ValueError(
-                f"{num_bad} of {len(rows)} rows of features hold NaN or infinity: "
-                "check the images and the feature extractor."
+                f"Features of {num_bad} of {len(rows)} images hold NaN or infinity: check these."
             )

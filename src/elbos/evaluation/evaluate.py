@@ -1,8 +1,7 @@
-r"""Evaluation of a trained model: likelihood, loss at every noise level, and samples.
+"""Evaluation of a trained model: likelihood, loss at every noise level, and samples.
 
-The numbers come with their protocol: how the data were decoded, between which noise levels, with
-how many evaluations, on which images, from which weights. Everything is measured batch by batch
-into the model's `evaluation` folder, so that an interrupted evaluation resumes.
+Everything is measured batch by batch into the model's `evaluation` folder, so that an interrupted
+evaluation resumes.
 """
 
 from dataclasses import replace

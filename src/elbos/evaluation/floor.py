@@ -42,10 +42,7 @@ def measure_floors(
     train = model.dataset.train
     num = len(train) if config.floor_images is None else config.floor_images
     if num > len(train):
-        raise ValueError(
-            f"floor_images is {num}, more than the {len(train)} training images: give a smaller "
-            "number."
-        )
+        raise ValueError(f"floor_images is {num}: give at most {len(train)}, the training images.")
     labels = None if train.labels is None else train.labels.to(model.device)
     data = FiniteSet(train.x[:].to(model.device), model.dataset.num_levels, labels)
     return {

@@ -90,24 +90,15 @@ class Measured:
     pilot: Measurements
     rounds: Validation
 
-    @property
-    def num_evaluations(self) -> int:
-        """Number of network evaluations in the pilot and the rounds."""
-        return self.pilot.loss.numel() + self.rounds.num_evaluations
-
 
 def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]:
-    """Choose the indices of the images to measure, in a random order that all models share.
-
-    Raises:
-        ValueError: If `config.num_images` is below 2 or exceeds the size of the split.
-    """
+    """Choose the indices of the images to measure, in a random order that all models share."""
     split: Split = getattr(model.dataset, config.split)
     num_images = config.num_images or len(split)
     if not 2 <= num_images <= len(split):
         raise ValueError(
-            f"The {config.split} split has {len(split)} images: "
-            f"num_images is {num_images}; give at least 2 and at most all images."
+            f"num_images is {num_images}: give 2 to {len(split)}, the images of the {config.split} "
+            "split."
         )
     return torch.randperm(len(split), generator=generator(0))[:num_images]
 
@@ -174,7 +165,7 @@ def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
         diffusion_bpd=rounds.diffusion.mean().item() / NATS_PER_BIT,
         prior_bpd=rounds.prior.mean().item() / NATS_PER_BIT,
         num_rounds=rounds.decoder.shape[1],
-        num_evaluations=measured.num_evaluations,
+        num_evaluations=measured.pilot.loss.numel() + rounds.num_evaluations,
         curve=rounds.by_level,
         elbo=rounds.elbo_by_level,
     )

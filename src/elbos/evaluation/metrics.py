@@ -203,8 +203,8 @@ def feature_sets(
         )
     if extractor.name != reference.extractor:
         raise ValueError(
-            f"The extractor of the reference is {reference.extractor}, that of the samples "
-            f"{extractor.name}: compute both with the same extractor."
+            f"Reference and samples have features of {reference.extractor} and {extractor.name}: "
+            "use the same extractor."
         )
     if features is None:
         num_levels = require_images(dataset)

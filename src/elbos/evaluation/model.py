@@ -150,10 +150,9 @@ class Model(Protocol):
 
 
 class Sampled:
-    """Mixin with the sampling methods that all models share."""
+    """Mixin with the sampling methods that all models share (see `Model`)."""
 
     def class_labels(self: Model, num: int) -> Int[Tensor, " n"] | None:
-        """Return `num` labels that cycle through the classes; None for a network without labels."""
         known = self.num_classes
         return None if known is None else torch.arange(num) % known
 
@@ -166,7 +165,6 @@ class Sampled:
         cond: Condition,
         batches: Iterable[int] | None = None,
     ) -> list[Float[Tensor, "b *d"]]:
-        """Generate batches of samples at the model's precision; see `sampling.sample`."""
         with self.autocast():
             found = sample(
                 self.denoiser,

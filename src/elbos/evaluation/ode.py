@@ -8,13 +8,13 @@ import math
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from elbos.base.conditions import to_device
 from elbos.base.progress import Start
 from elbos.base.store import Part, Tensors
-from elbos.evaluation.config import EvaluationConfig, OdeConfig
+from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.likelihood import ConditionedImages
 from elbos.evaluation.model import Model, model_store
 from elbos.evaluation.result import OdeLikelihood
@@ -46,11 +46,28 @@ def measure_ode(
         return None
     key = [config.split, len(condition), condition.name]
     store = model_store(model, "ode", images=key, precision="fp32", ode=ode, seed=config.seed)
-    parts = []
-    for batch, begin in enumerate(range(0, num, BATCH_SIZE)):
-        images = slice(begin, min(begin + BATCH_SIZE, num))
-        solve = partial(_solve, model, condition, images, ode, generator(config.seed, KEY, batch))
-        parts.append(Part(f"{batch:05d}", images.stop - begin, solve))
+
+    def solve(batch: int, rows: Int64[Tensor, " b"]) -> Tensors:
+        x, cond = condition.batch(rows)
+        found = flow_likelihood(
+            model.denoiser,
+            x.to(model.device),
+            logsnr_min=model.schedule.logsnr_min,
+            logsnr_max=model.schedule.logsnr_max,
+            num_levels=condition.num_levels,
+            dequantize=DEQUANTIZATIONS[ode.dequantization],
+            use_exact_trace=ode.trace == "exact",
+            rtol=ode.tolerance,
+            atol=ode.tolerance,
+            cond=to_device(cond, model.device),
+            generator=generator(config.seed, KEY, batch),
+        )
+        return {"nats": found.nats, "num_evaluations": torch.tensor([found.num_evaluations])}
+
+    parts = [
+        Part(f"{batch:05d}", len(rows), partial(solve, batch, rows))
+        for batch, rows in enumerate(torch.split(torch.arange(num), BATCH_SIZE))
+    ]
     found = store.concatenated(parts, start(f"{condition.title}, ODE", num, "images"))
     bits = found["nats"].double() / NATS_PER_BIT
     bound_bits = bound[:num] / NATS_PER_BIT
@@ -68,23 +85,3 @@ def measure_ode(
         rtol=ode.tolerance,
         num_evaluations=int(found["num_evaluations"].max()),
     )
-
-
-def _solve(
-    model: Model, condition: ConditionedImages, images: slice, ode: OdeConfig, g: torch.Generator
-) -> Tensors:
-    x, cond = condition.batch(torch.arange(len(condition))[images])
-    found = flow_likelihood(
-        model.denoiser,
-        x.to(model.device),
-        logsnr_min=model.schedule.logsnr_min,
-        logsnr_max=model.schedule.logsnr_max,
-        num_levels=condition.num_levels,
-        dequantize=DEQUANTIZATIONS[ode.dequantization],
-        use_exact_trace=ode.trace == "exact",
-        rtol=ode.tolerance,
-        atol=ode.tolerance,
-        cond=to_device(cond, model.device),
-        generator=g,
-    )
-    return {"nats": found.nats, "num_evaluations": torch.tensor([found.num_evaluations])}

@@ -52,12 +52,8 @@ def unit_of(result: Evaluation) -> Unit:
 def evaluation_page(
     result: Evaluation, *, samples: bytes | None = None, command: str | None = None
 ) -> str:
-    """Render an evaluation as a self-contained HTML page; missing measurements are omitted.
-
-    Args:
-        result: The evaluation, also embedded as JSON in `<script id="elbos-evaluation">`.
-        samples: A picture of samples, as PNG.
-        command: The command that reproduces the evaluation.
+    """Render an evaluation as a self-contained HTML page, with a picture of samples, as PNG; the
+    result is also embedded as JSON, in `<script id="elbos-evaluation">`.
     """
     return document(
         "evaluation/page.html",

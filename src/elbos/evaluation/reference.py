@@ -5,7 +5,6 @@ and the extractor. An interrupted extraction resumes; a damaged cache is replace
 """
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +12,13 @@ from pathlib import Path
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
+from torch.utils.data import ConcatDataset
 
-from elbos.base import files
+from elbos.base import files, store
 from elbos.base.cache import DamagedFolder, build_once, cache_dir, kept
 from elbos.base.codec import digest
 from elbos.base.progress import Start, silent
-from elbos.base.store import Part, Store, Tensors, pack, read
+from elbos.base.store import Part, Store, Tensors
 from elbos.evaluation.estimators import Statistics, mean_kernel
 from elbos.evaluation.features import Extractor, extract
 from elbos.training.data import Dataset, Source
@@ -85,7 +85,7 @@ def reference(
         found = extract(extractor, x[rows], num_levels=num_levels, on_images=lambda _: None)
         return {"pooled": found.pooled}
 
-    def pooled(store: Store, start: Start) -> Tensor:
+    def pooled(parts_of: Store, start: Start) -> Tensor:
         batches = [
             (x, rows) for x in splits for rows in torch.split(torch.arange(len(x)), _PART_SIZE)
         ]
@@ -94,11 +94,11 @@ def reference(
             for i, (x, rows) in enumerate(batches)
         )
         advance = start(f"features of {split_name} images", num, "images")
-        return store.concatenated(parts, advance)["pooled"]
+        return parts_of.concatenated(parts, advance)["pooled"]
 
     def build(folder: Path) -> None:
-        store = Store(cache_dir() / f"{name}.parts")
-        found = pooled(store, silent if is_shared else start)  # shared parts are stored
+        parts_of = Store(cache_dir() / f"{name}.parts")
+        found = pooled(parts_of, silent if is_shared else start)  # shared parts are stored
         statistics, rows = Statistics.from_features(found), found[some]
         tensors = {
             "mean": statistics.mean,
@@ -107,18 +107,24 @@ def reference(
             "rows": rows,
             "kernel": torch.tensor(mean_kernel(rows), dtype=torch.float64),
         }
-        files.write(folder / _FILE, pack(tensors))
-        shutil.rmtree(store.folder)
+        files.write(folder / _FILE, store.pack(tensors))
+        shutil.rmtree(parts_of.folder)
 
     def read(folder: Path) -> Reference:
-        names = (extractor.name, dataset.name, split_name)
-        found = _read(folder / _FILE, names, dataset.shape)
-        images = torch.stack([_image(splits, i) for i in some[:_NUM_CHECKED].tolist()])
-        now, then = features(images, slice(None))["pooled"], found.rows[: len(images)]
+        try:
+            tensors = store.read(folder / _FILE)
+            statistics = Statistics(tensors["mean"], tensors["covariance"], int(tensors["num"]))
+            rows, kernel = tensors["rows"], tensors["kernel"].item()
+        except (FileNotFoundError, ValueError, KeyError) as error:
+            raise DamagedFolder(f"{folder} is damaged") from error
+        every: ConcatDataset[Tensor] = ConcatDataset(splits)
+        images = torch.stack([every[i] for i in some[:_NUM_CHECKED].tolist()])
+        now, then = features(images, slice(None))["pooled"], rows[: len(images)]
         is_close = now.shape == then.shape and (now - then).norm() <= _MAX_DIFFERENCE * then.norm()
         if not is_close:
             raise DamagedFolder(f"{folder} holds other features than {extractor.name} computes now")
-        return found
+        names = extractor.name, dataset.name, split_name
+        return Reference(statistics, rows, kernel, *names, dataset.shape)
 
     try:
         if processes is not None and is_shared:
@@ -140,21 +146,3 @@ def require_images(dataset: Dataset) -> int:
     if dataset.num_levels is None:
         raise ValueError(f"Sample quality needs images: {dataset.name} holds points.")
     return dataset.num_levels
-
-
-def _image(splits: Sequence[Source], index: int) -> Tensor:
-    """Return an image by its index in the concatenated splits."""
-    for split in splits:
-        if index < len(split):
-            break
-        index -= len(split)
-    return split[index]
-
-
-def _read(path: Path, names: tuple[str, str, str], image_shape: tuple[int, ...]) -> Reference:
-    try:
-        found = read(path)
-        statistics = Statistics(found["mean"], found["covariance"], int(found["num"]))
-        return Reference(statistics, found["rows"], found["kernel"].item(), *names, image_shape)
-    except (FileNotFoundError, ValueError, KeyError) as error:
-        raise DamagedFolder(f"{path.parent} is damaged") from error

@@ -73,16 +73,13 @@ class Likelihood:
     """Variational bound on a set of images, with its terms and its integrand over noise levels.
 
     Attributes:
-        bits_per_dim: The bound on the negative log-likelihood, also in `nats_per_dim`.
         standard_error: Standard error for the distribution of images, in bits/dim.
         measurement_error: Standard error for this set of images, in bits/dim.
         floor: The part of the standard error that comes from the choice of images, in bits/dim.
         target_se: The requested standard error, or None; see `is_target_reached`.
         decoder_bpd, diffusion_bpd, prior_bpd: The terms of the bound, in bits/dim.
-        curve: The loss at each noise level.
-        elbo: The negative ELBO of data noised to each level.
+        curve, elbo: The loss at each noise level; the negative ELBO of data noised to each level.
         exact_bits_per_dim: The exact negative log-likelihood; None if unknown.
-        weightings: Checks of the theorem, one for each weighting.
         ode: The ODE likelihood; None if not measured.
     """
 

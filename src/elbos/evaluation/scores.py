@@ -104,16 +104,11 @@ class SamplingProtocol:
     """Settings under which samples were generated and scored.
 
     Attributes:
-        extractor: Name of the feature extractor, which computes `num_features` features.
-        reference: Split of the real images, `num_reference` in number.
-        num_kernel_reference: Number of real images in the kernel distance.
-        num_precision_recall: Number of images on each side of precision and recall.
-        sampler, grid, num_steps: Sampler, grid of noise levels and number of steps; `sampler_label`
-            and `grid_label` are short names.
+        reference: Split of the real images, `num_reference` in number; the kernel distance uses
+            `num_kernel_reference`, precision and recall `num_precision_recall` on either side.
         num_evaluations: Network evaluations per sample.
         guidance: Guidance scale, 1 without guidance; applied at log-SNRs in `guidance_logsnr`.
-        num_samples: Number of samples in a set.
-        seeds: Seeds of the sets.
+        num_samples: Number of samples in a set, one set per seed.
     """
 
     extractor: str

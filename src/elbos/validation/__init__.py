@@ -8,19 +8,6 @@ A training loss depends on its weighting, noise schedule and prediction type; th
 Under any weighting that never increases, the weighted loss is an average of ELBOs of noisy data, so
 that the bound at every noise level is meaningful, too.
 
-| file | what it holds |
-|---|---|
-| `draws` | noise levels and noise of each sample, by (seed, round, index) |
-| `estimate` | a mean over samples, with standard errors |
-| `measurements` | losses at noise levels, their integrals, and `fit`, which makes these precise |
-| `result` | `Validation`: the bound of each sample, by noise level, by class, and differences |
-| `saved` | a `Validation` as a file |
-| `execution` | batches, devices, sharing among processes, storage of finished parts |
-| `diagnostics` | checks of data and denoiser for mistakes that the bound would not reveal |
-| `validator` | `Validator` |
-| `by_level` | `LossByLevel`: the loss of a training by noise level, from its own batches |
-| `protocols` | validation losses in common use, at a few fixed noise levels |
-
 References:
     Kingma et al. (2021), https://arxiv.org/abs/2107.00630
     Kingma & Gao (2023), https://arxiv.org/abs/2303.00848

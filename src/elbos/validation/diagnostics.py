@@ -87,8 +87,7 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None
         low, high = (denoiser.output(x, torch.full((len(x),), end).to(x), cond) for end in ends)
     if torch.equal(low, high) and low.any():
         warnings.warn(
-            f"the network returns the same at log-SNR {ends[0]:g} and {ends[1]:g}: it "
-            "ignores its second argument.",
+            "the network ignores its second argument: it returns the same at all noise levels.",
             TimeIgnoredWarning,
             stacklevel=USER - 1,
         )

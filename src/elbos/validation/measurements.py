@@ -16,8 +16,8 @@ $$\int h\,g\,d\lambda
   samples and noise, and is least for $p \propto$ its standard deviation (Neyman's allocation).
 - **Stratified levels, shared over samples** (`draws`).
 
-Rounds repeat this with independent randomness, so that the scatter between the rounds of a sample,
-which is the measurement's, and the scatter between samples are both known (`Estimate`).
+Rounds repeat this with independent randomness, so that the scatter of the measurement and the
+scatter between samples are both known (`Estimate`).
 """
 
 import math

@@ -198,8 +198,7 @@ class Validation:
         own, others = self.measurements, other.measurements
         if own.logsnr.shape != others.logsnr.shape or not torch.equal(own.logsnr, others.logsnr):
             raise ValueError(
-                "the two validations differ in noise levels: compare results of one Validator "
-                "with equally many rounds."
+                "the noise levels differ: compare results of one Validator with equal rounds."
             )
         if self.num_levels != other.num_levels:
             raise ValueError(
@@ -270,8 +269,7 @@ class Validation:
             is_readable = False
         if not is_readable:
             raise ValueError(
-                f"the noise schedule {schedule!r} is not a class of elbos and cannot be written: "
-                "validate with another schedule."
+                f"{schedule!r} is not a schedule of elbos and cannot be written: use another one."
             )
         tensors = {
             "logsnr": found.logsnr,

@@ -50,8 +50,7 @@ class Inception:
         path = self.weights or Path(torch.hub.get_dir()) / "checkpoints" / FILE
         if not path.is_file():
             raise FileNotFoundError(
-                f"no weights of Inception-v3 at {path}: get {URL} and put it there, or name "
-                "the file with --extractor.weights FILE"
+                f"no weights of Inception-v3 at {path}: get {URL}, or give --extractor.weights FILE"
             )
         weights, digest = read_weights(path)
         network = _network(weights, path).to(device)
