@@ -60,9 +60,9 @@ def compare(
         seeds: The seeds, or their number. Confidence intervals of five seeds are 1.7 times as
             narrow as those of three; a single seed gives no intervals.
         out: The comparison's directory. Default: runs/compare-PRESET, or runs/compare.
-        scoring: Settings of the scoring. Default: `Scoring()`.
-        minutes: Training time of a run, which determines the number of training images of all runs.
-            Default: the configuration's number of images.
+        scoring: Settings of the scoring.
+        minutes: Training time of a run, which determines the number of training images. Default:
+            the configuration's number of images.
         executor: Executor of the runs. Default: processes of this machine.
 
     Raises:

@@ -66,11 +66,7 @@ class ComparisonDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the directory, created if necessary, within the `with` block.
-
-        Raises:
-            ValueError: If the path is a file, or the directory holds other files.
-        """
+        """Lock the directory, created if necessary, within the `with` block."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --out.")
         others = [path.name for path in self.path.glob("*") if not path.name.startswith(".")]

@@ -34,11 +34,7 @@ def default_samplings() -> dict[str, Sampling]:
 
 
 def parse_sampling(text: str) -> tuple[str, Sampling]:
-    """Parse `NAME=SAMPLER,NUM_STEPS` or `NAME=Sampling(...)` into a name and a sampling.
-
-    Raises:
-        ValueError: If the text does not describe a sampling.
-    """
+    """Parse `NAME=SAMPLER,NUM_STEPS` or `NAME=Sampling(...)` into a name and a sampling."""
     name, _, given = (part.strip() for part in text.partition("="))
     where = f"sampler {name!r}"
     if given.startswith("Sampling("):
@@ -86,13 +82,12 @@ class Experiment(Typed):
     Attributes:
         config: Configuration that all objectives share; objective and seed are replaced.
         scoring: Settings of the scoring.
-        objectives: At least one objective, with distinct names. Default: 15 built-in objectives.
+        objectives: Objectives with distinct names. Default: 15 built-in objectives.
         seeds: Seeds of initial weights, order of the data, training noise and sample noise, one
             replicate each. Default: five; intervals of three seeds are 1.7 times as wide.
 
     Raises:
-        ValueError: If objectives or seeds are empty or repeated, or an objective cannot
-            be trained in this configuration.
+        ValueError: If objectives or seeds are empty or repeated, or cannot be trained.
     """
 
     config: Config

@@ -29,7 +29,6 @@ from elbos.comparison.variants import Variant
 from elbos.evaluation.samples import NotFiniteError
 from elbos.runs.fit import train
 from elbos.runs.run import Run
-from elbos.theory.weightings import Weighting
 from elbos.training.choices import Weight
 from elbos.training.config import Config
 from elbos.training.processes import Processes
@@ -57,18 +56,13 @@ class Job:
         )
 
     @property
-    def named_weightings(self) -> dict[str, Weighting]:
-        """The weightings of the job, keyed by their repr."""
-        return {repr(weighting): weighting for weighting in self.weightings}
-
-    @property
     def log(self) -> Path:
         """The file that receives the output of the job's processes."""
         return self.path / ".log.txt"
 
     def scores(self) -> RunScores | None:
         """Read the scores of the run; None if the run is not scored yet."""
-        return read_scores(self.path, self.config, self.scoring, self.named_weightings)
+        return read_scores(self.path, self.config, self.scoring, map(repr, self.weightings))
 
     def failed(self, reason: str, *, is_final: bool = False) -> Failure:
         """Return a `Failure` for this job's seed with the given reason."""
@@ -92,7 +86,7 @@ class Job:
 
 def work(job: Job) -> Failure | None:
     """Train and score a run, unless it is scored or another command is working on it; return the
-    failure, or None if the run is scored, interrupted or left to the other command.
+    failure, or None.
 
     All processes of a job call this function; the main process holds the lock and writes. The other
     processes raise the failure.
@@ -107,7 +101,7 @@ def work(job: Job) -> Failure | None:
                 files.remove_leftovers(job.path)
             train(job.config, job.path)
             run = Run(job.path).shared_by(processes)
-            measure_scores(run, job.scoring, job.named_weightings, _print_start)
+            measure_scores(run, job.scoring, job.weightings, _print_start)
     except Timeout:
         processes.from_main(True)
     except Interrupted as error:

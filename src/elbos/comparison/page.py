@@ -39,11 +39,8 @@ def markdown(comparison: Comparison) -> str:
 
 
 def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
-    """Render the report of a comparison as a self-contained HTML page.
-
-    Args:
-        comparison: The result.
-        samples: For each objective, a strip of samples as PNG, from the same noise.
+    """Render the report of a comparison, with a strip of samples of each objective as PNG, as a
+    self-contained HTML page.
     """
     shown, ranking = _tables(comparison), comparison.ranking
     titles = tables.ranked(comparison)
@@ -117,12 +114,9 @@ def _stacked(table: Table) -> Table:
 class Planned:
     """Counts of better, worse and unresolved verdicts among the planned pairs.
 
-    Attributes:
-        num: Number of differences with a verdict.
-        num_better, num_worse: Numbers in which the monotone weighting is better or worse.
-        num_unresolved: Number of differences where seeds scatter too much for a verdict.
-        significant: The significant differences in words; empty if there are many.
-        least: For each metric, the differences that would have been significant where none was.
+    Of `num` differences with a verdict; `num_unresolved` more have too much scatter over seeds.
+    `significant` are these differences in words, empty if many; `least`, for each metric, the
+    differences that would have been significant where none was.
     """
 
     num: int

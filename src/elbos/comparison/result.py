@@ -1,8 +1,4 @@
-"""Result of a comparison: the scores of each objective, and the significant differences.
-
-All classes here hold plain data, the content of report.json; `elbos.comparison.page` renders it
-as tables, figures, Markdown and HTML.
-"""
+"""Result of a comparison: the content of report.json, which `elbos.comparison.page` renders."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,10 +38,7 @@ class Difference:
         return not self.low <= 0 <= self.high
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """Return how the monotone objective scores; None without a confidence interval.
-
-        "same" means no significant difference; "unresolved", too much scatter over seeds.
-        """
+        """Return how the monotone objective scores; None without a confidence interval."""
         if self.is_significant is None:
             return None
         if self.is_significant:
@@ -176,11 +169,8 @@ class Comparison:
         num_test_images: Test images whose ELBO was measured.
         num_samples: Samples generated per run and sampler; None for points.
         num_compared: Samples used in metrics that depend on the number of samples.
-        num_features: Dimension of the features.
         num_baseline: Test images in the real-data baseline.
         num_images: Images seen by each run.
-        num_parameters: Number of parameters of the network.
-        seeds: Seeds, one replicate each.
         logsnr_min, logsnr_max: Ends of all schedules.
         metrics: All metrics, with the main ones, which have verdicts, first.
         objectives: Results of the objectives, in the given order.
@@ -188,7 +178,6 @@ class Comparison:
         pairs: Planned comparisons, chosen by the objectives and not by their scores.
         losses: Loss of every model under every weighting.
         ranking: Rank correlations; None for fewer than six monotone weightings.
-        protocol: Shared settings of training and scoring; None if unknown.
         remarks: Remarks on these results, added by hand.
     """
 

@@ -100,19 +100,14 @@ def read_scores(
 
 
 def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
-    """Compute a digest of the scores, the run, the scoring settings and the version."""
     return digest([version("elbos"), _FORMAT, config.identity(), encode(scoring), scores])
 
 
 def measure_scores(
-    run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
+    run: Run, scoring: Scoring, weightings: Iterable[Weighting], start: Start
 ) -> None:
-    """Score a run, also under named weightings, and write the scores; earlier losses under other
+    """Score a run, also under several weightings, and write the scores; earlier losses under other
     weightings stay. All processes that share the run must call this function.
-
-    Raises:
-        ValueError: If a loss or a sample is not finite.
-        OSError: If the scores cannot be written.
     """
     scores = RunScores(
         num_parameters=sum(p.numel() for p in run.network.parameters()),
@@ -133,7 +128,7 @@ def measure_scores(
 
 
 def _likelihood(
-    run: Run, scoring: Scoring, weightings: Mapping[str, Weighting], start: Start
+    run: Run, scoring: Scoring, weightings: Iterable[Weighting], start: Start
 ) -> dict[str, Any]:
     config = EvaluationConfig(
         num_images=min(scoring.num_images, len(run.dataset.test)),
@@ -151,9 +146,7 @@ def _likelihood(
         "num_images": len(condition),
         "bits_per_dim": bound.bits_per_dim,
         "standard_error": bound.standard_error,
-        "losses": {
-            name: measured.rounds.weighted(weighting).mean for name, weighting in weightings.items()
-        },
+        "losses": {repr(w): measured.rounds.weighted(w).mean for w in weightings},
         "elbo": LevelCurve(logsnr=bound.elbo.logsnr, nats_per_dim=bound.elbo.nats_per_dim),
         "curve": LevelCurve(logsnr=bound.curve.logsnr, nats_per_dim=bound.curve.nats_per_dim),
     }
@@ -208,10 +201,8 @@ def _training(run: Run) -> dict[str, Any]:
 
 
 def measured_metrics(scores: RunScores) -> tuple[Metric, ...]:
-    """Return the metrics of a run, with the main ones, which are tested for significance, first.
-
-    The main metrics are bits/dim and one distance for each sampler: the Fréchet distance, or the
-    kernel distance if there are fewer samples than features, when the former is mostly bias.
+    """Return the metrics of a run, with the main ones, which are tested for significance, first:
+    bits/dim, and the leading distance for each sampler.
     """
     bits = Metric(
         key=BITS_PER_DIM.name,

@@ -54,11 +54,10 @@ $$\int_0^\infty f_\nu(s)\,\bigl(1 - H(q s)\bigr)\,ds, \qquad
 with $z$ the largest number. In $\ln s$ and in $z$ both integrands are analytic and vanish at either
 end, where equally spaced sums converge exponentially: quantiles are right to 1e-8.
 
-Agreement between the rankings of objectives by a quantity $x$, such as the ELBO at a noise level,
-and by a score $y$ is measured by Spearman's $\rho$ of means over seeds. Objectives with the same
-weighting are not independent: $\rho$ uses the mean over each weighting, and its interval is a
-bootstrap over seeds and over weightings, regarded as a sample from a population. The largest
-$\rho$ of many noise levels is tested by permuting scores among weightings.
+Agreement between the rankings of objectives by a quantity, such as the ELBO at a noise level, and
+by a score is measured by Spearman's $\rho$ of means over seeds and over the objectives of a
+weighting, which are not independent. The largest $\rho$ of many noise levels is tested by permuting
+scores among weightings.
 
 References:
     Student (1908), The probable error of a mean
@@ -251,10 +250,9 @@ class Correlation:
 
     Args:
         rho: The estimates; NaN if all weightings have the same mean of the quantity or the score.
-        low: Lower ends of the pointwise 95 % intervals; NaN where `rho` is NaN.
-        high: Upper ends of the intervals.
+        low, high: Ends of the pointwise 95 % intervals.
         p_value: Fraction of permutations of the scores among weightings whose largest correlation
-            is at least as large as the observed one; NaN if all `rho` are NaN.
+            is at least as large as the observed one.
     """
 
     rho: Float64[np.ndarray, " k"]
@@ -285,7 +283,7 @@ def rank_correlations(
         weightings: Identifier of each objective's weighting.
         num_draws: Number of bootstrap draws. Default: interval ends vary by at most a tenth of the
             interval's width.
-        seed: Seed of the bootstrap, and of the random permutations for 8 weightings or more.
+        seed: Seed of the bootstrap and of random permutations.
 
     Raises:
         ValueError: If some values are not finite, or there are fewer than 6 different weightings.

@@ -54,15 +54,8 @@ def summarize(
     command: str | None = None,
     features: str | None = None,
 ) -> Comparison:
-    """Summarize the scores of all runs into the result of a comparison.
-
-    Args:
-        experiment: The objectives, seeds and settings that were compared.
-        scores: Scores by objective name and seed, if known.
-        failures: Reasons for missing scores, by objective name and seed.
-        name: Name of the comparison.
-        command: The command line.
-        features: Name of the feature extractor; None for points.
+    """Summarize the known scores of all runs, and the reasons for missing ones, both by objective
+    name and seed, into the result of a comparison.
     """
     table = _Table(experiment, scores)
     some = table.some
@@ -130,10 +123,7 @@ class _Table:
 
     @cached_property
     def pairs(self) -> list[tuple[Variant, Variant]]:
-        """Pairs of objectives that differ only in the weighting, which is monotone in the first.
-
-        The pairs are planned: chosen by the objectives, not by their scores.
-        """
+        """Planned pairs of objectives that differ only in the weighting, monotone in the first."""
         schedules = {one.name: self.experiment.run_config(one, 0).schedule for one in self.complete}
         return [
             (yes, no)

@@ -43,10 +43,7 @@ _CHUNK = 1_000
 class Statistics:
     r"""Mean $\mu$ and covariance $\Sigma$ of a set of feature vectors, in float64.
 
-    Attributes:
-        mean: $\mu$.
-        covariance: $\Sigma$, with $n - 1$ in the denominator.
-        num: $n$, the number of feature vectors.
+    The covariance has $n - 1$ in the denominator.
     """
 
     mean: Float64[Tensor, " d"]
@@ -55,11 +52,7 @@ class Statistics:
 
     @staticmethod
     def from_features(features: Float[Tensor, "n d"]) -> "Statistics":
-        """Compute the mean and covariance of features; warn unless samples outnumber dimensions.
-
-        Raises:
-            ValueError: If there are fewer than 2, or some are not finite.
-        """
+        """Compute the mean and covariance of features; warn unless samples outnumber dimensions."""
         num, dim = features.shape
         _require_finite(features)
         if num < 2:

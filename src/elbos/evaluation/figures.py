@@ -1,13 +1,4 @@
-r"""The curves of an evaluation, as plotly figures.
-
-Over log-SNR, for each condition: the loss $\ell(\lambda) = \frac12 E\|\hat\epsilon - \epsilon\|^2$,
-and the ELBO of data noised to $\lambda$, as a loss,
-
-$$L(\lambda) = \int_{\lambda_\min}^\lambda \ell(\lambda')\, d\lambda' + \text{prior},$$
-
-both in nats per dimension: the upper curve is the slope of the lower. And over network evaluations,
-for each sampler, the Fréchet distance of its samples.
-"""
+"""The curves of an evaluation, as plotly figures: over log-SNR, and over network evaluations."""
 
 import math
 from html import escape

@@ -1,7 +1,7 @@
 """The irreducible loss on a run's training images, at the noise levels of the run's loss.
 
-The irreducible loss does not depend on a network: it is computed part by part into the cache, where
-all runs on the same data find it. Its meaning depends on the images of the run's loss:
+It does not depend on a network: it is computed part by part into the cache, where all runs on the
+same data find it. Its meaning depends on the images of the run's loss:
 
 - **Training images**: no denoiser has a lower loss, in expectation over noise. The excess is what
   the run did not learn about the training images.
@@ -36,7 +36,6 @@ def measure_floors(
     compared with training images of the same class only.
 
     Raises:
-        OSError: If parts cannot be stored.
         ValueError: If `floor_images` exceeds the number of training images.
     """
     train = model.dataset.train

@@ -10,10 +10,10 @@ $$\int w\,\ell\,d\lambda
   = \int -w'(\lambda)\, L(\lambda)\, d\lambda
   + w(\lambda_\max) L(\lambda_\max) - w(\lambda_\min) L(\lambda_\min).$$
 
-The left side is a weighted loss, from the rounds, whose noise levels are drawn from the fitted
-density. The right side is a mixture of ELBOs: $L$ at a thousand noise levels, integrated from the
-losses of the pilot. Both sides share images, weighting and network, but no code except the loss at
-a noise level: an error in a density, a control variate or an end term makes them differ.
+The left side is a weighted loss, from the rounds. The right side is a mixture of ELBOs: $L$ at a
+thousand noise levels, integrated from the losses of the pilot. Both sides share images, weighting
+and network, but no code except the loss at a noise level: an error in a density, a control variate
+or an end term makes them differ.
 """
 
 import math
@@ -116,11 +116,7 @@ def conditions(
 def measure(
     model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
 ) -> Measured:
-    """Measure the losses under one condition: first a pilot, then the main rounds.
-
-    Raises:
-        ValueError: If a loss is not finite.
-    """
+    """Measure the losses under one condition: first a pilot, then the main rounds."""
     validator = Validator(
         condition,
         num_levels=condition.num_levels,

@@ -165,11 +165,7 @@ def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
 
 
 def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) -> dict[str, Value]:
-    """Compute every metric that the features allow, keyed by metric name.
-
-    Raises:
-        ValueError: If there are too few samples for a metric, or some features are not finite.
-    """
+    """Compute every metric that the features allow, by name."""
     values = {metric.name: metric.compute(sets) for metric in metrics}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -192,8 +188,7 @@ def feature_sets(
     reference; `on_images` is called with the number of images in each batch.
 
     Raises:
-        ValueError: If the samples have another shape than the reference's images, or the reference
-            was computed by another extractor.
+        ValueError: If the samples have another shape, or the reference another extractor.
     """
     if tuple(samples.shape[1:]) != reference.image_shape:
         raise ValueError(

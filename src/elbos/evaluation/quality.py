@@ -1,8 +1,7 @@
 """Sample quality of a model: sets of samples, scored against the training images.
 
-The scores of held-out real images are the real-data baseline: the scores that samples as good as
-the data would have. All scores except the kernel distance depend on the number of images, so that
-samples and baseline are compared at equal numbers.
+The real-data baseline, the scores of held-out images, is what samples as good as the data would
+have, at equal numbers of images: all scores but the kernel distance depend on the number.
 """
 
 import hashlib
@@ -65,12 +64,7 @@ class Scorer:
 
     @classmethod
     def load(cls, model: Model, network: ExtractorConfig, start: Start) -> "Scorer":
-        """Load the feature extractor and the reference features, which are computed if not cached.
-
-        Raises:
-            OSError: If files of the extractor are missing, or the cache cannot be written.
-            ValueError: If the extractor cannot be used.
-        """
+        """Load the extractor and the reference features, which are computed if not cached."""
         extractor = network.load(model.device)
         found = reference(model.dataset, REFERENCE_SPLIT, extractor, start, model.processes)
         return cls(model, extractor, found)
@@ -213,11 +207,7 @@ def _from_tensors(prefix: str, tensors: Tensors) -> Scores:
 def measure_quality(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
 ) -> SampleQuality:
-    """Generate and score several sets of samples, and score real images as the baseline.
-
-    Raises:
-        ValueError: If samples are not finite.
-    """
+    """Generate and score several sets of samples, and score real images as the baseline."""
     num, seeds = config.num_samples, range(config.seed, config.seed + config.num_sets)
     found = {seed: scorer.score(sampling, num, seed, start) for seed in seeds}
     matched = {seed: some for seed, (_, some) in found.items() if some is not None}

@@ -220,11 +220,7 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Evaluation":
-        """Rebuild an evaluation from the output of `to_dict`.
-
-        Raises:
-            TypeError: If an entry is missing.
-        """
+        """Rebuild an evaluation from the output of `to_dict`; TypeError if an entry is missing."""
         found: Evaluation = from_json(cls, data)
         return found
 

@@ -52,11 +52,7 @@ class BinnedLoss:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "BinnedLoss":
-        """Restore a binned loss from the JSON values of `to_dict`.
-
-        Raises:
-            TypeError: If an entry is missing or of another type.
-        """
+        """Restore a binned loss from the JSON values of `to_dict`."""
         found: BinnedLoss = from_json(cls, data)
         return found
 
@@ -115,9 +111,6 @@ class LossByLevel:
         Args:
             logsnr: The batch's noise levels, of float32 or float64, on any device.
             loss: $\ell$ of each sample, nats per dimension.
-
-        Raises:
-            ValueError: If there is not one loss per noise level.
         """
         require_floating(logsnr=logsnr, loss=loss)
         require_one_loss_each(logsnr, loss)
@@ -137,8 +130,6 @@ class LossByLevel:
             is_shared: Whether all processes of `torch.distributed` make this call: each gets the
                 means over the batches of all processes. Default: the means of this process.
 
-        Raises:
-            ValueError: If `is_shared`, and `torch.distributed` is not initialized.
         """
         sums = self._sums.clone()
         if is_shared:
@@ -168,16 +159,10 @@ class LossByLevel:
         return {"sums": sums, "edges": torch.tensor(self.edges, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore running sums returned by `state_dict`.
-
-        Raises:
-            ValueError: If the bins of the state differ.
-        """
+        """Restore running sums returned by `state_dict`; ValueError if their bins differ."""
         own = torch.tensor(self.edges, dtype=torch.float64)
         edges, sums = state["edges"].cpu().double(), state["sums"]
         is_alike = edges.shape == own.shape and sums.shape == self._sums.shape
         if not (is_alike and torch.allclose(edges, own)):
-            raise ValueError(
-                f"the state is of bins with edges {edges.tolist()}, not {own.tolist()}"
-            )
+            raise ValueError(f"the state has bin edges {edges.tolist()}, not {own.tolist()}")
         self._sums = sums.to(self._sums.device, self._sums.dtype).clone()

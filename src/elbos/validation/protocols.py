@@ -8,10 +8,9 @@ and none between them:
 $$\frac1m \sum_{k=1}^m \mathbb E\|\hat y - y\|^2
   = \frac2m \sum_{k=1}^m \Bigl(b - a\frac{\sigma}{\alpha}\Bigr)^2 \ell(\lambda_k).$$
 
-Such a mean ignores gains at all other noise levels, and is not a bound on the likelihood.
-
-Means over parts of the noise levels of a training, such as deciles, cover all levels: they are
-integrals of $\ell$ like the bound, and follow from the same evaluations.
+Such a mean ignores gains at all other noise levels, and is not a bound on the likelihood. Means
+over parts of the noise levels, such as deciles, cover all levels: they are integrals of $\ell$ like
+the bound, and follow from the same evaluations.
 """
 
 from dataclasses import dataclass
@@ -41,7 +40,6 @@ class FixedLevels:
 
     Attributes:
         name: Name of the protocol in tables.
-        logsnr: The noise levels.
         parameterization: The prediction type whose squared error is measured.
     """
 

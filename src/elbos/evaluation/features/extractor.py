@@ -1,9 +1,4 @@
-r"""Features of images: the activations of a pretrained network, one vector per image.
-
-Sample quality compares two sets of images through an extractor, which is a name and a function of
-8-bit images. The name identifies everything that determines the features (network, input size,
-weights), because it is part of every result and of every cache key.
-"""
+"""Features of images: the activations of a pretrained network, one vector per image."""
 
 import hashlib
 import io
@@ -37,7 +32,8 @@ class Extractor:
     """A named function from images to feature vectors.
 
     Attributes:
-        name: Network, preprocessing and a hash of the weights.
+        name: Network, input size and a hash of the weights: all that determines the features, as
+            it is part of every result and of every cache key.
         compute: Maps RGB images on the CPU to features on the CPU.
         is_inception: Whether the logits are those of the original Inception-v3; only then is their
             score called the Inception score, else the classifier score.
@@ -115,9 +111,7 @@ class Module:
         """Load the user-defined function as an extractor that receives images on `device`.
 
         Raises:
-            OSError: If the file cannot be read.
-            ValueError: If the function is missing; when it is called, if it fails or its
-                features are not finite.
+            ValueError: If the function is missing, fails when called, or returns no valid features.
         """
         with as_script(self.path):
             function = load_function(self.path, arguments=("images",), verb="evaluate")
