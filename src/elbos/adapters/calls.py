@@ -36,7 +36,13 @@ def output(
     try:
         found = network(*arguments, **named)
     except TypeError as error:
-        _require_bindable(network, arguments, named, error)
+        try:
+            signature(network).bind(*arguments, **named)
+        except (TypeError, ValueError) as reason:
+            raise ValueError(
+                f"the network cannot be called: {reason}; it is given data, their noise level, and "
+                "cond, of which a dict is its keywords."
+            ) from error
         raise
     found = getattr(found, "sample", found)
     found = found[0] if isinstance(found, tuple | list) and found else found
@@ -49,9 +55,7 @@ def output(
 
 
 def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
-    """Return the dtype of the network's floating-point parameters; without parameters, the dtype of
-    `z`.
-    """
+    """Return the dtype of the network's floating-point parameters; without any, that of `z`."""
     parameters = network.parameters() if isinstance(network, nn.Module) else ()
     return next((one.dtype for one in parameters if one.is_floating_point()), z.dtype)
 
@@ -59,12 +63,8 @@ def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
 def require_output(
     y: Tensor, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, " b"]
 ) -> Float[Tensor, "b *d"]:
-    """Return the network output `y` unchanged, after checking that `y` is finite and has the shape
-    of `z`.
-
-    Raises:
-        ValueError: If the shapes differ (the error names both shapes), or a sample is not finite
-            (the error names the log-SNR of the first such sample).
+    """Return the network output `y` if it is finite and has the shape of `z`, else raise a
+    ValueError that names the shapes, or the log-SNR of the first sample that is not finite.
     """
     if y.shape != z.shape:
         raise ValueError(
@@ -81,32 +81,13 @@ def require_output(
     return y
 
 
-def _require_bindable(
-    network: ForeignNetwork, arguments: list[Any], named: Mapping[str, Any], error: TypeError
-) -> None:
-    """Raise a ValueError if the network's signature does not accept the given arguments."""
-    try:
-        signature(network).bind(*arguments, **named)
-    except (TypeError, ValueError) as reason:
-        raise ValueError(
-            f"the network cannot be called: {reason}; it is given data, their noise level, and "
-            "cond, of which a dict is its keywords."
-        ) from error
-
-
 def unwrapped(network: ForeignNetwork) -> ForeignNetwork:
-    """Return the network inside wrappers such as `torch.compile`, data parallelism or weight
-    averaging.
-    """
+    """Return the network inside wrappers: `torch.compile`, data parallelism, weight averaging."""
     inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
     return unwrapped(inner) if isinstance(inner, nn.Module) else network
 
 
 def signature(network: ForeignNetwork) -> inspect.Signature:
-    """Return the call signature of a network, looking through wrappers such as `torch.compile`.
-
-    Raises:
-        ValueError: If the network has no readable signature.
-    """
+    """Return the call signature of the network inside wrappers such as `torch.compile`."""
     inner = unwrapped(network)
     return inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner)

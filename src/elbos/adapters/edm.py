@@ -55,12 +55,10 @@ def denoiser(network: ForeignNetwork) -> SigmaDenoiser:
 
     Args:
         network: Called as `network(z_tilde, sigma_tilde)`, with a condition (such as class labels)
-            as third argument, or a dict's entries as keywords. It returns $\hat x$, in the units of
-            the data.
+            as third argument, or a dict's entries as keywords. It returns $\hat x$.
 
     Returns:
-        The denoiser. Calls raise a ValueError if the network does not accept the condition, or its
-        output is not finite or differs in shape from the data.
+        The denoiser. Calls raise a ValueError if network, condition and data do not fit.
 
     Examples:
         >>> wiener = denoiser(lambda z, sigma: z / (1 + sigma[:, None] ** 2))  # x ~ N(0, 1)

@@ -112,12 +112,7 @@ def denoiser(
             0, as in Meta's `CondOTProbPath`.
 
     Returns:
-        The denoiser. Calls raise a ValueError if the network does not accept the condition, or its
-        output is not finite or differs in shape from the data.
-
-    Raises:
-        ValueError: If `data_at` is not 0 or 1, `time_scale` is not above 0, or `sigma_min` not from
-            0 to below 1.
+        The denoiser. Calls raise a ValueError if network, condition and data do not fit.
 
     Examples:
         >>> still = denoiser(lambda z, t: torch.zeros_like(z), data_at=0)  # x ~ N(0, 1), t = 1/2

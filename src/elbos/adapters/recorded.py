@@ -32,11 +32,7 @@ class RecordedSteps:
             self.stop()
 
     def stop(self) -> None:
-        """Stop recording and audit the recorded steps.
-
-        Raises:
-            ValueError: If the recorded steps cannot be audited.
-        """
+        """Stop recording, and audit the recorded steps."""
         self._stack.close()
         if self._recorded is not None:
             recorded, self._recorded = self._recorded, None

@@ -32,19 +32,12 @@ from elbos.training.slurm import name_as_torchrun_does
 
 
 class Verb(NamedTuple):
-    """The summary, requirements and memory advice of a verb, available before importing its module.
-
-    Args:
-        summary: A one-line description of the verb.
-        extra: The installation extra that the verb needs.
-        less_memory: Advice for out-of-memory errors.
-        is_parallel: Whether the verb runs on several processes.
-    """
+    """Summary and requirements of a verb, available before importing its module."""
 
     summary: str
-    extra: str = "train"
+    extra: str = "train"  # the installation extra that the verb needs
     less_memory: str = "lower --batch-size or --num, or use less data"
-    is_parallel: bool = False
+    is_parallel: bool = False  # whether the verb runs on several processes
 
 
 VERBS = {
@@ -128,9 +121,10 @@ def run(words: list[str]) -> None:
     verb, *rest = words
     if verb not in VERBS:
         raise UsageError(f"There is no verb {verb!r}: {suggestion(verb, VERBS)}")
+    num = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
     if "-h" in rest:
         print(short_help(verb))  # noqa: T201
-    elif VERBS[verb].is_parallel or words[:2] == ENCODE or _num_processes() == 1:
+    elif VERBS[verb].is_parallel or words[:2] == ENCODE or num == 1:
         command(verb, rest)()
     elif os.environ.get("RANK") == "0":  # others exit with 0, or the launcher kills this one
         name = " ".join(words[:2])
@@ -138,12 +132,13 @@ def run(words: list[str]) -> None:
 
 
 def command(verb: str, words: list[str]) -> Callable[[], None]:
-    """Parse the words after a verb into an executable command.
+    """Parse the words after a verb into an executable command."""
 
-    Raises:
-        UsageError: If the words are invalid.
-    """
-    handler = signal.signal(signal.SIGINT, _stop)
+    def stop(*_: object) -> None:  # half-imported modules turn the exception into other errors
+        sys.stderr.write("elbos: Interrupted.\n")
+        os._exit(1)
+
+    handler = signal.signal(signal.SIGINT, stop)
     with needs(VERBS[verb].extra):
         module = importlib.import_module(f"elbos.cli.{verb}")
     signal.signal(signal.SIGINT, handler)
@@ -152,23 +147,11 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
 
 
 def _open_closed_streams() -> None:
-    """Open the null device in place of closed standard streams.
-
-    Otherwise the next opened file, such as a checkpoint, would get the stream's file number and
-    receive the printed output.
-    """
+    """Open the null device in place of closed standard streams, whose numbers files would get."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)  # the lowest free number: the stream's
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
-
-
-def _stop(*_: object) -> None:
-    """Exit immediately on Ctrl-C, since half-imported modules turn the exception into
-    other errors.
-    """
-    sys.stderr.write("elbos: Interrupted.\n")
-    os._exit(1)
 
 
 def short_help(verb: str) -> str:
@@ -176,13 +159,6 @@ def short_help(verb: str) -> str:
     text = resources.files("elbos.cli").joinpath("help", f"{verb}.txt").read_text(encoding="utf-8")
     page = {"train": " digits", "compare": " digits", "data": " pack"}.get(verb, "")
     return f"{text}\n`elbos {verb}{page} --help` has all options."
-
-
-def _num_processes() -> int:
-    """Return the number of processes that torchrun, `accelerate launch` or srun set; 1 without a
-    launcher.
-    """
-    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
 
 
 def _fail(error: BaseException, status: int) -> None:
@@ -199,5 +175,4 @@ def _fail(error: BaseException, status: int) -> None:
 
 
 def _discard_output() -> None:
-    """Redirect standard output to the null device."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

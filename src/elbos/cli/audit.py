@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -96,12 +96,7 @@ class Probing:
                 require_positive(**{name: getattr(self, name)})
 
     def data(self) -> torch.Tensor:
-        """Draw a batch of uniformly distributed random data.
-
-        Raises:
-            MemoryError: If the batch is too large.
-            ValueError: If the device does not exist.
-        """
+        """Draw a batch of uniformly distributed random data."""
         low, high = self.data_range
         num = self.batch_size or min(64, max(4, _MAX_ELEMENTS // math.prod(self.shape)))
         generator = torch.Generator().manual_seed(0)
@@ -113,6 +108,61 @@ class Probing:
             return x.to(self.device)
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
+
+
+@dataclass(frozen=True)
+class _Target:
+    """An audit target by kind, with the files that it may name.
+
+    `words` are a script with its arguments, or a trainer's name and the source of its settings.
+    """
+
+    text: str
+    kind: Literal["recipe", "settings", "config", "script", "function"]
+    files: tuple[Path, ...] = ()
+    words: tuple[str, ...] = ()
+
+    @property
+    def is_run(self) -> bool:
+        return self.kind in ("script", "function")
+
+    @classmethod
+    def parse(cls, text: str) -> "_Target":
+        if not text.strip():
+            raise ValueError("A target is empty: check the quotes, and variables of your shell.")
+        name, _, source = text.partition(":")
+        if text.rstrip(": ") in TRAINERS:
+            name = text.rstrip(": ")
+            raise ValueError(
+                f"{name} is a trainer: name a file of its settings, as {name}:config.toml, or give "
+                f'flags, as "{name}:--min_snr_gamma 5".'
+            )
+        if text in RECIPES:
+            return cls(text, "recipe")
+        if name in TRAINERS:
+            named = tuple(map(Path, re.split(r"[\s=]+", source)))  # a file, or flags that name one
+            return cls(text, "settings", named, (name, source))
+        words = [text]
+        if not os.path.exists(text):  # noqa: PTH110, a Path may raise where a folder is unreadable
+            with contextlib.suppress(ValueError):  # quotes that do not match
+                words = shlex.split(text)
+        is_python = bool(words) and words[0].endswith(".py")
+        if is_python and (len(words) > 1 or is_training_script(Path(text))):
+            return cls(text, "script", (Path(words[0]),), tuple(words))
+        if is_code(text):
+            return cls(text, "function", (code_path(text),))
+        names = ("scheduler_config.json", "scheduler/scheduler_config.json")
+        configs = [Path(text)] if text.endswith(".json") else [Path(text, name) for name in names]
+        for config in configs:
+            if text.endswith(".json") or config.is_file():
+                return cls(text, "config", (config,))
+        if Path(text).is_dir():
+            raise ValueError(f"{text} is a folder without a scheduler_config.json.")
+        nearest = suggestion(name, [*RECIPES, *TRAINERS])
+        raise ValueError(
+            f"{text} is not a FILE.py:FUNCTION, training script, scheduler_config.json, recipe of "
+            f"`elbos weightings`, or trainer's settings: {nearest}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,24 +216,23 @@ class Audit:
                 "Name a target: FILE.py:FUNCTION, a training script, a scheduler_config.json, a "
                 "recipe, or a trainer's settings."
             )
-        for target in self.targets:
-            _require_target(target)
-            if self.html and _is_same_file(self.html, target):
-                raise ValueError(f"--html {self.html} would overwrite {target}: name another file.")
+        targets = [_Target.parse(text) for text in self.targets]
+        for target in targets:
+            if self.html and self.html.resolve() in [file.resolve() for file in target.files]:
+                raise ValueError(f"--html {self.html} would overwrite {target.text}: rename it.")
         if self.as_trainer is not None:
             trainer(self.as_trainer)
-        has_functions = any(map(_is_code, self.targets))
-        has_code = has_functions or any(map(_script, self.targets))
-        if has_functions and not self.probing.shape:
-            for target in filter(_is_code, self.targets):
-                with as_script(target):  # reports a misspelt name first
-                    load_function(target, *_LOSS)
+        functions = [target for target in targets if target.kind == "function"]
+        if functions and not self.probing.shape:
+            for target in functions:
+                with as_script(target.text):  # reports a misspelt name first
+                    load_function(target.text, *_LOSS)
             raise ValueError("Give the shape of one sample, as in --shape 3 32 32.")
-        if self.probing != Probing() and not has_code:
+        if self.probing != Probing() and not any(target.is_run for target in targets):
             raise ValueError(
                 "--shape, --num-samples and the like are for FILE.py:FUNCTION; no target is one."
             )
-        if self.training != Training() and not any(map(_config_path, self.targets)):
+        if self.training != Training() and all(target.kind != "config" for target in targets):
             raise ValueError(
                 "--prediction, --snr-gamma, --weighting-scheme and the like are for a "
                 "scheduler_config.json; no target is one."
@@ -193,7 +242,12 @@ class Audit:
         page = self.html and self.html.absolute()  # the code may change the current directory
         if page:
             files.require_writable(page)
-        audits = self._audits()
+        targets = [_Target.parse(text) for text in self.targets]
+        for target in targets:
+            if target.kind == "function":
+                require_target(target.text, *_LOSS)
+        declared = {one.text: self._declared(one) for one in targets if not one.is_run}
+        audits = [declared.get(one.text) or self._measured(one) for one in targets]
         try:
             if page:
                 shown_by(audits[0]).write_page(
@@ -219,30 +273,21 @@ class Audit:
         for result, found in zip(audits, translations, strict=False):
             print(found.to_text(result.title))  # noqa: T201
 
-    def _audits(self) -> list[audit.Audit]:
-        """Audit all targets, after checking every target before the first measurement."""
-        for target in filter(_is_code, self.targets):
-            require_target(target, *_LOSS)
-        others = [target for target in self.targets if not (_is_code(target) or _script(target))]
-        declared = {target: self._declared(target) for target in others}
-        return [declared.get(target) or self._measured(target) for target in self.targets]
+    def _declared(self, target: _Target) -> audit.Audit:
+        text, title = target.text, printable(target.text)
+        if target.kind == "recipe":
+            return audit.from_recipe(text)
+        if target.kind == "settings":
+            name, source = target.words
+            with _named(text, UsageError if source.lstrip().startswith("-") else ValueError):
+                return replace(TRAINERS[name].audit(read_settings(source)), title=title)
+        config = read_config(target.files[0])
+        with _named(text):
+            return replace(audit.from_table(loss_table(config, self.training)), title=title)
 
-    def _declared(self, target: str) -> audit.Audit:
-        if target in RECIPES:
-            return audit.from_recipe(target)
-        if settings := _settings_of(target):
-            name, source = settings
-            with _named(target, UsageError if source.lstrip().startswith("-") else ValueError):
-                found = TRAINERS[name].audit(read_settings(source))
-            return replace(found, title=printable(target))
-        config = read_config(_config_path(target) or Path(target))
-        with _named(target):
-            found = audit.from_table(loss_table(config, self.training))
-        return replace(found, title=printable(target))
-
-    def _measured(self, target: str) -> audit.Audit:
-        how, title, script = self.probing, printable(target), _script(target)
-        shapes = [how.shape] if how.shape or not script else _LATENTS
+    def _measured(self, target: _Target) -> audit.Audit:
+        how, text, title = self.probing, target.text, printable(target.text)
+        shapes = [how.shape] if how.shape or target.kind == "function" else _LATENTS
         xs = [replace(how, shape=shape).data() for shape in shapes]
         with progress() as bar:
             task = bar.add_task(title, total=how.num_samples, unit="samples", note="")
@@ -253,14 +298,15 @@ class Audit:
                 "title": title,
                 "advance": lambda num: bar.advance(task, num),
             }
-            if script:
+            if target.kind == "script":
+                script, *flags = target.words
                 try:
-                    return from_script(script[0], xs, script[1:], **given)
+                    return from_script(script, xs, flags, **given)
                 except RefusedArgumentsError as error:
                     raise UsageError(str(error)) from error
-            with as_script(target):  # the function may import modules when called
-                loss_fn = load_function(target, *_LOSS)
-                with _named(target):
+            with as_script(text):  # the function may import modules when called
+                loss_fn = load_function(text, *_LOSS)
+                with _named(text):
                     return audit.probe(loss_fn, xs[0], **given)
 
 
@@ -276,70 +322,3 @@ def _named(target: str, kind: type[Exception] = ValueError) -> Iterator[None]:
         yield
     except ValueError as error:
         raise kind(f"{target}: {error}") from error
-
-
-def _settings_of(target: str) -> tuple[str, str] | None:
-    """Return the trainer and the settings source of a target such as `kohya:config.toml`; None for
-    other targets.
-    """
-    name, colon, source = target.partition(":")
-    return (name, source) if colon and name in TRAINERS else None
-
-
-def _is_code(target: str) -> bool:
-    return is_code(target) and not _settings_of(target) and not _script(target)
-
-
-def _script(target: str) -> list[str]:
-    """Return the training script and its arguments that a target names; empty for other targets."""
-    words = [target]
-    if not os.path.exists(target):  # noqa: PTH110, a Path may raise where a folder is not readable
-        with contextlib.suppress(ValueError):  # quotes that do not match
-            words = shlex.split(target)
-    if _settings_of(target) or not words or not words[0].endswith(".py"):
-        return []
-    return words if len(words) > 1 or is_training_script(Path(target)) else []
-
-
-def _config_path(target: str) -> Path | None:
-    """Return the scheduler configuration of a target, a JSON file or a folder; None for other
-    targets.
-    """
-    if _settings_of(target):
-        return None
-    if target.endswith(".json"):
-        return Path(target)
-    names = ("scheduler_config.json", "scheduler/scheduler_config.json")
-    return next((Path(target, name) for name in names if Path(target, name).is_file()), None)
-
-
-def _is_same_file(path: Path, target: str) -> bool:
-    """Return whether a path is one of the files that a target reads, with links resolved."""
-    file = code_path(target) if _is_code(target) else _config_path(target)
-    if settings := _settings_of(target):
-        named = re.split(r"[\s=]+", settings[1])  # a file, or flags that may name one
-        return path.resolve() in [Path(word).resolve() for word in named]
-    if script := _script(target):
-        file = Path(script[0])
-    return file is not None and path.resolve() == file.resolve()
-
-
-def _require_target(target: str) -> None:
-    if not target.strip():
-        raise ValueError("A target is empty: check the quotes, and variables of your shell.")
-    settings = _settings_of(target)
-    if target in TRAINERS or (settings and not settings[1].strip()):
-        name = target.rstrip(": ")
-        raise ValueError(
-            f"{name} is a trainer: name a file of its settings, as {name}:config.toml, or give "
-            f'flags, as "{name}:--min_snr_gamma 5".'
-        )
-    if target in RECIPES or settings or is_code(target) or _config_path(target) or _script(target):
-        return
-    if Path(target).is_dir():
-        raise ValueError(f"{target} is a folder without a scheduler_config.json.")
-    nearest = suggestion(target.partition(":")[0], [*RECIPES, *TRAINERS])
-    raise ValueError(
-        f"{target} is not a FILE.py:FUNCTION, training script, scheduler_config.json, recipe of "
-        f"`elbos weightings`, or trainer's settings: {nearest}"
-    )

@@ -129,9 +129,7 @@ def _require_shared(config: Config, preset: Config) -> None:
 
 
 def _require_finished(comparison: Comparison) -> None:
-    """Raise a ValueError if runs have no scores; diverged runs count as a result unless all runs
-    failed.
-    """
+    """Raise a ValueError for runs without scores; diverged runs count unless all runs failed."""
     are_all_failed = all(one.status == "failed" for one in comparison.objectives)
     failed = [
         (f"{one.name}-{failure.seed}", failure)

@@ -152,7 +152,6 @@ class Verify:
 
 
 def _tell(index: Index, shape: tuple[int, ...], out: Path, kind: str) -> None:
-    """Report the shape and sizes of the packed data on stderr, and print the folder."""
     parts = ", ".join(
         f"{name} {sum(split.nums):,}" for name, split in zip(SPLITS, index.splits, strict=True)
     )
@@ -171,15 +170,10 @@ def command(words: list[str]) -> Callable[[], None]:
     """Parse the words after `elbos data` into a command."""
     kind, *rest = words or [""]
     if kind == "--help":
-        return _help
+        lines = [f"  {kind:8}{(cls.__doc__ or '').splitlines()[0]}" for kind, cls in KINDS.items()]
+        usage = "usage: elbos data KIND ...; `elbos data KIND --help` has its options"
+        return partial(print, "\n".join([usage, "", *lines]))
     if kind not in KINDS:
         what = f"There is no {kind!r}" if kind else "What to do is missing"
         raise UsageError(f"{what}: {suggestion(kind, KINDS)}")
     return parse(f"data {kind}", KINDS[kind], rest)
-
-
-def _help() -> None:
-    """Print the kinds of `elbos data` with one-line descriptions."""
-    lines = [f"  {kind:8}{(cls.__doc__ or '').splitlines()[0]}" for kind, cls in KINDS.items()]
-    text = "usage: elbos data KIND ...; `elbos data KIND --help` has its options"
-    print("\n".join([text, "", *lines]))  # noqa: T201

@@ -134,15 +134,10 @@ class Evaluate:
         return run if self.data is None else run.with_data(self.data)
 
     def _out(self, path: Path) -> Path:
-        """Return the results directory for a pipeline folder, or for a run on data other than its
-        training data.
-        """
         return self.out or Path("runs") / f"evaluate-{path.resolve().name}"
 
     def _results(self, path: Path, model: Model) -> Path:
-        """Return the results directory of a model: the run directory if evaluated on its training
-        data.
-        """
+        """Return the results directory: the run directory if evaluated on its training data."""
         if model.origin is None:
             if self.data is None or is_own_data(model.directory, model.dataset):
                 return path
@@ -155,7 +150,8 @@ class Evaluate:
             samples_picture(model, self.config, sampling)
             return result
         if path != Path(model.name):
-            _claim(path, Path(model.name))
+            path.mkdir(parents=True, exist_ok=True)
+            RunDirectory(path).write(_OWNER, _owner(Path(model.name)))
         files.require_writable(path / "eval.json")
         files.require_writable(path / "eval.html")
         with progress() as bar:
@@ -177,9 +173,7 @@ _OWNER = "model.json"  # names the evaluated folder in a results directory
 
 
 def _require_own(out: Path, folder: Path) -> None:
-    """Raise a ValueError if a directory cannot hold the results for a pipeline folder: it is taken,
-    a link, a file or inside the folder.
-    """
+    """Raise a ValueError if a directory of results is taken, a link, a file or in the model."""
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"{out} is in the model's own folder: name another directory with --out.")
     if out.is_symlink():
@@ -199,22 +193,12 @@ def _require_own(out: Path, folder: Path) -> None:
         )
 
 
-def _claim(out: Path, folder: Path) -> None:
-    """Record in a results directory which pipeline folder the results belong to."""
-    out.mkdir(parents=True, exist_ok=True)
-    RunDirectory(out).write(_OWNER, _owner(folder))
-
-
 def _owner(folder: Path) -> dict[str, str]:
     return {"folder": str(folder.resolve())}
 
 
 def command(words: list[str]) -> Evaluate:
-    """Parse the words after `elbos evaluate`; the sampling of the first model is the default.
-
-    Raises:
-        UsageError: If the words are invalid.
-    """
+    """Parse the words after `elbos evaluate`; the sampling of the first model is the default."""
     path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
     if path is None:
         return parse("evaluate", Evaluate, words)

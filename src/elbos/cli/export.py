@@ -58,10 +58,6 @@ class Export:
 
 
 def command(words: list[str]) -> Export:
-    """Parse the words after `elbos export` into a command.
-
-    Raises:
-        UsageError: If the words are invalid.
-    """
+    """Parse the words after `elbos export` into a command."""
     path = first_path("export", words)
     return parse("export", Export, words, start=words[:1] if path else ())

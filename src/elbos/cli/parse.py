@@ -71,11 +71,7 @@ def parse(
 
 
 def first_path(verb: str, words: list[str], what: str = "run directory") -> Path | None:
-    """Return the leading path argument; None if the words ask for help.
-
-    Raises:
-        UsageError: If the first word is not a path.
-    """
+    """Return the leading path argument; None if the words ask for help."""
     if words[:1] == ["--help"]:
         return None
     if not words or words[0].startswith("-"):
@@ -84,9 +80,7 @@ def first_path(verb: str, words: list[str], what: str = "run directory") -> Path
 
 
 def _plain(text: str) -> str:
-    """Convert tyro's help to plain text: without LaTeX, references and empty defaults, wrapped to
-    the terminal.
-    """
+    """Convert tyro's help to plain text, without LaTeX, references and empty defaults."""
     text = re.sub(r"\{None\}\|", "", text).replace("{None,", "{")
     text = re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1...", text)
     text = re.sub(r"\s+\(default:\s+(None|False)?\)|\s+\(source\s+subcommand: [^)]*\)", "", text)

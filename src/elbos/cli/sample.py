@@ -1,14 +1,12 @@
 """`elbos sample`: samples of a trained run, as a PNG grid and an .npz file."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
-from torch import Tensor
 
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.base.progress import progress
@@ -49,7 +47,10 @@ class Sample:
     def __call__(self) -> None:
         keep_freed_memory()
         run = Run.with_function(self.run, self.network)
-        decode = None if self.vae is None else _decoder(run, self.vae)
+        if self.vae is not None and run.data.num_levels is not None:
+            raise ValueError(f"{run.name} was trained on images: leave --vae out.")
+        vae = None if self.vae is None else load_vae(self.vae, device=run.device)
+        decode = vae and (lambda latents: vae.decode(latents).cpu())
         is_main = Processes.joined().is_main
         with progress(Console(stderr=True, quiet=not is_main)) as bar:
             task = bar.add_task("sampling", total=self.request.num, unit="images", note="")
@@ -60,14 +61,6 @@ class Sample:
             named = {"png": picture, "npz": archive}
             paths = {name: str(path) for name, path in named.items() if path is not None}
             print(json.dumps(paths) if self.json else "\n".join(paths.values()))  # noqa: T201
-
-
-def _decoder(run: Run, name: str) -> Callable[[Tensor], Tensor]:
-    """Return a function that decodes latents of a run to images on the CPU."""
-    if run.data.num_levels is not None:
-        raise ValueError(f"{run.name} was trained on images: leave --vae out.")
-    vae = load_vae(name, device=run.device)
-    return lambda latents: vae.decode(latents).cpu()
 
 
 def command(words: list[str]) -> Sample:

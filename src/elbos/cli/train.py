@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,13 +60,22 @@ class Train:
         self.train(self.chosen.config)
 
     def train(self, config: Config) -> None:
-        """Train the configuration `config`, or print it as JSON on a dry run."""
+        """Train `config`, or print it as JSON on a dry run."""
         if self.dry_run:
             print(json.dumps(encode(config), indent=2))  # noqa: T201
             return
         path = self.run or Path("runs") / default_name(config, self.chosen.preset)
-        with _named_line(config):
+        try:
             train(config, path)
+        except Exception as error:  # of the user's network, of any type: name its line
+            network = config.network
+            file = code_path(network.name).resolve() if isinstance(network, OwnNetwork) else None
+            line = file and line_of(error, file)
+            if not (file and line) or f"(line {line})" in str(error) or is_out_of_memory(error):
+                raise
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            what = f"{kind}{flat(error).rstrip('.')}"
+            raise ValueError(f"{what} ({file.name}, line {line}).") from error
         if int(os.environ.get("RANK", "0")) == 0:
             name = shlex.quote(str(path))
             sys.stderr.write(f"Trained. Next: `elbos sample {name}`, `elbos evaluate {name}`.\n")
@@ -85,22 +93,14 @@ class TrainFile(Train):
     """Train the configuration in a file; command-line options override the file."""
 
     weighting: tyro.conf.Suppress[Any] = None
-    """The file's weighting if the command line cannot express it and gives no other; None
-    otherwise."""
+    """The file's weighting if the command line cannot express it and gives no other, else None."""
 
     schedule: tyro.conf.Suppress[Any] = None
-    """The file's schedule, under the same conditions."""
-
     network: tyro.conf.Suppress[Any] = None
-    """The file's network, under the same conditions."""
 
     @classmethod
     def from_config(cls, config: Config, words: list[str]) -> "TrainFile":
-        """Make the command whose default configuration is `config`.
-
-        Raises:
-            ValueError: If the file holds only the name of a network or of data.
-        """
+        """Make the command whose default configuration is `config`, except user-defined parts."""
         if isinstance(config.data, Given):
             raise ValueError(f"{config.data.name} was given to `elbos.fit`: call that again.")
         if isinstance(config.network, OwnNetwork):
@@ -125,24 +125,13 @@ class TrainFile(Train):
         self.train(replace(self.chosen.config, **kept))
 
 
-@contextlib.contextmanager
-def _named_line(config: Config) -> Iterator[None]:
-    """Convert errors raised in a user-defined network into ValueErrors that name the line."""
-    try:
-        yield
-    except Exception as error:  # of the user's code, of any type
-        network = config.network
-        file = code_path(network.name).resolve() if isinstance(network, OwnNetwork) else None
-        line = file and line_of(error, file)
-        if not (file and line) or f"(line {line})" in str(error) or is_out_of_memory(error):
-            raise
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{kind}{flat(error).rstrip('.')} ({file.name}, line {line}).") from error
-
-
 def command(words: list[str]) -> Train:
     """Parse the words after `elbos train`; with --config, the file sets the defaults."""
-    file, chosen = _config_file(words), Chosen.from_words(words)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", type=Path)
+    file, chosen = None, Chosen.from_words(words)
+    with contextlib.suppress(argparse.ArgumentError):  # the full parser reports it
+        file = parser.parse_known_args(words)[0].config
     if file is None:
         if words == ["--help"]:  # all options, the same for every preset
             summary = (
@@ -159,13 +148,3 @@ def command(words: list[str]) -> Train:
         raise UsageError(f"{words[0]} and --config: leave one of the two out.")
     default = TrainFile.from_config(read_config(file), words)
     return parse("train", TrainFile, words, default, start=["--config", str(file)])
-
-
-def _config_file(words: list[str]) -> Path | None:
-    """Return the path given with --config; None without the option."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", type=Path)
-    found: dict[str, Path | None] = {}
-    with contextlib.suppress(argparse.ArgumentError):  # the full parser reports it
-        found = vars(parser.parse_known_args(words)[0])
-    return found.get("config")

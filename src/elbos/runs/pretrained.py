@@ -44,12 +44,7 @@ _NUM_TRIED = 2  # images in the trial before any measurement
 
 @dataclass(frozen=True)
 class InBatches:
-    """A denoiser that splits its input into batches of at most `size` samples.
-
-    Attributes:
-        denoiser: The denoiser to call.
-        size: The largest number of samples per call.
-    """
+    """A denoiser that splits its input into batches of at most `size` samples."""
 
     denoiser: Denoise
     size: int
@@ -125,9 +120,8 @@ class Pretrained(Sampled):
 
         Raises:
             OSError: If a file cannot be read.
-            ValueError: If the folder is not a pipeline that can be evaluated, the data cannot be
-                loaded or do not fit the pipeline, or the network ignores its time input or returns
-                NaN.
+            ValueError: If the pipeline or the data cannot be loaded or do not fit each other, or
+                the network ignores its time input or returns NaN.
         """
         require_positive(batch_size=batch_size)
         device = local_device()
@@ -151,7 +145,6 @@ class Pretrained(Sampled):
 
     @property
     def data(self) -> DataSpec:
-        """Shape, number of pixel values and number of classes of the images."""
         return self.dataset.spec
 
     @property
@@ -161,9 +154,6 @@ class Pretrained(Sampled):
 
     @property
     def schedule(self) -> Linear:
-        """Uniform noise levels over the scheduler's range of log-SNR, or over an export's training
-        range.
-        """
         found = self.pipeline.denoiser
         low, high = found.logsnr_min, found.logsnr_max
         if self.ends is not None:
@@ -173,14 +163,10 @@ class Pretrained(Sampled):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The conditions in training: "given_label" for a class-conditional network, else
-        "unconditional".
-        """
         return ("unconditional",) if self._requirements.num_classes is None else ("given_label",)
 
     @property
     def trained(self) -> Training:
-        """The settings of the training, as far as the pipeline stores them."""
         return Training(
             weighting=None,
             schedule=self._scheduler,
@@ -197,7 +183,6 @@ class Pretrained(Sampled):
 
     @property
     def origin(self) -> Origin:
-        """The diffusers version, scheduler and autoencoder of the pipeline."""
         vae = None if self._encode is None else type(self._encode.vae).__name__
         scheduler = json.dumps(_public(self.pipeline.scheduler), sort_keys=True, default=str)
         return Origin(
@@ -207,7 +192,6 @@ class Pretrained(Sampled):
         )
 
     def identifier(self) -> dict[str, Any]:
-        """Return everything that determines the outputs of the networks, for use as a cache key."""
         weights = (value for module in self._modules for value in module.state_dict().values())
         configs = [_public(module.config) for module in self._modules]
         described = json.dumps([*configs, self.origin.scheduler], sort_keys=True, default=str)
@@ -221,11 +205,9 @@ class Pretrained(Sampled):
         }
 
     def autocast(self) -> torch.autocast:
-        """Return a context manager for computation in float32."""
         return torch.autocast(self.device.type, enabled=False)
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError if guidance is requested, since the null class is unknown."""
         if sampling.guidance != 1:
             raise ValueError(
                 f"guidance is {sampling.guidance}, and {self.name} does not say which class is the "
@@ -235,9 +217,6 @@ class Pretrained(Sampled):
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
-        """Return the data that the network models: images and their number of pixel values, or
-        stored latents and None.
-        """
         if self._encode is None:
             return x, self.dataset.num_levels
         store = model_store(self, "latents", images=digest_of([x]))
@@ -249,24 +228,17 @@ class Pretrained(Sampled):
 
     @property
     def num_classes(self) -> int | None:
-        """The number of classes in the data; None for an unconditional network."""
         return None if self._requirements.num_classes is None else self.dataset.num_classes
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one input of the network: an image or its latents."""
         return tuple(self._tried[0].shape[1:])
 
     def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]:
-        """Decode latents to images on the CPU; without an autoencoder, return the
-        images unchanged.
-        """
         if self._encode is None:
             return x
         parts = torch.split(x, self.batch_size)
         return torch.cat([self._encode.decode(part).cpu() for part in parts])
-
-    # --- networks ---------------------------------------------------------------------------------
 
     @property
     def _network(self) -> Any:
@@ -290,9 +262,7 @@ class Pretrained(Sampled):
 
     @cached_property
     def _tried(self) -> tuple[Tensor, Tensor | None]:
-        """A few training images as network inputs, with labels (None for an
-        unconditional network).
-        """
+        """A few training images as network inputs, with labels if the network takes some."""
         split, rows = self.dataset.train, torch.arange(min(_NUM_TRIED, len(self.dataset.train)))
         x = to_unit(split.x[rows], self.dataset.num_levels)
         if self._encode is not None:
@@ -301,9 +271,7 @@ class Pretrained(Sampled):
         return x, split.labels[rows] if is_told and split.labels is not None else None
 
     def _encoded(self, x: Shaped[Tensor, "n *d"], rows: Int[Tensor, " n"]) -> Tensors:
-        """Encode images to latents, sampled with one random generator per image, seeded by its
-        index.
-        """
+        """Encode images to latents, each sampled with a random generator seeded by its index."""
         assert self._encode is not None
         found = []
         for some in torch.split(torch.arange(len(x)), self.batch_size):
@@ -316,9 +284,7 @@ class Pretrained(Sampled):
         return {"x": latents}
 
     def _require_fit(self) -> None:
-        """Raise a ValueError if networks and data do not match, by configuration or in a trial
-        call.
-        """
+        """Raise a ValueError if networks and data do not fit, by configuration or in a trial."""
         self._requirements.require_labels(self.dataset)
         try:
             self._requirements.require_shape(self.shape)
@@ -333,9 +299,6 @@ class Pretrained(Sampled):
 
     @torch.no_grad()
     def _try(self) -> None:
-        """Call the networks on a few images at both ends of the noise levels, and check the
-        outputs.
-        """
         x, cond = (to_device(part, self.device) for part in self._tried)
         for end in (self.schedule.logsnr_min, self.schedule.logsnr_max):
             self.pipeline.denoiser(x, torch.full((len(x),), end, device=self.device), cond)
@@ -352,7 +315,5 @@ def is_pipeline(path: Path) -> bool:
 
 
 def _public(config: Any) -> dict[str, Any]:
-    """Return the entries of a diffusers configuration except private ones, such as version and
-    path.
-    """
+    """Return the entries of a diffusers configuration that are not private, as version and path."""
     return {name: value for name, value in config.items() if not name.startswith("_")}

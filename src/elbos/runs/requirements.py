@@ -1,7 +1,6 @@
 """Requirements of a saved diffusers network on the images for its evaluation."""
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +28,7 @@ class Requirements:
 
     @classmethod
     def from_config(cls, folder: str, network: Any) -> "Requirements":
-        """Read the requirements from the configuration of a diffusers network.
-
-        Raises:
-            ValueError: If the network has conditions other than a class.
-        """
+        """Read the requirements from the configuration of a diffusers network."""
         name, config = type(network).__name__, network.config
         if name not in KNOWN:
             raise ValueError(
@@ -44,11 +39,12 @@ class Requirements:
         sizes = [size, size] if isinstance(size, int) else size
         if not (sizes is None or isinstance(sizes, list | tuple)):
             raise ValueError(f"sample_size of {folder} is {size!r}: give one whole number or two.")
+        nums = (config.get(key) for key in ("num_class_embeds", "num_embeds_ada_norm"))
         return cls(
             folder=folder,
             num_channels=config["in_channels"],
             size=tuple(sizes) if sizes else None,
-            num_classes=_num_classes(config),
+            num_classes=next((num for num in nums if num is not None), None),
         )
 
     def require_shape(self, shape: tuple[int, ...]) -> None:
@@ -84,12 +80,6 @@ class Requirements:
                 f"{num}: their numbers are taken for the same, from 0 to {num - 1}.",
                 stacklevel=2,
             )
-
-
-def _num_classes(config: Mapping[str, Any]) -> int | None:
-    """Return the number of class embeddings of a network; None for an unconditional network."""
-    found = (config.get(name) for name in ("num_class_embeds", "num_embeds_ada_norm"))
-    return next((num for num in found if num is not None), None)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

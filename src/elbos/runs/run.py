@@ -1,7 +1,7 @@
 """A trained run, loaded for sampling or evaluation."""
 
 import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from elbos.base import files
 from elbos.base.checks import require_positive, typed
 from elbos.base.conditions import Condition, is_alike, require_length
-from elbos.base.errors import explained, suggestion
+from elbos.base.errors import explained
 from elbos.base.items import Items, first_item
 from elbos.base.progress import Start, silent
 from elbos.evaluation import Evaluation, EvaluationConfig, evaluate
@@ -21,8 +21,6 @@ from elbos.evaluation.model import Sampled
 from elbos.models.samplers import Sampler
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
-from elbos.theory.schedules import Schedule
-from elbos.theory.weightings import WeightFunction
 from elbos.training import checkpoint, exported
 from elbos.training.config import Training, run_config
 from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
@@ -50,9 +48,10 @@ class Run(Sampled):
         null_cond: The null (unconditional) condition for classifier-free guidance (see `fit`).
 
     Attributes:
-        directory: The run directory.
-        config: The configuration of the training.
+        directory: The run directory, whose path is `name`.
+        config: The configuration of the training, with `schedule`, `sampling` and `weighting`.
         data: Shape, number of pixel values and number of classes of the data.
+        has_labels: Whether the network is conditioned on class labels.
         step: The step of the checkpoint.
         network: The network, with the averaged weights.
         denoiser: The denoiser: the network with its parameterization.
@@ -83,36 +82,37 @@ class Run(Sampled):
         null_cond: Condition = None,
     ) -> None:
         self.directory, self.null_cond = RunDirectory(Path(path)), null_cond
-        self.config = run_config(self.directory)
-        self.source: KnownData | Given = self.config.data
+        self.name = str(self.directory.path)
+        self.config = config = run_config(self.directory)
+        self.schedule, self.sampling = config.schedule, config.sampling
+        self.weighting = config.weighting
+        self.precision, self.relative_width = config.precision, config.averaging.relative_width
+        self.source: KnownData | Given = config.data
         files.require_plain(self.directory.path)
         weights = exported.averaged(self.directory, step)
         self.device = local_device()
         self.processes = ALONE
         self.data = data_spec(self.directory) or self.dataset.spec
+        self.shape, self.has_labels = tuple(self.data.shape), uses_labels(config, self.data)
+        self.num_classes = self.data.num_classes if self.has_labels else None
         if null_cond is not None:
             require_own_null(self.directory, null_cond)
         if network is None:
-            self.network = build_network(self.config, self.data, self.device)
+            self.network = build_network(config, self.data, self.device)
         else:
             self.network = copy.deepcopy(network).to(self.device)
         with weights as (self.step, averaged):
             checkpoint.require_dtypes({"ema": averaged}, {"ema": self.network.state_dict()})
             self.network.load_state_dict(averaged)
         self.network.eval().requires_grad_(False)
-        self.denoiser = Denoiser(self.network, self.config.parameterization)
+        self.denoiser = Denoiser(self.network, config.parameterization)
 
     def __repr__(self) -> str:
-        return f"Run({str(self.directory.path)!r}, step={self.step})"
+        return f"Run({self.name!r}, step={self.step})"
 
     @classmethod
     def with_function(cls, path: Path, function: str | None) -> "Run":
-        """Load the run at `path`, with its user-defined network built by FILE.py:FUNCTION.
-
-        Raises:
-            OSError: If the file cannot be read.
-            ValueError: As `Run` does, or if the function does not build the network.
-        """
+        """Load the run at `path`, with its user-defined network built by FILE.py:FUNCTION."""
         if function is None:
             return cls(path)
         directory = RunDirectory(path)
@@ -123,20 +123,14 @@ class Run(Sampled):
         return cls(path, build_network(config, data, torch.device("cpu")))
 
     def with_data(self, data: KnownData) -> "Run":
-        """Return the run with other images for its evaluation, of the same shape, pixel values and
-        classes.
-
-        Raises:
-            OSError, ValueError: If the data cannot be loaded, or differ in shape, pixel values or
-                number of classes.
-        """
+        """Return the run with other images of the same shape and classes, for its evaluation."""
         dataset, found = data.load(), copy.copy(self)
         own, given = replace(self.data, name=""), replace(dataset.spec, name="")
         if not self.has_labels:
             own, given = replace(own, num_classes=None), replace(given, num_classes=None)
         if own != given:
             raise ValueError(
-                f"The run in {self.directory.path} cannot be evaluated on {dataset.name}: it was "
+                f"The run in {self.name} cannot be evaluated on {dataset.name}: it was "
                 f"trained on data of {own.described}, not {given.described}."
             )
         found.source, found.dataset = data, dataset
@@ -160,7 +154,7 @@ class Run(Sampled):
                 dataset = self.source.load()
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"The data that the run in {self.directory.path} was trained on are needed, and "
+                f"The data that the run in {self.name} was trained on are needed, and "
                 f"cannot be loaded: {explained(error).rstrip('.')}. Give them, or others like "
                 "them, as data:TYPE."
             ) from error
@@ -168,68 +162,16 @@ class Run(Sampled):
         return dataset
 
     @property
-    def has_labels(self) -> bool:
-        """Return whether the network is conditioned on class labels."""
-        return uses_labels(self.config, self.data)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of one sample."""
-        return tuple(self.data.shape)
-
-    @property
-    def num_classes(self) -> int | None:
-        """The number of classes that the network is conditioned on; None without classes."""
-        return self.data.num_classes if self.has_labels else None
-
-    @property
-    def name(self) -> str:
-        """The path of the run directory, as given by the user."""
-        return str(self.directory.path)
-
-    @property
-    def schedule(self) -> Schedule:
-        """The noise schedule of the training."""
-        return self.config.schedule
-
-    @property
-    def sampling(self) -> Sampling:
-        """The sampler of the configuration, with its settings."""
-        return self.config.sampling
-
-    @property
-    def weighting(self) -> WeightFunction:
-        """The weighting of the training loss."""
-        return self.config.weighting
-
-    @property
-    def precision(self) -> str:
-        """The floating-point precision of the network's computation, as in training."""
-        return self.config.precision
-
-    @property
-    def relative_width(self) -> float:
-        """The relative width of the weight average."""
-        return self.config.averaging.relative_width
-
-    @property
     def mixture(self) -> GaussianMixture | None:
-        """The known Gaussian mixture of a toy dataset; None for other data."""
         return self.source.mixture if isinstance(self.source, Toy) else None
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The conditions in training: "unconditional", "given_label", or both with label dropout.
-
-        Label dropout hides the labels of a fraction of the samples, possibly none or all.
-        """
-        is_told = self.has_labels and self.config.label_dropout < 1
-        is_untold = not self.has_labels or self.config.label_dropout > 0
-        return ("unconditional",) * is_untold + ("given_label",) * is_told
+        dropout = self.config.label_dropout if self.has_labels else 1.0
+        return ("unconditional",) * (dropout > 0) + ("given_label",) * (dropout < 1)
 
     @property
     def trained(self) -> Training:
-        """The settings of the training, for reports."""
         config = self.config
         return Training(
             weighting=repr(config.weighting),
@@ -246,16 +188,14 @@ class Run(Sampled):
         )
 
     def identifier(self) -> dict[str, Any]:
-        """Return everything that determines the outputs of the network, for use as a cache key."""
         return {
             "weights": self.weights_digest(),
             "parameterization": self.config.parameterization,
-            "precision": self.config.precision,
-            "ends": (self.config.schedule.logsnr_min, self.config.schedule.logsnr_max),
+            "precision": self.precision,
+            "ends": (self.schedule.logsnr_min, self.schedule.logsnr_max),
         }
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError if the network does not support the guidance in `sampling`."""
         require_guidable(self.config, self.data, sampling)
 
     @typed
@@ -286,13 +226,9 @@ class Run(Sampled):
                 guidance, or the number of conditions is not `num`.
         """
         require_positive(num=num)
-        own = self.config.sampling
-        sampling = replace(
-            own,
-            sampler=own.sampler if sampler is None else sampler,
-            num_steps=own.num_steps if num_steps is None else num_steps,
-            guidance=own.guidance if guidance is None else guidance,
-        )
+        given: dict[str, Any] = {"sampler": sampler, "num_steps": num_steps, "guidance": guidance}
+        given = {name: value for name, value in given.items() if value is not None}
+        sampling = replace(self.sampling, **given)
         labels = self.class_labels(num)
         if cond is None:
             cond = labels
@@ -306,12 +242,10 @@ class Run(Sampled):
         return torch.cat(self.sample_batches(sampling, num=num, seed=seed, cond=cond))
 
     def represented(self, x: Tensor, start: Start = silent) -> tuple[Tensor, int | None]:
-        """Return images unchanged, with the number of pixel values."""
         del start
         return x, self.dataset.num_levels
 
     def decoded(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-        """Return samples unchanged, since the network models the data directly."""
         return x
 
     @typed
@@ -338,17 +272,17 @@ class Run(Sampled):
             require_positive(num_samples=num_samples)
         source = Items(dataset, is_bounded=False)
         shape = tuple(first_item(source)[0].shape[1:])
-        if shape != tuple(self.data.shape):
+        if shape != self.shape:
             raise ValueError(
-                f"samples have shape {shape}, the training data {tuple(self.data.shape)}: "
-                "give data of that shape."
+                f"samples have shape {shape}, the training data {self.shape}: give data of that "
+                "shape."
             )
         rows = torch.randperm(len(source), generator=generator(seed))[:num_samples]
         validator = Validator(
             Chosen(source, rows, use_cond=True),
             num_levels=self.data.num_levels,
-            logsnr_min=self.config.schedule.logsnr_min,
-            logsnr_max=self.config.schedule.logsnr_max,
+            logsnr_min=self.schedule.logsnr_min,
+            logsnr_max=self.schedule.logsnr_max,
             num_evaluations=num_evaluations,
             seed=seed,
         )
@@ -373,13 +307,9 @@ class Run(Sampled):
 
         Raises:
             OSError: If results cannot be stored, or files of the extractor are missing.
-            TypeError: If a setting does not exist.
             ValueError: If a setting is invalid, the data are missing (as after `fit`; use
                 `likelihood`), or losses or samples are not finite.
         """
-        known = [field.name for field in fields(EvaluationConfig)]
-        for name in settings.keys() - set(known):
-            raise TypeError(f"there is no setting {name}: {suggestion(name, known)}")
         return evaluate(self, EvaluationConfig(**settings), sampling, start)
 
     def weights_digest(self) -> str:
@@ -387,5 +317,4 @@ class Run(Sampled):
         return digest_of(self.network.state_dict().values())
 
     def autocast(self) -> torch.autocast:
-        """Return a context manager for computation in the precision of the training."""
         return autocast(self.config, self.device)

@@ -104,9 +104,7 @@ class Adaptive(Schedule):
         return ((logsnr - self.logsnr_min) / self._width).long().clamp(0, self.num_bins - 1)
 
     def probabilities(self) -> Float[Tensor, " bins"]:
-        """Return the probability of each log-SNR bin, from noisy to clean; uniform while all losses
-        are 0.
-        """
+        """Return the probability of each log-SNR bin, from noisy to clean."""
         return self._probabilities.clone()
 
     @cached_property
@@ -116,9 +114,7 @@ class Adaptive(Schedule):
 
     @cached_property
     def _cdf(self) -> Float[Tensor, " edges"]:
-        """Cumulative probability at each bin edge, updated in place when the running
-        sums change.
-        """
+        """Cumulative probability at each bin edge, updated in place."""
         below = self._probabilities.cumsum(0, dtype=torch.float64)
         return torch.cat([torch.zeros(1, dtype=torch.float64), below])
 
@@ -232,9 +228,7 @@ class AdaptiveState(nn.Module):
         self.schedule = schedule
 
     def get_extra_state(self) -> Float[Tensor, "2 bins_plus_1"]:
-        """Return a copy of the schedule's state: sums and counts per bin, and the log-SNR range in
-        the last column.
-        """
+        """Return a copy of the schedule's state: sums and counts per bin, log-SNR range last."""
         state = self.schedule.state_dict()
         return torch.cat([torch.stack([state["total"], state["count"]]), state["ends"][:, None]], 1)
 

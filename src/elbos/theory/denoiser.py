@@ -180,9 +180,7 @@ class Clipping:
 
 
 def clipping_of(denoiser: object) -> Clipping | None:
-    """Return the `clipping` attribute of a denoiser or of a denoiser that it wraps;
-    None if absent.
-    """
+    """Return the clipping of a denoiser or of a denoiser inside it; None without one."""
     while denoiser is not None:
         if isinstance(own := getattr(denoiser, "clipping", None), Clipping):
             return own

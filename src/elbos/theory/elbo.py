@@ -111,9 +111,7 @@ class Mixture:
 
     @cached_property
     def negative_mass(self) -> float:
-        r"""Total increase of $w$ divided by $w(\lambda_\min)$; 0 iff the loss is a likelihood
-        objective.
-        """
+        r"""Total increase of $w$ over $w(\lambda_\min)$: 0 iff the loss is a mixture of ELBOs."""
         rises = rising_intervals(self.weighting, self.logsnr_min, self.logsnr_max)
         w = self.weighting(torch.tensor(rises, dtype=torch.float64).reshape(-1, 2))
         return (w[:, 1] - w[:, 0]).sum().item() / self._end_weights[0]

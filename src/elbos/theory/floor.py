@@ -87,9 +87,7 @@ class Floor:
 
     @property
     def num_resolved(self) -> int:
-        """Number of leading noise levels at which a random tenth of the points has the same
-        irreducible loss to within 5 %.
-        """
+        """Number of leading noise levels at which a tenth of the points agrees within 5 %."""
         pairs = zip(self.tenth or (), self.loss, strict=False)
         return len(list(takewhile(lambda pair: pair[0] > (1 - SAME) * pair[1], pairs)))
 
@@ -102,9 +100,7 @@ class Floor:
         *,
         is_subset: bool = False,
     ) -> "Floor":
-        """Average the per-point losses of `floor_losses` into the irreducible loss with standard
-        error; needs at least two points.
-        """
+        """Average the losses of two or more points into the irreducible loss."""
         error = losses.std(0) / math.sqrt(len(losses))
         return cls(
             logsnr=tuple(logsnr.tolist()),

@@ -86,9 +86,7 @@ class GaussianMixture:
         logsnr: Float[Tensor, "#b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        r"""Return the posterior means $\mathbb E[x \mid z]$ and $\mathbb E[\epsilon \mid z]$, given
-        component `cond`; a negative `cond` means unconditional.
-        """
+        """Return the posterior means of data and noise, given component `cond` unless negative."""
         log_joint = self._log_joint(z, logsnr)
         if cond is not None:
             is_ruled_out = (cond[:, None] >= 0) & (
@@ -165,11 +163,7 @@ class FiniteSet:
         return x if self.num_levels is None else x.mul_(2 / (self.num_levels - 1)).sub_(1)
 
     def only(self, label: int) -> "FiniteSet":
-        """Return the subset of points with a given class label.
-
-        Raises:
-            ValueError: If no point has this label.
-        """
+        """Return the points with a class label; raise a ValueError if there are none."""
         if self.labels is None or not (is_of := self.labels == label).any():
             raise ValueError(f"no point of the set has label {label}.")
         return FiniteSet(self.x[is_of], self.num_levels, self.labels[is_of])
@@ -185,9 +179,7 @@ class FiniteSet:
         logsnr: Float[Tensor, "#b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        r"""Return the posterior means $\mathbb E[x \mid z]$ and $\mathbb E[\epsilon \mid z]$, given
-        class `cond`; a negative `cond` means unconditional.
-        """
+        """Return the posterior means of data and noise, given class `cond` unless negative."""
         flat = z.flatten(1).double()
         alpha, sigma = alpha_sigma(align(logsnr.double(), flat))
         peak = torch.full_like(flat[:, :1], torch.finfo(flat.dtype).min)

@@ -156,9 +156,7 @@ class Tabulated(Weighting):
 
 
 def require_reach(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> None:
-    """Raise a ValueError if a tabulated weighting does not cover the log-SNR range that
-    is needed.
-    """
+    """Raise a ValueError if a tabulated weighting does not cover the range of log-SNR."""
     if isinstance(weighting, Monotone):
         require_reach(weighting.inner, logsnr_min, logsnr_max)
     if isinstance(weighting, Shifted):

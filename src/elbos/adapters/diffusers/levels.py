@@ -21,13 +21,14 @@ fractional one is as good an input as a whole one.
 import abc
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elbos.adapters.diffusers.betas import CLASSES, Betas
+from elbos.adapters.diffusers.schedulers import BETAS
 from elbos.adapters.diffusers.training import Config, flag, num_steps_of, number
 from elbos.audit import LossTable
 from elbos.theory.parameterizations import EDM, V
@@ -53,7 +54,7 @@ class Levels(abc.ABC):
 
     @abc.abstractmethod
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""Return the timestep at log-SNR $\lambda$, as a fractional number."""
+        r"""Return the fractional timestep at log-SNR $\lambda$."""
 
     def input_scale(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         r"""Return the factor $c_\mathrm{in}$ that multiplies $z$ at the network's input."""
@@ -129,50 +130,27 @@ def levels_of(config: Config, table: LossTable) -> Levels:
             "invert_sigmas is true, so that time runs from noise to data: use "
             "elbos.adapters.flow.denoiser(network, data_at=1, time_scale=...)."
         )
-    step = _noisy_steps(config, table)
-    logsnr, num_steps, kind = table.logsnr[step], num_steps_of(config), _betas(config)
-    low, high = float(logsnr.min()), float(logsnr.max())
-    if isinstance(table.parameterization, EDM):
-        return _log_sigma(config, low, high, sigma_data=table.parameterization.sigma_data)
-    if kind is None or (kind.has_flow and flag(config, "use_flow_sigmas")):
-        return FlowTime(logsnr_min=-math.inf, logsnr_max=high, num_steps=num_steps)
-    if config.get("timestep_type") == "continuous" and table.parameterization == V():
-        return _log_sigma(config, low, high, sigma_data=1.0)
-    if not (logsnr.diff() < 0).all():
-        last = int(step[int((logsnr.diff() >= 0).int().argmax())])
-        raise ValueError(f"log-SNR does not fall from step {last} to {last + 1}: check the betas.")
-    return Steps(logsnr_min=low, logsnr_max=high, num_steps=num_steps, step=step, logsnr=logsnr)
-
-
-def _betas(config: Config) -> Betas | None:
-    """Return the description of a scheduler class that is defined by betas; None for any other
-    class.
-    """
-    name = config["_class_name"].removesuffix("Scheduler")
-    return next((kind for kind, names in CLASSES if name in names.split()), None)
-
-
-def _noisy_steps(config: Config, table: LossTable) -> Int[Tensor, " steps"]:
-    """Return the indices of the steps that contain both signal and noise."""
-    kind, is_noisy = _betas(config), torch.isfinite(table.logsnr)
+    kind, num_steps = BETAS.get(config["_class_name"]), num_steps_of(config)
+    is_noisy = torch.isfinite(table.logsnr)
     if kind and kind.last is not None and flag(config, "rescale_betas_zero_snr"):
         is_noisy[-1] = False  # pure noise, also where a solver leaves a remainder of data
     if not is_noisy.any():
         raise ValueError(f"{config['_class_name']} has no step of both data and noise.")
-    return is_noisy.nonzero()[:, 0]
-
-
-def _log_sigma(config: Config, low: float, high: float, sigma_data: float) -> LogSigma:
-    """Return EDM-type noise levels between sigma_min and sigma_max, or else between `low` and
-    `high`.
-    """
-    ends = [high, low]
-    for i, key in enumerate(("sigma_min", "sigma_max")):
-        if config.get(key) is not None:
-            ends[i] = -2 * math.log(number(config, key, 1.0, above=0))
-    return LogSigma(
-        logsnr_min=ends[1],
-        logsnr_max=ends[0],
-        num_steps=num_steps_of(config),
-        sigma_data=sigma_data,
-    )
+    step = is_noisy.nonzero()[:, 0]
+    logsnr = table.logsnr[step]
+    low, high = float(logsnr.min()), float(logsnr.max())
+    target = table.parameterization
+    is_edm = isinstance(target, EDM)
+    if not is_edm and (kind is None or (kind.has_flow and flag(config, "use_flow_sigmas"))):
+        return FlowTime(logsnr_min=-math.inf, logsnr_max=high, num_steps=num_steps)
+    if is_edm or (config.get("timestep_type") == "continuous" and target == V()):
+        if config.get("sigma_min") is not None:
+            high = -2 * math.log(number(config, "sigma_min", 1.0, above=0))
+        if config.get("sigma_max") is not None:
+            low = -2 * math.log(number(config, "sigma_max", 1.0, above=0))
+        ends: dict[str, Any] = {"logsnr_min": low, "logsnr_max": high, "num_steps": num_steps}
+        return LogSigma(**ends, sigma_data=target.sigma_data if isinstance(target, EDM) else 1.0)
+    if not (logsnr.diff() < 0).all():
+        last = int(step[int((logsnr.diff() >= 0).int().argmax())])
+        raise ValueError(f"log-SNR does not fall from step {last} to {last + 1}: check the betas.")
+    return Steps(logsnr_min=low, logsnr_max=high, num_steps=num_steps, step=step, logsnr=logsnr)

@@ -80,8 +80,7 @@ class DiffusersConfig:
         """Read the configuration of a diffusers network from its config.json.
 
         Raises:
-            OSError: If the file cannot be read.
-            ValueError: If the file does not describe a network that can be trained.
+            OSError, ValueError: If the file cannot be read or describes no trainable network.
         """
         try:
             return cls(config=files.read(Path(path)).decode("utf-8-sig"))
@@ -126,7 +125,9 @@ class DiffusersConfig:
                 f"diffusers cannot build {self.class_name} ({type(error).__name__}: "
                 f"{flat(error)[:_MAX_SHOWN]}): change its config."
             ) from error
-        _set_off_dropout_of_labels(inner)
+        for module in inner.modules():
+            if type(module).__name__ == "LabelEmbedding":
+                module.dropout_prob = 0.0  # the training loop drops labels itself
         return DiffusersNetwork(inner, levels, null_label(inner) if num_classes else None)
 
 
@@ -157,25 +158,18 @@ class DiffusersNetwork(nn.Module):
         """
         timestep = self.levels.timestep(logsnr.to(torch.promote_types(z.dtype, torch.float32)))
         scaled = z * self.levels.input_scale(align(logsnr, z)).to(z)
-        labels = {} if cond is None and self.null_label is None else self._labels(logsnr, cond)
+        labels = {}
+        if self.null_label is not None:
+            cond = torch.full(logsnr.shape, -1, device=logsnr.device) if cond is None else cond
+            labels["class_labels"] = torch.where(cond < 0, self.null_label, cond)
+        elif cond is not None:
+            raise ValueError("this network was built without labels: pass cond=None.")
         y: Tensor = self.inner(scaled, timestep=timestep, **labels, return_dict=False)[0]
         return y.to(z.dtype)
 
-    def _labels(
-        self, logsnr: Float[Tensor, " b"], cond: Int[Tensor, " b"] | None
-    ) -> dict[str, Tensor]:
-        """Return the class labels, with the null label in place of negative labels and of None."""
-        if self.null_label is None:
-            raise ValueError("this network was built without labels: pass cond=None.")
-        if cond is None:
-            cond = torch.full(logsnr.shape, -1, device=logsnr.device)
-        return {"class_labels": torch.where(cond < 0, self.null_label, cond)}
-
 
 def null_label(inner: Any) -> int | None:
-    """Return the null (unconditional) label of a diffusers network, the last row of its class
-    embedding; None for a network without class embedding.
-    """
+    """Return the null label, the last row of the class embedding; None without class embedding."""
     name = type(inner).__name__
     num = inner.config.get(CLASS_KEYS[name])
     if num is None:
@@ -191,11 +185,10 @@ def part_name(network: DiffusersNetwork) -> str:
 def fitted(
     name: str, settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int | None
 ) -> dict[str, Any]:
-    """Return the settings of a network, with missing entries filled in from the dataset.
+    """Fill missing settings of a network from the dataset.
 
     Raises:
-        ValueError: If a setting does not fit the data; the error names the setting and a fitting
-            value.
+        ValueError: If a setting does not fit the data; the error names a fitting value.
     """
     if len(shape) != 3:
         raise ValueError(f"{name} takes images, (channels, height, width), not data of {shape}.")
@@ -205,37 +198,35 @@ def fitted(
         raise ValueError(f"{name} takes square images, not {sides[0]}x{sides[1]}.")
     size: Any = sides[0] if is_square else sides
     sizes = (sides[0], sides) if is_square else (sides,)
-    _require(name, settings, "in_channels", (channels,))
-    _require(
-        name, settings, "out_channels", (channels, None) if name == _TRANSFORMER else (channels,)
-    )
-    _require(name, settings, "sample_size", (*sizes, None))
-    _require(name, settings, "class_embed_type", (None,))
-    _require(name, settings, "time_embedding_type", ("positional",))
+    fitting: dict[str, tuple[Any, ...]] = {
+        "in_channels": (channels,),
+        "out_channels": (channels, None) if name == _TRANSFORMER else (channels,),
+        "sample_size": (*sizes, None),
+        "class_embed_type": (None,),
+        "time_embedding_type": ("positional",),
+    }
+    for key, values in fitting.items():
+        if key in settings and settings[key] not in values:
+            raise ValueError(
+                f"{key} of {name} is {settings[key]!r} in its config, and has to be {values[0]!r} "
+                "here: change it, or leave it out."
+            )
     own = {key: value for key, value in settings.items() if value is not None}
     given = {"in_channels": channels, "out_channels": channels, "sample_size": size}
     return {**settings, **given, **own, **_classes(name, settings, num_classes)}
 
 
-def _require(name: str, settings: Mapping[str, Any], key: str, fitting: tuple[Any, ...]) -> None:
-    if key in settings and settings[key] not in fitting:
-        raise ValueError(
-            f"{key} of {name} is {settings[key]!r} in its config, and has to be {fitting[0]!r} "
-            "here: change it, or leave it out."
-        )
-
-
 def _classes(name: str, settings: Mapping[str, Any], num_classes: int | None) -> dict[str, Any]:
-    """Return the setting for the size of the class embedding, which includes a null label."""
+    """Return the size of the class embedding, which includes the null label of a U-Net."""
     key, is_beside = CLASS_KEYS[name], name == _TRANSFORMER
     found = settings.get(key)
     if num_classes is None:
-        if found is not None or is_beside:
+        if is_beside:
             raise ValueError(
-                f"{name} is class-conditional{'' if is_beside else f' ({key} is {found!r})'}, and "
-                "the data have no labels: "
-                f"choose {'UNet2DModel' if is_beside else 'to leave it out'}."
+                f"{name} is class-conditional, and the data have no labels: choose UNet2DModel."
             )
+        if found is not None:
+            raise ValueError(f"{key} of {name} is {found!r}, and the data have no labels: omit it.")
         return {}
     least = num_classes if is_beside else num_classes + 1
     if key not in settings:
@@ -247,12 +238,3 @@ def _classes(name: str, settings: Mapping[str, Any], num_classes: int | None) ->
             f"give {least}{row}, or leave it out, or train with --no-use-labels."
         )
     return {key: found}
-
-
-def _set_off_dropout_of_labels(inner: Any) -> None:
-    """Disable label dropout inside diffusers transformers, since the training loop drops labels
-    itself.
-    """
-    for module in inner.modules():
-        if type(module).__name__ == "LabelEmbedding":
-            module.dropout_prob = 0.0

@@ -13,7 +13,6 @@ folder is run.
 
 import importlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
-from elbos.adapters.diffusers.training import Config
+from elbos.adapters.diffusers.training import Config, number
 from elbos.base import files
-from elbos.base.checks import require_positive
 from elbos.base.errors import flat
 from elbos.base.extras import needs
 
@@ -132,10 +130,27 @@ def load(
         >>> validator(pipeline.denoiser, cond={"encoder_hidden_states": text})      # doctest: +SKIP
     """
     folder = Path(folder)
-    index = _read_json(folder / "model_index.json")
-    components = {name: entry for name, entry in index.items() if _is_component(entry)}
-    name = _network_name(folder, components)
-    _require_known(folder, components, known=(name, "scheduler", "vae"))
+    path = folder / "model_index.json"
+    components = {  # entries [library, class]
+        name: entry
+        for name, entry in _read_json(path).items()
+        if isinstance(entry, list) and len(entry) == 2 and None not in entry
+    }
+    names = [name for name in ("unet", "transformer") if name in components]
+    if len(names) != 1:
+        raise ValueError(
+            f"{path} names {', '.join(components) or 'nothing'}: it has to name a unet or a "
+            "transformer, and only one of them."
+        )
+    if "scheduler" not in components:
+        raise ValueError(f"{path} names no scheduler: add it.")
+    name = names[0]
+    for other, (library, kind) in components.items():
+        if library == "diffusers" and other not in (name, "scheduler", "vae"):
+            raise ValueError(
+                f"{path} names {other} ({kind}), which is unknown here: give the network and the "
+                "scheduler to denoiser(network, scheduler)."
+            )
     scheduler = _read_json(_place(folder, "scheduler") / "scheduler_config.json")
     network = _load_model(_place(folder, name), components[name], _NETWORKS, dtype).to(device)
     encode = None
@@ -159,31 +174,26 @@ def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents
         ValueError: If diffusers is not installed, the folder is not that of an AutoencoderKL, or
             the download from the Hub fails.
     """
-    folder = _vae_folder(name)
+    folder = Path(name)
+    if not folder.is_dir():
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
+            raise FileNotFoundError(
+                f"there is no folder {name}: give the folder of an AutoencoderKL."
+            )
+        try:
+            with needs("hub"):
+                from huggingface_hub import snapshot_download
+            patterns = ["config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors"]
+            folder = Path(snapshot_download(str(name), allow_patterns=patterns))
+        except Exception as error:  # of the library or the network, of any type
+            raise ValueError(
+                f"there is no folder {name}, and downloading it failed: {flat(error)[:200]}"
+            ) from error
     if (folder / "vae" / "config.json").is_file():
         folder = folder / "vae"
     kind = str(_read_json(folder / "config.json").get("_class_name"))
     vae = _load_model(folder, ["diffusers", kind], ("AutoencoderKL",), torch.float32)
     return _latents(vae.to(device))
-
-
-def _vae_folder(name: str | Path) -> Path:
-    """Return the local folder of a VAE; without such a folder, download the VAE from the Hub."""
-    folder = Path(name)
-    if folder.is_dir():
-        return folder
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-        raise FileNotFoundError(f"there is no folder {name}: give the folder of an AutoencoderKL.")
-    try:
-        with needs("hub"):
-            from huggingface_hub import snapshot_download
-        patterns = ["config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors"]
-        found = snapshot_download(str(name), allow_patterns=patterns)
-    except Exception as error:  # of the library or the network, of any type
-        raise ValueError(
-            f"there is no folder {name}, and downloading it failed: {flat(error)[:200]}"
-        ) from error
-    return Path(found)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -197,38 +207,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _place(folder: Path, name: str) -> Path:
-    """Return the folder of a component; if the pipeline has no such subfolder, the pipeline folder
-    itself.
-    """
+    """Return the folder of a component, the pipeline folder itself if it has no subfolder."""
     return folder / name if (folder / name).is_dir() else folder
-
-
-def _is_component(entry: Any) -> bool:
-    """Return whether an entry of model_index.json names a library and a class."""
-    return isinstance(entry, list) and len(entry) == 2 and None not in entry
-
-
-def _network_name(folder: Path, components: Mapping[str, Any]) -> str:
-    names = [name for name in ("unet", "transformer") if name in components]
-    if len(names) != 1:
-        raise ValueError(
-            f"{folder / 'model_index.json'} names {', '.join(components) or 'nothing'}: it has to "
-            "name a unet or a transformer, and only one of them."
-        )
-    return names[0]
-
-
-def _require_known(folder: Path, components: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Raise a ValueError if the scheduler is missing or a diffusers component is unknown."""
-    if "scheduler" not in components:
-        raise ValueError(f"{folder / 'model_index.json'} names no scheduler: add it.")
-    others = (one for one, (library, _) in components.items() if library == "diffusers")
-    for other in others:
-        if other not in known:
-            raise ValueError(
-                f"{folder / 'model_index.json'} names {other} ({components[other][1]}), which is "
-                "unknown here: give the network and the scheduler to denoiser(network, scheduler)."
-            )
 
 
 def _load_model(
@@ -245,7 +225,12 @@ def _load_model(
         raise ValueError(f"{folder} has no {_WEIGHTS}: save it with safe_serialization=True.")
     files.require_plain(folder, may_link=True)
     for index in folder.glob("*.index*.json"):
-        _require_safe(index)
+        names = _read_json(index).get("weight_map")
+        are_safe = isinstance(names, dict) and all(
+            Path(str(one)).suffix == ".safetensors" for one in names.values()
+        )
+        if not are_safe:
+            raise ValueError(f"{index} names other files than safetensors: save the weights anew.")
     options = {
         "torch_dtype": dtype,
         "variant": "fp16" if all(".fp16" in one for one in weights) else None,
@@ -264,40 +249,22 @@ def _load_model(
     return model.eval()
 
 
-def _require_safe(index: Path) -> None:
-    """Raise a ValueError if a weight index names files other than safetensors."""
-    names = _read_json(index).get("weight_map")
-    if not isinstance(names, dict) or any(
-        Path(str(n)).suffix != ".safetensors" for n in names.values()
-    ):
-        raise ValueError(f"{index} names other files than safetensors: save the weights anew.")
-
-
 def imported() -> Any:
-    """Import and return the package diffusers.
-
-    Raises:
-        MissingExtra: If diffusers is not installed.
-    """
+    """Import and return the package diffusers; raise a MissingExtra if it is not installed."""
     with needs("diffusers"):
         return importlib.import_module("diffusers")
 
 
 def _latents(vae: Any) -> Latents:
-    """Return the VAE with its latent scaling: one number, or a mean and a standard deviation per
-    channel.
-    """
+    """Return the VAE with its latent scaling, from one number or from one per channel."""
     config = vae.config
     if config.get("scaling_factor") is None:
         raise ValueError("the config.json of vae has no scaling_factor: add the training value.")
-    given = {"scaling_factor": config["scaling_factor"], "shift_factor": config.get("shift_factor")}
-    for name, value in given.items():
-        if not isinstance(value or 0, int | float):
-            raise ValueError(f"{name} of the vae is {value!r}: give a number.")
-    require_positive(scaling_factor=given["scaling_factor"])
-    scale, shift = (torch.tensor(value or 0.0) for value in given.values())
+    scale = torch.tensor(number(config, "scaling_factor", 1.0, above=0))
+    given = {"shift_factor": config.get("shift_factor") or 0.0}
+    shift = torch.tensor(number(given, "shift_factor", 0.0))
     mean, std = config.get("latents_mean"), config.get("latents_std")
     if mean is None or std is None:
         return Latents(vae=vae, scale=scale, shift=shift)
-    columns = [torch.tensor(values).view(-1, 1, 1) for values in (mean, std)]
-    return Latents(vae=vae, scale=scale / columns[1], shift=columns[0])
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+    return Latents(vae=vae, scale=scale / std, shift=mean)

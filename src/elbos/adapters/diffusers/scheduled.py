@@ -35,15 +35,7 @@ from elbos.theory.process import align
 
 # prefixes of class names: pipelines that divide the timestep, and below, that reverse it
 _TIMES_TO_ONE = (
-    "AuraFlow",
-    "BriaFibo2",
-    "Chroma",
-    "Flux",
-    "Krea2",
-    "LongCat",
-    "Ovis",
-    "PRX",
-    "Qwen",
+    *("AuraFlow", "BriaFibo2", "Chroma", "Flux", "Krea2", "LongCat", "Ovis", "PRX", "Qwen"),
 )
 _CLIPPED = ("DDPM", "DDIM", "RePaint", "UnCLIP")  # where `clip_sample` is true by default
 _REVERSED_TIMES = ("Lumina", "ZImage")
@@ -117,7 +109,9 @@ class ScheduledDenoiser:
         """
         logsnr = logsnr.expand(len(z)).to(z.device)
         self.levels.require(logsnr)
-        y = self._first_half(self._output(z, logsnr, cond), z)
+        y = self._output(z * self.levels.input_scale(align(logsnr, z)).to(z), logsnr, cond)
+        if y.shape[1:2] == (2 * z.shape[1],) and y.shape[2:] == z.shape[2:]:
+            y = y[:, : z.shape[1]]  # without a learned variance, the second half of the channels
         return self.parameterization.split(self.sign * require_output(y, z, logsnr), z, logsnr)
 
     @torch.no_grad()
@@ -126,30 +120,17 @@ class ScheduledDenoiser:
         equal and nonzero; `z` and `cond` as in a call of the denoiser.
         """
         first, last = (
-            self._call(z, torch.full((len(z),), end, device=z.device), cond)
+            self._output(z, torch.full((len(z),), end, device=z.device), cond)
             for end in (self.logsnr_max, self.logsnr_min)
         )
         return bool(torch.equal(first, last) and first.any())
 
-    def _output(self, z: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
-        scaled = z * self.levels.input_scale(align(logsnr, z)).to(z)
-        return self._call(scaled, logsnr, cond)
-
-    def _call(self, scaled: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
-        r"""Call the network on an input that already includes the factor $c_\mathrm{in}$."""
+    def _output(self, scaled: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
         timestep = self.timestep(logsnr, scaled.dtype)
         named = cond if cond is None or isinstance(cond, Mapping) else {"class_labels": cond}
         if self.time_name is None:
             return output(self.network, scaled, timestep, cond=named)
         return output(self.network, scaled, cond=named, **{self.time_name: timestep})
-
-    @staticmethod
-    def _first_half(y: Tensor, z: Tensor) -> Tensor:
-        """Remove the channels of a learned variance (the second half) from the network output, if
-        present.
-        """
-        has_variance = y.shape[1:2] == (2 * z.shape[1],) and y.shape[2:] == z.shape[2:]
-        return y[:, : z.shape[1]] if has_variance else y
 
 
 def denoiser(
@@ -189,7 +170,16 @@ def denoiser(
         >>> wiener(torch.ones(1, 2), torch.tensor([0.0]))[0]
         tensor([[0.7071, 0.7071]])
     """
-    config = _config(scheduler)
+    config = scheduler if isinstance(scheduler, Mapping) else getattr(scheduler, "config", None)
+    if not isinstance(config, Mapping):
+        raise ValueError(
+            f"scheduler is of type {type(scheduler).__name__}: give one of diffusers' schedulers, "
+            "or the dict of its scheduler_config.json."
+        )
+    if config is not scheduler:
+        config = {**config, "_class_name": type(scheduler).__name__}
+        if config.get("trained_betas") is not None:
+            config["trained_betas"] = [float(beta) for beta in config["trained_betas"]]
     table = loss_table(config, Training())
     levels = levels_of(config, table)
     _require_own_table(scheduler, levels)
@@ -199,6 +189,10 @@ def denoiser(
     is_discrete = is_discrete or own.get("time_embedding_type") == "learned"
     require_positive(time_scale=time_scale)
     _require_fit(type(inner).__name__, own, levels, time_scale, is_discrete)
+    try:
+        names = [*signature(network).parameters]
+    except (TypeError, ValueError):
+        names = []
     return ScheduledDenoiser(
         network=network,
         parameterization=table.parameterization,
@@ -206,13 +200,12 @@ def denoiser(
         sign=table.factor,
         time_scale=time_scale,
         is_discrete=is_discrete,
-        time_name=_time_name(network),
+        time_name=next((name for name in ("timestep", "timesteps") if name in names), None),
         clipping=_clipping(config),
     )
 
 
 def _clipping(config: Config) -> Clipping | None:
-    r"""Return how the scheduler clips or thresholds $\hat x$ in sampling; None if not at all."""
     name = str(config["_class_name"]).removesuffix("Scheduler").removesuffix("Parallel")
     if flag(config, "thresholding"):
         return Clipping(
@@ -222,21 +215,6 @@ def _clipping(config: Config) -> Clipping | None:
     if bool(config.get("clip_sample", name in _CLIPPED)):
         return Clipping(limit=number(config, "clip_sample_range", 1.0, above=0))
     return None
-
-
-def _config(scheduler: Any) -> Config:
-    if isinstance(scheduler, Mapping):
-        return scheduler
-    config = getattr(scheduler, "config", None)
-    if not isinstance(config, Mapping):
-        raise ValueError(
-            f"scheduler is of type {type(scheduler).__name__}: give one of diffusers' schedulers, "
-            "or the dict of its scheduler_config.json."
-        )
-    own = {**config, "_class_name": type(scheduler).__name__}
-    if own.get("trained_betas") is not None:
-        own["trained_betas"] = [float(beta) for beta in own["trained_betas"]]
-    return own
 
 
 def _require_own_table(scheduler: Any, levels: Levels) -> None:
@@ -279,14 +257,3 @@ def _require_fit(
             f"{name} knows {num_known} timesteps, and the scheduler has {num_steps}: give the "
             "scheduler that it was trained with."
         )
-
-
-def _time_name(network: ForeignNetwork) -> str | None:
-    """Return the network's keyword for the timestep, `timestep` or `timesteps`; None if it has
-    neither.
-    """
-    try:
-        names = signature(network).parameters
-    except (TypeError, ValueError):
-        return None
-    return next((name for name in ("timestep", "timesteps") if name in names), None)

@@ -64,7 +64,7 @@ def trained_levels(
             "diffusers has a step for each: choose a schedule with finite ends."
         )
     ends: dict[str, Any] = {"logsnr_min": logsnr_min, "logsnr_max": logsnr_max}
-    ends["num_steps"] = NUM_STEPS
+    ends |= {"num_steps": NUM_STEPS}
     if parameterization in _PREDICTION_TYPES:
         return EvenSteps(**ends)
     if parameterization == Flow():
@@ -87,39 +87,27 @@ def trained_scheduler(parameterization: Parameterization, levels: Levels) -> dic
         parameterization: The prediction target of the network.
         levels: The network's `trained_levels`.
     """
+    num_steps = {"num_train_timesteps": levels.num_steps}
     if isinstance(parameterization, EDM):
         return {
             "_class_name": "EDMEulerScheduler",
-            "num_train_timesteps": levels.num_steps,
+            **num_steps,
             "prediction_type": "epsilon",
             "sigma_data": parameterization.sigma_data,
             "sigma_min": math.exp(-levels.logsnr_max / 2),
             "sigma_max": math.exp(-levels.logsnr_min / 2),
         }
     if parameterization == Flow():
-        return {
-            "_class_name": "FlowMatchEulerDiscreteScheduler",
-            "num_train_timesteps": levels.num_steps,
-        }
+        return {"_class_name": "FlowMatchEulerDiscreteScheduler", **num_steps}
+    # beta_t = 1 - alpha_bar_t / alpha_bar_{t-1} = sigma_t^2 (1 - exp(logsnr_t - logsnr_{t-1}))
+    ends = levels.logsnr_max, levels.logsnr_min
+    logsnr = torch.linspace(*ends, levels.num_steps, dtype=torch.float64)
+    share = torch.cat([torch.ones(1, dtype=torch.float64), -torch.expm1(logsnr.diff())])
     return {
         "_class_name": "DDIMScheduler",
-        "num_train_timesteps": levels.num_steps,
+        **num_steps,
         "prediction_type": _PREDICTION_TYPES[parameterization],
-        "trained_betas": _even_betas(levels).tolist(),
+        "trained_betas": (torch.sigmoid(-logsnr) * share).tolist(),
         "clip_sample": False,
         "timestep_spacing": "trailing",
     }
-
-
-def _even_betas(levels: Levels) -> Float[Tensor, " steps"]:
-    r"""Return $\beta_t = 1 - \bar\alpha_t / \bar\alpha_{t-1}$ of steps even in log-SNR, with
-    $\bar\alpha_{-1} = 1$.
-
-    With $\bar\alpha = \mathrm{sigmoid}(\lambda)$, these are $\sigma_t^2 (1 - e^{\lambda_t -
-    \lambda_{t-1}})$.
-    """
-    logsnr = torch.linspace(
-        levels.logsnr_max, levels.logsnr_min, levels.num_steps, dtype=torch.float64
-    )
-    share = torch.cat([torch.ones(1, dtype=torch.float64), -torch.expm1(logsnr.diff())])
-    return torch.sigmoid(-logsnr) * share

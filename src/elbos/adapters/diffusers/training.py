@@ -1,7 +1,7 @@
-"""Flags of a diffusers training script, checks of configuration values, and the loss table."""
+"""Flags of a diffusers training script, and checks of configuration values."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit import Diagnostic, LossTable
 from elbos.theory.parameterizations import Eps, Flow, Parameterization, V, X
 
 Config = Mapping[str, Any]
@@ -62,7 +61,7 @@ class Training:
 
 
 PREDICTIONS: dict[str, Parameterization] = {"eps": Eps(), "x": X(), "v": V(), "flow": Flow()}
-_PREDICTION_TYPES: dict[str, Prediction] = {
+PREDICTION_TYPES: dict[str, Prediction] = {
     "epsilon": "eps",
     "sample": "x",
     "v_prediction": "v",
@@ -70,68 +69,19 @@ _PREDICTION_TYPES: dict[str, Prediction] = {
 }
 
 
-def table_of(
-    config: Config,
-    training: Training,
-    logsnr: Float[Tensor, " n"],
-    parameterization: Parameterization,
-    coefficient: Float[Tensor, " n"],
-    *,
-    diagnostics: Iterable[Diagnostic],
-) -> LossTable:
-    """Return the table of a loss: noise level, probability and coefficient of every step."""
-    return LossTable(
-        title=f"{config['_class_name']}, {len(logsnr)} steps",
-        logsnr=logsnr,
-        probability=_probability(training, len(logsnr)),
-        coefficient=coefficient,
-        parameterization=parameterization,
-        diagnostics=tuple(diagnostics),
-    )
-
-
-def _probability(training: Training, num_steps: int) -> Float[Tensor, " n"]:
-    r"""Return the probability of each step $i$, that is of $i \le uN < i + 1$ for the random number
-    $u$ of the scripts.
-    """
-    if training.weighting_scheme in ("logit_normal", "mode"):
-        return step_probability(training, torch.arange(num_steps + 1).double() / num_steps)
-    return torch.full((num_steps,), 1 / num_steps, dtype=torch.float64)
-
-
 def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    r"""Return the probability that the scripts' random number $u$ falls between successive entries
-    of `u`.
-    """
+    r"""Return the probability that a script draws $u$ between successive entries of `u`."""
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))
         return torch.where(z[1:] < 0, torch.erfc(-z).diff(), -torch.erfc(z).diff()) / 2
     if training.weighting_scheme == "mode":
-        return _inverse_mode(u, training.mode_scale).diff()
+        low, high = torch.zeros_like(u), torch.ones_like(u)
+        for _ in range(60):  # bisection of u = w + s (w - sin^2(pi w / 2)) for w in [0, 1]
+            w = (low + high) / 2
+            is_below = w + training.mode_scale * (w - torch.sin(math.pi / 2 * w) ** 2) < u
+            low, high = torch.where(is_below, w, low), torch.where(is_below, high, w)
+        return high.diff()
     return u.diff()
-
-
-def _inverse_mode(u: Float[Tensor, " n"], scale: float) -> Float[Tensor, " n"]:
-    r"""Solve $u = w + s(w - \sin^2(\pi w/2))$ for $w \in [0, 1]$ by bisection."""
-    low, high = torch.zeros_like(u), torch.ones_like(u)
-    for _ in range(60):
-        w = (low + high) / 2
-        is_below = w + scale * (w - torch.sin(math.pi / 2 * w) ** 2) < u
-        low, high = torch.where(is_below, w, low), torch.where(is_below, high, w)
-    return high
-
-
-def refuse_flow_flags(name: str, training: Training) -> None:
-    """Raise a ValueError if flow-matching flags are set for a scheduler without flow matching."""
-    if training.weighting_scheme != "none" or training.precondition_outputs:
-        raise ValueError(
-            f"weighting_scheme and precondition_outputs are for flow matching, and {name} is not: "
-            "leave them out."
-        )
-
-
-def prediction_type(config: Config) -> Prediction:
-    return _PREDICTION_TYPES[one_of(config, "prediction_type", "epsilon", (*_PREDICTION_TYPES,))]
 
 
 def num_steps_of(config: Config) -> int:
@@ -142,9 +92,7 @@ def num_steps_of(config: Config) -> int:
 
 
 def number(config: Config, key: str, default: float, *, above: float = -math.inf) -> float:
-    """Return the number stored under `key`; raise a ValueError that names the key unless it is
-    finite and exceeds `above`.
-    """
+    """Return the finite number above `above` under `key`; raise a ValueError for other values."""
     value = config.get(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and above < value < 1e100):
@@ -158,9 +106,7 @@ def flag(config: Config, key: str) -> bool:
 
 
 def one_of(config: Config, key: str, default: Any, options: tuple[Any, ...]) -> Any:
-    """Return the value stored under `key`; raise a ValueError that names the key unless it is in
-    `options`.
-    """
+    """Return the value under `key`; raise a ValueError if it is not among `options`."""
     value = config.get(key, default)
     if value not in options:
         raise ValueError(f"{key} is {value!r}: give one of {', '.join(map(str, options))}.")

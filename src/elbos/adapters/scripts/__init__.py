@@ -22,7 +22,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.adapters.scripts.arguments import RefusedArgumentsError
-from elbos.adapters.scripts.loss import ScriptLoss
 from elbos.adapters.scripts.modules import own_modules
 from elbos.adapters.scripts.run import Failure, Run
 from elbos.adapters.scripts.slicing import Script
@@ -35,7 +34,6 @@ from elbos.base.user_code import as_script
 __all__ = [
     "ADVICE",
     "RefusedArgumentsError",
-    "ScriptLoss",
     "from_script",
     "is_training_script",
     "own_modules",
@@ -50,8 +48,8 @@ ADVICE = (
 """Advice in error messages about scripts that cannot be read."""
 
 
-def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> ScriptLoss:
-    """Extract the loss of a training script as a function that `probe` can call.
+def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> Run:
+    """Extract the loss of a training script as a function `loss(network, x)`, for `probe`.
 
     Args:
         path: A script that has a loop with `accelerator.backward(loss)` or `loss.backward()`.
@@ -61,8 +59,8 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
 
     Raises:
         OSError: If the script cannot be read.
-        RefusedArgumentsError: In one line, if the script's parser refuses the flags.
-        ValueError: In one line, if the script has no such loop, or with the line that failed.
+        RefusedArgumentsError: If the script's parser refuses the flags.
+        ValueError: If the script has no such loop, or a line fails; the error names the line.
     """
     try:
         script = Script.from_source(files.read(path).decode("utf-8-sig"))
@@ -78,7 +76,7 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
             run = Run(script, path, flags, x, data)
             failure = run.resolve()
             if failure is None:
-                return run.loss()
+                return run
             failures.append(failure)
     if not failures:
         raise ValueError(
@@ -138,6 +136,7 @@ def from_script(
     path = Path(path)
     with as_script(str(path)), own_modules(path):
         loss = script_loss(path, [x] if isinstance(x, Tensor) else x, flags)
+        diagnostics = loss.diagnostics()
         try:
             audit = probe(
                 loss,
@@ -150,4 +149,4 @@ def from_script(
             )
         except ValueError as error:
             raise ValueError(f"{path}: {error} {ADVICE}") from error
-    return replace(audit, diagnostics=[*loss.diagnostics, *audit.diagnostics])
+    return replace(audit, diagnostics=[*diagnostics, *audit.diagnostics])

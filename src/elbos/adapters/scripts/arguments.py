@@ -1,11 +1,9 @@
-"""Command-line arguments of a script, obtained by running only the statements that build its
-parser.
-"""
+"""Arguments of a script, obtained by running only the statements that build its parser."""
 
 import argparse
 import ast
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,17 +17,9 @@ class RefusedArgumentsError(ValueError):
 def arguments_of(
     tree: ast.Module, definitions: list[ast.stmt], flags: Sequence[str], path: Path
 ) -> argparse.Namespace | None:
-    """Parse the script's arguments, treating required ones as optional; None if no statement in
-    `definitions` parses arguments.
+    """Parse the flags if one of the definitions of a variable parses arguments, else return None.
 
-    Args:
-        tree: The syntax tree of the script.
-        definitions: The statements that define a variable.
-        flags: The command-line arguments.
-        path: The path of the script, for error messages.
-
-    Raises:
-        RefusedArgumentsError: In one line, if the parser refuses the flags.
+    Required arguments are optional. A RefusedArgumentsError says why the parser refuses the flags.
     """
     if not any(_is_parsing(tree, one) for one in definitions):
         return None
@@ -53,7 +43,6 @@ def arguments_of(
 
 
 def _is_parsing(tree: ast.Module, statement: ast.stmt) -> bool:
-    """Return whether a statement parses arguments, directly or through a function of the script."""
     value = getattr(statement, "value", None)
     if _is_absl(statement):
         return True
@@ -67,16 +56,13 @@ def _is_parsing(tree: ast.Module, statement: ast.stmt) -> bool:
 
 
 def _is_absl(statement: ast.stmt) -> bool:
-    """Return whether a statement defines `FLAGS` as the flags of absl."""
     if isinstance(statement, ast.ImportFrom):
         return statement.module == "absl.flags" and any(a.name == "FLAGS" for a in statement.names)
     return ast.unparse(getattr(statement, "value", None) or ast.Constant(0)).endswith("flags.FLAGS")
 
 
 def _absl_parser(tree: ast.Module) -> argparse.ArgumentParser:
-    """Return an argparse parser for flags defined by absl, as in `DEFINE_integer(name, default,
-    help)`.
-    """
+    """Return an argparse parser for flags of absl, as in `DEFINE_integer(name, default, help)`."""
     types = {"integer": int, "float": float, "string": str, "enum": str, "list": str}
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args):
@@ -104,15 +90,10 @@ def _builds_parser(statement: ast.stmt) -> bool:
     return isinstance(value, ast.Call) and ast.unparse(value.func).endswith("ArgumentParser")
 
 
-def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef):
-            yield list(simple(node.body))
-
-
 def _parser(tree: ast.Module, path: Path) -> argparse.ArgumentParser:
-    """Run the statements that build the script's argument parser, and return the parser."""
-    body = next(body for body in _bodies(tree) if any(map(_builds_parser, body)))
+    scopes = [n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.FunctionDef)]
+    bodies = (list(simple(node.body)) for node in scopes)
+    body = next(body for body in bodies if any(map(_builds_parser, body)))
     space: dict[str, Any] = {"argparse": argparse, "os": os, "Path": Path, "__file__": str(path)}
     space["ArgumentParser"] = argparse.ArgumentParser
     functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]

@@ -15,70 +15,58 @@ and their enclosing variables then applies to methods and attributes.
 
 import ast
 
+BACKWARD_METHODS = ("backward", "manual_backward")
 LOSS_METHODS = ("training_step", "compute_loss")  # return the loss, in Lightning and transformers
 
 
 def flattened(tree: ast.Module) -> ast.Module:
-    """Return the script's syntax tree with each class that has a loss in a method rewritten as a
-    function.
-    """
-    body = [_function(one) if _has_loss(one) else one for one in tree.body]
+    """Return the syntax tree with each class that has a loss in a method as a function."""
+    body = [
+        _function(one) if isinstance(one, ast.ClassDef) and _has_loss(one) else one
+        for one in tree.body
+    ]
     return ast.Module(body, tree.type_ignores)
 
 
-def _has_loss(statement: ast.stmt) -> bool:
-    if not isinstance(statement, ast.ClassDef):
-        return False
+def _has_loss(statement: ast.ClassDef) -> bool:
     methods = [one for one in statement.body if isinstance(one, ast.FunctionDef)]
-    return any(one.name in LOSS_METHODS or _calls_backward(one) for one in methods)
+    calls = [node.func for node in ast.walk(statement) if isinstance(node, ast.Call)]
+    called = [func.attr for func in calls if isinstance(func, ast.Attribute)]
+    names = {*called, *(method.name for method in methods)}
+    return not names.isdisjoint({*BACKWARD_METHODS, *LOSS_METHODS})
 
 
-def _calls_backward(method: ast.FunctionDef) -> bool:
-    calls = [node.func for node in ast.walk(method) if isinstance(node, ast.Call)]
-    attributes = [func.attr for func in calls if isinstance(func, ast.Attribute)]
-    return any(name in ("backward", "manual_backward") for name in attributes)
-
-
-def _function(statement: ast.stmt) -> ast.FunctionDef:
+def _function(statement: ast.ClassDef) -> ast.FunctionDef:
     """Rewrite a class as a function with the arguments of `__init__`."""
-    assert isinstance(statement, ast.ClassDef)
     constructor = ast.parse("def __init__(self): pass").body[0]
     fields, methods = list[ast.stmt](), list[ast.stmt]()
     for one in statement.body:
         if isinstance(one, ast.FunctionDef) and one.name == "__init__":
             constructor = one
         elif isinstance(one, ast.FunctionDef):
-            methods.append(_Flattened().visit(_method(one)))
+            methods.append(_without_self(one))
         elif isinstance(one, ast.AnnAssign | ast.Assign):
-            fields.append(_field(one))
+            for target in one.targets if isinstance(one, ast.Assign) else [one.target]:
+                if isinstance(target, ast.Name):
+                    target.id = f"self.{target.id}"
+            fields.append(one)
     assert isinstance(constructor, ast.FunctionDef)
-    result: ast.FunctionDef = _Flattened().visit(_method(constructor))
+    result = _without_self(constructor)
     result.name, result.body = statement.name, [*fields, *result.body, *methods]
     return ast.fix_missing_locations(ast.copy_location(result, statement))
 
 
-def _method(method: ast.FunctionDef) -> ast.FunctionDef:
-    """Rewrite a method as a function without the argument `self`."""
+def _without_self(method: ast.FunctionDef) -> ast.FunctionDef:
     method.name = f"self.{method.name}"
     method.decorator_list = [d for d in method.decorator_list if not isinstance(d, ast.Name)]
     if method.args.args and method.args.args[0].arg == "self":
         method.args.args.pop(0)
-    return method
-
-
-def _field(statement: ast.AnnAssign | ast.Assign) -> ast.stmt:
-    """Rewrite a class variable as an assignment to the name `self.NAME`."""
-    targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-    for target in targets:
-        if isinstance(target, ast.Name):
-            target.id = f"self.{target.id}"
-    return statement
+    flattened_method: ast.FunctionDef = _Flattened().visit(method)
+    return flattened_method
 
 
 class _Flattened(ast.NodeTransformer):
-    """A syntax-tree transformer that rewrites attributes of `self` as variables, and
-    `register_buffer` calls as assignments.
-    """
+    """Rewrite attributes of `self` as variables, and `register_buffer` calls as assignments."""
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         self.generic_visit(node)

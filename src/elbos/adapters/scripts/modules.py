@@ -24,9 +24,7 @@ _ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")  # files at the roo
 
 @contextlib.contextmanager
 def own_modules(path: Path) -> Iterator[None]:
-    """Resolve imports as the script would within the `with` block, with stand-ins for missing
-    packages.
-    """
+    """Resolve imports as the script would, within the `with` block."""
     tree = ast.Module([], [])
     with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # reported by `script_loss`
         tree = ast.parse(files.read(path).decode("utf-8-sig"))
@@ -58,10 +56,18 @@ def own_modules(path: Path) -> Iterator[None]:
 
 
 def _path_statements(tree: ast.Module) -> list[ast.stmt]:
-    """Return the module-level statements that change `sys.path`, and the standard-library
-    statements these depend on.
-    """
-    body = [one for one in tree.body if _is_of_the_standard_library(one)]
+    """Return the statements that change `sys.path`, and the standard library's that these need."""
+    body = list[ast.stmt]()
+    for statement in tree.body:
+        modules = list[str]()
+        if isinstance(statement, ast.Import):
+            modules = [alias.name for alias in statement.names]
+        elif isinstance(statement, ast.ImportFrom):
+            modules = [str(statement.module)]
+        elif not isinstance(statement, ast.Assign | ast.Expr | ast.For | ast.If):
+            continue
+        if all(module.partition(".")[0] in sys.stdlib_module_names for module in modules):
+            body.append(statement)
     found = {
         one
         for one in body
@@ -75,18 +81,8 @@ def _path_statements(tree: ast.Module) -> list[ast.stmt]:
         found |= new
 
 
-def _is_of_the_standard_library(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.Import):
-        modules = [alias.name for alias in statement.names]
-        return all(name.partition(".")[0] in sys.stdlib_module_names for name in modules)
-    if isinstance(statement, ast.ImportFrom):
-        return str(statement.module).partition(".")[0] in sys.stdlib_module_names
-    return isinstance(statement, ast.Assign | ast.Expr | ast.For | ast.If)
-
-
 class StandIn(ModuleType):
-    """A stand-in for a missing module or one of its members; attributes and calls return further
-    stand-ins.
+    """A stand-in for a missing module or its members; attributes and calls are stand-ins, too.
 
     A stand-in as decorator returns the function unchanged, and as base class adds no base.
     """
@@ -115,8 +111,9 @@ class StandIn(ModuleType):
 
 
 class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """An import finder that returns a stand-in for a missing package imported by a module of the
-    project; in the script itself, the import fails and its names are unknown.
+    """Find a stand-in for a missing package if a module of the project, not the script, imports it.
+
+    In the script itself, the import fails and its names are unknown.
     """
 
     def __init__(self, script: str, folders: list[str]) -> None:
@@ -134,17 +131,15 @@ class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         path: Any,  # noqa: ARG002
         target: Any = None,  # noqa: ARG002
     ) -> importlib.machinery.ModuleSpec | None:
-        parent = sys.modules.get(fullname.rpartition(".")[0])
-        if not isinstance(parent, StandIn) and ("." in fullname or not self._is_for_the_project()):
-            return None
+        if not isinstance(sys.modules.get(fullname.rpartition(".")[0]), StandIn):
+            frame: FrameType | None = sys._getframe()
+            for is_importing in (False, True):  # out to importlib, and on to its caller
+                while frame and ("importlib" in frame.f_code.co_filename) == is_importing:
+                    frame = frame.f_back
+            file = frame.f_code.co_filename if frame else self.script
+            if "." in fullname or file == self.script or not self.is_own(file):
+                return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-
-    def _is_for_the_project(self) -> bool:
-        frame: FrameType | None = sys._getframe(2)
-        while frame and "importlib" in frame.f_code.co_filename:
-            frame = frame.f_back
-        file = frame.f_code.co_filename if frame else self.script
-        return file != self.script and self.is_own(file)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         return StandIn(spec.name)

@@ -1,8 +1,6 @@
 """Rewriting of a script's statements so that they run without the objects the script would load.
 
-A guarded statement sets its variables to unknown if it fails on unknown values, and reports its
-variables if it succeeds. `__failed__`, `__seen__` and `__stage__` are names in the namespace of the
-run.
+`__failed__`, `__seen__` and `__stage__` are names in the namespace of the run.
 """
 
 import ast
@@ -13,7 +11,7 @@ from elbos.adapters.scripts.slicing import defined
 
 
 def guarded(statement: ast.stmt, index: int) -> list[ast.stmt]:
-    """Wrap a statement in a `try` that reports its index to `__failed__` or `__seen__`."""
+    """Wrap a statement in a `try`, which makes its variables unknown if the statement fails."""
     targets = sorted(defined(statement)) or ["__ignored__"]
     failed = "".join(f"{name} = " for name in targets) + f"__failed__(__error__, {index})"
     handler = ast.parse(f"try: pass\nexcept Exception as __error__: {failed}").body[0]
@@ -40,9 +38,7 @@ def data_into(name: str, place: ast.AST) -> ast.stmt:
 
 
 def with_stand_ins(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
-    """Return a copy of a definition in which calls within its arguments become stand-in networks,
-    except calls that `is_known` accepts.
-    """
+    """Copy a definition, with stand-in networks for calls in its arguments, unless `is_known`."""
 
     class StandIns(ast.NodeTransformer):
         def visit_Call(self, node: ast.Call) -> ast.expr:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from elbos.adapters.scripts.arguments import RefusedArgumentsError, arguments_of
-from elbos.adapters.scripts.loss import OnOneDevice, ScriptLoss
 from elbos.adapters.scripts.rewriting import assignment, data_into, guarded, with_stand_ins
 from elbos.adapters.scripts.schedulers import MissingError, with_local_configuration
 from elbos.adapters.scripts.slicing import (
@@ -29,7 +28,9 @@ from elbos.adapters.scripts.slicing import (
     stored,
     tests_around,
 )
-from elbos.adapters.scripts.unknown import Stage, Unknown, origins
+from elbos.adapters.scripts.unknown import OnOneDevice, Stage, Unknown, origins
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.instrument import OutputForm, ProbeNetwork
 from elbos.base.errors import message
 
@@ -61,7 +62,7 @@ class Failure:
 
 @dataclass
 class Run:
-    """The loss lines of a script, with one choice of the data variable and known definitions."""
+    """The loss of a script: its lines, with one choice of the data variable and of definitions."""
 
     script: Script
     path: Path
@@ -82,12 +83,7 @@ class Run:
         self.of_the_loop = {n.id for n in targets if isinstance(n, ast.Name)}
         if isinstance(loop, ast.FunctionDef):
             self.of_the_loop = {one.arg for one in loop.args.args}
-        self.statements: list[ast.stmt] = []
-        self.definitions: list[ast.stmt] = []
-        self.values: dict[ast.stmt, dict[str, Any]] = {}
         self.form, self.is_refused = OutputForm(), False
-
-    # --- running ---
 
     def candidates(self) -> list[_Data]:
         """Return all places where the data may enter the script, in the script's order."""
@@ -106,7 +102,7 @@ class Run:
         return found + [_Data(None, f"{name}[{key!r}]", (name, key)) for name, key in items]
 
     def resolve(self) -> Failure | None:
-        """Run definitions until the loss is known; return None, or the failure if it stays unknown.
+        """Run definitions until the loss is known, or return why it stays unknown.
 
         Names that only conditions depend on stay unknown if their definitions fail.
         """
@@ -128,8 +124,9 @@ class Run:
             self.known |= new
 
     def _try(self) -> tuple[Failure | None, frozenset[str]]:
-        """Run the lines, again with a learned variance if the network's output is refused; return
-        the failure, or None, and the unknown names that the loss depends on.
+        """Run the lines, again with a learned variance if the network's output is refused.
+
+        The result is a failure or None, and the unknown names that the loss depends on.
         """
         self.is_refused = False
         result = self._run()
@@ -144,16 +141,30 @@ class Run:
     def _run(self) -> tuple[Failure | None, frozenset[str]]:
         nodes = [node for one in self.kept for node in ast.walk(one)]
         attributes = frozenset(node.attr for node in nodes if isinstance(node, ast.Attribute))
-        self.stage = Stage(str(self.path), attributes)
-        self.stage.x, self.values = self.x, {}
-        self.stage.item = self.data.item if self.data else None
-        self.stage.network = ProbeNetwork(self.x, self.form)
+        item, network = self.data.item if self.data else None, ProbeNetwork(self.x, self.form)
+        self.stage = Stage(str(self.path), attributes, network, self.x, item=item)
+        self.values: dict[ast.stmt, dict[str, Any]] = {}
         try:
             with OnOneDevice(self.x.device), torch.enable_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # failed attempts warn too
                 self._compile()
                 exec(self.code, self.space)  # noqa: S102
-                return self._outcome(self.space["__loss__"])
+                loss = self.space["__loss__"]
+                if unknown := origins(loss):
+                    return self._where_unknown(unknown), unknown
+                decisive = {name for name in self.stage.deciding if self._is_definable(name)}
+                first = self.stage.network.calls
+                if getattr(loss, "requires_grad", False) and first:
+                    self.stage.network = ProbeNetwork(self.x, self.form)
+                    self.space.update(self.initial)
+                    exec(self.code, self.space)  # noqa: S102, again, with other random numbers
+                    pairs = zip(first, self.stage.network.calls, strict=False)
+                    if not any(torch.equal(one.z, other.z) for one, other in pairs):
+                        return None, frozenset(decisive)
+                self.stage.wrapping |= {name.partition(".")[0] for name in self.stage.networks}
+                text = "no network is called with noisy data."
+                failure = Failure(self.script.loss.lineno, text, _OF_NO_NETWORK)
+                return failure, frozenset(decisive)
         except RefusedArgumentsError:
             raise
         except Exception as error:
@@ -168,28 +179,8 @@ class Run:
                 failure = Failure(*self.reasons[min(names)], 0)
             return failure, self.stage.decisive
 
-    def _outcome(self, loss: Any) -> tuple[Failure | None, frozenset[str]]:
-        """Return a run's failure, or None, and the unknown names that the loss depends on."""
-        if names := origins(loss):
-            return self._where_unknown(names), names
-        decisive = frozenset(name for name in self.stage.deciding if self._is_definable(name))
-        if not getattr(loss, "requires_grad", False) or not self._is_noisy():
-            text = "no network is called with noisy data."
-            self.stage.wrapping |= {name.partition(".")[0] for name in self.stage.networks}
-            return Failure(self.script.loss.lineno, text, _OF_NO_NETWORK), decisive
-        return None, decisive
-
-    def _is_noisy(self) -> bool:
-        """Return whether every input of the network changes when the random numbers are redrawn."""
-        first = self.stage.network.calls
-        self.stage.network = ProbeNetwork(self.x, self.form)
-        self.space.update(self.initial)
-        exec(self.code, self.space)  # noqa: S102
-        pairs = zip(first, self.stage.network.calls, strict=False)
-        return bool(first) and not any(torch.equal(one.z, other.z) for one, other in pairs)
-
     def _where_unknown(self, names: frozenset[str]) -> Failure:
-        """Return a failure at the first line, after the data enter, that uses an unknown value."""
+        """Return a failure at the first line after the data enter that uses an unknown value."""
         after = self.data.after.lineno if self.data and self.data.after else 0
         culprits = {name for name in names if not self._is_definable(name)} or names
         line = self.script.loss.lineno
@@ -206,8 +197,16 @@ class Run:
         num_of_data = 2 * len(culprits & self.of_the_loop)  # other data of the loop
         return Failure(line, text, len(culprits) + num_of_data)
 
-    def loss(self) -> ScriptLoss:
-        """Return the script's loss, once `resolve` has found all values it depends on."""
+    def __call__(self, network: Any, x: Tensor) -> Any:
+        """Return the script's loss of a network on data, once `resolve` has found all values."""
+        self.stage.network, self.stage.x = network, x
+        self.space.update(self.initial)
+        with OnOneDevice(x.device):
+            exec(self.code, self.space)  # noqa: S102, the user's own script
+        return self.space["__loss__"]
+
+    def diagnostics(self) -> list[Diagnostic]:
+        """Return the lines that are run, the conditions taken as false, and the scheduler."""
         values = {one: list(values.values()) for one, values in self.values.items()}
         used = [one for one in values if values[one] and not origins(values[one])]
         names = self._read(self.script.loss, *used)
@@ -216,29 +215,24 @@ class Run:
         lines = {n for one in used for n in range(one.lineno, (one.end_lineno or one.lineno) + 1)}
         data = self.data or _Data(None, "its own")
         where = f" (line {data.after.lineno})" if data.after else ""
-        return ScriptLoss(
-            self.stage,
-            self.space,
-            self.code,
-            self.initial,
-            sorted(lines | {self.script.loss.lineno}),
-            f"{data.name}{where}",
-            sorted(self.stage.networks),
-            sorted(self.stage.conditions),
-            ", ".join(dict.fromkeys(self.assumed)),
-        )
-
-    # --- names ---
+        networks = " and ".join(sorted(self.stage.networks))
+        lines_run = _ranges(lines | {self.script.loss.lineno})
+        found: list[Diagnostic] = [kinds.Script(lines_run, f"{data.name}{where}", networks)]
+        if self.stage.conditions:
+            found.append(kinds.ScriptConditions(_ranges(self.stage.conditions)))
+        if self.assumed:
+            found.append(kinds.ScriptScheduler(", ".join(dict.fromkeys(self.assumed))))
+        return found
 
     def _definitions(self, name: str) -> list[ast.stmt]:
         """Return the statements above the loop that define a name, or pass it as an argument."""
-        given = self.script.parameters.get(name)
+        given, definitions = self.script.parameters.get(name), self.script.definitions
         if given is None:
-            found = self.script.definitions(name)
+            found = definitions(name)
         elif isinstance(given, ast.Name) and given.id == name:
-            found = self.script.definitions(name, first=1) + self.script.definitions(name, last=1)
+            found = definitions(name, first=1) + definitions(name, last=1)
         else:
-            found = [assignment(name, given, given), *self.script.definitions(name, last=1)]
+            found = [assignment(name, given, given), *definitions(name, last=1)]
         if name in self.wrappers:  # without loading weights or wrapping for processes
             changes = [one for one in found if isinstance(one, ast.Assign) and name in read(one)]
             kinds = (*_DEFINITIONS, *_IMPORTS, ast.Assign)
@@ -246,7 +240,7 @@ class Run:
         return found
 
     def _is_definable(self, name: str) -> bool:
-        """Return whether a name's definition may be run: it loads no data, builds no network."""
+        """Return whether the definition of a name may be run: it loads and builds nothing large."""
         found = self._definitions(name)
         never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)
         if not found or name in never or any(map(is_loading, found)):
@@ -255,16 +249,14 @@ class Run:
             return "download" not in name
         return not any(_NEVER.search(ast.unparse(one)) for one in found)
 
-    # --- code ---
-
     def _compile(self) -> None:
-        """Fill the namespace with the known definitions, and compile the loss lines."""
-        self.statements, self.definitions = [], []
+        self.statements: list[ast.stmt] = []
+        self.definitions: list[ast.stmt] = []
         self.space = {
             "__name__": "__main__",
             "__file__": str(self.path),
             "__failed__": self._failed,
-            "__seen__": self._seen,
+            "__seen__": self._succeeded,
             "__stage__": self.stage,
         }
         names = {name for one in self.kept for name in read(one) | defined(one)}
@@ -311,8 +303,8 @@ class Run:
         definitions = sorted(found, key=lambda one: one.lineno)
         self.definitions += definitions
         # Functions and classes run first, then the scopes, the module's first.
-        self._execute([one for one in definitions if isinstance(one, _DEFINITIONS)])
         rest = {one for one in found if not isinstance(one, _DEFINITIONS)}
+        self._execute([one for one in definitions if one not in rest])
         in_scopes = {one for scope in self.script.scopes for one in simple(scope)}
         for one in rest - in_scopes:  # arguments of the function around the loop
             self._execute(self._written(one))
@@ -326,9 +318,8 @@ class Run:
         self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
         if name not in self.known and module.partition(".")[0] not in _SAFE_MODULES:
             return
-        one = type(statement)(**{**vars(statement), "names": [alias]})
         try:
-            self._execute([one])
+            self._execute([type(statement)(**{**vars(statement), "names": [alias]})])
         except Exception as error:
             self._forget(name, statement, f"{name} cannot be imported: {error}")
             return
@@ -344,19 +335,21 @@ class Run:
         if isinstance(statement, (*_DEFINITIONS, *_IMPORTS)):
             return [statement]
         if statement not in self.kept and defined(statement) & self.wrappers:
-            statement = with_stand_ins(statement, self._is_known_call)
+            statement = with_stand_ins(statement, self._is_safe)
         self.statements.append(statement)
         result = guarded(statement, len(self.statements) - 1)
         if self.data and self.data.after is statement:
             result.append(data_into(self.data.name, statement))
         return result
 
-    def _is_known_call(self, call: ast.Call) -> bool:
+    def _is_safe(self, call: ast.Call) -> bool:
         """Return whether a call's function comes from a safe module, and so builds no network."""
         root = ast.unparse(call.func).partition(".")[0]
-        modules = [getattr(one, "module", None) or root for one in self._definitions(root)]
-        is_imported = all(isinstance(one, _IMPORTS) for one in self._definitions(root))
-        return is_imported and all(m.partition(".")[0] in _SAFE_MODULES for m in modules)
+        return all(
+            isinstance(one, _IMPORTS)
+            and (getattr(one, "module", None) or root).partition(".")[0] in _SAFE_MODULES
+            for one in self._definitions(root)
+        )
 
     def _compiled(self, body: list[ast.stmt]) -> Any:
         module = ast.fix_missing_locations(ast.Module(body, []))
@@ -381,7 +374,6 @@ class Run:
         return Unknown(self.stage, names)
 
     def _forget(self, name: str, statement: ast.stmt, reason: str) -> None:
-        """Mark a name as permanently unknown, and record the reason."""
         self.never.add(name)
         self.reasons[name] = statement.lineno, " ".join(reason.split())[:200]
 
@@ -395,6 +387,13 @@ class Run:
             todo |= {n for one in functions for n in read(one)} - seen
         return seen
 
-    def _seen(self, index: int) -> None:
+    def _succeeded(self, index: int) -> None:
         statement = self.statements[index]
         self.values[statement] = {name: self.space.get(name) for name in defined(statement)}
+
+
+def _ranges(lines: set[int]) -> str:
+    """Format line numbers as ranges, such as `3, 5-9`."""
+    starts = sorted(n for n in lines if n - 1 not in lines)
+    ends = sorted(n for n in lines if n + 1 not in lines)
+    return ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in zip(starts, ends, strict=True))

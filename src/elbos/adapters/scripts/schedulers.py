@@ -59,11 +59,23 @@ def with_local_configuration(scheduler: Any, tree: ast.Module, assumed: list[str
         tree: The syntax tree of the script.
         assumed: A list to which the names of assumed configurations are appended.
     """
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
     def from_pretrained(cls: Any, /, name: Any = None, subfolder: Any = None, **kwargs: Any) -> Any:
         given = {key: value for key, value in kwargs.items() if key not in _OF_THE_HUB}
         config = _local(str(name), subfolder) if isinstance(name, str | Path) else None
-        return cls.from_config(config or _assumed(tree, cls.__name__, assumed), **given)
+        if config:
+            return cls.from_config(config, **given)
+        network = next((one for one in _FAMILIES if one in names), None)
+        if network is None:
+            raise MissingError(
+                f"the configuration of {cls.__name__} is not here: name a folder with it in the "
+                'script\'s own argument, as in "train.py --pretrained_model_name_or_path FOLDER".'
+            )
+        family, config = _FAMILIES[network]
+        settings = ", ".join(f"{key}={value!r}" for key, value in config.items())
+        assumed.append(f"{cls.__name__}({settings}), as of {family}")
+        return cls.from_config(dict(config), **given)
 
     contents = {"from_pretrained": classmethod(from_pretrained), "__module__": scheduler.__module__}
     return type(scheduler.__name__, (scheduler,), contents)
@@ -73,11 +85,9 @@ _OF_THE_HUB = {"revision", "variant", "cache_dir", "token", "use_auth_token", "l
 
 
 def _local(name: str, subfolder: Any) -> dict[str, Any] | None:
-    file = (
-        f"{subfolder}/scheduler_config.json"
-        if isinstance(subfolder, str)
-        else "scheduler_config.json"
-    )
+    file = "scheduler_config.json"
+    if isinstance(subfolder, str):
+        file = f"{subfolder}/{file}"
     path: Any = Path(name, file)
     if not path.is_file():
         try:
@@ -90,21 +100,3 @@ def _local(name: str, subfolder: Any) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(Path(path).read_text())
     return content
-
-
-def _assumed(tree: ast.Module, scheduler: str, assumed: list[str]) -> dict[str, Any]:
-    """Return the published scheduler configuration of the model family that a script uses.
-
-    Raises:
-        MissingError: If the script uses no known model family.
-    """
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    for network, (family, config) in _FAMILIES.items():
-        if network in names:
-            settings = ", ".join(f"{key}={value!r}" for key, value in config.items())
-            assumed.append(f"{scheduler}({settings}), as of {family}")
-            return dict(config)
-    raise MissingError(
-        f"the configuration of {scheduler} is not here: name a folder with it in the script's own "
-        'argument, as in "train.py --pretrained_model_name_or_path FOLDER".'
-    )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
 
-from elbos.adapters.scripts.classes import LOSS_METHODS, flattened
+from elbos.adapters.scripts.classes import BACKWARD_METHODS, LOSS_METHODS, flattened
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _LOOPS = (ast.For, ast.While)
@@ -42,19 +42,20 @@ class Script:
 
     @classmethod
     def from_source(cls, source: str) -> "Script | None":
-        """Parse a script and find its loss; return None if no loss is found. A `backward` call in a
-        loop takes precedence.
-
-        Raises:
-            SyntaxError: If the source is not valid Python.
-        """
+        """Parse a script and find its loss, first in loops; return None if there is none."""
         tree = flattened(ast.parse(source))
         found = [(_loss_of(path[-1]), path[:-1]) for path in _paths(tree, [], ast.Call)]
         calls = [(loss, path) for loss, path in found if loss is not None] or _returned(tree)
         in_loops = [call for call in calls if any(isinstance(node, _LOOPS) for node in call[1])]
         for loss, path in (in_loops or calls)[:1]:
             for function in (n for n in path if isinstance(n, ast.FunctionDef)):
-                _make_global(function)
+                for inner in (one for one in simple(function.body) if type(one) is ast.FunctionDef):
+                    inner.body = [  # inner functions are run outside of their function
+                        ast.copy_location(ast.Global(one.names), one)
+                        if isinstance(one, ast.Nonlocal)
+                        else one
+                        for one in inner.body
+                    ]
             return cls(tree, path, loss)
         return None
 
@@ -81,9 +82,7 @@ class Script:
         return scopes
 
     def _before(self, node: ast.AST, end: int) -> Iterator[ast.stmt]:
-        """Yield the statements of a body that begin before line `end`, entering the loops around
-        the loss.
-        """
+        """Yield the statements of a body before line `end`, entering the loops around the loss."""
         for statement in getattr(node, "body", []):
             if statement.lineno >= end:
                 return
@@ -94,9 +93,7 @@ class Script:
 
     @cached_property
     def parameters(self) -> dict[str, ast.expr]:
-        """The argument expressions of the functions around the loss: as passed at the first call,
-        or else the defaults.
-        """
+        """The arguments of the functions around the loss: of the first call, else the defaults."""
         found: dict[str, ast.expr] = {}
         calls = [n for n in ast.walk(self.tree) if isinstance(n, ast.Call)]
         for function in (n for n in self.around if isinstance(n, ast.FunctionDef)):
@@ -112,10 +109,7 @@ class Script:
 
     @cached_property
     def networks(self) -> frozenset[str]:
-        """The variables on which network methods such as `parameters()` or `train()` are called.
-
-        Their definitions are never run.
-        """
+        """The variables whose `parameters()`, `train()` or the like is called: never defined."""
         attributes = [n for n in ast.walk(self.tree) if isinstance(n, ast.Attribute)]
         return frozenset(
             node.value.id
@@ -124,9 +118,7 @@ class Script:
         )
 
     def definitions(self, name: str, first: int = 0, last: int | None = None) -> list[ast.stmt]:
-        """Return the statements that define a name in the innermost of the scopes `first` to `last`
-        - 1 that assigns the name; empty if none does.
-        """
+        """Return the statements that define a name, in the innermost of `scopes[first:last]`."""
         for scope in self._index[first:last]:
             found = scope.get(name, [])
             if any(name in stored(one) for one in found):
@@ -136,12 +128,11 @@ class Script:
     @cached_property
     def _index(self) -> list[dict[str, list[ast.stmt]]]:
         """The defining statements of each name, one dict per scope."""
-        result: list[dict[str, list[ast.stmt]]] = []
-        for scope in self.scopes:
-            result.append({})
+        result: list[dict[str, list[ast.stmt]]] = [{} for _ in self.scopes]
+        for index, scope in zip(result, self.scopes, strict=True):
             for statement in simple(scope):
                 for name in defined(statement):
-                    result[-1].setdefault(name, []).append(statement)
+                    index.setdefault(name, []).append(statement)
         return result
 
 
@@ -153,21 +144,8 @@ def _paths(node: ast.AST, above: list[ast.AST], kind: type) -> Iterator[list[ast
         yield [*above, node]
 
 
-def _make_global(function: ast.FunctionDef) -> None:
-    """Replace `nonlocal` by `global` in inner functions, which are run outside their enclosing
-    function.
-    """
-    for inner in (one for one in simple(function.body) if isinstance(one, ast.FunctionDef)):
-        inner.body = [
-            ast.copy_location(ast.Global(one.names), one) if isinstance(one, ast.Nonlocal) else one
-            for one in inner.body
-        ]
-
-
 def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
-    """Return the loss that a `training_step` or `compute_loss` method returns, with its path; empty
-    without such a method.
-    """
+    """Return the loss that a `training_step` or `compute_loss` method returns, with its path."""
     paths = [path for path in _paths(tree, [], ast.FunctionDef) if len(path) == 3]
     for name, path in product(LOSS_METHODS, paths):
         method = path[-1]
@@ -184,12 +162,10 @@ def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
 
 
 def _loss_of(call: ast.AST) -> ast.expr | None:
-    """Return the loss that a call differentiates, without a gradient scaler; None unless the call
-    is `backward`.
-    """
+    """Return the loss that a `backward` call differentiates, None for another call."""
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
         return None
-    if call.func.attr not in ("backward", "manual_backward"):
+    if call.func.attr not in BACKWARD_METHODS:
         return None
     is_method = not call.args or isinstance(call.args[0], ast.Constant)
     loss = call.func.value if is_method else call.args[0]
@@ -231,25 +207,21 @@ def _inner(node: ast.AST) -> set[str]:
 
 @lru_cache(_NUM_NODES)
 def defined(statement: ast.stmt) -> frozenset[str]:
-    """Return the names that a statement assigns or modifies: by an item, an attribute or a method
-    call.
-    """
+    """Return the names that a statement assigns, or changes by item, attribute or method call."""
     if isinstance(statement, (*_SCOPES, *_IMPORTS)):
         return stored(statement)
     nodes = list(ast.walk(statement))
     changed = [n for n in nodes if isinstance(getattr(n, "ctx", None), ast.Store)]
     values = [n.value for n in nodes if isinstance(n, ast.Expr)]
     changed += [value.func for value in values if isinstance(value, ast.Call)]
-    return stored(statement) | {root for node in changed if (root := _root(node))}
-
-
-def _root(node: ast.AST) -> str | None:
-    """Return the variable name at the root of an attribute or subscript; None for other nodes."""
-    if not isinstance(node, ast.Attribute | ast.Subscript):
-        return None
-    while isinstance(node, ast.Attribute | ast.Subscript):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else None
+    roots = set[str]()
+    for node in changed:
+        root = node
+        while isinstance(root, ast.Attribute | ast.Subscript):
+            root = root.value
+        if root is not node and isinstance(root, ast.Name):
+            roots.add(root.id)
+    return stored(statement) | roots
 
 
 @lru_cache(_NUM_NODES)
@@ -270,9 +242,7 @@ def read(node: ast.AST) -> frozenset[str]:
 
 
 def is_loading(statement: ast.stmt) -> bool:
-    """Return whether a statement loads data or a network; loading a scheduler configuration does
-    not count.
-    """
+    """Return whether a statement loads data or a network, not just a scheduler's configuration."""
     for call in (n for n in ast.walk(statement) if isinstance(n, ast.Call)):
         name = ast.unparse(call.func)
         if name.rpartition(".")[2] in _LOADERS and "cheduler" not in name:
@@ -284,9 +254,7 @@ def is_loading(statement: ast.stmt) -> bool:
 
 
 def kept(body: list[ast.stmt], names: frozenset[str], end: int) -> set[ast.stmt]:
-    """Return the statements before line `end` that define `names`, or anything those statements
-    depend on.
-    """
+    """Return the statements before line `end` that define `names`, and what these depend on."""
     needed, found = set(names), set[ast.stmt]()
     lines = [one for one in simple(body) if one.lineno < end]
     while True:
@@ -315,19 +283,14 @@ def tests_around(body: list[ast.stmt], found: set[ast.stmt]) -> Iterator[ast.exp
 def sliced(
     body: list[ast.stmt], found: set[ast.stmt], written: Callable[[ast.stmt], list[ast.stmt]]
 ) -> list[ast.stmt]:
-    """Return a body reduced to the given statements, within their enclosing conditions and
-    contexts.
+    """Reduce a body to the statements `found`, within their enclosing conditions and contexts.
 
-    Args:
-        body: The whole body.
-        found: The statements to keep; `raise` statements beside them are kept, too.
-        written: A function that returns the replacement of a kept statement.
+    `written` returns the replacement of such a statement; `raise` statements beside them stay.
     """
     result: list[ast.stmt] = []
     for one in body:
         if isinstance(one, ast.If) and not found.isdisjoint(simple([one])):
-            branches = (sliced(part, found, written) for part in (one.body, one.orelse))
-            then, otherwise = branches
+            then, otherwise = (sliced(part, found, written) for part in (one.body, one.orelse))
             test = ast.copy_location(ast.If(one.test, then or [ast.Pass()], otherwise), one)
             result.append(test)
         elif isinstance(one, ast.With) and (inner := sliced(one.body, found, written)):

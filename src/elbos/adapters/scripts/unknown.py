@@ -7,13 +7,16 @@ condition on an unknown value is false, and its line is recorded; an unknown val
 data is the network.
 """
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 _LIKE_DATA = ("shape", "device", "dtype", "ndim")
 _LIKE = (torch.randn_like, torch.rand_like, torch.zeros_like, torch.ones_like, torch.empty_like)
@@ -38,9 +41,7 @@ class Stage:
     item: tuple[str, Any] | None = None  # the item of an unknown that is the clean data
 
     def answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the network on the known arguments, and return its output in the form the script
-        expects.
-        """
+        """Call the network on the known arguments; return the output in the script's form."""
         self.networks.add(name)
         output = self.network(*_known(args), **_known(kwargs))
         if any(_is_batch(one, self.x) for one in [*args, *kwargs.values()]):
@@ -56,7 +57,6 @@ class Stage:
         return Unknown(self, frozenset({name}), name)
 
     def line(self) -> int:
-        """Return the line number of the script that is currently executed."""
         frame = sys._getframe(1)
         while frame.f_back and frame.f_code.co_filename != self.file:
             frame = frame.f_back
@@ -150,14 +150,10 @@ class Unknown:
         return Unknown(unknown._stage, origins([args, kwargs]))
 
 
-def _operator(self: Unknown, *others: Any) -> Unknown:
-    return self._made(*others)
-
-
 _BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor")
 _OTHERS = ("lt", "le", "gt", "ge", "eq", "ne", "neg", "abs")
 for _name in (*_BINARY, *(f"r{name}" for name in _BINARY), *_OTHERS):
-    setattr(Unknown, f"__{_name}__", _operator)
+    setattr(Unknown, f"__{_name}__", lambda self, *others: self._made(*others))
 
 
 def _known(value: Any) -> Any:
@@ -185,9 +181,7 @@ def origins(value: Any) -> frozenset[str]:
 
 
 def _is_noisy(value: Any, x: Tensor) -> bool:
-    """Return whether a value may be noisy data: floating-point, with at least as many elements as
-    the data.
-    """
+    """Return whether a value may be noisy data: floating-point, and at least of their size."""
     if isinstance(value, list | tuple):
         return _is_batch(value, x) or any(_is_noisy(item, x) for item in value)
     is_float = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
@@ -195,9 +189,42 @@ def _is_noisy(value: Any, x: Tensor) -> bool:
 
 
 def _is_batch(value: Any, x: Tensor) -> bool:
-    """Return whether a value is a list of samples with the size and number of the data."""
     if not isinstance(value, list | tuple) or len(value) != len(x):
         return False
     with torch._C.DisableTorchFunction():  # __torch_function__ is slow
         num = x[0].numel()
         return all(isinstance(item, Tensor) and item.numel() == num for item in value)
+
+
+class OnOneDevice(TorchFunctionMode):
+    """A context that replaces every device named in the script by the device of the data."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+
+        def nowhere(*_: object, **__: object) -> contextlib.nullcontext[None]:
+            return contextlib.nullcontext()
+
+        self.patch = mock.patch.multiple("torch.cuda", device=nowhere, stream=nowhere)
+
+    def __enter__(self) -> Any:
+        self.patch.start()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self.patch.stop()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is Tensor.cuda:
+            return args[0].to(self.device)
+        if kwargs.get("device") is not None:
+            kwargs["device"] = self.device
+        if func is Tensor.to:
+            is_device = [type(one) in (str, int, torch.device) for one in args]
+            args = [self.device if is_it else a for a, is_it in zip(args, is_device, strict=True)]
+        return func(*args, **kwargs)

@@ -181,9 +181,7 @@ def flow_likelihood(
 def _probes(
     x: Float[Tensor, "b *d"], use_exact_trace: bool, generator: torch.Generator | None
 ) -> Float[Tensor, "m b *d"]:
-    """Return trace probes: all unit vectors for the exact trace, else one random sign vector per
-    image.
-    """
+    """Return trace probes: the unit vectors for the exact trace, else one sign vector per image."""
     if use_exact_trace:
         num_dims = x[0].numel()
         unit = torch.eye(num_dims, dtype=x.dtype, device=x.device)
@@ -193,9 +191,7 @@ def _probes(
 
 @dataclass
 class _Flow:
-    r"""Right-hand side of the ODE: velocity $\frac{dz}{d\lambda}$ and its divergence per dimension;
-    counts evaluations.
-    """
+    r"""Right-hand side of the ODE: velocity $dz/d\lambda$ and its divergence per dimension."""
 
     denoiser: Denoise
     probes: Float[Tensor, "m b *d"]
@@ -231,7 +227,7 @@ class _Flow:
 
 
 def _worst_image(error: tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]) -> Float[Tensor, ""]:
-    """Return the largest error norm over the images of a batch; a mean would hide one bad image."""
+    """Return the largest error norm over the images, which a mean would hide."""
     z, divergence = error
     return torch.maximum(z.square().flatten(1).mean(1).sqrt(), divergence.abs()).max()
 
@@ -239,9 +235,7 @@ def _worst_image(error: tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]) -> Fl
 def _solve(
     flow: _Flow, z: Float[Tensor, "b *d"], ends: tuple[float, float], *, rtol: float, atol: float
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    """Integrate the probability flow between two log-SNRs; return the final `z` and the integrated
-    divergence.
-    """
+    """Integrate the probability flow between two log-SNRs, and its divergence."""
     with needs("evaluate"):
         from torchdiffeq import odeint
     levels = torch.tensor(ends, dtype=z.dtype, device=z.device)

@@ -22,9 +22,7 @@ DECODER_REACH = 17.0  # standard deviations: 17^2 / 2 - 6 * 17 > 40
 
 
 def at_least_single(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-    """Convert data to float32 at least (float64 stays), since float16 cannot tell pixel values
-    apart.
-    """
+    """Convert data to float32 at least, since float16 cannot tell pixel values apart."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -112,9 +110,7 @@ def decoder_loss(
 def loss_of_levels(
     x: Float[Tensor, "b *d"], logsnr_max: float, num_levels: int | None, eps: Float[Tensor, "b *d"]
 ) -> Float[Tensor, " b"]:
-    """Compute the decoder loss of data already validated as pixel values, without a device
-    synchronization.
-    """
+    """Compute the decoder loss of data already validated as pixel values, without a sync."""
     if num_levels is None:
         return torch.full_like(x.flatten(1)[:, 0], 0.5 * (1 - logsnr_max + math.log(2 * math.pi)))
     x = at_least_single(x)

@@ -44,9 +44,7 @@ class NetworkConfig(Protocol):
     """Interface of a network configuration, which builds the network."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for samples of `shape`; raise a ValueError if the architecture does not
-        fit them.
-        """
+        """Build the network for samples of `shape`; raise a ValueError if it does not fit them."""
 
 
 NETWORKS: tuple[type[NetworkConfig], ...] = (

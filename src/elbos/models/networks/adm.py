@@ -58,12 +58,7 @@ class ADMConfig(Typed):
     """Probability of dropping a channel's value inside a residual block, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for images of `shape`, (channels, height, width), with random initial
-        weights.
-
-        Raises:
-            ValueError: If the architecture does not fit the images, or itself.
-        """
+        """Build the network for images of `shape`, with random initial weights."""
         require_positive(num_blocks=self.num_blocks, embedding_dim=self.embedding_dim)
         require_channels(self.channels, self.num_attention_levels, self.head_dim)
         require_dropout(self.dropout)
@@ -73,14 +68,7 @@ class ADMConfig(Typed):
 
 
 class ADM(nn.Module):
-    """ADM's U-Net, configured by `ADMConfig`; build it by `ADMConfig.build`, which checks the
-    sizes.
-
-    Args:
-        config: The architecture.
-        num_image_channels: Channels of the images.
-        num_classes: Number of labels; None for a network without labels.
-    """
+    """ADM's U-Net that `ADMConfig.build` builds, which checks the sizes."""
 
     def __init__(
         self, config: ADMConfig, *, num_image_channels: int, num_classes: int | None
@@ -124,9 +112,6 @@ class ADM(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Return the network output $y$ at $z$, in the shape and dtype of `z`; see `elbos.networks`
-        for the arguments.
-        """
         embedding = self.embedding(logsnr, cond)
         h = self.conv_in(z)
         skips = [h]

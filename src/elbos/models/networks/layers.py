@@ -65,16 +65,7 @@ class Embedding(nn.Module):
     def forward(
         self, logsnr: Float[Tensor, " b"], cond: Int[Tensor, " b"] | None
     ) -> Float[Tensor, "b f"]:
-        """Return the embedding vector of each sample.
-
-        Args:
-            logsnr: Log-SNR.
-            cond: Class labels; a negative one means "no label", None no label in the whole batch.
-
-        Raises:
-            ValueError: If the network was built without labels, a label is out of range, or there
-                is not one label per sample.
-        """
+        """Return the embedding vector of each sample; labels below 0, or None, mean "no label"."""
         dtype = self.linear_in.weight.dtype
         phi = logsnr_features(logsnr.to(torch.promote_types(dtype, torch.float32)))
         embedding: Tensor = self.linear_out(F.silu(self.linear_in(phi.to(dtype))))
@@ -158,9 +149,7 @@ def set_zero(*modules: nn.Module) -> None:
 
 
 def require_images(name: str, shape: tuple[int, ...], factor: int, what: str) -> None:
-    """Raise a ValueError unless data are images whose sides are multiples of `factor`; `what`
-    explains the factor in the message.
-    """
+    """Raise a ValueError unless data are images of sides that `factor`, `what`, divides."""
     if len(shape) != 3:
         raise ValueError(
             f"{name} takes images, (channels, height, width), not data of shape {shape}: "

@@ -30,11 +30,7 @@ class MLPConfig(Typed):
     """Residual blocks, of two linear maps each."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for vectors of `shape`, with random initial weights.
-
-        Raises:
-            ValueError: If the data are not vectors or a size is not positive.
-        """
+        """Build the network for vectors of `shape`, with random initial weights."""
         if len(shape) != 1:
             raise ValueError(
                 f"MLP takes vectors, not data of shape {shape}: "
@@ -45,14 +41,7 @@ class MLPConfig(Typed):
 
 
 class MLP(nn.Module):
-    """Residual multilayer perceptron, configured by `MLPConfig`; build it by `MLPConfig.build`,
-    which checks the sizes.
-
-    Args:
-        config: The architecture.
-        dim: Length of the vectors.
-        num_classes: Number of labels; None for a network without labels.
-    """
+    """Residual multilayer perceptron that `MLPConfig.build` builds, which checks the sizes."""
 
     def __init__(self, config: MLPConfig, *, dim: int, num_classes: int | None) -> None:
         super().__init__()
@@ -69,9 +58,6 @@ class MLP(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b d"]:
-        """Return the network output $y$ at $z$, in the shape and dtype of `z`; see `elbos.networks`
-        for the arguments.
-        """
         embedding = self.embedding(logsnr, cond)
         h = self.linear_in(z)
         for block in self.blocks:

@@ -26,9 +26,7 @@ from torch.autograd.function import once_differentiable
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which autocast is off and operations compute in the precision of their
-    inputs.
-    """
+    """Return a context without autocast: operations compute in the precision of their inputs."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # for example on meta
@@ -51,18 +49,13 @@ def group_norm(
     bias: Float[Tensor, " c"],
     eps: float,
 ) -> Float[Tensor, "b c h w"]:
-    """Compute group normalization in few passes over `h`, with statistics in float32 at least.
-
-    It can be differentiated once.
-    """
+    """Compute once-differentiable group normalization, with statistics in float32 at least."""
     out: Tensor = _GroupNorm.apply(h, num_groups, weight, bias, eps)  # type: ignore[no-untyped-call]
     return out
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Autograd function of group normalization: one multiply-add per value, forward and
-    backward.
-    """
+    """Group normalization by one multiply-add per value, forward and backward."""
 
     @staticmethod
     def forward(
@@ -118,9 +111,7 @@ def _aligned(values: Float[Tensor, "b g k"]) -> Float[Tensor, "b c 1 1"]:
 
 
 def _centred(h: Tensor, mean: Float[Tensor, "b g 1"]) -> tuple[Tensor, Float[Tensor, "b g 1"]]:
-    """Subtract the group mean, rounded to the dtype of `h`; also return the rounding error of the
-    mean.
-    """
+    """Subtract the group mean in the precision of `h`; also return the rounding error."""
     rounded = mean.to(h.dtype)
     num_channels = h.shape[1] // mean.shape[1]
     return h - _aligned(rounded.expand(-1, -1, num_channels)), mean - rounded.to(mean)

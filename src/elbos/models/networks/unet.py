@@ -75,12 +75,7 @@ class UNetConfig(Typed):
     """Probability of dropping a channel's value inside a residual block, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for images of `shape`, (channels, height, width), with random initial
-        weights.
-
-        Raises:
-            ValueError: If the architecture does not fit the images, or itself.
-        """
+        """Build the network for images of `shape`, with random initial weights."""
         self._check()
         num_halvings = len(self.channels) - 1
         what = f"patch_size {self.patch_size} halved {num_halvings} times"
@@ -100,13 +95,7 @@ class UNetConfig(Typed):
 
 
 class UNet(nn.Module):
-    """U-Net configured by `UNetConfig`; build it by `UNetConfig.build`, which checks the sizes.
-
-    Args:
-        config: The architecture.
-        num_image_channels: Channels of the images.
-        num_classes: Number of labels; None for a network without labels.
-    """
+    """Lean U-Net that `UNetConfig.build` builds, which checks the sizes."""
 
     def __init__(
         self, config: UNetConfig, *, num_image_channels: int, num_classes: int | None
@@ -144,9 +133,6 @@ class UNet(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Return the network output $y$ at $z$, in the shape and dtype of `z`; see `elbos.networks`
-        for the arguments.
-        """
         modulation = self.modulation(self.embedding(logsnr, cond))[:, :, None, None]
         each, num = modulation.split(self.sizes, dim=1), self.num_blocks
         modulations = iter([each[i : i + num] for i in range(0, len(each), num)])
@@ -226,9 +212,7 @@ def group_norm(num_channels: int) -> GroupNorm:
 
 
 def require_channels(channels: tuple[int, ...], num_attention_levels: int, head_dim: int) -> None:
-    """Raise a ValueError if group norms or attention heads do not divide the channels of a
-    resolution.
-    """
+    """Raise a ValueError if norms or attention heads do not divide the channels."""
     num_resolutions = len(channels)
     if num_resolutions == 0:
         raise ValueError("channels is empty: give at least one resolution.")

@@ -57,12 +57,7 @@ class UViTConfig(Typed):
     is none in the residual blocks: on fine resolutions it does harm."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for images of `shape`, (channels, height, width), with random initial
-        weights.
-
-        Raises:
-            ValueError: If the architecture does not fit the images, or itself.
-        """
+        """Build the network for images of `shape`, with random initial weights."""
         require_positive(
             num_blocks=self.num_blocks,
             num_transformer_blocks=self.num_transformer_blocks,
@@ -78,13 +73,7 @@ class UViTConfig(Typed):
 
 
 class UViT(nn.Module):
-    """U-ViT configured by `UViTConfig`; build it by `UViTConfig.build`, which checks the sizes.
-
-    Args:
-        config: The architecture.
-        num_image_channels: Channels of the images.
-        num_classes: Number of labels; None for a network without labels.
-    """
+    """U-ViT that `UViTConfig.build` builds, which checks the sizes."""
 
     def __init__(
         self, config: UViTConfig, *, num_image_channels: int, num_classes: int | None
@@ -121,9 +110,6 @@ class UViT(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Return the network output $y$ at $z$, in the shape and dtype of `z`; see `elbos.networks`
-        for the arguments.
-        """
         embedding = self.embedding(logsnr, cond)
         h = self.conv_in(z)
         skips = []

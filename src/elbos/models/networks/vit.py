@@ -72,12 +72,7 @@ class ViTConfig(Typed):
     """Probability of dropping a value inside a perceptron, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for images of `shape`, (channels, height, width), with random initial
-        weights.
-
-        Raises:
-            ValueError: If the architecture does not fit the images, or itself.
-        """
+        """Build the network for images of `shape`, with random initial weights."""
         require_positive(
             num_features=self.num_features,
             num_blocks=self.num_blocks,
@@ -92,14 +87,7 @@ class ViTConfig(Typed):
 
 
 class ViT(nn.Module):
-    """Vision transformer configured by `ViTConfig`; build it by `ViTConfig.build`, which checks the
-    sizes.
-
-    Args:
-        config: The architecture.
-        shape: Channels, height and width of the images.
-        num_classes: Number of labels; None for a network without labels.
-    """
+    """Vision transformer that `ViTConfig.build` builds, which checks the sizes."""
 
     def __init__(
         self, config: ViTConfig, *, shape: tuple[int, ...], num_classes: int | None
@@ -126,9 +114,6 @@ class ViT(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Return the network output $y$ at $z$, in the shape and dtype of `z`; see `elbos.networks`
-        for the arguments.
-        """
         embedding = self.embedding(logsnr, cond)
         patches = F.pixel_unshuffle(self.features(z, logsnr), self.patch_size)
         tokens = self.linear_in(patches.flatten(2).transpose(1, 2))
@@ -144,14 +129,7 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block modulated by the embedding (adaLN-zero): scales, shifts and gates.
-
-    Args:
-        num_features: Width of the tokens.
-        embedding_dim: Length of the embedding of log-SNR and label.
-        head_dim: Features per head.
-        dropout: Probability of dropping a value inside the perceptron, in training.
-    """
+    """Transformer block modulated by the embedding (adaLN-zero): scales, shifts and gates."""
 
     def __init__(
         self, num_features: int, embedding_dim: int, head_dim: int, dropout: float
@@ -189,10 +167,7 @@ class Block(nn.Module):
         tokens: Float[Tensor, "b n c"],
         rotation: tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]],
     ) -> Float[Tensor, "b n c"]:
-        """Compute self-attention among the tokens.
-
-        Tokens stay ahead of heads in memory, which saves copies.
-        """
+        """Compute self-attention; tokens stay ahead of heads in memory, which saves copies."""
         pairs = self.queries_keys(tokens).unflatten(2, (2, -1, self.head_dim))
         q, k = rotated(layer_norm(pairs, self.norm), rotation).transpose(1, 3).unbind(2)
         v = self.values(tokens).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
@@ -202,13 +177,10 @@ class Block(nn.Module):
 
 
 def angles(height: int, width: int, num: int, period: float, like: Tensor) -> Float[Tensor, "n d"]:
-    """Return the phase angles of 2D position features for each patch: row times `num` frequencies,
-    then column times the same frequencies.
+    """Return the phase angles of 2D position features, `num` by row and `num` by column.
 
     Patches are in row-major order. Frequencies fall geometrically from one radian per patch to
     almost one per `period` patches; the dtype is float32 at least.
-
-    In float32 at least.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     frequencies = period ** -(torch.arange(num, dtype=dtype, device=like.device) / num)
@@ -222,9 +194,7 @@ def angles(height: int, width: int, num: int, period: float, like: Tensor) -> Fl
 
 
 def positions(height: int, width: int, num_features: int, like: Tensor) -> Float[Tensor, "n c"]:
-    """Return sinusoidal position embeddings of the patches, padded with zeros where 4 does not
-    divide the width.
-    """
+    """Return sinusoidal position embeddings of the patches, padded with zeros."""
     phase = angles(height, width, num_features // 4, LONGEST_PERIOD, like)
     table = torch.cat([phase.sin(), phase.cos()], dim=1).to(like.dtype)
     return F.pad(table, (0, num_features - table.shape[1]))
@@ -233,9 +203,7 @@ def positions(height: int, width: int, num_features: int, like: Tensor) -> Float
 def rotations(
     height: int, width: int, head_dim: int, like: Tensor
 ) -> tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]]:
-    """Return the factors of axial rotary position embedding (RoPE): cosines for a feature, signed
-    sines for its pair.
-    """
+    """Return the factors of axial rotary position embedding: cosines and signed sines."""
     phase = angles(height, width, head_dim // 4, ROTATION_PERIOD, like)
     cos, sin = phase.cos(), phase.sin()
     factors = torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
@@ -247,9 +215,7 @@ def rotated(
     heads: Float[Tensor, "b n k heads d"],
     rotation: tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]],
 ) -> Float[Tensor, "b n k heads d"]:
-    """Apply rotary position embedding to queries and keys: rotate the feature pairs (i,
-    i + d/2).
-    """
+    """Rotate the feature pairs (i, i + d/2) of queries and keys by their positions."""
     own, partners = rotation
     return torch.addcmul(heads * own, heads.roll(heads.shape[4] // 2, 4), partners)
 

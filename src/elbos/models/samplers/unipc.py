@@ -89,9 +89,7 @@ def _multistep(
     order: int,
     is_corrected: bool,
 ) -> Float[Tensor, "b *d"]:
-    """Integrate `z` along `levels` by multistep prediction from the last `order` estimates, each
-    step optionally corrected by the next estimate.
-    """
+    """Integrate `z` along `levels` from the last `order` estimates, each step corrected or not."""
     is_clean, num_steps = bool(levels[-1].isinf()), len(levels) - 1
     estimates: Estimates = []
     used: Estimates = []

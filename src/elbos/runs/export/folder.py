@@ -58,7 +58,13 @@ def export(
             ends = [run.schedule.logsnr_min, run.schedule.logsnr_max]
             manifest = {"format": _FORMAT, "elbos": __version__, **_run_of(run)}
             manifest |= {"step": run.step, "logsnr": ends}
-            manifest |= _weights(run, partial, vae)
+            if isinstance(run.network, DiffusersNetwork):
+                _write_pipeline(run.network, run.config, partial, vae)
+            else:
+                directory = RunDirectory(partial)
+                directory.write("config.json", encode(_without_places(run.config)))
+                directory.write("data.json", run.directory.read("data.json") or {})
+                manifest["sha256"] = exported.write(partial, run.network.state_dict())
             where = repo or folder.resolve().name
             files.write(partial / "README.md", card(run, where, vae).encode())
             RunDirectory(partial).write(exported.MANIFEST, manifest)
@@ -68,13 +74,7 @@ def export(
 
 
 def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
-    """Raise an error if a run cannot be exported into a folder, or with this autoencoder.
-
-    Raises:
-        OSError: If the folder holds a link.
-        ValueError: If the folder is a file, or holds anything but an export of the same run; or if
-            the autoencoder does not fit the run's network.
-    """
+    """Raise an error if a run cannot be exported into a folder, or with this autoencoder."""
     if vae is not None and not isinstance(run.network, DiffusersNetwork):
         raise ValueError("a VAE is written beside a network of diffusers, which this is not.")
     if vae is not None and (num := vae.vae.config.latent_channels) != run.data.shape[0]:
@@ -103,23 +103,19 @@ def _run_of(run: Run) -> dict[str, str]:
     return {"run": digest([known, run.directory.read("data.json")])}
 
 
-def _weights(run: Run, folder: Path, vae: Latents | None) -> dict[str, str]:
-    """Write the weights and the files needed to load them; return entries for the manifest."""
-    if isinstance(run.network, DiffusersNetwork):
-        _write_pipeline(run.network, run.config, folder, vae)
-        return {}
-    directory = RunDirectory(folder)
-    directory.write("config.json", encode(_without_places(run.config)))
-    directory.write("data.json", run.directory.read("data.json") or {})
-    return {"sha256": exported.write(folder, run.network.state_dict())}
-
-
 def _write_pipeline(
     network: DiffusersNetwork, config: Config, folder: Path, vae: Latents | None
 ) -> None:
     """Write a diffusers network and its scheduler as a diffusers pipeline folder."""
     diffusers = imported()
-    _require_own_levels(network, config)
+    ends = config.schedule.logsnr_min, config.schedule.logsnr_max
+    own, trained = network.levels, trained_levels(config.parameterization, *ends)
+    if (type(own), vars(own)) != (type(trained), vars(trained)):
+        raise ValueError(
+            f"the network was built for other noise levels, or another prediction target, than it "
+            f"was trained with: build it with trained_levels({config.parameterization}, "
+            f"{ends[0]:g}, {ends[1]:g})."
+        )
     settings = trained_scheduler(config.parameterization, network.levels)
     scheduler = getattr(diffusers, settings["_class_name"]).from_config(settings)
     name = part_name(network)
@@ -137,26 +133,11 @@ def _write_pipeline(
     files.write(folder / "model_index.json", (json.dumps(index, indent=2) + "\n").encode())
 
 
-def _require_own_levels(network: DiffusersNetwork, config: Config) -> None:
-    """Raise a ValueError if a network given in Python has noise levels other than those of its
-    training.
-    """
-    ends = config.schedule.logsnr_min, config.schedule.logsnr_max
-    own, trained = network.levels, trained_levels(config.parameterization, *ends)
-    if (type(own), vars(own)) != (type(trained), vars(trained)):
-        raise ValueError(
-            f"the network was built for other noise levels, or another prediction target, than it "
-            f"was trained with: build it with trained_levels({config.parameterization}, "
-            f"{ends[0]:g}, {ends[1]:g})."
-        )
-
-
 def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> str:
     """Return the name of the diffusers pipeline class that fits the network and its scheduler.
 
-    For a U-Net with classes or input scaling, only `ConsistencyModelPipeline` passes class labels
-    and scales the input. No pipeline passes labels under a scheduler without input scaling, such as
-    that of flow matching.
+    For U-Nets, only `ConsistencyModelPipeline` passes class labels and scales the input; none
+    passes labels under a scheduler without input scaling, such as that of flow matching.
     """
     if part_name(network) == "transformer":
         return "DiTPipeline"
@@ -179,11 +160,7 @@ def _without_places(config: Config) -> Config:
 
 
 def _moved(partial: Path, folder: Path) -> list[str]:
-    """Move a complete folder into place, or its files into an existing folder, the manifest last.
-
-    Returns:
-        The names of the files.
-    """
+    """Move a folder into place, or its files into an existing folder, the manifest last."""
     names = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
     if not folder.exists():
         partial.rename(folder)

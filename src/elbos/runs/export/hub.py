@@ -42,7 +42,7 @@ def push(folder: Path, names: Sequence[str], repo: str, api: Any = None) -> str:
     Raises:
         OSError: If the Hub refuses the upload or cannot be reached; the folder stays complete, and
             the same command tries again.
-        ValueError: As `require_pushable` does, unless `api` is given.
+        ValueError: If huggingface_hub or a token is missing, or the name is invalid.
     """
     if api is None:
         require_pushable(repo)

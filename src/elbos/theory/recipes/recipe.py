@@ -48,9 +48,7 @@ class Recipe:
 def exact(
     weighting: Weighting, schedule: Schedule, parameterization: Parameterization
 ) -> Callable[[Tensor], Tensor]:
-    """Return the loss coefficient that realizes `weighting` exactly under a schedule and
-    parameterization.
-    """
+    """Return the loss coefficient that realizes `weighting` under a schedule and target."""
     return lambda logsnr: (
         weighting(logsnr)
         * torch.exp(-schedule.log_density(logsnr))

@@ -75,9 +75,7 @@ class Mixture(Schedule):
         return [(share / total, s) for share, s in zip(self.shares, self.schedules, strict=True)]
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Invert the mixture's time function, between the smallest and the largest log-SNR of the
-        components.
-        """
+        """Invert the mixture's time function between the extreme log-SNRs of the components."""
         levels = torch.stack([schedule.logsnr(t.clamp(0, 1)) for schedule in self.schedules])
         low, high = levels.min(0).values, levels.max(0).values
 
@@ -149,9 +147,7 @@ class FlowTimes(Schedule):
     def _unmapped(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""Invert the map of log-SNR: return the log-SNR of `inner` and
-        $\log(d\lambda/d\lambda')$.
-        """
+        r"""Invert the map of log-SNR; also return $\log(d\lambda/d\lambda')$."""
         half, width = logsnr / 2, self.time_max - self.time_min
         noise = (torch.sigmoid(-half) - self.time_min).clamp(min=0) / width
         signal = (torch.sigmoid(half) - (1 - self.time_max)).clamp(min=0) / width

@@ -66,16 +66,12 @@ class Normal(Schedule):
 
     @classmethod
     def edm(cls, *, p_mean: float = -1.2, p_std: float = 1.2, **ends: float) -> "Normal":
-        """Return EDM's training distribution, given EDM's parameters; `ends` are the schedule's
-        log-SNR range.
-        """
+        """Return EDM's training distribution, between log-SNR `ends`."""
         return cls(mean=-2 * p_mean, std=2 * p_std, **ends)
 
     @classmethod
     def logit_normal(cls, *, mean: float = 0.0, std: float = 1.0, **ends: float) -> "Normal":
-        """Return Stable Diffusion 3's logit-normal times on the rectified-flow path, given mean and
-        std of logit(t).
-        """
+        """Return Stable Diffusion 3's times, with mean and standard deviation of logit(t)."""
         return cls(mean=-2 * mean, std=2 * std, **ends)
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -171,9 +167,7 @@ class DDPM(Schedule):
         super().__post_init__()
 
     def _slope(self, integral: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return $\beta(t) = \sqrt{\beta_0^2 + 2(\beta_1 - \beta_0) B}$ where $B(t)$ =
-        `integral`.
-        """
+        r"""Return $\beta(t) = \sqrt{\beta_0^2 + 2(\beta_1 - \beta_0) B}$ given the integral $B$."""
         return torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -222,9 +216,7 @@ class StableDiffusion(Schedule):
 
     @property
     def _roots(self) -> tuple[float, float]:
-        r"""Square root of the first $\beta$, and the difference of the last and first
-        square roots.
-        """
+        r"""Square root of the first $\beta$, and the difference of the roots of last and first."""
         return self.beta_min**0.5, self.beta_max**0.5 - self.beta_min**0.5
 
     def _root(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -25,9 +25,7 @@ _REACH, _STEP = 100.0, 0.125  # range and step of the log-SNR grid on which Beta
 
 
 def _log_speed(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return the log-derivative of flow time, $\ln|d\tau/d\lambda| = \ln\tfrac12\tau(1
-    - \tau)$.
-    """
+    r"""Return the log-speed of flow time, $\ln|d\tau/d\lambda| = \ln\tfrac12\tau(1 - \tau)$."""
     return logsigmoid(logsnr / 2) + logsigmoid(-logsnr / 2) - math.log(2)
 
 
@@ -92,9 +90,7 @@ class Beta(Schedule):
 
     @cached_property
     def _times(self) -> Float[Tensor, " knots"]:
-        """Times (values of the distribution function) at the grid of log-SNRs, in
-        increasing order.
-        """
+        """Values of the distribution function at the grid of log-SNRs, in increasing order."""
         first = self._log_density(self._knots[:1]).exp() * 2 / self.a  # the tail is exponential
         pieces = self._integral(self._knots[1:], self._knots[:-1])
         return torch.cat([first, first + pieces.cumsum(0)]).clamp(max=1.0)

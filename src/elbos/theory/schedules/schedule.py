@@ -85,9 +85,7 @@ class Schedule(Typed, abc.ABC):
 
     @cached_property
     def _ends(self) -> tuple[float, float]:
-        """Times $(t_0, t_1)$ of the clean and the noisy end of the log-SNR range, before
-        truncation.
-        """
+        """Times $(t_0, t_1)$ of the clean and the noisy end, before truncation."""
         ends = torch.tensor([self.logsnr_max, self.logsnr_min], dtype=torch.float64)
         t0, t1 = self._time(ends).tolist()
         return t0, t1
@@ -142,19 +140,13 @@ class Schedule(Typed, abc.ABC):
         return ((self._time(logsnr) - t0) / (t1 - t0)).clamp(0.0, 1.0)
 
     def log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the log-density $\log \tilde p(\lambda)$; the range of log-SNR is not checked.
-
-        Raises:
-            ValueError: If `logsnr` is not of floating-point numbers.
-        """
+        r"""Return the log-density $\log \tilde p(\lambda)$; the range of log-SNR is not checked."""
         require_floating(logsnr=logsnr)
         t0, t1 = self._ends
         return self._log_density(logsnr) - math.log(t1 - t0)
 
     def density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the density $\tilde p(\lambda) = -dt/d\lambda$, zero outside $[\lambda_\min,
-        \lambda_\max]$.
-        """
+        r"""Return the density $\tilde p(\lambda) = -dt/d\lambda$, zero outside the range."""
         is_inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
         return torch.where(is_inside, self.log_density(logsnr).exp(), 0.0)
 
@@ -173,15 +165,11 @@ class Schedule(Typed, abc.ABC):
         return self.logsnr(low_discrepancy_times(u, num))
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        """Adapt the density, in place, to the losses of a batch; a no-op unless the schedule is
-        adaptive.
-        """
+        """Adapt the density in place to a batch's losses, if the schedule is adaptive."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the learned state for a checkpoint: empty unless the schedule is adaptive."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a learned state returned by `state_dict`; a no-op unless the schedule is
-        adaptive.
-        """
+        """Restore a learned state of `state_dict`, if the schedule is adaptive."""

@@ -15,9 +15,7 @@ WeightFunction = Callable[[Tensor], Tensor]
 
 
 def sech_half(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return $\mathrm{sech}(\lambda/2)$, computed through `logsigmoid`, since `1 / cosh`
-    overflows.
-    """
+    r"""Return $\mathrm{sech}(\lambda/2)$ through `logsigmoid`, since `1 / cosh` overflows."""
     return 2 * torch.exp((logsigmoid(logsnr) + logsigmoid(-logsnr)) / 2)
 
 

@@ -43,9 +43,7 @@ class Monotone(Weighting):
 
     @cached_property
     def _peaks(self) -> list[tuple[float, float]]:
-        """Local maxima of the inner weighting, in increasing log-SNR, each with the largest weight
-        from there on.
-        """
+        """Local maxima of the inner weighting, each with the largest weight from there on."""
         ends = [end for _, end in rising_intervals(self.inner, -50.0, 50.0, num_points=20_001)]
         w = self.inner(torch.tensor(ends, dtype=torch.float64))
         return list(zip(ends, w.flip(0).cummax(0).values.flip(0).tolist(), strict=True))
