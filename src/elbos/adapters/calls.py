@@ -22,12 +22,9 @@ def output(
 ) -> Tensor:
     """Call a network and return the output tensor in the dtype of `z`.
 
-    The network's input has the dtype of its parameters. A mapping as condition is passed as keyword
-    arguments, any other condition as the last argument. From an object with `.sample`, or a tuple,
-    the first tensor is returned.
-
-    Raises:
-        ValueError: If the network does not take these arguments, or does not return a tensor.
+    The input has the dtype of the network's parameters. A mapping as condition is passed as
+    keywords, any other condition as the last argument. Of an object with `.sample`, or of a tuple,
+    the first tensor is returned. A ValueError says if arguments or output do not fit.
     """
     is_named = isinstance(cond, Mapping)
     arguments = [z.to(input_dtype(network, z), copy=True), *levels]  # it may be changed in place
@@ -63,9 +60,7 @@ def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
 def require_output(
     y: Tensor, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, " b"]
 ) -> Float[Tensor, "b *d"]:
-    """Return the network output `y` if it is finite and has the shape of `z`, else raise a
-    ValueError that names the shapes, or the log-SNR of the first sample that is not finite.
-    """
+    """Return the network output if it is finite and of the shape of `z`, or raise a ValueError."""
     if y.shape != z.shape:
         raise ValueError(
             f"the network returned shape {tuple(y.shape)} for data of shape {tuple(z.shape)}: "

@@ -46,11 +46,7 @@ _MAX_SAMPLES = 10_000_000  # an hour or more; errors below 0.1 %
 
 @dataclass(frozen=True, kw_only=True)
 class Probing:
-    """Settings for measuring the loss of a function on uniformly distributed random data.
-
-    Raises:
-        ValueError: If a setting is invalid.
-    """
+    """Settings for measuring the loss of a function on uniformly distributed random data."""
 
     shape: tuple[int, ...] = ()
     """Shape of one sample, as `3 32 32`. Needed where a function is audited. Scripts: 4 16 16,
@@ -187,9 +183,6 @@ class Audit:
         def loss(network, x):
             labels = torch.zeros(len(x), dtype=torch.long)
             return Trainer(network).training_step((x, labels))
-
-    Raises:
-        ValueError: If targets and options do not fit each other.
     """
 
     targets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TARGET...")]

@@ -60,19 +60,19 @@ class Pack:
         require_few(jobs=self.jobs)
 
     def __call__(self) -> None:
-        data = self._data()
-        with progress() as bar:
-            index = pack(data, self.out, jobs=self.jobs, start=partial(begin, bar))
-        _tell(index, index.shape, self.out, "packed")
-
-    def _data(self) -> Folder | Tar | Hub:
         path, size, skip_bad = Path(self.pictures), self.size, self.skip_bad
         if self.pictures.startswith("hub:"):
             name, label = self.pictures.removeprefix("hub:"), self.label or "label"
-            return Hub(path=name, image=self.image, label=label, size=size, skip_bad=skip_bad)
-        if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
-            return Tar(path=path, label=self.label or "cls", size=size, skip_bad=skip_bad)
-        return Folder(root=path, size=size, skip_bad=skip_bad)
+            data: Folder | Tar | Hub = Hub(
+                path=name, image=self.image, label=label, size=size, skip_bad=skip_bad
+            )
+        elif path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+            data = Tar(path=path, label=self.label or "cls", size=size, skip_bad=skip_bad)
+        else:
+            data = Folder(root=path, size=size, skip_bad=skip_bad)
+        with progress() as bar:
+            index = pack(data, self.out, jobs=self.jobs, start=partial(begin, bar))
+        _tell(index, index.shape, self.out, "packed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,9 +136,7 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Read all files made by `elbos data pack` or `encode`, and check them against
-    their digests.
-    """
+    """Read all files made by `elbos data pack` or `encode`, and check their digests."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to verify."""

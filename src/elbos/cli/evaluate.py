@@ -43,10 +43,10 @@ class Evaluate:
     """Measure likelihood, loss by noise level and sample quality; writes eval.json and eval.html.
 
     A model is a run directory, where the results are written, or the folder of a diffusers pipeline
-    with data:TYPE, the images that it is evaluated on. A run is evaluated on the data of its
-    training, or on those. The same command again resumes where it was interrupted. Several models
-    end in one table; each is sampled as it says, or with an option of sampling, all as the first
-    says but for the option.
+    with data:TYPE, the images for its evaluation. A run is evaluated on its training data, or on
+    data:TYPE. The same command again resumes where it was interrupted. Several models end in one
+    table; each uses its own sampler, unless an option of sampling is given: then all models use the
+    sampler of the first with that option.
     On several processes: `torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
     """
 

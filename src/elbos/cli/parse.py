@@ -34,13 +34,10 @@ def parse(
     Args:
         verb: The verb, with preceding words such as the preset: `train digits`.
         command: The dataclass of the command.
-        words: The words after the verb.
+        words: The words after the verb; a UsageError explains invalid ones.
         default: The command without words. Default: an instance with the dataclass defaults.
         start: The words from which `default` was made.
         summary: The first paragraph of the help. Default: the docstring of the dataclass.
-
-    Raises:
-        UsageError: If the words are invalid.
     """
     shown = io.StringIO()
 

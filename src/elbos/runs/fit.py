@@ -148,12 +148,17 @@ def fit(
         needs_null=cond_dropout > 0,
     )
     require_storable_state(network)
+    weighting: Any = objective.weighting
+    try:
+        require_storable(weighting)
+    except ValueError:  # a function of the user's
+        weighting = Tabulated.from_function(weighting)
     config = Config(
         data=Given(name=data.spec.name),
         network=OwnNetwork(name=type(network).__name__),
         parameterization=objective.parameterization,
         schedule=objective.schedule,
-        weighting=_stored(objective.weighting),
+        weighting=weighting,
         optimizer=optimizer or Optimizer(learning_rate=learning_rate),
         averaging=averaging or Averaging(),
         sampling=sampling or Sampling(),
@@ -178,10 +183,7 @@ def _train(
     on_images: OnImages,
     **given: Any,
 ) -> None:
-    """Train a configuration in a run directory, locked and claimed for this configuration.
-
-    `given` are further arguments of the `Trainer`.
-    """
+    """Train a configuration in a run directory, locked and claimed for this configuration."""
     require_installed(config.output.trackers)
     processes = Processes.joined()
     if processes.device.type == "cpu":
@@ -198,12 +200,3 @@ def _train(
         processes.together(claimed)
         trainer.train(on_images)
         processes.wait()  # the main process writes the last things
-
-
-def _stored(weighting: Any) -> Any:
-    """Return a weighting that can be stored: a user-defined function is tabulated."""
-    try:
-        require_storable(weighting)
-    except ValueError:
-        return Tabulated.from_function(weighting)
-    return weighting

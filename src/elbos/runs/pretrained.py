@@ -76,10 +76,9 @@ class Pretrained(Sampled):
         dataset: The images for the evaluation.
         device: The device of the networks.
         batch_size: The number of samples per network call, which does not affect results.
-        ends: The range of log-SNR in training, for an export of this library; a flow-matching
-            scheduler does not store the range. None for other pipelines.
-        processes: The process group across which the evaluation is distributed. Default: this
-            process alone.
+        ends: The range of log-SNR in the training of an export of this library, which a
+            flow-matching scheduler does not store; None for other pipelines.
+        processes: The processes that share the evaluation. Default: this one alone.
     """
 
     name: str
@@ -108,8 +107,6 @@ class Pretrained(Sampled):
     ) -> "Pretrained":
         """Load a pipeline saved by `DiffusionPipeline.save_pretrained`, and test it on two images.
 
-        Nothing is written.
-
         Args:
             folder: The folder, which contains a model_index.json.
             data: The images, with classes if the network is class-conditional. The training split,
@@ -120,8 +117,7 @@ class Pretrained(Sampled):
 
         Raises:
             OSError: If a file cannot be read.
-            ValueError: If the pipeline or the data cannot be loaded or do not fit each other, or
-                the network ignores its time input or returns NaN.
+            ValueError: If pipeline or data cannot be loaded, or do not fit each other.
         """
         require_positive(batch_size=batch_size)
         device = local_device()

@@ -12,13 +12,9 @@ KNOWN = ("UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel")
 
 @dataclass(frozen=True)
 class Requirements:
-    """The data shape and number of classes for which a diffusers network is configured.
+    """The data shape and number of classes for which the network in `folder` is configured.
 
-    Attributes:
-        folder: The folder of the pipeline, for error messages.
-        num_channels: The number of channels of the data.
-        size: Height and width of the data; None if any size is accepted.
-        num_classes: The number of classes; None for an unconditional network.
+    `size` is None if any size is accepted, `num_classes` is None for an unconditional network.
     """
 
     folder: str
@@ -57,10 +53,7 @@ class Requirements:
             )
 
     def require_labels(self, dataset: Dataset) -> None:
-        """Raise a ValueError if the data lack the classes that the network is conditioned on.
-
-        Warn if the network knows many more classes than the data.
-        """
+        """Raise a ValueError if the data lack classes of the network; warn if they have fewer."""
         known, num = self.num_classes, dataset.num_classes
         if known is None:
             return

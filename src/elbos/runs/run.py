@@ -144,11 +144,7 @@ class Run(Sampled):
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The dataset for the evaluation, by default the training data, loaded at first use.
-
-        Raises:
-            ValueError: If the data cannot be loaded or differ from the training data.
-        """
+        """The dataset for the evaluation, by default the training data, loaded at first use."""
         try:
             with without_downloads():
                 dataset = self.source.load()

@@ -41,11 +41,7 @@ _ROUNDING = 1e-4  # tolerance for log-SNR at the end of the range, in float32
 class Levels(abc.ABC):
     r"""The timestep and input scale of a diffusers network, as functions of log-SNR.
 
-    Attributes:
-        logsnr_min: The lowest finite log-SNR of the scheduler's steps; $-\infty$ for flow matching,
-            whose timestep is exact at every level.
-        logsnr_max: The highest finite log-SNR of the scheduler's steps.
-        num_steps: The number $N$ of training steps.
+    The ends are those of the scheduler's steps; $-\infty$ for flow matching, exact everywhere.
     """
 
     logsnr_min: float
@@ -73,12 +69,7 @@ class Levels(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Steps(Levels):
-    r"""A discrete table of strictly decreasing log-SNR; timesteps are interpolated linearly.
-
-    Attributes:
-        step: The indices of the steps; steps of pure noise or clean data are left out.
-        logsnr: Log-SNR $\lambda_i$ of these steps, float64.
-    """
+    """A discrete table of strictly decreasing log-SNR; timesteps are interpolated linearly."""
 
     step: Int[Tensor, " steps"]
     logsnr: Float[Tensor, " steps"]
@@ -90,12 +81,7 @@ class Steps(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogSigma(Levels):
-    r"""Noise levels with the timestep of EDM, $\frac14\ln\tilde\sigma$.
-
-    Attributes:
-        sigma_data: EDM's $\sigma_d$ in the input scale. Default: 1, for which the network's input
-            is $z$.
-    """
+    r"""Noise levels with the timestep of EDM, $\frac14\ln\tilde\sigma$."""
 
     sigma_data: float = 1.0
 
@@ -120,11 +106,7 @@ class FlowTime(Levels):
 
 
 def levels_of(config: Config, table: LossTable) -> Levels:
-    """Return the noise levels of the scheduler with this configuration and table of steps.
-
-    Raises:
-        ValueError: If log-SNR does not decrease with every step, or time runs from noise to data.
-    """
+    """Return the noise levels of the scheduler with this configuration and table of steps."""
     if flag(config, "invert_sigmas"):
         raise ValueError(
             "invert_sigmas is true, so that time runs from noise to data: use "

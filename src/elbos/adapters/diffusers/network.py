@@ -50,11 +50,9 @@ class DiffusersConfig:
     config: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.config, str):
-            raise ValueError(f"config is a {type(self.config).__name__}: give JSON, as text.")
         try:
             entries = json.loads(self.config)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ValueError(f"a network's config is no JSON ({flat(error)}).") from error
         name = entries.get("_class_name") if isinstance(entries, dict) else None
         if name is None:
@@ -77,11 +75,7 @@ class DiffusersConfig:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "DiffusersConfig":
-        """Read the configuration of a diffusers network from its config.json.
-
-        Raises:
-            OSError, ValueError: If the file cannot be read or describes no trainable network.
-        """
+        """Read the configuration of a diffusers network from its config.json."""
         try:
             return cls(config=files.read(Path(path)).decode("utf-8-sig"))
         except ValueError as error:  # the encoding's, too
@@ -107,10 +101,6 @@ class DiffusersConfig:
             shape: Shape of one image, (channels, height, width).
             num_classes: The number of labels; None for an unconditional network.
             levels: The timestep and input scale of the network at each noise level.
-
-        Raises:
-            ValueError: If the configuration does not fit the images, their labels or the version of
-                diffusers, or diffusers is not installed.
         """
         kind = getattr(imported(), self.class_name)
         settings = fitted(self.class_name, self.settings, tuple(shape), num_classes)
@@ -150,12 +140,7 @@ class DiffusersNetwork(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Return the network output $y$ at $z$, in the shape and dtype of $z$; see
-        `elbos.networks`.
-
-        Raises:
-            ValueError: If labels are passed to an unconditional network.
-        """
+        """Return the network output $y$ at $z$; a ValueError rejects unexpected labels."""
         timestep = self.levels.timestep(logsnr.to(torch.promote_types(z.dtype, torch.float32)))
         scaled = z * self.levels.input_scale(align(logsnr, z)).to(z)
         labels = {}
@@ -185,11 +170,7 @@ def part_name(network: DiffusersNetwork) -> str:
 def fitted(
     name: str, settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int | None
 ) -> dict[str, Any]:
-    """Fill missing settings of a network from the dataset.
-
-    Raises:
-        ValueError: If a setting does not fit the data; the error names a fitting value.
-    """
+    """Fill missing settings of a network from the dataset; raise a ValueError for unfit ones."""
     if len(shape) != 3:
         raise ValueError(f"{name} takes images, (channels, height, width), not data of {shape}.")
     channels, *sides = shape
@@ -212,13 +193,9 @@ def fitted(
                 "here: change it, or leave it out."
             )
     own = {key: value for key, value in settings.items() if value is not None}
-    given = {"in_channels": channels, "out_channels": channels, "sample_size": size}
-    return {**settings, **given, **own, **_classes(name, settings, num_classes)}
+    given: dict[str, Any] = {"in_channels": channels, "out_channels": channels, "sample_size": size}
 
-
-def _classes(name: str, settings: Mapping[str, Any], num_classes: int | None) -> dict[str, Any]:
-    """Return the size of the class embedding, which includes the null label of a U-Net."""
-    key, is_beside = CLASS_KEYS[name], name == _TRANSFORMER
+    key, is_beside = CLASS_KEYS[name], name == _TRANSFORMER  # beside: the null label has its row
     found = settings.get(key)
     if num_classes is None:
         if is_beside:
@@ -227,14 +204,12 @@ def _classes(name: str, settings: Mapping[str, Any], num_classes: int | None) ->
             )
         if found is not None:
             raise ValueError(f"{key} of {name} is {found!r}, and the data have no labels: omit it.")
-        return {}
+        return {**settings, **given, **own}
     least = num_classes if is_beside else num_classes + 1
-    if key not in settings:
-        return {key: least}
-    if type(found) is not int or found < least:
+    if key in settings and (type(found) is not int or found < least):
         row = "" if is_beside else ", the last one for no label"
         raise ValueError(
             f"{key} of {name} is {found!r} in its config, and the data have {num_classes} classes: "
             f"give {least}{row}, or leave it out, or train with --no-use-labels."
         )
-    return {key: found}
+    return {**settings, **given, key: least, **own}

@@ -75,9 +75,7 @@ class Latents:
     def moments(
         self, images: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
-        """Return the encoder's mean and log-variance of the scaled latents, in float32 on the
-        device of the VAE.
-        """
+        """Return the mean and log-variance of the scaled latents, in float32."""
         distribution = self.vae.encode(images.to(next(self.vae.parameters()))).latent_dist
         mean, logvar = distribution.mean.float(), distribution.logvar.float()
         scale = self.scale.to(mean)

@@ -43,7 +43,7 @@ _REVERSED_TIMES = ("Lumina", "ZImage")
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledDenoiser:
-    r"""A denoiser made of a diffusers network and its scheduler.
+    r"""A denoiser made of a diffusers network and its scheduler; see `denoiser`.
 
     Attributes:
         network: Called as `network(c_in z, timestep)`.
@@ -52,10 +52,8 @@ class ScheduledDenoiser:
         sign: The factor of the network output, -1 where diffusers reverses its sign.
         time_scale: The factor of the timestep.
         is_discrete: Whether the timestep is rounded to the nearest step.
-        time_name: The keyword of the timestep; None if the timestep is the second positional
-            argument.
-        clipping: The scheduler's clipping or thresholding of $\hat x$ in sampling, which samplers
-            apply; None for neither.
+        time_name: The keyword of the timestep; None for the second positional argument.
+        clipping: The scheduler's clipping of $\hat x$, which samplers apply; None without it.
     """
 
     network: ForeignNetwork
@@ -78,12 +76,10 @@ class ScheduledDenoiser:
         return self.levels.logsnr_max
 
     def timestep(self, logsnr: Float[Tensor, " b"], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the timestep input of the network at these noise levels, on the device of
-        `logsnr`.
+        """Return the timestep input of the network, int64 for a table of steps.
 
-        The dtype is int64 for a network with a table of steps. Else it is float64 if the
-        network's parameters are, and float32 if not; a network without parameters counts as
-        one of `dtype`.
+        Else it has the dtype float64 if the network's parameters (or `dtype`, without any) have it,
+        and float32 if not.
         """
         timestep = self.levels.timestep(logsnr)
         if self.is_discrete:
@@ -104,8 +100,7 @@ class ScheduledDenoiser:
                 `{"encoder_hidden_states": text}`.
 
         Raises:
-            ValueError: If a noise level is out of range, the network does not accept the condition,
-                or its output is not finite or differs in shape from the data.
+            ValueError: If a noise level is out of range, or network, condition and data do not fit.
         """
         logsnr = logsnr.expand(len(z)).to(z.device)
         self.levels.require(logsnr)
@@ -116,9 +111,7 @@ class ScheduledDenoiser:
 
     @torch.no_grad()
     def ignores_time(self, z: Float[Tensor, "b *d"], cond: Condition = None) -> bool:
-        """Return whether the network's outputs for one input at the first and the last timestep are
-        equal and nonzero; `z` and `cond` as in a call of the denoiser.
-        """
+        """Return whether the first and the last timestep give equal, nonzero outputs."""
         first, last = (
             self._output(z, torch.full((len(z),), end, device=z.device), cond)
             for end in (self.logsnr_max, self.logsnr_min)
@@ -182,7 +175,16 @@ def denoiser(
             config["trained_betas"] = [float(beta) for beta in config["trained_betas"]]
     table = loss_table(config, Training())
     levels = levels_of(config, table)
-    _require_own_table(scheduler, levels)
+    table_of_scheduler = getattr(scheduler, "alphas_cumprod", None)
+    if isinstance(levels, Steps) and isinstance(table_of_scheduler, Tensor):
+        alpha_bar, step = table_of_scheduler.double().cpu(), levels.step
+        expected = torch.sigmoid(levels.logsnr)
+        is_long = len(alpha_bar) > int(step[-1])
+        if not (is_long and torch.allclose(alpha_bar[step], expected, rtol=1e-3, atol=1e-5)):
+            raise ValueError(
+                f"the alphas_cumprod of the {type(scheduler).__name__} are not those of its "
+                "configuration: give a scheduler with trained_betas."
+            )
     inner = unwrapped(network)
     own = getattr(inner, "config", None)
     own = own if isinstance(own, Mapping) else {}
@@ -215,20 +217,6 @@ def _clipping(config: Config) -> Clipping | None:
     if bool(config.get("clip_sample", name in _CLIPPED)):
         return Clipping(limit=number(config, "clip_sample_range", 1.0, above=0))
     return None
-
-
-def _require_own_table(scheduler: Any, levels: Levels) -> None:
-    """Raise a ValueError if the scheduler's `alphas_cumprod` differs from its configuration."""
-    table = getattr(scheduler, "alphas_cumprod", None)
-    if not isinstance(levels, Steps) or not isinstance(table, Tensor):
-        return
-    own, expected = table.double().cpu(), torch.sigmoid(levels.logsnr)
-    is_long = len(own) > int(levels.step[-1])
-    if not (is_long and torch.allclose(own[levels.step], expected, rtol=1e-3, atol=1e-5)):
-        raise ValueError(
-            f"the alphas_cumprod of the {type(scheduler).__name__} are not those of its "
-            "configuration: give a scheduler with trained_betas."
-        )
 
 
 def _require_fit(

@@ -130,10 +130,9 @@ def _prediction(config: Config) -> Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Betas:
-    r"""Defaults and supported options of a diffusers scheduler class that is defined by betas.
+    r"""Defaults and options of a diffusers scheduler class that is defined by betas.
 
-    `last` is $\bar\alpha$ of the last step after `rescale_betas_zero_snr`; None for a class without
-    this option.
+    `last` is $\bar\alpha$ of the last step after `rescale_betas_zero_snr`; None without the option.
     """
 
     beta_start: float = 0.0001

@@ -43,13 +43,7 @@ class EvenSteps(Levels):
 def trained_levels(
     parameterization: Parameterization, logsnr_min: float, logsnr_max: float
 ) -> Levels:
-    """Return the noise levels of a diffusers network that is trained in this library, with timestep
-    and input scale.
-
-    Args:
-        parameterization: The prediction target of the network.
-        logsnr_min: The lowest log-SNR in training.
-        logsnr_max: The highest log-SNR in training.
+    """Return the noise levels of a diffusers network that is trained in this library.
 
     Raises:
         ValueError: If diffusers has no scheduler for the target or the noise levels.
@@ -78,14 +72,10 @@ def trained_levels(
 
 
 def trained_scheduler(parameterization: Parameterization, levels: Levels) -> dict[str, Any]:
-    """Return the configuration of a diffusers scheduler for sampling from a network that was
-    trained on these noise levels.
+    """Return the configuration of a diffusers scheduler for sampling from a trained network.
 
-    The scheduler neither clips nor skips the noisiest step, like the samplers of this library.
-
-    Args:
-        parameterization: The prediction target of the network.
-        levels: The network's `trained_levels`.
+    It neither clips nor skips the noisiest step, like the samplers of this library. `levels` are
+    the network's `trained_levels`.
     """
     num_steps = {"num_train_timesteps": levels.num_steps}
     if isinstance(parameterization, EDM):

@@ -51,11 +51,7 @@ ADVICE = (
 def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> Run:
     """Extract the loss of a training script as a function `loss(network, x)`, for `probe`.
 
-    Args:
-        path: A script that has a loop with `accelerator.backward(loss)` or `loss.backward()`.
-        xs: Training data, as latents, in one or several shapes; the first that the script accepts
-            is used.
-        flags: The script's own arguments, as `["--snr_gamma", "5"]`.
+    The first of the shapes in `xs` that the script accepts is used.
 
     Raises:
         OSError: If the script cannot be read.

@@ -111,10 +111,7 @@ class StandIn(ModuleType):
 
 
 class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Find a stand-in for a missing package if a module of the project, not the script, imports it.
-
-    In the script itself, the import fails and its names are unknown.
-    """
+    """Find stand-ins for missing packages that modules of the project, not the script, import."""
 
     def __init__(self, script: str, folders: list[str]) -> None:
         self.script, self.folders = script, folders

@@ -9,17 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from elbos.adapters.scripts.arguments import RefusedArgumentsError, arguments_of
-from elbos.adapters.scripts.rewriting import assignment, data_into, guarded, with_stand_ins
 from elbos.adapters.scripts.schedulers import MissingError, with_local_configuration
 from elbos.adapters.scripts.slicing import (
     Script,
+    assignment,
+    data_into,
     defined,
+    guarded,
     is_loading,
     kept,
     read,
@@ -27,6 +29,7 @@ from elbos.adapters.scripts.slicing import (
     sliced,
     stored,
     tests_around,
+    with_stand_ins,
 )
 from elbos.adapters.scripts.unknown import OnOneDevice, Stage, Unknown, origins
 from elbos.audit import diagnostics as kinds
@@ -42,8 +45,7 @@ _DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 _IMPORTS = (ast.Import, ast.ImportFrom)
 
 
-@dataclass(frozen=True)
-class _Data:
+class _Data(NamedTuple):
     """A place where the clean data may enter the script: a variable, or an item of a batch."""
 
     after: ast.stmt | None
@@ -51,8 +53,7 @@ class _Data:
     item: tuple[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(NamedTuple):
     """The reason why a choice of the data variable yields no loss."""
 
     line: int
@@ -312,7 +313,7 @@ class Run:
             self._execute(sliced(scope, rest, self._written))
 
     def _import(self, statement: ast.Import | ast.ImportFrom, name: str) -> None:
-        """Import a name; outside `_SAFE_MODULES`, only if the loss depends on the name."""
+        """Import a name, if it is safe or the loss depends on it."""
         alias = next(a for a in statement.names if name == (a.asname or a.name).partition(".")[0])
         module = getattr(statement, "module", None) or alias.name
         self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
@@ -359,7 +360,6 @@ class Run:
         exec(self._compiled(body), self.space)  # noqa: S102
 
     def _failed(self, error: Exception, index: int) -> Unknown:
-        """Return an unknown value if a statement failed on unknown values; else raise the error."""
         statement = self.statements[index]
         names = origins([self.space.get(name) for name in self._read(statement)])
         self.is_refused |= bool(self.stage.network.calls)

@@ -39,12 +39,7 @@ alone does not count."""
 
 
 class MissingError(ValueError):
-    """Error for a missing requirement of a script: a package, or a scheduler configuration.
-
-    Args:
-        text: The missing requirement, and how to provide it.
-        line: The line of the script that needs it. Default: the line being run.
-    """
+    """Error for a missing requirement of a script, at a line, by default the line being run."""
 
     def __init__(self, text: str, line: int | None = None) -> None:
         super().__init__(text)
@@ -54,10 +49,7 @@ class MissingError(ValueError):
 def with_local_configuration(scheduler: Any, tree: ast.Module, assumed: list[str]) -> Any:
     """Return a subclass of a diffusers scheduler whose `from_pretrained` downloads nothing.
 
-    Args:
-        scheduler: A scheduler class of diffusers.
-        tree: The syntax tree of the script.
-        assumed: A list to which the names of assumed configurations are appended.
+    Names of assumed configurations are appended to `assumed`.
     """
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 

@@ -177,9 +177,8 @@ def _flow(settings: Settings) -> Loss:
 def _sorted_log_density(
     logsnr: Float[Tensor, " n"], p: Float[Tensor, " steps"]
 ) -> Float[Tensor, " n"]:
-    r"""Return the log-density of draw $i$ of 1,000 sorted draws of $N(0, 2^2)$, averaged over $i$.
-
-    It is the density of one draw, times the mean of $p$ at the number of noisier draws.
+    """Return the log-density of draw $i$ of 1,000 sorted ones of $N(0, 2^2)$, averaged over $i$:
+    the density of one draw, times the mean of $p$ at the number of noisier draws.
     """
     i, n = np.arange(NUM_STEPS), NUM_STEPS - 1
     noisier, cleaner = special.ndtr(logsnr.numpy() / 2), special.ndtr(-logsnr.numpy() / 2)

@@ -59,9 +59,7 @@ class Settings:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> float:
-        """Return a setting as a finite number above `above`, and from `low` to `high`; raise a
-        ValueError for other values.
-        """
+        """Return a setting as a finite number within the limits, or raise a ValueError."""
         value = self._get(name)
         if value is None:
             return default
@@ -73,9 +71,7 @@ class Settings:
         return number
 
     def integer(self, name: str, default: int, *, low: int = 0, high: int = 10**9) -> int:
-        """Return a setting as an integer from `low` to `high`; raise a ValueError for
-        other values.
-        """
+        """Return a setting as an integer from `low` to `high`, or raise a ValueError."""
         value = self._get(name)
         number = default if value is None else _number(value)
         if not (low <= number <= high and number == int(number)):
@@ -83,9 +79,7 @@ class Settings:
         return int(number)
 
     def numbers(self, name: str) -> list[float]:
-        """Return a setting as a list of finite numbers, 0 or more, given as a list or separated by
-        commas or spaces.
-        """
+        """Return a setting as a list of numbers of 0 or more, given as a list or as text."""
         words = re.split(r"[\s,;]+", self.text(name).strip("[]() "))
         numbers = [_number(word) for word in words if word]
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
@@ -103,9 +97,7 @@ class Settings:
         return words[str(value).lower()]
 
     def one_of(self, name: str, default: T, choices: Sequence[T]) -> T:
-        """Return the choice that a setting names, ignoring case; raise a ValueError for other
-        words.
-        """
+        """Return the choice that a setting names, ignoring case, or raise a ValueError."""
         value = self._get(name)
         if value is None:
             return default
@@ -123,11 +115,7 @@ class Settings:
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
     ) -> tuple[Diagnostic, ...]:
-        """Return a diagnostic for each setting that is switched on: neither missing, false nor 0.
-
-        Args:
-            kinds: Names of settings by the type of their diagnostic.
-        """
+        """Return a diagnostic for each setting, by type, that is neither missing, false nor 0."""
         return tuple(
             kind(name)
             for kind, names in kinds.items()
@@ -138,9 +126,7 @@ class Settings:
     def require_default(self, defaults: Mapping[str, float]) -> None:
         """Raise a ValueError for a setting that changes the loss in a way not computed here.
 
-        Args:
-            defaults: Setting names, each with the value for which the loss is unchanged; 0 for
-                flags, texts and tables.
+        `defaults` are the values for which the loss is unchanged; 0 for flags, texts and tables.
         """
         for name, default in defaults.items():
             neutral = _NULL if default else _OFF
@@ -152,12 +138,7 @@ class Settings:
                     )
 
     def unread(self) -> list[str]:
-        """Return the names of the settings that were not read.
-
-        Raises:
-            ValueError: If an unread name is close to the name of a setting that was read but not
-                given.
-        """
+        """Return the names of unread settings; raise a ValueError if one looks misspelt."""
         unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]
         left_out = [n for n in self._read if all(value is None for value in self._all(n))]
         known = {name.split(".")[-1]: name for name in left_out}
@@ -208,21 +189,9 @@ def read_settings(source: str | Path | Sequence[str]) -> Settings:
         source = words if is_command else Path(source)
     if isinstance(source, Path):
         return Settings(_of_file(source))
-    flags = _of_words(source)
-    names = ["config_file"] + ["config"] * (Path(str(flags.get("config"))).suffix in _FILES)
-    name = next((name for name in names if name in flags), None)
-    if name is None:
-        return Settings(flags)
-    path = str(flags.pop(name))
-    content = _of_file(Path(path if Path(path).suffix in _FILES else f"{path}.toml"))
-    kept = {k: v for k, v in content.items() if not any(_ends(k, flag) for flag in flags)}
-    return Settings(kept | flags)
-
-
-def _of_words(words: Sequence[str]) -> dict[str, Any]:
     flags: dict[str, Any] = {}
     name = ""
-    for word in words:
+    for word in source:
         if word.startswith("-") and math.isnan(_number(word)):
             name, has_value, value = word.lstrip("-").partition("=")
             name = name.replace("-", "_")
@@ -231,9 +200,15 @@ def _of_words(words: Sequence[str]) -> dict[str, Any]:
             flags.pop("config_file", None)  # flags before the script belong to its launcher
             flags["script"] = Path(word).stem
         elif name:
-            given = flags[name]
-            flags[name] = word if given is True else f"{given} {word}"
-    return flags
+            flags[name] = word if flags[name] is True else f"{flags[name]} {word}"
+    names = ["config_file"] + ["config"] * (Path(str(flags.get("config"))).suffix in _FILES)
+    named = next((name for name in names if name in flags), None)
+    if named is None:
+        return Settings(flags)
+    path = str(flags.pop(named))
+    content = _of_file(Path(path if Path(path).suffix in _FILES else f"{path}.toml"))
+    kept = {k: v for k, v in content.items() if not any(_ends(k, flag) for flag in flags)}
+    return Settings(kept | flags)
 
 
 def _of_file(path: Path) -> dict[str, Any]:

@@ -26,12 +26,8 @@ def steps_between(
 ) -> tuple[int, int]:
     """Read a range of the 1,000 time steps: the first step drawn, and the last plus one.
 
-    Args:
-        settings: The settings.
-        low: Name of the setting for the first step.
-        high: Name of the setting for the end of the range.
-        is_share: Whether the settings are fractions of all steps instead of step indices.
-        least: The smallest allowed number of steps in the range.
+    `low` and `high` name the settings, as fractions of all steps if `is_share`; the range has to
+    hold `least` steps.
     """
     if is_share:
         ends = [settings.number(n, default, low=0, high=1) for n, default in ((low, 0), (high, 1))]

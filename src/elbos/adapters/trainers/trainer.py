@@ -51,11 +51,7 @@ class Trainer:
     neutral: Mapping[str, float] = field(default_factory=dict)
 
     def loss(self, settings: Settings) -> Loss:
-        """Return the training loss that the settings define, with diagnostics.
-
-        Raises:
-            ValueError: If a setting has an invalid value or is misspelt; the error names it.
-        """
+        """Return the training loss of the settings; raise a ValueError for invalid ones."""
         found = settings.findings(self.findings)
         if self.loss_types:
             kind = settings.one_of("loss_type", self.loss_types[0], self.loss_types)

@@ -35,8 +35,7 @@ class Translation:
     Attributes:
         trainer: Name of the trainer.
         settings: Setting names and values.
-        distance: Distance between the weightings; infinite if no settings cover the loss's noise
-            levels.
+        distance: Distance between the weightings; infinite if none draws the loss's noise levels.
         prediction: The network's target under these settings: eps, x, v, flow, or None.
         is_same_prediction: Whether the network's target is that of the loss.
         text: The settings as flags, or as keys of a file, to be pasted.
@@ -72,11 +71,7 @@ class Translation:
 
 
 def translation(audit: Audit, trainer: Trainer) -> Translation:
-    """Find the settings of a trainer whose weighting is closest to that of an audited loss.
-
-    Raises:
-        ValueError: If the trainer has no options for translation.
-    """
+    """Find the settings of a trainer whose weighting is closest to that of an audited loss."""
     names = [_prediction(trainer, option) for option in trainer.options]
     is_same = audit.parameterization in names
     options = [

@@ -26,11 +26,7 @@ _CONDITIONS = {"unconditional": "without labels", "given_label": "given the labe
 class Bound:
     """A measured upper bound on the negative log-likelihood of held-out data.
 
-    Attributes:
-        bits_per_dim: The bound in bits per dimension.
-        standard_error: The standard error of the bound; None if unknown.
-        split: The split of the held-out images, "test" or "val".
-        measured: The images and the network's condition, in words.
+    `measured` names the images and the network's condition, in words; `split` is "test" or "val".
     """
 
     bits_per_dim: float
@@ -82,10 +78,8 @@ def bounds(run: Run) -> list[Bound]:
 def card(run: Run, where: str, vae: Latents | None = None) -> str:
     """Return the text of an export's README.md, the model card.
 
-    Args:
-        run: The run.
-        where: The repository on the Hub, or the name of the folder.
-        vae: The autoencoder of the latents, if the folder contains it.
+    `where` is the repository on the Hub, or the name of the folder; `vae` is given if it is
+    exported, too.
     """
     config, data, network = run.config, run.data, run.network
     ends = run.schedule.logsnr_min, run.schedule.logsnr_max

@@ -42,10 +42,8 @@ def export(
         The names of the files that were written, relative to the folder.
 
     Raises:
-        OSError: If files cannot be written; existing files are untouched, except those already
-            replaced.
-        ValueError: If the folder holds other files, the network cannot be stored, or the
-            autoencoder does not fit the run.
+        OSError: If files cannot be written.
+        ValueError: If the folder holds other files, or network or autoencoder cannot be exported.
     """
     folder = Path(folder)
     require_exportable(run, folder, vae)
