@@ -1,7 +1,7 @@
 """A trained run, loaded for sampling or evaluation."""
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from elbos.base import files
 from elbos.base.checks import require_positive, typed
 from elbos.base.conditions import Condition, is_alike, require_length
-from elbos.base.errors import explained
+from elbos.base.errors import explained, suggestion
 from elbos.base.items import Items, first_item
 from elbos.base.progress import Start, silent
 from elbos.evaluation import Evaluation, EvaluationConfig, evaluate
@@ -306,6 +306,9 @@ class Run(Sampled):
             ValueError: If a setting is invalid, the data are missing (as after `fit`; use
                 `likelihood`), or losses or samples are not finite.
         """
+        known = [field.name for field in fields(EvaluationConfig)]
+        for name in settings.keys() - set(known):
+            raise TypeError(f"there is no setting {name}: {suggestion(name, known)}")
         return evaluate(self, EvaluationConfig(**settings), sampling, start)
 
     def weights_digest(self) -> str:
