@@ -8,7 +8,7 @@ from elbos.adapters.recorded import RecordedSteps
 
 
 class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
-    """Audits the loss of a `LightningModule`: `Trainer(callbacks=[AuditCallback("network")])`."""
+    """Callback auditing a `LightningModule`: `Trainer(callbacks=[AuditCallback("network")])`."""
 
     def on_train_start(self, _trainer: Any, pl_module: Any) -> None:
         self.start(pl_module)

@@ -8,7 +8,7 @@ from elbos.adapters.recorded import RecordedSteps
 
 
 class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
-    """Audits the loss of a model: `Trainer(..., callbacks=[AuditCallback("unet")])`."""
+    """Callback auditing a model's loss: `Trainer(..., callbacks=[AuditCallback("unet")])`."""
 
     def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
         self.start(model)

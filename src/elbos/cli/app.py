@@ -147,7 +147,7 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
 
 
 def _open_closed_streams() -> None:
-    """Open the null device in place of closed standard streams, whose numbers files would get."""
+    """Open the null device for each closed standard stream, so that no file gets its number."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)  # the lowest free number: the stream's

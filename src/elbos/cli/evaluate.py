@@ -173,7 +173,7 @@ _OWNER = "model.json"  # names the evaluated folder in a results directory
 
 
 def _require_own(out: Path, folder: Path) -> None:
-    """Raise a ValueError if a directory of results is taken, a link, a file or in the model."""
+    """Raise a ValueError if a directory cannot hold results: it is taken, a link or a file."""
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"{out} is in the model's own folder: name another directory with --out.")
     if out.is_symlink():

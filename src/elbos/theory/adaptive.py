@@ -155,9 +155,6 @@ class Adaptive(Schedule):
         Args:
             logsnr: The batch's noise levels, on any device.
             loss: Its losses, each already divided by the density, as `Objective` gives them.
-
-        Raises:
-            ValueError: If there is not one loss per noise level.
         """
         require_one_loss_each(logsnr, loss)
         logsnr = logsnr.detach().to("cpu", torch.float64)
@@ -176,12 +173,7 @@ class Adaptive(Schedule):
         return {"total": self._total.clone(), "count": self._count.clone(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a state returned by `state_dict`; the entry of the log-SNR range may be missing.
-
-        Raises:
-            ValueError: If a sum is missing, negative or not finite, or the number of bins or the
-                log-SNR range differs. The state is then unchanged.
-        """
+        """Restore a state returned by `state_dict`; the log-SNR range may be missing."""
         for name in ("total", "count"):
             if name not in state:
                 raise ValueError(f"The schedule's state has no {name}: it holds {sorted(state)}.")

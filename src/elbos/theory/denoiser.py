@@ -36,9 +36,6 @@ class Denoise(Protocol):
 def with_three_arguments(network: Network) -> Network:
     """Wrap a network that takes `(z, logsnr)` so that it accepts `(z, logsnr, cond)`; return other
     networks unchanged.
-
-    Raises:
-        ValueError: When called, if a network without conditions is given one.
     """
     if _takes(network, 3) or not _takes(network, 2):
         return network
@@ -77,9 +74,6 @@ def network_output(
 ) -> Float[Tensor, "b *d"]:
     """Call the network and check that its output is one real tensor of the shape of `z`; networks
     of two arguments are called without the condition, except in compiled code.
-
-    Raises:
-        ValueError: If it is not: diffusers and transformers return an object that holds it.
     """
     y_hat = with_three_arguments(network)(z, logsnr, cond)
     if not isinstance(y_hat, Tensor) or y_hat.shape != z.shape or y_hat.is_complex():
@@ -100,9 +94,6 @@ def estimate(
     shape of `z`.
 
     A bare network, which returns one tensor, would be unpacked along its batch in silence.
-
-    Raises:
-        ValueError: If it is not a pair of tensors of the shape of `z`.
     """
     pair = denoiser(z, logsnr, cond)
     shapes = [getattr(part, "shape", None) for part in pair] if isinstance(pair, tuple) else []
@@ -123,10 +114,6 @@ class Denoiser(Typed):
         network: A module or function, called as `network(z, logsnr, cond)`, or
             `network(z, logsnr)` if it takes no condition; it returns $y$.
         parameterization: The prediction type of $y$.
-
-    Raises:
-        TypeError: If the parameterization is something else, such as a class in place of an object.
-        ValueError: When called, if the network does not return one tensor of the shape of `z`.
     """
 
     network: Network

@@ -193,10 +193,6 @@ def theorem_sides(
         loss: $\ell(\lambda) = \tfrac12\mathbb E\|\hat\epsilon - \epsilon\|^2$ there, nats per
             dimension.
         prior_loss: $L(\lambda_\min)$, nats per dimension; it cancels between the terms. Default 0.
-
-    Raises:
-        ValueError: If there are fewer than two levels, they do not increase, or there is not one
-            loss for each.
     """
     curve = _interpolated(logsnr, loss)
     elbo = curve.antiderivative()
@@ -227,9 +223,6 @@ def noisy_elbo_losses(
 
     Returns:
         float64, `[n]`, on the CPU.
-
-    Raises:
-        ValueError: As `theorem_sides` does.
     """
     curve = _interpolated(logsnr, loss)
     return torch.from_numpy(curve.antiderivative()(curve.x)) + prior_loss

@@ -137,9 +137,6 @@ def finite_set_floor(
             bound, on average.
         generator: Source of the noise and of the choice of points, on the CPU.
 
-    Raises:
-        ValueError: If fewer than 2 points are noised, or more than there are.
-
     Examples:
         Two points far apart are confused in noise only:
 
@@ -182,9 +179,6 @@ def floor_losses(
 
     Returns:
         Nats per dimension, on the CPU.
-
-    Raises:
-        ValueError: If `given_label` is true and the set has no labels.
     """
     eps = torch.randn(len(rows), data.num_dims, dtype=torch.float64, generator=generator)
     losses = torch.empty(len(rows), len(logsnr), dtype=torch.float64)
@@ -251,9 +245,6 @@ def mixture_floor(data: GaussianMixture, logsnr: Float[Tensor, " m"]) -> Floor:
     Args:
         data: The mixture.
         logsnr: Noise levels $\lambda$.
-
-    Raises:
-        ValueError: If the data have more than two dimensions.
 
     Examples:
         >>> one = torch.ones(1)

@@ -39,9 +39,6 @@ class Objective(Typed):
             loss.
         parameterization: $(a, b)$, what the network predicts.
 
-    Raises:
-        TypeError: If one of the three is something else, such as a class in place of an object.
-
     Examples:
         >>> from elbos import parameterizations, schedules, weightings
         >>> objective = Objective(

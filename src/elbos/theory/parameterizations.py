@@ -97,9 +97,6 @@ class Parameterization(Typed, abc.ABC):
         Returns:
             Nats per dimension, without a gradient.
 
-        Raises:
-            ValueError: If shapes differ that would broadcast.
-
         Examples:
             >>> Flow().eps_loss(torch.zeros(1, 3), torch.ones(1, 3), torch.tensor([0.0]))
             tensor([0.1250])

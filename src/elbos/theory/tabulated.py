@@ -29,9 +29,6 @@ class Tabulated(Weighting):
         logsnr_min: The first level.
         logsnr_max: The last.
 
-    Raises:
-        ValueError: If the weights are not finite, negative, or fewer than two.
-
     Examples:
         >>> Tabulated(name="line", weights=(1.0, 0.0), logsnr_min=-1.0, logsnr_max=1.0)(
         ...     torch.tensor([-9.0, 0.5])
@@ -80,9 +77,6 @@ class Tabulated(Weighting):
             logsnr_min: The first level. Default: below what presets train on.
             logsnr_max: The last level.
 
-        Raises:
-            ValueError: If the function does not return one finite, non-negative weight per level.
-
         Examples:
             >>> mine = Tabulated.from_function(lambda logsnr: torch.sigmoid(3 - logsnr), "mine")
             >>> mine(torch.zeros(1))
@@ -111,11 +105,6 @@ class Tabulated(Weighting):
 
         Args:
             target: `FILE.py:FUNCTION`.
-
-        Raises:
-            OSError: If the file cannot be read.
-            ValueError: If the file has no such function, or the function fails or returns no
-                weights.
         """
         file = code_path(target).resolve()
         with as_script(target):

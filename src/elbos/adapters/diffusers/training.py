@@ -92,7 +92,7 @@ def num_steps_of(config: Config) -> int:
 
 
 def number(config: Config, key: str, default: float, *, above: float = -math.inf) -> float:
-    """Return the finite number above `above` under `key`; raise a ValueError for other values."""
+    """Return the finite number under `key`; raise a ValueError if it is not above `above`."""
     value = config.get(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and above < value < 1e100):

@@ -17,7 +17,7 @@ class RefusedArgumentsError(ValueError):
 def arguments_of(
     tree: ast.Module, definitions: list[ast.stmt], flags: Sequence[str], path: Path
 ) -> argparse.Namespace | None:
-    """Parse the flags if one of the definitions of a variable parses arguments, else return None.
+    """Parse the script's arguments; return None if no definition of the variable parses arguments.
 
     Required arguments are optional. A RefusedArgumentsError says why the parser refuses the flags.
     """

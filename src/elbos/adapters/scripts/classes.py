@@ -20,7 +20,7 @@ LOSS_METHODS = ("training_step", "compute_loss")  # return the loss, in Lightnin
 
 
 def flattened(tree: ast.Module) -> ast.Module:
-    """Return the syntax tree with each class that has a loss in a method as a function."""
+    """Rewrite each class that has a loss in one of its methods as a function."""
     body = [
         _function(one) if isinstance(one, ast.ClassDef) and _has_loss(one) else one
         for one in tree.body

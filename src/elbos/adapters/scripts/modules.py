@@ -56,7 +56,7 @@ def own_modules(path: Path) -> Iterator[None]:
 
 
 def _path_statements(tree: ast.Module) -> list[ast.stmt]:
-    """Return the statements that change `sys.path`, and the standard library's that these need."""
+    """Return the statements that change `sys.path`, with standard-library code they depend on."""
     body = list[ast.stmt]()
     for statement in tree.body:
         modules = list[str]()
@@ -82,7 +82,7 @@ def _path_statements(tree: ast.Module) -> list[ast.stmt]:
 
 
 class StandIn(ModuleType):
-    """A stand-in for a missing module or its members; attributes and calls are stand-ins, too.
+    """A stand-in for a missing module; its attributes and calls are stand-ins, too.
 
     A stand-in as decorator returns the function unchanged, and as base class adds no base.
     """

@@ -199,7 +199,7 @@ class Run:
         return Failure(line, text, len(culprits) + num_of_data)
 
     def __call__(self, network: Any, x: Tensor) -> Any:
-        """Return the script's loss of a network on data, once `resolve` has found all values."""
+        """Compute the script's loss of a network on data, once `resolve` has found all values."""
         self.stage.network, self.stage.x = network, x
         self.space.update(self.initial)
         with OnOneDevice(x.device):
@@ -207,7 +207,7 @@ class Run:
         return self.space["__loss__"]
 
     def diagnostics(self) -> list[Diagnostic]:
-        """Return the lines that are run, the conditions taken as false, and the scheduler."""
+        """Return diagnostics: executed lines, conditions treated as false, assumed scheduler."""
         values = {one: list(values.values()) for one, values in self.values.items()}
         used = [one for one in values if values[one] and not origins(values[one])]
         names = self._read(self.script.loss, *used)
@@ -241,7 +241,7 @@ class Run:
         return found
 
     def _is_definable(self, name: str) -> bool:
-        """Return whether the definition of a name may be run: it loads and builds nothing large."""
+        """Return whether a name's definition can be run: it loads no data and builds no network."""
         found = self._definitions(name)
         never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)
         if not found or name in never or any(map(is_loading, found)):

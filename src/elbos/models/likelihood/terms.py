@@ -49,9 +49,6 @@ def eps_loss(
 
     Returns:
         `[b]`, without a gradient: use `Objective` for training.
-
-    Raises:
-        ValueError: If the denoiser does not return a pair of estimates.
     """
     if eps is None:
         eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
@@ -95,9 +92,6 @@ def decoder_loss(
         num_levels: $K$, or None for continuous data.
         eps: The noise. Default: it is drawn.
         generator: Source of the noise, on the CPU.
-
-    Raises:
-        ValueError: If discrete data have other values.
     """
     if num_levels is not None:
         require_levels(x, num_levels)

@@ -113,9 +113,6 @@ def grid(schedule: Schedule, num_steps: int) -> Float[Tensor, " n_plus_1"]:
     Returns:
         float64 log-SNRs, `[num_steps + 1]`.
 
-    Raises:
-        ValueError: If `num_steps` is below 2.
-
     Examples:
         >>> from elbos import schedules
         >>> grid(schedules.Linear(logsnr_min=-10.0, logsnr_max=10.0), 3)

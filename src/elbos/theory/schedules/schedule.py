@@ -131,9 +131,6 @@ class Schedule(Typed, abc.ABC):
 
         Args:
             logsnr: Log-SNRs, any shape; values beyond an end of the range get the time of that end.
-
-        Raises:
-            ValueError: If `logsnr` is not of floating-point numbers.
         """
         require_floating(logsnr=logsnr)
         t0, t1 = self._ends
