@@ -70,7 +70,7 @@ class Requirements:
         if num < known - 1:  # one may be the null class
             warnings.warn(
                 f"The network of {self.folder} knows {known} classes, and {dataset.name} has "
-                f"{num}: their numbers are taken for the same, from 0 to {num - 1}.",
+                f"{num}: labels 0 to {num - 1} of the data are passed to the network unchanged.",
                 stacklevel=2,
             )
 

@@ -99,9 +99,7 @@ def rises(
 
 
 def _rises_of_grid(values: Float[Array, " n"], rtol: float) -> list[tuple[int, int]]:
-    """Find the rises of function values, as index pairs, without the plateaus before and after a
-    rise.
-    """
+    """Find the rises of function values as index pairs, without plateaus before and after."""
     slope = np.sign(np.diff(values))
     turns = np.flatnonzero(np.diff(slope, prepend=2, append=2))
     size = np.abs(values)
@@ -118,18 +116,14 @@ def _rises_of_grid(values: Float[Array, " n"], rtol: float) -> list[tuple[int, i
 
 
 def _climb(values: Float[Array, " n"], i: int, step: int) -> int:
-    """Return the end of the monotone rise around index `i`: its maximum for step 1, its minimum for
-    -1.
-    """
+    """Return the end of the monotone rise around index `i`: maximum (step 1) or minimum (-1)."""
     while 0 <= i + step < len(values) and step * (values[i + step] - values[i]) > 0:
         i += step
     return i
 
 
 def _refine(f: Function, x: Float[Tensor, " n"], i: int) -> float:
-    """Return the maximizer of `f` near grid point `i`, by golden-section search; an endpoint of the
-    grid is returned unchanged.
-    """
+    """Return the maximizer of `f` near an inner grid point `i`, by golden-section search."""
     if i in (0, len(x) - 1):
         return x[i].item()
     ratio = (5**0.5 - 1) / 2

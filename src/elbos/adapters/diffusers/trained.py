@@ -9,11 +9,11 @@ from the prediction target, so that the scheduler for sampling reproduces the in
 | flow | `FlowMatchEulerDiscrete` | $N\,\mathrm{sigmoid}(-\lambda/2)$ | $1/(\alpha+\sigma)$ |
 | EDM's $F$ | `EDMEuler` | $-\lambda/8$ | $(\sigma^2 + \sigma_d^2\alpha^2)^{-1/2}$ |
 
-with $N = 1000$ steps between the ends $\lambda_\pm$ of the noise levels that it is trained on. The
-steps of the first are even in log-SNR. Its table, $\bar\alpha_t = \mathrm{sigmoid}(\lambda_t)$, is
-kept as `trained_betas`, of which any other scheduler of betas can be made; between two steps of it
-the timestep is linear in log-SNR for whoever interpolates there, so that the closed form holds at
-every noise level. diffusers keeps the table in float32: at $\lambda = 13.3$ it is off by 0.02.
+with $N = 1000$ steps between the ends $\lambda_\pm$ of the noise levels in training. The steps of
+`DDIM` are even in log-SNR. Its table, $\bar\alpha_t = \mathrm{sigmoid}(\lambda_t)$, is stored as
+`trained_betas`, from which any other scheduler of betas can be made. Between two steps the timestep
+is linear in log-SNR, so that the closed form holds at every noise level. diffusers stores the table
+in float32: at $\lambda = 13.3$ it is off by 0.02.
 """
 
 import math

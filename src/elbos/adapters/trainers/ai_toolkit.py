@@ -1,19 +1,22 @@
 r"""ai-toolkit: random tables of 1,000 steps, and loss weights given per step index.
 
-`toolkit/samplers/custom_flowmatch_sampler.py`, `set_train_timesteps`, by `timestep_type`: `linear`
-and `weighted` are $t = 1, .999, \ldots, .001$; `sigmoid`, the default, 1,000 sorted draws of
-$\mathrm{sigmoid}(n)$, $n \sim N(0, 1)$; `shift` (`flux_shift`, `lumina2_shift`) the scheduler's
-own, shifted by the resolution or by a constant $s$, which moves the clean end twice; and
-`lognorm_blend` 250 even steps among 750 of $1 - l/\max l$, $\ln l \sim N(0, .333^2)$, rounded.
-`jobs/process/BaseSDTrainProcess.py`: the number $i$ of the step is uniform from
-`min_denoising_steps` to below `max_denoising_steps` = 999, so that the cleanest is never drawn (of
-`sigmoid` it counts as if it were); with `content_or_style` it is $1000 u^3$ (content) or
-$1000(1 - u^3)$, and may be.
+`toolkit/samplers/custom_flowmatch_sampler.py`, `set_train_timesteps`, makes the table of times by
+`timestep_type`:
 
-`extensions_built_in/sd_trainer/SDTrainer.py`: the coefficient of $\|\hat u - (\epsilon - x)\|^2$ is
-1; a bell $e^{-2(i/1000 - 1/2)^2} - e^{-1/2}$ with `linear_timesteps`, flat in the cleaner half with
-`linear_timesteps2`; a table of 1,000 measured numbers with `weighted`, here a line through 22 of
-them, to .6 %; $t^2$ with `t0_loss_target`, over $\max(t, .1)^2$ with `t0_velocity_equiv_weight`.
+- `linear`, `weighted`: $t = 1, .999, \ldots, .001$;
+- `sigmoid`, the default: 1,000 sorted draws of $\mathrm{sigmoid}(n)$, $n \sim N(0, 1)$;
+- `shift`, `flux_shift`, `lumina2_shift`: the scheduler's table, shifted by resolution, or by a
+  constant $s$, which moves the clean end twice;
+- `lognorm_blend`: 250 even steps among 750 of $1 - l/\max l$, $\ln l \sim N(0, .333^2)$, rounded.
+
+The step (`jobs/process/BaseSDTrainProcess.py`) is uniform from `min_denoising_steps` to below
+`max_denoising_steps` = 999, so that the cleanest is never drawn (here it is, of `sigmoid`);
+`content_or_style` draws $1000 u^3$ (content) or $1000(1 - u^3)$, the cleanest included.
+
+The coefficient of $\|\hat u - (\epsilon - x)\|^2$ (`extensions_built_in/sd_trainer/SDTrainer.py`) is
+1; with `linear_timesteps` a bell $e^{-2(i/1000 - 1/2)^2} - e^{-1/2}$, flat in the cleaner half with
+`linear_timesteps2`; with `weighted` a table of 1,000 measured numbers, here a line through 22 of
+them, to .6 %; with `t0_loss_target` $t^2$, over $\max(t, .1)^2$ with `t0_velocity_equiv_weight`.
 Without flow matching, steps 2 to 998 of Stable Diffusion's table are drawn, and the coefficient is
 $\min(1, \gamma/\mathrm{snr})$ (`min_snr_gamma`) or $\gamma/\mathrm{snr}$ (`snr_gamma`).
 

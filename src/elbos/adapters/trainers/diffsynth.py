@@ -1,10 +1,10 @@
 r"""DiffSynth-Studio: a table of 1,000 steps per model, and a bell-shaped weight.
 
-`diffsynth/diffusion/loss.py`, `FlowMatchSFTLoss`: a step $i$, uniform between the two boundaries,
-shares of the table from noise to data. Its time is cast to bfloat16, and noise and weight are
-those of the step that is then nearest: of the noisiest, one in four is left. The curves are those
-of all steps, which the rounding moves by half a gap at most; what it moves to pure noise counts
-there. The coefficient is
+`diffsynth/diffusion/loss.py`, `FlowMatchSFTLoss`: a step $i$ is uniform between two boundaries,
+fractions of the table from noise to data. Its time is cast to bfloat16, and noise level and weight
+are taken from the nearest step: of the noisiest steps, one in four is reached. The curves here use
+all steps, which the rounding moves by at most half a gap, except that steps rounded to pure noise
+count there. The coefficient is
 
 $$c = e^{-2 (t - 1/2)^2} - \min_j e^{-2 (t_j - 1/2)^2}.$$
 

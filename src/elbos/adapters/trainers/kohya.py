@@ -1,12 +1,11 @@
-r"""kohya's sd-scripts: losses from the flags of `train_network.py`, `flux_train_network.py` and
-other scripts.
+r"""kohya's sd-scripts: losses from the flags of `train_network.py`, `flux_train_network.py` and others.
 
-Stable Diffusion and SDXL have its table of 1,000 steps, and coefficients of the SNR one after the
-other. The SNR is that of the table before `zero_terminal_snr` changes it. SD3 regresses x from
-$z - \sigma\hat u$, a coefficient $\sigma^2$ of u. FLUX.1, HunyuanImage, Lumina and Anima have
-`timestep_sampling`; weighting schemes count there where the prediction is `sigma_scaled`.
+Stable Diffusion and SDXL draw from a table of 1,000 steps; coefficients of the SNR multiply, with
+the SNR before `zero_terminal_snr` changes it. SD3 regresses x from $z - \sigma\hat u$, a
+coefficient $\sigma^2$ of u. FLUX.1, HunyuanImage, Lumina and Anima have `timestep_sampling`, and
+weighting schemes only where the prediction is `sigma_scaled`.
 
-Which model it is follows from the script's name, or else from the flags.
+The model follows from the script's name, or else from the flags.
 """
 
 import math

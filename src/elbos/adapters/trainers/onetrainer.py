@@ -1,9 +1,9 @@
 r"""OneTrainer: losses from the keys of its JSON configuration.
 
-Time steps are whole numbers $i < N = 1000$, of the table of betas or with $t = (i + 1)/N$ on the
-path of flow matching. A distribution on $[0, 1]$ is stretched to the range between the noising
-strengths, shifted, and cut down to a whole number; three others are drawn as a table of weights, in
-which `SIGMOID` has its shift undone twice.
+Time steps are whole numbers $i < N = 1000$, of the table of betas, or with $t = (i + 1)/N$ in flow
+matching. A distribution on $[0, 1]$ is stretched to the range between the noising strengths,
+shifted, and rounded down; three others are tables of weights, of which `SIGMOID` undoes its shift
+twice.
 """
 
 import math

@@ -1,20 +1,19 @@
 r"""SimpleTuner: continuous times for flow models, stratified table steps for Stable Diffusion.
 
-`simpletuner/helpers/models/common.py`, `sample_flow_sigmas`: $t = \mathrm{sigmoid}(a n)$ with
-$n \sim N(0, 1)$ and $a$ = `flow_sigmoid_scale`; or uniform; or
-$\mathrm{Beta}(\alpha, \beta)$; or a density through the knots `flow_cubic_schedule_weights`, which
-counts more than the others. Then (`custom_schedule.py`) the shift `flow_schedule_shift`, 3 if it is
-left out and none if 0, or one by resolution with `flow_schedule_auto_shift`. The two networks of
-Wan 2.2 have a shift of 5, whatever is given. The loss is the plain
-$\|\hat u - (\epsilon - x)\|^2$.
+Flow models (`simpletuner/helpers/models/common.py`, `sample_flow_sigmas`) draw times
+$t = \mathrm{sigmoid}(a n)$ with $n \sim N(0, 1)$ and $a$ = `flow_sigmoid_scale`; or uniform ones;
+or $\mathrm{Beta}(\alpha, \beta)$; or, before all others, from a density through the knots
+`flow_cubic_schedule_weights`. The shift (`custom_schedule.py`) is `flow_schedule_shift`, by default
+3, no shift if 0; or depends on the resolution (`flow_schedule_auto_shift`); or is fixed, 5 for the
+two networks of Wan 2.2. The loss is $\|\hat u - (\epsilon - x)\|^2$ without a weight.
 
-Stable Diffusion's steps: one from each of `train_batch_size` segments of the table, noise first,
-which share their ends, or from all of it, with one or `disable_segmented_timestep_sampling`;
-`timestep_bias_*` multiplies weights, within a segment only. SDXL's refiner has the cleanest
-`refiner_training_strength` of the table, if there are segments. Stable Diffusion 2's table ends at
-zero SNR, whatever `rescale_betas_zero_snr` says. The coefficient is
-$\min(\rho, \gamma)/\rho$ with $\rho$ the SNR; the divisor is $\rho + 1$ only where the model's own
-scheduler file says v_prediction, whatever `prediction_type` does.
+Stable Diffusion draws one step from each of `train_batch_size` segments of its table, noise first,
+which share their ends; or from the whole table, with one segment or
+`disable_segmented_timestep_sampling`. `timestep_bias_*` multiplies probabilities within a segment.
+SDXL's refiner has only the cleanest `refiner_training_strength` of the segmented table. Stable
+Diffusion 2's table ends at zero SNR, whatever `rescale_betas_zero_snr` says. The coefficient is
+$\min(\rho, \gamma)/\rho$ with the SNR $\rho$; the divisor is $\rho + 1$ if the model's scheduler
+file says v_prediction, whatever `prediction_type` says.
 
 References:
     https://github.com/bghira/SimpleTuner

@@ -2,8 +2,7 @@ r"""torchtitan's Flux: rectified flow with uniform times, and no setting that ch
 
 `torchtitan/models/flux/trainer.py` draws $t \sim U(0, 1)$ and sums $\|\hat u - (\epsilon - x)\|^2$
 over the elements of all processes' batches, divided by their number. $w = e^{-\lambda/2}$, as of
-plain flow matching; prompt dropout, packing of the latents, and the number of processes leave it
-as it is.
+plain flow matching, whatever prompt dropout, packing of the latents and number of processes.
 
 References:
     https://github.com/pytorch/torchtitan

@@ -74,7 +74,7 @@ def export(
 def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
     """Raise an error if a run cannot be exported into a folder, or with this autoencoder."""
     if vae is not None and not isinstance(run.network, DiffusersNetwork):
-        raise ValueError("a VAE is written beside a network of diffusers, which this is not.")
+        raise ValueError("a VAE is exported with diffusers networks only: leave it out.")
     if vae is not None and (num := vae.vae.config.latent_channels) != run.data.shape[0]:
         raise ValueError(
             f"the VAE makes latents of {num} channels, and the run was trained on "
