@@ -13,7 +13,7 @@ The step (`jobs/process/BaseSDTrainProcess.py`) is uniform from `min_denoising_s
 `max_denoising_steps` = 999, so that the cleanest is never drawn (here it is, of `sigmoid`);
 `content_or_style` draws $1000 u^3$ (content) or $1000(1 - u^3)$, the cleanest included.
 
-The coefficient of $\|\hat u - (\epsilon - x)\|^2$ (`extensions_built_in/sd_trainer/SDTrainer.py`) is
+The coefficient of $\|\hat u - (\epsilon - x)\|^2$ (`SDTrainer.py` of `sd_trainer`) is
 1; with `linear_timesteps` a bell $e^{-2(i/1000 - 1/2)^2} - e^{-1/2}$, flat in the cleaner half with
 `linear_timesteps2`; with `weighted` a table of 1,000 measured numbers, here a line through 22 of
 them, to .6 %; with `t0_loss_target` $t^2$, over $\max(t, .1)^2$ with `t0_velocity_equiv_weight`.

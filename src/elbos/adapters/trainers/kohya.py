@@ -1,4 +1,4 @@
-r"""kohya's sd-scripts: losses from the flags of `train_network.py`, `flux_train_network.py` and others.
+r"""kohya's sd-scripts: losses from the flags of `train_network.py`, `flux_train_network.py` etc.
 
 Stable Diffusion and SDXL draw from a table of 1,000 steps; coefficients of the SNR multiply, with
 the SNR before `zero_terminal_snr` changes it. SD3 regresses x from $z - \sigma\hat u$, a
