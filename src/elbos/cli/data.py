@@ -16,7 +16,7 @@ from elbos.base.progress import begin, progress, silent
 from elbos.cli.parse import parse
 from elbos.training.data import Dataset, Folder, Hub, Packed, Tar
 from elbos.training.data.dataset import SPLITS
-from elbos.training.data.encode import Encoder
+from elbos.training.data.encode import encode
 from elbos.training.data.pack import pack
 from elbos.training.data.shards import INDEX, Index, verify
 from elbos.training.machine import num_cores, require_few
@@ -115,9 +115,16 @@ class Encode:
         processes = Processes.joined()
         dataset = self._images()
         vae = load_vae(self.vae, device=processes.device)
-        encoder = Encoder(dataset, vae, self.out, self.dtype, self.batch_size, processes)
         with progress() as bar:
-            index = encoder.encode(partial(begin, bar) if processes.is_main else silent)
+            index = encode(
+                dataset,
+                vae,
+                self.out,
+                dtype=self.dtype,
+                batch_size=self.batch_size,
+                processes=processes,
+                start=partial(begin, bar) if processes.is_main else silent,
+            )
         if processes.is_main:
             channels, *size = index.shape  # channels of mean and log-variance
             _tell(index, (channels // 2, *size), self.out, "latents")

@@ -1,6 +1,6 @@
 """Configuration of a run: frozen dataclasses, from which the command line is derived.
 
-Everything but `output` and `execution` decides the numbers that a run produces, so a run directory
+All settings but `output` and `execution` affect the numbers that a run produces, so a run directory
 belongs to one configuration. `choices` lists the classes that a configuration may hold.
 """
 
@@ -332,7 +332,8 @@ def read_config(path: Path) -> Config:
         config: Config = decode(Config, files.read_json(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path} is not a configuration ({error}): `elbos train PRESET --dry-run` prints one."
+            f"{path} is not a configuration ({error}): restore the original file, or write a new "
+            "one by `elbos train PRESET --dry-run`."
         ) from error
     return config
 
@@ -344,11 +345,4 @@ def run_config(directory: RunDirectory) -> Config:
         raise FileNotFoundError(
             f"{directory.path} is not a run directory, it has no config.json: see `elbos train`."
         )
-    try:
-        config: Config = decode(Config, directory.read("config.json"))
-    except ValueError as error:
-        raise ValueError(
-            f"{file} is not a configuration ({error}): restore the original file, which "
-            "`elbos train PRESET --dry-run` prints, or name another run directory."
-        ) from error
-    return config
+    return read_config(file)

@@ -1,9 +1,8 @@
 """Kernels, precision and memory of a step: torch.compile, autocast, activation checkpointing.
 
-Nothing here changes what is trained, but for rounding and dropout masks. With activation
+These settings change a training by rounding and dropout masks alone. With activation
 checkpointing, each block stores its input alone and is computed again in the backward pass: less
-memory for about a third more work. Under FSDP2 the block uses the parameters that were gathered for
-its backward pass.
+memory for about a third more work.
 """
 
 from collections.abc import Callable, Iterator, Sequence

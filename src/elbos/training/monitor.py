@@ -86,7 +86,7 @@ class Monitor:
         self.config, self.run, self.state, self.is_main = config, run, state, is_main
         self.machine, self.on_images = machine, on_images
         self.seconds_per_image = seconds_per_image
-        self.trackers = Trackers(config, run, state.step if is_main else None)
+        self.trackers = _started_trackers(config, run, state.step) if is_main else []
         self.step_before, self.since, self.waited_before = state.step, time.perf_counter(), 0.0
         self.console = Console(file=unfailing(sys.stderr), quiet=not is_main)
         self.progress = progress(self.console)
@@ -115,7 +115,7 @@ class Monitor:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
-        self.trackers.each(lambda tracker: tracker.finish())
+        self._track(lambda tracker: tracker.finish())
 
     def note_changes(self, now: Mapping[str, Any]) -> None:
         """Store a record of what rounding depends on, and print changes since the last training.
@@ -165,7 +165,7 @@ class Monitor:
         if self.is_main:
             self.run.log(step=state.step, **values, loss_by_level=by_level.to_dict())
         scalars = values | tracking.scalars(by_level)
-        self.trackers.each(lambda tracker: tracker.log(scalars, step=state.step))
+        self._track(lambda tracker: tracker.log(scalars, step=state.step))
         self.progress.update(self.task, note=f"loss {mean_loss:.4f}")
         if not self.console.is_terminal:  # a line of text, for log files
             total, speed, wait = (
@@ -188,6 +188,17 @@ class Monitor:
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    def _track(self, action: "Callable[[GeneralTracker], None]") -> None:
+        """Apply an action to all trackers; drop a tracker that fails, such as without a server."""
+        for tracker in tuple(self.trackers):
+            try:
+                action(tracker)
+            except Exception as error:
+                warnings.warn(
+                    f"{tracker.name} fails and is dropped: {flat(error)[:300]}", stacklevel=3
+                )
+                self.trackers.remove(tracker)
+
     def validation(self, found: Validation | None) -> None:
         """Log the sample grid, the adaptive density and, unless None, a validation result."""
         if not self.is_main:
@@ -199,14 +210,12 @@ class Monitor:
                 nats["val_nats_se"] = found.nats.standard_error
                 bits += f" ± {found.standard_error:.3f}"
             self.run.log(step=step, images=images, **nats)
-            self.trackers.each(lambda tracker: tracking.log(tracker, found, step))
+            self._track(lambda tracker: tracking.log(tracker, found, step))
             self._print(f"step {step}: validation ELBO {bits} bits/dim")
         grid = self.run.samples / f"{step:08d}.png"
-        if self.trackers.running and grid.exists():
+        if self.trackers and grid.exists():
             pixels = np.asarray(Image.open(grid))
-            self.trackers.each(
-                lambda tracker: tracking.log_picture(tracker, "samples", pixels, step)
-            )
+            self._track(lambda tracker: tracking.log_picture(tracker, "samples", pixels, step))
         schedule = self.state.schedule
         if schedule.state_dict():  # adaptive: its density at evenly spaced log-SNRs
             low, high = schedule.logsnr_min, schedule.logsnr_max
@@ -239,47 +248,49 @@ def seconds_per_image(
 # --- trackers ------------------------------------------------------------------------------------
 
 
-class Trackers:
-    """Experiment trackers of a run, such as TensorBoard and W&B, through accelerate.
+def _started_trackers(config: Config, run: RunDirectory, step: int) -> "list[GeneralTracker]":
+    """Start the trackers of a run, such as TensorBoard and W&B, at a step, through accelerate.
 
-    A tracker that fails during training is dropped with a warning, so that an unavailable server
-    does not end the training. There are no trackers if the first step is None.
-
-    Raises:
-        ValueError: If a tracker does not start.
+    Raise a ValueError if a tracker does not start.
     """
+    if not config.output.trackers:
+        return []
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    def __init__(self, config: Config, run: RunDirectory, step: int | None) -> None:
-        self.running: list[GeneralTracker] = []
-        if step is None or not config.output.trackers:
-            return
-        identifiers = run.read(FILE) or {}
-        settings = {  # as numbers and short texts
-            field.name: value if isinstance(value, int | float | str) else code(value)[:MAX_SETTING]
-            for field in fields(config)
-            if field.name != "output" and (value := getattr(config, field.name)) is not None
+    identifiers, trackers = run.read(FILE) or {}, []
+    settings = {  # as numbers and short texts
+        field.name: value if isinstance(value, int | float | str) else code(value)[:MAX_SETTING]
+        for field in fields(config)
+        if field.name != "output" and (value := getattr(config, field.name)) is not None
+    }
+    for name in dict.fromkeys(config.output.trackers):
+        kind, known = LOGGER_TYPE_TO_CLASS[name], identifiers.get(name)
+        place = (name, run.path) if kind.requires_logging_directory else (PROJECT,)
+        own: dict[str, dict[str, Any]] = {  # resume the run `known`, or create a new run
+            "tensorboard": {"purge_step": step + 1},
+            "wandb": {"name": run.path.name} | ({"id": known, "resume": "allow"} if known else {}),
+            "trackio": {
+                "name": known or f"{run.path.name}-{secrets.token_hex(3)}",
+                "resume": "allow",
+            },
+            "mlflow": {"run_id": known} if known else {"run_name": run.path.name},
         }
-        for name in dict.fromkeys(config.output.trackers):
-            known = identifiers.get(name)
-            tracker = _started(name, run, step, known)
-            if name in _IDENTIFIERS:
-                identifiers[name] = _IDENTIFIERS[name](tracker)
-                run.write(FILE, identifiers)
-            # TensorBoard would show the table of settings as another run
-            if known is None and name != "tensorboard":
-                tracker.store_init_configuration(settings)
-            self.running.append(tracker)
-
-    def each(self, action: "Callable[[GeneralTracker], None]") -> None:
-        """Apply an action to all running trackers; drop a tracker that raises an error."""
-        for tracker in tuple(self.running):
-            try:
-                action(tracker)
-            except Exception as error:  # any error, such as of a server
-                warnings.warn(
-                    f"{tracker.name} fails and is dropped: {flat(error)[:300]}", stacklevel=3
-                )
-                self.running.remove(tracker)
+        try:
+            tracker = kind(*place, **own.get(name, {}))
+            tracker.start()
+        except Exception as error:  # any error of a tracker: no key, no server
+            raise ValueError(
+                f"{name} does not start ({flat(error)[:300]}): repair it, or leave it out of "
+                "--output.trackers."
+            ) from error
+        if name in _IDENTIFIERS:
+            identifiers[name] = _IDENTIFIERS[name](tracker)
+            run.write(FILE, identifiers)
+        # TensorBoard would show the table of settings as another run
+        if known is None and name != "tensorboard":
+            tracker.store_init_configuration(settings)
+        trackers.append(tracker)
+    return trackers
 
 
 def require_installed(names: Sequence[str]) -> None:
@@ -295,29 +306,3 @@ def require_installed(names: Sequence[str]) -> None:
                 f"{name} is not installed: pip install {_PACKAGES.get(name, name)}, "
                 "or leave it out of --output.trackers."
             )
-
-
-def _started(name: str, run: RunDirectory, step: int, known: str | None) -> "GeneralTracker":
-    """Start a tracker: resume the run with identifier `known`, or create a new run in the tracker.
-
-    Raise a ValueError if the tracker does not start.
-    """
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-
-    kind = LOGGER_TYPE_TO_CLASS[name]
-    place = (name, run.path) if kind.requires_logging_directory else (PROJECT,)
-    own: dict[str, dict[str, Any]] = {
-        "tensorboard": {"purge_step": step + 1},
-        "wandb": {"name": run.path.name} | ({"id": known, "resume": "allow"} if known else {}),
-        "trackio": {"name": known or f"{run.path.name}-{secrets.token_hex(3)}", "resume": "allow"},
-        "mlflow": {"run_id": known} if known else {"run_name": run.path.name},
-    }
-    try:
-        tracker = kind(*place, **own.get(name, {}))
-        tracker.start()
-    except Exception as error:  # any error of a tracker: no key, no server
-        raise ValueError(
-            f"{name} does not start ({flat(error)[:300]}): repair it, or leave it out of "
-            "--output.trackers."
-        ) from error
-    return tracker

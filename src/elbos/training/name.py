@@ -1,8 +1,7 @@
 """Default names of run directories: the preset and the settings that differ.
 
-Names are short and plain where the differences are: `digits`, `fashion-eps-normal`,
-`digits-lr-0.001`, `toy-schedule.memory-1000`. Where they are many, or hold a path or a function,
-the name ends in a digest of the whole configuration.
+Names are short where the differences are: `digits`, `fashion-eps-normal`, `digits-lr-0.001`. Where
+they are many, or hold a path or a function, the name ends in a digest of the configuration.
 """
 
 import dataclasses

@@ -1,8 +1,7 @@
 """User-defined networks, given in Python or by a function in a file.
 
-A network comes from Python (`fit`, `Run`) or from a function in a Python file, which the user names
-on the command line. A run directory holds its weights and its name, but no code, and nothing that
-is read from a directory runs code: whoever loads the run gives the network again.
+A run directory holds the weights of the network and its name, but no code, and nothing that is read
+from a directory runs code: whoever loads the run gives the network again.
 """
 
 import copy

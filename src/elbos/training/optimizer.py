@@ -19,8 +19,6 @@ groups, and `nn.MultiheadAttention`. It leaves out
   its name that begins with `emb`, `norm` or `modulation` (`time_embedding`, `pos_embed`,
   `time_emb_proj`, `norm1.linear`, `adaLN_modulation`).
 
-Biases, norms, tables and parameters in modules of other types are AdamW's.
-
 Matrices of one shape are orthogonalized together. Under FSDP2, where each process holds some rows,
 momentum and weights stay sharded, and the matrices are distributed over the processes. Replicas
 orthogonalize a share each. `torch.optim.Muon` does none of this: it takes 2-D weights alone, one

@@ -1,6 +1,7 @@
 r"""Orthogonalization of many matrices at once by Newton-Schulz steps.
 
-Of $M = U S V^\top$ it is $U V^\top$. From $X = M / \|M\|_F$ a Newton-Schulz step goes to
+The nearest orthogonal matrix to $M = U S V^\top$ is $U V^\top$. A Newton-Schulz step takes
+$X$, at first $M / \|M\|_F$, to
 
 $$X \leftarrow P X, \qquad P = a I + b G + c G^2, \quad G = X X^\top,$$
 
@@ -10,7 +11,7 @@ smaller side, and all $P$ are polynomials of the first $G$, so that the steps ca
 $$G \leftarrow P G P, \qquad Q \leftarrow P Q,$$
 
 and $X$ is multiplied once, with $Q$. For a convolution's [out, 9 in] that is half of the
-arithmetic. Where the longer side is below 3/2 of the shorter, steps on $X$ are less.
+arithmetic. Where the longer side is below 3/2 of the shorter, steps on $X$ take less.
 
 In bfloat16 $G$ loses the squares of small singular values to rounding, and negative eigenvalues
 grow, so that $G$ is computed again after two steps. For matrices with singular values over five

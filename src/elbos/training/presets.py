@@ -1,13 +1,12 @@
 """Presets: complete configurations by name.
 
-The schedules are adaptive, so that a preset trains well under whatever weighting it is given. Their
-clean end is where the decoder of the likelihood resolves the pixel values: 7.8 for the 17 of
+The schedules are adaptive, so that a preset trains well under any weighting. Their clean end is
+where the decoder of the likelihood resolves the pixel values: log-SNR 7.8 for the 17 values of
 digits, VDM's 13.3 for 256, both 6 standard deviations of the noise from one value to the next.
-Cleaner noise levels would be trained on for nothing.
 
-Of ImageNet are three, with published settings for networks and optimizers, and the weighting and
-schedule of Kingma & Gao (2023), https://arxiv.org/abs/2303.00848. Their data are where `elbos data`
-was told to write them: name yours with `--data.path`.
+Three presets for ImageNet have published settings for networks and optimizers, and the weighting
+and schedule of Kingma & Gao (2023), https://arxiv.org/abs/2303.00848. Set `--data.path` to the
+folder that `elbos data` wrote.
 """
 
 import math

@@ -1,13 +1,11 @@
-r"""Random numbers as a pure function of (seed, step, sample), or of (seed, epoch, sample).
+"""Random numbers as a pure function of (seed, step, sample), or of (seed, epoch, sample).
 
-Nothing is carried from step to step, and nothing depends on where a sample is computed: a run that
-resumes, or is cut into other batches, processes or devices, draws what the uninterrupted run in one
-process would have drawn. What a network draws by itself, such as masks of dropout, is a function of
-the process and the part of a batch besides.
+A run that resumes, or is divided into other batches, processes or devices, draws the numbers of the
+uninterrupted run in one process. Only numbers that a network draws by itself, such as masks of
+dropout, also depend on the process and the micro-batch.
 
-What is drawn for samples comes from Philox (`elbos.base.philox`). What a training makes of the
-samples of its data, such as mirror images, is drawn by their numbers in the data and their epochs
-(`Visits`).
+Noise and dropped labels come from Philox (`elbos.base.philox`); random flips and crops of the data
+are keyed by the indices of the samples and their epochs (`Visits`).
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 import itertools
 import os
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from elbos.runs.run import Run
 from elbos.runs.samples import Request, write_samples
 from elbos.training import data
 from elbos.training.data import pack
-from elbos.training.data.encode import Encoder
+from elbos.training.data.encode import encode
 from elbos.training.data.packed import Moments
 from elbos.training.data.shards import Index, load_shards
 from elbos.training.pictures import png
@@ -65,7 +66,7 @@ def test_what_is_stored_is_the_distribution_of_the_scaled_latents(
     images, vae_folder, tmp_path, dtype, rtol
 ):
     vae = load_vae(vae_folder)
-    index = Encoder(images, vae, tmp_path / "out", dtype, batch_size=7).encode()
+    index = encode(images, vae, tmp_path / "out", dtype=dtype, batch_size=7)
     assert (index.shape, index.num_levels) == ((4, 4, 4), None)
     stored = load_shards(tmp_path / "out", index)
     with torch.no_grad():
@@ -144,14 +145,18 @@ def test_an_autoencoder_that_does_not_fit_leaves_nothing(
 
     monkeypatch.setattr(vae.vae, "encode", failing)
     with pytest.raises(kind, match=message):
-        Encoder(images, vae, tmp_path / "out").encode()
+        encode(images, vae, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_encoding_goes_on_where_it_was_stopped(images, vae_folder, tmp_path, monkeypatch):
     vae = load_vae(vae_folder)
-    Encoder(images, vae, tmp_path / "whole", batch_size=5).encode()
-    stopped, calls, moments = Encoder(images, vae, tmp_path / "out", batch_size=5), [], vae.moments
+    encode(images, vae, tmp_path / "whole", batch_size=5)
+    again, calls, moments = (
+        partial(encode, images, vae, tmp_path / "out", batch_size=5),
+        [],
+        vae.moments,
+    )
 
     def stopping(self, x):
         calls.append(len(x))
@@ -161,23 +166,23 @@ def test_encoding_goes_on_where_it_was_stopped(images, vae_folder, tmp_path, mon
 
     monkeypatch.setattr(type(vae), "moments", stopping)
     with pytest.raises(KeyboardInterrupt):
-        stopped.encode()
+        again()
     with pytest.raises(FileNotFoundError):
-        data.Latents(path=stopped.out).load()
+        data.Latents(path=tmp_path / "out").load()
     told = []
-    stopped.encode(lambda *_: lambda num, is_kept=False: told.append((num, is_kept)))
+    again(start=lambda *_: lambda num, is_kept=False: told.append((num, is_kept)))
     assert (10, True) in told
     assert sum(num for num, _ in told) == NUM
-    assert Index.read(stopped.out) == Index.read(tmp_path / "whole")
+    assert Index.read(tmp_path / "out") == Index.read(tmp_path / "whole")
     num_calls = len(calls)
-    stopped.encode()
+    again()
     assert len(calls) == num_calls
 
 
 def encoded(images, vae_folder, out, stop_at=None):
     """In this process, one of several; the last one fails at its shard of that number."""
     processes = Processes.joined()
-    encoder, made = Encoder(images, load_vae(vae_folder), out, "float16", 4, processes), []
+    vae, made = load_vae(vae_folder), []
     write = pack.PackWriter.write
 
     def stopping(self, piece, key, contents):
@@ -188,7 +193,7 @@ def encoded(images, vae_folder, out, stop_at=None):
 
     pack.PackWriter.write = stopping
     try:
-        encoder.encode()
+        encode(images, vae, out, batch_size=4, processes=processes)
     except OSError:  # in the other one, which waits, a ConnectionError
         os._exit(0 if stop_at else 1)
     assert stop_at is None
@@ -197,7 +202,7 @@ def encoded(images, vae_folder, out, stop_at=None):
 
 def test_processes_share_the_shards_and_others_go_on(images, vae_folder, tmp_path):
     """On two, of which one fails, then on three: byte by byte what one process makes."""
-    Encoder(images, load_vae(vae_folder), tmp_path / "alone", batch_size=4).encode()
+    encode(images, load_vae(vae_folder), tmp_path / "alone", batch_size=4)
     in_processes(2, encoded, images, vae_folder, tmp_path / "two", 2)
     with pytest.raises(FileNotFoundError):
         data.Latents(path=tmp_path / "two").load()
@@ -213,7 +218,7 @@ def test_processes_share_the_shards_and_others_go_on(images, vae_folder, tmp_pat
 
 
 def test_latents_and_images_are_told_apart(images, vae_folder, tmp_path):
-    Encoder(images, load_vae(vae_folder), tmp_path / "out").encode()
+    encode(images, load_vae(vae_folder), tmp_path / "out")
     with pytest.raises(ValueError, match="data:latents"):
         data.Packed(path=tmp_path / "out").load()
     with pytest.raises(ValueError, match="data:packed"):
@@ -222,9 +227,9 @@ def test_latents_and_images_are_told_apart(images, vae_folder, tmp_path):
 
 def test_latents_of_a_part_of_the_images_are_others(images, vae_folder, tmp_path):
     vae, cropped = load_vae(vae_folder), data.Packed(path=tmp_path / "packed", crop=4).load()
-    Encoder(images, vae, tmp_path / "out").encode()
+    encode(images, vae, tmp_path / "out")
     with pytest.raises(ValueError, match="3x8x8, not shape 3x4x4"):
-        Encoder(cropped, vae, tmp_path / "out").encode()
+        encode(cropped, vae, tmp_path / "out")
 
 
 def test_latents_that_are_not_finite_are_refused(images, vae_folder, tmp_path):
@@ -232,12 +237,12 @@ def test_latents_that_are_not_finite_are_refused(images, vae_folder, tmp_path):
     with torch.no_grad():
         vae.vae.quant_conv.bias[0] = 1e6  # beyond float16
     with pytest.raises(ValueError, match=r"images 0 to \d+ of train"):
-        Encoder(images, vae, tmp_path / "out").encode()
-    assert Encoder(images, vae, tmp_path / "other", "bfloat16").encode().dtype == "bfloat16"
+        encode(images, vae, tmp_path / "out")
+    assert encode(images, vae, tmp_path / "other", dtype="bfloat16").dtype == "bfloat16"
 
 
 def test_samples_of_latents_are_decoded_for_the_picture(images, vae_folder, tmp_path):
-    Encoder(images, load_vae(vae_folder), tmp_path / "latents").encode()
+    encode(images, load_vae(vae_folder), tmp_path / "latents")
     network = UNetConfig(channels=(16,), patch_size=1, embedding_dim=16)
     config = replace(DIGITS, network=network, num_images=16, precision="fp32")
     train(replace(config, data=data.Latents(path=tmp_path / "latents")), tmp_path / "run")

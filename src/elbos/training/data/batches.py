@@ -1,14 +1,14 @@
 r"""Order of the data, as a pure function of (seed, step), and prefetched batches.
 
 Training reads the endless concatenation of permutations $\pi_0, \pi_1, \dots$, one per epoch, in
-consecutive slices of the global batch size. There is no state: a run that resumes at a step, on any
-number of processes, reads the batches of the uninterrupted run. Since a batch depends on its step
-alone, threads or processes prefetch several at a time.
+consecutive slices of the global batch size. A run that resumes at a step, on any number of
+processes, reads the batches of the uninterrupted run; threads or processes prefetch several at a
+time.
 """
 
 import signal
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from elbos.base.conditions import Condition, map_tensors
+from elbos.base.conditions import Condition, map_tensors, to_device
 from elbos.base.items import Items
 from elbos.base.user_code import no_modules_here
 from elbos.training.data.dataset import Trained
@@ -76,11 +76,7 @@ class StoredBatch(NamedTuple):
 
     def on(self, device: torch.device) -> "StoredBatch":
         """Copy the batch to a device; from pinned memory, asynchronously."""
-
-        def moved(part: Tensor) -> Tensor:
-            return part.to(device, non_blocking=device.type != "cpu")
-
-        return StoredBatch(*(map_tensors(moved, part) for part in self))
+        return StoredBatch(*(to_device(part, device) for part in self))
 
 
 @dataclass(frozen=True)
@@ -124,24 +120,21 @@ class Batches(Dataset[StoredBatch]):
         elif isinstance(self.source, Items):
             yield from map(self.__getitem__, range(step, num_steps))
         else:
-            yield from self._threaded(step, num_steps)
-
-    def _threaded(self, step: int, num_steps: int) -> Iterator[StoredBatch]:
-        def read(number: int) -> StoredBatch:
-            batch = self[number]
-            return batch.pinned() if torch.cuda.is_available() else batch
-
-        pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="elbos-data")
-        waiting: deque[Future[StoredBatch]] = deque()
-        try:
-            for number in range(step, num_steps):
-                waiting.append(pool.submit(read, number))
-                if len(waiting) == NUM_AHEAD:
+            pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="elbos-data")
+            waiting: deque[Future[StoredBatch]] = deque()
+            try:
+                for number in range(step, num_steps):
+                    waiting.append(pool.submit(self._pinned, number))
+                    if len(waiting) == NUM_AHEAD:
+                        yield waiting.popleft().result()
+                while waiting:
                     yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _pinned(self, step: int) -> StoredBatch:
+        batch = self[step]
+        return batch.pinned() if torch.cuda.is_available() else batch
 
 
 def _ignore_interrupts(_: int) -> None:

@@ -1,9 +1,8 @@
-"""WebDataset tars: images and labels in uncompressed archives, read at random.
+"""WebDataset tars: images and labels in uncompressed archives, read in random order.
 
 Files of a tar whose names agree up to the first dot are one sample: `0012.jpg`, `0012.cls`. The
 archives are read through once, for the offset of each image; that index is stored in the cache.
-(Hugging Face's `datasets` reads such tars, too, but copies all images into its cache, needs an
-extra, and has other rules for splits.)
+(Hugging Face's `datasets` reads such tars, too, but copies all images into its cache.)
 """
 
 import hashlib

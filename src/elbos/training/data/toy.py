@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float64
-from torch import Tensor
 
 from elbos.base.checks import Typed
 from elbos.theory.oracles import GaussianMixture
 from elbos.training.data.dataset import Dataset, InMemory, Split
 
-_Parameters = tuple[Float64[Tensor, " k"], Float64[Tensor, "k 2"], Float64[Tensor, " k"]]
 _NUM_HELD_OUT = 10_000
-_TRAIN_SEED, _VAL_SEED, _TEST_SEED = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,49 +35,24 @@ class Toy(Typed):
 
     @property
     def mixture(self) -> GaussianMixture:
-        return GaussianMixture(*_MIXTURES[self.kind]())
+        """Return the Gaussian mixture from which the data are drawn, in float64."""
+        line = 0.65 * torch.arange(-2, 3, dtype=torch.float64)
+        angle = torch.arange(8, dtype=torch.float64) * (torch.pi / 4)
+        circle = 1.3 * torch.stack([angle.cos(), angle.sin()], dim=1)
+        two = torch.tensor([[-0.5, 0.0], [1.2, 0.0]], dtype=torch.float64)
+        weights, means, stds = {
+            "ring": ([1 / 8] * 8, circle, [0.1] * 8),
+            "grid": ([1 / 25] * 25, torch.cartesian_prod(line, line), [0.05] * 25),
+            "pair": ([0.75, 0.25], two, [0.4, 0.1]),
+        }[self.kind]
+        return GaussianMixture(means.new_tensor(weights), means, means.new_tensor(stds))
 
     def load(self) -> Dataset:
         if self.num_train < 1:
             raise ValueError(f"num_train is {self.num_train}: give at least one point")
-        mixture = self.mixture
-        train = _draw(mixture, self.num_train, _TRAIN_SEED)
-        val = _draw(mixture, _NUM_HELD_OUT, _VAL_SEED)
-        test = _draw(mixture, _NUM_HELD_OUT, _TEST_SEED)
-        num_classes = len(_MIXTURES[self.kind]()[0])
-        return Dataset(f"toy-{self.kind}", train, val, test, None, num_classes, None)
-
-
-def _draw(mixture: GaussianMixture, num: int, seed: int) -> Split:
-    x, component = mixture.sample(num, torch.Generator().manual_seed(seed))
-    return Split(InMemory(x.float()), component)
-
-
-def _ring() -> _Parameters:
-    angle = torch.arange(8, dtype=torch.float64) * (torch.pi / 4)
-    means = 1.3 * torch.stack([angle.cos(), angle.sin()], dim=1)
-    return _equal(8), means, torch.full((8,), 0.1, dtype=torch.float64)
-
-
-def _grid() -> _Parameters:
-    line = 0.65 * torch.arange(-2, 3, dtype=torch.float64)
-    return (
-        _equal(25),
-        torch.cartesian_prod(line, line),
-        torch.full((25,), 0.05, dtype=torch.float64),
-    )
-
-
-def _pair() -> _Parameters:
-    return (
-        torch.tensor([0.75, 0.25], dtype=torch.float64),
-        torch.tensor([[-0.5, 0.0], [1.2, 0.0]], dtype=torch.float64),
-        torch.tensor([0.4, 0.1], dtype=torch.float64),
-    )
-
-
-def _equal(num: int) -> Float64[Tensor, " k"]:
-    return torch.full((num,), 1 / num, dtype=torch.float64)
-
-
-_MIXTURES = {"ring": _ring, "grid": _grid, "pair": _pair}
+        mixture, splits = self.mixture, []
+        for seed, num in enumerate((self.num_train, _NUM_HELD_OUT, _NUM_HELD_OUT)):
+            x, component = mixture.sample(num, torch.Generator().manual_seed(seed))
+            splits.append(Split(InMemory(x.float()), component))
+        train, val, test = splits
+        return Dataset(f"toy-{self.kind}", train, val, test, None, len(mixture.weights), None)
