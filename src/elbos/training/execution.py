@@ -45,9 +45,6 @@ def fast_kernels(config: Config, device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-# --- compilation ---------------------------------------------------------------------------------
-
-
 def is_compiled(config: Config, device: torch.device) -> bool:
     """Return whether to compile a run with torch.compile on a device; by default on CUDA alone."""
     chosen = config.execution.compile
@@ -96,9 +93,6 @@ def compiling(*, is_on: bool) -> Iterator[None]:
             f"torch.compile failed ({reason}): install what is missing, or run again with "
             "--execution.compile off."
         ) from error
-
-
-# --- activation checkpointing --------------------------------------------------------------------
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:

@@ -95,9 +95,6 @@ def peak_flops(config: Config, device: torch.device) -> float | None:
     return next((peak for part, peak in _PEAKS.items() if part in name), None)
 
 
-# --- precision -----------------------------------------------------------------------------------
-
-
 def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
     """Replace the precision "auto" by that of the stored run, or else the best on this machine."""
     if config.precision != "auto":

@@ -245,9 +245,6 @@ def seconds_per_image(
     return 3 * num_flops / (peak * processes.num)
 
 
-# --- trackers ------------------------------------------------------------------------------------
-
-
 def _started_trackers(config: Config, run: RunDirectory, step: int) -> "list[GeneralTracker]":
     """Start the trackers of a run, such as TensorBoard and W&B, at a step, through accelerate.
 

@@ -153,9 +153,6 @@ def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> Non
         loss.network.set_requires_all_reduce(is_last)  # type: ignore[operator]
 
 
-# --- tensors -------------------------------------------------------------------------------------
-
-
 def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 

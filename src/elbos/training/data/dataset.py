@@ -30,9 +30,6 @@ MAX_CLASSES = 1_000_000
 """Limit of the number of classes, since a network has weights for each."""
 
 
-# --- sources -------------------------------------------------------------------------------------
-
-
 class Source(abc.ABC):
     """Samples of a split, indexed like a tensor: `x[rows]`, `x[:100]`, `x[3]`.
 
@@ -110,9 +107,6 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
     for tensor in tensors:
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).reshape(-1).data)
     return digest.hexdigest()
-
-
-# --- datasets ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -110,9 +110,6 @@ def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
     return replace(dataset, known_digest=content["sha256"]), content["bad"]
 
 
-# --- listing -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
 class FolderArchive(Archive):
     """Archive of the image files in a folder, by their paths relative to `root`, with slashes."""

@@ -173,9 +173,6 @@ class Decoded(Source):
         return digest([self.archive.fingerprint(), self.size, hashed.hexdigest()])
 
 
-# --- decoding ------------------------------------------------------------------------------------
-
-
 def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
     """Decode an image, resize its short side to `size`, and crop the centre.
 

@@ -175,9 +175,6 @@ class PackWriter:
         return index
 
 
-# --- images --------------------------------------------------------------------------------------
-
-
 class Packable(Protocol):
     """Interface of a configuration of encoded images, which can be packed into shards."""
 
