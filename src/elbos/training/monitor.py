@@ -1,14 +1,7 @@
 """Progress bar, log and experiment trackers of a training run.
 
-A resumed run is resumed in its trackers, by the identifiers in trackers.json. It repeats the steps
-after the checkpoint:
-
-| tracker | repeated steps |
-|---|---|
-| TensorBoard | replace the old ones |
-| W&B | are ignored |
-| Trackio, MLflow | appear twice, with the same values except for the speed |
-| others | appear in the old run, and in a new one that starts at the checkpoint |
+A resumed run is resumed in its trackers, by the identifiers in trackers.json, and logs the steps
+after its checkpoint again (docs/training.md says what each tracker makes of them).
 """
 
 import secrets
