@@ -73,7 +73,9 @@ class Hub(Typed):
         for name, group in groups.items():
             names[name] = [f"{i:09d}" for i in range(start, start + len(group))]
             start += len(group)
-        train, val, test = (np.array(split, np.int64) for split in divided(names, self.path))
+        train, val, test = (
+            np.array([*map(int, split)], np.int64) for split in divided(names, self.path)
+        )
         return HubArchive(
             name=Path(self.path).name,
             place=self.path,
