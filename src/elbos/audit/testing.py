@@ -15,7 +15,7 @@ Everything here needs the core alone.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from elbos.audit.result import Audit, Distance
 from elbos.base import files
 from elbos.base.arrays import Array
 from elbos.base.checks import typed
-from elbos.base.numbers import fixed, number, percent
+from elbos.base.numbers import NONE, fixed, number, percent
 
 WITHIN = 0.02
 _NUM_ERRORS = 3.0  # standard errors that a difference has to exceed
@@ -114,6 +114,30 @@ class Difference:
         lines += [f"diagnostic: {sentence}" for sentence in self.diagnostics]
         return "\n".join(lines)
 
+    def to_markdown(self) -> str:
+        """Return a Markdown table of the expected audit and the audit of the loss, for a comment on
+        a change.
+        """
+        then, now = self.expected, self.audit
+        change = "no noise level in common"
+        if self.weighting is not None:
+            value, error = self.weighting
+            change = f"{_size(value)} ± {percent(error, 2)}, tolerance {percent(self.within)}"
+        verdict = "has changed" if self.has_other_weighting else "has not changed"
+        cells: dict[str, Callable[[Audit], str]] = {
+            "predicts": lambda one: one.parameterization or NONE,
+            "noise levels": _levels,
+            "w rises with log-SNR": lambda one: _intervals(one.rising),
+            "verdict": lambda one: one.verdict,
+            "diagnostics": lambda one: ", ".join(d.kind for d in one.diagnostics) or NONE,
+        }
+        table = [f"| {name} | {of(then)} | {of(now)} |" for name, of in cells.items()]
+        head = [f"**The weighting of {self.audit.title} {verdict}** ({change}).", ""]
+        titles = [f"| | expected: {self.expected.title} | now |", "|---|---|---|"]
+        factors = [f"weighting: {self._factors()}"] if self._has_other_curve else []
+        notes = [f"- {line}" for line in [*factors, *self.diagnostics]]
+        return "\n".join([*head, *titles, *table, *([""] if notes else []), *notes]) + "\n"
+
     def _is_far(self, distance: Distance | None) -> bool:
         return distance is None or distance.value > self.within + _NUM_ERRORS * distance.error
 
@@ -132,14 +156,20 @@ class Difference:
             f"× {number(float(np.exp(log_ratio[i])), 3)} at log-SNR {fixed(float(levels[i]), 1)}"
             for i in (low, high)
         )
-        d = self.weighting.value
-        by = percent(d) if d < 0.5 else f"a factor of {np.exp(d):.1f}"
-        return f"differs from the expected one by {by}: {', '.join(parts)}"
+        return f"differs from the expected one by {_size(self.weighting.value)}: {', '.join(parts)}"
+
+
+def _size(distance: float) -> str:
+    return percent(distance, 2) if distance < 0.5 else f"a factor of {np.exp(distance):.1f}"
 
 
 def _levels(audit: Audit) -> str:
     low, high = (fixed(end, 2) for end in _ends(audit))
     return f"log-SNR {low} to {high}, {audit.schedule or 'no named schedule'}"
+
+
+def _intervals(found: Sequence[tuple[float, float]]) -> str:
+    return ", ".join(f"{fixed(start, 2)} to {fixed(end, 2)}" for start, end in found) or "never"
 
 
 def _ends(audit: Audit) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,10 +27,12 @@ from elbos.adapters.diffusers import Training, loss_table, read_config
 from elbos.adapters.scripts import RefusedArgumentsError, from_script, is_training_script
 from elbos.adapters.trainers import TRAINERS, read_settings, trainer, translate
 from elbos.audit.terminal import Terminal
+from elbos.audit.testing import Difference, expected_audit
 from elbos.audit.words import as_dict
 from elbos.base import files
 from elbos.base.checks import require_positive
 from elbos.base.errors import UsageError, printable, suggestion
+from elbos.base.numbers import fixed
 from elbos.base.pages import shown_by
 from elbos.base.progress import progress
 from elbos.base.user_code import as_script, code_path, is_code, load_function, require_target
@@ -200,6 +202,20 @@ class Audit:
     html: Path | None = None
     """Also write an HTML page to this path."""
 
+    expect: Annotated[str | None, tyro.conf.arg(metavar="RECIPE|FILE.json")] = None
+    """Exit with status 1 unless the weighting is that of a recipe, or of a file that --json
+    wrote."""
+
+    within: Annotated[str, tyro.conf.arg(metavar="SHARE")] = "2%"
+    """Tolerated distance from --expect, as 2% or 0.02, beyond three standard errors."""
+
+    fail_on: Annotated[str, tyro.conf.arg(metavar="rise,diagnostic")] = ""
+    """Exit with status 1 if the weighting increases with log-SNR ("rise"), or if the loss has a
+    diagnostic ("diagnostic"); both, separated by a comma."""
+
+    markdown: bool = False
+    """With --expect, print the difference as a Markdown table, for a comment on a change."""
+
     probing: Annotated[Probing, tyro.conf.arg(name="")] = field(default_factory=Probing)
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
 
@@ -215,6 +231,7 @@ class Audit:
                 raise ValueError(f"--html {self.html} would overwrite {target.text}: rename it.")
         if self.as_trainer is not None:
             trainer(self.as_trainer)
+        self._require_expectations()
         functions = [target for target in targets if target.kind == "function"]
         if functions and not self.probing.shape:
             for target in functions:
@@ -231,10 +248,19 @@ class Audit:
                 "scheduler_config.json; no target is one."
             )
 
+    def _require_expectations(self) -> None:
+        _share(self.within)
+        for name in filter(None, self.fail_on.split(",")):
+            if name not in _FAILURES:
+                raise ValueError(f"--fail-on {name}: {suggestion(name, _FAILURES)}")
+        if self.markdown and (self.expect is None or self.json):
+            raise ValueError("--markdown is for --expect, without --json: name what to expect.")
+
     def __call__(self) -> None:
         page = self.html and self.html.absolute()  # the code may change the current directory
         if page:
             files.require_writable(page)
+        expected = None if self.expect is None else expected_audit(self.expect)
         targets = [_Target.parse(text) for text in self.targets]
         for target in targets:
             if target.kind == "function":
@@ -247,9 +273,27 @@ class Audit:
                     audits, page, command=shlex.join(["elbos", *sys.argv[1:]])
                 )
         finally:  # minutes of work, shown even where it cannot be written
-            self._show(audits)
+            if not self.markdown:
+                self._show(audits)
         if self.html and not self.json:
             print(f"Written to {printable(str(self.html))}.")  # noqa: T201
+        self._check(audits, expected)
+
+    def _check(self, audits: list[audit.Audit], expected: audit.Audit | None) -> None:
+        """Raise a ValueError that names the audits that fail --expect or --fail-on."""
+        failures = []
+        for found in audits:
+            if expected is not None:
+                difference = Difference.between(found, expected, _share(self.within))
+                if self.markdown:
+                    print(difference.to_markdown())  # noqa: T201
+                if difference.has_other_weighting:
+                    what = str(difference).replace("\n", "; ")
+                    failures.append(f"{found.title} is not weighted like {expected.title}: {what}")
+            named = [_FAILURES[name](found) for name in filter(None, self.fail_on.split(","))]
+            failures += [f"{found.title}: {why}" for why in named if why]
+        if failures:
+            raise ValueError("; ".join(failures))
 
     def _show(self, audits: list[audit.Audit]) -> None:
         name = self.as_trainer
@@ -301,6 +345,28 @@ class Audit:
                 loss_fn = load_function(text, *_LOSS)
                 with _named(text):
                     return audit.probe(loss_fn, xs[0], **given)
+
+
+def _share(text: str) -> float:
+    """Parse a share, as `2%` or `0.02`."""
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 < share < 1:
+        raise ValueError(f"--within is {text}: give a share between 0 and 1, as 2% or 0.02.")
+    return share
+
+
+def _rise(found: audit.Audit) -> str:
+    intervals = ", ".join(f"{fixed(low, 2)} to {fixed(high, 2)}" for low, high in found.rising)
+    return f"w increases at log-SNR {intervals}" if intervals else ""
+
+
+_FAILURES: dict[str, Callable[[audit.Audit], str]] = {
+    "rise": _rise,
+    "diagnostic": lambda found: " ".join(one.text for one in found.diagnostics),
+}
 
 
 def command(words: list[str]) -> Audit:

@@ -1,0 +1,69 @@
+"""`elbos audit --expect`, `--fail-on` and `--markdown`: exit status 1 for another weighting."""
+
+import json
+
+import pytest
+
+LOSSES = """
+import torch
+
+def flow(network, x):
+    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    return (network((1 - t) * x + t * eps, t.flatten()) - (eps - x)).square().mean()
+
+def by_eps(network, x):
+    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    return (network((1 - t) * x + t * eps, t.flatten()) - eps).square().mean()
+"""
+SHAPE = ("--shape", "3", "8", "8", "--num-samples", "4000")
+
+
+@pytest.fixture
+def losses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "losses.py").write_text(LOSSES)
+
+
+def test_the_expected_weighting_is_status_0(elbos, losses):
+    assert (
+        elbos("audit", "losses.py:flow", *SHAPE, "--expect", "flow", "--within", "3%").status == 0
+    )
+
+
+def test_another_weighting_is_status_1_and_a_table(elbos, losses, tmp_path):
+    base = elbos("audit", "losses.py:flow", *SHAPE, "--json")
+    (tmp_path / "base.json").write_text(base.out)
+    assert json.loads(base.out)["parameterization"] == "flow"
+    expected = ("--expect", "base.json", "--markdown")
+    found = elbos("audit", "losses.py:by_eps", *SHAPE, *expected)
+    assert found.status == 1
+    assert found.err.count("\n") == 1
+    assert "losses.py:by_eps" in found.err
+    rows = [line.split(" | ") for line in found.out.splitlines() if line.startswith("| ")]
+    assert ["| predicts", "flow", "eps |"] in rows
+    assert ["| verdict", "monotone", "not monotone |"] in rows
+    assert "has not changed" in elbos("audit", "losses.py:flow", *SHAPE, *expected).out
+
+
+@pytest.mark.parametrize(
+    ("target", "fail_on", "status"),
+    [("edm", "rise", 1), ("edm", "diagnostic", 0), ("flow", "rise,diagnostic", 0)],
+)
+def test_findings_are_status_1(elbos, target, fail_on, status):
+    assert elbos("audit", target, "--fail-on", fail_on).status == status
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "named"),
+    [
+        (("--within", "3"), 2, "--within"),
+        (("--fail-on", "rises"), 2, "rise"),
+        (("--markdown",), 2, "--expect"),
+        (("--expect", "edmm"), 1, "edm2"),
+        (("--expect", "missing.json"), 1, "missing.json"),
+    ],
+)
+def test_a_wrong_expectation_is_one_line(elbos, losses, words, status, named):
+    found = elbos("audit", "edm", *words)
+    assert (found.status, found.err.count("\n")) == (status, 1)
+    assert named in found.err
