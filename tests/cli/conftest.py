@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from commands import Result
+from comparing import folder  # noqa: F401, a fixture
 
 from elbos import cli
 

@@ -17,8 +17,9 @@ from elbos import cli
 from elbos.base.codec import decode
 from elbos.cli import compare as compare_verb
 from elbos.cli import train as train_verb
+from elbos.models import samplers
 from elbos.runs.run import Run
-from elbos.theory import weightings
+from elbos.theory import adaptive, parameterizations, weightings
 from elbos.theory.recipes import RECIPES
 from elbos.training.choices import command_name
 from elbos.training.config import Config
@@ -30,8 +31,6 @@ def test_help_and_version(elbos: Elbos) -> None:
     assert all(verb in elbos("--help").out for verb in cli.VERBS)
     assert elbos().out == elbos("-h").out == elbos("--help").out
     assert elbos("--version").out.strip()
-    for verb in cli.VERBS:
-        assert elbos(verb, "--help").status == 0
     pages = (elbos("train", *preset, "--help").out for preset in ([], ["digits"]))
     every, digits = (re.findall(r"^ +(--[\w.-]+)", page, re.MULTILINE) for page in pages)
     assert every == digits
@@ -57,13 +56,26 @@ def test_wrapped_weightings_have_words(elbos: Elbos, words: str) -> None:
     assert weighting["inner"]["type"].lower() in words
 
 
+def test_every_class_has_a_word(elbos: Elbos) -> None:
+    page = elbos("train", "toy", "--help").out
+    tables = {
+        "weighting": weightings.WEIGHTINGS,
+        "schedule": adaptive.SCHEDULES,
+        "parameterization": parameterizations.PARAMETERIZATIONS,
+        "sampling.sampler": samplers.SAMPLERS,
+    }
+    for name, classes in tables.items():
+        for cls in classes:
+            assert f"{name}:{command_name(cls)}" in page
+
+
 ROUND_TRIPS = [
-    *PRESETS,
+    "digits",
+    "toy weighting:min-snr --weighting.gamma 3",
     "toy weighting:monotone weighting.inner:edm",
     "toy weighting:shifted --weighting.shift 0.5 weighting.inner:p2",
     "toy weighting:own --weighting.function my.py:w",
     "toy weighting:monotone weighting.inner:own --weighting.inner.function my.py:w",
-    *(f"toy weighting:{command_name(cls)}" for cls in weightings.WEIGHTINGS),
     "toy parameterization:eps schedule:normal",
     "toy parameterization:x schedule:cosine",
     "toy parameterization:score schedule:edm-sampling",
@@ -86,9 +98,14 @@ def test_what_a_dry_run_prints_is_taken_as_it_is(elbos: Elbos, folder: Path, wor
     assert first.status == 0, first.err
     (folder / "f.json").write_text(first.out)
     assert elbos("train", "--config", "f.json", "--dry-run") == first
+
+
+def test_words_change_what_a_file_says(elbos: Elbos, folder: Path) -> None:
+    first = elbos("train", "toy", "schedule:linear", "parameterization:x", "--dry-run")
+    (folder / "f.json").write_text(first.out)
     words = "--num-images 4096 --config=f.json weighting:p2 --weighting.gamma 2 --dry-run"
     changed = json.loads(elbos("train", *words.split()).out)
-    assert changed["weighting"] == {"type": "P2", "gamma": 2.0}
+    assert (changed["num_images"], changed["weighting"]) == (4096, {"type": "P2", "gamma": 2.0})
     same = ("network", "schedule", "parameterization", "sampling", "data")
     assert all(changed[name] == json.loads(first.out)[name] for name in same)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.progress import silent
 from elbos.evaluation import Evaluation, OdeConfig, quality
+from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.features import Module
 from elbos.evaluation.metrics import (
     FRECHET_DISTANCE,
@@ -430,3 +431,33 @@ def test_several_runs_are_a_table(elbos: Elbos) -> None:
     assert "digits" in table and "toy" in table
     both = json.loads(elbos(*words, "--json").out)
     assert both == [Evaluation.load(f"{name}/eval.json").to_dict() for name in ("digits", "toy")]
+
+
+REFUSED = [
+    ({"num_images": -5}, "num_images is -5"),
+    ({"num_rounds": 1}, "num_rounds is 1"),
+    ({"num_pilot_images": 1}, "num_pilot_images is 1"),
+    ({"target_se": 0.0}, "target_se is 0"),
+    ({"target_se": math.inf}, "target_se is inf"),
+    ({"num_samples": 19}, "num_samples is 19: give at least 20"),
+    ({"num_samples": 0, "sweep": True}, "num_samples is 0"),
+    ({"sweep_samples": 19}, "at least 20 samples"),
+    ({"sweep_evaluations": (3,)}, "4 evaluations"),
+    ({"num_sets": 0}, "num_sets is 0"),
+    ({"seed": -1}, "seed is -1"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), REFUSED, ids=[row[1] for row in REFUSED])
+def test_a_setting_out_of_range_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EvaluationConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"num_images": 1}, "num_images is 1"), ({"tolerance": -1.0}, "tolerance is -1")],
+)
+def test_a_setting_of_the_ode_out_of_range_is_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        OdeConfig(**settings)

@@ -148,7 +148,7 @@ def test_the_sde_without_noise_is_the_ode_and_its_first_step_with_all_of_it_is_a
     torch.testing.assert_close(step, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("eta", [0.3, 1.0, 2.0])
+@pytest.mark.parametrize("eta", [0.3, 2.0])
 def test_the_sde_keeps_the_variance_of_a_gaussian(eta, generator, randn):
     """Z < 4, n = 20,000; on the way and at the end, with so many steps that their error is less."""
     num, ends = 20_000, (-8.0, 1.0, 12.0)

@@ -1,7 +1,6 @@
 """Every module and every verb of the elbos that this interpreter has: `PYTHON every_verb.py`.
 
-It needs nothing else, and works in a temporary folder: for wheels, and for other Pythons. With
---light it leaves out the verbs that train or need what was trained.
+It needs nothing else, and works in a temporary folder: for wheels, and for other Pythons.
 """
 
 import contextlib
@@ -95,13 +94,11 @@ def make_pictures(folder: Path) -> None:
         image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
 
 
-def run_every_verb(*, is_light: bool) -> None:
+def run_every_verb() -> None:
     Path("mine.py").write_text(MINE)
     audits = elbos("audit", "mine.py:loss", "min-snr-5", "--shape", "3", "8", "8", "--json")
     assert json.loads(audits)
     assert json.loads(elbos("weightings", "--json"))
-    if is_light:
-        return
     make_pictures(Path("pictures"))
     elbos("data", "pack", "pictures", "packed", "--size", "8", "--jobs", "2")
     elbos(
@@ -133,13 +130,12 @@ def run_every_verb(*, is_light: bool) -> None:
 
 if __name__ == "__main__":
     sys.path.pop(0)  # this folder
-    is_light = "--light" in sys.argv[1:]
     os.environ["PYTHONWARNINGS"] = "error::DeprecationWarning"  # of the processes of `compare`
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         import_every_module()
         with warnings.catch_warnings(action="error", category=DeprecationWarning):
             show_every_help()
-            run_every_verb(is_light=is_light)
+            run_every_verb()
             compute_features()
     print(f"Every module and every verb runs on Python {sys.version.split()[0]}.")  # noqa: T201

@@ -37,7 +37,6 @@ PUBLISHED: dict[str, tuple[NetworkConfig, tuple[int, ...], float, float]] = {
     "ADM": (ADMConfig(), PIXELS, 295.899267, 109.656785),
     "DiT-S/2": (ViTConfig(), LATENTS, 33, 6.06),
     "DiT-B/2": (ViTConfig(num_features=768), LATENTS, 130, 23.01),
-    "DiT-L/2": (ViTConfig(num_features=1024, num_blocks=24), LATENTS, 458, 80.71),
 }
 
 

@@ -446,15 +446,26 @@ CHANGED = {
 }
 
 
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Arguments of a fit whose run is there."""
+    given = {
+        **SETTINGS,
+        "null_cond": torch.tensor([3]),
+        "cond_dropout": 0.1,
+        "objective": replace(OBJECTIVE, schedule=Adaptive(logsnr_min=-8.0, logsnr_max=13.3)),
+        "run": tmp_path_factory.mktemp("runs") / "run",
+    }
+    for _ in range(2):  # equal data are the same data
+        fit(new_net(), **given, dataset=Points("label"))
+    return given
+
+
 @pytest.mark.parametrize("name", CHANGED)
-def test_a_directory_belongs_to_one_run(tmp_path: Path, name: str) -> None:
-    null = {"null_cond": torch.tensor([3]), "cond_dropout": 0.1}
-    objective = replace(OBJECTIVE, schedule=Adaptive(logsnr_min=-8.0, logsnr_max=13.3))
-    given = {**SETTINGS, **null, "dataset": Points("label"), "objective": objective}
-    fit(new_net(), **given, run=tmp_path)
-    fit(new_net(), **{**given, "dataset": Points("label")}, run=tmp_path)
+def test_a_directory_belongs_to_one_run(fitted: dict[str, Any], name: str) -> None:
+    given = {"network": new_net(), "dataset": Points("label"), **fitted}
     with pytest.raises(ValueError, match=name):
-        fit(**{"network": new_net(), **given, **CHANGED[name]}, run=tmp_path)
+        fit(**{**given, **CHANGED[name]})
 
 
 def test_other_random_numbers_than_torchs_do_not_change_a_dataset(tmp_path: Path) -> None:

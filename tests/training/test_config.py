@@ -3,7 +3,7 @@
 import copy
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from elbos.base.codec import decode, encode
 from elbos.models.networks import MLPConfig
 from elbos.models.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver, UniPC
 from elbos.theory import schedules, weightings
+from elbos.theory.adaptive import Adaptive
+from elbos.theory.parameterizations import EDM
 from elbos.theory.tabulated import Tabulated
 from elbos.training.config import Averaging, Config, Execution, Optimizer, Output
 from elbos.training.data import Fashion, Folder, Hub, Latents, Packed, Tar, Toy
@@ -208,6 +210,11 @@ def test_unknown_entries_are_refused() -> None:
         ({"sampling": Sampling(grid=schedules.Linear(logsnr_min=8.0))}, "ends"),
         ({"optimizer": Optimizer(weight_decay=math.nan)}, "optimizer.weight_decay"),
         ({"num_images": 15}, "num_images"),
+        ({"num_images": 0}, "num_images is 0"),
+        ({"batch_size": -8}, "batch_size is -8"),
+        ({"label_dropout": 2.0}, r"label_dropout is 2\.0"),
+        ({"label_dropout": math.nan}, "label_dropout is nan"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_what_would_fail_later_or_do_nothing_is_refused(
@@ -215,6 +222,37 @@ def test_what_would_fail_later_or_do_nothing_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         replace(DIGITS, **change)
+
+
+REFUSED = [
+    (lambda: Execution(num_micro_batches=0), "num_micro_batches is 0"),
+    (lambda: Execution(shard_size=0), "shard_size is 0"),
+    (lambda: Optimizer(learning_rate=0.0), r"learning_rate is 0\.0"),
+    (lambda: Optimizer(learning_rate=math.nan), "learning_rate is nan"),
+    (lambda: Optimizer(betas=(0.9, 1.0)), "betas"),
+    (lambda: Optimizer(weight_decay=-1.0), "weight_decay"),
+    (lambda: Averaging(relative_width=0.0), r"relative_width is 0\.0"),
+    (lambda: Averaging(relative_width=math.nan), "relative_width is nan"),
+    (lambda: Averaging(relative_width=0.29), r"relative_width is 0\.29"),
+    (lambda: Output(save_every=0), "save_every is 0"),
+    (lambda: Sampling(num_steps=1), "num_steps is 1"),
+    (lambda: Sampling(guidance=math.nan), "guidance is nan"),
+    (lambda: DDIM(eta=2.0), r"eta is 2\.0"),
+    (lambda: Heun(churn=-1.0), "churn"),
+    (lambda: weightings.MinSNR(gamma=-1.0), r"gamma is -1\.0"),
+    (lambda: schedules.Cosine(logsnr_min=5.0, logsnr_max=-5.0), r"logsnr_min=5\.0"),
+    (lambda: schedules.Cosine(logsnr_min=math.nan), "logsnr_min=nan"),
+    (lambda: Adaptive(memory=0), "memory is 0"),
+    (lambda: Adaptive(floor=0.0), r"floor is 0\.0"),
+    (lambda: Adaptive(num_bins=0), "num_bins is 0"),
+    (lambda: EDM(sigma_data=0.0), r"sigma_data is 0\.0"),
+]
+
+
+@pytest.mark.parametrize(("build", "message"), REFUSED, ids=[row[1] for row in REFUSED])
+def test_a_setting_out_of_range_is_named(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
 
 
 def test_output_is_no_part_of_what_is_trained_but_of_what_is_kept() -> None:

@@ -107,7 +107,6 @@ def assert_same_pictures(folder: Path, expected: Path) -> None:
 @pytest.mark.parametrize(
     ("num", "how"),
     [
-        (1, {"num_micro_batches": 4}),
         (3, {"num_micro_batches": 2}),
         (4, {"shard_size": 2, "num_micro_batches": 2, "use_checkpointing": True}),
     ],
@@ -138,15 +137,12 @@ def test_a_run_goes_on_on_any_number_of_processes(alone: Path, tmp_path: Path) -
     assert_alike(tmp_path, alone)
 
 
-@pytest.mark.parametrize(("num", "shard_size"), [(2, 1), (4, 2)])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
-    tmp_path: Path, num: int, shard_size: int
-) -> None:
-    """With dropout, which is seeded by step and process."""
-    config = executed(replace(ADAMW, network=DIGITS.network), shard_size=shard_size)
-    in_processes(num, trained, config, tmp_path / "whole")
-    in_processes(num, trained, config, tmp_path / "parts", 4)
-    in_processes(num, trained, config, tmp_path / "parts")
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    """Two copies in two shards each, with dropout, which is seeded by step and process."""
+    config = executed(replace(ADAMW, network=DIGITS.network), shard_size=2)
+    in_processes(4, trained, config, tmp_path / "whole")
+    in_processes(4, trained, config, tmp_path / "parts", 4)
+    in_processes(4, trained, config, tmp_path / "parts")
     expected, found = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
     assert not [name for name in expected if not torch.equal(found[name], expected[name])]
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
@@ -264,17 +260,16 @@ def fitted(folder: Path, shard_size: int) -> None:
     torch.save(found, folder.with_name(f"{folder.name}-{os.environ['RANK']}.pt"))
 
 
-@pytest.mark.parametrize("shard_size", [1, 2])
-def test_a_network_of_a_users_is_trained_in_place_in_every_process(
-    tmp_path: Path, shard_size: int
-) -> None:
-    in_processes(1, fitted, tmp_path / "one", 1)
-    in_processes(2, fitted, tmp_path / "two", shard_size)
-    expected, *found = (torch.load(tmp_path / f"{name}.pt") for name in ("one-0", "two-0", "two-1"))
-    assert torch.equal(found[0]["num_calls"], found[1]["num_calls"])
-    for other in found:
-        for name in expected:
-            torch.testing.assert_close(other[name], expected[name], rtol=1e-5, atol=1e-5)
+def test_a_network_of_a_users_is_trained_in_place_in_every_process(tmp_path: Path) -> None:
+    in_processes(1, fitted, tmp_path / "alone", 1)
+    expected = torch.load(tmp_path / "alone-0.pt")
+    for shard_size in (1, 2):
+        in_processes(2, fitted, tmp_path / f"of-{shard_size}", shard_size)
+        found = [torch.load(tmp_path / f"of-{shard_size}-{rank}.pt") for rank in range(2)]
+        assert torch.equal(found[0]["num_calls"], found[1]["num_calls"])
+        for other in found:
+            for name in expected:
+                torch.testing.assert_close(other[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
 LOST: dict[str, tuple[Any, str]] = {

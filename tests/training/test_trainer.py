@@ -96,8 +96,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("step", [0, 14, 28])
+@pytest.mark.parametrize(
+    ("step", "number"), [(0, signal.SIGINT), (14, signal.SIGTERM), (28, signal.SIGINT)]
+)
 def test_a_resumed_run_is_the_uninterrupted_run(
     uninterrupted: Path, tmp_path: Path, at_step: AtStep, step: int, number: int
 ) -> None:

@@ -1,0 +1,3 @@
+"""Fixtures of small comparisons."""
+
+from comparing import folder, pictures, small  # noqa: F401
