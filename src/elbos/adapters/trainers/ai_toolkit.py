@@ -45,7 +45,6 @@ from elbos.adapters.trainers.times import (
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
 from elbos.audit import diagnostics as kinds
-from elbos.audit.diagnostics import Diagnostic
 from elbos.theory.schedules import Normal
 
 _TYPES = ("sigmoid", "linear", "weighted", "shift", "flux_shift", "lumina2_shift", "lognorm_blend")
@@ -151,7 +150,7 @@ def _flow(settings: Settings) -> Loss:
         t, p = _lognorm_blend()
         return flow_table(title, t, p, coefficient(t))
 
-    tables, assumed = [even_times()], tuple[Diagnostic, ...]()
+    tables = [even_times()]
     if weighting.endswith("shift"):
         arch = "flux" if settings.flag("is_flux") else settings.text("arch", "sd3")
         if arch in _STATIC_SHIFT:
@@ -159,7 +158,7 @@ def _flow(settings: Settings) -> Loss:
             tables = [even_times(shift, last=even_times(shift)[-1].item())]
         elif arch in _PIXELS_PER_TOKEN:
             pixels = _PIXELS_PER_TOKEN[arch]
-            shifts, assumed = shifts_by_resolution(settings, "resolution", pixels=pixels)
+            shifts = shifts_by_resolution(settings, "resolution", pixels=pixels)
             tables = [even_times(shift) for shift in shifts]
         else:
             known = ", ".join([*_STATIC_SHIFT, *_PIXELS_PER_TOKEN])
@@ -174,7 +173,7 @@ def _flow(settings: Settings) -> Loss:
         if is_half:
             weight[NUM_STEPS // 2 :] = weight.max()
     t, num = torch.cat(tables), len(tables)
-    return flow_table(title, t, p.repeat(num), coefficient(t) * weight.repeat(num), assumed)
+    return flow_table(title, t, p.repeat(num), coefficient(t) * weight.repeat(num))
 
 
 def _sorted_log_density(

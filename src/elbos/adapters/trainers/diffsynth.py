@@ -96,10 +96,12 @@ def _read(settings: Settings) -> LossTable:
     bell = torch.exp(-2 * (t - 0.5) ** 2)
     times = (t if template == "Krea-2" else 1 - t if template == "Boogu" else t * NUM_STEPS).float()
     nearest = (times.bfloat16().float()[step, None] - times[None]).abs().argmin(dim=1)
-    rounded = kinds.RoundedTimes(dtype="bfloat16", num_levels=len(set(nearest.tolist())))
+    settings.diagnostics.append(
+        kinds.RoundedTimes(dtype="bfloat16", num_levels=len(set(nearest.tolist())))
+    )
     step = torch.where(t[nearest] == 1, nearest, step)
     is_drawn = torch.bincount(step, minlength=NUM_STEPS).double()
-    return flow_table(title, t, is_drawn, bell - bell.min(), (rounded,))
+    return flow_table(title, t, is_drawn, bell - bell.min())
 
 
 DIFFSYNTH = Trainer(

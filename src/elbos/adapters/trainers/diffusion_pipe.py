@@ -35,7 +35,6 @@ from elbos.adapters.trainers.times import (
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
-from elbos.audit.diagnostics import Diagnostic
 from elbos.theory.parameterizations import EDM
 from elbos.theory.schedules import Flow as Uniform
 from elbos.theory.schedules import Mixture, Normal, Schedule
@@ -64,13 +63,13 @@ def _read(settings: Settings) -> Loss:
     if model == "cosmos":
         edm = flow_loss(title, Normal.edm(p_mean=0.0, p_std=1.0))
         return replace(edm, parameterization=EDM())
-    shifts, assumed = [1.0], tuple[Diagnostic, ...]()
+    shifts = [1.0]
     if model not in _UNSHIFTED:
         by_resolution = "lumina_shift" if model == "lumina_2" else "flux_shift"
         shift = settings.number("shift", 0.0, low=0)
         shifts = [shift or 1.0]
         if not shift and model not in _NO_FLUX_SHIFT and settings.flag(by_resolution):
-            shifts, assumed = shifts_by_resolution(settings, "resolutions")
+            shifts = shifts_by_resolution(settings, "resolutions")
 
     methods = ("logit_normal", "uniform")
     is_normal = settings.one_of("timestep_sample_method", "logit_normal", methods) == methods[0]
@@ -94,12 +93,11 @@ def _read(settings: Settings) -> Loss:
     if len(parts) > 1:
         schedule = Mixture(schedules=tuple(parts), shares=(1.0,) * len(parts))
     factor = -1.0 if model in _REVERSED else 1.0
-    return flow_loss(title, schedule, assumed, factor=factor)
+    return flow_loss(title, schedule, factor=factor)
 
 
 def _sdxl(settings: Settings, title: str) -> LossTable:
-    found, is_v = tuple[Diagnostic, ...](), settings.flag("v_pred")
-    snr = stable_diffusion_logsnr().exp()
+    is_v, snr = settings.flag("v_pred"), stable_diffusion_logsnr().exp()
     coefficient = torch.ones_like(snr)
     if settings.has("min_snr_gamma"):
         gamma = settings.number("min_snr_gamma", 1, above=0)
@@ -107,10 +105,10 @@ def _sdxl(settings: Settings, title: str) -> LossTable:
     if settings.has("debiased_estimation_loss"):
         coefficient *= debiased(snr, is_v=is_v)
         if not settings.flag("debiased_estimation_loss"):
-            found += (kinds.SettingOn(setting="debiased_estimation_loss"),)
+            settings.diagnostics.append(kinds.SettingOn(setting="debiased_estimation_loss"))
     if is_v and (coefficient != 1).any():
-        found += (kinds.DeclaredSnr(setting="v_pred"),)
-    return stable_diffusion(title, coefficient, is_v=is_v, is_zero_terminal=is_v, diagnostics=found)
+        settings.diagnostics.append(kinds.DeclaredSnr(setting="v_pred"))
+    return stable_diffusion(title, coefficient, is_v=is_v, is_zero_terminal=is_v)
 
 
 _SHIFT, _GAMMA = {"shift": (1.0, 0.02, 50.0)}, {"min_snr_gamma": (5.0, 0.05, 500.0)}

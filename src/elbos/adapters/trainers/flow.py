@@ -21,7 +21,6 @@ from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss
 from elbos.audit import DeclaredLoss, LossTable
 from elbos.audit import diagnostics as kinds
-from elbos.audit.diagnostics import Diagnostic
 from elbos.theory.parameterizations import Flow, Parameterization
 from elbos.theory.schedules import Schedule
 
@@ -64,37 +63,35 @@ def mu_of(
     return y1 + (y2 - y1) * (tokens - x1) / (x2 - x1)
 
 
-def sides(
-    settings: Settings, name: str = "resolution", default: int = _RESOLUTION
-) -> tuple[list[float], tuple[Diagnostic, ...]]:
-    """Read image sides in pixels from a setting; if it is missing, return a default and say so."""
+def sides(settings: Settings, name: str = "resolution", default: int | None = None) -> list[float]:
+    """Read image sides in pixels from a setting; without a default, 1024 is assumed, and said."""
     text = settings.text(name)
+    if not text and default is None:
+        shown = f"{_RESOLUTION} x {_RESOLUTION}"
+        settings.diagnostics.append(kinds.DeclaredResolution(resolution=shown))
     if not text:
-        shown = f"{default} x {default}"
-        return [default], (kinds.DeclaredResolution(resolution=shown),)
+        return [default or _RESOLUTION]
     found = [float(number) for number in re.findall(r"\d+\.?\d*", text)]
     is_other = re.search(r"[^\d\s.,x()\[\]]", text) is not None
     if is_other or not found or not all(16 <= side <= 100_000 for side in found):
         raise ValueError(f"{name} is {text[:40]!r}: give sides in pixels, 16 or more, as 1024.")
-    return found, ()
+    return found
 
 
-def resolution(
-    settings: Settings, default: int = _RESOLUTION
-) -> tuple[float, float, tuple[Diagnostic, ...]]:
-    """Read image height and width from the setting `resolution`, with `sides`' diagnostic."""
-    found, assumed = sides(settings, default=default)
+def resolution(settings: Settings, default: int | None = None) -> tuple[float, float]:
+    """Read image height and width from the setting `resolution`."""
+    found = sides(settings, default=default)
     if len(found) > 2:
         raise ValueError(f"resolution holds {len(found)} numbers: give one or two, as 1024.")
-    return found[0], found[-1], assumed
+    return found[0], found[-1]
 
 
 def shifts_by_resolution(
     settings: Settings, name: str, *, high: tuple[float, float] = FLUX, pixels: int = 16
-) -> tuple[list[float], tuple[Diagnostic, ...]]:
-    r"""Return the time shift $e^\mu$ for each image side in a setting, with `sides`' diagnostic."""
-    found, assumed = sides(settings, name)
-    return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found], assumed
+) -> list[float]:
+    r"""Return the time shift $e^\mu$ for each image side in a setting."""
+    found = sides(settings, name)
+    return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found]
 
 
 def read_scheme(settings: Settings) -> Training:
@@ -123,7 +120,6 @@ def scheme_weight(scheme: Training, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b
 def flow_loss(
     title: str,
     schedule: Schedule,
-    diagnostics: tuple[Diagnostic, ...] = (),
     *,
     coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
     factor: float = 1.0,
@@ -135,7 +131,6 @@ def flow_loss(
         parameterization=Flow(),
         coefficient=coefficient,
         factor=factor,
-        diagnostics=diagnostics,
     )
 
 

@@ -34,7 +34,6 @@ from elbos.adapters.trainers.times import (
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
 from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
-from elbos.audit.diagnostics import Diagnostic
 from elbos.theory import schedules
 from elbos.theory.parameterizations import Flow
 
@@ -88,9 +87,11 @@ def _read(settings: Settings) -> Loss:
     if script.startswith("sd3"):
         return _sd3(settings)
     if not script and any(map(settings.has, _OF_FLOW)):
-        return _flow(settings, "flux", (kinds.DeclaredModel(model="FLUX.1"),))
+        settings.diagnostics.append(kinds.DeclaredModel(model="FLUX.1"))
+        return _flow(settings, "flux")
     if not script and any(map(settings.has, _OF_SD3)):
-        return _sd3(settings, (kinds.DeclaredModel(model="Stable Diffusion 3"),))
+        settings.diagnostics.append(kinds.DeclaredModel(model="Stable Diffusion 3"))
+        return _sd3(settings)
     return _sd(settings)
 
 
@@ -112,30 +113,30 @@ def _sd(settings: Settings) -> LossTable:
         c = c * debiased(snr, is_v=is_v)
     low, high = steps_between(settings, "min_timestep", "max_timestep")
     steps = torch.arange(NUM_STEPS)
-    is_before = is_zero and bool((c != 1).any())
+    if is_zero and (c != 1).any():
+        settings.diagnostics.append(kinds.DeclaredSnr(setting="zero_terminal_snr"))
     return stable_diffusion(
         "sd-scripts, Stable Diffusion",
         c,
         ((steps >= low) & (steps < high)).double() / (high - low),
         is_v=is_v,
         is_zero_terminal=is_zero,
-        diagnostics=(kinds.DeclaredSnr(setting="zero_terminal_snr"),) * is_before,
     )
 
 
-def _sd3(settings: Settings, found: tuple[Diagnostic, ...] = ()) -> LossTable:
+def _sd3(settings: Settings) -> LossTable:
     scheme, shift = flow.read_scheme(settings), settings.number("training_shift", 1, above=0)
     low, high = steps_between(settings, "min_timestep", "max_timestep")
     t = torch.arange(low, high).double() / NUM_STEPS
     edges = torch.arange(high - low + 1, dtype=torch.float64) / (high - low)
     probability = step_probability(scheme, flow.unshifted(edges, shift))
     if scheme.weighting_scheme == "sigma_sqrt" and t[0] == 0:  # infinity times 0
-        found += (kinds.NotFinite(share=probability[0].item()),)
+        settings.diagnostics.append(kinds.NotFinite(share=probability[0].item()))
     coefficient = (t**2 * flow.scheme_weight(scheme, t)).nan_to_num()
-    return flow_table("sd-scripts, SD3", t, probability, coefficient, found)
+    return flow_table("sd-scripts, SD3", t, probability, coefficient)
 
 
-def _flow(settings: Settings, name: str, found: tuple[Diagnostic, ...] = ()) -> Loss:
+def _flow(settings: Settings, name: str) -> Loss:
     model = _FLOW_MODELS[name]
     samplings = [*get_args(Sampling)][: None if name == "lumina" else -1]
     sampling: Sampling = settings.one_of("timestep_sampling", model.sampling, samplings)
@@ -145,12 +146,11 @@ def _flow(settings: Settings, name: str, found: tuple[Diagnostic, ...] = ()) -> 
     is_weighted = output == "sigma_scaled" or not model.has_output
     scheme = flow.read_scheme(settings) if is_weighted or sampling == "sigma" else Training()
 
-    mu, assumed = 0.0, tuple[Diagnostic, ...]()
+    mu = 0.0
     if sampling in ("sigma", "shift"):
         mu = math.log(settings.number("discrete_flow_shift", model.shift, above=0))
     elif sampling.endswith("_shift"):
-        height, width, assumed = flow.resolution(settings)
-        mu = flow.mu_of(height, width)
+        mu = flow.mu_of(*flow.resolution(settings))
     if sampling == "sigma":
         config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": math.exp(mu)}
         loss: Loss = loss_table(config, scheme)
@@ -173,7 +173,6 @@ def _flow(settings: Settings, name: str, found: tuple[Diagnostic, ...] = ()) -> 
         title=f"sd-scripts, {name}",
         parameterization=target,
         factor=model.sign if output == "raw" else 1.0,
-        diagnostics=(*found, *assumed, *loss.diagnostics),
     )
 
 

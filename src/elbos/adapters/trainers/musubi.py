@@ -21,7 +21,6 @@ from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import NUM_STEPS, flow_table, steps_between
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import diagnostics as kinds
-from elbos.audit.diagnostics import Diagnostic
 from elbos.theory import schedules
 from elbos.theory.schedules import FlowTimes, Mixture, Normal, Schedule
 
@@ -50,12 +49,12 @@ def _read(settings: Settings) -> Loss:
     if sampling == "sigma":
         t = (NUM_STEPS - torch.arange(low, high, dtype=torch.float64)) / NUM_STEPS
         edges = torch.arange(high - low + 1, dtype=torch.float64) / (high - low)
-        is_moved = (kinds.LogitMean(scheduler="musubi-tuner"),) * (scheme.logit_mean != 0)
-        p = step_probability(scheme, edges)
-        loss: Loss = flow_table("musubi-tuner", t, p, diagnostics=is_moved)
+        if scheme.logit_mean:
+            settings.diagnostics.append(kinds.LogitMean(scheduler="musubi-tuner"))
+        loss: Loss = flow_table("musubi-tuner", t, step_probability(scheme, edges))
     else:
-        schedule, found = _times(settings, sampling)
-        loss = flow.flow_loss("musubi-tuner", _in_range(settings, schedule, low, high), found)
+        schedule = _in_range(settings, _times(settings, sampling), low, high)
+        loss = flow.flow_loss("musubi-tuner", schedule)
 
     def coefficient(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         t = flow.time_of(logsnr)
@@ -66,30 +65,30 @@ def _read(settings: Settings) -> Loss:
     return flow.weighted(loss, coefficient, title=f"musubi-tuner, {sampling}", factor=sign)
 
 
-def _times(settings: Settings, sampling: str) -> tuple[Schedule, tuple[Diagnostic, ...]]:
+def _times(settings: Settings, sampling: str) -> Schedule:
     """Return the schedule of continuous times, before restriction to a range of steps."""
     if sampling == "uniform":
-        return schedules.Flow(), ()
+        return schedules.Flow()
     if sampling == "logsnr":
-        return _logsnr(settings), ()
-    mu, found = 0.0, tuple[Diagnostic, ...]()
+        return _logsnr(settings)
+    mu = 0.0
     if sampling == "shift":
         mu = math.log(settings.number("discrete_flow_shift", 1, above=0))
     elif sampling != "sigmoid":
-        height, width, found = flow.resolution(settings)
+        height, width = flow.resolution(settings)
         if sampling == "ideogram4_shift":
             mean = math.log(height * width / 512**2) / 2
             ends = {"logsnr_min": -18.0, "logsnr_max": 15.0}
-            return Normal.logit_normal(mean=mean, std=1.5, **ends), found
+            return Normal.logit_normal(mean=mean, std=1.5, **ends)
         mu = flow.mu_of(height, width, high=_MOST_SHIFTED.get(sampling, flow.FLUX))
     main = Normal.logit_normal(mean=mu, std=settings.number("sigmoid_scale", 1, above=0))
     clean = Normal(mean=5.36, std=1)
     if sampling == "qinglong_flux":
         parts = (main, _logsnr(settings), clean)
-        return Mixture(schedules=parts, shares=(0.79, 0.11, 0.1)), found
+        return Mixture(schedules=parts, shares=(0.79, 0.11, 0.1))
     if sampling == "qinglong_qwen":
-        return Mixture(schedules=(main, clean), shares=(0.95, 0.05)), found
-    return main, found
+        return Mixture(schedules=(main, clean), shares=(0.95, 0.05))
+    return main
 
 
 def _logsnr(settings: Settings) -> Normal:

@@ -72,8 +72,7 @@ def _read(settings: Settings) -> LossTable:
     loss = (_flow if model in _FLOW_MODELS else _diffusion)(settings, model)
     prior = "masked_prior_preservation_weight"
     if settings.flag("masked_training") and settings.number(prior, 0):
-        term = kinds.DeclaredTerm(setting=prior)
-        return replace(loss, diagnostics=(*loss.diagnostics, term))
+        settings.diagnostics.append(kinds.DeclaredTerm(setting=prior))
     return loss
 
 
@@ -87,8 +86,8 @@ def _diffusion(settings: Settings, model: str) -> LossTable:
     loss = stable_diffusion(title, None, probability, is_v=is_v, is_zero_terminal=is_zero)
     if model.startswith("PIXART"):
         linear = loss_table({"_class_name": "DDPMScheduler"}, Training())
-        term = kinds.DeclaredTerm(setting="vb_loss_strength")
-        loss = replace(loss, logsnr=linear.logsnr, diagnostics=(term,))
+        settings.diagnostics.append(kinds.DeclaredTerm(setting="vb_loss_strength"))
+        loss = replace(loss, logsnr=linear.logsnr)
     snr = loss.logsnr.exp()
     kind: Weight = settings.one_of("loss_weight_fn", "CONSTANT", get_args(Weight)[:-1])
     if kind == "CONSTANT":
@@ -108,7 +107,7 @@ def _flow(settings: Settings, model: str) -> LossTable:
     elif "," in settings.text("resolution"):
         raise ValueError("resolution holds several values, each with another shift: give one.")
     else:
-        height, width, _ = flow.resolution(settings, default=512)
+        height, width = flow.resolution(settings, default=512)
         if model == "IDEOGRAM_4":
             shift = math.sqrt(height * width) / 512
         elif model in _MOST_SHIFTED:

@@ -40,9 +40,13 @@ class Settings:
 
     Args:
         values: Names and values, nested or dotted. Dashes in names count as underscores.
+
+    Attributes:
+        diagnostics: Findings of the adapter that reads the settings, beside those of the loss.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
+        self.diagnostics: list[Diagnostic] = []
         self._values = dict(_flattened(values, ""))
         self._read: set[str] = set()
 

@@ -40,7 +40,6 @@ from elbos.adapters.trainers.times import (
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
 from elbos.audit import diagnostics as kinds
-from elbos.audit.diagnostics import Diagnostic
 from elbos.theory.schedules import Beta, FlowTimes, Normal, Schedule
 from elbos.theory.schedules import Flow as Uniform
 
@@ -69,40 +68,39 @@ def _read(settings: Settings) -> Loss:
     family = settings.one_of("model_family", "flux", (*_FLOW_MODELS, *_IS_V))
     if family not in _IS_V:
         return _flow(settings, family)
-    found = settings.findings(_NOISE)
+    settings.diagnostics += settings.findings(_NOISE)
     words = ("epsilon", "v_prediction")
     is_v = settings.one_of("prediction_type", words[_IS_V[family]], words) == "v_prediction"
     is_zero = settings.flag("rescale_betas_zero_snr")
     if family == "sd2x" and not is_zero:
         is_zero = True
-        found += (kinds.DeclaredOverride("rescale_betas_zero_snr", "true"),)
+        settings.diagnostics.append(kinds.DeclaredOverride("rescale_betas_zero_snr", "true"))
     coefficient = None
     if gamma := settings.number("snr_gamma", 0, low=0):
         snr = stable_diffusion_logsnr(is_zero_terminal=is_zero).exp()
         coefficient = min_snr(snr, gamma, is_v=_IS_V[family])
         coefficient = coefficient.nan_to_num(nan=1.0)  # 0/0 in the trainer
         if is_v != _IS_V[family]:
-            found += (kinds.DeclaredDivisor(setting="prediction_type"),)
+            settings.diagnostics.append(kinds.DeclaredDivisor(setting="prediction_type"))
     return stable_diffusion(
         f"SimpleTuner, {family}",
         coefficient,
         _step_probability(settings, family),
         is_v=is_v,
         is_zero_terminal=is_zero,
-        diagnostics=found,
     )
 
 
 def _flow(settings: Settings, family: str) -> Loss:
-    static, found = settings.number("flow_schedule_shift", 3.0, low=0), tuple[Diagnostic, ...]()
-    shift, flavour = static or 1.0, settings.text("model_flavour")
+    shift = settings.number("flow_schedule_shift", 3.0, low=0) or 1.0
+    flavour = settings.text("model_flavour")
     own = next((s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None)
     if own is not None:
-        shift, found = own, (kinds.DeclaredOverride("flow_schedule_shift", f"{own:g}"),)
+        shift = own
+        settings.diagnostics.append(kinds.DeclaredOverride("flow_schedule_shift", f"{own:g}"))
     elif settings.flag("flow_schedule_auto_shift"):
         high = QWEN if family == "qwen_image" else FLUX
-        shifts, found = shifts_by_resolution(settings, "resolution", high=high)
-        shift = shifts[0]
+        shift = shifts_by_resolution(settings, "resolution", high=high)[0]
     for name in ("flow_custom_timesteps", "flux_fast_schedule"):
         if settings.text(name, "false").lower() not in ("false", "0", "", "[]"):
             raise ValueError(f"{name} draws fixed times, which have no density: not supported.")
@@ -115,8 +113,7 @@ def _flow(settings: Settings, family: str) -> Loss:
         )
     knots = settings.numbers("flow_cubic_schedule_weights")
     if len(knots) > 1:
-        density = _through_knots(knots, shift)
-        return fine_table("SimpleTuner, cubic schedule", density, diagnostics=found)
+        return fine_table("SimpleTuner, cubic schedule", _through_knots(knots, shift))
     if knots or is_uniform:
         schedule: Schedule = Uniform(shift=shift)
     elif is_beta:
@@ -127,7 +124,7 @@ def _flow(settings: Settings, family: str) -> Loss:
         scale = settings.number("flow_sigmoid_scale", 1.0, above=0)
         mean = scale * settings.number("timestep_sampling_offset", 0.0)
         schedule = Normal.logit_normal(mean=mean + math.log(shift), std=scale)
-    return flow_loss("flow matching", schedule, found)
+    return flow_loss("flow matching", schedule)
 
 
 def _through_knots(

@@ -11,7 +11,6 @@ from elbos.adapters import diffusers
 from elbos.adapters.trainers.flow import logsnr_of, shifted, time_of
 from elbos.adapters.trainers.settings import Settings
 from elbos.audit import LossTable
-from elbos.audit.diagnostics import Diagnostic
 from elbos.theory.parameterizations import Eps, Flow, V
 
 NUM_STEPS = 1000
@@ -51,7 +50,6 @@ def flow_table(
     t: Float[Tensor, " steps"],
     probability: Float[Tensor, " steps"],
     coefficient: Float[Tensor, " steps"] | None = None,
-    diagnostics: tuple[Diagnostic, ...] = (),
 ) -> LossTable:
     """Return the table of a flow-matching loss at the times `t`, with probabilities normalized."""
     return LossTable(
@@ -60,7 +58,6 @@ def flow_table(
         probability=probability / probability.sum(),
         coefficient=torch.ones_like(t) if coefficient is None else coefficient,
         parameterization=Flow(),
-        diagnostics=diagnostics,
     )
 
 
@@ -68,14 +65,13 @@ def fine_table(
     title: str,
     log_density: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]],
     coefficient: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]] = torch.ones_like,
-    diagnostics: tuple[Diagnostic, ...] = (),
 ) -> LossTable:
     """Return the table of a flow-matching loss for any density of log-SNR, in steps of 0.01."""
     logsnr = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     p = torch.softmax(log_density(logsnr), 0)
     is_shown = (p.cumsum(0) > _TAIL) & (p.flip(0).cumsum(0).flip(0) > _TAIL)
     logsnr, t = logsnr[is_shown], time_of(logsnr[is_shown])
-    table = flow_table(title, t, p[is_shown], coefficient(t), diagnostics)
+    table = flow_table(title, t, p[is_shown], coefficient(t))
     return replace(table, logsnr=logsnr)
 
 
@@ -98,7 +94,6 @@ def stable_diffusion(
     *,
     is_v: bool = False,
     is_zero_terminal: bool = False,
-    diagnostics: tuple[Diagnostic, ...] = (),
 ) -> LossTable:
     """Return the table of a loss on Stable Diffusion's steps, uniform and unweighted by default."""
     logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero_terminal)
@@ -109,7 +104,6 @@ def stable_diffusion(
         probability=ones / NUM_STEPS if probability is None else probability,
         coefficient=ones if coefficient is None else coefficient,
         parameterization=V() if is_v else Eps(),
-        diagnostics=diagnostics,
     )
 
 

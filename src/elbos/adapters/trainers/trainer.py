@@ -58,8 +58,9 @@ class Trainer:
             if kind != self.loss_types[0]:
                 found = (kinds.DeclaredNotSquared(f"loss_type {kind}"), *found)
         settings.require_default(self.neutral)
+        settings.diagnostics.clear()
         loss = self.read(settings)
-        found += loss.diagnostics
+        found += (*settings.diagnostics, *loss.diagnostics)
         if names := sorted(settings.unread()):
             found += (kinds.UnreadSettings(names=", ".join(names), trainer=self.name),)
         return replace(loss, diagnostics=found)
