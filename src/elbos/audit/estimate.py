@@ -225,17 +225,8 @@ def assembled(
 ) -> Audit:
     """Build the audit from curves on the grid, and name the coefficient and the closest weightings.
 
-    Args:
-        grid: Log-SNR.
-        log_p: Log-density.
-        log_w: Log-weighting, up to a constant.
-        log_c: Log-coefficient, up to a constant.
-        a: Coefficient of the data in the target.
-        b: Coefficient of the noise in the target.
-        prediction: Prediction type.
-        covariance: Covariance of `log_w`; None if exact.
-        is_used: Where to match names; None for everywhere.
-        **fields: Remaining fields of the audit.
+    `log_w`, of the given covariance, and `log_c` are defined up to a constant. Names are matched
+    where `is_used`; None means everywhere.
     """
     p = np.exp(log_p - log_p.max())
     p /= p.sum()

@@ -129,7 +129,7 @@ _FAMILIES: list[_Family] = [
 
 
 def _published() -> list[Schedule]:
-    """Return the distinct schedules of the published recipes, without linear ones."""
+    """Return the distinct schedules of the published recipes, without linear schedules."""
     schedules = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
     return [schedule for schedule in schedules if not isinstance(schedule, Linear)]
 

@@ -78,7 +78,7 @@ class Observation:
     """The network calls and random draws in a call of a loss."""
 
     calls: list[Call]  # the network calls on which the loss depends
-    untrained: tuple[int, ...]  # indices of the network calls on which it does not depend
+    untrained: tuple[int, ...]  # indices of the network calls on which the loss does not depend
     is_finite: bool  # the loss is finite
     is_differentiated: bool  # the loss may have differentiated the network
     is_of_derivative: bool  # the loss depends on the network's derivative
@@ -93,7 +93,7 @@ class ProbeNetwork(nn.Module):
         self.x, self.form, self.answer = x, form, answer
         self.calls: list[Call] = []
         self.slopes: list[Tensor] = []  # derivatives, of calls with inputs that require gradients
-        self.is_in_jvp = False  # whether torch.func differentiates the network
+        self.is_in_jvp = False  # torch.func differentiates the network
         # `next(network.parameters())` is how losses ask for a device or dtype
         self.unused = nn.Parameter(torch.zeros((), device=x.device, dtype=x.dtype))
 
@@ -238,7 +238,7 @@ class Instrument:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
-        """Find the first form of network output that the loss accepts.
+        """Return an instrument with the first form of network output that the loss accepts.
 
         Raises:
             ValueError: If the loss accepts no form; the message is about the first form.

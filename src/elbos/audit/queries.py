@@ -24,7 +24,7 @@ from elbos.audit.instrument import (
     Observation,
     wider_axis,
 )
-from elbos.audit.rng import Draws, Quantiles
+from elbos.audit.rng import Quantiles
 
 
 @dataclass(frozen=True)
@@ -167,13 +167,36 @@ class Queries:
         return paired
 
     def single(self, seed: int, quantiles: Quantiles | None = None) -> list[SingleCall]:
-        """Call the loss once, with random signs as output; return one `SingleCall` per counted
-        network call.
+        """Call the loss once, with random signs as output; return each counted network call with
+        the draws that may be its noise or determine its noise level.
         """
-        observation = self.instrument.observed(self.x, seed, SIGNS, quantiles)
-        return [
-            self._with_draws(call, observation.draws) for call in self._counted(observation.calls)
-        ]
+        observation, found = self.instrument.observed(self.x, seed, SIGNS, quantiles), []
+        draws = observation.draws
+        for call in self._counted(observation.calls):
+            z, gradient, answer, rest = self._apart(call)
+            drawn = [draw.to(z.device) for draw in draws.normals]
+            normals = [draw.reshape(z.shape) for draw in drawn if draw.numel() == z.numel()]
+            if self.element_permutation is not None:  # drawn in the order of data or input
+                normals += [self._like_x(draw) for draw in normals]
+            others = [draw for draw in drawn if draw.numel() != z.numel() and is_shared(draw, z)]
+            normals += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
+            shared = [draw for draw in others if draw.shape[1:] != z.shape[1:]]
+            if self.noised is not None:
+                normals = [self.seen(draw) for draw in normals]
+                shared = [self.seen(draw.expand_as(z)) for draw in shared]
+            fitting = [i for i, quantile in enumerate(draws.quantiles) if len(quantile) == len(z)]
+            single = SingleCall(
+                z=self.seen(z),
+                answer=self.seen(answer),
+                gradient=self.seen(gradient),
+                normals=normals,
+                shared=shared,
+                quantiles=[draws.quantiles[i] for i in fitting],
+                places=[draws.places[i] for i in fitting],
+                conditions=[*call.arguments, *rest],
+            )
+            found.append(single)
+        return found
 
     def _counted(self, calls: list[Call]) -> list[Call]:
         return [call for i, call in enumerate(calls) if i not in self.ignored]
@@ -212,31 +235,6 @@ class Queries:
         flat = tensor.reshape(len(self.x), -1)
         order = self.element_permutation
         return (flat if order is None else flat[:, order]).reshape(self.x.shape)
-
-    def _with_draws(self, call: Call, draws: Draws) -> SingleCall:
-        """Combine a network call with the draws that may be its noise or determine its level."""
-        z, gradient, answer, rest = self._apart(call)
-        drawn = [draw.to(z.device) for draw in draws.normals]
-        normals = [draw.reshape(z.shape) for draw in drawn if draw.numel() == z.numel()]
-        if self.element_permutation is not None:  # drawn in the order of data or of network input
-            normals += [self._like_x(draw) for draw in normals]
-        others = [draw for draw in drawn if draw.numel() != z.numel() and is_shared(draw, z)]
-        normals += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
-        shared = [draw for draw in others if draw.shape[1:] != z.shape[1:]]
-        if self.noised is not None:
-            normals = [self.seen(draw) for draw in normals]
-            shared = [self.seen(draw.expand_as(z)) for draw in shared]
-        fitting = [i for i, quantile in enumerate(draws.quantiles) if len(quantile) == len(z)]
-        return SingleCall(
-            z=self.seen(z),
-            answer=self.seen(answer),
-            gradient=self.seen(gradient),
-            normals=normals,
-            shared=shared,
-            quantiles=[draws.quantiles[i] for i in fitting],
-            places=[draws.places[i] for i in fitting],
-            conditions=[*call.arguments, *rest],
-        )
 
 
 def is_shared(draw: Tensor, z: Tensor) -> bool:
@@ -306,7 +304,7 @@ def _require_repeatable(queries: Queries, seed: int) -> None:
     if not is_repeated:
         raise ValueError(
             "The loss is not reproducible although the random states of torch, numpy and Python "
-            "were reset: draw from these, not from a numpy Generator or a counter of your own."
+            "were reset: draw from these, not from a numpy Generator or a counter of its own."
         )
     if len(x) > 1 and all(is_same(a.z, b.z) for a, b in zip(first, other, strict=False)):
         if any(call.z.shape == x.shape and unlike(call.z, x) < 1e-6 for call in first):

@@ -135,7 +135,7 @@ class Recorder(TorchFunctionMode):
         Generators and engines of the loss restart from their first state under this seed.
         """
         self._num, self._seed = num, seed
-        self._is_loop = self._is_one_too_many
+        self._is_loop = self._is_in_loop
         self.draws = Draws()
         per_sample, per_batch = quantiles or (torch.empty(0, 0), torch.empty(0))
         self._given_per_sample, self._given_per_batch = iter(per_sample.T), iter(per_batch[:, None])
@@ -219,7 +219,7 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Draw from a function of numpy or Python and record the numbers."""
         result = function(*args, **kwargs)
-        if np.ndim(result) == 0 and self._is_one_too_many:
+        if np.ndim(result) == 0 and self._is_in_loop:
             return result
         with torch._C.DisableTorchFunction():
             value = torch.tensor(result)
@@ -244,7 +244,7 @@ class Recorder(TorchFunctionMode):
     def _recorded(self, drawn: Drawn, value: Tensor) -> Tensor:
         """Record drawn numbers, or the given quantiles that replace them, and return them."""
         num, is_coarse = value.numel(), value.dtype in (torch.float16, torch.bfloat16)
-        if num == 1 and self._is_one_too_many:
+        if num == 1 and self._is_in_loop:
             return value
         place, quantile = self._next_quantile(num)
         if quantile is not None:
@@ -259,7 +259,7 @@ class Recorder(TorchFunctionMode):
         return value
 
     @property
-    def _is_one_too_many(self) -> bool:
+    def _is_in_loop(self) -> bool:
         """True if the loss draws single numbers in a loop over the samples."""
         return self._is_loop or self.draws.num_per_batch >= _MAX_PER_BATCH
 
