@@ -37,7 +37,7 @@ _MOVED = {
     "analysis": "theory.elbo",
     "audit.script": "adapters.scripts",
     "evaluation.pretrained": "runs.pretrained",
-    "evaluation.requirements": "runs.requirements",
+    "evaluation.requirements": "runs.pretrained",
     "export": "runs.export",
     "extrema": "theory.extrema",
     "report": "base",

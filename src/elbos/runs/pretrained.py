@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -22,7 +23,6 @@ from elbos.base.progress import Start
 from elbos.base.store import Part, Tensors
 from elbos.evaluation.model import Sampled, model_store
 from elbos.evaluation.result import Origin
-from elbos.runs.requirements import Requirements
 from elbos.theory.denoiser import Denoise
 from elbos.theory.schedules import Linear
 from elbos.training import exported
@@ -38,6 +38,7 @@ NOISIEST = -10.0
 """The lowest log-SNR for flow matching, whose times extend to pure noise. The prior loss at this
 log-SNR is below 1e-4 bits/dim."""
 
+_KNOWN = ("UNet2DModel", "DiTTransformer2DModel", "Transformer2DModel")  # datasets have no texts
 _ENCODED_TOGETHER = 250  # images whose latents are stored in one part
 _NUM_TRIED = 2  # images in the trial before any measurement
 
@@ -159,7 +160,7 @@ class Pretrained(Sampled):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        return ("unconditional",) if self._requirements.num_classes is None else ("given_label",)
+        return ("unconditional",) if self._num_known is None else ("given_label",)
 
     @property
     def trained(self) -> Training:
@@ -224,7 +225,7 @@ class Pretrained(Sampled):
 
     @property
     def num_classes(self) -> int | None:
-        return None if self._requirements.num_classes is None else self.dataset.num_classes
+        return None if self._num_known is None else self.dataset.num_classes
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -252,9 +253,12 @@ class Pretrained(Sampled):
     def _scheduler(self) -> str:
         return str(self.pipeline.scheduler["_class_name"])
 
-    @cached_property
-    def _requirements(self) -> Requirements:
-        return Requirements.from_config(self.name, self._network)
+    @property
+    def _num_known(self) -> int | None:
+        """The number of classes that the network knows; None for an unconditional network."""
+        config = self._network.config
+        nums = (config.get(key) for key in ("num_class_embeds", "num_embeds_ada_norm"))
+        return next((num for num in nums if num is not None), None)
 
     @cached_property
     def _tried(self) -> tuple[Tensor, Tensor | None]:
@@ -263,8 +267,8 @@ class Pretrained(Sampled):
         x = to_unit(split.x[rows], self.dataset.num_levels)
         if self._encode is not None:
             x = self._encoded(split.x[rows], rows)["x"]
-        is_told = self._requirements.num_classes is not None
-        return x, split.labels[rows] if is_told and split.labels is not None else None
+        labels = None if self._num_known is None else split.labels
+        return x, None if labels is None else labels[rows]
 
     def _encoded(self, x: Shaped[Tensor, "n *d"], rows: Int[Tensor, " n"]) -> Tensors:
         """Encode images to latents, each sampled with a random generator seeded by its index."""
@@ -281,9 +285,29 @@ class Pretrained(Sampled):
 
     def _require_fit(self) -> None:
         """Raise a ValueError if networks and data do not fit, by configuration or in a trial."""
-        self._requirements.require_labels(self.dataset)
+        kind, known, num = type(self._network).__name__, self._num_known, self.dataset.num_classes
+        if kind not in _KNOWN:
+            raise ValueError(
+                f"{self.name} has a {kind}, which is conditioned on more than a class, as a text: "
+                "measure it with elbos.Validator, which takes any condition (docs/evaluation.md)."
+            )
+        if known is not None and num is None:
+            raise ValueError(
+                f"the network of {self.name} is conditioned on {known} classes, and "
+                f"{self.dataset.name} has no labels: choose data with classes."
+            )
+        if known is not None and num is not None and num > known:
+            raise ValueError(
+                f"the network of {self.name} knows {known} classes, and {self.dataset.name} has "
+                f"{num}: choose the data that it was trained on."
+            )
+        if known is not None and num is not None and num < known - 1:  # one may be the null class
+            warnings.warn(
+                f"The network of {self.name} knows {known} classes, and {self.dataset.name} has "
+                f"{num}: labels 0 to {num - 1} of the data are passed to the network unchanged.",
+                stacklevel=2,
+            )
         try:
-            self._requirements.require_shape(self.shape)
             self._try()
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
@@ -295,6 +319,18 @@ class Pretrained(Sampled):
 
     @torch.no_grad()
     def _try(self) -> None:
+        config = self._network.config
+        size = config.get("sample_size")
+        sizes = [size, size] if isinstance(size, int) else size or self.shape[1:]
+        if not isinstance(sizes, list | tuple):
+            raise ValueError(f"its sample_size is {size!r}: give one whole number or two.")
+        wanted = (config["in_channels"], *sizes)
+        if self.shape != wanted or len(wanted) != 3:
+            shown, given = ("x".join(map(str, one)) for one in (wanted, self.shape))
+            raise ValueError(
+                f"the network takes {shown}, and is given {given}: choose data of that shape "
+                "(data:folder has 3 channels, and --data.size)."
+            )
         x, cond = (to_device(part, self.device) for part in self._tried)
         for end in (self.schedule.logsnr_min, self.schedule.logsnr_max):
             self.pipeline.denoiser(x, torch.full((len(x),), end, device=self.device), cond)

@@ -1,8 +1,8 @@
 r"""A diffusers network trained in this library: built from its config.json, called with log-SNR.
 
-The network is wrapped with its scheduler's timestep and input scale at each log-SNR (`trained`),
-and with the null label, a row of its class embedding. The weights are those of the diffusers
-network alone, so that they can be saved by themselves and opened in diffusers.
+A wrapper computes the timestep and input scale of the network's scheduler at each log-SNR
+(`trained`), and the null label, a row of the class embedding. The wrapper has no weights, so that
+diffusers opens the stored network.
 """
 
 import inspect

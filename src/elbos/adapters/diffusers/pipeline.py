@@ -1,8 +1,8 @@
 r"""A diffusers pipeline read from the folder that `save_pretrained` wrote: denoiser and VAE
 encoder.
 
-`model_index.json` names the components. Read are the network (`unet` or `transformer`), the
-`scheduler`, and of latent pipelines the `vae`, whose latents the network knows scaled,
+`model_index.json` names the components. The network (`unet` or `transformer`), the `scheduler` and,
+of latent pipelines, the `vae` are read. The network sees scaled latents,
 
 $$x = (\mathrm{encode}(\text{image}) - \text{shift}) \cdot \text{scale}.$$
 
@@ -28,12 +28,8 @@ from elbos.base.errors import flat
 from elbos.base.extras import needs
 
 _NETWORKS = (  # called with the scheduler's timestep and plain latents or images
-    "UNet2DModel",
-    "UNet2DConditionModel",
-    "DiTTransformer2DModel",
-    "PixArtTransformer2DModel",
-    "SD3Transformer2DModel",
-    "Transformer2DModel",
+    *("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "Transformer2DModel"),
+    *("PixArtTransformer2DModel", "SD3Transformer2DModel"),
 )
 _WEIGHTS = "diffusion_pytorch_model*.safetensors"
 
