@@ -33,7 +33,7 @@ from elbos.training.processes import ALONE, Processes, local_device
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
 from elbos.training.state import build_network, require_guidable, uses_labels
-from elbos.training.validation import BATCH_SIZE, Chosen
+from elbos.training.validation import BATCH_SIZE, Subset
 from elbos.validation import Validation, Validator
 
 
@@ -275,7 +275,7 @@ class Run(Sampled):
             )
         rows = torch.randperm(len(source), generator=generator(seed))[:num_samples]
         validator = Validator(
-            Chosen(source, rows, use_cond=True),
+            Subset(source, rows, use_cond=True),
             num_levels=self.data.num_levels,
             logsnr_min=self.schedule.logsnr_min,
             logsnr_max=self.schedule.logsnr_max,

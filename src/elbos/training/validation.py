@@ -27,7 +27,7 @@ NUM_GRID_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Subset:
     """Subset of the samples of a dataset, with or without conditions."""
 
     source: Batched
@@ -84,7 +84,7 @@ def _validator(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield Validator(
-            Chosen(source, rows, config.use_labels),
+            Subset(source, rows, config.use_labels),
             num_levels=data.spec.num_levels,
             logsnr_min=config.schedule.logsnr_min,
             logsnr_max=config.schedule.logsnr_max,

@@ -20,7 +20,7 @@ from elbos.base.errors import flat, is_out_of_memory
 from elbos.base.progress import Start, silent
 from elbos.base.sharing import naming_lost_processes
 from elbos.training.data.dataset import SPLITS, Dataset, digest_of, to_unit
-from elbos.training.data.pack import PackWriter, Piece, pieces
+from elbos.training.data.pack import PackWriter, ShardPlan, shard_plans
 from elbos.training.data.shards import DTYPES, Index
 from elbos.training.processes import ALONE, Processes
 
@@ -58,14 +58,14 @@ def encode(
     if (index := processes.together(writer.index)) is not None:
         return index
 
-    def contents(piece: Piece) -> Iterator[bytes]:
-        x = dataset.splits[SPLITS.index(piece.split)].x
-        for some in torch.split(piece.rows, batch_size):
+    def contents(plan: ShardPlan) -> Iterator[bytes]:
+        x = dataset.splits[SPLITS.index(plan.split)].x
+        for some in torch.split(plan.rows, batch_size):
             moments = _moments(dataset, vae, x[some]).to(DTYPES[dtype]).cpu().contiguous()
             if not moments.isfinite().all():
                 raise ValueError(
                     f"the autoencoder returned NaN or infinity for images {some[0]} to "
-                    f"{some[-1]} of {piece.split}, or a number too large for {dtype}: check "
+                    f"{some[-1]} of {plan.split}, or a number too large for {dtype}: check "
                     "its weights, or store bfloat16."
                 )
             yield moments.view(torch.uint8).numpy().tobytes()
@@ -73,23 +73,23 @@ def encode(
 
     shape = tuple(_moments(dataset, vae, dataset.train.x[:1]).shape[1:])
     num_bytes = math.prod(shape) * DTYPES[dtype].itemsize
-    plan = pieces([torch.arange(len(split)) for split in dataset.splits], num_bytes)
-    advance = start(f"encoding {dataset.name}", sum(len(piece.rows) for piece in plan), "images")
+    plans = shard_plans([torch.arange(len(split)) for split in dataset.splits], num_bytes)
+    advance = start(f"encoding {dataset.name}", sum(len(plan.rows) for plan in plans), "images")
     with ExitStack() as stack:
         claim = writer.claimed() if processes.is_main else nullcontext()
         processes.together(lambda: stack.enter_context(claim))
         own = {}
-        for i, piece in enumerate(plan):
-            key = digest([piece.number, len(piece.rows)])
-            part = writer.part(piece, key)
+        for i, plan in enumerate(plans):
+            key = digest([plan.number, len(plan.rows)])
+            record = writer.record(plan, key)
             if i % processes.num != processes.rank:
-                advance(len(piece.rows), part is not None)
+                advance(len(plan.rows), record is not None)
                 continue
-            if part is None:
-                part = writer.write(piece, key, contents(piece))
+            if record is None:
+                record = writer.write(plan, key, contents(plan))
             else:
-                advance(part.num, True)
-            own[piece.name] = part
+                advance(record.num, True)
+            own[plan.name] = record
         processes.together(lambda: None)  # a barrier without a timeout
         made = dict(processes.lists(list(own.items())))
 
@@ -97,7 +97,7 @@ def encode(
             if not processes.is_main:
                 return None
             return writer.finish(
-                {piece.name: made[piece.name] for piece in plan},
+                {plan.name: made[plan.name] for plan in plans},
                 [split.labels for split in dataset.splits if split.labels is not None],
                 name=f"{dataset.name}-latents",
                 shape=shape,

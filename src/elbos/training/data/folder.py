@@ -92,11 +92,11 @@ def _build(archive: "FolderArchive", size: int, folder: Path) -> None:
     writer = PackWriter(folder, {"pictures": archive.place, "size": str(size)})
     with writer.claimed(), progress() as bar:
         advance = begin(bar, f"decoding {archive.name}", len(archive.names), "pictures")
-        parts = write_images(writer, archive, size, advance, skip_bad=True)
-        index = finish_images(writer, archive, size, parts)
+        records = write_images(writer, archive, size, advance, skip_bad=True)
+        index = finish_images(writer, archive, size, records)
     splits = load_shards(folder, index).splits
     levels = digest_of(x for split in splits for x in split.x.split(_NUM_AT_ONCE))
-    content = {"bad": bad_images(parts), "sha256": levels}
+    content = {"bad": bad_images(records), "sha256": levels}
     files.write(folder / "folder.json", json.dumps(content).encode())
 
 

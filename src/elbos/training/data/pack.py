@@ -40,8 +40,8 @@ _MAKING = "making"
 _NUM_IN_MEMORY = 256  # decoded images
 
 
-class Piece(NamedTuple):
-    """Plan of one shard: split, number of the shard in the split, and indices of its samples."""
+class ShardPlan(NamedTuple):
+    """Plan of a shard: split, number of the shard in the split, and indices of its samples."""
 
     split: str
     number: int
@@ -52,18 +52,18 @@ class Piece(NamedTuple):
         return shard_name(self.split, self.number)
 
 
-def pieces(splits: Sequence[Any], num_bytes: int) -> list[Piece]:
+def shard_plans(splits: Sequence[Any], num_bytes: int) -> list[ShardPlan]:
     """Divide the samples of each split into shards, given the bytes per sample."""
     num = min(max(1, SHARD_BYTES // num_bytes), SHARD_SAMPLES)
     return [
-        Piece(name, number, rows[number * num : (number + 1) * num])
+        ShardPlan(name, number, rows[number * num : (number + 1) * num])
         for name, rows in zip(SPLITS, splits, strict=True)
         for number in range(math.ceil(len(rows) / num))
     ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ShardRecord:
     """Record of a complete shard: identifier and number of samples, SHA-256, bad images."""
 
     key: str
@@ -112,41 +112,48 @@ class PackWriter:
             raise ValueError(f"{folder} belongs to {theirs}, not {ours}: name another folder.")
         return index
 
-    def part(self, piece: Piece, key: str) -> Part | None:
+    def record(self, plan: ShardPlan, key: str) -> ShardRecord | None:
         """Return the record of a complete shard; None if the shard is missing or outdated."""
-        file = self._part_file(piece)
-        if not (file.exists() and (self.folder / piece.name).is_file()):
+        file = self._record_file(plan)
+        if not (file.exists() and (self.folder / plan.name).is_file()):
             return None
         try:
-            part: Part = codec.decode(Part, files.read_json(file))
+            record: ShardRecord = codec.decode(ShardRecord, files.read_json(file))
         except ValueError:  # a corrupt record: the shard is written again
             return None
-        return part if part.key == key else None
+        return record if record.key == key else None
 
     def write(
-        self, piece: Piece, key: str, contents: Iterable[bytes], bad: dict[str, str] | None = None
-    ) -> Part:
+        self,
+        plan: ShardPlan,
+        key: str,
+        contents: Iterable[bytes],
+        bad: dict[str, str] | None = None,
+    ) -> ShardRecord:
         """Write the bytes of the samples of a shard, and its record; return the record.
 
         The errors of images that are left out, `bad`, are complete when `contents` has been read.
         """
-        path, hashed = self.folder / piece.name, hashlib.sha256()
+        path, hashed = self.folder / plan.name, hashlib.sha256()
         with files.writing(path) as file:
             for content in contents:
                 hashed.update(content)
                 with files.named_errors(path):
                     file.write(content)
         bad = bad or {}
-        num = len(piece.rows) - len(bad)
-        part = Part(key=key, num=num, sha256=hashed.hexdigest(), bad=bad)
-        files.write(self._part_file(piece), json.dumps(codec.encode(part)).encode())
-        return part
+        num = len(plan.rows) - len(bad)
+        record = ShardRecord(key=key, num=num, sha256=hashed.hexdigest(), bad=bad)
+        files.write(self._record_file(plan), json.dumps(codec.encode(record)).encode())
+        return record
 
-    def _part_file(self, piece: Piece) -> Path:
-        return (self.folder / _MAKING / piece.name).with_suffix(".json")
+    def _record_file(self, plan: ShardPlan) -> Path:
+        return (self.folder / _MAKING / plan.name).with_suffix(".json")
 
     def finish(
-        self, parts: Mapping[str, Part], labels: Sequence[Int64[Tensor, "_"]], **properties: Any
+        self,
+        records: Mapping[str, ShardRecord],
+        labels: Sequence[Int64[Tensor, "_"]],
+        **properties: Any,
     ) -> Index:
         """Write the labels and the index, which complete a folder of shards; return the index.
 
@@ -155,11 +162,11 @@ class PackWriter:
         """
         splits = []
         for split in SPLITS:
-            own = [part for name, part in parts.items() if name.startswith(f"{split}-")]
-            nums, digests = (part.num for part in own), (part.sha256 for part in own)
+            own = [record for name, record in records.items() if name.startswith(f"{split}-")]
+            nums, digests = (record.num for record in own), (record.sha256 for record in own)
             splits.append(SplitIndex(nums=tuple(nums), sha256=tuple(digests)))
             for path in self.folder.glob(f"{split}-*.bin"):
-                if path.name not in parts:
+                if path.name not in records:
                     path.unlink()
         for split, some in zip(SPLITS, labels, strict=bool(labels)):
             files.write(labels_file(self.folder, split), some.numpy().astype("<i8").tobytes())
@@ -203,9 +210,9 @@ def pack(data: Packable, out: Path, *, jobs: int | None = None, start: Start = s
         return index
     with writer.claimed():
         advance = start(f"packing {archive.name}", sum(map(len, archive.splits)), "pictures")
-        parts = write_images(writer, archive, size, advance, skip_bad=skip_bad, jobs=jobs)
-        archive.require_good(bad_images(parts), "--skip-bad", skip_bad)
-        return finish_images(writer, archive, size, parts)
+        records = write_images(writer, archive, size, advance, skip_bad=skip_bad, jobs=jobs)
+        archive.require_good(bad_images(records), "--skip-bad", skip_bad)
+        return finish_images(writer, archive, size, records)
 
 
 def write_images(
@@ -216,7 +223,7 @@ def write_images(
     *,
     skip_bad: bool,
     jobs: int | None = None,
-) -> dict[str, Part]:
+) -> dict[str, ShardRecord]:
     """Write the missing shards of images; return the records of all shards by name.
 
     Unless `skip_bad`, shards with bad images are written again: the images may have been repaired.
@@ -238,35 +245,37 @@ def write_images(
                     yield found
                 advance(1)
 
-    parts = {}
+    records = {}
     with ThreadPoolExecutor(jobs or os.cpu_count()) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for piece in pieces(archive.splits, 3 * size**2):
-            numbers = piece.rows.tolist()
+        for plan in shard_plans(archive.splits, 3 * size**2):
+            numbers = plan.rows.tolist()
             # computed before the images are read, since images may change meanwhile
             key = codec.digest([[archive.describe(i), *archive.state(i)] for i in numbers])
-            part = writer.part(piece, key)
-            if part is None or (part.bad and not skip_bad):
+            record = writer.record(plan, key)
+            if record is None or (record.bad and not skip_bad):
                 bad: dict[str, str] = {}
-                part = writer.write(piece, key, contents(numbers, bad), bad)
+                record = writer.write(plan, key, contents(numbers, bad), bad)
             else:
                 advance(len(numbers), True)
-            parts[piece.name] = part
-    return parts
+            records[plan.name] = record
+    return records
 
 
-def bad_images(parts: dict[str, Part]) -> dict[str, str]:
+def bad_images(records: dict[str, ShardRecord]) -> dict[str, str]:
     """Return the errors of the bad images in all shards, by the image's description."""
-    return {name: reason for part in parts.values() for name, reason in part.bad.items()}
+    return {name: reason for record in records.values() for name, reason in record.bad.items()}
 
 
-def finish_images(writer: PackWriter, archive: Archive, size: int, parts: dict[str, Part]) -> Index:
+def finish_images(
+    writer: PackWriter, archive: Archive, size: int, records: dict[str, ShardRecord]
+) -> Index:
     """Complete a folder of shards of images, with labels and index; return the index."""
-    splits = archive.good(bad_images(parts))
+    splits = archive.good(bad_images(records))
     labels = [some for split in splits if (some := archive.labels_of(split)) is not None]
     return writer.finish(
-        parts,
+        records,
         labels,
         name=archive.name,
         shape=(3, size, size),
