@@ -3,9 +3,8 @@
 `checkpoints/00001500/` holds a file of tensors per group (network, ema, optimizer, ...) and a
 manifest with the step and the SHA-256 of every file. Loading reads numbers and runs no code.
 
-Under FSDP2 each process writes its rows of the tensors to files of its own,
-`network__1.safetensors`, and loading joins them: training may resume on any number of processes,
-each of which reads its own rows alone.
+Under FSDP2 each process writes its rows of the tensors, `network__1.safetensors`, and reads its
+rows of all files: training may resume on any number of processes.
 """
 
 import hashlib

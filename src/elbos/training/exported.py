@@ -1,14 +1,13 @@
 """Averaged weights of runs and exported models, for sampling or as initial weights.
 
 EXPORT/
-    elbos.json         the run and the step, and the range of log-SNRs that it was trained on; for
-                       weights in model.safetensors, their SHA-256
+    elbos.json         the run and the step, and its range of log-SNRs; for weights in
+                       model.safetensors, their SHA-256
     config.json        the configuration of the run, without paths
     data.json          the properties of its data
     model.safetensors  the averaged weights
 
-A network of diffusers is exported in the format of diffusers, with elbos.json beside it. Loading
-reads numbers and runs no code.
+A network of diffusers is exported in the format of diffusers, with elbos.json beside it.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Description of the machine, setting of the memory allocator, and choice of the precision.
 
-A run uses bfloat16 where the machine computes in it at least as fast, else float32: processors
-without bfloat16 arithmetic emulate it a hundred times slower than float32. A run keeps the
-precision that it was started in, wherever it is resumed.
+A run uses bfloat16 where the machine computes in it at least as fast, else float32 (processors
+without bfloat16 arithmetic emulate it a hundred times slower), and keeps its precision wherever it
+is resumed.
 """
 
 import ctypes

@@ -55,14 +55,8 @@ OnImages = Callable[[int], None]
 class Monitor:
     """Progress bar, metrics.jsonl and experiment trackers of a training run.
 
-    Args:
-        config: The run's configuration.
-        run: The run directory.
-        state: The training state at the first step.
-        machine: Device and precision, as text.
-        is_main: Whether this process writes and prints.
-        on_images: Called with the number of images seen, after each step.
-        seconds_per_image: Time per image at the devices' peak FLOP/s; None if the peak is unknown.
+    `machine` is the device and precision as text. `on_images` is called after each step, with the
+    number of images seen. The main process alone writes and prints.
     """
 
     def __init__(

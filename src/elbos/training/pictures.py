@@ -19,11 +19,8 @@ def is_drawable(shape: tuple[int, ...]) -> bool:
 def png(x: Float[Tensor, "n *d"], *, num_columns: int | None = None) -> bytes:
     """Render samples as PNG: a grid of images `[n, c, h, w]` or a scatter plot of points `[n, 2]`.
 
-    Small images are enlarged by a whole factor to about 48 pixels, without interpolation.
-
-    Args:
-        x: Samples, about in [-1, 1] ([-2, 2] for points).
-        num_columns: Number of columns of the grid. Default: a nearly square grid.
+    Images are in [-1, 1], points in [-2, 2]. Small images are enlarged by a whole factor to about
+    48 pixels, without interpolation. The grid is nearly square by default.
     """
     pixels = _scatter(x) if x.ndim == 2 else _grid(x, num_columns)
     buffer = io.BytesIO()

@@ -89,7 +89,7 @@ def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
     alone, and can be sampled and evaluated.
 
     Raises:
-        FileNotFoundError: If there is no run, or no checkpoint yet.
+        OSError: If there is no run, or no checkpoint yet, or a file cannot be written.
         ValueError: If the run has no snapshots, snapshots are corrupt or of another network, the
             width is invalid, or `out` exists.
     """

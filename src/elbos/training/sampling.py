@@ -119,25 +119,12 @@ def sample(
     null_cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
-    """Generate samples from noise, batch by batch.
+    """Generate samples from noise, up to 250 at a time, about in [-1, 1], on the CPU.
 
     The noise of a batch depends on the seed and the batch's number alone, so that batches can be
-    divided over processes.
-
-    Args:
-        denoiser: Function from noisy samples to estimates of data and noise.
-        sampling: Settings of the sampling.
-        trained: Schedule of the training, whose ends bound the grid.
-        num: Number of samples.
-        shape: Shape of one sample.
-        seed: Seed of the noise.
-        device: Device of the denoiser.
-        cond: Condition of each sample, or None.
-        null_cond: Null condition `[1, ...]`, for guidance. Default: class label -1.
-        batches: Numbers of the batches to generate, out of `num_batches(num)`. Default: all.
-
-    Yields:
-        Up to 250 samples at a time, float32, about in [-1, 1], on the CPU.
+    divided over processes: `batches` are the numbers to generate out of `num_batches(num)`, by
+    default all. The ends of `trained`, the schedule of the training, bound the grid. For guidance,
+    the null condition is a batch of one, `[1, ...]`, by default the class label -1.
     """
     denoiser = sampling.guided(denoiser, to_device(null_cond, device))
     logsnrs = sampling.logsnrs(trained)

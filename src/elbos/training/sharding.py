@@ -35,15 +35,10 @@ def shard(
 ) -> None:
     """Shard the parameters of a network in place over groups of `shard_size` processes.
 
-    Args:
-        network: The network, equal in every process.
-        processes: All processes.
-        shard_size: Number of processes that share one copy. With 1 nothing is done.
-        by_blocks: Whether blocks are gathered when they are called, for less memory; else the
-            network is gathered at once, which is also correct for blocks that are not just called.
-        dtype: Precision in which blocks are gathered and compute; autocast decides the rest.
-            Gradients are averaged in float32; parameters outside of blocks, such as embeddings,
-            keep their dtype.
+    Blocks are gathered in `dtype` when they are called, for less memory. If not `by_blocks`, the
+    network is gathered at once, which is also correct for blocks that are not just called.
+    Gradients are averaged in float32; parameters outside of blocks, such as embeddings, keep their
+    dtype.
     """
     if processes.num % shard_size:
         raise ValueError(

@@ -27,8 +27,7 @@ class State:
     """Training state: network, averages, optimizer, noise schedule, step and unlogged losses.
 
     `unlogged` holds the sum and the number of the losses, and the number of clipped gradients,
-    since the last line of the log; `by_level` holds the unweighted losses by noise level. With both
-    restored, the log of a resumed run equals that of an uninterrupted run.
+    since the last line of the log; `by_level` holds the unweighted losses by noise level.
     """
 
     network: nn.Module

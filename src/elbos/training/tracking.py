@@ -89,9 +89,6 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
 
     A validation gives `validation/bits_per_dim` and `validation/standard_error`, both in bits per
     dimension; both results give the mean loss in each bin of log-SNR, nats per dimension.
-
-    Raises:
-        TypeError: If `result` has another type.
     """
     require_type(Validation | BinnedLoss, result=result)
     if isinstance(result, BinnedLoss):

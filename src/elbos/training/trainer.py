@@ -77,13 +77,8 @@ from elbos.validation import Validation
 class Trainer:
     """Training loop of a run, as executed in each process.
 
-    Args:
-        config: Configuration of the run.
-        run: The run directory, to be claimed before `train`.
-        data: Training and validation data.
-        processes: The processes that train the network.
-        network: A user-defined network. Default: the network that `config` describes.
-        num_workers: Number of processes that prefetch batches. Default: threads of this process.
+    The run directory has to be claimed before `train`. The network is user-defined, by default as
+    `config` describes. `num_workers` processes prefetch batches, by default threads.
 
     Raises:
         ValueError: If network, data and number of processes do not fit each other, or a

@@ -5,9 +5,8 @@ OUT/
     making/train-00000.json    a complete shard: the identifier of its samples, and bad images
     index.json                 written last; `making` is then deleted
 
-Several threads decode the images: Pillow releases Python's lock for nine tenths of the time of a
-JPEG, so that threads suffice for some eight cores. The next call writes the missing shards, and
-shards whose images have changed since.
+The next call writes the missing shards, and shards whose images have changed since. Threads decode:
+Pillow releases Python's lock for nine tenths of the time of a JPEG.
 """
 
 import hashlib

@@ -23,8 +23,8 @@ class Toy(Typed):
 
     `ring`: 8 equal components on a circle. `grid`: 25 equal components. `pair`: a wide component
     of weight 3/4 beside a narrow one. All lie within about [-2, 2], with variance below 1 in each
-    dimension. Splits are drawn with fixed seeds (train 0, validation 1, test 2), 10,000 points each
-    for validation and test; the seed of a run does not change the data.
+    dimension. Splits have fixed seeds, and 10,000 points each for validation and test; the seed of
+    a run does not change the data.
     """
 
     kind: Literal["ring", "grid", "pair"] = "ring"
