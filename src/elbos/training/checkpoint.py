@@ -42,6 +42,8 @@ class Stored:
         num_rows = [sum(shape[0] for shape in shapes)] if shapes[0] else []
         self.shape = torch.Size([*num_rows, *shapes[0][1:]])
         self.ndim = len(self.shape)
+        if any(shape[1:] != shapes[0][1:] for shape in shapes):
+            raise ValueError(f"parts of one tensor have shapes {shapes}")
 
     @property
     def dtype(self) -> torch.dtype:
