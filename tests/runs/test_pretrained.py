@@ -299,7 +299,7 @@ BAD = {
         "fourier",
     ),
     "empty set": ("ddpm", None, ["data:folder", "--data.root", "empty"], "no picture"),
-    "few images": ("ddpm", None, [*DIGITS, "--num-images", "298"], "297 images"),
+    "few images": ("ddpm", None, [*DIGITS, "--num-images", "298"], "2 to 297"),
     "no labels": (
         "labelled",
         other(num_class_embeds=10, channels=3),

@@ -36,6 +36,7 @@ _MOVED = {
     },
     "analysis": "theory.elbo",
     "audit.script": "adapters.scripts",
+    "audit.script.loss": "adapters.scripts.run",
     "evaluation.pretrained": "runs.pretrained",
     "evaluation.requirements": "runs.pretrained",
     "export": "runs.export",
