@@ -47,6 +47,7 @@ def shard(
         )
     if shard_size == 1:
         return
+    require_shareable(network, shard_size)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -84,11 +85,18 @@ def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
     )
 
 
-def require_no_hooks(network: nn.Module) -> None:
-    """Raise a ValueError for gradient hooks, which run before processes average gradients."""
+def require_shareable(network: nn.Module, shard_size: int) -> None:
+    """Raise a ValueError for parameters with gradient hooks, or parameters that FSDP2 rejects."""
     for name, parameter in network.named_parameters():
+        # hooks would be called before gradients are averaged over processes
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise ValueError(f"{name} has a gradient hook, which several processes do not call.")
+        if parameter.ndim == 0 and shard_size > 1:
+            raise ValueError(f"{name} has shape []: shards need shape [1].")
+    dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
+    if len(dtypes) > 1 and shard_size > 1:
+        found = ", ".join(sorted(map(str, dtypes)))
+        raise ValueError(f"the parameters trained are {found}: shards need one dtype.")
 
 
 def is_container(module: nn.Module) -> bool:

@@ -55,7 +55,7 @@ from elbos.training.randomness import Visits, seed_torch, times
 from elbos.training.saving import Saver
 from elbos.training.sharding import (
     replicated,
-    require_no_hooks,
+    require_shareable,
     returning_views,
     set_is_last_part,
     share_buffers,
@@ -141,7 +141,7 @@ class Trainer:
         if network is None:
             network = build_network(config, self.data.spec, self.device)
         if processes.num > 1:
-            require_no_hooks(network)
+            require_shareable(network, shard_size)
             if self.given is not None and shard_size > 1:
                 network = copy.deepcopy(network)  # the user's network stays unsharded
         self.memory_format = memory_format(network)  # lost by sharding
