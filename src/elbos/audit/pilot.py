@@ -69,7 +69,7 @@ class Pilot:
             ValueError: In one line, if the loss cannot be measured at all.
         """
         queries = Queries.for_loss(loss_fn, x, seed)
-        data, data_other = queries.seen(x), queries.seen(queries.x_other)
+        data, data_other = queries.select_noised(x), queries.select_noised(queries.x_other)
         num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
         seeds = [seed + i for i in range(num_batches)]
         zeros = {s: queries.zeros.get(s) or queries.instrument.observed(x, s) for s in seeds}

@@ -4,10 +4,8 @@ With $u$ the quantile of the draw and $s = \operatorname{logit} u$, the density 
 curve through the pairs $(s, \lambda)$, or the width of the interval of $u$ that leads to a step.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 from jaxtyping import Float
@@ -80,21 +78,18 @@ class RisingCurve:
         """
         way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
         middle = len(way) // 2
-        left, right = range(middle - 1, -1, -1), range(middle + 1, len(way))
-        sides = (self._outwards(middle, side, way, min_distance) for side in (left, right))
-        return self.at(sorted({middle, *chain(*sides)}))
-
-    def _outwards(
-        self, last: int, side: range, way: Float[Array, " m"], min_distance: float
-    ) -> Iterator[int]:
-        for num_errors in _POINT_DISTANCES:
-            for i in range(last + side.step, side.stop, side.step):
-                far = num_errors * (self.error[i] + self.error[last])
-                is_far = abs(self.s[i] - self.s[last]) > far
-                is_far = is_far and abs(way[i] - way[last]) > min_distance
-                if is_far and self.places[i] != self.places[last]:
-                    yield i
-                    last = i
+        chosen = {middle}
+        for side in (range(middle - 1, -1, -1), range(middle + 1, len(way))):
+            last = middle
+            for num_errors in _POINT_DISTANCES:
+                for i in range(last + side.step, side.stop, side.step):
+                    far = num_errors * (self.error[i] + self.error[last])
+                    is_far = abs(self.s[i] - self.s[last]) > far
+                    is_far = is_far and abs(way[i] - way[last]) > min_distance
+                    if is_far and self.places[i] != self.places[last]:
+                        chosen.add(i)
+                        last = i
+        return self.at(sorted(chosen))
 
     @property
     def is_enough(self) -> bool:

@@ -40,7 +40,7 @@ class SingleCall:
     places: list[int | None]  # of these draws
     conditions: list[Any]  # all other inputs of the network
     of_data: Tensor | None = None  # the normal draw that samples the data, if any
-    summed: "SummedNoise | None" = None  # the noise as a sum of draws, if it is a sum
+    summed: "DrawSum | None" = None  # the noise as a sum of draws, if it is a sum
 
     def separated(self, draw: int) -> "SingleCall":
         """Return the call with one normal draw assigned to the data instead of the noise."""
@@ -54,7 +54,7 @@ class SingleCall:
     def added(self, draws: Sequence[int], x: Tensor) -> "SingleCall":
         """Return the call with the sum of normal draws in `z` as its only noise."""
         used = [self.normals[i] for i in draws if i < len(self.normals)]
-        summed = SummedNoise.from_input(used, self.z, x)
+        summed = DrawSum.from_input(used, self.z, x)
         return replace(self, normals=[summed.noise().reshape(self.z.shape)], summed=summed)
 
 
@@ -131,7 +131,7 @@ class Queries:
         )
         return replace(queries, noised=_noised_elements(queries, seed))
 
-    def seen(self, value: Tensor) -> Tensor:
+    def select_noised(self, value: Tensor) -> Tensor:
         """Select the noised elements of a batch in the layout of the data."""
         return value if self.noised is None else value.flatten(1)[:, self.noised]
 
@@ -182,13 +182,13 @@ class Queries:
             normals += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
             shared = [draw for draw in others if draw.shape[1:] != z.shape[1:]]
             if self.noised is not None:
-                normals = [self.seen(draw) for draw in normals]
-                shared = [self.seen(draw.expand_as(z)) for draw in shared]
+                normals = [self.select_noised(draw) for draw in normals]
+                shared = [self.select_noised(draw.expand_as(z)) for draw in shared]
             fitting = [i for i, quantile in enumerate(draws.quantiles) if len(quantile) == len(z)]
             single = SingleCall(
-                z=self.seen(z),
-                answer=self.seen(answer),
-                gradient=self.seen(gradient),
+                z=self.select_noised(z),
+                answer=self.select_noised(answer),
+                gradient=self.select_noised(gradient),
                 normals=normals,
                 shared=shared,
                 quantiles=[draws.quantiles[i] for i in fitting],
@@ -204,7 +204,7 @@ class Queries:
     def in_layout(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
         """Return input, gradient and output of a call at the elements of the noisy data."""
         z, g, answer, _ = self._apart(call)
-        return self.seen(z), self.seen(g), self.seen(answer)
+        return self.select_noised(z), self.select_noised(g), self.select_noised(answer)
 
     def _apart(self, call: Call) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """Split a network call into noisy data, gradient, output and other input channels."""
@@ -244,14 +244,14 @@ def is_shared(draw: Tensor, z: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
-class SummedNoise:
+class DrawSum:
     """Unit-variance noise as a linear combination of normal draws, with factors per sample."""
 
     draws: Float[Tensor, "b k d"]
     factors: Float[Tensor, "b k"]  # of norm 1
 
     @classmethod
-    def from_input(cls, draws: list[Tensor], z: Tensor, x: Tensor) -> "SummedNoise":
+    def from_input(cls, draws: list[Tensor], z: Tensor, x: Tensor) -> "DrawSum":
         """Fit the combination of draws in `z`, besides the data and a constant."""
         stacked = torch.stack([draw.flatten(1).double() for draw in draws], dim=1)
         factors = _factors(stacked, z, x)
