@@ -1,11 +1,13 @@
 """Commands as the tests run them, and trained runs to run them on."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +47,34 @@ def elbos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         return Result(status, *capsys.readouterr())
 
     return run
+
+
+def forked(
+    *words: Any, out: Path, err: Path, before: Callable[[], Any] = lambda: None
+) -> BaseProcess:
+    """Start a command in a process forked from this one, which has torch; what it says is in files.
+
+    `before` is called first, there.
+    """
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=_command, args=(words, out, err, before))
+    process.start()
+    return process
+
+
+def _command(words: tuple[Any, ...], out: Path, err: Path, before: Callable[[], Any]) -> None:
+    sys.stdout, sys.stderr = (path.open("w", buffering=1) for path in (out, err))
+    os.dup2(sys.stdout.fileno(), 1)
+    os.dup2(sys.stderr.fileno(), 2)
+    sys.argv = ["elbos", *map(str, words)]
+    status: Any = 0
+    try:
+        before()
+        cli.main()
+    except SystemExit as stop:
+        status = stop.code or 0
+    finally:
+        os._exit(status)
 
 
 def make_runs() -> None:

@@ -23,7 +23,7 @@ import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import _import_hook
 
-NUM_CALLS = 5_000  # whose arguments and results are looked at, in each test
+NUM_CALLS = 2_000  # whose arguments and results are looked at, in each test
 NUM_CLOSURES = 3  # of one function inside another, in each process: each costs milliseconds
 NUM_ELEMENTS, DEPTH = 10, 4  # of a container, that tell what it looks like; annotations end there
 MAX_LITERAL = 40  # characters: longer text is no literal of an annotation

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from commands import TINY, TOY, Elbos, Result, assert_one_line, snapshot
+from commands import TINY, TOY, Elbos, Result, assert_one_line, forked, snapshot
 from filelock import FileLock
 from tiny import log, tensors
 
@@ -254,29 +254,27 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_whole(
         assert log(runs / "new") == log(runs / "digits")
 
 
-def as_somebody_else(*words: str, cwd: Path) -> Result:
-    """Run a command in a process without root's rights."""
-    drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    if os.getuid():
-        drop = []
-    elif not shutil.which("setpriv"):
-        pytest.skip("cannot drop root's rights")
-    done = subprocess.run(
-        [*drop, sys.executable, "-m", "elbos.cli", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HOME": "/nonexistent"},
-    )
-    return Result(done.returncode, done.stdout, done.stderr)
+def become_somebody_else() -> None:
+    """Without root's rights and home."""
+    os.environ["HOME"] = "/nonexistent"
+    if not os.getuid():
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
 
 
-def test_what_cannot_be_written_is_one_line_at_once(trained: Path) -> None:
+def test_what_cannot_be_written_is_one_line_at_once(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = trained  # not below a folder of root's that nobody else may enter
     for path in (folder, *folder.parents[:3], *folder.rglob("*")):
         if path.is_relative_to(trained.parents[2]):
             path.chmod(0o755 if path.is_dir() else 0o644)
-    evaluated = as_somebody_else("evaluate", "toy", "--json", cwd=folder)
+    monkeypatch.chdir(folder)
+    out, err = tmp_path / "out", tmp_path / "err"
+    process = forked("evaluate", "toy", "--json", out=out, err=err, before=become_somebody_else)
+    process.join()
+    evaluated = Result(process.exitcode, out.read_text(), err.read_text())
     if "elbos: " not in evaluated.err:
         pytest.skip("the interpreter cannot be run without root's rights")
     assert_one_line(evaluated, "eval.json", "Permission denied: change its perm", statuses=(1,))
@@ -359,9 +357,9 @@ def test_a_full_standard_output_is_one_line(unbuffered: str) -> None:
 
 def test_a_training_outlives_its_standard_error(runs: Path) -> None:
     words = [*TINY, "--run", "new", "--output.log-every", "16"]
-    with Path("/dev/full").open("wb") as full:
-        command = [sys.executable, "-m", "elbos.cli", *words]
-        assert subprocess.run(command, stderr=full, check=False).returncode == 0
+    process = forked(*words, out=runs / "out", err=Path("/dev/full"))
+    process.join()
+    assert process.exitcode == 0
     new, expected = tensors(runs / "new"), tensors(runs / "digits")
     assert all(torch.equal(t, expected[k]) for k, t in new.items() if "log" not in k)
 
@@ -385,19 +383,19 @@ def test_a_run_directory_deleted_while_training_is_one_line(
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:
     words = [*TINY, "--num-images", "16000", "--run", "new", "--output.log-every", "16"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "elbos.cli", *words], stderr=subprocess.PIPE, text=True
-    )
+    process = forked(*words, out=runs / "out", err=runs / "err")
     while not (runs / "new" / "metrics.jsonl").exists():
         time.sleep(0.05)
-        assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
+        assert process.is_alive()
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    err = (runs / "err").read_text()
     beginning, warmup, *progress, last = err.splitlines(keepends=True)
     assert beginning.endswith(" parameters, new: new, 16,000 images\n")
     assert "warm-up takes 62% of the run" in warmup
     assert all(re.search(r" images/s, \d+:\d\d:\d\d left, ", line) for line in progress)
-    assert_one_line(Result(process.returncode, "", last), "the same command", statuses=(1,))
+    assert_one_line(Result(process.exitcode, "", last), "the same command", statuses=(1,))
     step = tensors(runs / "new")["step"].item()
     assert log(runs / "new")[-1]["step"] == step
     assert f"Stopped at step {step} of 1000" in err

@@ -1,16 +1,16 @@
 """References: what is cached is what would be computed."""
 
 import dataclasses
+import multiprocessing
+import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from noise_images import NUM_LEVELS, Means, dataset, noise
 from safetensors.torch import save
 
+from elbos.base import files
 from elbos.evaluation.estimators import Statistics, mean_kernel
 from elbos.evaluation.features import Extractor, Features
 from elbos.evaluation.reference import reference
@@ -134,26 +134,24 @@ def test_an_interrupted_extraction_goes_on_where_it_was(own_cache, monkeypatch):
     assert torch.equal(resumed.statistics.covariance, whole.statistics.covariance)
 
 
-KILLED = """
-import os
-from noise_images import Means, dataset
-from elbos.evaluation import reference
-from elbos import files
-write = files.write
-def die(path, content):
-    if path.name != "reference.safetensors":
-        return write(path, content)
-    path.write_bytes(content[:99])
-    os.kill(os.getpid(), 9)
-files.write = die
-reference.reference(dataset(), "train", Means().extractor)
-"""
+def killed_while_it_writes():
+    write = files.write
+
+    def die(path, content):
+        if path.name == "reference.safetensors":
+            path.write_bytes(content[:99])
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, content)
+
+    files.write = die
+    reference(dataset(), "train", Means().extractor)
 
 
 def test_a_process_killed_while_it_writes_leaves_nothing_that_counts(own_cache):
-    here = Path(__file__).parents[1]
-    killed = subprocess.run([sys.executable, "-c", KILLED], cwd=here, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed = multiprocessing.get_context("fork").Process(target=killed_while_it_writes)
+    killed.start()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     resumed = reference(dataset(), "train", Means().extractor)  # no warning: nothing was there
     whole = reference(dataset(), "train", Means("means, never killed").extractor)
     assert torch.equal(resumed.statistics.covariance, whole.statistics.covariance)

@@ -2,8 +2,6 @@
 
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +25,12 @@ def test_own_network_and_data_in_25_lines(
     short = EXAMPLE.read_text().replace("80_000", "2_000")
     (tmp_path / EXAMPLE.name).write_text(short)
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-W", "error", EXAMPLE.name]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"[\d.]+ ± [\d.]+ bits/dim\n", done.stdout)
+    runpy.run_path(EXAMPLE.name, run_name="__main__")
+    printed = capsys.readouterr().out
+    assert re.fullmatch(r"[\d.]+ ± [\d.]+ bits/dim\n", printed)
     before = snapshot(tmp_path / "runs")
     runpy.run_path(EXAMPLE.name, run_name="__main__")  # the same call resumes
-    assert capsys.readouterr().out == done.stdout
+    assert capsys.readouterr().out == printed
     assert snapshot(tmp_path / "runs") == before
 
 
