@@ -112,7 +112,13 @@ def run_experiment(
             require_positive(minutes=minutes)
             require_finite(minutes, "minutes")
         dataset = experiment.config.data.load()
-        num_parameters = _require_trainable(experiment, dataset)
+        config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
+        require_installed(config.output.trackers)
+        network = build_network(config, dataset.spec, torch.device("cpu"))
+        num_parameters = sum(parameter.numel() for parameter in network.parameters())
+        for sampling in experiment.scoring.samplings.values():
+            require_guidable(config, dataset.spec, sampling)
+            sampling.logsnrs(config.schedule)  # raises for an invalid grid
         extractor = None
         if dataset.num_levels is not None:
             extractor = experiment.scoring.extractor.load(local_device())
@@ -168,17 +174,6 @@ def _reporter(
         )
 
     return on_end
-
-
-def _require_trainable(experiment: Experiment, dataset: Dataset) -> int:
-    """Check that the runs can be trained and sampled; return the number of network parameters."""
-    config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
-    require_installed(config.output.trackers)
-    network = build_network(config, dataset.spec, torch.device("cpu"))
-    for sampling in experiment.scoring.samplings.values():
-        require_guidable(config, dataset.spec, sampling)
-        sampling.logsnrs(config.schedule)
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _claimed(

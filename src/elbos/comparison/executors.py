@@ -263,14 +263,12 @@ def do_all(
     executor: Executor,
     on_end: Callable[[Key, Failure | None], None] = lambda *_: None,
 ) -> dict[Key, Failure]:
-    """Execute all jobs, continuing after failures, and return the failures by key.
-
-    `on_end` is called when a job has ended, with the job's key and its failure or None.
+    """Execute all jobs, continuing after failures, and return the failures by key; `on_end` is
+    called when a job has ended, with its key and its failure or None.
     """
     left, failures = dict(jobs), {}
 
-    def attempt(job: Job) -> tuple[bool, Failure | None]:
-        """Execute a job unless another command does; return whether it has ended, and how."""
+    def attempt(job: Job) -> tuple[bool, Failure | None]:  # whether it has ended, and its failure
         failure = None
         if job.scores() is None and not job.is_running():
             failure = executor.do(job)

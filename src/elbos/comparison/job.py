@@ -48,12 +48,8 @@ class Job:
         cls, experiment: Experiment, path: Path, objective: Variant, seed: int
     ) -> "Job":
         """Build the job of one objective and seed, with the run directory `path`."""
-        return cls(
-            path=path,
-            config=experiment.run_config(objective, seed),
-            scoring=experiment.scoring,
-            weightings=experiment.weightings,
-        )
+        config, scoring = experiment.run_config(objective, seed), experiment.scoring
+        return cls(path=path, config=config, scoring=scoring, weightings=experiment.weightings)
 
     @property
     def log(self) -> Path:
@@ -127,7 +123,7 @@ def run_job(
 ) -> Failure | None:
     """Execute a job in a process, or in several under torchrun; return the failure or None.
 
-    `on_start` is called with the process once the job is handed over; `stop` ends it early.
+    `on_start` is called with the process once it has the job; `stop` ends it early.
     """
     torchrun = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     launcher = [*torchrun, f"--nproc-per-node={num_processes}", "-m"] if num_processes > 1 else []

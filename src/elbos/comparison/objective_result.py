@@ -130,5 +130,5 @@ class ObjectiveResult:
 
     @property
     def has_curves(self) -> bool:
-        """Return whether the result contains any curve over images seen or noise levels."""
+        """Return whether there is a curve over images seen or noise levels."""
         return bool(self.learning or self.elbo or self.curve)

@@ -137,10 +137,9 @@ class Planned:
         ]
         verdicts = [verdict for *_, verdict in found]
         significant = [
-            f"{pair.monotone} minus {pair.non_monotone}, {metric.title}: "
-            f"{tables.difference_text(difference)}"
-            for pair, metric, difference, _ in found
-            if difference.is_significant
+            f"{pair.monotone} minus {pair.non_monotone}, {m.title}: {tables.difference_text(d)}"
+            for pair, m, d, _ in found
+            if d.is_significant
         ]
         least = []
         for metric in comparison.main_metrics:

@@ -308,8 +308,8 @@ def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
     if not curves:
         return None
     alike = [curve.bits_per_dim for curve in curves if curve.images == curves[0].images]
-    mean = np.array(alike, dtype=float).mean(0)
-    return LearningCurve(images=curves[0].images, bits_per_dim=_rounded(mean))
+    mean = _rounded(np.array(alike, dtype=float).mean(0))
+    return LearningCurve(images=curves[0].images, bits_per_dim=mean)
 
 
 def _rounded(values: Any) -> tuple[Any, ...]:

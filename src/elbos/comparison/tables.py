@@ -88,14 +88,9 @@ def ranked(comparison: Comparison) -> dict[str, str]:
 
 def measured(comparison: Comparison) -> list[Metric]:
     """Return the metrics for which any objective has a score."""
-    return [
-        metric
-        for metric in comparison.metrics
-        if any(
-            metric.key in one.scores and one.scores[metric.key].mean is not None
-            for one in comparison.objectives
-        )
-    ]
+    scores = [item for one in comparison.objectives for item in one.scores.items()]
+    known = {key for key, score in scores if score.mean is not None}
+    return [metric for metric in comparison.metrics if metric.key in known]
 
 
 def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
@@ -156,17 +151,12 @@ def _score(comparison: Comparison, score: Score | None, metric: Metric, is_short
 def seeds_table(comparison: Comparison) -> Table:
     """Tabulate the scores of every objective and seed."""
     metrics = measured(comparison)
-    rows = [
-        [
-            f"{one.name}, seed {seed}",
-            *(
-                number(one.scores[m.key].values.get(seed) if m.key in one.scores else None)
-                for m in metrics
-            ),
-        ]
-        for one in comparison.objectives
-        for seed in comparison.seeds
-    ]
+    rows = []
+    for one in comparison.objectives:
+        scores = [one.scores[m.key].values if m.key in one.scores else {} for m in metrics]
+        for seed in comparison.seeds:
+            values = (number(known.get(seed)) for known in scores)
+            rows.append([f"{one.name}, seed {seed}", *values])
     return Table(["", *(metric.short for metric in metrics)], rows)
 
 

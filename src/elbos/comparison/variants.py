@@ -54,14 +54,8 @@ class Variant:
             `Tabulated.from_function` makes storable.
 
     Examples:
-        >>> mine = Variant(
-        ...     name="mine",
-        ...     parameterization=V(),
-        ...     schedule=Adaptive(),
-        ...     weighting=weightings.Sigmoid(k=3.0),
-        ... )
-        >>> mine.is_monotone(-10.0, 10.0), mine == Variant.parse("mine=V(),Adaptive(),Sigmoid(k=3)")
-        (True, True)
+        >>> Variant.parse("mine=V(),Adaptive(),Sigmoid(k=3)").weighting
+        Sigmoid(k=3.0)
     """
 
     name: str
@@ -83,9 +77,6 @@ class Variant:
 
         A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is run.
 
-        Raises:
-            OSError: If the file cannot be read.
-            ValueError: If the text does not describe an objective.
         """
         name, is_own, objective = (part.strip() for part in text.partition("="))
         if is_own:

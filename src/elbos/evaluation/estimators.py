@@ -212,8 +212,7 @@ def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tu
 
 def _require_finite(*features: Tensor) -> None:
     for rows in features:
-        num_bad = int((~rows.isfinite()).any(1).sum())
-        if num_bad:
+        if num_bad := int((~rows.isfinite()).any(1).sum()):
             raise ValueError(
                 f"Features of {num_bad} of {len(rows)} images hold NaN or infinity: check these."
             )

@@ -20,8 +20,7 @@ class NotFiniteError(ValueError):
 
 def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
     """Raise a NotFiniteError, which counts them, if samples contain NaN or infinity."""
-    num_bad = int((~x.isfinite()).flatten(1).any(1).sum())
-    if num_bad:
+    if num_bad := int((~x.isfinite()).flatten(1).any(1).sum()):
         raise NotFiniteError(
             f"{num_bad} of {len(x)} samples hold NaN or infinity: "
             "try another sampler, more steps, less guidance or float32."

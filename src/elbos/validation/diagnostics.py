@@ -87,7 +87,7 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None
         low, high = (denoiser.output(x, torch.full((len(x),), end).to(x), cond) for end in ends)
     if torch.equal(low, high) and low.any():
         warnings.warn(
-            "the network ignores its second argument: it returns the same at all noise levels.",
+            "the network ignores its second argument: its output is the same at both ends.",
             TimeIgnoredWarning,
             stacklevel=USER - 1,
         )

@@ -142,7 +142,6 @@ class Module:
                 f"or a pair of them and logits [{num}, k]."
             )
         vectors: Tensor = value.float().cpu()
-        num_bad = int((~vectors.isfinite()).any(1).sum())
-        if num_bad:
+        if num_bad := int((~vectors.isfinite()).any(1).sum()):
             raise ValueError(f"{self.path} returns NaN or infinity for {num_bad} of {num} images.")
         return vectors
