@@ -121,8 +121,9 @@ class Local(Executor):
 
 
 def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str:
-    """Return CUDA_VISIBLE_DEVICES for the `num` accelerators of a job, the `slot`-th of those that
-    run at once; `visible` is its value in this process, empty for all `num_devices`.
+    """Return CUDA_VISIBLE_DEVICES for the `num` accelerators of the `slot`-th job at once.
+
+    `visible` is the variable of this process, empty if it sees all `num_devices` accelerators.
 
     Examples:
         >>> [device_names(slot, 2, "") for slot in range(3)], device_names(1, 2, "6,7")
@@ -223,8 +224,9 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Divide the machines of a cluster among parallel jobs: return the number of jobs at once, by
-    default as many as the GPUs or cores allow, and the number of cores per process.
+    """Divide a cluster among parallel jobs; return the numbers of jobs and of cores per process.
+
+    Each job runs on one machine. By default there are as many jobs as the GPUs or cores allow.
 
     Examples:
         >>> shares([{"CPU": 8.0}, {"CPU": 8.0}], 1), shares([{"CPU": 8.0}], None)
@@ -263,8 +265,9 @@ def do_all(
     executor: Executor,
     on_end: Callable[[Key, Failure | None], None] = lambda *_: None,
 ) -> dict[Key, Failure]:
-    """Execute all jobs, continuing after failures, and return the failures by key; `on_end` is
-    called when a job has ended, with its key and its failure or None.
+    """Execute all jobs, continuing after failures, and return the failures by key.
+
+    `on_end` is called when a job has ended, with its key and its failure or None.
     """
     left, failures = dict(jobs), {}
 

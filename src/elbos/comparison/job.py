@@ -81,8 +81,7 @@ class Job:
 
 
 def work(job: Job) -> Failure | None:
-    """Train and score a run, unless it is scored or another command is working on it; return the
-    failure, or None.
+    """Train and score a run, unless it is scored or locked; return the failure or None.
 
     All processes of a job call this function; the main process holds the lock and writes. The other
     processes raise the failure.

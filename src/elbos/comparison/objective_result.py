@@ -10,8 +10,9 @@ Known = float | None
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weighting, divided by its maximum, and training density (of the first seed if adaptive; None
-    if unknown) over log-SNR.
+    """Weighting, relative to its maximum, and training density of noise levels over log-SNR.
+
+    An adaptive density is that of the first seed; None if unknown.
     """
 
     logsnr: tuple[float, ...]

@@ -160,9 +160,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Best:
-    """The best objective in one metric: its mean, the objectives `near` it that do not differ
-    significantly, and the smallest significant difference.
-    """
+    """The best objective in one metric, with the objectives not significantly different from it."""
 
     metric: Metric
     objective: ObjectiveResult
@@ -196,8 +194,9 @@ class Best:
 
 
 def _highest(comparison: Comparison) -> dict[str, Any] | None:
-    """Find the noise level whose ELBO has the highest rank correlation with the last sample metric,
-    and its p-value among all noise levels; None without a tested correlation.
+    """Find the noise level whose ELBO ranks weightings most like the last sample metric does.
+
+    The p-value is that of the largest of all correlations; None without a tested correlation.
     """
     titles = tables.ranked(comparison)
     keys = [key for key in titles if key != BITS_PER_DIM.name]
@@ -218,9 +217,7 @@ def _highest(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def _heat(comparison: Comparison) -> list[list[tuple[float | None, str, bool]]]:
-    """Return the cells of the loss heat map: loss, colour strength, and a flag for the weighting
-    that the model was trained with.
-    """
+    """Return loss, colour strength and whether it is the model's own weighting, for each cell."""
     if comparison.losses is None:
         return []
     losses = comparison.losses

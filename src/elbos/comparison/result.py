@@ -85,9 +85,7 @@ class TestedWeighting:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Test losses of every model under every weighting: `relative`, `[objectives, weightings]`, is
-    the loss divided by the lowest loss under each weighting.
-    """
+    """Test losses of every model under every weighting, relative to the lowest under each."""
 
     objectives: tuple[str, ...] = field(metadata={"json": "rows"})
     weightings: tuple[TestedWeighting, ...]
@@ -96,8 +94,9 @@ class Losses:
 
 @dataclass(frozen=True, kw_only=True)
 class RankCorrelation:
-    """Spearman's rank correlations of several quantities with one metric, pointwise 95 % intervals,
-    and the permutation p-value of the largest correlation (None if unknown).
+    """Spearman's rank correlations of several quantities with one metric, with 95 % intervals.
+
+    The p-value is that of the largest correlation, by permutation; None if unknown.
     """
 
     rho: tuple[Known, ...]

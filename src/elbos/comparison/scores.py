@@ -86,9 +86,7 @@ class RunScores:
 def read_scores(
     path: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
 ) -> RunScores | None:
-    """Read the stored scores of a run; None if missing, altered, or of another run, another scoring
-    or too few weightings.
-    """
+    """Read the stored scores of a run; None if missing, altered, or of other settings."""
     try:
         stored = files.read_json(path / FILE)
         if stored["digest"] != _digest(config, scoring, stored["scores"]):
@@ -106,8 +104,9 @@ def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
 def measure_scores(
     run: Run, scoring: Scoring, weightings: Iterable[Weighting], start: Start
 ) -> None:
-    """Score a run, also under several weightings, and write the scores; earlier losses under other
-    weightings stay. All processes that share the run must call this function.
+    """Score a run, also under several weightings, and write the scores.
+
+    Earlier losses under other weightings stay. All processes that share the run call this function.
     """
     scores = RunScores(
         num_parameters=sum(p.numel() for p in run.network.parameters()),
@@ -201,8 +200,9 @@ def _training(run: Run) -> dict[str, Any]:
 
 
 def measured_metrics(scores: RunScores) -> tuple[Metric, ...]:
-    """Return the metrics of a run, with the main ones, which are tested for significance, first:
-    bits/dim, and the leading distance for each sampler.
+    """Return the metrics of a run, with the main ones, which are tested for significance, first.
+
+    Main metrics are bits/dim and the leading distance for each sampler.
     """
     bits = Metric(
         key=BITS_PER_DIM.name,

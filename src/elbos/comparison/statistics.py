@@ -135,8 +135,9 @@ class Differences:
 def differences(
     scores: Float64[np.ndarray, "k r n"], planned: Sequence[Pair] = ()
 ) -> list["Differences | None"]:
-    """Compute the differences of all pairs of objectives in each main metric, with thresholds of
-    significance; None for a metric of a single objective or seed, or without scatter.
+    """Compute the differences of all pairs of objectives in each main metric, with thresholds.
+
+    None for a metric of a single objective or seed, or without scatter.
 
     Args:
         scores: Scores by main metric, objective and seed.
@@ -225,8 +226,9 @@ def _half_widths(
 
 @lru_cache
 def range_quantile(level: float, num: int, dof: float) -> float:
-    r"""Return the quantile that the studentized range of `num` numbers exceeds with probability
-    `level`, from 1e-5 to 1/2, for $\nu \ge 1$ degrees of freedom.
+    r"""Return the quantile of the studentized range that `num` numbers exceed with a probability.
+
+    The probability, `level`, is from 1e-5 to 1/2, and there is at least one degree of freedom.
     """
     step = 0.4 / math.sqrt(dof + 4)  # a fraction of the width of the density of ln s
     log_s = np.arange(-30.0, 3.0, step)

@@ -47,8 +47,9 @@ def text_of(value: float | None, places: int | None) -> str:
 def places_of(
     comparison: Comparison, key: str, std: float | None = None, digits: int = 2
 ) -> int | None:
-    """Return the decimals of a metric: `digits` of its typical standard deviation over seeds, or of
-    `std` if larger; None without scatter.
+    """Return the decimals of a metric, from its scatter over seeds; None without scatter.
+
+    The typical standard deviation, or `std` if larger, is shown with `digits` digits.
     """
     scores = [one.scores[key] for one in comparison.objectives if key in one.scores]
     stds = [score.std for score in scores if score.std is not None]

@@ -22,11 +22,10 @@ _MIN_STEPS = 10
 def resolved(
     config: Config, minutes: float | None, num_threads: int, num_processes: int = 1
 ) -> Config:
-    """Resolve the precision "auto" of a configuration, and set the number of images from `minutes`
-    of training, if given, of a run that uses the machine alone.
+    """Resolve the precision "auto", and the number of images from a training time in minutes.
 
-    If `num_processes` train a run together, a process's share of the batch is timed, without the
-    exchange of gradients; each has `num_threads` cores.
+    A run has the machine to itself, with `num_threads` cores per process. If `num_processes` train it
+    together, a process's share of the batch is timed, without the exchange of gradients.
     """
     if config.precision == "auto":
         config = replace(config, precision=best_precision(local_device()))

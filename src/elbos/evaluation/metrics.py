@@ -37,9 +37,7 @@ MAX_MANIFOLD = 10_000
 
 @dataclass(frozen=True)
 class Value:
-    """Value of a metric for a set of images (NaN if unknown), with its standard error over images
-    (None if unknown).
-    """
+    """Value of a metric (NaN if unknown), with its standard error over images (None if unknown)."""
 
     value: float
     standard_error: float | None = None
@@ -184,8 +182,9 @@ def feature_sets(
     on_images: Callable[[int], None] = lambda _: None,
     features: Features | None = None,
 ) -> FeatureSets:
-    """Extract the features of samples in random order, unless they are given, and pair them with a
-    reference; `on_images` is called with the number of images in each batch.
+    """Pair the features of samples in random order, extracted unless given, with a reference.
+
+    `on_images` is called with the number of images in each batch.
 
     Raises:
         ValueError: If the samples have another shape, or the reference another extractor.

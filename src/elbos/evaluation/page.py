@@ -1,4 +1,4 @@
-"""Tables of an evaluation, made once for the page and once with fewer rows for the terminal."""
+"""Tables of an evaluation for its page and, with fewer noise levels, for the terminal."""
 
 import base64
 import math
@@ -22,7 +22,7 @@ _NUM_LEVELS = 13  # rows in tables of curves
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of likelihood, `per_bit` times as small as a bit, with a note for titles."""
+    """Unit of likelihood: its name, the number of units per bit, and a note for titles."""
 
     name: str
     per_bit: float

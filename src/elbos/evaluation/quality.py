@@ -85,8 +85,10 @@ class Scorer:
     def score(
         self, sampling: Sampling, num: int, seed: int, start: Start
     ) -> tuple[Scores, Scores | None]:
-        """Generate and score samples; return the scores of all, and of the first `num_matched` for
-        the metrics that depend on their number (None where all are to be compared).
+        """Generate and score samples; return the scores of all samples, and of the first ones.
+
+        Metrics that depend on the number of samples are compared with the real-data baseline by the
+        first `num_matched` samples; None if all samples are compared.
         """
         x = stored_samples(self.model, sampling, num, seed, start)
         num_matched = self.num_matched(num)

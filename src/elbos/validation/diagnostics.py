@@ -49,7 +49,7 @@ class VaryingEstimatesWarning(UserWarning):
 
 @contextmanager
 def explained_types(x: Tensor) -> Iterator[None]:
-    """Re-raise torch's dtype and device errors as a ValueError that names those of the data."""
+    """Re-raise torch's dtype and device errors as a ValueError that says what to change."""
     try:
         yield
     except RuntimeError as error:

@@ -78,8 +78,8 @@ class Estimate:
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
     def is_enough(self, target: float | None) -> bool:
-        """Return whether the target standard error is None, reached, or out of reach for more
-        rounds on these samples.
+        """Return whether the target standard error is None or reached, or more rounds on these
+        samples would hardly help.
         """
         if target is None or math.isnan(self.standard_error) or self.standard_error <= target:
             return True

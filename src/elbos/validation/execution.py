@@ -1,4 +1,4 @@
-"""Execution of a validation: batches, processes, device, storage. Results depend on none of it."""
+"""Execution of a validation: batches, processes, device and storage, which change no result."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

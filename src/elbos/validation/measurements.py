@@ -143,11 +143,11 @@ def num_pilot_times(num_samples: int) -> int:
 
 
 def fit(pilot: Measurements) -> tuple[Adaptive, ControlVariate]:
-    r"""Fit the sampling density and the control variate that minimize the variance of further
-    measurements to a pilot with separate noise, at levels that cover the range evenly.
+    r"""Fit a sampling density and a control variate to a pilot, for precise further measurements.
 
-    The control variate is the pilot's loss by least squares, linear between the edges of bins; the
-    density follows, bin by bin, the standard deviation of the loss around it.
+    The pilot has separate noise, at levels that cover the range evenly. The control variate is its
+    loss by least squares, linear between the edges of bins; the density follows, bin by bin, the
+    standard deviation of the loss around it.
     """
     low, high = pilot.schedule.logsnr_min, pilot.schedule.logsnr_max
     nodes = torch.linspace(low, high, NUM_BINS + 1, dtype=torch.float64)

@@ -80,9 +80,7 @@ def extract(
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read the weight tensors in a file without executing code, and the first 8 digits of its
-    SHA-256.
-    """
+    """Return the weight tensors in a file, read without executing code, and 8 digits of a hash."""
     content = files.read(path)
     advice = "get the file again, or name another one."
     try:
