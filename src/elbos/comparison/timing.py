@@ -24,8 +24,8 @@ def resolved(
 ) -> Config:
     """Resolve the precision "auto", and the number of images from a training time in minutes.
 
-    A run has the machine to itself, with `num_threads` cores per process. If `num_processes` train it
-    together, a process's share of the batch is timed, without the exchange of gradients.
+    A run has the machine to itself, with `num_threads` cores per process. If `num_processes` train
+    it together, a process's share of the batch is timed, without the exchange of gradients.
     """
     if config.precision == "auto":
         config = replace(config, precision=best_precision(local_device()))
