@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from elbos.comparison.statistics import differences, range_quantile, rank_correlations
+from elbos.comparison.statistics import differences, rank_correlations
 
 SIZES = [(2, 2), (2, 7), (3, 4), (4, 4), (6, 3)]  # objectives, seeds
 
@@ -308,16 +308,3 @@ def test_scores_must_be_finite(bad, rng):
         rank_correlations(np.ones((6, 2, 3)), scores, names)
     with pytest.raises(ValueError, match=r"^1 of 12 scores are NaN or infinite\.$"):
         rank_correlations(scores[:, :, None], np.ones((6, 2)), names)
-
-
-@pytest.mark.parametrize("dof", [1, 1.5, 3, 20, 300])
-@pytest.mark.parametrize("level", [1e-4, 0.025 / 3, 0.05, 0.5])
-def test_the_studentized_range_of_two_numbers_is_students(level, dof):
-    expected = math.sqrt(2) * stats.t(dof).isf(level / 2)
-    assert range_quantile(level, 2, dof) == pytest.approx(expected, rel=1e-8)
-
-
-@pytest.mark.parametrize(("num", "dof"), [(3, 1.0), (15, 8.0), (40, 60.0), (300, 30.0)])
-def test_the_studentized_range_is_scipys(num, dof):
-    expected = stats.studentized_range(num, dof).isf(0.025)
-    assert range_quantile(0.025, num, dof) == pytest.approx(expected, rel=1e-7)

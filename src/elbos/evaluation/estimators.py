@@ -201,7 +201,7 @@ def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tu
     _require_finite(logits)
     if len(logits) < num_splits:
         raise ValueError(
-            f"{len(logits)} samples are too few for an Inception score of {num_splits} splits."
+            f"The Inception score needs {num_splits} samples or more; there are {len(logits)}."
         )
     scores = []
     for log_p in logits.double().log_softmax(1).tensor_split(num_splits):

@@ -259,7 +259,7 @@ class Validator(Typed):
         """
         if len(pilot) < min(MIN_TUNING_SAMPLES, len(self)):
             raise ValueError(
-                f"the pilot is of {len(pilot)} samples: give {MIN_TUNING_SAMPLES} or more."
+                f"the pilot has {len(pilot)} of {len(self)} samples: give {MIN_TUNING_SAMPLES}."
             )
         schedule, control = fit(pilot)
         return replace(self, schedule=schedule, control=control)
