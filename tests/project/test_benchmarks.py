@@ -18,7 +18,10 @@ NAMES = sorted(
     if path.stem not in ("networks", "timing", "roofline")
 )
 ARGUMENTS = {  # RUN is a trained one
-    "audit": ["--tiny", "--seeds", "0", "--rounds", "1"],
+    "audit": [
+        *("--tiny", "--seeds", "0", "--rounds", "1", "--drawn", "1"),
+        *("--kinds", "latents", "drawn", "recipe", "held-out", "time"),  # levels are as drawn ones
+    ],
     "coverage": ["--num-tables", "2"],
     "data": ["--nums", "20", "40", "--folder", "data", "--jobs", "1", "--num-steps", "3"],
     "digits": ["--tiny", "--runs", "runs", "--", *TRAINING],
