@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.adapters.calls import ForeignNetwork, output, require_output
 from elbos.base.conditions import Condition
+from elbos.models.calls import ForeignNetwork, output, require_output
 from elbos.theory.process import align, alpha_sigma
 
 

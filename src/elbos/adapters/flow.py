@@ -28,9 +28,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.adapters.calls import ForeignNetwork, output, require_output
 from elbos.base.checks import require_positive
 from elbos.base.conditions import Condition
+from elbos.models.calls import ForeignNetwork, output, require_output
 from elbos.theory.process import align, alpha_sigma
 
 _ROUNDING = 1e-4  # tolerance for log-SNR at the end of the range, in float32

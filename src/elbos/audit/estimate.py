@@ -207,6 +207,7 @@ class Estimate:
             weight_pure_noise=c_pure,
             share_clean=(samples.logsnr == torch.inf).double().mean().item(),
             diagnostics=diagnostics,
+            samples=samples,
         )
 
 

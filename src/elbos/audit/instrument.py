@@ -7,19 +7,22 @@ call (`rng`), so that two calls differ only in the data or in the answer.
 
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.audit.rng import Draws, Quantiles, Recorder
 from elbos.base.errors import message
 
 LossFunction = Callable[[Any, Tensor], Any]
+Slot = int | str
+"""An argument of a network call: its position, or its name if it is given by name."""
 
 
 @dataclass(frozen=True)
@@ -63,14 +66,43 @@ class Answer:
 ZERO, SIGNS = Answer(), Answer(scale=1.0)
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a network call, by position or name."""
+
+    num: int  # samples
+    noisy: Slot | None  # the argument that is the noisy data; None if they are part of one
+    others: Mapping[Slot, Any]
+
+    @classmethod
+    def of_call(cls, z: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Arguments":
+        """Separate the argument `z` from the others."""
+        named = dict[Slot, Any]([*enumerate(args), *kwargs.items()])
+        noisy = next((slot for slot, one in named.items() if one is z), None)
+        others = {slot: one for slot, one in named.items() if one is not z}
+        return cls(len(z), noisy, others)
+
+    def numbers(self) -> dict[Slot, Float[Tensor, " b"]]:
+        """Return the arguments that are one number, or one number per sample."""
+        found = {}
+        for slot, value in self.others.items():
+            if isinstance(value, Tensor) and value.numel() in (1, self.num):
+                if not value.is_complex():
+                    flat = value.detach().flatten().double().cpu()
+                    found[slot] = flat.expand(self.num).clone()
+            elif type(value) in (int, float):
+                found[slot] = torch.full((self.num,), value, dtype=torch.float64)
+        return found
+
+
 @dataclass
 class Call:
     """A network call, with the gradient of the loss with respect to the network output."""
 
     z: Tensor  # noisy data
     answer: Tensor  # a leaf of the graph
+    arguments: Arguments
     gradient: Tensor | None = None  # None if the loss does not depend on the answer
-    arguments: list[Any] = field(default_factory=list)  # all other arguments of the call
 
 
 @dataclass(frozen=True)
@@ -125,8 +157,7 @@ class ProbeNetwork(nn.Module):
             arguments = [*args, *kwargs.values()]
             given = _noisy_data(arguments, self.x)
             self.is_in_jvp |= torch._C._functorch.is_gradtrackingtensor(given)
-            call = self._call(given)
-            call.arguments = [other for other in arguments if other is not given]
+            call = self._call(given, Arguments.of_call(given, args, kwargs))
         self.calls.append(call)
         leaf = call.answer
         answer = leaf.view_as(leaf)
@@ -146,7 +177,7 @@ class ProbeNetwork(nn.Module):
         is_tuple = self.form.container == "tuple" or kwargs.get("return_dict") is False
         return (answer,) if is_tuple else answer
 
-    def _call(self, z: Tensor) -> Call:
+    def _call(self, z: Tensor, arguments: Arguments) -> Call:
         x = self.x
         if z.ndim > x.ndim and z.shape[-x.ndim :] == x.shape and z.numel() > x.numel():
             raise BroadcastError(
@@ -160,14 +191,15 @@ class ProbeNetwork(nn.Module):
         shape = list(z.shape if is_wide else x.shape)
         shape[:1] = z.shape[:1]
         shape[1] *= self.form.multiple
-        answer = self.answer
-        if len(self.calls) in answer.always_moved:
-            answer = replace(answer, scale=1.0)
+        prescribed = self.answer
+        if len(self.calls) in prescribed.always_moved:
+            prescribed = replace(prescribed, scale=1.0)
         elif not torch.is_grad_enabled():
-            answer = replace(answer, scale=0.0)
-        value = _values(tuple(shape), self.form.multiple, answer)
+            prescribed = replace(prescribed, scale=0.0)
+        value = _values(tuple(shape), self.form.multiple, prescribed)
         dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
-        return Call(z.detach().clone(), value.to(z.device, dtype, copy=True).requires_grad_())
+        answer = value.to(z.device, dtype, copy=True).requires_grad_()
+        return Call(z.detach().clone(), answer, arguments)
 
 
 @lru_cache(maxsize=8)

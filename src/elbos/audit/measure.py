@@ -9,7 +9,7 @@ $$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from elbos.audit import scatter
 from elbos.audit.decompose import single_grams, solve
 from elbos.audit.diagnostics import Diagnostic, NotFinite
 from elbos.audit.draws import EvenQuantiles
-from elbos.audit.instrument import LossFunction
+from elbos.audit.instrument import Arguments, LossFunction, Slot
 from elbos.audit.noise import of_the_target
 from elbos.audit.pilot import Batch, Pilot
 from elbos.audit.refusals import require_explained
@@ -57,6 +57,10 @@ class Samples:
     rounding: Float[Tensor, " n"]  # rounding error of each log-SNR
     quantiles: Float[Tensor, "n draws"]  # of the draws for each sample, as logits (`rng`)
     places: list[int | None]  # indices of these draws for `Measurement.at`
+    alpha: Float[Tensor, " n"]  # of the data before scaling
+    sigma: Float[Tensor, " n"]
+    inputs: Mapping[Slot, Float[Tensor, " n"]]  # of the network, of one number per sample
+    example: Arguments | None  # of a call of the network; None for another layout of the data
     time_sign: int = 0  # as `scatter.time_sign`
     diagnostics: list[Diagnostic]
 
@@ -180,6 +184,8 @@ class Measurement:
         quantiles = torch.cat(
             [torch.stack(b.quantiles[:num_draws], 1) if num_draws else empty for b in batches]
         )
+        slots = set.intersection(*(set(batch.inputs) for batch in batches))
+        inputs = {slot: torch.cat([batch.inputs[slot] for batch in batches]) for slot in slots}
         numbers = torch.tensor([batch.number for batch in batches], dtype=torch.float64)
         numbers = numbers.repeat_interleave(self.batch_size)[:num]
         is_finite = grams.isfinite().flatten(1).all(1) & c.isfinite()
@@ -227,6 +233,10 @@ class Measurement:
             rounding=solved.rounding * (_SOLVED_ROUNDING if is_spread_fitted else 1),
             quantiles=quantiles,
             places=batches[0].places[:num_draws],
+            alpha=solved.alpha,
+            sigma=solved.sigma,
+            inputs={slot: inputs[slot][:num][is_finite] for slot in inputs},
+            example=pilot.queries.example,
             time_sign=pilot.time_sign,
             diagnostics=found,
         )

@@ -4,6 +4,7 @@ The pilot tests that the loss is a squared error, and finds the noise and the da
 are measured with three calls each or, if the loss is plain and its noise known, with one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,7 +23,7 @@ from elbos.audit.diagnostics import (
     Encoded,
     Uneven,
 )
-from elbos.audit.instrument import LossFunction
+from elbos.audit.instrument import LossFunction, Slot
 from elbos.audit.noise import Noise, find_noise
 from elbos.audit.queries import PairedCalls, Queries
 from elbos.audit.refusals import reason
@@ -42,6 +43,7 @@ class Batch:
     coefficient: Float[Tensor, " b"]  # $c$; for a plain loss, it follows from the products
     quantiles: list[Tensor]  # of draws that may determine the noise levels (`rng.Draws`)
     places: list[int | None]  # of these draws
+    inputs: Mapping[Slot, Tensor]  # of the network, of one number per sample
     number: int = 0
 
 
@@ -151,14 +153,17 @@ class Pilot:
                 products = single_products(
                     call, reference.at(call)[0], offset, is_part_enough=self.is_part_enough
                 )
-                found.append(Batch(products, empty.double(), call.quantiles, call.places))
+                found.append(
+                    Batch(products, empty.double(), call.quantiles, call.places, call.inputs)
+                )
             return found
         for calls in self.queries.paired(seed, quantiles, with_other_moved=self.depends_on_x):
             moved = self.noise.prepare(calls.moved)
             grams = paired_grams(
                 replace(calls, moved=moved), reference.at(moved), is_uneven=self.is_uneven
             )
-            found.append(Batch(grams, calls.coefficient().cpu(), moved.quantiles, moved.places))
+            c = calls.coefficient().cpu()
+            found.append(Batch(grams, c, moved.quantiles, moved.places, moved.inputs))
         return found
 
 

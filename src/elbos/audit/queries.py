@@ -18,10 +18,12 @@ from torch import Tensor
 from elbos.audit.instrument import (
     SIGNS,
     ZERO,
+    Arguments,
     Call,
     Instrument,
     LossFunction,
     Observation,
+    Slot,
     wider_axis,
 )
 from elbos.audit.rng import Quantiles
@@ -39,6 +41,7 @@ class SingleCall:
     quantiles: list[Tensor]  # of draws that may determine the noise levels (`rng.Draws`)
     places: list[int | None]  # of these draws
     conditions: list[Any]  # all other inputs of the network
+    inputs: Mapping[Slot, Tensor]  # those of one number per sample
     of_data: Tensor | None = None  # the normal draw that samples the data, if any
     summed: "DrawSum | None" = None  # the noise as a sum of draws, if it is a sum
 
@@ -131,6 +134,13 @@ class Queries:
         )
         return replace(queries, noised=_noised_elements(queries, seed))
 
+    @property
+    def example(self) -> Arguments | None:
+        """Arguments of a network call; None if the noisy data have another layout than the data."""
+        call = next(iter(self.zeros.values())).calls[-1]
+        is_plain = self.element_permutation is None and self.noised is None
+        return call.arguments if is_plain and call.z.shape == self.x.shape else None
+
     def select_noised(self, value: Tensor) -> Tensor:
         """Select the noised elements of a batch in the layout of the data."""
         return value if self.noised is None else value.flatten(1)[:, self.noised]
@@ -193,7 +203,8 @@ class Queries:
                 shared=shared,
                 quantiles=[draws.quantiles[i] for i in fitting],
                 places=[draws.places[i] for i in fitting],
-                conditions=[*call.arguments, *rest],
+                conditions=[*call.arguments.others.values(), *rest],
+                inputs=call.arguments.numbers(),
             )
             found.append(single)
         return found

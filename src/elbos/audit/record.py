@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from elbos.audit import scatter
 from elbos.audit.diagnostics import DerivativeTerm, Diagnostic
 from elbos.audit.estimate import Estimate
+from elbos.audit.instrument import Arguments
 from elbos.audit.noise import MAX_UNEXPLAINED
 from elbos.audit.queries import is_shared, without_mean
 from elbos.audit.result import Audit
@@ -52,6 +53,7 @@ class Recording:
         self._error = 0.0
         self._is_differentiated = False
         self._steps: list[Step] = []
+        self._example: Arguments | None = None  # of the latest step
 
     @property
     def num_samples(self) -> int:
@@ -84,7 +86,7 @@ class Recording:
                 f"{self.reason or 'record more steps'}."
             )
         found: list[Diagnostic] = [DerivativeTerm()] if self._is_differentiated else []
-        samples = samples_of(self._steps, data_scale, self._error, found)
+        samples = samples_of(self._steps, self._example, data_scale, self._error, found)
         return Estimate.from_samples(samples).audit(samples, title=title)
 
     @contextmanager
@@ -123,6 +125,9 @@ class Recording:
             output = answer.detach().reshape(len(z), -1)[:, : z.numel() // len(z)]
             others = [one for one in (*args, *kwargs.values()) if one is not found.given]
             conditions = list(scatter.numbers(others, len(z)))
+            arguments = Arguments.of_call(found.given, args, kwargs)
+            self._example = arguments if found.given.shape == z.shape else None
+            numbers = arguments.numbers()
 
             def differentiated(g: Tensor) -> None:
                 with torch._C.DisableTorchFunction():
@@ -137,7 +142,7 @@ class Recording:
                     gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
                     gram = gram_of([*flat, gradient, *found.draws])
                     step = (gram, found.shapes, size, found.axis, draws.quantiles, conditions)
-                    self._steps.append(Step(*step))
+                    self._steps.append(Step(*step, numbers))
                     self.reason = ""
 
             answer.register_hook(differentiated)  # type: ignore[no-untyped-call]

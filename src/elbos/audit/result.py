@@ -3,7 +3,7 @@ r"""The result of an audit: a weighting on a grid of noise levels, with all its 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,18 +14,21 @@ from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
+from elbos.audit.convention import Convention, ConventionDenoiser
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.matching import MonotoneFactor, Nearest, distance, find_factor, monotone_weight
+from elbos.audit.measure import Samples
 from elbos.audit.resemblance import LossCurves, Resemblance, published_recipe, resemblances
 from elbos.base.arrays import Array
 from elbos.base.pages import shown_by
+from elbos.models.calls import ForeignNetwork
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 Verdict = Literal["monotone", "not monotone", "undecided", "code error", "no weighting"]
 
-_DERIVED = (
+DERIVED = (
     "verdict",
     "is_monotone",
     "is_weighted_elbo",
@@ -94,6 +97,8 @@ class Audit:
         weight_pure_noise: Mean coefficient $c$ of pure noise relative to all samples, or 0.
         share_clean: Share of the samples at $\lambda = \infty$.
         diagnostics: Findings that the weighting does not show.
+        samples: The measured samples, for `denoiser`; None for a declared loss, or one read from a
+            file.
     """
 
     title: str
@@ -124,6 +129,7 @@ class Audit:
     weight_pure_noise: float = 0.0
     share_clean: float = 0.0
     diagnostics: Sequence[Diagnostic] = ()
+    samples: Samples | None = None
 
     @property
     def verdict(self) -> Verdict:
@@ -319,16 +325,54 @@ class Audit:
         value = distance(log_ratio, np.zeros(len(p)), p)
         return Distance(value, float(np.sqrt((p * variance).sum())))
 
+    def denoiser(self, network: ForeignNetwork, *, is_discrete: bool = False) -> ConventionDenoiser:
+        r"""Make a denoiser of a network that the audited loss trains, without an adapter.
+
+        The audit has measured how the loss calls its network: which argument is the noisy data and
+        in what scale, which one the time and what time belongs to which noise level, and what the
+        output is. See `elbos.audit.convention` for the formulas.
+
+        Args:
+            network: A network that the loss could be given, called exactly as the loss calls it.
+            is_discrete: Whether times are rounded to whole numbers, for networks that look them up
+                in a table. Default: fractional times, which networks embed by sines and cosines.
+
+        Returns:
+            The denoiser, for `Validator`, samplers and likelihoods. `denoiser.convention.error` is
+            the largest error of its interpolations, 0 if all are formulas. Its log-SNR is that of
+            the data that `probe` was given.
+
+        Raises:
+            ValueError: If the loss does not determine a denoiser: no weighting describes it, no
+                argument of the network determines the noise level, its noise is not known, or the
+                audit is declared or read from a file.
+
+        Examples:
+            >>> from elbos.audit import probe
+            >>> def loss(network, x):  # rectified flow with uniform times, time first
+            ...     t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+            ...     return (network(t, (1 - t) * x + t * eps) - (eps - x)).square().mean()
+            >>> audit = probe(loss, torch.rand(64, 16), num_samples=2000)
+            >>> denoiser = audit.denoiser(lambda t, z: torch.zeros_like(z))
+            >>> x_hat, eps_hat = denoiser(torch.ones(1, 16), torch.tensor([0.0]))
+            >>> x_hat[0, 0], denoiser.convention.error
+            (tensor(0.7071), 0.0)
+        """
+        if self.samples is None:
+            raise ValueError(f"{self.title} was not measured here: probe the loss for a denoiser.")
+        convention = Convention.from_samples(self.samples, self.sigma_data)
+        return ConventionDenoiser(network, convention, is_discrete)
+
     def to_dict(self) -> dict[str, Any]:
         """Convert fields and derived quantities to JSON values; infinity and NaN become None."""
-        names = (*(field.name for field in fields(self)), *_DERIVED)
+        names = (*(field.name for field in _stored()), *DERIVED)
         return {name: _plain(getattr(self, name)) for name in names}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Audit":
         """Rebuild the audit from the dictionary that `to_dict` returned."""
-        given = {f.name: content[f.name] for f in fields(cls) if f.name in content}
-        for column in fields(cls):
+        given = {f.name: content[f.name] for f in _stored() if f.name in content}
+        for column in _stored():
             if "Tensor" in str(column.type):
                 given[column.name] = torch.tensor(given[column.name], dtype=torch.float64)
         given["rising"] = [(start, end) for start, end in given["rising"]]
@@ -372,6 +416,11 @@ class Audit:
     def _repr_html_(self) -> str:
         html: str = shown_by(self).as_html([self])
         return html
+
+
+def _stored() -> "list[Field[Any]]":
+    """Return the fields of an audit that `to_dict` stores."""
+    return [one for one in fields(Audit) if one.name != "samples"]
 
 
 def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:

@@ -4,7 +4,7 @@ The vectors of a step are the data $x$, the noisy data $z$, the network's output
 gradient of the loss with respect to $\hat y$, and all normal draws. Their dot products suffice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from elbos.audit import scatter
 from elbos.audit.diagnostics import CentredNoise, Diagnostic
+from elbos.audit.instrument import Arguments, Slot
 from elbos.audit.measure import NUM_BLOCKS, Samples
 from elbos.audit.noise import DrawFactors, of_the_draws, of_the_target
 from elbos.audit.refusals import REFUSAL, require_explained
@@ -36,6 +37,7 @@ class Step:
     axis: int | None  # along which the draws are centred
     quantiles: list[Tensor]  # of draws that may determine the noise levels (`rng.Draws`)
     conditions: list[Tensor]  # other arguments of the network, one row per sample
+    inputs: Mapping[Slot, Tensor]  # those of one number per sample
 
     def __len__(self) -> int:
         return len(self.gram)
@@ -65,12 +67,17 @@ def least_squares(
 
 
 def samples_of(
-    steps: list[Step], data_scale: float | None, error: float, found: list[Diagnostic]
+    steps: list[Step],
+    example: Arguments | None,
+    data_scale: float | None,
+    error: float,
+    found: list[Diagnostic],
 ) -> Samples:
     """Solve for the coefficients of all recorded samples.
 
     Args:
         steps: The recorded steps.
+        example: Arguments of a network call; None for another layout of the data.
         data_scale: Factor on the data before diffusion; None to infer it from the process.
         error: Rounding error of the coefficients of the target.
         found: Earlier diagnostics.
@@ -181,5 +188,12 @@ def samples_of(
         rounding=_ROUNDING * (1 / alpha + 1 / sigma),
         quantiles=quantiles,
         places=[None] * quantiles.shape[1],
+        alpha=alpha,
+        sigma=sigma,
+        inputs={
+            slot: torch.cat([step.inputs[slot] for step in steps])[kept]
+            for slot in set.intersection(*(set(step.inputs) for step in steps))
+        },
+        example=example,
         diagnostics=found,
     )

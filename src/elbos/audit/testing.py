@@ -16,7 +16,7 @@ Everything here needs the core alone.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from elbos.audit.declare import from_recipe
 from elbos.audit.estimate import audit_of
 from elbos.audit.instrument import LossFunction
 from elbos.audit.measure import measuring
-from elbos.audit.result import Audit, Distance
+from elbos.audit.result import DERIVED, Audit, Distance
 from elbos.base import files
 from elbos.base.arrays import Array
 from elbos.base.checks import typed
@@ -267,7 +267,7 @@ def write_golden(audit: Audit, path: Path) -> None:
     content = audit.to_dict()
     grid = audit.logsnr.numpy()
     levels = np.linspace(grid[0], grid[-1], _GOLDEN_LEVELS)
-    stored: dict[str, Any] = {field.name: content[field.name] for field in fields(Audit)}
+    stored: dict[str, Any] = {name: one for name, one in content.items() if name not in DERIVED}
     for name, value in vars(audit).items():
         if isinstance(value, Tensor):
             stored[name] = _rounded(np.interp(levels, grid, value.numpy()))

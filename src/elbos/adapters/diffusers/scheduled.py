@@ -16,7 +16,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.adapters.calls import (
+from elbos.adapters.diffusers.levels import Levels, LogSigma, Steps, levels_of
+from elbos.adapters.diffusers.schedulers import loss_table
+from elbos.adapters.diffusers.training import Config, Training, flag, number
+from elbos.base.checks import require_positive
+from elbos.base.conditions import Condition
+from elbos.models.calls import (
     ForeignNetwork,
     input_dtype,
     output,
@@ -24,11 +29,6 @@ from elbos.adapters.calls import (
     signature,
     unwrapped,
 )
-from elbos.adapters.diffusers.levels import Levels, LogSigma, Steps, levels_of
-from elbos.adapters.diffusers.schedulers import loss_table
-from elbos.adapters.diffusers.training import Config, Training, flag, number
-from elbos.base.checks import require_positive
-from elbos.base.conditions import Condition
 from elbos.theory.denoiser import Clipping
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align

@@ -1,7 +1,7 @@
 """Calls of a network from another library, with checks of the arguments and the output."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,13 +23,26 @@ def output(
     """Call a network and return the output tensor in the dtype of `z`.
 
     The input has the dtype of the network's parameters. A mapping as condition is passed as
-    keywords, any other condition as the last argument. Of an object with `.sample`, or of a tuple,
-    the first tensor is returned. A ValueError says if arguments or output do not fit.
+    keywords, any other condition as the last argument. Output and errors are those of `called`.
     """
     is_named = isinstance(cond, Mapping)
     arguments = [z.to(input_dtype(network, z), copy=True), *levels]  # it may be changed in place
     arguments += [] if cond is None or is_named else [cond]
-    named |= cond if is_named else {}
+    return called(network, arguments, named | (cond if is_named else {})).to(z.dtype)
+
+
+def called(
+    network: ForeignNetwork,
+    arguments: Sequence[Any],
+    named: Mapping[str, Any],
+) -> Tensor:
+    """Call a network and return its output tensor.
+
+    Of an object with `.sample`, or of a tuple, the first tensor is returned.
+
+    Raises:
+        ValueError: If the network does not take these arguments, or returns no tensor.
+    """
     try:
         found = network(*arguments, **named)
     except TypeError as error:
@@ -48,7 +61,7 @@ def output(
             f"the network returned {type(found).__name__}: it has to return a tensor, a tuple that "
             "begins with one, or an object that has one as .sample."
         )
-    return found.to(z.dtype)
+    return found
 
 
 def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:

@@ -1,0 +1,259 @@
+r"""The denoiser that an audit finds, beside the exact denoiser of a Gaussian mixture.
+
+The network of each convention is exact, too: it computes $\mathbb E[y \mid z', t]$ from the mixture
+in the terms of the convention. Then the denoiser has to be the mixture's own, at every noise level.
+"""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from elbos import audit
+from elbos.theory.oracles import GaussianMixture
+from elbos.theory.process import alpha_sigma
+from elbos.validation.validator import Validator
+
+DATA = GaussianMixture(
+    weights=torch.tensor([0.3, 0.7]),
+    means=torch.tensor([[0.3, -0.3] * 8, [-0.2, 0.1] * 8]),
+    stds=torch.tensor([0.15, 0.1]),
+)
+X = DATA.sample(64, torch.Generator().manual_seed(0))[0]
+ALPHA_BAR = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+FLOW = (lambda t: 1 - t, lambda t: t, lambda t: -torch.ones_like(t), torch.ones_like)
+
+
+def uniform(num):
+    return torch.rand(num, dtype=torch.float64)
+
+
+def step(num):
+    return torch.randint(0, 1000, (num,))
+
+
+def bar(k):
+    position = k.double()
+    low = position.floor().long().clamp(max=998)
+    share = position - low
+    ends = (ALPHA_BAR / (1 - ALPHA_BAR)).log()
+    return torch.sigmoid(ends[low] * (1 - share) + ends[low + 1] * share)  # linear in log-SNR
+
+
+def sigmas(num):
+    return (1.2 * torch.randn(num, dtype=torch.float64) - 1.2).exp()
+
+
+def ones(t):
+    return torch.ones_like(t, dtype=torch.float64)
+
+
+CONVENTIONS = {  # time of a sample, alpha', sigma', a, b of it, and the network's time input
+    "flow": (uniform, *FLOW, lambda t: t),
+    "reversed": (
+        *(uniform, lambda t: t, lambda t: 1 - t, ones, lambda t: -ones(t), lambda t: 1000 * t),
+    ),
+    "table": (
+        *(step, lambda k: bar(k).sqrt(), lambda k: (1 - bar(k)).sqrt(), lambda k: 0 * ones(k)),
+        *(ones, lambda k: k),
+    ),
+    "ve": (sigmas, ones, lambda s: s, ones, lambda s: 0 * s, lambda s: s),
+    "edm": (
+        *(sigmas, lambda s: (s**2 + 0.25) ** -0.5, lambda s: s * (s**2 + 0.25) ** -0.5),
+        *(lambda s: s / (0.5 * (s**2 + 0.25) ** 0.5), lambda s: -0.5 / (s**2 + 0.25) ** 0.5),
+        lambda s: s.log() / 4,
+    ),
+    "gvp": (
+        *(uniform, lambda t: torch.cos(math.pi / 2 * t), lambda t: torch.sin(math.pi / 2 * t)),
+        *(lambda t: -math.pi / 2 * torch.sin(math.pi / 2 * t),),
+        *(lambda t: math.pi / 2 * torch.cos(math.pi / 2 * t), lambda t: t),
+    ),
+    "unnamed": (
+        *(uniform, lambda t: 1 - t**2, lambda t: (t + t**3) / 2, lambda t: 1 + t, lambda t: t - 2),
+        lambda t: (1 - t) ** 3,
+    ),
+    "scaled": (
+        uniform,
+        lambda t: 3 * (1 - t),
+        lambda t: t,
+        lambda t: -3 * ones(t),
+        ones,
+        lambda t: t,
+    ),
+}
+
+
+class Exact:
+    """The exact network of a convention, with the order and names of the arguments to choose."""
+
+    def __init__(self, name, given_first=False):
+        self.draw, *self.functions, self.time = CONVENTIONS[name]
+        self.is_first = given_first
+
+    def coefficients(self, t):
+        return [f(t).double().reshape(-1, 1) for f in self.functions]
+
+    def loss(self, network, x):
+        t, eps = self.draw(len(x)), torch.randn_like(x)
+        alpha, sigma, a, b = self.coefficients(t)
+        z, time = (alpha * x + sigma * eps).float(), self.time(t)
+        time = time if time.dtype == torch.int64 else time.float()
+        y_hat = network(time, z) if self.is_first else network(z, time)
+        return (y_hat - (a * x + b * eps)).square().mean()
+
+    def __call__(self, first, second):
+        z, time = (second, first) if self.is_first else (first, second)
+        t = self.inverse(time.double())
+        alpha, sigma, a, b = self.coefficients(t)
+        logsnr = 2 * (alpha / sigma).log()
+        vp, _ = alpha_sigma(logsnr)
+        x_hat, eps_hat = double(DATA)(z.double() * vp / alpha, logsnr[:, 0])
+        return (a * x_hat + b * eps_hat).float()
+
+    def inverse(self, time):
+        """Find the time of a sample from the network's input, which is monotone in it."""
+        low, high = torch.full_like(time, 1e-9), torch.full_like(time, 1 - 1e-9)
+        if self.draw is step:
+            return time
+        if self.draw is sigmas:
+            low, high = low * 1e-3, high * 1e6
+        is_rising = self.time(high) > self.time(low)
+        for _ in range(200):
+            middle = (low * high).sqrt() if self.draw is sigmas else (low + high) / 2
+            is_above = (self.time(middle) > time) == is_rising
+            low, high = torch.where(is_above, low, middle), torch.where(is_above, middle, high)
+        return middle
+
+
+def double(mixture):
+    return GaussianMixture(mixture.weights.double(), mixture.means.double(), mixture.stds.double())
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_the_denoiser_of_an_exact_network_is_exact(name):
+    exact = Exact(name)
+    found = audit.probe(exact.loss, X).denoiser(exact)
+    low, high = max(found.logsnr_min, -8.0), min(found.logsnr_max, 8.0)
+    logsnr = torch.linspace(low + 1e-3, high - 1e-3, 40)
+    x = X[:40]
+    alpha, sigma = alpha_sigma(logsnr[:, None])
+    z = alpha * x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    for value, expected in zip(
+        found(z, logsnr), double(DATA)(z.double(), logsnr.double()), strict=True
+    ):
+        assert (value - expected).abs().max() < 5e-3
+        assert (value - expected).square().mean().sqrt() < 5e-4
+    is_named = name not in ("unnamed", "table", "gvp")
+    assert (found.convention.error == 0) == is_named
+    assert found.convention.error < 1e-3
+
+
+def test_the_bound_is_that_of_the_exact_denoiser():
+    exact = Exact("unnamed", given_first=True)
+    found = audit.probe(exact.loss, X).denoiser(exact)
+    validator = Validator(X, logsnr_min=-6.0, logsnr_max=8.0)
+    ours, theirs = validator(found), validator(DATA)
+    assert ours.bits_per_dim == pytest.approx(theirs.bits_per_dim, abs=1e-3)
+
+
+def test_conditions_are_given_as_the_loss_gives_them():
+    labels = torch.arange(64) % 10
+
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+        rows = labels.repeat(len(x) // 64)
+        y_hat = network((1 - t) * x + t * eps, t.flatten(), y=rows, guidance=3.5, mask=None)
+        return (y_hat - (eps - x)).square().mean()
+
+    calls = []
+
+    def network(z, t, y, guidance, mask):
+        calls.append((t, y, guidance, mask))
+        return torch.zeros_like(z)
+
+    found = audit.probe(loss, X).denoiser(network)
+    cond = torch.tensor([3, 4])
+    found(torch.zeros(2, 16), torch.tensor([0.0, 2.0]), cond)
+    found(torch.zeros(2, 16), torch.tensor([0.0, 2.0]), {"y": cond})
+    for t, y, guidance, mask in calls:
+        assert t.numpy() == pytest.approx(1 / (1 + np.exp([0.0, 1.0])), abs=1e-6)
+        assert torch.equal(y, cond)
+        assert (guidance, mask) == (3.5, None)
+    with pytest.raises(ValueError, match="y: give it as cond"):
+        found(torch.zeros(2, 16), torch.tensor([0.0]))
+
+
+def test_a_learned_variance_is_left_out():
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        y_hat = network((1 - t) * x + t * eps, t.flatten())[:, :3]
+        return (y_hat - (eps - x)).square().mean()
+
+    x = torch.rand(16, 3, 4, 4) * 2 - 1
+    found = audit.probe(loss, x).denoiser(lambda z, t: torch.cat([z, torch.full_like(z, 9)], 1))
+    x_hat, _ = found(x, torch.zeros(1))
+    z = x / 2**0.5  # the input of rectified flow at t = 1/2
+    assert x_hat.numpy() == pytest.approx((z - 0.5 * z).numpy(), abs=1e-5)
+
+
+def flow_without_time(network, x):
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    return (network((1 - t) * x + t * eps) - (eps - x)).square().mean()
+
+
+def huber(network, x):
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    y_hat = network((1 - t) * x + t * eps, t)
+    return torch.nn.functional.huber_loss(y_hat, eps - x, delta=0.1)
+
+
+def unknown_noise(network, x):
+    """Normal noise that is computed from uniform draws, and so not known to the audit."""
+    t, eps = torch.rand(len(x), 1), torch.special.ndtri(torch.rand_like(x).clamp(1e-6, 1 - 1e-6))
+    return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "named"),
+    [
+        (flow_without_time, "no noise level"),
+        (huber, "Huber"),
+        (unknown_noise, "torch.randn"),
+    ],
+)
+def test_a_loss_that_determines_no_denoiser_is_refused(loss, named):
+    with pytest.raises(ValueError, match=named):
+        audit.probe(loss, X).denoiser(lambda z, t: z)
+
+
+def test_a_declared_audit_has_no_denoiser():
+    with pytest.raises(ValueError, match="probe"):
+        audit.from_recipe("edm").denoiser(lambda z, t: z)
+
+
+def test_levels_beyond_those_of_the_loss_are_refused():
+    exact = Exact("table")
+    found = audit.probe(exact.loss, X).denoiser(exact)
+    ends = [2 * (ALPHA_BAR[i].sqrt() / (1 - ALPHA_BAR[i]).sqrt()).log() for i in (-1, 0)]
+    assert [found.logsnr_min, found.logsnr_max] == pytest.approx([float(e) for e in ends], abs=1e-3)
+    with pytest.raises(ValueError, match="log-SNR 20"):
+        found(X, torch.tensor([20.0]))
+
+
+def test_recorded_steps_determine_the_denoiser():
+    """The recorded network's own denoiser, by hand and from the steps of its training."""
+    torch.manual_seed(0)
+    network = torch.nn.Bilinear(16, 1, 16)
+    with audit.record(network) as recorded:
+        for _ in range(60):
+            t, eps = torch.rand(64, 1), torch.randn_like(X)
+            (network(t * X + (1 - t) * eps, t) - (X - eps)).square().mean().backward()
+    found = recorded.audit().denoiser(network)
+    z, logsnr = X / 2, torch.linspace(-2, 2, 64)
+    t = torch.sigmoid(logsnr / 2)[:, None]
+    alpha, _ = alpha_sigma(logsnr[:, None])
+    with torch.no_grad():
+        y = network(z * t / alpha, t)
+        x_hat, _ = found(z, logsnr)
+    assert x_hat.numpy() == pytest.approx((z * t / alpha + (1 - t) * y).numpy(), abs=1e-4)
