@@ -26,12 +26,12 @@ from roofline import Cost, cost
 from step_cost import WORK
 from timing import Work, matmul, measure
 
+from elbos.base.processes import Processes
 from elbos.training.config import Execution
 from elbos.training.data import Dataset, InMemory, Split
 from elbos.training.directory import RunDirectory
 from elbos.training.machine import machine
 from elbos.training.presets import PRESETS
-from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
 IMAGES = [name for name, (shape, *_) in WORK.items() if len(shape) == 3]

@@ -49,13 +49,13 @@ from timing import Work, cpu_model, dtypes, measure, peak, peaks
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from elbos.base.processes import Processes
 from elbos.training.config import Config, Optimizer
 from elbos.training.data import Dataset, InMemory, Split
 from elbos.training.directory import RunDirectory
 from elbos.training.monitor import Monitor
 from elbos.training.optimizer import new_optimizer
 from elbos.training.presets import PRESETS
-from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
 SHAPE = (1, 28, 28)

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import elbos
+
 GUIDE = Path(__file__).parents[2] / "docs/evaluation.md"
 SECTION = GUIDE.read_text().split("## Any model as a denoiser")[1]
-(CODE,) = re.findall(r"```py\n(.*?)```", SECTION, re.DOTALL)
+BY_LOSS, CODE = re.findall(r"```py\n(.*?)```", SECTION, re.DOTALL)
 IMPORTS, LINES = CODE.split("\n\n")
 
 
@@ -27,6 +29,22 @@ def test_every_line_makes_a_denoiser(line, saved):
     x_hat, eps_hat = names["denoiser"](z, torch.zeros(2))
     assert x_hat.shape == eps_hat.shape == z.shape
     torch.testing.assert_close((x_hat + eps_hat) / 2**0.5, z)  # alpha = sigma at log-SNR 0
+
+
+def test_the_loss_is_the_adapter():
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+        y_hat = network((1 - t) * x + t * eps, t.flatten(), class_labels=rows(x))
+        return (y_hat - (eps - x)).square().mean()
+
+    def rows(x):
+        return torch.arange(len(x)) % 10
+
+    x = torch.rand(16, 8) * 2 - 1
+    names = {"elbos": elbos, "loss": loss, "x": x, "data": x, "labels": rows(x)}
+    names["network"] = lambda z, t, class_labels: 0 * z
+    exec(BY_LOSS, names)
+    assert torch.isfinite(torch.tensor(names["result"].bits_per_dim))
 
 
 def test_the_ranges_that_it_names():

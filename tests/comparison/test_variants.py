@@ -13,6 +13,7 @@ from commands import assert_one_line
 from comparing import Here
 from tiny import DIGITS
 
+from elbos.base.processes import Processes
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.experiment import Experiment
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant, loss_scale
@@ -23,7 +24,6 @@ from elbos.theory.tabulated import Tabulated
 from elbos.training import randomness
 from elbos.training.directory import RunDirectory
 from elbos.training.presets import PRESETS
-from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
 

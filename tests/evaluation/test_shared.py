@@ -15,6 +15,7 @@ from forking import in_processes
 
 from elbos import Denoiser, Validator
 from elbos.base import files
+from elbos.base.processes import Processes
 from elbos.base.store import Part, Store
 from elbos.evaluation import EvaluationConfig, OdeConfig, ode, samples
 from elbos.evaluation.evaluate import evaluate
@@ -23,7 +24,6 @@ from elbos.evaluation.samples import NotFiniteError
 from elbos.runs.run import Run
 from elbos.theory.parameterizations import V
 from elbos.training import sampling
-from elbos.training.processes import Processes
 
 USERS = "def features(images): return images.float().flatten(1)[:, ::48] / 255\n"
 

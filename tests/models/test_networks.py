@@ -13,6 +13,7 @@ from tiny import DIGITS
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
+from elbos.base.processes import Processes
 from elbos.models.networks import (
     ADMConfig,
     MLPConfig,
@@ -26,7 +27,6 @@ from elbos.models.networks.vit import rotated, rotations
 from elbos.training.config import Execution
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import blocks, checkpointed
-from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
 NUM_CLASSES = 5

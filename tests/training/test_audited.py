@@ -10,9 +10,9 @@ from tiny import DIGITS
 from torch import nn
 
 from elbos import audit
+from elbos.base.processes import Processes
 from elbos.theory import parameterizations, schedules, weightings
 from elbos.training.directory import RunDirectory
-from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
 CASES = [

@@ -16,6 +16,7 @@ from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 from elbos.base.philox import Purpose, Stream
+from elbos.base.processes import Processes
 from elbos.models.networks import ADMConfig
 from elbos.runs.fit import train
 from elbos.training import sharding
@@ -25,7 +26,6 @@ from elbos.training.data.augment import augmented
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import compiling
 from elbos.training.network import OwnNetwork
-from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
 

@@ -12,10 +12,10 @@ from tiny import DIGITS
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from elbos.base.processes import Processes
 from elbos.training.config import Execution
 from elbos.training.data import Dataset, InMemory, Split
 from elbos.training.directory import RunDirectory
-from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from elbos.base.processes import Processes
 from elbos.training import sharding
 from elbos.training.config import Execution
 from elbos.training.directory import RunDirectory
-from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
 

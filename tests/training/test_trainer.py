@@ -18,6 +18,7 @@ from tiny import DIGITS, log, tensors
 
 from elbos.base.errors import Diverged, Interrupted
 from elbos.base.philox import Stream
+from elbos.base.processes import Processes
 from elbos.models.likelihood import warn_if_unresolved
 from elbos.models.networks import MLPConfig
 from elbos.runs.fit import train
@@ -31,7 +32,6 @@ from elbos.training.config import Config, Optimizer, Output, run_config
 from elbos.training.data import Toy
 from elbos.training.directory import RunDirectory
 from elbos.training.presets import PRESETS
-from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 from elbos.validation import BinnedLoss
 

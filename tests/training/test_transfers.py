@@ -12,12 +12,12 @@ import torch
 from tiny import DIGITS
 from transfers import META, Transfers
 
+from elbos.base.processes import Processes
 from elbos.training import trainer as module
 from elbos.training.data import Dataset, Digits, InMemory, Split
 from elbos.training.data.augment import augmented
 from elbos.training.data.packed import Moments
 from elbos.training.directory import RunDirectory
-from elbos.training.processes import Processes
 from elbos.training.trainer import Trainer
 
 

@@ -64,7 +64,9 @@ _MOVED = {
     "runs.store": "base.store",
     "runs.stored": "training.checkpoint",
     "training.fit": "runs.fit",
+    "training.processes": "base.processes",
     "training.run": "runs.run",
+    "training.slurm": "base.slurm",
     "training.settings": "training.config",
     "validation.processes": "base.sharing",
 }

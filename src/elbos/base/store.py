@@ -13,16 +13,16 @@ import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from elbos.base import files, formats
+from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Advance
 
 Tensors = dict[str, Tensor]
-T = TypeVar("T")
 _SECONDS, _PAUSE = 120.0, 0.1  # timeout and polling interval of network file systems
 
 
@@ -36,37 +36,6 @@ class Part(NamedTuple):
     compute: Callable[[], Tensors]
 
 
-class Sharing(Protocol):
-    """Interface of a group of processes that share work, such as
-    `elbos.training.processes.Processes`.
-    """
-
-    @property
-    def rank(self) -> int:
-        """Rank of this process; rank 0 is the main process."""
-
-    @property
-    def num(self) -> int:
-        """Number of processes in the group."""
-
-    def together(self, work: Callable[[], T]) -> T:
-        """Run `work` on every process, wait for all, and return this process's result; an exception
-        on one process is raised on all.
-        """
-
-
-@dataclass(frozen=True)
-class Alone:
-    """A single process that shares no work."""
-
-    rank = 0
-    num = 1
-
-    def together(self, work: Callable[[], T]) -> T:
-        """Run `work` and return its result."""
-        return work()
-
-
 @dataclass(frozen=True)
 class Store:
     """A directory of tensor files, one per part of a long computation, so that work can resume.
@@ -78,7 +47,7 @@ class Store:
     """
 
     folder: Path
-    processes: Sharing = Alone()
+    processes: Processes = ALONE
 
     def __contains__(self, name: str) -> bool:
         """Return whether the file of the part `name` exists."""
@@ -125,8 +94,9 @@ class Store:
         Raises:
             OSError: If it cannot be written.
         """
-        is_main = self.processes.rank == 0
-        found = self.processes.together(lambda: self.part(name, compute) if is_main else None)
+        found = self.processes.together(
+            lambda: self.part(name, compute) if self.processes.is_main else None
+        )
         return self._of_another(name) if found is None else found
 
     def _of_another(self, name: str) -> Tensors:

@@ -27,8 +27,8 @@ from elbos.base.errors import (
     unfailing,
 )
 from elbos.base.extras import MissingExtra, needs
+from elbos.base.slurm import name_as_torchrun_does
 from elbos.base.user_code import no_modules_here
-from elbos.training.slurm import name_as_torchrun_does
 
 
 class Verb(NamedTuple):

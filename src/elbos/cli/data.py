@@ -12,6 +12,7 @@ import tyro
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.base.checks import require_positive
 from elbos.base.errors import UsageError, suggestion
+from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress, silent
 from elbos.cli.parse import parse
 from elbos.training.data import Dataset, Folder, Hub, Packed, Tar
@@ -20,7 +21,6 @@ from elbos.training.data.encode import encode
 from elbos.training.data.pack import pack
 from elbos.training.data.shards import INDEX, Index, verify
 from elbos.training.machine import num_cores, require_few
-from elbos.training.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)

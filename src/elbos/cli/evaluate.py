@@ -14,6 +14,7 @@ from rich.console import Console
 
 from elbos.base import files
 from elbos.base.errors import Interrupted, suggestion
+from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
 from elbos.cli.parse import first_path, parse
 from elbos.evaluation.config import EvaluationConfig
@@ -29,7 +30,6 @@ from elbos.training.data import KnownData
 from elbos.training.directory import RunDirectory
 from elbos.training.machine import keep_freed_memory
 from elbos.training.ownership import is_own_data
-from elbos.training.processes import Processes
 from elbos.training.sampling import Sampling
 
 _ONE_NAME = (

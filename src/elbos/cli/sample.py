@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from elbos.adapters.diffusers.pipeline import load_vae
+from elbos.base.processes import Processes
 from elbos.base.progress import progress
 from elbos.cli.parse import first_path, parse
 from elbos.runs.pretrained import is_pipeline
@@ -17,7 +18,6 @@ from elbos.runs.samples import Request, write_samples
 from elbos.training.config import run_config
 from elbos.training.directory import RunDirectory
 from elbos.training.machine import keep_freed_memory
-from elbos.training.processes import Processes
 from elbos.training.sampling import Sampling
 
 

@@ -17,6 +17,7 @@ from elbos.base import files
 from elbos.base.checks import require_finite, require_positive, typed
 from elbos.base.codec import digest
 from elbos.base.errors import Interrupted, printable, suggestion, unfailing
+from elbos.base.processes import local_device
 from elbos.base.progress import begin, clock, progress
 from elbos.comparison.directory import ComparisonDirectory, Stored
 from elbos.comparison.executors import Executor, Key, Local, do_all
@@ -33,7 +34,6 @@ from elbos.training.config import Config
 from elbos.training.data import Dataset
 from elbos.training.monitor import require_installed
 from elbos.training.presets import PRESETS
-from elbos.training.processes import local_device
 from elbos.training.state import build_network, require_guidable
 
 

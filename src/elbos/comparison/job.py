@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from elbos.base import files
 from elbos.base.codec import decode, encode
 from elbos.base.errors import Diverged, Interrupted, explained
+from elbos.base.processes import Processes
 from elbos.base.progress import Advance
 from elbos.comparison.experiment import Experiment, Scoring
 from elbos.comparison.objective_result import Failure
@@ -31,7 +32,6 @@ from elbos.runs.fit import train
 from elbos.runs.run import Run
 from elbos.training.choices import Weight
 from elbos.training.config import Config
-from elbos.training.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)

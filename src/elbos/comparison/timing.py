@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from elbos.base.processes import Processes, local_device
 from elbos.training.config import Config
 from elbos.training.directory import RunDirectory
 from elbos.training.machine import best_precision, described, machine
-from elbos.training.processes import Processes, local_device
 from elbos.training.trainer import Trainer
 
 _WARMUP_STEPS, _BUDGET_SECONDS = 3, 5.0

@@ -15,6 +15,7 @@ from elbos.base import files
 from elbos.base.cache import cache_dir
 from elbos.base.codec import digest, encode
 from elbos.base.conditions import Condition
+from elbos.base.processes import Processes
 from elbos.base.progress import Start
 from elbos.base.store import Store
 from elbos.evaluation.result import Origin
@@ -25,7 +26,6 @@ from elbos.theory.weightings import WeightFunction
 from elbos.training.config import Training
 from elbos.training.data import Dataset, DataSpec
 from elbos.training.directory import RunDirectory
-from elbos.training.processes import Processes
 from elbos.training.sampling import Sampling, sample
 
 

@@ -17,12 +17,12 @@ from torch.utils.data import ConcatDataset
 from elbos.base import files, store
 from elbos.base.cache import DamagedFolder, build_once, cache_dir, kept
 from elbos.base.codec import digest
+from elbos.base.processes import Processes
 from elbos.base.progress import Start, silent
 from elbos.base.store import Part, Store, Tensors
 from elbos.evaluation.estimators import Statistics, mean_kernel
 from elbos.evaluation.features import Extractor, extract
 from elbos.training.data import Dataset, Source
-from elbos.training.processes import Processes
 
 _FILE = "reference.safetensors"
 _FORMAT = 2  # version of the cached files

@@ -15,6 +15,7 @@ from torch import nn
 
 from elbos.base.checks import typed
 from elbos.base.conditions import Condition
+from elbos.base.processes import Processes
 from elbos.base.sharing import naming_lost_processes
 from elbos.runs.run import Run
 from elbos.theory.objective import Objective
@@ -27,7 +28,6 @@ from elbos.training.machine import keep_freed_memory, require_few, resolved
 from elbos.training.monitor import OnImages, require_installed
 from elbos.training.network import OwnNetwork, require_storable_state
 from elbos.training.ownership import claim, require_same_data
-from elbos.training.processes import Processes
 from elbos.training.sampling import Sampling
 from elbos.training.trainer import Trainer
 

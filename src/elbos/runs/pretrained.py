@@ -19,6 +19,7 @@ from elbos.base.checks import require_positive
 from elbos.base.codec import digest
 from elbos.base.conditions import Condition, cond_at, to_device
 from elbos.base.errors import flat, is_out_of_memory
+from elbos.base.processes import ALONE, Processes, local_device
 from elbos.base.progress import Start
 from elbos.base.store import Part, Tensors
 from elbos.evaluation.model import Sampled, model_store
@@ -29,7 +30,6 @@ from elbos.training import exported
 from elbos.training.config import Training
 from elbos.training.data import Dataset, DataSpec, KnownData, digest_of, to_unit
 from elbos.training.directory import RunDirectory
-from elbos.training.processes import ALONE, Processes, local_device
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
 

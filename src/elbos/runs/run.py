@@ -15,6 +15,7 @@ from elbos.base.checks import require_positive, typed
 from elbos.base.conditions import Condition, is_alike, require_length
 from elbos.base.errors import explained, suggestion
 from elbos.base.items import Items, first_item
+from elbos.base.processes import ALONE, Processes, local_device
 from elbos.base.progress import Start, silent
 from elbos.evaluation import Evaluation, EvaluationConfig, evaluate
 from elbos.evaluation.model import Sampled
@@ -29,7 +30,6 @@ from elbos.training.directory import RunDirectory
 from elbos.training.execution import autocast
 from elbos.training.network import OwnNetwork
 from elbos.training.ownership import data_spec, require_own_data, require_own_null
-from elbos.training.processes import ALONE, Processes, local_device
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
 from elbos.training.state import build_network, require_guidable, uses_labels

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import torch
 
+from elbos.base.processes import Processes
 from elbos.training.config import Config, Precision, run_config
 from elbos.training.directory import RunDirectory
-from elbos.training.processes import Processes
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 _OLD_LIMIT = 2**25  # maximum in older versions of glibc

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from elbos.base.conditions import to_device
 from elbos.base.errors import flat, printable, unfailing
 from elbos.base.extras import needs
+from elbos.base.processes import Processes
 from elbos.base.progress import clock, progress
 from elbos.theory.denoiser import network_output
 from elbos.theory.names import code
@@ -31,7 +32,6 @@ from elbos.training.data import Samples
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import autocast
 from elbos.training.machine import peak_flops
-from elbos.training.processes import Processes
 from elbos.training.sharding import sharded_parts
 from elbos.training.state import State
 from elbos.validation import Validation

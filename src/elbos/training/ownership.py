@@ -6,11 +6,11 @@ from typing import Any
 
 from elbos.base.codec import decode, difference, encode
 from elbos.base.conditions import Condition
+from elbos.base.processes import Processes
 from elbos.training import exported
 from elbos.training.config import Config, run_config
 from elbos.training.data import DataSpec, Samples, null_digest
 from elbos.training.directory import RunDirectory
-from elbos.training.processes import Processes
 
 
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:

@@ -12,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from pathlib import Path
 
+from elbos.base.processes import Processes
 from elbos.training import checkpoint
 from elbos.training.directory import RunDirectory
 from elbos.training.ema import EMA, write_snapshots
-from elbos.training.processes import Processes
 from elbos.training.sharding import is_sharded, local
 
 _Task = Callable[[], None]

@@ -18,9 +18,9 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from elbos.base.processes import Processes
 from elbos.training.checkpoint import Stored
 from elbos.training.loss import Loss
-from elbos.training.processes import Processes
 
 MIN_PARAMETERS = 2**18  # of a gathered block: for smaller blocks latency exceeds transfer time
 

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.adapters.diffusers.trained import trained_levels
+from elbos.base.processes import Processes
 from elbos.theory.schedules import Schedule
 from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import DataSpec
 from elbos.training.ema import EMA
 from elbos.training.optimizer import new_optimizer
-from elbos.training.processes import Processes
 from elbos.training.randomness import seed_of
 from elbos.training.sampling import Sampling
 from elbos.training.sharding import fill, load, shard

@@ -29,6 +29,7 @@ from elbos.base import files
 from elbos.base.conditions import cond_at, to_device
 from elbos.base.errors import Diverged, Interrupted
 from elbos.base.philox import key_of
+from elbos.base.processes import Processes
 from elbos.models.likelihood import warn_if_unresolved
 from elbos.theory.denoiser import Denoiser
 from elbos.training import checkpoint
@@ -50,7 +51,6 @@ from elbos.training.loss import Loss
 from elbos.training.machine import described, machine
 from elbos.training.monitor import Monitor, OnImages, seconds_per_image
 from elbos.training.network import OwnNetwork
-from elbos.training.processes import Processes
 from elbos.training.randomness import Visits, seed_torch, times
 from elbos.training.saving import Saver
 from elbos.training.sharding import (

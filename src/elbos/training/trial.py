@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from elbos.base.conditions import replace_conds, to_device
 from elbos.base.errors import message
+from elbos.base.processes import Processes
 from elbos.theory.denoiser import Denoiser
 from elbos.training.config import Config
 from elbos.training.data import Samples
 from elbos.training.execution import autocast, blocks, checkpointed
-from elbos.training.processes import Processes
 from elbos.training.sharding import returning_views, shard, unsharded
 from elbos.training.state import in_format, memory_format
 from elbos.training.validation import require_measurable

@@ -10,11 +10,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from elbos.base.conditions import Condition, cond_at
+from elbos.base.processes import Processes
 from elbos.theory.denoiser import Denoise
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batched, Samples
 from elbos.training.pictures import is_drawable, png
-from elbos.training.processes import Processes
 from elbos.training.randomness import generator
 from elbos.training.sampling import sample
 from elbos.training.state import uses_labels

@@ -14,6 +14,7 @@ from tiny import DIGITS
 
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.base.philox import key_of
+from elbos.base.processes import Processes
 from elbos.models.networks import UNetConfig
 from elbos.runs.fit import train
 from elbos.runs.run import Run
@@ -24,7 +25,6 @@ from elbos.training.data.encode import encode
 from elbos.training.data.packed import Moments
 from elbos.training.data.shards import Index, load_shards
 from elbos.training.pictures import png
-from elbos.training.processes import Processes
 from elbos.training.randomness import Visits
 
 NUM, SCALE, SHIFT = 40, 0.3, 0.05

@@ -17,12 +17,12 @@ from torch import Tensor
 from elbos.adapters.diffusers.pipeline import Latents
 from elbos.base.codec import digest
 from elbos.base.errors import flat, is_out_of_memory
+from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
 from elbos.base.sharing import naming_lost_processes
 from elbos.training.data.dataset import SPLITS, Dataset, digest_of, to_unit
 from elbos.training.data.pack import PackWriter, ShardPlan, shard_plans
 from elbos.training.data.shards import DTYPES, Index
-from elbos.training.processes import ALONE, Processes
 
 
 @naming_lost_processes()

@@ -23,7 +23,7 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from elbos.base.sharing import meet, naming_lost_processes, together
-from elbos.training.slurm import name_as_torchrun_does
+from elbos.base.slurm import name_as_torchrun_does
 
 TIMEOUT = timedelta(minutes=30)  # longer than any work of a single process
 _PATIENCE = timedelta(seconds=5)  # for a response of a process that may have ended

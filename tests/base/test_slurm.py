@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from elbos.training.slurm import name_as_torchrun_does
+from elbos.base.slurm import name_as_torchrun_does
 
 BATCH = {  # of a script of 8 nodes, outside of srun
     "SLURM_JOB_ID": "4321",

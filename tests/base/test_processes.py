@@ -25,12 +25,12 @@ from torch import nn
 from elbos import cli
 from elbos.base import files
 from elbos.base.errors import Interrupted
+from elbos.base.processes import Processes
 from elbos.runs.fit import fit, train
 from elbos.training import checkpoint, sharding
 from elbos.training.checkpoint import Stored
 from elbos.training.config import Config, Execution
 from elbos.training.directory import RunDirectory
-from elbos.training.processes import Processes
 from elbos.training.sharding import local
 from elbos.training.trainer import Trainer
 from elbos.training.validation import Shared
