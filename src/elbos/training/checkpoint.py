@@ -30,7 +30,7 @@ _MAX_REASON = 200  # characters: torch lists all tensors that differ
 
 
 class Stored:
-    """Tensor stored in safetensors files, of which requested rows are read on demand.
+    """A tensor in safetensors files, from which only the requested rows are read.
 
     `stored[...]` reads the whole tensor, and `stored[2:5]` some rows, into new memory. `parts` are
     slices of safetensors, with consecutive rows.
@@ -85,12 +85,12 @@ def kept(folder: Path) -> dict[int, Path]:
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the path of the latest checkpoint in `folder`, or None without checkpoints."""
+    """Return the path of the latest checkpoint in `folder`; None if there is no checkpoint."""
     return next(reversed(kept(folder).values()), None)
 
 
 def of_step(folder: Path, step: int | None) -> Path:
-    """Return the path of the checkpoint of a step; by default, of the latest step."""
+    """Return the path of the checkpoint of a training step, by default of the latest step."""
     found, run = kept(folder), folder.parent
     if not found:
         raise FileNotFoundError(f"{run} has no checkpoint yet: train it with `elbos train`.")
@@ -127,7 +127,9 @@ def new_partial(folder: Path, step: int) -> Path:
 
 
 def write_part(partial: Path, part: int, groups: Groups) -> None:
-    """Write one process's rows of each tensor, and for part 0 also the tensors without shards."""
+    """Write one process's rows of each sharded tensor to a checkpoint; process 0 also writes all
+    unsharded tensors.
+    """
     with files.named_errors(partial.parent):
         digests = {}
         for name, tensors in groups.items():
@@ -137,7 +139,9 @@ def write_part(partial: Path, part: int, groups: Groups) -> None:
 
 
 def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: int) -> None:
-    """Combine complete parts into a checkpoint; keep the latest `num_kept` and delete the rest."""
+    """Complete a checkpoint after all processes have written their rows; delete all but the latest
+    `num_kept` checkpoints.
+    """
     path = folder / f"{step:08d}"
     digests: dict[str, str] = {}
     with files.named_errors(path):
@@ -155,7 +159,6 @@ def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: 
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write CPU tensors as a safetensors file, and return the SHA-256 of the file."""
     ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
     empty = pack({name: tensor.new_empty(0) for name, tensor in ordered.items()})
     header, end = json.loads(empty[8:]), 0  # the dtypes as safetensors calls them
@@ -192,7 +195,8 @@ def _remove(path: Path) -> None:
 def reading_step(
     folder: Path, step: int | None, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Verify and read the checkpoint of a step, by default of the latest step, as `reading` does.
+    """Verify the checkpoint of a training step, by default the latest; yield the step and all
+    tensors, by group and name.
 
     If a running training replaces the latest checkpoint meanwhile, the newer checkpoint is read.
     """
@@ -213,7 +217,9 @@ def reading_step(
 def reading(
     path: Path, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Verify a checkpoint; yield its step and its groups of tensors, or the group `only` alone."""
+    """Verify a checkpoint; yield its training step and its tensors by group and name, or only those
+    of the group `only`.
+    """
     verify(path, only)
     with opened(path, only) as (step, groups):
         yield (
@@ -226,7 +232,7 @@ def reading(
 
 
 def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> None:
-    """Raise a DamagedCheckpoint unless the files of a checkpoint match their recorded SHA-256.
+    """Raise a DamagedCheckpoint unless the SHA-256 of each file of a checkpoint is as recorded.
 
     Only the group `only` is verified, or all; processes each verify a `share` of the files.
     """
@@ -241,7 +247,8 @@ def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> N
 def opened(
     path: Path, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
-    """Open a verified checkpoint; yield its step and its groups of tensors, read on demand.
+    """Verify a checkpoint; yield its training step and, by group and name, its tensors, which are
+    read on demand.
 
     A KeyError, ValueError or RuntimeError in the `with` block becomes a ValueError: the tensors
     belong to another network.
@@ -277,7 +284,8 @@ def opened(
 
 
 def require_dtypes(groups: ReadableGroups, own: Groups) -> None:
-    """Raise a ValueError if a stored tensor and the tensor of the run differ in dtype.
+    """Raise a ValueError if a tensor in a checkpoint differs in dtype from the tensor that it
+    restores.
 
     Torch itself would convert the stored tensor silently.
     """
@@ -289,7 +297,7 @@ def require_dtypes(groups: ReadableGroups, own: Groups) -> None:
 
 
 def _manifest(path: Path, only: str | None) -> tuple[int, dict[str, str]]:
-    """Read manifest.json: the step of a checkpoint, and the SHA-256 of the files of its groups."""
+    """Return the training step of a checkpoint and the SHA-256 of its files, from manifest.json."""
     manifest = read_object(path / "manifest.json")
     step, digests = manifest["step"], manifest["sha256"]
     if type(step) is not int or step != int(path.name):
@@ -303,7 +311,9 @@ def _manifest(path: Path, only: str | None) -> tuple[int, dict[str, str]]:
 
 @contextmanager
 def _naming_damage(path: Path) -> Iterator[None]:
-    """Convert errors on reading a checkpoint into a DamagedCheckpoint with path and remedy."""
+    """Convert errors raised while reading a checkpoint into a DamagedCheckpoint that states the
+    path and the remedy.
+    """
     try:
         yield
     except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError) as error:

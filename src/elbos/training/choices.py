@@ -1,4 +1,4 @@
-"""Classes that a configuration may hold, as unions from which tyro derives the command line.
+"""Unions of the classes that a configuration may hold; tyro derives the command line from them.
 
 A part is chosen as a type, `weighting:sigmoid --weighting.k 3`. Its classes come from the tables of
 the mathematics, such as `weightings.WEIGHTINGS`: a new class is found here by its line there.
@@ -22,7 +22,7 @@ from elbos.training.network import OwnNetwork
 
 
 def command_name(cls: type) -> str:
-    """Return the command-line name of a class: `SoftMinSNR` is soft-min-snr."""
+    """Return the name of a class on the command line, such as soft-min-snr for `SoftMinSNR`."""
     name = cls.__name__.removesuffix("Config")
     joined = {"InDI", "CosMap", "JiT", "UNet", "UViT", "ViT"}
     name = name.capitalize() if name in joined else name
@@ -30,7 +30,6 @@ def command_name(cls: type) -> str:
 
 
 def _choice(*classes: type) -> Any:
-    """Return the union of `classes` as subcommands under their command-line names."""
     return Union[  # noqa: UP007, built at run time
         tuple(
             Annotated[cls, tyro.conf.subcommand(command_name(cls), description=_summary(cls))]
@@ -40,13 +39,13 @@ def _choice(*classes: type) -> Any:
 
 
 def _summary(cls: type) -> str:
-    """Return the first paragraph of a class's docstring, without trailing formulas."""
     summary, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
     return re.sub(r",\s+\$[^$]+\$(?=[.:])", "", summary)
 
 
 def require_storable(weighting: weightings.WeightFunction) -> None:
-    """Raise a ValueError for a user-defined weighting, which config.json cannot store.
+    """Raise a ValueError if a weighting contains a user-defined function, which config.json cannot
+    store.
 
     Examples:
         >>> import torch
@@ -130,7 +129,7 @@ else:
         return OwnNetwork.from_file(function)
 
     def _diffusers_network(config: Path) -> DiffusersConfig:
-        """Network of diffusers, UNet2DModel or DiTTransformer2DModel, given by its config.json.
+        """A network of diffusers (UNet2DModel or DiTTransformer2DModel), built from a config.json.
 
         Missing channels, size and number of classes are filled in from the data.
         """

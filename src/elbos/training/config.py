@@ -1,4 +1,4 @@
-"""Configuration of a run: frozen dataclasses, from which the command line is derived.
+"""Configuration of a training run: frozen dataclasses, from which the command line is derived.
 
 All settings but `output` and `execution` affect the numbers that a run produces, so a run directory
 belongs to one configuration. `choices` lists the classes that a configuration may hold.
@@ -73,7 +73,7 @@ class Optimizer(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging(Typed):
-    """Average of the weights over the training steps (EMA), which is sampled and evaluated."""
+    """Moving average of the weights over training steps (EMA), used for sampling and evaluation."""
 
     relative_width: float = 0.063
     """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
@@ -104,7 +104,7 @@ class Averaging(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Typed):
-    """Output files of a run and their intervals in images, without effect on the training."""
+    """Output files of a training run, and how many images are trained on between two writes."""
 
     log_every: int = 5_000
     """A line in metrics.jsonl."""
@@ -138,7 +138,7 @@ class Output(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Execution(Typed):
-    """Execution of a run: memory, processes and compilation.
+    """Execution settings of a training run: memory, processes and compilation.
 
     These settings change the training by rounding and dropout masks alone: a run may be resumed
     with other settings, on another number of processes.
@@ -251,7 +251,9 @@ class Config:
             )
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError for guidance unless the network trains with and without labels."""
+        """Raise a ValueError if sampling uses guidance but the training is not both with and
+        without labels.
+        """
         if sampling.guidance != 1 and not (self.use_labels and 0 < self.label_dropout < 1):
             raise ValueError(
                 f"guidance is {sampling.guidance}, but the network does not learn both with and "
@@ -260,7 +262,7 @@ class Config:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Encode all settings that affect the run's results: all but `output` and `execution`.
+        """Return all settings that affect the results of a training run, encoded as JSON values.
 
         Names of runs and keys of scores are digests of this encoding.
         """
@@ -270,7 +272,7 @@ class Config:
 
     @property
     def snapshot_every(self) -> int:
-        """Number of images between two snapshots of the averaged weights."""
+        """Number of training images between two snapshots of the averaged weights."""
         return self.averaging.snapshot_every or -(-self.num_images // NUM_SNAPSHOTS)
 
     @property
@@ -279,7 +281,9 @@ class Config:
         return -(-self.num_images // self.batch_size)
 
     def learning_rate(self, step: int) -> float:
-        """Compute the learning rate of a step: linear warm-up, times cosine decay if configured."""
+        """Return the learning rate at a training step: linear warm-up, times cosine decay if
+        configured.
+        """
         num_images = (step + 1) * self.batch_size
         warmup = min(1.0, num_images / max(self.optimizer.warmup_images, 1))
         decay = 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
@@ -289,7 +293,9 @@ class Config:
 
     @property
     def long_warmup(self) -> str | None:
-        """Warning text for a warm-up longer than a fifth of the run; None for a shorter warm-up."""
+        """Warning that the learning-rate warm-up exceeds a fifth of the training run; None if it
+        does not.
+        """
         share, peak = self.optimizer.warmup_images / self.num_images, self.optimizer.learning_rate
         if share <= MAX_WARMUP:
             return None
@@ -311,7 +317,9 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Training settings of a model, for reports; None if unknown, as of a pretrained model."""
+    """Training settings of a model, as shown in reports; settings of a pretrained model may be
+    None, unknown.
+    """
 
     weighting: str | None
     schedule: str | None
@@ -327,7 +335,9 @@ class Training:
 
 
 def read_config(path: Path) -> Config:
-    """Read a configuration file: the output of `elbos train --dry-run`, or a run's config.json."""
+    """Read a training configuration from a file: a run's config.json, or the output of `elbos train
+    --dry-run`.
+    """
     try:
         config: Config = decode(Config, files.read_json(path))
     except (ValueError, RecursionError) as error:
@@ -339,7 +349,7 @@ def read_config(path: Path) -> Config:
 
 
 def run_config(directory: RunDirectory) -> Config:
-    """Read the configuration of a run from config.json."""
+    """Read the training configuration of a run from config.json."""
     file = directory.path / "config.json"
     if not file.exists():
         raise FileNotFoundError(

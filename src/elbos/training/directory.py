@@ -29,7 +29,7 @@ from elbos.base.formats import CorruptFile, read_object
 
 @contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Create a folder of plain files, and lock it against other processes in the `with` block.
+    """Lock a folder, created if missing, against other processes within the `with` block.
 
     If another process holds the lock, a ValueError with the message `busy` is raised.
     """
@@ -45,7 +45,7 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Run directory, with paths, lock, JSON files and log."""
+    """Directory of a training run: paths, lock, JSON files and log."""
 
     path: Path
 
@@ -66,7 +66,7 @@ class RunDirectory:
         return self.path / "evaluation"
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Read the object in a JSON file of the directory; return None if the file is missing."""
+        """Return the object in a JSON file of the run directory; None if the file is missing."""
         file = self.path / name
         if not file.exists():
             return None
@@ -76,12 +76,14 @@ class RunDirectory:
             raise CorruptFile(f"{file} is corrupt: restore it.") from None
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Write an object to a JSON file of the directory."""
+        """Write an object to a JSON file of the run directory."""
         files.write(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Create the directory, and lock it against other trainings within the `with` block."""
+        """Create the run directory, and lock it against other training processes within the `with`
+        block.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --run.")
         busy = (
@@ -94,7 +96,7 @@ class RunDirectory:
             yield
 
     def require_present(self) -> None:
-        """Raise a FileNotFoundError if the directory was deleted during the training."""
+        """Raise a FileNotFoundError if the run directory was deleted during training."""
         if not (self.path / "config.json").exists():
             raise FileNotFoundError(
                 f"{self.path} or its config.json was deleted during the training: unsaved "
@@ -102,11 +104,13 @@ class RunDirectory:
             )
 
     def log(self, **values: Any) -> None:
-        """Append named values as a line to metrics.jsonl."""
+        """Append a line with the named values to metrics.jsonl."""
         files.append(self.path / "metrics.jsonl", (json.dumps(values) + "\n").encode())
 
     def rewind_log(self, step: int) -> None:
-        """Delete the lines of metrics.jsonl after `step`, and incomplete lines left by a crash."""
+        """Delete the lines of metrics.jsonl that were written after training step `step`, and
+        incomplete lines.
+        """
         file = self.path / "metrics.jsonl"
         if file.exists():
             lines = files.read(file).splitlines(keepends=True)

@@ -56,7 +56,9 @@ def exponent(relative_width: float) -> float:
 
 
 def group_of(width: float) -> str:
-    """Return the name of an average's tensor group in a checkpoint: `ema_0_05` for width 0.05."""
+    """Return the name under which a checkpoint stores an average of the weights: `ema_0_05` for
+    width 0.05.
+    """
     return f"{MAIN}_{width}".replace(".", "_")
 
 
@@ -77,12 +79,14 @@ class EMA:
 
     @property
     def network(self) -> nn.Module:
-        """Averaged network that is sampled and evaluated."""
+        """Network with averaged weights, used for sampling and evaluation."""
         return self.networks[MAIN]
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Update all averages with the weights after a step, counted from 1."""
+        """Update all averages with the weights after a training step; the first step has number
+        1.
+        """
         weights = list(map(local, network.parameters()))
         buffers = list(network.buffers())
         for group, average in self.networks.items():
@@ -92,7 +96,8 @@ class EMA:
                 torch._foreach_copy_(list(average.buffers()), buffers)
 
     def snapshots(self, *, is_main: bool) -> dict[float, dict[str, Tensor]]:
-        """Copy the averages of all snapshot widths to the CPU, keyed by width, in the main process.
+        """Return copies of the averaged weights on the CPU, by width; without weights except in the
+        main process.
 
         All processes must call this method, since each may hold a shard; all but the main process
         return empty dictionaries.
@@ -110,14 +115,14 @@ class EMA:
 
 
 class Snapshot(NamedTuple):
-    """Snapshot file: the averaged weights of one relative width after a step."""
+    """Snapshot file: averaged weights of one relative width at one training step."""
 
     step: int
     width: float
     path: Path
 
     def read(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Read the averaged parameters of the snapshot, keyed by name.
+        """Return the averaged weights in a snapshot file, by parameter name.
 
         Raises:
             ValueError: If the file is corrupt, or a shape differs from that of the tensor in `own`.
@@ -136,13 +141,15 @@ class Snapshot(NamedTuple):
 
 
 def write_snapshots(folder: Path, step: int, averages: dict[float, dict[str, Tensor]]) -> None:
-    """Write the snapshots of a step, the result of `EMA.snapshots`, into a folder."""
+    """Write the averaged weights of each width at a training step into files in a folder."""
     folder.mkdir(exist_ok=True)
     for width, tensors in averages.items():
         files.write(folder / f"{step:08d}-{width}.safetensors", pack(tensors))
 
 
 def snapshots(folder: Path) -> list[Snapshot]:
-    """List the snapshots in a folder by step and width; empty if the folder is missing."""
+    """Return the snapshot files in a folder, sorted by training step and width; empty if the folder
+    is missing.
+    """
     found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.safetensors"))
     return sorted(Snapshot(int(name[1]), float(name[2]), path) for name, path in found if name)

@@ -1,4 +1,4 @@
-"""Kernels, precision and memory of a step: torch.compile, autocast, activation checkpointing.
+"""Execution of a training step: torch.compile, mixed precision, activation checkpointing.
 
 These settings change a training by rounding and dropout masks alone. With activation
 checkpointing, each block stores its input alone and is computed again in the backward pass: less
@@ -30,7 +30,9 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
 
 @contextmanager
 def fast_kernels(config: Config, device: torch.device) -> Iterator[None]:
-    """Enable cuDNN benchmarking and set TF32 as configured within the `with` block, on CUDA."""
+    """Enable cuDNN benchmarking, and TF32 if configured, within the `with` block; do nothing on
+    other devices than CUDA.
+    """
     if device.type != "cuda":
         yield
         return
@@ -46,19 +48,20 @@ def fast_kernels(config: Config, device: torch.device) -> Iterator[None]:
 
 
 def is_compiled(config: Config, device: torch.device) -> bool:
-    """Return whether to compile a run with torch.compile on a device; by default on CUDA alone."""
+    """Return whether a training run uses torch.compile on a device; by default only on CUDA."""
     chosen = config.execution.compile
     return chosen == "on" or (chosen == "auto" and device.type == "cuda")
 
 
 def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function with torch.compile; a compiled caller inlines the function."""
+    """Return a function compiled by torch.compile, which compiled callers inline."""
     found: Callable[..., Any] = torch.compile(function, options=_OPTIONS)
     return found
 
 
 def compile_(loss: Loss) -> None:
-    """Compile a loss in place: with its network as one graph, or under FSDP2 block by block.
+    """Compile a loss module in place, as one graph with its network; under FSDP2, compile each
+    block of the network.
 
     Under FSDP2 each block has a graph per shape, and the random draws of the loss have another.
     """
@@ -71,7 +74,8 @@ def compile_(loss: Loss) -> None:
 
 @contextmanager
 def compiling(*, is_on: bool) -> Iterator[None]:
-    """Convert failures of torch.compile within the `with` block into a one-line ValueError.
+    """Convert errors of torch.compile within the `with` block into a ValueError with a one-line
+    message.
 
     Compilation fails without a C++ compiler, and for double backward, as in energy-based networks.
     """
@@ -96,7 +100,7 @@ def compiling(*, is_on: bool) -> Iterator[None]:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the blocks of a network: outermost modules with children in its `ModuleList`s.
+    """Return the blocks of a network: the entries of its `ModuleList`s that have children.
 
     Raises:
         ValueError: If the network has no such block.
@@ -120,7 +124,9 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def checkpointed(found: Sequence[nn.Module]) -> Iterator[None]:
-    """Apply activation checkpointing to the given modules within the `with` block."""
+    """Recompute the activations of the given modules in the backward pass, within the `with`
+    block.
+    """
     for block in found:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     try:

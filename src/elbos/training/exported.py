@@ -1,4 +1,4 @@
-"""Averaged weights of runs and exported models, for sampling or as initial weights.
+"""Averaged weights of training runs and exported models, for sampling or as initial weights.
 
 EXPORT/
     elbos.json         the run and the step, and its range of log-SNRs; for weights in
@@ -32,12 +32,14 @@ _MAX_REASON = 200  # characters: torch's message lists all tensors that differ
 
 
 def is_export(path: Path) -> bool:
-    """Return whether a folder is an exported model, with an elbos.json."""
+    """Return whether a folder holds an exported model, recognized by its elbos.json."""
     return (path / MANIFEST).is_file()
 
 
 def ends(directory: RunDirectory) -> tuple[float, float] | None:
-    """Return the log-SNR range on which an exported model was trained; None without elbos.json."""
+    """Return the lowest and highest log-SNR on which an exported model was trained; None if
+    elbos.json is missing.
+    """
     manifest = directory.read(MANIFEST)
     match None if manifest is None else manifest.get("logsnr"):
         case [float() as low, float() as high] if low < high:
@@ -57,7 +59,8 @@ def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
 def averaged(
     directory: RunDirectory, step: int | None = None
 ) -> AbstractContextManager[tuple[int, Weights]]:
-    """Return a context manager that yields step and averaged weights of a run or an export.
+    """Return a context manager that yields the training step and the averaged weights of a run or
+    an exported model.
 
     The step is that of a checkpoint of a run, by default the latest.
 
@@ -98,7 +101,9 @@ def _reading_export(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
 
 
 def initial_weights(config: Config, init: Path) -> Weights:
-    """Read the averaged weights of the run in `init`, as initial weights for `config`."""
+    """Return the averaged weights of another run as initial weights; raise a ValueError if its
+    network differs.
+    """
     directory = RunDirectory(init)
     other = run_config(directory)
     for name in ("network", "parameterization"):

@@ -1,4 +1,4 @@
-"""Training loss as a module: noise, label dropout, network and objective."""
+"""Training loss as a module: random noise, label dropout, network and weighted loss."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,8 @@ from elbos.training.config import Config
 
 
 class Loss(nn.Module):
-    """Training loss as a module that contains the network, so that both compile to one graph.
+    """Training loss as a module that contains the network, so that loss and network compile to one
+    graph.
 
     The null condition replaces dropped labels.
     """
@@ -54,7 +55,9 @@ class Loss(nn.Module):
         step: Int64[Tensor, ""],
         samples: Int64[Tensor, " b"],
     ) -> tuple[Float[Tensor, "b *d"], Condition]:
-        """Draw the noise, and replace a random share of the conditions by the null condition."""
+        """Return random noise, and the conditions with a random share replaced by the null
+        condition.
+        """
         if cond is not None and self._share > 0:
             is_hidden = self._hiding.uniform(step, samples, 1)[:, 0] <= self._share
             cond = replace_conds(cond, self._null_cond, is_hidden)

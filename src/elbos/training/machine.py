@@ -1,4 +1,4 @@
-"""Description of the machine, setting of the memory allocator, and choice of the precision.
+"""Description of the machine, memory allocator settings, and choice of the numerical precision.
 
 A run uses bfloat16 where the machine computes in it at least as fast, else float32 (processors
 without bfloat16 arithmetic emulate it a hundred times slower), and keeps its precision wherever it
@@ -51,7 +51,9 @@ def keep_freed_memory() -> None:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """Return names of the device and the system, and versions of Python, elbos and torch."""
+    """Return the names of the device and the system, and the versions of Python, elbos and
+    torch.
+    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     elif device.type != "cpu":
@@ -73,14 +75,18 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def num_cores() -> int:
-    """Return the number of cores that this process may use; under Slurm, those of the job."""
+    """Return the number of CPU cores that this process may use; under Slurm, the cores of the
+    job.
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def require_few(**counts: int) -> None:
-    """Raise a ValueError for a number of processes below 0, or above both 64 and four per core."""
+    """Raise a ValueError for a negative number of processes, or one above both 64 and four per CPU
+    core.
+    """
     limit = max(64, 4 * num_cores())
     for name, num in counts.items():
         if not 0 <= num <= limit:
@@ -88,7 +94,7 @@ def require_few(**counts: int) -> None:
 
 
 def peak_flops(config: Config, device: torch.device) -> float | None:
-    """Return the peak bfloat16 FLOP/s of a known GPU; None for other devices and precisions."""
+    """Return the peak bfloat16 FLOP/s of a GPU; None for unknown devices and other precisions."""
     if device.type != "cuda" or config.precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)
@@ -96,7 +102,9 @@ def peak_flops(config: Config, device: torch.device) -> float | None:
 
 
 def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
-    """Replace the precision "auto" by that of the stored run, or else the best on this machine."""
+    """Return the configuration with precision "auto" replaced by that of the stored run, or by the
+    best on this machine.
+    """
     if config.precision != "auto":
         return config
     is_started = (run.path / "config.json").exists()
@@ -105,7 +113,9 @@ def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
 
 
 def described(config: Config, device: torch.device) -> str:
-    """Return the precision of a run as text, with a note if the other precision is no slower."""
+    """Return the numerical precision of a run as text, with a note if another precision would be no
+    slower.
+    """
     best = best_precision(device)
     if config.precision != best:
         return f"{config.precision} (--precision {best} is faster here)"
@@ -114,7 +124,7 @@ def described(config: Config, device: torch.device) -> str:
 
 @cache
 def best_precision(device: torch.device) -> Precision:
-    """Return "bf16", or "fp32" where bfloat16 matrix products are clearly slower or emulated."""
+    """Return "bf16" if bfloat16 matrix products are fast on the device, otherwise "fp32"."""
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
@@ -126,7 +136,7 @@ def best_precision(device: torch.device) -> Precision:
 
 
 def _seconds(dtypes: Sequence[torch.dtype]) -> list[float]:
-    """Measure the minimal time of a matrix product on the CPU, in seconds, for each dtype.
+    """Return the minimal time in seconds of a matrix product on the CPU, for each dtype.
 
     The dtypes are measured in turns, since other work on the machine slows all of them.
     """

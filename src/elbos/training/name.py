@@ -1,4 +1,5 @@
-"""Default names of run directories: the preset and the settings that differ.
+"""Default names of run directories: name of the preset, and all settings that differ from the
+preset.
 
 Names are short where the differences are: `digits`, `fashion-eps-normal`, `digits-lr-0.001`. Where
 they are many, or hold a path or a function, the name ends in a digest of the configuration.
@@ -24,7 +25,8 @@ _PLAIN_GROUPS = ("optimizer", "averaging", "sampling")  # left out before the na
 
 
 def default_name(config: Config, preset: str) -> str:
-    """Return the default name of a run: the preset, and the settings that differ from the preset.
+    """Return the default name of a training run: its preset, and the settings that differ from the
+    preset.
 
     The name has lower-case letters, digits, dots and dashes. Configurations that differ in more
     than `output` and `execution` have different names.
@@ -45,12 +47,12 @@ def default_name(config: Config, preset: str) -> str:
 
 
 def nearest_preset(config: Config) -> str:
-    """Return the name of the preset with the fewest differences from `config`."""
+    """Return the name of the preset that differs from a configuration in the fewest settings."""
     return min(PRESETS, key=lambda name: len(list(_differences(config, PRESETS[name]))))
 
 
 def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
-    """Yield one word per difference between two settings, for the name of a run.
+    """Yield one word per difference between two configurations, such as `num-images-512`.
 
     A word with a space cannot be part of a name, which then ends in a digest.
     """
@@ -88,7 +90,9 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
 
 
 def _valued(label: str, value: Any) -> str:
-    """Format a setting as a word such as `num-images-512`; a space marks text unfit for a name."""
+    """Return a setting as a word, such as `num-images-512`; a space marks text that cannot be part
+    of a file name.
+    """
     group, _, name = label.rpartition(".")
     label = _SHORT.get(label, name if group in _PLAIN_GROUPS else label).replace("_", "-")
     if isinstance(value, bool):
@@ -102,7 +106,7 @@ def _valued(label: str, value: Any) -> str:
 
 
 def _word(name: str) -> str:
-    """Convert a class name to lower case with dashes: `SoftMinSNR` to soft-min-snr."""
+    """Return a class name in lower case with dashes, such as soft-min-snr for `SoftMinSNR`."""
     name = name.replace("ViT", "Vit")  # one word
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name)
     return words.removesuffix("-Config").lower()

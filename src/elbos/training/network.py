@@ -1,4 +1,4 @@
-"""User-defined networks, given in Python or by a function in a file.
+"""User-defined networks, passed in Python or built by a function in the user's file.
 
 A run directory holds the weights of the network and its name, but no code, and nothing that is read
 from a directory runs code: whoever loads the run gives the network again.
@@ -18,7 +18,7 @@ _ARGUMENTS = ("shape", "num_classes")
 
 @dataclass(frozen=True, kw_only=True)
 class OwnNetwork:
-    """Reference to a user-defined network in a configuration.
+    """Reference in a configuration to a user-defined network.
 
     The name is FILE.py:FUNCTION, or the class of a network given in Python. A function runs only if
     it `is_trusted`: the user named it in this process.
@@ -29,14 +29,18 @@ class OwnNetwork:
 
     @classmethod
     def from_file(cls, function: str) -> "OwnNetwork":
-        """Return a trusted reference to the network that FILE.py:FUNCTION returns."""
+        """Return a reference to the network that FILE.py:FUNCTION returns, which permits to run
+        this file.
+        """
         require_target(function, _ARGUMENTS, verb="train")
         network = cls(name=function)
         object.__setattr__(network, "is_trusted", True)
         return network
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network by calling the user's function with the shape and number of classes."""
+        """Return the network that the user's function builds for a sample shape and a number of
+        classes.
+        """
         if not self.is_trusted:
             raise ValueError(
                 f"The network {self.name} is user-defined and not stored: give it as network= in "
@@ -58,7 +62,7 @@ class OwnNetwork:
 
 
 def require_storable_state(network: nn.Module) -> None:
-    """Raise a ValueError for weights of unsupported dtype, or an unstorable state dict."""
+    """Raise a ValueError if checkpoints cannot store the network's weights or state dict."""
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(

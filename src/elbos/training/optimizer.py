@@ -1,4 +1,5 @@
-r"""Muon: orthogonalized steps for the weight matrices of inner layers, AdamW for the rest.
+r"""Muon optimizer: orthogonalized updates for weight matrices of inner layers, AdamW for all other
+parameters.
 
 Adam scales the gradient entry by entry. Muon takes the nearest matrix with orthonormal rows (or
 columns) to the momentum $M = U S V^\top$ of a weight matrix,
@@ -99,7 +100,7 @@ class Muon(torch.optim.Optimizer):
                 self._step(same[i : i + num], group["lr"], group["weight_decay"])
 
     def _step(self, parameters: Sequence[Tensor], lr: float, weight_decay: float) -> None:
-        """Update matrices of one shape by Muon, with Nesterov momentum."""
+        """Update matrices of equal shape by Muon, with Nesterov momentum."""
         first, (num_rows, *_) = parameters[0], parameters[0].shape
         gradients = [local(p.grad) for p in parameters if p.grad is not None]  # never None here
         for parameter in parameters:
@@ -127,7 +128,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def shards(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the process group across which a parameter is sharded along its first dimension."""
+    """Return the group of processes that hold different rows of a parameter; None if it is not
+    sharded.
+    """
     if not hasattr(parameter, "to_local"):
         return None
     mesh, places = parameter.device_mesh, parameter.placements
@@ -141,7 +144,9 @@ def shards(parameter: Any) -> dist.ProcessGroup | None:
 
 
 def replicas(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the process group across which a parameter is replicated; None without replicas."""
+    """Return the group of processes that hold copies of a parameter; None if there are no
+    copies.
+    """
     if hasattr(parameter, "to_local"):
         mesh, places = parameter.device_mesh, parameter.placements
         dims = [i for i, place in enumerate(places) if place.is_replicate() and mesh.size(i) > 1]
@@ -151,7 +156,8 @@ def replicas(parameter: Any) -> dist.ProcessGroup | None:
 
 
 def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]:
-    """Return views of a stack of matrices as weights of the given shape.
+    """Return the matrices of a stack as views in the given shape of a weight, such as a convolution
+    kernel.
 
     In each row the input channels vary fastest, as in channels-last memory.
     """
@@ -162,7 +168,9 @@ def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]
 def new_optimizer(
     network: nn.Module, config: Optimizer, dtype: torch.dtype = torch.bfloat16
 ) -> torch.optim.Optimizer:
-    """Create the optimizer of a network: AdamW, or Muon with orthogonalization in `dtype`."""
+    """Return an optimizer of a network: AdamW, or Muon with orthogonalization computed in
+    `dtype`.
+    """
     rates: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": config.betas,
@@ -177,7 +185,7 @@ def new_optimizer(
 
 
 def inner_matrices(network: nn.Module) -> list[nn.Parameter]:
-    """Return the weight matrices of inner layers, to be trained by Muon."""
+    """Return the weight matrices of a network's inner layers, which Muon trains."""
     found: dict[str, nn.Parameter] = {}
     for prefix, module in network.named_modules():
         is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)

@@ -1,4 +1,4 @@
-r"""Orthogonalization of many matrices at once by Newton-Schulz steps.
+r"""Orthogonalization of stacks of matrices by Newton-Schulz iteration.
 
 The nearest orthogonal matrix to $M = U S V^\top$ is $U V^\top$. A Newton-Schulz step takes
 $X$, at first $M / \|M\|_F$, to
@@ -39,7 +39,8 @@ _NUM_STEPS_IN_HALF = (2, 3)  # in 16 bits: the Gram matrix is recomputed in betw
 def orthogonalized(
     stack: Float[Tensor, "k m n"], dtype: torch.dtype = torch.bfloat16
 ) -> Float[Tensor, "k m n"]:
-    r"""Orthogonalize matrices: approximate $U V^\top$ of each $M = U S V^\top$ in `dtype`.
+    r"""Return $U V^\top$ for each matrix $M = U S V^\top$ of a stack, approximated by Newton-Schulz
+    iteration in `dtype`.
 
     Singular values above two thousandths of $\|M\|_F$ become 0.6 to 1.4.
     """
@@ -58,7 +59,9 @@ def orthogonalized(
 
 
 def _steps_factor(gram: Float[Tensor, "k m m"], num_steps: int) -> Float[Tensor, "k m m"]:
-    """Compute the product Q of the factors of several Newton-Schulz steps from Gram matrices."""
+    """Return the matrix Q by which several Newton-Schulz steps multiply X, computed from the Gram
+    matrix of X.
+    """
     a, b, c = _NEWTON_SCHULZ
     factor = None
     for step in range(num_steps):
@@ -80,7 +83,8 @@ def divided(
     group: dist.ProcessGroup | None,
     compute: Callable[[Float[Tensor, "i m n"]], Float[Tensor, "i m n"]],
 ) -> Float[Tensor, "k m n"]:
-    """Compute a function of a stack of matrices, divided over processes that hold equal stacks.
+    """Return a function of a stack of matrices, where each process of a group computes a share of
+    the stack.
 
     All processes of the group must call this function; None is one process.
     """
@@ -101,7 +105,8 @@ def divided(
 def orthogonalized_shards(
     shards: Float[Tensor, "k r n"], num_rows: int, group: dist.ProcessGroup, dtype: torch.dtype
 ) -> Float[Tensor, "k r n"]:
-    """Orthogonalize matrices `[k, num_rows, n]` whose rows are sharded, as by `torch.chunk`.
+    """Return the rows held by this process of orthogonalized matrices `[k, num_rows, n]` that are
+    sharded by rows.
 
     The matrices are distributed over the processes of the group, which all must call this function;
     each is orthogonalized in one process in `dtype`, and its rows are sent back.

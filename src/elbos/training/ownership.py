@@ -1,4 +1,4 @@
-"""Ownership of a run directory: its one configuration and its one dataset."""
+"""Ownership of a run directory: a directory belongs to one configuration and one dataset."""
 
 import warnings
 from dataclasses import fields, replace
@@ -14,7 +14,8 @@ from elbos.training.directory import RunDirectory
 
 
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
-    """Claim a new directory for a run, or verify that an existing directory belongs to the run.
+    """Register a configuration and dataset in a new run directory; raise a ValueError if an
+    existing directory has others.
 
     A run may be extended to more images, with a warning if the learning rate has decayed.
 
@@ -49,7 +50,9 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
 
 
 def data_spec(directory: RunDirectory) -> DataSpec | None:
-    """Read shape, pixel values and classes of the data from data.json; None without the file."""
+    """Return sample shape, pixel values and classes of a run's training data; None if data.json is
+    missing.
+    """
     stored = directory.read("data.json")
     if stored is None:
         return None
@@ -64,7 +67,7 @@ def data_spec(directory: RunDirectory) -> DataSpec | None:
 
 
 def require_own_data(directory: RunDirectory, data: Samples) -> None:
-    """Raise a ValueError if the run was trained on other data than the given data."""
+    """Raise a ValueError if a run was trained on data that differ from the given data."""
     stored = directory.read("data.json")
     if stored is None:
         return
@@ -78,7 +81,7 @@ def require_own_data(directory: RunDirectory, data: Samples) -> None:
 
 
 def require_same_data(data: Samples, processes: Processes) -> None:
-    """Raise a ValueError in all processes if the data of two processes differ in identifier."""
+    """Raise a ValueError in all processes if two processes have loaded different data."""
     if processes.num > 1:
         found = processes.lists([processes.together(data.fingerprint)])
         means = {identity.pop("means", None) for identity in found}
@@ -90,13 +93,15 @@ def require_same_data(data: Samples, processes: Processes) -> None:
 
 
 def is_own_data(directory: RunDirectory, data: Samples) -> bool:
-    """Return whether the run was trained on the given data, compared by SHA-256."""
+    """Return whether a run was trained on the given data, compared by SHA-256."""
     stored = directory.read("data.json") or {}
     return bool(stored.get("sha256") == data.fingerprint()["sha256"])
 
 
 def require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
-    """Raise a ValueError if the run was trained with a null condition other than `null_cond`."""
+    """Raise a ValueError if a run was trained with a null condition that differs from
+    `null_cond`.
+    """
     stored = (directory.read("data.json") or {}).get("null_cond")
     if stored is not None and stored != null_digest(null_cond):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Pictures of samples as PNG: grids of images, and scatter plots of points in the plane."""
+"""PNG images of samples: grids of images, and scatter plots of points in the plane."""
 
 import io
 import math
@@ -12,12 +12,14 @@ _MARGIN = 2  # pixels between images
 
 
 def is_drawable(shape: tuple[int, ...]) -> bool:
-    """Return whether samples of a shape can be plotted: grey or RGB images, or planar points."""
+    """Return whether samples of a shape are grey or RGB images or points in the plane, which can be
+    plotted.
+    """
     return shape == (2,) or (len(shape) == 3 and shape[0] in (1, 3))
 
 
 def png(x: Float[Tensor, "n *d"], *, num_columns: int | None = None) -> bytes:
-    """Render samples as PNG: a grid of images `[n, c, h, w]` or a scatter plot of points `[n, 2]`.
+    """Return samples as PNG: a grid of images `[n, c, h, w]` or a scatter plot of points `[n, 2]`.
 
     Images are in [-1, 1], points in [-2, 2]. Small images are enlarged by a whole factor to about
     48 pixels, without interpolation. The grid is nearly square by default.

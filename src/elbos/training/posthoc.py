@@ -1,4 +1,4 @@
-r"""Averages of the weights of any width, computed after the training.
+r"""Post-hoc averages: weight averages of any width, computed after training from stored averages.
 
 An average of relative width $\sigma_\mathrm{rel}$ after step $t$ has the profile
 $p_{t,\gamma}(\tau) = (\gamma + 1)\,\tau^\gamma / t^{\gamma+1}$ on $[0, t]$ (see `ema`). A sum of
@@ -41,7 +41,9 @@ MAX_ERROR = 0.1  # relative error of the profile above which a warning is given
 
 
 class Coefficients(NamedTuple):
-    r"""Coefficients $x$ of stored averages, and the error $\|\sum_i x_i p_i - p\| / \|p\|$."""
+    r"""Coefficients $x$ of stored weight averages, and the relative error $\|\sum_i x_i p_i - p\| /
+    \|p\|$.
+    """
 
     values: Float[np.ndarray, " n"]
     error: float
@@ -49,7 +51,9 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Posthoc:
-    """Result of `elbos ema`: step, number of combined averages, relative error of the profile."""
+    """Result of `elbos ema`: training step, number of combined averages, relative error of the
+    averaging profile.
+    """
 
     step: int
     num_averages: int
@@ -57,7 +61,9 @@ class Posthoc:
 
 
 def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
-    r"""Compute the inner product $\langle p_{s,\gamma}, p_{t,\kappa}\rangle$ of two profiles."""
+    r"""Return the inner product $\langle p_{s,\gamma}, p_{t,\kappa}\rangle$ of two averaging
+    profiles.
+    """
     scale = (gamma + 1) * (kappa + 1) / (gamma + kappa + 1)
     shared = (gamma + kappa + 1) * np.log(np.minimum(s, t))
     inner: _Array = scale * np.exp(shared - (gamma + 1) * np.log(s) - (kappa + 1) * np.log(t))
@@ -67,7 +73,7 @@ def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
 def coefficients(
     steps: Float[np.ndarray, " n"], widths: Float[np.ndarray, " n"], width: float
 ) -> Coefficients:
-    """Compute the coefficients by which stored averages approximate an average of another width.
+    """Return the coefficients that combine stored weight averages into an average of another width.
 
     The approximated average is the average after the last of the steps, in any unit.
     """
@@ -83,7 +89,8 @@ def coefficients(
 
 
 def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
-    """Write a run directory with the averaged weights of another width, computed after training.
+    """Write the average of a run's weights with another width, computed after training, as a new
+    run directory.
 
     The directory `out` holds the configuration with this width, and a checkpoint of the average
     alone, and can be sampled and evaluated.

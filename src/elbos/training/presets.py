@@ -1,4 +1,4 @@
-"""Presets: complete configurations by name.
+"""Presets: complete training configurations, by name.
 
 The schedules are adaptive, so that a preset trains well under any weighting. Their clean end is
 where the decoder of the likelihood resolves the pixel values: log-SNR 7.8 for the 17 values of
@@ -154,14 +154,16 @@ SUMMARIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Configuration derived from a preset, and the name of the preset."""
+    """A training configuration derived from a preset, and the name of the preset."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     preset: tyro.conf.Suppress[str]
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> "Chosen | None":
-        """Return the preset named by the first word, or None if no preset has that name."""
+        """Return the preset whose name is the first command-line word; None if no preset has that
+        name.
+        """
         name = words[0].replace("_", "-") if words else ""
         return cls(config=PRESETS[name], preset=name) if name in PRESETS else None
 

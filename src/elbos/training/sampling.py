@@ -1,4 +1,4 @@
-"""Sampling: settings, and samples in batches with keyed noise."""
+"""Sampling settings, and generation of samples in batches, each with noise of a fixed seed."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -62,7 +62,9 @@ class Sampling(Typed):
             raise ValueError("guidance_min has to be below guidance_max.")
 
     def grid_within(self, trained: Schedule) -> Schedule:
-        """Restrict the sampling grid to the noise levels of training."""
+        """Return the sampling grid, restricted to the noise levels on which the network was
+        trained.
+        """
         return replace(
             self.grid,
             logsnr_min=max(self.grid.logsnr_min, trained.logsnr_min),
@@ -70,7 +72,8 @@ class Sampling(Typed):
         )
 
     def logsnrs(self, trained: Schedule) -> Float[Tensor, " n"]:
-        """Return the log-SNRs of the sampler's steps, within the range of training.
+        """Return the log-SNRs of the sampler's steps, restricted to the noise levels of the
+        training.
 
         Raises:
             ValueError: If the grid and the training share no noise levels.
@@ -78,13 +81,16 @@ class Sampling(Typed):
         return samplers.grid(self.grid_within(trained), self.num_steps)
 
     def guided(self, denoiser: Denoise, null_cond: Condition = None) -> Denoise:
-        """Wrap a denoiser with classifier-free guidance; return the denoiser itself at scale 1."""
+        """Return the denoiser with classifier-free guidance; at guidance scale 1, the denoiser
+        itself.
+        """
         if self.guidance == 1:
             return denoiser
         return Guided(denoiser, self.guidance, self.guidance_min, self.guidance_max, null_cond)
 
     def num_evaluations(self, trained: Schedule) -> int:
-        """Count the network evaluations (NFE) per sample; a guided estimate takes two.
+        """Return the number of network evaluations (NFE) per sample; a guided estimate counts as
+        two.
 
         The sampler runs on a single number with a trivial denoiser, since the count depends on the
         noise levels alone.
@@ -119,7 +125,7 @@ def sample(
     null_cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
-    """Generate samples from noise, up to 250 at a time, about in [-1, 1], on the CPU.
+    """Yield batches of at most 250 samples with values approximately in [-1, 1], on the CPU.
 
     The noise of a batch depends on the seed and the batch's number alone, so that batches can be
     divided over processes: `batches` are the numbers to generate out of `num_batches(num)`, by

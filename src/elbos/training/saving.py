@@ -1,4 +1,4 @@
-"""Checkpoints and snapshots of averages, written by a thread during training.
+"""Background writing of checkpoints and of snapshots of averaged weights during training.
 
 In each process a thread writes its part. A checkpoint takes two tasks, the parts and then the
 manifest; a task starts once all processes have finished the previous one. So all processes learn in
@@ -22,7 +22,7 @@ _Task = Callable[[], None]
 
 
 class Saver:
-    """Writer of checkpoints and snapshots in a background thread, one at a time.
+    """Writer of checkpoints and weight snapshots in a background thread, one file set at a time.
 
     The context manager waits on exit until the last copy is written. All processes must call each
     method; an OSError of one process is raised in all. The first `num_parts` processes together
@@ -56,11 +56,15 @@ class Saver:
         return self._writing is not None and not self._writing.done()
 
     def is_time(self, minutes: float) -> bool:
-        """Return whether no write is pending and the last checkpoint is `minutes` old or older."""
+        """Return whether a checkpoint is due: the last is `minutes` old, and no write is in
+        progress.
+        """
         return self._writing is None and time.monotonic() - self._started >= 60 * minutes
 
     def save(self, step: int, groups: checkpoint.Groups) -> None:
-        """Wait for the previous write, copy the training state and start to write a checkpoint."""
+        """Start to write a checkpoint in the background, from a copy of the training state, after
+        any previous write.
+        """
         self.wait()
         self._started = time.monotonic()
         processes, rank = self.processes, self.processes.rank
@@ -92,7 +96,9 @@ class Saver:
         self._start(write, finish)
 
     def save_snapshots(self, step: int, ema: EMA) -> None:
-        """Wait for the previous write, copy all snapshot averages and start to write the copies."""
+        """Start to write snapshots of the averaged weights in the background, after any previous
+        write.
+        """
         self.wait()
         is_main = self.processes.is_main
         averages = ema.snapshots(is_main=is_main)
@@ -100,7 +106,9 @@ class Saver:
         self._start(write if is_main else lambda: None)
 
     def go_on(self) -> None:
-        """Wait for the current writing task in all processes, and start the next task, if any."""
+        """Wait until all processes have finished their current write, then start the next pending
+        write.
+        """
         if self._writing is None:
             return
         try:
@@ -113,7 +121,7 @@ class Saver:
         self._start(*self._next)
 
     def wait(self) -> None:
-        """Wait until all processes have finished writing."""
+        """Wait until all processes have finished all pending writes."""
         while self._writing is not None:
             self.go_on()
 

@@ -1,4 +1,4 @@
-r"""Networks on several processes: replicas (DDP), or shards of one copy (FSDP2).
+r"""Training on several processes: each holds a copy of the network (DDP), or a shard of it (FSDP2).
 
 With replicas, torch's DDP averages gradients during the backward pass. With shards, FSDP2 works on
 a mesh of replicas by shards: each parameter is split along its first axis over the processes of a
@@ -33,7 +33,8 @@ def shard(
     by_blocks: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Shard the parameters of a network in place over groups of `shard_size` processes.
+    """Shard the parameters of a network in place, each group of `shard_size` processes sharing one
+    copy.
 
     Blocks are gathered in `dtype` when they are called, for less memory. If not `by_blocks`, the
     network is gathered at once, which is also correct for blocks that are not just called.
@@ -73,7 +74,8 @@ def shard(
 
 
 def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
-    """Wrap a loss in DDP, which averages the gradients over replicas of the network.
+    """Return a loss wrapped in DDP, which averages the gradients over the processes' copies of the
+    network.
 
     Unless the loss `uses_all` parameters, DDP searches for unused parameters in each step.
     """
@@ -86,7 +88,9 @@ def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
 
 
 def require_shareable(network: nn.Module, shard_size: int) -> None:
-    """Raise a ValueError for parameters with gradient hooks, or parameters that FSDP2 rejects."""
+    """Raise a ValueError for parameters with gradient hooks, or parameters that FSDP2 does not
+    support.
+    """
     for name, parameter in network.named_parameters():
         # hooks would be called before gradients are averaged over processes
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
@@ -100,18 +104,22 @@ def require_shareable(network: nn.Module, shard_size: int) -> None:
 
 
 def is_container(module: nn.Module) -> bool:
-    """Return whether a module is a container without a forward pass, such as a `ModuleList`."""
+    """Return whether a module is a mere container without a forward pass, such as a
+    `ModuleList`.
+    """
     return type(module).forward is nn.Module.forward
 
 
 def sharded_parts(network: nn.Module) -> list[nn.Module]:
-    """Return the modules that FSDP2 gathers separately; empty for an unsharded network."""
+    """Return the modules whose parameters FSDP2 gathers separately; empty for an unsharded
+    network.
+    """
     return [m for m in network.modules() if hasattr(m, "set_requires_gradient_sync")]
 
 
 @contextmanager
 def returning_views() -> Iterator[None]:
-    """Suppress FSDP2's warning about modules that return views, within the `with` block.
+    """Suppress, within the `with` block, FSDP2's warning that a module returns a view.
 
     Gradients of views changed in place are lost; the trial of a user's network detects this.
     """
@@ -121,13 +129,17 @@ def returning_views() -> Iterator[None]:
 
 
 def share_initial(network: nn.Module) -> None:
-    """Broadcast the weights and buffers of an unsharded network from the main process."""
+    """Copy the weights and buffers of an unsharded network from the main process to all
+    processes.
+    """
     for tensor in (*network.parameters(), *network.buffers()):
         _broadcast(tensor)
 
 
 def share_buffers(network: nn.Module) -> None:
-    """Broadcast the persistent buffers, such as BatchNorm statistics, from the main process."""
+    """Copy the persistent buffers, such as BatchNorm statistics, from the main process to all
+    processes.
+    """
     if any(True for _ in network.buffers()):
         parameters = dict(network.named_parameters())
         for name, tensor in network.state_dict().items():
@@ -137,7 +149,6 @@ def share_buffers(network: nn.Module) -> None:
 
 @torch.no_grad()
 def _broadcast(tensor: Tensor) -> None:
-    """Broadcast a tensor from the main process as bytes, since gloo supports few dtypes."""
     import torch.distributed as dist
 
     sent = tensor.contiguous()
@@ -146,7 +157,8 @@ def _broadcast(tensor: Tensor) -> None:
 
 
 def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> None:
-    """Average gradients over replicas for the last micro-batch, and skip averaging for others.
+    """Set whether the next backward pass averages gradients over processes: only for the last
+    micro-batch of a step.
 
     FSDP2 still sums the gradients of each micro-batch over the processes of a shard group.
     """
@@ -166,14 +178,18 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def unsharded(tensor: Tensor) -> Tensor:
-    """Gather a sharded tensor from all processes (collective); return other tensors unchanged."""
+    """Return a sharded tensor as a whole, gathered from all processes; return any other tensor
+    unchanged.
+    """
     found: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return found
 
 
 @torch.no_grad()
 def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
-    """Copy values into a tensor that may be sharded, reading this process's rows alone."""
+    """Copy values into a tensor; if the tensor is sharded, read only the rows that this process
+    holds.
+    """
     rows: slice | EllipsisType = ...
     if is_sharded(own):
         mesh = own.device_mesh["shard"]  # type: ignore[attr-defined]
@@ -183,7 +199,7 @@ def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor | Stored]) -> None:
-    """Load a state dict of unsharded tensors into a network that may be sharded.
+    """Load a state dict of whole tensors into a network, which may be sharded.
 
     Raises:
         RuntimeError: If names or shapes differ from those of the network.

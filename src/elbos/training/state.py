@@ -1,4 +1,4 @@
-"""Training state: everything that a step changes and a checkpoint holds."""
+"""Training state: everything that a training step changes and a checkpoint stores."""
 
 import copy
 from dataclasses import dataclass, field
@@ -24,7 +24,8 @@ from elbos.validation import LossByLevel
 
 @dataclass
 class State:
-    """Training state: network, averages, optimizer, noise schedule, step and unlogged losses.
+    """Training state: network, averaged weights, optimizer, noise schedule, step, and losses not
+    yet logged.
 
     `unlogged` holds the sum and the number of the losses, and the number of clipped gradients,
     since the last line of the log; `by_level` holds the unweighted losses by noise level.
@@ -39,7 +40,9 @@ class State:
     unlogged: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
-        """Return all tensors of the training state by group and name, as stored in a checkpoint."""
+        """Return all tensors of the training state, by group and name, as a checkpoint stores
+        them.
+        """
         moments = {
             f"{name}.{moment}": tensor
             for name, parameter in self.network.named_parameters()
@@ -54,7 +57,7 @@ class State:
         }
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Load initial weights into the network and all averages."""
+        """Load initial weights into the network and into all averages of the weights."""
         try:
             for network in (self.network, *self.ema.networks.values()):
                 load(network, weights)
@@ -65,7 +68,9 @@ class State:
             ) from error
 
     def restore(self, step: int, groups: checkpoint.ReadableGroups) -> None:
-        """Restore the training state from a checkpoint, reading this process's shards alone."""
+        """Restore the training state from a checkpoint, reading only the rows that this process
+        holds.
+        """
         self.step = step
         checkpoint.require_dtypes(groups, self.groups())
         load(self.network, groups["network"])
@@ -97,14 +102,16 @@ class State:
 
 
 def uses_labels(config: Config, data: DataSpec) -> bool:
-    """Return whether the network of a run is conditioned on class labels."""
+    """Return whether the network of a training run is conditioned on class labels."""
     return config.use_labels and data.num_classes is not None
 
 
 def require_guidable(
     config: Config, data: DataSpec, sampling: Sampling, *, has_null: bool = False
 ) -> None:
-    """Raise a ValueError for guidance without both a conditional and an unconditional model."""
+    """Raise a ValueError if sampling uses guidance but the network is not trained both with and
+    without labels.
+    """
     config.require_guidable(sampling)
     if sampling.guidance != 1 and data.num_classes is None and not has_null:
         raise ValueError(
@@ -114,7 +121,9 @@ def require_guidable(
 
 
 def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Module:
-    """Build the network of a run in channels-last format, with weights initialized by the seed."""
+    """Return the network of a training run in channels-last format, with initial weights that
+    depend on the seed.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed) % 2**63)
         network: nn.Module
@@ -129,7 +138,7 @@ def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Mo
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
-    """Return the memory format of a network's convolutions: channels-last or contiguous."""
+    """Return the memory format of a network's convolution weights: channels-last or contiguous."""
     weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
     last = [w for w in weights if w.is_contiguous(memory_format=torch.channels_last)]
     is_last = not all(weight.is_contiguous() for weight in last)  # 1x1 kernels have both formats
@@ -137,14 +146,14 @@ def memory_format(network: nn.Module) -> torch.memory_format:
 
 
 def in_format(x: Float[Tensor, "b *d"], format_: torch.memory_format) -> Float[Tensor, "b *d"]:
-    """Convert a batch of images to a memory format; return a batch of other shape unchanged."""
+    """Return a batch of images in the given memory format; return any other batch unchanged."""
     return x.to(memory_format=format_) if x.ndim == 4 else x
 
 
 def new_state(
     network: nn.Module, config: Config, processes: Processes, *, by_blocks: bool = True
 ) -> State:
-    """Create the training state at step 0, with network and averages sharded as configured."""
+    """Return the training state at step 0, with network and averages sharded if configured."""
     network = network.to(processes.device)
     ema = EMA(network, config.averaging)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32

@@ -1,4 +1,4 @@
-"""Results in experiment trackers, from any training loop.
+"""Logging of results to experiment trackers, from any training loop.
 
 Trackers are TensorBoard, W&B, Trackio, MLflow and the others of accelerate:
 
@@ -85,7 +85,7 @@ def log(
 
 
 def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
-    """Return the named numbers that `log` logs for a result, for use in Lightning's `log_dict`.
+    """Return the numbers that `log` logs for a result, by name, such as for Lightning's `log_dict`.
 
     A validation gives `validation/bits_per_dim` and `validation/standard_error`, both in bits per
     dimension; both results give the mean loss in each bin of log-SNR, nats per dimension.
@@ -106,7 +106,7 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
 def log_picture(
     tracker: "GeneralTracker", name: str, pixels: UInt8[np.ndarray, "h w 3"], step: int
 ) -> None:
-    """Log an image to a tracker; do nothing if the tracker does not accept images."""
+    """Log an image to an experiment tracker; do nothing if the tracker does not accept images."""
     match tracker.name:  # each accepts images in another form
         case "tensorboard":
             tracker.log_images({name: pixels.transpose(2, 0, 1)[None]}, step=step)
@@ -123,7 +123,7 @@ def log_picture(
 def _by_level(
     name: str, edges: tuple[float, ...], values: tuple[float | None, ...]
 ) -> dict[str, float]:
-    """Return losses keyed by bin of log-SNR, with names that sort from noise to data."""
+    """Return losses by name of the log-SNR bin; the names sort from noise to data."""
     digits = len(str(len(values) - 1))
     return {
         f"{name}/loss_by_level/{i:0{digits}}_logsnr_{edges[i]:.1f}_to_{edges[i + 1]:.1f}": value
@@ -133,7 +133,9 @@ def _by_level(
 
 
 def _log_figure(tracker: "GeneralTracker", name: str, figure: "Figure", step: int) -> None:
-    """Log a figure to a tracker: interactive where supported, else as an image if possible."""
+    """Log a figure to an experiment tracker: interactive where supported, else as an image, else
+    not at all.
+    """
     if tracker.name == "wandb":
         tracker.log({name: figure}, step=step)
     elif tracker.name == "mlflow":

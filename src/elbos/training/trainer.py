@@ -1,4 +1,4 @@
-r"""Training loop: the steps, their losses and updates, and validation.
+r"""Training loop: the steps of the training, with losses, updates of the weights and validation.
 
 Per step, with everything random a function of (seed, step, sample):
 
@@ -75,7 +75,7 @@ from elbos.validation import Validation
 
 
 class Trainer:
-    """Training loop of a run, as executed in each process.
+    """Training loop of a run; each process executes the loop on its share of the batch.
 
     The run directory has to be claimed before `train`. The network is user-defined, by default as
     `config` describes. `num_workers` processes prefetch batches, by default threads.
@@ -132,7 +132,8 @@ class Trainer:
         self.loss = loss if is_alone else replicated(loss, uses_all=trial.uses_all)
 
     def _prepared_network(self, network: nn.Module | None) -> tuple[nn.Module, Trial]:
-        """Return the network to train, given by the user or built, and the result of its trial.
+        """Return the network to train, which the user passed or which is built now, and the result
+        of testing it.
 
         Networks that are user-defined or of diffusers are tried; others get the default `Trial`.
         """
@@ -154,7 +155,9 @@ class Trainer:
     # --- the loop --------------------------------------------------------------------------------
 
     def train(self, on_images: OnImages) -> None:
-        """Train to the last step, from the latest checkpoint or, without checkpoints, step 0."""
+        """Train to the last step, starting from the latest checkpoint, or from step 0 if there is
+        no checkpoint.
+        """
         config, output, state, saver = self.config, self.config.output, self.state, self.saver
         self.resume()
         with self._running(on_images) as (monitor, is_stop_requested):
@@ -185,7 +188,8 @@ class Trainer:
                     )
 
     def step(self) -> tuple[Float[Tensor, " B"], float]:
-        """Train one step; return the losses of the global batch and the unclipped gradient norm.
+        """Execute one training step; return the losses of the global batch and the gradient norm
+        before clipping.
 
         Everything that depends on the noise levels goes to the device as one tensor, and losses and
         norm come back as one tensor: the device waits for nothing else.
@@ -204,12 +208,16 @@ class Trainer:
         return losses, grad_norm
 
     def logsnr(self) -> Float64[Tensor, " B"]:
-        """Draw the log-SNRs of the global batch from the noise schedule, on the CPU."""
+        """Return random log-SNRs for the samples of the global batch, drawn from the noise schedule
+        on the CPU.
+        """
         config, step = self.config, self.state.step
         return self.state.schedule.logsnr(times(config.seed, step, config.batch_size))
 
     def batch(self) -> Batch:
-        """Fetch this process's share of the batch: data in [-1, 1], and condition or None."""
+        """Return this process's share of the training batch: data in [-1, 1], and condition or
+        None.
+        """
         since = time.perf_counter()
         stored = next(self.prefetched) if self.prefetched else self.batches[self.state.step]
         self.waited += time.perf_counter() - since
@@ -218,7 +226,9 @@ class Trainer:
         return x, cond if self.config.use_labels else None
 
     def differentiate(self, levels: Float[Tensor, "7 b"]) -> Float[Tensor, " b"]:
-        """Compute the losses of this process's samples and the gradients of the global mean."""
+        """Compute the gradients of the mean loss over the global batch; return the losses of this
+        process's samples.
+        """
         config, num, num_processes = self.config, len(self.samples), self.processes.num
         x, cond = self.batch()
         self.number.fill_(self.state.step)
@@ -238,7 +248,9 @@ class Trainer:
         return torch.cat(losses)
 
     def observed(self, losses: Float[Tensor, " b"]) -> tuple[Float64[Tensor, " B"], float]:
-        """Clip the gradients; return losses of the global batch and the norm before clipping."""
+        """Clip the gradients; return the losses of the global batch and the gradient norm before
+        clipping.
+        """
         limit = self.config.optimizer.max_grad_norm
         norm = unsharded(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
         losses = self.processes.gathered(losses, self.config.batch_size)
@@ -248,7 +260,9 @@ class Trainer:
     def require_finite(
         self, logsnr: Float64[Tensor, " B"], losses: Float64[Tensor, " B"], grad_norm: float
     ) -> None:
-        """Raise a Diverged error if the gradient norm is not finite, before weights change."""
+        """Raise a Diverged error if the gradient norm is not finite, before the weights are
+        updated.
+        """
         if math.isfinite(grad_norm):
             return
         worst = logsnr[int(losses.nan_to_num(nan=math.inf).argmax())].item()
@@ -260,7 +274,9 @@ class Trainer:
         )
 
     def optimize(self) -> None:
-        """Update the weights by the optimizer, with the learning rate of the step."""
+        """Update the weights by one optimizer step, at the learning rate of the current training
+        step.
+        """
         optimizer = self.state.optimizer
         for group in optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.state.step)
@@ -270,7 +286,9 @@ class Trainer:
             share_buffers(self.state.network)
 
     def validate(self) -> Validation | None:
-        """Write a grid of samples; return the validation ELBO, or None without validation set."""
+        """Write a grid of samples; return the validation ELBO, or None if there is no validation
+        set.
+        """
         config, device = self.config, self.device
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
         with autocast(config, device):
@@ -283,7 +301,9 @@ class Trainer:
         return found
 
     def is_due(self, every: int | None) -> bool:
-        """Return whether the last step crossed a multiple of `every` images; False for None."""
+        """Return whether the last training step crossed a multiple of `every` images; False if
+        `every` is None.
+        """
         if every is None:
             return False
         now = self.state.step * self.config.batch_size
@@ -292,7 +312,8 @@ class Trainer:
     # --- before and after ------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Restore the latest checkpoint; without checkpoints, save initial weights of another run.
+        """Restore the latest checkpoint; without checkpoints, save one at step 0 if initial weights
+        of another run were loaded.
 
         Each process verifies some of the checkpoint's files and reads its own shards.
         """
@@ -307,7 +328,7 @@ class Trainer:
 
     @contextmanager
     def _running(self, on_images: OnImages) -> Iterator[tuple[Monitor, Callable[[], bool]]]:
-        """Start prefetching, saving, logging and signal handling for the `with` block.
+        """Start data loading, checkpoint writing, logging and signal handling for the `with` block.
 
         Yield the monitor, and a function that returns whether a stop is requested.
         """
@@ -345,7 +366,9 @@ class Trainer:
 
     @contextmanager
     def _returning_weights(self) -> Iterator[None]:
-        """Copy the trained weights into the user's unsharded network when the `with` block ends."""
+        """Copy the trained weights into the network that the user passed, when the `with` block
+        ends.
+        """
 
         def hand_over() -> None:
             if self.given is not None and self.given is not self.state.network:
@@ -362,7 +385,8 @@ class Trainer:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Catch SIGINT and SIGTERM in the `with` block; yield a function that reports their arrival.
+    """Catch SIGINT and SIGTERM in the `with` block; yield a function that returns whether either
+    was received.
 
     Python handles signals in the main thread alone: in other threads the function returns False.
     """

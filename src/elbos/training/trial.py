@@ -1,4 +1,4 @@
-"""Trial of a user-defined network before anything is written: one forward and one backward pass."""
+"""Test of a user-defined network before training: one forward and one backward pass."""
 
 import copy
 import warnings
@@ -28,7 +28,9 @@ _Loss = Callable[[nn.Module], Float[Tensor, " b"]]
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of testing a network before training: settings for several processes."""
+    """Result of testing a network before training: properties that determine how several processes
+    share its training.
+    """
 
     uses_all: bool = True  # every trained weight has a gradient
     by_blocks: bool = True  # FSDP2 may gather the network block by block
@@ -37,7 +39,8 @@ class Trial:
 def require_trainable(
     network: nn.Module, config: Config, data: Samples, processes: Processes
 ) -> Trial:
-    """Raise a ValueError unless the network can be trained and validated; return a `Trial`.
+    """Raise a ValueError unless the network can be trained and validated; return settings for
+    several processes.
 
     A copy of the network computes the gradients of four samples and the ELBO of validation samples.
     All processes must call this function.
@@ -73,7 +76,7 @@ def require_trainable(
 def _loss(
     config: Config, data: Samples, device: torch.device, format_: torch.memory_format
 ) -> _Loss:
-    """Return a function from a network to its losses on four samples at four noise levels.
+    """Return a function that computes the losses of a network on four samples at four noise levels.
 
     If labels are dropped, every other sample has the null condition.
     """
@@ -114,7 +117,8 @@ def _gradient_norms(network: nn.Module, loss: Float[Tensor, " b"]) -> dict[str, 
 def _can_gather_blocks(
     network: nn.Module, config: Config, processes: Processes, loss: _Loss, norms: dict[str, float]
 ) -> bool:
-    """Return whether FSDP2 gives the gradients of one process if it gathers block by block.
+    """Return whether gathering a sharded network block by block (FSDP2) gives the gradients of one
+    process.
 
     It does not if blocks are not just called, or if returned views are changed in place; then the
     network is gathered at once. Raise a ValueError if the gradients differ in that case, too.
@@ -147,7 +151,7 @@ def _can_gather_blocks(
 
 @contextmanager
 def _refusing(what: str) -> Iterator[None]:
-    """Convert any error within the `with` block into a one-line ValueError."""
+    """Convert any error within the `with` block into a ValueError with a one-line message."""
     try:
         yield
     except Exception as error:  # any error of the user's code

@@ -28,7 +28,7 @@ NUM_GRID_IMAGES = 64
 
 @dataclass(frozen=True)
 class Subset:
-    """Subset of the samples of a dataset, with or without conditions."""
+    """Selected samples of a dataset, with or without their conditions."""
 
     source: Batched
     rows: Int64[Tensor, " n"]
@@ -45,7 +45,8 @@ class Subset:
 def validate(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device, *, is_shared: bool
 ) -> Validation | None:
-    """Estimate the ELBO on 500 fixed validation samples; return None without validation samples.
+    """Return an estimate of the ELBO on 500 fixed validation samples; None if there are no
+    validation samples.
 
     If `is_shared`, all processes must call this function, and each computes a part.
     """
@@ -58,7 +59,9 @@ def validate(
 def require_measurable(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device
 ) -> None:
-    """Raise an error if validation fails on any sample, tested at one noise level each."""
+    """Raise an error if computing the ELBO of any validation sample fails, tested at one noise
+    level each.
+    """
     if data.validation is not None:
         grid = torch.arange(NUM_GRID_IMAGES) % len(data.validation)
         rows = torch.cat([_validation_rows(data.validation), grid])
@@ -76,7 +79,7 @@ def _validation_rows(source: Batched) -> Int64[Tensor, " n"]:
 def _validator(
     config: Config, data: Samples, source: Batched, rows: Int64[Tensor, " n"]
 ) -> Iterator[Validator]:
-    """Create a validator, and suppress its warnings within the `with` block.
+    """Yield a validator of the ELBO, whose warnings are suppressed within the `with` block.
 
     The trainer has warned of the noise levels, and a network in early training may ignore its time
     input.
@@ -115,7 +118,7 @@ class Shared:
 def sample_grid(
     denoiser: Denoise, config: Config, data: Samples, processes: Processes
 ) -> bytes | None:
-    """Generate a grid of 64 samples as PNG; return None for data that cannot be plotted.
+    """Return a grid of 64 generated samples as PNG; None for data that cannot be plotted.
 
     All processes must call this function, and divide the work. The noise depends on the run's seed.
     Samples are conditioned on each class in turn, or on the conditions of the first data samples.

@@ -17,7 +17,7 @@ from elbos.training.randomness import Visits
 
 @dataclass(frozen=True)
 class Augmented(Source):
-    """Images with random flips (of half of the images) and square crops in training."""
+    """Images that training mirrors at random (half of them) and crops to random squares."""
 
     images: Source
     flip: bool
@@ -61,7 +61,9 @@ class Augmented(Source):
 
 
 def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:
-    """Return a dataset with random flips and crops in training, and centre crops elsewhere."""
+    """Return a dataset whose training images are randomly mirrored and cropped; validation and test
+    images are cropped at the centre.
+    """
     side = min(dataset.shape[1:])
     if crop is not None and not 1 <= crop <= side:
         raise ValueError(f"crop is {crop}: give 1 to {side}, the side of the images, or none.")

@@ -1,4 +1,4 @@
-r"""Order of the data, as a pure function of (seed, step), and prefetched batches.
+r"""Order of the training data, as a pure function of (seed, step), and prefetched batches.
 
 Training reads the endless concatenation of permutations $\pi_0, \pi_1, \dots$, one per epoch, in
 consecutive slices of the global batch size. A run that resumes at a step, on any number of
@@ -60,7 +60,7 @@ _order = lru_cache(maxsize=2)(epoch_order)
 
 
 class StoredBatch(NamedTuple):
-    """A batch in its stored format, before the transfer to the device.
+    """A training batch in its storage format, before the transfer to the GPU.
 
     `rows` are the indices of the samples in the data, `epochs` the epoch of each sample, from 0.
     """
@@ -71,17 +71,21 @@ class StoredBatch(NamedTuple):
     epochs: Int64[Tensor, " b"]
 
     def pinned(self) -> "StoredBatch":
-        """Copy the batch to pinned memory, for transfers that overlap with computation."""
+        """Return a copy of the batch in pinned memory, from which transfers overlap with
+        computation.
+        """
         return StoredBatch(*(map_tensors(Tensor.pin_memory, part) for part in self))
 
     def on(self, device: torch.device) -> "StoredBatch":
-        """Copy the batch to a device; from pinned memory, asynchronously."""
+        """Return a copy of the batch on a device; from pinned memory, the copy is asynchronous."""
         return StoredBatch(*(to_device(part, device) for part in self))
 
 
 @dataclass(frozen=True)
 class Batches(Dataset[StoredBatch]):
-    """Training batches indexed by step; each is this process's share of the global batch."""
+    """Training batches by step; each holds only the samples of the global batch that this process
+    trains on.
+    """
 
     source: Trained
     batch_size: int
@@ -99,7 +103,8 @@ class Batches(Dataset[StoredBatch]):
     def prefetched(
         self, step: int, num_steps: int, *, num_workers: int = 0
     ) -> Generator[StoredBatch, None, None]:
-        """Iterate over the batches from `step` to `num_steps - 1`, prefetched by worker processes.
+        """Iterate over the training batches from `step` to `num_steps - 1`, loaded ahead of time by
+        worker processes.
 
         Without worker processes, threads prefetch; a user's dataset, which may use the process's
         random number generators, is then not prefetched. An error on reading a batch is raised when
@@ -138,5 +143,4 @@ class Batches(Dataset[StoredBatch]):
 
 
 def _ignore_interrupts(_: int) -> None:
-    """Ignore SIGINT (Ctrl-C) in a worker process; the training process handles interrupts."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

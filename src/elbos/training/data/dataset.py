@@ -45,7 +45,7 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        """Read the samples of the given rows: pixel values, or continuous data.
+        """Return the samples of the given rows: pixel values, or continuous data.
 
         Raises:
             OSError: If a file cannot be read.
@@ -54,14 +54,18 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """Return a digest that identifies all samples."""
+        """Return a digest that identifies all samples of a split."""
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *e"]:
-        """Read samples in the format that training transfers to the device, before augmentation."""
+        """Return samples before augmentation, in the format in which training transfers samples to
+        the device.
+        """
         return self.read(rows)
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Augment stored samples on the device, differently in each epoch (by `visits`)."""
+        """Return samples with random augmentation, computed on the device; `visits` draws new
+        random numbers in each epoch.
+        """
         del visits
         return x
 
@@ -82,7 +86,7 @@ class Source(abc.ABC):
 
 @dataclass(frozen=True)
 class InMemory(Source):
-    """Samples held in a tensor, in memory or memory-mapped, which is never written to."""
+    """Samples in one tensor, in memory or memory-mapped, that is never modified."""
 
     x: Shaped[Tensor, "n *d"]
 
@@ -111,7 +115,9 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of a split, and their classes `0..num_classes-1`; None for data without classes."""
+    """Samples of a split, with class labels `0..num_classes-1`; labels are None for data without
+    classes.
+    """
 
     x: Source
     labels: Int64[Tensor, " n"] | None
@@ -141,21 +147,25 @@ class DataSpec:
 
     @property
     def described(self) -> str:
-        """Text that states shape of a sample, number of pixel values and number of classes."""
+        """Description of the data in words: shape of a sample, number of pixel values, number of
+        classes.
+        """
         values = "any values" if self.num_levels is None else f"{self.num_levels} pixel values"
         classes = "" if self.num_classes is None else f", {self.num_classes} classes"
         return f"shape {'x'.join(map(str, self.shape))}, {values}{classes}"
 
 
 class Trained(Batched, Protocol):
-    """Interface of indexed training samples."""
+    """Interface of training samples that are read by index."""
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return samples in the format that is sent to the device, and the condition or None."""
+        """Return the samples at the given indices before augmentation, and their conditions; None
+        for data without conditions.
+        """
 
 
 class Samples(Protocol):
-    """Interface of training data: a `Dataset`, or data given in Python."""
+    """Interface of training data: a `Dataset`, or data that the user passes in Python."""
 
     @property
     def spec(self) -> DataSpec: ...
@@ -168,13 +178,17 @@ class Samples(Protocol):
 
     @property
     def null_cond(self) -> Condition:
-        """Null (unconditional) condition, as a batch of one, `[1, ...]`; or None."""
+        """Condition of the unconditional model, as a batch of one, `[1, ...]`; None if not
+        defined.
+        """
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Convert stored samples to augmented training data, on the device of the samples."""
+        """Return training samples with random augmentation, computed on the device that holds the
+        samples.
+        """
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return sizes and digests that identify the data."""
+        """Return sizes and digests that identify the training data."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +243,9 @@ class Dataset:
 
     @property
     def spec(self) -> DataSpec:
-        """Properties of the data that a network depends on."""
+        """Shape of a sample, number of pixel values and number of classes, which determine the
+        network's input and output.
+        """
         return DataSpec(self.name, self.shape, self.num_levels, self.num_classes)
 
     @property
@@ -242,7 +258,7 @@ class Dataset:
 
     @property
     def null_cond(self) -> Int64[Tensor, " 1"]:
-        """Null label for classifier-free guidance: -1."""
+        """Class label -1, which stands for "no label" in classifier-free guidance."""
         return torch.tensor([-1])
 
     @property
@@ -254,7 +270,8 @@ class Dataset:
         return to_unit(self.train.x.augmented(x, visits), self.num_levels)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return sizes, and a SHA-256 of all samples and labels, which identify the dataset.
+        """Return numbers of samples, and a SHA-256 of all samples and labels, which identify the
+        dataset.
 
         Raises:
             ValueError: If a label is not a class.
@@ -297,7 +314,8 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 
 
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
-    """Clamp samples to [-1, 1] and round to 2 to 256 pixel values: the inverse of `to_unit`.
+    """Convert samples in [-1, 1] to integer pixel values by clamping and rounding: the inverse of
+    `to_unit`.
 
     Continuous data (`num_levels=None`) are returned unchanged.
 
@@ -312,7 +330,7 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
 
 
 def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
-    """Rescale pixel values from `0..num_levels-1` to `0..255`, for 2 to 256 values.
+    """Rescale pixel values `0..num_levels-1` to `0..255`; `num_levels` is at most 256.
 
     Examples:
         >>> to_pixels(torch.tensor([0, 8, 16], dtype=torch.uint8), num_levels=17)
@@ -328,7 +346,9 @@ _ARE_ALLOWED = ContextVar("are_downloads_allowed", default=True)
 
 @contextmanager
 def without_downloads() -> Iterator[None]:
-    """Forbid downloads in the `with` block, of data that a stranger's run directory may name."""
+    """Forbid downloads of data sets within the `with` block, since an untrusted run directory may
+    name any data set.
+    """
     token = _ARE_ALLOWED.set(False)
     try:
         yield
@@ -337,5 +357,5 @@ def without_downloads() -> Iterator[None]:
 
 
 def are_downloads_allowed() -> bool:
-    """Return whether downloads of data are allowed in this context."""
+    """Return whether downloads of data sets are allowed, which `without_downloads` forbids."""
     return _ARE_ALLOWED.get()

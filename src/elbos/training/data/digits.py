@@ -1,4 +1,4 @@
-"""Handwritten digits, embedded in this package: 1,797 images of 8x8 pixels with 17 values.
+"""Handwritten digits that are part of this package: 1,797 images of 8x8 pixels with 17 values.
 
 Small enough for a laptop and for tests: nothing is downloaded. Source and licence: `digits.txt`.
 """
@@ -24,7 +24,7 @@ class Digits(Typed):
     """
 
     def load(self) -> Dataset:
-        """Load the dataset from a file embedded in this package."""
+        """Load the dataset of handwritten digits from a file in this package."""
         content = _read()
         x, labels = images_and_labels()
 
@@ -37,7 +37,7 @@ class Digits(Typed):
 
 
 def images_and_labels() -> tuple[UInt8[Tensor, "1797 1 8 8"], Int64[Tensor, "1797"]]:
-    """Return all images (pixel values 0 to 16) and labels, in scikit-learn's order."""
+    """Return all digit images (pixel values 0 to 16) and their labels, in scikit-learn's order."""
     content = _read()
     x = torch.from_numpy(content["images"]).unsqueeze(1)
     return x, torch.from_numpy(content["labels"].astype(np.int64))

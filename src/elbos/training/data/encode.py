@@ -1,4 +1,5 @@
-"""Encoding of images into shards of latents, computed once by a variational autoencoder.
+"""Encoding of images into latents by a variational autoencoder, once, before training on the
+latents.
 
 Processes share the shards by their numbers: the next call, on any number of processes, writes the
 missing shards.
@@ -36,7 +37,8 @@ def encode(
     processes: Processes = ALONE,
     start: Start = silent,
 ) -> Index:
-    """Encode images into the missing shards of the folder `out`; return the folder's index.
+    """Encode images into latents, writing the shards that the folder `out` lacks; return the
+    folder's index.
 
     Processes, which all make the same call, divide the shards, and encode `batch_size` images at
     once. The progress bar counts the images of all processes, assuming equal speed.

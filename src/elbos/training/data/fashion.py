@@ -55,7 +55,7 @@ class Fashion(Typed):
             object.__setattr__(self, "root", files.expanded(self.root))
 
     def load(self) -> Dataset:
-        """Load the dataset; the first call may download 30 MB.
+        """Load the dataset Fashion-MNIST; the first call may download 30 MB.
 
         Raises:
             FileNotFoundError: If the files are not found and cannot be downloaded.
@@ -130,7 +130,8 @@ def _read_split(folder: Path, prefix: str) -> Split:
 
 
 def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
-    """Read the uint8 array in an idx file, gzipped or not; raise a ValueError for corrupt files.
+    """Return the uint8 array in an idx file, gzipped or not; raise a ValueError if the file is
+    corrupt.
 
     Format: magic number, 32-bit big-endian sizes, uint8 values.
     """

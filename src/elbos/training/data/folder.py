@@ -1,4 +1,4 @@
-"""Folders of images: packed into the cache once, then mapped into memory."""
+"""Image folders as datasets: the images are decoded into the cache once, then memory-mapped."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ _FORMAT = "4"  # increment when decoded pixels change, so that old caches are no
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Typed):
-    """Folder of pictures, 3xSIZExSIZE, 256 pixel values.
+    """Images in a folder, decoded to 3xSIZExSIZE with 256 pixel values.
 
     Classes are the sub-folders of the first level; pictures directly in the folder have none. With
     sub-folders `train`, `test` and perhaps `val`, those are the splits (and others are ignored).
@@ -69,7 +69,7 @@ class Folder(Typed):
         return FolderArchive.listed(self.root)
 
     def load(self) -> Dataset:
-        """Load the dataset from the cache; the first call decodes every picture.
+        """Load the dataset from the cache; the first call decodes all images of the folder.
 
         The pictures are packed in `~/.cache/elbos` (or `$XDG_CACHE_HOME/elbos`), under a digest of
         the folder and of names, sizes and modification times, so that changed files are detected.
@@ -88,7 +88,9 @@ class Folder(Typed):
 
 
 def _build(archive: "FolderArchive", size: int, folder: Path) -> None:
-    """Pack the decodable images of a folder; write errors of bad images to `folder.json`."""
+    """Decode the images of a folder into shards; write the errors of undecodable images to
+    `folder.json`.
+    """
     writer = PackWriter(folder, {"pictures": archive.place, "size": str(size)})
     with writer.claimed(), progress() as bar:
         advance = begin(bar, f"decoding {archive.name}", len(archive.names), "pictures")
@@ -101,7 +103,9 @@ def _build(archive: "FolderArchive", size: int, folder: Path) -> None:
 
 
 def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
-    """Open a cached folder of packed images; return dataset, and errors of bad images by name."""
+    """Open a cached folder of decoded images; return the dataset, and the errors of undecodable
+    images by name.
+    """
     try:
         dataset = load_shards(folder, verify(folder))
         content = read_object(folder / "folder.json")
@@ -112,14 +116,16 @@ def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderArchive(Archive):
-    """Archive of the image files in a folder, by their paths relative to `root`, with slashes."""
+    """Image files in a folder, named by their paths relative to `root`, with slashes."""
 
     root: Path
     names: tuple[str, ...]  # a million `Path`s would take a gigabyte
 
     @classmethod
     def listed(cls, root: Path) -> "FolderArchive":
-        """List the images of a folder, and divide them into splits, as `Folder` describes."""
+        """Return the image files of a folder, divided into training, validation and test images and
+        labelled by sub-folder.
+        """
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")
         folders = {entry.name for entry in _visible(root) if _is_dir(entry)}
@@ -177,7 +183,8 @@ class FolderArchive(Archive):
 
 
 def _images(root: Path, prefix: str) -> list[str]:
-    """List the images of a folder, sorted, or those below each sub-folder; opens no file.
+    """Return the sorted names of the images in a folder, or else in its sub-folders, without
+    opening a file.
 
     Each folder is visited once. Links are followed last, in order, except links to a parent folder.
     """

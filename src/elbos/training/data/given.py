@@ -1,4 +1,4 @@
-"""Datasets given in Python (`items`), as the data of a run."""
+"""Training data that the user passes in Python, as tensors or map-style datasets."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,9 @@ NUM_MEANS = 16  # samples whose means identify the data
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Placeholder in a configuration for a dataset given in Python, which is not stored."""
+    """Placeholder in a configuration for a dataset passed in Python, which config.json cannot
+    store.
+    """
 
     name: str
     """Class name of the dataset."""
@@ -33,7 +35,7 @@ class Given:
 
 @dataclass(frozen=True)
 class GivenData:
-    """Training data given in Python, with or without validation data and null condition."""
+    """Training data passed in Python, with optional validation data and optional null condition."""
 
     spec: DataSpec
     training: Items
@@ -51,7 +53,8 @@ class GivenData:
         null_cond: Condition = None,
         needs_null: bool = False,
     ) -> "GivenData":
-        """Validate a training dataset and an optional validation dataset, and combine both.
+        """Check a training dataset and an optional validation dataset; return them as training data
+        of a run.
 
         Raises:
             ValueError: If the datasets are invalid or differ in shape, or a null condition is
@@ -84,7 +87,8 @@ class GivenData:
         return x
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return sizes, a digest of the means of 16 samples, and a digest of the null condition.
+        """Return numbers that identify the training data: sizes, and digests of 16 sample means and
+        of the null condition.
 
         Means are rounded to three decimals, to be equal on every machine. Torch's generator, with
         which a dataset may augment, is seeded. If means are not reproducible, the digest is None.
@@ -107,8 +111,6 @@ def null_digest(null_cond: Condition) -> str:
 
 
 def _means(items: Items) -> list[Any]:
-    """Compute the mean of each of 16 samples and of its condition, rounded to three decimals."""
-
     def mean(part: Tensor) -> float:
         return round(part.double().mean().item(), 3) + 0.0  # avoids -0.0
 

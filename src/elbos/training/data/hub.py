@@ -1,4 +1,4 @@
-"""Hugging Face datasets: on the Hub, in a folder, or saved to disk."""
+"""Hugging Face datasets: downloaded from the Hub, in a folder, or saved by `save_to_disk`."""
 
 import importlib
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _OFFLINE = "HF_HUB_OFFLINE"
 
 @dataclass(frozen=True, kw_only=True)
 class Hub(Typed):
-    """Images of a Hugging Face dataset, decoded when they are read: 3xSIZExSIZE, 256 pixel values.
+    """Images of a Hugging Face dataset, decoded on reading to 3xSIZExSIZE with 256 pixel values.
 
     Needs `pip install 'elbos[datasets]'`.
 
@@ -87,12 +87,13 @@ class Hub(Typed):
         )
 
     def load(self) -> Dataset:
-        """Open the dataset, whose images are decoded when read; the first call may download it."""
+        """Open the dataset without decoding any image; the first call may download the dataset."""
         dataset = self.archive().dataset(self.size, skip_bad=self.skip_bad)
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
     def _groups(self) -> dict[str, Any]:
-        """Load the splits of the dataset by name, with encoded pictures.
+        """Load the splits of a Hugging Face dataset; return them by name, with images still
+        encoded.
 
         Without a train split, the first split is loaded, under the key "".
         """
@@ -140,7 +141,7 @@ class Hub(Typed):
     def _labels(
         self, groups: dict[str, Any]
     ) -> tuple[Int64[Tensor, " n"] | None, tuple[str, ...] | None]:
-        """Return the labels of all pictures and the class names; None without a label column.
+        """Return the labels of all images, and the class names; both None without a label column.
 
         Where the dataset names no classes, class names are the sorted values of the column.
         """
@@ -163,7 +164,7 @@ class Hub(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class HubArchive(Archive):
-    """Archive of the encoded images in a column of a Hugging Face dataset."""
+    """Encoded images in a column of a Hugging Face dataset."""
 
     rows: Any  # a `datasets.Dataset`
     column: str
@@ -183,7 +184,9 @@ class HubArchive(Archive):
 
 
 def imported() -> Any:
-    """Import the package `datasets` of Hugging Face; raise an error if it is missing or too old."""
+    """Return the imported Hugging Face package `datasets`; raise an error if it is missing or too
+    old.
+    """
     with needs("datasets"):
         datasets = importlib.import_module("datasets")
     if int(datasets.__version__.partition(".")[0]) < 4:

@@ -1,4 +1,4 @@
-"""Archives of encoded images, and decoding into small RGB squares."""
+"""Encoded images in folders, tar files or datasets, and their decoding into small RGB squares."""
 
 import abc
 import hashlib
@@ -29,12 +29,12 @@ Numbers = Int64[np.ndarray, "_"]
 
 
 class BadPicture(Exception):
-    """Error: an image cannot be decoded; the message gives the reason in a few words."""
+    """Error: an image cannot be decoded; the message states the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive(abc.ABC):
-    """Archive of numbered encoded images: a folder, tar files, or a column of a dataset.
+    """Encoded images, numbered from 0: the files of a folder, tar files, or a column of a dataset.
 
     Reading is safe in several threads, and in other processes, to which the archive is pickled.
 
@@ -53,31 +53,39 @@ class Archive(abc.ABC):
 
     @abc.abstractmethod
     def content(self, number: int) -> Path | bytes:
-        """Return the path of an encoded image, or its bytes; raise a BadPicture if it is gone."""
+        """Return the path or the bytes of an encoded image; raise a BadPicture if the image is
+        missing.
+        """
 
     @abc.abstractmethod
     def describe(self, number: int) -> str:
-        """Return a short description of an image, such as its path, for messages."""
+        """Return a short description of an image, such as its path, for use in messages."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """Return a digest that identifies all images, computed without reading images."""
+        """Return a digest that identifies all images, computed without reading any image."""
 
     def identity(self, size: int) -> dict[str, str]:
-        """Return key-value pairs that identify the images at a size, recorded in packed data."""
+        """Return entries, recorded in packed data, that identify the images and their decoded
+        size.
+        """
         return {"sha256": self.dataset(size).fingerprint()["sha256"]}
 
     def state(self, number: int) -> list[int]:
-        """Return numbers that change with an image's file, such as its size; by default none."""
+        """Return numbers that change when an image file is modified, such as its size; by default,
+        an empty list.
+        """
         del number
         return []
 
     def labels_of(self, numbers: Numbers) -> Int64[Tensor, "_"] | None:
-        """Return the labels of some images; None for data without classes."""
+        """Return the class labels of the images with the given numbers; None for data without
+        classes.
+        """
         return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
 
     def dataset(self, size: int, *, skip_bad: bool = False) -> Dataset:
-        """Make a dataset of images, decoded when they are read to `size` pixels a side.
+        """Return a dataset whose images are decoded on reading, to `size` by `size` pixels.
 
         With `skip_bad`, the next image replaces an image that cannot be decoded.
         """
@@ -88,7 +96,9 @@ class Archive(abc.ABC):
         return Dataset(self.name, train, val, test, 256, num_classes, self.class_names, known)
 
     def good(self, bad: Collection[str]) -> tuple[Numbers, Numbers, Numbers]:
-        """Return the image numbers of each split, without bad images."""
+        """Return the numbers of the images in each split, except the undecodable images named in
+        `bad`.
+        """
         if not bad:
             return self.splits
         train, val, test = (
@@ -98,7 +108,7 @@ class Archive(abc.ABC):
         return train, val, test
 
     def require_good(self, bad: dict[str, str], option: str, skip_bad: bool) -> None:
-        """Warn about bad images if `skip_bad`; otherwise raise a ValueError if images are bad.
+        """Raise a ValueError if there are undecodable images; with `skip_bad`, only warn of them.
 
         `bad` holds the error of each bad image by the image's description; `option` names the
         command-line option that sets `skip_bad`.
@@ -133,7 +143,7 @@ class Archive(abc.ABC):
 
 @dataclass(frozen=True)
 class Decoded(Source):
-    """Images of a split, decoded, resized and cropped at the centre when they are read."""
+    """Images of a split that are decoded, resized and cropped at the centre on reading."""
 
     archive: Archive
     numbers: Numbers
@@ -174,7 +184,8 @@ class Decoded(Source):
 
 
 def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
-    """Decode an image, resize its short side to `size`, and crop the centre.
+    """Return an image as an RGB array, resized to `size` pixels on the short side and cropped to a
+    square.
 
     The image is rotated by its EXIF tag; grey, palette and CMYK become RGB; transparency is laid on
     white; 16-bit grey keeps its high byte. The filter is Lanczos, antialiased. The caller must turn

@@ -1,4 +1,4 @@
-"""Packs of images: folders of shards, written so that the same call resumes.
+"""Writing of folders of shards (large files of samples), which resumes after an interruption.
 
 OUT/
     making/source.json         the data and settings that the folder belongs to
@@ -40,7 +40,9 @@ _NUM_IN_MEMORY = 256  # decoded images
 
 
 class ShardPlan(NamedTuple):
-    """Plan of a shard: split, number of the shard in the split, and indices of its samples."""
+    """Plan of a shard (a file of samples): split, number of the shard in the split, indices of the
+    samples.
+    """
 
     split: str
     number: int
@@ -52,7 +54,9 @@ class ShardPlan(NamedTuple):
 
 
 def shard_plans(splits: Sequence[Any], num_bytes: int) -> list[ShardPlan]:
-    """Divide the samples of each split into shards, given the bytes per sample."""
+    """Return the shards into which the samples of each split are divided, given the bytes per
+    sample.
+    """
     num = min(max(1, SHARD_BYTES // num_bytes), SHARD_SAMPLES)
     return [
         ShardPlan(name, number, rows[number * num : (number + 1) * num])
@@ -63,7 +67,9 @@ def shard_plans(splits: Sequence[Any], num_bytes: int) -> list[ShardPlan]:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """Record of a complete shard: identifier and number of samples, SHA-256, bad images."""
+    """Record of a completely written shard: identifier, number of samples, SHA-256, undecodable
+    images.
+    """
 
     key: str
     num: int
@@ -73,14 +79,16 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class PackWriter:
-    """Writer of a folder of shards, which belongs to one `source`: the data and settings."""
+    """Writer of a folder of shards; `source` states the data and settings, and one folder accepts
+    one source only.
+    """
 
     folder: Path
     source: dict[str, str]
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Create the folder of shards, and lock it within the `with` block."""
+        """Create the folder of shards, and lock it against other processes in the `with` block."""
         with locked(self.folder, f"Another process writes {self.folder}: wait for it."):
             files.remove_leftovers(self.folder)
             (self.folder / _MAKING).mkdir(exist_ok=True)
@@ -88,7 +96,7 @@ class PackWriter:
             yield
 
     def index(self) -> Index | None:
-        """Return the index of a complete folder of shards; None for a new or incomplete folder.
+        """Return the index of a folder of shards if the folder is complete, else None.
 
         Raises:
             ValueError: If the folder belongs to other data or settings, or holds other files.
@@ -112,7 +120,9 @@ class PackWriter:
         return index
 
     def record(self, plan: ShardPlan, key: str) -> ShardRecord | None:
-        """Return the record of a complete shard; None if the shard is missing or outdated."""
+        """Return the record of a completely written shard; None if the shard is missing or
+        outdated.
+        """
         file = self._record_file(plan)
         if not (file.exists() and (self.folder / plan.name).is_file()):
             return None
@@ -129,7 +139,7 @@ class PackWriter:
         contents: Iterable[bytes],
         bad: dict[str, str] | None = None,
     ) -> ShardRecord:
-        """Write the bytes of the samples of a shard, and its record; return the record.
+        """Write the samples of a shard to a file; write and return the record of the shard.
 
         The errors of images that are left out, `bad`, are complete when `contents` has been read.
         """
@@ -154,7 +164,7 @@ class PackWriter:
         labels: Sequence[Int64[Tensor, "_"]],
         **properties: Any,
     ) -> Index:
-        """Write the labels and the index, which complete a folder of shards; return the index.
+        """Complete a folder of shards by writing the class labels and the index; return the index.
 
         `labels` holds the classes of the three splits, or is empty; `properties` are further fields
         of `Index`. Surplus shards of earlier attempts are deleted.
@@ -182,7 +192,7 @@ class PackWriter:
 
 
 class Packable(Protocol):
-    """Interface of a configuration of encoded images, which can be packed into shards."""
+    """Interface of a dataset configuration whose encoded images can be decoded into shards."""
 
     @property
     def size(self) -> int: ...
@@ -194,7 +204,7 @@ class Packable(Protocol):
 
 
 def pack(data: Packable, out: Path, *, jobs: int | None = None, start: Start = silent) -> Index:
-    """Decode images into the missing shards of the folder `out`; return the folder's index.
+    """Decode images, writing the shards that the folder `out` lacks; return the folder's index.
 
     One thread per core decodes by default; `start` starts a progress bar.
 
@@ -223,7 +233,8 @@ def write_images(
     skip_bad: bool,
     jobs: int | None = None,
 ) -> dict[str, ShardRecord]:
-    """Write the missing shards of images; return the records of all shards by name.
+    """Decode images into the shards that are not yet written; return the records of all shards by
+    name.
 
     Unless `skip_bad`, shards with bad images are written again: the images may have been repaired.
     """
@@ -263,14 +274,18 @@ def write_images(
 
 
 def bad_images(records: dict[str, ShardRecord]) -> dict[str, str]:
-    """Return the errors of the bad images in all shards, by the image's description."""
+    """Return the error messages of the undecodable images in all shards, by the description of the
+    image.
+    """
     return {name: reason for record in records.values() for name, reason in record.bad.items()}
 
 
 def finish_images(
     writer: PackWriter, archive: Archive, size: int, records: dict[str, ShardRecord]
 ) -> Index:
-    """Complete a folder of shards of images, with labels and index; return the index."""
+    """Complete a folder of image shards by writing the class labels and the index; return the
+    index.
+    """
     splits = archive.good(bad_images(records))
     labels = [some for split in splits if (some := archive.labels_of(split)) is not None]
     return writer.finish(

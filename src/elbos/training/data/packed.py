@@ -1,4 +1,4 @@
-r"""Packed images, and latents as Gaussian distributions from a variational autoencoder.
+r"""Datasets in shards: decoded images, and latents as Gaussians from a variational autoencoder.
 
 `elbos data encode` stores the mean and the log-variance of each image's latents, in the units in
 which a network is trained, $\mu = (\mu_\text{VAE} - \text{shift}) \cdot \text{scale}$ and
@@ -29,7 +29,7 @@ _NUM_AT_ONCE = 256  # samples: drawing noise takes ten times the memory of a sam
 
 @dataclass(frozen=True, kw_only=True)
 class Packed(Typed):
-    """Images packed by `elbos data pack`, mapped into memory.
+    """Images decoded by `elbos data pack`, memory-mapped.
 
     The split into training, validation and test images was made when the images were packed.
     """
@@ -48,7 +48,7 @@ class Packed(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset of packed images without reading any image."""
+        """Open the dataset of decoded images without reading any image."""
         index = Index.read(self.path)
         if index.num_levels is None:
             raise ValueError(f"{self.path} holds latents: train with data:latents.")
@@ -57,7 +57,7 @@ class Packed(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Latents(Typed):
-    """VAE latents encoded by `elbos data encode`, drawn anew in each epoch; continuous data.
+    """VAE latents encoded by `elbos data encode`, sampled anew from their Gaussians in each epoch.
 
     Samples of a run are latents, too, in the scale of the network.
     """
@@ -83,7 +83,7 @@ class Latents(Typed):
 
 @dataclass(frozen=True)
 class Moments(Source):
-    """Gaussian latents, stored as means and log-variances `[2 * c, h, w]`.
+    """Gaussian distributions of latents, stored as means and log-variances `[2 * c, h, w]`.
 
     The number of the split keys its noise, so that no two held-out samples share their noise.
     """
@@ -100,7 +100,7 @@ class Moments(Source):
         return self.moments.fingerprint()
 
     def read(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b c h w"]:
-        """Draw latents with fixed noise, for validation."""
+        """Return one sample of each Gaussian latent, always with the same noise, for validation."""
         stream = Stream.from_seed(0, Purpose.HELD_OUT_LATENTS)
         number, shape = torch.tensor(self.number), self.shape[1:]
         parts = [

@@ -1,4 +1,4 @@
-"""Packed data: samples of one shape, stored consecutively in memory-mapped files.
+"""Datasets in shards: samples of one shape, stored consecutively in memory-mapped files.
 
 OUT/
     index.json       shape and dtype of a sample, classes, and for each split the number of samples
@@ -38,7 +38,7 @@ DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "bfloat16": torch.bflo
 
 @dataclass(frozen=True, kw_only=True)
 class SplitIndex:
-    """Number of samples and SHA-256 of each shard of a split, in order."""
+    """Number of samples and SHA-256 of each file (shard) of a split, in order."""
 
     nums: tuple[int, ...]
     sha256: tuple[str, ...]
@@ -50,7 +50,8 @@ class SplitIndex:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Index of a folder of shards: shape, dtype and classes of the data; sizes and digests.
+    """Index of a folder of shards: shape, dtype and classes of the samples, and sizes and digests
+    of the files.
 
     `source` holds the data and settings from which the shards were made. Without classes, and for
     data packed by early versions, there are no digests of labels.
@@ -78,7 +79,7 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """Read the index of a folder of shards."""
+        """Return the index of a folder of shards, read from its JSON file."""
         file = folder / INDEX
         if not file.is_file():
             raise FileNotFoundError(
@@ -92,7 +93,7 @@ class Index:
         return index
 
     def write(self, folder: Path) -> None:
-        """Write the index, which marks a folder of shards as complete."""
+        """Write the index of a folder of shards, which marks the folder as complete."""
         files.write(folder / INDEX, (json.dumps(encode(self), indent=1) + "\n").encode())
 
 
@@ -106,7 +107,7 @@ def labels_file(folder: Path, split: str) -> Path:
 
 @dataclass(frozen=True)
 class Shards(Source):
-    """Samples of the split `name`, stored in memory-mapped shards in `folder`."""
+    """Samples of the split `name`, stored in the memory-mapped files (shards) of a folder."""
 
     folder: Path
     name: str
@@ -147,7 +148,7 @@ class Shards(Source):
 
 
 def _mapped(path: Path, num: int, num_bytes: int) -> UInt8[np.ndarray, "n bytes"]:
-    """Map a file of `num` rows of `num_bytes` into memory, for random access.
+    """Return a memory-mapped array of the `num` rows of `num_bytes` in a file, for random access.
 
     Raise a ValueError for a file of another size: reading beyond its end kills the process.
     """
@@ -166,7 +167,7 @@ def _mapped(path: Path, num: int, num_bytes: int) -> UInt8[np.ndarray, "n bytes"
 
 
 def _prefetch(rows: UInt8[np.ndarray, "n bytes"], numbers: Int64[np.ndarray, " b"]) -> None:
-    """Prefetch mapped rows from disk in parallel (madvise), before the rows are read.
+    """Ask the system to load mapped rows from disk in parallel (madvise), before they are read.
 
     Without this call pages are loaded one by one on access, which takes 5 to 15 times as long.
     """
@@ -178,7 +179,9 @@ def _prefetch(rows: UInt8[np.ndarray, "n bytes"], numbers: Int64[np.ndarray, " b
 
 
 def load_shards(folder: Path, index: Index) -> Dataset:
-    """Open a folder of shards as a dataset, by the sizes of its files, without reading samples."""
+    """Return the dataset in a folder of shards after checking file sizes, without reading any
+    sample.
+    """
     splits, classes = [], index.class_names
     num_bytes = math.prod(index.shape) * DTYPES[index.dtype].itemsize
     for name, split in zip(SPLITS, index.splits, strict=True):
@@ -208,7 +211,7 @@ def load_shards(folder: Path, index: Index) -> Dataset:
 
 
 def verify(folder: Path, start: Start = silent) -> Index:
-    """Compare all files of a folder of shards with their SHA-256; return the index of the folder.
+    """Return the index of a folder of shards; raise an error if a file does not match its SHA-256.
 
     Raises:
         ValueError: If the index or a file is corrupt; the message names the files.

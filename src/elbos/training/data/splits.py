@@ -16,7 +16,7 @@ _VALIDATION_SHARE = 0.1  # of the images in `val` if there is no `test`
 
 
 def divided(groups: Mapping[str, list[str]], where: str) -> list[list[str]]:
-    """Divide the names of images into training, validation and test images, each sorted by name.
+    """Return the names of the training, validation and test images, each sorted by name.
 
     Groups `train`, `test` and perhaps `val` are the splits. With `train` and `val` alone, as in
     ImageNet, a tenth of `val` is for validation and the rest for testing. Otherwise, as in the
@@ -45,7 +45,7 @@ def divided(groups: Mapping[str, list[str]], where: str) -> list[list[str]]:
 
 
 def by_hash(names: list[str], with_test: bool) -> list[list[str]]:
-    """Split images by a hash of their names: low values for validation, high values for testing.
+    """Return the names of the training, validation and test images, assigned by a hash of the name.
 
     Validation and, if `with_test`, test have at least one image each; else test is empty.
     """
@@ -61,10 +61,10 @@ def by_hash(names: list[str], with_test: bool) -> list[list[str]]:
 
 
 def hashed(name: str) -> float:
-    """Hash a name to a number in [0, 1), equal on every machine."""
+    """Return a number in [0, 1) for a name, by a hash that is equal on every machine."""
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
 
 
 def by_path(names: Iterable[str]) -> list[str]:
-    """Sort the names of images by folder, then by file name."""
+    """Return image names sorted by folder, then by file name."""
     return sorted(names, key=lambda name: name.split("/"))

@@ -35,7 +35,7 @@ _ARRAYS, _DIGEST = ("places", "names", *SPLITS), "sha256"
 
 @dataclass(frozen=True, kw_only=True)
 class Tar(Typed):
-    """Images of WebDataset tars, decoded when they are read: 3xSIZExSIZE, 256 pixel values.
+    """Images in WebDataset tar files, decoded on reading to 3xSIZExSIZE with 256 pixel values.
 
     Tars with the words train, val or test in their names are of these splits, else 5 % of the
     pictures are for validation and 5 % for testing, chosen by a hash of their names. Pictures are
@@ -71,7 +71,7 @@ class Tar(Typed):
         return TarArchive.indexed(self._tars(), self.label, name=name, place=str(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset, whose images are decoded when read; the first call indexes the tars.
+        """Open the dataset without decoding any image; the first call indexes the tar files.
 
         Raises:
             FileNotFoundError: If there is no tar file.
@@ -81,7 +81,9 @@ class Tar(Typed):
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
     def _tars(self) -> list[Path]:
-        """Find the tars of a pattern, whose numeric ranges in braces, {08..10}, are expanded."""
+        """Return the tar files that match a pattern, in which {08..10} stands for a range of
+        numbers.
+        """
         pattern = str(self.path / "*.tar") if self.path.is_dir() else str(self.path)
         parts = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
         ranges = [
@@ -100,7 +102,7 @@ class Tar(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class TarArchive(Archive):
-    """Archive of the images in tar files, each read at its offset."""
+    """Images in uncompressed tar files, each read at its byte offset."""
 
     tars: tuple[Path, ...]
     places: np.ndarray  # number of the tar, offset, size, and label or -1, of each image
@@ -110,7 +112,7 @@ class TarArchive(Archive):
 
     @classmethod
     def indexed(cls, tars: list[Path], label: str, *, name: str, place: str) -> "TarArchive":
-        """Open tar files by a cached index; compute and cache the index if it is missing."""
+        """Open tar files by their cached index, which the first call computes and stores."""
         stats = [
             (str(tar.resolve()), tar.stat().st_size, tar.stat().st_mtime_ns)
             for tar in map(files.regular, tars)
@@ -159,7 +161,6 @@ class TarArchive(Archive):
 
 
 def _build(folder: Path, tars: list[Path], label: str) -> None:
-    """Index the images, labels and splits of tar files, and write the index to a folder."""
     places: list[tuple[int, int, int, int]] = []
     names: list[bytes] = []
     groups: dict[str, list[str]] = {}
@@ -195,7 +196,9 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
 
 
 def _samples(path: Path, label: str) -> list[tuple[str, int, int, int]]:
-    """List the images of a tar file: name, offset, size, and label or -1."""
+    """Return name, byte offset, size and label of each image in a tar file; -1 for images without
+    label.
+    """
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
     try:
