@@ -1,4 +1,4 @@
-r"""The implied weighting of any training loss, measured.
+r"""Measurement of the weighting of noise levels that a diffusion training loss implies.
 
 A training loss that samples log-SNR with density $p$, regresses $y = a x + b\epsilon$ and
 multiplies the squared error with $c$ trains
@@ -74,7 +74,7 @@ def probe(
     title: str | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Audit:
-    r"""Measure the implied weighting $w(\lambda)$ of a training loss.
+    r"""Measure the weighting $w(\lambda)$ of noise levels that a training loss implies.
 
     The loss is called about `num_samples / b` times, or three times as often if it is not a plain
     squared error in recorded noise, with a stand-in network that accepts any arguments. The loss

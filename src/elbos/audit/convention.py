@@ -1,4 +1,4 @@
-r"""The convention of a network, read off from its loss: a denoiser without an adapter.
+r"""Denoisers for any network, from the input scale, time and target measured in its training loss.
 
 A loss calls its network with $z' = \alpha' (x + \mu) + \sigma'\epsilon$, a time and conditions, and
 regresses $y = a\,(x + \mu) + b\,\epsilon$. An audit measures $\alpha', \sigma', a, b$ and the time
@@ -66,7 +66,8 @@ def _log_flow_alpha(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @dataclass(frozen=True)
 class Curve:
-    """A function of log-SNR: a formula, or interpolation between the noise levels of samples.
+    """A measured function of log-SNR: a formula that fits the samples, or an interpolation of
+    samples.
 
     Attributes:
         f: The function.
@@ -86,8 +87,8 @@ class Curve:
         unit: Float[Array, " k"],
         rounding: Float[Array, " k"],
     ) -> "Curve":
-        """Return the first formula that fits the values up to a factor and a constant; interpolate
-        if none does.
+        """Return the first formula that fits the values up to a factor and a constant; if none
+        does, return an interpolation of the values.
 
         Args:
             logsnr: Noise levels, increasing.
@@ -115,7 +116,8 @@ def _affine(formula: _Formula, factor: float, constant: float) -> _Formula:
 
 @dataclass(frozen=True)
 class Convention:
-    r"""How a loss calls its network, and what the output is, as functions of log-SNR.
+    r"""Input scale, time input and regression target of a network in its training loss, as
+    functions of log-SNR.
 
     Attributes:
         log_alpha: $\log\alpha'$, of the data in the input.
@@ -145,14 +147,15 @@ class Convention:
 
     @property
     def error(self) -> float:
-        """Largest error of an interpolated function: of a time, in log-SNR; of a coefficient,
-        relative. 0 if all are formulas.
+        """Largest interpolation error, in log-SNR for a time input and relative for a coefficient;
+        0 if all functions are formulas.
         """
         return max(one.error for one in (self.log_alpha, self.a, self.b, *self.times.values()))
 
     @classmethod
     def from_samples(cls, samples: Samples, sigma_data: float | None) -> "Convention":
-        """Find the convention behind the samples of a loss.
+        """Determine the input scale, time input and target of a network from samples of its
+        training loss.
 
         Raises:
             ValueError: If the samples do not determine it; the message says why.
@@ -250,7 +253,7 @@ def _coefficient(target: Parameterization, i: int) -> _Formula:
 
 
 def _is_time(values: Float[Array, " n"]) -> bool:
-    """Return whether values at increasing log-SNR increase or decrease, up to ties and rounding."""
+    """Return whether values sorted by log-SNR are monotone, up to ties and rounding."""
     ranks = np.argsort(np.argsort(values, kind="stable")) / len(values)
     place = np.arange(len(values)) / len(values)
     share = len(np.unique(values)) / len(values)
@@ -259,8 +262,8 @@ def _is_time(values: Float[Array, " n"]) -> bool:
 
 
 def _knots(logsnr: Float[Array, " n"], time: Float[Array, " n"]) -> NDArray[np.int64]:
-    """Return where each noise level begins among sorted samples: the steps of a table, or at most
-    4,000 groups of neighbouring samples.
+    """Return the index at which each distinct noise level starts in samples sorted by log-SNR; at
+    most 4,000 indices.
     """
     is_new = np.concatenate([[True], (np.diff(time) != 0) & (np.diff(logsnr) > 1e-9)])
     starts = np.flatnonzero(is_new)
@@ -270,7 +273,7 @@ def _knots(logsnr: Float[Array, " n"], time: Float[Array, " n"]) -> NDArray[np.i
 
 
 def _has_rows(value: Any, num: int) -> bool:
-    """Return whether an argument holds a tensor with one row per sample."""
+    """Return whether a network argument is, or contains, a tensor with one row per sample."""
     if isinstance(value, Mapping):
         return any(_has_rows(one, num) for one in value.values())
     if isinstance(value, list | tuple):
@@ -280,7 +283,8 @@ def _has_rows(value: Any, num: int) -> bool:
 
 @dataclass(frozen=True)
 class ConventionDenoiser:
-    r"""A denoiser of $z$ made of a network and the convention of its loss.
+    r"""A denoiser of $z$ that calls a network as the training loss does, and converts the output to
+    estimates of data and noise.
 
     Attributes:
         network: Called with the arguments that the loss gives it.
@@ -304,7 +308,7 @@ class ConventionDenoiser:
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        r"""Return $(\hat x, \hat\epsilon)$.
+        r"""Estimate data and noise $(\hat x, \hat\epsilon)$ from noisy data `z`.
 
         Args:
             z: Noisy data of the variance-preserving process.
@@ -355,7 +359,7 @@ class ConventionDenoiser:
     def _arguments(
         self, z: Float[Tensor, "b *d"], level: Float[Array, " b"], cond: Condition
     ) -> dict[Slot, Any]:
-        """Build the arguments of the network, by position and name, as the loss gives them."""
+        """Build the arguments of the network, by position or name, in the form used by the loss."""
         known, example = self.convention, self.convention.example
         dtype = input_dtype(self.network, z)
         assert example.noisy is not None

@@ -1,4 +1,4 @@
-r"""Smooth curves through samples, with their uncertainty: a log-density, the log of a mean.
+r"""Smooth curves fitted to samples, with uncertainties: a log-density, or the log of a mean.
 
 Both are natural cubic splines, linear beyond their outer knots. A log-density is fitted to the
 counts in narrow bins as a Poisson regression, without the bias of kernels at the ends; the log-mean
@@ -36,7 +36,9 @@ _MAX_OUTLIERS = 5e-3  # share of values, as at bends or jumps of a curve
 
 @dataclass(frozen=True)
 class _Spline:
-    """A natural cubic spline minus a constant, with the covariance of its coefficients."""
+    """A natural cubic spline, normalized by an additive constant, with the covariance of its
+    values.
+    """
 
     knots: Float[Array, " k"]  # where the polynomial pieces meet
     coefficients: Float[Array, " k"]  # values of the spline at the knots
@@ -53,7 +55,8 @@ class _Spline:
         knots: Float[Array, " k"],
         dispersion: float,
     ) -> "_Spline":
-        """Fit log-probabilities of bins to counts in independent blocks by maximum likelihood.
+        """Fit a spline to the log-probabilities of bins by maximum likelihood, given counts in
+        independent blocks of samples.
 
         The covariance is the mean of two estimates: the sandwich estimate from the blocks, which is
         noisy, and that of independent samples times the dispersion, which is constant.
@@ -92,7 +95,8 @@ class _Spline:
         knots: Float[Array, " k"],
         start: Float[Array, " k"],
     ) -> "_Spline":
-        """Fit the log-mean of values in bins by maximum likelihood, with a sandwich covariance.
+        """Fit a spline to the log-mean of binned values by maximum likelihood, with a sandwich
+        covariance.
 
         The values in a bin have a mean and a mean square; Newton's method begins at `start`.
         """
@@ -123,7 +127,9 @@ class _Spline:
 
 
 def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[Array, "m k"]:
-    """Evaluate the cardinal natural cubic splines of the knots, linear beyond the outer knots."""
+    """Evaluate the cardinal natural cubic splines of the knots, extended linearly beyond the outer
+    knots.
+    """
     spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
     inside = np.clip(at, knots[0], knots[-1])
     beyond = (at - inside)[:, None]
@@ -140,7 +146,9 @@ class Splines:
 
     @classmethod
     def of_counts(cls, places: Float[Array, " m"], counts: Float[Array, "r m"]) -> "Splines":
-        """Fit log-probabilities at increasing `places` to counts in independent blocks."""
+        """Fit splines to the log-probabilities of bins at `places` (increasing), given counts in
+        independent blocks of samples.
+        """
         share = np.cumsum(counts.sum(0)) / counts.sum()
         low, high = (float(places[np.searchsorted(share, end)]) for end in _OUTER_KNOTS)
         knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
@@ -149,7 +157,9 @@ class Splines:
 
     @classmethod
     def of_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "Splines":
-        """Fit the log-mean of non-negative values as a function of increasing `places`."""
+        """Fit splines to the log-mean of non-negative values, as a function of `places`
+        (increasing).
+        """
         low, high = (float(np.quantile(places, end)) for end in _OUTER_KNOTS)
         groups = np.array_split(np.arange(len(places)), min(50, max(2, len(places) // 20)))
         at = [places[group].mean() for group in groups]
@@ -177,12 +187,12 @@ class Splines:
 
     @property
     def score(self) -> float:
-        """The highest penalized log-likelihood among the splines."""
+        """Highest penalized log-likelihood among the splines."""
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
-        """Return the covariance of the spline values at `places`: sampling, number of knots, and
-        linear extrapolation beyond the outer knots, from the largest curvature inside.
+        """Return the covariance of the spline values at `places`: the sum of sampling error,
+        variation with the number of knots, and extrapolation error.
         """
         mean = self(places)
         low, high = self.splines[0].knots[[0, -1]]
@@ -197,7 +207,9 @@ class Splines:
 
 
 def _dispersion(counts: Float[Array, "r m"]) -> float:
-    """Return the variance of counts relative to independent samples; below 1 if evenly spread."""
+    """Return the variance of counts relative to that of independent samples; below 1 for evenly
+    spread samples.
+    """
     sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
     edges = np.searchsorted(np.cumsum(shares), np.linspace(0, 1, _NUM_CELLS, endpoint=False))
     edges = np.unique(edges)
@@ -208,21 +220,25 @@ def _dispersion(counts: Float[Array, "r m"]) -> float:
 
 
 def is_central(log_p: Float[Array, " g"], tail: float) -> NDArray[np.bool_]:
-    """Return a mask of the grid points that exclude a share `tail` of the samples at each end."""
+    """Return the mask of grid points that is left after excluding a share `tail` of the samples at
+    each end.
+    """
     below = np.cumsum(np.exp(log_p - log_p.max()))
     return np.asarray((below > tail * below[-1]) & (below < (1 - tail) * below[-1]))
 
 
 @dataclass(frozen=True)
 class SmoothDensity:
-    """A log-spline density of log-SNR, fitted to counts in narrow bins."""
+    """A density of log-SNR whose logarithm is a spline, fitted to sample counts in narrow bins."""
 
     spline: Splines  # the log-probabilities of the bins
     width: float  # of a bin
 
     @classmethod
     def fit(cls, logsnr: Float[Array, " n"], block: Float[Array, " n"]) -> "SmoothDensity":
-        """Fit the density to log-SNRs, with a covariance from independent blocks of samples."""
+        """Fit a smooth density to log-SNRs; its covariance is estimated from independent blocks of
+        samples.
+        """
         edges = np.linspace(logsnr.min(), logsnr.max(), _NUM_BINS + 1)
         counts = counts_by_block(np.searchsorted(edges[1:-1], logsnr), block, _NUM_BINS)
         return cls(Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts), edges[1] - edges[0])
@@ -237,7 +253,7 @@ class SmoothDensity:
 def counts_by_block(
     place: NDArray[np.int64], block: Float[Array, " n"], num_places: int
 ) -> Float[Array, "r m"]:
-    """Count the samples of each bin in each block; if there are fewer than 8 blocks, in 8
+    """Return the number of samples in each bin, by block; fewer than 8 blocks are replaced by 8
     interleaved groups of samples.
     """
     names, index = np.unique(block, return_inverse=True)
@@ -249,15 +265,15 @@ def counts_by_block(
 
 
 def scatter(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Estimate the standard deviation of points around a smooth curve, near each point."""
+    """Estimate the local standard deviation of points around a smooth curve, at each point."""
     square = np.pad(residuals(x, y) ** 2, 1, mode="edge")
     near = uniform_filter1d(square, min(_NUM_NEIGHBOURS, len(square)), mode="nearest")
     return np.asarray(np.maximum(near, 0) ** 0.5)
 
 
 def residuals(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " m"]:
-    """Return the absolute deviations of inner points from linear interpolation between their
-    neighbours, in units of the standard deviation of a single point.
+    """Return the absolute deviations of inner points from linear interpolation between adjacent
+    points, in units of the standard deviation of a single point.
     """
     left, right = x[:-2], x[2:]
     share = np.divide(x[1:-1] - left, right - left, out=np.full(len(left), 0.5), where=right > left)
@@ -276,7 +292,9 @@ class Curve:
 
     @classmethod
     def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "Curve":
-        """Interpolate samples that lie on a curve; otherwise fit their mean with `Splines`."""
+        """Return an interpolation of samples that lie on a curve; otherwise fit the mean of the
+        samples with `Splines`.
+        """
         order = np.argsort(logsnr, kind="stable")
         logsnr, value = logsnr[order], np.maximum(value[order], 0)
         floor = 1e-12 * np.median(value[value > 0]) if value.any() else 1.0

@@ -1,4 +1,4 @@
-r"""The clean data in the form to which the loss adds noise: given, encoded or sampled.
+r"""Clean data to which a loss adds noise: the given batch, an encoding, or sampled latents.
 
 Most losses diffuse the given data, up to a scale and an offset. If a loss encodes images first, its
 latents are the same in every call $k$, and can be solved for from
@@ -31,7 +31,9 @@ _Bases = Float[Tensor, "b p k d"]
 
 @dataclass(frozen=True)
 class Reference:
-    """Two clean batches that the process diffuses, up to a common scale and offset."""
+    """Two batches of clean data to which the loss adds noise, known up to a common scale and
+    offset.
+    """
 
     x: Tensor  # mean of the data, if they are sampled in each call
     x_other: Tensor
@@ -41,7 +43,9 @@ class Reference:
     centred_axis: int | None = None  # along which the noise has no mean
 
     def at(self, call: SingleCall) -> tuple[Tensor, Tensor]:
-        """Return both clean batches in a call, sampled with the draw of the call if needed."""
+        """Return both clean batches of one network call; sampled latents use a normal draw of that
+        call.
+        """
         if self.spread is None or self.spread_other is None:
             return self.x, self.x_other
         assert call.of_data is not None
@@ -51,13 +55,15 @@ class Reference:
         )
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """Centre the normal draws of a call, and separate the draw that samples the data."""
+        """Return the call with centred normal draws, and without the draw that samples the clean
+        data.
+        """
         call = call if self.centred_axis is None else call.centred(self.centred_axis)
         return call if self.draw is None else call.separated(self.draw)
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """Diagnostic of sampled data: the share of their standard deviation due to sampling."""
+        """Diagnostic for sampled latents: the share of their standard deviation due to sampling."""
         assert self.spread is not None
         noise = self.spread.double().square().mean()
         share = (noise / (noise + self.x.double().var())).sqrt().item()
@@ -67,8 +73,8 @@ class Reference:
 def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
 ) -> tuple[int, Tensor, Tensor] | None:
-    """Find the axis along which the noise has zero mean, such as the axis of a molecule's atoms, or
-    None; also return both batches, centred if the noisy data are.
+    """Return the axis along which the noise has zero mean, e.g. over a molecule's atoms, with both
+    batches (centred if the noisy data are); or None.
     """
     z, dz = torch.cat([p.z for p in paired]), torch.cat([p.z - p.z_other for p in paired])
     if z.shape[1:] != x.shape[1:]:
@@ -88,8 +94,8 @@ def _repeated(x: Tensor, z: Tensor) -> Tensor:
 
 
 def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Reference | None:
-    """Find the two clean batches that the process diffuses: the given batches if $z$ changes in
-    proportion to them, otherwise fitted latents; None if $z$ is not scaled data plus noise.
+    """Return the two batches of clean data contained in $z$: the given batches, or latents fitted
+    to $z$; None if $z$ is not scaled data plus noise.
 
     Sampled latents are accepted only if fixed latents do not fit exactly.
     """
@@ -114,8 +120,8 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
 
 
 def _latents(paired: list[PairedCalls]) -> Iterator[tuple[Reference, float, float]]:
-    """Yield fits of fixed latents, then of latents sampled with each of the normal draws; with the
-    unexplained shares of the change of $z$ for other data, and of $z$.
+    """Yield fits of latents, first fixed, then sampled with each normal draw; each with the
+    unexplained share of the change of $z$ between two data batches, and of $z$.
     """
     z, dz = _stacked([p.z for p in paired]), _stacked([p.z - p.z_other for p in paired])
     num = min(len(p.moved.normals) for p in paired)
@@ -141,7 +147,8 @@ def _stacked(calls: list[Tensor]) -> _Stacked:
 
 
 def _alpha(dz: _Stacked, xi: _Bases) -> Float[Tensor, "b k"]:
-    r"""Fit $\alpha_k$ in $dz_k = \alpha_k (d\mu + ds \odot \xi_k)$, up to a factor per sample.
+    r"""Fit the scales $\alpha_k$ in $dz_k = \alpha_k (d\mu + ds \odot \xi_k)$, up to one factor per
+    sample.
 
     Starting from the largest $dz_k$, least squares alternate between the two factors; without $\xi$
     one projection suffices.
@@ -165,12 +172,11 @@ def _inverse_gram(bases: _Bases) -> Float[Tensor, "b d p p"]:
 
 
 def _regression(values: _Stacked, bases: _Bases) -> Float[Tensor, "b p d"]:
-    """Regress the values on the bases, separately for each element."""
     return torch.einsum("bdpq,bqkd,bkd->bpd", _inverse_gram(bases), bases, values)
 
 
 def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"]) -> float:
-    """Return the share of the squared values that a regression on the bases does not explain."""
+    """Return the share of the squared values that a regression on the bases leaves unexplained."""
     rest = values - torch.einsum("bpd,bpkd->bkd", coefficients, bases)
     return (rest.square().sum() / values.square().sum()).item()
 
@@ -178,8 +184,8 @@ def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"])
 def _data_and_sigma(
     z: _Stacked, bases: _Bases, draws: Float[Tensor, "b m k d"]
 ) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b k"], float]:
-    r"""Fit $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$ by least squares. Return
-    $c$, the $\sigma_k$ of the strongest draw, and the unexplained share of $z$.
+    r"""Fit $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$ by least squares; return
+    $c$, the $\sigma_k$ of the strongest normal draw, and the unexplained share of $z$.
     """
     # given sigma, c is a regression for each element: a small linear system for sigma remains
     num, num_draws, num_calls = draws.shape[:3]

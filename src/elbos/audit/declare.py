@@ -1,4 +1,5 @@
-r"""Exact audits of recipes and of losses given as formulas or tables, without measurement.
+r"""Exact audits, without measurement, of published recipes and of losses given as formulas or
+tables.
 
 A loss is determined by the distribution of log-SNR $\lambda$, the target $y = a x + b\epsilon$ and
 the coefficient $c$ of $\|\hat y - y\|^2$, as formulas (`DeclaredLoss`) or as a table of steps
@@ -37,7 +38,7 @@ _DECIMALS = 9  # of log-SNR, to which equal steps are rounded
 
 @dataclass(frozen=True, kw_only=True)
 class DeclaredLoss:
-    r"""A training loss in formulas: log-SNR $\lambda \sim p$ and loss $c(\lambda)\,\|\hat y -
+    r"""A training loss given by formulas: log-SNR $\lambda \sim p$ and loss $c(\lambda)\,\|\hat y -
     y\|^2$.
 
     Attributes:
@@ -57,8 +58,8 @@ class DeclaredLoss:
     diagnostics: tuple[Diagnostic, ...] = ()
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Compute $w(\lambda) \propto p\,c\,\|\hat y - y\|^2/\|\hat\epsilon - \epsilon\|^2$; the
-        formula also extends beyond the ends of the schedule.
+        r"""Compute the weighting $w(\lambda) \propto p\,c\,\|\hat y - y\|^2/\|\hat\epsilon -
+        \epsilon\|^2$, also beyond the ends of the schedule.
         """
         error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
         return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio
@@ -66,7 +67,8 @@ class DeclaredLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class LossTable:
-    r"""A training loss as a table of steps: log-SNR, probability and coefficient of each step.
+    r"""A training loss given as a table: log-SNR, probability and loss coefficient of each time
+    step.
 
     Attributes:
         title: Name of the loss, in a few words.
@@ -88,29 +90,29 @@ class LossTable:
 
     @property
     def a(self) -> Float[Tensor, " steps"]:
-        """Coefficient of the data in the target, at each step."""
+        """Coefficient of the data in the regression target, for each time step of the table."""
         return self.factor * self.parameterization.coefficients(self.logsnr)[0]
 
     @property
     def b(self) -> Float[Tensor, " steps"]:
-        """Coefficient of the noise in the target, at each step."""
+        """Coefficient of the noise in the regression target, for each time step of the table."""
         return self.factor * self.parameterization.coefficients(self.logsnr)[1]
 
     @property
     def eps_coefficient(self) -> Float[Tensor, " steps"]:
-        r"""Coefficient of $\|\hat\epsilon - \epsilon\|^2$ at each step, $c\,(b - a
-        e^{-\lambda/2})^2$.
+        r"""Coefficient of $\|\hat\epsilon - \epsilon\|^2$ at each time step of the table: $c\,(b -
+        a e^{-\lambda/2})^2$.
         """
         return self.coefficient * (self.b - self.a * torch.exp(-self.logsnr / 2)) ** 2
 
     def at(self, kept: Bool[Tensor, " steps"] | Int[Tensor, " kept"]) -> "LossTable":
-        """Select steps of the table by a mask or by index."""
+        """Return the table restricted to some time steps, given by a mask or by indices."""
         columns = ("logsnr", "probability", "coefficient")
         return replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
 
 def from_recipe(name: str) -> Audit:
-    """Audit a published recipe by its name in `recipes.RECIPES`.
+    """Return the exact audit of a published recipe, given by its name in `recipes.RECIPES`.
 
     Raises:
         ValueError: If there is no such recipe.
@@ -133,7 +135,8 @@ def from_recipe(name: str) -> Audit:
 
 
 def from_loss(loss: DeclaredLoss) -> Audit:
-    """Audit a loss given in formulas, on the range of log-SNR that 100,000 samples would cover.
+    """Return the exact audit of a loss given by formulas, over the log-SNR range that 100,000
+    samples would cover.
 
     Examples:
         >>> from elbos import parameterizations, schedules
@@ -168,7 +171,7 @@ def from_loss(loss: DeclaredLoss) -> Audit:
 
 
 def from_table(table: LossTable) -> Audit:
-    """Audit a loss given as a table of noise levels.
+    """Return the exact audit of a loss given as a table of noise levels.
 
     Raises:
         ValueError: If fewer than three steps of positive probability have both signal and noise, or
@@ -224,13 +227,15 @@ def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) ->
 
 
 def _ends(schedule: Schedule) -> tuple[float, float]:
-    """Return the lowest and highest log-SNR expected among 100,000 samples."""
+    """Return the lowest and the highest log-SNR expected among 100,000 samples."""
     low, high = schedule.logsnr(torch.tensor([1 - _TAIL, _TAIL], dtype=torch.float64)).tolist()
     return low, high
 
 
 def _distinct(table: LossTable) -> LossTable:
-    """Merge steps of equal log-SNR; drop steps that are never drawn, pure noise or clean data."""
+    """Merge time steps of equal log-SNR in a loss table; drop steps of probability 0, pure noise or
+    clean data.
+    """
     p, is_mixed = table.probability, table.logsnr.abs() <= _LAST_DIGIT
     drawn = table.at(is_mixed & (p > _MIN_PROBABILITY))
     _, first, place = np.unique(
@@ -247,7 +252,9 @@ def _distinct(table: LossTable) -> LossTable:
 
 
 def _log_density(steps: LossTable, logsnr: Array) -> tuple[Array, Array]:
-    """Estimate the log-density of log-SNR from the table's steps, with its spacing error."""
+    """Estimate the log-density of log-SNR from the spacing of a table's time steps; also return the
+    discretization error.
+    """
     numbers = np.arange(len(steps.logsnr), dtype=np.float64)
     return table_log_density(
         steps.logsnr.numpy(), numbers, np.log(steps.probability.numpy()), logsnr
@@ -255,8 +262,8 @@ def _log_density(steps: LossTable, logsnr: Array) -> tuple[Array, Array]:
 
 
 def _log(values: Tensor) -> Tensor:
-    """Return the logarithm, where zeros become far less than the smallest positive value; raise a
-    ValueError if a value is negative or infinite, or all are zero.
+    """Return the logarithm of non-negative values, hugely negative for zeros; raise a ValueError if
+    a value is negative or infinite, or all are zero.
     """
     if not (values.isfinite() & (values >= 0)).all() or not values.any():
         raise ValueError(

@@ -1,4 +1,5 @@
-r"""Coefficients $\alpha, \sigma, a, b$ of each sample from dot products of inputs and gradients.
+r"""Coefficients $\alpha, \sigma, a, b$ of each sample from dot products of network inputs and
+gradients.
 
 In each sample, the data $x$, the noisy data $z$, the noise $\epsilon$, the target $y = -g / 2c$
 from the gradient $g$ at output 0, the constant, and the changes $dx, dz, dy$ for other data and the
@@ -24,7 +25,9 @@ _NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements in large samples
 
 @dataclass(frozen=True)
 class Coefficients:
-    r"""Coefficients $\alpha', \sigma', a, b$ of every sample, with their residuals."""
+    r"""Scales $\alpha', \sigma'$ of the network input and coefficients $a, b$ of the target, for
+    every sample, with residuals.
+    """
 
     alpha: Float[Tensor, " n"]  # coefficient of the data in z
     sigma: Float[Tensor, " n"]  # of the noise; not negative: the sign of the noise is arbitrary
@@ -41,7 +44,8 @@ class Coefficients:
 def paired_grams(
     paired: PairedCalls, reference: tuple[Tensor, Tensor], *, is_uneven: bool
 ) -> Float[Tensor, "b r r"]:
-    """Compute the Gram matrices of a batch of paired calls, with the best fitting draw as noise.
+    """Compute Gram matrices for a batch of paired network calls, with the best-fitting normal draw
+    as the noise.
 
     Args:
         paired: The calls.
@@ -71,8 +75,8 @@ def paired_grams(
 def single_products(
     call: SingleCall, x: Tensor, offset: float, *, is_part_enough: bool
 ) -> Float[Tensor, "b 6 6"]:
-    r"""Compute dot products of $x + \mu$, $\epsilon$, the network output, $z$, $g$ and the constant
-    for a call of a plain loss.
+    r"""Compute, for one network call, the dot products of $x + \mu$, $\epsilon$, the network
+    output, $z$, the gradient $g$ and a constant.
 
     Args:
         call: The call.
@@ -90,7 +94,8 @@ def single_products(
 def single_grams(
     products: Float[Tensor, "n 6 6"], offset: float
 ) -> tuple[Float[Tensor, "n r r"], Float[Tensor, " n"]]:
-    r"""Compute the Gram matrices and the coefficient $c$ of a plain loss from `single_products`.
+    r"""Compute Gram matrices and the coefficient $c$ of a squared error from the result of
+    `single_products`.
 
     Two small least-squares problems, $z = \alpha x + \sigma\epsilon$ and
     $g = 2c\,(\hat y - a x - b\epsilon)$, give all five coefficients, because the output $\hat y$
@@ -121,7 +126,9 @@ def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
 
 
 def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs length"]:
-    """Select evenly spaced runs of neighbouring elements; all elements of a small sample."""
+    """Return evenly spaced runs of neighbouring elements of each vector; all elements of a short
+    vector.
+    """
     spacing = vectors.shape[-1] // _NUM_RUNS  # neighbours share a line of the processor's cache
     if spacing <= _LENGTH:
         return vectors[..., None, :]
@@ -130,7 +137,9 @@ def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs leng
 
 
 def are_some_enough(x: Tensor) -> bool:
-    """Return whether the mean square over `some_elements` approximates that over all elements."""
+    """Return whether the mean square over the subset `some_elements` approximates the mean square
+    over all elements.
+    """
     flat = x.flatten(1).double()
     share = some_elements(flat).square().mean((1, 2)) / flat.square().mean(1)
     return bool((share - 1).abs().max() < 0.5)
@@ -138,7 +147,7 @@ def are_some_enough(x: Tensor) -> bool:
 
 def noise_in(call: SingleCall, signal: Tensor) -> Tensor:
     """Return the normal draw most similar to the noise in `z`, given an approximate signal; zeros
-    if the call drew no normal numbers.
+    if no normal numbers were drawn.
     """
     if len(call.normals) < 2:
         return call.normals[0] if call.normals else torch.zeros_like(call.z)
@@ -159,12 +168,14 @@ def along(u: Tensor, v: Tensor) -> Tensor:
 
 
 def target_of(g: Tensor, c: Tensor) -> Tensor:
-    """Compute the target $y = -g / 2c$ from the gradient $g$ at output 0; zero where $c = 0$."""
+    """Return the regression target $y = -g / 2c$, given the gradient $g$ at network output 0; zero
+    where $c = 0$.
+    """
     return torch.where(c == 0, 0.0, -g.double() / (2 * c))
 
 
 def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficients:
-    r"""Solve for the coefficients of every sample, by projection.
+    r"""Solve for the input and target coefficients of every sample by orthogonal projection.
 
     Args:
         grams: The Gram matrices.

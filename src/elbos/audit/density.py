@@ -1,4 +1,4 @@
-r"""Density estimation for noise levels, from levels that were drawn.
+r"""Estimation of the density of noise levels from sampled noise levels.
 
 A weighting is known as exactly as the density, at the ends of its range too, so a histogram does
 not suffice. In order of exactness:
@@ -53,7 +53,9 @@ class Density:
 
 @dataclass(frozen=True)
 class Request:
-    """Quantiles of a random draw where more noise levels would reduce the density's error."""
+    """Request for noise levels at given quantiles of a random draw, to reduce the error of a
+    density estimate.
+    """
 
     column: int  # of the quantiles of the levels
     quantiles: Float[Array, " k"]
@@ -61,7 +63,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Independent noise levels, and further levels measured at requested quantiles of a draw.
+    """Noise levels for a density estimate: independent samples, and noise levels measured at
+    requested quantiles of a random draw.
 
     The caller measures the levels of each `request`, adds them with `joined`, and repeats until
     `request` is None.
@@ -77,25 +80,27 @@ class Evidence:
         return cls(levels, DecidingDraw.find(levels), Table.from_levels(levels))
 
     def joined(self, levels: Levels) -> "Evidence":
-        """Return evidence that includes the noise levels measured for the last request."""
+        """Return the evidence extended by the noise levels measured for the last request."""
         return replace(self, requested=(*self.requested, levels))
 
     @cached_property
     def all_levels(self) -> Levels:
-        """All measured noise levels, independent or requested."""
+        """All measured noise levels: independent samples and requested noise levels."""
         return reduce(Levels.joined, self.requested, self.levels)
 
     @cached_property
     def all_steps(self) -> tuple[Table, StepCurve]:
-        """The table of all measured noise levels, and the quantiles at which its steps end."""
+        """Discrete table of all measured noise levels, and the quantiles at which its time steps
+        end.
+        """
         assert self.table is not None and self.draw is not None
         table = (self.requested and Table.from_levels(self.all_levels)) or self.table
         return table, StepCurve.from_levels(self.all_levels, table, self.draw)
 
     @property
     def request(self) -> Request | None:
-        """The next quantiles to measure, in the tails or near ends of steps; None if no more are
-        needed.
+        """Quantiles at which to measure noise levels next, in the tails or near the ends of time
+        steps; None if the density needs no more measurements.
         """
         if self.draw is None or (self.table is None and self.requested):
             return None
@@ -110,11 +115,15 @@ class Evidence:
 
     @property
     def has_uniform_steps(self) -> bool:
-        """True if the draw shows that all steps of the table are equally likely."""
+        """True if all time steps of the table are equally likely, as seen from the random draw that
+        selects the step.
+        """
         return not self.requested and self.all_steps[1].is_uniform
 
     def density(self, grid: Float[Array, " g"]) -> Density:
-        """Estimate the density on a grid from the smallest to the largest log-SNR."""
+        """Estimate the density of log-SNR on a grid from the smallest to the largest measured
+        log-SNR.
+        """
         density, table = self._of_draw(grid), self.table
         if density is not None:
             return density
@@ -131,7 +140,9 @@ class Evidence:
         return _named(density, self.levels.logsnr, grid)
 
     def _of_draw(self, grid: Float[Array, " g"]) -> Density | None:
-        """Estimate the density of log-SNR as a function of the draw; None if too inexact."""
+        """Estimate the density of log-SNR from log-SNR as a function of a uniform draw; None if the
+        estimate is too inexact.
+        """
         if self.draw is None:
             return None
         levels = self.all_levels
@@ -156,7 +167,7 @@ class Evidence:
 
 
 def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
-    """Compute the density of a table whose steps are equally likely."""
+    """Return the density of log-SNR for a table of equally likely time steps."""
     name = named_schedule(table.levels)
     log_probability = np.full(len(table.levels), -np.log(len(table)))
     log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
@@ -165,7 +176,8 @@ def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
 
 
 def _named(density: Density, logsnr: Float[Array, " n"], grid: Float[Array, " g"]) -> Density:
-    """Add the named schedule of the same shape to a density, if there is such a schedule.
+    """Return the density with the name of the schedule of the same shape; unchanged if no named
+    schedule fits.
 
     A published schedule replaces the estimated curve, without error; a schedule with fitted
     parameters replaces only a curve fitted to levels alone, with the error of that curve.

@@ -1,4 +1,5 @@
-r"""Distributions of random functions, and low-discrepancy quantiles for their draws.
+r"""Distributions of random-number functions, and low-discrepancy quantiles to replace random
+numbers.
 
 A drawn number is recorded as the logit of its quantile, $\log P(\text{smaller}) -
 \log P(\text{greater})$, which loses no digits in either tail. A given quantile may replace it: the
@@ -25,7 +26,9 @@ _LOWEST = 2.0**-31  # quantile: half of the resolution of a Sobol sequence
 
 @dataclass(frozen=True)
 class Distribution:
-    """The family of distributions that a random function draws from, and its parameter names."""
+    """The distribution family of a random-number function, with the names of the distribution's
+    parameters.
+    """
 
     kind: Literal["uniform", "normal", "integer", "beta"]
     parameters: tuple[str, ...] = ()  # keywords, in the order of positional arguments
@@ -33,7 +36,9 @@ class Distribution:
     is_closed: bool = False  # the range of integers includes its upper end
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> "Drawn":
-        """Return the distribution with the parameters of one call, which returned `value`."""
+        """Return the distribution that one call of a random-number function sampled, given the
+        call's arguments and result.
+        """
         if not self.parameters:
             return Drawn(self.kind, _ZERO, _ONE)
         given = dict(zip(self.parameters, args[self.first :], strict=False)) | dict(kwargs)
@@ -49,7 +54,9 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A distribution with its two parameters: ends, mean and standard deviation, or shapes."""
+    """A distribution with two parameters: end points, mean and standard deviation, or two shape
+    parameters.
+    """
 
     kind: str
     first: Tensor
@@ -60,14 +67,16 @@ class Drawn:
         return self.kind == "normal"
 
     def standardized(self, value: Tensor) -> Tensor:
-        """Return a copy of normal numbers, shifted to mean 0 and scaled to variance 1."""
+        """Return a copy of normally distributed numbers, shifted to mean 0 and scaled to variance
+        1.
+        """
         if self.first is _ZERO:
             return value.clone()
         scale = torch.where(self.second == 0, 1.0, self.second)
         return (value - self.first.to(value)) / scale.to(value)
 
     def logit(self, value: Tensor) -> Float[Tensor, " n"]:
-        """Return the logits of the quantiles of the drawn numbers."""
+        """Return the logit of the cumulative distribution function at each drawn number."""
         value = value.double()
         if self.kind == "normal":
             z = self.standardized(value).flatten().cpu()
@@ -85,7 +94,9 @@ class Drawn:
         return share.log() - torch.log1p(-share)
 
     def at(self, quantile: Float[Tensor, " n"], like: Tensor) -> Tensor:
-        """Evaluate the inverse distribution function; `like` gives shape, dtype and device."""
+        """Evaluate the inverse distribution function; the result has the shape, dtype and device of
+        `like`.
+        """
         u = quantile.reshape(like.shape)
         first, second = self.first.cpu(), self.second.cpu()
         if self.kind == "normal":
@@ -102,7 +113,7 @@ class Drawn:
 
 
 class EvenQuantiles:
-    """Low-discrepancy (scrambled Sobol) quantiles for the random draws of a loss.
+    """Low-discrepancy (scrambled Sobol) quantiles to replace the random draws of a loss.
 
     Each block of `num_batches` batches is evenly spread and in random order. Blocks are
     independent, so that the variance between blocks estimates the error of a result.
@@ -114,14 +125,14 @@ class EvenQuantiles:
         self._blocks: dict[tuple[int, int], Tensor] = {}
 
     def of_samples(self, batch: int) -> Float[Tensor, "b draws"]:
-        """Return quantiles for draws of one number per sample."""
+        """Return quantiles for random draws of one number per sample."""
         block, place = divmod(batch, self.num_batches)
         start = place * self.batch_size
         points = self._block(self.batch_size * self.num_batches, block)
         return points[start : start + self.batch_size]
 
     def of_batch(self, batch: int) -> Float[Tensor, " draws"]:
-        """Return quantiles for draws of one number for the whole batch."""
+        """Return quantiles for random draws of one number for the whole batch."""
         block, place = divmod(batch, self.num_batches)
         return self._block(self.num_batches, block, seed=1)[place]
 

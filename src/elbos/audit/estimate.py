@@ -1,4 +1,4 @@
-r"""Estimate of a weighting from samples: $w(\lambda) \propto p(\lambda)\,k(\lambda)$ with its
+r"""Estimate of a weighting $w(\lambda) \propto p(\lambda)\,k(\lambda)$ from samples, with
 uncertainty.
 """
 
@@ -43,8 +43,8 @@ _MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a l
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
-    """Audit a loss from `num_samples` samples; draw up to 8 times more while the verdict is
-    undecided.
+    """Return the audit of a loss from `num_samples` samples, or from up to 8 times as many while
+    the verdict is undecided.
 
     Raises:
         ValueError: If the samples determine no weighting.
@@ -64,7 +64,7 @@ def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimates of the density, the coefficients and the weighting on a grid of log-SNR."""
+    """Estimates of the density, the coefficients and the weighting of a loss on a log-SNR grid."""
 
     num_samples: int
     grid: Float[Array, " g"]
@@ -76,8 +76,8 @@ class Estimate:
 
     @classmethod
     def from_samples(cls, samples: Samples, measurement: Measurement | None = None) -> "Estimate":
-        """Estimate all curves; measure the further noise levels that the density requests, if a
-        measurement is given.
+        """Estimate all curves from samples; given a measurement, also measure the noise levels that
+        the density estimate requests.
 
         Raises:
             ValueError: If there are too few noise levels.
@@ -109,23 +109,25 @@ class Estimate:
 
     @cached_property
     def sampling_covariance(self) -> Float[Array, "g g"]:
-        """The sampling covariance of `log_w`."""
+        """Sampling covariance of the estimated log-weighting."""
         return np.asarray(self.density.covariance + self.k.covariance)
 
     @cached_property
     def covariance(self) -> Float[Array, "g g"]:
-        """The covariance of `log_w`: sampling, and the spacing of discrete levels."""
+        """Covariance of the estimated log-weighting, from sampling and from the spacing of discrete
+        noise levels.
+        """
         spacing = self.density.spacing_error**2 + 0 * self.grid
         return np.asarray(self.sampling_covariance + np.diag(spacing))
 
     @cached_property
     def inner(self) -> NDArray[np.bool_]:
-        """A mask of the grid points within the central 99 % of the samples."""
+        """Mask of the grid points within the central 99 % of the samples."""
         return is_central(self.density.log_p, 0.005)
 
     @cached_property
     def rising(self) -> list[tuple[float, float]]:
-        """The intervals of log-SNR on which the weighting increases significantly.
+        """Intervals of log-SNR on which the weighting increases significantly.
 
         If the density or the coefficient was fitted, only the central 99 % of the samples count,
         and the threshold is eight standard errors instead of five, because a fit is biased.
@@ -146,8 +148,8 @@ class Estimate:
 
     @cached_property
     def undecided(self) -> list[Undecided]:
-        """The intervals of log-SNR on which the weighting may increase, within the central 99 % of
-        the samples.
+        """Intervals of log-SNR, within the central 99 % of the samples, on which an increase of the
+        weighting cannot be excluded.
         """
         if self.rising:
             return []
@@ -157,12 +159,12 @@ class Estimate:
 
     @property
     def is_decided(self) -> bool:
-        """True if more samples would hardly change the result."""
+        """True if more samples would hardly change the estimated weighting or the verdict."""
         error = np.sqrt(np.diag(self.sampling_covariance))[self.inner]
         return not self.undecided and bool(np.quantile(error, 0.95) < _MAX_ERROR)
 
     def audit(self, samples: Samples, *, title: str) -> Audit:
-        """Build the audit of a measured loss from the estimated curves and the samples."""
+        """Return the audit of a measured loss, built from the estimated curves and the samples."""
         grid, density = self.grid, self.density
         is_finite = samples.logsnr.isfinite()
         has_target = is_finite & (samples.coefficient != 0)
@@ -224,7 +226,8 @@ def assembled(
     is_used: NDArray[np.bool_] | None = None,
     **fields: Any,
 ) -> Audit:
-    """Build the audit from curves on the grid, and name the coefficient and the closest weightings.
+    """Return the audit built from curves on a grid, with names for the coefficient and the nearest
+    weightings.
 
     `log_w`, of the given covariance, and `log_c` are defined up to a constant. Names are matched
     where `is_used`; None means everywhere.
@@ -260,8 +263,8 @@ def assembled(
 def significant_rises(
     grid: Array, log_w: Array, covariance: Array, num_errors: float = 5.0
 ) -> list[tuple[float, float]]:
-    """Find the intervals of log-SNR on which a log-weight increases significantly: by more than
-    `num_errors` standard errors plus the float32 rounding error.
+    """Return the intervals of log-SNR on which a log-weight increases by more than `num_errors`
+    standard errors plus the float32 rounding error.
 
     Five standard errors account for thousands of compared pairs of points: fewer than one in a
     thousand curves shows a false increase.
@@ -281,7 +284,9 @@ def significant_rises(
 
 
 def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecided]:
-    """Find the intervals on which a log-weight may increase by more than 5 %, given its errors."""
+    """Return the intervals of log-SNR on which a log-weight may increase by more than 5 %, given
+    the standard errors.
+    """
     if len(grid) < 2:
         return []
     variance = np.diag(covariance)
@@ -298,7 +303,7 @@ def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecid
 
 
 def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
-    """Interpolate on the grid between medians of neighbouring samples."""
+    """Return medians of groups of samples with neighbouring log-SNR, interpolated on the grid."""
     logsnr, value = levels.numpy(), values.numpy()
     order = np.argsort(logsnr, kind="stable")
     size, num_larger = divmod(len(order), num := min(NUM_POINTS, len(order)))
@@ -312,7 +317,9 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
 
 
 def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
-    """Return diagnostics of a coefficient that is negative, zero or not a function of log-SNR."""
+    """Return diagnostics for a loss coefficient that is negative, zero or not a function of
+    log-SNR.
+    """
     found = list[Diagnostic]()
     c = samples.coefficient.numpy()
     if (c < 0).any():

@@ -1,4 +1,4 @@
-r"""Parametric families of schedules, and the named schedule that fits given noise levels.
+r"""Parametric families of schedules, and the named schedule that fits measured noise levels.
 
 Given an estimated density (`density`), a schedule of a published recipe, or with fitted parameters,
 is named if its density has the same shape within the errors of the estimate. The equally likely
@@ -53,8 +53,8 @@ def fit_family(
     fatol: float = 1e-4,
     max_calls: int = 1000,
 ) -> list[float]:
-    """Fit the parameters of a family by Nelder and Mead's method, minimizing `loss`; return an
-    empty list for a family without parameters.
+    """Return the parameters of a family that minimize `loss`, by the Nelder-Mead method; an empty
+    list for a family without parameters.
 
     Parameters that are out of bounds or invalid, and infinite losses, count as a loss of 1e6.
     """
@@ -89,8 +89,6 @@ def fit_family(
 
 @dataclass(frozen=True)
 class _Family:
-    """A family of schedules with free parameters, and a function for their start values."""
-
     build: Callable[..., Schedule]
     start: Callable[[Array], list[float]]
 
@@ -129,7 +127,7 @@ _FAMILIES: list[_Family] = [
 
 
 def _published() -> list[Schedule]:
-    """Return the distinct schedules of the published recipes, without linear schedules."""
+    """Return the distinct schedules of the published recipes, except linear schedules."""
     schedules = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
     return [schedule for schedule in schedules if not isinstance(schedule, Linear)]
 
@@ -161,14 +159,18 @@ class _Levels:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A family of schedules fitted to noise levels by maximum likelihood, given their range."""
+    """Maximum-likelihood fit of a family of schedules to noise levels, over the range of these
+    noise levels.
+    """
 
     family: _Family
     levels: _Levels
 
     @cached_property
     def rough(self) -> list[float]:
-        """Maximum-likelihood parameters at low precision, from a fifth of the calls."""
+        """Maximum-likelihood parameters at low precision, found with a fifth of the function
+        evaluations.
+        """
         start = self.family.start(self.levels.logsnr)
         return fit_family(self.schedule, start, self._surprise, xatol=0.1, fatol=1e-2)
 
@@ -183,8 +185,8 @@ class _Fit:
         return self.family.build(*theta, **self.levels.ends)
 
     def nearest(self, distance: Callable[[Schedule], float]) -> Schedule | None:
-        """Minimize `distance` within the family, on the range of the levels; return None if a
-        fitted parameter is implausibly large.
+        """Return the schedule of the family that minimizes `distance`, or None if a fitted
+        parameter is implausibly large.
         """
         theta = fit_family(self.schedule, self.rough, distance, xatol=1e-6, fatol=1e-14)
         return self.schedule(*theta) if max(map(abs, theta), default=0) < _MAX_PARAMETER else None
@@ -196,8 +198,8 @@ def schedule_of_shape(
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
 ) -> tuple[Schedule | None, bool]:
-    """Find the schedule whose log-density agrees with a curve within the errors of the curve, or
-    None; also return whether the schedule is published or has no parameters besides its ends.
+    """Return the schedule whose log-density agrees with a curve within the curve's errors, or None;
+    and whether that schedule has no fitted shape parameter.
     """
     is_drawn = is_central(log_p, _TAIL)  # the loss itself rounds in the tails
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
@@ -228,7 +230,9 @@ def schedule_of_shape(
 
 
 def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
-    """Find the named schedule whose quantiles are the levels of a table; None if none fits."""
+    """Return the named schedule whose quantiles are the noise levels of a table; None if no
+    schedule fits.
+    """
     num, levels = len(logsnr), _Levels(logsnr)
     tolerance = max(2.5 / num, _TABLE_TOLERANCE)
     fitting: list[tuple[float, Schedule]] = []
@@ -262,8 +266,8 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
-    """Replace the fitted ends of a schedule by default ends unless 12 or more of `num` samples are
-    expected beyond a fitted end.
+    """Return the schedule with default end points, except where 12 or more of `num` samples would
+    lie beyond a fitted end point.
     """
     if isinstance(schedule, Linear | EDMSampling):
         return schedule

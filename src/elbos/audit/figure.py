@@ -1,4 +1,4 @@
-r"""The curves of audits, over log-SNR, as a plotly figure.
+r"""Plotly figures of audits: the weighting, density and mixture of ELBOs as functions of log-SNR.
 
 Three panels: the weighting $w(\lambda)$ with two standard errors; the density $p(\lambda)$ of the
 noise levels; and the mixture of ELBOs,
@@ -31,7 +31,9 @@ _UNDECIDED = "#7d8590"
 
 
 def figure(shown: Sequence[View]) -> Figure:
-    """Draw the weighting, the density and the mixture of ELBOs, in one colour per audit."""
+    """Return a figure of the weighting, the density and the mixture of ELBOs, with one colour per
+    audit.
+    """
     audits = [view.audit for view in shown]
     hover = {"hovertemplate": "p %{y:.3g}<extra></extra>", "showlegend": False}
     densities = []
@@ -54,7 +56,9 @@ def figure(shown: Sequence[View]) -> Figure:
 
 
 def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
-    """Return coloured intervals where the weighting increases and where it may increase."""
+    """Return start, end and colour of each interval of log-SNR on which the weighting increases or
+    may increase.
+    """
     is_alone = len(shown) == 1
     rising = [
         (*ends, faint(_RISING if is_alone else view.color))
@@ -70,7 +74,6 @@ def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
 
 
 def _line(view: View, values: Float[Array, " g"], **options: Any) -> Scatter:
-    """Draw one curve of an audit over log-SNR, in the audit's colour."""
     title = view.title if len(view.title) <= 40 else view.title[:39] + "…"
     name = escape(title, quote=False)
     line = {"color": view.color, "width": 2.5, "simplify": False}
@@ -98,7 +101,9 @@ def _weights(shown: Sequence[View]) -> Panel:
 
 
 def _mixture(view: View) -> list[Scatter]:
-    """Draw the mixture of ELBOs, positive and negative parts, with the mass at the clean end."""
+    """Return the curves of a mixture of ELBOs: the positive and negative parts, and the mass at the
+    clean end.
+    """
     audit, color = view.audit, view.color
     scale = 1 + audit.negative_mass
     levels, density = audit.logsnr.numpy(), audit.mixture_density.numpy() / scale
@@ -129,7 +134,9 @@ def _mixture(view: View) -> list[Scatter]:
 
 
 def _ratio(audit: Audit, other: Audit) -> Panel:
-    """Draw the ratio of two weightings, with geometric mean 1, and two standard errors."""
+    """Return a panel with the ratio of two weightings, normalized to geometric mean 1, and two
+    standard errors.
+    """
     levels = common_levels([audit, other])
     at = torch.from_numpy(levels)
     log_ratio = (audit.weighting(at).log() - other.weighting(at).log()).numpy()
@@ -149,8 +156,8 @@ def _ratio(audit: Audit, other: Audit) -> Panel:
 
 
 def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
-    """Draw the nearest named weightings as hidden curves, with geometric mean 1 under $p$; in
-    different colours for a single audit, otherwise in the colour of the audit.
+    """Return the curves of the nearest named weightings, initially hidden, with geometric mean 1
+    under $p$.
     """
     audit, curves = view.audit, []
     colors = COLORS[1:] if is_alone else [view.color]

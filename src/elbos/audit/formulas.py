@@ -1,4 +1,4 @@
-r"""Formulas of target, data and noise levels of a loss, in the notation of scripts and papers."""
+r"""Formulas for the target, data and noise levels of a loss, in the notation of papers."""
 
 import math
 
@@ -23,7 +23,9 @@ _NORMAL = {  # by process: the distribution of -logsnr/2 for normal log-SNR
 
 
 def prediction_formula(audit: Audit) -> str:
-    """Name the prediction type, with its formula in data and noise."""
+    """Return the name of the network's prediction type, with a formula in data and noise where
+    signs are ambiguous.
+    """
     name, factor = audit.parameterization, audit.parameterization_factor
     if name is None:
         return f"y = {target_formula(audit)}"
@@ -35,8 +37,8 @@ def prediction_formula(audit: Audit) -> str:
 
 
 def target_formula(audit: Audit) -> str:
-    r"""Write the target $y = a x + b\epsilon$ as a formula, in $\alpha$ and $\sigma$ of the process
-    if both coefficients are simple functions of these, otherwise in numbers.
+    r"""Return the target $y = a x + b\epsilon$ as text: in $\alpha$ and $\sigma$ of the process if
+    both coefficients are simple functions of these, otherwise in numbers.
     """
     alpha, sigma = audit.logsnr.sigmoid().sqrt(), (-audit.logsnr).sigmoid().sqrt()
     if audit.process == "variance exploding":
@@ -72,7 +74,9 @@ def target_formula(audit: Audit) -> str:
 
 
 def _coordinate_process(audit: Audit) -> str:
-    """Name the measured process or, for a declared loss, the usual process of its prediction."""
+    """Return the name of the measured process or, for a declared loss, of the process usual for the
+    prediction type.
+    """
     if audit.source == "measured":
         return (audit.process or "").partition(",")[0]
     usual = {"flow": "rectified flow", "edm": "variance exploding"}
@@ -81,8 +85,8 @@ def _coordinate_process(audit: Audit) -> str:
 
 
 def central_coordinates(audit: Audit) -> str:
-    """Write the central half of the expected loss in the coordinate of the process, t, sigma or ᾱ;
-    "" for another process.
+    """Return the noise levels of the central half of the expected loss in the coordinate of the
+    process (t, sigma or ᾱ); empty for an unknown process.
     """
     process = _coordinate_process(audit)
     if process not in _COORDINATES:
@@ -93,7 +97,9 @@ def central_coordinates(audit: Audit) -> str:
 
 
 def data_formula(audit: Audit) -> str:
-    """Write the scale and offset that the loss applies to its data."""
+    """Return the scale and offset that the loss applies to the data, as a formula; a dash if there
+    are none.
+    """
     shift = audit.data_scale * audit.data_offset
     if audit.data_scale == 1 and shift == 0:
         return NONE
@@ -101,6 +107,8 @@ def data_formula(audit: Audit) -> str:
 
 
 def normal_levels(audit: Audit, schedule: Normal) -> str:
-    """Write a normal schedule of log-SNR in the parameters that scripts of its process use."""
+    """Return the parameters by which training scripts specify a normal schedule of log-SNR for the
+    audited process, as text.
+    """
     in_scripts = _NORMAL.get(_coordinate_process(audit), "")
     return in_scripts.format(0.0 - schedule.mean / 2, schedule.std / 2)

@@ -1,4 +1,4 @@
-"""A page of many audits: searchable cards, one per audit, and showcases that compare losses.
+"""HTML gallery of audits: searchable cards, one per audit, and showcases that compare losses.
 
 The page can be read without JavaScript: the script only hides and reorders cards.
 """
@@ -26,7 +26,7 @@ _SHOWN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A card of the gallery: an audit and the source of its loss."""
+    """A card of the gallery: an audit, and the source of the audited loss."""
 
     name: str  # of the loss, or of its project
     group: Literal["recipe", "trainer", "showcase"]
@@ -47,7 +47,7 @@ class Card:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Facts to print below the picture, by name."""
+        """Properties of the audit that are printed below the picture, by name."""
         found = facts(self.audit)
         shown = {name: found[name] for name in _SHOWN if found[name] != NONE}
         off = self.audit.distance(self.beside) if self.beside else None
@@ -60,13 +60,13 @@ class Card:
 
     @property
     def linked_source(self) -> Markup:
-        """HTML of the source, with addresses as links."""
+        """HTML of the source of the loss, with web addresses as links."""
         linked = re.sub(r"(https://[^\s,;)]+)", r'<a href="\1">\1</a>', str(escape(self.source)))
         return Markup(linked.replace(">https://arxiv.org/abs/", ">arXiv:"))
 
     @property
     def sorts_as(self) -> dict[str, float | str]:
-        """Sort keys of the card on the page, by name."""
+        """Values by which the page sorts the card, by name of the sort order."""
         audit, (low, high) = self.audit, self.audit.central_half
         verdicts = ("monotone", "undecided", "not monotone", "code error", "no weighting")
         return {
@@ -80,7 +80,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Showcase:
-    """Cards of different losses with the same name, shown side by side."""
+    """A comparison of losses: their cards side by side, under a common title and text."""
 
     name: str  # anchor for links
     title: str
@@ -89,7 +89,9 @@ class Showcase:
 
 
 def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) -> str:
-    """Render the self-contained HTML page of showcases, above cards; `command` builds the page."""
+    """Return the self-contained HTML page of the gallery; `command` is printed as the way to
+    rebuild the page.
+    """
     everything = [*(card for one in showcases for card in one.cards), *cards]
     return document(
         "audit/gallery.html",
@@ -106,7 +108,7 @@ def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) 
 
 
 def as_dict(card: Card) -> dict[str, object]:
-    """Convert a card to JSON values, without the curves."""
+    """Convert a gallery card to JSON values, without the curves of the audit."""
     audit = card.audit
     return {
         "name": card.name,

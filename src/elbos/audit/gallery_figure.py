@@ -1,4 +1,4 @@
-"""A small SVG picture of the weighting and the density of one audit.
+"""Small SVG picture of the weighting and the density of one audit.
 
 All pictures have the same axes: log-SNR from noisy to clean, and the weight on a logarithmic scale
 of `DECADES` below the largest weight in the picture.
@@ -24,8 +24,8 @@ _EVERY = 2.5  # pixels between points of a curve
 
 
 def picture(audit: Audit, beside: Audit | None = None) -> Markup:
-    """Draw the content of the `<svg>`: intervals where the weighting rises, the density, and the
-    weighting; also the weighting of `beside`, with the same geometric mean under $p$.
+    """Return the SVG content that shows the density and the weighting of an audit, where the
+    weighting increases, and the weighting of the audit `beside`.
     """
     low, high = max(LOGSNR[0], audit.logsnr[0].item()), min(LOGSNR[1], audit.logsnr[-1].item())
     if low >= high:
@@ -47,24 +47,23 @@ def picture(audit: Audit, beside: Audit | None = None) -> Markup:
 
 
 def _log_weight(audit: Audit, levels: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Return the base-10 logarithm of the weighting at the given log-SNRs."""
     return np.asarray(audit.weighting(torch.from_numpy(levels)).log10().numpy())
 
 
 def _line(levels: Float[Array, " n"], decades: Float[Array, " n"], kind: str) -> Markup:
-    """Draw a curve as an SVG path; `decades` are relative to the top of the picture."""
+    """Return a weighting curve as an SVG path; `decades` are relative to the top of the picture."""
     path = _path(levels, 1 + decades / DECADES)
     return Markup('<path class="{}" d="{}"/>').format(kind, path)
 
 
 def _ticks() -> Markup:
-    """Draw vertical grid lines at round log-SNRs."""
+    """Return vertical grid lines at round log-SNRs, as an SVG path."""
     path = "".join(f"M{_across(tick):.0f} 0V{HEIGHT}" for tick in _TICKS)
     return Markup('<path class="ticks" d="{}"/>').format(path)
 
 
 def _bands(intervals: Sequence[tuple[float, float]], kind: str) -> list[Markup]:
-    """Draw intervals of log-SNR as rectangles of full height."""
+    """Return intervals of log-SNR as SVG rectangles of full height."""
     rect = Markup('<rect class="{}" x="{:.1f}" width="{:.1f}" height="{}"/>')
     ends = [np.clip(ends, *LOGSNR) for ends in intervals]
     return [
@@ -80,6 +79,6 @@ def _across(logsnr: float) -> float:
 
 
 def _path(levels: Float[Array, " n"], up: Float[Array, " n"]) -> str:
-    """Write the SVG path of a curve whose heights are shares of the picture's height."""
+    """Return the SVG path data of a curve whose heights are shares of the picture's height."""
     y = 3 + (HEIGHT - 3) * (1 - np.clip(up, -0.05, 1.1))
     return "M" + "L".join(f"{_across(a):.1f} {b:.1f}" for a, b in zip(levels, y, strict=True))

@@ -1,4 +1,4 @@
-"""Findings about a loss that its weighting does not show: one type each, with its one sentence.
+"""Diagnostics of a loss: properties that the weighting does not show, one class for each.
 
 `measured_loss` and `measured_noise` have the findings of `probe` and `record`, `declared` those of
 scripts, schedulers and trainers' settings. `Diagnostic.from_values` finds the type by its kind.

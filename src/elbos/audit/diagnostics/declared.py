@@ -1,4 +1,6 @@
-"""Findings about a loss that was read from a script, a scheduler's file or trainer's settings."""
+"""Diagnostics of a loss that was read from a training script, a scheduler file or a trainer's
+settings.
+"""
 
 from elbos.audit.diagnostics.diagnostic import Diagnostic, SchedulerDiagnostic, SettingDiagnostic
 

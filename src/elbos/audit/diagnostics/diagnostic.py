@@ -1,4 +1,4 @@
-"""The base of all diagnostics: fields, a kind, and one sentence with the fields in it."""
+"""Base classes of diagnostics: typed values, and a sentence into which the values are formatted."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,9 @@ KINDS: dict[str, type["Diagnostic"]] = {}
 
 
 class _Formatter(Formatter):
-    """Formatter with the functions of `base.numbers`, as in `{share:percent}` or `{x:fixed 2}`."""
+    """A string formatter with the functions of `base.numbers`, as in `{share:percent}` or `{x:fixed
+    2}`.
+    """
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         function, *digits = format_spec.split() or [""]
@@ -25,7 +27,7 @@ class _Formatter(Formatter):
 
 @dataclass_transform(frozen_default=True)
 class Diagnostic:
-    """A finding about a loss that the weighting alone does not show.
+    """A property of a training loss that the weighting alone does not show.
 
     Each kind of finding is a subclass, and thereby a frozen dataclass, with fields and one
     sentence. The kind of `DeclaredNoise` is "declared-noise", also in JSON.
@@ -52,7 +54,7 @@ class Diagnostic:
 
     @classmethod
     def from_values(cls, kind: str, values: Mapping[str, Any]) -> "Diagnostic":
-        """Build the diagnostic of a kind from its values.
+        """Return the diagnostic of a given kind, with the given values.
 
         Raises:
             ValueError: If there is no such kind, or the kind has other values.
@@ -71,28 +73,30 @@ class Diagnostic:
 
     @property
     def text(self) -> str:
-        """Sentence of the diagnostic with its values filled in."""
+        """Sentence of the diagnostic, with the values filled in."""
         return _Formatter().vformat(self.template, (), vars(self))
 
     @property
     def template(self) -> str:
-        """Sentence of the diagnostic before formatting; types with several sentences select one."""
+        """Sentence of the diagnostic with placeholders for the values; some types select one of
+        several sentences.
+        """
         return self.sentence
 
 
 class ShareDiagnostic(Diagnostic):
-    """A finding about a share of the samples, the elements, the data or the target."""
+    """A diagnostic that reports a share of the samples, the elements, the data or the target."""
 
     share: float
 
 
 class SettingDiagnostic(Diagnostic):
-    """A finding about a trainer's setting."""
+    """A diagnostic that names one setting of a trainer."""
 
     setting: str
 
 
 class SchedulerDiagnostic(Diagnostic):
-    """A finding about a class of schedulers."""
+    """A diagnostic that names one class of diffusers schedulers."""
 
     scheduler: str

@@ -1,4 +1,4 @@
-"""Findings of `probe` and `record` about the error, the target and the calls of a loss."""
+"""Diagnostics from `probe` and `record` about the squared error, target and calls of a network."""
 
 from typing import ClassVar
 

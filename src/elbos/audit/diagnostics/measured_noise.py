@@ -1,4 +1,4 @@
-"""Findings of `probe` and `record` about the data, the noise and the noise levels of a loss."""
+"""Diagnostics from `probe` and `record` about the data, noise and noise levels of a loss."""
 
 from typing import ClassVar
 
