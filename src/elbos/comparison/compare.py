@@ -1,4 +1,6 @@
-"""Compare training objectives: train each with all seeds, score the models, and report."""
+"""Comparison of training objectives: train each with every seed, score the models, and write a
+report.
+"""
 
 import contextlib
 import itertools
@@ -48,7 +50,8 @@ def compare(
     minutes: float | None = None,
     executor: Executor | None = None,
 ) -> Comparison:
-    """Train objectives with the same seeds, score the models, and report paired differences.
+    """Train objectives with the same seeds, score the models, and return the paired differences
+    between objectives.
 
     The same call resumes an interrupted comparison; a later call may add objectives and seeds. The
     result, which notes failed runs, is also stored in report.json.
@@ -101,7 +104,7 @@ def run_experiment(
     minutes: float | None = None,
     command: str | None = None,
 ) -> Comparison:
-    """Train and score the missing runs of an experiment, and write the report; see `compare`.
+    """Train and score the runs of a comparison that are not yet scored, and write the report.
 
     Several commands may share the work. The executor is closed at the end; the report shows the
     command line.
@@ -160,7 +163,9 @@ def run_experiment(
 def _reporter(
     jobs: Mapping[Key, Job], left: Mapping[Key, Job]
 ) -> Callable[[Key, Failure | None], None]:
-    """Return a callback that reports each ended run on stderr, with the time left."""
+    """Return a callback that prints each finished run of a comparison on stderr, with the time
+    left.
+    """
     start, ended = time.monotonic(), itertools.count(1)
 
     def on_end(key: Key, failure: Failure | None) -> None:
@@ -184,7 +189,9 @@ def _claimed(
     minutes: float | None,
     executor: Executor,
 ) -> Experiment:
-    """Claim the directory for an experiment, and fix precision and number of training images."""
+    """Reserve a directory for a comparison; return the experiment with its precision and number of
+    training images fixed.
+    """
     with directory.lock():
         config = experiment.config
         if stored := directory.stored():
@@ -219,7 +226,9 @@ def _report(
     command: str | None,
     features: str | None,
 ) -> Comparison:
-    """Summarize all runs, and write the report as JSON, Markdown and HTML."""
+    """Return the results of all scored runs of a comparison, and write them as JSON, Markdown and
+    HTML.
+    """
     comparison = summarize(
         experiment,
         {key: scores for key, job in jobs.items() if (scores := job.scores())},

@@ -1,4 +1,4 @@
-"""The directory of a comparison, and its stored settings.
+"""Directory of a comparison: the run directories, and the settings with which it was started.
 
 DIR/
     compare.json            the shared configuration of all objectives, and the scoring settings
@@ -29,7 +29,8 @@ _FILE = "compare.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Settings stored in a comparison's directory, which later calls must match.
+    """Settings of a comparison, stored in its directory; a later call in this directory must have
+    the same settings.
 
     `data` is a digest of the dataset; `features` is the name of the extractor, None for points.
     """
@@ -43,16 +44,18 @@ class Stored:
 
 @dataclass(frozen=True)
 class ComparisonDirectory:
-    """Paths and stored settings of a comparison's directory."""
+    """Directory of a comparison: paths, lock and stored settings."""
 
     path: Path
 
     def run(self, objective: Variant, seed: int) -> Path:
-        """Return the run directory of an objective and a seed."""
+        """Return the run directory of a training objective and a seed."""
         return self.path / "runs" / f"{objective.name}-{seed}"
 
     def stored(self) -> Stored | None:
-        """Read the settings stored in the directory; None if the directory is new."""
+        """Return the settings stored in the directory of a comparison; None if the directory is
+        new.
+        """
         if not (self.path / _FILE).exists():
             return None
         try:
@@ -66,7 +69,7 @@ class ComparisonDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the directory, created if necessary, within the `with` block."""
+        """Lock the directory of a comparison, created if missing, within the `with` block."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --out.")
         others = [path.name for path in self.path.glob("*") if not path.name.startswith(".")]
@@ -81,7 +84,9 @@ class ComparisonDirectory:
             yield
 
     def claim(self, wanted: Stored) -> None:
-        """Store the settings of a comparison; raise a ValueError if other settings are stored."""
+        """Store the settings of a comparison in its directory; raise a ValueError if different
+        settings are stored there.
+        """
         stored = self.stored()
         if stored and stored.data != wanted.data:
             raise ValueError(
@@ -95,7 +100,9 @@ class ComparisonDirectory:
         (self.path / "runs").mkdir(exist_ok=True)  # `_do_here` fails on machines that do not see it
 
     def require_same_objectives(self, experiment: Experiment) -> None:
-        """Raise a ValueError if a stored run has an objective's name but another configuration."""
+        """Raise a ValueError if a stored run of an objective has a configuration that differs from
+        the experiment's.
+        """
         for objective in experiment.objectives:
             wanted = encode(objective.config(experiment.config))
             for path in sorted(self.path.glob(f"runs/{objective.name}-*")):

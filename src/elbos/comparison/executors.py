@@ -1,4 +1,5 @@
-"""Executors of the runs of a comparison: processes of this machine, or a Ray cluster.
+"""Executors that run the trainings of a comparison, in processes on this machine or on a Ray
+cluster.
 
 Each run is a process, so that a run that is killed, for example when out of memory, does not affect
 the others. Several commands may work on one comparison: a command holds the lock of a run, and the
@@ -37,7 +38,9 @@ T = TypeVar("T")
 
 
 class Executor(abc.ABC):
-    """An executor of `num_workers` jobs at once, each in `num_processes` of `num_threads` cores."""
+    """Interface of an executor of training jobs: `num_workers` at a time, each in `num_processes`
+    processes of `num_threads` cores.
+    """
 
     num_workers: int
     num_processes: int = 1
@@ -45,19 +48,20 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function on a machine that executes jobs, and return the result."""
+        """Call a function on a machine that executes training jobs, and return the result."""
 
     @abc.abstractmethod
     def do(self, job: Job) -> Failure | None:
-        """Execute a job and wait for its end; return the failure, or None on success."""
+        """Execute a training job and wait until it ends; return the failure, or None on success."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Stop all running jobs; trainings save a checkpoint before stopping."""
+        """Stop all running training jobs, each of which saves a checkpoint first."""
 
 
 class Local(Executor):
-    """An executor that runs jobs in processes on this machine, sharing cores and accelerators.
+    """An executor of training jobs in processes on this machine, which share its cores and
+    accelerators.
 
     Args:
         num_workers: Number of jobs at once. Default: one job per `gpus_per_run` accelerators;
@@ -121,7 +125,8 @@ class Local(Executor):
 
 
 def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str:
-    """Return CUDA_VISIBLE_DEVICES for the `num` accelerators of the `slot`-th job at once.
+    """Return the value of CUDA_VISIBLE_DEVICES, which lists the accelerators, for one of several
+    simultaneous jobs.
 
     `visible` is the variable of this process, empty if it sees all `num_devices` accelerators.
 
@@ -136,7 +141,8 @@ def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str
 
 
 class OnRay(Executor):
-    """An executor on a Ray cluster: the cluster at `RAY_ADDRESS`, or a new one on this machine.
+    """An executor of training jobs on a Ray cluster: the one at `RAY_ADDRESS`, or a new one on this
+    machine.
 
     A cluster started here listens on the loopback address only. All machines of a cluster need
     elbos, and must see the comparison's directory under the same path.
@@ -224,7 +230,8 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Divide a cluster among parallel jobs; return the numbers of jobs and of cores per process.
+    """Return how many training jobs a cluster executes at a time, and the number of cores per
+    process.
 
     Each job runs on one machine. By default there are as many jobs as the GPUs or cores allow.
 
@@ -265,7 +272,7 @@ def do_all(
     executor: Executor,
     on_end: Callable[[Key, Failure | None], None] = lambda *_: None,
 ) -> dict[Key, Failure]:
-    """Execute all jobs, continuing after failures, and return the failures by key.
+    """Execute all training jobs, even if some fail; return the failures by key.
 
     `on_end` is called when a job has ended, with its key and its failure or None.
     """

@@ -1,4 +1,4 @@
-"""Settings of a comparison: objectives, training, seeds and scoring."""
+"""Settings of a comparison: training objectives, common training settings, seeds and scoring."""
 
 import re
 from dataclasses import dataclass, field, replace
@@ -24,8 +24,8 @@ _EXAMPLE = '"fast=UniPC(order=2),10"'
 
 
 def default_samplings() -> dict[str, Sampling]:
-    """Return the default samplings: DDPM's ancestral sampling, and EDM's Heun sampling as for
-    CIFAR-10, with 35 function evaluations in 18 steps.
+    """Return the default sampling settings of a comparison: DDPM's ancestral sampler, and EDM's
+    Heun sampler as for CIFAR-10.
     """
     return {
         "ancestral": Sampling(sampler=Ancestral(), num_steps=64),
@@ -34,7 +34,9 @@ def default_samplings() -> dict[str, Sampling]:
 
 
 def parse_sampling(text: str) -> tuple[str, Sampling]:
-    """Parse `NAME=SAMPLER,NUM_STEPS` or `NAME=Sampling(...)` into a name and a sampling."""
+    """Return the name and the sampling settings in a text `NAME=SAMPLER,NUM_STEPS` or
+    `NAME=Sampling(...)`.
+    """
     name, _, given = (part.strip() for part in text.partition("="))
     where = f"sampler {name!r}"
     if given.startswith("Sampling("):
@@ -48,7 +50,7 @@ def parse_sampling(text: str) -> tuple[str, Sampling]:
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring(Typed):
-    """Settings for scoring runs: test images, samples, feature extractor and samplers."""
+    """Settings for scoring trained models: test images, samples, feature extractor and samplers."""
 
     num_images: int = 2_000
     """Number of test images whose ELBO is measured, at least 2; at most all are used."""
@@ -77,7 +79,8 @@ class Scoring(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Typed):
-    """A set of objectives to train and score with shared configuration, scoring and seeds.
+    """Settings of a comparison: training objectives, seeds, and a common configuration of training
+    and scoring.
 
     Attributes:
         config: Configuration that all objectives share; objective and seed are replaced.
@@ -112,22 +115,26 @@ class Experiment(Typed):
         replace(self.config, seed=min(self.seeds))  # raises if the seed is invalid
 
     def run_config(self, objective: Variant, seed: int) -> Config:
-        """Return the training configuration of one objective and seed."""
+        """Return the training configuration for one objective and one seed."""
         return replace(objective.config(self.config), seed=seed)
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The lowest and the highest log-SNR, which all schedules share."""
+        """Lowest and highest log-SNR, which the schedules of all objectives share."""
         return self.config.schedule.logsnr_min, self.config.schedule.logsnr_max
 
     @property
     def weightings(self) -> tuple[Weight, ...]:
-        """The distinct weightings of all objectives, under each of which every model is scored."""
+        """Distinct weightings of all objectives; the loss of every model is measured under each of
+        them.
+        """
         return tuple({repr(one.weighting): one.weighting for one in self.objectives}.values())
 
 
 def shared_config(config: Config) -> Config:
-    """Return the configuration with the logging intervals that the curves of the report need."""
+    """Return a training configuration with the logging intervals that the curves of a comparison's
+    report need.
+    """
     num = config.num_images
     output = Output(
         log_every=max(num // NUM_LOGGED, 1),

@@ -1,4 +1,4 @@
-"""Curves of a comparison, as plotly figures and as small SVG.
+"""Figures of a comparison: curves in plotly, and small SVG plots.
 
 Each family of weightings has a colour; non-monotone weightings are dashed. Each curve stores its
 objective's name as `meta`, by which the page highlights it.
@@ -31,7 +31,7 @@ _FAINTEST = 0.15  # opacity of the first density
 
 
 def family(weighting: str) -> str:
-    """Return the class name of a weighting, with wrappers removed.
+    """Return the class name of a weighting, with wrappers such as `Monotone` removed.
 
     Examples:
         >>> family("Monotone(inner=EDM(mean=2.4))"), family("Tabulated('mine', '1f2e3d4c')")
@@ -43,7 +43,9 @@ def family(weighting: str) -> str:
 
 
 def swatches(objectives: Objectives) -> dict[str, Swatch]:
-    """Assign a colour by weighting family and a dash by monotonicity to each objective."""
+    """Return the curve style of each objective: colour by class of the weighting, dash by
+    monotonicity.
+    """
     families = dict.fromkeys(family(o.weighting) for o in objectives)
     colors = dict(zip(families, cycle(COLORS), strict=False))
     return {
@@ -53,8 +55,8 @@ def swatches(objectives: Objectives) -> dict[str, Swatch]:
 
 
 def learning_figure(comparison: Comparison) -> Figure | None:
-    """Plot the validation ELBO over images seen, and its deviation from the median; None without
-    data.
+    """Return a figure of the validation ELBO over training images, above the deviation from the
+    median curve; None without data.
     """
     every = comparison.objectives
     known = {o.name: (o.learning.images, o.learning.bits_per_dim) for o in every if o.learning}
@@ -71,7 +73,7 @@ def learning_figure(comparison: Comparison) -> Figure | None:
 
 
 def levels_figure(comparison: Comparison) -> Figure | None:
-    """Plot the ELBO of noisy data and the loss over log-SNR; None without data.
+    """Return a figure of the ELBO of noisy data and the loss over log-SNR; None without data.
 
     Both are shown as deviations from the median over objectives, and the loss also as values.
     """
@@ -117,7 +119,9 @@ def _traces(comparison: Comparison, curves: Curves, digits: str) -> list[Scatter
 def _difference(
     comparison: Comparison, curves: Curves, title: str, height: int, *, is_share: bool = False
 ) -> Panel:
-    """Build a panel of each curve's absolute or relative deviation from the median curve."""
+    """Return a panel with the absolute or relative deviation of each curve from the median
+    curve.
+    """
     grid = _floats(next(iter(curves.values()))[0])
     values = np.array([np.interp(grid, _floats(x), _floats(y)) for x, y in curves.values()])
     median = np.median(values, axis=0)
@@ -134,7 +138,7 @@ def _floats(values: Any) -> Float[Array, " n"]:
 
 
 def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
-    """Return an axis range that omits far outlying curves; an empty dictionary without outliers."""
+    """Return an axis range that excludes outlying curves; an empty dictionary if there are none."""
     tops = [np.nanmax(np.abs(_floats(trace.y))) for trace in traces]
     middle = np.median(tops)
     most = [_floats(t.y) for t, top in zip(traces, tops, strict=True) if top <= _FAR * middle]
@@ -145,14 +149,18 @@ def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
 
 
 def _finished(figure: Figure) -> Figure:
-    """Show each objective once in the legend, and label only the hovered curve."""
+    """Return the figure with one legend entry per objective, and a hover label for the nearest
+    curve only.
+    """
     for trace in figure.data:
         trace.showlegend = trace.yaxis == "y"
     return figure.update_layout(hovermode="closest", hoversubplots="single")
 
 
 def ranking_figure(logsnr: Sequence[float], correlations: Mapping[str, RankCorrelation]) -> Figure:
-    """Plot the rank correlation between ELBO and each score, over the log-SNR of the ELBO."""
+    """Return a figure of the rank correlation between each score and the ELBO of noisy data, over
+    log-SNR.
+    """
     levels = _floats(logsnr)
     axis = {"range": [-1.05, 1.05], "tickvals": [-1, -0.5, 0, 0.5, 1], "zeroline": True}
     panels = []
@@ -177,7 +185,9 @@ def ranking_figure(logsnr: Sequence[float], correlations: Mapping[str, RankCorre
 
 
 def weights_svg(comparison: Comparison, objective: ObjectiveResult, swatch: Swatch) -> Markup:
-    """Draw the weighting, the intervals where w increases, and the density of noise levels."""
+    """Return an SVG plot of a weighting, the intervals where it increases, and the density of noise
+    levels.
+    """
     weights = objective.weights
     assert weights is not None
     low, scale = comparison.logsnr_min, _WIDTH / (comparison.logsnr_max - comparison.logsnr_min)
@@ -197,7 +207,9 @@ def weights_svg(comparison: Comparison, objective: ObjectiveResult, swatch: Swat
 
 
 def density_svg(objective: ObjectiveResult, swatch: Swatch) -> Markup:
-    """Draw the density of an adaptive schedule at successive training stages, light to dark."""
+    """Return an SVG plot of an adaptive noise density at successive training stages, from light to
+    dark.
+    """
     curves = [_floats(one.p) for one in objective.density or ()]
     top = max(curve.max() for curve in curves)
     x = np.linspace(0, _WIDTH, len(curves[0]))

@@ -1,4 +1,5 @@
-"""One run of a comparison: trained and scored by a process, or by several under torchrun.
+"""Job of a comparison: one model is trained and scored, by a single process or several under
+torchrun.
 
 `python -m elbos.comparison.job` reads a job as JSON from the first line of its standard input and
 stops when the input is closed, at the latest when the process that started it dies.
@@ -36,7 +37,9 @@ from elbos.training.config import Config
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A run to train in the directory `path`, and to score, also under several weightings."""
+    """A training job of a comparison: run directory, training configuration, scoring and
+    weightings.
+    """
 
     path: Path
     config: Config
@@ -47,30 +50,30 @@ class Job:
     def from_experiment(
         cls, experiment: Experiment, path: Path, objective: Variant, seed: int
     ) -> "Job":
-        """Build the job of one objective and seed, with the run directory `path`."""
+        """Return the training job of one objective and one seed, with the run directory `path`."""
         config, scoring = experiment.run_config(objective, seed), experiment.scoring
         return cls(path=path, config=config, scoring=scoring, weightings=experiment.weightings)
 
     @property
     def log(self) -> Path:
-        """The file that receives the output of the job's processes."""
+        """Path of the file that receives the output of the job's processes."""
         return self.path / ".log.txt"
 
     def scores(self) -> RunScores | None:
-        """Read the scores of the run; None if the run is not scored yet."""
+        """Return the stored scores of the trained model; None if the model is not scored yet."""
         return read_scores(self.path, self.config, self.scoring, map(repr, self.weightings))
 
     def failed(self, reason: str, *, is_final: bool = False) -> Failure:
-        """Return a `Failure` for this job's seed with the given reason."""
+        """Return a failure of this training job, with its seed and the given reason."""
         return Failure(seed=self.config.seed, reason=reason, is_final=is_final)
 
     @property
     def lock(self) -> FileLock:
-        """The file lock held by the process that executes the job."""
+        """File lock that is held by the process that executes the job."""
         return FileLock(self.path / ".work.lock", timeout=0)
 
     def is_running(self) -> bool:
-        """Return whether any process, possibly of another command, is executing the job."""
+        """Return whether any process on this machine is executing the training job."""
         if not self.path.exists():
             return False
         try:
@@ -81,7 +84,8 @@ class Job:
 
 
 def work(job: Job) -> Failure | None:
-    """Train and score a run, unless it is scored or locked; return the failure or None.
+    """Train and score a model, unless this is done or in progress elsewhere; return the failure, or
+    None on success.
 
     All processes of a job call this function; the main process holds the lock and writes. The other
     processes raise the failure.
@@ -120,7 +124,8 @@ def run_job(
     environment: Mapping[str, str],
     on_start: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
 ) -> Failure | None:
-    """Execute a job in a process, or in several under torchrun; return the failure or None.
+    """Execute a training job in a new process, or in several under torchrun; return the failure, or
+    None on success.
 
     `on_start` is called with the process once it has the job; `stop` ends it early.
     """
@@ -166,14 +171,14 @@ def run_job(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop the process of a job by closing its standard input."""
+    """Stop the process of a training job by closing the standard input of the process."""
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
 
 
 def main() -> None:
-    """Execute the job given on standard input, and print any failure as JSON."""
+    """Execute the training job that standard input describes, and print a failure as JSON."""
     with os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)  # user code may print: that belongs to the log
         processes = Processes.joined()

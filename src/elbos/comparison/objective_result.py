@@ -1,4 +1,4 @@
-"""Results of one objective: scores, and curves over noise levels and training."""
+"""Results of one training objective: scores, and curves over noise levels and over the training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,8 @@ Known = float | None
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weighting, relative to its maximum, and training density of noise levels over log-SNR.
+    """Weighting, divided by its maximum, and density of the training noise levels, both over
+    log-SNR.
 
     An adaptive density is that of the first seed; None if unknown.
     """
@@ -38,7 +39,9 @@ class LearningCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Density:
-    """Density of an adaptive schedule at one training stage, in equal bins of log-SNR."""
+    """Density of an adaptive noise schedule at one stage of the training, in equal bins of
+    log-SNR.
+    """
 
     images: float
     p: tuple[float, ...]
@@ -46,7 +49,8 @@ class Density:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric for comparing objectives: key, titles, direction and real-data baseline.
+    """A metric for comparing objectives: key, titles, which direction is better, and value for real
+    data.
 
     Differences in a main metric have verdicts.
     """
@@ -61,7 +65,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Values of one metric for one objective, and the comparison with the best objective.
+    """Values of one metric for one objective, compared with the best objective.
 
     Attributes:
         values: The known values by seed, with their mean and standard deviation.
@@ -84,7 +88,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """The reason, in one line, why one seed of an objective has no scores.
+    """Failure of the training with one seed: the reason, in one line, why there are no scores.
 
     It is final if another attempt would fail again, for example with a non-finite loss.
     """
@@ -96,7 +100,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveResult:
-    """Results of one objective: scores, weighting and curves.
+    """Results of one training objective: scores, weighting and curves.
 
     Attributes:
         name: Name of the objective.
@@ -126,10 +130,10 @@ class ObjectiveResult:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether all seeds have scores; only complete objectives are compared."""
+        """Return whether the objective has scores for all seeds, as is needed to compare it."""
         return self.status == "complete"
 
     @property
     def has_curves(self) -> bool:
-        """Return whether there is a curve over images seen or noise levels."""
+        """Return whether the objective has any curve over training images or noise levels."""
         return bool(self.learning or self.elbo or self.curve)

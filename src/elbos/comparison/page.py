@@ -1,4 +1,4 @@
-"""Report of a comparison: on the terminal, in Markdown and as a page.
+"""Report of a comparison: for the terminal, in Markdown and as an HTML page.
 
 The sentences are in `templates/words.txt`, the page in `templates/page.html` of this room.
 """
@@ -26,7 +26,9 @@ _MAX_NAMED = 4  # objectives or differences that a sentence names
 
 
 def terminal(comparison: Comparison) -> list[Any]:
-    """Return the report for the terminal: a table of results and the findings."""
+    """Return the report of a comparison for the terminal: a table of results, and the findings in
+    words.
+    """
     return [
         tables.results_table(comparison, is_short=True).rich(),
         render("comparison/summary.txt", **_words(comparison)),
@@ -34,13 +36,13 @@ def terminal(comparison: Comparison) -> list[Any]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Render the report of a comparison as Markdown."""
+    """Return the report of a comparison as Markdown."""
     return render("comparison/report.md", **_words(comparison), **_tables(comparison))
 
 
 def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
-    """Render the report of a comparison, with a strip of samples of each objective as PNG, as a
-    self-contained HTML page.
+    """Return the report of a comparison as a self-contained HTML page, with a row of sample images
+    per objective.
     """
     shown, ranking = _tables(comparison), comparison.ranking
     titles = tables.ranked(comparison)
@@ -65,12 +67,14 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
 
 
 def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes]) -> None:
-    """Write the report of a comparison as an HTML page, atomically."""
+    """Write the report of a comparison as an HTML page to a file, atomically."""
     write_html(path, page(comparison, samples))
 
 
 def _words(comparison: Comparison) -> dict[str, Any]:
-    """Render the sentences of the report, keyed by the macro names of `words.txt`."""
+    """Return the sentences of a comparison's report, by the names of the template macros that state
+    them.
+    """
     planned, highest = Planned.from_comparison(comparison), _highest(comparison)
     best = [
         Best.from_comparison(comparison, metric)
@@ -100,7 +104,9 @@ def _tables(comparison: Comparison) -> dict[str, Any]:
 
 
 def _stacked(table: Table) -> Table:
-    """Return a table with standard deviations below the means, which makes columns narrow."""
+    """Return a table in which each standard deviation is below its mean, so that columns are
+    narrow.
+    """
 
     def stacked(cell: Cell) -> Cell:
         mean, sign, std = cell.text.partition(" ± ")
@@ -112,7 +118,8 @@ def _stacked(table: Table) -> Table:
 
 @dataclass(frozen=True)
 class Planned:
-    """Counts of better, worse and unresolved verdicts among the planned pairs.
+    """Counts of the planned pairs of objectives in which the monotone weighting is better, worse or
+    unresolved.
 
     Of `num` differences with a verdict; `num_unresolved` more have too much scatter over seeds.
     `significant` are these differences in words, empty if many; `least`, for each metric, the
@@ -128,7 +135,9 @@ class Planned:
 
     @classmethod
     def from_comparison(cls, comparison: Comparison) -> "Planned":
-        """Count the verdicts over all planned pairs and main metrics."""
+        """Count the better, worse and unresolved differences over all planned pairs and main
+        metrics.
+        """
         found = [
             (pair, metric, difference, difference.verdict(metric))
             for pair in comparison.pairs
@@ -160,7 +169,9 @@ class Planned:
 
 @dataclass(frozen=True)
 class Best:
-    """The best objective in one metric, with the objectives not significantly different from it."""
+    """The objective with the best mean in one metric, and the objectives that do not differ
+    significantly from it.
+    """
 
     metric: Metric
     objective: ObjectiveResult
@@ -172,12 +183,14 @@ class Best:
 
     @property
     def is_named(self) -> bool:
-        """Return whether few enough objectives are close to the best to be listed by name."""
+        """Return whether the objectives close to the best are few enough to be listed by name."""
         return len(self.near) <= _MAX_NAMED
 
     @classmethod
     def from_comparison(cls, comparison: Comparison, metric: Metric) -> "Best":
-        """Find the best complete objective in a metric that has statistics."""
+        """Return the objective with the best mean in a metric, among the objectives with scores for
+        all seeds.
+        """
         key = metric.key
         best = next(one for one in comparison.complete if one.scores[key].is_best)
         others = [one for one in comparison.complete if one is not best]
@@ -194,7 +207,8 @@ class Best:
 
 
 def _highest(comparison: Comparison) -> dict[str, Any] | None:
-    """Find the noise level whose ELBO ranks weightings most like the last sample metric does.
+    """Return the noise level at which the ELBO is most correlated in rank with sample quality; None
+    if this was not tested.
 
     The p-value is that of the largest of all correlations; None without a tested correlation.
     """
@@ -217,7 +231,9 @@ def _highest(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def _heat(comparison: Comparison) -> list[list[tuple[float | None, str, bool]]]:
-    """Return loss, colour strength and whether it is the model's own weighting, for each cell."""
+    """Return, for each cell of the table of models by weightings, the loss, the colour strength,
+    and whether the model was trained with the weighting.
+    """
     if comparison.losses is None:
         return []
     losses = comparison.losses

@@ -1,4 +1,4 @@
-"""Result of a comparison: the content of report.json, which `elbos.comparison.page` renders."""
+"""Results of a comparison as frozen dataclasses, which are stored in report.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,13 +32,17 @@ class Difference:
 
     @property
     def is_significant(self) -> bool | None:
-        """Return whether the confidence interval excludes zero; None without an interval."""
+        """Return whether the confidence interval of the difference excludes zero; None without an
+        interval.
+        """
         if self.low is None or self.high is None:
             return None
         return not self.low <= 0 <= self.high
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """Return how the monotone objective scores; None without a confidence interval."""
+        """Return whether the monotone objective is better, worse, the same or unresolved; None
+        without a confidence interval.
+        """
         if self.is_significant is None:
             return None
         if self.is_significant:
@@ -48,7 +52,9 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A pair of objectives that differ only in the weighting, one monotone and one not."""
+    """Two objectives, one with monotone and one with non-monotone weighting, that are otherwise the
+    same.
+    """
 
     monotone: str
     non_monotone: str
@@ -57,7 +63,8 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Statistics of one metric over all objectives: scatter over seeds and detectable differences.
+    """Statistics of one metric over all objectives: scatter over seeds, and the smallest
+    significant differences.
 
     Attributes:
         residual_std: Standard deviation of a score after removing the common effect of each seed.
@@ -77,7 +84,9 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class TestedWeighting:
-    """A weighting, with the objectives that were trained with this weighting."""
+    """A weighting under which all models are tested, and the objectives that were trained with
+    it.
+    """
 
     name: str
     objectives: tuple[str, ...] = field(metadata={"json": "rows"})
@@ -85,7 +94,9 @@ class TestedWeighting:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Test losses of every model under every weighting, relative to the lowest under each."""
+    """Test losses of every model under every weighting, divided by the lowest loss under that
+    weighting.
+    """
 
     objectives: tuple[str, ...] = field(metadata={"json": "rows"})
     weightings: tuple[TestedWeighting, ...]
@@ -107,7 +118,8 @@ class RankCorrelation:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Rank correlations of ELBOs and weighted losses with main metrics, over monotone weightings.
+    """Rank correlations of ELBOs and weighted losses with the main metrics, over objectives with
+    monotone weightings.
 
     Attributes:
         objectives: The monotone objectives; objectives with the same weighting are averaged.
@@ -125,7 +137,9 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerProtocol:
-    """Settings of one sampler: sampler, grid, steps, and network evaluations per sample."""
+    """Settings of one sampler: algorithm, noise-level grid, steps, and network evaluations per
+    sample.
+    """
 
     sampler: str
     grid: str
@@ -135,7 +149,7 @@ class SamplerProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Settings of training and scoring that all runs share.
+    """Settings of training and scoring that all models of a comparison share.
 
     Attributes:
         network, optimizer: Network and optimizer, as Python code.
@@ -159,7 +173,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Results of a comparison of training objectives, with the shared settings.
+    """Results of a comparison of training objectives, with the settings that all share.
 
     Attributes:
         name: The comparison's directory.
@@ -209,26 +223,26 @@ class Comparison:
 
     @property
     def main_metrics(self) -> tuple[Metric, ...]:
-        """The main metrics, whose differences are tested for significance."""
+        """Main metrics, in which differences between objectives are tested for significance."""
         return tuple(metric for metric in self.metrics if metric.is_main)
 
     @property
     def complete(self) -> tuple[ObjectiveResult, ...]:
-        """The objectives with scores for all seeds; only these objectives are compared."""
+        """Objectives that have scores for all seeds; the others are not compared."""
         return tuple(one for one in self.objectives if one.is_complete)
 
     @property
     def erratic(self) -> dict[str, tuple[str, ...]]:
-        """The erratic objectives (see `Statistics`) by metric."""
+        """Objectives with unusually large scatter over seeds, by metric."""
         return {key: one.erratic for key, one in self.statistics.items() if one and one.erratic}
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert the comparison to JSON-compatible values, the content of report.json."""
+        """Return the comparison as JSON values, the content of report.json."""
         return dict(to_json(self))
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Comparison":
-        """Rebuild the comparison from the content of a report.json.
+        """Return the comparison whose JSON values are the content of a report.json.
 
         Raises:
             ValueError: If the content is not a comparison of this version.
@@ -242,7 +256,8 @@ class Comparison:
         return found
 
     def table(self) -> Any:
-        """Tabulate each objective's mean and standard deviation over seeds, for every metric.
+        """Return a table of each objective's mean and standard deviation over seeds, with a column
+        per metric.
 
         Returns a pandas DataFrame if pandas is installed, else a list of dictionaries.
         """
@@ -262,7 +277,9 @@ class Comparison:
         return pandas.DataFrame(records).set_index("objective")
 
     def plot(self) -> "Figure | None":
-        """Plot the ELBO of noisy data and the loss over log-SNR; None without scores."""
+        """Return a figure of the ELBO of noisy data and the loss over log-SNR; None without
+        scores.
+        """
         figure: Figure | None = shown_by(self, "figures").levels_figure(self)
         return figure
 
@@ -271,13 +288,13 @@ class Comparison:
         return html
 
     def to_markdown(self) -> str:
-        """Render the report of the comparison as Markdown."""
+        """Return the report of the comparison as Markdown."""
         text: str = shown_by(self).markdown(self)
         return text
 
     def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
-        """Write the report of the comparison as a self-contained HTML page, with a strip of samples
-        of each objective, as PNG, from the same noise.
+        """Write the report of the comparison as a self-contained HTML page, optionally with sample
+        images of each objective.
 
         Raises:
             OSError: If the page cannot be written.

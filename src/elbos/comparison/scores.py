@@ -1,4 +1,4 @@
-"""Scores of one run and the curves of its training (RUN/scores.json), and their metrics.
+"""Scores of one trained model, and curves of its training, as stored in RUN/scores.json.
 
 Slow measurements are stored part by part in the run's `evaluation` folder, so that scoring a run
 again under more weightings takes seconds.
@@ -41,7 +41,7 @@ _FORMAT = 3  # version of the format: a change invalidates stored scores
 
 @dataclass(frozen=True, kw_only=True)
 class RunScores:
-    """Scores of one run, with loss curves over log-SNR and curves of the training.
+    """Scores of one trained model, with loss curves over log-SNR and curves of the training.
 
     Attributes:
         condition: The condition of the network in the likelihood measurement.
@@ -76,7 +76,7 @@ class RunScores:
 
     @property
     def values(self) -> dict[str, float]:
-        """Values of all metrics, by the keys of `measured_metrics`."""
+        """Values of all metrics of a trained model, by the keys of `measured_metrics`."""
         found = {BITS_PER_DIM.name: self.bits_per_dim}
         for sampler, scores in (self.samples or {}).items():
             found |= {_key(name, sampler): one.value for name, one in scores.values.items()}
@@ -86,7 +86,9 @@ class RunScores:
 def read_scores(
     path: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
 ) -> RunScores | None:
-    """Read the stored scores of a run; None if missing, altered, or of other settings."""
+    """Return the stored scores of a trained model; None if they are missing, altered, or measured
+    with other settings.
+    """
     try:
         stored = files.read_json(path / FILE)
         if stored["digest"] != _digest(config, scoring, stored["scores"]):
@@ -104,7 +106,8 @@ def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
 def measure_scores(
     run: Run, scoring: Scoring, weightings: Iterable[Weighting], start: Start
 ) -> None:
-    """Score a run, also under several weightings, and write the scores.
+    """Score a trained model, measure its loss under several weightings, and write both to
+    scores.json.
 
     Earlier losses under other weightings stay. All processes that share the run call this function.
     """
@@ -152,7 +155,9 @@ def _likelihood(
 
 
 def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
-    """Score the samples of each sampler, and write sample pictures; entries are None for points."""
+    """Return the scores of the samples of each sampler, and write images of samples; None entries
+    for data that are not images.
+    """
     num, seed = scoring.num_samples, run.config.seed
     if run.dataset.num_levels is None:
         return dict.fromkeys(("samples", "baseline", "num_compared", "num_features"))
@@ -200,7 +205,8 @@ def _training(run: Run) -> dict[str, Any]:
 
 
 def measured_metrics(scores: RunScores) -> tuple[Metric, ...]:
-    """Return the metrics of a run, with the main ones, which are tested for significance, first.
+    """Return the metrics of a trained model, with the main metrics, which are tested for
+    significance, first.
 
     Main metrics are bits/dim and the leading distance for each sampler.
     """

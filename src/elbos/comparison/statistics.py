@@ -1,4 +1,4 @@
-r"""Significance of differences between objectives, and rank correlations of quantities with scores.
+r"""Significance of differences between objectives, and rank correlations with scores.
 
 Each of $R$ objectives is trained from the same $n$ seeds, and the same seed is the same initial
 weights, order of data and noise for every objective: a randomized complete block design, with
@@ -97,7 +97,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Differences:
-    r"""Differences between $R \ge 2$ objectives in one score, with thresholds of significance.
+    r"""Differences in one score between $R \ge 2$ objectives, with thresholds of significance.
 
     Args:
         means: Mean $\bar y_r$ of each objective.
@@ -117,12 +117,13 @@ class Differences:
 
     @property
     def is_significant(self) -> Bool[np.ndarray, "r r"]:
-        """Matrix of the pairs of objectives that differ significantly."""
+        """Matrix that marks the pairs of objectives that differ significantly."""
         apart: Bool[np.ndarray, "r r"] = np.abs(self.means[:, None] - self.means) > self.half_widths
         return apart
 
     def best(self, is_lower_better: bool) -> int:
-        """Return the index of the objective with the best mean among the eligible objectives.
+        """Return the index of the objective with the best mean score, among the eligible
+        objectives.
 
         A wild objective is eligible only if it is significantly better than the best tame one.
         """
@@ -135,7 +136,8 @@ class Differences:
 def differences(
     scores: Float64[np.ndarray, "k r n"], planned: Sequence[Pair] = ()
 ) -> list["Differences | None"]:
-    """Compute the differences of all pairs of objectives in each main metric, with thresholds.
+    """Return the differences between all pairs of objectives in each main metric, with thresholds
+    of significance.
 
     None for a metric of a single objective or seed, or without scatter.
 
@@ -169,7 +171,7 @@ def differences(
 
 @dataclass(frozen=True)
 class _Scatter:
-    """Variances over seeds in one score: MSE, typical $s_0^2$, and $s_r^2$ of each objective."""
+    """Variances of one score over seeds: MSE, typical $s_0^2$, and $s_r^2$ of each objective."""
 
     mse: float
     typical: float
@@ -179,7 +181,9 @@ class _Scatter:
 
     @classmethod
     def from_scores(cls, scores: Float64[np.ndarray, "r n"]) -> "_Scatter | None":
-        """Estimate the variances over seeds; None if typical objectives vary by rounding alone."""
+        """Return the variances of a score over seeds; None if typical objectives vary only by
+        rounding.
+        """
         num_objectives, num_seeds = scores.shape
         within, dof, std = scores - scores.mean(1)[:, None], num_seeds - 1, scores.std(1, ddof=1)
         is_wild = np.zeros(num_objectives, dtype=bool)
@@ -226,7 +230,8 @@ def _half_widths(
 
 @lru_cache
 def range_quantile(level: float, num: int, dof: float) -> float:
-    r"""Return the quantile of the studentized range that `num` numbers exceed with a probability.
+    r"""Return the value that the studentized range of `num` normal numbers exceeds with a given
+    probability.
 
     The probability, `level`, is from 1e-5 to 1/2, and there is at least one degree of freedom.
     """
@@ -271,7 +276,7 @@ def rank_correlations(
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> Correlation:
-    r"""Compute the rank correlation of each of $k$ quantities with a score, over weightings.
+    r"""Return the rank correlation of each of $k$ quantities with a score, over weightings.
 
     Objectives with the same weighting are averaged. A bootstrap draw resamples weightings with
     replacement and, independently, seeds, which are the same for all objectives, quantities and
@@ -317,7 +322,8 @@ def rank_correlations(
 def _p_value_of_largest(
     x: Float64[np.ndarray, "k w"], y: Float64[np.ndarray, " w"], rng: np.random.Generator
 ) -> float:
-    """Return the permutation p-value of the largest rank correlation; NaN if all are undefined.
+    """Return the permutation p-value of the largest of several rank correlations; NaN if all are
+    undefined.
 
     Permutes the score in all orders if they are few, else in random ones and the observed order.
     """
@@ -340,7 +346,7 @@ def _spearman(
     drawn: Int[np.ndarray, "d r"],
     seeds: Int[np.ndarray, "d n"],
 ) -> Float64[np.ndarray, "k d"]:
-    """Compute rank correlations in each bootstrap draw; NaN if either side is constant."""
+    """Return the rank correlation in each bootstrap sample; NaN if either variable is constant."""
     x, y = _ranks(x, drawn, seeds), _ranks(y, drawn, seeds)
     with np.errstate(invalid="ignore"):
         rho: Float64[np.ndarray, "k d"] = (x * y).sum(2) / np.sqrt(
@@ -354,7 +360,9 @@ def _ranks(
     drawn: Int[np.ndarray, "d r"],
     seeds: Int[np.ndarray, "d n"],
 ) -> Float64[np.ndarray, "k d r"]:
-    """Return the centred ranks of the weightings in each bootstrap draw, with ties averaged."""
+    """Return the centred ranks of the weightings in each bootstrap sample; ties get their average
+    rank.
+    """
     # seeds are added one by one: a weighting that is drawn twice has exactly the same sum twice
     sums = np.zeros((len(values), *drawn.shape))
     for seed in seeds.T:

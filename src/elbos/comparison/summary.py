@@ -1,4 +1,4 @@
-"""Summary of the scores of all runs: the result of a comparison."""
+"""Computation of the results of a comparison from the scores of all trained models."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -54,8 +54,8 @@ def summarize(
     command: str | None = None,
     features: str | None = None,
 ) -> Comparison:
-    """Summarize the known scores of all runs, and the reasons for missing ones, both by objective
-    name and seed, into the result of a comparison.
+    """Return the results of a comparison, given the scores of the trained models and the
+    failures.
     """
     table = _Table(experiment, scores)
     some = table.some
@@ -91,7 +91,9 @@ def summarize(
 
 
 class _Table:
-    """Scores by objective and seed, with differences between the complete objectives."""
+    """Scores by objective and seed, with the differences between objectives that have scores for
+    all seeds.
+    """
 
     def __init__(self, experiment: Experiment, scores: Mapping[tuple[str, int], RunScores]) -> None:
         self.experiment, self.seeds = experiment, experiment.seeds
@@ -123,7 +125,9 @@ class _Table:
 
     @cached_property
     def pairs(self) -> list[tuple[Variant, Variant]]:
-        """Planned pairs of objectives that differ only in the weighting, monotone in the first."""
+        """Pairs of objectives that differ only in the weighting, which is monotone in the first and
+        not in the second.
+        """
         schedules = {one.name: self.experiment.run_config(one, 0).schedule for one in self.complete}
         return [
             (yes, no)
@@ -137,7 +141,7 @@ class _Table:
 
     @cached_property
     def differences(self) -> dict[str, Differences]:
-        """Differences between the complete objectives, keyed by main metric."""
+        """Differences between the objectives that have scores for all seeds, by main metric."""
         if not self.complete:
             return {}
         order = self.complete.index
@@ -177,7 +181,9 @@ def _objective(
 
 
 def _score(metric: Metric, objective: Variant, table: _Table) -> Score:
-    """Collect an objective's values of a metric, and compare the mean with the best mean."""
+    """Return an objective's values of a metric, and compare their mean with the best
+    objective's.
+    """
     values = table.values(metric, [objective])[0]
     is_best = is_near = is_unresolved = False
     detectable = None
@@ -228,7 +234,9 @@ def _difference(metric: Metric, yes: Variant, no: Variant, table: _Table) -> Dif
 
 
 def _losses(table: _Table) -> Losses | None:
-    """Compute each model's loss under each weighting, relative to the lowest loss."""
+    """Return the test loss of each model under each weighting, divided by the lowest loss under
+    that weighting.
+    """
     if not table.complete:
         return None
     names = [repr(weighting) for weighting in table.experiment.weightings]
@@ -249,7 +257,9 @@ def _losses(table: _Table) -> Losses | None:
 
 
 def _ranking(table: _Table) -> Ranking | None:
-    """Correlate ELBOs and losses with the main metrics, over at least six monotone weightings."""
+    """Return the rank correlations of ELBOs and losses with the main metrics; None for fewer than
+    six monotone weightings.
+    """
     objectives = [one for one in table.complete if table.is_monotone(one)]
     weightings = [repr(one.weighting) for one in objectives]
     names = list(dict.fromkeys(weightings))
@@ -280,7 +290,7 @@ def _correlation(found: Correlation) -> RankCorrelation:
 
 
 def _weights(objective: Variant, experiment: Experiment, first: RunScores | None) -> Weights:
-    """Tabulate an objective's weighting and density of noise levels over log-SNR."""
+    """Return an objective's weighting and density of noise levels, tabulated over log-SNR."""
     low, high = experiment.ends
     levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
     w = objective.weighting(levels)
@@ -303,7 +313,7 @@ def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
 
 
 def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
-    """Average the validation ELBO over the seeds that were validated when the first seed was."""
+    """Return the validation ELBO over training images, averaged over seeds."""
     curves = [curve for curve in curves if curve.images]
     if not curves:
         return None
@@ -313,7 +323,6 @@ def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
 
 
 def _rounded(values: Any) -> tuple[Any, ...]:
-    """Round numbers to six significant digits, and replace NaN by None."""
     numbers = np.asarray(values, dtype=float).tolist()
     return tuple(None if math.isnan(number) else float(f"{number:.6g}") for number in numbers)
 

@@ -1,4 +1,6 @@
-"""Tables of a comparison, shown alike on the page and in Markdown, and its numbers as text."""
+"""Tables of a comparison for the HTML page and Markdown, and formatting of the numbers in its
+report.
+"""
 
 import re
 import statistics
@@ -26,7 +28,7 @@ _VERDICTS = {
 
 
 def weighting_label(text: str) -> str:
-    """Return the short name of a weighting, given its repr."""
+    """Return a short name of a weighting, given the repr of the weighting."""
     return _label(Weighting, text)
 
 
@@ -47,7 +49,8 @@ def text_of(value: float | None, places: int | None) -> str:
 def places_of(
     comparison: Comparison, key: str, std: float | None = None, digits: int = 2
 ) -> int | None:
-    """Return the decimals of a metric, from its scatter over seeds; None without scatter.
+    """Return the number of decimals with which to show a metric, from its scatter over seeds; None
+    without scatter.
 
     The typical standard deviation, or `std` if larger, is shown with `digits` digits.
     """
@@ -57,20 +60,24 @@ def places_of(
 
 
 def difference_text(difference: Difference) -> str:
-    """Format a difference and its confidence interval, rounded to two digits of the half-width."""
+    """Return a difference with its confidence interval as text, rounded to two digits of the
+    interval's half-width.
+    """
     places = decimals(difference.detectable) or 0
     ends = interval(difference.low, difference.high, places)
     return f"{signed(difference.mean, places)} ({ends})"
 
 
 def detectable(comparison: Comparison, key: str) -> str:
-    """Format the smallest significant difference from the best objective, median over others."""
+    """Return as text the smallest significant difference from the best objective, in the median
+    over the other objectives.
+    """
     found = comparison.statistics.get(key)
     return NONE if found is None else text_of(found.detectable, decimals(found.detectable))
 
 
 def correlation(found: RankCorrelation, i: int) -> str:
-    """Format the `i`-th rank correlation with its confidence interval."""
+    """Return the `i`-th rank correlation with its confidence interval, as text."""
     rho, low, high = found.rho[i], found.low[i], found.high[i]
     if rho is None or low is None or high is None:
         return signed(rho, 2)
@@ -78,7 +85,7 @@ def correlation(found: RankCorrelation, i: int) -> str:
 
 
 def ranked(comparison: Comparison) -> dict[str, str]:
-    """Return the titles of the metrics that have rank correlations, by metric key."""
+    """Return the titles of the metrics for which rank correlations were computed, by metric key."""
     known = comparison.ranking.by_level if comparison.ranking else {}
     return {
         metric.key: "clean ELBO, bits/dim" if metric.key == BITS_PER_DIM.name else metric.title
@@ -88,14 +95,16 @@ def ranked(comparison: Comparison) -> dict[str, str]:
 
 
 def measured(comparison: Comparison) -> list[Metric]:
-    """Return the metrics for which any objective has a score."""
+    """Return the metrics for which at least one objective has a score."""
     scores = [item for one in comparison.objectives for item in one.scores.items()]
     known = {key for key, score in scores if score.mean is not None}
     return [metric for metric in comparison.metrics if metric.key in known]
 
 
 def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
-    """Tabulate the scores of every objective; `is_short` selects the version for the terminal."""
+    """Return a table of the scores of every objective; `is_short` gives the version for the
+    terminal.
+    """
     metrics = list(comparison.main_metrics) if is_short else measured(comparison)
     texts = ["monotone"] if is_short else ["monotone", "predicts", "schedule", "weighting"]
     columns = [Column("objective"), *(Column(text, is_numeric=False) for text in texts)]
@@ -150,7 +159,7 @@ def _score(comparison: Comparison, score: Score | None, metric: Metric, is_short
 
 
 def seeds_table(comparison: Comparison) -> Table:
-    """Tabulate the scores of every objective and seed."""
+    """Return a table of the scores of every objective, with one row per seed."""
     metrics = measured(comparison)
     rows = []
     for one in comparison.objectives:
@@ -162,7 +171,9 @@ def seeds_table(comparison: Comparison) -> Table:
 
 
 def pairs_table(comparison: Comparison) -> Table:
-    """Tabulate each difference of a planned pair, with its confidence interval and verdict."""
+    """Return a table of the differences of the planned pairs, with confidence intervals and
+    verdicts.
+    """
     pair_and_score = (Column(text, is_numeric=False) for text in ("pair", "score"))
     numbers = ("difference", "interval", "least significant")
     rows: list[Row] = []
@@ -188,7 +199,9 @@ def pairs_table(comparison: Comparison) -> Table:
 
 
 def weightings_table(comparison: Comparison) -> Table | None:
-    """Tabulate rank correlations of losses with the scores; None without a ranking."""
+    """Return a table of the rank correlations of weighted losses with the scores; None if there are
+    none.
+    """
     ranking, titles = comparison.ranking, ranked(comparison)
     if ranking is None or not ranking.weightings:
         return None
@@ -200,7 +213,9 @@ def weightings_table(comparison: Comparison) -> Table | None:
 
 
 def protocol_table(comparison: Comparison) -> Table | None:
-    """Tabulate the settings of training and scoring that all runs share; None if unknown."""
+    """Return a table of the training and scoring settings that all models share; None if
+    unknown.
+    """
     lines = sentences("comparison/words.txt", "protocol", comparison, comparison.protocol)
     rows = [line.partition(": ")[::2] for line in lines]
     return Table(["", Column("", is_numeric=False)], rows) if rows else None

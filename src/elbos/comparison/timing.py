@@ -1,4 +1,4 @@
-"""Number of images that a training sees in a time budget, measured on the training machine."""
+"""Number of training images that fit into a time budget, measured on the training machine."""
 
 import itertools
 import os
@@ -22,7 +22,8 @@ _MIN_STEPS = 10
 def resolved(
     config: Config, minutes: float | None, num_threads: int, num_processes: int = 1
 ) -> Config:
-    """Resolve the precision "auto", and the number of images from a training time in minutes.
+    """Return the configuration with precision "auto" replaced, and the number of images set to fit
+    a training time.
 
     A run has the machine to itself, with `num_threads` cores per process. If `num_processes` train
     it together, a process's share of the batch is timed, without the exchange of gradients.
@@ -54,6 +55,6 @@ def resolved(
 
 
 def hardware(config: Config) -> str:
-    """Describe this machine, and the numerical precision of a run on this machine."""
+    """Return a description of this machine and of the numerical precision of training on it."""
     device = local_device()
     return f"{machine(device)['device']}, {described(config, device)}"

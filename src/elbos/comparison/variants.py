@@ -1,4 +1,4 @@
-r"""Variants: named objectives, each a prediction type, a schedule and a weighting.
+r"""Named training objectives: each is a prediction type, a noise schedule and a weighting.
 
 The built-in variants are the paper's and later ones. A variant replaces the objective in a
 configuration, and nothing else changes: network, initial weights, order of the data, noise and the
@@ -41,7 +41,7 @@ _EXAMPLE = '"mine=V(),Adaptive(),Sigmoid(k=3)"'
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A named training objective: prediction type, schedule and weighting.
+    """A named training objective: prediction type, noise schedule and weighting.
 
     Attributes:
         name: Name in reports and run directories: letters, digits, dots and dashes.
@@ -73,7 +73,8 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """Parse the name of a built-in objective, or NAME=PREDICTION,SCHEDULE,WEIGHTING in Python.
+        """Return a built-in objective by name, or the objective that
+        NAME=PREDICTION,SCHEDULE,WEIGHTING describes.
 
         A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is run.
 
@@ -94,11 +95,13 @@ class Variant:
         return VARIANTS[name]
 
     def is_monotone(self, logsnr_min: float, logsnr_max: float) -> bool:
-        """Return whether the weighting never increases with log-SNR within an interval."""
+        """Return whether the weighting of the objective nowhere increases with log-SNR within an
+        interval.
+        """
         return is_monotone(self.weighting, logsnr_min, logsnr_max)
 
     def config(self, base: Config) -> Config:
-        """Return the configuration `base` with the objective replaced by this variant.
+        """Return the training configuration `base` with its objective replaced by this one.
 
         Raises:
             ValueError: If the objective cannot be trained between the ends of `base.schedule`.
@@ -120,7 +123,7 @@ class Variant:
 
 
 def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
-    r"""Compute the loss scale $S(w)$ of a weighting by the midpoint rule, in nats per dimension."""
+    r"""Return the loss scale $S(w)$ of a weighting by the midpoint rule, in nats per dimension."""
     cells = (torch.arange(_NUM_CELLS, dtype=torch.float64) + 0.5) / _NUM_CELLS
     logsnr = logsnr_min + (logsnr_max - logsnr_min) * cells
     losses = weighting(logsnr) * torch.sigmoid(logsnr)

@@ -1,4 +1,4 @@
-"""Settings of an evaluation: the measurements and their precision."""
+"""Settings of an evaluation: which quantities are measured, and how precisely."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +10,7 @@ from elbos.evaluation.metrics import MIN_IMAGES
 
 @dataclass(frozen=True, kw_only=True)
 class OdeConfig(Typed):
-    """Settings of the likelihood measurement by the probability-flow ODE."""
+    """Settings for measuring the likelihood under the probability-flow ODE."""
 
     num_images: int = 100
     """Number of images, or 0 to skip; each image takes hundreds of evaluations with gradient."""

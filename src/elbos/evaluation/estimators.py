@@ -52,7 +52,9 @@ class Statistics:
 
     @staticmethod
     def from_features(features: Float[Tensor, "n d"]) -> "Statistics":
-        """Compute the mean and covariance of features; warn unless samples outnumber dimensions."""
+        """Return the mean and covariance of feature vectors; warn unless the vectors outnumber
+        their dimensions.
+        """
         num, dim = features.shape
         _require_finite(features)
         if num < 2:
@@ -72,7 +74,8 @@ class Statistics:
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    r"""Compute the squared Fréchet distance between two Gaussians from their means and covariances.
+    r"""Return the squared Fréchet distance between two Gaussians, given their means and
+    covariances.
 
     Numerically stable where covariances are singular: with $\Sigma_1 = R R^\top$ from symmetric
     eigenvalues, the trace of the root is $\sum_i \sqrt{\lambda_i}$ over the eigenvalues of the
@@ -120,7 +123,7 @@ def kernel_distance(
 
 
 def mean_kernel(x: Float[Tensor, "n d"]) -> float:
-    r"""Compute the mean kernel $E\,k(x, x')$ over all pairs of two different feature vectors."""
+    r"""Return the mean kernel $E\,k(x, x')$ over all pairs of two different feature vectors."""
     num, chunks = len(x), torch.split(x, _CHUNK)
     total = sum((_kernel(a, a).sum() - _kernel_diagonal(a).sum()).item() for a in chunks)
     total += 2 * sum(_kernel(a, b).sum().item() for i, a in enumerate(chunks) for b in chunks[:i])
@@ -144,7 +147,8 @@ def _kernel_diagonal(x: Tensor) -> Float64[Tensor, " n"]:
 def precision_recall(
     real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], *, num_neighbors: int = 3
 ) -> tuple[float, float]:
-    """Compute improved precision and recall, which are comparable only at equal sample sizes.
+    """Return the improved precision and recall, which are comparable only between sample sets of
+    equal size.
 
     Distances are computed in float64, in chunks: 10,000 features against 10,000 take 200 MB. A
     feature exactly on the border of a ball counts as inside, as published; except for features that
@@ -186,8 +190,8 @@ def _squared_distances(x: Tensor, y: Tensor) -> Float64[Tensor, "m n"]:
 
 
 def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tuple[float, float]:
-    r"""Compute the Inception score, $\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$, as mean and standard
-    deviation over splits.
+    r"""Return the Inception score, $\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$, as mean and standard
+    deviation over splits of the samples.
 
     This is the Inception score if the logits are those of Inception; scores from other classifiers
     are not comparable. The score is at most the number of classes, and biased downwards for small

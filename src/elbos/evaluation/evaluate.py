@@ -40,7 +40,8 @@ def evaluate(
     sampling: Sampling | None = None,
     start: Start = silent,
 ) -> Evaluation:
-    """Measure a model's likelihood, its loss at every noise level, and its sample quality.
+    """Measure a model's likelihood, loss at every noise level and sample quality; return the
+    results.
 
     Args:
         model: A `Run`, or a `Pretrained` model.
@@ -113,7 +114,9 @@ def evaluate(
 
 
 def require_measurable(model: Model, config: EvaluationConfig, sampling: Sampling) -> None:
-    """Raise a ValueError if a model cannot be evaluated with these settings, before measuring."""
+    """Raise a ValueError if the settings of an evaluation do not fit the model, before anything is
+    measured.
+    """
     model.require_guidable(sampling)
     sampling.logsnrs(model.schedule)  # raises for an invalid grid
     chosen_images(model, config)
@@ -124,7 +127,7 @@ def require_measurable(model: Model, config: EvaluationConfig, sampling: Samplin
 
 
 def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
-    """Return a PNG of up to 100 scored samples; None if no samples are scored."""
+    """Return a PNG image of at most 100 of the scored samples; None if no samples are scored."""
     if config.num_samples == 0 or model.data.num_levels is None:
         return None
     x = stored_samples(model, sampling, config.num_samples, config.seed, silent)

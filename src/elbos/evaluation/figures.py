@@ -1,4 +1,6 @@
-"""The curves of an evaluation, as plotly figures: over log-SNR, and over network evaluations."""
+"""Plotly figures of an evaluation: curves over log-SNR and over the number of network
+evaluations.
+"""
 
 import math
 from html import escape
@@ -22,19 +24,23 @@ BASELINE = Swatch(COLORS[-1], "dash")
 
 
 def swatches(result: Evaluation) -> dict[str, Swatch]:
-    """Assign a colour to each condition, keyed by the condition's name in words."""
+    """Return a curve colour for each condition of a network, by the condition's name in words."""
     names = (name.replace("_", " ") for name in result.results)
     return {name: Swatch(color) for name, color in zip(names, cycle(COLORS), strict=False)}
 
 
 def curves_figure(result: Evaluation) -> Figure:
-    """Plot the loss and the ELBO of noisy data over log-SNR, with bands of two standard errors."""
+    """Return a figure of the loss and the ELBO of noisy data over log-SNR, with bands of two
+    standard errors.
+    """
     found = zip(swatches(result), result.results.values(), strict=True)
     return by_level_figure({name: (one.curve, one.elbo) for name, one in found})
 
 
 def floor_figure(result: Evaluation) -> Figure:
-    """Plot the loss and the irreducible loss (dashed) over log-SNR, on a logarithmic loss axis."""
+    """Return a figure of the loss and the irreducible loss (dashed) over log-SNR, with a
+    logarithmic loss axis.
+    """
     traces: list[Scatter] = []
     floors = result.floors or {}
     for (title, swatch), name in zip(swatches(result).items(), floors, strict=True):
@@ -64,7 +70,9 @@ def floor_figure(result: Evaluation) -> Figure:
 
 
 def sweep_lines(sweep: Sweep) -> dict[tuple[str, str], list[SweepPoint]]:
-    """Group the points of a sweep by sampler and grid, sorted by number of network evaluations."""
+    """Group the results of a sampling sweep by sampler and grid, each sorted by number of network
+    evaluations.
+    """
     lines: dict[tuple[str, str], list[SweepPoint]] = {}
     for point in sorted(sweep.points, key=lambda point: point.protocol.num_evaluations):
         key = point.protocol.sampler_label, point.protocol.grid_label
@@ -73,7 +81,9 @@ def sweep_lines(sweep: Sweep) -> dict[tuple[str, str], list[SweepPoint]]:
 
 
 def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
-    """Assign a colour to each sampler and a dash pattern to each grid of a sweep."""
+    """Return the colour of each sampler and the dash pattern of each noise-level grid in a sampling
+    sweep.
+    """
     samplers = sorted({point.protocol.sampler_label for point in sweep.points})
     grids = sorted({point.protocol.grid_label for point in sweep.points})
     dashes = zip(grids, cycle(["solid", *DASHES]), strict=False)
@@ -85,13 +95,17 @@ def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
 
 
 def sweep_baseline(sweep: Sweep) -> float | None:
-    """Return the Fréchet distance of the real-data baseline; None for fewer images than samples."""
+    """Return the Fréchet distance of real test images; None if there are fewer test images than
+    samples.
+    """
     baseline = sweep.baseline.scores[FRECHET_DISTANCE].value
     return None if sweep.baseline.num < sweep.num_samples else baseline
 
 
 def sweep_figure(sweep: Sweep) -> Figure:
-    """Plot the Fréchet distance against network evaluations, on logarithmic axes."""
+    """Return a figure of the Fréchet distance over the number of network evaluations, on
+    logarithmic axes.
+    """
     evaluations = [point.protocol.num_evaluations for point in sweep.points]
     low, high = (math.log2(f(evaluations)) for f in (min, max))
     ends = [2 ** (low - 0.2), 2 ** (high + 0.2)]

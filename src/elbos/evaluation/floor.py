@@ -1,4 +1,4 @@
-"""The irreducible loss on a run's training images, at the noise levels of the run's loss.
+"""Irreducible loss on the training images, at the noise levels of the measured loss curve.
 
 It does not depend on a network: it is computed part by part into the cache, where all runs on the
 same data find it. Its meaning depends on the images of the run's loss:
@@ -30,7 +30,8 @@ from elbos.training.randomness import generator
 def measure_floors(
     model: Model, config: EvaluationConfig, levels: Mapping[str, tuple[float, ...]], start: Start
 ) -> dict[str, Floor]:
-    """Compute the irreducible loss on the training images, by noise level, for each condition.
+    """Return, for each condition, the irreducible loss on the training images at given noise
+    levels.
 
     `levels` are the noise levels of each condition's loss curve. Given the label, noised images are
     compared with training images of the same class only.
@@ -59,8 +60,8 @@ def _floor(
     seed: int,
     start: Start,
 ) -> Floor:
-    """Compute the irreducible loss on all training images and on a random tenth of them, with
-    random numbers keyed by (seed, part).
+    """Return the irreducible loss at each noise level on all training images, and on a random tenth
+    of the training images.
     """
     order = torch.randperm(len(data), generator=generator(seed))
     tenth = order[: max(2, len(order) // 10)]

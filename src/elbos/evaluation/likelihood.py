@@ -1,4 +1,4 @@
-r"""Losses of a model at many noise levels on the images of a split: the bound and the theorem.
+r"""Losses of a model at many noise levels: the variational bound, and a check of the ELBO theorem.
 
 `elbos.Validator` makes two measurements with independent noise. The **pilot** measures a few images
 at levels uniform in log-SNR: it decides how the rest is measured, and later gives the right side of
@@ -56,7 +56,8 @@ CHECKED: dict[str, WeightFunction] = {
 
 @dataclass(frozen=True)
 class ConditionedImages:
-    """Images of a split under a condition of the network, "unconditional" or "given_label".
+    """Images of a split, with the condition that the network receives: "unconditional" or
+    "given_label".
 
     Args:
         name: The condition.
@@ -74,25 +75,29 @@ class ConditionedImages:
 
     @property
     def title(self) -> str:
-        """The condition's name in words."""
+        """Name of the condition in words, "unconditional" or "given label"."""
         return self.name.replace("_", " ")
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Tensor, Condition]:
-        """Return the selected images, scaled to [-1, 1], and their labels or None."""
+        """Return the images at the given indices, scaled to [-1, 1], with their labels or None."""
         x = to_unit(self.x[rows], self.num_levels)
         return x, None if self.labels is None else self.labels[rows]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses under a condition: a pilot on the first images, and rounds on all images."""
+    """Losses of a model under one condition: pilot measurements on a few images, and the main
+    rounds on all images.
+    """
 
     pilot: Measurements
     rounds: Validation
 
 
 def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]:
-    """Choose the indices of the images to measure, in a random order that all models share."""
+    """Return the indices of the images to evaluate, in a random order that is the same for all
+    models.
+    """
     split: Split = getattr(model.dataset, config.split)
     num_images = config.num_images or len(split)
     if not 2 <= num_images <= len(split):
@@ -106,7 +111,9 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
 def conditions(
     model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
 ) -> list[ConditionedImages]:
-    """Pair the images with each condition of the network: unconditional, or given the label."""
+    """Return the images once per condition of the network: without labels, and with their
+    labels.
+    """
     x, num_levels = model.represented(split.x[images], start)
     labels = None if split.labels is None else split.labels[images]
     cond = {"unconditional": None, "given_label": labels}
@@ -116,7 +123,9 @@ def conditions(
 def measure(
     model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
 ) -> Measured:
-    """Measure the losses under one condition: first a pilot, then the main rounds."""
+    """Measure a model's losses under one condition, first in a pilot, which tunes the main rounds;
+    return both.
+    """
     validator = Validator(
         condition,
         num_levels=condition.num_levels,
@@ -146,7 +155,9 @@ def measure(
 
 
 def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
-    """Summarize the variational bound, its terms, and the loss and ELBO at every noise level."""
+    """Return the variational bound, its terms, and the loss and ELBO at each noise level, from
+    measured losses.
+    """
     rounds = measured.rounds
     bits = rounds.bits
     return Likelihood(
@@ -170,7 +181,8 @@ def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
 def mixed_elbos(
     measurements: Measurements, weighting: WeightFunction, prior: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    r"""Compute the mixture of ELBOs (the theorem's right side) per image, as a Stieltjes sum.
+    r"""Return for each image the weighted mixture of ELBOs, which by the theorem equals the
+    weighted loss.
 
     Needs a round of losses, and $L(\lambda_\min)$ of each image, `prior`.
     """
@@ -189,8 +201,8 @@ def mixed_elbos(
 
 
 def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
-    """Compare the weighted loss with the mixture of ELBOs on the pilot's images, for several
-    weightings and for that of the training, if known.
+    """Compare the weighted loss with the mixture of ELBOs, which by the theorem are equal, for
+    several weightings.
     """
     named = dict(CHECKED)
     if trained is not None and trained not in CHECKED.values():

@@ -1,4 +1,4 @@
-"""Metrics of models, by name: bits/dim, and the metrics of samples.
+"""Metrics by which models are compared: bits/dim, and metrics of sample quality.
 
 A metric of samples is a function of the features of samples and of real images, with an entry in
 `SAMPLE_METRICS`. All files, tables, pages and reports include it. To add a metric:
@@ -37,7 +37,7 @@ MAX_MANIFOLD = 10_000
 
 @dataclass(frozen=True)
 class Value:
-    """Value of a metric (NaN if unknown), with its standard error over images (None if unknown)."""
+    """Value of a metric, NaN if unknown, and standard error over images, None if unknown."""
 
     value: float
     standard_error: float | None = None
@@ -48,7 +48,7 @@ UNKNOWN = Value(math.nan)
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """Features of samples, in random order, and of real images, by the same extractor.
+    """Features of generated samples, in random order, and of real images, by the same extractor.
 
     `is_inception` says whether the logits are of the original Inception-v3.
     """
@@ -58,21 +58,25 @@ class FeatureSets:
     is_inception: bool
 
     def first(self, num: int) -> "FeatureSets":
-        """Return the feature sets with the first `num` samples only and the full reference."""
+        """Return the features of the first `num` samples, together with those of all real
+        images.
+        """
         pooled, logits = self.samples.pooled, self.samples.logits
         first = Features(pooled[:num], None if logits is None else logits[:num])
         return replace(self, samples=first)
 
     @cached_property
     def precision_recall(self) -> tuple[float, float]:
-        """Precision and recall, computed from equal numbers of samples and real images."""
+        """Precision and recall, computed with as many samples as real images."""
         num = num_manifold(len(self.samples.pooled), self.reference)
         return precision_recall(
             self.reference.rows[:num], self.samples.pooled[:num], num_neighbors=NUM_NEIGHBORS
         )
 
     def inception_score(self) -> Value | None:
-        """Compute the Inception score from class logits of any classifier; None without logits."""
+        """Inception score from the class logits of the feature network; None without class
+        logits.
+        """
         if self.samples.logits is None:
             return None
         return Value(inception_score(self.samples.logits, num_splits=NUM_SPLITS)[0])
@@ -80,7 +84,9 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class Metric:
-    """A scalar metric for comparing models: key in files, titles in text and tables, direction."""
+    """A metric for comparing models: key in files, titles in text and in tables, and which
+    direction is better.
+    """
 
     name: str
     title: str
@@ -90,7 +96,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class SampleMetric(Metric):
-    """A metric computed from the features of samples and of real images.
+    """A metric of sample quality, computed from the features of samples and of real images.
 
     Attributes:
         compute: Function that returns the value; None if the features do not allow it.
@@ -156,20 +162,22 @@ SAMPLE_METRICS: list[SampleMetric] = [
 
 
 def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
-    """Choose the primary metric: the Fréchet distance, or the kernel distance if samples are fewer
-    than features and the former is mostly bias.
+    """Return the primary metric of sample quality: the Fréchet distance, or, for fewer samples than
+    features, the kernel distance.
     """
     return KERNEL_DISTANCE if num_samples < num_features else FRECHET_DISTANCE
 
 
 def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) -> dict[str, Value]:
-    """Compute every metric that the features allow, by name."""
+    """Return the values of all metrics that can be computed from the features, by name."""
     values = {metric.name: metric.compute(sets) for metric in metrics}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def num_manifold(num: int, reference: Reference) -> int:
-    """Return how many samples, and how many real images, precision and recall compare."""
+    """Return the number of samples, equal to the number of real images, from which precision and
+    recall are computed.
+    """
     return min(num, len(reference.rows), MAX_MANIFOLD)
 
 
@@ -182,7 +190,8 @@ def feature_sets(
     on_images: Callable[[int], None] = lambda _: None,
     features: Features | None = None,
 ) -> FeatureSets:
-    """Pair the features of samples in random order, extracted unless given, with a reference.
+    """Return the features of samples, extracted unless given, together with the features of the
+    reference images.
 
     `on_images` is called with the number of images in each batch.
 

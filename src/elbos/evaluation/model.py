@@ -1,4 +1,4 @@
-"""The protocol of a model to evaluate, and the stores of its measurements.
+"""Interface of a model that can be evaluated, and the disk stores for partial results.
 
 A store is a folder of tensors, one file per batch, so that an interrupted evaluation resumes.
 """
@@ -30,7 +30,7 @@ from elbos.training.sampling import Sampling, sample
 
 
 class Model(Protocol):
-    """Protocol of a model to evaluate: a denoiser with its data, noise levels and sampler.
+    """Interface of a model that can be evaluated: a denoiser with data, noise levels and sampler.
 
     `elbos.Run` implements it, and `elbos.runs.pretrained` does for saved diffusers pipelines.
     """
@@ -41,7 +41,7 @@ class Model(Protocol):
 
     @property
     def directory(self) -> RunDirectory:
-        """The directory that stores partial results of the model's evaluation."""
+        """The directory in which partial results of the model's evaluation are stored."""
 
     @property
     def step(self) -> int | None:
@@ -53,7 +53,7 @@ class Model(Protocol):
 
     @property
     def trained(self) -> Training:
-        """The known settings of the model's training."""
+        """Training settings of the model, as far as they are known."""
 
     @property
     def denoiser(self) -> Denoise:
@@ -65,7 +65,7 @@ class Model(Protocol):
 
     @property
     def precision(self) -> str:
-        """The numerical precision of the network, "bf16" or "fp32"."""
+        """Numerical precision of the network, "bf16" or "fp32"."""
 
     @property
     def processes(self) -> Processes:
@@ -104,19 +104,21 @@ class Model(Protocol):
         """The data distribution as a Gaussian mixture; None if unknown."""
 
     def identifier(self) -> dict[str, Any]:
-        """Return everything that determines the network's outputs, as a key for measurements."""
+        """Return a JSON object that determines the network's outputs, under which measurements are
+        stored.
+        """
 
     def autocast(self) -> torch.autocast:
-        """Return an autocast context with the network's precision."""
+        """Return an autocast context in the numerical precision of the network."""
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError if the network does not support the guidance in `sampling`."""
+        """Raise a ValueError if `sampling` uses guidance that the network does not support."""
 
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
-        """Return images in the network's representation, and the number of pixel values (None for
-        points and latents).
+        """Return images as network inputs (pixels or latents), and the number of pixel values or
+        None for continuous data.
         """
 
     @property
@@ -132,10 +134,10 @@ class Model(Protocol):
         """The null (unconditional) condition for classifier-free guidance."""
 
     def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]:
-        """Decode samples from the network's representation to images."""
+        """Return images decoded from samples of the network, such as latents."""
 
     def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
-        """Return `num` labels that cycle through the classes; None for a network without labels."""
+        """Return `num` labels that cycle through all classes; None for a network without labels."""
 
     def sample_batches(
         self,
@@ -146,11 +148,11 @@ class Model(Protocol):
         cond: Condition,
         batches: Iterable[int] | None = None,
     ) -> list[Float[Tensor, "b *d"]]:
-        """Generate batches of samples with values approximately in [-1, 1]."""
+        """Yield batches of generated samples, with values approximately in [-1, 1]."""
 
 
 class Sampled:
-    """Mixin with the sampling methods that all models share (see `Model`)."""
+    """Mixin that implements the sampling methods of `Model` for all classes of models."""
 
     def class_labels(self: Model, num: int) -> Int[Tensor, " n"] | None:
         known = self.num_classes
@@ -182,7 +184,7 @@ class Sampled:
 
 
 def model_store(model: Model, name: str, **key: Any) -> Store:
-    """Open the store for a measurement of a model, in the model's evaluation directory.
+    """Return the disk store of a measurement of a model, in the evaluation directory of the model.
 
     The folder is named `name` and a digest of all that determines the numbers: the model and `key`,
     which is encodable by `codec.encode`. Incomplete files of a killed process are deleted.
@@ -193,7 +195,9 @@ def model_store(model: Model, name: str, **key: Any) -> Store:
 
 
 def data_store(model: Model, name: str, **key: Any) -> Store:
-    """Open the store for a measurement that depends on the data alone, in the user's cache."""
+    """Return the disk store, in the user's cache, of a measurement that depends on the data but not
+    on the model.
+    """
     return Store(cache_dir() / name / _digest(model, key), model.processes)
 
 

@@ -1,4 +1,4 @@
-"""ODE likelihood of some images, beside the variational bound of the same images.
+"""Likelihood under the probability-flow ODE, and the variational bound on the same images.
 
 Always in float32, whatever the model's precision: the density formula assumes a smooth map, and
 rounding in bfloat16 has underestimated bits/dim by as much as 0.35.
@@ -37,7 +37,8 @@ def measure_ode(
     config: EvaluationConfig,
     start: Start,
 ) -> OdeLikelihood | None:
-    """Measure the ODE likelihood and the bound on the same images; None if no images are requested.
+    """Return the ODE likelihood of some images, and the bound on the same images; None if no images
+    are requested.
 
     `bound` is the variational bound of each image, in nats per dimension.
     """

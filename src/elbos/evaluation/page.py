@@ -1,4 +1,4 @@
-"""Tables of an evaluation for its page and, with fewer noise levels, for the terminal."""
+"""HTML page of an evaluation, and tables of the results for the page and the terminal."""
 
 import base64
 import math
@@ -22,7 +22,7 @@ _NUM_LEVELS = 13  # rows in tables of curves
 
 @dataclass(frozen=True)
 class Unit:
-    """Unit of likelihood: its name, the number of units per bit, and a note for titles."""
+    """A unit of likelihood: name, number of units per bit, and a note for titles."""
 
     name: str
     per_bit: float
@@ -30,7 +30,7 @@ class Unit:
 
     @property
     def title(self) -> str:
-        """The unit's name, followed by its note."""
+        """Name of the unit, followed by the note for titles."""
         return self.name + self.note
 
     def plus_minus(self, bits: float, error: float) -> str:
@@ -43,7 +43,7 @@ class Unit:
 
 
 def unit_of(result: Evaluation) -> Unit:
-    """Return the unit of an evaluation's likelihoods: bits/dim, or nats/dim for latents."""
+    """Return the unit of a model's likelihood: bits/dim, or nats/dim for models of latents."""
     if result.is_of_latents:
         return Unit("nats/dim", NATS_PER_BIT, " of latents, up to a constant")
     return Unit("bits/dim", 1.0)
@@ -52,8 +52,8 @@ def unit_of(result: Evaluation) -> Unit:
 def evaluation_page(
     result: Evaluation, *, samples: bytes | None = None, command: str | None = None
 ) -> str:
-    """Render an evaluation as a self-contained HTML page, with a picture of samples, as PNG; the
-    result is also embedded as JSON, in `<script id="elbos-evaluation">`.
+    """Return an evaluation as a self-contained HTML page, in which the result is also embedded as
+    JSON.
     """
     return document(
         "evaluation/page.html",
@@ -75,12 +75,11 @@ def evaluation_page(
 def write_page(
     result: Evaluation, path: Path, *, samples: bytes | None = None, command: str | None = None
 ) -> None:
-    """Render an evaluation as an HTML page, and write the page to a file atomically."""
+    """Write an evaluation as a self-contained HTML page to a file, atomically."""
     write_html(path, evaluation_page(result, samples=samples, command=command))
 
 
 def _tables(result: Evaluation, num_rows: int) -> dict[str, list[Table]]:
-    """Return the tables of each measurement, with `num_rows` noise levels in tables of curves."""
     known = {name: value for name, value in asdict(result.trained).items() if value is not None}
     return {
         "training": [settings(known)],
@@ -95,7 +94,7 @@ def _tables(result: Evaluation, num_rows: int) -> dict[str, list[Table]]:
 
 
 def evaluation_tables(result: Evaluation) -> list[Table]:
-    """Return the tables of all measurements of an evaluation, with captions, for the terminal."""
+    """Return the tables of all results of an evaluation, with captions, for the terminal."""
     unit = unit_of(result).title
     captions = {
         "training": f"{result.run}: trained",
@@ -127,7 +126,7 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
 
 
 def runs_table(results: Sequence[Evaluation]) -> Table:
-    """Tabulate the results of several models, with one row per model and condition."""
+    """Return a table of the results of several models, with one row per model and condition."""
     scored = next((result.quality for result in results if result.quality), None)
     metrics = [m for m in (scored.metrics if scored else ()) if not m.name.endswith("_score")]
     units = list(dict.fromkeys(map(unit_of, results)))
@@ -156,7 +155,7 @@ def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:
 
 
 def terms_table(result: Evaluation) -> Table:
-    """Tabulate the variational bound and its terms for each condition."""
+    """Return a table of the variational bound and its terms, with one row per condition."""
     unit = unit_of(result)
     rows = [
         (
@@ -175,7 +174,9 @@ def terms_table(result: Evaluation) -> Table:
 
 
 def ode_table(result: Evaluation) -> Table:
-    """Tabulate the ODE likelihood beside the variational bound for each condition."""
+    """Return a table of the ODE likelihood and the variational bound on the same images, with one
+    row per condition.
+    """
     unit = unit_of(result)
     rows = [
         (
@@ -194,7 +195,9 @@ def ode_table(result: Evaluation) -> Table:
 
 
 def theorem_tables(result: Evaluation) -> list[Table]:
-    """Tabulate the weighted loss and the mixture of ELBOs by weighting, one table per condition."""
+    """Return tables that compare the weighted loss with the mixture of ELBOs by weighting, one
+    table per condition.
+    """
     heads = ["", "z", "loss", "mixture", "difference", "monotone"]
     tables = []
     for name, one in _conditions(result):
@@ -214,7 +217,9 @@ def theorem_tables(result: Evaluation) -> list[Table]:
 
 
 def quality_table(quality: SampleQuality) -> Table:
-    """Tabulate the scores of each set of samples, their mean, and the real-data baseline."""
+    """Return a table of the sample-quality scores: of each set of samples, on average, and of real
+    images.
+    """
     real = quality.baseline
     named: list[tuple[str, Scores | SampleSets]] = []
     for found, prefix in ((quality.samples, ""), (quality.matched, "the first ")):
@@ -234,7 +239,9 @@ def quality_table(quality: SampleQuality) -> Table:
 
 
 def sweep_table(sweep: Sweep) -> Table:
-    """Tabulate Fréchet distances by sampler and grid against the number of network evaluations."""
+    """Return a table of Fréchet distances by sampler, noise-level grid and number of network
+    evaluations.
+    """
     counts = sorted({point.protocol.num_evaluations for point in sweep.points})
     rows = []
     for (sampler, grid), points in figures.sweep_lines(sweep).items():
@@ -246,7 +253,9 @@ def sweep_table(sweep: Sweep) -> Table:
 
 
 def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> Table:
-    """Tabulate the loss ("curve") or ELBO ("elbo") of each condition at selected noise levels."""
+    """Return a table of the loss ("curve") or the ELBO ("elbo") at selected noise levels, by
+    condition.
+    """
     curves = [getattr(one, name) for one in result.results.values()]
     levels = curves[0].logsnr
     rows = []
@@ -259,7 +268,9 @@ def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> T
 
 
 def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
-    """Tabulate loss, irreducible loss and excess at selected noise levels, for each condition."""
+    """Return tables of the loss, the irreducible loss and the excess at selected noise levels, one
+    per condition.
+    """
     tables = []
     for condition, floor in (result.floors or {}).items():
         one, title = result.results[condition], condition.replace("_", " ")
@@ -279,8 +290,8 @@ def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
 
 @dataclass(frozen=True)
 class Underfitting:
-    """Relative excess of the loss over the irreducible loss, on the noise levels where a tenth of
-    the training images has the same irreducible loss.
+    """Relative excess of the loss over the irreducible loss, at noise levels where the size of the
+    training set does not affect the latter.
 
     Attributes:
         logsnr: The highest log-SNR that is included.
@@ -294,8 +305,8 @@ class Underfitting:
 
 
 def underfitting(one: Likelihood, floor: Floor) -> Underfitting | None:
-    """Compute the relative excess of the loss over the irreducible loss on the resolved noise
-    levels; None if no noise level is resolved.
+    """Return the relative excess of the loss over the irreducible loss; None if no noise level
+    resolves the excess.
     """
     curve = one.curve
     # at levels of zero standard error no image was measured: the loss there is the pilot's

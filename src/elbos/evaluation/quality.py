@@ -1,4 +1,4 @@
-"""Sample quality of a model: sets of samples, scored against the training images.
+"""Sample quality of a model: generated samples, scored against the training images.
 
 The real-data baseline, the scores of held-out images, is what samples as good as the data would
 have, at equal numbers of images: all scores but the kernel distance depend on the number.
@@ -56,7 +56,9 @@ _ESTIMATORS = 3  # version of the estimators: a change invalidates stored scores
 
 @dataclass(frozen=True)
 class Scorer:
-    """A scorer of a model's samples against features of the training images, by one extractor."""
+    """A scorer of a model's samples, which compares their features with the features of the
+    training images.
+    """
 
     model: Model
     extractor: Extractor
@@ -64,18 +66,21 @@ class Scorer:
 
     @classmethod
     def load(cls, model: Model, network: ExtractorConfig, start: Start) -> "Scorer":
-        """Load the extractor and the reference features, which are computed if not cached."""
+        """Return a scorer with the feature extractor and the reference features, which are computed
+        if not cached.
+        """
         extractor = network.load(model.device)
         found = reference(model.dataset, REFERENCE_SPLIT, extractor, start, model.processes)
         return cls(model, extractor, found)
 
     @property
     def num_features(self) -> int:
-        """The dimension of the feature vectors."""
+        """Dimension of the feature vectors."""
         return self.reference.rows.shape[1]
 
     def num_matched(self, num: int) -> int | None:
-        """Return how many samples to compare with the real-data baseline; None for all `num`.
+        """Return how many of the `num` samples to compare with the real-data baseline, or None to
+        compare all.
 
         As many as there are test images, if these are fewer and enough for a baseline.
         """
@@ -85,7 +90,8 @@ class Scorer:
     def score(
         self, sampling: Sampling, num: int, seed: int, start: Start
     ) -> tuple[Scores, Scores | None]:
-        """Generate and score samples; return the scores of all samples, and of the first ones.
+        """Generate and score samples; return the scores of all samples, and of the number of
+        samples that matches the baseline.
 
         Metrics that depend on the number of samples are compared with the real-data baseline by the
         first `num_matched` samples; None if all samples are compared.
@@ -97,8 +103,8 @@ class Scorer:
         return self._stored_scores(x, store, f"seed {seed}", start, num_matched)
 
     def baseline(self, num: int, start: Start) -> Baseline:
-        """Score at most `num` test images as the real-data baseline, once for all models on the
-        same data; no scores if images are too few.
+        """Return the scores of at most `num` real test images, as a baseline for generated samples;
+        empty if there are too few.
         """
         test = self.model.dataset.test.x
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
@@ -209,7 +215,7 @@ def _from_tensors(prefix: str, tensors: Tensors) -> Scores:
 def measure_quality(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
 ) -> SampleQuality:
-    """Generate and score several sets of samples, and score real images as the baseline."""
+    """Return the scores of several sets of generated samples, and of real images as a baseline."""
     num, seeds = config.num_samples, range(config.seed, config.seed + config.num_sets)
     found = {seed: scorer.score(sampling, num, seed, start) for seed in seeds}
     matched = {seed: some for seed, (_, some) in found.items() if some is not None}
@@ -225,8 +231,8 @@ def measure_quality(
 def measure_sweep(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
 ) -> Sweep:
-    """Score samples for every sampler, grid and number of evaluations, from the same noise and with
-    the guidance of `sampling`.
+    """Return the scores of samples for every sampler, noise-level grid and number of network
+    evaluations.
     """
     num, seed = config.sweep_samples, config.seed
     points = []
@@ -252,7 +258,9 @@ def _named(start: Start, point: str, what: str, total: int, unit: str) -> Advanc
 def _sweep_samplings(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling
 ) -> Iterator[Sampling]:
-    """Yield the settings of each point, with the most steps that the evaluations allow."""
+    """Yield the sampling settings of a sweep, each with as many steps as the allowed network
+    evaluations permit.
+    """
     trained = scorer.model.schedule
     for sampler in dict.fromkeys([sampling.sampler, *(cls() for cls in SAMPLERS)]):
         for grid in dict.fromkeys([sampling.grid, *SWEEP_GRIDS]):

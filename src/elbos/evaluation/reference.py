@@ -1,4 +1,4 @@
-"""Reference features: the features of a split of the data, with which samples are compared.
+"""Reference features: the features of real images, with which those of samples are compared.
 
 The features are computed once and stored in the user's cache, under a digest of the data, the split
 and the extractor. An interrupted extraction resumes; a damaged cache is replaced.
@@ -60,7 +60,8 @@ def reference(
     start: Start = silent,
     processes: Processes | None = None,
 ) -> Reference:
-    """Load the reference features of a split from the cache, or compute and store the features.
+    """Return the features of the real images in a split, read from the cache or else computed and
+    stored.
 
     A few features are always computed and compared with the cache, because a user-defined function
     may change while its name does not.
@@ -142,7 +143,9 @@ def reference(
 
 
 def require_images(dataset: Dataset) -> int:
-    """Return the number of pixel values of an image dataset; raise a ValueError for points."""
+    """Return the number of pixel values of an image dataset; raise a ValueError if the data are not
+    images.
+    """
     if dataset.num_levels is None:
         raise ValueError(f"Sample quality needs images: {dataset.name} holds points.")
     return dataset.num_levels

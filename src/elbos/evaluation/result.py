@@ -1,4 +1,4 @@
-"""Results of an evaluation, as frozen dataclasses: `to_dict` is the content of eval.json."""
+"""Results of an evaluation as frozen dataclasses, which are stored in eval.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,8 @@ MAX_Z = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class TheoremCheck:
-    """The weighted loss and the mixture of ELBOs for one weighting, in nats per dimension.
+    """Comparison of the weighted loss with the mixture of ELBOs for one weighting, in nats per
+    dimension.
 
     `difference_se` is the standard error of the paired difference, loss minus mixture, and `z` the
     difference divided by it. Monotone weightings never increase within the training's noise levels.
@@ -39,13 +40,15 @@ class TheoremCheck:
 
     @property
     def holds(self) -> bool:
-        """Return whether loss and mixture agree within statistical error."""
+        """Return whether the weighted loss and the mixture of ELBOs agree within statistical
+        error.
+        """
         return abs(self.z) <= MAX_Z
 
 
 @dataclass(frozen=True, kw_only=True)
 class OdeLikelihood:
-    """Likelihood under the probability-flow ODE, and the variational bound on the same images.
+    """Likelihood under the probability-flow ODE, with the variational bound on the same images.
 
     Attributes:
         difference: Mean of ODE minus bound, with standard error `difference_se`.
@@ -104,7 +107,7 @@ class Likelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Source format, scheduler and latents of a model that another library trained.
+    """Origin of a model that another library trained: file format, scheduler and latents.
 
     Attributes:
         format: Format of the folder.
@@ -125,7 +128,7 @@ def _origin_from_json(data: Mapping[str, Any]) -> Origin | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Settings under which a likelihood was measured.
+    """Settings with which a likelihood was measured.
 
     Attributes:
         data: Name of the dataset, with digest `data_sha256`.
@@ -200,12 +203,14 @@ class Evaluation:
 
     @property
     def is_of_latents(self) -> bool:
-        """Return whether the likelihood is a density of latents, known only up to a constant."""
+        """Return whether the likelihood is a density of latents, which is known only up to a
+        constant.
+        """
         return self.protocol.origin is not None and self.protocol.origin.latents is not None
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
-        """Load an evaluation from RUN/eval.json, the file that `elbos evaluate` writes.
+        """Return the evaluation stored in RUN/eval.json, the file that `elbos evaluate` writes.
 
         Raises:
             OSError: If the file cannot be read.
@@ -220,24 +225,26 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Evaluation":
-        """Rebuild an evaluation from the output of `to_dict`; TypeError if an entry is missing."""
+        """Return the evaluation that `to_dict` converted to JSON values; raise a TypeError if an
+        entry is missing.
+        """
         found: Evaluation = from_json(cls, data)
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert the evaluation to JSON-compatible values."""
+        """Return the evaluation as JSON values, the content of eval.json."""
         return dict(to_json(self))
 
     def plot(self) -> "Figure":
-        """Plot the loss over log-SNR in a panel above the ELBO of noisy data."""
+        """Return a figure of the loss over log-SNR, above the ELBO of noisy data."""
         figure: Figure = shown_by(self, "figures").curves_figure(self)
         return figure
 
     def to_html(
         self, path: Path | str, *, samples: bytes | None = None, command: str | None = None
     ) -> None:
-        """Write the evaluation as a self-contained HTML page, with a picture of samples (PNG) and
-        the command that reproduces it.
+        """Write the evaluation as a self-contained HTML page, optionally with an image of samples
+        and the command line.
 
         Raises:
             OSError: If the page cannot be written; the message names `path`.

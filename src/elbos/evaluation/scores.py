@@ -1,4 +1,4 @@
-"""Results of sample quality, as frozen dataclasses."""
+"""Sample-quality scores of a model, as frozen dataclasses."""
 
 import math
 import statistics
@@ -37,20 +37,26 @@ def _scores_from_json(data: Mapping[str, Any]) -> dict[str, Value]:
 
 @dataclass(frozen=True)
 class Scores:
-    """Known metric values of one set of images, by the names of `SAMPLE_METRICS`."""
+    """Sample-quality scores of one set of images, by the names of the metrics in
+    `SAMPLE_METRICS`.
+    """
 
     values: Mapping[str, Value] = field(
         metadata={**_FLAT, "encode": _scores_as_json, "decode": _scores_from_json}
     )
 
     def __getitem__(self, metric: SampleMetric) -> Value:
-        """Return the value and standard error of a metric; NaN and None if unknown."""
+        """Return the value and the standard error of a metric; NaN and None if the value is
+        unknown.
+        """
         return self.values.get(metric.name, UNKNOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSet:
-    """Metric scores of one set of samples, with the seed of the samples' noise."""
+    """Sample-quality scores of one set of samples, and the seed from which the samples were
+    generated.
+    """
 
     seed: int
     scores: Scores = field(metadata=_FLAT)
@@ -58,7 +64,9 @@ class SampleSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Real-data baseline: scores of held-out images of a split; empty if images are too few."""
+    """Sample-quality scores of real held-out images, as a baseline; empty if there are too few
+    images.
+    """
 
     split: str
     num: int
@@ -67,8 +75,8 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSets:
-    """Scores of sets of `num` samples, one set per seed, with mean and standard deviation (None for
-    a single seed) over seeds.
+    """Scores of several sets of `num` samples from different seeds, with mean and standard
+    deviation over seeds.
     """
 
     num: int
@@ -78,7 +86,9 @@ class SampleSets:
 
     @classmethod
     def from_scores(cls, num: int, scores: Mapping[int, Scores]) -> "SampleSets":
-        """Collect the scores of all seeds, and compute their mean and standard deviation."""
+        """Return the scores of all seeds, with their mean and standard deviation; the latter is
+        None for one seed.
+        """
         names = next(iter(scores.values())).values
         values = {name: [one.values[name].value for one in scores.values()] for name in names}
         return cls(
@@ -91,8 +101,8 @@ class SampleSets:
         )
 
     def __getitem__(self, metric: SampleMetric) -> Value:
-        """Return a metric's mean and standard deviation over seeds, or the value and standard error
-        of a single seed.
+        """Return the mean and the standard deviation of a metric over seeds; for one seed, the
+        value and its standard error.
         """
         if self.std is None:
             return self.sets[0].scores[metric]
@@ -101,7 +111,7 @@ class SampleSets:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingProtocol:
-    """Settings under which samples were generated and scored.
+    """Settings with which samples were generated and scored.
 
     Attributes:
         reference: Split of the real images, `num_reference` in number; the kernel distance uses
@@ -131,7 +141,7 @@ class SamplingProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleQuality:
-    """Sample-quality scores of one model, with the real-data baseline.
+    """Sample-quality scores of one model, with those of real images as a baseline.
 
     `matched` scores as many samples as the baseline has images; None if these are not fewer.
     """
@@ -142,12 +152,14 @@ class SampleQuality:
     baseline: Baseline
 
     def comparable(self, metric: SampleMetric) -> SampleSets:
-        """Return the sets to compare with the baseline: of its size if the metric depends on it."""
+        """Return the scores to compare with the baseline: of as many samples as it has images, if
+        the metric depends on their number.
+        """
         return self.matched if self.matched and metric.depends_on_num else self.samples
 
     @property
     def metrics(self) -> list[SampleMetric]:
-        """The metrics that have values, with the primary distance first."""
+        """Metrics that have values, the primary distance first."""
         leading = leading_distance((self.matched or self.samples).num, self.protocol.num_features)
         known = [m for m in SAMPLE_METRICS if m.name in self.samples.sets[0].scores.values]
         return sorted(known, key=lambda metric: metric is not leading)
@@ -155,7 +167,7 @@ class SampleQuality:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPoint:
-    """Scores of samples from one sampler, grid and number of evaluations."""
+    """Sample-quality scores for one sampler, noise-level grid and number of network evaluations."""
 
     protocol: SamplingProtocol = field(metadata=_FLAT)
     scores: Scores = field(metadata=_FLAT)
@@ -163,8 +175,8 @@ class SweepPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Sample-quality scores by sampler, grid and number of network evaluations, from the same noise
-    and with equally many samples. `best` has the lowest Fréchet distance.
+    """Sample-quality scores by sampler, grid and number of network evaluations; `best` has the
+    lowest Fréchet distance.
     """
 
     points: tuple[SweepPoint, ...]

@@ -1,4 +1,5 @@
-"""Feature extractors, each built by `load(device)` of a small configuration.
+"""Feature extractors for images; the method `load(device)` of a configuration returns the
+extractor.
 
 `Lite0` works offline; `Inception` is the network of published FIDs; `Module` is a user's function.
 """

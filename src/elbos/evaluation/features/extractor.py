@@ -1,4 +1,4 @@
-"""Features of images: the activations of a pretrained network, one vector per image."""
+"""Image features: the activations of a pretrained network, as one vector per image."""
 
 import hashlib
 import io
@@ -21,7 +21,7 @@ BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
 
 @dataclass(frozen=True)
 class Features:
-    """Feature vectors of images, with class logits if the network has a classifier."""
+    """Feature vectors of images, and class logits if the feature network has a classifier."""
 
     pooled: Float32[Tensor, "n d"]
     logits: Float32[Tensor, "n k"] | None
@@ -29,7 +29,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Extractor:
-    """A named function from images to feature vectors.
+    """A feature extractor: a function from images to feature vectors, and its name.
 
     Attributes:
         name: Network, input size and a hash of the weights: all that determines the features, as
@@ -51,7 +51,7 @@ def extract(
     num_levels: int,
     on_images: Callable[[int], None],
 ) -> Features:
-    """Extract the features of images in batches, converting grey images to RGB.
+    """Return the feature vectors of images, computed in batches; grey images are converted to RGB.
 
     The `num_levels` pixel values are spread over 0 to 255. `on_images` is called with the number of
     images in each batch.
@@ -80,7 +80,9 @@ def extract(
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the weight tensors in a file, read without executing code, and 8 digits of a hash."""
+    """Return the weight tensors in a file, read without executing code, and the first 8 digits of
+    the file's hash.
+    """
     content = files.read(path)
     advice = "get the file again, or name another one."
     try:
@@ -95,8 +97,8 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A user-defined function from images, uint8 [b, 3, h, w], to features [b, d], optionally with
-    logits.
+    """A user-defined feature extractor: images, uint8 [b, 3, h, w], to features [b, d], optionally
+    with logits.
     """
 
     path: str
@@ -106,7 +108,7 @@ class Module:
         object.__setattr__(self, "path", str(files.expanded(Path(self.path))))
 
     def load(self, device: torch.device) -> Extractor:
-        """Load the user-defined function as an extractor that receives images on `device`.
+        """Return the user-defined feature extractor, which receives images on `device`.
 
         Raises:
             ValueError: If the function is missing, fails when called, or returns no valid features.

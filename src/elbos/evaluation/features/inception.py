@@ -1,4 +1,4 @@
-"""Inception-v3 with the weights of the original FID, through torch-fidelity.
+"""Inception-v3 with the weights of the original FID implementation, through torch-fidelity.
 
 Published FIDs use these weights, converted from TensorFlow's of 2015-12-05, and this resizing
 (bilinear, to 299 pixels, as in TensorFlow 1). Another Inception-v3 gives other numbers.
@@ -29,7 +29,9 @@ URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}
 
 @dataclass(frozen=True, kw_only=True)
 class Inception:
-    """Inception-v3 with the original FID weights, 2,048 features and 1,008 classes."""
+    """Inception-v3 with the weights of the original FID implementation: 2,048 features, 1,008
+    classes.
+    """
 
     weights: Path | None = None
     """File with the weights. Default: torch-fidelity's file in the cache of torch.hub."""
@@ -39,8 +41,8 @@ class Inception:
             object.__setattr__(self, "weights", files.expanded(self.weights))
 
     def load(self, device: torch.device) -> Extractor:
-        """Load Inception-v3 onto a device from local weights, with a warning unless they are the
-        original ones.
+        """Return Inception-v3 as a feature extractor, from local weights; warn if these are not the
+        original FID weights.
 
         Raises:
             FileNotFoundError: If the file of weights does not exist.

