@@ -1,4 +1,4 @@
-r"""Calls of a loss with a stand-in network: its input, its output, and the gradient of the loss.
+r"""Stand-in network for a loss, which records network inputs, outputs and gradients of the loss.
 
 The stand-in returns a prescribed tensor, called the answer. The gradient of the loss with respect
 to the answer shows how the loss depends on the network output. Random states are reset before each
@@ -27,7 +27,7 @@ Slot = int | str
 
 @dataclass(frozen=True)
 class OutputForm:
-    """The container and the shape of the network output that a loss expects."""
+    """Container (tensor, tuple or pair) and shape of the network output that a loss expects."""
 
     container: Literal["tensor", "tuple", "pair"] = "tensor"  # a pair: with a zero per sample
     multiple: int = 1  # channels per channel of the data; 2 if a variance is learned
@@ -46,7 +46,9 @@ _FORMS = [
 
 
 class BroadcastError(ValueError):
-    """The error of a network input with an additional axis, caused by broadcast times."""
+    """Error raised when the network input has an additional axis, because times were broadcast
+    wrongly.
+    """
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ ZERO, SIGNS = Answer(), Answer(scale=1.0)
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of a network call, by position or name."""
+    """The arguments of a network call, by position or name, with the noisy data apart."""
 
     num: int  # samples
     noisy: Slot | None  # the argument that is the noisy data; None if they are part of one
@@ -76,14 +78,14 @@ class Arguments:
 
     @classmethod
     def of_call(cls, z: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Arguments":
-        """Separate the argument `z` from the others."""
+        """Return the arguments of a network call, with the noisy data `z` held separately."""
         named = dict[Slot, Any]([*enumerate(args), *kwargs.items()])
         noisy = next((slot for slot, one in named.items() if one is z), None)
         others = {slot: one for slot, one in named.items() if one is not z}
         return cls(len(z), noisy, others)
 
     def numbers(self) -> dict[Slot, Float[Tensor, " b"]]:
-        """Return the arguments that are one number, or one number per sample."""
+        """Return the arguments that are a single number, or one number per sample."""
         found = {}
         for slot, value in self.others.items():
             if isinstance(value, Tensor) and value.numel() in (1, self.num):
@@ -97,7 +99,7 @@ class Arguments:
 
 @dataclass
 class Call:
-    """A network call, with the gradient of the loss with respect to the network output."""
+    """A recorded network call, with the gradient of the loss with respect to the network output."""
 
     z: Tensor  # noisy data
     answer: Tensor  # a leaf of the graph
@@ -107,7 +109,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Observation:
-    """The network calls and random draws in a call of a loss."""
+    """Recorded network calls and random draws of one evaluation of a loss."""
 
     calls: list[Call]  # the network calls on which the loss depends
     untrained: tuple[int, ...]  # indices of the network calls on which the loss does not depend
@@ -118,7 +120,7 @@ class Observation:
 
 
 class ProbeNetwork(nn.Module):
-    """A stand-in network that accepts any arguments and returns a prescribed output."""
+    """A stand-in network that takes any arguments, records them and returns a prescribed output."""
 
     def __init__(self, x: Tensor, form: OutputForm, answer: Answer = ZERO) -> None:
         super().__init__()
@@ -141,7 +143,9 @@ class ProbeNetwork(nn.Module):
             ) from None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProbeNetwork":
-        """Return the same object, so that calls of an averaged copy are recorded too."""
+        """Return the network itself, so that calls of a deep copy, as for weight averaging, are
+        also recorded.
+        """
         return self
 
     @property
@@ -204,7 +208,7 @@ class ProbeNetwork(nn.Module):
 
 @lru_cache(maxsize=8)
 def _values(shape: tuple[int, ...], multiple: int, answer: Answer) -> Tensor:
-    """Compute a prescribed output of the given shape, independently of all random states."""
+    """Compute a prescribed output of the given shape, without using any random state."""
     value = answer.scale * _random_signs(shape, seed=1)
     if answer.is_masked:
         value *= _random_signs(shape, seed=2) > 0
@@ -219,7 +223,9 @@ def _random_signs(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def _noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
-    """Find the network's argument that is most like the data in shape, also in lists and dicts."""
+    """Return the tensor among the network's arguments, including those in lists and dicts, whose
+    shape is most similar to that of the data.
+    """
     tensors = [value for argument in arguments for value in _tensors(argument, x)]
     if not tensors:
         raise ValueError("the network is called without any tensor of floating-point data")
@@ -235,7 +241,9 @@ def _noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
 
 
 def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
-    """Yield floating-point tensors in a nested value; stack a list of samples to a batch."""
+    """Yield the floating-point tensors in a nested value; a list of samples is stacked to one
+    batch.
+    """
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -252,7 +260,9 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
 
 
 def wider_axis(z: Tensor, x: Tensor) -> int | None:
-    """Return the single axis along which the input is longer than the data, or None."""
+    """Return the axis along which the network input is longer than the data; None unless there is
+    exactly one.
+    """
     if z.ndim != x.ndim:
         return None
     axes = [i for i in range(1, x.ndim) if z.shape[i] != x.shape[i]]
@@ -261,7 +271,9 @@ def wider_axis(z: Tensor, x: Tensor) -> int | None:
 
 @dataclass
 class Instrument:
-    """A loss function to be called with a `ProbeNetwork`, and the form of output it expects."""
+    """A loss function prepared for calls with a `ProbeNetwork`, and the form of network output that
+    the loss expects.
+    """
 
     loss_fn: LossFunction
     form: OutputForm
@@ -302,8 +314,8 @@ class Instrument:
     def observed(
         self, x: Tensor, seed: int, answer: Answer = ZERO, quantiles: Quantiles | None = None
     ) -> Observation:
-        """Call the loss on a batch with a fixed seed and a prescribed network output, and record
-        its network calls.
+        """Evaluate the loss with a fixed seed and a prescribed network output; return the recorded
+        network calls and random draws.
 
         `quantiles` replace the random draws of one number per sample or per batch.
 
@@ -361,7 +373,9 @@ class Instrument:
 
 
 def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
-    """Write the error message for a failed loss: the exception and its line in the user's code."""
+    """Return the error message for a failed loss: the exception, and the line of user code that
+    raised it.
+    """
     if network.is_in_jvp:
         return (
             "The loss differentiates the network by torch.func (jvp, vjp, grad): its target holds "
@@ -392,7 +406,9 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
 
 
 def _total(loss: Any) -> Tensor:
-    """Sum the loss to a number; a tuple's loss is its first item, a dict's its item "loss"."""
+    """Return the sum of the loss values; a tuple's first item, or a dict's item "loss", is taken as
+    the loss.
+    """
     if isinstance(loss, dict):
         if "loss" not in loss:
             keys = ", ".join(map(str, loss)) or "nothing"

@@ -1,4 +1,6 @@
-r"""Independently drawn noise levels, and the discrete table from which levels are drawn."""
+r"""Independently sampled noise levels, and the discrete table from which a loss samples noise
+levels.
+"""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,7 +25,9 @@ _MIN_GAIN = 8.0  # of log-likelihood over equal steps: by chance in 3 of 2,000 t
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels of samples, with the underlying random draws, blocks and rounding errors."""
+    """Noise levels of samples, with the random draws that determine them, independent blocks and
+    rounding errors.
+    """
 
     logsnr: Float[Array, " n"]  # finite
     error: Float[Array, " n"]  # rounding error
@@ -34,7 +38,7 @@ class Levels:
 
     @classmethod
     def from_samples(cls, samples: Samples) -> "Levels":
-        """Select the samples of finite log-SNR."""
+        """Return the noise levels of the samples with finite log-SNR."""
         is_finite = samples.logsnr.isfinite()
         columns = (samples.logsnr, samples.rounding, samples.quantiles, samples.block)
         noise, clean = (bool((samples.logsnr == end).any()) for end in (-torch.inf, torch.inf))
@@ -46,14 +50,14 @@ class Levels:
         return replace(self, **columns)
 
     def joined(self, other: "Levels") -> "Levels":
-        """Concatenate the levels with `other`."""
+        """Concatenate two collections of noise levels."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in _COLUMNS}
         columns: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
         return replace(self, **columns)
 
     @cached_property
     def distinct(self) -> tuple[Float[Array, " t"], NDArray[np.int64]]:
-        """The distinct noise levels, increasing, and the number of samples at each.
+        """Distinct noise levels in increasing order, and the number of samples at each of them.
 
         Levels count as equal within their rounding errors, or if they are much closer together than
         usual neighbours.
@@ -74,8 +78,8 @@ class Levels:
 
 
 def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
-    """Select the independently drawn noise levels: one per level shared within a batch, without
-    values at which levels are clamped.
+    """Return independently sampled noise levels: each level that several samples of a batch share
+    counts once, and clamped levels are dropped.
 
     If shared levels form no table, all samples are returned: their number may differ between
     levels.
@@ -134,8 +138,8 @@ def _without_repetitions(
 
 
 def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
-    """Return the first sample of each noise level in each batch; None unless batches have far fewer
-    distinct levels than independent draws.
+    """Return the index of the first sample of each noise level in each batch; None unless a batch
+    has far fewer distinct levels than independent sampling would give.
     """
     values, counts = levels.distinct
     place = np.searchsorted((values[1:] + values[:-1]) / 2, levels.logsnr)
@@ -149,7 +153,9 @@ def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
 
 @dataclass(frozen=True)
 class Table:
-    """A discrete table of noise levels; the density is step probability divided by spacing."""
+    """Discrete table of noise levels; the density is the probability of a time step divided by the
+    spacing.
+    """
 
     levels: Float[Array, " t"]  # drawn levels, increasing
     steps: Float[Array, " t"]  # indices in the table; levels never drawn leave gaps
@@ -158,7 +164,9 @@ class Table:
 
     @classmethod
     def from_levels(cls, levels: Levels) -> "Table | None":
-        """Reconstruct the discrete table of noise levels; None if the levels look continuous."""
+        """Reconstruct the discrete table from sampled noise levels; None if the noise levels look
+        continuous.
+        """
         values, counts = levels.distinct
         if len(values) < 3 or counts.mean() < 2 * levels.repeats:
             return None
@@ -174,13 +182,13 @@ class Table:
         return int(self.steps[-1]) + 1
 
     def steps_of(self, logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Return the step number of each sample's noise level."""
+        """Return, for each sample, the index of the time step with the sample's noise level."""
         place = np.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, logsnr)
         return np.asarray(self.steps[place])
 
     @property
     def is_uniform(self) -> bool:
-        """True if a chi-squared test and a smooth fit are consistent with equally likely steps."""
+        """True if a chi-squared test and a smooth fit agree with equally likely time steps."""
         mean = self.counts.sum() / len(self)
         num_never = len(self) - len(self.counts)
         chi2 = ((self.counts - mean) ** 2).sum() / mean + num_never * mean
@@ -195,11 +203,13 @@ class Table:
         return Splines.of_counts(np.arange(len(self), dtype=np.float64), self.counts_by_block)
 
     def log_density(self, logsnr: Array) -> tuple[Array, Array]:
-        """Estimate the log-density from smoothed step probabilities, and its spacing error."""
+        """Estimate the log-density of log-SNR from smoothed step probabilities; also return the
+        discretization error.
+        """
         return table_log_density(self.levels, self.steps, self._spline(self.steps), logsnr)
 
     def covariance(self, logsnr: Array, *, with_fewest_knots: bool = False) -> Array:
-        """Return the sampling covariance of the smoothed log-density."""
+        """Return the sampling covariance of the smoothed log-density of log-SNR."""
         spline = self._spline.splines[0] if with_fewest_knots else self._spline
         return spline.covariance(np.interp(logsnr, self.levels, self.steps))
 
@@ -210,8 +220,8 @@ def table_log_density(
     log_probability: Float[Array, " t"],
     logsnr: Float[Array, " g"],
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
-    """Compute the log-density of a table, step probability divided by spacing, and its error: half
-    of the change from one step to the next counts as two standard errors.
+    """Return the log-density of a table of noise levels, step probability divided by spacing, and
+    the discretization error.
     """
     log_p = log_probability - np.log(np.gradient(levels, steps))
     change = np.abs(np.diff(log_p)) / 4

@@ -1,4 +1,4 @@
-r"""Names for a measured loss: its prediction type, the formula of its coefficient, its weighting.
+r"""Names for the prediction type, the coefficient and the weighting of a measured loss.
 
 Weightings matter only up to a constant factor. The distance of two weightings is the standard
 deviation of the log of their ratio over the training noise levels,
@@ -48,14 +48,14 @@ _MAX_LINE_ERROR = 5e-4  # of the log-factor, by linear interpolation
 
 
 class Nearest(NamedTuple):
-    """A named weighting, with its distance from the audited weighting."""
+    """A named weighting, with the distance from the audited weighting."""
 
     name: str  # as code
     distance: float
 
 
 class _Candidate(NamedTuple):
-    """A named weighting with its curve and its distance from the audited weighting."""
+    """A named weighting, with values on the grid and the distance from the audited weighting."""
 
     distance: float
     weighting: Weighting
@@ -64,7 +64,7 @@ class _Candidate(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Prediction type of a network, with a constant factor."""
+    """Prediction type of a network, with a constant factor on the target."""
 
     name: str | None  # eps, x, v, score, flow or edm; None for any other target
     factor: float = 1.0  # on the named target; -1 for the opposite sign
@@ -78,8 +78,8 @@ class Prediction(NamedTuple):
 def prediction_of(
     logsnr: Float[Tensor, " n"], a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, rtol: float
 ) -> Prediction:
-    r"""Find the prediction type whose target is proportional to $a x + b\epsilon$ within the
-    relative error `rtol`; the name is None if no type matches.
+    r"""Return the prediction type whose target is proportional to $a x + b\epsilon$ within the
+    relative error `rtol`; its name is None if no type matches.
     """
     zero, ratio = torch.zeros_like(logsnr), torch.exp(logsnr / 2)
     targets: list[Parameterization] = [Eps(), X(), V(), Flow(), Score()]
@@ -103,8 +103,8 @@ def prediction_of(
 
 
 def distance(log_w: Array, log_v: Array, p: Array) -> float:
-    """Return the standard deviation of `log_w - log_v` under the probabilities `p`; infinity if a
-    curve is infinite anywhere.
+    """Return the standard deviation of `log_w - log_v` under the probabilities `p`; infinity if
+    either function is infinite anywhere.
     """
     difference = log_w - log_v
     if not np.isfinite(difference).all():
@@ -114,8 +114,6 @@ def distance(log_w: Array, log_v: Array, p: Array) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-    """A family of weightings with start values and bounds of its parameters."""
-
     build: Callable[..., Weighting]
     starts: tuple[tuple[float, ...], ...]
     bounds: tuple[tuple[float, float], ...]
@@ -150,7 +148,7 @@ _FAMILIES = [
 def nearest_weightings(
     logsnr: Float[Array, " g"], log_w: Float[Array, " g"], p: Float[Array, " g"]
 ) -> list[Nearest]:
-    """Rank named weightings by their distance from the audited weighting under `p`, nearest first.
+    """Return named weightings, sorted by distance from the audited weighting under `p`.
 
     A weighting with fitted parameters is omitted if it equals a published weighting.
     """
@@ -226,7 +224,9 @@ def _compiled(formula: str) -> types.CodeType:
 def coefficient_name(
     logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> str | None:
-    """Find a common formula in the SNR for the coefficient of the squared error, or None."""
+    """Return the name of a common formula in the SNR for the coefficient of a squared error, or
+    None if no formula fits.
+    """
     best: tuple[float, str] = (SAME, "")
     for formula in _FORMULAS:
         d, g = fit_formula(formula, logsnr, log_c, p)
@@ -238,8 +238,8 @@ def coefficient_name(
 def fit_formula(
     formula: str, logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> tuple[float, float]:
-    """Fit a formula in the SNR to a coefficient; return the distance and the parameter g. The
-    distance is infinite if the coefficient is 0 anywhere.
+    """Fit a formula in the SNR and a parameter g to a coefficient; return the distance (infinite if
+    the coefficient is 0 anywhere) and g.
     """
     kept = p > 1e-6 * p.max()
     snr, log_c, p = np.exp(logsnr[kept]), log_c[kept], p[kept] / p[kept].sum()
@@ -268,7 +268,9 @@ def fit_formula(
 
 @dataclasses.dataclass(frozen=True)
 class MonotoneFactor:
-    """Factor on the loss that makes the weighting monotone: a function of log-SNR, and its code."""
+    """Factor on the loss that makes the weighting monotone, as a function of log-SNR and as Python
+    code.
+    """
 
     name: str | None  # of the weighting of the loss, as code
     end: float  # log-SNR above which the factor is 1
@@ -286,7 +288,7 @@ class MonotoneFactor:
 
     @property
     def code(self) -> str:
-        """Python code of the factor, to be pasted into a training script."""
+        """Python code that computes the factor, to be pasted into a training script."""
         if self.name is not None:
             classes = sorted({"Monotone", *re.findall(r"[A-Z]\w*", self.name)})
             name = code(parse(Weighting, self.name), has_defaults=True)
@@ -300,8 +302,8 @@ class MonotoneFactor:
 def monotone_weight(
     logsnr: Float[Tensor, " g"], weight: Float[Tensor, " g"], rising: list[tuple[float, float]]
 ) -> Float[Tensor, " g"]:
-    """Compute the least upper bound of `weight` that does not increase on the intervals `rising`:
-    `Monotone` of the weighting, without its sampling error.
+    """Compute the least upper bound of a weighting that does not increase on the intervals
+    `rising`.
     """
     lifted = weight
     for start, end in rising:
@@ -318,7 +320,8 @@ def find_factor(
     rising: list[tuple[float, float]],
     nearest: Nearest,
 ) -> MonotoneFactor | None:
-    """Find the factor that makes the weighting monotone; None if the factor is 1 or infinite.
+    """Return the factor on the loss that makes the weighting monotone; None if the factor is 1 or
+    infinite.
 
     If the nearest named weighting has the same factor, its formula is used.
     """
@@ -340,7 +343,9 @@ def find_factor(
 
 
 def _corners(x: Array, y: Array) -> list[int]:
-    """Select few points whose linear interpolation approximates a curve within a tolerance."""
+    """Return the indices of a few points whose linear interpolation approximates a curve within a
+    tolerance.
+    """
     first, last = 0, len(x) - 1
     distance = np.abs(y - np.interp(x, x[[first, last]], y[[first, last]]))
     middle = int(distance.argmax())

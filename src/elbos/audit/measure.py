@@ -1,4 +1,4 @@
-r"""Measurement of noise levels, coefficients and targets of a loss, for `probe`.
+r"""Measurement of the noise levels, coefficients and targets of a loss, for `probe`.
 
 Each call of the loss gives the coefficient $c$, the target's $(a, b)$ and $\alpha, \sigma$ of every
 sample, and hence the noise level and the coefficient of $\|\hat\epsilon - \epsilon\|^2$,
@@ -38,7 +38,7 @@ _SOLVED_ROUNDING = 100  # relative to float32, if the spread of sampled data was
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    r"""Measured coefficients of a loss, one row per drawn sample, in float64.
+    r"""Measured noise levels and coefficients of a loss, one row per training sample, in float64.
 
     Log-SNR is $\pm\infty$ for clean data and pure noise; the target is $a x + b\epsilon$ with the
     data in the scale of the process.
@@ -74,7 +74,7 @@ def measuring(
     data_scale: float | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator["Measurement"]:
-    """Open a measurement of a loss; the arguments are those of `probe`.
+    """Return a measurement of a loss as a context manager; the arguments are those of `probe`.
 
     Small data are repeated to a larger batch, to save calls of the loss, unless the loss accepts no
     other batch size, or draws numbers once per batch.
@@ -122,18 +122,21 @@ class Measurement:
 
     @property
     def is_cheap(self) -> bool:
-        """True if one call of the loss determines all coefficients of a batch."""
+        """True if one evaluation of the loss determines all coefficients of a batch."""
         return self._pilot.is_plain and self.batch_size > 1
 
     @property
     def has_draws_per_batch(self) -> bool:
-        """True if the loss draws one number, or one noise level, for a whole batch."""
+        """True if the loss draws a random number, or a noise level, that all samples of a batch
+        share.
+        """
         logsnr = self.samples(self.batch_size).logsnr
         is_one_level = bool((logsnr - logsnr[0]).abs().max() < 1e-4)
         return self._pilot.draws.num_per_batch > 0 or is_one_level
 
     def samples(self, num: int) -> Samples:
-        """Return the coefficients of the first `num` samples; draw missing samples first.
+        """Return the measured coefficients of the first `num` samples, after measuring more samples
+        if needed.
 
         Raises:
             ValueError: In one line, if the samples determine no weighting.
@@ -143,7 +146,8 @@ class Measurement:
         return self._solved(self._batches, num, self._data_scale)
 
     def at(self, place: int, quantiles: Float[Array, " n"], data_scale: float) -> Samples:
-        """Draw additional samples with one of the random draws fixed at the given quantiles.
+        """Measure additional samples, with one of the loss's random draws fixed at the given
+        quantiles.
 
         Args:
             place: Index of the draw among the draws of one number per sample.
@@ -156,8 +160,8 @@ class Measurement:
         return self._solved(batches, len(padded), data_scale)
 
     def _next(self, place: int = 0, quantile: Tensor | None = None) -> list[Batch]:
-        """Measure the next batch of samples, one `Batch` per network call; `quantile` is that of
-        the draw `place`.
+        """Measure the next batch and return one `Batch` per network call; `quantile`, if given,
+        fixes the random draw with index `place`.
         """
         number = self._num_calls
         self._num_calls += 1
@@ -172,7 +176,7 @@ class Measurement:
         return [replace(batch, number=number) for batch in batches]
 
     def _solved(self, batches: list[Batch], num: int, data_scale: float | None) -> Samples:
-        """Solve for the coefficients of the first `num` samples, in the scale of the process."""
+        """Return the coefficients of the first `num` samples, for data at the process's scale."""
         pilot, noise = self._pilot, self._pilot.noise
         products = torch.cat([batch.products for batch in batches])[:num]
         c = torch.cat([batch.coefficient for batch in batches])[:num]

@@ -1,4 +1,4 @@
-r"""Noise of a loss: the normal draws in the network's input and in the target.
+r"""Noise of a loss: the normal draws that make up the noise of the network input and of the target.
 
 The noise in $z$ is compared with every normal draw. If no single draw matches, it is regressed on
 all draws together, including draws that many elements share, as in offset noise. A draw whose
@@ -38,7 +38,7 @@ _MAX_STRANGE = 1e-3  # largest unexplained share in half precision
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise of the pilot batches, and the role of each normal draw."""
+    """The noise found in the pilot batches: coefficients, and the role of each normal draw."""
 
     is_known: bool  # recorded draws are the noise of every sample
     coefficients: Coefficients  # of all samples, solved with this noise
@@ -53,14 +53,16 @@ class Noise:
         return any(isinstance(one, SummedNoise | InputPerturbation) for one in self.diagnostics)
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """Assign the normal draws of a call to the noise or to the data."""
+        """Return the call with each normal draw assigned to the noise or to the data."""
         call = self.reference.prepare(call)
         return call.added(self.summed, self.reference.at(call)[0]) if self.summed else call
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Paired calls solved under the assumption that the noise is one normal draw."""
+    """Coefficients of signal and noise solved from pairs of network calls, assuming that the noise
+    is one normal draw.
+    """
 
     paired: list[PairedCalls]
     reference: Reference
@@ -69,18 +71,18 @@ class _Candidate:
 
     @property
     def unexplained(self) -> float:
-        """Median share of the noise that the best normal draw leaves unexplained."""
+        """Median share of the noise that the best-fitting normal draw does not explain."""
         return self.coefficients.unexplained_noise.nanmedian().item()
 
     @property
     def has_more_draws(self) -> bool:
-        """True if several draws together explain noise that one draw does not."""
+        """True if several normal draws explain noise that a single draw does not explain."""
         is_explained = self.parts.left < min(0.1 * self.unexplained, _MAX_STRANGE)
         return self.unexplained > 1e-9 and self.reference.x[0].numel() > 1 and is_explained
 
 
 def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bool) -> Noise:
-    """Find the normal draws that form the noise, and the draw that samples the data.
+    """Determine which normal draws form the noise, and which draw (if any) samples the data.
 
     The hypotheses are tried in this order: one draw; one draw plus another that samples the data;
     a sum of draws; noise that recorded draws do not explain.
@@ -130,7 +132,7 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
 def _noises(
     paired: list[PairedCalls], reference: Reference, coefficients: Coefficients
 ) -> list[Tensor]:
-    """Subtract the data term from the noisy data of each batch."""
+    """Return the noise of each batch: the noisy data minus the data term."""
     inputs = [calls.z for calls in paired]
     return _without_data(inputs, paired, reference, coefficients.alpha, coefficients.offset)
 
@@ -142,7 +144,7 @@ def _without_data(
     factor: Float[Tensor, " n"],
     offset: float,
 ) -> list[Tensor]:
-    """Subtract the data, times a factor per sample, from the values of each batch."""
+    """Return the values of each batch minus the clean data times one factor per sample."""
     factors = torch.split(factor.to(values[0].device), [len(value) for value in values])
     return [
         value.double() - by.reshape(-1, *(1,) * (value.ndim - 1)) * (x + offset)
@@ -156,7 +158,7 @@ def _without_data(
 
 @dataclass(frozen=True)
 class DrawFactors:
-    """The normal draws in an input or a target, with their factors in each sample."""
+    """The normal draws in a network input or a target, and the factors of each draw by sample."""
 
     full: list[int]  # indices of the draws of the size of the data
     shared: list[tuple[list[int], float]]  # shapes of draws that many elements share, and their
@@ -173,7 +175,7 @@ class DrawFactors:
         left: Float[Tensor, " n"],
         shapes: Sequence[Sequence[int]],
     ) -> "DrawFactors":
-        """Select the draws whose share of the power exceeds a threshold.
+        """Select the normal draws whose share of the total power exceeds a threshold.
 
         Args:
             factors: The factor of each draw, those of `shapes` last.
@@ -193,7 +195,9 @@ class DrawFactors:
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """Diagnostic of noise that is not a single draw of the size of the data."""
+        """Diagnostic for noise that is not one normal draw of the size of the data: summed, offset
+        or coloured noise.
+        """
         if not self.shared:
             return SummedNoise(len(self.full))
         shape, strength = max(self.shared, key=lambda part: part[1])
@@ -202,26 +206,30 @@ class DrawFactors:
         return ColouredNoise(list(map(float, shape)), strength if self.full else None)
 
     def ratio(self, i: int, to: Float[Tensor, " n"]) -> float | None:
-        """Return the constant ratio of a draw's factor to `to`; None if samples differ."""
+        """Return the ratio of a draw's factors to the numbers `to`; None if the ratio varies
+        between samples.
+        """
         factor, to = self.factors[:, i].nan_to_num(), to.nan_to_num()
         ratio = (factor * to).sum() / to.square().sum()
         left = (factor - ratio * to).square().sum() / factor.square().sum()
         return ratio.item() if left < _SAME else None
 
     def unlike(self, other: "DrawFactors") -> float:
-        """Return the mean square of the factors orthogonal to the factors of `other`."""
+        """Return the mean square of the factors' component orthogonal to the factors of `other`."""
         ours, theirs = self.factors.nan_to_num(), other.factors.nan_to_num()
         along = (ours * theirs).sum(1) / theirs.square().sum(1).clamp(min=1e-300)
         return (ours - along[:, None] * theirs).square().sum(1).mean().item()
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
-        """Return the only random draw whose coefficient is proportional to alpha, or None."""
+        """Return the index of the only normal draw whose factors are proportional to `alpha`, or
+        None if there is not exactly one.
+        """
         of_data = [i for i in self.full if self.ratio(i, alpha) is not None]
         return of_data[0] if len(of_data) == 1 and len(self.full) > 1 else None
 
 
 def _draw_factors(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> DrawFactors:
-    """Regress the values of each sample on its normal draws."""
+    """Regress the values of each sample on the normal draws of the network call."""
     num_full = min(len(calls.moved.normals) for calls in paired)
     num_shared = min(len(calls.moved.shared) for calls in paired)
     if not 0 < num_full + num_shared < x[0].numel() / 2:
@@ -242,7 +250,9 @@ def _draw_factors(paired: list[PairedCalls], values: list[Tensor], x: Tensor) ->
 
 
 def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
-    """Add diagnostics of normal draws in the target that are not the noise."""
+    """Return the noise with added diagnostics for normal draws that occur in the target but are not
+    the noise.
+    """
     paired, parts = candidate.paired, candidate.parts
     found, shape = noise.coefficients, (-1, *(1,) * (noise.reference.x.ndim - 1))
     targets = [target_of(calls.gradient, calls.coefficient().reshape(shape)) for calls in paired]
@@ -258,8 +268,8 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
 def of_the_draws(
     parts: DrawFactors, target: DrawFactors, power: float, found: list[Diagnostic]
 ) -> tuple[list[Diagnostic], float]:
-    """Compare the normal draws in the target with `parts`, the draws in the network's input. Return
-    all diagnostics of the noise, and the standard deviation of an input perturbation.
+    """Compare the normal draws in the target with those in the network input; return all
+    diagnostics of the noise, and the standard deviation of an input perturbation.
 
     `power` is the mean square of the target; `found` are earlier diagnostics.
     """
@@ -278,8 +288,8 @@ def of_the_draws(
 
 
 def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
-    """Return a diagnostic if targets are not combinations of data and noise, given the share of
-    each target that no combination explains.
+    """Return a diagnostic if targets are not linear combinations of data and noise, given the share
+    of each target that remains unexplained.
     """
     is_strange = unexplained > _MAX_STRANGE
     samples, clearly = (
@@ -292,7 +302,9 @@ def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
 
 
 def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diagnostic:
-    """Classify noise that was not recorded as one draw: coloured, offset, not normal, or white."""
+    """Return the diagnostic for noise that was not recorded as one normal draw: coloured, offset,
+    not normal, or white.
+    """
     noise = torch.cat(noises)
     noise = noise[coefficients.sigma > 1e-3 * coefficients.sigma.max()]
     noise = noise / noise.flatten(1).square().mean(1).sqrt().reshape(-1, *(1,) * (noise.ndim - 1))
@@ -321,7 +333,7 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
 
 
 def _neighbour_correlation(noise: Tensor, axis: int) -> float:
-    """Return the correlation of neighbouring elements, corrected if the noise is centred."""
+    """Return the correlation between neighbouring elements of the noise, corrected for centring."""
     num = noise.shape[axis]
     value = (noise.narrow(axis, 1, num - 1) * noise.narrow(axis, 0, num - 1)).mean().item()
     is_centred = noise.mean(axis).square().mean().item() < 1e-6

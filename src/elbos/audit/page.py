@@ -1,4 +1,4 @@
-"""A self-contained HTML page of an audit, with its numbers as JSON in `<script id="elbos-audit">`.
+"""Self-contained HTML page of an audit, with the numbers as JSON in `<script id="elbos-audit">`.
 
 The page can be attached to an issue.
 """
@@ -28,13 +28,13 @@ _NUM_ROWS = 13  # of the table of the curves
 
 
 def figure(audits: Sequence[Audit]) -> "Figure":
-    """Draw the weighting, the density and the mixture of ELBOs as a plotly figure."""
+    """Return a plotly figure of the weighting, the density and the mixture of ELBOs of audits."""
     return drawn(views(audits))
 
 
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
-    """Render the self-contained HTML page of an audit, or of several audits side by side; `command`
-    reproduces the page.
+    """Return the self-contained HTML page of one or several audits; `command` is printed as the way
+    to reproduce the page.
     """
     shown, fig = views(audits), figure(audits)
     named = [named_curves(view, is_alone=len(shown) == 1) for view in shown]
@@ -64,7 +64,7 @@ def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
 
 
 def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = None) -> None:
-    """Write the HTML page of `page` to a file, atomically.
+    """Write the HTML page of audits to a file, atomically.
 
     Raises:
         OSError: If the file cannot be written; the message names `path`.
@@ -73,7 +73,7 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
 
 
 def as_html(audits: Sequence[Audit]) -> str:
-    """Return the summaries, notes, explanations and facts of audits as HTML for a notebook."""
+    """Return the summaries, notes, explanations and properties of audits as HTML for a notebook."""
     shown, parts = views(audits), list[Markup]()
     for view in shown:
         notes = [Markup("<li>{} {}</li>").format(note.mark, note.text) for note in view.notes]
@@ -91,7 +91,7 @@ def _facts(shown: Sequence[View]) -> list[Table]:
 
 
 def _curves(audit: Audit) -> Table:
-    """Build a table of the curves at evenly spaced log-SNRs."""
+    """Return a table of the curves of an audit at evenly spaced log-SNRs."""
     scale, rows = 1 + audit.negative_mass, []
     for i in evenly(len(audit.logsnr), _NUM_ROWS):
         level, error = audit.logsnr[i].item(), 2 * audit.weight_error[i].item()

@@ -1,4 +1,4 @@
-"""Pilot: a few batches of a loss, measured with all paired calls.
+"""Pilot measurement: a few batches of a loss, on which every test and diagnostic is run.
 
 The pilot tests that the loss is a squared error, and finds the noise and the data. Later batches
 are measured with three calls each or, if the loss is plain and its noise known, with one.
@@ -37,7 +37,7 @@ _MIN_DIMENSIONS = 32  # enough for data, noise and signs to be nearly orthogonal
 
 @dataclass(frozen=True)
 class Batch:
-    """Dot products and random draws of one batch of samples."""
+    """Dot products and random draws of one network call on a batch of samples."""
 
     products: Float[Tensor, "b r r"]  # of `paired_grams`, or `single_products` for a plain loss
     coefficient: Float[Tensor, " b"]  # $c$; for a plain loss, it follows from the products
@@ -49,7 +49,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pilot:
-    """The findings on the first batches, which determine how later batches are measured."""
+    """Results from the first batches of a loss, which determine how later batches are measured."""
 
     queries: Queries
     noise: Noise
@@ -64,7 +64,7 @@ class Pilot:
 
     @classmethod
     def of_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Pilot":
-        """Measure a few batches of a loss with all paired calls, and test that a weighting
+        """Measure a few batches of a loss with paired network calls, and test that a weighting
         describes the loss.
 
         Raises:
@@ -139,12 +139,12 @@ class Pilot:
 
     @cached_property
     def is_part_enough(self) -> bool:
-        """True if a subset of the elements of a sample suffices when the noise is known."""
+        """True if a subset of the elements of each sample suffices, once the noise is known."""
         return are_some_enough(self.noise.reference.x)
 
     def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:
-        """Call the loss with a seed and given quantiles for its draws of one number per sample or
-        per batch; return one `Batch` per network call.
+        """Evaluate the loss with a seed, and with quantiles for random draws of one number per
+        sample or per batch; return one `Batch` per network call.
         """
         reference, found = self.noise.reference, list[Batch]()
         if self.is_plain:
@@ -168,7 +168,9 @@ class Pilot:
 
 
 def _shares(paired: list[PairedCalls]) -> Float[Tensor, "n d"]:
-    """Return each element's coefficient relative to the mean over the elements of a sample."""
+    """Return the loss coefficient of each element relative to the mean over the elements of a
+    sample.
+    """
     every = []
     for change in ([p.change for p in paired], [p.change_other for p in paired]):
         c = torch.stack([one * p.moved.answer for one, p in zip(change, paired, strict=True)])

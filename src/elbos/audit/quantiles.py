@@ -1,4 +1,4 @@
-r"""Density of noise levels that are a monotone function of one uniform draw.
+r"""Density of noise levels that are a monotone function of one uniform random draw.
 
 With $u$ the quantile of the draw and $s = \operatorname{logit} u$, the density is the slope of the
 curve through the pairs $(s, \lambda)$, or the width of the interval of $u$ that leads to a step.
@@ -34,7 +34,9 @@ class DecidingDraw:
 
     @classmethod
     def find(cls, levels: Levels) -> "DecidingDraw | None":
-        """Find the draw of which log-SNR is a monotone function up to rounding, or None."""
+        """Return the random draw of which log-SNR is a monotone function up to rounding, or None if
+        there is no such draw.
+        """
         logsnr, error = levels.logsnr, levels.error
         for column, draw in enumerate(levels.quantiles.T):
             is_finite = np.isfinite(draw)
@@ -50,7 +52,9 @@ class DecidingDraw:
         return None
 
     def of(self, levels: Levels) -> Float[Array, " n"]:
-        """Return the logits of the draw's quantiles, with the sign for which log-SNR increases."""
+        """Return the logits of the draw's quantiles for each sample, negated if log-SNR decreases
+        with the draw.
+        """
         return self.sign * _within(levels.quantiles[:, self.column])
 
     def at(self, s: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -65,16 +69,17 @@ def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @dataclass(frozen=True)
 class RisingCurve:
-    """An increasing curve: the quantile of the draw ($s$ or $u$) over log-SNR or step number."""
+    """An increasing function: quantiles of a uniform draw, as logits, over log-SNR or the index of
+    a time step.
+    """
 
     places: Float[Array, " m"]  # increasing
     s: Float[Array, " m"]  # increasing
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Select points many standard errors apart, from the middle outwards; fewer suffice where
-        points are rare. The mean distance along both axes, as a share of their lengths, exceeds
-        `min_distance`.
+        """Return the curve restricted to points that are many standard errors apart, or fewer where
+        points are rare.
         """
         way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
         middle = len(way) // 2
@@ -93,7 +98,9 @@ class RisingCurve:
 
     @property
     def is_enough(self) -> bool:
-        """True if there are enough points for the curve and for its two halves."""
+        """True if the points suffice to estimate the curve, and the error from each half of the
+        points.
+        """
         return len(self.s) >= _MIN_POINTS
 
     def at(self, index: list[int] | slice) -> "RisingCurve":
@@ -103,12 +110,12 @@ class RisingCurve:
         return np.asarray(PchipInterpolator(self.places, self.s)(place))
 
     def log_slope(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        r"""Return $\log(ds/d\mathrm{place})$ of the curve."""
+        r"""Return the logarithm of the curve's slope, $\log(ds/d\mathrm{place})$."""
         slope = PchipInterpolator(self.places, self.s)(place, 1)
         return np.log(np.maximum(slope, 1e-300))
 
     def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        """Estimate the error of `log_slope` from the errors of the points, and from curves through
+        """Estimate the error of `log_slope`, from the errors of the points and from curves through
         every other point.
         """
         relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
@@ -121,8 +128,8 @@ class RisingCurve:
 def inverse_cdf_density(
     all_levels: Levels, draw: Float[Array, " n"], grid: Float[Array, " g"]
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
-    """Compute the log-density of log-SNR as a monotone function of a draw, and its error; None if
-    there are too few distinct points.
+    """Compute the log-density of log-SNR, given as a monotone function of a random draw, with an
+    error; None if there are too few distinct points.
 
     At each point, the slope of $s$, which is smooth in unbounded tails, or the slope of $u$, which
     is smooth at finite ends, is used: the one with the smaller error.
@@ -151,7 +158,7 @@ def inverse_cdf_density(
 
 @dataclass(frozen=True)
 class StepCurve:
-    """The quantiles of the draw at which the steps of a table end."""
+    """The quantiles of a uniform draw at which the time steps of a table end."""
 
     steps: Float[Array, " t"]  # the numbers of the steps that were drawn, increasing
     ends: RisingCurve  # through the ends between the steps
@@ -161,7 +168,9 @@ class StepCurve:
 
     @classmethod
     def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
-        """Locate the ends of a table's steps between neighbouring samples, in order of the draw."""
+        """Locate the quantiles at which a table's time steps end, between samples on adjacent time
+        steps.
+        """
         steps, s = table.steps_of(levels.logsnr), draw.of(levels)
         order = np.lexsort((s, steps))
         steps, s = steps[order], s[order]
@@ -182,7 +191,9 @@ class StepCurve:
         return cls(at, curve, len(s), are_options, (low, high))
 
     def uncertain_middles(self) -> Float[Array, " k"]:
-        """Return the middles of the intervals around step ends that are wide relative to a step."""
+        """Return the middles of those intervals around the ends of time steps that are wide
+        relative to a step.
+        """
         u = expit(self.ends.s)
         half = u * (1 - u) * self.ends.error
         width = np.diff(u, prepend=0.0, append=1.0)
@@ -190,7 +201,7 @@ class StepCurve:
 
     @property
     def is_uniform(self) -> bool:
-        """True if the step ends are evenly spaced within their errors."""
+        """True if the ends of the time steps are evenly spaced within the errors."""
         inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
         # with few samples per step, step numbers are uncertain in the tails
         kept = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
@@ -203,11 +214,11 @@ class StepCurve:
 
     @cached_property
     def curve(self) -> RisingCurve:
-        """A smooth curve through the step ends."""
+        """Smooth curve through the ends of the time steps."""
         return self.ends.thinned()
 
     def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
-        """Return the log-probability of each step, with its error."""
+        """Return the log-probability of each time step, with standard errors."""
         curve, steps, places = self.curve, self.steps, self.ends.places
         u = expit(curve(places))
         width = np.maximum(np.diff(u), 1e-300)

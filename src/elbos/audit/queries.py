@@ -1,4 +1,4 @@
-r"""Calls of a loss that differ only in the data or in the output of the network.
+r"""Evaluations of a loss that differ only in the data or in the output of the network.
 
 Gradients at two network outputs ("answers") give the coefficient $c$ and the target $y$; other data
 with the same noise show which part of $z$ and $y$ is signal. Other data change the network's input
@@ -31,7 +31,9 @@ from elbos.audit.rng import Quantiles
 
 @dataclass(frozen=True)
 class SingleCall:
-    """One network call on a batch: noisy data, output, gradient of the loss, and random draws."""
+    """One network call on a batch: noisy data, network output, gradient of the loss, and random
+    draws.
+    """
 
     z: Tensor  # noisy data, in the layout of the data
     answer: Tensor  # random signs
@@ -51,11 +53,13 @@ class SingleCall:
         return replace(self, normals=normals, of_data=self.normals[draw])
 
     def centred(self, axis: int) -> "SingleCall":
-        """Return the call with the mean along an axis subtracted from its normal draws."""
+        """Return the call with the mean along one axis subtracted from each normal draw."""
         return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
 
     def added(self, draws: Sequence[int], x: Tensor) -> "SingleCall":
-        """Return the call with the sum of normal draws in `z` as its only noise."""
+        """Return the call with a single noise: the combination of normal draws that is contained in
+        `z`.
+        """
         used = [self.normals[i] for i in draws if i < len(self.normals)]
         summed = DrawSum.from_input(used, self.z, x)
         return replace(self, normals=[summed.noise().reshape(self.z.shape)], summed=summed)
@@ -63,7 +67,9 @@ class SingleCall:
 
 @dataclass(frozen=True)
 class PairedCalls:
-    """Network calls with the same random numbers but different data or outputs."""
+    """Network calls that share all random numbers but differ in the clean data or in the network
+    output.
+    """
 
     moved: SingleCall  # on the data, with random signs as output
     gradient: Tensor  # at output 0
@@ -82,12 +88,15 @@ class PairedCalls:
 
     @property
     def change(self) -> Tensor:
-        """Change of the gradient between output 0 and random signs."""
+        """Change of the loss gradient between network output 0 and random signs as network output.
+        """
         return self.moved.gradient - self.gradient
 
     @property
     def change_other(self) -> Tensor:
-        """Change of the gradient for the other data, if called with random signs."""
+        """Change of the loss gradient, on the other data, between network output 0 and random
+        signs.
+        """
         if self.gradient_other_moved is None:
             return self.change
         return self.gradient_other_moved - self.gradient_other
@@ -97,13 +106,14 @@ class PairedCalls:
         return (self.change * self.moved.answer).flatten(1).double().mean(1) / 2
 
     def coefficient_other(self) -> Float[Tensor, " b"]:
-        """Compute $c$ of each sample for the other data, if called with random signs."""
+        r"""Compute the coefficient $c$ of $c\,\|\hat y - y\|^2$ for the samples of the other data.
+        """
         return (self.change_other * self.moved.answer).flatten(1).double().mean(1) / 2
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Calls of a loss on fixed data by seed, with the layout of the network's input."""
+    """A loss on fixed data, to be evaluated by seed, with the layout of the network's input."""
 
     instrument: Instrument
     x: Tensor  # clean data
@@ -116,7 +126,8 @@ class Queries:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":
-        """Determine the form of the network's output and the layout of its input.
+        """Determine the form of the network output that a loss expects, and the layout of the
+        network's input.
 
         Raises:
             ValueError: If the loss cannot be called, or calls are not reproducible.
@@ -136,13 +147,13 @@ class Queries:
 
     @property
     def example(self) -> Arguments | None:
-        """Arguments of a network call; None if the noisy data have another layout than the data."""
+        """Arguments of a network call; None unless the noisy data have the data's layout."""
         call = next(iter(self.zeros.values())).calls[-1]
         is_plain = self.element_permutation is None and self.noised is None
         return call.arguments if is_plain and call.z.shape == self.x.shape else None
 
     def select_noised(self, value: Tensor) -> Tensor:
-        """Select the noised elements of a batch in the layout of the data."""
+        """Return the elements of a batch to which the loss adds noise."""
         return value if self.noised is None else value.flatten(1)[:, self.noised]
 
     def paired(
@@ -153,8 +164,8 @@ class Queries:
         with_other_moved: bool,
         zero: Observation | None = None,
     ) -> list[PairedCalls]:
-        """Call the loss three or four times with one seed but different data and outputs. Return
-        one `PairedCalls` per counted network call.
+        """Evaluate the loss with one seed but different data and network outputs; return one
+        `PairedCalls` per network call that counts in the expected loss.
 
         `zero` is an earlier call with output 0; `quantiles` replace random draws.
         """
@@ -177,8 +188,8 @@ class Queries:
         return paired
 
     def single(self, seed: int, quantiles: Quantiles | None = None) -> list[SingleCall]:
-        """Call the loss once, with random signs as output; return each counted network call with
-        the draws that may be its noise or determine its noise level.
+        """Evaluate the loss with random signs as network output; return one `SingleCall` per
+        network call that counts in the expected loss.
         """
         observation, found = self.instrument.observed(self.x, seed, SIGNS, quantiles), []
         draws = observation.draws
@@ -213,12 +224,16 @@ class Queries:
         return [call for i, call in enumerate(calls) if i not in self.ignored]
 
     def in_layout(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-        """Return input, gradient and output of a call at the elements of the noisy data."""
+        """Return a network call's input, output gradient and output, restricted to the elements
+        that hold the noisy data.
+        """
         z, g, answer, _ = self._apart(call)
         return self.select_noised(z), self.select_noised(g), self.select_noised(answer)
 
     def _apart(self, call: Call) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Split a network call into noisy data, gradient, output and other input channels."""
+        """Return a network call's noisy data, output gradient and output, and the input channels
+        besides the noisy data.
+        """
         assert call.gradient is not None
         z, g, answer = map(self._like_x, (call.z, call.gradient, call.answer.detach()))
         if z.shape == (1, *self.x.shape):
@@ -240,7 +255,9 @@ class Queries:
         return within, g, answer, [rest for rest in (before, after) if rest.numel()]
 
     def _like_x(self, tensor: Tensor) -> Tensor:
-        """Reshape and reorder a tensor to the layout of the data; unchanged if sizes differ."""
+        """Return a tensor in the shape and element order of the data; unchanged if the sizes
+        differ.
+        """
         if len(tensor) % len(self.x) or tensor.numel() != self.x.numel():
             return tensor
         flat = tensor.reshape(len(self.x), -1)
@@ -249,21 +266,23 @@ class Queries:
 
 
 def is_shared(draw: Tensor, z: Tensor) -> bool:
-    """Return whether a draw broadcasts to the shape of `z`, up to the size of the batch."""
+    """Return whether a random draw broadcasts to the shape of `z`, apart from the batch size."""
     pairs = zip(draw.shape, z.shape, strict=False)
     return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
 
 
 @dataclass(frozen=True)
 class DrawSum:
-    """Unit-variance noise as a linear combination of normal draws, with factors per sample."""
+    """Noise of variance 1 as a linear combination of normal draws, with factors for each sample."""
 
     draws: Float[Tensor, "b k d"]
     factors: Float[Tensor, "b k"]  # of norm 1
 
     @classmethod
     def from_input(cls, draws: list[Tensor], z: Tensor, x: Tensor) -> "DrawSum":
-        """Fit the combination of draws in `z`, besides the data and a constant."""
+        """Fit the combination of normal draws in the noisy data `z`, next to the clean data and a
+        constant.
+        """
         stacked = torch.stack([draw.flatten(1).double() for draw in draws], dim=1)
         factors = _factors(stacked, z, x)
         return cls(stacked, factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30))
@@ -272,14 +291,18 @@ class DrawSum:
         return torch.einsum("bk,bkd->bd", self.factors, self.draws)
 
     def independent_part(self, y: Tensor, x: Tensor) -> Float[Tensor, "b d"]:
-        """Return the component of the target's draws independent of the noise in the input."""
+        """Return the combination of normal draws in a target, minus its component along the noise
+        of the network input.
+        """
         factors = _factors(self.draws, y, x)
         along = (factors * self.factors).sum(1, keepdim=True) * self.factors
         return torch.einsum("bk,bkd->bd", factors - along, self.draws)
 
 
 def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[Tensor, "b k"]:
-    """Regress a value on draws, data and a constant; return the coefficients of the draws."""
+    """Regress a value on normal draws, clean data and a constant; return the coefficients of the
+    draws.
+    """
     others = torch.stack([x.flatten(1).double(), torch.ones_like(draws[:, 0])], dim=1)
     vectors = torch.cat([draws, others], dim=1)
     projections = vectors @ value.flatten(1).double()[:, :, None]
@@ -293,7 +316,7 @@ def without_mean(value: Tensor, axis: int) -> Tensor:
 
 
 def _other_data(x: Tensor) -> Tensor:
-    """Return a batch that differs from `x` in every sample: `x` rearranged, or halved."""
+    """Return a batch that differs from `x` in every sample: `x` permuted, flipped or halved."""
     x_other = x.clone()
     for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
         is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
@@ -304,7 +327,7 @@ def _other_data(x: Tensor) -> Tensor:
 
 
 def _require_repeatable(queries: Queries, seed: int) -> None:
-    """Raise a ValueError unless the noise of the loss is a function of the seed alone."""
+    """Raise a ValueError unless the seed alone determines the noise of the loss."""
     x = queries.x
     first, other = (queries.zeros[s].calls for s in (seed, seed + 1))
     again = queries.instrument(x, seed)
@@ -330,7 +353,7 @@ def _require_repeatable(queries: Queries, seed: int) -> None:
 
 
 def is_same(first: Tensor | None, second: Tensor | None) -> bool:
-    """Return whether two tensors are equal up to rounding."""
+    """Return whether two tensors, or two None, are equal up to rounding."""
     if first is None or second is None or first.shape != second.shape:
         return first is second
     scale = first.nan_to_num().abs().max().item()
@@ -338,7 +361,7 @@ def is_same(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def unlike(dz: Tensor, dx: Tensor) -> float:
-    """Return the share of `dz` that is not proportional to `dx` within each sample."""
+    """Return the share of the power of `dz` that is not proportional to `dx` within each sample."""
     dz, dx = dz.flatten(1), dx.flatten(1).to(dz)
     alpha = (dz * dx).sum(1, keepdim=True) / dx.square().sum(1, keepdim=True)
     left = (dz - alpha * dx).square().nansum() / dz.square().nansum().clamp(min=1e-30)
@@ -346,15 +369,14 @@ def unlike(dz: Tensor, dx: Tensor) -> float:
 
 
 def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
-    """Return the input of the last network call in a call of the loss."""
     return queries.instrument(x, seed)[-1].z.float()
 
 
 def _element_permutation(
     queries: Queries, z: Tensor, other: Tensor, seed: int
 ) -> Int[Tensor, " d"] | None:
-    """Find the position of each element of the data in the network's input; None if unpermuted, or
-    if the input is no permutation of the data plus noise.
+    """Return the position in the network's input of each element of the data; None if the order is
+    the same, or if the input is no permutation of data plus noise.
 
     Each call uses data that encode one bit of every element's index.
     """
@@ -380,8 +402,8 @@ def _element_permutation(
 
 
 def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
-    """Find where the noisy data begin in an input with additional channels, tokens or frames: where
-    the input changes in proportion to the data, and most with the seed.
+    """Return the index at which the noisy data begin in a network input with additional channels,
+    tokens or frames.
     """
     x, x_other = queries.x, queries.x_other
     axis = wider_axis(z, x)
@@ -396,8 +418,8 @@ def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
 
 
 def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
-    """Find the noised elements, such as actions after a state, or frames of a video after the
-    first; None if all elements are noised, or elements without noise are trained.
+    """Return the indices of the elements to which the loss adds noise; None if these are all
+    elements, or if elements without noise are trained as well.
     """
     first, later = (queries.in_layout(queries.zeros[s].calls[-1])[0] for s in (seed, seed + 1))
     if first.shape != queries.x.shape or later.shape != first.shape:

@@ -1,4 +1,4 @@
-r"""Audits of a live training, from some of its steps recorded with the real network.
+r"""Audit of a running training, from a few steps recorded with the real network.
 
 Hooks record the network's input $z$, the output $\hat y$ and the gradient $g$ of the loss with
 respect to the output; random draws are recorded, and no random state is reset. With clean data $x$
@@ -35,7 +35,7 @@ _MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
 
 
 class Recording:
-    """A recording of some steps of a training, made by `record`.
+    """A recording of some training steps, made by `record`, from which the loss can be audited.
 
     Attributes:
         num_samples: Number of recorded samples.
@@ -60,7 +60,7 @@ class Recording:
         return sum(map(len, self._steps))
 
     def data(self, x: Float[Tensor, "b *d"]) -> None:
-        """Set the clean data of the current step; call before the network is called.
+        """Set the clean data of the current training step, before the network is called.
 
         Needed where the loss does not draw its noise by `torch.randn_like(x)`.
 
@@ -70,7 +70,7 @@ class Recording:
         self._given = x.detach()
 
     def audit(self, *, title: str = "recorded loss", data_scale: float | None = None) -> Audit:
-        """Audit the loss from the recorded steps.
+        """Return the audit of the loss, estimated from the recorded training steps.
 
         Args:
             title: Name of the loss in reports.
@@ -150,7 +150,7 @@ class Recording:
 
 @contextmanager
 def record(model: nn.Module) -> Iterator[Recording]:
-    """Record steps of a training with the real network, to audit its loss.
+    """Record training steps with the real network, in order to audit the loss.
 
     Training is unaffected: random states, gradients and the number of calls stay the same. Each
     step must call the network once with gradients, on data plus noise; calls without gradients do
@@ -179,7 +179,9 @@ def record(model: nn.Module) -> Iterator[Recording]:
 
 
 class _LiveRecorder(Recorder):
-    """A recorder of random draws that resets no random state and starts after the first batch."""
+    """A recorder of random draws that leaves all random states unchanged, and starts after the
+    first batch.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,8 +189,8 @@ class _LiveRecorder(Recorder):
         self.is_started = False
 
     def taken(self, num: int) -> tuple[Draws, list[Tensor]]:
-        """Return the draws, and the arguments of torch.randn_like, since the previous network call;
-        `num` is the size of the next batch.
+        """Return the random draws, and the arguments of torch.randn_like, since the previous
+        network call.
         """
         draws, likes = self.draws, self.likes
         self.draws, self.likes = replace(draws, normals=[], quantiles=[], places=[]), []
@@ -221,7 +223,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 @dataclass
 class _Components:
-    """The clean data and normal draws whose combination may be the network's input."""
+    """Clean data and normal draws, as candidates for the components of the network's input."""
 
     x: Tensor
     z: Tensor  # noisy data, in the shape of x
@@ -232,7 +234,7 @@ class _Components:
 
     @classmethod
     def from_draws(cls, x: Tensor, given: Tensor, normals: list[Tensor]) -> "_Components":
-        """Select the most recent draws whose shapes fit the data."""
+        """Return candidates with the most recent normal draws whose shapes fit the data."""
         size = x[0].numel()
         whole = [one for one in normals if one.shape[1:] == x.shape[1:] and is_shared(one, x)]
         shared = [one for one in normals if one.shape[1:] != x.shape[1:] and is_shared(one, x)]
@@ -243,14 +245,16 @@ class _Components:
         return cls(x, given.detach().reshape(x.shape).clone(), given, draws, shapes)
 
     def centred(self, axis: int) -> Iterator["_Components"]:
-        """Yield variants with draws centred along an axis, with the data unchanged and centred."""
+        """Yield candidates with normal draws centred along an axis: first with unchanged data, then
+        with centred data.
+        """
         draws = [without_mean(one.reshape(self.x.shape), axis).flatten(1) for one in self.draws]
         for x in (self.x, without_mean(self.x, axis)):
             yield replace(self, x=x, draws=draws, axis=axis)
 
     @property
     def unexplained(self) -> float:
-        """Median share of the noise that no combination of draws explains."""
+        """Median share of the noise that no combination of the normal draws explains."""
         vectors = [self.x.flatten(1).double(), *self.draws, self.z.flatten(1).double()]
         gram, last = gram_of(vectors), len(vectors) - 1
         factors, left = least_squares(gram, list(range(last)), last)
@@ -261,8 +265,8 @@ class _Components:
 def _components(
     inputs: list[Tensor], data: list[Tensor], normals: list[Tensor]
 ) -> _Components | None:
-    """Find the clean data, noisy data and draws that explain the network's input best; None if no
-    combination is exact enough.
+    """Return the clean data, noisy data and normal draws that best explain the network's input;
+    None if no combination is exact enough.
     """
     every = [
         _Components.from_draws(x, one, normals)

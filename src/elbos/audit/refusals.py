@@ -44,7 +44,7 @@ _MAX_TERMS = 4
 
 
 def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
-    """Explain in one line why the network's input is not scaled data plus noise."""
+    """Return, in one line, why the network's input is not scaled data plus noise."""
     z = torch.cat([p.z for p in paired])
     if z.shape[1:] != x.shape[1:]:
         return REFUSAL
@@ -70,8 +70,8 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
 
 
 def require_explained(unexplained: Float[Tensor, " n"], logsnr: Float[Tensor, " n"]) -> None:
-    """Raise a ValueError if recorded draws leave a share of the noise of some samples unexplained;
-    extreme log-SNRs are ignored because of rounding.
+    """Raise a ValueError if recorded normal draws do not explain the noise of some samples, except
+    at extreme log-SNRs, where rounding dominates.
     """
     is_strange = (unexplained > 0.05) & (logsnr.abs() < 4)
     if is_strange.double().mean() > 1e-3:  # as with a random choice per batch
@@ -83,14 +83,16 @@ def _left(values: Tensor, fitted: Tensor) -> float:
 
 
 class _Term(NamedTuple):
-    """A term of a network's input: data, mirrored data or noise of a sample."""
+    """A term in a network's input: the data, the mirrored data or the noise of one sample."""
 
     kind: Literal["data", "mirrored", "noise"]
     sample: int  # index in the batch
 
 
 def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
-    """Detect inputs that contain shuffled, paired, mirrored or several samples; None otherwise."""
+    """Return the reason for refusing inputs that mix several samples (shuffled, paired) or contain
+    mirrored data, or None.
+    """
     places = [(p, i) for i in range(len(x)) for p in paired][:_MAX_SAMPLES]
     fits = [(i, _terms(p, p.z[i], x, i), _terms(p, p.z_other[i], x_other, i)) for p, i in places]
     found = [(i, terms, others) for i, terms, others in fits if terms and others]
@@ -106,8 +108,8 @@ def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
 
 
 def _terms(calls: PairedCalls, z: Float[Tensor, " *d"], x: Tensor, own: int) -> list[_Term]:
-    """Decompose a sample, of index `own`, into few data samples and draws by orthogonal matching
-    pursuit; return an empty list unless the decomposition is exact.
+    """Decompose a sample into few data samples and normal draws by orthogonal matching pursuit;
+    return an empty list unless the decomposition is exact.
     """
     terms = [(_Term("data", i), sample) for i, sample in enumerate(x)]
     terms += [(_Term("mirrored", own), x[own].flip(axis)) for axis in range(x.ndim - 1)]

@@ -1,4 +1,5 @@
-r"""Published losses that agree with a measured loss, exactly or up to one slip, a typical bug.
+r"""Published losses that a measured loss equals, exactly or after correction of one common coding
+mistake.
 
 The coefficient $c$, the target $(a, b)$ and the density of noise levels are compared separately.
 Slips are tables of edits: replaced text in a published formula, a change of the two coefficients of
@@ -29,8 +30,8 @@ the limits of tables of many steps."""
 
 
 class Resemblance(NamedTuple):
-    """A published loss whose target, process, coefficient or noise levels agree with the audited
-    loss, exactly or up to one slip.
+    """A published loss whose target, process, coefficient or noise levels the audited loss has,
+    exactly or except for one common coding mistake.
 
     Attributes:
         part: "target", "process", "coefficient" or "noise levels".
@@ -48,7 +49,7 @@ class Resemblance(NamedTuple):
 
 
 class Coefficient(NamedTuple):
-    """A published coefficient of a squared error, as a formula in the SNR and a parameter g."""
+    """Published coefficient of a squared error, as a formula in the SNR and a parameter g."""
 
     name: str
     prediction: str
@@ -127,7 +128,7 @@ NEGATIVES = {
 
 @dataclass(frozen=True)
 class _ScheduleEdit:
-    """A typical slip in a schedule, and the resulting parameters of the schedule."""
+    """Common coding mistake in a schedule, and the schedule parameters that result from it."""
 
     change: str
     kinds: tuple[type[Schedule], ...]
@@ -162,7 +163,9 @@ _SCHEDULES = (
 
 @dataclass(frozen=True, kw_only=True)
 class LossCurves:
-    """The curves of a loss on the grid `logsnr`, with its prediction type and process."""
+    """Density, coefficient, target and weighting of a loss on a grid of log-SNR, with prediction
+    type and process.
+    """
 
     logsnr: Float[Array, " g"]
     log_p: Float[Array, " g"]
@@ -184,14 +187,16 @@ class LossCurves:
         return np.asarray(p / p.sum())
 
     def fit(self, formula: str, least: float) -> tuple[float, float] | None:
-        """Fit a formula to the coefficient; return the distance and the parameter g. Return None if
-        the distance is large or g is below `least`.
+        """Fit a formula to the loss coefficient; return the distance and the parameter g, or None
+        if the distance is large or g is below `least`.
         """
         d, g = fit_formula(formula, self.logsnr, self.log_c, self.p)
         return (d, g) if d < SAME and g >= least else None
 
     def has_density(self, schedule: Schedule) -> bool:
-        """Return whether the noise levels have the density of a schedule on the range of levels."""
+        """Return whether the density of noise levels equals that of a schedule, on the measured
+        range of log-SNR.
+        """
         log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
         kept = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
         if (self.p * kept).sum() < 0.99:  # some noise levels are beyond the ends of the schedule
@@ -201,8 +206,8 @@ class LossCurves:
 
 
 def published_recipe(loss: LossCurves) -> str | None:
-    """Find the published recipe with the same noise levels and weighting, preferably with the same
-    prediction type; None if no recipe matches.
+    """Return the published recipe with the same noise levels and weighting, preferably with the
+    same prediction type; None if no recipe matches.
     """
     levels = torch.from_numpy(loss.logsnr)
     log_k = loss.log_w - loss.log_p
@@ -220,7 +225,9 @@ def published_recipe(loss: LossCurves) -> str | None:
 
 
 def resemblances(loss: LossCurves) -> list[Resemblance]:
-    """Compare each part of a loss with published losses, exactly and up to one slip."""
+    """Return the published losses that parts of a loss equal, exactly or after correction of one
+    common coding mistake.
+    """
     found = [*_of_the_target(loss)]
     if loss.process.startswith(BUT_FOR):
         meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")

@@ -1,4 +1,4 @@
-r"""The result of an audit: a weighting on a grid of noise levels, with all its components."""
+r"""Result of an audit: the weighting on a grid of noise levels, with all its components."""
 
 import json
 import math
@@ -45,8 +45,8 @@ DERIVED = (
 
 
 class Undecided(NamedTuple):
-    """An interval of log-SNR in which w shows no significant increase, but an increase by up to
-    `factor` cannot be excluded.
+    """An interval of log-SNR on which the weighting shows no significant increase, but may increase
+    by up to `factor`.
     """
 
     start: float
@@ -63,7 +63,8 @@ class Distance(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Audit:
-    r"""The implied weighting of a loss, with its density, coefficient, target and diagnostics.
+    r"""The implied weighting of a training loss, with the density of noise levels, coefficient,
+    target and diagnostics.
 
     Curves are float64, on the grid `logsnr`. `print(audit)` shows the text of `elbos audit`.
 
@@ -133,7 +134,7 @@ class Audit:
 
     @property
     def verdict(self) -> Verdict:
-        """Verdict on whether the loss is a likelihood objective.
+        """Verdict on whether the training loss is a likelihood objective.
 
         "monotone": $w$ never increases. "not monotone": $w$ increases on `rising`. "undecided": an
         increase on `undecided` cannot be excluded. "code error": the code computes an unintended
@@ -154,12 +155,12 @@ class Audit:
 
     @property
     def is_weighted_elbo(self) -> bool:
-        """True if the loss is a squared error in normal noise, described by a weighting."""
+        """True if a weighting describes the loss: a squared error on data plus normal noise."""
         return not any(one.is_fatal for one in self.diagnostics)
 
     @property
     def is_judged(self) -> bool:
-        """True if a weighting describes the loss and no code error was found."""
+        """True if a weighting describes the loss, and no error in the loss's code was found."""
         return self.verdict not in ("no weighting", "code error")
 
     @cached_property
@@ -179,12 +180,16 @@ class Audit:
 
     @cached_property
     def recipe(self) -> str | None:
-        """Name of the published recipe with the same weighting and noise levels, or None."""
+        """Name of the published recipe with the same weighting and noise levels as the loss, or
+        None.
+        """
         return published_recipe(self._curves) if self.is_judged else None
 
     @cached_property
     def resembles(self) -> list[Resemblance]:
-        """Published losses that agree with parts of this loss, exactly or up to one slip."""
+        """Published losses that parts of this loss equal, exactly or after correction of one common
+        coding mistake.
+        """
         return resemblances(self._curves) if self.is_judged else []
 
     @cached_property
@@ -192,8 +197,8 @@ class Audit:
         return PchipInterpolator(self.logsnr.numpy(), self.weight.log().numpy())
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Interpolate $w(\lambda)$ on the grid; outside it, return the value at the nearest
-        endpoint.
+        r"""Interpolate the weighting $w(\lambda)$ between grid points; outside the grid, return the
+        value at the nearest end.
         """
         inside = logsnr.clamp(self.logsnr[0].item(), self.logsnr[-1].item())
         log_w = self._log_weight(inside.detach().double().cpu().numpy())
@@ -201,8 +206,8 @@ class Audit:
 
     @property
     def mixture_density(self) -> Float[Tensor, " g"]:
-        r"""Density of the mixture of ELBOs over log-SNR, $-w'(\lambda) / w(\lambda_\min)$. Its
-        integral and `mass_at_max` sum to 1.
+        r"""Density over log-SNR of the mixture of ELBOs, $-w'(\lambda) / w(\lambda_\min)$; with
+        `mass_at_max`, the integral is 1.
         """
         (slope,) = torch.gradient(self.weight, spacing=(self.logsnr,), edge_order=2)
         return -slope / self.weight[0]
@@ -214,7 +219,9 @@ class Audit:
 
     @property
     def negative_mass(self) -> float:
-        r"""Total increase of $w$ divided by $w(\lambda_\min)$, as in `analysis.Mixture`."""
+        r"""Total increase of the weighting $w$, divided by $w(\lambda_\min)$, as in
+        `analysis.Mixture`.
+        """
         ends = self.weighting(torch.tensor(self.rising, dtype=torch.float64).reshape(-1, 2))
         return ((ends[:, 1] - ends[:, 0]).sum() / self.weight[0]).item()
 
@@ -231,7 +238,7 @@ class Audit:
 
     @property
     def rising_share(self) -> float:
-        """Share of the training noise levels at which $w$ increases."""
+        """Share of the training noise levels at which the weighting increases with log-SNR."""
         below = PchipInterpolator(self.logsnr.numpy(), self.density.numpy()).antiderivative()
         drawn = sum(float(below(end) - below(start)) for start, end in self.rising)
         return drawn / float(below(self.logsnr[-1].item()))
@@ -251,19 +258,22 @@ class Audit:
 
     @cached_property
     def monotone_weight(self) -> Float[Tensor, " g"]:
-        """Least upper bound of $w$ that does not increase on the intervals `rising`."""
+        """Least upper bound of the weighting that does not increase on the intervals `rising`."""
         return monotone_weight(self.logsnr, self.weight, self.rising)
 
     @cached_property
     def factor(self) -> MonotoneFactor | None:
-        """Factor that makes the loss a likelihood objective; None if not needed or not possible."""
+        """Factor on the loss that makes it a likelihood objective; None if the factor is 1 or
+        infinite.
+        """
         if not self.is_judged:
             return None
         curves = (self.logsnr, self.weight, self.weight_error)
         return find_factor(*curves, self.rising, self.closest[0])
 
     def monotone_factor(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Compute the factor per sample that turns the loss into the nearest likelihood objective.
+        """Compute the factor on each sample's loss that turns the loss into the nearest likelihood
+        objective.
 
         That is another objective, not a repair of a bug. The factor of a monotone weighting is 1.
 
@@ -279,13 +289,14 @@ class Audit:
 
     @property
     def monotone_code(self) -> str | None:
-        """Python code for `monotone_factor`; None if there is no factor."""
+        """Python code that computes `monotone_factor`; None if there is no factor."""
         return self.factor.code if self.factor else None
 
     def log_ratio(
         self, other: "Audit", curve: Literal["weight", "density"] = "weight"
     ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
-        r"""Compare a curve of two losses on their common noise levels.
+        r"""Return the log-ratio of the weightings, or densities, of two losses on their common
+        range of log-SNR.
 
         Returns:
             The levels, $\log w_1 - \log w_2$ with mean 0, and the probability of each level, the
@@ -326,7 +337,8 @@ class Audit:
         return Distance(value, float(np.sqrt((p * variance).sum())))
 
     def denoiser(self, network: ForeignNetwork, *, is_discrete: bool = False) -> ConventionDenoiser:
-        r"""Make a denoiser of a network that the audited loss trains, without an adapter.
+        r"""Return a denoiser for a network trained with the audited loss, without writing an
+        adapter.
 
         The audit has measured how the loss calls its network: which argument is the noisy data and
         in what scale, which one the time and what time belongs to which noise level, and what the
@@ -364,13 +376,13 @@ class Audit:
         return ConventionDenoiser(network, convention, is_discrete)
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert fields and derived quantities to JSON values; infinity and NaN become None."""
+        """Convert the audit, and derived quantities, to JSON values; None for infinity and NaN."""
         names = (*(field.name for field in _stored()), *DERIVED)
         return {name: _plain(getattr(self, name)) for name in names}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Audit":
-        """Rebuild the audit from the dictionary that `to_dict` returned."""
+        """Rebuild an audit from the dictionary that `to_dict` returned."""
         given = {f.name: content[f.name] for f in _stored() if f.name in content}
         for column in _stored():
             if "Tensor" in str(column.type):
@@ -387,14 +399,16 @@ class Audit:
         return cls(**given)
 
     def to_json(self) -> str:
-        """Return the JSON text of `to_dict`."""
+        """Return the dictionary of `to_dict` as JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def __repr__(self) -> str:
         return f"Audit({self.title!r}, {self.parameterization}, {self.verdict})"
 
     def __str__(self) -> str:
-        """Return the text of `elbos audit` in 80 columns; the `repr` if rich is not installed."""
+        """Return the output of `elbos audit` at a width of 80 columns, or the `repr` if rich is not
+        installed.
+        """
         try:
             terminal = shown_by(self, "terminal")
         except ModuleNotFoundError:
@@ -403,14 +417,14 @@ class Audit:
         return text
 
     def plot(self, *others: "Audit") -> "Figure":
-        """Plot the weighting, the density and the mixture of ELBOs, optionally with other audits,
-        as a plotly figure.
+        """Return a plotly figure of the weighting, the density and the mixture of ELBOs of this
+        audit and others.
         """
         figure: Figure = shown_by(self).figure([self, *others])
         return figure
 
     def to_html(self, path: str | Path, *others: "Audit") -> None:
-        """Write a self-contained HTML page of this audit, side by side with other audits."""
+        """Write a self-contained HTML page of this audit and, side by side, other audits."""
         shown_by(self).write_page([self, *others], Path(path))
 
     def _repr_html_(self) -> str:
@@ -419,12 +433,12 @@ class Audit:
 
 
 def _stored() -> "list[Field[Any]]":
-    """Return the fields of an audit that `to_dict` stores."""
+    """Return the dataclass fields of an audit that `to_dict` stores."""
     return [one for one in fields(Audit) if one.name != "samples"]
 
 
 def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:
-    """Return a grid on the common range of log-SNR of all audits; empty if they do not overlap."""
+    """Return a grid on the range of log-SNR that all audits share; empty if there is none."""
     low = max(audit.logsnr[0].item() for audit in audits)
     high = min(audit.logsnr[-1].item() for audit in audits)
     return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)

@@ -66,12 +66,15 @@ Quantiles = tuple[Tensor, Tensor]
 
 
 def distant_seed(seed: int) -> int:
-    """Derive a seed whose successors do not coincide with the successors of other seeds."""
+    """Return a new seed, such that the seeds that follow it do not coincide with those that follow
+    another seed.
+    """
     return int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
 
 
 def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor]:
-    """Yield the quantiles of `num` samples that a loss may construct from its draws.
+    """Yield the quantiles that a loss may have computed for `num` samples from fewer or correlated
+    random draws.
 
     They are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$ modulo 1;
     antithetic, $u$ and $1 - u$; or shared, as by the frames of a clip.
@@ -92,7 +95,7 @@ def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor
 
 @dataclass
 class Draws:
-    """Random numbers that a loss drew in one call.
+    """Random numbers that a loss drew in one evaluation.
 
     Attributes:
         normals: Normal numbers, standardized, in the order drawn.
@@ -111,7 +114,8 @@ class Draws:
 
 
 class Recorder(TorchFunctionMode):
-    """Recorder of the random numbers that a loss draws, which can replace drawn numbers.
+    """Recorder of the random numbers that a loss draws, which can also replace them by given
+    quantiles.
 
     Attributes:
         draws: The numbers drawn since the last reset.
@@ -129,8 +133,8 @@ class Recorder(TorchFunctionMode):
         self._own: dict[int, dict[int, tuple[Any, Callable[[], object]]]] = {}
 
     def reset(self, seed: int, num: int, quantiles: Quantiles | None = None) -> None:
-        """Reset all random states to `seed`, for a batch of `num` samples; where `quantiles` are
-        given, they replace the next draws of one number per sample or per batch.
+        """Reset all random states to `seed`, for a batch of `num` samples; `quantiles` replace the
+        random draws of one number per sample or per batch.
 
         Generators and engines of the loss restart from their first state under this seed.
         """
@@ -209,7 +213,7 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _keep(self, own: Any, restarting: Callable[[], Callable[[], object]]) -> None:
-        """Store how to restart a generator of the loss, at its first use under this seed."""
+        """Store how to reset the loss's own random generator, at its first use under a seed."""
         kept = self._own.setdefault(self._seed, {})
         if id(own) not in kept:
             kept[id(own)] = own, restarting()
@@ -217,7 +221,7 @@ class Recorder(TorchFunctionMode):
     def _of_numbers(
         self, function: Callable[..., Any], distribution: Distribution, *args: Any, **kwargs: Any
     ) -> Any:
-        """Draw from a function of numpy or Python and record the numbers."""
+        """Call a random function of numpy or Python; record and return the numbers."""
         result = function(*args, **kwargs)
         if np.ndim(result) == 0 and self._is_in_loop:
             return result
@@ -242,7 +246,7 @@ class Recorder(TorchFunctionMode):
         return (place if index.ndim else int(place)) if np.ndim(a) == 0 else np.asarray(a)[place]
 
     def _recorded(self, drawn: Drawn, value: Tensor) -> Tensor:
-        """Record drawn numbers, or the given quantiles that replace them, and return them."""
+        """Record and return drawn numbers, or the numbers at given quantiles in their place."""
         num, is_coarse = value.numel(), value.dtype in (torch.float16, torch.bfloat16)
         if num == 1 and self._is_in_loop:
             return value
@@ -260,7 +264,7 @@ class Recorder(TorchFunctionMode):
 
     @property
     def _is_in_loop(self) -> bool:
-        """True if the loss draws single numbers in a loop over the samples."""
+        """True if the loss draws single random numbers in a loop over the samples."""
         return self._is_loop or self.draws.num_per_batch >= _MAX_PER_BATCH
 
     def _record(self, logit: Tensor, place: int | None, *, is_uniform: bool) -> None:
@@ -269,8 +273,8 @@ class Recorder(TorchFunctionMode):
         self.draws.places += [place if i == 0 else None for i in range(len(designs))]
 
     def _next_quantile(self, num: int) -> tuple[int | None, Tensor | None]:
-        """Return the index of the next draw of one number per sample, and the quantiles given for
-        it; None for a draw of another size or without given quantiles.
+        """Return the index of the next random draw of one number per sample, and the quantiles that
+        replace it; None for either if it does not apply.
         """
         draws = self.draws
         if num == self._num:
@@ -282,7 +286,7 @@ class Recorder(TorchFunctionMode):
         return None, None
 
     def _record_shares(self, value: Tensor, concentration: Tensor) -> None:
-        """Record draws from a Dirichlet distribution as beta draws of its shares."""
+        """Record Dirichlet samples as one beta-distributed draw per component."""
         if value.shape[-1] == 2:
             drawn = Drawn("beta", *concentration.double().unbind(-1))
             first = self._recorded(drawn, value[..., 0])
@@ -294,7 +298,9 @@ class Recorder(TorchFunctionMode):
                 self._record(Drawn("beta", a, total - a).logit(share), None, is_uniform=True)
 
     def _recorded_options(self, index: Tensor, weights: Tensor) -> Tensor:
-        """Record, or replace, independently drawn indices of probabilities `weights`."""
+        """Record and return random indices with probabilities `weights`, or replace them by indices
+        at given quantiles.
+        """
         if index.numel() != self._num:
             return index
         weights = weights.detach().double().cpu().expand(self._num, -1)

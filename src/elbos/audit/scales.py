@@ -1,4 +1,5 @@
-r"""Identification of the diffusion process from measured $\alpha, \sigma$, with its data scale.
+r"""Identification of the diffusion process, and of the scale of its data, from measured $\alpha,
+\sigma$.
 
 If the loss multiplies its data by an unknown $s$, the measured coefficient is $\alpha' = s\alpha$.
 The relation of $\alpha$ and $\sigma$ over the noise levels gives $s$:
@@ -35,22 +36,22 @@ _PURE = 30.0  # log-SNR beyond which float32 rounds signal or noise away
 
 
 class Process(NamedTuple):
-    """A diffusion process and the scale of its data."""
+    """A diffusion process, with the scale by which its data are multiplied."""
 
     name: str | None  # None if no known relation holds
     scale: float  # factor on the data before diffusion
     sigma_data: float | None = None  # if the input is scaled as in EDM
 
     def logsnr(self, alpha: Float[Tensor, " n"], sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Compute the log-SNR of the scaled data; infinite beyond the precision of float32."""
+        """Compute the log-SNR of scaled data; infinite beyond the precision of float32."""
         logsnr = 2 * (torch.log(alpha / self.scale) - sigma.log())
         logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
         return torch.where(logsnr > _PURE, torch.inf, logsnr)
 
 
 def given_scale(logsnr: Float[Tensor, " n"], given: Iterable[Float[Tensor, " n"]]) -> float | None:
-    """Find the scale of the data from a time input of the network that is a function of log-SNR;
-    None if no input is one of the usual functions.
+    """Return the scale of the data, given a time input of the network that is a known function of
+    log-SNR; None if no input is such a function.
 
     Args:
         logsnr: Log-SNR of samples, up to the unknown scale of the data.
@@ -74,7 +75,7 @@ def process_of(
     rtol: float,
     given: float | None = None,
 ) -> Process:
-    """Identify the diffusion process from measured `alpha` and `sigma`, with the scale of the data.
+    """Identify the diffusion process, and the scale of its data, from measured `alpha` and `sigma`.
 
     Args:
         alpha: Coefficients of the data.
@@ -119,14 +120,16 @@ def _flow_scale(alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _rounded(scale: Tensor, rtol: float) -> float:
-    """Round a scale to four digits; return 1 if the scale is 1 within the measurement error."""
+    """Round a scale to four digits; return 1 if the scale differs from 1 by less than the
+    measurement error.
+    """
     value = float(f"{scale.item():.4g}")
     return 1.0 if abs(value - 1) < 2e-3 + 0.2 * rtol else value
 
 
 def relative_scale(alpha: Float[Tensor, "k n"], sigma: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
-    """Return the factor in the `alpha` of each of `n` samples, according to the process that fits
-    `alpha` and `sigma` best over `k` noise levels.
+    """Return a scale of `alpha` for each of `n` samples, under the process that fits `alpha` and
+    `sigma` best over `k` noise levels.
     """
     preserving, flow = _preserving_scale(alpha, sigma), _flow_scale(alpha, sigma)
     exploding = alpha.mean(0)

@@ -1,4 +1,5 @@
-r"""Tests that target, coefficient and conditioning are functions of the noise level.
+r"""Tests that the target, the coefficient and the network's conditioning are functions of the noise
+level.
 
 A weighting $w(\lambda)$ describes a loss if the noise level determines the target, and the
 network's time input the noise level. A coefficient may be random if it is independent of the noise:
@@ -42,7 +43,7 @@ _MIN_CHANGE = 0.01  # of an element's share in the coefficient
 
 @dataclass(frozen=True)
 class Conditions:
-    """The numbers on which the network is conditioned, besides the noisy data."""
+    """The numbers on which the network is conditioned, besides the noisy data, for each sample."""
 
     columns: Float[Array, "n k"]
     single: list[Float[Tensor, " n"]]  # conditions that are one number per sample
@@ -52,7 +53,7 @@ class Conditions:
     def from_batches(
         cls, batches: Sequence[Sequence[Tensor]], sizes: Sequence[int]
     ) -> "Conditions":
-        """Concatenate the conditions of several batches, given the batch sizes."""
+        """Concatenate the conditioning numbers of several batches of given sizes."""
         together = zip(*batches, strict=False)
         joined = [torch.cat(some) for some in together if len({one.shape[1] for one in some}) == 1]
         batch = np.arange(len(sizes)).repeat(sizes)
@@ -60,15 +61,15 @@ class Conditions:
         return cls(columns, [one[:, 0] for one in joined if one.shape[1] == 1], batch)
 
     def at(self, kept: Tensor) -> "Conditions":
-        """Select the conditions of some samples by a mask."""
+        """Return the conditioning numbers of the samples selected by a mask."""
         single = [one[kept] for one in self.single]
         return Conditions(self.columns[kept.numpy()], single, self.batch[kept.numpy()])
 
     def diagnostics(
         self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
     ) -> list[Diagnostic]:
-        """Test that the network is conditioned on the noise level, and that a condition determines
-        log-SNR.
+        """Return diagnostics if the network is not conditioned on the noise level, or if its time
+        input does not determine log-SNR.
 
         Args:
             logsnr: Log-SNR of samples, up to a constant.
@@ -92,8 +93,8 @@ class Conditions:
         return [UntoldLevels(scatter / _NORMAL)]
 
     def depend_on(self, logsnr: Float[Tensor, " n"]) -> bool:
-        """Return whether any condition changes less between samples of neighbouring log-SNR than
-        between random pairs of samples.
+        """Return whether any conditioning number varies less between samples of similar log-SNR
+        than between random pairs of samples.
         """
         level = logsnr.nan_to_num(0.0).clamp(-40, 40).numpy()
         columns, batch = self.columns, self.batch
@@ -117,7 +118,7 @@ class Conditions:
 
 
 def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
-    """Yield the numbers in arguments of the network, one row per sample."""
+    """Yield the numbers contained in network arguments, as arrays with one row per sample."""
     if isinstance(value, Mapping):
         value = list(value.values())
     is_plain = isinstance(value, bool | int | float | np.ndarray | np.number)
@@ -143,7 +144,7 @@ def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
 def of_the_target(
     logsnr: Float[Tensor, " n"], factor: Float[Tensor, " n"], *, error: float
 ) -> list[Diagnostic]:
-    r"""Test that $b - a\sigma/\alpha$ of the target is a function of log-SNR."""
+    r"""Return a diagnostic if $b - a\sigma/\alpha$ of the target is not a function of log-SNR."""
     ordered = factor[logsnr.argsort()]
     size = (ordered[:-2].abs() + ordered[2:].abs()) / 2
     is_off = _deviations(ordered).abs() > (0.1 + 3 * error) * size
@@ -152,7 +153,8 @@ def of_the_target(
 
 
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
-    """Test that the ratios between the coefficients of different elements do not vary with log-SNR.
+    """Return a diagnostic if the ratios between the loss coefficients of different elements vary
+    with log-SNR.
 
     `share` is the coefficient of each element divided by the mean over elements; it may be random
     if its mean is the same at all levels.
@@ -174,8 +176,8 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
 def of_the_coefficient(
     logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], power: Float[Tensor, " n"]
 ) -> list[Diagnostic]:
-    """Test that a coefficient that is random at a given log-SNR is independent of `power`, the mean
-    square of the noise of each sample.
+    """Return a diagnostic if the loss coefficient, random at a given log-SNR, depends on `power`,
+    the mean square of each sample's noise.
     """
     kept = (c > 0) & logsnr.isfinite()
     if kept.sum() < 100:
@@ -189,15 +191,15 @@ def of_the_coefficient(
 
 
 def time_sign(logsnr: Float[Tensor, " n"], given: Sequence[Float[Tensor, " n"]]) -> int:
-    """Return 1 if the network's time input increases from noise to data, -1 if from data to noise,
-    0 without a time input.
+    """Return 1 if the network's time input increases from noise to data, -1 if it decreases, and 0
+    without a time input.
     """
     time = next((one for one in given if _is_time(one, logsnr)), None)
     return 0 if time is None else int(_rank_correlation(time, logsnr) > 0) * 2 - 1
 
 
 def _is_time(given: Tensor, logsnr: Tensor) -> bool:
-    """Return whether a number given to the network is strongly rank-correlated with log-SNR."""
+    """Return whether an input of the network is strongly rank-correlated with log-SNR."""
     if len(given) != len(logsnr) or len(set(given.tolist())) < _MIN_DISTINCT:
         return False
     return abs(_rank_correlation(given, logsnr)) > _MIN_CORRELATION
@@ -209,5 +211,5 @@ def _rank_correlation(one: Tensor, other: Tensor) -> float:
 
 
 def _deviations(ordered: Tensor) -> Tensor:
-    """Subtract from each inner value the mean of its two neighbours."""
+    """Return each inner value minus the mean of its two neighbours."""
     return ordered[1:-1] - (ordered[:-2] + ordered[2:]) / 2

@@ -1,4 +1,5 @@
-r"""Tests that a loss is a squared error, the same for all elements, in each network call.
+r"""Tests that a loss is a squared error with one coefficient for all elements, in each network
+call.
 
 If the loss is $c\,\|\hat y - y\|^2$ for every sample, a three times larger network output changes
 the gradient three times as much; the output at some elements does not change the gradient at other
@@ -35,7 +36,7 @@ from elbos.audit.queries import Queries, is_same
 
 
 class _Response(NamedTuple):
-    """Response of the gradient to the network output, at one call of the network."""
+    """Response of the loss gradient to changes of the network output, for one network call."""
 
     bend: float  # growth of the gradient relative to a squared error
     coupling: float  # change of the gradient of elements by the error of other elements
@@ -52,8 +53,8 @@ class _Response(NamedTuple):
 def of_the_error(
     queries: Queries, observations: Mapping[int, Observation]
 ) -> tuple[list[Diagnostic], tuple[int, ...]]:
-    """Test that the loss is a squared error with one coefficient for all elements of a sample;
-    `observations` are calls of the loss with output 0, by seed.
+    """Test that the loss is a squared error with one coefficient per sample; `observations` maps
+    each seed to an evaluation of the loss at network output 0.
 
     Returns:
         The diagnostics, and the network calls to ignore: they enter the loss linearly and average
@@ -80,8 +81,8 @@ def of_the_error(
 
 
 def _averages_out(responses: tuple[_Response, ...]) -> bool:
-    """Return whether a linear term averages out: constant input, and zero mean gradient. True for
-    terms that are not linear.
+    """Return whether a term that is linear in the network output has zero mean gradient at constant
+    input; True for a nonlinear term.
     """
     first, *others = responses
     if not first.is_linear:
@@ -92,7 +93,9 @@ def _averages_out(responses: tuple[_Response, ...]) -> bool:
 
 
 def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response]:
-    """Measure the response of the gradient at every network call in a call of the loss."""
+    """Measure, for every network call of a loss, the response of the gradient to the network
+    output.
+    """
 
     def run(answer: Answer) -> list[tuple[Tensor, ...]]:  # inputs, gradients, outputs
         calls = zero.calls if answer == ZERO else queries.instrument(queries.x, seed, answer)
@@ -131,7 +134,9 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
 def of_the_calls(
     instrument: Instrument, x: Tensor, observations: Mapping[int, Observation], num_ignored: int
 ) -> list[Diagnostic]:
-    """Test for several network calls per loss, self-targets, derivatives and additional outputs."""
+    """Return diagnostics for several network calls per loss, self-targets, derivatives of the
+    network and additional outputs.
+    """
     num_trained, num_untrained, is_finite = 0, 0, True
     is_self_target = is_derived = is_of_derivative = False
     for seed, zero in observations.items():
@@ -162,7 +167,9 @@ def of_the_calls(
 
 
 def _are_coupled(instrument: Instrument, x: Tensor, seed: int, zero: Observation) -> bool:
-    """Return whether the output of one network call changes the gradient at another call."""
+    """Return whether the output of one network call changes the loss gradient at another network
+    call.
+    """
     numbers = range(len(zero.calls) + len(zero.untrained))
     for place, number in enumerate(i for i in numbers if i not in zero.untrained):
         others = instrument(x, seed, Answer(always_moved=(number,)))
@@ -173,6 +180,6 @@ def _are_coupled(instrument: Instrument, x: Tensor, seed: int, zero: Observation
 
 
 def _differ(calls: list[Call], others: list[Call]) -> bool:
-    """Return whether the gradients of two lists of calls differ."""
+    """Return whether the loss gradients of two lists of network calls differ."""
     pairs = zip(calls, others, strict=True)
     return not all(is_same(call.gradient, other.gradient) for call, other in pairs)

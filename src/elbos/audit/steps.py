@@ -29,7 +29,9 @@ _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 @dataclass
 class Step:
-    """Dot products of the vectors of a training step, with random draws and network conditions."""
+    """Dot products of the vectors in a training step, with random draws and conditioning of the
+    network.
+    """
 
     gram: Float[Tensor, "b r r"]  # of x, z, output, gradient and draws, shared draws last
     shapes: Sequence[Sequence[int]]  # of the draws that many elements share
@@ -59,7 +61,9 @@ def power_beside(
 def least_squares(
     gram: Float[Tensor, "n k k"], basis: list[int], of: int
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
-    """Regress a vector on others from dot products; return coefficients and unexplained share."""
+    """Regress one vector on others, given their dot products; return the coefficients and the
+    unexplained share.
+    """
     products, right = gram[:, basis][:, :, basis], gram[:, basis, of]
     factors = torch.linalg.lstsq(products, right[:, :, None]).solution[:, :, 0]
     left = 1 - (factors * right).sum(1) / gram[:, of, of].clamp(min=1e-300)
@@ -73,7 +77,7 @@ def samples_of(
     error: float,
     found: list[Diagnostic],
 ) -> Samples:
-    """Solve for the coefficients of all recorded samples.
+    """Return noise levels and coefficients of all recorded samples, solved by least squares.
 
     Args:
         steps: The recorded steps.

@@ -1,4 +1,4 @@
-r"""Pin the weighting of a loss in a test: `elbos.testing`.
+r"""Assertions on the weighting of a loss, for use in tests: `elbos.testing`.
 
 A refactoring can change the objective and no test sees it: a weight of shape `[b, 1]` broadcast
 against losses of shape `[b]`, a shift applied twice, a clamp the wrong way round. Two audits differ
@@ -42,7 +42,7 @@ _EDGE = 0.01  # share of the noise levels at each end whose factors are not name
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Difference between the audit of a loss and an expected audit.
+    """Differences between the audit of a loss and an expected audit.
 
     Attributes:
         audit: The audit of the loss.
@@ -64,7 +64,7 @@ class Difference:
 
     @classmethod
     def between(cls, audit: Audit, expected: Audit, within: float = WITHIN) -> "Difference":
-        """Compare an audit with the expected one."""
+        """Return the differences between an audit and the expected audit."""
         known = {one.kind for one in expected.diagnostics}
         return cls(
             audit=audit,
@@ -78,7 +78,7 @@ class Difference:
 
     @property
     def has_other_weighting(self) -> bool:
-        """True if the loss trains another weighting, or no weighting describes the loss."""
+        """True if the weighting is not the expected one, or if no weighting describes the loss."""
         is_valid = self.audit.is_judged or not self.expected.is_judged
         return not is_valid or self._has_other_curve
 
@@ -88,21 +88,21 @@ class Difference:
 
     @property
     def has_other_levels(self) -> bool:
-        """True if the loss draws its noise levels from another density."""
+        """True if the density of noise levels is not the expected one."""
         return self.outside > self.within or self._is_far(self.density)
 
     @property
     def has_other_target(self) -> bool:
-        """True if the network predicts something else."""
+        """True if the network's prediction type is not the expected one."""
         return self.audit.parameterization != self.expected.parameterization
 
     def __bool__(self) -> bool:
-        """Return True if anything differs: weighting, noise levels, target or diagnostics."""
+        """Return True if the audits differ in weighting, noise levels, target or diagnostics."""
         changed = (self.has_other_weighting, self.has_other_levels, self.has_other_target)
         return any(changed) or bool(self.diagnostics)
 
     def __str__(self) -> str:
-        """Return one line for each thing that differs."""
+        """Return one line of text for each property in which the two audits differ."""
         now, then = self.audit, self.expected
         lines = []
         if self._has_other_curve:
@@ -115,8 +115,8 @@ class Difference:
         return "\n".join(lines)
 
     def to_markdown(self) -> str:
-        """Return a Markdown table of the expected audit and the audit of the loss, for a comment on
-        a change.
+        """Return a Markdown table that compares the expected audit with the audit of the loss, as a
+        comment on a code change.
         """
         then, now = self.expected, self.audit
         change = "no noise level in common"
@@ -142,7 +142,9 @@ class Difference:
         return distance is None or distance.value > self.within + _NUM_ERRORS * distance.error
 
     def _factors(self) -> str:
-        """Describe the largest and smallest ratio of the weightings, relative to their mean."""
+        """Describe where the ratio of the two weightings is largest and smallest, relative to its
+        mean.
+        """
         if self.weighting is None:
             return "no noise level in common"
         levels, log_ratio, p = self.audit.log_ratio(self.expected)
@@ -177,7 +179,9 @@ def _ends(audit: Audit) -> tuple[float, float]:
 
 
 def _outside(audit: Audit, other: Audit) -> float:
-    """Return the share of an audit's noise levels beyond the range of another audit."""
+    """Return the share of an audit's training noise levels that lies beyond the range of another
+    audit.
+    """
     logsnr, p = audit.logsnr.numpy(), audit.density.numpy()
     below = np.concatenate([[0.0], np.cumsum(np.diff(logsnr) * (p[1:] + p[:-1]) / 2)])
     low, high = np.interp(_ends(other), logsnr, below / below[-1])
@@ -193,7 +197,7 @@ def assert_weighting(
     num_samples: int = 20_000,
     seed: int = 0,
 ) -> Audit:
-    """Fail unless a loss trains the expected weighting.
+    """Raise an AssertionError unless a loss trains the expected weighting.
 
     The loss may draw other noise levels and predict another target: that is the same objective as
     long as the weighting is the same.
@@ -242,7 +246,7 @@ def _audit(loss_fn: LossFunction, x: Tensor, num_samples: int, seed: int) -> Aud
 
 
 def expected_audit(like: str | Path | Audit) -> Audit:
-    """Return the audit of a recipe, of a file, or the audit given.
+    """Return the audit of a recipe given by name, the audit stored in a file, or the given audit.
 
     Raises:
         OSError: If the file cannot be read.
@@ -259,7 +263,7 @@ def expected_audit(like: str | Path | Audit) -> Audit:
 
 
 def write_golden(audit: Audit, path: Path) -> None:
-    """Write an audit at 101 noise levels with five digits, to be committed beside a test.
+    """Write an audit to a small file (101 noise levels, five digits) that a test can compare with.
 
     Raises:
         OSError: If the file cannot be written.

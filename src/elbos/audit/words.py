@@ -1,4 +1,4 @@
-"""Sentences and tables of audits, for the terminal, pages, JSON and the gallery."""
+"""Sentences and tables that describe audits, for the terminal, pages, JSON and the gallery."""
 
 import math
 import re
@@ -42,7 +42,7 @@ _CENTRAL = 0.99  # of the samples; curves vary by orders of magnitude in the tai
 
 
 def in_words(distance: float) -> str:
-    """Write a log-distance as a percentage, or, if large, as a factor.
+    """Convert a log-distance to text: a percentage or, if large, a factor.
 
     Examples:
         >>> in_words(0.081), in_words(0.87)
@@ -55,7 +55,7 @@ def in_words(distance: float) -> str:
 
 
 class Note(NamedTuple):
-    """A line in the heading of an audit."""
+    """A line in the heading of an audit: an error, a resemblance or a verdict."""
 
     kind: str  # "error", "slip", "published", or a verdict: "yes", "no" or "maybe"
     mark: str  # symbol of the kind
@@ -64,7 +64,7 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """An audit with the title and colour that distinguish it from other audits."""
+    """An audit with a title and a colour that distinguish it from other audits on display."""
 
     audit: Audit
     title: str  # the shortest ending that no other title has
@@ -72,14 +72,16 @@ class View:
 
     @property
     def summary(self) -> str:
-        """Summary of the loss in one line: prediction type, coefficient and noise levels."""
+        """One-line summary of the loss: prediction type, coefficient and noise levels."""
         found = facts(self.audit)
         parts = (f"{name} {found[name]}" for name in ("predicts", "coefficient", "noise levels"))
         return " · ".join(parts)
 
     @cached_property
     def notes(self) -> list[Note]:
-        """Heading lines of the audit: code errors, resemblances, where the weighting increases."""
+        """Heading lines of an audit: code errors, similar published losses, and where the weighting
+        increases.
+        """
         recipe = RECIPES[self.audit.recipe].title if self.audit.recipe else ""
         text = render("audit/notes.txt", audit=self.audit, view=self, recipe_title=recipe)
         lines = filter(str.strip, text.splitlines())
@@ -87,7 +89,8 @@ class View:
 
     @property
     def slips(self) -> list[Resemblance]:
-        """Parts of the loss that agree with a published loss up to one slip.
+        """Published losses that part of the loss would equal if one common coding mistake were
+        corrected.
 
         The opposite sign of a flow target is no slip if time runs from noise to data.
         """
@@ -100,7 +103,7 @@ class View:
         return target_formula(self.audit)
 
     def noise_levels(self, name: str) -> str:
-        """Write a named distribution of noise levels with its parameters and coordinate."""
+        """Return a named distribution of noise levels as text, with parameters and coordinate."""
         schedule, text = parse(Schedule, name), _spelled(Schedule, name)
         if isinstance(schedule, Normal | Laplace):
             text += " of log-SNR"
@@ -109,7 +112,7 @@ class View:
 
     @property
     def largest_doubt(self) -> str:
-        """Largest increase of the weighting that cannot be excluded, in words."""
+        """Largest increase of the weighting that cannot be excluded, as text."""
         largest = max((one.factor for one in self.audit.undecided), default=1.0)
         return in_words(math.log(largest))
 
@@ -119,7 +122,7 @@ class View:
 
     @property
     def rise(self) -> str:
-        """Largest increase of the weighting over one interval, in words."""
+        """Largest increase of the weighting over one interval of log-SNR, as text."""
         ends = self.audit.weighting(torch.tensor(self.audit.rising, dtype=torch.float64)).log()
         largest = (ends[:, 1] - ends[:, 0]).max().item()
         if largest > _FROM_NOTHING:
@@ -135,12 +138,14 @@ class View:
 
     @property
     def explanation(self) -> str:
-        """Explanation of the verdict and the diagnostics in one paragraph."""
+        """Paragraph of text that explains the verdict and the diagnostics."""
         return " ".join(render("audit/verdict.txt", audit=self.audit, view=self).split())
 
     @property
     def factor(self) -> str:
-        """Explanation of the factor that gives the nearest likelihood objective."""
+        """Sentence that explains the factor on the loss that gives the nearest likelihood
+        objective.
+        """
         end = self.audit.factor.end if self.audit.factor else -math.inf
         return (
             "The least factor on the loss of each sample for which w never rises; above log-SNR "
@@ -153,13 +158,15 @@ class View:
 
     @property
     def code(self) -> str:
-        """Code of the factor to the nearest likelihood objective, in less than 80 columns."""
+        """Python code of the factor that gives the nearest likelihood objective, in less than 80
+        columns.
+        """
         wrapper = textwrap.TextWrapper(76, subsequent_indent=" " * 8, break_on_hyphens=False)
         return "\n".join(map(wrapper.fill, (self.audit.monotone_code or "").splitlines()))
 
     @property
     def nearest(self) -> list[tuple[str, str]]:
-        """Nearest named weightings with their distances, as text."""
+        """Nearest named weightings and their distances from the audited weighting, as text."""
         found = list[tuple[str, str]]()
         for name, distance in self.audit.closest[:_NUM_NEAREST]:
             off = f"off by {in_words(distance)}"
@@ -172,7 +179,7 @@ class View:
 
     @property
     def central_weights(self) -> Float[Array, " c"]:
-        """Weights at the log-SNRs within the central 99 % of the samples."""
+        """Values of the weighting at the log-SNRs within the central 99 % of the samples."""
         below = (self.audit.density.cumsum(0) / self.audit.density.sum()).numpy()
         tail = (1 - _CENTRAL) / 2
         return np.asarray(self.audit.weight.numpy()[(below > tail) & (below < 1 - tail)])
@@ -196,7 +203,7 @@ def views(audits: Sequence[Audit]) -> list[View]:
 
 
 def _short(title: str, others: set[str]) -> str:
-    """Shorten a path to the shortest ending that no other title shares."""
+    """Return the shortest ending of a path that no other title shares."""
     if not (others and _TARGET.fullmatch(title)):
         return title
     parts = re.split(r"(?<=[/:])", title)
@@ -212,18 +219,18 @@ def _interval(start: float, end: float) -> str:
 
 
 def prose(audit: Audit) -> str:
-    """Describe an audit in one paragraph: summary, notes and explanation."""
+    """Return a one-paragraph description of an audit: summary, notes and explanation."""
     (view,) = views([audit])
     return " ".join([f"{view.summary}.", *(note.text for note in view.notes), view.explanation])
 
 
 def as_dict(audit: Audit) -> dict[str, Any]:
-    """Convert an audit to JSON values, with its description in words."""
+    """Convert an audit to JSON values, including a description in words."""
     return {**audit.to_dict(), "in_words": prose(audit)}
 
 
 def difference(audit: Audit, other: Audit) -> str:
-    """Describe how much two weightings differ, in one sentence."""
+    """Return a sentence that states how much the weightings of two audits differ."""
     found = audit.distance(other)
     if found is None:
         return "The two losses have no noise level in common."
@@ -233,7 +240,9 @@ def difference(audit: Audit, other: Audit) -> str:
 
 
 def facts(audit: Audit) -> dict[str, str]:
-    """Return the facts of an audit besides its curves, by name; `NONE` for ordinary values."""
+    """Return the properties of an audit other than its curves, by name; a dash for properties at
+    their default.
+    """
     (view,) = views([audit])
     is_measured, (start, end) = audit.source == "measured", audit.central_half
     shares = (audit.share_pure_noise, audit.share_clean)
@@ -267,12 +276,14 @@ def facts(audit: Audit) -> dict[str, str]:
 
 
 def _spelled(kind: type, text: str) -> str:
-    """Write a weighting or schedule as code, including its default values."""
+    """Return a weighting or schedule as Python code that includes default values."""
     return code(parse(kind, text), has_defaults=True)
 
 
 def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
-    """Build the table of facts of one audit, or of several side by side with column titles `heads`.
+    """Return a table of the properties of one audit, or of several audits side by side with column
+    titles `heads`.
+
     The nearest weighting of a single audit is omitted: see `View.nearest`.
     """
     columns = [facts(view.audit) for view in shown]
@@ -286,7 +297,9 @@ def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
 
 
 def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
-    """Build tables of facts with `num` audits side by side, or one per audit if `num` exceeds 3."""
+    """Return tables of properties with `num` audits side by side, or one table per audit if `num`
+    exceeds 3.
+    """
     num = num if num <= _MAX_BESIDE else 1
     starts = range(0, len(shown), num)
     return [facts_table(shown[i : i + num], heads[i : i + num]) for i in starts]
