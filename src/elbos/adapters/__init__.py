@@ -1,4 +1,4 @@
-r"""Adapters: denoisers from networks of other libraries, and audits from their training settings.
+r"""Adapters: denoisers from networks of other libraries, and audits from training settings.
 
 | module | what it adapts |
 |---|---|

@@ -51,7 +51,8 @@ class SigmaDenoiser:
 
 
 def denoiser(network: ForeignNetwork) -> SigmaDenoiser:
-    r"""Make a denoiser from a preconditioned network $D(x + \tilde\sigma\epsilon; \tilde\sigma)$.
+    r"""Return a denoiser made of a preconditioned network $D(x + \tilde\sigma\epsilon;
+    \tilde\sigma)$.
 
     Args:
         network: Called as `network(z_tilde, sigma_tilde)`, with a condition (such as class labels)

@@ -60,7 +60,7 @@ class VelocityDenoiser:
 
     @property
     def logsnr_max(self) -> float:
-        r"""The log-SNR at the data end of time, $-2\ln s$; infinite if $s = 0$."""
+        r"""Log-SNR at the end of time where the data are, $-2\ln s$; infinite if $s = 0$."""
         return -2 * math.log(self.sigma_min) if self.sigma_min else math.inf
 
     def __post_init__(self) -> None:
@@ -98,7 +98,7 @@ def denoiser(
     time_scale: float = 1.0,
     sigma_min: float = 0.0,
 ) -> VelocityDenoiser:
-    r"""Make a denoiser from a velocity network $v(z_t, t) = dz_t/dt$.
+    r"""Return a denoiser made of a velocity network $v(z_t, t) = dz_t/dt$.
 
     Args:
         network: Called as `network(z_t, time_scale * t)`, with a condition (such as class labels)

@@ -1,4 +1,4 @@
-"""Callback that audits the first steps of a Lightning training."""
+"""Lightning callback that audits the training loss from the first training steps."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from elbos.adapters.recorded import RecordedSteps
 
 
 class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
-    """Callback auditing a `LightningModule`: `Trainer(callbacks=[AuditCallback("network")])`."""
+    """Lightning callback that audits the loss: `Trainer(callbacks=[AuditCallback("network")])`."""
 
     def on_train_start(self, _trainer: Any, pl_module: Any) -> None:
         self.start(pl_module)

@@ -1,4 +1,4 @@
-"""Recording of the first training steps, shared by the callbacks for other trainers."""
+"""Recorder of the first training steps, the base of the audit callbacks for other trainers."""
 
 from contextlib import ExitStack
 from operator import attrgetter
@@ -8,7 +8,7 @@ from elbos.audit import Audit, Recording, record
 
 
 class RecordedSteps:
-    """A recorder of the first training steps, which then audits the loss.
+    """A recorder of the first training steps, which audits the loss after the last of these steps.
 
     Args:
         network: The attribute of the model that holds the network, such as "network" or
@@ -28,18 +28,20 @@ class RecordedSteps:
         self._recorded: Recording | None = None
 
     def start(self, model: Any) -> None:
-        """Start recording the calls of the model's network."""
+        """Start recording the calls of the network in a model."""
         network = attrgetter(self._network)(model) if self._network else model
         self._recorded = self._stack.enter_context(record(network))
 
     def step(self) -> None:
-        """Count a training step; after the last step to record, stop and audit."""
+        """Count a training step; after the last step to be recorded, stop recording and audit the
+        loss.
+        """
         self._num_left -= 1
         if self._num_left == 0:
             self.stop()
 
     def stop(self) -> None:
-        """Stop recording, and audit the recorded steps."""
+        """Stop recording, and audit the loss from the recorded steps."""
         self._stack.close()
         if self._recorded is not None:
             recorded, self._recorded = self._recorded, None

@@ -1,4 +1,4 @@
-"""Callback that audits the first steps of a training by transformers' `Trainer`."""
+"""Callback for transformers' `Trainer` that audits the training loss from the first steps."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from elbos.adapters.recorded import RecordedSteps
 
 
 class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
-    """Callback auditing a model's loss: `Trainer(..., callbacks=[AuditCallback("unet")])`."""
+    """Callback that audits the training loss: `Trainer(..., callbacks=[AuditCallback("unet")])`."""
 
     def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
         self.start(model)

@@ -193,6 +193,8 @@ class Splines:
     def covariance(self, places: Array) -> Array:
         """Return the covariance of the spline values at `places`: the sum of sampling error,
         variation with the number of knots, and extrapolation error.
+
+        The extrapolation error follows from the largest curvature between the outer knots.
         """
         mean = self(places)
         low, high = self.splines[0].knots[[0, -1]]

@@ -158,6 +158,8 @@ def _ratio(audit: Audit, other: Audit) -> Panel:
 def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
     """Return the curves of the nearest named weightings, initially hidden, with geometric mean 1
     under $p$.
+
+    Colours differ for a single audit; otherwise they are the colour of the audit.
     """
     audit, curves = view.audit, []
     colors = COLORS[1:] if is_alone else [view.color]

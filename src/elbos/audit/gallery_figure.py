@@ -26,6 +26,8 @@ _EVERY = 2.5  # pixels between points of a curve
 def picture(audit: Audit, beside: Audit | None = None) -> Markup:
     """Return the SVG content that shows the density and the weighting of an audit, where the
     weighting increases, and the weighting of the audit `beside`.
+
+    Both weightings have the same geometric mean under $p$.
     """
     low, high = max(LOGSNR[0], audit.logsnr[0].item()), min(LOGSNR[1], audit.logsnr[-1].item())
     if low >= high:

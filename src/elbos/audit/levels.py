@@ -222,6 +222,8 @@ def table_log_density(
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
     """Return the log-density of a table of noise levels, step probability divided by spacing, and
     the discretization error.
+
+    Half of the change from one step to the next counts as two standard errors.
     """
     log_p = log_probability - np.log(np.gradient(levels, steps))
     change = np.abs(np.diff(log_p)) / 4

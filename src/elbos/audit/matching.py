@@ -304,6 +304,8 @@ def monotone_weight(
 ) -> Float[Tensor, " g"]:
     """Compute the least upper bound of a weighting that does not increase on the intervals
     `rising`.
+
+    It is `Monotone` of the weighting, without its sampling error.
     """
     lifted = weight
     for start, end in rising:

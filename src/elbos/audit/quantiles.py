@@ -80,6 +80,9 @@ class RisingCurve:
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
         """Return the curve restricted to points that are many standard errors apart, or fewer where
         points are rare.
+
+        Points are selected from the middle outwards. The mean distance along both axes, as a share
+        of their lengths, exceeds `min_distance`.
         """
         way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
         middle = len(way) // 2

@@ -88,15 +88,12 @@ class PairedCalls:
 
     @property
     def change(self) -> Tensor:
-        """Change of the loss gradient between network output 0 and random signs as network output.
-        """
+        """Change of the loss gradient between network output 0 and random signs."""
         return self.moved.gradient - self.gradient
 
     @property
     def change_other(self) -> Tensor:
-        """Change of the loss gradient, on the other data, between network output 0 and random
-        signs.
-        """
+        """Change of the loss gradient between network output 0 and random signs, on other data."""
         if self.gradient_other_moved is None:
             return self.change
         return self.gradient_other_moved - self.gradient_other
@@ -106,8 +103,7 @@ class PairedCalls:
         return (self.change * self.moved.answer).flatten(1).double().mean(1) / 2
 
     def coefficient_other(self) -> Float[Tensor, " b"]:
-        r"""Compute the coefficient $c$ of $c\,\|\hat y - y\|^2$ for the samples of the other data.
-        """
+        r"""Compute the coefficient $c$ of $c\,\|\hat y - y\|^2$ for each sample of other data."""
         return (self.change_other * self.moved.answer).flatten(1).double().mean(1) / 2
 
 
@@ -404,6 +400,8 @@ def _element_permutation(
 def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
     """Return the index at which the noisy data begin in a network input with additional channels,
     tokens or frames.
+
+    There the input changes in proportion to the data, and most with the seed.
     """
     x, x_other = queries.x, queries.x_other
     axis = wider_axis(z, x)
@@ -420,6 +418,8 @@ def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
 def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
     """Return the indices of the elements to which the loss adds noise; None if these are all
     elements, or if elements without noise are trained as well.
+
+    Examples are actions after a state, or frames of a video after the first.
     """
     first, later = (queries.in_layout(queries.zeros[s].calls[-1])[0] for s in (seed, seed + 1))
     if first.shape != queries.x.shape or later.shape != first.shape:

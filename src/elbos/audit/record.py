@@ -191,6 +191,8 @@ class _LiveRecorder(Recorder):
     def taken(self, num: int) -> tuple[Draws, list[Tensor]]:
         """Return the random draws, and the arguments of torch.randn_like, since the previous
         network call.
+
+        `num` is the size of the next batch.
         """
         draws, likes = self.draws, self.likes
         self.draws, self.likes = replace(draws, normals=[], quantiles=[], places=[]), []

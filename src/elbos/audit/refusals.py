@@ -110,6 +110,8 @@ def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
 def _terms(calls: PairedCalls, z: Float[Tensor, " *d"], x: Tensor, own: int) -> list[_Term]:
     """Decompose a sample into few data samples and normal draws by orthogonal matching pursuit;
     return an empty list unless the decomposition is exact.
+
+    `own` is the index of the sample in the batch.
     """
     terms = [(_Term("data", i), sample) for i, sample in enumerate(x)]
     terms += [(_Term("mirrored", own), x[own].flip(axis)) for axis in range(x.ndim - 1)]

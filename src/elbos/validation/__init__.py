@@ -1,4 +1,5 @@
-r"""Validation: the ELBO of any denoiser on held-out data, at every noise level, with its error.
+r"""Validation: the ELBO of a denoiser on held-out data, with errors and with the loss by noise
+level.
 
 $$-\log p(x) \le \text{decoder}
   + \int_{\lambda_\min}^{\lambda_\max} \tfrac12\,\mathbb E\|\hat\epsilon - \epsilon\|^2\,d\lambda

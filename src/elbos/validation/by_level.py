@@ -1,4 +1,4 @@
-r"""The training loss by noise level, from the batches of the training: no additional network
+r"""Training loss by noise level, from the training batches alone: no additional network
 evaluations.
 
 Every training computes the error of its network at random noise levels. As
@@ -47,18 +47,18 @@ class BinnedLoss:
     num_samples: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert the binned loss to JSON values, as in metrics.jsonl."""
+        """Convert the binned loss to JSON values, in the form of metrics.jsonl."""
         return dict(to_json(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "BinnedLoss":
-        """Restore a binned loss from the JSON values of `to_dict`."""
+        """Restore a binned loss from the JSON values that `to_dict` returned."""
         found: BinnedLoss = from_json(cls, data)
         return found
 
 
 class LossByLevel:
-    r"""Running mean of the unweighted training loss in bins of log-SNR.
+    r"""Running mean of the unweighted training loss, in bins of log-SNR.
 
     An update is a few small operations on the device of the losses, without synchronization.
     Results are deterministic: the same batches give the same bits.
@@ -105,8 +105,8 @@ class LossByLevel:
 
     @torch.no_grad()
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        r"""Add the losses of a batch to the running means; non-finite losses and noise levels
-        outside the edges are ignored.
+        r"""Add the losses of a batch to the running means; ignore non-finite losses, and noise
+        levels outside the bins.
 
         Args:
             logsnr: The batch's noise levels, of float32 or float64, on any device.
@@ -124,7 +124,7 @@ class LossByLevel:
         self._sums = self._sums + torch.where(is_inside, powers[:, None], 0.0).sum(2)
 
     def result(self, *, is_shared: bool = False) -> BinnedLoss:
-        """Return the mean loss per bin so far; synchronizes the device.
+        """Return the mean loss so far in each bin of log-SNR; this synchronizes the device.
 
         Args:
             is_shared: Whether all processes of `torch.distributed` make this call: each gets the
@@ -154,12 +154,12 @@ class LossByLevel:
         self._sums = torch.zeros_like(self._sums)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return copies of the running sums and the bin edges, float64 on the CPU."""
+        """Return copies of the running sums and the bin edges, in float64 on the CPU."""
         sums = self._sums.cpu().double().clone()
         return {"sums": sums, "edges": torch.tensor(self.edges, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore running sums returned by `state_dict`; ValueError if their bins differ."""
+        """Restore running sums from `state_dict`; raise a ValueError if the bins differ."""
         own = torch.tensor(self.edges, dtype=torch.float64)
         edges, sums = state["edges"].cpu().double(), state["sums"]
         is_alike = edges.shape == own.shape and sums.shape == self._sums.shape

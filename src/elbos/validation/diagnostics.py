@@ -1,4 +1,4 @@
-"""Checks of data and denoiser for mistakes that the bound of a validation would not reveal."""
+"""Checks of data and denoiser for mistakes that the value of a validation would not reveal."""
 
 import math
 import warnings
@@ -28,28 +28,28 @@ MAX_MISFIT = 0.05  # relative to z: rounding to bfloat16 and to the nearest of 1
 
 
 class TimeIgnoredWarning(UserWarning):
-    """Warning: a network returns the same output at both ends of the log-SNR range."""
+    """Warning: the network returns the same output at both ends of the log-SNR range."""
 
 
 class RandomDataWarning(UserWarning):
-    """Warning: a dataset returns different samples when read again."""
+    """Warning: the dataset returns different samples when read again."""
 
 
 class InconsistentEstimatesWarning(UserWarning):
-    """Warning: a denoiser's estimates of data and noise do not add up to the noisy data."""
+    """Warning: the denoiser's estimates of data and noise do not add up to the noisy data."""
 
 
 class TargetMissedWarning(UserWarning):
-    """Warning: the target standard error cannot be reached with these samples."""
+    """Warning: the target standard error cannot be reached with this number of samples."""
 
 
 class VaryingEstimatesWarning(UserWarning):
-    """Warning: a denoiser's estimates change when a batch is evaluated again or in halves."""
+    """Warning: the denoiser's estimates change when a batch is evaluated again or in two halves."""
 
 
 @contextmanager
 def explained_types(x: Tensor) -> Iterator[None]:
-    """Re-raise torch's dtype and device errors as a ValueError that says what to change."""
+    """Convert torch's dtype and device errors in the `with` block to a ValueError with advice."""
     try:
         yield
     except RuntimeError as error:
@@ -68,7 +68,9 @@ def explained_types(x: Tensor) -> Iterator[None]:
 
 @torch.no_grad()
 def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None:
-    """Check the denoiser and the data on a small batch."""
+    """Check the denoiser and the data on a small batch; warn of, or raise, what makes a validation
+    wrong.
+    """
     denoiser, source = execution.denoiser, execution.source
     if isinstance(source, Items) and not isinstance(source.dataset, Tensor):
         _warn_if_random(source)
@@ -145,7 +147,9 @@ def _require_consistent(
     z: Float[Tensor, "b *d"],
     logsnr: Float[Tensor, " b"],
 ) -> None:
-    r"""Warn unless $z = \alpha\hat x + \sigma\hat\epsilon$, as for linear parameterizations."""
+    r"""Warn unless the estimates satisfy $z = \alpha\hat x + \sigma\hat\epsilon$, as for linear
+    parameterizations.
+    """
     alpha, sigma = alpha_sigma(align(logsnr, z))
 
     def misfit(first: Tensor, second: Tensor) -> float:
@@ -166,7 +170,7 @@ def _require_consistent(
 
 
 def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> None:
-    """Warn if the standard error exceeds the target by more than 1 %."""
+    """Warn if the standard error exceeds the target standard error by more than 1 %."""
     if bits.standard_error > 1.01 * target_se:
         needed = math.ceil(bits.num * (bits.standard_error / target_se) ** 2)
         warnings.warn(
@@ -179,7 +183,7 @@ def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> No
 
 
 def require_finite_losses(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:
-    """Raise a ValueError that names the first sample and log-SNR with a non-finite loss."""
+    """Raise a ValueError, with sample and log-SNR, at the first loss that is not finite."""
     bad = (~loss.isfinite()).nonzero()
     if len(bad):
         row, level = bad[0].tolist()

@@ -1,4 +1,4 @@
-r"""The noise levels and the noise of each sample, as a function of (seed, round, index).
+r"""Noise levels and noise of each sample in a validation, as a function of (seed, round, index).
 
 The levels and the noise of a sample do not depend on batch, process, device or order: two denoisers
 are compared on the same draws.
@@ -44,7 +44,9 @@ class Draws:
         return places
 
     def times(self, rows: Int64[Tensor, " b"], number: int, num_times: int) -> Float[Tensor, "b m"]:
-        """Return the times (noise levels) of given samples in a round, float64."""
+        """Return the times, which determine noise levels, of given samples in one round, in
+        float64.
+        """
         high, low = self._words(Purpose.VALIDATION_LEVELS, torch.arange(1), number)[0, :2].tolist()
         u = (high + low * 2.0**-32) * 2.0**-32
         offset = (self._places[rows] + u) % 1.0
@@ -54,8 +56,10 @@ class Draws:
     def noise(
         self, rows: Int64[Tensor, " b"], number: int, shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
-        """Draw noise for given samples in a round, on the device of `rows`; always float32, so that
-        data of other precision get the same noise.
+        """Draw the noise of given samples in one round, in float32 whatever the precision of the
+        data.
+
+        The noise is on the device of `rows`; data of any precision get the same noise.
         """
         stream = Stream.from_seed(self.seed, Purpose.VALIDATION_NOISE)
         return stream.normal(torch.full_like(rows, number), rows, shape)

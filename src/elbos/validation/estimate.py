@@ -1,4 +1,4 @@
-"""A sample mean with its standard errors."""
+"""Estimate of a mean over samples, with standard errors."""
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ LITTLE, NOTHING = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    r"""Sample mean with its standard error and its measurement error.
+    r"""Sample mean with its standard error, and with the part of the error due to noisy
+    measurements.
 
     Attributes:
         mean: The estimate.
@@ -34,7 +35,8 @@ class Estimate:
 
     @classmethod
     def from_rounds(cls, values: Float[Tensor, "n r"], *, is_lattice: bool) -> "Estimate":
-        r"""Estimate the mean, with errors, from values of $n \ge 2$ samples in each of $r$ rounds.
+        r"""Estimate the mean, with errors, from values of $n \ge 2$ samples measured in each of $r$
+        rounds.
 
         If the noise levels form a lattice over all samples, give the samples in its order: the
         contribution of the noise levels is then nearly equal for neighbours and nearly cancels in
@@ -65,7 +67,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the population mean, from Student's t.
+        """95 % confidence interval of the population mean, from Student's t-distribution.
 
         Two thirds of the degrees of freedom count, since neighbouring differences share a sample.
         """
@@ -74,12 +76,12 @@ class Estimate:
 
     @property
     def sampling_error(self) -> float:
-        """Standard error that would remain if these samples were measured exactly."""
+        """Standard error that would remain if every sample were measured without error."""
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
     def is_enough(self, target: float | None) -> bool:
-        """Return whether the target standard error is None or reached, or more rounds on these
-        samples would hardly help.
+        """Return whether the target standard error is reached or None, or cannot be reached by
+        further rounds on the same samples.
         """
         if target is None or math.isnan(self.standard_error) or self.standard_error <= target:
             return True
@@ -87,6 +89,6 @@ class Estimate:
         return self.measurement_error < share * self.sampling_error
 
     def __truediv__(self, divisor: float) -> "Estimate":
-        """Divide the mean and its errors by a constant, to change units."""
+        """Divide the mean and the errors by a constant, to change units."""
         errors = self.standard_error / divisor, self.measurement_error / divisor
         return Estimate(self.mean / divisor, *errors, self.num)

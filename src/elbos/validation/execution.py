@@ -1,4 +1,6 @@
-"""Execution of a validation: batches, processes, device and storage, which change no result."""
+"""Execution of a validation: batches, processes, device and storage, none of which changes the
+result.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,17 +23,18 @@ Tensors = dict[str, Tensor]
 
 @runtime_checkable
 class Parts(Protocol):
-    """Interface of a store for finished parts of a validation, such as `elbos.base.store.Store`."""
+    """Interface of a store for partial results of a validation, as `elbos.base.store.Store`."""
 
     def __contains__(self, name: str) -> bool: ...
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return the part `name` from the store; compute and store it if missing."""
+        """Return the stored partial result `name`; if it is missing, compute and store it."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """A denoiser on a dataset, with the settings of execution (see `Validator.__call__`).
+    """A denoiser and a dataset, with settings such as batch size and device that do not change
+    results.
 
     Raises:
         ValueError: If `cond` does not cover all samples, or `given_device` is not a device.
@@ -54,7 +57,9 @@ class Execution:
 
     @cached_property
     def device(self) -> torch.device:
-        """The given device; else the device of the denoiser's parameters, or the CPU."""
+        """Device of the evaluation: the given device, else that of the denoiser's parameters, else
+        the CPU.
+        """
         parameters = [p for module in modules(self.denoiser) for p in module.parameters()]
         default = parameters[0].device if parameters else "cpu"
         try:
@@ -66,15 +71,15 @@ class Execution:
 
     @cached_property
     def dtype(self) -> torch.dtype | None:
-        """Precision of the evaluation: float64 if the denoiser's parameters are, else float32;
-        None (the precision of the data) without parameters.
+        """Precision of the evaluation: float64 or float32, by the denoiser's parameters; None, the
+        precision of the data, without parameters.
         """
         parameters = (p for module in modules(self.denoiser) for p in module.parameters())
         own = next((p.dtype for p in parameters if p.is_floating_point()), None)
         return own if own in (None, torch.float64) else torch.float32
 
     def batch(self, rows: Tensor) -> Batch:
-        """Return samples and conditions in the precision and on the device of the denoiser."""
+        """Return samples and conditions in the precision and on the device of the evaluation."""
         x, cond = self.source.batch(rows)
         if self.num_levels is not None:
             require_levels(x, self.num_levels)
@@ -84,8 +89,10 @@ class Execution:
 
 
 def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
-    """Return the modules reachable from a denoiser: itself, its `network` or `denoiser`, or the
-    object of a bound method. Modules in a closure are not found.
+    """Return the torch modules of a denoiser: itself, its attribute `network` or `denoiser`, or the
+    object of a bound method.
+
+    Modules in a closure are not found.
     """
     if isinstance(denoiser, nn.Module):
         return [denoiser]
@@ -97,7 +104,8 @@ def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
 
 @contextmanager
 def evaluating(denoiser: Denoise) -> Iterator[None]:
-    """Set the denoiser's modules to evaluation mode in the `with` block; restore modes afterwards.
+    """Set the denoiser's modules to evaluation mode within the `with` block; restore their modes
+    afterwards.
 
     The mode is set by `train` and `eval`, since a module may override these, for example to swap in
     averaged weights.

@@ -1,4 +1,4 @@
-r"""The curves of a validation, as a plotly figure.
+r"""Plotly figures of validations: the loss by noise level, and the ELBO of noisy data.
 
 Over log-SNR: the loss $\ell(\lambda) = \frac12 E\|\hat\epsilon - \epsilon\|^2$, and the ELBO of
 data noised to $\lambda$, as a loss,
@@ -21,14 +21,18 @@ from elbos.validation.result import Curve, Validation
 
 
 def validation_figure(results: Mapping[str, Validation]) -> Figure:
-    """Plot the loss by noise level of named validations, above the ELBO of noisy data."""
+    """Return a figure of named validations: the loss by noise level, and below it the ELBO of noisy
+    data.
+    """
     return by_level_figure(
         {name: (one.by_level, one.elbo_by_level) for name, one in results.items()}
     )
 
 
 def by_level_figure(curves: Mapping[str, tuple[Curve, Curve]]) -> Figure:
-    """Plot named pairs of curves: the loss by noise level, above the ELBO of noisy data."""
+    """Return a figure of named pairs of curves: the loss by noise level, and below it the ELBO of
+    noisy data.
+    """
     losses, elbos = [], []
     for (name, (loss, elbo)), color in zip(curves.items(), cycle(COLORS), strict=False):
         losses += _curve(loss, "loss", name, color)

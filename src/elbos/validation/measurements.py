@@ -1,5 +1,5 @@
-r"""Losses measured at many noise levels of many samples, from which any integral over noise levels
-follows.
+r"""Losses of many samples at many noise levels, from which integrals over noise levels are
+estimated.
 
 The bound, a weighted loss under any weighting, the loss at a noise level and the ELBO at every one
 are all integrals $\int h(\lambda)\,\mathbb E\,\ell\,d\lambda$ of the same loss $\ell =
@@ -43,7 +43,8 @@ MIN_TUNING_SAMPLES = 8  # fewer may miss a component of the data: 5 double the e
 
 @dataclass(frozen=True)
 class ControlVariate:
-    r"""Control variate: a piecewise linear loss curve on evenly spaced log-SNR nodes.
+    r"""Control variate: an approximate loss curve, piecewise linear in log-SNR between evenly
+    spaced nodes.
 
     Attributes:
         logsnr: Nodes, from $\lambda_\min$ to $\lambda_\max$.
@@ -64,7 +65,11 @@ class ControlVariate:
         return torch.lerp(self.loss[below], self.loss[below + 1], place - below)
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> float:
-        r"""Compute $\int h\,g\,d\lambda$ by the midpoint rule, to half a cell at jumps of $h$."""
+        r"""Compute the integral $\int h\,g\,d\lambda$ of a function $h$ times the control variate
+        $g$, by the midpoint rule.
+
+        At a jump of $h$, the rule is exact to half a cell.
+        """
         edges = torch.linspace(0, 1, NUM_CELLS + 1, dtype=torch.float64)
         edges = self.logsnr[0] + (self.logsnr[-1] - self.logsnr[0]) * edges
         middle = (edges[1:] + edges[:-1]) / 2
@@ -73,7 +78,7 @@ class ControlVariate:
 
 @dataclass(frozen=True)
 class Measurements:
-    r"""Losses of $n$ samples in $r$ independent rounds, at $m$ noise levels in each.
+    r"""Losses of $n$ samples in $r$ independent rounds, at $m$ noise levels in each round.
 
     Attributes:
         schedule: Distribution of the noise levels, with density $p$.
@@ -99,7 +104,7 @@ class Measurements:
 
     @cached_property
     def order(self) -> Int64[Tensor, " n"]:
-        """Permutation that sorts the samples by noise level (for `Estimate.from_rounds`)."""
+        """Permutation that sorts the samples by noise level, for `Estimate.from_rounds`."""
         return self.logsnr[:, 0, 0].argsort()
 
     @cached_property
@@ -108,7 +113,8 @@ class Measurements:
         return (self.loss - known) * torch.exp(-self.schedule.log_density(self.logsnr))
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> Float[Tensor, "n r"]:
-        r"""Estimate the integral $\int h\,\ell\,d\lambda$ for each sample, in each round.
+        r"""Estimate the integral $\int h\,\ell\,d\lambda$ of the weighted loss, for each sample in
+        each round.
 
         Args:
             h: A function of log-SNR: constant one for the diffusion term of the bound, a weighting
@@ -124,7 +130,7 @@ class Measurements:
         return prior[:, None] + self.integral(lambda level: (level < logsnr).double())
 
     def curve(self, logsnr: float, width: float) -> Float[Tensor, "n r"]:
-        r"""Estimate the loss of each sample, averaged over an interval around `logsnr`."""
+        r"""Estimate the loss of each sample, averaged over a log-SNR interval around `logsnr`."""
         return self.integral(lambda level: ((level - logsnr).abs() < width / 2) / width)
 
     def estimate(self, values: Float[Tensor, "n r"]) -> Estimate:
@@ -132,18 +138,21 @@ class Measurements:
         return Estimate.from_rounds(values[self.order], is_lattice=self.is_lattice)
 
     def at(self, index: Tensor) -> "Measurements":
-        """Return the measurements restricted to some samples."""
+        """Return the measurements of selected samples."""
         logsnr, loss = self.logsnr[index], self.loss[index]
         return Measurements(self.schedule, logsnr, loss, self.control, is_lattice=False)
 
 
 def num_pilot_times(num_samples: int) -> int:
-    """Return the noise levels per sample in the pilot for at least 25 losses in each bin."""
+    """Return the number of noise levels per sample that gives a pilot at least 25 losses in each
+    bin.
+    """
     return max(MIN_PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_samples))
 
 
 def fit(pilot: Measurements) -> tuple[Adaptive, ControlVariate]:
-    r"""Fit a sampling density and a control variate to a pilot, for precise further measurements.
+    r"""Fit a sampling density and a control variate to a pilot measurement, for precise further
+    measurements.
 
     The pilot has separate noise, at levels that cover the range evenly. The control variate is its
     loss by least squares, linear between the edges of bins; the density follows, bin by bin, the

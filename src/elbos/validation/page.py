@@ -10,7 +10,7 @@ from elbos.validation.result import Validation
 
 
 def protocols_table(bound: Validation, measured: Mapping[FixedLevels, Estimate]) -> Table:
-    """Tabulate the bound of a denoiser and its validation losses by other protocols, with noise
+    """Return a table of a denoiser's bound and its validation losses by other protocols, with noise
     levels and weights.
 
     Examples:

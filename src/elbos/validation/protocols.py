@@ -1,5 +1,4 @@
-r"""Validation losses in common use, for reproduction and comparison: means over a few fixed noise
-levels.
+r"""Validation losses in common use, for comparison: means over a few fixed noise levels.
 
 The squared error of any prediction $y = a x + b\epsilon$ is that of the noise times a factor, so
 that such a mean weighs the loss $\ell = \tfrac12\|\hat\epsilon - \epsilon\|^2$ at $m$ noise levels,
@@ -49,14 +48,16 @@ class FixedLevels:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        r"""Weights of the loss $\ell$ at each noise level."""
+        r"""Weights of the loss $\ell$ at each of the fixed noise levels."""
         levels = torch.tensor(self.logsnr, dtype=torch.float64)
         eps_error_per_error = self.parameterization.eps_error_per_error(levels)
         return tuple((2 / eps_error_per_error / len(levels)).tolist())
 
     def __call__(self, validator: Validator, denoiser: Denoise, **options: Any) -> Estimate:
-        """Measure the validation loss of a denoiser, with standard error over samples and noise;
-        options are those of `Validator.at_levels`.
+        """Measure the validation loss of a denoiser, with the standard error over samples and
+        noise.
+
+        The options are those of `Validator.at_levels`.
         """
         losses = validator.at_levels(denoiser, self.logsnr, **options)
         values = losses @ torch.tensor(self.weights, dtype=torch.float64)
@@ -66,8 +67,8 @@ class FixedLevels:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelParts:
-    r"""Validation protocol: mean squared error of a prediction in equal parts of a schedule's
-    times.
+    r"""Validation protocol: mean squared error of a prediction in intervals of equal probability
+    under a schedule.
 
     Part $i$ of $m$ is $t \in [i/m, (i+1)/m]$, from the data's end, and its mean
 
@@ -90,17 +91,19 @@ class LevelParts:
 
     @property
     def logsnr(self) -> tuple[float, ...]:
-        """Log-SNRs that bound the parts, `num + 1` of them, from the clean end."""
+        """Log-SNRs that bound the `num` intervals, from the clean end."""
         times = torch.linspace(0, 1, self.num + 1, dtype=torch.float64)
         return tuple(self.schedule.logsnr(times).tolist())
 
     def weight(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the factor of $\ell$ at a noise level, to be integrated over a part."""
+        r"""Return the factor by which the loss $\ell$ at a noise level is multiplied before
+        integration over an interval.
+        """
         error = self.parameterization.eps_error_per_error(logsnr)
         return 2 * self.num * self.schedule.log_density(logsnr).exp() / error
 
     def estimates(self, result: Validation) -> tuple[Estimate, ...]:
-        """Estimate the mean squared error in each part from a validation.
+        """Estimate the mean squared error in each interval of noise levels from a validation.
 
         Raises:
             ValueError: If the schedule's log-SNR range is not within that of the validation.
@@ -117,8 +120,9 @@ class LevelParts:
     def __call__(
         self, validator: Validator, denoiser: Denoise, **options: Any
     ) -> tuple[Estimate, ...]:
-        """Validate a denoiser and estimate the mean squared error in each part; options are those
-        of a `Validator` call.
+        """Validate a denoiser; estimate the mean squared error in each interval of noise levels.
+
+        The options are those of a `Validator` call.
         """
         self._require_within(validator.logsnr_min, validator.logsnr_max)
         return self.estimates(validator(denoiser, **options))
@@ -133,15 +137,16 @@ class LevelParts:
 
 
 def deciles(schedule: Schedule, parameterization: Parameterization | None = None) -> LevelParts:
-    """Return the protocol of the mean squared error (by default of noise prediction) in each tenth
+    """Return the protocol of the mean squared error, by default of noise prediction, in each tenth
     of a schedule's times.
     """
     return LevelParts(schedule=schedule, parameterization=parameterization or Eps())
 
 
 def equispaced_times(num: int = 8) -> FixedLevels:
-    """Return the protocol of velocity errors at flow-matching times (k + 1/2) / num, the stopping
-    criterion of training benchmarks.
+    """Return the protocol of velocity errors at the flow-matching times (k + 1/2) / num.
+
+    Training benchmarks use it as stopping criterion.
     """
     require_positive(num=num)
     times = (torch.arange(num, dtype=torch.float64) + 0.5) / num
@@ -151,8 +156,9 @@ def equispaced_times(num: int = 8) -> FixedLevels:
 
 
 def fixed_steps(*steps: int) -> FixedLevels:
-    """Return the protocol of noise-prediction errors at fixed steps of DDPM's 1,000, counted from
-    0. Default: 200, 400, 600 and 800.
+    """Return the protocol of noise-prediction errors at fixed time steps of DDPM (0 to 999).
+
+    Steps are counted from 0. Default: 200, 400, 600 and 800.
 
     Raises:
         ValueError: If a step is not in 0..999.

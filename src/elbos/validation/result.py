@@ -1,4 +1,4 @@
-"""The result of a validation: the losses of every sample, and all quantities derived from them."""
+"""Result of a validation: the losses of every sample, and all quantities derived from them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -88,12 +88,12 @@ class Validation:
 
     @property
     def diffusion(self) -> Float[Tensor, "n r"]:
-        """Diffusion term of the bound, by sample and round; nats per dimension."""
+        """Diffusion term of the bound, by sample and round, in nats per dimension."""
         return self.measurements.integral(torch.ones_like)
 
     @property
     def bound(self) -> Float[Tensor, "n r"]:
-        """Bound on the negative log-likelihood, by sample and round; nats per dimension."""
+        """Bound on the negative log-likelihood, by sample and round, in nats per dimension."""
         return self.diffusion + self.decoder + self.prior[:, None]
 
     @property
@@ -118,17 +118,17 @@ class Validation:
 
     @property
     def num_evaluations(self) -> int:
-        """Number of function evaluations, each of one sample."""
+        """Number of function evaluations of the denoiser, counting each sample separately."""
         return self.measurements.loss.numel()
 
     @property
     def by_level(self) -> Curve:
-        """Loss by noise level, in up to 48 bins of log-SNR, each with measured levels."""
+        """Loss by noise level, in up to 48 bins of log-SNR, each with measured noise levels."""
         return self.curve(NUM_BINS)
 
     def curve(self, max_num_bins: int) -> Curve:
-        """Return the loss by noise level in at most `max_num_bins` bins: 48, 24, 12, 6 or 3, evenly
-        spaced in log-SNR.
+        """Return the loss by noise level in at most `max_num_bins` bins (48, 24, 12, 6 or 3),
+        evenly spaced in log-SNR.
         """
         found, edges = self.measurements, self._edges(max_num_bins)
         middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
@@ -152,8 +152,8 @@ class Validation:
         )
 
     def weighted(self, weighting: Callable[[Tensor], Tensor]) -> Estimate:
-        r"""Estimate the weighted loss $\int w\,\ell\,d\lambda$ over the log-SNR range; nats per
-        dimension.
+        r"""Estimate the weighted loss $\int w\,\ell\,d\lambda$ over the range of log-SNR, in nats
+        per dimension.
 
         Args:
             weighting: $w$, such as `elbos.weightings.Sigmoid(k=2.0)`.
@@ -161,7 +161,7 @@ class Validation:
         return self.measurements.estimate(self.measurements.integral(weighting))
 
     def subset(self, index: Int64[Tensor, " k"] | Bool[Tensor, " n"]) -> "Validation":
-        """Return the validation restricted to some samples, given by index or mask.
+        """Return the validation of selected samples, given by index or mask.
 
         Raises:
             ValueError: If fewer than two samples are selected, or one is selected twice.
@@ -178,7 +178,7 @@ class Validation:
         )
 
     def by_class(self) -> dict[int, Estimate]:
-        """Return the mean bound by class label, in bits per dimension.
+        """Return the mean bound for each class label, in bits per dimension.
 
         Raises:
             ValueError: If the data have no class labels, or a class has a single sample.
@@ -189,8 +189,10 @@ class Validation:
         return {label: self.subset(self.labels == label).bits for label in labels}
 
     def difference(self, other: "Validation") -> Estimate:
-        """Estimate the paired difference of two bounds, `self` minus `other`, in bits per
-        dimension; samples and noise are shared, so most of the variance cancels.
+        """Estimate the paired difference of two validations' mean bounds, `self` minus `other`, in
+        bits per dimension.
+
+        Samples and noise are shared, so that most of the variance cancels.
 
         Raises:
             ValueError: If the validations differ in samples, noise levels or noise.
@@ -221,7 +223,7 @@ class Validation:
 
     @classmethod
     def load(cls, path: Path | str) -> "Validation":
-        """Load a validation written by `save`, without executing code.
+        """Load a validation that `save` wrote, without executing code.
 
         Raises:
             OSError: If the file cannot be read; the error names `path`.
@@ -240,7 +242,7 @@ class Validation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Validation":
-        """Restore a validation from the values of `to_dict`.
+        """Restore a validation from the JSON values that `to_dict` returned.
 
         Raises:
             ValueError: If something is missing, or does not fit the rest.
@@ -257,7 +259,7 @@ class Validation:
         )
 
     def plot(self) -> "Figure":
-        """Plot the loss by noise level, above the ELBO of noisy data."""
+        """Return a plotly figure of the loss by noise level and, below, the ELBO of noisy data."""
         figure: Figure = shown_by(self, "figures").validation_figure({"loss": self})
         return figure
 

@@ -1,4 +1,4 @@
-"""Validations as files: safetensors with JSON in its metadata, read without running code."""
+"""Files of validations: safetensors with JSON in the metadata, read without executing code."""
 
 import hashlib
 import json
@@ -20,7 +20,9 @@ Tensors = Mapping[str, Tensor]
 
 
 def write(path: Path, tensors: Tensors, data: Mapping[str, Any]) -> None:
-    """Write the tensors and JSON values of a validation to a file, and create its folder."""
+    """Write the tensors and JSON values of a validation to a file; create the folder if it is
+    missing.
+    """
     with needs("train"):
         import safetensors.torch
     text = json.dumps(data)
@@ -30,7 +32,7 @@ def write(path: Path, tensors: Tensors, data: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Read the tensors and JSON values of a validation from a file written by `write`."""
+    """Read the tensors and JSON values of a validation from a file that `write` created."""
     with needs("train"):
         from safetensors import SafetensorError, safe_open
     files.regular(path)  # safetensors' own errors name no file
@@ -53,7 +55,7 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def require_fit(tensors: Tensors, num_levels: Any, is_lattice: Any) -> None:
-    """Raise a ValueError unless the shapes and types of all tensors fit one validation."""
+    """Raise a ValueError unless the shapes and types of all tensors belong to one validation."""
     loss = tensors["loss"]
     alike = {"logsnr": loss.shape, "decoder": loss.shape[:2], "prior": loss.shape[:1]}
     if "control.loss" in tensors or "control.logsnr" in tensors:

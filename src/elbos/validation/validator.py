@@ -1,4 +1,4 @@
-"""The ELBO of any denoiser on a held-out set, callable from any training loop."""
+"""Validator: the ELBO of any denoiser on a held-out set, callable from any training loop."""
 
 import copy
 import hashlib
@@ -153,7 +153,8 @@ class Validator(Typed):
         parts: Parts | None = None,
         start: Start = silent,
     ) -> Validation:
-        """Measure the variational bound of every sample, with modules in evaluation mode.
+        """Measure the variational bound of every sample, with the denoiser's modules in evaluation
+        mode.
 
         Args:
             denoiser: Estimates data and noise, such as `elbos.Denoiser(network, V())` or an adapter
@@ -210,8 +211,10 @@ class Validator(Typed):
         parts: Parts | None = None,
         start: Start = silent,
     ) -> Measurements:
-        """Measure the losses of the first `num_samples` samples, with separate noise, at levels
-        uniform in log-SNR, as input of `tuned`.
+        """Measure the losses of the first `num_samples` samples at noise levels uniform in log-SNR,
+        as input of `tuned`.
+
+        The noise is not that of the validation.
 
         The default of 500 samples takes as many evaluations as a validation of 2,000. Each sample
         has `num_times` noise levels: 32 by default, more for few samples. The other arguments are
@@ -239,8 +242,10 @@ class Validator(Typed):
         is_shared: bool = False,
         device: torch.device | str | None = None,
     ) -> Float[Tensor, "n m"]:
-        """Measure the loss of each sample at given noise levels, with independent noise; nats per
-        dimension. The other arguments are those of a validation.
+        """Measure the loss of each sample at given noise levels, with independent noise, in nats
+        per dimension.
+
+        The other arguments are those of a validation.
         """
         require_positive(num_levels=len(logsnr))
         levels = torch.tensor(logsnr, dtype=torch.float64).expand(len(self), -1)
@@ -265,7 +270,9 @@ class Validator(Typed):
         return replace(self, schedule=schedule, control=control)
 
     def compare(self, before: Validation, after: Validation) -> Estimate:
-        """Return the paired gain in bits/dim, positive if `after` has the lower bound."""
+        """Return the paired difference of two bounds in bits/dim, positive if `after` has the lower
+        bound.
+        """
         return before.difference(after)
 
     def _execution(self, denoiser: Denoise, *settings: Any) -> Execution:
@@ -274,7 +281,7 @@ class Validator(Typed):
     def _round(
         self, execution: Execution, name: str, number: int, logsnr: Float[Tensor, "n m"]
     ) -> Tensors:
-        """Measure the losses of the first samples at given levels; float64, on the CPU."""
+        """Measure the losses of the first samples at given noise levels, in float64 on the CPU."""
         is_shared, parts = execution.is_shared, execution.parts
         num_samples, num_times = logsnr.shape
         if is_shared:

@@ -1,4 +1,4 @@
-"""Adapters for diffusers: networks and saved pipelines as denoisers, training of diffusers
+"""Adapters for diffusers: denoisers from networks and saved pipelines, training of diffusers
 networks, and audits of scheduler configurations.
 
 - `denoiser(network, scheduler)`: a UNet or transformer with its scheduler, as a denoiser.

@@ -1,4 +1,5 @@
-r"""The noise levels of a diffusers scheduler: timestep and input scale as functions of log-SNR.
+r"""Timestep and input scale of a diffusers network as functions of log-SNR, for each kind of
+scheduler.
 
 A network sees $c_\mathrm{in} z$ and a timestep. Which ones depends on the scheduler's family:
 
@@ -50,14 +51,16 @@ class Levels(abc.ABC):
 
     @abc.abstractmethod
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""Return the fractional timestep at log-SNR $\lambda$."""
+        r"""Return the timestep, not rounded to an integer, at log-SNR $\lambda$."""
 
     def input_scale(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the factor $c_\mathrm{in}$ that multiplies $z$ at the network's input."""
+        r"""Return the factor $c_\mathrm{in}$ by which noisy data $z$ are multiplied at the
+        network's input.
+        """
         return torch.ones_like(logsnr)
 
     def require(self, logsnr: Float[Tensor, " b"]) -> None:
-        """Raise a ValueError if a noise level lies outside the range of the scheduler's steps."""
+        """Raise a ValueError if a noise level is outside the range of the scheduler's timesteps."""
         low, high = torch.stack(torch.aminmax(logsnr)).tolist()
         if not (low >= self.logsnr_min - _ROUNDING and high <= self.logsnr_max + _ROUNDING):
             raise ValueError(
@@ -69,7 +72,7 @@ class Levels(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Steps(Levels):
-    """A discrete table of strictly decreasing log-SNR; timesteps are interpolated linearly."""
+    """A discrete table of strictly decreasing log-SNR, interpolated linearly between timesteps."""
 
     step: Int[Tensor, " steps"]
     logsnr: Float[Tensor, " steps"]
@@ -81,7 +84,7 @@ class Steps(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogSigma(Levels):
-    r"""Noise levels with the timestep of EDM, $\frac14\ln\tilde\sigma$."""
+    r"""Noise levels of EDM schedulers, whose timestep is $\frac14\ln\tilde\sigma$."""
 
     sigma_data: float = 1.0
 
@@ -95,7 +98,9 @@ class LogSigma(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FlowTime(Levels):
-    r"""Noise levels with the timestep $N\tau$ of flow matching and the noise fraction $\tau$."""
+    r"""Noise levels of flow-matching schedulers, whose timestep is $N\tau$ at noise fraction
+    $\tau$.
+    """
 
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         return self.num_steps * torch.sigmoid(-logsnr / 2)
@@ -106,7 +111,7 @@ class FlowTime(Levels):
 
 
 def levels_of(config: Config, table: LossTable) -> Levels:
-    """Return the noise levels of the scheduler with this configuration and table of steps."""
+    """Return the noise levels of a scheduler, given the configuration and table of timesteps."""
     if flag(config, "invert_sigmas"):
         raise ValueError(
             "invert_sigmas is true, so that time runs from noise to data: use "

@@ -1,4 +1,4 @@
-r"""A diffusers network trained in this library: built from its config.json, called with log-SNR.
+r"""A diffusers network, built from its config.json for training in this library.
 
 A wrapper computes the timestep and input scale of the network's scheduler at each log-SNR
 (`trained`), and the null label, a row of the class embedding. The wrapper has no weights, so that
@@ -32,7 +32,7 @@ _MAX_SHOWN = 300  # characters shown of a diffusers error
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusersConfig:
-    """The configuration of a diffusers network to be trained, as canonical JSON text.
+    """Configuration of a diffusers network that is to be trained, as canonical JSON text.
 
     Attributes:
         config: The text of the network's config.json, as `save_config` writes it, without line
@@ -83,19 +83,19 @@ class DiffusersConfig:
 
     @property
     def class_name(self) -> str:
-        """The diffusers class name of the network."""
+        """Name of the diffusers class of the network."""
         return str(json.loads(self.config)["_class_name"])
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The constructor arguments that the configuration specifies."""
+        """Constructor arguments of the network that the configuration specifies."""
         found = json.loads(self.config)
         return {key: value for key, value in found.items() if key != "_class_name"}
 
     def build(
         self, shape: tuple[int, ...], num_classes: int | None, levels: Levels
     ) -> "DiffusersNetwork":
-        """Build the network for images of `shape`, with randomly initialized weights.
+        """Build the network for images of the given shape, with randomly initialized weights.
 
         Args:
             shape: Shape of one image, (channels, height, width).
@@ -140,7 +140,9 @@ class DiffusersNetwork(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Return the network output $y$ at $z$; a ValueError rejects unexpected labels."""
+        """Return the network output $y$ at noisy data $z$; raise a ValueError for unexpected
+        labels.
+        """
         timestep = self.levels.timestep(logsnr.to(torch.promote_types(z.dtype, torch.float32)))
         scaled = z * self.levels.input_scale(align(logsnr, z)).to(z)
         labels = {}
@@ -154,7 +156,9 @@ class DiffusersNetwork(nn.Module):
 
 
 def null_label(inner: Any) -> int | None:
-    """Return the null label, the last row of the class embedding; None without class embedding."""
+    """Return the label that stands for no class, the last row of the class embedding; None without
+    a class embedding.
+    """
     name = type(inner).__name__
     num = inner.config.get(CLASS_KEYS[name])
     if num is None:
@@ -163,14 +167,16 @@ def null_label(inner: Any) -> int | None:
 
 
 def part_name(network: DiffusersNetwork) -> str:
-    """Return the network's component name in a diffusers pipeline: "transformer" or "unet"."""
+    """Return the name of the network in a diffusers pipeline: "transformer" or "unet"."""
     return "transformer" if "Transformer" in type(network.inner).__name__ else "unet"
 
 
 def fitted(
     name: str, settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int | None
 ) -> dict[str, Any]:
-    """Fill missing settings of a network from the dataset; raise a ValueError for unfit ones."""
+    """Fill missing settings of a network from the shape and classes of the data; raise a ValueError
+    for settings that do not fit the data.
+    """
     if len(shape) != 3:
         raise ValueError(f"{name} takes images, (channels, height, width), not data of {shape}.")
     channels, *sides = shape

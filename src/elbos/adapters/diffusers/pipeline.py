@@ -1,5 +1,4 @@
-r"""A diffusers pipeline read from the folder that `save_pretrained` wrote: denoiser and VAE
-encoder.
+r"""Denoiser and VAE of a diffusers pipeline, read from a folder that `save_pretrained` wrote.
 
 `model_index.json` names the components. The network (`unet` or `transformer`), the `scheduler` and,
 of latent pipelines, the `vae` are read. The network sees scaled latents,
@@ -36,7 +35,8 @@ _WEIGHTS = "diffusion_pytorch_model*.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """The VAE encoder and decoder of a latent pipeline, with the scaling that the network expects.
+    """VAE encoder and decoder of a latent pipeline, with the latent scaling that the network
+    expects.
 
     Attributes:
         vae: The `AutoencoderKL` of diffusers.
@@ -87,7 +87,7 @@ class Latents:
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """The parts of a diffusers pipeline that validation needs: denoiser, encoder and scheduler.
+    """Components of a diffusers pipeline that validation needs: denoiser, encoder and scheduler.
 
     Attributes:
         denoiser: The network with its scheduler, as a denoiser of the data.
@@ -155,8 +155,8 @@ def load(
 
 
 def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents:
-    """Read an `AutoencoderKL` from its own folder, from the `vae` folder of a pipeline, or from the
-    Hub.
+    """Read an `AutoencoderKL` from its own folder, from a pipeline's folder, or from the Hugging
+    Face Hub.
 
     Args:
         name: A folder with a config.json, a pipeline folder with a subfolder vae, or, if no such
@@ -201,7 +201,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _place(folder: Path, name: str) -> Path:
-    """Return the folder of a component, the pipeline folder itself if it has no subfolder."""
+    """Return the subfolder of a pipeline component, or the pipeline folder if there is no such
+    subfolder.
+    """
     return folder / name if (folder / name).is_dir() else folder
 
 
@@ -250,7 +252,7 @@ def imported() -> Any:
 
 
 def _latents(vae: Any) -> Latents:
-    """Return the VAE with its latent scaling, from one number or from one per channel."""
+    """Return the VAE with the latent scaling given in its configuration, overall or by channel."""
     config = vae.config
     if config.get("scaling_factor") is None:
         raise ValueError("the config.json of vae has no scaling_factor: add the training value.")

@@ -1,4 +1,4 @@
-r"""A network of diffusers with its scheduler, as a denoiser of $z$ at any log-SNR.
+r"""Denoiser of $z$ at any log-SNR, made of a diffusers network and its scheduler.
 
 The scheduler determines the network's timestep and input scale at a noise level (`levels`). Its
 `prediction_type` determines the network's target: $\epsilon$, $x$, $v$, the velocity of flow
@@ -43,7 +43,7 @@ _REVERSED_TIMES = ("Lumina", "ZImage")
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledDenoiser:
-    r"""A denoiser made of a diffusers network and its scheduler; see `denoiser`.
+    r"""A denoiser made of a diffusers network and its scheduler, returned by `denoiser`.
 
     Attributes:
         network: Called as `network(c_in z, timestep)`.
@@ -67,16 +67,16 @@ class ScheduledDenoiser:
 
     @property
     def logsnr_min(self) -> float:
-        """The lowest log-SNR for which the scheduler has a timestep."""
+        """Lowest log-SNR for which the scheduler has a timestep."""
         return self.levels.logsnr_min
 
     @property
     def logsnr_max(self) -> float:
-        """The highest log-SNR for which the scheduler has a timestep."""
+        """Highest log-SNR for which the scheduler has a timestep."""
         return self.levels.logsnr_max
 
     def timestep(self, logsnr: Float[Tensor, " b"], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the timestep input of the network, int64 for a table of steps.
+        """Return the network's timestep input at a log-SNR; an integer if timesteps are discrete.
 
         Else it has the dtype float64 if the network's parameters (or `dtype`, without any) have it,
         and float32 if not.
@@ -111,7 +111,9 @@ class ScheduledDenoiser:
 
     @torch.no_grad()
     def ignores_time(self, z: Float[Tensor, "b *d"], cond: Condition = None) -> bool:
-        """Return whether the first and the last timestep give equal, nonzero outputs."""
+        """Return whether the network's outputs at the first and the last timestep are equal and
+        nonzero.
+        """
         first, last = (
             self._output(z, torch.full((len(z),), end, device=z.device), cond)
             for end in (self.logsnr_max, self.logsnr_min)
@@ -222,7 +224,7 @@ def _clipping(config: Config) -> Clipping | None:
 def _require_fit(
     name: str, own: Mapping[str, Any], levels: Levels, time_scale: float, is_discrete: bool
 ) -> None:
-    """Raise a ValueError if the network's time input does not fit the scheduler's timesteps."""
+    """Raise a ValueError if the network's time input cannot be the scheduler's timestep."""
     if name.startswith(_REVERSED_TIMES):
         raise ValueError(
             f"{name} takes times from noise to data: use "

@@ -1,5 +1,5 @@
-r"""Translate a diffusers `scheduler_config.json` and the flags of a training script into a loss,
-given as a table over steps.
+r"""Training losses, as tables over time steps, from a diffusers `scheduler_config.json` and the
+flags of a training script.
 
 The file defines a table of noise levels: of betas, of flow matching with time shift $s$, or of
 EDM's grid,
@@ -67,8 +67,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def loss_table(config: Config, training: Training) -> LossTable:
-    """Return the training loss defined by a scheduler configuration and script flags, as a table
-    over steps.
+    """Return the training loss that a scheduler configuration and script flags define, as a table
+    over time steps.
 
     Raises:
         ValueError: If the configuration is malformed or contradicts the flags.
@@ -130,7 +130,7 @@ def _prediction(config: Config) -> Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Betas:
-    r"""Defaults and options of a diffusers scheduler class that is defined by betas.
+    r"""Defaults and options of a diffusers scheduler class whose noise levels are defined by betas.
 
     `last` is $\bar\alpha$ of the last step after `rescale_betas_zero_snr`; None without the option.
     """

@@ -1,4 +1,4 @@
-r"""Scheduler and noise levels, as diffusers defines them, of a network trained in this library.
+r"""Scheduler configuration and timesteps for diffusers, of a network trained in this library.
 
 A network of diffusers takes a timestep, and data in the scale of its scheduler's path. Both follow
 from the prediction target, so that the scheduler for sampling reproduces the inputs of training:
@@ -33,7 +33,9 @@ _PREDICTION_TYPES = {Eps(): "epsilon", X(): "sample", V(): "v_prediction"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvenSteps(Levels):
-    r"""Steps evenly spaced in log-SNR, from $\lambda_+$ at step 0 to $\lambda_-$ at $N - 1$."""
+    r"""Timesteps evenly spaced in log-SNR, from $\lambda_+$ at step 0 to $\lambda_-$ at step $N -
+    1$.
+    """
 
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         share = (self.logsnr_max - logsnr) / (self.logsnr_max - self.logsnr_min)
@@ -43,7 +45,8 @@ class EvenSteps(Levels):
 def trained_levels(
     parameterization: Parameterization, logsnr_min: float, logsnr_max: float
 ) -> Levels:
-    """Return the noise levels of a diffusers network that is trained in this library.
+    """Return the timesteps, as a function of log-SNR, of a diffusers network trained in this
+    library.
 
     Raises:
         ValueError: If diffusers has no scheduler for the target or the noise levels.
@@ -72,7 +75,8 @@ def trained_levels(
 
 
 def trained_scheduler(parameterization: Parameterization, levels: Levels) -> dict[str, Any]:
-    """Return the configuration of a diffusers scheduler for sampling from a trained network.
+    """Return the configuration of a diffusers scheduler that samples from a network trained in this
+    library.
 
     It neither clips nor skips the noisiest step, like the samplers of this library. `levels` are
     the network's `trained_levels`.

@@ -1,4 +1,4 @@
-"""Flags of a diffusers training script, and checks of configuration values."""
+"""Flags of a diffusers training script, and functions that check configuration values."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Scheme = Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    r"""Flags of a diffusers training script that change the loss, under the script's own names.
+    r"""Flags of a diffusers training script that change the loss, named as in the script.
 
     Attributes:
         prediction: The prediction target of the network. Default: the file's `prediction_type`.
@@ -70,7 +70,7 @@ PREDICTION_TYPES: dict[str, Prediction] = {
 
 
 def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    r"""Return the probability that a script draws $u$ between successive entries of `u`."""
+    r"""Return the probabilities that a script draws $u$ between successive entries of `u`."""
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))
         return torch.where(z[1:] < 0, torch.erfc(-z).diff(), -torch.erfc(z).diff()) / 2
@@ -92,7 +92,9 @@ def num_steps_of(config: Config) -> int:
 
 
 def number(config: Config, key: str, default: float, *, above: float = -math.inf) -> float:
-    """Return the finite number under `key`; raise a ValueError if it is not above `above`."""
+    """Return the value under `key` as a finite number; raise a ValueError unless it is above
+    `above`.
+    """
     value = config.get(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and above < value < 1e100):
@@ -106,7 +108,7 @@ def flag(config: Config, key: str) -> bool:
 
 
 def one_of(config: Config, key: str, default: Any, options: tuple[Any, ...]) -> Any:
-    """Return the value under `key`; raise a ValueError if it is not among `options`."""
+    """Return the value under `key`; raise a ValueError unless it is among `options`."""
     value = config.get(key, default)
     if value not in options:
         raise ValueError(f"{key} is {value!r}: give one of {', '.join(map(str, options))}.")

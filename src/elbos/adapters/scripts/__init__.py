@@ -1,4 +1,5 @@
-"""Audit of a whole training script: run the lines from its noise to its loss with stand-ins.
+"""Audits of whole training scripts: the lines from the noise to the loss are run with a stand-in
+network.
 
 `slicing` finds the lines, also in a method of a class (`classes`). They are first run with
 `unknown` in place of every value that the script would load or build. Then only the values on which
@@ -49,7 +50,7 @@ ADVICE = (
 
 
 def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> Run:
-    """Extract the loss of a training script as a function `loss(network, x)`, for `probe`.
+    """Return the loss of a training script as a function `loss(network, x)`, for use with `probe`.
 
     The first of the shapes in `xs` that the script accepts is used.
 
@@ -103,7 +104,8 @@ def from_script(
     title: str | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Audit:
-    """Audit an unmodified training script by running the lines from its noise to its loss.
+    """Return the audit of an unmodified training script, by running its lines from the noise to the
+    loss.
 
     The lines are those that the argument of `accelerator.backward(loss)`, or the `loss` of
     `loss.backward()`, depends on, in the innermost loop around the call. Data, encoders, networks

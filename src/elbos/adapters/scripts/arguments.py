@@ -1,4 +1,6 @@
-"""Arguments of a script, obtained by running only the statements that build its parser."""
+"""Command-line arguments of a script, obtained by running only the statements that build the
+parser.
+"""
 
 import argparse
 import ast
@@ -11,13 +13,14 @@ from elbos.adapters.scripts.slicing import read, simple, stored
 
 
 class RefusedArgumentsError(ValueError):
-    """Error raised when a script's own argument parser rejects the given arguments."""
+    """Error raised when the script's argument parser rejects the given arguments."""
 
 
 def arguments_of(
     tree: ast.Module, definitions: list[ast.stmt], flags: Sequence[str], path: Path
 ) -> argparse.Namespace | None:
-    """Parse the script's arguments; return None if no definition of the variable parses arguments.
+    """Return the parsed command-line arguments of a script; None if no given statement parses
+    arguments.
 
     Required arguments are optional. A RefusedArgumentsError says why the parser refuses the flags.
     """
@@ -62,7 +65,9 @@ def _is_absl(statement: ast.stmt) -> bool:
 
 
 def _absl_parser(tree: ast.Module) -> argparse.ArgumentParser:
-    """Return an argparse parser for flags of absl, as in `DEFINE_integer(name, default, help)`."""
+    """Return an argparse parser for the absl flags in a script, such as `DEFINE_integer(name,
+    default, help)`.
+    """
     types = {"integer": int, "float": float, "string": str, "enum": str, "list": str}
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args):

@@ -1,4 +1,4 @@
-"""Classes with a loss in one of their methods, rewritten as functions.
+"""Syntax-tree rewriting of classes with a loss in one method as functions.
 
     class Trainer:                          def Trainer(model, num=1000):
         def __init__(self, model, num=1000):    self.model = model
@@ -20,7 +20,9 @@ LOSS_METHODS = ("training_step", "compute_loss")  # return the loss, in Lightnin
 
 
 def flattened(tree: ast.Module) -> ast.Module:
-    """Rewrite each class that has a loss in one of its methods as a function."""
+    """Return a syntax tree in which each class with a loss in one of its methods is rewritten as a
+    function.
+    """
     body = [
         _function(one) if isinstance(one, ast.ClassDef) and _has_loss(one) else one
         for one in tree.body
@@ -37,7 +39,7 @@ def _has_loss(statement: ast.ClassDef) -> bool:
 
 
 def _function(statement: ast.ClassDef) -> ast.FunctionDef:
-    """Rewrite a class as a function with the arguments of `__init__`."""
+    """Rewrite a class definition as a function with the arguments of `__init__`."""
     constructor = ast.parse("def __init__(self): pass").body[0]
     fields, methods = list[ast.stmt](), list[ast.stmt]()
     for one in statement.body:
@@ -66,7 +68,9 @@ def _without_self(method: ast.FunctionDef) -> ast.FunctionDef:
 
 
 class _Flattened(ast.NodeTransformer):
-    """Rewrite attributes of `self` as variables, and `register_buffer` calls as assignments."""
+    """Transformer that rewrites attributes of `self` as variables, and `register_buffer` calls as
+    assignments.
+    """
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         self.generic_visit(node)

@@ -1,4 +1,5 @@
-"""Import of the modules a script uses, with stand-ins for packages that are not installed.
+"""Imports of a script: resolution as in the script, and stand-ins for packages that are not
+installed.
 
 The script's own changes of `sys.path` are applied. If a module of its project imports a package
 that is not installed, a stand-in takes the package's place, so that code independent of the package
@@ -24,7 +25,7 @@ _ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")  # files at the roo
 
 @contextlib.contextmanager
 def own_modules(path: Path) -> Iterator[None]:
-    """Resolve imports as the script would, within the `with` block."""
+    """Resolve imports as the given script would, within the `with` block."""
     tree = ast.Module([], [])
     with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # reported by `script_loss`
         tree = ast.parse(files.read(path).decode("utf-8-sig"))
@@ -56,7 +57,9 @@ def own_modules(path: Path) -> Iterator[None]:
 
 
 def _path_statements(tree: ast.Module) -> list[ast.stmt]:
-    """Return the statements that change `sys.path`, with standard-library code they depend on."""
+    """Return the statements of a script that change `sys.path`, and the standard-library code on
+    which they depend.
+    """
     body = list[ast.stmt]()
     for statement in tree.body:
         modules = list[str]()
@@ -82,7 +85,7 @@ def _path_statements(tree: ast.Module) -> list[ast.stmt]:
 
 
 class StandIn(ModuleType):
-    """A stand-in for a missing module; its attributes and calls are stand-ins, too.
+    """A stand-in for a missing module, whose attributes and call results are stand-ins as well.
 
     A stand-in as decorator returns the function unchanged, and as base class adds no base.
     """
@@ -111,7 +114,9 @@ class StandIn(ModuleType):
 
 
 class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Find stand-ins for missing packages that modules of the project, not the script, import."""
+    """Import finder that returns stand-ins for missing packages imported by the project's modules,
+    but not by the script.
+    """
 
     def __init__(self, script: str, folders: list[str]) -> None:
         self.script, self.folders = script, folders

@@ -1,4 +1,4 @@
-"""Execution of a script's loss lines for one choice of the variable that holds the data."""
+"""Execution of the loss lines of a script, given the variable that holds the clean data."""
 
 import ast
 import re
@@ -46,7 +46,7 @@ _IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 class _Data(NamedTuple):
-    """A place where the clean data may enter the script: a variable, or an item of a batch."""
+    """A place where clean data may enter a script: a variable, or an item of a batch."""
 
     after: ast.stmt | None
     name: str
@@ -54,7 +54,7 @@ class _Data(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The reason why a choice of the data variable yields no loss."""
+    """The reason why a script yields no loss under one choice of the data variable."""
 
     line: int
     text: str
@@ -63,7 +63,7 @@ class Failure(NamedTuple):
 
 @dataclass
 class Run:
-    """The loss of a script: its lines, with one choice of the data variable and of definitions."""
+    """The loss of a script, as the lines that compute it under one choice of the data variable."""
 
     script: Script
     path: Path
@@ -87,7 +87,7 @@ class Run:
         self.form, self.is_refused = OutputForm(), False
 
     def candidates(self) -> list[_Data]:
-        """Return all places where the data may enter the script, in the script's order."""
+        """Return all places where the clean data may enter the script, in source order."""
         self._try()
         found = []
         for statement, values in self.values.items():
@@ -103,7 +103,8 @@ class Run:
         return found + [_Data(None, f"{name}[{key!r}]", (name, key)) for name, key in items]
 
     def resolve(self) -> Failure | None:
-        """Run definitions until the loss is known, or return why it stays unknown.
+        """Run definitions of the script until its loss can be computed; return None, or the reason
+        why it cannot.
 
         Names that only conditions depend on stay unknown if their definitions fail.
         """
@@ -125,7 +126,8 @@ class Run:
             self.known |= new
 
     def _try(self) -> tuple[Failure | None, frozenset[str]]:
-        """Run the lines, again with a learned variance if the network's output is refused.
+        """Run the loss lines; if the shape of the network output is refused, run them again with a
+        learned variance.
 
         The result is a failure or None, and the unknown names that the loss depends on.
         """
@@ -181,7 +183,9 @@ class Run:
             return failure, self.stage.decisive
 
     def _where_unknown(self, names: frozenset[str]) -> Failure:
-        """Return a failure at the first line after the data enter that uses an unknown value."""
+        """Return a failure that names the first line, after the data enter, that uses an unknown
+        value.
+        """
         after = self.data.after.lineno if self.data and self.data.after else 0
         culprits = {name for name in names if not self._is_definable(name)} or names
         line = self.script.loss.lineno
@@ -199,7 +203,7 @@ class Run:
         return Failure(line, text, len(culprits) + num_of_data)
 
     def __call__(self, network: Any, x: Tensor) -> Any:
-        """Compute the script's loss of a network on data, once `resolve` has found all values."""
+        """Compute the script's loss of a network on data, once `resolve` has succeeded."""
         self.stage.network, self.stage.x = network, x
         self.space.update(self.initial)
         with OnOneDevice(x.device):
@@ -207,7 +211,9 @@ class Run:
         return self.space["__loss__"]
 
     def diagnostics(self) -> list[Diagnostic]:
-        """Return diagnostics: executed lines, conditions treated as false, assumed scheduler."""
+        """Return diagnostics that list the executed lines, conditions treated as false, and an
+        assumed scheduler.
+        """
         values = {one: list(values.values()) for one, values in self.values.items()}
         used = [one for one in values if values[one] and not origins(values[one])]
         names = self._read(self.script.loss, *used)
@@ -226,7 +232,9 @@ class Run:
         return found
 
     def _definitions(self, name: str) -> list[ast.stmt]:
-        """Return the statements above the loop that define a name, or pass it as an argument."""
+        """Return the statements outside the training loop that define a name, or pass it as an
+        argument.
+        """
         given, definitions = self.script.parameters.get(name), self.script.definitions
         if given is None:
             found = definitions(name)
@@ -241,7 +249,9 @@ class Run:
         return found
 
     def _is_definable(self, name: str) -> bool:
-        """Return whether a name's definition can be run: it loads no data and builds no network."""
+        """Return whether the definition of a name may be run: it loads no data and builds no
+        network.
+        """
         found = self._definitions(name)
         never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)
         if not found or name in never or any(map(is_loading, found)):
@@ -273,7 +283,9 @@ class Run:
         self.initial = {name: self.space[name] for name in assigned if name in self.space}
 
     def _define(self, names: set[str]) -> None:
-        """Fill the namespace with imports, functions, known definitions, and unknown values."""
+        """Assign imports, functions, known definitions and unknown values to the given names in the
+        namespace.
+        """
         todo, seen, found = set(names), set[str](), set[ast.stmt]()
         while todo:
             name = todo.pop()
@@ -313,7 +325,7 @@ class Run:
             self._execute(sliced(scope, rest, self._written))
 
     def _import(self, statement: ast.Import | ast.ImportFrom, name: str) -> None:
-        """Import a name, if it is safe or the loss depends on it."""
+        """Import a name if the module is known to be safe, or if the loss depends on the name."""
         alias = next(a for a in statement.names if name == (a.asname or a.name).partition(".")[0])
         module = getattr(statement, "module", None) or alias.name
         self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
@@ -332,7 +344,9 @@ class Run:
             self.space[name] = with_local_configuration(value, self.script.tree, self.assumed)
 
     def _written(self, statement: ast.stmt) -> list[ast.stmt]:
-        """Return the guarded form of a statement, with the data assigned where they enter."""
+        """Return a statement guarded against errors, followed by the assignment of the data where
+        they enter.
+        """
         if isinstance(statement, (*_DEFINITIONS, *_IMPORTS)):
             return [statement]
         if statement not in self.kept and defined(statement) & self.wrappers:

@@ -1,4 +1,4 @@
-"""Scheduler configurations for scripts that would download one.
+"""Local scheduler configurations for scripts that would download a configuration.
 
 A configuration is read from the folder that the script's arguments name, or from the local cache of
 the Hub. If neither exists, the published configuration of the script's model family is used.
@@ -39,7 +39,7 @@ alone does not count."""
 
 
 class MissingError(ValueError):
-    """Error for a missing requirement of a script, at a line, by default the line being run."""
+    """Error for a missing requirement of a script, with the line number in the script."""
 
     def __init__(self, text: str, line: int | None = None) -> None:
         super().__init__(text)

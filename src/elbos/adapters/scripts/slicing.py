@@ -1,5 +1,5 @@
-"""The loss lines of a training script: a backward slice of its syntax tree, computed without
-running the script.
+"""Loss lines of a training script: a backward slice of the syntax tree, computed without running
+the script.
 
 The slice starts at the expression that `accelerator.backward(loss)` or `loss.backward()`
 differentiates, and goes up through the innermost loop around the call: a statement belongs to the
@@ -29,7 +29,7 @@ _LOADERS = {"from_pretrained", "from_single_file", "load_dataset", "DataLoader",
 
 @dataclass(frozen=True)
 class Script:
-    """The syntax tree of a training script, and the place where its loss is differentiated.
+    """Syntax tree of a training script, with the expression of the differentiated loss.
 
     `around` are the nodes that enclose the call of `backward`, and `loss` is its expression.
     """
@@ -40,7 +40,9 @@ class Script:
 
     @classmethod
     def from_source(cls, source: str) -> "Script | None":
-        """Parse a script and find its loss, first in loops; return None if there is none."""
+        """Parse a script and find its loss, preferably in a loop; return None if the script has no
+        loss.
+        """
         tree = flattened(ast.parse(source))
         found = [(_loss_of(path[-1]), path[:-1]) for path in _paths(tree, [], ast.Call)]
         calls = [(loss, path) for loss, path in found if loss is not None] or _returned(tree)
@@ -59,18 +61,20 @@ class Script:
 
     @cached_property
     def region(self) -> ast.AST:
-        """The innermost loop around the loss; without a loop, the enclosing function or module."""
+        """Innermost loop around the loss; without a loop, the enclosing function or module."""
         inner = reversed(self.around)
         return next(node for node in inner if isinstance(node, (*_LOOPS, *_SCOPES, ast.Module)))
 
     @cached_property
     def lines(self) -> list[ast.stmt]:
-        """The statements of the training loop that begin before the loss."""
+        """Statements of the training loop that begin before the loss."""
         return list(self._before(self.region, self.loss.lineno))
 
     @cached_property
     def scopes(self) -> list[list[ast.stmt]]:
-        """The statements of each scope around the loop, from innermost function to module."""
+        """Statements of each scope around the training loop, from the innermost function to the
+        module.
+        """
         scopes: list[list[ast.stmt]] = []
         for node in reversed(self.around):
             if isinstance(node, (*_SCOPES, ast.Module)):
@@ -80,7 +84,9 @@ class Script:
         return scopes
 
     def _before(self, node: ast.AST, end: int) -> Iterator[ast.stmt]:
-        """Yield the statements of a body before line `end`, entering the loops around the loss."""
+        """Yield the statements of a body before line `end`, including those inside loops around the
+        loss.
+        """
         for statement in getattr(node, "body", []):
             if statement.lineno >= end:
                 return
@@ -91,7 +97,7 @@ class Script:
 
     @cached_property
     def parameters(self) -> dict[str, ast.expr]:
-        """The arguments of the functions around the loss: of the first call, else the defaults."""
+        """Arguments of the functions around the loss: those of the first call, or the defaults."""
         found: dict[str, ast.expr] = {}
         calls = [n for n in ast.walk(self.tree) if isinstance(n, ast.Call)]
         for function in (n for n in self.around if isinstance(n, ast.FunctionDef)):
@@ -107,7 +113,7 @@ class Script:
 
     @cached_property
     def networks(self) -> frozenset[str]:
-        """The variables whose `parameters()`, `train()` or the like is called: never defined."""
+        """Variables that hold networks, recognized by calls such as `parameters()` or `train()`."""
         attributes = [n for n in ast.walk(self.tree) if isinstance(n, ast.Attribute)]
         return frozenset(
             node.value.id
@@ -116,7 +122,9 @@ class Script:
         )
 
     def definitions(self, name: str, first: int = 0, last: int | None = None) -> list[ast.stmt]:
-        """Return the statements that define a name, in the innermost of `scopes[first:last]`."""
+        """Return the statements that define a name, in the innermost of the scopes `first` to
+        `last`.
+        """
         for scope in self._index[first:last]:
             found = scope.get(name, [])
             if any(name in stored(one) for one in found):
@@ -125,7 +133,7 @@ class Script:
 
     @cached_property
     def _index(self) -> list[dict[str, list[ast.stmt]]]:
-        """The defining statements of each name, one dict per scope."""
+        """Statements that define each name, one dictionary per scope."""
         result: list[dict[str, list[ast.stmt]]] = [{} for _ in self.scopes]
         for index, scope in zip(result, self.scopes, strict=True):
             for statement in simple(scope):
@@ -135,7 +143,7 @@ class Script:
 
 
 def _paths(node: ast.AST, above: list[ast.AST], kind: type) -> Iterator[list[ast.AST]]:
-    """Yield the path from the module to each node of a type, in source order."""
+    """Yield the path from the module to each syntax node of a given type, in source order."""
     for child in ast.iter_child_nodes(node):
         yield from _paths(child, [*above, node], kind)
     if isinstance(node, kind):
@@ -143,7 +151,9 @@ def _paths(node: ast.AST, above: list[ast.AST], kind: type) -> Iterator[list[ast
 
 
 def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
-    """Return the loss that a `training_step` or `compute_loss` method returns, with its path."""
+    """Return the losses that `training_step` or `compute_loss` methods return, each with the
+    enclosing nodes.
+    """
     paths = [path for path in _paths(tree, [], ast.FunctionDef) if len(path) == 3]
     for name, path in product(LOSS_METHODS, paths):
         method = path[-1]
@@ -160,7 +170,7 @@ def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
 
 
 def _loss_of(call: ast.AST) -> ast.expr | None:
-    """Return the loss that a `backward` call differentiates, None for another call."""
+    """Return the loss if the call is `loss.backward()`; None for any other call."""
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
         return None
     if call.func.attr not in BACKWARD_METHODS:
@@ -176,7 +186,7 @@ def _loss_of(call: ast.AST) -> ast.expr | None:
 
 
 def simple(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements of a body, entering `if`, `with` and `try` blocks."""
+    """Yield the statements of a body, including those inside `if`, `with` and `try` blocks."""
     for statement in body:
         if isinstance(statement, ast.If):
             yield from simple([*statement.body, *statement.orelse])
@@ -205,7 +215,9 @@ def _inner(node: ast.AST) -> set[str]:
 
 @lru_cache(_NUM_NODES)
 def defined(statement: ast.stmt) -> frozenset[str]:
-    """Return the names that a statement assigns, or changes by item, attribute or method call."""
+    """Return the names that a statement assigns, or changes through an item, attribute or method
+    call.
+    """
     if isinstance(statement, (*_SCOPES, *_IMPORTS)):
         return stored(statement)
     nodes = list(ast.walk(statement))
@@ -224,7 +236,9 @@ def defined(statement: ast.stmt) -> frozenset[str]:
 
 @lru_cache(_NUM_NODES)
 def read(node: ast.AST) -> frozenset[str]:
-    """Return the names that a node reads; for a function, only names from outside the function."""
+    """Return the names that a syntax node reads; for a function, only names from outside the
+    function.
+    """
     names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
     used = {name.id for name in names if not isinstance(name.ctx, ast.Store)}
     own = _inner(node)
@@ -240,7 +254,7 @@ def read(node: ast.AST) -> frozenset[str]:
 
 
 def is_loading(statement: ast.stmt) -> bool:
-    """Return whether a statement loads data or a network, not just a scheduler's configuration."""
+    """Return whether a statement loads data or a network, rather than a scheduler configuration."""
     for call in (n for n in ast.walk(statement) if isinstance(n, ast.Call)):
         name = ast.unparse(call.func)
         if name.rpartition(".")[2] in _LOADERS and "cheduler" not in name:
@@ -252,7 +266,9 @@ def is_loading(statement: ast.stmt) -> bool:
 
 
 def kept(body: list[ast.stmt], names: frozenset[str], end: int) -> set[ast.stmt]:
-    """Return the statements before line `end` that define `names`, and what these depend on."""
+    """Return the statements before line `end` that define `names`, and all statements on which
+    these definitions depend.
+    """
     needed, found = set(names), set[ast.stmt]()
     lines = [one for one in simple(body) if one.lineno < end]
     while True:
@@ -281,7 +297,7 @@ def tests_around(body: list[ast.stmt], found: set[ast.stmt]) -> Iterator[ast.exp
 def sliced(
     body: list[ast.stmt], found: set[ast.stmt], written: Callable[[ast.stmt], list[ast.stmt]]
 ) -> list[ast.stmt]:
-    """Reduce a body to the statements `found`, within their enclosing conditions and contexts.
+    """Return a body reduced to the given statements and the enclosing conditions and contexts.
 
     `written` returns the replacement of such a statement; `raise` statements beside them stay.
     """
@@ -306,7 +322,9 @@ def sliced(
 
 
 def guarded(statement: ast.stmt, index: int) -> list[ast.stmt]:
-    """Wrap a statement in a `try`, which makes its variables unknown if the statement fails."""
+    """Return a statement wrapped in a `try`, which makes its variables unknown if the statement
+    fails.
+    """
     targets = sorted(defined(statement)) or ["__ignored__"]
     failed = "".join(f"{name} = " for name in targets) + f"__failed__(__error__, {index})"
     handler = ast.parse(f"try: pass\nexcept Exception as __error__: {failed}").body[0]
@@ -333,7 +351,9 @@ def data_into(name: str, place: ast.AST) -> ast.stmt:
 
 
 def with_stand_ins(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
-    """Copy a definition, with stand-in networks for calls in its arguments, unless `is_known`."""
+    """Return a copy of a definition in which calls among the arguments become stand-in networks,
+    unless `is_known`.
+    """
 
     class StandIns(ast.NodeTransformer):
         def visit_Call(self, node: ast.Call) -> ast.expr:

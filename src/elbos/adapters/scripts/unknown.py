@@ -1,4 +1,4 @@
-"""Unknown values: stand-ins for values that a script would load or compute elsewhere.
+"""Placeholders for values that a script would load, or compute in lines that are not run.
 
 A value computed from an unknown value is unknown too, and records the names of its origins, so that
 the values on which a loss depends can be reported. All unknown values obey three rules: their
@@ -27,7 +27,7 @@ _NETWORKS = ("model", "module", "net", "transformer", "denoise", "forward")
 
 @dataclass
 class Stage:
-    """The state that all unknown values of one run of a script share."""
+    """State that is shared by all unknown values in one run of a script."""
 
     file: str
     attributes: frozenset[str] = frozenset()  # that the script reads from the network's output
@@ -41,7 +41,9 @@ class Stage:
     item: tuple[str, Any] | None = None  # the item of an unknown that is the clean data
 
     def answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the network on the known arguments; return the output in the script's form."""
+        """Call the network with the known arguments; return the output in the form that the script
+        expects.
+        """
         self.networks.add(name)
         output = self.network(*_known(args), **_known(kwargs))
         if any(_is_batch(one, self.x) for one in [*args, *kwargs.values()]):
@@ -53,7 +55,7 @@ class Stage:
         return output
 
     def stand_in(self, name: str) -> "Unknown":
-        """Return an unknown value in place of a network, which is not built."""
+        """Return an unknown value in place of a network, so that the network need not be built."""
         return Unknown(self, frozenset({name}), name)
 
     def line(self) -> int:
@@ -64,7 +66,7 @@ class Stage:
 
 
 class Unknown:
-    """An unknown value, with the names of the unknown values it was computed from (`origins`)."""
+    """An unknown value, with the names of all unknown values from which it was computed."""
 
     def __init__(
         self, stage: Stage, origins: frozenset[str], name: str = "", *, is_method: bool = False
@@ -157,7 +159,7 @@ for _name in (*_BINARY, *(f"r{name}" for name in _BINARY), *_OTHERS):
 
 
 def _known(value: Any) -> Any:
-    """Return a container without its unknown items; any other value unchanged."""
+    """Return a container without its unknown items; return any other value unchanged."""
     if isinstance(value, dict):
         return {key: _known(item) for key, item in value.items() if not isinstance(item, Unknown)}
     if isinstance(value, list | tuple):
@@ -176,12 +178,14 @@ def _unknowns(value: Any) -> Iterator[Unknown]:
 
 
 def origins(value: Any) -> frozenset[str]:
-    """Return the names of the unknown values within a value; empty if all of it is known."""
+    """Return the names of the unknown values on which a value depends; empty if known."""
     return frozenset().union(*(one._origins for one in _unknowns(value)))
 
 
 def _is_noisy(value: Any, x: Tensor) -> bool:
-    """Return whether a value may be noisy data: floating-point, and at least of their size."""
+    """Return whether a value may be noisy data: a floating-point tensor, no smaller than the clean
+    data.
+    """
     if isinstance(value, list | tuple):
         return _is_batch(value, x) or any(_is_noisy(item, x) for item in value)
     is_float = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
@@ -197,7 +201,7 @@ def _is_batch(value: Any, x: Tensor) -> bool:
 
 
 class OnOneDevice(TorchFunctionMode):
-    """A context that replaces every device named in the script by the device of the data."""
+    """Context manager that replaces every device named in a script by the device of the data."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training losses of public trainers, reconstructed from their settings; one module per trainer.
+"""Training losses of public trainers, reconstructed from the trainers' settings; one module each.
 
 An adapter reads the settings that change the loss, as the trainer's code in the stated version uses
 them. `Trainer.loss` returns the loss, `Trainer.audit` its audit.
@@ -61,7 +61,7 @@ def trainer(name: str) -> Trainer:
 
 
 def translate(loss: Loss | Audit, name: str) -> Translation:
-    """Find the settings of another trainer whose weighting is closest to the weighting of a loss.
+    """Return the settings of another trainer whose weighting is closest to the weighting of a loss.
 
     Args:
         loss: A declared loss, or an audit, declared or measured.

@@ -1,4 +1,4 @@
-r"""DiffSynth-Studio: a table of 1,000 steps per model, and a bell-shaped weight.
+r"""Trainer DiffSynth-Studio: a table of 1,000 time steps per model, and a bell-shaped weight.
 
 `diffsynth/diffusion/loss.py`, `FlowMatchSFTLoss`: a step $i$ is uniform between two boundaries,
 fractions of the table from noise to data. Its time is cast to bfloat16, and noise level and weight

@@ -1,4 +1,4 @@
-r"""diffusion-pipe: plain flow matching for flow models, betas for SDXL, EDM's loss for Cosmos.
+r"""Trainer diffusion-pipe: flow matching for flow models, betas for SDXL, EDM's loss for Cosmos.
 
 `models/*.py`, `prepare_inputs`: $t = \mathrm{sigmoid}(a\,n)$ with $n \sim N(0, 1)$ and $a$ =
 `sigmoid_scale`, or uniform (`timestep_sample_method`); then `shift` $s$, or else, where it is not

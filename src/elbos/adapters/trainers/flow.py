@@ -1,4 +1,4 @@
-r"""Flow-matching parts shared by several trainers: times, shifts by resolution, weights, targets.
+r"""Flow matching in trainers: times, time shifts by resolution, loss weights and targets.
 
 On the path $z = (1 - t)x + t\epsilon$ log-SNR is $\lambda = 2\ln\frac{1 - t}{t}$. A shift $s$,
 $t' = \frac{st}{1 + (s - 1)t}$, lowers it by $2\ln s$, so that logit-normal times of mean $m$ are
@@ -31,30 +31,30 @@ _RESOLUTION = 1024  # default of FLUX.1, Qwen-Image and SD3
 
 
 def time_of(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return the time $t = \mathrm{sigmoid}(-\lambda/2)$."""
+    r"""Return the flow-matching time $t = \mathrm{sigmoid}(-\lambda/2)$ at log-SNR $\lambda$."""
     return torch.sigmoid(-logsnr / 2)
 
 
 def logsnr_of(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return log-SNR, $\lambda = 2\ln\frac{1 - t}{t}$."""
+    r"""Return the log-SNR $\lambda = 2\ln\frac{1 - t}{t}$ at flow-matching time $t$."""
     return -2 * torch.logit(t)
 
 
 def shifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
-    """Shift times by the factor $s$ = `shift`, towards noise if $s > 1$."""
+    """Shift flow-matching times by the factor $s$ = `shift`, towards noise if $s > 1$."""
     return shift * t / (1 + (shift - 1) * t)
 
 
 def unshifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
-    """Invert the time shift of `shifted`."""
+    """Invert the shift of flow-matching times by `shifted`."""
     return t / (shift - (shift - 1) * t)
 
 
 def mu_of(
     height: float, width: float, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> float:
-    r"""Return the log-shift $\mu$ for an image size: a line in the number of tokens through
-    (256, 0.5) and `high`.
+    r"""Return the log-shift $\mu$ of times for an image size: linear in the number of tokens,
+    through (256, 0.5) and `high`.
 
     `pixels` is the side of a token. Default: 8 of the autoencoder times patches of 2.
     """
@@ -64,7 +64,9 @@ def mu_of(
 
 
 def sides(settings: Settings, name: str = "resolution", default: int | None = None) -> list[float]:
-    """Read image sides in pixels from a setting; without a default, 1024 is assumed, and said."""
+    """Return the image sides in pixels that a setting gives; for a missing setting, the default, or
+    1024 with a diagnostic.
+    """
     text = settings.text(name)
     if not text and default is None:
         shown = f"{_RESOLUTION} x {_RESOLUTION}"
@@ -79,7 +81,7 @@ def sides(settings: Settings, name: str = "resolution", default: int | None = No
 
 
 def resolution(settings: Settings, default: int | None = None) -> tuple[float, float]:
-    """Read image height and width from the setting `resolution`."""
+    """Return image height and width in pixels from the setting `resolution`."""
     found = sides(settings, default=default)
     if len(found) > 2:
         raise ValueError(f"resolution holds {len(found)} numbers: give one or two, as 1024.")
@@ -89,13 +91,13 @@ def resolution(settings: Settings, default: int | None = None) -> tuple[float, f
 def shifts_by_resolution(
     settings: Settings, name: str, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> list[float]:
-    r"""Return the time shift $e^\mu$ for each image side in a setting."""
+    r"""Return the time shift $e^\mu$ for each image side that a setting lists."""
     found = sides(settings, name)
     return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found]
 
 
 def read_scheme(settings: Settings) -> Training:
-    """Read the weighting-scheme flags of diffusers scripts."""
+    """Return the weighting-scheme flags of diffusers scripts, read from settings."""
     if settings.text("weighting_scheme") == "uniform":
         return Training()
     scheme = settings.one_of("weighting_scheme", "none", get_args(Scheme))
@@ -109,7 +111,7 @@ def read_scheme(settings: Settings) -> Training:
 
 
 def scheme_weight(scheme: Training, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return the loss weight of a weighting scheme at the times `t`."""
+    r"""Return the loss weights of a weighting scheme at flow-matching times `t`."""
     if scheme.weighting_scheme == "sigma_sqrt":
         return t**-2
     if scheme.weighting_scheme == "cosmap":
@@ -124,7 +126,7 @@ def flow_loss(
     coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
     factor: float = 1.0,
 ) -> DeclaredLoss:
-    r"""Declare a squared-error loss on the flow-matching target $\epsilon - x$."""
+    r"""Return a declared loss: the squared error of the flow-matching target $\epsilon - x$."""
     return DeclaredLoss(
         title=title,
         schedule=schedule,
@@ -135,7 +137,9 @@ def flow_loss(
 
 
 def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any) -> Loss:
-    """Return a loss with a new coefficient, a function of log-SNR, and other changed fields."""
+    """Return a copy of a loss with a new coefficient, as a function of log-SNR, and other changed
+    fields.
+    """
     if isinstance(loss, LossTable):
         return replace(loss, coefficient=coefficient(loss.logsnr), **changes)
     return replace(loss, coefficient=coefficient, **changes)
@@ -143,8 +147,8 @@ def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any
 
 @dataclass(frozen=True)
 class Residual(Parameterization):
-    r"""The regression target of an output $y$ if $z + y$, or $z - ty$, is compared with the flow
-    target.
+    r"""Regression target for a network output $y$ if the loss compares $z + y$, or $z - ty$, with
+    the flow-matching target.
 
     Adding the network's input changes the prediction, not the weight of its error.
 

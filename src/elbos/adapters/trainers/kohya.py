@@ -1,4 +1,5 @@
-r"""kohya's sd-scripts: losses from the flags of `train_network.py`, `flux_train_network.py` etc.
+r"""Trainer sd-scripts by kohya: losses from flags of `train_network.py`, `flux_train_network.py`
+etc.
 
 Stable Diffusion and SDXL draw from a table of 1,000 steps; coefficients of the SNR multiply, with
 the SNR before `zero_terminal_snr` changes it. SD3 regresses x from $z - \sigma\hat u$, a
@@ -43,7 +44,7 @@ Output = Literal["raw", "additive", "sigma_scaled"]
 
 @dataclass(frozen=True, kw_only=True)
 class _FlowModel:
-    """Default flags of kohya's script for one flow-matching model."""
+    """Default flags of a kohya script for one flow-matching model."""
 
     sampling: Sampling = "sigma"
     shift: float = 3.0

@@ -1,4 +1,4 @@
-r"""lerobot's policies that denoise actions: pi0, pi0.5, SmolVLA and Diffusion Policy.
+r"""Trainer lerobot: policies that denoise actions (pi0, pi0.5, SmolVLA and Diffusion Policy).
 
 `policies/common/flow_matching.py` draws times
 

@@ -1,5 +1,5 @@
-r"""kohya's musubi-tuner: losses from the flags of `hv_train_network.py`, `wan_train_network.py` and
-others.
+r"""Trainer musubi-tuner by kohya: losses from flags of `hv_train_network.py`,
+`wan_train_network.py` and others.
 
 All models use flow matching. `timestep_sampling sigma` draws one of 1,000 steps, counted from noise
 to data and without a shift; other samplings draw continuous times. A range of steps stretches the
@@ -66,7 +66,7 @@ def _read(settings: Settings) -> Loss:
 
 
 def _times(settings: Settings, sampling: str) -> Schedule:
-    """Return the schedule of continuous times, before restriction to a range of steps."""
+    """Return the schedule of continuous times, without a restriction to a range of time steps."""
     if sampling == "uniform":
         return schedules.Flow()
     if sampling == "logsnr":
@@ -97,7 +97,7 @@ def _logsnr(settings: Settings) -> Normal:
 
 
 def _in_range(settings: Settings, schedule: Schedule, low: int, high: int) -> Schedule:
-    """Restrict a schedule to the times between two of 1,000 steps, by truncating or rescaling."""
+    """Restrict a schedule to times between two of 1,000 steps, by truncating or rescaling."""
     is_cut = settings.flag("preserve_distribution_shape")
     if (low, high) == (0, NUM_STEPS):
         return schedule

@@ -1,4 +1,4 @@
-r"""OneTrainer: losses from the keys of its JSON configuration.
+r"""Trainer OneTrainer: losses from the keys of a JSON configuration.
 
 Time steps are whole numbers $i < N = 1000$, of the table of betas, or with $t = (i + 1)/N$ in flow
 matching. A distribution on $[0, 1]$ is stretched to the range between the noising strengths,
@@ -124,7 +124,7 @@ def _flow(settings: Settings, model: str) -> LossTable:
 
 
 def _probability(settings: Settings, shift: float) -> Float[Tensor, " n"]:
-    """Return the probability of drawing each time step."""
+    """Return the probability with which each time step is drawn."""
     names = ("min_noising_strength", "max_noising_strength")
     low, high = steps_between(settings, *names, is_share=True)
     kinds = get_args(Distribution)

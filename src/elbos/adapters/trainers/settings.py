@@ -36,7 +36,7 @@ _OFF = (*_NULL, "", "false", "0", "0.0", "[]")
 
 
 class Settings:
-    """The settings of a trainer by name, with a record of which names were read.
+    """Settings of a trainer by name, with a record of which settings an adapter has read.
 
     Args:
         values: Names and values, nested or dotted. Dashes in names count as underscores.
@@ -63,7 +63,7 @@ class Settings:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> float:
-        """Return a setting as a finite number within the limits, or raise a ValueError."""
+        """Return a setting as a finite number; raise a ValueError if it is outside the limits."""
         value = self._get(name)
         if value is None:
             return default
@@ -75,7 +75,7 @@ class Settings:
         return number
 
     def integer(self, name: str, default: int, *, low: int = 0, high: int = 10**9) -> int:
-        """Return a setting as an integer from `low` to `high`, or raise a ValueError."""
+        """Return a setting as an integer; raise a ValueError unless it is from `low` to `high`."""
         value = self._get(name)
         number = default if value is None else _number(value)
         if not (low <= number <= high and number == int(number)):
@@ -83,7 +83,7 @@ class Settings:
         return int(number)
 
     def numbers(self, name: str) -> list[float]:
-        """Return a setting as a list of numbers of 0 or more, given as a list or as text."""
+        """Return a setting, given as a list or as text, as a list of non-negative numbers."""
         words = re.split(r"[\s,;]+", self.text(name).strip("[]() "))
         numbers = [_number(word) for word in words if word]
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
@@ -91,7 +91,7 @@ class Settings:
         return numbers
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Return a flag as a boolean; a flag given without a value is true."""
+        """Return a flag as a boolean; a flag given without a value is True."""
         value = self._get(name)
         if value is None:
             return default
@@ -101,7 +101,9 @@ class Settings:
         return words[str(value).lower()]
 
     def one_of(self, name: str, default: T, choices: Sequence[T]) -> T:
-        """Return the choice that a setting names, ignoring case, or raise a ValueError."""
+        """Return a setting as one of the given choices, ignoring case; raise a ValueError for any
+        other value.
+        """
         value = self._get(name)
         if value is None:
             return default
@@ -119,7 +121,9 @@ class Settings:
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
     ) -> tuple[Diagnostic, ...]:
-        """Return a diagnostic for each setting, by type, that is neither missing, false nor 0."""
+        """Return a diagnostic for each given setting that is neither false nor 0, of the type under
+        which the setting is listed.
+        """
         return tuple(
             kind(name)
             for kind, names in kinds.items()
@@ -128,7 +132,8 @@ class Settings:
         )
 
     def require_default(self, defaults: Mapping[str, float]) -> None:
-        """Raise a ValueError for a setting that changes the loss in a way not computed here.
+        """Raise a ValueError for a setting that changes the loss in a way that this library does
+        not compute.
 
         `defaults` are the values for which the loss is unchanged; 0 for flags, texts and tables.
         """
@@ -142,7 +147,9 @@ class Settings:
                     )
 
     def unread(self) -> list[str]:
-        """Return the names of unread settings; raise a ValueError if one looks misspelt."""
+        """Return the names of settings that were not read; raise a ValueError if one of them looks
+        misspelt.
+        """
         unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]
         left_out = [n for n in self._read if all(value is None for value in self._all(n))]
         known = {name.split(".")[-1]: name for name in left_out}
@@ -167,7 +174,7 @@ class Settings:
 
 
 def read_settings(source: str | Path | Sequence[str]) -> Settings:
-    """Read the settings of a trainer from a file, a command line or its words.
+    """Read the settings of a trainer from a file, a command line or a list of command-line words.
 
     Args:
         source: Path of a TOML, YAML or JSON file; a line of flags such as `--snr_gamma 5`, with or

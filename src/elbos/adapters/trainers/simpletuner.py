@@ -1,4 +1,5 @@
-r"""SimpleTuner: continuous times for flow models, stratified table steps for Stable Diffusion.
+r"""Trainer SimpleTuner: continuous times for flow models, stratified time steps for Stable
+Diffusion.
 
 Flow models (`simpletuner/helpers/models/common.py`, `sample_flow_sigmas`) draw times
 $t = \mathrm{sigmoid}(a n)$ with $n \sim N(0, 1)$ and $a$ = `flow_sigmoid_scale`; or uniform ones;
@@ -130,7 +131,9 @@ def _flow(settings: Settings, family: str) -> Loss:
 def _through_knots(
     knots: list[float], shift: float
 ) -> Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]:
-    r"""Return the log-density of log-SNR, $\ln[\pi(t)\,t(1 - t)]$, for $\pi$ through the knots."""
+    r"""Return the log-density of log-SNR, $\ln[\pi(t)\,t(1 - t)]$, for the density $\pi$ of times
+    interpolated between knots.
+    """
     if min(knots) < 0 or max(knots) == 0:
         raise ValueError("flow_cubic_schedule_weights has no mass: give weights of 0 or more.")
     spline = PchipInterpolator(np.linspace(0, 1, len(knots)), knots)

@@ -1,4 +1,6 @@
-"""Loss tables over 1,000 time steps: ranges of steps, Stable Diffusion's betas, flow matching."""
+"""Losses as tables over 1,000 time steps: ranges of time steps, Stable Diffusion's betas, flow
+matching.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +25,7 @@ _TAIL = 1e-5  # probability cut off at either end
 def steps_between(
     settings: Settings, low: str, high: str, *, is_share: bool = False, least: int = 1
 ) -> tuple[int, int]:
-    """Read a range of the 1,000 time steps: the first step drawn, and the last plus one.
+    """Parse a range of time steps; return the first step and the last step plus one.
 
     `low` and `high` name the settings, as fractions of all steps if `is_share`; the range has to
     hold `least` steps.
@@ -51,7 +53,7 @@ def flow_table(
     probability: Float[Tensor, " steps"],
     coefficient: Float[Tensor, " steps"] | None = None,
 ) -> LossTable:
-    """Return the table of a flow-matching loss at the times `t`, with probabilities normalized."""
+    """Return the table of a flow-matching loss at the times `t`, with normalized probabilities."""
     return LossTable(
         title=title,
         logsnr=logsnr_of(t),
@@ -66,7 +68,9 @@ def fine_table(
     log_density: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]],
     coefficient: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]] = torch.ones_like,
 ) -> LossTable:
-    """Return the table of a flow-matching loss for any density of log-SNR, in steps of 0.01."""
+    """Return the table of a flow-matching loss for any density of log-SNR, with a spacing of 0.01
+    in log-SNR.
+    """
     logsnr = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     p = torch.softmax(log_density(logsnr), 0)
     is_shown = (p.cumsum(0) > _TAIL) & (p.flip(0).cumsum(0).flip(0) > _TAIL)
@@ -76,7 +80,7 @@ def fine_table(
 
 
 def stable_diffusion_logsnr(*, is_zero_terminal: bool = False) -> Float[Tensor, " steps"]:
-    """Return log-SNR at the 1,000 steps of Stable Diffusion's betas, from clean to noisy."""
+    """Return the log-SNRs of Stable Diffusion's 1,000 time steps, from clean to noisy."""
     config = {
         "_class_name": "DDPMScheduler",
         "beta_start": 0.00085,
@@ -95,7 +99,9 @@ def stable_diffusion(
     is_v: bool = False,
     is_zero_terminal: bool = False,
 ) -> LossTable:
-    """Return the table of a loss on Stable Diffusion's steps, uniform and unweighted by default."""
+    """Return the table of a loss on Stable Diffusion's time steps, by default uniform and
+    unweighted.
+    """
     logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero_terminal)
     ones = torch.ones_like(logsnr)
     return LossTable(
@@ -108,11 +114,15 @@ def stable_diffusion(
 
 
 def min_snr(snr: Float[Tensor, " n"], gamma: float, *, is_v: bool = False) -> Float[Tensor, " n"]:
-    r"""Return the Min-SNR coefficient $\min(\rho, \gamma)/\rho$, over $\rho + 1$ for v."""
+    r"""Return the Min-SNR coefficient at the SNR $\rho$: $\min(\rho, \gamma)/\rho$ for noise
+    prediction, $\min(\rho, \gamma)/(\rho + 1)$ for v.
+    """
     return snr.clamp(max=gamma) / (snr + is_v)
 
 
 def debiased(snr: Float[Tensor, " n"], *, is_v: bool) -> Float[Tensor, " n"]:
-    r"""Return the debiased-estimation coefficient, $\rho^{-1/2}$, or $1/(\rho + 1)$ for v."""
+    r"""Return the debiased-estimation coefficient at the SNR $\rho$: $\rho^{-1/2}$ for noise
+    prediction, $1/(\rho + 1)$ for v.
+    """
     capped = snr.clamp(max=MAX_SNR)
     return 1 / (capped + 1) if is_v else capped.rsqrt()

@@ -1,4 +1,4 @@
-r"""torchtitan's Flux: rectified flow with uniform times, and no setting that changes the loss.
+r"""Trainer torchtitan's Flux: rectified flow with uniform times; no setting changes the loss.
 
 `torchtitan/models/flux/trainer.py` draws $t \sim U(0, 1)$ and sums $\|\hat u - (\epsilon - x)\|^2$
 over the elements of all processes' batches, divided by their number. $w = e^{-\lambda/2}$, as of

@@ -1,4 +1,4 @@
-"""Trainer: how the settings of a trainer map to a loss, and options for translating into it."""
+"""Descriptions of trainers: how settings define a training loss, and settings for translation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +27,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """A supported trainer: how its settings map to a training loss.
+    """A supported trainer, with the map from its settings to a training loss.
 
     Attributes:
         name: The trainer's name on the command line.
@@ -51,7 +51,7 @@ class Trainer:
     neutral: Mapping[str, float] = field(default_factory=dict)
 
     def loss(self, settings: Settings) -> Loss:
-        """Return the training loss of the settings; raise a ValueError for invalid ones."""
+        """Return the training loss that settings define; raise a ValueError if they are invalid."""
         found = settings.findings(self.findings)
         if self.loss_types:
             kind = settings.one_of("loss_type", self.loss_types[0], self.loss_types)
@@ -66,10 +66,10 @@ class Trainer:
         return replace(loss, diagnostics=found)
 
     def audit(self, settings: Settings) -> Audit:
-        """Audit the training loss that the settings define."""
+        """Return the audit of the training loss that settings define."""
         return audit_of(self.loss(settings))
 
 
 def audit_of(loss: Loss) -> Audit:
-    """Audit a loss that is given by formulas or as a table."""
+    """Return the audit of a loss that is given by formulas or as a table."""
     return from_loss(loss) if isinstance(loss, DeclaredLoss) else from_table(loss)

@@ -1,4 +1,4 @@
-"""Translation of a loss into the nearest settings of another trainer.
+"""Translation of a loss into the settings of another trainer with the closest weighting.
 
 Each of the trainer's options is a family of weightings; its free settings are fitted to the loss's
 weighting. The distance is that of `audit.matching`, over the noise levels that the loss draws: 0.05
@@ -30,7 +30,8 @@ _MAX_UNDRAWN = 0.01  # largest share of samples at levels that the settings neve
 
 @dataclass(frozen=True)
 class Translation:
-    """The settings of a trainer closest to another loss, with the distance between the weightings.
+    """Settings of a trainer with the weighting closest to a given loss, and the distance between
+    the weightings.
 
     Attributes:
         trainer: Name of the trainer.
@@ -50,11 +51,11 @@ class Translation:
 
     @property
     def is_same(self) -> bool:
-        """Return whether the weightings agree within tolerance, for the same network target."""
+        """Return whether the weightings agree within tolerance, and the network targets agree."""
         return self.distance < SAME and self.is_same_prediction
 
     def to_text(self, title: str) -> str:
-        """Return the distance between the weightings in words, and the settings to paste."""
+        """Return the distance between the weightings in words, and the settings to be pasted."""
         said = render(
             "adapters/trainers/translation.txt",
             title=title,
@@ -65,13 +66,13 @@ class Translation:
         return f"{' '.join(said.split())}\n\n  {indented}\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON-compatible values, with None for an infinite distance."""
+        """Return all fields as JSON values, with None for an infinite distance."""
         off = self.distance if math.isfinite(self.distance) else None
         return {**asdict(self), "settings": dict(self.settings), "distance": off}
 
 
 def translation(audit: Audit, trainer: Trainer) -> Translation:
-    """Find the settings of a trainer whose weighting is closest to that of an audited loss."""
+    """Return the settings of a trainer whose weighting is closest to that of an audited loss."""
     names = [_prediction(trainer, option) for option in trainer.options]
     is_same = audit.parameterization in names
     options = [
@@ -102,7 +103,9 @@ def _prediction(trainer: Trainer, option: Option) -> str | None:
 
 
 def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[Values, float]:
-    """Fit the free settings to the audited weighting, those above 0 by their logarithm."""
+    """Fit the free settings of an option to the audited weighting; positive settings vary by their
+    logarithm.
+    """
     logsnr, log_w = audit.logsnr.numpy(), audit.weight.log().numpy()
     p = audit.density.numpy()
     limits = option.free.values()
