@@ -1,4 +1,4 @@
-"""Aliases of former module paths: `elbos.weightings` is now `elbos.theory.weightings`.
+"""Import of modules by former paths: `elbos.weightings` is now `elbos.theory.weightings`.
 
 The short paths of the mathematics are public and stay; the others serve code written for version
 0.1. Both paths import the same module object.
@@ -73,7 +73,7 @@ _MOVED = {
 
 
 def path_today(name: str) -> str | None:
-    """Return the current dotted path of a moved module, given the former path; None if it has not
+    """Return the current dotted path of a module, given its former path; None if the module has not
     moved.
 
     Examples:
@@ -98,7 +98,9 @@ class _Aliases:  # without the classes of importlib.abc, whose import takes 30 m
         path: Any = None,  # a sequence, or the equivalent of a namespace package
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """Return an import spec for the former path of a moved module; None for any other name."""
+        """Return an import spec for the former path of a module that has moved; None for any other
+        path.
+        """
         del path, target
         is_moved = fullname.startswith("elbos.") and path_today(fullname) is not None
         loader: Any = self
@@ -119,7 +121,8 @@ class _Aliases:  # without the classes of importlib.abc, whose import takes 30 m
 
 
 def moved_names(names: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module-level `__getattr__` that imports each given name from the module defining it.
+    """Return a module-level `__getattr__` that imports given names from the modules that now define
+    them.
 
     Args:
         names: Dotted path of the defining module, by name.
@@ -134,7 +137,7 @@ def moved_names(names: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def install() -> None:
-    """Install the import hook for former module paths, before all other finders.
+    """Install the import hook for former module paths before all other import hooks.
 
     Placed later, a moved package would be imported twice, once under each path.
     """

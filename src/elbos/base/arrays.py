@@ -1,4 +1,4 @@
-"""NumPy arrays as jaxtyping takes them.
+"""NumPy array type for shape annotations by jaxtyping.
 
 `numpy.typing.NDArray[...]` is no class since NumPy 2.5, and `Float[NDArray[...], "n"]` fails there.
 """

@@ -1,4 +1,4 @@
-"""Work that is done once and kept in the user's cache folder."""
+"""Cache folder of the user, for results that are computed once."""
 
 import errno
 import os
@@ -19,8 +19,8 @@ class DamagedFolder(ValueError):
 
 
 def cache_dir() -> Path:
-    """Return the cache directory: `$XDG_CACHE_HOME/elbos`, else `~/.cache/elbos`. It may be deleted
-    at any time.
+    """Return the user's cache folder, `$XDG_CACHE_HOME/elbos` or else `~/.cache/elbos`, which may
+    be deleted at any time.
 
     Raises:
         FileNotFoundError: If the home directory is not known.
@@ -36,7 +36,9 @@ def cache_dir() -> Path:
 
 
 def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
-    """Return the content of the cached folder `name`; None if the folder is missing or damaged."""
+    """Return the content of a folder in the user's cache; None if the folder is missing or
+    damaged.
+    """
     path = cache_dir() / name
     if path.is_dir():
         with suppress(DamagedFolder):
@@ -47,8 +49,8 @@ def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
 def build_once(
     name: str, build: Callable[[Path], None], read: Callable[[Path], Content]
 ) -> Content:
-    """Return the content of the cached folder `name`; call `build` first if it is missing or
-    damaged.
+    """Return the content of a folder in the user's cache; if the folder is missing or damaged,
+    build it first.
 
     `build` fills a temporary folder, which is renamed when complete: an interrupted build leaves
     nothing that could be mistaken for a finished one. One of several processes builds, under a lock
@@ -99,8 +101,8 @@ def _fill(path: Path, build: Callable[[Path], None]) -> None:
 
 @contextmanager
 def _explained(folder: Path, *errnos: int) -> Iterator[None]:
-    """Re-raise OSErrors, or only those with the given error numbers, with advice on the cache
-    folder.
+    """Re-raise OSErrors in the `with` block, or only those with given error numbers, with advice on
+    the cache folder.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Checks of arguments that users give, each failing with one line that says what to do."""
+"""Checks of user-supplied arguments; each error message says in one line what to do."""
 
 import dataclasses
 import functools
@@ -60,8 +60,8 @@ def require_type(kind: Any, /, **values: Any) -> None:
 
 
 class Typed:
-    """Mixin for dataclasses: raise a WrongTypeError if the type of a value does not match its
-    field.
+    """Mixin for dataclasses that raises a WrongTypeError if a field's value does not match the
+    field's type.
     """
 
     def __post_init__(self) -> None:
@@ -88,7 +88,9 @@ class Typed:
 
 
 def typed(function: F) -> F:
-    """Decorate a public function so that it raises a WrongTypeError for arguments of wrong type."""
+    """Return a function that checks the types of its arguments, and raises a WrongTypeError if one
+    does not match.
+    """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
@@ -107,7 +109,9 @@ def typed(function: F) -> F:
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """Return the members of a union type, nested unions flattened and `Annotated` removed."""
+    """Return the members of a union type as a flat tuple, without `Annotated`; for any other type,
+    only the type.
+    """
     if get_origin(kind) is Annotated:
         return alternatives(get_args(kind)[0])
     if get_origin(kind) in (Union, UnionType):
@@ -116,8 +120,8 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def type_names(kind: Any) -> str:
-    """Return the names of the types that an annotation admits, joined by "or"; the first five of a
-    long union.
+    """Return the names of the types that an annotation admits, joined by "or"; of a long union, the
+    first five.
     """
     names: list[str] = []
     for one in alternatives(kind):
@@ -133,8 +137,8 @@ def type_names(kind: Any) -> str:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Return whether a value is an instance of a type; a list passes for a tuple, and types that
-    cannot be checked at run time admit every value.
+    """Return whether a value is an instance of a type; a list counts as a tuple, and types that
+    cannot be checked admit all values.
     """
     if kind is Any:
         return True
@@ -173,7 +177,7 @@ def _field_types(cls: Any) -> dict[str, Any]:
 
 @functools.cache
 def _argument_types(function: Any) -> dict[str, Any]:
-    """Return the annotations of a function's arguments, by name; empty if a name in them cannot be
+    """Return the annotations of a function's arguments, by name; empty if an annotation cannot be
     resolved.
     """
     own = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
@@ -186,9 +190,7 @@ def _argument_types(function: Any) -> dict[str, Any]:
 
 @functools.cache
 def _types(annotated: Any) -> dict[str, Any]:
-    """Return the resolved annotations of a class, by name; empty if a name in them cannot be
-    resolved.
-    """
+    """Return the annotations of a class, by name; empty if an annotation cannot be resolved."""
     try:
         return get_type_hints(annotated)
     except NameError:
@@ -214,7 +216,7 @@ def require_floating(**tensors: Tensor) -> None:
 
 
 def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
-    """Raise a ValueError for data beyond ±100, such as 8-bit pixels; warn of data in [0, 1].
+    """Raise a ValueError for data beyond ±100, such as 8-bit pixels; warn of data within [0, 1].
 
     Data have to be in [-1, 1], or latents of about that size. The check synchronizes the device.
 
@@ -244,7 +246,7 @@ def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
 
 
 def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
-    """Raise a ValueError unless losses and noise levels have the same shape `[b]`."""
+    """Raise a ValueError unless losses and noise levels are both of shape `[b]`."""
     if loss.ndim != 1 or loss.shape != logsnr.shape:
         raise ValueError(
             f"losses of shape {tuple(loss.shape)} at log-SNR of shape {tuple(logsnr.shape)}: "
@@ -253,8 +255,8 @@ def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
 
 
 def require_finite(value: Any, where: str = "") -> None:
-    """Raise a ValueError that names the first non-finite number in a dataclass, searched
-    recursively; a field's default may be infinite.
+    """Raise a ValueError that names the first number in a dataclass that is not finite, unless it
+    is the default.
 
     Examples:
         >>> from elbos.weightings import Sigmoid

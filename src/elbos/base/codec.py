@@ -1,4 +1,4 @@
-"""Convert dataclasses to JSON and text, and back without executing code.
+"""Conversion of dataclasses to JSON and to text, and back, without executing code.
 
 | | for | `Sigmoid(k=2.0)` is |
 |---|---|---|
@@ -33,22 +33,22 @@ _from_file: dict[type, Callable[[str], Any]] = {}
 
 
 def register(annotation: Any, table: Callable[[], tuple[type, ...]]) -> None:
-    """Register an annotation, such as an abstract class, as admitting the dataclasses
-    of a table.
+    """Register the dataclasses that may stand where an annotation, such as an abstract class, is
+    given.
     """
     _tables[annotation] = table
 
 
 def register_file_reader(kind: type, read: Callable[[str], Any]) -> None:
-    """Register `read` as the parser of FILE.py:FUNCTION texts wherever the class `kind` is
-    admitted.
+    """Register the function that converts a text FILE.py:FUNCTION to an object of the class
+    `kind`.
     """
     _from_file[kind] = read
 
 
 def options(annotation: Any) -> tuple[Any, ...]:
-    """Return the types that an annotation admits, with unions flattened and registered classes
-    expanded to the dataclasses of their tables.
+    """Return the types that an annotation admits, where a registered abstract class stands for its
+    dataclasses.
     """
     return _options(annotation, tuple((kind, table()) for kind, table in _tables.items()))
 
@@ -77,7 +77,7 @@ def _classes(admitted: tuple[Any, ...]) -> dict[str, type]:
 
 
 def encode(value: Any) -> Any:
-    """Convert a dataclass, or the value of one of its fields, to JSON values.
+    """Return a dataclass, or the value of one of its fields, as JSON values.
 
     Fields marked `LATE` are omitted at their default, so that earlier digests stay valid.
     """
@@ -98,7 +98,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(annotation: Any, value: Any, where: str = "config") -> Any:
-    """Convert JSON values made by `encode` back to an object of type `annotation`.
+    """Return the object of type `annotation` that `encode` converted to JSON values.
 
     A field with a default may be missing, as in a file older than the field.
 
@@ -163,8 +163,8 @@ def _types(cls: type) -> dict[str, Any]:
 
 
 def require_encodable(value: Any) -> None:
-    """Raise a ValueError that names the first field of a dataclass whose value JSON cannot
-    represent.
+    """Raise a ValueError that names the first field of a dataclass whose value cannot be converted
+    to JSON.
     """
     hints = _types(value.__class__)
     for f in dataclasses.fields(value):
@@ -172,14 +172,14 @@ def require_encodable(value: Any) -> None:
 
 
 def digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON value, serialized with sorted keys."""
+    """Return the SHA-256 of a JSON value, which is serialized with sorted keys."""
     text = json.dumps(value, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def difference(old: Any, new: Any, where: str = "") -> str | None:
-    """Return the first difference between two encoded objects, as in `weighting.k = 2.0, not 3.0`;
-    None if they are equal except in the entries `output` and `execution`.
+    """Return the first difference between two encoded objects as text, such as `weighting.k = 2.0,
+    not 3.0`; None if at most the entries `output` and `execution` differ.
     """
     if isinstance(old, dict) and isinstance(new, dict) and old["type"] == new["type"]:
         if old.keys() != new.keys():
@@ -204,7 +204,8 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
 
 
 def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool = False) -> Any:
-    """Parse a Python expression, such as `Sigmoid(k=2.0)`, into an object of type `annotation`.
+    """Return the object of type `annotation` that a Python expression, such as `Sigmoid(k=2.0)`,
+    describes.
 
     The expression is parsed, not evaluated. With `runs_files`, a weighting may be a function in a
     Python file, `FILE.py:FUNCTION`, and that file is run.
@@ -238,7 +239,9 @@ def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool =
 
 
 def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> Any:
-    """Convert a Python expression to the JSON values that `encode` returns for the same object."""
+    """Return the JSON values into which `encode` would convert the object that a Python expression
+    describes.
+    """
     if get_origin(annotation) is tuple and ... not in get_args(annotation):
         parts, kinds = node.elts if isinstance(node, ast.Tuple) else [node], get_args(annotation)
         if len(parts) != len(kinds):
@@ -280,7 +283,9 @@ def _call_as_json(known: dict[str, type], node: ast.expr, where: str, runs_files
 
 
 def _arguments(node: ast.expr, positional: list[str]) -> dict[str, ast.expr]:
-    """Return the argument expressions of a call, by argument name; empty for a bare name."""
+    """Return the argument expressions of a constructor call, by argument name; empty for a name
+    without a call.
+    """
     if not isinstance(node, ast.Call):
         return {}
     names = [*positional[: len(node.args)], *(keyword.arg for keyword in node.keywords)]

@@ -1,4 +1,4 @@
-"""Colours and dashes of curves, in figures and beside the names of what they show."""
+"""Colours and dash patterns of curves, and line samples for text that mentions a curve."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ DASHES = {  # plotly's name: the lengths of SVG
 
 
 class Swatch(NamedTuple):
-    """A short line in the colour and dash pattern of a curve, shown beside the name of the curve.
+    """A short line sample in the colour and dash pattern of a curve, shown beside the curve's name.
 
     Args:
         color: A colour of CSS.
@@ -36,7 +36,7 @@ class Swatch(NamedTuple):
 
 
 def faint(color: str, opacity: float = 0.13) -> str:
-    """Return a hex colour as CSS `rgba` with the given opacity, for filled areas.
+    """Return a hex colour as CSS `rgba` of the given opacity, for filled areas.
 
     Examples:
         >>> faint("#3b7dd8", 0.5)

@@ -1,4 +1,4 @@
-"""Conditions of a network: split and collated like the batch that they belong to.
+"""Conditions of a network, such as class labels: operations on the samples of a batch.
 
 A condition is whatever the network understands: class labels `[b]`, embeddings `[b, ...]`, a dict
 of them, or None. The functions here act on the tensors in it, whose first axis is the batch; any
@@ -17,7 +17,8 @@ Condition = Any
 
 
 def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
-    """Apply `f` to every tensor of a condition; keep all other values.
+    """Return a condition of a network with `f` applied to every tensor, and all other values
+    unchanged.
 
     Examples:
         >>> map_tensors(torch.clone, {"text": torch.zeros(2), "style": "plain"})
@@ -31,7 +32,7 @@ def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
 
 
 def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
-    """Return the condition restricted to some samples of the batch.
+    """Return the condition of selected samples of a batch.
 
     Examples:
         >>> cond_at({"label": torch.tensor([5, 6, 7])}, slice(1, 3))
@@ -41,14 +42,14 @@ def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
 
 
 def to_device(cond: Condition, device: torch.device) -> Condition:
-    """Move the tensors of a condition to a device, without synchronizing."""
+    """Return the condition with tensors on a device; copies to a GPU are asynchronous."""
     is_sent = device.type != "cpu"  # a copy to the host has to be synchronous
     return map_tensors(lambda part: part.to(device, non_blocking=is_sent), cond)
 
 
 def cat_conds(first: Condition, second: Condition) -> Condition:
-    """Concatenate the conditions of two batches; values that are not tensors come from
-    the first.
+    """Return the conditions of two batches, concatenated; values that are not tensors come from the
+    first.
     """
     if isinstance(first, Tensor):
         return torch.cat([first, second])
@@ -58,7 +59,7 @@ def cat_conds(first: Condition, second: Condition) -> Condition:
 
 
 def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " b"]) -> Condition:
-    """Replace the condition of selected samples by the null condition `null`, given for one sample.
+    """Return the condition of a batch, with the null condition for selected samples.
 
     Examples:
         >>> replace_conds(torch.tensor([5, 6]), torch.tensor([-1]), torch.tensor([False, True]))
@@ -73,8 +74,8 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
 
 
 def is_alike(cond: Condition, other: Condition) -> bool:
-    """Return whether two conditions have the same structure, tensor shapes and kind of numbers
-    (floating-point or not).
+    """Return whether two conditions have equal structure and tensor shapes, and both have integers
+    or both floats.
     """
     if isinstance(cond, Tensor):
         is_tensor = isinstance(other, Tensor) and other.shape == cond.shape
@@ -86,8 +87,8 @@ def is_alike(cond: Condition, other: Condition) -> bool:
 
 
 def require_tensors(cond: Condition) -> None:
-    """Raise a ValueError if the condition holds lists, tuples or NumPy arrays instead
-    of tensors.
+    """Raise a ValueError if a condition contains lists, tuples or NumPy arrays instead of
+    tensors.
     """
     for part in cond.values() if isinstance(cond, Mapping) else (cond,):
         if isinstance(part, Mapping):
@@ -99,8 +100,8 @@ def require_tensors(cond: Condition) -> None:
 
 
 def require_length(cond: Condition, num: int) -> None:
-    """Raise a ValueError unless every tensor of the condition has length `num`; lists and arrays
-    are refused.
+    """Raise a ValueError unless every tensor of a condition has length `num`, or if it contains
+    lists or arrays.
     """
     require_tensors(cond)
 

@@ -1,4 +1,4 @@
-"""Errors of our own, and any error in one line: what is wrong, where, and what to do."""
+"""Error classes, and conversion of any error to one line: what is wrong, where, and what to do."""
 
 import contextlib
 import errno
@@ -15,11 +15,11 @@ class UsageError(Exception):
 
 
 class Diverged(ArithmeticError):
-    """Error: training has diverged, a loss or its gradient is not finite."""
+    """Error: the training has diverged, since a loss or a gradient is not finite."""
 
 
 class Interrupted(Exception):
-    """Interruption by the user; finished work is kept."""
+    """Error: the user interrupted the program, which has kept all finished work."""
 
 
 _ADVICE = {
@@ -34,7 +34,7 @@ _ADVICE = {
 
 
 def explained(error: BaseException) -> str:
-    """Return an error's message on one line; for an OSError, with its path and advice.
+    """Return an error's message on one line; for an OSError, together with the path and advice.
 
     Examples:
         >>> explained(OSError(errno.ENOSPC, "No space left on device", "runs/digits"))
@@ -50,7 +50,7 @@ def explained(error: BaseException) -> str:
 
 
 def message(error: BaseException) -> str:
-    """Return the message of an error in a user's code, shortened to 300 characters.
+    """Return the message of an error in a user's code, on one line of at most 300 characters.
 
     Builds of torch word a missing device differently; all of them raise the error in `_lazy_init`.
     """
@@ -65,8 +65,8 @@ def message(error: BaseException) -> str:
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown word: similar known names, else the first
-    known names.
+    """Return, for an unknown word, a question or advice that names similar known words, or else the
+    first known words.
 
     Examples:
         >>> suggestion("emd", ["elbo", "edm", "flow"])
@@ -84,7 +84,7 @@ def suggestion(word: str, names: Iterable[str]) -> str:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over an error and the chain of its causes, outermost first."""
+    """Iterate over an error and the chain of errors that caused it, outermost first."""
     found: BaseException | None = error
     while found is not None:
         yield found
@@ -92,7 +92,9 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error reports exhausted memory: a MemoryError or torch's RuntimeError."""
+    """Return whether an error reports exhausted memory, as a MemoryError or as torch's
+    RuntimeError.
+    """
     is_torch = isinstance(error, RuntimeError) and "alloc" in str(error)
     return isinstance(error, MemoryError) or is_torch
 
@@ -103,12 +105,12 @@ def flat(message: object) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return the text, truncated for quotation in an error message."""
+    """Return a text, truncated to the length at which an error message quotes it."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def printable(text: str) -> str:
-    r"""Return the text with non-printable characters, such as terminal control codes, escaped.
+    r"""Return a text with non-printable characters, such as terminal control codes, escaped.
 
     Examples:
         >>> printable("a\x1b[31m b")
@@ -118,7 +120,7 @@ def printable(text: str) -> str:
 
 
 class _Unfailing:
-    """A text stream wrapper that ignores write errors."""
+    """A text stream that ignores errors when it is written to."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -137,7 +139,7 @@ class _Unfailing:
 
 
 def unfailing(stream: Any) -> Any:
-    """Wrap a text stream so that write errors are ignored.
+    """Return a text stream that ignores errors when it is written to.
 
     A full disk or a closed pipe at the end of a progress display is no reason to lose the work.
     """

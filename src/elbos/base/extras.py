@@ -1,4 +1,4 @@
-"""Packages beyond torch, NumPy, SciPy and jaxtyping, which extras install: `elbos[train]`.
+"""Optional dependencies: packages that an extra such as `elbos[train]` installs.
 
 The core, `pip install elbos`, holds the mathematics, samplers, the bound, `elbos.audit` and
 `elbos.Validator`. Modules of a room that needs more import what they need as usual; whoever imports
@@ -15,7 +15,7 @@ class MissingExtra(ModuleNotFoundError):
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Raise a MissingExtra, naming the extra to install, if an import in the `with` block fails.
+    """Raise a MissingExtra that names the extra to install, if an import in the `with` block fails.
 
     Args:
         extra: Name of the extra in pyproject.toml.

@@ -1,4 +1,5 @@
-"""Plots as panels above each other that share one horizontal axis, hence one hover label.
+"""Plotly figures of panels one above the other, which share the horizontal axis and the hover
+label.
 
 Figures have a white background, as saved images need; on an HTML page the style sheet adapts
 background and text to the reader's colour scheme. The colours of curves suit both.
@@ -36,7 +37,7 @@ plotly.io.templates["elbos"] = TEMPLATE
 
 
 class Panel(NamedTuple):
-    """A subplot: curves that share one vertical axis.
+    """A panel of a figure: curves that share one vertical axis.
 
     Args:
         title: Title of the panel.
@@ -54,7 +55,7 @@ class Panel(NamedTuple):
 
 
 def stacked(panels: Sequence[Panel], xaxis: dict[str, Any], *, has_legend: bool) -> Figure:
-    """Return one figure with the panels stacked over a common horizontal axis."""
+    """Return a figure with panels one above the other over a common horizontal axis."""
     inner = sum(panel.height + _GAP for panel in panels) - _GAP
     xaxis = {"anchor": _AXES[len(panels) - 1]} | xaxis
     fig = Figure(layout=_layout(inner, xaxis, has_legend=has_legend))
@@ -85,7 +86,7 @@ def _layout(inner: int, xaxis: dict[str, Any], *, has_legend: bool) -> dict[str,
 
 
 def hide_legend(fig: Figure) -> None:
-    """Remove the legend of a figure and the space below the plot reserved for the legend."""
+    """Remove the legend of a figure, and the space below the plot that is reserved for it."""
     fig.update_layout(showlegend=False, height=fig.layout.height - _LEGEND, margin_b=_AXIS)
 
 
@@ -115,7 +116,7 @@ def area(
     color: str,
     **options: Any,
 ) -> Scatter:
-    """Return a filled area between two curves."""
+    """Return a filled area between two curves, as a plotly trace."""
     return Scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([high, low[::-1]]),

@@ -1,4 +1,4 @@
-"""Atomic writes, reads of regular files only, and errors that name the file.
+"""Atomic writes of files, reads of regular files only, and errors that name the file.
 
 Links are never written through. Pipes and devices are not read: opening a pipe may block for ever,
 and a device may have no end.
@@ -21,7 +21,8 @@ _HOST = re.sub(r"\W", "-", platform.node()) or "host"
 
 
 def regular(path: Path) -> Path:
-    """Return `path` if it is a regular file or a link to one; raise an OSError otherwise.
+    """Return `path` if it is a regular file or a link to a regular file; raise an OSError
+    otherwise.
 
     Raises:
         OSError: If `path` does not exist or is not a regular file; the error names `path`.
@@ -36,7 +37,9 @@ def regular(path: Path) -> Path:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return the device and inode numbers of a file or folder; None if the path does not exist."""
+    """Return the device number and the inode of a file or folder; None if the path does not
+    exist.
+    """
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -65,7 +68,7 @@ def sha256(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file and return its value.
+    """Return the value in a JSON file.
 
     Raises:
         OSError: As `read` does.
@@ -78,7 +81,8 @@ def read_json(path: Path) -> Any:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically: readers see the old file or the complete new one.
+    """Write `content` to `path` atomically: readers see either the old file or the complete new
+    file.
 
     The content goes to a temporary file in the same folder, which is flushed to disk and renamed.
     On failure the previous file is untouched and the temporary file is deleted.
@@ -93,8 +97,8 @@ def write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that replaces `path` atomically when the `with` block ends without
-    error.
+    """Yield a file to write to, which replaces `path` atomically if the `with` block ends without
+    an error.
     """
     with _beside(path) as (temporary, file):
         yield file
@@ -106,7 +110,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def require_writable(path: Path) -> None:
-    """Raise an OSError now if a later `write` to `path` would fail, except because of a full disk.
+    """Raise an OSError if writing a file to `path` will fail, except because of a full disk.
 
     Raises:
         OSError: As `write` does.
@@ -156,7 +160,7 @@ def _require_no_link(path: Path) -> None:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Open a temporary file next to `path`; delete the temporary file afterwards unless it was
+    """Yield a temporary file next to `path`, which is deleted after the `with` block unless it was
     renamed.
     """
     temporary = partial(path)
@@ -177,8 +181,8 @@ def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
 
 
 def partial(path: Path) -> Path:
-    """Return the temporary path, unique to this machine and process, from which `path` is later
-    renamed.
+    """Return a temporary path, unique to this machine and process, that is later renamed to
+    `path`.
     """
     return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
 
@@ -194,7 +198,9 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 
 def _is_another_process(pid: int) -> bool:
-    """Return whether another process with this ID is running on this machine."""
+    """Return whether a process with this ID, other than the current process, is running on this
+    machine.
+    """
     if pid == os.getpid() or os.name != "posix":  # elsewhere signal 0 would end it
         return False
     try:
@@ -207,7 +213,7 @@ def _is_another_process(pid: int) -> bool:
 
 
 def expanded(path: Path | str) -> Path:
-    """Return an absolute path, with `~` expanded.
+    """Return a path as an absolute path, with `~` expanded.
 
     Raises:
         FileNotFoundError: If the home directory is not known.
@@ -222,9 +228,7 @@ def expanded(path: Path | str) -> Path:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Re-raise OSErrors in the `with` block with `path` as their file name, since errors of writing
-    name no file.
-    """
+    """Re-raise OSErrors in the `with` block with `path` as their file name."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,6 @@
-"""Tensors and JSON on disk, read without running code, with one type of error."""
+"""Reading and writing of tensors and JSON on disk, without running code and with one type of
+error.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,11 +14,11 @@ from elbos.base import files
 
 
 class CorruptFile(ValueError):
-    """Error: a file is truncated, modified or of an unexpected format."""
+    """Error: a file is truncated, was modified or has an unexpected format."""
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    """Serialize named tensors in the safetensors format.
+    """Return named tensors as bytes in the safetensors format.
 
     Raises:
         RuntimeError, ValueError, TypeError: If tensors share memory, or values are not numeric
@@ -29,7 +31,7 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Deserialize named tensors from the content of a safetensors file.
+    """Return the named tensors in the content of a safetensors file.
 
     Raises:
         CorruptFile: If the content is not in that format; the error names `path`.
@@ -42,7 +44,7 @@ def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file and return its object; raise a CorruptFile for any other JSON value.
+    """Return the object in a JSON file; raise a CorruptFile if the file holds any other JSON value.
 
     Raises:
         OSError: If the file cannot be read.

@@ -1,4 +1,4 @@
-"""Templates, and self-contained HTML pages that can be mailed or attached to an issue.
+"""Rendering of templates, and self-contained HTML pages that can be mailed or attached to an issue.
 
 Values are escaped for the format given by the suffix of the template's name, except `Markup` in
 HTML and `Markdown` in Markdown. Text and tables of a page are plain HTML; only plots need scripts.
@@ -34,7 +34,7 @@ class Markdown(str):
 
 
 def render(template: str, **context: Any) -> str:
-    """Render a template with the given context.
+    """Return the text that a template renders with given variables.
 
     Args:
         template: A file in `templates`, ROOM/NAME of a room above, such as "audit/page.html".
@@ -50,7 +50,7 @@ def render(template: str, **context: Any) -> str:
 
 
 def sentences(template: str, macro: str, *args: Any) -> list[str]:
-    """Return the lines of text that a macro of a plain-text template renders from its arguments."""
+    """Return the lines of text that a macro of a plain-text template renders."""
     text: str = getattr(_environment(".txt").get_template(template).module, macro)(*args)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
@@ -58,8 +58,8 @@ def sentences(template: str, macro: str, *args: Any) -> list[str]:
 def document(
     template: str, *, script_file: str = "page.js", has_plots: bool = True, **context: Any
 ) -> str:
-    """Render a complete, self-contained HTML page: styles, script, plotting library if needed, and
-    a content security policy that permits only these scripts.
+    """Return a complete HTML page with styles, scripts, and a content security policy that permits
+    no other scripts.
     """
     style, script = _template("style.css"), _template("shared.js") + _template(script_file)
     library = _plotly() if has_plots else None
@@ -73,7 +73,7 @@ def document(
 
 
 def write_html(path: str | Path, page: str) -> None:
-    """Write an HTML page to `path`, and create the parent folders.
+    """Write an HTML page to `path`, and create missing parent folders.
 
     Raises:
         OSError: If the page cannot be written; the error names `path`.
@@ -83,7 +83,9 @@ def write_html(path: str | Path, page: str) -> None:
 
 
 def breakable(text: str) -> Markup:
-    """Escape text for HTML and allow line breaks between the parts of a path, name or call."""
+    """Return text escaped for HTML, with line breaks allowed between the parts of a path, name or
+    call.
+    """
     if isinstance(text, Markup):
         return text
     broken = re.sub(r"(?<=[/:_.])(?=[^\W\d])|(?<=[(=,])(?=\w)", "<wbr>", str(escape(text)))
@@ -91,7 +93,7 @@ def breakable(text: str) -> Markup:
 
 
 def plain(text: object) -> str:
-    """Escape text for Markdown and put it on one line.
+    """Return text on one line, escaped for Markdown.
 
     Examples:
         >>> print(plain("a|b <i>*c*"))
@@ -101,8 +103,8 @@ def plain(text: object) -> str:
 
 
 def fenced(code: str) -> Markdown:
-    """Return a Markdown code block, with a fence longer than any sequence of backticks
-    in the code.
+    """Return a Markdown code block whose fence is longer than any sequence of backticks in the
+    code.
     """
     longest = max(map(len, re.findall("`+", code)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -110,18 +112,18 @@ def fenced(code: str) -> Markdown:
 
 
 def to_json(data: Any) -> str:
-    """Serialize data to JSON, with null for numbers that are not finite."""
+    """Return data as JSON text, with null for numbers that are not finite."""
     return json.dumps(_finite(data), allow_nan=False)
 
 
 def inert(content: str) -> Markup:
-    """Escape JSON for embedding in an HTML script element."""
+    """Return JSON text escaped for embedding in an HTML script element."""
     return Markup(content.replace("<", "\\u003c"))
 
 
 def without_legend(figure: Any) -> Any:
-    """Return a copy of a figure without legend; HTML pages show colour samples beside the names
-    instead.
+    """Return a copy of a figure without legend, for HTML pages that show line samples beside the
+    names of curves.
     """
     from elbos.base.figures import hide_legend  # plain-text output does not need plotly
 
@@ -143,9 +145,7 @@ _NUMBERS = ("number", "fixed", "signed", "plus_minus", "interval", "percent", "c
 
 @cache
 def _environment(suffix: str) -> Environment:
-    """Return the jinja2 environment, with filters and escaping, for templates of one
-    file format.
-    """
+    """Return the jinja2 environment for templates of one file format, with filters and escaping."""
     show: dict[str, Callable[[Any], Any]] = {".html": _known, ".md": _for_markdown}
     environment = Environment(
         loader=FunctionLoader(_template),
@@ -173,8 +173,8 @@ def _for_markdown(value: Any) -> str:
 
 @cache
 def _template(name: str) -> str:
-    """Read a template: `templates/NAME` of the package `elbos.base`, or, for ROOM/NAME, of
-    `elbos.ROOM`.
+    """Return the text of a template: `templates/NAME` of the package `elbos.base`, or, for
+    ROOM/NAME, of `elbos.ROOM`.
     """
     room, _, file = name.rpartition("/")
     package = ".".join(["elbos", *(room or "base").split("/")])

@@ -1,4 +1,4 @@
-"""Datasets read by sample index, in validation and training alike.
+"""Datasets that are read by sample index, in batches, for training and validation.
 
 A dataset is a tensor `[n, ...]`, or an object with a length and `dataset[i]`. An item is `x`,
 `(x,)`, or `(x, cond)` with a condition: a class label, a tensor or a dict of tensors, in the shape
@@ -25,7 +25,7 @@ _TOLERANCE = 1e-3  # beyond [-1, 1], for rounding
 
 @runtime_checkable
 class Batched(Protocol):
-    """Interface of a dataset that returns batches of samples by their indices."""
+    """Interface of a dataset that returns batches of samples, given the indices of the samples."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +35,7 @@ class Batched(Protocol):
 
 @dataclass(frozen=True)
 class Items:
-    """A tensor or map-style dataset, read in batches with checks of type and range.
+    """A tensor or map-style dataset that is read in batches, with checks of types and ranges.
 
     Attributes:
         dataset: The tensor or dataset.
@@ -80,7 +80,7 @@ class Items:
 
 
 def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
-    """Collate items, each `x` or `(x, cond)`, into a batch of data and conditions.
+    """Return a batch of data and conditions, given samples that are each `x` or `(x, cond)`.
 
     Raises:
         ValueError: If the items have different shapes, or are not numeric.
@@ -103,7 +103,7 @@ def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
 
 
 def first_item(items: Items) -> tuple[Float[Tensor, "1 *d"], Condition]:
-    """Return the first sample of the data as a batch of one.
+    """Return the first sample of a dataset, as a batch of one.
 
     Raises:
         ValueError: If the dataset is empty, or has no length or no indexing.

@@ -1,4 +1,4 @@
-"""Numbers as text, on the terminal, in Markdown and on pages: to the digit that is known."""
+"""Formatting of numbers as text, with as many digits as are known."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ _ROUNDING = 1e-14  # relative; a smaller standard error counts as zero
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Format a number to a given number of significant digits.
+    """Return a number as text with a given number of significant digits.
 
     Examples:
         >>> number(49.001), number(4805.2), number(-0.25), number(1.5e-7, 2), number(None)
@@ -21,7 +21,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def fixed(value: float | None, decimals: int) -> str:
-    """Format a number with a given number of decimals.
+    """Return a number as text with a given number of decimals.
 
     Examples:
         >>> fixed(-2.25, 1), fixed(-0.01, 1), fixed(12.0, 0)
@@ -31,7 +31,7 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def signed(value: float | None, decimals: int) -> str:
-    """Format a number with its sign and a given number of decimals.
+    """Return a number as text with its sign and a given number of decimals.
 
     Examples:
         >>> signed(-0.26, 1), signed(1.0, 1)
@@ -42,7 +42,7 @@ def signed(value: float | None, decimals: int) -> str:
 
 def decimals(error: float | None, digits: int = 2) -> int | None:
     """Return the number of decimals that shows a standard error to `digits` significant digits;
-    None if the error is zero or unknown.
+    None for an unknown or zero error.
 
     Returns:
         None if there is no error: format the value with `number` then.
@@ -58,8 +58,8 @@ def decimals(error: float | None, digits: int = 2) -> int | None:
 
 
 def plus_minus(value: float | None, error: float | None) -> str:
-    """Format a value with its standard error, both to the second significant digit of the error;
-    without an error, to four significant digits.
+    """Return a value and its standard error as text, both to the error's second significant digit;
+    without an error, the value to four digits.
 
     Examples:
         >>> plus_minus(2.9034, 0.0123), plus_minus(2.9034, None)
@@ -84,7 +84,7 @@ def plus_minus(value: float | None, error: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None, places: int) -> str:
-    """Format the two ends of an interval, with signs.
+    """Return the two ends of an interval as text, with signs.
 
     Examples:
         >>> interval(-0.26, 0.1, 2)
@@ -94,7 +94,7 @@ def interval(low: float | None, high: float | None, places: int) -> str:
 
 
 def percent(share: float | None, places: int = 1) -> str:
-    """Format a fraction as a percentage.
+    """Return a fraction as text, as a percentage.
 
     Examples:
         >>> percent(0.123), percent(0.5, 0)
@@ -104,8 +104,8 @@ def percent(share: float | None, places: int = 1) -> str:
 
 
 def count(num: int | None, what: str = "") -> str:
-    """Format a number of things, such as `3 seeds`; for an unknown number, return the plural noun
-    alone.
+    """Return a number with its noun, such as `3 seeds`; for an unknown number, only the plural
+    noun.
 
     Examples:
         >>> count(60_000), count(3, "seeds"), count(1, "seeds"), count(None, "images")
@@ -117,7 +117,7 @@ def count(num: int | None, what: str = "") -> str:
 
 
 def setting(value: Any) -> str:
-    """Format the value of a setting: a number, flag, text, sequence or mapping.
+    """Return the value of a setting as text: a number, flag, text, sequence or mapping.
 
     Examples:
         >>> setting({"torch": "2.6", "seeds": [0, 1]}), setting(True), setting(60_000)
@@ -139,5 +139,5 @@ def _is_known(value: float | None) -> TypeGuard[float]:
 
 
 def _minus(text: str) -> str:
-    """Replace hyphens by minus signs, which are as wide as plus signs."""
+    """Return text with hyphens replaced by minus signs, which are as wide as plus signs."""
     return text.replace("-", "−")

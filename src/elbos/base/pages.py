@@ -1,4 +1,4 @@
-"""Find the module that shows a result, by where the result's class is defined.
+"""Lookup of the module that displays a result, in the package that defines the class of the result.
 
 `elbos.audit.result.Audit` is shown by `elbos.audit.page`: a room has its page, figures and terminal
 text beside its result. These modules are imported when a result is first shown, since plotly and
@@ -12,8 +12,8 @@ from elbos.base.extras import needs
 
 
 def shown_by(result: object, module: str = "page") -> Any:
-    """Import and return the module that displays a result, from the package of the
-    result's class.
+    """Import and return the module that displays a result, from the package that defines the class
+    of the result.
     """
     package = type(result).__module__.rpartition(".")[0]
     with needs("report"):

@@ -1,4 +1,4 @@
-r"""Random numbers as a pure function of a seed, a purpose, a step and the number of a sample.
+r"""Philox random numbers, a pure function of seed, purpose, training step and sample number.
 
 They come from Philox4x32-10, a function of a counter and a key that is a few operations on
 integers, the same on every device. The counter is (block of four numbers, sample, step, purpose),
@@ -31,7 +31,7 @@ _WORD = 0xFFFFFFFF
 
 
 class Purpose(IntEnum):
-    """Purposes of random numbers: streams with different purposes are independent."""
+    """Purposes of random numbers; the random numbers of different purposes are independent."""
 
     NOISE = 0
     LABELS = 1
@@ -69,7 +69,7 @@ def philox(counter: Sequence[Int64[Tensor, "..."]], key: tuple[int, int]) -> Int
 
 
 def key_of(seed: int) -> tuple[int, int]:
-    """Return the two-word Philox key of a seed."""
+    """Return the two 32-bit words that are the Philox key of a seed."""
     first, second = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
     return first, second
 
@@ -88,7 +88,7 @@ class Stream:
 
     @classmethod
     def from_seed(cls, seed: int, purpose: Purpose) -> "Stream":
-        """Return the random stream for a seed and a purpose."""
+        """Return the random number generator for a seed and a purpose."""
         return cls(key_of(seed), purpose)
 
     def words(
@@ -107,7 +107,7 @@ class Stream:
     def uniform(
         self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], num: int
     ) -> Float32[Tensor, "b num"]:
-        """Draw `num` uniform numbers in (0, 1] for each sample.
+        """Return `num` uniform random numbers in (0, 1] for each sample.
 
         Args:
             step: Number of the step, or of the epoch of each sample.
@@ -123,7 +123,7 @@ class Stream:
     def normal(
         self, step: Int64[Tensor, "*b"], samples: Int64[Tensor, " b"], shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
-        """Draw an array of standard normal numbers for each sample.
+        """Return an array of standard normal random numbers for each sample.
 
         Arguments as those of `uniform`.
         """

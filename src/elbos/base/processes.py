@@ -1,4 +1,4 @@
-"""Processes of one computation: shares of the samples, and communication between processes.
+"""Distributed computation: division of samples among processes, and collective operations.
 
 torchrun, `accelerate launch` and SLURM's `srun` start the processes and set ranks in the
 environment. A single process is the special case of one rank.
@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Processes:
-    """Group of processes of one computation: rank and device of this process, and collectives.
+    """Group of processes: rank and device of the current process, and collective operations.
 
     Every process must make the same calls of the collective operations.
     """
@@ -45,7 +45,9 @@ class Processes:
     @classmethod
     @naming_lost_processes()
     def joined(cls) -> "Processes":
-        """Join the process group described by the environment; a single process joins none."""
+        """Join the process group that the environment variables describe; return it, or a group of
+        one process.
+        """
         name_as_torchrun_does()
         device = local_device()
         num = int(os.environ.get("WORLD_SIZE", "1"))
@@ -73,15 +75,19 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """True in the main process (rank 0), which writes and prints."""
+        """True in the main process (rank 0), which alone writes files and prints."""
         return self.rank == 0
 
     def share(self, num: int) -> slice:
-        """Return this process's slice of `num` samples; slices differ by at most one sample."""
+        """Return the slice of `num` samples for which this process is responsible; slices have
+        almost equal lengths.
+        """
         return slice(num * self.rank // self.num, num * (self.rank + 1) // self.num)
 
     def gathered(self, own: Shaped[Tensor, "b *d"], num: int) -> Shaped[Tensor, "n *d"]:
-        """Gather the slices of `num` samples from all processes, in order, in every process."""
+        """Return the samples of all processes, in order, on every process, given the slice of this
+        process.
+        """
         if self.num == 1:
             return own
         sizes = [num * (i + 1) // self.num - num * i // self.num for i in range(self.num)]
@@ -92,7 +98,7 @@ class Processes:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def any(self, *flags: bool) -> list[bool]:
-        """Combine flags over all processes by a logical or (all-reduce)."""
+        """Return, on every process, whether the flag is true on any process (all-reduce)."""
         if self.num == 1:
             return list(flags)
         found = torch.tensor(flags, dtype=torch.int32)
@@ -100,23 +106,25 @@ class Processes:
         return found.bool().tolist()
 
     def wait(self) -> None:
-        """Wait until all processes arrive (barrier)."""
+        """Wait until all processes reach this call (barrier)."""
         if self.num > 1:
             dist.all_reduce(torch.zeros(1))  # over the CPU's backend
 
     def together(self, work: Callable[[], _T]) -> _T:
-        """Call `work` and wait for all processes; then raise an error if any process failed."""
+        """Call `work` on every process, wait for all, and return the result; raise an error if the
+        call failed on any process.
+        """
         return work() if self.num == 1 else together(work)
 
     def from_main(self, value: _T) -> _T:
-        """Broadcast the main process's value to every process."""
+        """Return the main process's value on every process (broadcast)."""
         values = [value]
         if self.num > 1:
             dist.broadcast_object_list(values)
         return values[0]
 
     def lists(self, own: list[_T]) -> list[_T]:
-        """Concatenate the lists of all processes in order, in every process."""
+        """Return the concatenated lists of all processes, in order, on every process."""
         lists: list[list[_T]] = [own] * self.num
         if self.num > 1:
             dist.all_gather_object(lists, own)
@@ -128,7 +136,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def local_device() -> torch.device:
-    """Return the accelerator assigned to this process, or the CPU without accelerators."""
+    """Return the accelerator assigned to this process; the CPU if there is no accelerator."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     accelerator = torch.accelerator.current_accelerator()
@@ -138,7 +146,8 @@ def local_device() -> torch.device:
 
 
 def _store_of_attempt() -> Store | None:
-    """Create the store through which processes that torchrun started meet; None without torchrun.
+    """Return the store through which processes started by torchrun find each other; None without
+    torchrun.
 
     When torchrun restarts processes it keeps its store, with the addresses of processes that have
     ended, from which new ones would await an answer. So the first process opens another store, and

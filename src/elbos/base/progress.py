@@ -1,4 +1,4 @@
-"""Progress of long work on the terminal: how far, how fast, how long still."""
+"""Progress display of long computations on the terminal: amount done, rate and time left."""
 
 import sys
 from collections.abc import Callable
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """Progress callback: takes the amount of work done since the last call, and a flag for work
-    loaded from an earlier run, which is excluded from the rate.
+    """Progress callback: takes the amount of work done, and whether it was loaded from an earlier
+    run and does not count for the rate.
     """
 
     def __call__(self, num: int, is_kept: bool = False, /) -> None: ...
@@ -30,7 +30,8 @@ def silent(what: str, total: int, unit: str) -> Advance:
 
 
 def progress(console: "Console | None" = None) -> "Progress":
-    """Return a progress bar with rate and time left; add tasks with `unit=` and optionally `note=`.
+    """Return a progress bar with rate and time left, whose tasks have the fields `unit` and,
+    optionally, `note`.
 
     Args:
         console: Console for the bar, drawn only on a terminal. Default: standard error, so that
@@ -62,7 +63,7 @@ def progress(console: "Console | None" = None) -> "Progress":
 
 
 def clock(seconds: float) -> str:
-    """Format a duration as h:mm:ss, rounded to seconds.
+    """Return a duration as text, h:mm:ss, rounded to seconds.
 
     Examples:
         >>> clock(59.6), clock(36_000)
@@ -73,7 +74,8 @@ def clock(seconds: float) -> str:
 
 
 def begin(bar: "Progress", what: str, total: int, unit: str) -> Advance:
-    """Add a task to a progress bar and return its callback; without a terminal, print one line.
+    """Add a task to a progress bar, and return the progress callback of the task; without a
+    terminal, print a line.
 
     Returns:
         The callback. It takes the amount of work done since the last call, and True if that was

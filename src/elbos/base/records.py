@@ -1,4 +1,4 @@
-"""Results, which are frozen dataclasses, as JSON values and back.
+"""Conversion of results, which are frozen dataclasses, to JSON values and back.
 
 None is null, tuples are lists, and keys of mappings are strings. A field's metadata may say
 otherwise than by default:
@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def to_json(value: Any) -> Any:
-    """Convert a result dataclass, or the value of one of its fields, to JSON values."""
+    """Return a result dataclass, or the value of one of its fields, as JSON values."""
     if dataclasses.is_dataclass(value):
         found: dict[str, Any] = {}
         for f in dataclasses.fields(value):
@@ -28,8 +28,8 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(annotation: Any, value: Any) -> Any:
-    """Convert JSON values made by `to_json` back to an object of type `annotation`; unknown entries
-    are ignored.
+    """Return the object of type `annotation` that `to_json` converted to JSON values; ignore
+    unknown entries.
 
     Raises:
         TypeError: If a field without default is missing, or a value is of another type.
@@ -56,7 +56,7 @@ def from_json(annotation: Any, value: Any) -> Any:
 
 
 def _is_of(annotation: Any, value: Any) -> bool:
-    """Return whether a value is an instance of a type; an integer passes for a float."""
+    """Return whether a value is an instance of a type; an integer counts as a float."""
     kinds = float | int if annotation is float else annotation
     return isinstance(value, kinds) and isinstance(value, bool) == (annotation is bool)
 

@@ -1,4 +1,4 @@
-"""Share work among the processes of `torch.distributed`, and gather the results."""
+"""Division of work among the processes of `torch.distributed`, and gathering of the results."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 
 def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
-    """Yield the indices in `range(num)` assigned to this process, each with a flag that is False
-    for padding.
+    """Yield the indices below `num` that this process works on, each with True, or with False for
+    an index repeated as padding.
 
     Every process computes equally many pieces, since sharded networks (FSDP2) need all processes in
     each call: a process without pieces left repeats the first one, flagged False.
@@ -41,7 +41,8 @@ def require_processes() -> None:
 
 @contextmanager
 def naming_lost_processes() -> Iterator[None]:
-    """Replace connection errors of `torch.distributed` by a one-line ConnectionError.
+    """Convert connection errors of `torch.distributed` in the `with` block into a one-line
+    ConnectionError.
 
     gloo has no exception class; all of its messages contain a path of its source code.
     """
@@ -58,8 +59,8 @@ def naming_lost_processes() -> Iterator[None]:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Run `work` on every process, wait for all without a timeout, and return this process's
-    result. An exception on one process is raised on all.
+    """Run `work` on every process, wait for all processes, and return the result; an exception on
+    one process is raised on all.
 
     Raises:
         ConnectionError: If another process has exited.
@@ -74,15 +75,12 @@ def together(work: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Create the process group used for long waits; call this while all processes are
-    known to run.
-    """
+    """Create the process group for waits without timeout, while all processes are known to run."""
     _patient()
 
 
 def _patient() -> dist.ProcessGroup:
-    """Return a gloo process group with a timeout of 30 days, for waits that exceed the default
-    timeout.
+    """Return a process group with a timeout of 30 days, for waits that exceed the default timeout.
 
     Only torch keeps a reference to the group, so that its threads end when torch's groups are
     destroyed.
@@ -95,7 +93,7 @@ def _patient() -> dist.ProcessGroup:
 
 
 def _settle(own: Exception | None) -> None:
-    """Wait for all processes; then raise an error on every process if any process failed."""
+    """Wait for all processes; raise an error on every process if the work failed on any process."""
     errors: list[Exception | None] = [None] * dist.get_world_size()
     with naming_lost_processes():
         dist.all_gather_object(errors, own, group=_patient())
@@ -104,7 +102,7 @@ def _settle(own: Exception | None) -> None:
 
 
 def require_alike(values: tuple[float, ...], device: torch.device) -> None:
-    """Raise a ValueError, on every process, unless the numbers are equal on all processes."""
+    """Raise a ValueError on every process unless all processes pass equal numbers."""
     require_processes()
     least = torch.tensor(values, dtype=torch.float64, device=device)
     greatest = least.clone()
@@ -123,8 +121,8 @@ def summed(
     is_shared: bool,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Merge row-wise tensors from the pieces of this process (or of all processes) into whole
-    tensors of `num` rows, in float64 on the CPU.
+    """Return tensors of `num` rows, assembled on the CPU in float64 from the rows that each process
+    computed.
     """
     merged = {}
     rows = torch.cat([some for some, _ in found])

@@ -1,4 +1,4 @@
-"""Environment variables of SLURM, translated to torchrun's.
+"""Environment variables for distributed computation, translated from SLURM's to torchrun's.
 
 `srun` starts as many processes as there are tasks, and sets their ranks in the environment.
 """
@@ -10,7 +10,7 @@ _FIRST_PORT, _NUM_PORTS = 10_000, 20_000  # below the range of ephemeral ports
 
 
 def name_as_torchrun_does() -> None:
-    """Set torchrun's environment variables from those of `srun`, unless WORLD_SIZE is set.
+    """Set torchrun's environment variables from those of SLURM's `srun`, unless WORLD_SIZE is set.
 
     Only `srun` sets the variables of a step; a batch script, which is one process, also has
     SLURM_PROCID and SLURM_NTASKS. See "output environment variables" in

@@ -1,4 +1,4 @@
-"""Results of a long computation, stored part by part on disk, so that it can resume.
+"""Storage of a long computation's results on disk, in parts, so that the computation can resume.
 
 A part is a batch, seconds of work. An interrupted computation loses the current batch and reads the
 others back when restarted. The folder's name is a digest of everything that the numbers depend on.
@@ -27,8 +27,8 @@ _SECONDS, _PAUSE = 120.0, 0.1  # timeout and polling interval of network file sy
 
 
 class Part(NamedTuple):
-    """One part of a long computation: its name, its amount of work and the function that computes
-    it.
+    """One part of a long computation: name, amount of work, and the function that computes the
+    result.
     """
 
     name: str
@@ -38,7 +38,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Store:
-    """A directory of tensor files, one per part of a long computation, so that work can resume.
+    """A directory of tensor files, one per part of a long computation, so that the computation can
+    resume.
 
     Args:
         folder: The directory, created when the first part is written.
@@ -50,11 +51,11 @@ class Store:
     processes: Processes = ALONE
 
     def __contains__(self, name: str) -> bool:
-        """Return whether the file of the part `name` exists."""
+        """Return whether the result of the part with a name is stored."""
         return self._path(name).exists()
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Read the part `name` from disk if present; otherwise compute it and write it.
+        """Return the stored result of the part `name`; if it is missing, compute and store it.
 
         A file that cannot be read is computed again, with a warning.
 
@@ -70,7 +71,8 @@ class Store:
         return tensors
 
     def concatenated(self, parts: Iterable[Part], advance: Advance) -> Tensors:
-        """Return the tensors of all parts, concatenated in order, computing missing parts.
+        """Return the concatenated results of all parts, in order; missing results are computed and
+        stored.
 
         Raises:
             OSError: If a part cannot be written.
@@ -89,7 +91,8 @@ class Store:
         return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}
 
     def of_main(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return the part `name`; the main process computes it if missing.
+        """Return the stored part `name`; if it is missing, the main process computes and stores it
+        for all processes.
 
         Raises:
             OSError: If it cannot be written.
@@ -100,7 +103,9 @@ class Store:
         return self._of_another(name) if found is None else found
 
     def _of_another(self, name: str) -> Tensors:
-        """Read a part written by another process; wait up to two minutes for its file to appear."""
+        """Return the stored part that another process computes; wait at most two minutes for the
+        file to appear.
+        """
         begin = time.monotonic()
         while (found := _read(self._path(name))) is None:
             if time.monotonic() - begin > _SECONDS:
@@ -116,13 +121,13 @@ class Store:
 
 
 def pack(tensors: Tensors) -> bytes:
-    """Serialize tensors in the safetensors format, preceded by a SHA-256 checksum."""
+    """Return tensors as bytes in the safetensors format, preceded by a SHA-256 checksum."""
     content = formats.pack(tensors)
     return hashlib.sha256(content).digest() + content
 
 
 def read(path: Path) -> Tensors:
-    """Read the tensors of a file written by `pack`, after verifying the checksum.
+    """Return the tensors in a file written by `pack`, after verifying the checksum.
 
     Raises:
         OSError: If the file cannot be read.

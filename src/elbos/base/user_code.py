@@ -1,4 +1,4 @@
-"""Load functions from the user's files, `FILE.py:FUNCTION`, and run no other code.
+"""Loading of functions from the user's files, FILE.py:FUNCTION, without running any other code.
 
 The file is run like a script, except that `__name__` is not `__main__`: it can import its
 neighbours, has no arguments, and belongs to its package. Its output goes to stderr, and the state
@@ -35,7 +35,9 @@ _GUARD = "keep what trains and what reads arguments under `if __name__ == '__mai
 
 @contextlib.contextmanager
 def no_modules_here() -> Iterator[None]:
-    """Keep processes started in the `with` block from importing modules of the current folder."""
+    """Prevent processes started in the `with` block from importing modules of the current
+    folder.
+    """
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"
     try:
@@ -47,18 +49,18 @@ def no_modules_here() -> Iterator[None]:
 
 
 def is_code(target: str) -> bool:
-    """Return whether a command-line target names a Python file, with or without a function."""
+    """Return whether a command-line target is a Python file, FILE.py or FILE.py:FUNCTION."""
     return target.endswith(".py") or code_path(target).suffix == ".py"
 
 
 def code_path(target: str) -> Path:
-    """Return the file path in a target FILE.py or FILE.py:FUNCTION."""
+    """Return the path of the file in a target FILE.py or FILE.py:FUNCTION."""
     return _split(target)[0]
 
 
 def _split(target: str) -> tuple[Path, str]:
-    """Split a target FILE.py:FUNCTION into file path and function name; the name is ""
-    if absent.
+    """Return the file path and the function name in a target FILE.py:FUNCTION; "" if there is no
+    function name.
     """
     file, _, name = target.rpartition(":")
     return (Path(file), name) if file.endswith(".py") else (Path(target), "")
@@ -66,8 +68,8 @@ def _split(target: str) -> tuple[Path, str]:
 
 @contextlib.contextmanager
 def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
-    """Set up `sys.path`, `sys.argv` and standard streams as for running a script; restore them
-    afterwards.
+    """Set `sys.path`, `sys.argv` and standard streams in the `with` block as if a Python file were
+    run as a script.
 
     Args:
         target: The file.
@@ -106,8 +108,8 @@ def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
 
 
 def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
-    """Raise a ValueError if a target names no valid function; the file is run only to list its
-    functions.
+    """Raise a ValueError if a target FILE.py:FUNCTION has no valid function name; the message lists
+    the file's functions.
 
     Raises:
         OSError: If the file cannot be read.
@@ -122,7 +124,8 @@ def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
 
 
 def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callable[..., Any]:
-    """Import FILE.py and return FUNCTION, after a check of its signature; call within `as_script`.
+    """Import a user's FILE.py and return FUNCTION, if it takes the given arguments; to be called
+    within `as_script`.
 
     Args:
         target: The target, FILE.py:FUNCTION.
@@ -160,8 +163,8 @@ def described(error: BaseException, file: Path) -> str:
 
 
 def line_of(error: BaseException | None, file: Path) -> int | None:
-    """Return the innermost line of `file` in the traceback of an error or of its causes; None if
-    absent.
+    """Return the innermost line of a file in the traceback of an error or of the error's causes;
+    None if there is none.
     """
     if error is None:
         return None
@@ -171,7 +174,7 @@ def line_of(error: BaseException | None, file: Path) -> int | None:
 
 
 def _run(path: Path) -> ModuleType:
-    """Import a user's file as a module; report any failure in one line."""
+    """Return a user's file as an imported module; raise a one-line error if the import fails."""
     file = path.resolve()  # the code may change the current directory
     try:
         return _imported(file)
@@ -197,8 +200,8 @@ def _imported(file: Path) -> ModuleType:
 
 
 def _place(path: Path) -> tuple[Path, list[str]]:
-    """Return the import root of a file (the folder above its packages) and its module path from
-    there.
+    """Return the folder from which a Python file is imported, and the parts of its dotted module
+    path.
     """
     folder, names = path.resolve().parent, [path.stem]
     while (folder / "__init__.py").is_file():
@@ -227,7 +230,9 @@ def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb:
 
 
 def places(module: ModuleType) -> list[str]:
-    """Return the file of a module and the search folders of a package, as far as they are known."""
+    """Return the file of a module and, for a package, the folders that are searched for
+    submodules.
+    """
     contents = vars(module)  # not getattr, which some modules override
     found = [contents.get("__file__")]
     with contextlib.suppress(TypeError, KeyError):  # the path is None, or the package was removed
@@ -236,9 +241,7 @@ def places(module: ModuleType) -> list[str]:
 
 
 def _is_neighbour(name: str, folder: Path) -> bool:
-    """Return whether a module was loaded from a user's folder rather than from an installed
-    package.
-    """
+    """Return whether a module was loaded from the user's folder, not from an installed package."""
     return name == _NAME or any(
         Path(place).is_relative_to(folder) and "site-packages" not in place
         for place in places(sys.modules[name])
@@ -247,7 +250,9 @@ def _is_neighbour(name: str, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _nothing_on_stdout() -> Iterator[None]:
-    """Redirect standard output, also that of subprocesses, to standard error."""
+    """Redirect standard output, also that of subprocesses, to standard error within the `with`
+    block.
+    """
     sys.stdout.flush()
     stdout = os.dup(1)
     os.dup2(2, 1)

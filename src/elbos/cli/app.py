@@ -32,7 +32,7 @@ from elbos.base.user_code import no_modules_here
 
 
 class Verb(NamedTuple):
-    """Summary and requirements of a verb, available before importing its module."""
+    """Summary and requirements of a command-line verb, known without importing its module."""
 
     summary: str
     extra: str = "train"  # the installation extra that the verb needs
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def run(words: list[str]) -> None:
-    """Run the command that a list of words spells out."""
+    """Run the command that the words of a command line describe."""
     if not words or words[0] in ("-h", "--help"):
         lines = (f"  {verb:12}{about.summary}" for verb, about in VERBS.items())
         usage = "usage: elbos VERB [OPTIONS]; `elbos VERB -h` has the most used options, --help all"
@@ -132,7 +132,7 @@ def run(words: list[str]) -> None:
 
 
 def command(verb: str, words: list[str]) -> Callable[[], None]:
-    """Parse the words after a verb into an executable command."""
+    """Return the executable command that the words after a verb describe."""
 
     def stop(*_: object) -> None:  # half-imported modules turn the exception into other errors
         sys.stderr.write("elbos: Interrupted.\n")
@@ -147,7 +147,9 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
 
 
 def _open_closed_streams() -> None:
-    """Open the null device for each closed standard stream, so that no file gets its number."""
+    """Open the null device for each closed standard stream, so that no other file gets its
+    descriptor.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)  # the lowest free number: the stream's
@@ -155,14 +157,14 @@ def _open_closed_streams() -> None:
 
 
 def short_help(verb: str) -> str:
-    """Return the short help page of a verb, at most 30 lines of 80 characters."""
+    """Return the short help page of a verb, of at most 30 lines of 80 characters."""
     text = resources.files("elbos.cli").joinpath("help", f"{verb}.txt").read_text(encoding="utf-8")
     page = {"train": " digits", "compare": " digits", "data": " pack"}.get(verb, "")
     return f"{text}\n`elbos {verb}{page} --help` has all options."
 
 
 def _fail(error: BaseException, status: int) -> None:
-    """Print an error in one line on stderr, and exit with the given status."""
+    """Print an error message on one line of stderr, and exit with the given status."""
     if os.environ.get("ELBOS_DEBUG"):
         raise error
     sys.stderr.write(f"elbos: {explained(error)}\n")

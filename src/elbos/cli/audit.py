@@ -48,7 +48,7 @@ _MAX_SAMPLES = 10_000_000  # an hour or more; errors below 0.1 %
 
 @dataclass(frozen=True, kw_only=True)
 class Probing:
-    """Settings for measuring the loss of a function on uniformly distributed random data."""
+    """Settings for measuring a loss function on uniformly distributed random data."""
 
     shape: tuple[int, ...] = ()
     """Shape of one sample, as `3 32 32`. Needed where a function is audited. Scripts: 4 16 16,
@@ -94,7 +94,7 @@ class Probing:
                 require_positive(**{name: getattr(self, name)})
 
     def data(self) -> torch.Tensor:
-        """Draw a batch of uniformly distributed random data."""
+        """Return a batch of uniformly distributed random data."""
         low, high = self.data_range
         num = self.batch_size or min(64, max(4, _MAX_ELEMENTS // math.prod(self.shape)))
         generator = torch.Generator().manual_seed(0)
@@ -110,7 +110,8 @@ class Probing:
 
 @dataclass(frozen=True)
 class _Target:
-    """An audit target by kind, with the files that it may name.
+    """Target of an audit, given on the command line: kind of target, and the files that its text
+    may name.
 
     `words` are a script with its arguments, or a trainer's name and the source of its settings.
     """
@@ -280,7 +281,9 @@ class Audit:
         self._check(audits, expected)
 
     def _check(self, audits: list[audit.Audit], expected: audit.Audit | None) -> None:
-        """Raise a ValueError that names the audits that fail --expect or --fail-on."""
+        """Raise a ValueError that names the audits that fail the checks of --expect or
+        --fail-on.
+        """
         failures = []
         for found in audits:
             if expected is not None:
@@ -348,7 +351,7 @@ class Audit:
 
 
 def _share(text: str) -> float:
-    """Parse a share, as `2%` or `0.02`."""
+    """Return a share given as text, such as `2%` or `0.02`, as a number."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -370,13 +373,15 @@ _FAILURES: dict[str, Callable[[audit.Audit], str]] = {
 
 
 def command(words: list[str]) -> Audit:
-    """Parse the words after `elbos audit` into a command."""
+    """Return the command that the words after `elbos audit` describe."""
     return parse("audit", Audit, words)
 
 
 @contextlib.contextmanager
 def _named(target: str, kind: type[Exception] = ValueError) -> Iterator[None]:
-    """Prefix ValueErrors within the `with` block with the target, and raise them as type `kind`."""
+    """Re-raise ValueErrors from the `with` block as type `kind`, with the audited target before the
+    message.
+    """
     try:
         yield
     except ValueError as error:

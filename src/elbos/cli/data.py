@@ -25,7 +25,8 @@ from elbos.training.machine import num_cores, require_few
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Decode pictures into shards that open at once, for `data:packed --data.path OUT`.
+    """Decode images into shards that can be read without decoding, by `data:packed --data.path
+    OUT`.
 
     Classes of a folder are the sub-folders; the splits are the sub-folders train, val and test, or
     are divided by the pictures' names, as `data:folder` does. The same
@@ -143,7 +144,7 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Read all files made by `elbos data pack` or `encode`, and check their digests."""
+    """Check the files written by `elbos data pack` or `encode` against their recorded digests."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to verify."""
@@ -172,7 +173,7 @@ KINDS: dict[str, type[Callable[[], None]]] = {"pack": Pack, "encode": Encode, "v
 
 
 def command(words: list[str]) -> Callable[[], None]:
-    """Parse the words after `elbos data` into a command."""
+    """Return the command that the words after `elbos data` describe."""
     kind, *rest = words or [""]
     if kind == "--help":
         lines = [f"  {kind:8}{(cls.__doc__ or '').splitlines()[0]}" for kind, cls in KINDS.items()]

@@ -1,4 +1,4 @@
-"""`elbos ema`: post-hoc averages of a run's weights with another relative width."""
+"""`elbos ema`: averages of a run's weights with another width, computed after training."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -43,5 +43,5 @@ class Average:
 
 
 def command(words: list[str]) -> Average:
-    """Parse the words after `elbos ema` into a command."""
+    """Return the command that the words after `elbos ema` describe."""
     return parse("ema", Average, words)

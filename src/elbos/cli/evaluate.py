@@ -137,7 +137,9 @@ class Evaluate:
         return self.out or Path("runs") / f"evaluate-{path.resolve().name}"
 
     def _results(self, path: Path, model: Model) -> Path:
-        """Return the results directory: the run directory if evaluated on its training data."""
+        """Return the directory for results: the run directory, if the model is evaluated on its
+        training data, else --out.
+        """
         if model.origin is None:
             if self.data is None or is_own_data(model.directory, model.dataset):
                 return path
@@ -173,7 +175,9 @@ _OWNER = "model.json"  # names the evaluated folder in a results directory
 
 
 def _require_own(out: Path, folder: Path) -> None:
-    """Raise a ValueError if a directory cannot hold results: it is taken, a link or a file."""
+    """Raise a ValueError if a directory cannot hold results: it holds other files, or is a link or
+    a file.
+    """
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"{out} is in the model's own folder: name another directory with --out.")
     if out.is_symlink():
@@ -198,7 +202,9 @@ def _owner(folder: Path) -> dict[str, str]:
 
 
 def command(words: list[str]) -> Evaluate:
-    """Parse the words after `elbos evaluate`; the sampling of the first model is the default."""
+    """Return the command that the words after `elbos evaluate` describe; sampling settings default
+    to the first model's.
+    """
     path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
     if path is None:
         return parse("evaluate", Evaluate, words)

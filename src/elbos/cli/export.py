@@ -58,6 +58,6 @@ class Export:
 
 
 def command(words: list[str]) -> Export:
-    """Parse the words after `elbos export` into a command."""
+    """Return the command that the words after `elbos export` describe."""
     path = first_path("export", words)
     return parse("export", Export, words, start=words[:1] if path else ())

@@ -29,7 +29,7 @@ def parse(
     start: Sequence[str] = (),
     summary: str | None = None,
 ) -> Command:
-    """Parse the words after a verb into a command; for --help, print the help and exit.
+    """Return the command that the words after a verb describe; for --help, print the help and exit.
 
     Args:
         verb: The verb, with preceding words such as the preset: `train digits`.
@@ -68,7 +68,7 @@ def parse(
 
 
 def first_path(verb: str, words: list[str], what: str = "run directory") -> Path | None:
-    """Return the leading path argument; None if the words ask for help."""
+    """Return the path that begins the arguments of a verb; None if the arguments ask for help."""
     if words[:1] == ["--help"]:
         return None
     if not words or words[0].startswith("-"):
@@ -77,7 +77,7 @@ def first_path(verb: str, words: list[str], what: str = "run directory") -> Path
 
 
 def _plain(text: str) -> str:
-    """Convert tyro's help to plain text, without LaTeX, references and empty defaults."""
+    """Return tyro's help page as plain text, without LaTeX, references and empty defaults."""
     text = re.sub(r"\{None\}\|", "", text).replace("{None,", "{")
     text = re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1...", text)
     text = re.sub(r"\s+\(default:\s+(None|False)?\)|\s+\(source\s+subcommand: [^)]*\)", "", text)
@@ -90,7 +90,7 @@ def _plain(text: str) -> str:
 
 
 def _as_text(math: str) -> str:
-    r"""Convert a short LaTeX formula to plain text.
+    r"""Return a short LaTeX formula as plain text.
 
     Examples:
         >>> _as_text(r"\tilde\sigma_\min \ge 0"), _as_text(r"2\ln\frac{1-t}{t}")
@@ -104,7 +104,8 @@ def _as_text(math: str) -> str:
 
 
 def one_line(message: str, page: str, options: Sequence[str] = ()) -> str:
-    """Condense an error message of tyro into one line, with a suggestion and the help command.
+    """Return an error message of tyro on one line, with a suggestion and the command that shows the
+    help.
 
     Args:
         message: The message of tyro, in parts separated by rules of `-`.
@@ -143,7 +144,9 @@ def one_line(message: str, page: str, options: Sequence[str] = ()) -> str:
 
 
 def _hint(word: str, value: str, names: Sequence[str], options: Sequence[str]) -> str:
-    """Return a suggested option or subcommand for a misspelt word, or "" if none is close."""
+    """Return the option or subcommand that a misspelt word probably means, as a question; "" if
+    none is similar.
+    """
     key, _, last = re.sub("^--lr$", "learning-rate", word).lstrip("-").partition(":")
     meant = f"{key}:{last or value}"
     types = [name for name in names if f".{name}".partition(":")[0].endswith(f".{key}")]

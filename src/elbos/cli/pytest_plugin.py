@@ -1,4 +1,4 @@
-"""A plugin of pytest: the fixture `weighting_regression`, and `--weighting-regen`.
+"""Pytest plugin: the fixture `weighting_regression` and the option `--weighting-regen`.
 
 pytest loads this module in every run where elbos is installed; torch is imported when the fixture
 is first used.
@@ -22,7 +22,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Return a function `check(loss, x, within=0.02)` that compares a loss with its stored audit.
+    """Return a function `check(loss, x, within=0.02)` that compares the audit of a loss with a
+    stored audit.
 
     The audit is stored beside the test, in TEST_FILE/TEST_NAME.json, and committed with it:
     `pytest --weighting-regen` writes it. The test fails if the weighting, the prediction type, the

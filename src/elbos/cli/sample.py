@@ -1,4 +1,4 @@
-"""`elbos sample`: samples of a trained run, as a PNG grid and an .npz file."""
+"""`elbos sample`: samples of a trained model, as a PNG grid and an .npz file."""
 
 import json
 from dataclasses import dataclass, field
@@ -64,7 +64,9 @@ class Sample:
 
 
 def command(words: list[str]) -> Sample:
-    """Parse the words after `elbos sample`; the run's sampling configuration is the default."""
+    """Return the command that the words after `elbos sample` describe; defaults are the run's
+    sampling settings.
+    """
     path = first_path("sample", words)
     if path is None:
         return parse("sample", Sample, words)

@@ -60,7 +60,7 @@ class Train:
         self.train(self.chosen.config)
 
     def train(self, config: Config) -> None:
-        """Train `config`, or print it as JSON on a dry run."""
+        """Train a model from a configuration, or, on a dry run, print the configuration as JSON."""
         if self.dry_run:
             print(json.dumps(encode(config), indent=2))  # noqa: T201
             return
@@ -100,7 +100,9 @@ class TrainFile(Train):
 
     @classmethod
     def from_config(cls, config: Config, words: list[str]) -> "TrainFile":
-        """Make the command whose default configuration is `config`, except user-defined parts."""
+        """Return the training command whose defaults are a configuration, without its user-defined
+        parts.
+        """
         if isinstance(config.data, Given):
             raise ValueError(f"{config.data.name} was given to `elbos.fit`: call that again.")
         if isinstance(config.network, OwnNetwork):
@@ -126,7 +128,9 @@ class TrainFile(Train):
 
 
 def command(words: list[str]) -> Train:
-    """Parse the words after `elbos train`; with --config, the file sets the defaults."""
+    """Return the command that the words after `elbos train` describe; defaults are those of
+    --config, if given.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
     file, chosen = None, Chosen.from_words(words)

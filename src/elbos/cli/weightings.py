@@ -1,4 +1,4 @@
-"""`elbos weightings`: the weighting that each published recipe implies, and where it increases."""
+"""`elbos weightings`: the weighting that each published training recipe implies."""
 
 import json
 import re
@@ -67,5 +67,5 @@ def _row(name: str, rising: list[tuple[float, float]]) -> tuple[str, str, str, s
 
 
 def command(words: list[str]) -> Weightings:
-    """Parse the words after `elbos weightings` into a command."""
+    """Return the command that the words after `elbos weightings` describe."""
     return parse("weightings", Weightings, words)

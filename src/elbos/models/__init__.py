@@ -1,1 +1,3 @@
-"""Samples (`samplers`) and bits per dimension (`likelihood`) of a denoiser; `networks`."""
+"""Networks, and what denoisers are used for: samples (`samplers`) and bits per dimension
+(`likelihood`).
+"""

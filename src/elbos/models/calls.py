@@ -1,4 +1,4 @@
-"""Calls of a network from another library, with checks of the arguments and the output."""
+"""Calls of networks from other libraries, with checks of the arguments and the output."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ def output(
     cond: Condition = None,
     **named: Any,
 ) -> Tensor:
-    """Call a network and return the output tensor in the dtype of `z`.
+    """Return the output tensor of a network call, converted to the dtype of `z`.
 
     The input has the dtype of the network's parameters. A mapping as condition is passed as
     keywords, any other condition as the last argument. Output and errors are those of `called`.
@@ -36,7 +36,7 @@ def called(
     arguments: Sequence[Any],
     named: Mapping[str, Any],
 ) -> Tensor:
-    """Call a network and return its output tensor.
+    """Return the output tensor of a network call, also if the network returns a tuple or an object.
 
     Of an object with `.sample`, or of a tuple, the first tensor is returned.
 
@@ -65,7 +65,9 @@ def called(
 
 
 def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
-    """Return the dtype of the network's floating-point parameters; without any, that of `z`."""
+    """Return the dtype of a network's floating-point parameters; for a network without any, that of
+    `z`.
+    """
     parameters = network.parameters() if isinstance(network, nn.Module) else ()
     return next((one.dtype for one in parameters if one.is_floating_point()), z.dtype)
 
@@ -73,7 +75,9 @@ def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
 def require_output(
     y: Tensor, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, " b"]
 ) -> Float[Tensor, "b *d"]:
-    """Return the network output if it is finite and of the shape of `z`, or raise a ValueError."""
+    """Return a network's output if it is finite and has the shape of `z`; raise a ValueError
+    otherwise.
+    """
     if y.shape != z.shape:
         raise ValueError(
             f"the network returned shape {tuple(y.shape)} for data of shape {tuple(z.shape)}: "
@@ -90,12 +94,14 @@ def require_output(
 
 
 def unwrapped(network: ForeignNetwork) -> ForeignNetwork:
-    """Return the network inside wrappers: `torch.compile`, data parallelism, weight averaging."""
+    """Return a network without wrappers such as `torch.compile`, data parallelism or weight
+    averaging.
+    """
     inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
     return unwrapped(inner) if isinstance(inner, nn.Module) else network
 
 
 def signature(network: ForeignNetwork) -> inspect.Signature:
-    """Return the call signature of the network inside wrappers such as `torch.compile`."""
+    """Return the call signature of a network, looking inside wrappers such as `torch.compile`."""
     inner = unwrapped(network)
     return inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner)

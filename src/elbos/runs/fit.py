@@ -1,4 +1,4 @@
-r"""Training runs, from a configuration or from a user-defined network and dataset.
+r"""Training functions: `train` for a configuration, `fit` for a user-defined network and dataset.
 
     run = elbos.fit(network, dataset, objective, run="runs/mine", num_images=1_000_000)
     x = run.sample(64)
@@ -34,7 +34,7 @@ from elbos.training.trainer import Trainer
 
 @naming_lost_processes()
 def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:
-    """Train a configuration in a run directory, resuming from its latest checkpoint.
+    """Train a model from a configuration in a run directory, resuming from the latest checkpoint.
 
     Args:
         config: The configuration.
@@ -78,7 +78,7 @@ def fit(
     seed: int = 0,
     on_images: OnImages = lambda _: None,
 ) -> Run:
-    r"""Train a user-defined network on a user-defined dataset, and return the trained run.
+    r"""Train a user-defined network on a user-defined dataset; return the training run.
 
     The training has all features of `elbos train`: checkpoints, from which the same call resumes
     bit for bit; an average of the weights; a log, validation and sample grids in the run directory;
@@ -183,7 +183,9 @@ def _train(
     on_images: OnImages,
     **given: Any,
 ) -> None:
-    """Train a configuration in a run directory, locked and claimed for this configuration."""
+    """Train a model from a configuration in a run directory, which is locked meanwhile; resume if
+    possible.
+    """
     require_installed(config.output.trackers)
     processes = Processes.joined()
     if processes.device.type == "cpu":

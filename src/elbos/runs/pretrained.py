@@ -1,4 +1,4 @@
-"""A pretrained diffusers pipeline, with the images for its evaluation."""
+"""Pretrained diffusers pipelines, loaded for evaluation on a dataset."""
 
 import json
 import math
@@ -64,7 +64,7 @@ class InBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(Sampled):
-    """A pretrained diffusers pipeline and the images for its evaluation: a `Model`, in float32.
+    """A pretrained diffusers pipeline with the images for its evaluation, as a `Model` in float32.
 
     Measurement and sampling cover the range of the scheduler's noise levels. Samplers are those of
     this library, with the scheduler's clipping. The likelihood of a latent pipeline is that of
@@ -106,7 +106,8 @@ class Pretrained(Sampled):
     def from_folder(
         cls, folder: Path, data: KnownData, directory: Path, *, batch_size: int = BATCH_SIZE
     ) -> "Pretrained":
-        """Load a pipeline saved by `DiffusionPipeline.save_pretrained`, and test it on two images.
+        """Return the pipeline that `DiffusionPipeline.save_pretrained` saved, after testing it on
+        two images.
 
         Args:
             folder: The folder, which contains a model_index.json.
@@ -137,7 +138,7 @@ class Pretrained(Sampled):
         return found
 
     def shared_by(self, processes: Processes) -> "Pretrained":
-        """Return the model with its evaluation distributed over the given processes."""
+        """Return the model, with its evaluation distributed over the given processes."""
         return replace(self, processes=processes)
 
     @property
@@ -146,7 +147,7 @@ class Pretrained(Sampled):
 
     @property
     def denoiser(self) -> InBatches:
-        """The pipeline's denoiser, called with at most `batch_size` samples at once."""
+        """Denoiser of the pipeline, called with at most `batch_size` samples at a time."""
         return InBatches(self.pipeline.denoiser, self.batch_size)
 
     @property
@@ -255,14 +256,18 @@ class Pretrained(Sampled):
 
     @property
     def _num_known(self) -> int | None:
-        """The number of classes that the network knows; None for an unconditional network."""
+        """Number of classes that the network is conditioned on; None for an unconditional
+        network.
+        """
         config = self._network.config
         nums = (config.get(key) for key in ("num_class_embeds", "num_embeds_ada_norm"))
         return next((num for num in nums if num is not None), None)
 
     @cached_property
     def _tried(self) -> tuple[Tensor, Tensor | None]:
-        """A few training images as network inputs, with labels if the network takes some."""
+        """A few training images as network inputs, with labels for a class-conditional network,
+        else None.
+        """
         split, rows = self.dataset.train, torch.arange(min(_NUM_TRIED, len(self.dataset.train)))
         x = to_unit(split.x[rows], self.dataset.num_levels)
         if self._encode is not None:
@@ -271,7 +276,9 @@ class Pretrained(Sampled):
         return x, None if labels is None else labels[rows]
 
     def _encoded(self, x: Shaped[Tensor, "n *d"], rows: Int[Tensor, " n"]) -> Tensors:
-        """Encode images to latents, each sampled with a random generator seeded by its index."""
+        """Return images encoded to latents, each sampled with a random generator seeded by the
+        image's index.
+        """
         assert self._encode is not None
         found = []
         for some in torch.split(torch.arange(len(x)), self.batch_size):
@@ -284,7 +291,9 @@ class Pretrained(Sampled):
         return {"x": latents}
 
     def _require_fit(self) -> None:
-        """Raise a ValueError if networks and data do not fit, by configuration or in a trial."""
+        """Raise a ValueError if network and data do not fit each other, by configuration or in a
+        test call.
+        """
         kind, known, num = type(self._network).__name__, self._num_known, self.dataset.num_classes
         if kind not in _KNOWN:
             raise ValueError(
@@ -342,10 +351,12 @@ class Pretrained(Sampled):
 
 
 def is_pipeline(path: Path) -> bool:
-    """Return whether a folder holds a model_index.json, as every saved diffusers pipeline does."""
+    """Return whether a folder holds a diffusers pipeline, recognized by its model_index.json."""
     return (path / "model_index.json").is_file()
 
 
 def _public(config: Any) -> dict[str, Any]:
-    """Return the entries of a diffusers configuration that are not private, as version and path."""
+    """Return the entries of a diffusers configuration whose names do not start with an
+    underscore.
+    """
     return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -1,4 +1,4 @@
-"""A trained run, loaded for sampling or evaluation."""
+"""Trained models, loaded from run directories for sampling and evaluation."""
 
 import copy
 from dataclasses import fields, replace
@@ -38,7 +38,7 @@ from elbos.validation import Validation, Validator
 
 
 class Run(Sampled):
-    """A trained run at one checkpoint, with the averaged weights.
+    """A trained model, loaded from a run directory: the averaged weights at one checkpoint.
 
     Args:
         path: The run directory, or an export of a run (`elbos export`).
@@ -112,7 +112,9 @@ class Run(Sampled):
 
     @classmethod
     def with_function(cls, path: Path, function: str | None) -> "Run":
-        """Load the run at `path`, with its user-defined network built by FILE.py:FUNCTION."""
+        """Return the trained model at `path`, with a user-defined network that FILE.py:FUNCTION
+        builds.
+        """
         if function is None:
             return cls(path)
         directory = RunDirectory(path)
@@ -123,7 +125,9 @@ class Run(Sampled):
         return cls(path, build_network(config, data, torch.device("cpu")))
 
     def with_data(self, data: KnownData) -> "Run":
-        """Return the run with other images of the same shape and classes, for its evaluation."""
+        """Return the trained model with other images, of equal shape and number of classes, for its
+        evaluation.
+        """
         dataset, found = data.load(), copy.copy(self)
         own, given = replace(self.data, name=""), replace(dataset.spec, name="")
         if not self.has_labels:
@@ -137,14 +141,16 @@ class Run(Sampled):
         return found
 
     def shared_by(self, processes: Processes) -> "Run":
-        """Return the run with its evaluation distributed over the given processes."""
+        """Return the trained model, with its evaluation distributed over the given processes."""
         found = copy.copy(self)
         found.processes = processes
         return found
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The dataset for the evaluation, by default the training data, loaded at first use."""
+        """Dataset on which the model is evaluated, by default the training data; loaded on first
+        use.
+        """
         try:
             with without_downloads():
                 dataset = self.source.load()
@@ -205,7 +211,8 @@ class Run(Sampled):
         guidance: float | None = None,
         cond: Condition = None,
     ) -> Float[Tensor, "n *d"]:
-        """Draw samples on the CPU, approximately in [-1, 1]; the training data are not needed.
+        """Return generated samples on the CPU, approximately in [-1, 1]; the training data are not
+        needed.
 
         Args:
             num: The number of samples.
@@ -253,7 +260,7 @@ class Run(Sampled):
         num_evaluations: int = 8,
         seed: int = 0,
     ) -> Validation:
-        """Measure an upper bound on the negative log-likelihood of data.
+        """Return an upper bound on the negative log-likelihood of data, in bits per dimension.
 
         Args:
             dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do.
@@ -289,7 +296,8 @@ class Run(Sampled):
     def evaluate(
         self, *, sampling: Sampling | None = None, start: Start = silent, **settings: Any
     ) -> Evaluation:
-        """Evaluate the run: likelihood, loss at each noise level, and sample quality.
+        """Return the evaluation of the model: likelihood, loss at each noise level, and sample
+        quality.
 
         Partial measurements are stored in the run directory, so that an interrupted evaluation
         resumes. Several processes divide the evaluation if all of them call this method of

@@ -1,4 +1,4 @@
-"""Samples of a run as files: a PNG grid and an .npz, made by `elbos sample`."""
+"""Sample files of a trained model, as `elbos sample` writes them: a PNG grid and an .npz."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ _DECODED = 16  # latents per call of the decoder
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Typed):
-    """Number, noise seed, class and output file of the samples to generate."""
+    """Request for samples: number, noise seed, class and output file."""
 
     num: int = 100
     """Number of samples."""
@@ -59,7 +59,7 @@ def write_samples(
     on_images: Callable[[int], None],
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Path | None, Path]:
-    """Generate samples across all processes, and write a PNG and an .npz on the main process.
+    """Generate samples on all processes; the main process writes them to a PNG and an .npz file.
 
     The PNG shows the first 400 samples, decoded by `decode` if they are latents; its path is None
     if samples cannot be drawn. The .npz holds `x`, the samples (uint8 pixel values `[n, c, h, w]`,
@@ -127,7 +127,8 @@ def write_samples(
 
 
 def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
-    """Yield the range of batches that one process generates in each turn, possibly an empty range.
+    """Yield for each turn the batches that one process generates: a range of one batch number, or
+    an empty range.
 
     Examples:
         >>> list(turns(3, process=1, num_processes=2))

@@ -1,4 +1,4 @@
-r"""Likelihood: the loss at every noise level, and bits per dimension.
+r"""Likelihood of data under a denoiser: the loss at every noise level, and bits per dimension.
 
 $$-\log p(x) \le
   \underbrace{\mathbb E[-\log p(x \mid z_{\lambda_\max})]}_\text{decoder}

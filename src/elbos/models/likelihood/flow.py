@@ -1,4 +1,4 @@
-r"""The ODE likelihood: the density that the probability flow gives to an image.
+r"""ODE likelihood: the density of an image under the probability-flow ODE.
 
 The flow carries the marginals of the process into one another, from data at $\lambda_\max$ down to
 noise at $\lambda_\min$, and the density changes by its divergence,
@@ -61,11 +61,10 @@ def uniform(
     sigma_tilde: float,  # noqa: ARG001, a `Dequantize`
     generator: torch.Generator | None,
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    r"""Draw uniform dequantization noise $u$ on the cell of a pixel value; $-\log q(u) =
-    d\ln\delta$.
+    r"""Return uniform dequantization noise $u$ on the interval of a pixel value, and $-\log q(u)$.
 
-    The bound is loose where $\tilde\sigma \ll \delta$: most of the cell then lies where the model
-    saw no data.
+    Here $-\log q(u) = d\ln\delta$. The bound is loose where $\tilde\sigma \ll \delta$: most of the
+    interval then lies where the model saw no data.
     """
     u = spacing * (torch.rand(shape, dtype=torch.float64, generator=generator) - 0.5)
     return u, torch.full(shape[:1], math.log(spacing), dtype=u.dtype)
@@ -74,9 +73,11 @@ def uniform(
 def truncated_normal(
     shape: torch.Size, spacing: float, sigma_tilde: float, generator: torch.Generator | None
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    r"""Draw truncated-normal dequantization noise, $u \sim \mathcal N(0, \tilde\sigma^2 I)$ within
-    the cell of a pixel value; $-\log q(u) = \frac{\|u\|^2}{2\tilde\sigma^2} +
-    d\ln(\sqrt{2\pi}\,\tilde\sigma Z)$ with $Z = \mathrm{erf}(\delta/\sqrt8\tilde\sigma)$.
+    r"""Return truncated-normal dequantization noise $u$ within the interval of a pixel value.
+
+    $u \sim \mathcal N(0, \tilde\sigma^2 I)$, truncated, with $-\log q(u) =
+    \frac{\|u\|^2}{2\tilde\sigma^2} + d\ln(\sqrt{2\pi}\,\tilde\sigma Z)$ and
+    $Z = \mathrm{erf}(\delta/\sqrt8\tilde\sigma)$; this is returned per dimension, in nats.
 
     This is the noise of training at $\lambda_\max$: for an exact denoiser of well separated pixel
     values, the bound is loose only by the truncated mass, $-\ln Z$ per dimension.
@@ -124,8 +125,8 @@ def flow_likelihood(
     cond: Condition = None,
     generator: torch.Generator | None = None,
 ) -> FlowLikelihood:
-    r"""Compute the likelihood of each image under the probability-flow ODE, with the Dormand-Prince
-    solver.
+    r"""Return the likelihood of each image under the probability-flow ODE, solved by the
+    Dormand-Prince method.
 
     Steps are shared by the batch and accepted when the worst image is within the tolerances, so
     that an image's value does not depend, beyond them, on the others. The state is float32, or
@@ -181,7 +182,9 @@ def flow_likelihood(
 def _probes(
     x: Float[Tensor, "b *d"], use_exact_trace: bool, generator: torch.Generator | None
 ) -> Float[Tensor, "m b *d"]:
-    """Return trace probes: the unit vectors for the exact trace, else one sign vector per image."""
+    """Return probe vectors for the trace: all unit vectors, which give it exactly, else one random
+    sign vector per image.
+    """
     if use_exact_trace:
         num_dims = x[0].numel()
         unit = torch.eye(num_dims, dtype=x.dtype, device=x.device)
@@ -191,7 +194,9 @@ def _probes(
 
 @dataclass
 class _Flow:
-    r"""Right-hand side of the ODE: velocity $dz/d\lambda$ and its divergence per dimension."""
+    r"""Right-hand side of the probability-flow ODE: velocity $dz/d\lambda$ and its divergence per
+    dimension.
+    """
 
     denoiser: Denoise
     probes: Float[Tensor, "m b *d"]
@@ -227,7 +232,9 @@ class _Flow:
 
 
 def _worst_image(error: tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]) -> Float[Tensor, ""]:
-    """Return the largest error norm over the images, which a mean would hide."""
+    """Return the largest error norm of the images in a batch, which a mean over the batch would
+    hide.
+    """
     z, divergence = error
     return torch.maximum(z.square().flatten(1).mean(1).sqrt(), divergence.abs()).max()
 
@@ -235,7 +242,9 @@ def _worst_image(error: tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]) -> Fl
 def _solve(
     flow: _Flow, z: Float[Tensor, "b *d"], ends: tuple[float, float], *, rtol: float, atol: float
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    """Integrate the probability flow between two log-SNRs, and its divergence."""
+    """Integrate the probability-flow ODE between two log-SNRs; return the end point and the
+    integral of the divergence.
+    """
     with needs("evaluate"):
         from torchdiffeq import odeint
     levels = torch.tensor(ends, dtype=z.dtype, device=z.device)

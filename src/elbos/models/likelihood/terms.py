@@ -1,4 +1,4 @@
-r"""Terms of a likelihood: the loss at a noise level, the prior's and the decoder's.
+r"""Terms of the variational bound: loss at a noise level, prior loss and decoder loss.
 
 All per image and in nats per dimension.
 """
@@ -22,7 +22,9 @@ DECODER_REACH = 17.0  # standard deviations: 17^2 / 2 - 6 * 17 > 40
 
 
 def at_least_single(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-    """Convert data to float32 at least, since float16 cannot tell pixel values apart."""
+    """Return data in float32 or a wider dtype, since float16 cannot distinguish neighbouring pixel
+    values.
+    """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -36,7 +38,7 @@ def eps_loss(
     eps: Float[Tensor, "b *d"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
-    r"""Compute the loss $\tfrac12\|\hat\epsilon - \epsilon\|^2$ at given noise levels; nats per
+    r"""Return the loss $\tfrac12\|\hat\epsilon - \epsilon\|^2$ at given noise levels, in nats per
     dimension.
 
     Args:
@@ -58,8 +60,8 @@ def eps_loss(
 
 @torch.no_grad()
 def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b"]:
-    r"""Compute the prior loss $\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$, nats
-    per dimension.
+    r"""Return the prior loss $\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$, in
+    nats per dimension.
 
     $\tfrac12(\alpha^2 x^2 + \sigma^2 - 1 - \ln\sigma^2)$, and $\sigma^2 = 1 - \alpha^2$.
     """
@@ -104,7 +106,9 @@ def decoder_loss(
 def loss_of_levels(
     x: Float[Tensor, "b *d"], logsnr_max: float, num_levels: int | None, eps: Float[Tensor, "b *d"]
 ) -> Float[Tensor, " b"]:
-    """Compute the decoder loss of data already validated as pixel values, without a sync."""
+    """Return the decoder loss of data that are known to be pixel values, without a device
+    synchronization.
+    """
     if num_levels is None:
         return torch.full_like(x.flatten(1)[:, 0], 0.5 * (1 - logsnr_max + math.log(2 * math.pi)))
     x = at_least_single(x)

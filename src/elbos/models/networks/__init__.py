@@ -1,4 +1,5 @@
-"""Networks: `forward(z, logsnr, cond) -> y`, and configurations that build them.
+"""Networks that map noisy data, log-SNR and condition to an output, and configurations that build
+them.
 
 The interface of a network, for these and for user-defined networks:
 
@@ -44,7 +45,9 @@ class NetworkConfig(Protocol):
     """Interface of a network configuration, which builds the network."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for samples of `shape`; raise a ValueError if it does not fit them."""
+        """Return the network for samples of a shape; raise a ValueError if the configuration does
+        not fit the shape.
+        """
 
 
 NETWORKS: tuple[type[NetworkConfig], ...] = (

@@ -1,4 +1,4 @@
-r"""The U-Net of ADM, as trained on ImageNet.
+r"""U-Net of ADM (Dhariwal & Nichol), as trained on ImageNet.
 
 A block normalizes before each of its two 3x3 convolutions, and the embedding $e$ of log-SNR and
 label acts between them,
@@ -58,7 +58,7 @@ class ADMConfig(Typed):
     """Probability of dropping a channel's value inside a residual block, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for images of `shape`, with random initial weights."""
+        """Return an ADM U-Net for images of a shape, with random initial weights."""
         require_positive(num_blocks=self.num_blocks, embedding_dim=self.embedding_dim)
         require_channels(self.channels, self.num_attention_levels, self.head_dim)
         require_dropout(self.dropout)
@@ -68,7 +68,7 @@ class ADMConfig(Typed):
 
 
 class ADM(nn.Module):
-    """ADM's U-Net that `ADMConfig.build` builds, which checks the sizes."""
+    """U-Net of ADM; `ADMConfig.build` checks the sizes and builds it."""
 
     def __init__(
         self, config: ADMConfig, *, num_image_channels: int, num_classes: int | None
@@ -128,7 +128,7 @@ class ADM(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, optionally followed by attention."""
+    """A residual block of the U-Net, optionally followed by attention."""
 
     def __init__(self, block: "ResidualBlock", attention: Attention | None) -> None:
         super().__init__()
@@ -162,8 +162,8 @@ class Middle(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Residual block of two 3x3 convolutions, each after a norm, modulated by the embedding in
-    between.
+    """Residual block of two 3x3 convolutions, each after a norm; the second norm is modulated by
+    the noise-level embedding.
 
     Args:
         num_inputs: Channels of the input.
@@ -203,7 +203,7 @@ class ResidualBlock(nn.Module):
         return out
 
     def resampled(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """Resample `h` to the resolution of the output."""
+        """Return `h` at the output resolution of the block."""
         if self.resampling == "down":
             return F.avg_pool2d(h, 2)
         return upsampled(h) if self.resampling == "up" else h

@@ -48,8 +48,8 @@ def logsnr_features(logsnr: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
 
 
 class Embedding(nn.Module):
-    r"""Joint embedding of noise level and label: two linear maps of $\phi(\lambda)$, plus a label
-    vector.
+    r"""Joint embedding of noise level and class label: two linear maps of $\phi(\lambda)$, plus a
+    label vector.
 
     Args:
         num_features: Length of the vector.
@@ -65,7 +65,9 @@ class Embedding(nn.Module):
     def forward(
         self, logsnr: Float[Tensor, " b"], cond: Int[Tensor, " b"] | None
     ) -> Float[Tensor, "b f"]:
-        """Return the embedding vector of each sample; labels below 0, or None, mean "no label"."""
+        """Return the embedding vector of each sample; a negative label, or None, means "no
+        label".
+        """
         dtype = self.linear_in.weight.dtype
         phi = logsnr_features(logsnr.to(torch.promote_types(dtype, torch.float32)))
         embedding: Tensor = self.linear_out(F.silu(self.linear_in(phi.to(dtype))))
@@ -117,7 +119,7 @@ class FourierFeatures(nn.Module):
     def forward(
         self, z: Float[Tensor, "b c h w"], logsnr: Float[Tensor, " b"]
     ) -> Float[Tensor, "b k h w"]:
-        """Return the pixels with sine and cosine of each frequency as further channels."""
+        """Return the pixels, with the sine and cosine of each frequency appended as channels."""
         sigma = torch.exp(-logsnr / 2)[:, None, None, None]
         parts = [z]
         for frequency in self.frequencies:
@@ -129,7 +131,7 @@ class FourierFeatures(nn.Module):
 def attended(
     q: Float[Tensor, "b k n d"], k: Float[Tensor, "b k n d"], v: Float[Tensor, "b k n d"]
 ) -> Float[Tensor, "b k n d"]:
-    """Compute scaled dot-product attention.
+    """Return the scaled dot-product attention of queries, keys and values.
 
     Written out for few tokens on the CPU, where torch's kernel is three times slower for 49 tokens,
     forward and backward.
@@ -142,14 +144,16 @@ def attended(
 
 
 def set_zero(*modules: nn.Module) -> None:
-    """Set all parameters of modules to zero, so that a residual branch initially adds nothing."""
+    """Set all parameters of the given modules to zero, so that a residual branch initially adds
+    nothing.
+    """
     for module in modules:
         for parameter in module.parameters():
             nn.init.zeros_(parameter)
 
 
 def require_images(name: str, shape: tuple[int, ...], factor: int, what: str) -> None:
-    """Raise a ValueError unless data are images of sides that `factor`, `what`, divides."""
+    """Raise a ValueError unless the data are images whose sides are multiples of `factor`."""
     if len(shape) != 3:
         raise ValueError(
             f"{name} takes images, (channels, height, width), not data of shape {shape}: "
@@ -164,7 +168,7 @@ def require_images(name: str, shape: tuple[int, ...], factor: int, what: str) ->
 
 
 def require_exponents(exponents: tuple[int, ...]) -> None:
-    """Raise a ValueError unless all exponents of Fourier features are in 0..16."""
+    """Raise a ValueError unless all exponents of Fourier features are between 0 and 16."""
     for exponent in exponents:
         if not 0 <= exponent <= MAX_EXPONENT:
             raise ValueError(
@@ -174,6 +178,6 @@ def require_exponents(exponents: tuple[int, ...]) -> None:
 
 
 def require_dropout(dropout: float) -> None:
-    """Raise a ValueError unless a dropout probability is in [0, 1)."""
+    """Raise a ValueError unless the dropout probability is in [0, 1)."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}: give a number from 0 to below 1.")

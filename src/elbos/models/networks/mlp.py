@@ -1,4 +1,4 @@
-r"""A residual multilayer perceptron for vectors: two-dimensional toys, features.
+r"""Residual multilayer perceptron for vectors, such as two-dimensional toy data or features.
 
 Every block adds to the state $h$ a function of $h$ and of the embedding $e$ of log-SNR and label,
 
@@ -21,7 +21,7 @@ from elbos.models.networks.layers import Embedding, set_zero
 
 @dataclass(frozen=True, kw_only=True)
 class MLPConfig(Typed):
-    """Configuration of a residual multilayer perceptron on vectors of any length."""
+    """Configuration of a residual multilayer perceptron for vectors of any length."""
 
     num_features: int = 128
     """Width of the hidden layers."""
@@ -30,7 +30,7 @@ class MLPConfig(Typed):
     """Residual blocks, of two linear maps each."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for vectors of `shape`, with random initial weights."""
+        """Return a multilayer perceptron for vectors of a shape, with random initial weights."""
         if len(shape) != 1:
             raise ValueError(
                 f"MLP takes vectors, not data of shape {shape}: "
@@ -41,7 +41,7 @@ class MLPConfig(Typed):
 
 
 class MLP(nn.Module):
-    """Residual multilayer perceptron that `MLPConfig.build` builds, which checks the sizes."""
+    """Residual multilayer perceptron; `MLPConfig.build` checks the sizes and builds it."""
 
     def __init__(self, config: MLPConfig, *, dim: int, num_classes: int | None) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block of two linear maps, modulated by the embedding in between."""
+    """Residual block of two linear maps, modulated by the noise-level embedding after the first."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

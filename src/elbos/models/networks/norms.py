@@ -1,4 +1,4 @@
-r"""Normalizations and upsampling that keep the precision and memory layout of the input.
+r"""Normalization and upsampling layers that keep the precision and memory layout of the input.
 
 Autocast on GPUs computes normalizations and upsampling in float32 and returns float32, and torch's
 group norm there returns contiguous memory: everything behind it, until the next convolution, then
@@ -26,7 +26,9 @@ from torch.autograd.function import once_differentiable
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context without autocast: operations compute in the precision of their inputs."""
+    """Return a context in which autocast is off: operations compute in the precision of their
+    inputs.
+    """
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # for example on meta
@@ -49,13 +51,17 @@ def group_norm(
     bias: Float[Tensor, " c"],
     eps: float,
 ) -> Float[Tensor, "b c h w"]:
-    """Compute once-differentiable group normalization, with statistics in float32 at least."""
+    """Return the group normalization of `h`, with statistics in float32 or wider; differentiable
+    only once.
+    """
     out: Tensor = _GroupNorm.apply(h, num_groups, weight, bias, eps)  # type: ignore[no-untyped-call]
     return out
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Group normalization by one multiply-add per value, forward and backward."""
+    """Group normalization with a custom backward pass: one multiply-add per value, forward and
+    backward.
+    """
 
     @staticmethod
     def forward(
@@ -98,7 +104,6 @@ def _wide(h: Tensor) -> torch.dtype:
 
 
 def _in_groups(values: Tensor, num_groups: int) -> Tensor:
-    """Reshape one number per channel, `[..., c]`, to groups `[..., g, c/g]`."""
     return values.reshape(*values.shape[:-1], num_groups, -1)
 
 
@@ -111,7 +116,9 @@ def _aligned(values: Float[Tensor, "b g k"]) -> Float[Tensor, "b c 1 1"]:
 
 
 def _centred(h: Tensor, mean: Float[Tensor, "b g 1"]) -> tuple[Tensor, Float[Tensor, "b g 1"]]:
-    """Subtract the group mean in the precision of `h`; also return the rounding error."""
+    """Return `h` minus the group mean, in the precision of `h`, and the rounding error of the
+    mean.
+    """
     rounded = mean.to(h.dtype)
     num_channels = h.shape[1] // mean.shape[1]
     return h - _aligned(rounded.expand(-1, -1, num_channels)), mean - rounded.to(mean)
@@ -120,7 +127,9 @@ def _centred(h: Tensor, mean: Float[Tensor, "b g 1"]) -> tuple[Tensor, Float[Ten
 def _multiply_add(
     h: Tensor, scale: Float[Tensor, "b g k"], shift: Float[Tensor, "b g k"]
 ) -> Tensor:
-    """Compute `h * scale + shift` in the precision of `scale`, rounded once to the dtype of `h`."""
+    """Return `h * scale + shift`, computed in the precision of `scale` and rounded once to the
+    dtype of `h`.
+    """
     # one kernel; the compiler takes no `out` in this layout, and joins the cast
     out = None if torch.compiler.is_compiling() else torch.empty_like(h)
     return torch.addcmul(_aligned(shift), h, _aligned(scale), out=out).to(h.dtype)
@@ -129,12 +138,14 @@ def _multiply_add(
 def layer_norm(
     h: Float[Tensor, "*b c"], weight: Float[Tensor, " c"] | None = None
 ) -> Float[Tensor, "*b c"]:
-    """Normalize each vector to zero mean and unit variance, and multiply by `weight` if given."""
+    """Return each vector normalized to zero mean and unit variance, multiplied by `weight` if
+    given.
+    """
     with without_autocast(h.device):
         return F.layer_norm(h, h.shape[-1:], None if weight is None else weight.to(h.dtype))
 
 
 def upsampled(h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    """Upsample images by a factor of 2, repeating each pixel."""
+    """Return images enlarged by a factor of 2, with each pixel repeated."""
     with without_autocast(h.device):
         return F.interpolate(h, scale_factor=2.0)

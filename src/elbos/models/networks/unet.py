@@ -1,4 +1,4 @@
-r"""A lean U-Net: few, wide convolutions, and little between them.
+r"""A lean U-Net: few but wide convolutions, and few operations between them.
 
 What a small diffusion U-Net spends its time on is often not its convolutions but what stands
 between them: normalizations, activations, copies, each a pass through memory. Here it is different:
@@ -75,7 +75,7 @@ class UNetConfig(Typed):
     """Probability of dropping a channel's value inside a residual block, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for images of `shape`, with random initial weights."""
+        """Return a U-Net for images of a shape, with random initial weights."""
         self._check()
         num_halvings = len(self.channels) - 1
         what = f"patch_size {self.patch_size} halved {num_halvings} times"
@@ -95,7 +95,7 @@ class UNetConfig(Typed):
 
 
 class UNet(nn.Module):
-    """Lean U-Net that `UNetConfig.build` builds, which checks the sizes."""
+    """Lean U-Net; `UNetConfig.build` checks the sizes and builds it."""
 
     def __init__(
         self, config: UNetConfig, *, num_image_channels: int, num_classes: int | None
@@ -151,7 +151,7 @@ class UNet(nn.Module):
 
 
 class Resolution(nn.Module):
-    """Residual blocks of one resolution, optionally followed by attention."""
+    """Residual blocks at one resolution of the U-Net, optionally followed by attention."""
 
     def __init__(self, config: UNetConfig, num_channels: int, *, use_attention: bool) -> None:
         super().__init__()
@@ -168,7 +168,9 @@ class Resolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block of two 3x3 convolutions, modulated by the embedding in between."""
+    """Residual block of two 3x3 convolutions, modulated by the noise-level embedding between
+    them.
+    """
 
     def __init__(self, num_channels: int, dropout: float) -> None:
         super().__init__()
@@ -188,7 +190,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels of one resolution, with a residual connection."""
+    """Self-attention over the pixels of a feature map, with a residual connection."""
 
     def __init__(self, num_channels: int, head_dim: int) -> None:
         super().__init__()
@@ -212,7 +214,9 @@ def group_norm(num_channels: int) -> GroupNorm:
 
 
 def require_channels(channels: tuple[int, ...], num_attention_levels: int, head_dim: int) -> None:
-    """Raise a ValueError if norms or attention heads do not divide the channels."""
+    """Raise a ValueError unless the number of channels is a multiple of the norm's groups and of
+    the head size.
+    """
     num_resolutions = len(channels)
     if num_resolutions == 0:
         raise ValueError("channels is empty: give at least one resolution.")

@@ -1,4 +1,4 @@
-r"""The U-ViT of simple diffusion: a U-Net with a transformer in place of its coarsest resolutions.
+r"""U-ViT of simple diffusion: a U-Net with a transformer at its coarsest resolution.
 
 Fine resolutions cost memory and coarse ones computation, of which the network spends most where
 it is cheapest: at 1/8 of the side, by default 16x16 tokens of 128x128 images. The residual
@@ -57,7 +57,7 @@ class UViTConfig(Typed):
     is none in the residual blocks: on fine resolutions it does harm."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for images of `shape`, with random initial weights."""
+        """Return a U-ViT for images of a shape, with random initial weights."""
         require_positive(
             num_blocks=self.num_blocks,
             num_transformer_blocks=self.num_transformer_blocks,
@@ -73,7 +73,7 @@ class UViTConfig(Typed):
 
 
 class UViT(nn.Module):
-    """U-ViT that `UViTConfig.build` builds, which checks the sizes."""
+    """U-Net with a transformer in the middle; `UViTConfig.build` checks the sizes and builds it."""
 
     def __init__(
         self, config: UViTConfig, *, num_image_channels: int, num_classes: int | None
@@ -132,7 +132,9 @@ class UViT(nn.Module):
     def transformer(
         self, h: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b c h w"]:
-        """Apply the transformer blocks to the pixels of the coarsest resolution, as tokens."""
+        """Return the coarsest feature map after the transformer blocks, which treat pixels as
+        tokens.
+        """
         height, width = h.shape[2:]
         tokens: Tensor = h.permute(0, 2, 3, 1).flatten(1, 2)  # a view where h is channels-last
         tokens = tokens + positions(height, width, tokens.shape[2], tokens)

@@ -1,4 +1,4 @@
-r"""A vision transformer on patches, of pixels or of latents.
+r"""A vision transformer on patches of pixels or latents.
 
 Each $p \times p$ patch is a token $h_i$. A block is attention among the tokens, then a
 multilayer perceptron for each, and the embedding $e$ of log-SNR and label acts before and after
@@ -72,7 +72,7 @@ class ViTConfig(Typed):
     """Probability of dropping a value inside a perceptron, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Build the network for images of `shape`, with random initial weights."""
+        """Return a vision transformer for images of a shape, with random initial weights."""
         require_positive(
             num_features=self.num_features,
             num_blocks=self.num_blocks,
@@ -87,7 +87,7 @@ class ViTConfig(Typed):
 
 
 class ViT(nn.Module):
-    """Vision transformer that `ViTConfig.build` builds, which checks the sizes."""
+    """Vision transformer; `ViTConfig.build` checks the sizes and builds it."""
 
     def __init__(
         self, config: ViTConfig, *, shape: tuple[int, ...], num_classes: int | None
@@ -129,7 +129,9 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block modulated by the embedding (adaLN-zero): scales, shifts and gates."""
+    """Transformer block whose scales, shifts and gates depend on the noise-level embedding
+    (adaLN-zero).
+    """
 
     def __init__(
         self, num_features: int, embedding_dim: int, head_dim: int, dropout: float
@@ -167,7 +169,9 @@ class Block(nn.Module):
         tokens: Float[Tensor, "b n c"],
         rotation: tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]],
     ) -> Float[Tensor, "b n c"]:
-        """Compute self-attention; tokens stay ahead of heads in memory, which saves copies."""
+        """Return the self-attention of tokens; in memory tokens precede heads, which saves
+        copies.
+        """
         pairs = self.queries_keys(tokens).unflatten(2, (2, -1, self.head_dim))
         q, k = rotated(layer_norm(pairs, self.norm), rotation).transpose(1, 3).unbind(2)
         v = self.values(tokens).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
@@ -177,7 +181,8 @@ class Block(nn.Module):
 
 
 def angles(height: int, width: int, num: int, period: float, like: Tensor) -> Float[Tensor, "n d"]:
-    """Return the phase angles of 2D position features, `num` by row and `num` by column.
+    """Return the phase angles of 2D position features: `num` angles for the row, and `num` for the
+    column.
 
     Patches are in row-major order. Frequencies fall geometrically from one radian per patch to
     almost one per `period` patches; the dtype is float32 at least.
@@ -194,7 +199,7 @@ def angles(height: int, width: int, num: int, period: float, like: Tensor) -> Fl
 
 
 def positions(height: int, width: int, num_features: int, like: Tensor) -> Float[Tensor, "n c"]:
-    """Return sinusoidal position embeddings of the patches, padded with zeros."""
+    """Return sinusoidal position embeddings of image patches, padded with zeros."""
     phase = angles(height, width, num_features // 4, LONGEST_PERIOD, like)
     table = torch.cat([phase.sin(), phase.cos()], dim=1).to(like.dtype)
     return F.pad(table, (0, num_features - table.shape[1]))
@@ -203,7 +208,7 @@ def positions(height: int, width: int, num_features: int, like: Tensor) -> Float
 def rotations(
     height: int, width: int, head_dim: int, like: Tensor
 ) -> tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]]:
-    """Return the factors of axial rotary position embedding: cosines and signed sines."""
+    """Return the cosines and the signed sines of axial rotary position embeddings."""
     phase = angles(height, width, head_dim // 4, ROTATION_PERIOD, like)
     cos, sin = phase.cos(), phase.sin()
     factors = torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
@@ -215,13 +220,17 @@ def rotated(
     heads: Float[Tensor, "b n k heads d"],
     rotation: tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]],
 ) -> Float[Tensor, "b n k heads d"]:
-    """Rotate the feature pairs (i, i + d/2) of queries and keys by their positions."""
+    """Return queries and keys with each feature pair (i, i + d/2) rotated by an angle that depends
+    on the position.
+    """
     own, partners = rotation
     return torch.addcmul(heads * own, heads.roll(heads.shape[4] // 2, 4), partners)
 
 
 def require_heads(num_features: int, head_dim: int) -> None:
-    """Raise a ValueError unless `head_dim` divides the width and is a multiple of 4."""
+    """Raise a ValueError unless `head_dim` divides the number of features and is a multiple of
+    4.
+    """
     if num_features % head_dim or head_dim % 4:
         raise ValueError(
             f"head_dim {head_dim} does not divide {num_features} features, or 4 does not divide "

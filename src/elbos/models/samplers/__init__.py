@@ -1,4 +1,4 @@
-r"""Samplers: from noise to data along a grid of noise levels.
+r"""Samplers, which transform noise to data along a grid of noise levels.
 
 A sampler is a frozen dataclass with its settings, called with a denoiser, the noise `z` at the
 first level, and the levels in increasing log-SNR. It returns `z` at the last level, a sample of

@@ -1,5 +1,5 @@
-r"""First-order samplers, each step from the current $z$ alone: the reverse process with all of its
-noise (`Ancestral`) or any part of it (`DDIM`).
+r"""First-order samplers: ancestral sampling (`Ancestral`), and `DDIM`, which adds less noise or
+none.
 """
 
 from dataclasses import dataclass

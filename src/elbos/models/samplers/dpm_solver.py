@@ -1,4 +1,5 @@
-r"""DPM-Solver++(2M), on the ODE and on an SDE: two-step exponential integrators of $\hat x$.
+r"""DPM-Solver++(2M) for the ODE and for an SDE: two-step exponential integrators of the data
+estimate.
 
 With $\ell = \lambda/2$ and $h = \ell_s - \ell_t$ the ODE of the flow is, exactly,
 
@@ -25,7 +26,8 @@ from elbos.theory.process import alpha_sigma
 
 @dataclass(frozen=True, kw_only=True)
 class StochasticDPMSolver(Sampler):
-    r"""SDE-DPM-Solver++(2M): the stochastic version of `DPMSolver`, with the same marginals.
+    r"""SDE-DPM-Solver++(2M): the stochastic version of `DPMSolver`, with the same marginal
+    distributions.
 
     With $r$ the ratio of the last $h$ to this one, and Langevin dynamics of strength $\eta$ along
     the way, which replace noise and damp $z_t$,

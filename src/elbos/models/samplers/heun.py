@@ -1,4 +1,6 @@
-r"""EDM's sampler: the ODE $d\tilde z/d\tilde\sigma = \hat\epsilon$ with two evaluations a step."""
+r"""EDM's sampler for the ODE $d\tilde z/d\tilde\sigma = \hat\epsilon$, with two network evaluations
+per step.
+"""
 
 import math
 from dataclasses import dataclass

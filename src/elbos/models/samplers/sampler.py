@@ -1,4 +1,4 @@
-"""The common part of all samplers: their interface and the grid of noise levels."""
+"""Interface of samplers, and the grid of noise levels that they follow."""
 
 import abc
 import math
@@ -22,7 +22,9 @@ Noise = Callable[[], Tensor]
 
 
 class Sampler(Typed, abc.ABC):
-    """Base class of samplers, which transform noise to data; the fields are the settings."""
+    """Base class of samplers, which transform noise to data; the fields of a sampler are its
+    settings.
+    """
 
     @torch.no_grad()
     @typed
@@ -36,7 +38,8 @@ class Sampler(Typed, abc.ABC):
         *,
         clip: float | None = None,
     ) -> Float[Tensor, "b *d"]:
-        r"""Draw samples with a denoiser: start from the noise `z` and follow increasing log-SNRs.
+        r"""Return samples of a denoiser, starting from the noise `z` and following increasing
+        log-SNRs.
 
         Args:
             denoiser: Estimates data and noise.
@@ -92,10 +95,10 @@ class Sampler(Typed, abc.ABC):
         levels: Float[Tensor, "n 1"],
         noise: Noise,
     ) -> Float[Tensor, "b *d"]:
-        """Run the sampling algorithm on `z` along `levels`."""
+        """Return `z` at the last noise level, obtained by the sampling algorithm."""
 
     def num_evaluations(self, num_steps: int) -> int:
-        """Return the number of denoiser calls (NFE) for `num_steps` steps of a `grid`."""
+        """Return the number of denoiser calls (NFE) per sample, for a grid of `num_steps` steps."""
         return num_steps
 
 

@@ -1,5 +1,5 @@
-r"""Multistep exponential integrators of any order: UniPC, and without its correction
-DPM-Solver++(3M).
+r"""Multistep exponential integrators: UniPC of any order, and DPM-Solver++(3M), which has no
+corrector.
 
 As in `dpm_solver`, a step is $z_s = \frac{\sigma_s}{\sigma_t} z_t + \alpha_s \int_0^h e^{\tau -
 h}\,\hat x(\tau)\,d\tau$. Here $\hat x$ is the polynomial through the last $k$ estimates, for order
@@ -27,7 +27,8 @@ Estimates = list[tuple[Tensor, Tensor]]  # pairs of noise level and estimate of 
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC(Sampler):
-    r"""UniPC sampler with $B_2(h)$: each new estimate first corrects the step that led to it.
+    r"""UniPC sampler with $B_2(h)$: each new estimate first corrects the step that led to its
+    input.
 
     A step is predicted from the last `order` estimates. The estimate at its end joins them, and the
     step is taken again with one more, for no further evaluation: of order `order` + 1 on the ODE.
@@ -89,7 +90,9 @@ def _multistep(
     order: int,
     is_corrected: bool,
 ) -> Float[Tensor, "b *d"]:
-    """Integrate `z` along `levels` from the last `order` estimates, each step corrected or not."""
+    """Return `z` at the last noise level, integrated from the latest `order` estimates, with or
+    without corrector.
+    """
     is_clean, num_steps = bool(levels[-1].isinf()), len(levels) - 1
     estimates: Estimates = []
     used: Estimates = []
@@ -111,7 +114,9 @@ def _integrate(
     after: Float[Tensor, " 1"],
     estimates: Estimates,
 ) -> Float[Tensor, "b *d"]:
-    """Integrate `z` from `now` to `after` with the polynomial interpolating `estimates`."""
+    """Return `z` at the noise level `after`, integrated from `now` with the polynomial through the
+    estimates.
+    """
     h = (after - now).item() / 2
     weights = _quadrature([(level - now).item() / 2 for level, _ in estimates], h)
     (_, sigma), (alpha_next, sigma_next) = alpha_sigma(now), alpha_sigma(after)

@@ -1,4 +1,5 @@
-"""Export of a run's averaged weights to a folder for diffusers or elbos, with a model card.
+"""Export of a trained model's averaged weights to a folder for diffusers or elbos, with a model
+card.
 
 | network | folder | opens with |
 |---|---|---|

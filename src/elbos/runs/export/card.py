@@ -1,4 +1,6 @@
-"""The model card of an export: training objective, measured likelihood, and code to load it."""
+"""Model card of an exported model: training objective, measured likelihood, and code to load the
+model.
+"""
 
 import json
 import math
@@ -40,7 +42,9 @@ class Bound:
 
 
 def bounds(run: Run) -> list[Bound]:
-    """Return the likelihood bounds of the weights, from evaluation, else from validation."""
+    """Return the measured likelihood bounds of a trained model, from the evaluation or else from
+    the last validation.
+    """
     path = run.directory.path / "eval.json"
     try:
         found = Evaluation.load(path) if path.exists() else None
@@ -76,7 +80,7 @@ def bounds(run: Run) -> list[Bound]:
 
 
 def card(run: Run, where: str, vae: Latents | None = None) -> str:
-    """Return the text of an export's README.md, the model card.
+    """Return the model card of an exported model, the text of README.md.
 
     `where` is the repository on the Hub, or the name of the folder; `vae` is given if it is
     exported, too.
@@ -114,7 +118,7 @@ def card(run: Run, where: str, vae: Latents | None = None) -> str:
 
 
 def _front_matter(run: Run, where: str, found: list[Bound]) -> str:
-    """Return the YAML metadata of the model card, for the Hugging Face Hub."""
+    """Return the YAML header of a model card, which the Hugging Face Hub reads."""
     is_diffusers, data = isinstance(run.network, DiffusersNetwork), run.data
     task = "unconditional-image-generation"
     entries: dict[str, Any] = {"library_name": "diffusers" if is_diffusers else "elbos"}

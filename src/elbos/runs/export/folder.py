@@ -1,4 +1,4 @@
-"""Folder of an export, written completely and then moved into place."""
+"""Writing of the folder of an exported model, which is moved into place when complete."""
 
 import glob
 import json
@@ -26,7 +26,8 @@ _FORMAT = 1
 def export(
     run: Run, folder: Path | str, *, repo: str | None = None, vae: Latents | None = None
 ) -> list[str]:
-    """Write the averaged weights of a run and everything needed to load them into a folder.
+    """Write the averaged weights of a trained model, and all files needed to load them, into a
+    folder.
 
     An existing folder has to be empty or hold an earlier export of the same run, of any step;
     hidden files in the folder, such as git's, are left alone.
@@ -72,7 +73,9 @@ def export(
 
 
 def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
-    """Raise an error if a run cannot be exported into a folder, or with this autoencoder."""
+    """Raise an error if a trained model cannot be exported into the given folder or with the given
+    autoencoder.
+    """
     if vae is not None and not isinstance(run.network, DiffusersNetwork):
         raise ValueError("a VAE is exported with diffusers networks only: leave it out.")
     if vae is not None and (num := vae.vae.config.latent_channels) != run.data.shape[0]:
@@ -96,7 +99,7 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
 
 
 def _run_of(run: Run) -> dict[str, str]:
-    """Return a digest that identifies a run, independent of the length of its training."""
+    """Return a digest that identifies a training run, however long it was trained."""
     known = {**run.config.identity(), "num_images": None, "init": None, "data": None}
     return {"run": digest([known, run.directory.read("data.json")])}
 
@@ -104,7 +107,9 @@ def _run_of(run: Run) -> dict[str, str]:
 def _write_pipeline(
     network: DiffusersNetwork, config: Config, folder: Path, vae: Latents | None
 ) -> None:
-    """Write a diffusers network and its scheduler as a diffusers pipeline folder."""
+    """Write a diffusers network and its scheduler into a folder that diffusers loads as a
+    pipeline.
+    """
     diffusers = imported()
     ends = config.schedule.logsnr_min, config.schedule.logsnr_max
     own, trained = network.levels, trained_levels(config.parameterization, *ends)
@@ -132,7 +137,7 @@ def _write_pipeline(
 
 
 def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> str:
-    """Return the name of the diffusers pipeline class that fits the network and its scheduler.
+    """Return the name of the diffusers pipeline class that fits a network and a scheduler.
 
     For U-Nets, only `ConsistencyModelPipeline` passes class labels and scales the input; none
     passes labels under a scheduler without input scaling, such as that of flow matching.
@@ -147,7 +152,9 @@ def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> st
 
 
 def _without_places(config: Config) -> Config:
-    """Return the configuration with absolute paths replaced by their file names under "/"."""
+    """Return a training configuration in which absolute paths are replaced by "/" and the file
+    name.
+    """
     data: Any = config.data
     places = {
         name: type(value)(Path("/") / Path(value).name)
@@ -158,7 +165,9 @@ def _without_places(config: Config) -> Config:
 
 
 def _moved(partial: Path, folder: Path) -> list[str]:
-    """Move a folder into place, or its files into an existing folder, the manifest last."""
+    """Move a folder to its final path, or its files into an existing folder, the manifest last;
+    return the file names.
+    """
     names = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
     if not folder.exists():
         partial.rename(folder)

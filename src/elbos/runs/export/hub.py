@@ -1,4 +1,4 @@
-"""Upload of an exported folder to the Hugging Face Hub with the user's token."""
+"""Upload of the folder of an exported model to the Hugging Face Hub, with the user's token."""
 
 import importlib
 from collections.abc import Sequence
@@ -12,7 +12,9 @@ _MAX_REASON = 300  # characters of an error of the Hub
 
 
 def require_pushable(repo: str) -> None:
-    """Raise a ValueError if `push` would fail: no huggingface_hub, no token or an invalid name."""
+    """Raise a ValueError if an upload to the Hub would fail: no huggingface_hub, no token or an
+    invalid name.
+    """
     hub = _hub()
     owner, _, name = repo.partition("/")
     if not (owner and name):
@@ -28,7 +30,7 @@ def require_pushable(repo: str) -> None:
 
 
 def push(folder: Path, names: Sequence[str], repo: str, api: Any = None) -> str:
-    """Upload files of a folder to a model repository; a missing repository is created as private.
+    """Upload the files of a folder to a model repository on the Hub, created as private if missing.
 
     Args:
         folder: The folder.
