@@ -60,7 +60,7 @@ class VelocityDenoiser:
 
     @property
     def logsnr_max(self) -> float:
-        r"""Log-SNR at the end of time where the data are, $-2\ln s$; infinite if $s = 0$."""
+        r"""Log-SNR at the time of the data: $-2\ln s$ for residual noise $s$, or infinity."""
         return -2 * math.log(self.sigma_min) if self.sigma_min else math.inf
 
     def __post_init__(self) -> None:

@@ -1,4 +1,5 @@
-r"""Denoisers for any network, from the input scale, time and target measured in its training loss.
+r"""Denoiser for any network, built from the input scale, time and target measured in its training
+loss.
 
 A loss calls its network with $z' = \alpha' (x + \mu) + \sigma'\epsilon$, a time and conditions, and
 regresses $y = a\,(x + \mu) + b\,\epsilon$. An audit measures $\alpha', \sigma', a, b$ and the time
@@ -147,8 +148,8 @@ class Convention:
 
     @property
     def error(self) -> float:
-        """Largest interpolation error, in log-SNR for a time input and relative for a coefficient;
-        0 if all functions are formulas.
+        """Largest interpolation error of the measured functions of log-SNR (for times in log-SNR,
+        for coefficients relative); 0 if all are formulas.
         """
         return max(one.error for one in (self.log_alpha, self.a, self.b, *self.times.values()))
 

@@ -36,9 +36,7 @@ _MAX_OUTLIERS = 5e-3  # share of values, as at bends or jumps of a curve
 
 @dataclass(frozen=True)
 class _Spline:
-    """A natural cubic spline, normalized by an additive constant, with the covariance of its
-    values.
-    """
+    """A natural cubic spline, with the covariance of the values at the knots."""
 
     knots: Float[Array, " k"]  # where the polynomial pieces meet
     coefficients: Float[Array, " k"]  # values of the spline at the knots
@@ -222,9 +220,7 @@ def _dispersion(counts: Float[Array, "r m"]) -> float:
 
 
 def is_central(log_p: Float[Array, " g"], tail: float) -> NDArray[np.bool_]:
-    """Return the mask of grid points that is left after excluding a share `tail` of the samples at
-    each end.
-    """
+    """Return a mask of the grid that excludes a share `tail` of the samples at each end."""
     below = np.cumsum(np.exp(log_p - log_p.max()))
     return np.asarray((below > tail * below[-1]) & (below < (1 - tail) * below[-1]))
 

@@ -43,8 +43,8 @@ class Reference:
     centred_axis: int | None = None  # along which the noise has no mean
 
     def at(self, call: SingleCall) -> tuple[Tensor, Tensor]:
-        """Return both clean batches of one network call; sampled latents use a normal draw of that
-        call.
+        """Return the two clean batches for one network call; sampled latents use a random draw of
+        that call.
         """
         if self.spread is None or self.spread_other is None:
             return self.x, self.x_other
@@ -55,15 +55,17 @@ class Reference:
         )
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """Return the call with centred normal draws, and without the draw that samples the clean
-        data.
+        """Return a network call whose normal draws are centred, and exclude the draw that samples
+        the clean data.
         """
         call = call if self.centred_axis is None else call.centred(self.centred_axis)
         return call if self.draw is None else call.separated(self.draw)
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """Diagnostic for sampled latents: the share of their standard deviation due to sampling."""
+        """Diagnostic for sampled latents: the share of the latents' standard deviation due to
+        sampling.
+        """
         assert self.spread is not None
         noise = self.spread.double().square().mean()
         share = (noise / (noise + self.x.double().var())).sqrt().item()
@@ -73,8 +75,8 @@ class Reference:
 def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
 ) -> tuple[int, Tensor, Tensor] | None:
-    """Return the axis along which the noise has zero mean, e.g. over a molecule's atoms, with both
-    batches (centred if the noisy data are); or None.
+    """Return the axis along which the noise has zero mean (such as a molecule's atoms) and both
+    data batches, centred like the noisy data; None if there is no such axis.
     """
     z, dz = torch.cat([p.z for p in paired]), torch.cat([p.z - p.z_other for p in paired])
     if z.shape[1:] != x.shape[1:]:
@@ -120,8 +122,8 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
 
 
 def _latents(paired: list[PairedCalls]) -> Iterator[tuple[Reference, float, float]]:
-    """Yield fits of latents, first fixed, then sampled with each normal draw; each with the
-    unexplained share of the change of $z$ between two data batches, and of $z$.
+    """Yield candidate latents, fixed or sampled with one normal draw, with the unexplained shares
+    of the change of $z$ between data batches, and of $z$.
     """
     z, dz = _stacked([p.z for p in paired]), _stacked([p.z - p.z_other for p in paired])
     num = min(len(p.moved.normals) for p in paired)

@@ -262,8 +262,8 @@ def _log_density(steps: LossTable, logsnr: Array) -> tuple[Array, Array]:
 
 
 def _log(values: Tensor) -> Tensor:
-    """Return the logarithm of non-negative values, hugely negative for zeros; raise a ValueError if
-    a value is negative or infinite, or all are zero.
+    """Return the logarithm of non-negative values, very negative for zeros; raise a ValueError if a
+    value is negative or infinite, or if all are zero.
     """
     if not (values.isfinite() & (values >= 0)).all() or not values.any():
         raise ValueError(

@@ -1,5 +1,5 @@
-r"""Coefficients $\alpha, \sigma, a, b$ of each sample from dot products of network inputs and
-gradients.
+r"""Scales $\alpha, \sigma$ of signal and noise, and coefficients $a, b$ of the target, from dot
+products of network inputs and loss gradients.
 
 In each sample, the data $x$, the noisy data $z$, the noise $\epsilon$, the target $y = -g / 2c$
 from the gradient $g$ at output 0, the constant, and the changes $dx, dz, dy$ for other data and the

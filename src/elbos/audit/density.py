@@ -90,8 +90,8 @@ class Evidence:
 
     @cached_property
     def all_steps(self) -> tuple[Table, StepCurve]:
-        """Discrete table of all measured noise levels, and the quantiles at which its time steps
-        end.
+        """Discrete table of all measured noise levels, and the quantiles of the uniform draw at
+        which the table's time steps end.
         """
         assert self.table is not None and self.draw is not None
         table = (self.requested and Table.from_levels(self.all_levels)) or self.table
@@ -115,9 +115,7 @@ class Evidence:
 
     @property
     def has_uniform_steps(self) -> bool:
-        """True if all time steps of the table are equally likely, as seen from the random draw that
-        selects the step.
-        """
+        """True if the uniform draw selects every time step of the table with equal probability."""
         return not self.requested and self.all_steps[1].is_uniform
 
     def density(self, grid: Float[Array, " g"]) -> Density:
@@ -140,7 +138,7 @@ class Evidence:
         return _named(density, self.levels.logsnr, grid)
 
     def _of_draw(self, grid: Float[Array, " g"]) -> Density | None:
-        """Estimate the density of log-SNR from log-SNR as a function of a uniform draw; None if the
+        """Estimate the density of log-SNR from its dependence on one uniform draw; None if the
         estimate is too inexact.
         """
         if self.draw is None:

@@ -54,7 +54,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A distribution with two parameters: end points, mean and standard deviation, or two shape
+    """A distribution with two parameters: end points, or mean and standard deviation, or two shape
     parameters.
     """
 

@@ -76,8 +76,8 @@ class Estimate:
 
     @classmethod
     def from_samples(cls, samples: Samples, measurement: Measurement | None = None) -> "Estimate":
-        """Estimate all curves from samples; given a measurement, also measure the noise levels that
-        the density estimate requests.
+        """Estimate all curves from samples; if a `Measurement` is given, measure further noise
+        levels where the density estimate needs them.
 
         Raises:
             ValueError: If there are too few noise levels.

@@ -199,7 +199,7 @@ def schedule_of_shape(
     logsnr: Float[Array, " n"],
 ) -> tuple[Schedule | None, bool]:
     """Return the schedule whose log-density agrees with a curve within the curve's errors, or None;
-    and whether that schedule has no fitted shape parameter.
+    also return whether the schedule has no fitted shape parameter.
     """
     is_drawn = is_central(log_p, _TAIL)  # the loss itself rounds in the tails
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
@@ -266,8 +266,8 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
-    """Return the schedule with default end points, except where 12 or more of `num` samples would
-    lie beyond a fitted end point.
+    """Return the schedule with default end points, but keep a fitted end point if 12 or more of
+    `num` samples would lie beyond it.
     """
     if isinstance(schedule, Linear | EDMSampling):
         return schedule

@@ -134,8 +134,8 @@ def _mixture(view: View) -> list[Scatter]:
 
 
 def _ratio(audit: Audit, other: Audit) -> Panel:
-    """Return a panel with the ratio of two weightings, normalized to geometric mean 1, and two
-    standard errors.
+    """Return a panel with the ratio of two weightings, scaled to geometric mean 1, and a band of
+    two standard errors.
     """
     levels = common_levels([audit, other])
     at = torch.from_numpy(levels)

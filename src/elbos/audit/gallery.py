@@ -66,7 +66,7 @@ class Card:
 
     @property
     def sorts_as(self) -> dict[str, float | str]:
-        """Values by which the page sorts the card, by name of the sort order."""
+        """Values by which the gallery page can sort the card, by name of the sort order."""
         audit, (low, high) = self.audit, self.audit.central_half
         verdicts = ("monotone", "undecided", "not monotone", "code error", "no weighting")
         return {
@@ -80,7 +80,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Showcase:
-    """A comparison of losses: their cards side by side, under a common title and text."""
+    """A comparison of losses: gallery cards side by side, under a common title and text."""
 
     name: str  # anchor for links
     title: str

@@ -24,8 +24,8 @@ _EVERY = 2.5  # pixels between points of a curve
 
 
 def picture(audit: Audit, beside: Audit | None = None) -> Markup:
-    """Return the SVG content that shows the density and the weighting of an audit, where the
-    weighting increases, and the weighting of the audit `beside`.
+    """Return the content of an SVG picture: the density and the weighting of an audit, intervals
+    where the weighting increases, and optionally a second weighting.
 
     Both weightings have the same geometric mean under $p$.
     """

@@ -1,4 +1,5 @@
-r"""Stand-in network for a loss, which records network inputs, outputs and gradients of the loss.
+r"""A stand-in network that is passed to a loss, and records network inputs, outputs and loss
+gradients.
 
 The stand-in returns a prescribed tensor, called the answer. The gradient of the loss with respect
 to the answer shows how the loss depends on the network output. Random states are reset before each

@@ -188,7 +188,9 @@ class Table:
 
     @property
     def is_uniform(self) -> bool:
-        """True if a chi-squared test and a smooth fit agree with equally likely time steps."""
+        """True if a chi-squared test and a smooth fit are both consistent with equally likely time
+        steps.
+        """
         mean = self.counts.sum() / len(self)
         num_never = len(self) - len(self.counts)
         chi2 = ((self.counts - mean) ** 2).sum() / mean + num_never * mean

@@ -48,14 +48,14 @@ _MAX_LINE_ERROR = 5e-4  # of the log-factor, by linear interpolation
 
 
 class Nearest(NamedTuple):
-    """A named weighting, with the distance from the audited weighting."""
+    """A named weighting and its distance from the audited weighting."""
 
     name: str  # as code
     distance: float
 
 
 class _Candidate(NamedTuple):
-    """A named weighting, with values on the grid and the distance from the audited weighting."""
+    """A named weighting, its values on the grid, and its distance from the audited weighting."""
 
     distance: float
     weighting: Weighting
@@ -79,7 +79,7 @@ def prediction_of(
     logsnr: Float[Tensor, " n"], a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, rtol: float
 ) -> Prediction:
     r"""Return the prediction type whose target is proportional to $a x + b\epsilon$ within the
-    relative error `rtol`; its name is None if no type matches.
+    relative error `rtol`; the name None means that no type matches.
     """
     zero, ratio = torch.zeros_like(logsnr), torch.exp(logsnr / 2)
     targets: list[Parameterization] = [Eps(), X(), V(), Flow(), Score()]
@@ -302,8 +302,8 @@ class MonotoneFactor:
 def monotone_weight(
     logsnr: Float[Tensor, " g"], weight: Float[Tensor, " g"], rising: list[tuple[float, float]]
 ) -> Float[Tensor, " g"]:
-    """Compute the least upper bound of a weighting that does not increase on the intervals
-    `rising`.
+    """Compute the smallest curve that is nowhere below the weighting and does not increase on the
+    intervals `rising`.
 
     It is `Monotone` of the weighting, without its sampling error.
     """

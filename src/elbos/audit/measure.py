@@ -176,7 +176,9 @@ class Measurement:
         return [replace(batch, number=number) for batch in batches]
 
     def _solved(self, batches: list[Batch], num: int, data_scale: float | None) -> Samples:
-        """Return the coefficients of the first `num` samples, for data at the process's scale."""
+        """Solve for the coefficients of the first `num` samples, with data in the scale of the
+        diffusion process.
+        """
         pilot, noise = self._pilot, self._pilot.noise
         products = torch.cat([batch.products for batch in batches])[:num]
         c = torch.cat([batch.coefficient for batch in batches])[:num]

@@ -1,4 +1,5 @@
-r"""Noise of a loss: the normal draws that make up the noise of the network input and of the target.
+r"""Noise of a loss: which normal random draws form the noise in the network input and in the
+target.
 
 The noise in $z$ is compared with every normal draw. If no single draw matches, it is regressed on
 all draws together, including draws that many elements share, as in offset noise. A draw whose
@@ -38,7 +39,9 @@ _MAX_STRANGE = 1e-3  # largest unexplained share in half precision
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise found in the pilot batches: coefficients, and the role of each normal draw."""
+    """Noise of a loss, found on the first batches: coefficients, and the role of each normal random
+    draw.
+    """
 
     is_known: bool  # recorded draws are the noise of every sample
     coefficients: Coefficients  # of all samples, solved with this noise
@@ -49,11 +52,13 @@ class Noise:
 
     @property
     def is_summed(self) -> bool:
-        """True if the noise is a sum of several normal draws."""
+        """True if the noise is a sum of several normal random draws."""
         return any(isinstance(one, SummedNoise | InputPerturbation) for one in self.diagnostics)
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """Return the call with each normal draw assigned to the noise or to the data."""
+        """Return a network call with each recorded normal draw assigned either to the noise or to
+        the data.
+        """
         call = self.reference.prepare(call)
         return call.added(self.summed, self.reference.at(call)[0]) if self.summed else call
 
@@ -132,7 +137,6 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
 def _noises(
     paired: list[PairedCalls], reference: Reference, coefficients: Coefficients
 ) -> list[Tensor]:
-    """Return the noise of each batch: the noisy data minus the data term."""
     inputs = [calls.z for calls in paired]
     return _without_data(inputs, paired, reference, coefficients.alpha, coefficients.offset)
 
@@ -144,7 +148,6 @@ def _without_data(
     factor: Float[Tensor, " n"],
     offset: float,
 ) -> list[Tensor]:
-    """Return the values of each batch minus the clean data times one factor per sample."""
     factors = torch.split(factor.to(values[0].device), [len(value) for value in values])
     return [
         value.double() - by.reshape(-1, *(1,) * (value.ndim - 1)) * (x + offset)
@@ -158,7 +161,9 @@ def _without_data(
 
 @dataclass(frozen=True)
 class DrawFactors:
-    """The normal draws in a network input or a target, and the factors of each draw by sample."""
+    """Decomposition of a network input or target into normal random draws, with a factor for each
+    draw and sample.
+    """
 
     full: list[int]  # indices of the draws of the size of the data
     shared: list[tuple[list[int], float]]  # shapes of draws that many elements share, and their
@@ -215,14 +220,16 @@ class DrawFactors:
         return ratio.item() if left < _SAME else None
 
     def unlike(self, other: "DrawFactors") -> float:
-        """Return the mean square of the factors' component orthogonal to the factors of `other`."""
+        """Return the mean square of the part of the factors that is orthogonal to the factors of
+        `other`.
+        """
         ours, theirs = self.factors.nan_to_num(), other.factors.nan_to_num()
         along = (ours * theirs).sum(1) / theirs.square().sum(1).clamp(min=1e-300)
         return (ours - along[:, None] * theirs).square().sum(1).mean().item()
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
-        """Return the index of the only normal draw whose factors are proportional to `alpha`, or
-        None if there is not exactly one.
+        """Return the index of the one normal draw whose factors are proportional to `alpha`; None
+        if there is no such draw, or several.
         """
         of_data = [i for i in self.full if self.ratio(i, alpha) is not None]
         return of_data[0] if len(of_data) == 1 and len(self.full) > 1 else None

@@ -28,7 +28,7 @@ _NUM_ROWS = 13  # of the table of the curves
 
 
 def figure(audits: Sequence[Audit]) -> "Figure":
-    """Return a plotly figure of the weighting, the density and the mixture of ELBOs of audits."""
+    """Return a plotly figure of each audit's weighting, density and mixture of ELBOs."""
     return drawn(views(audits))
 
 

@@ -1,4 +1,4 @@
-"""Pilot measurement: a few batches of a loss, on which every test and diagnostic is run.
+"""Pilot: the first batches of a loss, on which all tests and diagnostics are run.
 
 The pilot tests that the loss is a squared error, and finds the noise and the data. Later batches
 are measured with three calls each or, if the loss is plain and its noise known, with one.
@@ -139,7 +139,9 @@ class Pilot:
 
     @cached_property
     def is_part_enough(self) -> bool:
-        """True if a subset of the elements of each sample suffices, once the noise is known."""
+        """True if dot products over a subset of the elements of a sample are accurate enough, once
+        the noise is known.
+        """
         return are_some_enough(self.noise.reference.x)
 
     def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:

@@ -101,9 +101,7 @@ class RisingCurve:
 
     @property
     def is_enough(self) -> bool:
-        """True if the points suffice to estimate the curve, and the error from each half of the
-        points.
-        """
+        """True if there are enough points to estimate the curve, even from every other point."""
         return len(self.s) >= _MIN_POINTS
 
     def at(self, index: list[int] | slice) -> "RisingCurve":
@@ -194,8 +192,8 @@ class StepCurve:
         return cls(at, curve, len(s), are_options, (low, high))
 
     def uncertain_middles(self) -> Float[Array, " k"]:
-        """Return the middles of those intervals around the ends of time steps that are wide
-        relative to a step.
+        """Return the middles of the intervals that contain an end of a time step and are wide
+        relative to the step.
         """
         u = expit(self.ends.s)
         half = u * (1 - u) * self.ends.error

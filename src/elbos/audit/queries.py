@@ -57,9 +57,7 @@ class SingleCall:
         return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
 
     def added(self, draws: Sequence[int], x: Tensor) -> "SingleCall":
-        """Return the call with a single noise: the combination of normal draws that is contained in
-        `z`.
-        """
+        """Return the call with the sum of normal draws that `z` contains as the only noise."""
         used = [self.normals[i] for i in draws if i < len(self.normals)]
         summed = DrawSum.from_input(used, self.z, x)
         return replace(self, normals=[summed.noise().reshape(self.z.shape)], summed=summed)
@@ -67,9 +65,7 @@ class SingleCall:
 
 @dataclass(frozen=True)
 class PairedCalls:
-    """Network calls that share all random numbers but differ in the clean data or in the network
-    output.
-    """
+    """Network calls with the same random numbers, but different clean data or network outputs."""
 
     moved: SingleCall  # on the data, with random signs as output
     gradient: Tensor  # at output 0
@@ -88,7 +84,7 @@ class PairedCalls:
 
     @property
     def change(self) -> Tensor:
-        """Change of the loss gradient between network output 0 and random signs."""
+        """Change of the loss gradient when the network output changes from 0 to random signs."""
         return self.moved.gradient - self.gradient
 
     @property
@@ -109,7 +105,7 @@ class PairedCalls:
 
 @dataclass(frozen=True)
 class Queries:
-    """A loss on fixed data, to be evaluated by seed, with the layout of the network's input."""
+    """A loss that is evaluated on fixed data by seed, with the layout of the network input."""
 
     instrument: Instrument
     x: Tensor  # clean data
@@ -143,7 +139,7 @@ class Queries:
 
     @property
     def example(self) -> Arguments | None:
-        """Arguments of a network call; None unless the noisy data have the data's layout."""
+        """Arguments of a network call; None if the layout of data and noisy data differs."""
         call = next(iter(self.zeros.values())).calls[-1]
         is_plain = self.element_permutation is None and self.noised is None
         return call.arguments if is_plain and call.z.shape == self.x.shape else None
@@ -262,7 +258,7 @@ class Queries:
 
 
 def is_shared(draw: Tensor, z: Tensor) -> bool:
-    """Return whether a random draw broadcasts to the shape of `z`, apart from the batch size."""
+    """Return whether a random draw can be broadcast to the shape of `z` without additional axes."""
     pairs = zip(draw.shape, z.shape, strict=False)
     return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
 
@@ -307,7 +303,7 @@ def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[T
 
 
 def without_mean(value: Tensor, axis: int) -> Tensor:
-    """Subtract the mean along an axis from a batch."""
+    """Return a batch minus its mean along one axis."""
     return value - value.mean(axis, keepdim=True)
 
 

@@ -1,5 +1,5 @@
-r"""Published losses that a measured loss equals, exactly or after correction of one common coding
-mistake.
+r"""Published losses that parts of a measured loss equal, exactly or after correction of one common
+coding mistake.
 
 The coefficient $c$, the target $(a, b)$ and the density of noise levels are compared separately.
 Slips are tables of edits: replaced text in a published formula, a change of the two coefficients of
@@ -30,7 +30,7 @@ the limits of tables of many steps."""
 
 
 class Resemblance(NamedTuple):
-    """A published loss whose target, process, coefficient or noise levels the audited loss has,
+    """A published loss with the target, process, coefficient or noise levels of the audited loss,
     exactly or except for one common coding mistake.
 
     Attributes:

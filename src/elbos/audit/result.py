@@ -45,8 +45,8 @@ DERIVED = (
 
 
 class Undecided(NamedTuple):
-    """An interval of log-SNR on which the weighting shows no significant increase, but may increase
-    by up to `factor`.
+    """An interval of log-SNR on which the weighting does not increase significantly, but may
+    increase by up to `factor`.
     """
 
     start: float
@@ -258,13 +258,15 @@ class Audit:
 
     @cached_property
     def monotone_weight(self) -> Float[Tensor, " g"]:
-        """Least upper bound of the weighting that does not increase on the intervals `rising`."""
+        """Smallest curve that is nowhere below the weighting and does not increase on the intervals
+        `rising`.
+        """
         return monotone_weight(self.logsnr, self.weight, self.rising)
 
     @cached_property
     def factor(self) -> MonotoneFactor | None:
-        """Factor on the loss that makes it a likelihood objective; None if the factor is 1 or
-        infinite.
+        """Factor on the loss of each sample that gives a likelihood objective; None if the factor
+        is 1 or infinite.
         """
         if not self.is_judged:
             return None
@@ -272,7 +274,7 @@ class Audit:
         return find_factor(*curves, self.rising, self.closest[0])
 
     def monotone_factor(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Compute the factor on each sample's loss that turns the loss into the nearest likelihood
+        """Compute the factor on the loss of each sample that gives the nearest likelihood
         objective.
 
         That is another objective, not a repair of a bug. The factor of a monotone weighting is 1.
@@ -438,7 +440,9 @@ def _stored() -> "list[Field[Any]]":
 
 
 def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:
-    """Return a grid on the range of log-SNR that all audits share; empty if there is none."""
+    """Return a grid on the range of log-SNR that all audits share; empty if the ranges do not
+    overlap.
+    """
     low = max(audit.logsnr[0].item() for audit in audits)
     high = min(audit.logsnr[-1].item() for audit in audits)
     return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)

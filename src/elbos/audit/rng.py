@@ -66,15 +66,15 @@ Quantiles = tuple[Tensor, Tensor]
 
 
 def distant_seed(seed: int) -> int:
-    """Return a new seed, such that the seeds that follow it do not coincide with those that follow
-    another seed.
+    """Derive a pseudorandom seed, so that ranges of consecutive seeds with different origins do not
+    overlap.
     """
     return int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
 
 
 def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor]:
-    """Yield the quantiles that a loss may have computed for `num` samples from fewer or correlated
-    random draws.
+    """Yield candidates for the quantiles of `num` samples: independent, stratified, evenly spaced,
+    antithetic or shared.
 
     They are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$ modulo 1;
     antithetic, $u$ and $1 - u$; or shared, as by the frames of a clip.
@@ -114,8 +114,8 @@ class Draws:
 
 
 class Recorder(TorchFunctionMode):
-    """Recorder of the random numbers that a loss draws, which can also replace them by given
-    quantiles.
+    """Recorder of the random numbers that a loss draws; the recorder can also replace the numbers
+    by given quantiles.
 
     Attributes:
         draws: The numbers drawn since the last reset.
@@ -274,7 +274,7 @@ class Recorder(TorchFunctionMode):
 
     def _next_quantile(self, num: int) -> tuple[int | None, Tensor | None]:
         """Return the index of the next random draw of one number per sample, and the quantiles that
-        replace it; None for either if it does not apply.
+        replace the draw; None for either if absent.
         """
         draws = self.draws
         if num == self._num:
@@ -298,8 +298,8 @@ class Recorder(TorchFunctionMode):
                 self._record(Drawn("beta", a, total - a).logit(share), None, is_uniform=True)
 
     def _recorded_options(self, index: Tensor, weights: Tensor) -> Tensor:
-        """Record and return random indices with probabilities `weights`, or replace them by indices
-        at given quantiles.
+        """Record and return random indices with probabilities `weights`; replace the indices if
+        quantiles are given.
         """
         if index.numel() != self._num:
             return index

@@ -128,8 +128,8 @@ def _rounded(scale: Tensor, rtol: float) -> float:
 
 
 def relative_scale(alpha: Float[Tensor, "k n"], sigma: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
-    """Return a scale of `alpha` for each of `n` samples, under the process that fits `alpha` and
-    `sigma` best over `k` noise levels.
+    """Return the data scale of each of `n` samples, under the diffusion process that fits `alpha`
+    and `sigma` best over `k` noise levels.
     """
     preserving, flow = _preserving_scale(alpha, sigma), _flow_scale(alpha, sigma)
     exploding = alpha.mean(0)

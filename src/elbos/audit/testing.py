@@ -142,9 +142,7 @@ class Difference:
         return distance is None or distance.value > self.within + _NUM_ERRORS * distance.error
 
     def _factors(self) -> str:
-        """Describe where the ratio of the two weightings is largest and smallest, relative to its
-        mean.
-        """
+        """Describe where the ratio of the two weightings is largest and where it is smallest."""
         if self.weighting is None:
             return "no noise level in common"
         levels, log_ratio, p = self.audit.log_ratio(self.expected)
@@ -197,7 +195,7 @@ def assert_weighting(
     num_samples: int = 20_000,
     seed: int = 0,
 ) -> Audit:
-    """Raise an AssertionError unless a loss trains the expected weighting.
+    """Raise an AssertionError unless a loss trains with the expected weighting.
 
     The loss may draw other noise levels and predict another target: that is the same objective as
     long as the weighting is the same.

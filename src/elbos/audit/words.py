@@ -55,7 +55,7 @@ def in_words(distance: float) -> str:
 
 
 class Note(NamedTuple):
-    """A line in the heading of an audit: an error, a resemblance or a verdict."""
+    """A line in the heading of an audit: an error, a similar published loss, or a verdict."""
 
     kind: str  # "error", "slip", "published", or a verdict: "yes", "no" or "maybe"
     mark: str  # symbol of the kind

@@ -49,7 +49,9 @@ class VaryingEstimatesWarning(UserWarning):
 
 @contextmanager
 def explained_types(x: Tensor) -> Iterator[None]:
-    """Convert torch's dtype and device errors in the `with` block to a ValueError with advice."""
+    """Convert torch's dtype and device errors in the `with` block to a ValueError that says what to
+    change.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -68,8 +70,8 @@ def explained_types(x: Tensor) -> Iterator[None]:
 
 @torch.no_grad()
 def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None:
-    """Check the denoiser and the data on a small batch; warn of, or raise, what makes a validation
-    wrong.
+    """Check the denoiser and the data on a small batch; raise an error or warn if a validation
+    would be wrong.
     """
     denoiser, source = execution.denoiser, execution.source
     if isinstance(source, Items) and not isinstance(source.dataset, Tensor):
@@ -183,7 +185,9 @@ def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> No
 
 
 def require_finite_losses(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:
-    """Raise a ValueError, with sample and log-SNR, at the first loss that is not finite."""
+    """Raise a ValueError if a loss is not finite; the message names the first such sample and its
+    log-SNR.
+    """
     bad = (~loss.isfinite()).nonzero()
     if len(bad):
         row, level = bad[0].tolist()

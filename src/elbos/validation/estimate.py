@@ -16,7 +16,7 @@ LITTLE, NOTHING = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    r"""Sample mean with its standard error, and with the part of the error due to noisy
+    r"""Sample mean with its standard error, and with the part of that error due to noise in the
     measurements.
 
     Attributes:
@@ -80,8 +80,8 @@ class Estimate:
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
     def is_enough(self, target: float | None) -> bool:
-        """Return whether the target standard error is reached or None, or cannot be reached by
-        further rounds on the same samples.
+        """Return whether to stop measuring: the target standard error is None, is reached, or
+        cannot be reached by more rounds on these samples.
         """
         if target is None or math.isnan(self.standard_error) or self.standard_error <= target:
             return True

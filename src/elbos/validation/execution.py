@@ -71,8 +71,8 @@ class Execution:
 
     @cached_property
     def dtype(self) -> torch.dtype | None:
-        """Precision of the evaluation: float64 or float32, by the denoiser's parameters; None, the
-        precision of the data, without parameters.
+        """Precision of the evaluation, float64 or float32 as the denoiser's parameters; None (the
+        precision of the data) for a denoiser without parameters.
         """
         parameters = (p for module in modules(self.denoiser) for p in module.parameters())
         own = next((p.dtype for p in parameters if p.is_floating_point()), None)

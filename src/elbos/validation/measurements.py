@@ -113,8 +113,8 @@ class Measurements:
         return (self.loss - known) * torch.exp(-self.schedule.log_density(self.logsnr))
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> Float[Tensor, "n r"]:
-        r"""Estimate the integral $\int h\,\ell\,d\lambda$ of the weighted loss, for each sample in
-        each round.
+        r"""Estimate the integral $\int h\,\ell\,d\lambda$ of the loss $\ell$ weighted by $h$, for
+        each sample in each round.
 
         Args:
             h: A function of log-SNR: constant one for the diffusion term of the bound, a weighting

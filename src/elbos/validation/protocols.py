@@ -91,13 +91,13 @@ class LevelParts:
 
     @property
     def logsnr(self) -> tuple[float, ...]:
-        """Log-SNRs that bound the `num` intervals, from the clean end."""
+        """Log-SNRs that bound the `num` intervals of noise levels, starting at the clean end."""
         times = torch.linspace(0, 1, self.num + 1, dtype=torch.float64)
         return tuple(self.schedule.logsnr(times).tolist())
 
     def weight(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the factor by which the loss $\ell$ at a noise level is multiplied before
-        integration over an interval.
+        r"""Return the factor by which the loss $\ell$ is multiplied before integration over an
+        interval of noise levels.
         """
         error = self.parameterization.eps_error_per_error(logsnr)
         return 2 * self.num * self.schedule.log_density(logsnr).exp() / error

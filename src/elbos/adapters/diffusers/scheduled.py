@@ -135,7 +135,7 @@ def denoiser(
     time_scale: float = 1.0,
     is_discrete: bool = False,
 ) -> ScheduledDenoiser:
-    r"""Make a denoiser from a diffusers UNet or transformer and its scheduler.
+    r"""Return a denoiser made of a diffusers UNet or transformer and its scheduler.
 
     Args:
         network: Any module that is called `network(sample, timestep, ...)` and returns a tensor, a

@@ -1,4 +1,5 @@
-r"""Scheduler configuration and timesteps for diffusers, of a network trained in this library.
+r"""Scheduler configuration and timesteps with which diffusers can use a network trained in this
+library.
 
 A network of diffusers takes a timestep, and data in the scale of its scheduler's path. Both follow
 from the prediction target, so that the scheduler for sampling reproduces the inputs of training:

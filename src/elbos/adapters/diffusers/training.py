@@ -70,7 +70,9 @@ PREDICTION_TYPES: dict[str, Prediction] = {
 
 
 def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    r"""Return the probabilities that a script draws $u$ between successive entries of `u`."""
+    r"""Return the probability of each interval between successive entries of `u`, under a script's
+    distribution of $u$.
+    """
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))
         return torch.where(z[1:] < 0, torch.erfc(-z).diff(), -torch.erfc(z).diff()) / 2

@@ -1,4 +1,4 @@
-"""Syntax-tree rewriting of classes with a loss in one method as functions.
+"""Rewriting of classes that contain a loss as functions, in the syntax tree of a script.
 
     class Trainer:                          def Trainer(model, num=1000):
         def __init__(self, model, num=1000):    self.model = model

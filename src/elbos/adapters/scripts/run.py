@@ -232,8 +232,8 @@ class Run:
         return found
 
     def _definitions(self, name: str) -> list[ast.stmt]:
-        """Return the statements outside the training loop that define a name, or pass it as an
-        argument.
+        """Return the statements outside the training loop that define a name, directly or as a
+        function argument.
         """
         given, definitions = self.script.parameters.get(name), self.script.definitions
         if given is None:
@@ -283,8 +283,8 @@ class Run:
         self.initial = {name: self.space[name] for name in assigned if name in self.space}
 
     def _define(self, names: set[str]) -> None:
-        """Assign imports, functions, known definitions and unknown values to the given names in the
-        namespace.
+        """Fill the namespace for the given names: imports, functions, known definitions, or unknown
+        values.
         """
         todo, seen, found = set(names), set[str](), set[ast.stmt]()
         while todo:

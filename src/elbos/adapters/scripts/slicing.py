@@ -351,8 +351,8 @@ def data_into(name: str, place: ast.AST) -> ast.stmt:
 
 
 def with_stand_ins(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
-    """Return a copy of a definition in which calls among the arguments become stand-in networks,
-    unless `is_known`.
+    """Return a copy of a definition in which stand-in networks replace the calls among the
+    arguments, except known calls.
     """
 
     class StandIns(ast.NodeTransformer):

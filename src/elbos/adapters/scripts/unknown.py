@@ -178,7 +178,7 @@ def _unknowns(value: Any) -> Iterator[Unknown]:
 
 
 def origins(value: Any) -> frozenset[str]:
-    """Return the names of the unknown values on which a value depends; empty if known."""
+    """Return the names of the unknown values on which a value depends; empty if there are none."""
     return frozenset().union(*(one._origins for one in _unknowns(value)))
 
 

@@ -1,4 +1,4 @@
-"""Training losses of public trainers, reconstructed from the trainers' settings; one module each.
+"""Training losses of public trainers, reconstructed from settings; one module per trainer.
 
 An adapter reads the settings that change the loss, as the trainer's code in the stated version uses
 them. `Trainer.loss` returns the loss, `Trainer.audit` its audit.

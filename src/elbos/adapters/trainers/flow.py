@@ -64,8 +64,8 @@ def mu_of(
 
 
 def sides(settings: Settings, name: str = "resolution", default: int | None = None) -> list[float]:
-    """Return the image sides in pixels that a setting gives; for a missing setting, the default, or
-    1024 with a diagnostic.
+    """Return image sides in pixels, read from a setting; for a missing setting the default, or 1024
+    with a diagnostic.
     """
     text = settings.text(name)
     if not text and default is None:
@@ -97,7 +97,9 @@ def shifts_by_resolution(
 
 
 def read_scheme(settings: Settings) -> Training:
-    """Return the weighting-scheme flags of diffusers scripts, read from settings."""
+    """Read the weighting-scheme flags of diffusers scripts from settings; return them as
+    `Training`.
+    """
     if settings.text("weighting_scheme") == "uniform":
         return Training()
     scheme = settings.one_of("weighting_scheme", "none", get_args(Scheme))

@@ -1,4 +1,5 @@
-"""Settings of a trainer, from command-line flags or a file, with a record of which were read.
+"""Settings of a trainer, from command-line flags or a file, with a record of which settings were
+read.
 
 A trainer's adapter reads the settings that change its loss, by name and type. Settings that the
 adapter never reads do not affect the loss, and are reported; an unread name that is close to a
@@ -121,8 +122,8 @@ class Settings:
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
     ) -> tuple[Diagnostic, ...]:
-        """Return a diagnostic for each given setting that is neither false nor 0, of the type under
-        which the setting is listed.
+        """Return a diagnostic for each given setting that is neither false nor 0; `kinds` maps the
+        type of diagnostic to settings.
         """
         return tuple(
             kind(name)
