@@ -1,1 +1,1 @@
-"""Tools that know nothing of diffusion: files, messages, checks, tables, pages."""
+"""General tools that are independent of diffusion: files, messages, checks, tables, pages."""

@@ -114,7 +114,9 @@ class _Aliases:  # without the classes of importlib.abc, whose import takes 30 m
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Restore the module's original import spec, which the import system has replaced."""
+        """Restore the import spec of a module that was imported by a former path, which the import
+        system has replaced.
+        """
         spec = module.__spec__
         assert spec is not None
         module.__spec__ = spec.loader_state

@@ -33,8 +33,8 @@ _from_file: dict[type, Callable[[str], Any]] = {}
 
 
 def register(annotation: Any, table: Callable[[], tuple[type, ...]]) -> None:
-    """Register the dataclasses that may stand where an annotation, such as an abstract class, is
-    given.
+    """Register the dataclasses that are valid values of an annotation, such as an abstract
+    class.
     """
     _tables[annotation] = table
 
@@ -47,7 +47,7 @@ def register_file_reader(kind: type, read: Callable[[str], Any]) -> None:
 
 
 def options(annotation: Any) -> tuple[Any, ...]:
-    """Return the types that an annotation admits, where a registered abstract class stands for its
+    """Return the types that an annotation admits; a registered abstract class is replaced by its
     dataclasses.
     """
     return _options(annotation, tuple((kind, table()) for kind, table in _tables.items()))

@@ -1,4 +1,5 @@
-"""Conditions of a network, such as class labels: operations on the samples of a batch.
+"""Conditions of a network, such as class labels: operations on the conditions of a batch of
+samples.
 
 A condition is whatever the network understands: class labels `[b]`, embeddings `[b, ...]`, a dict
 of them, or None. The functions here act on the tensors in it, whose first axis is the batch; any
@@ -17,7 +18,7 @@ Condition = Any
 
 
 def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
-    """Return a condition of a network with `f` applied to every tensor, and all other values
+    """Return a network's condition with `f` applied to every tensor, and all other values
     unchanged.
 
     Examples:
@@ -32,7 +33,7 @@ def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
 
 
 def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
-    """Return the condition of selected samples of a batch.
+    """Return the network's condition for selected samples of a batch.
 
     Examples:
         >>> cond_at({"label": torch.tensor([5, 6, 7])}, slice(1, 3))
@@ -42,14 +43,16 @@ def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
 
 
 def to_device(cond: Condition, device: torch.device) -> Condition:
-    """Return the condition with tensors on a device; copies to a GPU are asynchronous."""
+    """Return a network's condition with all tensors on a device; copies to a GPU are
+    asynchronous.
+    """
     is_sent = device.type != "cpu"  # a copy to the host has to be synchronous
     return map_tensors(lambda part: part.to(device, non_blocking=is_sent), cond)
 
 
 def cat_conds(first: Condition, second: Condition) -> Condition:
-    """Return the conditions of two batches, concatenated; values that are not tensors come from the
-    first.
+    """Return the network's conditions for two batches, concatenated; values that are not tensors
+    come from the first.
     """
     if isinstance(first, Tensor):
         return torch.cat([first, second])
@@ -59,7 +62,7 @@ def cat_conds(first: Condition, second: Condition) -> Condition:
 
 
 def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " b"]) -> Condition:
-    """Return the condition of a batch, with the null condition for selected samples.
+    """Return the network's condition for a batch, with the null condition for selected samples.
 
     Examples:
         >>> replace_conds(torch.tensor([5, 6]), torch.tensor([-1]), torch.tensor([False, True]))
@@ -74,8 +77,8 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
 
 
 def is_alike(cond: Condition, other: Condition) -> bool:
-    """Return whether two conditions have equal structure and tensor shapes, and both have integers
-    or both floats.
+    """Return whether two conditions of a network have equal structure, equal tensor shapes, and
+    both integers or both floats.
     """
     if isinstance(cond, Tensor):
         is_tensor = isinstance(other, Tensor) and other.shape == cond.shape
@@ -87,7 +90,7 @@ def is_alike(cond: Condition, other: Condition) -> bool:
 
 
 def require_tensors(cond: Condition) -> None:
-    """Raise a ValueError if a condition contains lists, tuples or NumPy arrays instead of
+    """Raise a ValueError if a network's condition contains lists, tuples or NumPy arrays instead of
     tensors.
     """
     for part in cond.values() if isinstance(cond, Mapping) else (cond,):
@@ -100,8 +103,8 @@ def require_tensors(cond: Condition) -> None:
 
 
 def require_length(cond: Condition, num: int) -> None:
-    """Raise a ValueError unless every tensor of a condition has length `num`, or if it contains
-    lists or arrays.
+    """Raise a ValueError unless all tensors of a network's condition have length `num`, or if there
+    are lists or arrays.
     """
     require_tensors(cond)
 

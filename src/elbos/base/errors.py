@@ -65,7 +65,7 @@ def message(error: BaseException) -> str:
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
-    """Return, for an unknown word, a question or advice that names similar known words, or else the
+    """Return advice on an unknown word, for an error message: similar known words, or else the
     first known words.
 
     Examples:
@@ -105,7 +105,7 @@ def flat(message: object) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a text, truncated to the length at which an error message quotes it."""
+    """Return a text, shortened for quotation in an error message."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 

@@ -228,7 +228,7 @@ def expanded(path: Path | str) -> Path:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Re-raise OSErrors in the `with` block with `path` as their file name."""
+    """Re-raise OSErrors in the `with` block with `path` as the name of the file."""
     try:
         yield
     except OSError as error:

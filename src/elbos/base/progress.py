@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """Progress callback: takes the amount of work done, and whether it was loaded from an earlier
-    run and does not count for the rate.
+    """Progress callback: receives an amount of work, and whether this was loaded from an earlier
+    run and so does not count for the rate.
     """
 
     def __call__(self, num: int, is_kept: bool = False, /) -> None: ...

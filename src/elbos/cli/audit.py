@@ -166,7 +166,8 @@ class _Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Find out which weighting a training loss really uses: code, a trainer's settings, a recipe.
+    """Measure the weighting that a training loss implies; the loss is given as code, a trainer's
+    settings or a recipe.
 
     Several targets are shown side by side. For example:
 

@@ -1,4 +1,4 @@
-"""`elbos compare`: compare training objectives, with intervals."""
+"""`elbos compare`: train and compare objectives, with confidence intervals of the differences."""
 
 import json
 import shlex

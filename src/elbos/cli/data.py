@@ -25,8 +25,7 @@ from elbos.training.machine import num_cores, require_few
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Decode images into shards that can be read without decoding, by `data:packed --data.path
-    OUT`.
+    """Decode images into shards for fast loading, with `data:packed --data.path OUT`.
 
     Classes of a folder are the sub-folders; the splits are the sub-folders train, val and test, or
     are divided by the pictures' names, as `data:folder` does. The same

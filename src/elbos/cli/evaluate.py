@@ -40,7 +40,7 @@ _ONE_NAME = (
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure likelihood, loss by noise level and sample quality; writes eval.json and eval.html.
+    """Measure likelihood, loss by noise level and sample quality; write eval.json and eval.html.
 
     A model is a run directory, where the results are written, or the folder of a diffusers pipeline
     with data:TYPE, the images for its evaluation. A run is evaluated on its training data, or on

@@ -17,7 +17,7 @@ from elbos.theory.recipes import FAMILIES, RECIPES
 
 @dataclass(frozen=True, kw_only=True)
 class Weightings:
-    """Print the weighting that each published recipe implies: monotone, or where it increases."""
+    """Print the weighting that each published recipe implies, and where the weighting increases."""
 
     json: bool = False
     """Print the table as JSON."""

@@ -88,7 +88,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Failure of the training with one seed: the reason, in one line, why there are no scores.
+    """Failure to train or score a model with one seed, and the reason for it in one line.
 
     It is final if another attempt would fail again, for example with a non-finite loss.
     """

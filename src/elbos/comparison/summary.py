@@ -181,8 +181,8 @@ def _objective(
 
 
 def _score(metric: Metric, objective: Variant, table: _Table) -> Score:
-    """Return an objective's values of a metric, and compare their mean with the best
-    objective's.
+    """Return the scores of an objective in a metric, and the difference between their mean and the
+    best objective's.
     """
     values = table.values(metric, [objective])[0]
     is_best = is_near = is_unresolved = False
@@ -313,7 +313,7 @@ def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
 
 
 def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
-    """Return the validation ELBO over training images, averaged over seeds."""
+    """Return the validation ELBO over training images, averaged over seeds; None without data."""
     curves = [curve for curve in curves if curve.images]
     if not curves:
         return None

@@ -70,8 +70,8 @@ def floor_figure(result: Evaluation) -> Figure:
 
 
 def sweep_lines(sweep: Sweep) -> dict[tuple[str, str], list[SweepPoint]]:
-    """Group the results of a sampling sweep by sampler and grid, each sorted by number of network
-    evaluations.
+    """Return the results of a sampling sweep, grouped by sampler and grid, and sorted by number of
+    network evaluations.
     """
     lines: dict[tuple[str, str], list[SweepPoint]] = {}
     for point in sorted(sweep.points, key=lambda point: point.protocol.num_evaluations):

@@ -111,8 +111,8 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
 def conditions(
     model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
 ) -> list[ConditionedImages]:
-    """Return the images once per condition of the network: without labels, and with their
-    labels.
+    """Return the images once per condition of the network: unconditional, and given the class
+    label.
     """
     x, num_levels = model.represented(split.x[images], start)
     labels = None if split.labels is None else split.labels[images]
@@ -201,8 +201,8 @@ def mixed_elbos(
 
 
 def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
-    """Compare the weighted loss with the mixture of ELBOs, which by the theorem are equal, for
-    several weightings.
+    """Return comparisons, for several weightings, of the weighted loss with the mixture of ELBOs
+    that should equal it.
     """
     named = dict(CHECKED)
     if trained is not None and trained not in CHECKED.values():

@@ -34,11 +34,11 @@ class Unit:
         return self.name + self.note
 
     def plus_minus(self, bits: float, error: float) -> str:
-        """Format a value and its error, both given in bits/dim, in this unit."""
+        """Return a value and its error, both given in bits/dim, as text in this unit."""
         return plus_minus(bits * self.per_bit, error * self.per_bit)
 
     def number(self, bits: float | None, places: int = 4) -> str:
-        """Format a value, given in bits/dim, in this unit."""
+        """Return a value, given in bits/dim, as text in this unit."""
         return number(None if bits is None else bits * self.per_bit, places)
 
 
@@ -290,8 +290,8 @@ def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
 
 @dataclass(frozen=True)
 class Underfitting:
-    """Relative excess of the loss over the irreducible loss, at noise levels where the size of the
-    training set does not affect the latter.
+    """Relative excess of the loss over the irreducible loss, at noise levels where the latter is
+    independent of the training set's size.
 
     Attributes:
         logsnr: The highest log-SNR that is included.

@@ -90,8 +90,8 @@ class Scorer:
     def score(
         self, sampling: Sampling, num: int, seed: int, start: Start
     ) -> tuple[Scores, Scores | None]:
-        """Generate and score samples; return the scores of all samples, and of the number of
-        samples that matches the baseline.
+        """Return the scores of all generated samples, and of as many samples as the real-data
+        baseline has images.
 
         Metrics that depend on the number of samples are compared with the real-data baseline by the
         first `num_matched` samples; None if all samples are compared.

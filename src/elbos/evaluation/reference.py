@@ -1,4 +1,4 @@
-"""Reference features: the features of real images, with which those of samples are compared.
+"""Reference features: the features of real images, with which the features of samples are compared.
 
 The features are computed once and stored in the user's cache, under a digest of the data, the split
 and the extractor. An interrupted extraction resumes; a damaged cache is replaced.

@@ -152,8 +152,8 @@ class SampleQuality:
     baseline: Baseline
 
     def comparable(self, metric: SampleMetric) -> SampleSets:
-        """Return the scores to compare with the baseline: of as many samples as it has images, if
-        the metric depends on their number.
+        """Return the scores to compare with the baseline; a metric that depends on sample size is
+        taken at the baseline's size.
         """
         return self.matched if self.matched and metric.depends_on_num else self.samples
 

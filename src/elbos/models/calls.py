@@ -65,8 +65,8 @@ def called(
 
 
 def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
-    """Return the dtype of a network's floating-point parameters; for a network without any, that of
-    `z`.
+    """Return the dtype of a network's floating-point parameters, or of `z` if the network has
+    none.
     """
     parameters = network.parameters() if isinstance(network, nn.Module) else ()
     return next((one.dtype for one in parameters if one.is_floating_point()), z.dtype)

@@ -183,8 +183,8 @@ def _train(
     on_images: OnImages,
     **given: Any,
 ) -> None:
-    """Train a model from a configuration in a run directory, which is locked meanwhile; resume if
-    possible.
+    """Train a model in a run directory that is locked against other processes, resuming from the
+    latest checkpoint if any.
     """
     require_installed(config.output.trackers)
     processes = Processes.joined()

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors and JSON, in a folder that is complete or absent.
+"""Checkpoints of a training run: folders of safetensors and JSON files, written atomically.
 
 `checkpoints/00001500/` holds a file of tensors per group (network, ema, optimizer, ...) and a
 manifest with the step and the SHA-256 of every file. Loading reads numbers and runs no code.
@@ -76,7 +76,7 @@ class DamagedCheckpoint(CorruptFile):
 
 
 def kept(folder: Path) -> dict[int, Path]:
-    """Return the checkpoints in a folder, keyed by step, in ascending order."""
+    """Return the paths of the checkpoints in a folder by training step, in ascending order."""
     if not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:  # listed at once: a running training renames checkpoints
@@ -118,7 +118,7 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
 
 
 def new_partial(folder: Path, step: int) -> Path:
-    """Create the temporary folder into which all processes write a checkpoint."""
+    """Create and return the temporary folder into which all processes write a checkpoint."""
     partial = files.partial(folder / f"{step:08d}")
     with files.named_errors(folder):
         shutil.rmtree(partial, ignore_errors=True)

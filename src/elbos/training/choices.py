@@ -98,7 +98,9 @@ else:
     Fixed = _choice(*schedules.SCHEDULES)
 
     def _mixture(schedules: str, shares: tuple[float, ...]) -> Mixture:
-        """Mixture of schedules, given as comma-separated Python expressions, with their shares."""
+        """Mixture of schedules, given as comma-separated Python expressions, in the given
+        shares.
+        """
         parts = parse(tuple[Schedule, ...], schedules, "schedules")
         return Mixture(schedules=parts, shares=shares)
 

@@ -251,7 +251,7 @@ class Config:
             )
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError if sampling uses guidance but the training is not both with and
+        """Raise a ValueError if sampling uses guidance but the network is not trained both with and
         without labels.
         """
         if sampling.guidance != 1 and not (self.use_labels and 0 < self.label_dropout < 1):
@@ -317,8 +317,8 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Training settings of a model, as shown in reports; settings of a pretrained model may be
-    None, unknown.
+    """Training settings of a model, as shown in reports; unknown settings, such as a pretrained
+    model's, are None.
     """
 
     weighting: str | None
@@ -335,8 +335,8 @@ class Training:
 
 
 def read_config(path: Path) -> Config:
-    """Read a training configuration from a file: a run's config.json, or the output of `elbos train
-    --dry-run`.
+    """Return the training configuration in a file: a run's config.json, or the output of `elbos
+    train --dry-run`.
     """
     try:
         config: Config = decode(Config, files.read_json(path))
@@ -349,7 +349,7 @@ def read_config(path: Path) -> Config:
 
 
 def run_config(directory: RunDirectory) -> Config:
-    """Read the training configuration of a run from config.json."""
+    """Return the training configuration of a run, read from config.json."""
     file = directory.path / "config.json"
     if not file.exists():
         raise FileNotFoundError(

@@ -43,7 +43,8 @@ _NAME = re.compile(r"(\d{8,})-(0\.\d+)\.safetensors")
 
 
 def exponent(relative_width: float) -> float:
-    r"""Compute the exponent $\gamma$ of a power-function average from $\sigma_\mathrm{rel}$.
+    r"""Return the exponent $\gamma$ of a power-function average, given the relative width
+    $\sigma_\mathrm{rel}$.
 
     The relative width is above 0 and at most $12^{-1/2}$, where $\gamma = 0$.
 

@@ -40,7 +40,7 @@ class Loss(nn.Module):
         step: Int64[Tensor, ""],
         samples: Int64[Tensor, " b"],
     ) -> Float[Tensor, " b"]:
-        """Compute the weighted loss of each sample, in nats/dim.
+        """Return the weighted loss of each sample, in nats per dimension.
 
         The noise `levels` are in the format of `Objective.levels`; `samples` are the indices of the
         samples in the global batch.

@@ -29,8 +29,8 @@ class OwnNetwork:
 
     @classmethod
     def from_file(cls, function: str) -> "OwnNetwork":
-        """Return a reference to the network that FILE.py:FUNCTION returns, which permits to run
-        this file.
+        """Return a reference to the network that FILE.py:FUNCTION returns; only such a reference
+        allows the file to be run.
         """
         require_target(function, _ARGUMENTS, verb="train")
         network = cls(name=function)

@@ -59,8 +59,8 @@ def orthogonalized(
 
 
 def _steps_factor(gram: Float[Tensor, "k m m"], num_steps: int) -> Float[Tensor, "k m m"]:
-    """Return the matrix Q by which several Newton-Schulz steps multiply X, computed from the Gram
-    matrix of X.
+    """Return the factor by which several Newton-Schulz steps multiply a matrix, computed from the
+    Gram matrix.
     """
     a, b, c = _NEWTON_SCHULZ
     factor = None
@@ -83,8 +83,8 @@ def divided(
     group: dist.ProcessGroup | None,
     compute: Callable[[Float[Tensor, "i m n"]], Float[Tensor, "i m n"]],
 ) -> Float[Tensor, "k m n"]:
-    """Return a function of a stack of matrices, where each process of a group computes a share of
-    the stack.
+    """Return a function's value for a stack of matrices; each process of a group computes it for a
+    share of the stack.
 
     All processes of the group must call this function; None is one process.
     """
@@ -105,8 +105,8 @@ def divided(
 def orthogonalized_shards(
     shards: Float[Tensor, "k r n"], num_rows: int, group: dist.ProcessGroup, dtype: torch.dtype
 ) -> Float[Tensor, "k r n"]:
-    """Return the rows held by this process of orthogonalized matrices `[k, num_rows, n]` that are
-    sharded by rows.
+    """Orthogonalize matrices `[k, num_rows, n]` whose rows are sharded over processes; return the
+    rows of this process.
 
     The matrices are distributed over the processes of the group, which all must call this function;
     each is orthogonalized in one process in `dtype`, and its rows are sent back.

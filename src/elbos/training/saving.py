@@ -22,7 +22,8 @@ _Task = Callable[[], None]
 
 
 class Saver:
-    """Writer of checkpoints and weight snapshots in a background thread, one file set at a time.
+    """Writer of checkpoints and weight snapshots in a background thread, which runs one write at a
+    time.
 
     The context manager waits on exit until the last copy is written. All processes must call each
     method; an OSError of one process is raised in all. The first `num_parts` processes together

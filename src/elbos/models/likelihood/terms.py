@@ -79,9 +79,10 @@ def decoder_loss(
     eps: Float[Tensor, "b *d"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
-    r"""Compute the decoder loss $-\log p(x \mid z_{\lambda_\max})$, nats per dimension: for one
-    draw of $z$ if the data are discrete, else the exact mean over $z$, $\tfrac12(1 - \lambda_\max +
-    \ln 2\pi)$.
+    r"""Return the decoder loss $-\log p(x \mid z_{\lambda_\max})$, in nats per dimension.
+
+    For discrete data it is computed with one random $z$, for continuous data it is the exact mean
+    over $z$, $\tfrac12(1 - \lambda_\max + \ln 2\pi)$.
 
     With pixel values $s$ standard deviations of the noise apart, the logit of the value that is $j$
     above the true one is $-\tfrac12(\epsilon - js)^2$. Values with logits of 40 less, but for one
@@ -129,8 +130,8 @@ def loss_of_levels(
 
 
 def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
-    """Raise a ValueError unless `num_levels` is at least 2 and every number in `x` is a pixel value
-    $2k/(K-1) - 1$, to 5 % of the spacing.
+    r"""Raise a ValueError unless all data are pixel values $2k/(K-1) - 1$, where $K \ge 2$ is
+    `num_levels`, to 5 % of the spacing.
 
     Data rounded to float16 pass; data in [0, 1], where every other value is half a step off, or in
     0..255 do not.
@@ -152,8 +153,8 @@ def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
 
 
 def warn_if_unresolved(logsnr_max: float, num_levels: int | None) -> None:
-    r"""Warn if noise at $\lambda_\max$ blurs neighbouring pixel values: if their distance
-    $\tfrac{2}{K-1} e^{\lambda_\max/2}$ is below 6 standard deviations of the noise.
+    r"""Warn if neighbouring pixel values are closer than 6 standard deviations of the noise at
+    $\lambda_\max$; in this unit the distance is $\tfrac{2}{K-1} e^{\lambda_\max/2}$.
 
     The decoder sees only the noisy pixel, so that its loss then increases: for 17 equally likely
     values by 0.14 bits/dim at 4.1 standard deviations, by 0.008 at 6.2.

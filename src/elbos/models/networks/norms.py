@@ -81,8 +81,11 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        r"""Compute the gradient $\partial h = r\,(wg - \langle wg\rangle - \hat h\,\langle wg \hat
-        h\rangle)$, with the rate $r$, the normalized $\hat h = r (h - \mu)$ and means over a group.
+        r"""Return the gradients of the loss with respect to input, weight and bias.
+
+        $\partial h = r\,(wg - \langle wg\rangle - \hat h\,\langle wg \hat h\rangle)$, where $r$ is
+        the inverse standard deviation, $\hat h = r (h - \mu)$ and $\langle\cdot\rangle$ the mean
+        over a group.
         """
         h, weight, mean, rate = ctx.saved_tensors
         num_groups = ctx.num_groups

@@ -1,4 +1,5 @@
-"""Data: datasets with fixed splits, and the order in which they are visited.
+"""Datasets with fixed training, validation and test splits, and the order in which training visits
+samples.
 
 A dataset is chosen by a small configuration (`Digits`, `Fashion`, `Folder`, ...) whose `load()`
 returns a `Dataset`: three splits of pixel values (or of points in the plane), which no run

@@ -1,4 +1,4 @@
-"""Random flips and crops of training images, drawn anew in each epoch.
+"""Random flips and crops of training images, different in each epoch.
 
 They are computed on the device, from random numbers of (seed, epoch, sample): resuming, batches and
 processes do not change them. Validation and evaluation use the centre of each image.

@@ -106,7 +106,7 @@ class InMemory(Source):
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """Compute the SHA-256 of the concatenated bytes of tensors."""
+    """Return the SHA-256 of the concatenated bytes of tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).reshape(-1).data)
@@ -298,7 +298,7 @@ class Dataset:
 
 
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:
-    """Map pixel values `0..num_levels-1` linearly to [-1, 1], exactly at both ends.
+    """Return pixel values `0..num_levels-1` mapped linearly to [-1, 1], exactly at both ends.
 
     Integers become float32; a floating dtype stays. Continuous data (`num_levels=None`) are
     returned unchanged.
@@ -330,7 +330,7 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
 
 
 def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
-    """Rescale pixel values `0..num_levels-1` to `0..255`; `num_levels` is at most 256.
+    """Return pixel values `0..num_levels-1` rescaled to `0..255`; `num_levels` is at most 256.
 
     Examples:
         >>> to_pixels(torch.tensor([0, 8, 16], dtype=torch.uint8), num_levels=17)
@@ -346,8 +346,8 @@ _ARE_ALLOWED = ContextVar("are_downloads_allowed", default=True)
 
 @contextmanager
 def without_downloads() -> Iterator[None]:
-    """Forbid downloads of data sets within the `with` block, since an untrusted run directory may
-    name any data set.
+    """Forbid downloads of datasets within the `with` block, since an untrusted run directory may
+    name any dataset.
     """
     token = _ARE_ALLOWED.set(False)
     try:
@@ -357,5 +357,5 @@ def without_downloads() -> Iterator[None]:
 
 
 def are_downloads_allowed() -> bool:
-    """Return whether downloads of data sets are allowed, which `without_downloads` forbids."""
+    """Return whether downloads of datasets are allowed, which `without_downloads` forbids."""
     return _ARE_ALLOWED.get()

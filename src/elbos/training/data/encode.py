@@ -37,8 +37,8 @@ def encode(
     processes: Processes = ALONE,
     start: Start = silent,
 ) -> Index:
-    """Encode images into latents, writing the shards that the folder `out` lacks; return the
-    folder's index.
+    """Encode images into latents, and write them to the shards that a folder still lacks; return
+    the folder's index.
 
     Processes, which all make the same call, divide the shards, and encode `batch_size` images at
     once. The progress bar counts the images of all processes, assuming equal speed.

@@ -204,7 +204,8 @@ class Packable(Protocol):
 
 
 def pack(data: Packable, out: Path, *, jobs: int | None = None, start: Start = silent) -> Index:
-    """Decode images, writing the shards that the folder `out` lacks; return the folder's index.
+    """Decode images, and write them to the shards that a folder still lacks; return the folder's
+    index.
 
     One thread per core decodes by default; `start` starts a progress bar.
 
