@@ -101,7 +101,7 @@ def _fill(path: Path, build: Callable[[Path], None]) -> None:
 
 @contextmanager
 def _explained(folder: Path, *errnos: int) -> Iterator[None]:
-    """Re-raise OSErrors in the `with` block, or only those with given error numbers, with advice on
+    """Re-raise OSErrors in the `with` block (all, or those with given error numbers) with advice on
     the cache folder.
     """
     try:

@@ -51,7 +51,7 @@ class Store:
     processes: Processes = ALONE
 
     def __contains__(self, name: str) -> bool:
-        """Return whether the result of the part with a name is stored."""
+        """Return whether the result of the part `name` is stored."""
         return self._path(name).exists()
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:

@@ -100,8 +100,8 @@ class TrainFile(Train):
 
     @classmethod
     def from_config(cls, config: Config, words: list[str]) -> "TrainFile":
-        """Return the training command whose defaults are a configuration, without its user-defined
-        parts.
+        """Return the training command with a configuration as defaults, except the configuration's
+        user-defined parts.
         """
         if isinstance(config.data, Given):
             raise ValueError(f"{config.data.name} was given to `elbos.fit`: call that again.")
@@ -128,8 +128,8 @@ class TrainFile(Train):
 
 
 def command(words: list[str]) -> Train:
-    """Return the command that the words after `elbos train` describe; defaults are those of
-    --config, if given.
+    """Return the command that the words after `elbos train` describe; the file of --config, if
+    given, sets the defaults.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)

@@ -118,8 +118,8 @@ def _stacked(table: Table) -> Table:
 
 @dataclass(frozen=True)
 class Planned:
-    """Counts of the planned pairs of objectives in which the monotone weighting is better, worse or
-    unresolved.
+    """Counts of planned pairs of objectives: monotone weighting better, worse, or undecided for too
+    much scatter over seeds.
 
     Of `num` differences with a verdict; `num_unresolved` more have too much scatter over seeds.
     `significant` are these differences in words, empty if many; `least`, for each metric, the
@@ -135,8 +135,8 @@ class Planned:
 
     @classmethod
     def from_comparison(cls, comparison: Comparison) -> "Planned":
-        """Count the better, worse and unresolved differences over all planned pairs and main
-        metrics.
+        """Return the counts of better, worse and undecided differences over all planned pairs and
+        main metrics.
         """
         found = [
             (pair, metric, difference, difference.verdict(metric))

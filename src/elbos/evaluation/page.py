@@ -290,8 +290,8 @@ def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
 
 @dataclass(frozen=True)
 class Underfitting:
-    """Relative excess of the loss over the irreducible loss, at noise levels where the latter is
-    independent of the training set's size.
+    """Relative excess of the loss over the irreducible loss, at noise levels where a tenth of the
+    training images gives the same irreducible loss.
 
     Attributes:
         logsnr: The highest log-SNR that is included.

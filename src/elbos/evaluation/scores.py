@@ -86,8 +86,8 @@ class SampleSets:
 
     @classmethod
     def from_scores(cls, num: int, scores: Mapping[int, Scores]) -> "SampleSets":
-        """Return the scores of all seeds, with their mean and standard deviation; the latter is
-        None for one seed.
+        """Return the scores of all seeds, with mean and standard deviation; for one seed, the
+        standard deviation is None.
         """
         names = next(iter(scores.values())).values
         values = {name: [one.values[name].value for one in scores.values()] for name in names}
@@ -141,7 +141,7 @@ class SamplingProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleQuality:
-    """Sample-quality scores of one model, with those of real images as a baseline.
+    """Sample-quality scores of one model, with the scores of real images as a baseline.
 
     `matched` scores as many samples as the baseline has images; None if these are not fewer.
     """

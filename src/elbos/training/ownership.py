@@ -14,8 +14,8 @@ from elbos.training.directory import RunDirectory
 
 
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
-    """Register a configuration and dataset in a new run directory; raise a ValueError if an
-    existing directory has others.
+    """Register a configuration and a dataset in a run directory; raise a ValueError if different
+    ones are registered there.
 
     A run may be extended to more images, with a warning if the learning rate has decayed.
 

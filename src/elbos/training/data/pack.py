@@ -79,8 +79,8 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class PackWriter:
-    """Writer of a folder of shards; `source` states the data and settings, and one folder accepts
-    one source only.
+    """Writer of a folder of shards that all have one `source`, a description of the data and the
+    settings.
     """
 
     folder: Path
