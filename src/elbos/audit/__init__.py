@@ -25,7 +25,7 @@ A loss passes through these modules in this order:
 | `levels` | the independently drawn noise levels |
 | `curves`, `families`, `quantiles`, `density` | the density $p$ of noise levels |
 | `matching` | names of formulas and weightings; the nearest likelihood objective |
-| `resemblance` | published losses that agree with the loss, exactly or up to one slip |
+| `resemblance` | published losses equal to parts of the loss, or but for one coding mistake |
 | `result` | the `Audit`; built from samples by `estimate`, from recipes and tables by `declare` |
 | `page`, `figure`, `words`, `formulas`, `terminal`, `gallery` | pages, figures and text |
 

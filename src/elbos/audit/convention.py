@@ -148,8 +148,10 @@ class Convention:
 
     @property
     def error(self) -> float:
-        """Largest interpolation error of the measured functions of log-SNR (for times in log-SNR,
-        for coefficients relative); 0 if all are formulas.
+        """Largest interpolation error of the measured functions of log-SNR; 0 if all of these are
+        formulas.
+
+        The error of a time is in log-SNR; that of a coefficient is relative.
         """
         return max(one.error for one in (self.log_alpha, self.a, self.b, *self.times.values()))
 

@@ -71,7 +71,7 @@ ZERO, SIGNS = Answer(), Answer(scale=1.0)
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of a network call, by position or name, with the noisy data apart."""
+    """The arguments of a network call, by position or name, with the noisy data kept separately."""
 
     num: int  # samples
     noisy: Slot | None  # the argument that is the noisy data; None if they are part of one

@@ -25,8 +25,8 @@ _MIN_GAIN = 8.0  # of log-likelihood over equal steps: by chance in 3 of 2,000 t
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels of samples, with the random draws that determine them, independent blocks and
-    rounding errors.
+    """Noise levels of samples, with the underlying random draws, independent blocks and rounding
+    errors.
     """
 
     logsnr: Float[Array, " n"]  # finite

@@ -69,8 +69,8 @@ def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @dataclass(frozen=True)
 class RisingCurve:
-    """An increasing function: quantiles of a uniform draw, as logits, over log-SNR or the index of
-    a time step.
+    """An increasing curve: the quantile of a uniform draw, as a logit, over log-SNR or over the
+    index of a time step.
     """
 
     places: Float[Array, " m"]  # increasing
@@ -78,8 +78,8 @@ class RisingCurve:
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Return the curve restricted to points that are many standard errors apart, or fewer where
-        points are rare.
+        """Return a curve through fewer points, many standard errors apart; the distance is smaller
+        where points are rare.
 
         Points are selected from the middle outwards. The mean distance along both axes, as a share
         of their lengths, exceeds `min_distance`.
@@ -129,8 +129,8 @@ class RisingCurve:
 def inverse_cdf_density(
     all_levels: Levels, draw: Float[Array, " n"], grid: Float[Array, " g"]
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
-    """Compute the log-density of log-SNR, given as a monotone function of a random draw, with an
-    error; None if there are too few distinct points.
+    """Compute the density of log-SNR, as logarithm with error, from log-SNR as a monotone function
+    of a uniform draw; None if there are too few distinct points.
 
     At each point, the slope of $s$, which is smooth in unbounded tails, or the slope of $u$, which
     is smooth at finite ends, is used: the one with the smaller error.
@@ -169,8 +169,8 @@ class StepCurve:
 
     @classmethod
     def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
-        """Locate the quantiles at which a table's time steps end, between samples on adjacent time
-        steps.
+        """Locate the quantiles at which a table's time steps end, each between two samples on
+        adjacent time steps.
         """
         steps, s = table.steps_of(levels.logsnr), draw.of(levels)
         order = np.lexsort((s, steps))

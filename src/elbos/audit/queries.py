@@ -48,16 +48,16 @@ class SingleCall:
     summed: "DrawSum | None" = None  # the noise as a sum of draws, if it is a sum
 
     def separated(self, draw: int) -> "SingleCall":
-        """Return the call with one normal draw assigned to the data instead of the noise."""
+        """Return the network call with one normal draw assigned to data instead of noise."""
         normals = [normal for i, normal in enumerate(self.normals) if i != draw]
         return replace(self, normals=normals, of_data=self.normals[draw])
 
     def centred(self, axis: int) -> "SingleCall":
-        """Return the call with the mean along one axis subtracted from each normal draw."""
+        """Return the network call with the mean along one axis subtracted from each normal draw."""
         return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
 
     def added(self, draws: Sequence[int], x: Tensor) -> "SingleCall":
-        """Return the call with the sum of normal draws that `z` contains as the only noise."""
+        """Return the network call with the sum of normal draws in `z` as the only noise."""
         used = [self.normals[i] for i in draws if i < len(self.normals)]
         summed = DrawSum.from_input(used, self.z, x)
         return replace(self, normals=[summed.noise().reshape(self.z.shape)], summed=summed)
@@ -89,7 +89,9 @@ class PairedCalls:
 
     @property
     def change_other(self) -> Tensor:
-        """Change of the loss gradient between network output 0 and random signs, on other data."""
+        """Change of the loss gradient, on the second batch of clean data, when the network output
+        changes from 0 to random signs.
+        """
         if self.gradient_other_moved is None:
             return self.change
         return self.gradient_other_moved - self.gradient_other
@@ -99,7 +101,9 @@ class PairedCalls:
         return (self.change * self.moved.answer).flatten(1).double().mean(1) / 2
 
     def coefficient_other(self) -> Float[Tensor, " b"]:
-        r"""Compute the coefficient $c$ of $c\,\|\hat y - y\|^2$ for each sample of other data."""
+        r"""Compute the coefficient $c$ of $c\,\|\hat y - y\|^2$ for each sample of the second batch
+        of clean data.
+        """
         return (self.change_other * self.moved.answer).flatten(1).double().mean(1) / 2
 
 
@@ -118,8 +122,8 @@ class Queries:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":
-        """Determine the form of the network output that a loss expects, and the layout of the
-        network's input.
+        """Return the queries of a loss, after determining the expected form of network output and
+        the layout of the network input.
 
         Raises:
             ValueError: If the loss cannot be called, or calls are not reproducible.
@@ -308,7 +312,7 @@ def without_mean(value: Tensor, axis: int) -> Tensor:
 
 
 def _other_data(x: Tensor) -> Tensor:
-    """Return a batch that differs from `x` in every sample: `x` permuted, flipped or halved."""
+    """Return a second batch, unlike `x` in every sample: `x` permuted, flipped or halved."""
     x_other = x.clone()
     for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
         is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)

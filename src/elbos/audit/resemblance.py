@@ -37,7 +37,7 @@ class Resemblance(NamedTuple):
         part: "target", "process", "coefficient" or "noise levels".
         name: Name of the published loss.
         published: Published formula of the part.
-        change: The slip that leads to the audited formula, as a noun; "" if the formulas agree.
+        change: The mistake that leads to the audited formula, as a noun; "" if the formulas agree.
         formula: Audited formula of the coefficient or the noise levels.
     """
 
@@ -80,7 +80,7 @@ COEFFICIENTS = (
 """Published coefficients. The formulas of one name, for different prediction types, are equivalent.
 """
 
-EDITS = (  # slips in a formula: description, pattern, replacement
+EDITS = (  # coding mistakes in a formula: description, pattern, replacement
     ("max in place of min", r"\bmin\(", "max("),
     ("min in place of max", r"\bmax\(", "min("),
     ("the + 1 outside of the fraction", r"/\(snr \+ 1\)$", "/snr + 1"),
@@ -102,7 +102,7 @@ _TARGETS: tuple[tuple[str, Callable[[Array, Array], tuple[Array, Array]]], ...] 
     ("data and noise exchanged", lambda a, b: (b, a)),
     ("alpha and sigma exchanged", lambda a, b: (-b, -a)),
 )
-"""Slips in the coefficients of a target; applied twice, each slip changes nothing."""
+"""Common coding mistakes in the coefficients of a target; each is the inverse of itself."""
 
 
 TARGETS = {

@@ -246,7 +246,9 @@ class Recorder(TorchFunctionMode):
         return (place if index.ndim else int(place)) if np.ndim(a) == 0 else np.asarray(a)[place]
 
     def _recorded(self, drawn: Drawn, value: Tensor) -> Tensor:
-        """Record and return drawn numbers, or the numbers at given quantiles in their place."""
+        """Record and return drawn numbers; if quantiles are given, return the numbers at these
+        quantiles instead.
+        """
         num, is_coarse = value.numel(), value.dtype in (torch.float16, torch.bfloat16)
         if num == 1 and self._is_in_loop:
             return value

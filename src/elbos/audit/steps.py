@@ -29,8 +29,8 @@ _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 @dataclass
 class Step:
-    """Dot products of the vectors in a training step, with random draws and conditioning of the
-    network.
+    """Dot products of data, network input, output, gradient and random draws in one training step,
+    with the network's conditioning.
     """
 
     gram: Float[Tensor, "b r r"]  # of x, z, output, gradient and draws, shared draws last

@@ -92,7 +92,7 @@ class View:
         """Published losses that part of the loss would equal if one common coding mistake were
         corrected.
 
-        The opposite sign of a flow target is no slip if time runs from noise to data.
+        The opposite sign of a flow target is no mistake if time runs from noise to data.
         """
         velocity = ("target", "flow", "the other sign") if self.audit.time_sign > 0 else ()
         found = [one for one in self.audit.resembles if one.change]

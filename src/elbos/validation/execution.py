@@ -23,7 +23,7 @@ Tensors = dict[str, Tensor]
 
 @runtime_checkable
 class Parts(Protocol):
-    """Interface of a store for partial results of a validation, as `elbos.base.store.Store`."""
+    """Interface of a store for partial results of a validation; `elbos.base.store.Store` is one."""
 
     def __contains__(self, name: str) -> bool: ...
 
@@ -104,8 +104,8 @@ def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
 
 @contextmanager
 def evaluating(denoiser: Denoise) -> Iterator[None]:
-    """Set the denoiser's modules to evaluation mode within the `with` block; restore their modes
-    afterwards.
+    """Set the denoiser's modules to evaluation mode within the `with` block, and restore the
+    previous modes.
 
     The mode is set by `train` and `eval`, since a module may override these, for example to swap in
     averaged weights.

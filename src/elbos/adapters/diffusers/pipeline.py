@@ -155,8 +155,8 @@ def load(
 
 
 def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents:
-    """Read an `AutoencoderKL` from its own folder, from a pipeline's folder, or from the Hugging
-    Face Hub.
+    """Read an `AutoencoderKL` from a VAE folder, from a pipeline folder, or from the Hugging Face
+    Hub.
 
     Args:
         name: A folder with a config.json, a pipeline folder with a subfolder vae, or, if no such

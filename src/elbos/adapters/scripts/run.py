@@ -54,7 +54,9 @@ class _Data(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The reason why a script yields no loss under one choice of the data variable."""
+    """The reason why a script yields no loss, under one choice of the variable that holds the clean
+    data.
+    """
 
     line: int
     text: str
@@ -63,7 +65,9 @@ class Failure(NamedTuple):
 
 @dataclass
 class Run:
-    """The loss of a script, as the lines that compute it under one choice of the data variable."""
+    """The lines of a script that compute its loss, under one choice of the variable that holds the
+    clean data.
+    """
 
     script: Script
     path: Path
@@ -103,8 +107,8 @@ class Run:
         return found + [_Data(None, f"{name}[{key!r}]", (name, key)) for name, key in items]
 
     def resolve(self) -> Failure | None:
-        """Run definitions of the script until its loss can be computed; return None, or the reason
-        why it cannot.
+        """Run definitions of the script until its loss can be computed; return None on success,
+        else the reason of the failure.
 
         Names that only conditions depend on stay unknown if their definitions fail.
         """
@@ -183,8 +187,8 @@ class Run:
             return failure, self.stage.decisive
 
     def _where_unknown(self, names: frozenset[str]) -> Failure:
-        """Return a failure that names the first line, after the data enter, that uses an unknown
-        value.
+        """Return a failure at the first line that uses an unknown value, after the line that
+        assigns the clean data.
         """
         after = self.data.after.lineno if self.data and self.data.after else 0
         culprits = {name for name in names if not self._is_definable(name)} or names
@@ -344,8 +348,8 @@ class Run:
             self.space[name] = with_local_configuration(value, self.script.tree, self.assumed)
 
     def _written(self, statement: ast.stmt) -> list[ast.stmt]:
-        """Return a statement guarded against errors, followed by the assignment of the data where
-        they enter.
+        """Wrap a statement in a `try`; append the assignment of the clean data if the data variable
+        is set there.
         """
         if isinstance(statement, (*_DEFINITIONS, *_IMPORTS)):
             return [statement]

@@ -97,7 +97,9 @@ class Script:
 
     @cached_property
     def parameters(self) -> dict[str, ast.expr]:
-        """Arguments of the functions around the loss: those of the first call, or the defaults."""
+        """Arguments of the functions that enclose the loss, from the first call of each function,
+        or else the defaults.
+        """
         found: dict[str, ast.expr] = {}
         calls = [n for n in ast.walk(self.tree) if isinstance(n, ast.Call)]
         for function in (n for n in self.around if isinstance(n, ast.FunctionDef)):

@@ -53,8 +53,8 @@ def unshifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
 def mu_of(
     height: float, width: float, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> float:
-    r"""Return the log-shift $\mu$ of times for an image size: linear in the number of tokens,
-    through (256, 0.5) and `high`.
+    r"""Return the log-shift $\mu$ of flow-matching times for an image size: a linear function of
+    the number of tokens, through (256, 0.5) and `high`.
 
     `pixels` is the side of a token. Default: 8 of the autoencoder times patches of 2.
     """

@@ -1,4 +1,4 @@
-"""Losses as tables over 1,000 time steps: ranges of time steps, Stable Diffusion's betas, flow
+"""Losses on tables of 1,000 time steps: ranges of steps, Stable Diffusion's betas, and flow
 matching.
 """
 

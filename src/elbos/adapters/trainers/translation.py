@@ -103,8 +103,8 @@ def _prediction(trainer: Trainer, option: Option) -> str | None:
 
 
 def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[Values, float]:
-    """Fit the free settings of an option to the audited weighting; positive settings vary by their
-    logarithm.
+    """Fit the free settings of an option to the audited weighting; positive settings are fitted on
+    a logarithmic scale.
     """
     logsnr, log_w = audit.logsnr.numpy(), audit.weight.log().numpy()
     p = audit.density.numpy()
