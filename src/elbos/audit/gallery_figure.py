@@ -53,7 +53,9 @@ def _log_weight(audit: Audit, levels: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def _line(levels: Float[Array, " n"], decades: Float[Array, " n"], kind: str) -> Markup:
-    """Return a weighting curve as an SVG path; `decades` are relative to the top of the picture."""
+    """Return a weighting as an SVG path, given base-10 logarithms relative to the top of the
+    picture.
+    """
     path = _path(levels, 1 + decades / DECADES)
     return Markup('<path class="{}" d="{}"/>').format(kind, path)
 

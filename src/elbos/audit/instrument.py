@@ -283,7 +283,8 @@ class Instrument:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
-        """Return an instrument with the first form of network output that the loss accepts.
+        """Return an `Instrument` for a loss, with the first form of network output that the loss
+        accepts.
 
         Raises:
             ValueError: If the loss accepts no form; the message is about the first form.

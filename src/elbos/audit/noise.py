@@ -211,8 +211,8 @@ class DrawFactors:
         return ColouredNoise(list(map(float, shape)), strength if self.full else None)
 
     def ratio(self, i: int, to: Float[Tensor, " n"]) -> float | None:
-        """Return the ratio of a draw's factors to the numbers `to`; None if the ratio varies
-        between samples.
+        """Return the constant ratio between the factors of one draw and the values `to`; None if
+        the ratio varies between samples.
         """
         factor, to = self.factors[:, i].nan_to_num(), to.nan_to_num()
         ratio = (factor * to).sum() / to.square().sum()

@@ -161,7 +161,7 @@ class Queries:
         zero: Observation | None = None,
     ) -> list[PairedCalls]:
         """Evaluate the loss with one seed but different data and network outputs; return one
-        `PairedCalls` per network call that counts in the expected loss.
+        `PairedCalls` per network call that contributes to the expected loss.
 
         `zero` is an earlier call with output 0; `quantiles` replace random draws.
         """
@@ -185,7 +185,7 @@ class Queries:
 
     def single(self, seed: int, quantiles: Quantiles | None = None) -> list[SingleCall]:
         """Evaluate the loss with random signs as network output; return one `SingleCall` per
-        network call that counts in the expected loss.
+        network call that contributes to the expected loss.
         """
         observation, found = self.instrument.observed(self.x, seed, SIGNS, quantiles), []
         draws = observation.draws
@@ -276,9 +276,7 @@ class DrawSum:
 
     @classmethod
     def from_input(cls, draws: list[Tensor], z: Tensor, x: Tensor) -> "DrawSum":
-        """Fit the combination of normal draws in the noisy data `z`, next to the clean data and a
-        constant.
-        """
+        """Fit noisy data `z` by a combination of normal draws, clean data and a constant."""
         stacked = torch.stack([draw.flatten(1).double() for draw in draws], dim=1)
         factors = _factors(stacked, z, x)
         return cls(stacked, factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30))

@@ -236,7 +236,7 @@ class _Components:
 
     @classmethod
     def from_draws(cls, x: Tensor, given: Tensor, normals: list[Tensor]) -> "_Components":
-        """Return candidates with the most recent normal draws whose shapes fit the data."""
+        """Return components formed from the most recent normal draws whose shapes fit the data."""
         size = x[0].numel()
         whole = [one for one in normals if one.shape[1:] == x.shape[1:] and is_shared(one, x)]
         shared = [one for one in normals if one.shape[1:] != x.shape[1:] and is_shared(one, x)]
@@ -247,8 +247,8 @@ class _Components:
         return cls(x, given.detach().reshape(x.shape).clone(), given, draws, shapes)
 
     def centred(self, axis: int) -> Iterator["_Components"]:
-        """Yield candidates with normal draws centred along an axis: first with unchanged data, then
-        with centred data.
+        """Yield components whose normal draws are centred along an axis, with unchanged and with
+        centred clean data.
         """
         draws = [without_mean(one.reshape(self.x.shape), axis).flatten(1) for one in self.draws]
         for x in (self.x, without_mean(self.x, axis)):

@@ -1,4 +1,6 @@
-"""Execution of the loss lines of a script, given the variable that holds the clean data."""
+"""Execution of the lines of a script that compute the loss, given the variable that holds the clean
+data.
+"""
 
 import ast
 import re
@@ -130,8 +132,8 @@ class Run:
             self.known |= new
 
     def _try(self) -> tuple[Failure | None, frozenset[str]]:
-        """Run the loss lines; if the shape of the network output is refused, run them again with a
-        learned variance.
+        """Run the lines that compute the loss; if the shape of the network output is refused, run
+        them again with a learned variance.
 
         The result is a failure or None, and the unknown names that the loss depends on.
         """

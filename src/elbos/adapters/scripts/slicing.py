@@ -1,5 +1,5 @@
-"""Loss lines of a training script: a backward slice of the syntax tree, computed without running
-the script.
+"""Lines of a training script that compute the loss: a backward slice of the syntax tree, found
+without running the script.
 
 The slice starts at the expression that `accelerator.backward(loss)` or `loss.backward()`
 differentiates, and goes up through the innermost loop around the call: a statement belongs to the

@@ -149,8 +149,8 @@ def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any
 
 @dataclass(frozen=True)
 class Residual(Parameterization):
-    r"""Regression target for a network output $y$ if the loss compares $z + y$, or $z - ty$, with
-    the flow-matching target.
+    r"""Regression target for a network output $y$ that is added to the input, as $z + y$ or $z -
+    ty$, before comparison with the flow-matching target.
 
     Adding the network's input changes the prediction, not the weight of its error.
 
