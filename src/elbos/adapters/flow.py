@@ -60,7 +60,9 @@ class VelocityDenoiser:
 
     @property
     def logsnr_max(self) -> float:
-        r"""Log-SNR at the time of the data: $-2\ln s$ for residual noise $s$, or infinity."""
+        r"""Log-SNR at the time of the data: $-2\ln s$ if noise of standard deviation $s$ remains,
+        infinity if none does.
+        """
         return -2 * math.log(self.sigma_min) if self.sigma_min else math.inf
 
     def __post_init__(self) -> None:
