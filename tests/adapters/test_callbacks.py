@@ -6,12 +6,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from elbos.adapters import flow
 from elbos.adapters.recorded import RecordedSteps
+from elbos.validation import ValidationHistory, Validator
 
 
 def loss(network: nn.Module, x: Tensor) -> Tensor:
     t, eps = torch.rand(len(x), 1), torch.randn_like(x)
     return (network((1 - t) * x + t * eps) - (eps - x)).square().mean()
+
+
+def validated() -> ValidationHistory:
+    """A history of the network of both trainers, whose loss is that of rectified flow."""
+    x = torch.rand(64, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return ValidationHistory(
+        Validator(x),
+        lambda model: flow.denoiser(lambda z, _: model.network(z), data_at=0),
+        every=5,
+    )
 
 
 def test_a_recording_ends_by_itself() -> None:
@@ -29,7 +41,7 @@ def test_a_recording_ends_by_itself() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_lightning(tmp_path: Any) -> None:
     lightning = pytest.importorskip("lightning.pytorch")
-    from elbos.adapters.lightning import AuditCallback
+    from elbos.adapters.lightning import AuditCallback, ValidationCallback
 
     class Module(lightning.LightningModule):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
@@ -43,11 +55,11 @@ def test_lightning(tmp_path: Any) -> None:
             return torch.optim.SGD(self.parameters(), 0.1)
 
     data = torch.utils.data.TensorDataset(torch.rand(1024, 32))
-    callback = AuditCallback("network", num_steps=12)
+    callback, history = AuditCallback("network", num_steps=12), validated()
     trainer = lightning.Trainer(
         max_epochs=1,
         accelerator="cpu",
-        callbacks=[callback],
+        callbacks=[callback, ValidationCallback(history)],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -56,12 +68,15 @@ def test_lightning(tmp_path: Any) -> None:
     trainer.fit(Module(), torch.utils.data.DataLoader(data, batch_size=64))
     assert callback.audit is not None
     assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 11 * 64)
+    assert list(history.results) == [5, 10, 15]
+    logged = trainer.callback_metrics["validation_bits_per_dim"].item()
+    assert logged == pytest.approx(history.results[15].bits_per_dim)
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_transformers(tmp_path: Any) -> None:
     transformers = pytest.importorskip("transformers")
-    from elbos.adapters.transformers import AuditCallback
+    from elbos.adapters.transformers import AuditCallback, ValidationCallback
 
     class Model(nn.Module):
         def __init__(self) -> None:
@@ -71,7 +86,7 @@ def test_transformers(tmp_path: Any) -> None:
         def forward(self, x: Tensor) -> dict[str, Tensor]:
             return {"loss": loss(self.network, x)}
 
-    callback = AuditCallback("network", num_steps=12)
+    callback, history = AuditCallback("network", num_steps=12), validated()
     args = transformers.TrainingArguments(
         output_dir=str(tmp_path),
         max_steps=14,
@@ -83,6 +98,11 @@ def test_transformers(tmp_path: Any) -> None:
         remove_unused_columns=False,
     )
     data = [{"x": row} for row in torch.rand(1024, 32)]
-    transformers.Trainer(Model(), args, train_dataset=data, callbacks=[callback]).train()
+    callbacks = [callback, ValidationCallback(history)]
+    trainer = transformers.Trainer(Model(), args, train_dataset=data, callbacks=callbacks)
+    trainer.train()
     assert callback.audit is not None
     assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 11 * 64)
+    logged = [one for one in trainer.state.log_history if "validation_bits_per_dim" in one]
+    assert [one["step"] for one in logged] == list(history.results) == [5, 10]
+    assert logged[1]["validation_bits_per_dim"] == history.results[10].bits_per_dim

@@ -1,14 +1,15 @@
-"""Lightning callback that audits the training loss from the first training steps."""
+"""Callbacks of a Lightning training: an audit of its first steps, and validation by the ELBO."""
 
 from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
 from elbos.adapters.recorded import RecordedSteps
+from elbos.validation import ValidationHistory
 
 
 class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
-    """Lightning callback that audits the loss: `Trainer(callbacks=[AuditCallback("network")])`."""
+    """Callback auditing a `LightningModule`: `Trainer(callbacks=[AuditCallback("network")])`."""
 
     def on_train_start(self, _trainer: Any, pl_module: Any) -> None:
         self.start(pl_module)
@@ -18,3 +19,27 @@ class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
 
     def on_train_end(self, *_: Any) -> None:
         self.stop()
+
+
+class ValidationCallback(Callback):  # type: ignore[misc]
+    """Callback validating a `LightningModule` every `history.every` steps, and logging the result.
+
+    The training stops when `history.should_stop` is true.
+
+    Args:
+        history: How to validate; its `denoiser` takes the `LightningModule`.
+
+    Examples:
+        history = ValidationHistory(validator, lambda module: Denoiser(module.network, V()))
+        Trainer(callbacks=[ValidationCallback(history)])
+    """
+
+    def __init__(self, history: ValidationHistory) -> None:
+        super().__init__()
+        self.history = history
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        metrics = self.history.update(trainer.global_step, pl_module)
+        if metrics:
+            pl_module.log_dict(metrics)
+        trainer.should_stop |= self.history.should_stop

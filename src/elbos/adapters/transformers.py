@@ -1,14 +1,15 @@
-"""Callback for transformers' `Trainer` that audits the training loss from the first steps."""
+"""Callbacks of transformers' `Trainer`: an audit of the first steps, and validation by the ELBO."""
 
 from typing import Any
 
 from transformers import TrainerCallback
 
 from elbos.adapters.recorded import RecordedSteps
+from elbos.validation import ValidationHistory
 
 
 class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
-    """Callback that audits the training loss: `Trainer(..., callbacks=[AuditCallback("unet")])`."""
+    """Callback auditing a model's loss: `Trainer(..., callbacks=[AuditCallback("unet")])`."""
 
     def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
         self.start(model)
@@ -18,3 +19,27 @@ class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.stop()
+
+
+class ValidationCallback(TrainerCallback):  # type: ignore[misc]
+    """Callback validating a model every `history.every` steps, into `state.log_history`.
+
+    The training stops when `history.should_stop` is true.
+
+    Args:
+        history: How to validate; its `denoiser` takes the model.
+
+    Examples:
+        history = ValidationHistory(validator, lambda model: Denoiser(model.unet, V()))
+        Trainer(..., callbacks=[ValidationCallback(history)])
+    """
+
+    def __init__(self, history: ValidationHistory) -> None:
+        super().__init__()
+        self.history = history
+
+    def on_step_end(self, _: Any, state: Any, control: Any, *, model: Any, **__: Any) -> None:
+        metrics = self.history.update(state.global_step, model)
+        if metrics:
+            state.log_history.append({**metrics, "step": state.global_step})
+        control.should_training_stop |= self.history.should_stop

@@ -5,7 +5,7 @@ A dataset is a tensor `[n, ...]`, or an object with a length and `dataset[i]`. A
 of one sample. Batches are made by torch's `default_collate`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -41,11 +41,13 @@ class Items:
         dataset: The tensor or dataset.
         is_bounded: Whether x has to be in [-1, 1].
         dtype: What x is converted to.
+        to_item: Makes `x` or `(x, cond)` of an item of the dataset. Default: the item itself.
     """
 
     dataset: Any
     is_bounded: bool = True
     dtype: torch.dtype = torch.float32
+    to_item: Callable[[Any], Any] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -60,10 +62,14 @@ class Items:
             x, cond = self.dataset[rows], None
         else:
             with torch.autocast("cpu", enabled=False):  # a network's precision, not the data's
-                x, cond = _collated([self.dataset[row] for row in rows.tolist()])
+                items = [self.dataset[row] for row in rows.tolist()]
+                x, cond = _collated([self.to_item(one) for one in items] if self.to_item else items)
         if not isinstance(x, Tensor):
             kind = type(x).__name__
-            raise ValueError(f"the dataset's x is a {kind}: give x or (x, cond), x a tensor.")
+            given = ", or to_item to make them of an item" if isinstance(x, dict) else ""
+            raise ValueError(
+                f"the dataset's x is a {kind}: give x or (x, cond), x a tensor{given}."
+            )
         if not x.is_floating_point():
             raise ValueError(f"the dataset's x is {x.dtype}: give numbers from -1 to 1.")
         if x.ndim < 2 or not x.numel():

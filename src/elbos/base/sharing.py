@@ -1,6 +1,7 @@
 """Division of work among the processes of `torch.distributed`, and gathering of the results."""
 
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -37,6 +38,17 @@ def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
 def require_processes() -> None:
     if not (dist.is_available() and dist.is_initialized()):
         raise ValueError("is_shared is true and torch.distributed is not initialized: start it.")
+
+
+def warn_if_several(stacklevel: int = 4) -> None:
+    """Warn if `torch.distributed` has several processes, each of which does all the work."""
+    num = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if num > 1:
+        warnings.warn(
+            f"{num} processes of torch.distributed exist, and this call does all the work in its "
+            "own: pass is_shared=True in all of them to share it, or is_shared=False.",
+            stacklevel=stacklevel,
+        )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ References:
 
 from elbos.validation.by_level import BinnedLoss, LossByLevel
 from elbos.validation.estimate import Estimate
+from elbos.validation.history import ValidationHistory
 from elbos.validation.measurements import ControlVariate, Measurements, fit
 from elbos.validation.result import Curve, Validation
 from elbos.validation.validator import Validator
@@ -28,6 +29,7 @@ __all__ = [
     "LossByLevel",
     "Measurements",
     "Validation",
+    "ValidationHistory",
     "Validator",
     "fit",
 ]

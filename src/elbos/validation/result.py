@@ -42,6 +42,17 @@ class Curve:
     standard_error: tuple[float, ...]
     measurement_error: tuple[float, ...]
 
+    @property
+    def sigma(self) -> tuple[float, ...]:
+        r"""Noise levels as $\sigma/\alpha = e^{-\lambda/2}$, EDM's and k-diffusion's sigma."""
+        return tuple(math.exp(-level / 2) for level in self.logsnr)
+
+    def times(self, schedule: Schedule) -> tuple[float, ...]:
+        """Return the noise levels as times of a schedule: `schedules.Flow()` for rectified flow,
+        `schedules.DDPM()` times 1,000 for time steps.
+        """
+        return tuple(schedule.time(torch.tensor(self.logsnr, dtype=torch.float64)).tolist())
+
     def __repr__(self) -> str:
         ends = f"log-SNR {self.logsnr[0]:g} to {self.logsnr[-1]:g}"
         return f"Curve({len(self.logsnr)} estimates, {ends})"
@@ -57,7 +68,7 @@ class Curve:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Validation:
     r"""The variational bound of each sample of a dataset, with its terms and its integrand.
 

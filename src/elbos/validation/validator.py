@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from elbos.base.checks import Typed, require_positive, typed
 from elbos.base.conditions import Condition, cond_at, map_tensors, to_device
 from elbos.base.items import Batched, Items, first_item
 from elbos.base.progress import Start, silent
-from elbos.base.sharing import require_alike, share, summed, together
+from elbos.base.sharing import require_alike, share, summed, together, warn_if_several
 from elbos.models.likelihood import eps_loss, prior_loss, warn_if_unresolved
 from elbos.models.likelihood.terms import loss_of_levels
 from elbos.theory.denoiser import Denoise
@@ -52,8 +53,10 @@ class Validator(Typed):
 
     Attributes:
         data: Held-out data in [-1, 1], or latents: a tensor `[n, ...]` or a dataset whose `data[i]`
-            is `x` or `(x, cond)`, without augmentation. With a single sample the standard error is
-            NaN.
+            is `x` or `(x, cond)`, without augmentation, or a `DataLoader` of one. With a single
+            sample the standard error is NaN.
+        to_item: Makes `x` or `(x, cond)` of an item of the dataset, such as `lambda item:
+            (item["image"], item["label"])`. Default: the item itself.
         num_levels: $K$, if the data are discrete, $2k/(K-1) - 1$. Default: continuous data.
         logsnr_min: $\lambda_\min$. Default: -10, where the prior's loss is below 1e-4 bits/dim.
         logsnr_max: $\lambda_\max$. Default: 13.3, VDM's for 8-bit images. A denoiser trained on a
@@ -82,6 +85,7 @@ class Validator(Typed):
 
     data: Any
     _: KW_ONLY
+    to_item: Callable[[Any], Any] | None = None
     num_levels: int | None = None
     logsnr_min: float = -10.0
     logsnr_max: float = 13.3
@@ -128,9 +132,10 @@ class Validator(Typed):
     def _source(self) -> Batched:
         if isinstance(self.data, Batched) and not hasattr(self.data, "__getitem__"):
             return self.data  # other libraries' datasets have a method `batch`, too
-        is_double = isinstance(self.data, Tensor) and self.data.dtype == torch.float64
+        data = self.data.dataset if isinstance(self.data, DataLoader) else self.data
+        is_double = isinstance(data, Tensor) and data.dtype == torch.float64
         dtype = torch.float64 if is_double else torch.float32
-        return Items(self.data, is_bounded=False, dtype=dtype)
+        return Items(data, is_bounded=False, dtype=dtype, to_item=self.to_item)
 
     @property
     def _schedule(self) -> Schedule:
@@ -148,7 +153,7 @@ class Validator(Typed):
         cond: Condition = None,
         batch_size: int = 64,
         target_se: float | None = None,
-        is_shared: bool = False,
+        is_shared: bool | None = None,
         device: torch.device | str | None = None,
         parts: Parts | None = None,
         start: Start = silent,
@@ -165,7 +170,8 @@ class Validator(Typed):
                 is reached. If the scatter of the samples alone exceeds the target, rounds stop,
                 with a warning, once the measurement error is half of the sampling error.
             is_shared: Whether all processes of `torch.distributed` make this call and share the
-                work; all get the same result. Default: each calling process does all the work.
+                work; all get the same result. Default: each calling process does all the work,
+                with a warning if there are several processes.
             device: Device of the denoiser. Default: the device of its parameters, or the CPU.
             parts: Store of finished parts, so that the same call resumes; use one store per
                 denoiser and dataset. Processes that share the work store their own parts, and need
@@ -179,6 +185,9 @@ class Validator(Typed):
         """
         if target_se is not None:
             require_positive(target_se=target_se)
+        if is_shared is None:
+            is_shared = False
+            warn_if_several()
         execution = self._execution(denoiser, cond, batch_size, is_shared, device, parts, start)
         target = None if target_se is None else target_se * NATS_PER_BIT
         rounds: list[Tensors] = []

@@ -1,0 +1,117 @@
+"""Validation at intervals of a training: results by step, the best one, and a reason to stop.
+
+Two validations are compared on the same samples, noise levels and noise, so that the error of their
+difference is many times smaller than that of either number: a worsening is significant long before
+two loss curves can be told apart by eye.
+"""
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+import torch.distributed as dist
+
+from elbos.base.checks import Typed, require_positive
+from elbos.base.conditions import Condition
+from elbos.theory.denoiser import Denoise
+from elbos.validation.estimate import Estimate
+from elbos.validation.result import Validation
+from elbos.validation.validator import Validator
+
+NUM_ERRORS = 2.0
+"""Standard errors beyond which a difference counts as significant: 95 % for a normal one."""
+
+
+@dataclass
+class ValidationHistory(Typed):
+    """The validations of a training, made every so many steps on the same noise.
+
+    Args:
+        validator: The held-out set.
+        denoiser: Makes the denoiser of a model, for example of its averaged weights:
+            `lambda model: elbos.Denoiser(model.ema, V())`. Default: the model is a denoiser.
+        every: Training steps between validations.
+        patience: Number of validations in a row that are significantly worse than the best one
+            after which `should_stop` is true. Default: never.
+        cond: The condition of all samples. Default: the condition in the data.
+        batch_size: Function evaluations at once.
+
+    Attributes:
+        results: The validations, by training step.
+        best_step: The training step of the lowest bound.
+
+    Examples:
+        >>> import torch
+        >>> from elbos import oracles, Validator
+        >>> one = torch.ones(1)
+        >>> model = oracles.GaussianMixture(one, torch.zeros(1, 2), one)
+        >>> history = ValidationHistory(Validator(model.sample(100)[0]), every=500)
+        >>> history.update(499, model), sorted(history.update(500, model))
+        (None, ['validation_bits_per_dim', 'validation_standard_error'])
+        >>> history.best_step, history.should_stop
+        (500, False)
+    """
+
+    validator: Validator
+    denoiser: Callable[[Any], Denoise] = lambda model: model
+    _: KW_ONLY
+    every: int = 1000
+    patience: int | None = None
+    cond: Condition = None
+    batch_size: int = 64
+    results: dict[int, Validation] = field(default_factory=dict, init=False)
+    best_step: int | None = field(default=None, init=False)
+    _num_worse: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        require_positive(every=self.every, batch_size=self.batch_size)
+        if self.patience is not None:
+            require_positive(patience=self.patience)
+
+    @property
+    def best(self) -> Validation | None:
+        """The validation with the lowest bound; None before the first one."""
+        return None if self.best_step is None else self.results[self.best_step]
+
+    @property
+    def should_stop(self) -> bool:
+        """True after `patience` validations in a row that are significantly worse than the best."""
+        return self.patience is not None and self._num_worse >= self.patience
+
+    def update(self, step: int, model: Any) -> dict[str, float] | None:
+        """Validate if the step is a multiple of `every` and has no result yet; all processes of
+        `torch.distributed` share the work, and have to make the call.
+
+        Args:
+            step: Number of training steps so far.
+            model: The model, as `denoiser` takes it.
+
+        Returns:
+            The bound, its standard error and, from the second validation on, the paired difference
+            from the best one before (positive if worse) with its error, for a logger; None if no
+            validation is due.
+        """
+        if step % self.every or step in self.results or step == 0:
+            return None
+        result = self.validator(
+            self.denoiser(model),
+            cond=self.cond,
+            batch_size=self.batch_size,
+            is_shared=dist.is_available() and dist.is_initialized(),
+        )
+        metrics = {
+            "validation_bits_per_dim": result.bits_per_dim,
+            "validation_standard_error": result.standard_error,
+        }
+        self.results[step] = result
+        if self.best is None:
+            self.best_step = step
+            return metrics
+        worse: Estimate = result.difference(self.best)
+        metrics["validation_worse_by"] = worse.mean
+        metrics["validation_worse_by_error"] = worse.standard_error
+        is_worse = worse.mean > NUM_ERRORS * worse.standard_error
+        self._num_worse = self._num_worse + 1 if is_worse else 0
+        if worse.mean < 0:
+            self.best_step = step
+        return metrics

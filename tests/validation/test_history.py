@@ -1,0 +1,84 @@
+"""Validation at intervals: the paired difference from the best, and stopping when it is worse."""
+
+import math
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from elbos.theory.oracles import GaussianMixture
+from elbos.theory.schedules import Flow
+from elbos.validation import ValidationHistory, Validator
+
+ONE = torch.ones(1)
+TRUE = GaussianMixture(ONE, torch.zeros(1, 4), ONE)
+X = TRUE.sample(200, torch.Generator().manual_seed(0))[0]
+
+
+def model(std):
+    """The exact denoiser of data of another standard deviation."""
+    return GaussianMixture(ONE, torch.zeros(1, 4), std * ONE)
+
+
+def test_a_validation_is_due_every_so_many_steps():
+    history = ValidationHistory(Validator(X), every=10)
+    due = [step for step in range(31) if history.update(step, model(1.0)) is not None]
+    assert due == list(history.results) == [10, 20, 30]
+    assert history.update(30, model(1.0)) is None  # as after a resume
+
+
+def test_the_best_is_the_lowest_bound_and_worse_ones_stop():
+    history = ValidationHistory(Validator(X), lambda std: model(std), every=1, patience=2)
+    stds = [3.0, 1.5, 1.0, 1.4, 1.0, 1.4, 1.5]
+    stops = []
+    for step, std in enumerate(stds, 1):
+        metrics = history.update(step, std)
+        stops.append(history.should_stop)
+    assert history.best_step == 3
+    assert stops == [False] * 6 + [True]  # the fifth equals the best, and breaks the row
+    found = history.results[7].difference(history.best)
+    assert metrics["validation_worse_by"] == found.mean
+    assert metrics["validation_worse_by_error"] == found.standard_error
+    # the expected gap of a Gaussian's wrong variance: KL(N(0, 1) || N(0, s^2)) of the data
+    gap = (math.log(1.5) + 1 / (2 * 1.5**2) - 0.5) / math.log(2)
+    assert found.mean == pytest.approx(gap, abs=4 * found.standard_error)
+
+
+def test_a_difference_within_its_error_does_not_count_as_worse():
+    history = ValidationHistory(Validator(X), lambda std: model(std), every=1, patience=1)
+    for step, std in enumerate((1.0, 1.0001), 1):
+        history.update(step, std)
+    assert not history.should_stop
+
+
+def test_items_are_dicts_and_loaders_are_their_datasets():
+    items = [{"image": x, "label": torch.tensor(i % 3)} for i, x in enumerate(X)]
+    loader = DataLoader(items, batch_size=7, shuffle=True)
+
+    class Labelled:
+        def __call__(self, z, logsnr, cond=None):
+            assert cond.dtype == torch.int64
+            return TRUE(z, logsnr)
+
+    to_item = lambda item: (item["image"], item["label"])  # noqa: E731
+    result = Validator(loader, to_item=to_item)(Labelled())
+    assert result.bits_per_dim == pytest.approx(Validator(X)(TRUE).bits_per_dim, abs=1e-9)
+    assert sorted(result.by_class()) == [0, 1, 2]
+    with pytest.raises(ValueError, match="to_item"):
+        Validator(items)(TRUE)
+
+
+def test_validations_are_compared_by_identity_and_curves_have_other_coordinates():
+    first, second = Validator(X)(TRUE), Validator(X)(TRUE)
+    assert first == first
+    assert first != second
+    curve = first.by_level
+    assert curve.sigma == pytest.approx([math.exp(-level / 2) for level in curve.logsnr])
+    ends = Flow().logsnr(torch.tensor(curve.times(Flow()), dtype=torch.float64))
+    assert ends.tolist() == pytest.approx(list(curve.logsnr))
+
+
+@pytest.mark.parametrize("wrong", [{"every": 0}, {"patience": 0}, {"every": 1.5}])
+def test_wrong_settings_are_named(wrong, unchecked):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        ValidationHistory(Validator(X), **wrong)
