@@ -1,9 +1,12 @@
 """Live trainings, recorded: the same audit as that of their loss, and the same training."""
 
+import os
 from collections.abc import Callable
 
 import pytest
 import torch
+import torch.distributed as dist
+from forking import in_processes
 from torch import Tensor, nn
 
 from elbos import audit
@@ -249,3 +252,27 @@ def test_input_that_no_draw_explains_is_not_recorded() -> None:
     assert recorded is not None
     with pytest.raises(ValueError, match="0 samples"):
         recorded.audit()
+
+
+def _seeded_step(seed_by_rank, told):
+    """Record steps in one of two processes; the seeds are equal, or differ by the rank."""
+    rank = int(os.environ["RANK"])
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    network = torch.nn.Bilinear(32, 1, 32)
+    torch.manual_seed(rank if seed_by_rank else 0)
+    x = torch.rand(64, 32, generator=torch.Generator().manual_seed(rank))
+    with audit.record(network) as recorded:
+        for _ in range(12):
+            t, eps = torch.rand(64, 1), torch.randn_like(x)
+            (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean().backward()
+    found = recorded.audit(is_shared=True).diagnostics
+    shared = [one for one in found if one.kind == "shared-between-processes"]
+    assert {one.what: one.share for one in shared} == told
+
+
+@pytest.mark.parametrize(
+    ("seed_by_rank", "told"), [(True, {}), (False, {"noise": 1.0, "noise levels": 1.0})]
+)
+def test_noise_that_processes_share_is_a_diagnostic(seed_by_rank, told):
+    in_processes(2, _seeded_step, seed_by_rank, told)

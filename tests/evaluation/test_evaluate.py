@@ -66,8 +66,11 @@ def settings(few: list[str]) -> dict[str, Any]:
 
 
 def changed(run: Run, **changes: Any) -> Run:
-    """A copy of a run with other attributes."""
+    """A copy of a run with other attributes; those that its configuration determines follow it."""
     run = copy.copy(run)
+    if "config" in changes:
+        config = changes["config"]
+        changes = {"schedule": config.schedule, "precision": config.precision, **changes}
     vars(run).update(changes)
     return run
 

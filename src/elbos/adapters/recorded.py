@@ -4,6 +4,8 @@ from contextlib import ExitStack
 from operator import attrgetter
 from typing import Any
 
+import torch.distributed as dist
+
 from elbos.audit import Audit, Recording, record
 
 
@@ -45,4 +47,5 @@ class RecordedSteps:
         self._stack.close()
         if self._recorded is not None:
             recorded, self._recorded = self._recorded, None
-            self.audit = recorded.audit(title=self._network or "network")
+            is_shared = dist.is_available() and dist.is_initialized()
+            self.audit = recorded.audit(title=self._network or "network", is_shared=is_shared)

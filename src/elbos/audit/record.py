@@ -12,17 +12,19 @@ noise. The clean data are the argument of `torch.randn_like(x)` in the loss, unl
 The training stays the same, bit for bit.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.audit import scatter
-from elbos.audit.diagnostics import DerivativeTerm, Diagnostic
+from elbos.audit.diagnostics import DerivativeTerm, Diagnostic, SharedBetweenProcesses
 from elbos.audit.estimate import Estimate
 from elbos.audit.instrument import Arguments
 from elbos.audit.noise import MAX_UNEXPLAINED
@@ -30,7 +32,9 @@ from elbos.audit.queries import is_shared, without_mean
 from elbos.audit.result import Audit
 from elbos.audit.rng import Draws, Recorder
 from elbos.audit.steps import MIN_SAMPLES, Step, gram_of, least_squares, power_beside, samples_of
+from elbos.base.sharing import require_processes
 
+_NUM_FINGERPRINTED = 64  # numbers
 _MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
 
 
@@ -53,6 +57,7 @@ class Recording:
         self._error = 0.0
         self._is_differentiated = False
         self._steps: list[Step] = []
+        self._fingerprints: list[dict[str, str]] = []  # of the random numbers and data of each step
         self._example: Arguments | None = None  # of the latest step
 
     @property
@@ -69,12 +74,21 @@ class Recording:
         """
         self._given = x.detach()
 
-    def audit(self, *, title: str = "recorded loss", data_scale: float | None = None) -> Audit:
+    def audit(
+        self,
+        *,
+        title: str = "recorded loss",
+        data_scale: float | None = None,
+        is_shared: bool = False,
+    ) -> Audit:
         """Return the audit of the loss, estimated from the recorded training steps.
 
         Args:
             title: Name of the loss in reports.
             data_scale: As in `probe`.
+            is_shared: Whether all processes of `torch.distributed` make this call: a diagnostic
+                then says if two of them trained on the same noise, noise levels or data. Default:
+                this process's steps alone.
 
         Raises:
             ValueError: In one line, if too few samples were recorded, or the loss is no squared
@@ -86,8 +100,25 @@ class Recording:
                 f"{self.reason or 'record more steps'}."
             )
         found: list[Diagnostic] = [DerivativeTerm()] if self._is_differentiated else []
+        if is_shared:
+            found += self._shared_between_processes()
         samples = samples_of(self._steps, self._example, data_scale, self._error, found)
         return Estimate.from_samples(samples).audit(samples, title=title)
+
+    def _shared_between_processes(self) -> list[Diagnostic]:
+        """Compare the steps of all processes; return a diagnostic if two of them share numbers."""
+        require_processes()
+        every: list[list[dict[str, str]]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(every, self._fingerprints)
+        steps = list(zip(*every, strict=False))  # those that all processes recorded
+        shares = {
+            what: sum(len({one[what] for one in step}) < len(step) for step in steps) / len(steps)
+            for what in (steps[0][0] if steps else ())
+        }
+        if len({one["noise levels"] for one in self._fingerprints}) == 1:  # not drawn
+            shares.pop("noise levels", None)
+        is_shared = {what: share for what, share in shares.items() if share > 0}
+        return [SharedBetweenProcesses(what, share) for what, share in is_shared.items()]
 
     @contextmanager
     def observing(self) -> Iterator["Recording"]:
@@ -143,6 +174,13 @@ class Recording:
                     gram = gram_of([*flat, gradient, *found.draws])
                     step = (gram, found.shapes, size, found.axis, draws.quantiles, conditions)
                     self._steps.append(Step(*step, numbers))
+                    self._fingerprints.append(
+                        {
+                            "noise": _fingerprint(found.draws[0][0]),
+                            "noise levels": _fingerprint(*numbers.values()),
+                            "data": _fingerprint(found.x[0]),
+                        }
+                    )
                     self.reason = ""
 
             answer.register_hook(differentiated)  # type: ignore[no-untyped-call]
@@ -207,6 +245,12 @@ class _LiveRecorder(Recorder):
         if func is torch.randn_like:
             self.likes.append((args[0] if args else (kwargs or {})["input"]).detach().clone())
         return super().__torch_function__(func, types, args, kwargs)
+
+
+def _fingerprint(*tensors: Tensor) -> str:
+    """Return a hash of the first numbers of some tensors."""
+    first = [one.detach().flatten()[:_NUM_FINGERPRINTED].double().cpu() for one in tensors]
+    return hashlib.sha256(b"".join(one.numpy().tobytes() for one in first)).hexdigest()
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -219,6 +219,7 @@ def assert_weighting(
         ValueError: If the loss cannot be measured, or there is no such recipe or file.
 
     Examples:
+        >>> import torch
         >>> def loss(network, x):  # rectified flow with uniform times
         ...     t, eps = torch.rand(len(x), 1), torch.randn_like(x)
         ...     return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()

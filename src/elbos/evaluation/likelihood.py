@@ -102,7 +102,7 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
     num_images = config.num_images or len(split)
     if not 2 <= num_images <= len(split):
         raise ValueError(
-            f"num_images is {num_images}: give 2 or more; the {config.split} split "
+            f"num_images is {num_images}: give 2 to {len(split)}, since the {config.split} split "
             f"has {len(split)} images."
         )
     return torch.randperm(len(split), generator=generator(0))[:num_images]

@@ -202,6 +202,16 @@ class DerivativeTerm(Diagnostic):
     )
 
 
+class SharedBetweenProcesses(Diagnostic):
+    sentence = (
+        "In {share:percent} of the recorded steps, two processes train on the same {what}: give "
+        "each process random numbers of its own (seed + rank) and its own part of the data. The "
+        "weighting is right, and the gradient is as noisy as with fewer processes."
+    )
+    what: str  # noise, noise levels or data
+    share: float
+
+
 class StrangeTarget(ShareDiagnostic):
     is_fatal = True
     sentence = (

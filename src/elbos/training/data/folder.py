@@ -93,8 +93,9 @@ def _build(archive: "FolderArchive", size: int, folder: Path) -> None:
     """
     writer = PackWriter(folder, {"pictures": archive.place, "size": str(size)})
     with writer.claimed(), progress() as bar:
-        advance = begin(bar, f"decoding {archive.name}", len(archive.names), "pictures")
-        records = write_images(writer, archive, size, advance, skip_bad=True)
+        what = f"decoding {archive.name}"
+        task = bar.add_task(what, total=len(archive.names), unit="pictures", note="")
+        records = write_images(writer, archive, size, partial(bar.advance, task), skip_bad=True)
         index = finish_images(writer, archive, size, records)
     splits = load_shards(folder, index).splits
     levels = digest_of(x for split in splits for x in split.x.split(_NUM_AT_ONCE))
