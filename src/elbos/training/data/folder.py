@@ -17,7 +17,7 @@ from elbos.base import files
 from elbos.base.cache import DamagedFolder, build_once
 from elbos.base.checks import Typed, require_positive
 from elbos.base.formats import read_object
-from elbos.base.progress import begin, progress
+from elbos.base.progress import progress
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import SPLITS, Dataset, digest_of
 from elbos.training.data.images import EXTENSIONS, Archive
