@@ -21,7 +21,7 @@ import warnings
 from pathlib import Path
 
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "elbos")
-OPTIONAL = ("lightning", "transformers")
+OPTIONAL = ("lightning", "pytest", "transformers")
 DATA = (
     "py.typed",
     "cli/help/train.txt",
@@ -65,7 +65,7 @@ def import_every_module() -> None:
         for module in pkgutil.walk_packages(package.__path__, "elbos."):
             try:
                 importlib.import_module(module.name)
-            except ModuleNotFoundError as error:  # of a callback for another library's trainer
+            except ModuleNotFoundError as error:  # of a plugin for another library
                 if error.name not in OPTIONAL:
                     raise
     for name in DATA:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS
 from tiny import DIGITS
 
@@ -19,7 +20,7 @@ from elbos.theory import schedules, weightings
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.parameterizations import EDM
 from elbos.theory.tabulated import Tabulated
-from elbos.training.config import Averaging, Config, Execution, Optimizer, Output
+from elbos.training.config import Averaging, Config, Execution, Optimizer, Output, read_config
 from elbos.training.data import Fashion, Folder, Hub, Latents, Packed, Tar, Toy
 from elbos.training.presets import PRESETS
 from elbos.training.sampling import Sampling
@@ -262,3 +263,24 @@ def test_output_is_no_part_of_what_is_trained_but_of_what_is_kept() -> None:
 
 def test_steps_cover_all_images() -> None:
     assert replace(DIGITS, num_images=481).num_steps == 31
+
+
+def toml(value):
+    """A value as TOML, which has no null: an entry that is left out has its default."""
+    if isinstance(value, dict):
+        entries = [f"{name} = {toml(one)}" for name, one in value.items() if one is not None]
+        return f"{{{', '.join(entries)}}}"
+    return f"[{', '.join(map(toml, value))}]" if isinstance(value, list) else json.dumps(value)
+
+
+def test_a_configuration_may_be_toml_or_yaml(tmp_path):
+    config = replace(PRESETS["digits"], seed=3)
+    values = encode(config)
+    lines = [f"{name} = {toml(one)}" for name, one in values.items() if one is not None]
+    (tmp_path / "config.toml").write_text("\n".join(lines))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    for suffix in ("toml", "yaml"):
+        assert read_config(tmp_path / f"config.{suffix}") == config
+        (tmp_path / f"wrong.{suffix}").write_text("type: [")
+        with pytest.raises(ValueError, match=f"wrong.{suffix}"):
+            read_config(tmp_path / f"wrong.{suffix}")

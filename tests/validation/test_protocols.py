@@ -6,8 +6,16 @@ from oracles import gaussian, gaussian_loss
 from scipy.integrate import quad
 
 from elbos import Validator
+from elbos.adapters import flow
 from elbos.theory import parameterizations, schedules
-from elbos.validation.protocols import FixedLevels, deciles, equispaced_times, fixed_steps
+from elbos.validation.draws import FIXED, Draws
+from elbos.validation.protocols import (
+    FixedLevels,
+    deciles,
+    equispaced_times,
+    fixed_steps,
+    mlperf,
+)
 
 ENDS = {"logsnr_min": -10.0, "logsnr_max": 13.0}
 
@@ -23,6 +31,34 @@ def test_the_mean_over_equispaced_times_is_flow_matchings_loss(generator):
     expected = (s**2 / ((1 - times) ** 2 * s**2 + times**2)).mean().item()
     assert abs(found.mean - expected) < 4 * found.standard_error
     assert found.standard_error < 0.01 * expected
+
+
+@pytest.mark.parametrize(
+    ("protocol", "times"),
+    [
+        (mlperf(), [k / 8 for k in range(8)]),
+        (equispaced_times(), [(k + 0.5) / 8 for k in range(8)]),
+    ],
+    ids=["mlperf", "torchtitan"],
+)
+def test_a_protocol_is_its_written_out_loop(protocol, times, generator):
+    """The mean over times of the mean error of v = eps - x at (1 - t) x + t eps, clean data
+    included, of a network that knows t, on the same noise.
+    """
+    x = torch.rand(40, 3, 4, 4, generator=generator, dtype=torch.float64) * 2 - 1
+
+    def network(z, t):
+        return torch.tanh(z) * (1 + t[:, None, None, None]) - 0.3
+
+    eps = Draws(0, len(x)).noise(torch.arange(len(x)), FIXED, (len(times) + 1, 3, 4, 4))
+    means = []
+    for k, t in enumerate(times):
+        noise = eps[:, k].double()
+        v_hat = network((1 - t) * x + t * noise, torch.full((len(x),), t))
+        means.append((v_hat - (noise - x)).square().mean().item())
+    denoiser = flow.denoiser(network, data_at=0)
+    found = protocol(Validator(x), denoiser)
+    assert found.mean == pytest.approx(sum(means) / len(means), rel=1e-6)
 
 
 def test_the_mean_over_fixed_steps_is_ddpms_loss(generator):

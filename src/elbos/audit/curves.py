@@ -185,7 +185,7 @@ class Splines:
 
     @property
     def score(self) -> float:
-        """Highest penalized log-likelihood among the splines."""
+        """Highest penalized log-likelihood among the splines fitted to the data."""
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:

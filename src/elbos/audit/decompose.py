@@ -94,8 +94,8 @@ def single_products(
 def single_grams(
     products: Float[Tensor, "n 6 6"], offset: float
 ) -> tuple[Float[Tensor, "n r r"], Float[Tensor, " n"]]:
-    r"""Compute Gram matrices and the coefficient $c$ of a squared error from the result of
-    `single_products`.
+    r"""Compute the Gram matrix of the vectors of each network call, and the coefficient $c$ of its
+    squared error, from the dot products of `single_products`.
 
     Two small least-squares problems, $z = \alpha x + \sigma\epsilon$ and
     $g = 2c\,(\hat y - a x - b\epsilon)$, give all five coefficients, because the output $\hat y$

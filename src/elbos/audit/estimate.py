@@ -284,8 +284,8 @@ def significant_rises(
 
 
 def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecided]:
-    """Return the intervals of log-SNR on which a log-weight may increase by more than 5 %, given
-    the standard errors.
+    """Return the intervals of log-SNR on which the standard errors do not exclude that the weight
+    increases by more than 5 %.
     """
     if len(grid) < 2:
         return []

@@ -160,8 +160,8 @@ class Measurement:
         return self._solved(batches, len(padded), data_scale)
 
     def _next(self, place: int = 0, quantile: Tensor | None = None) -> list[Batch]:
-        """Measure the next batch and return one `Batch` per network call; `quantile`, if given,
-        fixes the random draw with index `place`.
+        """Call the loss on the next batch and return the measurements of each network call;
+        `quantile`, if given, replaces the random draw number `place`.
         """
         number = self._num_calls
         self._num_calls += 1

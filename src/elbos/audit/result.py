@@ -155,7 +155,9 @@ class Audit:
 
     @property
     def is_weighted_elbo(self) -> bool:
-        """True if a weighting describes the loss: a squared error on data plus normal noise."""
+        """True if the loss is a squared error on data plus normal noise, so that a weighting
+        describes it completely.
+        """
         return not any(one.is_fatal for one in self.diagnostics)
 
     @property

@@ -275,8 +275,8 @@ class Recorder(TorchFunctionMode):
         self.draws.places += [place if i == 0 else None for i in range(len(designs))]
 
     def _next_quantile(self, num: int) -> tuple[int | None, Tensor | None]:
-        """Return the index of the next random draw of one number per sample, and the quantiles that
-        replace the draw; None for either if absent.
+        """Return the index of the next per-sample random draw, and the quantiles to use in its
+        place; each is None if not set.
         """
         draws = self.draws
         if num == self._num:

@@ -53,7 +53,9 @@ class Conditions:
     def from_batches(
         cls, batches: Sequence[Sequence[Tensor]], sizes: Sequence[int]
     ) -> "Conditions":
-        """Concatenate the conditioning numbers of several batches of given sizes."""
+        """Concatenate the network's conditioning inputs, such as times or labels, of several
+        batches, given the batch sizes.
+        """
         together = zip(*batches, strict=False)
         joined = [torch.cat(some) for some in together if len({one.shape[1] for one in some}) == 1]
         batch = np.arange(len(sizes)).repeat(sizes)

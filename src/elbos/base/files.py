@@ -12,10 +12,13 @@ import platform
 import re
 import shutil
 import stat
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from elbos.base.extras import needs
 
 _HOST = re.sub(r"\W", "-", platform.node()) or "host"
 
@@ -75,9 +78,32 @@ def read_json(path: Path) -> Any:
         ValueError: If the content is not JSON, or is nested too deeply.
     """
     try:
-        return json.loads(read(path))
+        return json.loads(read(path).decode("utf-8-sig"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+TEXT_FORMATS = (".json", ".toml", ".yaml", ".yml")
+
+
+def read_value(path: Path) -> Any:
+    """Return the value of a JSON, TOML or YAML file, told apart by the suffix of its name.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If the content is not in the format of the suffix.
+    """
+    if path.suffix not in TEXT_FORMATS[1:]:
+        return read_json(path)
+    text = read(path).decode("utf-8-sig")
+    if path.suffix == ".toml":
+        return tomllib.loads(text)
+    with needs("cli"):
+        import yaml
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def write(path: Path, content: bytes) -> None:

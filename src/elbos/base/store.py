@@ -91,8 +91,8 @@ class Store:
         return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}
 
     def of_main(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return the stored part `name`; if it is missing, the main process computes and stores it
-        for all processes.
+        """Return the tensors stored under `name`; if missing, the main process computes and stores
+        them for all processes.
 
         Raises:
             OSError: If it cannot be written.

@@ -17,6 +17,21 @@ from elbos.base.errors import UsageError, suggestion
 
 Command = TypeVar("Command")
 _MAX_LENGTH = 200  # characters of tyro's message
+_NAMES_ELSEWHERE = {  # options of other trainers, and ours
+    "lr": "learning-rate",
+    "output-dir": "run",
+    "save-dir": "run",
+    "max-steps": "num-images",
+    "max-train-steps": "num-images",
+    "num-train-epochs": "num-images",
+    "train-batch-size": "batch-size",
+    "gradient-accumulation-steps": "num-micro-batches",
+    "ema-decay": "relative-width",
+    "mixed-precision": "precision",
+    "lr-warmup-steps": "warmup-images",
+    "report-to": "trackers",
+    "logger": "trackers",
+}
 _SIGNS = {"ge": ">=", "le": "<=", "infty": "inf", "propto": "proportional to"}
 
 
@@ -147,7 +162,8 @@ def _hint(word: str, value: str, names: Sequence[str], options: Sequence[str]) -
     """Return the option or subcommand that a misspelt word probably means, as a question; "" if
     none is similar.
     """
-    key, _, last = re.sub("^--lr$", "learning-rate", word).lstrip("-").partition(":")
+    name = word.lstrip("-").replace("_", "-")
+    key, _, last = _NAMES_ELSEWHERE.get(name, word.lstrip("-")).partition(":")
     meant = f"{key}:{last or value}"
     types = [name for name in names if f".{name}".partition(":")[0].endswith(f".{key}")]
     if types and meant.endswith(":"):

@@ -51,7 +51,8 @@ class Train:
     """The run directory. Default: runs/PRESET, with a word for all that was changed."""
 
     config: Path | None = None
-    """A file to use instead of a preset: the output of --dry-run, or a run's config.json."""
+    """A file to use instead of a preset: the output of --dry-run, a run's config.json, or the
+    same as TOML or YAML."""
 
     dry_run: bool = False
     """Print the resolved configuration as JSON, and stop."""

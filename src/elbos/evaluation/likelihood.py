@@ -111,8 +111,8 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
 def conditions(
     model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
 ) -> list[ConditionedImages]:
-    """Return the images once per condition of the network: unconditional, and given the class
-    label.
+    """Return one copy of the images for each condition that the network supports (no label, class
+    label), with that condition.
     """
     x, num_levels = model.represented(split.x[images], start)
     labels = None if split.labels is None else split.labels[images]

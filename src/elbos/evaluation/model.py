@@ -104,8 +104,8 @@ class Model(Protocol):
         """The data distribution as a Gaussian mixture; None if unknown."""
 
     def identifier(self) -> dict[str, Any]:
-        """Return a JSON object that determines the network's outputs, under which measurements are
-        stored.
+        """Return the key of stored measurements: a JSON object of everything that the network's
+        outputs depend on.
         """
 
     def autocast(self) -> torch.autocast:

@@ -86,7 +86,9 @@ class GaussianMixture:
         logsnr: Float[Tensor, "#b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """Return the posterior means of data and noise, given component `cond` unless negative."""
+        """Return the posterior means of data and noise under component `cond`, or under the
+        whole mixture if `cond` is negative.
+        """
         log_joint = self._log_joint(z, logsnr)
         if cond is not None:
             is_ruled_out = (cond[:, None] >= 0) & (

@@ -336,10 +336,10 @@ class Training:
 
 def read_config(path: Path) -> Config:
     """Return the training configuration in a file: a run's config.json, or the output of `elbos
-    train --dry-run`.
+    train --dry-run`, as JSON, TOML or YAML.
     """
     try:
-        config: Config = decode(Config, files.read_json(path))
+        config: Config = decode(Config, files.read_value(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path} is not a configuration ({error}): restore the original file, or write a new "

@@ -142,7 +142,7 @@ class Snapshot(NamedTuple):
 
 
 def write_snapshots(folder: Path, step: int, averages: dict[float, dict[str, Tensor]]) -> None:
-    """Write the averaged weights of each width at a training step into files in a folder."""
+    """Write the averaged weights at a training step into a folder, one file per averaging width."""
     folder.mkdir(exist_ok=True)
     for width, tensors in averages.items():
         files.write(folder / f"{step:08d}-{width}.safetensors", pack(tensors))

@@ -23,7 +23,6 @@ from torch import Tensor
 from elbos.base.checks import require_positive
 from elbos.theory.denoiser import Denoise
 from elbos.theory.parameterizations import Eps, Flow, Parameterization
-from elbos.theory.schedules import Flow as FlowSchedule
 from elbos.theory.schedules import Schedule
 from elbos.validation.estimate import Estimate
 from elbos.validation.result import Validation
@@ -144,14 +143,26 @@ def deciles(schedule: Schedule, parameterization: Parameterization | None = None
 
 
 def equispaced_times(num: int = 8) -> FixedLevels:
-    """Return the protocol of velocity errors at the flow-matching times (k + 1/2) / num.
-
-    Training benchmarks use it as stopping criterion.
+    """Return the protocol of velocity errors at flow-matching times (k + 1/2) / num, those of
+    torchtitan's validation.
     """
     require_positive(num=num)
     times = (torch.arange(num, dtype=torch.float64) + 0.5) / num
-    levels = FlowSchedule().logsnr(times)
+    levels = 2 * torch.log((1 - times) / times)
     name = f"velocity, {num} equispaced times"
+    return FixedLevels(name=name, logsnr=tuple(levels.tolist()), parameterization=Flow())
+
+
+def mlperf(num: int = 8) -> FixedLevels:
+    """Return the protocol of velocity errors at flow-matching times k / num, k = 0 ... num - 1: the
+    target quality of MLPerf Training's text-to-image benchmark.
+
+    Time 0 is clean data, at an infinite log-SNR.
+    """
+    require_positive(num=num)
+    times = torch.arange(num, dtype=torch.float64) / num
+    levels = 2 * torch.log((1 - times) / times)
+    name = f"velocity, MLPerf's {num} times"
     return FixedLevels(name=name, logsnr=tuple(levels.tolist()), parameterization=Flow())
 
 

@@ -331,7 +331,9 @@ class Run:
             self._execute(sliced(scope, rest, self._written))
 
     def _import(self, statement: ast.Import | ast.ImportFrom, name: str) -> None:
-        """Import a name if the module is known to be safe, or if the loss depends on the name."""
+        """Execute an import of the script if its module is known to be safe or the loss uses the
+        imported name; skip other imports.
+        """
         alias = next(a for a in statement.names if name == (a.asname or a.name).partition(".")[0])
         module = getattr(statement, "module", None) or alias.name
         self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)

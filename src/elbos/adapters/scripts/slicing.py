@@ -72,8 +72,8 @@ class Script:
 
     @cached_property
     def scopes(self) -> list[list[ast.stmt]]:
-        """Statements of each scope around the training loop, from the innermost function to the
-        module.
+        """Lists of statements, one for each scope that encloses the training loop: the innermost
+        function first, the module last.
         """
         scopes: list[list[ast.stmt]] = []
         for node in reversed(self.around):

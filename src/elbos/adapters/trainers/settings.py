@@ -11,17 +11,13 @@ Settings whose effect on the loss no weighting describes give diagnostics, each 
 `audit.diagnostics.declared`: noise that is not white, masks, errors that are not squared.
 """
 
-import json
 import math
 import re
 import shlex
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
-
-import yaml
 
 from elbos.audit.diagnostics import Diagnostic, SettingDiagnostic
 from elbos.base import files
@@ -30,8 +26,6 @@ from elbos.base.errors import flat, shortened
 T = TypeVar("T", bound=str)
 
 _SIMILAR = 0.8  # difflib ratio: two letters swapped, one missing or doubled
-_FILES = {".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
-_FILES |= {".json": json.loads}
 _NULL = ("none", "null")
 _OFF = (*_NULL, "", "false", "0", "0.0", "[]")
 
@@ -213,25 +207,27 @@ def read_settings(source: str | Path | Sequence[str]) -> Settings:
             flags["script"] = Path(word).stem
         elif name:
             flags[name] = word if flags[name] is True else f"{flags[name]} {word}"
-    names = ["config_file"] + ["config"] * (Path(str(flags.get("config"))).suffix in _FILES)
+    names = ["config_file"] + ["config"] * (
+        Path(str(flags.get("config"))).suffix in files.TEXT_FORMATS
+    )
     named = next((name for name in names if name in flags), None)
     if named is None:
         return Settings(flags)
     path = str(flags.pop(named))
-    content = _of_file(Path(path if Path(path).suffix in _FILES else f"{path}.toml"))
+    content = _of_file(Path(path if Path(path).suffix in files.TEXT_FORMATS else f"{path}.toml"))
     kept = {k: v for k, v in content.items() if not any(_ends(k, flag) for flag in flags)}
     return Settings(kept | flags)
 
 
 def _of_file(path: Path) -> dict[str, Any]:
-    if path.suffix not in _FILES:
+    if path.suffix not in files.TEXT_FORMATS:
         raise ValueError(
             f"{shortened(path.name)} is not a file of settings: give a .toml, .yaml or .json file, "
             "or flags, as --snr_gamma 5."
         )
     try:
-        content = _FILES[path.suffix](files.read(path).decode("utf-8-sig"))
-    except (ValueError, yaml.YAMLError) as error:  # TOML's, JSON's and the encoding's, too
+        content = files.read_value(path)
+    except ValueError as error:
         raise ValueError(f"{path} is not valid {path.suffix[1:]}: {flat(error)}") from error
     content = {} if content is None else content  # an empty YAML
     if not isinstance(content, Mapping):

@@ -53,7 +53,9 @@ def flow_table(
     probability: Float[Tensor, " steps"],
     coefficient: Float[Tensor, " steps"] | None = None,
 ) -> LossTable:
-    """Return the table of a flow-matching loss at the times `t`, with normalized probabilities."""
+    """Tabulate a flow-matching loss (log-SNR, coefficient, probability) at the times `t`; the
+    probabilities are normalized.
+    """
     return LossTable(
         title=title,
         logsnr=logsnr_of(t),

@@ -97,6 +97,6 @@ class SettingDiagnostic(Diagnostic):
 
 
 class SchedulerDiagnostic(Diagnostic):
-    """A diagnostic that names one class of diffusers schedulers."""
+    """A diagnostic that applies to one class of diffusers schedulers, and names the class."""
 
     scheduler: str
