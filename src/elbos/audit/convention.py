@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from elbos.audit.instrument import Arguments, Slot
+from elbos.audit.arguments import Arguments, Slot
 from elbos.audit.measure import Samples
 from elbos.base.arrays import Array
 from elbos.base.conditions import Condition

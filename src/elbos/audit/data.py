@@ -19,7 +19,8 @@ from torch import Tensor
 
 from elbos.audit.decompose import along, are_some_enough, some_elements
 from elbos.audit.diagnostics import Diagnostic, SampledData
-from elbos.audit.queries import PairedCalls, SingleCall, unlike, without_mean
+from elbos.audit.normals import without_mean
+from elbos.audit.queries import PairedCalls, SingleCall, unlike
 from elbos.audit.scales import relative_scale
 
 _EXACT = 1e-6  # largest unexplained share of an exact fit, from float32 arithmetic

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from plotly.graph_objects import Figure, Scatter
 
-from elbos.audit.result import Audit, common_levels
+from elbos.audit.distance import common_levels
+from elbos.audit.result import Audit
 from elbos.audit.words import View
 from elbos.base.arrays import Array
 from elbos.base.codec import parse

@@ -18,10 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit import scatter
+from elbos.audit.arguments import Arguments, Slot
 from elbos.audit.decompose import single_grams, solve
 from elbos.audit.diagnostics import Diagnostic, NotFinite
 from elbos.audit.draws import EvenQuantiles
-from elbos.audit.instrument import Arguments, LossFunction, Slot
+from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import of_the_target
 from elbos.audit.pilot import Batch, Pilot
 from elbos.audit.refusals import require_explained

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit import scatter, squared_error
+from elbos.audit.arguments import Slot
 from elbos.audit.data import centred_noise, reference_data
 from elbos.audit.decompose import are_some_enough, paired_grams, single_products
 from elbos.audit.diagnostics import (
@@ -23,7 +24,7 @@ from elbos.audit.diagnostics import (
     Encoded,
     Uneven,
 )
-from elbos.audit.instrument import LossFunction, Slot
+from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import Noise, find_noise
 from elbos.audit.queries import PairedCalls, Queries
 from elbos.audit.refusals import reason

@@ -15,17 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elbos.audit.instrument import (
-    SIGNS,
-    ZERO,
-    Arguments,
-    Call,
-    Instrument,
-    LossFunction,
-    Observation,
-    Slot,
-    wider_axis,
-)
+from elbos.audit.arguments import Arguments, Slot, wider_axis
+from elbos.audit.instrument import SIGNS, ZERO, Call, Instrument, LossFunction, Observation
+from elbos.audit.normals import DrawSum, is_shared, without_mean
 from elbos.audit.rng import Quantiles
 
 
@@ -259,54 +251,6 @@ class Queries:
         flat = tensor.reshape(len(self.x), -1)
         order = self.element_permutation
         return (flat if order is None else flat[:, order]).reshape(self.x.shape)
-
-
-def is_shared(draw: Tensor, z: Tensor) -> bool:
-    """Return whether a random draw can be broadcast to the shape of `z` without additional axes."""
-    pairs = zip(draw.shape, z.shape, strict=False)
-    return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
-
-
-@dataclass(frozen=True)
-class DrawSum:
-    """Noise of variance 1 as a linear combination of normal draws, with factors for each sample."""
-
-    draws: Float[Tensor, "b k d"]
-    factors: Float[Tensor, "b k"]  # of norm 1
-
-    @classmethod
-    def from_input(cls, draws: list[Tensor], z: Tensor, x: Tensor) -> "DrawSum":
-        """Fit noisy data `z` by a combination of normal draws, clean data and a constant."""
-        stacked = torch.stack([draw.flatten(1).double() for draw in draws], dim=1)
-        factors = _factors(stacked, z, x)
-        return cls(stacked, factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30))
-
-    def noise(self) -> Float[Tensor, "b d"]:
-        return torch.einsum("bk,bkd->bd", self.factors, self.draws)
-
-    def independent_part(self, y: Tensor, x: Tensor) -> Float[Tensor, "b d"]:
-        """Return the combination of normal draws in a target, minus its component along the noise
-        of the network input.
-        """
-        factors = _factors(self.draws, y, x)
-        along = (factors * self.factors).sum(1, keepdim=True) * self.factors
-        return torch.einsum("bk,bkd->bd", factors - along, self.draws)
-
-
-def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[Tensor, "b k"]:
-    """Regress a value on normal draws, clean data and a constant; return the coefficients of the
-    draws.
-    """
-    others = torch.stack([x.flatten(1).double(), torch.ones_like(draws[:, 0])], dim=1)
-    vectors = torch.cat([draws, others], dim=1)
-    projections = vectors @ value.flatten(1).double()[:, :, None]
-    factors: Tensor = torch.linalg.solve_ex(vectors @ vectors.mT, projections).result
-    return factors[:, : draws.shape[1], 0]
-
-
-def without_mean(value: Tensor, axis: int) -> Tensor:
-    """Return a batch minus its mean along one axis."""
-    return value - value.mean(axis, keepdim=True)
 
 
 def _other_data(x: Tensor) -> Tensor:

@@ -24,11 +24,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.audit import scatter
+from elbos.audit.arguments import Arguments
 from elbos.audit.diagnostics import DerivativeTerm, Diagnostic, SharedBetweenProcesses
 from elbos.audit.estimate import Estimate
-from elbos.audit.instrument import Arguments
 from elbos.audit.noise import MAX_UNEXPLAINED
-from elbos.audit.queries import is_shared, without_mean
+from elbos.audit.normals import is_shared, without_mean
 from elbos.audit.result import Audit
 from elbos.audit.rng import Draws, Recorder
 from elbos.audit.steps import MIN_SAMPLES, Step, gram_of, least_squares, power_beside, samples_of

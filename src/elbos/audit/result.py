@@ -8,7 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
@@ -16,10 +15,10 @@ from torch import Tensor
 
 from elbos.audit.convention import Convention, ConventionDenoiser
 from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.matching import MonotoneFactor, Nearest, distance, find_factor, monotone_weight
+from elbos.audit.distance import CurveName, Distance
+from elbos.audit.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
 from elbos.audit.measure import Samples
 from elbos.audit.resemblance import LossCurves, Resemblance, published_recipe, resemblances
-from elbos.base.arrays import Array
 from elbos.base.pages import shown_by
 from elbos.models.calls import ForeignNetwork
 
@@ -52,13 +51,6 @@ class Undecided(NamedTuple):
     start: float
     end: float
     factor: float  # above 1
-
-
-class Distance(NamedTuple):
-    """Distance between two curves, as a relative difference, with its standard error."""
-
-    value: float
-    error: float
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -296,31 +288,8 @@ class Audit:
         """Python code that computes `monotone_factor`; None if there is no factor."""
         return self.factor.code if self.factor else None
 
-    def log_ratio(
-        self, other: "Audit", curve: Literal["weight", "density"] = "weight"
-    ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
-        r"""Return the log-ratio of the weightings, or densities, of two losses on their common
-        range of log-SNR.
-
-        Returns:
-            The levels, $\log w_1 - \log w_2$ with mean 0, and the probability of each level, the
-            mean of the two densities; empty if the losses have no noise level in common.
-        """
-        levels = common_levels([self, other])
-        logs, p = [], np.zeros(len(levels))
-        for one in (self, other):
-            grid = one.logsnr.numpy()
-            at = PchipInterpolator(grid, getattr(one, curve).log().numpy())
-            logs.append(at(levels))
-            p += np.interp(levels, grid, one.density.numpy())
-        p /= p.sum() if len(p) else 1.0
-        log_ratio = logs[0] - logs[1]
-        return levels, log_ratio - (p * log_ratio).sum(), p
-
-    def distance(
-        self, other: "Audit", curve: Literal["weight", "density"] = "weight"
-    ) -> Distance | None:
-        r"""Compute the distance between the weightings, or densities, of two losses.
+    def distance(self, other: "Audit", curve: CurveName = "weight") -> Distance | None:
+        r"""Return the distance between the weightings, or densities, of two losses.
 
         $$d = \operatorname{std}_{\lambda \sim \bar p}\,[\log w_1 - \log w_2],$$
 
@@ -330,15 +299,7 @@ class Audit:
             The distance and its standard error by sampling; None if the losses have no noise level
             in common.
         """
-        levels, log_ratio, p = self.log_ratio(other, curve)
-        if not len(levels):
-            return None
-        variance = sum(
-            np.interp(levels, one.logsnr.numpy(), one.weight_error.numpy()) ** 2
-            for one in (self, other)
-        )
-        value = distance(log_ratio, np.zeros(len(p)), p)
-        return Distance(value, float(np.sqrt((p * variance).sum())))
+        return Distance.between(self, other, curve)
 
     def denoiser(self, network: ForeignNetwork, *, is_discrete: bool = False) -> ConventionDenoiser:
         r"""Return a denoiser for a network trained with the audited loss, without writing an
@@ -439,15 +400,6 @@ class Audit:
 def _stored() -> "list[Field[Any]]":
     """Return the dataclass fields of an audit that `to_dict` stores."""
     return [one for one in fields(Audit) if one.name != "samples"]
-
-
-def common_levels(audits: Sequence[Audit]) -> Float[Array, " g"]:
-    """Return a grid on the range of log-SNR that all audits share; empty if the ranges do not
-    overlap.
-    """
-    low = max(audit.logsnr[0].item() for audit in audits)
-    high = min(audit.logsnr[-1].item() for audit in audits)
-    return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)
 
 
 def _plain(value: Any) -> Any:

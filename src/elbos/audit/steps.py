@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit import scatter
+from elbos.audit.arguments import Arguments, Slot
 from elbos.audit.diagnostics import CentredNoise, Diagnostic
-from elbos.audit.instrument import Arguments, Slot
 from elbos.audit.measure import NUM_BLOCKS, Samples
 from elbos.audit.noise import DrawFactors, of_the_draws, of_the_target
 from elbos.audit.refusals import REFUSAL, require_explained

@@ -25,10 +25,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit.declare import from_recipe
+from elbos.audit.distance import Distance, log_ratio_of
 from elbos.audit.estimate import audit_of
 from elbos.audit.instrument import LossFunction
 from elbos.audit.measure import measuring
-from elbos.audit.result import DERIVED, Audit, Distance
+from elbos.audit.result import DERIVED, Audit
 from elbos.base import files
 from elbos.base.arrays import Array
 from elbos.base.checks import typed
@@ -145,7 +146,7 @@ class Difference:
         """Describe where the ratio of the two weightings is largest and where it is smallest."""
         if self.weighting is None:
             return "no noise level in common"
-        levels, log_ratio, p = self.audit.log_ratio(self.expected)
+        levels, log_ratio, p = log_ratio_of(self.audit, self.expected)
         below = p.cumsum()
         inner = (below > _EDGE) & (below < 1 - _EDGE)
         levels, log_ratio = levels[inner], log_ratio[inner]

@@ -1,0 +1,88 @@
+"""The arguments of a network call, and which of them is the noisy data."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Slot = int | str
+"""An argument of a network call: its position, or its name if it is given by name."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The arguments of a network call, by position or name, with the noisy data kept separately."""
+
+    num: int  # samples
+    noisy: Slot | None  # the argument that is the noisy data; None if they are part of one
+    others: Mapping[Slot, Any]
+
+    @classmethod
+    def of_call(cls, z: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Arguments":
+        """Return the arguments of a network call, with the noisy data `z` held separately."""
+        named = dict[Slot, Any]([*enumerate(args), *kwargs.items()])
+        noisy = next((slot for slot, one in named.items() if one is z), None)
+        others = {slot: one for slot, one in named.items() if one is not z}
+        return cls(len(z), noisy, others)
+
+    def numbers(self) -> dict[Slot, Float[Tensor, " b"]]:
+        """Return the arguments that are a single number, or one number per sample."""
+        found = {}
+        for slot, value in self.others.items():
+            if isinstance(value, Tensor) and value.numel() in (1, self.num):
+                if not value.is_complex():
+                    flat = value.detach().flatten().double().cpu()
+                    found[slot] = flat.expand(self.num).clone()
+            elif type(value) in (int, float):
+                found[slot] = torch.full((self.num,), value, dtype=torch.float64)
+        return found
+
+
+def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
+    """Return the tensor among the network's arguments, including those in lists and dicts, whose
+    shape is most similar to that of the data.
+    """
+    tensors = [value for argument in arguments for value in _tensors(argument, x)]
+    if not tensors:
+        raise ValueError("the network is called without any tensor of floating-point data")
+    return max(
+        tensors,
+        key=lambda value: (
+            value.shape[1:] == x.shape[1:],
+            value.numel() == x.numel(),
+            value.ndim > 2 and wider_axis(value, x) is not None,
+            value.numel(),
+        ),
+    )
+
+
+def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
+    """Yield the floating-point tensors in a nested value; a list of samples is stacked to one
+    batch.
+    """
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        is_batch = len(value) == len(x) and all(
+            isinstance(item, Tensor) and item.numel() == x[0].numel() for item in value
+        )
+        if is_batch:
+            yield torch.stack(list(value))
+        else:
+            for item in value:
+                yield from _tensors(item, x)
+    elif isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1:
+        yield value
+
+
+def wider_axis(z: Tensor, x: Tensor) -> int | None:
+    """Return the axis along which the network input is longer than the data; None unless there is
+    exactly one.
+    """
+    if z.ndim != x.ndim:
+        return None
+    axes = [i for i in range(1, x.ndim) if z.shape[i] != x.shape[i]]
+    return axes[0] if len(axes) == 1 and z.shape[axes[0]] > x.shape[axes[0]] else None
