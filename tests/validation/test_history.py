@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from elbos.base.numbers import plus_minus
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.schedules import Flow
 from elbos.validation import ValidationHistory, Validator
@@ -76,6 +77,20 @@ def test_validations_are_compared_by_identity_and_curves_have_other_coordinates(
     assert curve.sigma == pytest.approx([math.exp(-level / 2) for level in curve.logsnr])
     ends = Flow().logsnr(torch.tensor(curve.times(Flow()), dtype=torch.float64))
     assert ends.tolist() == pytest.approx(list(curve.logsnr))
+
+
+def test_a_notebook_shows_the_bound_and_its_terms():
+    pytest.importorskip("rich")
+    from elbos.validation.page import results_table
+
+    x = (X * 8).round().clamp(-8, 8) / 8  # 17 pixel values
+    result = Validator(x, num_levels=17)(TRUE)
+    found = results_table(result)
+    assert [row[0] for row in found.rows[:2]] == ["ELBO, bits/dim", "diffusion, bits/dim"]
+    assert found.rows[0][1] == plus_minus(result.bits_per_dim, result.standard_error)
+    assert len(found.rows) in (7, 10)  # with three or six bins
+    assert found.rows[0][1] in result._repr_html_()
+    assert len(repr(result)) < 100
 
 
 @pytest.mark.parametrize("wrong", [{"every": 0}, {"patience": 0}, {"every": 1.5}])

@@ -274,6 +274,10 @@ class Validation:
         figure: Figure = shown_by(self, "figures").validation_figure({"loss": self})
         return figure
 
+    def _repr_html_(self) -> str:
+        html: str = shown_by(self).results_table(self).html()
+        return html
+
     def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         found, schedule = self.measurements, self.measurements.schedule
         try:
