@@ -63,7 +63,7 @@ def work(rank: int, port: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     names = run("accelerate_processes")
-    alone = names["validator"](names["denoiser"])
+    alone = names["validator"](names["denoiser"], is_shared=False)
     torch.save([names["result"].bound, alone.bound], folder / f"{rank}.pt")
     names["accelerator"].end_training()
     os._exit(0)
