@@ -257,3 +257,90 @@ def test_recorded_steps_determine_the_denoiser():
         y = network(z * t / alpha, t)
         x_hat, _ = found(z, logsnr)
     assert x_hat.numpy() == pytest.approx((z * t / alpha + (1 - t) * y).numpy(), abs=1e-4)
+
+
+def flow_with(**arguments):
+    """A loss that gives its network more arguments, by name; each is made anew in every call."""
+
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+        made = {name: one(len(x)) for name, one in arguments.items()}
+        return (network((1 - t) * x + t * eps, t, **made) - (eps - x)).square().mean()
+
+    return loss
+
+
+def test_tensors_without_a_row_for_each_sample_are_given_whole():
+    ids, given = torch.randn(12, 3), []
+    found = audit.probe(flow_with(ids=lambda _: ids), X).denoiser(
+        lambda z, t, ids: given.append(ids) or 0 * z
+    )
+    found(X[:5], torch.zeros(5))
+    assert torch.equal(given[0], ids)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [lambda _: None, lambda num: torch.zeros(num, dtype=torch.long)],
+    ids=["none", "zeros"],
+)
+def test_a_condition_that_the_loss_left_out_is_given(labels):
+    given = []
+    found = audit.probe(flow_with(labels=labels), X).denoiser(
+        lambda z, t, labels: given.append(labels) or 0 * z
+    )
+    cond = torch.arange(5)
+    found(X[:5], torch.zeros(5), cond)
+    assert torch.equal(given[0], cond)
+    with pytest.raises(ValueError, match="cond"):
+        audit.probe(flow_with(), X).denoiser(lambda z, t: z)(X, torch.zeros(64), X)
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [lambda _: 1 + 4 * torch.rand(()), lambda _: torch.randn(1, 7, 4)],
+    ids=["number", "embedding"],
+)
+def test_an_argument_that_is_drawn_anew_is_a_condition(drawn):
+    found = audit.probe(flow_with(guidance=drawn), X).denoiser(lambda z, t, guidance: 0 * z)
+    with pytest.raises(ValueError, match="guidance"):
+        found(X, torch.zeros(64))
+    found(X, torch.zeros(64), {"guidance": 3.0})
+
+
+def test_a_time_keeps_its_precision_in_a_network_of_half_precision():
+    times = []
+    network = torch.nn.Linear(16, 16).bfloat16()
+    network.forward = lambda z, t: times.append(t.dtype) or 0 * z
+    audit.probe(flow_with(), X).denoiser(network)(X, torch.zeros(64))
+    assert times == [torch.float32]
+
+
+def normalized(network, x):
+    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    x = (x - torch.tensor([0.1, -0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 1, 2]).view(3, 1, 1)
+    return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
+
+
+def perturbed(network, x):
+    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    z = (1 - t) * x + t * (eps + 0.1 * torch.randn_like(x))
+    return (network(z, t) - (eps - x)).square().mean()
+
+
+@pytest.mark.parametrize(("loss", "named"), [(normalized, "normalizes"), (perturbed, "perturbs")])
+def test_a_loss_of_other_data_or_noise_is_refused(loss, named):
+    x = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with pytest.raises(ValueError, match=named):
+        audit.probe(loss, x).denoiser(lambda z, t: z)
+
+
+def test_an_inexact_convention_is_a_warning():
+    def half(network, x):
+        x, t = x.bfloat16(), torch.rand(len(x), 1).bfloat16()
+        eps = torch.randn_like(x)
+        y_hat = network((1 - t) * x + t * eps, t)
+        return (y_hat - (eps - x)).square().mean()
+
+    with pytest.warns(UserWarning, match="half precision"):
+        audit.probe(half, X).denoiser(lambda z, t: z)

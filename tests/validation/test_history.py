@@ -1,6 +1,7 @@
 """Validation at intervals: the paired difference from the best, and stopping when it is worse."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -67,6 +68,9 @@ def test_items_are_dicts_and_loaders_are_their_datasets():
     assert sorted(result.by_class()) == [0, 1, 2]
     with pytest.raises(ValueError, match="to_item"):
         Validator(items)(TRUE)
+    with pytest.raises(ValueError, match=r"to_item.*KeyError: 'img'"):
+        Validator(items, to_item=lambda item: item["img"])(TRUE)
+    assert pickle.dumps(ValidationHistory(Validator(X)))  # with the checkpoint of a callback
 
 
 def test_validations_are_compared_by_identity_and_curves_have_other_coordinates():

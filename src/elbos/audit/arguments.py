@@ -1,9 +1,10 @@
 """The arguments of a network call, and which of them is the noisy data."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,6 +20,7 @@ class Arguments:
     num: int  # samples
     noisy: Slot | None  # the argument that is the noisy data; None if they are part of one
     others: Mapping[Slot, Any]
+    varying: frozenset[Slot] = frozenset()  # those that another call has other values of
 
     @classmethod
     def of_call(cls, z: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Arguments":
@@ -27,6 +29,11 @@ class Arguments:
         noisy = next((slot for slot, one in named.items() if one is z), None)
         others = {slot: one for slot, one in named.items() if one is not z}
         return cls(len(z), noisy, others)
+
+    def beside(self, other: "Arguments") -> "Arguments":
+        """Return the arguments, with those marked as varying that differ from another call's."""
+        pairs = {slot: (one, other.others.get(slot)) for slot, one in self.others.items()}
+        return replace(self, varying=frozenset(s for s, pair in pairs.items() if not _equal(*pair)))
 
     def numbers(self) -> dict[Slot, Float[Tensor, " b"]]:
         """Return the arguments that are a single number, or one number per sample."""
@@ -39,6 +46,16 @@ class Arguments:
             elif type(value) in (int, float):
                 found[slot] = torch.full((self.num,), value, dtype=torch.float64)
         return found
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.shape == other.shape and torch.equal(one, other)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return type(one) is type(other) and (one is other or bool(np.all(one == other)))
 
 
 def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:

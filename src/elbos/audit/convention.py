@@ -28,6 +28,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from elbos.audit.arguments import Arguments, Slot
+from elbos.audit.diagnostics import Encoded, InputPerturbation
 from elbos.audit.measure import Samples
 from elbos.base.arrays import Array
 from elbos.base.conditions import Condition
@@ -37,6 +38,7 @@ from elbos.theory.process import align, alpha_sigma
 
 _Formula = Callable[[Float[Array, " n"]], Float[Array, " n"]]
 
+MAX_QUIET_ERROR = 0.02
 _NUM_KNOTS = 4000
 _MAX_ROUNDING = 1e-3  # of log-SNR, in float32, at the samples that are used
 _MAX_SCATTER = 2e-3  # of a time: deviation of ranks from those of log-SNR, as a share
@@ -166,6 +168,15 @@ class Convention:
         fatal = [one.text for one in samples.diagnostics if one.is_fatal]
         if fatal:
             raise ValueError(f"The loss determines no denoiser: {fatal[0]}")
+        if any(isinstance(one, Encoded) for one in samples.diagnostics):
+            raise ValueError(
+                "The loss encodes or normalizes its data: probe the loss of the encoded data, "
+                "which the denoiser takes."
+            )
+        if any(isinstance(one, InputPerturbation) for one in samples.diagnostics):
+            raise ValueError(
+                "The loss perturbs the input of its network: probe it without the perturbation."
+            )
         if samples.example is None or samples.example.noisy is None:
             raise ValueError(
                 "The network is not called with one tensor of the shape of the data: write a "
@@ -226,10 +237,12 @@ class Convention:
         others = {
             slot: value for slot, value in samples.example.others.items() if slot not in times
         }
+        varying = dict.fromkeys(samples.example.varying)
         conditions = [
             slot
             for slot, value in others.items()
-            if _has_rows(value, samples.example.num) and not is_constant.get(slot, False)
+            if not is_constant.get(slot, False)
+            and (_has_rows(value, samples.example.num) or slot in inputs | varying)
         ]
         log_alpha = column(samples.alpha.log())[knots]
         found = cls(
@@ -273,6 +286,10 @@ def _knots(logsnr: Float[Array, " n"], time: Float[Array, " n"]) -> NDArray[np.i
     if len(starts) > _NUM_KNOTS:
         starts = starts[np.unique(np.linspace(0, len(starts) - 1, _NUM_KNOTS).astype(int))]
     return starts
+
+
+def _shown(slot: Slot) -> str:
+    return f"the positional argument {slot}" if isinstance(slot, int) else f"the argument {slot}"
 
 
 def _has_rows(value: Any, num: int) -> bool:
@@ -359,6 +376,21 @@ class ConventionDenoiser:
                 "logsnr_min and logsnr_max within them."
             )
 
+    def _given(self, cond: Condition) -> dict[Slot, Any]:
+        """Return the arguments that `cond` gives: those of a dict, or the only one that it can."""
+        if cond is None or isinstance(cond, Mapping):
+            return dict(cond or {})
+        known = self.convention
+        free = [slot for slot, one in known.constants.items() if one is None]
+        free += [slot for slot, one in known.constants.items() if _has_rows(one, known.example.num)]
+        slots = known.conditions or free
+        if len(slots) != 1:
+            names = ", ".join(map(_shown, slots)) or "no argument besides data and time"
+            raise ValueError(
+                f"the loss gives its network {names}: give cond as a dict by name (or position)."
+            )
+        return {slots[0]: cond}
+
     def _arguments(
         self, z: Float[Tensor, "b *d"], level: Float[Array, " b"], cond: Condition
     ) -> dict[Slot, Any]:
@@ -371,22 +403,20 @@ class ConventionDenoiser:
             time, like = torch.from_numpy(np.asarray(curve.f(level))), example.others[slot]
             if self.is_discrete:
                 time = time.round().long()
-            elif like.is_floating_point():
-                time = time.to(dtype)
+            elif like.is_floating_point() and dtype != torch.float64:
+                time = time.to(like.dtype)
             else:
-                time = time.float()
+                time = time.to(dtype if dtype == torch.float64 else torch.float32)
             shape = like.shape[1:] if like.ndim else ()
             found[slot] = time.to(z.device).reshape(-1, *shape)
         for slot, value in known.constants.items():
-            is_one_each = isinstance(value, Tensor) and value.ndim > 0 and slot not in found
+            is_one_each = _has_rows(value, example.num) and isinstance(value, Tensor)
             found[slot] = value[:1].expand(len(z), *value.shape[1:]) if is_one_each else value
-        given = dict(cond) if isinstance(cond, Mapping) else {}
-        if not isinstance(cond, Mapping) and cond is not None and len(known.conditions) == 1:
-            given = {known.conditions[0]: cond}
-        lacking = [str(slot) for slot in known.conditions if slot not in given]
+        given = self._given(cond)
+        lacking = [_shown(slot) for slot in known.conditions if slot not in given]
         if lacking:
             raise ValueError(
-                f"the loss gives its network the argument {', '.join(lacking)}: give it as cond, "
-                "a dict by name."
+                f"the loss gives its network {', '.join(lacking)}: give it as cond, or several in "
+                "a dict by name (or position)."
             )
         return found | given

@@ -136,9 +136,11 @@ class Queries:
     @property
     def example(self) -> Arguments | None:
         """Arguments of a network call; None if the layout of data and noisy data differs."""
-        call = next(iter(self.zeros.values())).calls[-1]
+        first, second = (one.calls[-1] for one in list(self.zeros.values())[:2])
         is_plain = self.element_permutation is None and self.noised is None
-        return call.arguments if is_plain and call.z.shape == self.x.shape else None
+        if not is_plain or first.z.shape != self.x.shape:
+            return None
+        return first.arguments.beside(second.arguments)
 
     def select_noised(self, value: Tensor) -> Tensor:
         """Return the elements of a batch to which the loss adds noise."""

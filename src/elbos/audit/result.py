@@ -2,6 +2,7 @@ r"""Result of an audit: the weighting on a grid of noise levels, with all its co
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from functools import cached_property
@@ -13,7 +14,7 @@ from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from elbos.audit.convention import Convention, ConventionDenoiser
+from elbos.audit.convention import MAX_QUIET_ERROR, Convention, ConventionDenoiser
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.distance import CurveName, Distance
 from elbos.audit.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
@@ -338,6 +339,13 @@ class Audit:
         if self.samples is None:
             raise ValueError(f"{self.title} was not measured here: probe the loss for a denoiser.")
         convention = Convention.from_samples(self.samples, self.sigma_data)
+        if convention.error > MAX_QUIET_ERROR:
+            warnings.warn(
+                f"the denoiser of {self.title} is interpolated with an error of "
+                f"{convention.error:.2g} (in log-SNR, or relative): is the loss computed in half "
+                "precision, or its time rounded?",
+                stacklevel=2,
+            )
         return ConventionDenoiser(network, convention, is_discrete)
 
     def to_dict(self) -> dict[str, Any]:

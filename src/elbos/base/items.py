@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from elbos.base.conditions import Condition, require_tensors
-from elbos.base.errors import flat
+from elbos.base.errors import flat, message
 
 Batch = tuple[Tensor, Condition]
 """Data in [-1, 1], `[b, ...]`, and their condition or None."""
@@ -63,7 +63,7 @@ class Items:
         else:
             with torch.autocast("cpu", enabled=False):  # a network's precision, not the data's
                 items = [self.dataset[row] for row in rows.tolist()]
-                x, cond = _collated([self.to_item(one) for one in items] if self.to_item else items)
+                x, cond = _collated(items if self.to_item is None else self._made(items))
         if not isinstance(x, Tensor):
             kind = type(x).__name__
             given = ", or to_item to make them of an item" if isinstance(x, dict) else ""
@@ -81,6 +81,16 @@ class Items:
                 "to 1 (2 * x / 255 - 1 of 8-bit pixels), or is_bounded=False for latents."
             )
         return x.to(self.dtype), cond
+
+    def _made(self, items: list[Any]) -> list[Any]:
+        assert self.to_item is not None
+        try:
+            return [self.to_item(one) for one in items]
+        except Exception as error:
+            raise ValueError(
+                f"to_item fails on an item of the dataset, a {type(items[0]).__name__}: "
+                f"{type(error).__name__}: {message(error)}"
+            ) from error
 
     stored = batch  # training moves the samples to its device without conversion
 

@@ -22,6 +22,10 @@ NUM_ERRORS = 2.0
 """Standard errors beyond which a difference counts as significant: 95 % for a normal one."""
 
 
+def _itself(model: Any) -> Any:
+    return model
+
+
 @dataclass
 class ValidationHistory(Typed):
     """The validations of a training, made every so many steps on the same noise.
@@ -53,7 +57,7 @@ class ValidationHistory(Typed):
     """
 
     validator: Validator
-    denoiser: Callable[[Any], Denoise] = lambda model: model
+    denoiser: Callable[[Any], Denoise] = _itself
     _: KW_ONLY
     every: int = 1000
     patience: int | None = None
