@@ -7,7 +7,7 @@ factor makes no difference.
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from elbos.base.arrays import Array
 CurveName = Literal["weight", "density"]
 
 
+@runtime_checkable
 class Curves(Protocol):
     """Curves of an audit over log-SNR, `[g]`."""
 
