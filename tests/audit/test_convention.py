@@ -344,3 +344,10 @@ def test_an_inexact_convention_is_a_warning():
 
     with pytest.warns(UserWarning, match="half precision"):
         audit.probe(half, X).denoiser(lambda z, t: z)
+
+
+def test_labels_of_few_classes_are_no_time():
+    """Ties must not make a binary label look like a function of the noise level."""
+    found = audit.probe(flow_with(label=lambda num: torch.randint(2, (num,))), X)
+    with pytest.raises(ValueError, match="label"):
+        found.denoiser(lambda z, t, label: 0 * z)(X, torch.zeros(64))

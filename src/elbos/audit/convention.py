@@ -33,7 +33,7 @@ from elbos.audit.measure import Samples
 from elbos.base.arrays import Array
 from elbos.base.conditions import Condition
 from elbos.models.calls import ForeignNetwork, called, input_dtype, require_output
-from elbos.theory.parameterizations import EDM, Parameterization, V
+from elbos.theory.parameterizations import EDM, Parameterization, Score, V
 from elbos.theory.process import align, alpha_sigma
 
 _Formula = Callable[[Float[Array, " n"]], Float[Array, " n"]]
@@ -42,6 +42,7 @@ MAX_QUIET_ERROR = 0.02
 _NUM_KNOTS = 4000
 _MAX_ROUNDING = 1e-3  # of log-SNR, in float32, at the samples that are used
 _MAX_SCATTER = 2e-3  # of a time: deviation of ranks from those of log-SNR, as a share
+_MIN_TIMES = 8  # distinct values: of fewer, such as class labels, ties would look monotone
 _MAX_ERROR = 2e-4  # of a formula: in log-SNR for a time, relative for a coefficient
 _EPS = 4 * 6e-8  # rounding of an argument of the network, in float32
 _END = 1e-4  # tolerance of log-SNR at the ends of the range, in float32
@@ -52,7 +53,7 @@ def _ones(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def _log_alpha(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-    return -np.logaddexp(0, -logsnr) / 2
+    return np.asarray(alpha_sigma(torch.from_numpy(logsnr))[0].log())
 
 
 def _sigma_tilde(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -215,14 +216,12 @@ class Convention:
         def scaled(formula: _Formula) -> _Formula:
             return lambda one: formula(one + shift)
 
-        targets: list[Parameterization] = [
-            V(),
-            *([EDM(sigma_data=sigma_data)] if sigma_data else []),
-        ]
+        targets: list[Parameterization] = [V(), Score()]
+        if sigma_data:
+            targets.append(EDM(sigma_data=sigma_data))
         of_a, of_b = (
             [_ones, *(scaled(_coefficient(target, i)) for target in targets)] for i in (0, 1)
         )
-        of_b += [scaled(lambda one: np.exp(np.logaddexp(0, one) / 2))]  # the score
         curves = {}
         for slot in times:
             values = inputs[slot][knots]
@@ -272,9 +271,9 @@ def _is_time(values: Float[Array, " n"]) -> bool:
     """Return whether values sorted by log-SNR are monotone, up to ties and rounding."""
     ranks = np.argsort(np.argsort(values, kind="stable")) / len(values)
     place = np.arange(len(values)) / len(values)
-    share = len(np.unique(values)) / len(values)
+    num_distinct = len(np.unique(values))
     off = min(np.median(np.abs(ranks - place)), np.median(np.abs(ranks[::-1] - place)))
-    return bool(off < _MAX_SCATTER + (1 / max(len(np.unique(values)), 1) if share < 0.5 else 0))
+    return bool(num_distinct >= _MIN_TIMES and off < _MAX_SCATTER + 1 / num_distinct)
 
 
 def _knots(logsnr: Float[Array, " n"], time: Float[Array, " n"]) -> NDArray[np.int64]:

@@ -24,11 +24,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.audit import probe
 from elbos.audit.declare import from_recipe
 from elbos.audit.distance import Distance, log_ratio_of
-from elbos.audit.estimate import audit_of
 from elbos.audit.instrument import LossFunction
-from elbos.audit.measure import measuring
 from elbos.audit.result import DERIVED, Audit
 from elbos.base import files
 from elbos.base.arrays import Array
@@ -228,21 +227,15 @@ def assert_weighting(
         Audit('loss', flow, monotone)
     """
     __tracebackhide__ = True
-    found = _audit(loss_fn, x, num_samples, seed)
+    found = probe(loss_fn, x, num_samples, seed)
     if isinstance(like, str | Path | Audit):
         expected = expected_audit(like)
     else:
-        expected = _audit(like, x, num_samples, seed)
+        expected = probe(like, x, num_samples, seed)
     difference = Difference.between(found, expected, within)
     if difference.has_other_weighting:
         raise AssertionError(f"{found.title} is not weighted like {expected.title}:\n{difference}")
     return found
-
-
-def _audit(loss_fn: LossFunction, x: Tensor, num_samples: int, seed: int) -> Audit:
-    title = str(getattr(loss_fn, "__name__", "loss"))
-    with measuring(loss_fn, x, num_samples, seed) as measurement:
-        return audit_of(measurement, num_samples, title=title)
 
 
 def expected_audit(like: str | Path | Audit) -> Audit:

@@ -87,7 +87,7 @@ TEXT_FORMATS = (".json", ".toml", ".yaml", ".yml")
 
 
 def read_value(path: Path) -> Any:
-    """Return the value of a JSON, TOML or YAML file, told apart by the suffix of its name.
+    """Return the value of a JSON, TOML or YAML file; the suffix of its name says which.
 
     Raises:
         OSError: If the file cannot be read.

@@ -164,7 +164,7 @@ def described(error: BaseException, file: Path) -> str:
 
 def line_of(error: BaseException | None, file: Path) -> int | None:
     """Return the innermost line of a file in the traceback of an error or of the error's causes;
-    None if there is none.
+    None if no line is found.
     """
     if error is None:
         return None

@@ -216,7 +216,7 @@ class Audit:
     diagnostic ("diagnostic"); both, separated by a comma."""
 
     markdown: bool = False
-    """With --expect, print the difference as a Markdown table, for a comment on a change."""
+    """Print the difference from --expect as a Markdown table, for a comment on a change."""
 
     probing: Annotated[Probing, tyro.conf.arg(name="")] = field(default_factory=Probing)
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)

@@ -2,7 +2,7 @@
 
 Two validations are compared on the same samples, noise levels and noise, so that the error of their
 difference is many times smaller than that of either number: a worsening is significant long before
-two loss curves can be told apart by eye.
+two loss curves differ visibly.
 """
 
 from collections.abc import Callable

@@ -53,8 +53,8 @@ class UViTConfig(Typed):
     """Length of the embedding of log-SNR and label."""
 
     dropout: float = 0.2
-    """Probability of dropping a value inside a perceptron of the transformer, in training. There
-    is none in the residual blocks: on fine resolutions it does harm."""
+    """Probability of dropping a value inside a perceptron of the transformer, in training. The
+    residual blocks have no dropout: on fine resolutions it does harm."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
         """Return a U-ViT for images of a shape, with random initial weights."""
