@@ -15,7 +15,7 @@ Slot = int | str
 
 @dataclass(frozen=True)
 class Arguments:
-    """The arguments of a network call, by position or name, with the noisy data kept separately."""
+    """Arguments of a network call other than the noisy data, by position or name."""
 
     num: int  # samples
     noisy: Slot | None  # the argument that is the noisy data; None if they are part of one
@@ -24,19 +24,19 @@ class Arguments:
 
     @classmethod
     def of_call(cls, z: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Arguments":
-        """Return the arguments of a network call, with the noisy data `z` held separately."""
         named = dict[Slot, Any]([*enumerate(args), *kwargs.items()])
         noisy = next((slot for slot, one in named.items() if one is z), None)
         others = {slot: one for slot, one in named.items() if one is not z}
         return cls(len(z), noisy, others)
 
     def beside(self, other: "Arguments") -> "Arguments":
-        """Return the arguments, with those marked as varying that differ from another call's."""
+        """Return the arguments of a network call, marking those that have a different value in a
+        second call.
+        """
         pairs = {slot: (one, other.others.get(slot)) for slot, one in self.others.items()}
         return replace(self, varying=frozenset(s for s, pair in pairs.items() if not _equal(*pair)))
 
     def numbers(self) -> dict[Slot, Float[Tensor, " b"]]:
-        """Return the arguments that are a single number, or one number per sample."""
         found = {}
         for slot, value in self.others.items():
             if isinstance(value, Tensor) and value.numel() in (1, self.num):
@@ -59,8 +59,8 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
-    """Return the tensor among the network's arguments, including those in lists and dicts, whose
-    shape is most similar to that of the data.
+    """Return the noisy data among a network's arguments: the tensor, possibly in a list or dict,
+    whose shape is most similar to that of the clean data.
     """
     tensors = [value for argument in arguments for value in _tensors(argument, x)]
     if not tensors:
@@ -77,9 +77,6 @@ def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
 
 
 def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
-    """Yield the floating-point tensors in a nested value; a list of samples is stacked to one
-    batch.
-    """
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
@@ -96,8 +93,8 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
 
 
 def wider_axis(z: Tensor, x: Tensor) -> int | None:
-    """Return the axis along which the network input is longer than the data; None unless there is
-    exactly one.
+    """Return the axis along which the network input is longer than the data, or None if there is
+    not exactly one such axis.
     """
     if z.ndim != x.ndim:
         return None

@@ -70,8 +70,7 @@ def _log_flow_alpha(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @dataclass(frozen=True)
 class Curve:
-    """A measured function of log-SNR: a formula that fits the samples, or an interpolation of
-    samples.
+    """A measured function of log-SNR: a formula fitted to samples, or an interpolation of samples.
 
     Attributes:
         f: The function.
@@ -91,8 +90,8 @@ class Curve:
         unit: Float[Array, " k"],
         rounding: Float[Array, " k"],
     ) -> "Curve":
-        """Return the first formula that fits the values up to a factor and a constant; if none
-        does, return an interpolation of the values.
+        """Return the first formula that equals the values up to a factor and a constant; if there
+        is none, return an interpolation of the values.
 
         Args:
             logsnr: Noise levels, increasing.
@@ -151,8 +150,7 @@ class Convention:
 
     @property
     def error(self) -> float:
-        """Largest interpolation error of the measured functions of log-SNR; 0 if all of these are
-        formulas.
+        """Largest interpolation error of the measured functions of log-SNR; 0 if all are formulas.
 
         The error of a time is in log-SNR; that of a coefficient is relative.
         """
@@ -160,8 +158,8 @@ class Convention:
 
     @classmethod
     def from_samples(cls, samples: Samples, sigma_data: float | None) -> "Convention":
-        """Determine the input scale, time input and target of a network from samples of its
-        training loss.
+        """Return the input scale, time input and target of a network as functions of log-SNR,
+        determined from samples of its training loss.
 
         Raises:
             ValueError: If the samples do not determine it; the message says why.
@@ -268,7 +266,6 @@ def _coefficient(target: Parameterization, i: int) -> _Formula:
 
 
 def _is_time(values: Float[Array, " n"]) -> bool:
-    """Return whether values sorted by log-SNR are monotone, up to ties and rounding."""
     ranks = np.argsort(np.argsort(values, kind="stable")) / len(values)
     place = np.arange(len(values)) / len(values)
     num_distinct = len(np.unique(values))
@@ -277,9 +274,6 @@ def _is_time(values: Float[Array, " n"]) -> bool:
 
 
 def _knots(logsnr: Float[Array, " n"], time: Float[Array, " n"]) -> NDArray[np.int64]:
-    """Return the index at which each distinct noise level starts in samples sorted by log-SNR; at
-    most 4,000 indices.
-    """
     is_new = np.concatenate([[True], (np.diff(time) != 0) & (np.diff(logsnr) > 1e-9)])
     starts = np.flatnonzero(is_new)
     if len(starts) > _NUM_KNOTS:
@@ -292,7 +286,6 @@ def _shown(slot: Slot) -> str:
 
 
 def _has_rows(value: Any, num: int) -> bool:
-    """Return whether a network argument is, or contains, a tensor with one row per sample."""
     if isinstance(value, Mapping):
         return any(_has_rows(one, num) for one in value.values())
     if isinstance(value, list | tuple):
@@ -302,8 +295,8 @@ def _has_rows(value: Any, num: int) -> bool:
 
 @dataclass(frozen=True)
 class ConventionDenoiser:
-    r"""A denoiser of $z$ that calls a network as the training loss does, and converts the output to
-    estimates of data and noise.
+    """A denoiser that calls a network as the training loss does, and converts the network's output
+    to estimates of data and noise.
 
     Attributes:
         network: Called with the arguments that the loss gives it.
@@ -376,7 +369,6 @@ class ConventionDenoiser:
             )
 
     def _given(self, cond: Condition) -> dict[Slot, Any]:
-        """Return the arguments that `cond` gives: those of a dict, or the only one that it can."""
         if cond is None or isinstance(cond, Mapping):
             return dict(cond or {})
         known = self.convention
@@ -393,7 +385,6 @@ class ConventionDenoiser:
     def _arguments(
         self, z: Float[Tensor, "b *d"], level: Float[Array, " b"], cond: Condition
     ) -> dict[Slot, Any]:
-        """Build the arguments of the network, by position or name, in the form used by the loss."""
         known, example = self.convention, self.convention.example
         dtype = input_dtype(self.network, z)
         assert example.noisy is not None

@@ -36,8 +36,6 @@ _MAX_OUTLIERS = 5e-3  # share of values, as at bends or jumps of a curve
 
 @dataclass(frozen=True)
 class _Spline:
-    """A natural cubic spline, with the covariance of the values at the knots."""
-
     knots: Float[Array, " k"]  # where the polynomial pieces meet
     coefficients: Float[Array, " k"]  # values of the spline at the knots
     coefficient_covariance: Float[Array, "k k"]
@@ -93,11 +91,6 @@ class _Spline:
         knots: Float[Array, " k"],
         start: Float[Array, " k"],
     ) -> "_Spline":
-        """Fit a spline to the log-mean of binned values by maximum likelihood, with a sandwich
-        covariance.
-
-        The values in a bin have a mean and a mean square; Newton's method begins at `start`.
-        """
         basis = _natural_basis(knots, places)
         total = counts.sum()
         inverse = np.linalg.inv((basis.T * counts) @ basis + 1e-8 * total * np.eye(len(knots)))
@@ -125,9 +118,6 @@ class _Spline:
 
 
 def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[Array, "m k"]:
-    """Evaluate the cardinal natural cubic splines of the knots, extended linearly beyond the outer
-    knots.
-    """
     spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
     inside = np.clip(at, knots[0], knots[-1])
     beyond = (at - inside)[:, None]
@@ -136,7 +126,7 @@ def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[A
 
 @dataclass(frozen=True)
 class Splines:
-    """An Akaike-weighted average of splines with different numbers of knots."""
+    """Average of splines with different numbers of knots, by Akaike weights."""
 
     splines: list[_Spline]
     weights: Float[Array, " s"]  # proportional to exp(-AIC / 2), summing to 1
@@ -144,8 +134,8 @@ class Splines:
 
     @classmethod
     def of_counts(cls, places: Float[Array, " m"], counts: Float[Array, "r m"]) -> "Splines":
-        """Fit splines to the log-probabilities of bins at `places` (increasing), given counts in
-        independent blocks of samples.
+        """Fit splines to the log-probabilities of bins at `places` (increasing), given the counts
+        of samples per bin in independent blocks.
         """
         share = np.cumsum(counts.sum(0)) / counts.sum()
         low, high = (float(places[np.searchsorted(share, end)]) for end in _OUTER_KNOTS)
@@ -155,8 +145,8 @@ class Splines:
 
     @classmethod
     def of_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "Splines":
-        """Fit splines to the log-mean of non-negative values, as a function of `places`
-        (increasing).
+        """Fit splines to the logarithm of the mean of non-negative values, as a function of
+        `places` (increasing).
         """
         low, high = (float(np.quantile(places, end)) for end in _OUTER_KNOTS)
         groups = np.array_split(np.arange(len(places)), min(50, max(2, len(places) // 20)))
@@ -185,11 +175,10 @@ class Splines:
 
     @property
     def score(self) -> float:
-        """Highest penalized log-likelihood among the splines fitted to the data."""
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
-        """Return the covariance of the spline values at `places`: the sum of sampling error,
+        """Return the covariance of the fitted curve at `places`: the sum of sampling error,
         variation with the number of knots, and extrapolation error.
 
         The extrapolation error follows from the largest curvature between the outer knots.
@@ -207,8 +196,8 @@ class Splines:
 
 
 def _dispersion(counts: Float[Array, "r m"]) -> float:
-    """Return the variance of counts relative to that of independent samples; below 1 for evenly
-    spread samples.
+    """Return the variance of bin counts relative to that of independent samples; below 1 for
+    stratified samples.
     """
     sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
     edges = np.searchsorted(np.cumsum(shares), np.linspace(0, 1, _NUM_CELLS, endpoint=False))
@@ -220,21 +209,23 @@ def _dispersion(counts: Float[Array, "r m"]) -> float:
 
 
 def is_central(log_p: Float[Array, " g"], tail: float) -> NDArray[np.bool_]:
-    """Return a mask of the grid that excludes a share `tail` of the samples at each end."""
+    """Return a mask of the grid points without the share `tail` of the probability at each end."""
     below = np.cumsum(np.exp(log_p - log_p.max()))
     return np.asarray((below > tail * below[-1]) & (below < (1 - tail) * below[-1]))
 
 
 @dataclass(frozen=True)
 class SmoothDensity:
-    """A density of log-SNR whose logarithm is a spline, fitted to sample counts in narrow bins."""
+    """A density of log-SNR whose logarithm is a spline, fitted to the counts of samples in narrow
+    bins.
+    """
 
     spline: Splines  # the log-probabilities of the bins
     width: float  # of a bin
 
     @classmethod
     def fit(cls, logsnr: Float[Array, " n"], block: Float[Array, " n"]) -> "SmoothDensity":
-        """Fit a smooth density to log-SNRs; its covariance is estimated from independent blocks of
+        """Fit a smooth density to log-SNRs; estimate the covariance from independent blocks of
         samples.
         """
         edges = np.linspace(logsnr.min(), logsnr.max(), _NUM_BINS + 1)
@@ -251,8 +242,8 @@ class SmoothDensity:
 def counts_by_block(
     place: NDArray[np.int64], block: Float[Array, " n"], num_places: int
 ) -> Float[Array, "r m"]:
-    """Return the number of samples in each bin, by block; fewer than 8 blocks are replaced by 8
-    interleaved groups of samples.
+    """Return the number of samples in each bin, separately for each block; fewer than 8 blocks are
+    replaced by 8 interleaved groups of samples.
     """
     names, index = np.unique(block, return_inverse=True)
     num = len(names)
@@ -263,15 +254,17 @@ def counts_by_block(
 
 
 def scatter(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Estimate the local standard deviation of points around a smooth curve, at each point."""
+    """Estimate, at each point, the standard deviation of the neighbouring points around a smooth
+    curve.
+    """
     square = np.pad(residuals(x, y) ** 2, 1, mode="edge")
     near = uniform_filter1d(square, min(_NUM_NEIGHBOURS, len(square)), mode="nearest")
     return np.asarray(np.maximum(near, 0) ** 0.5)
 
 
 def residuals(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " m"]:
-    """Return the absolute deviations of inner points from linear interpolation between adjacent
-    points, in units of the standard deviation of a single point.
+    """Return how far each inner point is from the line between its two neighbours, in units of the
+    standard deviation of one point.
     """
     left, right = x[:-2], x[2:]
     share = np.divide(x[1:-1] - left, right - left, out=np.full(len(left), 0.5), where=right > left)
@@ -290,8 +283,8 @@ class Curve:
 
     @classmethod
     def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "Curve":
-        """Return an interpolation of samples that lie on a curve; otherwise fit the mean of the
-        samples with `Splines`.
+        """Return the mean of samples as a function of log-SNR: an interpolation if the samples lie
+        on a curve, otherwise a spline fit.
         """
         order = np.argsort(logsnr, kind="stable")
         logsnr, value = logsnr[order], np.maximum(value[order], 0)

@@ -44,8 +44,8 @@ class Reference:
     centred_axis: int | None = None  # along which the noise has no mean
 
     def at(self, call: SingleCall) -> tuple[Tensor, Tensor]:
-        """Return the two clean batches for one network call; sampled latents use a random draw of
-        that call.
+        """Return both batches of clean data; if they are latents that the loss samples, those of
+        the given network call.
         """
         if self.spread is None or self.spread_other is None:
             return self.x, self.x_other
@@ -56,16 +56,16 @@ class Reference:
         )
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """Return a network call whose normal draws are centred, and exclude the draw that samples
-        the clean data.
+        """Return a network call with centred normal draws, without the draw that samples the clean
+        data.
         """
         call = call if self.centred_axis is None else call.centred(self.centred_axis)
         return call if self.draw is None else call.separated(self.draw)
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """Diagnostic for sampled latents: the share of the latents' standard deviation due to
-        sampling.
+        """Diagnostic for latents that the loss samples: the share of their standard deviation that
+        sampling causes.
         """
         assert self.spread is not None
         noise = self.spread.double().square().mean()
@@ -77,7 +77,7 @@ def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
 ) -> tuple[int, Tensor, Tensor] | None:
     """Return the axis along which the noise has zero mean (such as a molecule's atoms) and both
-    data batches, centred like the noisy data; None if there is no such axis.
+    data batches, centred if the noisy data are; None if there is no such axis.
     """
     z, dz = torch.cat([p.z for p in paired]), torch.cat([p.z - p.z_other for p in paired])
     if z.shape[1:] != x.shape[1:]:
@@ -123,8 +123,8 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
 
 
 def _latents(paired: list[PairedCalls]) -> Iterator[tuple[Reference, float, float]]:
-    """Yield candidate latents, fixed or sampled with one normal draw, with the unexplained shares
-    of the change of $z$ between data batches, and of $z$.
+    """Yield candidate latents, each with two shares that remain unexplained: of the change of $z$
+    between the data batches, and of $z$.
     """
     z, dz = _stacked([p.z for p in paired]), _stacked([p.z - p.z_other for p in paired])
     num = min(len(p.moved.normals) for p in paired)
@@ -179,7 +179,6 @@ def _regression(values: _Stacked, bases: _Bases) -> Float[Tensor, "b p d"]:
 
 
 def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"]) -> float:
-    """Return the share of the squared values that a regression on the bases leaves unexplained."""
     rest = values - torch.einsum("bpd,bpkd->bkd", coefficients, bases)
     return (rest.square().sum() / values.square().sum()).item()
 

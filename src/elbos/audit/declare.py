@@ -59,7 +59,7 @@ class DeclaredLoss:
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         r"""Compute the weighting $w(\lambda) \propto p\,c\,\|\hat y - y\|^2/\|\hat\epsilon -
-        \epsilon\|^2$, also beyond the ends of the schedule.
+        \epsilon\|^2$, also outside the log-SNR range of the schedule.
         """
         error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
         return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio
@@ -90,23 +90,22 @@ class LossTable:
 
     @property
     def a(self) -> Float[Tensor, " steps"]:
-        """Coefficient of the data in the regression target, for each time step of the table."""
+        """Coefficient of the data in the regression target, for each time step."""
         return self.factor * self.parameterization.coefficients(self.logsnr)[0]
 
     @property
     def b(self) -> Float[Tensor, " steps"]:
-        """Coefficient of the noise in the regression target, for each time step of the table."""
+        """Coefficient of the noise in the regression target, for each time step."""
         return self.factor * self.parameterization.coefficients(self.logsnr)[1]
 
     @property
     def eps_coefficient(self) -> Float[Tensor, " steps"]:
-        r"""Coefficient of $\|\hat\epsilon - \epsilon\|^2$ at each time step of the table: $c\,(b -
-        a e^{-\lambda/2})^2$.
+        r"""Coefficient of $\|\hat\epsilon - \epsilon\|^2$ at each time step: $c\,(b - a
+        e^{-\lambda/2})^2$.
         """
         return self.coefficient * (self.b - self.a * torch.exp(-self.logsnr / 2)) ** 2
 
     def at(self, kept: Bool[Tensor, " steps"] | Int[Tensor, " kept"]) -> "LossTable":
-        """Return the table restricted to some time steps, given by a mask or by indices."""
         columns = ("logsnr", "probability", "coefficient")
         return replace(self, **{name: getattr(self, name)[kept] for name in columns})
 
@@ -213,7 +212,9 @@ def from_table(table: LossTable) -> Audit:
 
 
 def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) -> Array:
-    r"""Compute $\log w(\lambda)$ up to a constant; NaN outside the range of log-SNR of the loss."""
+    r"""Compute $\log w(\lambda)$ of a loss up to a constant; NaN outside the log-SNR range of the
+    loss.
+    """
     if isinstance(loss, LossTable):
         steps = _distinct(loss)
         levels = steps.logsnr.numpy()
@@ -227,15 +228,11 @@ def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) ->
 
 
 def _ends(schedule: Schedule) -> tuple[float, float]:
-    """Return the lowest and the highest log-SNR expected among 100,000 samples."""
     low, high = schedule.logsnr(torch.tensor([1 - _TAIL, _TAIL], dtype=torch.float64)).tolist()
     return low, high
 
 
 def _distinct(table: LossTable) -> LossTable:
-    """Merge time steps of equal log-SNR in a loss table; drop steps of probability 0, pure noise or
-    clean data.
-    """
     p, is_mixed = table.probability, table.logsnr.abs() <= _LAST_DIGIT
     drawn = table.at(is_mixed & (p > _MIN_PROBABILITY))
     _, first, place = np.unique(
@@ -252,9 +249,6 @@ def _distinct(table: LossTable) -> LossTable:
 
 
 def _log_density(steps: LossTable, logsnr: Array) -> tuple[Array, Array]:
-    """Estimate the log-density of log-SNR from the spacing of a table's time steps; also return the
-    discretization error.
-    """
     numbers = np.arange(len(steps.logsnr), dtype=np.float64)
     return table_log_density(
         steps.logsnr.numpy(), numbers, np.log(steps.probability.numpy()), logsnr
@@ -262,9 +256,6 @@ def _log_density(steps: LossTable, logsnr: Array) -> tuple[Array, Array]:
 
 
 def _log(values: Tensor) -> Tensor:
-    """Return the logarithm of non-negative values, very negative for zeros; raise a ValueError if a
-    value is negative or infinite, or if all are zero.
-    """
     if not (values.isfinite() & (values >= 0)).all() or not values.any():
         raise ValueError(
             "The coefficient is 0 everywhere, or below 0 or infinite at some step: there is no "

@@ -25,8 +25,8 @@ _NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements in large samples
 
 @dataclass(frozen=True)
 class Coefficients:
-    r"""Scales $\alpha', \sigma'$ of the network input and coefficients $a, b$ of the target, for
-    every sample, with residuals.
+    r"""Coefficients of data and noise in the network input ($\alpha', \sigma'$) and in the target
+    ($a, b$), for every sample, with residuals.
     """
 
     alpha: Float[Tensor, " n"]  # coefficient of the data in z
@@ -44,8 +44,8 @@ class Coefficients:
 def paired_grams(
     paired: PairedCalls, reference: tuple[Tensor, Tensor], *, is_uneven: bool
 ) -> Float[Tensor, "b r r"]:
-    """Compute Gram matrices for a batch of paired network calls, with the best-fitting normal draw
-    as the noise.
+    """Compute the Gram matrices of data, noise, network input and target from paired network calls;
+    the normal draw that fits best is taken as the noise.
 
     Args:
         paired: The calls.
@@ -126,7 +126,7 @@ def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
 
 
 def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs length"]:
-    """Return evenly spaced runs of neighbouring elements of each vector; all elements of a short
+    """Return evenly spaced runs of neighbouring elements of each vector, or all elements of a short
     vector.
     """
     spacing = vectors.shape[-1] // _NUM_RUNS  # neighbours share a line of the processor's cache
@@ -137,8 +137,8 @@ def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs leng
 
 
 def are_some_enough(x: Tensor) -> bool:
-    """Return whether the mean square over the subset `some_elements` approximates the mean square
-    over all elements.
+    """Return whether the mean square over the elements that `some_elements` selects approximates
+    the mean square over all elements.
     """
     flat = x.flatten(1).double()
     share = some_elements(flat).square().mean((1, 2)) / flat.square().mean(1)
@@ -146,8 +146,8 @@ def are_some_enough(x: Tensor) -> bool:
 
 
 def noise_in(call: SingleCall, signal: Tensor) -> Tensor:
-    """Return the normal draw most similar to the noise in `z`, given an approximate signal; zeros
-    if no normal numbers were drawn.
+    """Return the normal draw most similar to the noise in `z`, given an approximate signal, or
+    zeros if no normal numbers were drawn.
     """
     if len(call.normals) < 2:
         return call.normals[0] if call.normals else torch.zeros_like(call.z)
@@ -175,7 +175,8 @@ def target_of(g: Tensor, c: Tensor) -> Tensor:
 
 
 def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficients:
-    r"""Solve for the input and target coefficients of every sample by orthogonal projection.
+    r"""Solve for the coefficients of data and noise in the input and target of every sample, by
+    orthogonal projection.
 
     Args:
         grams: The Gram matrices.

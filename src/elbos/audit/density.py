@@ -53,8 +53,8 @@ class Density:
 
 @dataclass(frozen=True)
 class Request:
-    """Request for noise levels at given quantiles of a random draw, to reduce the error of a
-    density estimate.
+    """Request to measure noise levels at given quantiles of a random draw, which reduces the error
+    of a density estimate.
     """
 
     column: int  # of the quantiles of the levels
@@ -63,8 +63,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Noise levels for a density estimate: independent samples, and noise levels measured at
-    requested quantiles of a random draw.
+    """Noise levels for a density estimate: independent samples, and levels measured at requested
+    quantiles of a random draw.
 
     The caller measures the levels of each `request`, adds them with `joined`, and repeats until
     `request` is None.
@@ -80,18 +80,16 @@ class Evidence:
         return cls(levels, DecidingDraw.find(levels), Table.from_levels(levels))
 
     def joined(self, levels: Levels) -> "Evidence":
-        """Return the evidence extended by the noise levels measured for the last request."""
         return replace(self, requested=(*self.requested, levels))
 
     @cached_property
     def all_levels(self) -> Levels:
-        """All measured noise levels: independent samples and requested noise levels."""
         return reduce(Levels.joined, self.requested, self.levels)
 
     @cached_property
     def all_steps(self) -> tuple[Table, StepCurve]:
-        """Discrete table of all measured noise levels, and the quantiles of the uniform draw at
-        which the table's time steps end.
+        """Discrete table of all measured noise levels, and the quantiles of a uniform draw at which
+        one time step gives way to the next.
         """
         assert self.table is not None and self.draw is not None
         table = (self.requested and Table.from_levels(self.all_levels)) or self.table
@@ -99,8 +97,8 @@ class Evidence:
 
     @property
     def request(self) -> Request | None:
-        """Quantiles at which to measure noise levels next, in the tails or near the ends of time
-        steps; None if the density needs no more measurements.
+        """Quantiles of a random draw at which to measure noise levels next; None if the density
+        needs no more measurements.
         """
         if self.draw is None or (self.table is None and self.requested):
             return None
@@ -115,13 +113,9 @@ class Evidence:
 
     @property
     def has_uniform_steps(self) -> bool:
-        """True if the uniform draw selects every time step of the table with equal probability."""
         return not self.requested and self.all_steps[1].is_uniform
 
     def density(self, grid: Float[Array, " g"]) -> Density:
-        """Estimate the density of log-SNR on a grid from the smallest to the largest measured
-        log-SNR.
-        """
         density, table = self._of_draw(grid), self.table
         if density is not None:
             return density
@@ -138,9 +132,6 @@ class Evidence:
         return _named(density, self.levels.logsnr, grid)
 
     def _of_draw(self, grid: Float[Array, " g"]) -> Density | None:
-        """Estimate the density of log-SNR from its dependence on one uniform draw; None if the
-        estimate is too inexact.
-        """
         if self.draw is None:
             return None
         levels = self.all_levels
@@ -165,7 +156,6 @@ class Evidence:
 
 
 def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
-    """Return the density of log-SNR for a table of equally likely time steps."""
     name = named_schedule(table.levels)
     log_probability = np.full(len(table.levels), -np.log(len(table)))
     log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
@@ -174,7 +164,7 @@ def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
 
 
 def _named(density: Density, logsnr: Float[Array, " n"], grid: Float[Array, " g"]) -> Density:
-    """Return the density with the name of the schedule of the same shape; unchanged if no named
+    """Return the density with the named schedule of the same shape, or unchanged if no named
     schedule fits.
 
     A published schedule replaces the estimated curve, without error; a schedule with fitted

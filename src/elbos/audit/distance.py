@@ -21,7 +21,7 @@ CurveName = Literal["weight", "density"]
 
 @runtime_checkable
 class Curves(Protocol):
-    """Curves of an audit over log-SNR, `[g]`."""
+    """Interface of an audit's curves over log-SNR, each of shape `[g]`."""
 
     @property
     def logsnr(self) -> Tensor: ...
@@ -37,14 +37,16 @@ class Curves(Protocol):
 
 
 class Distance(NamedTuple):
-    """Distance between two curves, as a relative difference, with its standard error."""
+    """Distance between two curves, as a relative difference, with standard error."""
 
     value: float
     error: float
 
     @classmethod
     def between(cls, one: Curves, other: Curves, curve: CurveName) -> "Distance | None":
-        """Return the distance of two curves; None if the losses have no noise level in common."""
+        """Return the distance between the weightings or densities of two losses, or None if the
+        losses have no noise level in common.
+        """
         levels, log_ratio, p = log_ratio_of(one, other, curve)
         if not len(levels):
             return None
@@ -63,7 +65,7 @@ def log_ratio_of(
     one: Curves, other: Curves, curve: CurveName = "weight"
 ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
     r"""Return the common noise levels of two losses, $\log w_1 - \log w_2$ with mean 0, and the
-    probability of each level; all empty if the losses have no noise level in common.
+    probability of each level; three empty arrays without a common noise level.
     """
     levels = common_levels([one, other])
     logs, p = [], np.zeros(len(levels))
@@ -77,7 +79,7 @@ def log_ratio_of(
 
 
 def common_levels(audits: Sequence[Curves]) -> Float[Array, " g"]:
-    """Return a grid on the common range of log-SNR of all audits; empty if they do not overlap."""
+    """Return a log-SNR grid on the range that all audits share; empty if there is no such range."""
     low = max(audit.logsnr[0].item() for audit in audits)
     high = min(audit.logsnr[-1].item() for audit in audits)
     return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)

@@ -26,9 +26,7 @@ _LOWEST = 2.0**-31  # quantile: half of the resolution of a Sobol sequence
 
 @dataclass(frozen=True)
 class Distribution:
-    """The distribution family of a random-number function, with the names of the distribution's
-    parameters.
-    """
+    """Distribution family of a random-number function, with the names of its parameters."""
 
     kind: Literal["uniform", "normal", "integer", "beta"]
     parameters: tuple[str, ...] = ()  # keywords, in the order of positional arguments
@@ -37,7 +35,7 @@ class Distribution:
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> "Drawn":
         """Return the distribution that one call of a random-number function sampled, given the
-        call's arguments and result.
+        arguments and result of the call.
         """
         if not self.parameters:
             return Drawn(self.kind, _ZERO, _ONE)
@@ -54,7 +52,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A distribution with two parameters: end points, or mean and standard deviation, or two shape
+    """A distribution with two parameters: end points, mean and standard deviation, or shape
     parameters.
     """
 
@@ -67,9 +65,6 @@ class Drawn:
         return self.kind == "normal"
 
     def standardized(self, value: Tensor) -> Tensor:
-        """Return a copy of normally distributed numbers, shifted to mean 0 and scaled to variance
-        1.
-        """
         if self.first is _ZERO:
             return value.clone()
         scale = torch.where(self.second == 0, 1.0, self.second)
@@ -94,8 +89,8 @@ class Drawn:
         return share.log() - torch.log1p(-share)
 
     def at(self, quantile: Float[Tensor, " n"], like: Tensor) -> Tensor:
-        """Evaluate the inverse distribution function; the result has the shape, dtype and device of
-        `like`.
+        """Evaluate the inverse distribution function at quantiles; return a tensor of the shape,
+        dtype and device of `like`.
         """
         u = quantile.reshape(like.shape)
         first, second = self.first.cpu(), self.second.cpu()
@@ -113,7 +108,7 @@ class Drawn:
 
 
 class EvenQuantiles:
-    """Low-discrepancy (scrambled Sobol) quantiles to replace the random draws of a loss.
+    """Low-discrepancy (scrambled Sobol) quantiles that replace the random draws of a loss.
 
     Each block of `num_batches` batches is evenly spread and in random order. Blocks are
     independent, so that the variance between blocks estimates the error of a result.
@@ -125,14 +120,12 @@ class EvenQuantiles:
         self._blocks: dict[tuple[int, int], Tensor] = {}
 
     def of_samples(self, batch: int) -> Float[Tensor, "b draws"]:
-        """Return quantiles for random draws of one number per sample."""
         block, place = divmod(batch, self.num_batches)
         start = place * self.batch_size
         points = self._block(self.batch_size * self.num_batches, block)
         return points[start : start + self.batch_size]
 
     def of_batch(self, batch: int) -> Float[Tensor, " draws"]:
-        """Return quantiles for random draws of one number for the whole batch."""
         block, place = divmod(batch, self.num_batches)
         return self._block(self.num_batches, block, seed=1)[place]
 

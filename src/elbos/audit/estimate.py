@@ -43,8 +43,8 @@ _MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a l
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
-    """Return the audit of a loss from `num_samples` samples, or from up to 8 times as many while
-    the verdict is undecided.
+    """Return the audit of a loss, measured on `num_samples` samples, or on up to 8 times as many
+    while it is undecided whether the weighting increases.
 
     Raises:
         ValueError: If the samples determine no weighting.
@@ -64,7 +64,9 @@ def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimates of the density, the coefficients and the weighting of a loss on a log-SNR grid."""
+    """Estimates of the noise-level density, the loss coefficient and the weighting of a loss, on a
+    log-SNR grid.
+    """
 
     num_samples: int
     grid: Float[Array, " g"]
@@ -76,8 +78,8 @@ class Estimate:
 
     @classmethod
     def from_samples(cls, samples: Samples, measurement: Measurement | None = None) -> "Estimate":
-        """Estimate all curves from samples; if a `Measurement` is given, measure further noise
-        levels where the density estimate needs them.
+        """Estimate the curves of a loss from samples; with a `Measurement`, first measure further
+        noise levels where the density estimate needs them.
 
         Raises:
             ValueError: If there are too few noise levels.
@@ -122,7 +124,7 @@ class Estimate:
 
     @cached_property
     def inner(self) -> NDArray[np.bool_]:
-        """Mask of the grid points within the central 99 % of the samples."""
+        """Mask of the grid points within the central 99 % of the training noise levels."""
         return is_central(self.density.log_p, 0.005)
 
     @cached_property
@@ -148,8 +150,8 @@ class Estimate:
 
     @cached_property
     def undecided(self) -> list[Undecided]:
-        """Intervals of log-SNR, within the central 99 % of the samples, on which an increase of the
-        weighting cannot be excluded.
+        """Intervals of log-SNR within the central 99 % of the training noise levels on which the
+        weighting may increase within its error.
         """
         if self.rising:
             return []
@@ -159,12 +161,13 @@ class Estimate:
 
     @property
     def is_decided(self) -> bool:
-        """True if more samples would hardly change the estimated weighting or the verdict."""
+        """True if more samples would hardly change the estimated weighting or the verdict on
+        monotonicity.
+        """
         error = np.sqrt(np.diag(self.sampling_covariance))[self.inner]
         return not self.undecided and bool(np.quantile(error, 0.95) < _MAX_ERROR)
 
     def audit(self, samples: Samples, *, title: str) -> Audit:
-        """Return the audit of a measured loss, built from the estimated curves and the samples."""
         grid, density = self.grid, self.density
         is_finite = samples.logsnr.isfinite()
         has_target = is_finite & (samples.coefficient != 0)
@@ -226,8 +229,8 @@ def assembled(
     is_used: NDArray[np.bool_] | None = None,
     **fields: Any,
 ) -> Audit:
-    """Return the audit built from curves on a grid, with names for the coefficient and the nearest
-    weightings.
+    """Return the audit with given curves on a grid; find names for the loss coefficient and the
+    nearest weightings.
 
     `log_w`, of the given covariance, and `log_c` are defined up to a constant. Names are matched
     where `is_used`; None means everywhere.
@@ -264,7 +267,7 @@ def significant_rises(
     grid: Array, log_w: Array, covariance: Array, num_errors: float = 5.0
 ) -> list[tuple[float, float]]:
     """Return the intervals of log-SNR on which a log-weight increases by more than `num_errors`
-    standard errors plus the float32 rounding error.
+    standard errors plus the rounding error of float32.
 
     Five standard errors account for thousands of compared pairs of points: fewer than one in a
     thousand curves shows a false increase.
@@ -284,8 +287,8 @@ def significant_rises(
 
 
 def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecided]:
-    """Return the intervals of log-SNR on which the standard errors do not exclude that the weight
-    increases by more than 5 %.
+    """Return the intervals of log-SNR on which the weight, within its standard error, may increase
+    by more than 5 %.
     """
     if len(grid) < 2:
         return []
@@ -303,7 +306,6 @@ def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecid
 
 
 def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
-    """Return medians of groups of samples with neighbouring log-SNR, interpolated on the grid."""
     logsnr, value = levels.numpy(), values.numpy()
     order = np.argsort(logsnr, kind="stable")
     size, num_larger = divmod(len(order), num := min(NUM_POINTS, len(order)))
@@ -317,9 +319,6 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
 
 
 def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
-    """Return diagnostics for a loss coefficient that is negative, zero or not a function of
-    log-SNR.
-    """
     found = list[Diagnostic]()
     c = samples.coefficient.numpy()
     if (c < 0).any():

@@ -53,7 +53,7 @@ def fit_family(
     fatol: float = 1e-4,
     max_calls: int = 1000,
 ) -> list[float]:
-    """Return the parameters of a family that minimize `loss`, by the Nelder-Mead method; an empty
+    """Return the parameters that minimize `loss` over a family, by the Nelder-Mead method; an empty
     list for a family without parameters.
 
     Parameters that are out of bounds or invalid, and infinite losses, count as a loss of 1e6.
@@ -127,7 +127,6 @@ _FAMILIES: list[_Family] = [
 
 
 def _published() -> list[Schedule]:
-    """Return the distinct schedules of the published recipes, except linear schedules."""
     schedules = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
     return [schedule for schedule in schedules if not isinstance(schedule, Linear)]
 
@@ -142,8 +141,6 @@ _FIXED: list[_Family] = [  # published schedules without parameters to fit
 
 @dataclass(frozen=True)
 class _Levels:
-    """Noise levels to which families of schedules are fitted."""
-
     logsnr: Array
 
     @cached_property
@@ -159,18 +156,11 @@ class _Levels:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Maximum-likelihood fit of a family of schedules to noise levels, over the range of these
-    noise levels.
-    """
-
     family: _Family
     levels: _Levels
 
     @cached_property
     def rough(self) -> list[float]:
-        """Maximum-likelihood parameters at low precision, found with a fifth of the function
-        evaluations.
-        """
         start = self.family.start(self.levels.logsnr)
         return fit_family(self.schedule, start, self._surprise, xatol=0.1, fatol=1e-2)
 
@@ -185,9 +175,6 @@ class _Fit:
         return self.family.build(*theta, **self.levels.ends)
 
     def nearest(self, distance: Callable[[Schedule], float]) -> Schedule | None:
-        """Return the schedule of the family that minimizes `distance`, or None if a fitted
-        parameter is implausibly large.
-        """
         theta = fit_family(self.schedule, self.rough, distance, xatol=1e-6, fatol=1e-14)
         return self.schedule(*theta) if max(map(abs, theta), default=0) < _MAX_PARAMETER else None
 
@@ -198,8 +185,8 @@ def schedule_of_shape(
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
 ) -> tuple[Schedule | None, bool]:
-    """Return the schedule whose log-density agrees with a curve within the curve's errors, or None;
-    also return whether the schedule has no fitted shape parameter.
+    """Return the schedule whose log-density equals a given curve within its errors, or None; also
+    return whether that schedule has no fitted shape parameter.
     """
     is_drawn = is_central(log_p, _TAIL)  # the loss itself rounds in the tails
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
@@ -230,9 +217,7 @@ def schedule_of_shape(
 
 
 def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
-    """Return the named schedule whose quantiles are the noise levels of a table; None if no
-    schedule fits.
-    """
+    """Return the named schedule whose quantiles are the noise levels of a table, or None."""
     num, levels = len(logsnr), _Levels(logsnr)
     tolerance = max(2.5 / num, _TABLE_TOLERANCE)
     fitting: list[tuple[float, Schedule]] = []
@@ -258,7 +243,6 @@ def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
 
 
 def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
-    """Return the Kolmogorov distance of the schedule from the empirical distribution of log-SNR."""
     ordered = np.sort(logsnr)
     below = 1 - schedule.time(torch.from_numpy(ordered)).numpy()
     rank = np.arange(len(ordered)) / len(ordered)
@@ -266,8 +250,8 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
-    """Return the schedule with default end points, but keep a fitted end point if 12 or more of
-    `num` samples would lie beyond it.
+    """Return the schedule with default end points, except for a fitted end point beyond which 12 or
+    more of `num` samples would lie.
     """
     if isinstance(schedule, Linear | EDMSampling):
         return schedule

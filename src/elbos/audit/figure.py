@@ -32,8 +32,8 @@ _UNDECIDED = "#7d8590"
 
 
 def figure(shown: Sequence[View]) -> Figure:
-    """Return a figure of the weighting, the density and the mixture of ELBOs, with one colour per
-    audit.
+    """Return a figure of the weighting, the noise-level density and the mixture of ELBOs of audits,
+    with one colour per audit.
     """
     audits = [view.audit for view in shown]
     hover = {"hovertemplate": "p %{y:.3g}<extra></extra>", "showlegend": False}
@@ -57,9 +57,6 @@ def figure(shown: Sequence[View]) -> Figure:
 
 
 def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
-    """Return start, end and colour of each interval of log-SNR on which the weighting increases or
-    may increase.
-    """
     is_alone = len(shown) == 1
     rising = [
         (*ends, faint(_RISING if is_alone else view.color))
@@ -102,9 +99,6 @@ def _weights(shown: Sequence[View]) -> Panel:
 
 
 def _mixture(view: View) -> list[Scatter]:
-    """Return the curves of a mixture of ELBOs: the positive and negative parts, and the mass at the
-    clean end.
-    """
     audit, color = view.audit, view.color
     scale = 1 + audit.negative_mass
     levels, density = audit.logsnr.numpy(), audit.mixture_density.numpy() / scale
@@ -135,9 +129,6 @@ def _mixture(view: View) -> list[Scatter]:
 
 
 def _ratio(audit: Audit, other: Audit) -> Panel:
-    """Return a panel with the ratio of two weightings, scaled to geometric mean 1, and a band of
-    two standard errors.
-    """
     levels = common_levels([audit, other])
     at = torch.from_numpy(levels)
     log_ratio = (audit.weighting(at).log() - other.weighting(at).log()).numpy()
@@ -157,8 +148,8 @@ def _ratio(audit: Audit, other: Audit) -> Panel:
 
 
 def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
-    """Return the curves of the nearest named weightings, initially hidden, with geometric mean 1
-    under $p$.
+    """Return the curves of the named weightings nearest to an audited weighting, initially hidden,
+    with geometric mean 1 under $p$.
 
     Colours differ for a single audit; otherwise they are the colour of the audit.
     """

@@ -23,8 +23,8 @@ _NORMAL = {  # by process: the distribution of -logsnr/2 for normal log-SNR
 
 
 def prediction_formula(audit: Audit) -> str:
-    """Return the name of the network's prediction type, with a formula in data and noise where
-    signs are ambiguous.
+    """Return the prediction type of the audited network as text, with a formula in data and noise
+    where the sign is ambiguous.
     """
     name, factor = audit.parameterization, audit.parameterization_factor
     if name is None:
@@ -37,8 +37,8 @@ def prediction_formula(audit: Audit) -> str:
 
 
 def target_formula(audit: Audit) -> str:
-    r"""Return the target $y = a x + b\epsilon$ as text: in $\alpha$ and $\sigma$ of the process if
-    both coefficients are simple functions of these, otherwise in numbers.
+    r"""Return the target $y = a x + b\epsilon$ as text: with $a$ and $b$ in terms of $\alpha$ and
+    $\sigma$ if both are simple functions of these, otherwise as numbers.
     """
     alpha, sigma = audit.logsnr.sigmoid().sqrt(), (-audit.logsnr).sigmoid().sqrt()
     if audit.process == "variance exploding":
@@ -74,9 +74,6 @@ def target_formula(audit: Audit) -> str:
 
 
 def _coordinate_process(audit: Audit) -> str:
-    """Return the name of the measured process or, for a declared loss, of the process usual for the
-    prediction type.
-    """
     if audit.source == "measured":
         return (audit.process or "").partition(",")[0]
     usual = {"flow": "rectified flow", "edm": "variance exploding"}
@@ -85,8 +82,8 @@ def _coordinate_process(audit: Audit) -> str:
 
 
 def central_coordinates(audit: Audit) -> str:
-    """Return the noise levels of the central half of the expected loss in the coordinate of the
-    process (t, sigma or ᾱ); empty for an unknown process.
+    """Return, as text, the central half of the expected loss in the noise coordinate of the process
+    (t, sigma or ᾱ); empty for an unknown process.
     """
     process = _coordinate_process(audit)
     if process not in _COORDINATES:
@@ -97,9 +94,7 @@ def central_coordinates(audit: Audit) -> str:
 
 
 def data_formula(audit: Audit) -> str:
-    """Return the scale and offset that the loss applies to the data, as a formula; a dash if there
-    are none.
-    """
+    """Return, as a formula, the scale and offset that the loss applies to the data, or a dash."""
     shift = audit.data_scale * audit.data_offset
     if audit.data_scale == 1 and shift == 0:
         return NONE
@@ -107,8 +102,8 @@ def data_formula(audit: Audit) -> str:
 
 
 def normal_levels(audit: Audit, schedule: Normal) -> str:
-    """Return the parameters by which training scripts specify a normal schedule of log-SNR for the
-    audited process, as text.
+    """Return, as text, the parameters by which training scripts specify a normal distribution of
+    log-SNR for the audited diffusion process.
     """
     in_scripts = _NORMAL.get(_coordinate_process(audit), "")
     return in_scripts.format(0.0 - schedule.mean / 2, schedule.std / 2)

@@ -26,7 +26,7 @@ _SHOWN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A card of the gallery: an audit, and the source of the audited loss."""
+    """A gallery card: an audit, and the source of the audited loss."""
 
     name: str  # of the loss, or of its project
     group: Literal["recipe", "trainer", "showcase"]
@@ -47,7 +47,6 @@ class Card:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Properties of the audit that are printed below the picture, by name."""
         found = facts(self.audit)
         shown = {name: found[name] for name in _SHOWN if found[name] != NONE}
         off = self.audit.distance(self.beside) if self.beside else None
@@ -60,13 +59,11 @@ class Card:
 
     @property
     def linked_source(self) -> Markup:
-        """HTML of the source of the loss, with web addresses as links."""
         linked = re.sub(r"(https://[^\s,;)]+)", r'<a href="\1">\1</a>', str(escape(self.source)))
         return Markup(linked.replace(">https://arxiv.org/abs/", ">arXiv:"))
 
     @property
     def sorts_as(self) -> dict[str, float | str]:
-        """Values by which the gallery page can sort the card, by name of the sort order."""
         audit, (low, high) = self.audit, self.audit.central_half
         verdicts = ("monotone", "undecided", "not monotone", "code error", "no weighting")
         return {
@@ -89,8 +86,8 @@ class Showcase:
 
 
 def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) -> str:
-    """Return the self-contained HTML page of the gallery; `command` is printed as the way to
-    rebuild the page.
+    """Return the self-contained HTML page of the gallery; the page names `command` as the way to
+    rebuild it.
     """
     everything = [*(card for one in showcases for card in one.cards), *cards]
     return document(
@@ -108,7 +105,7 @@ def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) 
 
 
 def as_dict(card: Card) -> dict[str, object]:
-    """Convert a gallery card to JSON values, without the curves of the audit."""
+    """Return the contents of a gallery card, without the audit's curves, as JSON values."""
     audit = card.audit
     return {
         "name": card.name,

@@ -24,8 +24,8 @@ _EVERY = 2.5  # pixels between points of a curve
 
 
 def picture(audit: Audit, beside: Audit | None = None) -> Markup:
-    """Return the content of an SVG picture: the density and the weighting of an audit, intervals
-    where the weighting increases, and optionally a second weighting.
+    """Return the content of an SVG picture of an audit's weighting and noise-level density, with
+    intervals where the weighting increases, and optionally a second weighting.
 
     Both weightings have the same geometric mean under $p$.
     """
@@ -53,21 +53,16 @@ def _log_weight(audit: Audit, levels: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def _line(levels: Float[Array, " n"], decades: Float[Array, " n"], kind: str) -> Markup:
-    """Return a weighting as an SVG path, given base-10 logarithms relative to the top of the
-    picture.
-    """
     path = _path(levels, 1 + decades / DECADES)
     return Markup('<path class="{}" d="{}"/>').format(kind, path)
 
 
 def _ticks() -> Markup:
-    """Return vertical grid lines at round log-SNRs, as an SVG path."""
     path = "".join(f"M{_across(tick):.0f} 0V{HEIGHT}" for tick in _TICKS)
     return Markup('<path class="ticks" d="{}"/>').format(path)
 
 
 def _bands(intervals: Sequence[tuple[float, float]], kind: str) -> list[Markup]:
-    """Return intervals of log-SNR as SVG rectangles of full height."""
     rect = Markup('<rect class="{}" x="{:.1f}" width="{:.1f}" height="{}"/>')
     ends = [np.clip(ends, *LOGSNR) for ends in intervals]
     return [
@@ -78,11 +73,9 @@ def _bands(intervals: Sequence[tuple[float, float]], kind: str) -> list[Markup]:
 
 
 def _across(logsnr: float) -> float:
-    """Convert a log-SNR to a horizontal position in pixels."""
     return WIDTH * (logsnr - LOGSNR[0]) / (LOGSNR[1] - LOGSNR[0])
 
 
 def _path(levels: Float[Array, " n"], up: Float[Array, " n"]) -> str:
-    """Return the SVG path data of a curve whose heights are shares of the picture's height."""
     y = 3 + (HEIGHT - 3) * (1 - np.clip(up, -0.05, 1.1))
     return "M" + "L".join(f"{_across(a):.1f} {b:.1f}" for a, b in zip(levels, y, strict=True))

@@ -45,9 +45,7 @@ _FORMS = [
 
 
 class BroadcastError(ValueError):
-    """Error raised when the network input has an additional axis, because times were broadcast
-    wrongly.
-    """
+    """Error for a network input with an additional axis, caused by times of the wrong shape."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Observation:
-    """Recorded network calls and random draws of one evaluation of a loss."""
+    """Network calls and random draws recorded during one evaluation of a loss."""
 
     calls: list[Call]  # the network calls on which the loss depends
     untrained: tuple[int, ...]  # indices of the network calls on which the loss does not depend
@@ -113,8 +111,8 @@ class ProbeNetwork(nn.Module):
             ) from None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProbeNetwork":
-        """Return the network itself, so that calls of a deep copy, as for weight averaging, are
-        also recorded.
+        """Return the network itself, not a copy, so that calls of copies (weight averages) are also
+        recorded.
         """
         return self
 
@@ -178,7 +176,6 @@ class ProbeNetwork(nn.Module):
 
 @lru_cache(maxsize=8)
 def _values(shape: tuple[int, ...], multiple: int, answer: Answer) -> Tensor:
-    """Compute a prescribed output of the given shape, without using any random state."""
     value = answer.scale * _random_signs(shape, seed=1)
     if answer.is_masked:
         value *= _random_signs(shape, seed=2) > 0
@@ -194,8 +191,8 @@ def _random_signs(shape: tuple[int, ...], seed: int) -> Tensor:
 
 @dataclass
 class Instrument:
-    """A loss function prepared for calls with a `ProbeNetwork`, and the form of network output that
-    the loss expects.
+    """A loss function to be called with a `ProbeNetwork`, and the form of network output that the
+    loss function expects.
     """
 
     loss_fn: LossFunction
@@ -205,7 +202,7 @@ class Instrument:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
-        """Return an `Instrument` for a loss, with the first form of network output that the loss
+        """Return an `Instrument` for a loss; the form of network output is the first that the loss
         accepts.
 
         Raises:
@@ -297,9 +294,6 @@ class Instrument:
 
 
 def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
-    """Return the error message for a failed loss: the exception, and the line of user code that
-    raised it.
-    """
     if network.is_in_jvp:
         return (
             "The loss differentiates the network by torch.func (jvp, vjp, grad): its target holds "
@@ -330,9 +324,6 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
 
 
 def _total(loss: Any) -> Tensor:
-    """Return the sum of the loss values; a tuple's first item, or a dict's item "loss", is taken as
-    the loss.
-    """
     if isinstance(loss, dict):
         if "loss" not in loss:
             keys = ", ".join(map(str, loss)) or "nothing"

@@ -25,8 +25,8 @@ _MIN_GAIN = 8.0  # of log-likelihood over equal steps: by chance in 3 of 2,000 t
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels of samples, with the underlying random draws, independent blocks and rounding
-    errors.
+    """Noise levels of samples, with the random draws that may determine them, the independent
+    blocks of samples, and rounding errors.
     """
 
     logsnr: Float[Array, " n"]  # finite
@@ -38,7 +38,6 @@ class Levels:
 
     @classmethod
     def from_samples(cls, samples: Samples) -> "Levels":
-        """Return the noise levels of the samples with finite log-SNR."""
         is_finite = samples.logsnr.isfinite()
         columns = (samples.logsnr, samples.rounding, samples.quantiles, samples.block)
         noise, clean = (bool((samples.logsnr == end).any()) for end in (-torch.inf, torch.inf))
@@ -50,7 +49,6 @@ class Levels:
         return replace(self, **columns)
 
     def joined(self, other: "Levels") -> "Levels":
-        """Concatenate two collections of noise levels."""
         pairs = {name: (getattr(self, name), getattr(other, name)) for name in _COLUMNS}
         columns: dict[str, Any] = {name: np.concatenate(pair) for name, pair in pairs.items()}
         return replace(self, **columns)
@@ -78,8 +76,8 @@ class Levels:
 
 
 def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
-    """Return independently sampled noise levels: each level that several samples of a batch share
-    counts once, and clamped levels are dropped.
+    """Return independently sampled noise levels: a level shared by several samples of a batch
+    counts once, and clamped levels are dropped; also return diagnostics.
 
     If shared levels form no table, all samples are returned: their number may differ between
     levels.
@@ -138,9 +136,6 @@ def _without_repetitions(
 
 
 def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
-    """Return the index of the first sample of each noise level in each batch; None unless a batch
-    has far fewer distinct levels than independent sampling would give.
-    """
     values, counts = levels.distinct
     place = np.searchsorted((values[1:] + values[:-1]) / 2, levels.logsnr)
     _, firsts = np.unique(batch * len(values) + place, return_index=True)
@@ -153,8 +148,8 @@ def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
 
 @dataclass(frozen=True)
 class Table:
-    """Discrete table of noise levels; the density is the probability of a time step divided by the
-    spacing.
+    """Discrete table of noise levels; the density of log-SNR is the probability of a time step
+    divided by the spacing.
     """
 
     levels: Float[Array, " t"]  # drawn levels, increasing
@@ -164,8 +159,8 @@ class Table:
 
     @classmethod
     def from_levels(cls, levels: Levels) -> "Table | None":
-        """Reconstruct the discrete table from sampled noise levels; None if the noise levels look
-        continuous.
+        """Reconstruct the discrete table of noise levels from samples, or return None if the noise
+        levels look continuous.
         """
         values, counts = levels.distinct
         if len(values) < 3 or counts.mean() < 2 * levels.repeats:
@@ -182,7 +177,6 @@ class Table:
         return int(self.steps[-1]) + 1
 
     def steps_of(self, logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-        """Return, for each sample, the index of the time step with the sample's noise level."""
         place = np.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, logsnr)
         return np.asarray(self.steps[place])
 
@@ -205,13 +199,13 @@ class Table:
         return Splines.of_counts(np.arange(len(self), dtype=np.float64), self.counts_by_block)
 
     def log_density(self, logsnr: Array) -> tuple[Array, Array]:
-        """Estimate the log-density of log-SNR from smoothed step probabilities; also return the
-        discretization error.
+        """Estimate the log-density of log-SNR from smoothed probabilities of time steps; also
+        return the discretization error.
         """
         return table_log_density(self.levels, self.steps, self._spline(self.steps), logsnr)
 
     def covariance(self, logsnr: Array, *, with_fewest_knots: bool = False) -> Array:
-        """Return the sampling covariance of the smoothed log-density of log-SNR."""
+        """Return the sampling covariance of the log-density of log-SNR."""
         spline = self._spline.splines[0] if with_fewest_knots else self._spline
         return spline.covariance(np.interp(logsnr, self.levels, self.steps))
 
@@ -222,8 +216,8 @@ def table_log_density(
     log_probability: Float[Array, " t"],
     logsnr: Float[Array, " g"],
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
-    """Return the log-density of a table of noise levels, step probability divided by spacing, and
-    the discretization error.
+    """Return the log-density of log-SNR for a table of noise levels (step probability divided by
+    spacing), and the discretization error.
 
     Half of the change from one step to the next counts as two standard errors.
     """

@@ -55,8 +55,6 @@ class Nearest(NamedTuple):
 
 
 class _Candidate(NamedTuple):
-    """A named weighting, its values on the grid, and its distance from the audited weighting."""
-
     distance: float
     weighting: Weighting
     log_v: Array  # log of the weighting on the grid
@@ -79,7 +77,7 @@ def prediction_of(
     logsnr: Float[Tensor, " n"], a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, rtol: float
 ) -> Prediction:
     r"""Return the prediction type whose target is proportional to $a x + b\epsilon$ within the
-    relative error `rtol`; the name None means that no type matches.
+    relative error `rtol`, with the name None if there is no such type.
     """
     zero, ratio = torch.zeros_like(logsnr), torch.exp(logsnr / 2)
     targets: list[Parameterization] = [Eps(), X(), V(), Flow(), Score()]
@@ -104,7 +102,7 @@ def prediction_of(
 
 def distance(log_w: Array, log_v: Array, p: Array) -> float:
     """Return the standard deviation of `log_w - log_v` under the probabilities `p`; infinity if
-    either function is infinite anywhere.
+    either function is infinite at a grid point.
     """
     difference = log_w - log_v
     if not np.isfinite(difference).all():
@@ -148,7 +146,8 @@ _FAMILIES = [
 def nearest_weightings(
     logsnr: Float[Array, " g"], log_w: Float[Array, " g"], p: Float[Array, " g"]
 ) -> list[Nearest]:
-    """Return named weightings, sorted by distance from the audited weighting under `p`.
+    """Return the named weightings, sorted by distance from the audited weighting under the density
+    `p`.
 
     A weighting with fitted parameters is omitted if it equals a published weighting.
     """
@@ -238,8 +237,8 @@ def coefficient_name(
 def fit_formula(
     formula: str, logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> tuple[float, float]:
-    """Fit a formula in the SNR and a parameter g to a coefficient; return the distance (infinite if
-    the coefficient is 0 anywhere) and g.
+    """Fit a formula in the SNR and a parameter g to a loss coefficient; return the distance
+    (infinity if the coefficient is 0 at a grid point) and g.
     """
     kept = p > 1e-6 * p.max()
     snr, log_c, p = np.exp(logsnr[kept]), log_c[kept], p[kept] / p[kept].sum()
@@ -302,8 +301,8 @@ class MonotoneFactor:
 def monotone_weight(
     logsnr: Float[Tensor, " g"], weight: Float[Tensor, " g"], rising: list[tuple[float, float]]
 ) -> Float[Tensor, " g"]:
-    """Compute the smallest curve that is nowhere below the weighting and does not increase on the
-    intervals `rising`.
+    """Compute the smallest curve that is nowhere below the weighting and does not increase with
+    log-SNR on the intervals `rising`.
 
     It is `Monotone` of the weighting, without its sampling error.
     """
@@ -322,8 +321,8 @@ def find_factor(
     rising: list[tuple[float, float]],
     nearest: Nearest,
 ) -> MonotoneFactor | None:
-    """Return the factor on the loss that makes the weighting monotone; None if the factor is 1 or
-    infinite.
+    """Return the factor on the loss that makes the weighting monotone, or None if that factor is 1
+    everywhere or infinite somewhere.
 
     If the nearest named weighting has the same factor, its formula is used.
     """
@@ -345,9 +344,6 @@ def find_factor(
 
 
 def _corners(x: Array, y: Array) -> list[int]:
-    """Return the indices of a few points whose linear interpolation approximates a curve within a
-    tolerance.
-    """
     first, last = 0, len(x) - 1
     distance = np.abs(y - np.interp(x, x[[first, last]], y[[first, last]]))
     middle = int(distance.argmax())

@@ -75,7 +75,7 @@ def measuring(
     data_scale: float | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator["Measurement"]:
-    """Return a measurement of a loss as a context manager; the arguments are those of `probe`.
+    """Context manager that yields a `Measurement` of a loss; its arguments are those of `probe`.
 
     Small data are repeated to a larger batch, to save calls of the loss, unless the loss accepts no
     other batch size, or draws numbers once per batch.
@@ -96,7 +96,7 @@ def measuring(
 
 
 class Measurement:
-    """Measurement of a loss, batch by batch, with low-discrepancy random draws.
+    """Measurement of a loss, batch by batch, on low-discrepancy random draws.
 
     Numbers that the loss draws once per sample or per batch are spread evenly over the calls
     (`draws`).
@@ -128,16 +128,14 @@ class Measurement:
 
     @property
     def has_draws_per_batch(self) -> bool:
-        """True if the loss draws a random number, or a noise level, that all samples of a batch
-        share.
-        """
+        """True if the loss draws a number or a noise level that all samples of a batch share."""
         logsnr = self.samples(self.batch_size).logsnr
         is_one_level = bool((logsnr - logsnr[0]).abs().max() < 1e-4)
         return self._pilot.draws.num_per_batch > 0 or is_one_level
 
     def samples(self, num: int) -> Samples:
-        """Return the measured coefficients of the first `num` samples, after measuring more samples
-        if needed.
+        """Return the measured coefficients of the first `num` samples; measure more samples if
+        needed.
 
         Raises:
             ValueError: In one line, if the samples determine no weighting.
@@ -161,9 +159,6 @@ class Measurement:
         return self._solved(batches, len(padded), data_scale)
 
     def _next(self, place: int = 0, quantile: Tensor | None = None) -> list[Batch]:
-        """Call the loss on the next batch and return the measurements of each network call;
-        `quantile`, if given, replaces the random draw number `place`.
-        """
         number = self._num_calls
         self._num_calls += 1
         per_sample = self._even.of_samples(number)
@@ -177,9 +172,6 @@ class Measurement:
         return [replace(batch, number=number) for batch in batches]
 
     def _solved(self, batches: list[Batch], num: int, data_scale: float | None) -> Samples:
-        """Solve for the coefficients of the first `num` samples, with data in the scale of the
-        diffusion process.
-        """
         pilot, noise = self._pilot, self._pilot.noise
         products = torch.cat([batch.products for batch in batches])[:num]
         c = torch.cat([batch.coefficient for batch in batches])[:num]

@@ -39,8 +39,8 @@ _MAX_STRANGE = 1e-3  # largest unexplained share in half precision
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of a loss, found on the first batches: coefficients, and the role of each normal random
-    draw.
+    """Noise of a loss, determined on the first batches: its coefficients, and the role of each
+    normal draw.
     """
 
     is_known: bool  # recorded draws are the noise of every sample
@@ -52,23 +52,16 @@ class Noise:
 
     @property
     def is_summed(self) -> bool:
-        """True if the noise is a sum of several normal random draws."""
         return any(isinstance(one, SummedNoise | InputPerturbation) for one in self.diagnostics)
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """Return a network call with each recorded normal draw assigned either to the noise or to
-        the data.
-        """
+        """Return a network call with each normal draw assigned to either the noise or the data."""
         call = self.reference.prepare(call)
         return call.added(self.summed, self.reference.at(call)[0]) if self.summed else call
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """Coefficients of signal and noise solved from pairs of network calls, assuming that the noise
-    is one normal draw.
-    """
-
     paired: list[PairedCalls]
     reference: Reference
     coefficients: Coefficients
@@ -76,18 +69,17 @@ class _Candidate:
 
     @property
     def unexplained(self) -> float:
-        """Median share of the noise that the best-fitting normal draw does not explain."""
         return self.coefficients.unexplained_noise.nanmedian().item()
 
     @property
     def has_more_draws(self) -> bool:
-        """True if several normal draws explain noise that a single draw does not explain."""
         is_explained = self.parts.left < min(0.1 * self.unexplained, _MAX_STRANGE)
         return self.unexplained > 1e-9 and self.reference.x[0].numel() > 1 and is_explained
 
 
 def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bool) -> Noise:
-    """Determine which normal draws form the noise, and which draw (if any) samples the data.
+    """Return the noise of a loss: determine which normal draws form it, and which draw, if any,
+    samples the data.
 
     The hypotheses are tried in this order: one draw; one draw plus another that samples the data;
     a sum of draws; noise that recorded draws do not explain.
@@ -161,8 +153,8 @@ def _without_data(
 
 @dataclass(frozen=True)
 class DrawFactors:
-    """Decomposition of a network input or target into normal random draws, with a factor for each
-    draw and sample.
+    """Decomposition of network inputs or targets into normal draws, with a factor for each draw and
+    sample.
     """
 
     full: list[int]  # indices of the draws of the size of the data
@@ -180,7 +172,8 @@ class DrawFactors:
         left: Float[Tensor, " n"],
         shapes: Sequence[Sequence[int]],
     ) -> "DrawFactors":
-        """Select the normal draws whose share of the total power exceeds a threshold.
+        """Return the decomposition into those normal draws whose share of the total power exceeds a
+        threshold.
 
         Args:
             factors: The factor of each draw, those of `shapes` last.
@@ -200,8 +193,8 @@ class DrawFactors:
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """Diagnostic for noise that is not one normal draw of the size of the data: summed, offset
-        or coloured noise.
+        """Diagnostic for noise that is not a single normal draw of the shape of the data: summed,
+        offset or coloured noise.
         """
         if not self.shared:
             return SummedNoise(len(self.full))
@@ -211,8 +204,8 @@ class DrawFactors:
         return ColouredNoise(list(map(float, shape)), strength if self.full else None)
 
     def ratio(self, i: int, to: Float[Tensor, " n"]) -> float | None:
-        """Return the constant ratio between the factors of one draw and the values `to`; None if
-        the ratio varies between samples.
+        """Return the constant ratio between the factors of one normal draw and the values `to`, or
+        None if the ratio varies between samples.
         """
         factor, to = self.factors[:, i].nan_to_num(), to.nan_to_num()
         ratio = (factor * to).sum() / to.square().sum()
@@ -220,23 +213,22 @@ class DrawFactors:
         return ratio.item() if left < _SAME else None
 
     def unlike(self, other: "DrawFactors") -> float:
-        """Return the mean square of the part of the factors that is orthogonal to the factors of
-        `other`.
+        """Return the mean square of the part of the factors that is orthogonal to a second set of
+        factors.
         """
         ours, theirs = self.factors.nan_to_num(), other.factors.nan_to_num()
         along = (ours * theirs).sum(1) / theirs.square().sum(1).clamp(min=1e-300)
         return (ours - along[:, None] * theirs).square().sum(1).mean().item()
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
-        """Return the index of the one normal draw whose factors are proportional to `alpha`; None
-        if there is no such draw, or several.
+        """Return the index of the only normal draw whose factors are proportional to `alpha`, or
+        None if no draw or several draws are.
         """
         of_data = [i for i in self.full if self.ratio(i, alpha) is not None]
         return of_data[0] if len(of_data) == 1 and len(self.full) > 1 else None
 
 
 def _draw_factors(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> DrawFactors:
-    """Regress the values of each sample on the normal draws of the network call."""
     num_full = min(len(calls.moved.normals) for calls in paired)
     num_shared = min(len(calls.moved.shared) for calls in paired)
     if not 0 < num_full + num_shared < x[0].numel() / 2:
@@ -257,9 +249,6 @@ def _draw_factors(paired: list[PairedCalls], values: list[Tensor], x: Tensor) ->
 
 
 def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
-    """Return the noise with added diagnostics for normal draws that occur in the target but are not
-    the noise.
-    """
     paired, parts = candidate.paired, candidate.parts
     found, shape = noise.coefficients, (-1, *(1,) * (noise.reference.x.ndim - 1))
     targets = [target_of(calls.gradient, calls.coefficient().reshape(shape)) for calls in paired]
@@ -275,7 +264,7 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
 def of_the_draws(
     parts: DrawFactors, target: DrawFactors, power: float, found: list[Diagnostic]
 ) -> tuple[list[Diagnostic], float]:
-    """Compare the normal draws in the target with those in the network input; return all
+    """Compare the normal draws in the target with those in the network input; return the
     diagnostics of the noise, and the standard deviation of an input perturbation.
 
     `power` is the mean square of the target; `found` are earlier diagnostics.
@@ -295,8 +284,8 @@ def of_the_draws(
 
 
 def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
-    """Return a diagnostic if targets are not linear combinations of data and noise, given the share
-    of each target that remains unexplained.
+    """Return a diagnostic if targets are not linear combinations of data and noise, judging by the
+    unexplained share of each target.
     """
     is_strange = unexplained > _MAX_STRANGE
     samples, clearly = (
@@ -309,9 +298,6 @@ def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
 
 
 def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diagnostic:
-    """Return the diagnostic for noise that was not recorded as one normal draw: coloured, offset,
-    not normal, or white.
-    """
     noise = torch.cat(noises)
     noise = noise[coefficients.sigma > 1e-3 * coefficients.sigma.max()]
     noise = noise / noise.flatten(1).square().mean(1).sqrt().reshape(-1, *(1,) * (noise.ndim - 1))
@@ -340,7 +326,6 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
 
 
 def _neighbour_correlation(noise: Tensor, axis: int) -> float:
-    """Return the correlation between neighbouring elements of the noise, corrected for centring."""
     num = noise.shape[axis]
     value = (noise.narrow(axis, 1, num - 1) * noise.narrow(axis, 0, num - 1)).mean().item()
     is_centred = noise.mean(axis).square().mean().item() < 1e-6

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def is_shared(draw: Tensor, z: Tensor) -> bool:
-    """Return whether a random draw can be broadcast to the shape of `z` without additional axes."""
+    """Return whether a random draw broadcasts to the shape of `z` without adding axes."""
     pairs = zip(draw.shape, z.shape, strict=False)
     return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
 
@@ -22,7 +22,9 @@ class DrawSum:
 
     @classmethod
     def from_input(cls, draws: list[Tensor], z: Tensor, x: Tensor) -> "DrawSum":
-        """Fit noisy data `z` by a combination of normal draws, clean data and a constant."""
+        """Fit noisy data `z` by a linear combination of normal draws, clean data and a constant;
+        return the combination of the draws, scaled to variance 1.
+        """
         stacked = torch.stack([draw.flatten(1).double() for draw in draws], dim=1)
         factors = _factors(stacked, z, x)
         return cls(stacked, factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30))
@@ -31,8 +33,8 @@ class DrawSum:
         return torch.einsum("bk,bkd->bd", self.factors, self.draws)
 
     def independent_part(self, y: Tensor, x: Tensor) -> Float[Tensor, "b d"]:
-        """Return the combination of normal draws in a target, minus its component along the noise
-        of the network input.
+        """Return the normal draws in a target, combined as the target combines them, minus the
+        component along the noise of the network input.
         """
         factors = _factors(self.draws, y, x)
         along = (factors * self.factors).sum(1, keepdim=True) * self.factors
@@ -40,9 +42,6 @@ class DrawSum:
 
 
 def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[Tensor, "b k"]:
-    """Regress a value on normal draws, clean data and a constant; return the coefficients of the
-    draws.
-    """
     others = torch.stack([x.flatten(1).double(), torch.ones_like(draws[:, 0])], dim=1)
     vectors = torch.cat([draws, others], dim=1)
     projections = vectors @ value.flatten(1).double()[:, :, None]
@@ -51,5 +50,4 @@ def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[T
 
 
 def without_mean(value: Tensor, axis: int) -> Tensor:
-    """Return a batch minus its mean along one axis."""
     return value - value.mean(axis, keepdim=True)

@@ -28,13 +28,15 @@ _NUM_ROWS = 13  # of the table of the curves
 
 
 def figure(audits: Sequence[Audit]) -> "Figure":
-    """Return a plotly figure of each audit's weighting, density and mixture of ELBOs."""
+    """Return a plotly figure of the weighting, the noise-level density and the mixture of ELBOs of
+    each audit.
+    """
     return drawn(views(audits))
 
 
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
-    """Return the self-contained HTML page of one or several audits; `command` is printed as the way
-    to reproduce the page.
+    """Return the self-contained HTML page of one or several audits; the page names `command` as the
+    way to reproduce it.
     """
     shown, fig = views(audits), figure(audits)
     named = [named_curves(view, is_alone=len(shown) == 1) for view in shown]
@@ -73,7 +75,7 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
 
 
 def as_html(audits: Sequence[Audit]) -> str:
-    """Return the summaries, notes, explanations and properties of audits as HTML for a notebook."""
+    """Return the summaries, properties and explanations of audits as HTML for a notebook."""
     shown, parts = views(audits), list[Markup]()
     for view in shown:
         notes = [Markup("<li>{} {}</li>").format(note.mark, note.text) for note in view.notes]
@@ -91,7 +93,6 @@ def _facts(shown: Sequence[View]) -> list[Table]:
 
 
 def _curves(audit: Audit) -> Table:
-    """Return a table of the curves of an audit at evenly spaced log-SNRs."""
     scale, rows = 1 + audit.negative_mass, []
     for i in evenly(len(audit.logsnr), _NUM_ROWS):
         level, error = audit.logsnr[i].item(), 2 * audit.weight_error[i].item()

@@ -50,7 +50,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pilot:
-    """Results from the first batches of a loss, which determine how later batches are measured."""
+    """Results of the first batches of a loss, which determine how later batches are measured."""
 
     queries: Queries
     noise: Noise
@@ -65,7 +65,7 @@ class Pilot:
 
     @classmethod
     def of_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Pilot":
-        """Measure a few batches of a loss with paired network calls, and test that a weighting
+        """Measure a few batches of a loss with paired network calls; test whether a weighting
         describes the loss.
 
         Raises:
@@ -140,14 +140,12 @@ class Pilot:
 
     @cached_property
     def is_part_enough(self) -> bool:
-        """True if dot products over a subset of the elements of a sample are accurate enough, once
-        the noise is known.
-        """
+        """True if dot products over a subset of each sample's elements are accurate enough."""
         return are_some_enough(self.noise.reference.x)
 
     def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:
-        """Evaluate the loss with a seed, and with quantiles for random draws of one number per
-        sample or per batch; return one `Batch` per network call.
+        """Evaluate the loss with a seed and with given quantiles in place of its random draws;
+        return one `Batch` per network call.
         """
         reference, found = self.noise.reference, list[Batch]()
         if self.is_plain:
@@ -171,9 +169,6 @@ class Pilot:
 
 
 def _shares(paired: list[PairedCalls]) -> Float[Tensor, "n d"]:
-    """Return the loss coefficient of each element relative to the mean over the elements of a
-    sample.
-    """
     every = []
     for change in ([p.change for p in paired], [p.change_other for p in paired]):
         c = torch.stack([one * p.moved.answer for one, p in zip(change, paired, strict=True)])

@@ -34,8 +34,8 @@ class DecidingDraw:
 
     @classmethod
     def find(cls, levels: Levels) -> "DecidingDraw | None":
-        """Return the random draw of which log-SNR is a monotone function up to rounding, or None if
-        there is no such draw.
+        """Return the uniform draw of which log-SNR is a monotone function up to rounding, or None
+        if there is no such draw.
         """
         logsnr, error = levels.logsnr, levels.error
         for column, draw in enumerate(levels.quantiles.T):
@@ -62,15 +62,14 @@ class DecidingDraw:
 
 
 def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Replace infinite logits, from draws of exactly 0 or 1, by finite extreme values."""
     is_finite = np.isfinite(draw)
     return np.clip(draw, draw[is_finite].min() - 1, draw[is_finite].max() + 1)
 
 
 @dataclass(frozen=True)
 class RisingCurve:
-    """An increasing curve: the quantile of a uniform draw, as a logit, over log-SNR or over the
-    index of a time step.
+    """Increasing curve through measured points: the logit of a uniform draw's quantile, as a
+    function of log-SNR or of the index of a time step.
     """
 
     places: Float[Array, " m"]  # increasing
@@ -78,8 +77,8 @@ class RisingCurve:
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Return a curve through fewer points, many standard errors apart; the distance is smaller
-        where points are rare.
+        """Return the curve through fewer points that are many standard errors apart; the required
+        distance is smaller where points are rare.
 
         Points are selected from the middle outwards. The mean distance along both axes, as a share
         of their lengths, exceeds `min_distance`.
@@ -101,7 +100,7 @@ class RisingCurve:
 
     @property
     def is_enough(self) -> bool:
-        """True if there are enough points to estimate the curve, even from every other point."""
+        """True if there are enough points for an estimate, even from every other point."""
         return len(self.s) >= _MIN_POINTS
 
     def at(self, index: list[int] | slice) -> "RisingCurve":
@@ -116,8 +115,8 @@ class RisingCurve:
         return np.log(np.maximum(slope, 1e-300))
 
     def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        """Estimate the error of `log_slope`, from the errors of the points and from curves through
-        every other point.
+        """Estimate the error of the logarithm of the slope, from the errors of the points and from
+        the curves through every other point.
         """
         relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
         middle = (self.places[1:] + self.places[:-1]) / 2
@@ -129,8 +128,8 @@ class RisingCurve:
 def inverse_cdf_density(
     all_levels: Levels, draw: Float[Array, " n"], grid: Float[Array, " g"]
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
-    """Compute the density of log-SNR, as logarithm with error, from log-SNR as a monotone function
-    of a uniform draw; None if there are too few distinct points.
+    """Compute the log-density of log-SNR, and its error, from log-SNR as a monotone function of a
+    uniform draw; return None for too few distinct points.
 
     At each point, the slope of $s$, which is smooth in unbounded tails, or the slope of $u$, which
     is smooth at finite ends, is used: the one with the smaller error.
@@ -159,7 +158,7 @@ def inverse_cdf_density(
 
 @dataclass(frozen=True)
 class StepCurve:
-    """The quantiles of a uniform draw at which the time steps of a table end."""
+    """Quantiles of a uniform draw at which each time step of a table ends."""
 
     steps: Float[Array, " t"]  # the numbers of the steps that were drawn, increasing
     ends: RisingCurve  # through the ends between the steps
@@ -169,8 +168,8 @@ class StepCurve:
 
     @classmethod
     def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
-        """Locate the quantiles at which a table's time steps end, each between two samples on
-        adjacent time steps.
+        """Return the quantiles at which the time steps of a table end, each located between two
+        samples on adjacent time steps.
         """
         steps, s = table.steps_of(levels.logsnr), draw.of(levels)
         order = np.lexsort((s, steps))
@@ -192,8 +191,8 @@ class StepCurve:
         return cls(at, curve, len(s), are_options, (low, high))
 
     def uncertain_middles(self) -> Float[Array, " k"]:
-        """Return the middles of the intervals that contain an end of a time step and are wide
-        relative to the step.
+        """Return the middles of the intervals known to contain the end of a time step, for
+        intervals wide relative to the step.
         """
         u = expit(self.ends.s)
         half = u * (1 - u) * self.ends.error
@@ -202,7 +201,7 @@ class StepCurve:
 
     @property
     def is_uniform(self) -> bool:
-        """True if the ends of the time steps are evenly spaced within the errors."""
+        """True if the time steps end at evenly spaced quantiles, within the errors."""
         inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
         # with few samples per step, step numbers are uncertain in the tails
         kept = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
@@ -215,11 +214,10 @@ class StepCurve:
 
     @cached_property
     def curve(self) -> RisingCurve:
-        """Smooth curve through the ends of the time steps."""
         return self.ends.thinned()
 
     def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
-        """Return the log-probability of each time step, with standard errors."""
+        """Return the log-probability of each time step, and the standard errors."""
         curve, steps, places = self.curve, self.steps, self.ends.places
         u = expit(curve(places))
         width = np.maximum(np.diff(u), 1e-300)

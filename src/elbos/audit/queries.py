@@ -45,11 +45,13 @@ class SingleCall:
         return replace(self, normals=normals, of_data=self.normals[draw])
 
     def centred(self, axis: int) -> "SingleCall":
-        """Return the network call with the mean along one axis subtracted from each normal draw."""
+        """Return the network call with each normal draw centred along one axis."""
         return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
 
     def added(self, draws: Sequence[int], x: Tensor) -> "SingleCall":
-        """Return the network call with the sum of normal draws in `z` as the only noise."""
+        """Return the network call with a single noise: the sum of the given normal draws as
+        contained in `z`.
+        """
         used = [self.normals[i] for i in draws if i < len(self.normals)]
         summed = DrawSum.from_input(used, self.z, x)
         return replace(self, normals=[summed.noise().reshape(self.z.shape)], summed=summed)
@@ -66,7 +68,6 @@ class PairedCalls:
     gradient_other_moved: Tensor | None  # with random signs, on the other data, if called
 
     def is_finite(self) -> bool:
-        """Return whether all noisy data and gradients are finite."""
         parts = (self.z, self.z_other, self.gradient, self.moved.gradient, self.gradient_other)
         return all(part.sum(dtype=torch.float64).isfinite() for part in parts)
 
@@ -101,7 +102,9 @@ class PairedCalls:
 
 @dataclass(frozen=True)
 class Queries:
-    """A loss that is evaluated on fixed data by seed, with the layout of the network input."""
+    """A loss to be evaluated by seed on fixed data, with the layout of the data in the network
+    input.
+    """
 
     instrument: Instrument
     x: Tensor  # clean data
@@ -114,8 +117,8 @@ class Queries:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":
-        """Return the queries of a loss, after determining the expected form of network output and
-        the layout of the network input.
+        """Return the queries of a loss; determine the network output that the loss expects, and the
+        layout of the data in the network input.
 
         Raises:
             ValueError: If the loss cannot be called, or calls are not reproducible.
@@ -135,7 +138,9 @@ class Queries:
 
     @property
     def example(self) -> Arguments | None:
-        """Arguments of a network call; None if the layout of data and noisy data differs."""
+        """Arguments of a network call, or None if the noisy data differ in layout from the clean
+        data.
+        """
         first, second = (one.calls[-1] for one in list(self.zeros.values())[:2])
         is_plain = self.element_permutation is None and self.noised is None
         if not is_plain or first.z.shape != self.x.shape:
@@ -143,7 +148,6 @@ class Queries:
         return first.arguments.beside(second.arguments)
 
     def select_noised(self, value: Tensor) -> Tensor:
-        """Return the elements of a batch to which the loss adds noise."""
         return value if self.noised is None else value.flatten(1)[:, self.noised]
 
     def paired(
@@ -154,8 +158,8 @@ class Queries:
         with_other_moved: bool,
         zero: Observation | None = None,
     ) -> list[PairedCalls]:
-        """Evaluate the loss with one seed but different data and network outputs; return one
-        `PairedCalls` per network call that contributes to the expected loss.
+        """Evaluate a loss with one seed on several data and network outputs; return one
+        `PairedCalls` for each network call that contributes to the expected loss.
 
         `zero` is an earlier call with output 0; `quantiles` replace random draws.
         """
@@ -178,7 +182,7 @@ class Queries:
         return paired
 
     def single(self, seed: int, quantiles: Quantiles | None = None) -> list[SingleCall]:
-        """Evaluate the loss with random signs as network output; return one `SingleCall` per
+        """Evaluate a loss with random signs as the network output; return one `SingleCall` for each
         network call that contributes to the expected loss.
         """
         observation, found = self.instrument.observed(self.x, seed, SIGNS, quantiles), []
@@ -214,16 +218,13 @@ class Queries:
         return [call for i, call in enumerate(calls) if i not in self.ignored]
 
     def in_layout(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a network call's input, output gradient and output, restricted to the elements
-        that hold the noisy data.
+        """Return the input, output gradient and output of a network call, restricted to the
+        elements that hold noisy data.
         """
         z, g, answer, _ = self._apart(call)
         return self.select_noised(z), self.select_noised(g), self.select_noised(answer)
 
     def _apart(self, call: Call) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """Return a network call's noisy data, output gradient and output, and the input channels
-        besides the noisy data.
-        """
         assert call.gradient is not None
         z, g, answer = map(self._like_x, (call.z, call.gradient, call.answer.detach()))
         if z.shape == (1, *self.x.shape):
@@ -245,9 +246,6 @@ class Queries:
         return within, g, answer, [rest for rest in (before, after) if rest.numel()]
 
     def _like_x(self, tensor: Tensor) -> Tensor:
-        """Return a tensor in the shape and element order of the data; unchanged if the sizes
-        differ.
-        """
         if len(tensor) % len(self.x) or tensor.numel() != self.x.numel():
             return tensor
         flat = tensor.reshape(len(self.x), -1)
@@ -256,7 +254,6 @@ class Queries:
 
 
 def _other_data(x: Tensor) -> Tensor:
-    """Return a second batch, unlike `x` in every sample: `x` permuted, flipped or halved."""
     x_other = x.clone()
     for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
         is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
@@ -267,7 +264,6 @@ def _other_data(x: Tensor) -> Tensor:
 
 
 def _require_repeatable(queries: Queries, seed: int) -> None:
-    """Raise a ValueError unless the seed alone determines the noise of the loss."""
     x = queries.x
     first, other = (queries.zeros[s].calls for s in (seed, seed + 1))
     again = queries.instrument(x, seed)
@@ -293,7 +289,6 @@ def _require_repeatable(queries: Queries, seed: int) -> None:
 
 
 def is_same(first: Tensor | None, second: Tensor | None) -> bool:
-    """Return whether two tensors, or two None, are equal up to rounding."""
     if first is None or second is None or first.shape != second.shape:
         return first is second
     scale = first.nan_to_num().abs().max().item()
@@ -315,8 +310,8 @@ def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
 def _element_permutation(
     queries: Queries, z: Tensor, other: Tensor, seed: int
 ) -> Int[Tensor, " d"] | None:
-    """Return the position in the network's input of each element of the data; None if the order is
-    the same, or if the input is no permutation of data plus noise.
+    """Return the position of each data element in the network's input; None if positions are
+    unchanged, or if the input is no permutation of data plus noise.
 
     Each call uses data that encode one bit of every element's index.
     """
@@ -342,7 +337,7 @@ def _element_permutation(
 
 
 def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
-    """Return the index at which the noisy data begin in a network input with additional channels,
+    """Return the index at which the noisy data start in a network input with additional channels,
     tokens or frames.
 
     There the input changes in proportion to the data, and most with the seed.
@@ -360,8 +355,8 @@ def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
 
 
 def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
-    """Return the indices of the elements to which the loss adds noise; None if these are all
-    elements, or if elements without noise are trained as well.
+    """Return the indices of the elements to which the loss adds noise; None if it adds noise to all
+    elements, or trains on elements without noise.
 
     Examples are actions after a state, or frames of a video after the first.
     """

@@ -39,7 +39,7 @@ _MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
 
 
 class Recording:
-    """A recording of some training steps, made by `record`, from which the loss can be audited.
+    """Recorded training steps, from which the training loss can be audited.
 
     Attributes:
         num_samples: Number of recorded samples.
@@ -65,7 +65,7 @@ class Recording:
         return sum(map(len, self._steps))
 
     def data(self, x: Float[Tensor, "b *d"]) -> None:
-        """Set the clean data of the current training step, before the network is called.
+        """Set the clean data of the current training step; to be called before the network.
 
         Needed where the loss does not draw its noise by `torch.randn_like(x)`.
 
@@ -106,7 +106,6 @@ class Recording:
         return Estimate.from_samples(samples).audit(samples, title=title)
 
     def _shared_between_processes(self) -> list[Diagnostic]:
-        """Compare the steps of all processes; return a diagnostic if two of them share numbers."""
         require_processes()
         every: list[list[dict[str, str]]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(every, self._fingerprints)
@@ -188,7 +187,7 @@ class Recording:
 
 @contextmanager
 def record(model: nn.Module) -> Iterator[Recording]:
-    """Record training steps with the real network, in order to audit the loss.
+    """Record training steps with the real network, in order to audit the training loss.
 
     Training is unaffected: random states, gradients and the number of calls stay the same. Each
     step must call the network once with gradients, on data plus noise; calls without gradients do
@@ -217,8 +216,8 @@ def record(model: nn.Module) -> Iterator[Recording]:
 
 
 class _LiveRecorder(Recorder):
-    """A recorder of random draws that leaves all random states unchanged, and starts after the
-    first batch.
+    """Recorder of random draws that leaves all random states unchanged, and starts after the first
+    batch.
     """
 
     def __init__(self) -> None:
@@ -227,11 +226,6 @@ class _LiveRecorder(Recorder):
         self.is_started = False
 
     def taken(self, num: int) -> tuple[Draws, list[Tensor]]:
-        """Return the random draws, and the arguments of torch.randn_like, since the previous
-        network call.
-
-        `num` is the size of the next batch.
-        """
         draws, likes = self.draws, self.likes
         self.draws, self.likes = replace(draws, normals=[], quantiles=[], places=[]), []
         self._num, self.is_started = num, True
@@ -248,13 +242,11 @@ class _LiveRecorder(Recorder):
 
 
 def _fingerprint(*tensors: Tensor) -> str:
-    """Return a hash of the first numbers of some tensors."""
     first = [one.detach().flatten()[:_NUM_FINGERPRINTED].double().cpu() for one in tensors]
     return hashlib.sha256(b"".join(one.numpy().tobytes() for one in first)).hexdigest()
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the floating-point tensors of more than one dimension in a nested value."""
     if isinstance(value, Tensor):
         if value.is_floating_point() and value.ndim > 1:
             yield value
@@ -269,8 +261,6 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 @dataclass
 class _Components:
-    """Clean data and normal draws, as candidates for the components of the network's input."""
-
     x: Tensor
     z: Tensor  # noisy data, in the shape of x
     given: Tensor  # the network's argument with the noisy data
@@ -280,7 +270,6 @@ class _Components:
 
     @classmethod
     def from_draws(cls, x: Tensor, given: Tensor, normals: list[Tensor]) -> "_Components":
-        """Return components formed from the most recent normal draws whose shapes fit the data."""
         size = x[0].numel()
         whole = [one for one in normals if one.shape[1:] == x.shape[1:] and is_shared(one, x)]
         shared = [one for one in normals if one.shape[1:] != x.shape[1:] and is_shared(one, x)]
@@ -291,16 +280,12 @@ class _Components:
         return cls(x, given.detach().reshape(x.shape).clone(), given, draws, shapes)
 
     def centred(self, axis: int) -> Iterator["_Components"]:
-        """Yield components whose normal draws are centred along an axis, with unchanged and with
-        centred clean data.
-        """
         draws = [without_mean(one.reshape(self.x.shape), axis).flatten(1) for one in self.draws]
         for x in (self.x, without_mean(self.x, axis)):
             yield replace(self, x=x, draws=draws, axis=axis)
 
     @property
     def unexplained(self) -> float:
-        """Median share of the noise that no combination of the normal draws explains."""
         vectors = [self.x.flatten(1).double(), *self.draws, self.z.flatten(1).double()]
         gram, last = gram_of(vectors), len(vectors) - 1
         factors, left = least_squares(gram, list(range(last)), last)
@@ -311,9 +296,6 @@ class _Components:
 def _components(
     inputs: list[Tensor], data: list[Tensor], normals: list[Tensor]
 ) -> _Components | None:
-    """Return the clean data, noisy data and normal draws that best explain the network's input;
-    None if no combination is exact enough.
-    """
     every = [
         _Components.from_draws(x, one, normals)
         for x in data

@@ -44,7 +44,7 @@ _MAX_TERMS = 4
 
 
 def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
-    """Return, in one line, why the network's input is not scaled data plus noise."""
+    """Return one line of text that says why the network's input is not scaled data plus noise."""
     z = torch.cat([p.z for p in paired])
     if z.shape[1:] != x.shape[1:]:
         return REFUSAL
@@ -70,8 +70,8 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
 
 
 def require_explained(unexplained: Float[Tensor, " n"], logsnr: Float[Tensor, " n"]) -> None:
-    """Raise a ValueError if recorded normal draws do not explain the noise of some samples, except
-    at extreme log-SNRs, where rounding dominates.
+    """Raise a ValueError if normal draws do not explain the noise of some samples; extreme log-SNRs
+    are exempt, since rounding dominates there.
     """
     is_strange = (unexplained > 0.05) & (logsnr.abs() < 4)
     if is_strange.double().mean() > 1e-3:  # as with a random choice per batch
@@ -83,16 +83,11 @@ def _left(values: Tensor, fitted: Tensor) -> float:
 
 
 class _Term(NamedTuple):
-    """A term in a network's input: the data, the mirrored data or the noise of one sample."""
-
     kind: Literal["data", "mirrored", "noise"]
     sample: int  # index in the batch
 
 
 def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
-    """Return the reason for refusing inputs that mix several samples (shuffled, paired) or contain
-    mirrored data, or None.
-    """
     places = [(p, i) for i in range(len(x)) for p in paired][:_MAX_SAMPLES]
     fits = [(i, _terms(p, p.z[i], x, i), _terms(p, p.z_other[i], x_other, i)) for p, i in places]
     found = [(i, terms, others) for i, terms, others in fits if terms and others]
@@ -108,8 +103,8 @@ def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
 
 
 def _terms(calls: PairedCalls, z: Float[Tensor, " *d"], x: Tensor, own: int) -> list[_Term]:
-    """Decompose a sample into few data samples and normal draws by orthogonal matching pursuit;
-    return an empty list unless the decomposition is exact.
+    """Decompose a sample of the network input into few data samples and normal draws by orthogonal
+    matching pursuit; return an empty list if no decomposition is exact.
 
     `own` is the index of the sample in the batch.
     """

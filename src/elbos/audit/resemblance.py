@@ -128,8 +128,6 @@ NEGATIVES = {
 
 @dataclass(frozen=True)
 class _ScheduleEdit:
-    """Common coding mistake in a schedule, and the schedule parameters that result from it."""
-
     change: str
     kinds: tuple[type[Schedule], ...]
     parameters: Callable[..., dict[str, float]]
@@ -163,8 +161,8 @@ _SCHEDULES = (
 
 @dataclass(frozen=True, kw_only=True)
 class LossCurves:
-    """Density, coefficient, target and weighting of a loss on a grid of log-SNR, with prediction
-    type and process.
+    """Noise-level density, coefficient, target and weighting of a loss on a log-SNR grid, with
+    prediction type and diffusion process.
     """
 
     logsnr: Float[Array, " g"]
@@ -182,7 +180,6 @@ class LossCurves:
 
     @functools.cached_property
     def p(self) -> Float[Array, " g"]:
-        """Probability of each grid point."""
         p = np.exp(self.log_p - self.log_p.max())
         return np.asarray(p / p.sum())
 
@@ -194,8 +191,8 @@ class LossCurves:
         return (d, g) if d < SAME and g >= least else None
 
     def has_density(self, schedule: Schedule) -> bool:
-        """Return whether the density of noise levels equals that of a schedule, on the measured
-        range of log-SNR.
+        """Return whether the noise-level density equals that of a schedule on the measured range of
+        log-SNR.
         """
         log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
         kept = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
@@ -206,8 +203,8 @@ class LossCurves:
 
 
 def published_recipe(loss: LossCurves) -> str | None:
-    """Return the published recipe with the same noise levels and weighting, preferably with the
-    same prediction type; None if no recipe matches.
+    """Return the name of the published recipe with the same noise levels and weighting, preferably
+    with the same prediction type, or None.
     """
     levels = torch.from_numpy(loss.logsnr)
     log_k = loss.log_w - loss.log_p
@@ -225,8 +222,8 @@ def published_recipe(loss: LossCurves) -> str | None:
 
 
 def resemblances(loss: LossCurves) -> list[Resemblance]:
-    """Return the published losses that parts of a loss equal, exactly or after correction of one
-    common coding mistake.
+    """Return the published losses that equal the audited loss in target, process, coefficient or
+    noise levels, exactly or except for one common coding mistake.
     """
     found = [*_of_the_target(loss)]
     if loss.process.startswith(BUT_FOR):

@@ -45,8 +45,8 @@ DERIVED = (
 
 
 class Undecided(NamedTuple):
-    """An interval of log-SNR on which the weighting does not increase significantly, but may
-    increase by up to `factor`.
+    """An interval of log-SNR on which the weighting may increase by up to `factor`, though not
+    significantly.
     """
 
     start: float
@@ -143,7 +143,9 @@ class Audit:
 
     @property
     def is_monotone(self) -> bool:
-        """True if the verdict is "monotone": the loss is a likelihood objective."""
+        """True if the weighting never increases with log-SNR, so that the loss is a likelihood
+        objective.
+        """
         return self.verdict == "monotone"
 
     @property
@@ -155,7 +157,7 @@ class Audit:
 
     @property
     def is_judged(self) -> bool:
-        """True if a weighting describes the loss, and no error in the loss's code was found."""
+        """True if a weighting describes the loss, and the code of the loss shows no error."""
         return self.verdict not in ("no weighting", "code error")
 
     @cached_property
@@ -175,15 +177,13 @@ class Audit:
 
     @cached_property
     def recipe(self) -> str | None:
-        """Name of the published recipe with the same weighting and noise levels as the loss, or
-        None.
-        """
+        """Name of the published recipe with the same weighting and noise levels, or None."""
         return published_recipe(self._curves) if self.is_judged else None
 
     @cached_property
     def resembles(self) -> list[Resemblance]:
-        """Published losses that parts of this loss equal, exactly or after correction of one common
-        coding mistake.
+        """Published losses that equal this loss in target, process, coefficient or noise levels,
+        exactly or except for one common coding mistake.
         """
         return resemblances(self._curves) if self.is_judged else []
 
@@ -192,8 +192,8 @@ class Audit:
         return PchipInterpolator(self.logsnr.numpy(), self.weight.log().numpy())
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Interpolate the weighting $w(\lambda)$ between grid points; outside the grid, return the
-        value at the nearest end.
+        r"""Interpolate the weighting $w(\lambda)$; outside the log-SNR grid, return the value at
+        the nearest end.
         """
         inside = logsnr.clamp(self.logsnr[0].item(), self.logsnr[-1].item())
         log_w = self._log_weight(inside.detach().double().cpu().numpy())
@@ -201,21 +201,23 @@ class Audit:
 
     @property
     def mixture_density(self) -> Float[Tensor, " g"]:
-        r"""Density over log-SNR of the mixture of ELBOs, $-w'(\lambda) / w(\lambda_\min)$; with
-        `mass_at_max`, the integral is 1.
+        r"""Density over log-SNR of the mixture of ELBOs, $-w'(\lambda) / w(\lambda_\min)$; together
+        with `mass_at_max`, it integrates to 1.
         """
         (slope,) = torch.gradient(self.weight, spacing=(self.logsnr,), edge_order=2)
         return -slope / self.weight[0]
 
     @property
     def mass_at_max(self) -> float:
-        r"""Mass of the mixture of ELBOs at the clean end, $w(\lambda_\max) / w(\lambda_\min)$."""
+        r"""Mass of the mixture of ELBOs at the largest log-SNR, $w(\lambda_\max) /
+        w(\lambda_\min)$.
+        """
         return (self.weight[-1] / self.weight[0]).item()
 
     @property
     def negative_mass(self) -> float:
-        r"""Total increase of the weighting $w$, divided by $w(\lambda_\min)$, as in
-        `analysis.Mixture`.
+        r"""Sum of all increases of the weighting $w$ with log-SNR, divided by $w(\lambda_\min)$, as
+        in `analysis.Mixture`.
         """
         ends = self.weighting(torch.tensor(self.rising, dtype=torch.float64).reshape(-1, 2))
         return ((ends[:, 1] - ends[:, 0]).sum() / self.weight[0]).item()
@@ -253,15 +255,15 @@ class Audit:
 
     @cached_property
     def monotone_weight(self) -> Float[Tensor, " g"]:
-        """Smallest curve that is nowhere below the weighting and does not increase on the intervals
-        `rising`.
+        """Smallest curve that is nowhere below the weighting and does not increase with log-SNR on
+        the intervals `rising`.
         """
         return monotone_weight(self.logsnr, self.weight, self.rising)
 
     @cached_property
     def factor(self) -> MonotoneFactor | None:
-        """Factor on the loss of each sample that gives a likelihood objective; None if the factor
-        is 1 or infinite.
+        """Factor on the loss of each sample that gives a likelihood objective, or None if that
+        factor is 1 everywhere or infinite somewhere.
         """
         if not self.is_judged:
             return None
@@ -286,11 +288,11 @@ class Audit:
 
     @property
     def monotone_code(self) -> str | None:
-        """Python code that computes `monotone_factor`; None if there is no factor."""
+        """Python code that computes `monotone_factor`, or None if there is no such factor."""
         return self.factor.code if self.factor else None
 
     def distance(self, other: "Audit", curve: CurveName = "weight") -> Distance | None:
-        r"""Return the distance between the weightings, or densities, of two losses.
+        r"""Return the distance between the weightings, or noise-level densities, of two losses.
 
         $$d = \operatorname{std}_{\lambda \sim \bar p}\,[\log w_1 - \log w_2],$$
 
@@ -349,13 +351,13 @@ class Audit:
         return ConventionDenoiser(network, convention, is_discrete)
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert the audit, and derived quantities, to JSON values; None for infinity and NaN."""
+        """Return the audit, with derived quantities, as JSON values; None for infinity and NaN."""
         names = (*(field.name for field in _stored()), *DERIVED)
         return {name: _plain(getattr(self, name)) for name in names}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Audit":
-        """Rebuild an audit from the dictionary that `to_dict` returned."""
+        """Restore an audit from the JSON values that `to_dict` returned."""
         given = {f.name: content[f.name] for f in _stored() if f.name in content}
         for column in _stored():
             if "Tensor" in str(column.type):
@@ -372,16 +374,13 @@ class Audit:
         return cls(**given)
 
     def to_json(self) -> str:
-        """Return the dictionary of `to_dict` as JSON text."""
+        """Return the audit, with derived quantities, as JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def __repr__(self) -> str:
         return f"Audit({self.title!r}, {self.parameterization}, {self.verdict})"
 
     def __str__(self) -> str:
-        """Return the output of `elbos audit` at a width of 80 columns, or the `repr` if rich is not
-        installed.
-        """
         try:
             terminal = shown_by(self, "terminal")
         except ModuleNotFoundError:
@@ -390,14 +389,14 @@ class Audit:
         return text
 
     def plot(self, *others: "Audit") -> "Figure":
-        """Return a plotly figure of the weighting, the density and the mixture of ELBOs of this
-        audit and others.
+        """Return a plotly figure of the weightings, noise-level densities and mixtures of ELBOs of
+        audits.
         """
         figure: Figure = shown_by(self).figure([self, *others])
         return figure
 
     def to_html(self, path: str | Path, *others: "Audit") -> None:
-        """Write a self-contained HTML page of this audit and, side by side, other audits."""
+        """Write a self-contained HTML page that shows one or several audits side by side."""
         shown_by(self).write_page([self, *others], Path(path))
 
     def _repr_html_(self) -> str:
@@ -406,7 +405,6 @@ class Audit:
 
 
 def _stored() -> "list[Field[Any]]":
-    """Return the dataclass fields of an audit that `to_dict` stores."""
     return [one for one in fields(Audit) if one.name != "samples"]
 
 

@@ -66,14 +66,14 @@ Quantiles = tuple[Tensor, Tensor]
 
 
 def distant_seed(seed: int) -> int:
-    """Derive a pseudorandom seed, so that ranges of consecutive seeds with different origins do not
-    overlap.
+    """Derive a pseudorandom seed, such that the ranges of consecutive seeds that start at two
+    derived seeds do not overlap.
     """
     return int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
 
 
 def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor]:
-    """Yield candidates for the quantiles of `num` samples: independent, stratified, evenly spaced,
+    """Yield candidate quantiles for `num` samples: independent, stratified, evenly spaced,
     antithetic or shared.
 
     They are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$ modulo 1;
@@ -114,8 +114,8 @@ class Draws:
 
 
 class Recorder(TorchFunctionMode):
-    """Recorder of the random numbers that a loss draws; the recorder can also replace the numbers
-    by given quantiles.
+    """Recorder of the random numbers that a loss draws; it can also replace them by given
+    quantiles.
 
     Attributes:
         draws: The numbers drawn since the last reset.
@@ -133,8 +133,8 @@ class Recorder(TorchFunctionMode):
         self._own: dict[int, dict[int, tuple[Any, Callable[[], object]]]] = {}
 
     def reset(self, seed: int, num: int, quantiles: Quantiles | None = None) -> None:
-        """Reset all random states to `seed`, for a batch of `num` samples; `quantiles` replace the
-        random draws of one number per sample or per batch.
+        """Reset all random states to `seed`, for a batch of `num` samples; `quantiles`, if given,
+        replace the draws of one number per sample or per batch.
 
         Generators and engines of the loss restart from their first state under this seed.
         """
@@ -213,7 +213,6 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _keep(self, own: Any, restarting: Callable[[], Callable[[], object]]) -> None:
-        """Store how to reset the loss's own random generator, at its first use under a seed."""
         kept = self._own.setdefault(self._seed, {})
         if id(own) not in kept:
             kept[id(own)] = own, restarting()
@@ -221,7 +220,6 @@ class Recorder(TorchFunctionMode):
     def _of_numbers(
         self, function: Callable[..., Any], distribution: Distribution, *args: Any, **kwargs: Any
     ) -> Any:
-        """Call a random function of numpy or Python; record and return the numbers."""
         result = function(*args, **kwargs)
         if np.ndim(result) == 0 and self._is_in_loop:
             return result
@@ -246,9 +244,6 @@ class Recorder(TorchFunctionMode):
         return (place if index.ndim else int(place)) if np.ndim(a) == 0 else np.asarray(a)[place]
 
     def _recorded(self, drawn: Drawn, value: Tensor) -> Tensor:
-        """Record and return drawn numbers; if quantiles are given, return the numbers at these
-        quantiles instead.
-        """
         num, is_coarse = value.numel(), value.dtype in (torch.float16, torch.bfloat16)
         if num == 1 and self._is_in_loop:
             return value
@@ -266,7 +261,6 @@ class Recorder(TorchFunctionMode):
 
     @property
     def _is_in_loop(self) -> bool:
-        """True if the loss draws single random numbers in a loop over the samples."""
         return self._is_loop or self.draws.num_per_batch >= _MAX_PER_BATCH
 
     def _record(self, logit: Tensor, place: int | None, *, is_uniform: bool) -> None:
@@ -275,9 +269,6 @@ class Recorder(TorchFunctionMode):
         self.draws.places += [place if i == 0 else None for i in range(len(designs))]
 
     def _next_quantile(self, num: int) -> tuple[int | None, Tensor | None]:
-        """Return the index of the next per-sample random draw, and the quantiles to use in its
-        place; each is None if not set.
-        """
         draws = self.draws
         if num == self._num:
             draws.num_per_sample += 1
@@ -288,7 +279,6 @@ class Recorder(TorchFunctionMode):
         return None, None
 
     def _record_shares(self, value: Tensor, concentration: Tensor) -> None:
-        """Record Dirichlet samples as one beta-distributed draw per component."""
         if value.shape[-1] == 2:
             drawn = Drawn("beta", *concentration.double().unbind(-1))
             first = self._recorded(drawn, value[..., 0])
@@ -300,9 +290,6 @@ class Recorder(TorchFunctionMode):
                 self._record(Drawn("beta", a, total - a).logit(share), None, is_uniform=True)
 
     def _recorded_options(self, index: Tensor, weights: Tensor) -> Tensor:
-        """Record and return random indices with probabilities `weights`; replace the indices if
-        quantiles are given.
-        """
         if index.numel() != self._num:
             return index
         weights = weights.detach().double().cpu().expand(self._num, -1)
@@ -323,7 +310,7 @@ class Recorder(TorchFunctionMode):
 
 @contextmanager
 def preserved_random_states() -> Iterator[None]:
-    """Restore all global random states when the `with` block ends."""
+    """Restore all global random states at the end of the `with` block."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         with torch.random.fork_rng():

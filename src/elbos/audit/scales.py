@@ -36,22 +36,24 @@ _PURE = 30.0  # log-SNR beyond which float32 rounds signal or noise away
 
 
 class Process(NamedTuple):
-    """A diffusion process, with the scale by which its data are multiplied."""
+    """A diffusion process, with the factor on its data."""
 
     name: str | None  # None if no known relation holds
     scale: float  # factor on the data before diffusion
     sigma_data: float | None = None  # if the input is scaled as in EDM
 
     def logsnr(self, alpha: Float[Tensor, " n"], sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Compute the log-SNR of scaled data; infinite beyond the precision of float32."""
+        """Compute the log-SNR for data multiplied by the scale of the process; infinite beyond the
+        precision of float32.
+        """
         logsnr = 2 * (torch.log(alpha / self.scale) - sigma.log())
         logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
         return torch.where(logsnr > _PURE, torch.inf, logsnr)
 
 
 def given_scale(logsnr: Float[Tensor, " n"], given: Iterable[Float[Tensor, " n"]]) -> float | None:
-    """Return the scale of the data, given a time input of the network that is a known function of
-    log-SNR; None if no input is such a function.
+    """Return the scale of the data, inferred from a time input of the network that is a known
+    function of log-SNR, or None if there is no such input.
 
     Args:
         logsnr: Log-SNR of samples, up to the unknown scale of the data.
@@ -120,16 +122,13 @@ def _flow_scale(alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 def _rounded(scale: Tensor, rtol: float) -> float:
-    """Round a scale to four digits; return 1 if the scale differs from 1 by less than the
-    measurement error.
-    """
     value = float(f"{scale.item():.4g}")
     return 1.0 if abs(value - 1) < 2e-3 + 0.2 * rtol else value
 
 
 def relative_scale(alpha: Float[Tensor, "k n"], sigma: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
-    """Return the data scale of each of `n` samples, under the diffusion process that fits `alpha`
-    and `sigma` best over `k` noise levels.
+    """Return the data scale of each of `n` samples, for the diffusion process that best fits
+    `alpha` and `sigma` over `k` noise levels.
     """
     preserving, flow = _preserving_scale(alpha, sigma), _flow_scale(alpha, sigma)
     exploding = alpha.mean(0)

@@ -43,7 +43,9 @@ _MIN_CHANGE = 0.01  # of an element's share in the coefficient
 
 @dataclass(frozen=True)
 class Conditions:
-    """The numbers on which the network is conditioned, besides the noisy data, for each sample."""
+    """Numbers on which the network is conditioned besides the noisy data, such as times or labels,
+    for each sample.
+    """
 
     columns: Float[Array, "n k"]
     single: list[Float[Tensor, " n"]]  # conditions that are one number per sample
@@ -53,8 +55,8 @@ class Conditions:
     def from_batches(
         cls, batches: Sequence[Sequence[Tensor]], sizes: Sequence[int]
     ) -> "Conditions":
-        """Concatenate the network's conditioning inputs, such as times or labels, of several
-        batches, given the batch sizes.
+        """Concatenate the conditioning inputs of the network (times, labels) over several batches,
+        given the batch sizes.
         """
         together = zip(*batches, strict=False)
         joined = [torch.cat(some) for some in together if len({one.shape[1] for one in some}) == 1]
@@ -63,14 +65,13 @@ class Conditions:
         return cls(columns, [one[:, 0] for one in joined if one.shape[1] == 1], batch)
 
     def at(self, kept: Tensor) -> "Conditions":
-        """Return the conditioning numbers of the samples selected by a mask."""
         single = [one[kept] for one in self.single]
         return Conditions(self.columns[kept.numpy()], single, self.batch[kept.numpy()])
 
     def diagnostics(
         self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
     ) -> list[Diagnostic]:
-        """Return diagnostics if the network is not conditioned on the noise level, or if its time
+        """Return a diagnostic if the network is not conditioned on the noise level, or if its time
         input does not determine log-SNR.
 
         Args:
@@ -96,7 +97,7 @@ class Conditions:
 
     def depend_on(self, logsnr: Float[Tensor, " n"]) -> bool:
         """Return whether any conditioning number varies less between samples of similar log-SNR
-        than between random pairs of samples.
+        than between random samples.
         """
         level = logsnr.nan_to_num(0.0).clamp(-40, 40).numpy()
         columns, batch = self.columns, self.batch
@@ -120,7 +121,7 @@ class Conditions:
 
 
 def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
-    """Yield the numbers contained in network arguments, as arrays with one row per sample."""
+    """Yield all numbers contained in network arguments, as arrays with one row per sample."""
     if isinstance(value, Mapping):
         value = list(value.values())
     is_plain = isinstance(value, bool | int | float | np.ndarray | np.number)
@@ -155,7 +156,7 @@ def of_the_target(
 
 
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
-    """Return a diagnostic if the ratios between the loss coefficients of different elements vary
+    """Return a diagnostic if the ratios between the loss coefficients of a sample's elements vary
     with log-SNR.
 
     `share` is the coefficient of each element divided by the mean over elements; it may be random
@@ -178,7 +179,7 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
 def of_the_coefficient(
     logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], power: Float[Tensor, " n"]
 ) -> list[Diagnostic]:
-    """Return a diagnostic if the loss coefficient, random at a given log-SNR, depends on `power`,
+    """Return a diagnostic if the loss coefficient varies at fixed log-SNR and depends on `power`,
     the mean square of each sample's noise.
     """
     kept = (c > 0) & logsnr.isfinite()
@@ -201,7 +202,6 @@ def time_sign(logsnr: Float[Tensor, " n"], given: Sequence[Float[Tensor, " n"]])
 
 
 def _is_time(given: Tensor, logsnr: Tensor) -> bool:
-    """Return whether an input of the network is strongly rank-correlated with log-SNR."""
     if len(given) != len(logsnr) or len(set(given.tolist())) < _MIN_DISTINCT:
         return False
     return abs(_rank_correlation(given, logsnr)) > _MIN_CORRELATION
@@ -213,5 +213,4 @@ def _rank_correlation(one: Tensor, other: Tensor) -> float:
 
 
 def _deviations(ordered: Tensor) -> Tensor:
-    """Return each inner value minus the mean of its two neighbours."""
     return ordered[1:-1] - (ordered[:-2] + ordered[2:]) / 2

@@ -36,8 +36,6 @@ from elbos.audit.queries import Queries, is_same
 
 
 class _Response(NamedTuple):
-    """Response of the loss gradient to changes of the network output, for one network call."""
-
     bend: float  # growth of the gradient relative to a squared error
     coupling: float  # change of the gradient of elements by the error of other elements
     spread: float  # of the coefficient between the elements of a sample
@@ -53,7 +51,7 @@ class _Response(NamedTuple):
 def of_the_error(
     queries: Queries, observations: Mapping[int, Observation]
 ) -> tuple[list[Diagnostic], tuple[int, ...]]:
-    """Test that the loss is a squared error with one coefficient per sample; `observations` maps
+    """Test whether the loss is a squared error with one coefficient per sample; `observations` maps
     each seed to an evaluation of the loss at network output 0.
 
     Returns:
@@ -81,8 +79,8 @@ def of_the_error(
 
 
 def _averages_out(responses: tuple[_Response, ...]) -> bool:
-    """Return whether a term that is linear in the network output has zero mean gradient at constant
-    input; True for a nonlinear term.
+    """Return whether a loss term that is linear in the network output has zero mean gradient at
+    constant network input; True for a nonlinear term.
     """
     first, *others = responses
     if not first.is_linear:
@@ -93,10 +91,6 @@ def _averages_out(responses: tuple[_Response, ...]) -> bool:
 
 
 def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response]:
-    """Measure, for every network call of a loss, the response of the gradient to the network
-    output.
-    """
-
     def run(answer: Answer) -> list[tuple[Tensor, ...]]:  # inputs, gradients, outputs
         calls = zero.calls if answer == ZERO else queries.instrument(queries.x, seed, answer)
         return [tuple(part.double() for part in queries.in_layout(call)) for call in calls]
@@ -134,8 +128,8 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
 def of_the_calls(
     instrument: Instrument, x: Tensor, observations: Mapping[int, Observation], num_ignored: int
 ) -> list[Diagnostic]:
-    """Return diagnostics for several network calls per loss, self-targets, derivatives of the
-    network and additional outputs.
+    """Return diagnostics for losses with several network calls, targets from the network itself,
+    derivatives of the network, or additional outputs.
     """
     num_trained, num_untrained, is_finite = 0, 0, True
     is_self_target = is_derived = is_of_derivative = False
@@ -167,9 +161,6 @@ def of_the_calls(
 
 
 def _are_coupled(instrument: Instrument, x: Tensor, seed: int, zero: Observation) -> bool:
-    """Return whether the output of one network call changes the loss gradient at another network
-    call.
-    """
     numbers = range(len(zero.calls) + len(zero.untrained))
     for place, number in enumerate(i for i in numbers if i not in zero.untrained):
         others = instrument(x, seed, Answer(always_moved=(number,)))
@@ -180,6 +171,5 @@ def _are_coupled(instrument: Instrument, x: Tensor, seed: int, zero: Observation
 
 
 def _differ(calls: list[Call], others: list[Call]) -> bool:
-    """Return whether the loss gradients of two lists of network calls differ."""
     pairs = zip(calls, others, strict=True)
     return not all(is_same(call.gradient, other.gradient) for call, other in pairs)

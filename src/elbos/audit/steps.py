@@ -30,7 +30,7 @@ _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 @dataclass
 class Step:
     """Dot products of data, network input, output, gradient and random draws in one training step,
-    with the network's conditioning.
+    with the conditioning inputs of the network.
     """
 
     gram: Float[Tensor, "b r r"]  # of x, z, output, gradient and draws, shared draws last
@@ -61,8 +61,8 @@ def power_beside(
 def least_squares(
     gram: Float[Tensor, "n k k"], basis: list[int], of: int
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
-    """Regress one vector on others, given their dot products; return the coefficients and the
-    unexplained share.
+    """Regress one vector on several others, given their dot products; return the coefficients and
+    the unexplained share.
     """
     products, right = gram[:, basis][:, :, basis], gram[:, basis, of]
     factors = torch.linalg.lstsq(products, right[:, :, None]).solution[:, :, 0]
@@ -77,7 +77,7 @@ def samples_of(
     error: float,
     found: list[Diagnostic],
 ) -> Samples:
-    """Return noise levels and coefficients of all recorded samples, solved by least squares.
+    """Return the noise levels and coefficients of all recorded samples, by least squares.
 
     Args:
         steps: The recorded steps.

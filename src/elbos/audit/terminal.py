@@ -18,7 +18,7 @@ _NAMES = 18  # characters for the names of the facts
 
 @dataclass(frozen=True)
 class Terminal:
-    """Terminal output of one audit in full, or of several audits side by side, at any width."""
+    """Terminal output for one audit in full, or for several audits side by side, at any width."""
 
     audits: Sequence[Audit]
 
@@ -37,7 +37,6 @@ class Terminal:
 
 
 def as_text(audits: Sequence[Audit], width: int = 80) -> str:
-    """Return the terminal output of audits as text without colours."""
     file = io.StringIO()
     Console(file=file, width=width).print(Terminal(audits), crop=False)
     return file.getvalue()

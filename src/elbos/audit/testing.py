@@ -64,7 +64,6 @@ class Difference:
 
     @classmethod
     def between(cls, audit: Audit, expected: Audit, within: float = WITHIN) -> "Difference":
-        """Return the differences between an audit and the expected audit."""
         known = {one.kind for one in expected.diagnostics}
         return cls(
             audit=audit,
@@ -88,21 +87,17 @@ class Difference:
 
     @property
     def has_other_levels(self) -> bool:
-        """True if the density of noise levels is not the expected one."""
         return self.outside > self.within or self._is_far(self.density)
 
     @property
     def has_other_target(self) -> bool:
-        """True if the network's prediction type is not the expected one."""
         return self.audit.parameterization != self.expected.parameterization
 
     def __bool__(self) -> bool:
-        """Return True if the audits differ in weighting, noise levels, target or diagnostics."""
         changed = (self.has_other_weighting, self.has_other_levels, self.has_other_target)
         return any(changed) or bool(self.diagnostics)
 
     def __str__(self) -> str:
-        """Return one line of text for each property in which the two audits differ."""
         now, then = self.audit, self.expected
         lines = []
         if self._has_other_curve:
@@ -115,8 +110,8 @@ class Difference:
         return "\n".join(lines)
 
     def to_markdown(self) -> str:
-        """Return a Markdown table that compares the expected audit with the audit of the loss, as a
-        comment on a code change.
+        """Return a Markdown table that compares the audit of a loss with the expected audit, as a
+        comment on a pull request.
         """
         then, now = self.expected, self.audit
         change = "no noise level in common"
@@ -142,7 +137,6 @@ class Difference:
         return distance is None or distance.value > self.within + _NUM_ERRORS * distance.error
 
     def _factors(self) -> str:
-        """Describe where the ratio of the two weightings is largest and where it is smallest."""
         if self.weighting is None:
             return "no noise level in common"
         levels, log_ratio, p = log_ratio_of(self.audit, self.expected)
@@ -177,9 +171,6 @@ def _ends(audit: Audit) -> tuple[float, float]:
 
 
 def _outside(audit: Audit, other: Audit) -> float:
-    """Return the share of an audit's training noise levels that lies beyond the range of another
-    audit.
-    """
     logsnr, p = audit.logsnr.numpy(), audit.density.numpy()
     below = np.concatenate([[0.0], np.cumsum(np.diff(logsnr) * (p[1:] + p[:-1]) / 2)])
     low, high = np.interp(_ends(other), logsnr, below / below[-1])
@@ -239,7 +230,8 @@ def assert_weighting(
 
 
 def expected_audit(like: str | Path | Audit) -> Audit:
-    """Return the audit of a recipe given by name, the audit stored in a file, or the given audit.
+    """Return the audit of a recipe given by name, the audit stored in a given file, or a given
+    audit unchanged.
 
     Raises:
         OSError: If the file cannot be read.
@@ -256,7 +248,8 @@ def expected_audit(like: str | Path | Audit) -> Audit:
 
 
 def write_golden(audit: Audit, path: Path) -> None:
-    """Write an audit to a small file (101 noise levels, five digits) that a test can compare with.
+    """Write an audit to a small file (101 noise levels, five digits) as the expected audit of a
+    test.
 
     Raises:
         OSError: If the file cannot be written.

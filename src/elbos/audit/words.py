@@ -42,7 +42,7 @@ _CENTRAL = 0.99  # of the samples; curves vary by orders of magnitude in the tai
 
 
 def in_words(distance: float) -> str:
-    """Convert a log-distance to text: a percentage or, if large, a factor.
+    """Return a difference of logarithms as text: a percentage or, if large, a factor.
 
     Examples:
         >>> in_words(0.081), in_words(0.87)
@@ -55,7 +55,7 @@ def in_words(distance: float) -> str:
 
 
 class Note(NamedTuple):
-    """A line in the heading of an audit: an error, a similar published loss, or a verdict."""
+    """A line at the top of an audit's report: an error, a similar published loss, or a verdict."""
 
     kind: str  # "error", "slip", "published", or a verdict: "yes", "no" or "maybe"
     mark: str  # symbol of the kind
@@ -64,7 +64,7 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """An audit with a title and a colour that distinguish it from other audits on display."""
+    """An audit with a title and a colour that distinguish it from other audits in a report."""
 
     audit: Audit
     title: str  # the shortest ending that no other title has
@@ -79,8 +79,8 @@ class View:
 
     @cached_property
     def notes(self) -> list[Note]:
-        """Heading lines of an audit: code errors, similar published losses, and where the weighting
-        increases.
+        """Lines at the top of an audit's report: errors in the code, similar published losses, and
+        intervals where the weighting increases.
         """
         recipe = RECIPES[self.audit.recipe].title if self.audit.recipe else ""
         text = render("audit/notes.txt", audit=self.audit, view=self, recipe_title=recipe)
@@ -103,7 +103,6 @@ class View:
         return target_formula(self.audit)
 
     def noise_levels(self, name: str) -> str:
-        """Return a named distribution of noise levels as text, with parameters and coordinate."""
         schedule, text = parse(Schedule, name), _spelled(Schedule, name)
         if isinstance(schedule, Normal | Laplace):
             text += " of log-SNR"
@@ -112,7 +111,7 @@ class View:
 
     @property
     def largest_doubt(self) -> str:
-        """Largest increase of the weighting that cannot be excluded, as text."""
+        """Largest increase of the weighting that the sampling error does not exclude, as text."""
         largest = max((one.factor for one in self.audit.undecided), default=1.0)
         return in_words(math.log(largest))
 
@@ -138,14 +137,11 @@ class View:
 
     @property
     def explanation(self) -> str:
-        """Paragraph of text that explains the verdict and the diagnostics."""
         return " ".join(render("audit/verdict.txt", audit=self.audit, view=self).split())
 
     @property
     def factor(self) -> str:
-        """Sentence that explains the factor on the loss that gives the nearest likelihood
-        objective.
-        """
+        """Sentence that explains the factor on the loss that makes the weighting monotone."""
         end = self.audit.factor.end if self.audit.factor else -math.inf
         return (
             "The least factor on the loss of each sample for which w never rises; above log-SNR "
@@ -158,7 +154,7 @@ class View:
 
     @property
     def code(self) -> str:
-        """Python code of the factor that gives the nearest likelihood objective, in less than 80
+        """Python code of the factor on the loss that makes the weighting monotone, wrapped below 80
         columns.
         """
         wrapper = textwrap.TextWrapper(76, subsequent_indent=" " * 8, break_on_hyphens=False)
@@ -166,7 +162,6 @@ class View:
 
     @property
     def nearest(self) -> list[tuple[str, str]]:
-        """Nearest named weightings and their distances from the audited weighting, as text."""
         found = list[tuple[str, str]]()
         for name, distance in self.audit.closest[:_NUM_NEAREST]:
             off = f"off by {in_words(distance)}"
@@ -179,14 +174,14 @@ class View:
 
     @property
     def central_weights(self) -> Float[Array, " c"]:
-        """Values of the weighting at the log-SNRs within the central 99 % of the samples."""
+        """Values of the weighting within the central 99 % of the training noise levels."""
         below = (self.audit.density.cumsum(0) / self.audit.density.sum()).numpy()
         tail = (1 - _CENTRAL) / 2
         return np.asarray(self.audit.weight.numpy()[(below > tail) & (below < 1 - tail)])
 
 
 def views(audits: Sequence[Audit]) -> list[View]:
-    """Return audits with distinguishing titles and colours, for display side by side.
+    """Return audits with titles and colours that distinguish them in a common report.
 
     Examples:
         >>> from dataclasses import replace
@@ -203,7 +198,6 @@ def views(audits: Sequence[Audit]) -> list[View]:
 
 
 def _short(title: str, others: set[str]) -> str:
-    """Return the shortest ending of a path that no other title shares."""
     if not (others and _TARGET.fullmatch(title)):
         return title
     parts = re.split(r"(?<=[/:])", title)
@@ -225,7 +219,6 @@ def prose(audit: Audit) -> str:
 
 
 def as_dict(audit: Audit) -> dict[str, Any]:
-    """Convert an audit to JSON values, including a description in words."""
     return {**audit.to_dict(), "in_words": prose(audit)}
 
 
@@ -276,13 +269,12 @@ def facts(audit: Audit) -> dict[str, str]:
 
 
 def _spelled(kind: type, text: str) -> str:
-    """Return a weighting or schedule as Python code that includes default values."""
     return code(parse(kind, text), has_defaults=True)
 
 
 def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
-    """Return a table of the properties of one audit, or of several audits side by side with column
-    titles `heads`.
+    """Return a table of the properties of one audit, or of several audits in columns with titles
+    `heads`.
 
     The nearest weighting of a single audit is omitted: see `View.nearest`.
     """
@@ -297,8 +289,8 @@ def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
 
 
 def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
-    """Return tables of properties with `num` audits side by side, or one table per audit if `num`
-    exceeds 3.
+    """Return tables of audit properties with `num` audits side by side, or one table per audit if
+    `num` exceeds 3.
     """
     num = num if num <= _MAX_BESIDE else 1
     starts = range(0, len(shown), num)

@@ -47,12 +47,11 @@ class BinnedLoss:
     num_samples: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert the binned loss to JSON values, in the form of metrics.jsonl."""
+        """Return the losses by bin as JSON values, in the form of metrics.jsonl."""
         return dict(to_json(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "BinnedLoss":
-        """Restore a binned loss from the JSON values that `to_dict` returned."""
         found: BinnedLoss = from_json(cls, data)
         return found
 
@@ -105,8 +104,8 @@ class LossByLevel:
 
     @torch.no_grad()
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        r"""Add the losses of a batch to the running means; ignore non-finite losses, and noise
-        levels outside the bins.
+        r"""Add the losses of a batch to the running means; losses that are not finite and noise
+        levels outside the bins are ignored.
 
         Args:
             logsnr: The batch's noise levels, of float32 or float64, on any device.
@@ -124,12 +123,11 @@ class LossByLevel:
         self._sums = self._sums + torch.where(is_inside, powers[:, None], 0.0).sum(2)
 
     def result(self, *, is_shared: bool = False) -> BinnedLoss:
-        """Return the mean loss so far in each bin of log-SNR; this synchronizes the device.
+        """Return the mean loss so far in each bin of log-SNR; the call synchronizes the device.
 
         Args:
             is_shared: Whether all processes of `torch.distributed` make this call: each gets the
                 means over the batches of all processes. Default: the means of this process.
-
         """
         sums = self._sums.clone()
         if is_shared:
@@ -150,7 +148,7 @@ class LossByLevel:
         )
 
     def reset(self) -> None:
-        """Reset all running sums to zero."""
+        """Reset the running means of all bins to an empty state."""
         self._sums = torch.zeros_like(self._sums)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -159,7 +157,9 @@ class LossByLevel:
         return {"sums": sums, "edges": torch.tensor(self.edges, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore running sums from `state_dict`; raise a ValueError if the bins differ."""
+        """Restore the running sums that `state_dict` returned; raise a ValueError if the bins
+        differ.
+        """
         own = torch.tensor(self.edges, dtype=torch.float64)
         edges, sums = state["edges"].cpu().double(), state["sums"]
         is_alike = edges.shape == own.shape and sums.shape == self._sums.shape

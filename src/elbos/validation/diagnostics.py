@@ -40,17 +40,19 @@ class InconsistentEstimatesWarning(UserWarning):
 
 
 class TargetMissedWarning(UserWarning):
-    """Warning: the target standard error cannot be reached with this number of samples."""
+    """Warning: the requested standard error cannot be reached with this number of samples."""
 
 
 class VaryingEstimatesWarning(UserWarning):
-    """Warning: the denoiser's estimates change when a batch is evaluated again or in two halves."""
+    """Warning: the denoiser's estimates change when a batch is evaluated again, or split in two
+    halves.
+    """
 
 
 @contextmanager
 def explained_types(x: Tensor) -> Iterator[None]:
-    """Convert torch's dtype and device errors in the `with` block to a ValueError that says what to
-    change.
+    """Convert torch's dtype and device errors within the `with` block to a ValueError that says
+    what to change.
     """
     try:
         yield
@@ -70,7 +72,7 @@ def explained_types(x: Tensor) -> Iterator[None]:
 
 @torch.no_grad()
 def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None:
-    """Check the denoiser and the data on a small batch; raise an error or warn if a validation
+    """Test the denoiser and the data on a small batch; raise an error or warn if the validation
     would be wrong.
     """
     denoiser, source = execution.denoiser, execution.source
@@ -172,7 +174,6 @@ def _require_consistent(
 
 
 def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> None:
-    """Warn if the standard error exceeds the target standard error by more than 1 %."""
     if bits.standard_error > 1.01 * target_se:
         needed = math.ceil(bits.num * (bits.standard_error / target_se) ** 2)
         warnings.warn(
@@ -185,8 +186,8 @@ def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> No
 
 
 def require_finite_losses(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:
-    """Raise a ValueError if a loss is not finite; the message names the first such sample and its
-    log-SNR.
+    """Raise a ValueError that names the first sample with a loss that is not finite, and its
+    log-SNR; return if all losses are finite.
     """
     bad = (~loss.isfinite()).nonzero()
     if len(bad):

@@ -26,7 +26,7 @@ PILOT, FIXED = 2**32 - 1, 2**32 - 2
 
 @dataclass(frozen=True)
 class Draws:
-    """Random noise levels and noise for `num` samples, determined by a seed.
+    """Noise and random noise levels for `num` samples, as functions of a seed.
 
     Attributes:
         seed: Random seed, 0 or greater.
@@ -44,7 +44,7 @@ class Draws:
         return places
 
     def times(self, rows: Int64[Tensor, " b"], number: int, num_times: int) -> Float[Tensor, "b m"]:
-        """Return the times, which determine noise levels, of given samples in one round, in
+        """Return times, which determine noise levels, for the given samples in one round, in
         float64.
         """
         high, low = self._words(Purpose.VALIDATION_LEVELS, torch.arange(1), number)[0, :2].tolist()
@@ -56,8 +56,8 @@ class Draws:
     def noise(
         self, rows: Int64[Tensor, " b"], number: int, shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
-        """Draw the noise of given samples in one round, in float32 whatever the precision of the
-        data.
+        """Return the noise for the given samples in one round, in float32 for data of any
+        precision.
 
         The noise is on the device of `rows`; data of any precision get the same noise.
         """

@@ -16,8 +16,8 @@ LITTLE, NOTHING = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    r"""Sample mean with its standard error, and with the part of that error due to noise in the
-    measurements.
+    """Sample mean with its standard error, and with the part of that error that is due to the noise
+    levels and noise, not to the choice of samples.
 
     Attributes:
         mean: The estimate.
@@ -35,7 +35,7 @@ class Estimate:
 
     @classmethod
     def from_rounds(cls, values: Float[Tensor, "n r"], *, is_lattice: bool) -> "Estimate":
-        r"""Estimate the mean, with errors, from values of $n \ge 2$ samples measured in each of $r$
+        r"""Estimate the mean and its errors from values of $n \ge 2$ samples, each measured in $r$
         rounds.
 
         If the noise levels form a lattice over all samples, give the samples in its order: the
@@ -76,12 +76,12 @@ class Estimate:
 
     @property
     def sampling_error(self) -> float:
-        """Standard error that would remain if every sample were measured without error."""
+        """Standard error of the mean if the value of every sample were known exactly."""
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
     def is_enough(self, target: float | None) -> bool:
-        """Return whether to stop measuring: the target standard error is None, is reached, or
-        cannot be reached by more rounds on these samples.
+        """Return whether to stop measuring: there is no target standard error, or it is reached, or
+        further measurements of these samples cannot reach it.
         """
         if target is None or math.isnan(self.standard_error) or self.standard_error <= target:
             return True
@@ -89,6 +89,5 @@ class Estimate:
         return self.measurement_error < share * self.sampling_error
 
     def __truediv__(self, divisor: float) -> "Estimate":
-        """Divide the mean and the errors by a constant, to change units."""
         errors = self.standard_error / divisor, self.measurement_error / divisor
         return Estimate(self.mean / divisor, *errors, self.num)

@@ -33,8 +33,8 @@ class Parts(Protocol):
 
 @dataclass(frozen=True)
 class Execution:
-    """A denoiser and a dataset, with settings such as batch size and device that do not change
-    results.
+    """A denoiser and a dataset, with settings that do not affect results, such as batch size and
+    device.
 
     Raises:
         ValueError: If `cond` does not cover all samples, or `given_device` is not a device.
@@ -79,7 +79,6 @@ class Execution:
         return own if own in (None, torch.float64) else torch.float32
 
     def batch(self, rows: Tensor) -> Batch:
-        """Return samples and conditions in the precision and on the device of the evaluation."""
         x, cond = self.source.batch(rows)
         if self.num_levels is not None:
             require_levels(x, self.num_levels)
@@ -104,8 +103,8 @@ def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
 
 @contextmanager
 def evaluating(denoiser: Denoise) -> Iterator[None]:
-    """Set the denoiser's modules to evaluation mode within the `with` block, and restore the
-    previous modes.
+    """Set the denoiser's modules to evaluation mode within the `with` block; restore the previous
+    modes afterwards.
 
     The mode is set by `train` and `eval`, since a module may override these, for example to swap in
     averaged weights.

@@ -28,7 +28,7 @@ def _itself(model: Any) -> Any:
 
 @dataclass
 class ValidationHistory(Typed):
-    """The validations of a training, made every so many steps on the same noise.
+    """Validations at regular intervals of a training, all on the same noise.
 
     Args:
         validator: The held-out set.
@@ -74,17 +74,17 @@ class ValidationHistory(Typed):
 
     @property
     def best(self) -> Validation | None:
-        """The validation with the lowest bound; None before the first one."""
+        """Validation with the lowest bound; None before the first validation."""
         return None if self.best_step is None else self.results[self.best_step]
 
     @property
     def should_stop(self) -> bool:
-        """True after `patience` validations in a row that are significantly worse than the best."""
+        """True once `patience` validations in a row are significantly worse than the best one."""
         return self.patience is not None and self._num_worse >= self.patience
 
     def update(self, step: int, model: Any) -> dict[str, float] | None:
-        """Validate if the step is a multiple of `every` and has no result yet; all processes of
-        `torch.distributed` share the work, and have to make the call.
+        """Validate the model if the training step is a multiple of `every` and not yet validated;
+        all processes of `torch.distributed` have to make the call, and share the work.
 
         Args:
             step: Number of training steps so far.

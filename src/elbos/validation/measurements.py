@@ -104,7 +104,7 @@ class Measurements:
 
     @cached_property
     def order(self) -> Int64[Tensor, " n"]:
-        """Permutation that sorts the samples by noise level, for `Estimate.from_rounds`."""
+        """Permutation that sorts the samples by noise level, as `Estimate.from_rounds` expects."""
         return self.logsnr[:, 0, 0].argsort()
 
     @cached_property
@@ -124,7 +124,7 @@ class Measurements:
         return known + (h(self.logsnr) * self._residual).mean(2)
 
     def elbo(self, logsnr: float, prior: Float[Tensor, " n"]) -> Float[Tensor, "n r"]:
-        r"""Estimate the negative ELBO $L(\lambda)$ of each sample noised to level $\lambda$: the
+        r"""Estimate the negative ELBO $L(\lambda)$ of each sample noised to log-SNR $\lambda$: the
         prior loss plus $\int\ell$ from $\lambda_\min$ to $\lambda$.
         """
         return prior[:, None] + self.integral(lambda level: (level < logsnr).double())
@@ -134,18 +134,17 @@ class Measurements:
         return self.integral(lambda level: ((level - logsnr).abs() < width / 2) / width)
 
     def estimate(self, values: Float[Tensor, "n r"]) -> Estimate:
-        """Estimate the mean over samples, with errors, from one value per sample and round."""
+        """Estimate the mean over samples and its errors, from one value per sample and round."""
         return Estimate.from_rounds(values[self.order], is_lattice=self.is_lattice)
 
     def at(self, index: Tensor) -> "Measurements":
-        """Return the measurements of selected samples."""
         logsnr, loss = self.logsnr[index], self.loss[index]
         return Measurements(self.schedule, logsnr, loss, self.control, is_lattice=False)
 
 
 def num_pilot_times(num_samples: int) -> int:
-    """Return the number of noise levels per sample that gives a pilot at least 25 losses in each
-    bin.
+    """Return the number of noise levels per sample that gives at least 25 losses in each bin of a
+    pilot measurement.
     """
     return max(MIN_PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_samples))
 

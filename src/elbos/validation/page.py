@@ -10,8 +10,8 @@ from elbos.validation.result import NATS_PER_BIT, Validation
 
 
 def results_table(result: Validation) -> Table:
-    """Return a table of the bound and its terms, with errors, and of the loss in up to six bins of
-    log-SNR.
+    """Return a table of a validation: the bound and its terms, with errors, and the loss in up to
+    six bins of log-SNR.
     """
     scale, unit = (NATS_PER_BIT, "bits/dim") if result.num_levels else (1.0, "nats/dim")
     parts = {
@@ -34,8 +34,8 @@ def results_table(result: Validation) -> Table:
 
 
 def protocols_table(bound: Validation, measured: Mapping[FixedLevels, Estimate]) -> Table:
-    """Return a table of a denoiser's bound and its validation losses by other protocols, with noise
-    levels and weights.
+    """Return a table of a denoiser's bound and of its validation losses under other protocols, with
+    their noise levels and weights.
 
     Examples:
         protocol = protocols.equispaced_times()

@@ -47,14 +47,14 @@ class FixedLevels:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        r"""Weights of the loss $\ell$ at each of the fixed noise levels."""
+        r"""Weights of the loss $\ell$ at the fixed noise levels."""
         levels = torch.tensor(self.logsnr, dtype=torch.float64)
         eps_error_per_error = self.parameterization.eps_error_per_error(levels)
         return tuple((2 / eps_error_per_error / len(levels)).tolist())
 
     def __call__(self, validator: Validator, denoiser: Denoise, **options: Any) -> Estimate:
-        """Measure the validation loss of a denoiser, with the standard error over samples and
-        noise.
+        """Measure a denoiser's mean squared error at the fixed noise levels; the standard error
+        covers samples and noise.
 
         The options are those of `Validator.at_levels`.
         """
@@ -90,7 +90,7 @@ class LevelParts:
 
     @property
     def logsnr(self) -> tuple[float, ...]:
-        """Log-SNRs that bound the `num` intervals of noise levels, starting at the clean end."""
+        """Log-SNRs at the ends of the `num` intervals of noise levels, starting at clean data."""
         times = torch.linspace(0, 1, self.num + 1, dtype=torch.float64)
         return tuple(self.schedule.logsnr(times).tolist())
 
@@ -102,7 +102,8 @@ class LevelParts:
         return 2 * self.num * self.schedule.log_density(logsnr).exp() / error
 
     def estimates(self, result: Validation) -> tuple[Estimate, ...]:
-        """Estimate the mean squared error in each interval of noise levels from a validation.
+        """Estimate the mean squared error in each interval of noise levels from a finished
+        validation.
 
         Raises:
             ValueError: If the schedule's log-SNR range is not within that of the validation.
@@ -136,15 +137,15 @@ class LevelParts:
 
 
 def deciles(schedule: Schedule, parameterization: Parameterization | None = None) -> LevelParts:
-    """Return the protocol of the mean squared error, by default of noise prediction, in each tenth
-    of a schedule's times.
+    """Return the protocol that measures the mean squared error, by default of noise prediction, in
+    each tenth of a schedule's times.
     """
     return LevelParts(schedule=schedule, parameterization=parameterization or Eps())
 
 
 def equispaced_times(num: int = 8) -> FixedLevels:
-    """Return the protocol of velocity errors at flow-matching times (k + 1/2) / num, those of
-    torchtitan's validation.
+    """Return the protocol that measures velocity errors at the flow-matching times (k + 1/2) / num,
+    as torchtitan's validation does.
     """
     require_positive(num=num)
     times = (torch.arange(num, dtype=torch.float64) + 0.5) / num
@@ -154,8 +155,8 @@ def equispaced_times(num: int = 8) -> FixedLevels:
 
 
 def mlperf(num: int = 8) -> FixedLevels:
-    """Return the protocol of velocity errors at flow-matching times k / num, k = 0 ... num - 1: the
-    target quality of MLPerf Training's text-to-image benchmark.
+    """Return the protocol that measures velocity errors at the flow-matching times k / num, k = 0
+    ... num - 1, as MLPerf Training does for text-to-image models.
 
     Time 0 is clean data, at an infinite log-SNR.
     """
@@ -167,7 +168,8 @@ def mlperf(num: int = 8) -> FixedLevels:
 
 
 def fixed_steps(*steps: int) -> FixedLevels:
-    """Return the protocol of noise-prediction errors at fixed time steps of DDPM (0 to 999).
+    """Return the protocol that measures noise-prediction errors at fixed time steps of DDPM (0 to
+    999).
 
     Steps are counted from 0. Default: 200, 400, 600 and 800.
 

@@ -28,7 +28,7 @@ LEVELS_PER_BIN = 20  # on average: the emptiest bin of a tuned density has a ten
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A curve of estimates over noise levels, in nats per dimension, with errors.
+    """Estimates as a function of the noise level, in nats per dimension, with errors.
 
     Attributes:
         logsnr: The noise levels.
@@ -44,12 +44,12 @@ class Curve:
 
     @property
     def sigma(self) -> tuple[float, ...]:
-        r"""Noise levels as $\sigma/\alpha = e^{-\lambda/2}$, EDM's and k-diffusion's sigma."""
+        r"""Noise levels as $\sigma/\alpha = e^{-\lambda/2}$, the sigma of EDM and k-diffusion."""
         return tuple(math.exp(-level / 2) for level in self.logsnr)
 
     def times(self, schedule: Schedule) -> tuple[float, ...]:
-        """Return the noise levels as times of a schedule: `schedules.Flow()` for rectified flow,
-        `schedules.DDPM()` times 1,000 for time steps.
+        """Return the noise levels as times of a schedule: of `schedules.Flow()` for rectified flow,
+        of `schedules.DDPM()`, multiplied by 1,000, for time steps.
         """
         return tuple(schedule.time(torch.tensor(self.logsnr, dtype=torch.float64)).tolist())
 
@@ -59,7 +59,6 @@ class Curve:
 
     @classmethod
     def from_estimates(cls, logsnr: Float[Tensor, " k"], estimates: list[Estimate]) -> "Curve":
-        """Return the curve through one estimate per noise level."""
         return cls(
             logsnr=tuple(logsnr.tolist()),
             nats_per_dim=tuple(one.mean for one in estimates),
@@ -129,12 +128,12 @@ class Validation:
 
     @property
     def num_evaluations(self) -> int:
-        """Number of function evaluations of the denoiser, counting each sample separately."""
+        """Number of function evaluations of the denoiser, summed over samples."""
         return self.measurements.loss.numel()
 
     @property
     def by_level(self) -> Curve:
-        """Loss by noise level, in up to 48 bins of log-SNR, each with measured noise levels."""
+        """Loss by noise level, in up to 48 bins of log-SNR that each contain measurements."""
         return self.curve(NUM_BINS)
 
     def curve(self, max_num_bins: int) -> Curve:
@@ -148,7 +147,7 @@ class Validation:
 
     @property
     def elbo_by_level(self) -> Curve:
-        """Negative ELBO of noisy data, at the edges of the log-SNR bins of `by_level`."""
+        """Negative ELBO of noisy data at the edges of the log-SNR bins of `by_level`."""
         found = self.measurements
         edges = self._edges(NUM_BINS)
         elbos = [found.estimate(found.elbo(level, self.prior)) for level in edges.tolist()]
@@ -200,8 +199,8 @@ class Validation:
         return {label: self.subset(self.labels == label).bits for label in labels}
 
     def difference(self, other: "Validation") -> Estimate:
-        """Estimate the paired difference of two validations' mean bounds, `self` minus `other`, in
-        bits per dimension.
+        """Estimate the paired difference between the mean bounds of two validations, `self` minus
+        `other`, in bits per dimension.
 
         Samples and noise are shared, so that most of the variance cancels.
 
@@ -247,7 +246,7 @@ class Validation:
             raise ValueError(f"{path} is not a readable validation: {flat(error)}.") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert the validation to JSON values, including the losses of every sample."""
+        """Return the validation as JSON values, including the losses of every sample."""
         tensors, data = self._parts()
         return {**data, "tensors": {name: tensor.tolist() for name, tensor in tensors.items()}}
 

@@ -20,9 +20,6 @@ Tensors = Mapping[str, Tensor]
 
 
 def write(path: Path, tensors: Tensors, data: Mapping[str, Any]) -> None:
-    """Write the tensors and JSON values of a validation to a file; create the folder if it is
-    missing.
-    """
     with needs("train"):
         import safetensors.torch
     text = json.dumps(data)
@@ -32,7 +29,6 @@ def write(path: Path, tensors: Tensors, data: Mapping[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], Any]:
-    """Read the tensors and JSON values of a validation from a file that `write` created."""
     with needs("train"):
         from safetensors import SafetensorError, safe_open
     files.regular(path)  # safetensors' own errors name no file

@@ -158,8 +158,8 @@ class Validator(Typed):
         parts: Parts | None = None,
         start: Start = silent,
     ) -> Validation:
-        """Measure the variational bound of every sample, with the denoiser's modules in evaluation
-        mode.
+        """Measure the variational bound of every sample under a denoiser, with the denoiser's
+        modules in evaluation mode.
 
         Args:
             denoiser: Estimates data and noise, such as `elbos.Denoiser(network, V())` or an adapter
@@ -220,8 +220,8 @@ class Validator(Typed):
         parts: Parts | None = None,
         start: Start = silent,
     ) -> Measurements:
-        """Measure the losses of the first `num_samples` samples at noise levels uniform in log-SNR,
-        as input of `tuned`.
+        """Measure the losses of the first `num_samples` samples at noise levels uniform in log-SNR;
+        `tuned` takes the result.
 
         The noise is not that of the validation.
 
@@ -264,7 +264,8 @@ class Validator(Typed):
 
     @typed
     def tuned(self, pilot: Measurements) -> "Validator":
-        """Return a validator whose sampling density and control variate are fitted to a pilot.
+        """Return a validator whose distribution of noise levels and control variate are fitted to a
+        pilot measurement.
 
         It needs fewer evaluations for the same error, for every denoiser that is compared with it.
 
@@ -279,8 +280,8 @@ class Validator(Typed):
         return replace(self, schedule=schedule, control=control)
 
     def compare(self, before: Validation, after: Validation) -> Estimate:
-        """Return the paired difference of two bounds in bits/dim, positive if `after` has the lower
-        bound.
+        """Return the paired difference between two bounds in bits/dim, positive if the second bound
+        is lower.
         """
         return before.difference(after)
 
@@ -290,7 +291,6 @@ class Validator(Typed):
     def _round(
         self, execution: Execution, name: str, number: int, logsnr: Float[Tensor, "n m"]
     ) -> Tensors:
-        """Measure the losses of the first samples at given noise levels, in float64 on the CPU."""
         is_shared, parts = execution.is_shared, execution.parts
         num_samples, num_times = logsnr.shape
         if is_shared:

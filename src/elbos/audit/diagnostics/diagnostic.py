@@ -14,7 +14,7 @@ KINDS: dict[str, type["Diagnostic"]] = {}
 
 
 class _Formatter(Formatter):
-    """A string formatter with the functions of `base.numbers`, as in `{share:percent}` or `{x:fixed
+    """String formatter with the functions of `base.numbers`, as in `{share:percent}` or `{x:fixed
     2}`.
     """
 
@@ -54,7 +54,7 @@ class Diagnostic:
 
     @classmethod
     def from_values(cls, kind: str, values: Mapping[str, Any]) -> "Diagnostic":
-        """Return the diagnostic of a given kind, with the given values.
+        """Return the diagnostic of a given kind, with the given field values.
 
         Raises:
             ValueError: If there is no such kind, or the kind has other values.
@@ -68,35 +68,29 @@ class Diagnostic:
 
     @property
     def values(self) -> dict[str, float | str | list[float]]:
-        """Fields of the diagnostic by name, without fields that are None."""
+        """Values of the diagnostic's fields, by field name, without fields that are None."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @property
     def text(self) -> str:
-        """Sentence of the diagnostic, with the values filled in."""
+        """Sentence that describes the diagnostic, including its values."""
         return _Formatter().vformat(self.template, (), vars(self))
 
     @property
     def template(self) -> str:
-        """Sentence of the diagnostic with placeholders for the values; some types select one of
-        several sentences.
+        """Sentence that describes the diagnostic, with placeholders for its values; some kinds
+        choose among several sentences by their values.
         """
         return self.sentence
 
 
 class ShareDiagnostic(Diagnostic):
-    """A diagnostic that reports a share of the samples, the elements, the data or the target."""
-
     share: float
 
 
 class SettingDiagnostic(Diagnostic):
-    """A diagnostic that names one setting of a trainer."""
-
     setting: str
 
 
 class SchedulerDiagnostic(Diagnostic):
-    """A diagnostic that applies to one class of diffusers schedulers, and names the class."""
-
     scheduler: str
