@@ -27,7 +27,8 @@ from elbos.theory.process import align, alpha_sigma
 
 @dataclass(frozen=True)
 class SigmaDenoiser:
-    r"""A denoiser of $z$ made of a preconditioned network $D(\tilde z; \tilde\sigma)$.
+    r"""A denoiser of variance-preserving data $z$, made of EDM's preconditioned network
+    $D(\tilde z; \tilde\sigma)$.
 
     Attributes:
         network: Called as `network(z / alpha, sigma_tilde)`, with `sigma_tilde` of shape `[b]`.
@@ -51,8 +52,8 @@ class SigmaDenoiser:
 
 
 def denoiser(network: ForeignNetwork) -> SigmaDenoiser:
-    r"""Return a denoiser made of a preconditioned network $D(x + \tilde\sigma\epsilon;
-    \tilde\sigma)$.
+    r"""Return a denoiser made of EDM's preconditioned network
+    $D(x + \tilde\sigma\epsilon; \tilde\sigma)$.
 
     Args:
         network: Called as `network(z_tilde, sigma_tilde)`, with a condition (such as class labels)

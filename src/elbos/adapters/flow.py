@@ -38,7 +38,7 @@ _ROUNDING = 1e-4  # tolerance for log-SNR at the end of the range, in float32
 
 @dataclass(frozen=True, kw_only=True)
 class VelocityDenoiser:
-    r"""A denoiser of $z$ made of a velocity network $v(z_t, t)$.
+    r"""A denoiser of variance-preserving data $z$, made of a flow-matching network $v(z_t, t)$.
 
     Attributes:
         network: Called as `network(z_t, time_scale * t)`, with $t$ of shape `[b]`.
@@ -60,8 +60,8 @@ class VelocityDenoiser:
 
     @property
     def logsnr_max(self) -> float:
-        r"""Log-SNR at the time of the data: $-2\ln s$ if noise of standard deviation $s$ remains,
-        infinity if none does.
+        r"""Log-SNR at the time of the data: $-2\ln s$ if the data keep noise of standard deviation
+        $s$, else infinity.
         """
         return -2 * math.log(self.sigma_min) if self.sigma_min else math.inf
 
@@ -100,7 +100,8 @@ def denoiser(
     time_scale: float = 1.0,
     sigma_min: float = 0.0,
 ) -> VelocityDenoiser:
-    r"""Return a denoiser made of a velocity network $v(z_t, t) = dz_t/dt$.
+    r"""Return a denoiser made of a flow-matching network that predicts the velocity
+    $v(z_t, t) = dz_t/dt$.
 
     Args:
         network: Called as `network(z_t, time_scale * t)`, with a condition (such as class labels)

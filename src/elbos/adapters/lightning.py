@@ -9,7 +9,7 @@ from elbos.validation import ValidationHistory
 
 
 class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
-    """Callback auditing a `LightningModule`: `Trainer(callbacks=[AuditCallback("network")])`."""
+    """Lightning callback that audits the loss: `Trainer(callbacks=[AuditCallback("network")])`."""
 
     def on_train_start(self, _trainer: Any, pl_module: Any) -> None:
         self.start(pl_module)
@@ -22,7 +22,8 @@ class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
 
 
 class ValidationCallback(Callback):  # type: ignore[misc]
-    """Callback validating a `LightningModule` every `history.every` steps, and logging the result.
+    """Lightning callback that validates the model every `history.every` training steps and logs the
+    result.
 
     The training stops when `history.should_stop` is true.
 

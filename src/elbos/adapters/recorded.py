@@ -10,7 +10,8 @@ from elbos.audit import Audit, Recording, record
 
 
 class RecordedSteps:
-    """A recorder of the first training steps, which audits the loss after the last of these steps.
+    """Recorder of the network calls in the first training steps, from which the loss is then
+    audited.
 
     Args:
         network: The attribute of the model that holds the network, such as "network" or
@@ -30,20 +31,15 @@ class RecordedSteps:
         self._recorded: Recording | None = None
 
     def start(self, model: Any) -> None:
-        """Start recording the calls of the network in a model."""
         network = attrgetter(self._network)(model) if self._network else model
         self._recorded = self._stack.enter_context(record(network))
 
     def step(self) -> None:
-        """Count a training step; after the last step to be recorded, stop recording and audit the
-        loss.
-        """
         self._num_left -= 1
         if self._num_left == 0:
             self.stop()
 
     def stop(self) -> None:
-        """Stop recording, and audit the loss from the recorded steps."""
         self._stack.close()
         if self._recorded is not None:
             recorded, self._recorded = self._recorded, None

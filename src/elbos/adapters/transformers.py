@@ -9,7 +9,9 @@ from elbos.validation import ValidationHistory
 
 
 class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
-    """Callback auditing a model's loss: `Trainer(..., callbacks=[AuditCallback("unet")])`."""
+    """Hugging Face callback that audits the loss:
+    `Trainer(..., callbacks=[AuditCallback("unet")])`.
+    """
 
     def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
         self.start(model)
@@ -22,7 +24,8 @@ class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
 
 
 class ValidationCallback(TrainerCallback):  # type: ignore[misc]
-    """Callback validating a model every `history.every` steps, into `state.log_history`.
+    """Hugging Face callback that validates the model every `history.every` steps, into
+    `state.log_history`.
 
     The training stops when `history.should_stop` is true.
 

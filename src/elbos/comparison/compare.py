@@ -104,7 +104,8 @@ def run_experiment(
     minutes: float | None = None,
     command: str | None = None,
 ) -> Comparison:
-    """Train and score the runs of a comparison that are not yet scored, and write the report.
+    """Train and score all models of a comparison that are not scored yet; write the report and
+    return the results.
 
     Several commands may share the work. The executor is closed at the end; the report shows the
     command line.
@@ -163,9 +164,6 @@ def run_experiment(
 def _reporter(
     jobs: Mapping[Key, Job], left: Mapping[Key, Job]
 ) -> Callable[[Key, Failure | None], None]:
-    """Return a callback that prints each finished run of a comparison on stderr, with the time
-    left.
-    """
     start, ended = time.monotonic(), itertools.count(1)
 
     def on_end(key: Key, failure: Failure | None) -> None:
@@ -189,9 +187,6 @@ def _claimed(
     minutes: float | None,
     executor: Executor,
 ) -> Experiment:
-    """Reserve a directory for a comparison; return the experiment with its precision and number of
-    training images fixed.
-    """
     with directory.lock():
         config = experiment.config
         if stored := directory.stored():
@@ -226,9 +221,6 @@ def _report(
     command: str | None,
     features: str | None,
 ) -> Comparison:
-    """Return the results of all scored runs of a comparison, and write them as JSON, Markdown and
-    HTML.
-    """
     comparison = summarize(
         experiment,
         {key: scores for key, job in jobs.items() if (scores := job.scores())},

@@ -29,7 +29,7 @@ _FILE = "compare.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Settings of a comparison, stored in its directory; a later call in this directory must have
+    """Settings of a comparison as stored in its directory; later calls in that directory must use
     the same settings.
 
     `data` is a digest of the dataset; `features` is the name of the extractor, None for points.
@@ -49,13 +49,10 @@ class ComparisonDirectory:
     path: Path
 
     def run(self, objective: Variant, seed: int) -> Path:
-        """Return the run directory of a training objective and a seed."""
         return self.path / "runs" / f"{objective.name}-{seed}"
 
     def stored(self) -> Stored | None:
-        """Return the settings stored in the directory of a comparison; None if the directory is
-        new.
-        """
+        """Return the settings stored in a comparison's directory; None if the directory is new."""
         if not (self.path / _FILE).exists():
             return None
         try:
@@ -69,7 +66,6 @@ class ComparisonDirectory:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the directory of a comparison, created if missing, within the `with` block."""
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --out.")
         others = [path.name for path in self.path.glob("*") if not path.name.startswith(".")]
@@ -85,7 +81,7 @@ class ComparisonDirectory:
 
     def claim(self, wanted: Stored) -> None:
         """Store the settings of a comparison in its directory; raise a ValueError if different
-        settings are stored there.
+        settings are stored already.
         """
         stored = self.stored()
         if stored and stored.data != wanted.data:
@@ -100,8 +96,8 @@ class ComparisonDirectory:
         (self.path / "runs").mkdir(exist_ok=True)  # `_do_here` fails on machines that do not see it
 
     def require_same_objectives(self, experiment: Experiment) -> None:
-        """Raise a ValueError if a stored run of an objective has a configuration that differs from
-        the experiment's.
+        """Raise a ValueError if an objective in the directory was trained with a configuration that
+        differs from the experiment's.
         """
         for objective in experiment.objectives:
             wanted = encode(objective.config(experiment.config))

@@ -38,8 +38,8 @@ T = TypeVar("T")
 
 
 class Executor(abc.ABC):
-    """Interface of an executor of training jobs: `num_workers` at a time, each in `num_processes`
-    processes of `num_threads` cores.
+    """Interface of an executor of training jobs: `num_workers` jobs at a time, each in
+    `num_processes` processes of `num_threads` cores.
     """
 
     num_workers: int
@@ -125,8 +125,7 @@ class Local(Executor):
 
 
 def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str:
-    """Return the value of CUDA_VISIBLE_DEVICES, which lists the accelerators, for one of several
-    simultaneous jobs.
+    """Return the value of CUDA_VISIBLE_DEVICES for one of several jobs that run at the same time.
 
     `visible` is the variable of this process, empty if it sees all `num_devices` accelerators.
 
@@ -230,8 +229,8 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Return how many training jobs a cluster executes at a time, and the number of cores per
-    process.
+    """Return how many training jobs a cluster executes at a time, and how many cores each process
+    gets.
 
     Each job runs on one machine. By default there are as many jobs as the GPUs or cores allow.
 
@@ -272,7 +271,7 @@ def do_all(
     executor: Executor,
     on_end: Callable[[Key, Failure | None], None] = lambda *_: None,
 ) -> dict[Key, Failure]:
-    """Execute all training jobs, even if some fail; return the failures by key.
+    """Execute all training jobs, even if some fail; return the failures by the keys of their jobs.
 
     `on_end` is called when a job has ended, with its key and its failure or None.
     """

@@ -24,8 +24,8 @@ _EXAMPLE = '"fast=UniPC(order=2),10"'
 
 
 def default_samplings() -> dict[str, Sampling]:
-    """Return the default sampling settings of a comparison: DDPM's ancestral sampler, and EDM's
-    Heun sampler as for CIFAR-10.
+    """Return the default samplers of a comparison: DDPM's ancestral sampler, and EDM's Heun sampler
+    with its CIFAR-10 settings.
     """
     return {
         "ancestral": Sampling(sampler=Ancestral(), num_steps=64),
@@ -34,8 +34,8 @@ def default_samplings() -> dict[str, Sampling]:
 
 
 def parse_sampling(text: str) -> tuple[str, Sampling]:
-    """Return the name and the sampling settings in a text `NAME=SAMPLER,NUM_STEPS` or
-    `NAME=Sampling(...)`.
+    """Parse a text `NAME=SAMPLER,NUM_STEPS` or `NAME=Sampling(...)`; return the name and the
+    sampling settings.
     """
     name, _, given = (part.strip() for part in text.partition("="))
     where = f"sampler {name!r}"
@@ -115,25 +115,21 @@ class Experiment(Typed):
         replace(self.config, seed=min(self.seeds))  # raises if the seed is invalid
 
     def run_config(self, objective: Variant, seed: int) -> Config:
-        """Return the training configuration for one objective and one seed."""
         return replace(objective.config(self.config), seed=seed)
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Lowest and highest log-SNR, which the schedules of all objectives share."""
+        """Lowest and highest log-SNR in training, which are the same for all objectives."""
         return self.config.schedule.logsnr_min, self.config.schedule.logsnr_max
 
     @property
     def weightings(self) -> tuple[Weight, ...]:
-        """Distinct weightings of all objectives; the loss of every model is measured under each of
-        them.
-        """
         return tuple({repr(one.weighting): one.weighting for one in self.objectives}.values())
 
 
 def shared_config(config: Config) -> Config:
-    """Return a training configuration with the logging intervals that the curves of a comparison's
-    report need.
+    """Return a training configuration with the logging and checkpoint intervals that a comparison's
+    report needs.
     """
     num = config.num_images
     output = Output(

@@ -31,7 +31,7 @@ _FAINTEST = 0.15  # opacity of the first density
 
 
 def family(weighting: str) -> str:
-    """Return the class name of a weighting, with wrappers such as `Monotone` removed.
+    """Return the class name of a weighting, without wrappers such as `Monotone`.
 
     Examples:
         >>> family("Monotone(inner=EDM(mean=2.4))"), family("Tabulated('mine', '1f2e3d4c')")
@@ -43,7 +43,7 @@ def family(weighting: str) -> str:
 
 
 def swatches(objectives: Objectives) -> dict[str, Swatch]:
-    """Return the curve style of each objective: colour by class of the weighting, dash by
+    """Return the curve style of each objective: colour by the class of the weighting, dashes by
     monotonicity.
     """
     families = dict.fromkeys(family(o.weighting) for o in objectives)
@@ -119,9 +119,6 @@ def _traces(comparison: Comparison, curves: Curves, digits: str) -> list[Scatter
 def _difference(
     comparison: Comparison, curves: Curves, title: str, height: int, *, is_share: bool = False
 ) -> Panel:
-    """Return a panel with the absolute or relative deviation of each curve from the median
-    curve.
-    """
     grid = _floats(next(iter(curves.values()))[0])
     values = np.array([np.interp(grid, _floats(x), _floats(y)) for x, y in curves.values()])
     median = np.median(values, axis=0)
@@ -138,7 +135,6 @@ def _floats(values: Any) -> Float[Array, " n"]:
 
 
 def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
-    """Return an axis range that excludes outlying curves; an empty dictionary if there are none."""
     tops = [np.nanmax(np.abs(_floats(trace.y))) for trace in traces]
     middle = np.median(tops)
     most = [_floats(t.y) for t, top in zip(traces, tops, strict=True) if top <= _FAR * middle]
@@ -149,9 +145,6 @@ def _range(traces: Sequence[Scatter]) -> dict[str, list[float]]:
 
 
 def _finished(figure: Figure) -> Figure:
-    """Return the figure with one legend entry per objective, and a hover label for the nearest
-    curve only.
-    """
     for trace in figure.data:
         trace.showlegend = trace.yaxis == "y"
     return figure.update_layout(hovermode="closest", hoversubplots="single")
@@ -185,9 +178,6 @@ def ranking_figure(logsnr: Sequence[float], correlations: Mapping[str, RankCorre
 
 
 def weights_svg(comparison: Comparison, objective: ObjectiveResult, swatch: Swatch) -> Markup:
-    """Return an SVG plot of a weighting, the intervals where it increases, and the density of noise
-    levels.
-    """
     weights = objective.weights
     assert weights is not None
     low, scale = comparison.logsnr_min, _WIDTH / (comparison.logsnr_max - comparison.logsnr_min)
@@ -207,9 +197,6 @@ def weights_svg(comparison: Comparison, objective: ObjectiveResult, swatch: Swat
 
 
 def density_svg(objective: ObjectiveResult, swatch: Swatch) -> Markup:
-    """Return an SVG plot of an adaptive noise density at successive training stages, from light to
-    dark.
-    """
     curves = [_floats(one.p) for one in objective.density or ()]
     top = max(curve.max() for curve in curves)
     x = np.linspace(0, _WIDTH, len(curves[0]))

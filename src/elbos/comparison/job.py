@@ -50,30 +50,25 @@ class Job:
     def from_experiment(
         cls, experiment: Experiment, path: Path, objective: Variant, seed: int
     ) -> "Job":
-        """Return the training job of one objective and one seed, with the run directory `path`."""
         config, scoring = experiment.run_config(objective, seed), experiment.scoring
         return cls(path=path, config=config, scoring=scoring, weightings=experiment.weightings)
 
     @property
     def log(self) -> Path:
-        """Path of the file that receives the output of the job's processes."""
         return self.path / ".log.txt"
 
     def scores(self) -> RunScores | None:
-        """Return the stored scores of the trained model; None if the model is not scored yet."""
+        """Return the stored scores of the trained model; None if the model has no scores yet."""
         return read_scores(self.path, self.config, self.scoring, map(repr, self.weightings))
 
     def failed(self, reason: str, *, is_final: bool = False) -> Failure:
-        """Return a failure of this training job, with its seed and the given reason."""
         return Failure(seed=self.config.seed, reason=reason, is_final=is_final)
 
     @property
     def lock(self) -> FileLock:
-        """File lock that is held by the process that executes the job."""
         return FileLock(self.path / ".work.lock", timeout=0)
 
     def is_running(self) -> bool:
-        """Return whether any process on this machine is executing the training job."""
         if not self.path.exists():
             return False
         try:
@@ -84,8 +79,8 @@ class Job:
 
 
 def work(job: Job) -> Failure | None:
-    """Train and score a model, unless this is done or in progress elsewhere; return the failure, or
-    None on success.
+    """Train and score a model, unless this is done or another process does it; return the failure,
+    or None on success.
 
     All processes of a job call this function; the main process holds the lock and writes. The other
     processes raise the failure.
@@ -124,8 +119,8 @@ def run_job(
     environment: Mapping[str, str],
     on_start: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
 ) -> Failure | None:
-    """Execute a training job in a new process, or in several under torchrun; return the failure, or
-    None on success.
+    """Execute a training job in a new process, or in several processes under torchrun; return the
+    failure, or None on success.
 
     `on_start` is called with the process once it has the job; `stop` ends it early.
     """
@@ -171,14 +166,16 @@ def run_job(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop the process of a training job by closing the standard input of the process."""
+    """Stop a process that executes a training job, by closing the standard input of the process."""
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
 
 
 def main() -> None:
-    """Execute the training job that standard input describes, and print a failure as JSON."""
+    """Execute the training job that is described as JSON on standard input; print a failure as
+    JSON.
+    """
     with os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)  # user code may print: that belongs to the log
         processes = Processes.joined()

@@ -10,8 +10,7 @@ Known = float | None
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weighting, divided by its maximum, and density of the training noise levels, both over
-    log-SNR.
+    """Weighting, divided by its maximum, and density of the training noise levels, over log-SNR.
 
     An adaptive density is that of the first seed; None if unknown.
     """
@@ -31,7 +30,9 @@ class LevelCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCurve:
-    """Validation ELBO in bits per dimension over images seen, averaged over seeds."""
+    """Validation ELBO in bits per dimension over the number of training images seen, averaged over
+    seeds.
+    """
 
     images: tuple[float, ...]
     bits_per_dim: tuple[Known, ...]
@@ -49,8 +50,8 @@ class Density:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric for comparing objectives: key, titles, which direction is better, and value for real
-    data.
+    """A metric for comparing objectives: key, titles, whether lower or higher is better, and the
+    value of real data.
 
     Differences in a main metric have verdicts.
     """
@@ -88,7 +89,7 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Failure to train or score a model with one seed, and the reason for it in one line.
+    """Failure to train or score a model with one seed, and its reason in one line.
 
     It is final if another attempt would fail again, for example with a non-finite loss.
     """
@@ -130,10 +131,8 @@ class ObjectiveResult:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether the objective has scores for all seeds, as is needed to compare it."""
         return self.status == "complete"
 
     @property
     def has_curves(self) -> bool:
-        """Return whether the objective has any curve over training images or noise levels."""
         return bool(self.learning or self.elbo or self.curve)

@@ -36,7 +36,6 @@ def terminal(comparison: Comparison) -> list[Any]:
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return the report of a comparison as Markdown."""
     return render("comparison/report.md", **_words(comparison), **_tables(comparison))
 
 
@@ -67,14 +66,10 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
 
 
 def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes]) -> None:
-    """Write the report of a comparison as an HTML page to a file, atomically."""
     write_html(path, page(comparison, samples))
 
 
 def _words(comparison: Comparison) -> dict[str, Any]:
-    """Return the sentences of a comparison's report, by the names of the template macros that state
-    them.
-    """
     planned, highest = Planned.from_comparison(comparison), _highest(comparison)
     best = [
         Best.from_comparison(comparison, metric)
@@ -104,10 +99,6 @@ def _tables(comparison: Comparison) -> dict[str, Any]:
 
 
 def _stacked(table: Table) -> Table:
-    """Return a table in which each standard deviation is below its mean, so that columns are
-    narrow.
-    """
-
     def stacked(cell: Cell) -> Cell:
         mean, sign, std = cell.text.partition(" ± ")
         note = f"± {std}\n{cell.note}".strip() if sign else cell.note
@@ -118,10 +109,11 @@ def _stacked(table: Table) -> Table:
 
 @dataclass(frozen=True)
 class Planned:
-    """Counts of planned pairs of objectives: monotone weighting better, worse, or undecided for too
-    much scatter over seeds.
+    """Counts of planned pairs of objectives whose monotone weighting is better, worse, or not
+    comparable because seeds scatter too much.
 
-    Of `num` differences with a verdict; `num_unresolved` more have too much scatter over seeds.
+    The counts are out of `num` differences with a verdict; `num_unresolved` more have too much
+    scatter over seeds.
     `significant` are these differences in words, empty if many; `least`, for each metric, the
     differences that would have been significant where none was.
     """
@@ -135,9 +127,6 @@ class Planned:
 
     @classmethod
     def from_comparison(cls, comparison: Comparison) -> "Planned":
-        """Return the counts of better, worse and undecided differences over all planned pairs and
-        main metrics.
-        """
         found = [
             (pair, metric, difference, difference.verdict(metric))
             for pair in comparison.pairs
@@ -169,8 +158,8 @@ class Planned:
 
 @dataclass(frozen=True)
 class Best:
-    """The objective with the best mean in one metric, and the objectives that do not differ
-    significantly from it.
+    """The objective with the best mean in one metric, and all objectives that are not significantly
+    worse.
     """
 
     metric: Metric
@@ -183,14 +172,10 @@ class Best:
 
     @property
     def is_named(self) -> bool:
-        """Return whether the objectives close to the best are few enough to be listed by name."""
         return len(self.near) <= _MAX_NAMED
 
     @classmethod
     def from_comparison(cls, comparison: Comparison, metric: Metric) -> "Best":
-        """Return the objective with the best mean in a metric, among the objectives with scores for
-        all seeds.
-        """
         key = metric.key
         best = next(one for one in comparison.complete if one.scores[key].is_best)
         others = [one for one in comparison.complete if one is not best]
@@ -207,11 +192,6 @@ class Best:
 
 
 def _highest(comparison: Comparison) -> dict[str, Any] | None:
-    """Return the noise level at which the ELBO is most correlated in rank with sample quality; None
-    if this was not tested.
-
-    The p-value is that of the largest of all correlations; None without a tested correlation.
-    """
     titles = tables.ranked(comparison)
     keys = [key for key in titles if key != BITS_PER_DIM.name]
     ranking = comparison.ranking

@@ -40,8 +40,8 @@ class Difference:
         return not self.low <= 0 <= self.high
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """Return whether the monotone objective is better, worse, the same or unresolved; None
-        without a confidence interval.
+        """Return "better", "worse", "same" or "unresolved" for the monotone objective of a pair;
+        None without a confidence interval.
         """
         if self.is_significant is None:
             return None
@@ -52,8 +52,8 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two objectives, one with monotone and one with non-monotone weighting, that are otherwise the
-    same.
+    """Two training objectives that differ only in the weighting, monotone in one and non-monotone
+    in the other.
     """
 
     monotone: str
@@ -84,8 +84,8 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class TestedWeighting:
-    """A weighting under which all models are tested, and the objectives that were trained with
-    it.
+    """A weighting under which all models are tested, and the names of the objectives that were
+    trained with it.
     """
 
     name: str
@@ -105,7 +105,8 @@ class Losses:
 
 @dataclass(frozen=True, kw_only=True)
 class RankCorrelation:
-    """Spearman's rank correlations of several quantities with one metric, with 95 % intervals.
+    """Spearman's rank correlations of several quantities with one metric, with 95 % confidence
+    intervals.
 
     The p-value is that of the largest correlation, by permutation; None if unknown.
     """
@@ -118,8 +119,8 @@ class RankCorrelation:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Rank correlations of ELBOs and weighted losses with the main metrics, over objectives with
-    monotone weightings.
+    """Rank correlations of ELBOs and weighted losses with the main metrics, over the objectives
+    with monotone weightings.
 
     Attributes:
         objectives: The monotone objectives; objectives with the same weighting are averaged.
@@ -173,7 +174,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Results of a comparison of training objectives, with the settings that all share.
+    """Results of a comparison of training objectives, with the settings that all objectives share.
 
     Attributes:
         name: The comparison's directory.
@@ -228,12 +229,11 @@ class Comparison:
 
     @property
     def complete(self) -> tuple[ObjectiveResult, ...]:
-        """Objectives that have scores for all seeds; the others are not compared."""
+        """Objectives that have scores for all seeds; only these are compared."""
         return tuple(one for one in self.objectives if one.is_complete)
 
     @property
     def erratic(self) -> dict[str, tuple[str, ...]]:
-        """Objectives with unusually large scatter over seeds, by metric."""
         return {key: one.erratic for key, one in self.statistics.items() if one and one.erratic}
 
     def to_dict(self) -> dict[str, Any]:
@@ -242,7 +242,7 @@ class Comparison:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Comparison":
-        """Return the comparison whose JSON values are the content of a report.json.
+        """Return the comparison that the JSON values of a report.json describe.
 
         Raises:
             ValueError: If the content is not a comparison of this version.
@@ -288,7 +288,6 @@ class Comparison:
         return html
 
     def to_markdown(self) -> str:
-        """Return the report of the comparison as Markdown."""
         text: str = shown_by(self).markdown(self)
         return text
 

@@ -76,7 +76,6 @@ class RunScores:
 
     @property
     def values(self) -> dict[str, float]:
-        """Values of all metrics of a trained model, by the keys of `measured_metrics`."""
         found = {BITS_PER_DIM.name: self.bits_per_dim}
         for sampler, scores in (self.samples or {}).items():
             found |= {_key(name, sampler): one.value for name, one in scores.values.items()}
@@ -106,8 +105,8 @@ def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
 def measure_scores(
     run: Run, scoring: Scoring, weightings: Iterable[Weighting], start: Start
 ) -> None:
-    """Score a trained model, measure its loss under several weightings, and write both to
-    scores.json.
+    """Score a trained model, measure its loss under several weightings, and write scores and losses
+    to scores.json.
 
     Earlier losses under other weightings stay. All processes that share the run call this function.
     """
@@ -155,9 +154,6 @@ def _likelihood(
 
 
 def _samples(run: Run, scoring: Scoring, start: Start) -> dict[str, Any]:
-    """Return the scores of the samples of each sampler, and write images of samples; None entries
-    for data that are not images.
-    """
     num, seed = scoring.num_samples, run.config.seed
     if run.dataset.num_levels is None:
         return dict.fromkeys(("samples", "baseline", "num_compared", "num_features"))
@@ -205,8 +201,8 @@ def _training(run: Run) -> dict[str, Any]:
 
 
 def measured_metrics(scores: RunScores) -> tuple[Metric, ...]:
-    """Return the metrics of a trained model, with the main metrics, which are tested for
-    significance, first.
+    """Return the metrics of a trained model; the main metrics, which are tested for significance,
+    come first.
 
     Main metrics are bits/dim and the leading distance for each sampler.
     """

@@ -117,7 +117,6 @@ class Differences:
 
     @property
     def is_significant(self) -> Bool[np.ndarray, "r r"]:
-        """Matrix that marks the pairs of objectives that differ significantly."""
         apart: Bool[np.ndarray, "r r"] = np.abs(self.means[:, None] - self.means) > self.half_widths
         return apart
 
@@ -136,8 +135,8 @@ class Differences:
 def differences(
     scores: Float64[np.ndarray, "k r n"], planned: Sequence[Pair] = ()
 ) -> list["Differences | None"]:
-    """Return the differences between all pairs of objectives in each main metric, with thresholds
-    of significance.
+    """Return, for each main metric, the differences between all pairs of objectives and their
+    thresholds of significance.
 
     None for a metric of a single objective or seed, or without scatter.
 
@@ -181,9 +180,6 @@ class _Scatter:
 
     @classmethod
     def from_scores(cls, scores: Float64[np.ndarray, "r n"]) -> "_Scatter | None":
-        """Return the variances of a score over seeds; None if typical objectives vary only by
-        rounding.
-        """
         num_objectives, num_seeds = scores.shape
         within, dof, std = scores - scores.mean(1)[:, None], num_seeds - 1, scores.std(1, ddof=1)
         is_wild = np.zeros(num_objectives, dtype=bool)
@@ -322,11 +318,6 @@ def rank_correlations(
 def _p_value_of_largest(
     x: Float64[np.ndarray, "k w"], y: Float64[np.ndarray, " w"], rng: np.random.Generator
 ) -> float:
-    """Return the permutation p-value of the largest of several rank correlations; NaN if all are
-    undefined.
-
-    Permutes the score in all orders if they are few, else in random ones and the observed order.
-    """
     scale = np.linalg.norm(x, axis=1)
     if not y.any() or not scale.any():
         return math.nan
@@ -346,7 +337,6 @@ def _spearman(
     drawn: Int[np.ndarray, "d r"],
     seeds: Int[np.ndarray, "d n"],
 ) -> Float64[np.ndarray, "k d"]:
-    """Return the rank correlation in each bootstrap sample; NaN if either variable is constant."""
     x, y = _ranks(x, drawn, seeds), _ranks(y, drawn, seeds)
     with np.errstate(invalid="ignore"):
         rho: Float64[np.ndarray, "k d"] = (x * y).sum(2) / np.sqrt(
@@ -360,9 +350,6 @@ def _ranks(
     drawn: Int[np.ndarray, "d r"],
     seeds: Int[np.ndarray, "d n"],
 ) -> Float64[np.ndarray, "k d r"]:
-    """Return the centred ranks of the weightings in each bootstrap sample; ties get their average
-    rank.
-    """
     # seeds are added one by one: a weighting that is drawn twice has exactly the same sum twice
     sums = np.zeros((len(values), *drawn.shape))
     for seed in seeds.T:

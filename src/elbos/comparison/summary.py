@@ -54,9 +54,6 @@ def summarize(
     command: str | None = None,
     features: str | None = None,
 ) -> Comparison:
-    """Return the results of a comparison, given the scores of the trained models and the
-    failures.
-    """
     table = _Table(experiment, scores)
     some = table.some
     return Comparison(
@@ -91,10 +88,6 @@ def summarize(
 
 
 class _Table:
-    """Scores by objective and seed, with the differences between objectives that have scores for
-    all seeds.
-    """
-
     def __init__(self, experiment: Experiment, scores: Mapping[tuple[str, int], RunScores]) -> None:
         self.experiment, self.seeds = experiment, experiment.seeds
         self.scores = {
@@ -125,9 +118,6 @@ class _Table:
 
     @cached_property
     def pairs(self) -> list[tuple[Variant, Variant]]:
-        """Pairs of objectives that differ only in the weighting, which is monotone in the first and
-        not in the second.
-        """
         schedules = {one.name: self.experiment.run_config(one, 0).schedule for one in self.complete}
         return [
             (yes, no)
@@ -141,7 +131,6 @@ class _Table:
 
     @cached_property
     def differences(self) -> dict[str, Differences]:
-        """Differences between the objectives that have scores for all seeds, by main metric."""
         if not self.complete:
             return {}
         order = self.complete.index
@@ -181,9 +170,6 @@ def _objective(
 
 
 def _score(metric: Metric, objective: Variant, table: _Table) -> Score:
-    """Return the scores of an objective in a metric, and the difference between their mean and the
-    best objective's.
-    """
     values = table.values(metric, [objective])[0]
     is_best = is_near = is_unresolved = False
     detectable = None
@@ -234,9 +220,6 @@ def _difference(metric: Metric, yes: Variant, no: Variant, table: _Table) -> Dif
 
 
 def _losses(table: _Table) -> Losses | None:
-    """Return the test loss of each model under each weighting, divided by the lowest loss under
-    that weighting.
-    """
     if not table.complete:
         return None
     names = [repr(weighting) for weighting in table.experiment.weightings]
@@ -257,9 +240,6 @@ def _losses(table: _Table) -> Losses | None:
 
 
 def _ranking(table: _Table) -> Ranking | None:
-    """Return the rank correlations of ELBOs and losses with the main metrics; None for fewer than
-    six monotone weightings.
-    """
     objectives = [one for one in table.complete if table.is_monotone(one)]
     weightings = [repr(one.weighting) for one in objectives]
     names = list(dict.fromkeys(weightings))
@@ -290,7 +270,6 @@ def _correlation(found: Correlation) -> RankCorrelation:
 
 
 def _weights(objective: Variant, experiment: Experiment, first: RunScores | None) -> Weights:
-    """Return an objective's weighting and density of noise levels, tabulated over log-SNR."""
     low, high = experiment.ends
     levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
     w = objective.weighting(levels)
@@ -313,7 +292,6 @@ def _mean_curve(curves: Sequence[LevelCurve]) -> LevelCurve | None:
 
 
 def _mean_learning(curves: Sequence[LearningCurve]) -> LearningCurve | None:
-    """Return the validation ELBO over training images, averaged over seeds; None without data."""
     curves = [curve for curve in curves if curve.images]
     if not curves:
         return None

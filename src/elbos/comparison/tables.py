@@ -28,7 +28,7 @@ _VERDICTS = {
 
 
 def weighting_label(text: str) -> str:
-    """Return a short name of a weighting, given the repr of the weighting."""
+    """Return the short name of a weighting, given its repr."""
     return _label(Weighting, text)
 
 
@@ -49,8 +49,8 @@ def text_of(value: float | None, places: int | None) -> str:
 def places_of(
     comparison: Comparison, key: str, std: float | None = None, digits: int = 2
 ) -> int | None:
-    """Return the number of decimals with which to show a metric, from its scatter over seeds; None
-    without scatter.
+    """Return the number of decimals in which a metric is shown, given by its scatter over seeds;
+    None without scatter.
 
     The typical standard deviation, or `std` if larger, is shown with `digits` digits.
     """
@@ -60,7 +60,7 @@ def places_of(
 
 
 def difference_text(difference: Difference) -> str:
-    """Return a difference with its confidence interval as text, rounded to two digits of the
+    """Return a difference and its confidence interval as text, with two significant digits of the
     interval's half-width.
     """
     places = decimals(difference.detectable) or 0
@@ -69,8 +69,8 @@ def difference_text(difference: Difference) -> str:
 
 
 def detectable(comparison: Comparison, key: str) -> str:
-    """Return as text the smallest significant difference from the best objective, in the median
-    over the other objectives.
+    """Return as text the smallest significant difference from the best objective, as a median over
+    all other objectives.
     """
     found = comparison.statistics.get(key)
     return NONE if found is None else text_of(found.detectable, decimals(found.detectable))
@@ -85,7 +85,7 @@ def correlation(found: RankCorrelation, i: int) -> str:
 
 
 def ranked(comparison: Comparison) -> dict[str, str]:
-    """Return the titles of the metrics for which rank correlations were computed, by metric key."""
+    """Return the titles, by key, of the metrics for which rank correlations were computed."""
     known = comparison.ranking.by_level if comparison.ranking else {}
     return {
         metric.key: "clean ELBO, bits/dim" if metric.key == BITS_PER_DIM.name else metric.title
@@ -95,14 +95,13 @@ def ranked(comparison: Comparison) -> dict[str, str]:
 
 
 def measured(comparison: Comparison) -> list[Metric]:
-    """Return the metrics for which at least one objective has a score."""
     scores = [item for one in comparison.objectives for item in one.scores.items()]
     known = {key for key, score in scores if score.mean is not None}
     return [metric for metric in comparison.metrics if metric.key in known]
 
 
 def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
-    """Return a table of the scores of every objective; `is_short` gives the version for the
+    """Return a table of the scores of every objective; `is_short` selects the columns for the
     terminal.
     """
     metrics = list(comparison.main_metrics) if is_short else measured(comparison)
@@ -159,7 +158,6 @@ def _score(comparison: Comparison, score: Score | None, metric: Metric, is_short
 
 
 def seeds_table(comparison: Comparison) -> Table:
-    """Return a table of the scores of every objective, with one row per seed."""
     metrics = measured(comparison)
     rows = []
     for one in comparison.objectives:
@@ -171,9 +169,6 @@ def seeds_table(comparison: Comparison) -> Table:
 
 
 def pairs_table(comparison: Comparison) -> Table:
-    """Return a table of the differences of the planned pairs, with confidence intervals and
-    verdicts.
-    """
     pair_and_score = (Column(text, is_numeric=False) for text in ("pair", "score"))
     numbers = ("difference", "interval", "least significant")
     rows: list[Row] = []

@@ -22,8 +22,8 @@ _MIN_STEPS = 10
 def resolved(
     config: Config, minutes: float | None, num_threads: int, num_processes: int = 1
 ) -> Config:
-    """Return the configuration with precision "auto" replaced, and the number of images set to fit
-    a training time.
+    """Return a configuration with the precision "auto" resolved, and as many training images as fit
+    in a given time.
 
     A run has the machine to itself, with `num_threads` cores per process. If `num_processes` train
     it together, a process's share of the batch is timed, without the exchange of gradients.
@@ -55,6 +55,5 @@ def resolved(
 
 
 def hardware(config: Config) -> str:
-    """Return a description of this machine and of the numerical precision of training on it."""
     device = local_device()
     return f"{machine(device)['device']}, {described(config, device)}"

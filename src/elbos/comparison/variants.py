@@ -73,8 +73,8 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """Return a built-in objective by name, or the objective that
-        NAME=PREDICTION,SCHEDULE,WEIGHTING describes.
+        """Return the built-in objective of a given name, or the objective described as
+        NAME=PREDICTION,SCHEDULE,WEIGHTING.
 
         A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is run.
 
@@ -95,13 +95,13 @@ class Variant:
         return VARIANTS[name]
 
     def is_monotone(self, logsnr_min: float, logsnr_max: float) -> bool:
-        """Return whether the weighting of the objective nowhere increases with log-SNR within an
-        interval.
+        """Return whether the objective's weighting never increases with log-SNR between two
+        log-SNRs.
         """
         return is_monotone(self.weighting, logsnr_min, logsnr_max)
 
     def config(self, base: Config) -> Config:
-        """Return the training configuration `base` with its objective replaced by this one.
+        """Return a training configuration with its objective replaced by this variant.
 
         Raises:
             ValueError: If the objective cannot be trained between the ends of `base.schedule`.

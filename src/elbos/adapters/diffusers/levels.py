@@ -51,12 +51,10 @@ class Levels(abc.ABC):
 
     @abc.abstractmethod
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""Return the timestep, not rounded to an integer, at log-SNR $\lambda$."""
+        r"""Return the diffusers timestep at log-SNR $\lambda$, not rounded to an integer."""
 
     def input_scale(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the factor $c_\mathrm{in}$ by which noisy data $z$ are multiplied at the
-        network's input.
-        """
+        r"""Return the factor $c_\mathrm{in}$ that multiplies noisy data at the network's input."""
         return torch.ones_like(logsnr)
 
     def require(self, logsnr: Float[Tensor, " b"]) -> None:
@@ -72,7 +70,9 @@ class Levels(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Steps(Levels):
-    """A discrete table of strictly decreasing log-SNR, interpolated linearly between timesteps."""
+    """Noise levels of a scheduler with discrete timesteps: log-SNR interpolated linearly between
+    timesteps.
+    """
 
     step: Int[Tensor, " steps"]
     logsnr: Float[Tensor, " steps"]
@@ -98,8 +98,8 @@ class LogSigma(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FlowTime(Levels):
-    r"""Noise levels of flow-matching schedulers, whose timestep is $N\tau$ at noise fraction
-    $\tau$.
+    r"""Noise levels of flow-matching schedulers, whose timestep is $N\tau$ for noisy data
+    $(1 - \tau) x + \tau\epsilon$.
     """
 
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -111,7 +111,6 @@ class FlowTime(Levels):
 
 
 def levels_of(config: Config, table: LossTable) -> Levels:
-    """Return the noise levels of a scheduler, given the configuration and table of timesteps."""
     if flag(config, "invert_sigmas"):
         raise ValueError(
             "invert_sigmas is true, so that time runs from noise to data: use "

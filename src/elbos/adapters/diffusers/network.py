@@ -83,19 +83,17 @@ class DiffusersConfig:
 
     @property
     def class_name(self) -> str:
-        """Name of the diffusers class of the network."""
         return str(json.loads(self.config)["_class_name"])
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Constructor arguments of the network that the configuration specifies."""
         found = json.loads(self.config)
         return {key: value for key, value in found.items() if key != "_class_name"}
 
     def build(
         self, shape: tuple[int, ...], num_classes: int | None, levels: Levels
     ) -> "DiffusersNetwork":
-        """Build the network for images of the given shape, with randomly initialized weights.
+        """Build the network, with random initial weights, for images of the given shape.
 
         Args:
             shape: Shape of one image, (channels, height, width).
@@ -140,9 +138,6 @@ class DiffusersNetwork(nn.Module):
         logsnr: Float[Tensor, " b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
-        """Return the network output $y$ at noisy data $z$; raise a ValueError for unexpected
-        labels.
-        """
         timestep = self.levels.timestep(logsnr.to(torch.promote_types(z.dtype, torch.float32)))
         scaled = z * self.levels.input_scale(align(logsnr, z)).to(z)
         labels = {}
@@ -156,8 +151,8 @@ class DiffusersNetwork(nn.Module):
 
 
 def null_label(inner: Any) -> int | None:
-    """Return the label that stands for no class, the last row of the class embedding; None without
-    a class embedding.
+    """Return the class label that stands for no class, the last row of the class embedding; None if
+    the network has no class embedding.
     """
     name = type(inner).__name__
     num = inner.config.get(CLASS_KEYS[name])
@@ -174,8 +169,8 @@ def part_name(network: DiffusersNetwork) -> str:
 def fitted(
     name: str, settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int | None
 ) -> dict[str, Any]:
-    """Fill missing settings of a network from the shape and classes of the data; raise a ValueError
-    for settings that do not fit the data.
+    """Return the settings of a network, completed from the shape and number of classes of the data;
+    raise a ValueError if they contradict the data.
     """
     if len(shape) != 3:
         raise ValueError(f"{name} takes images, (channels, height, width), not data of {shape}.")

@@ -35,7 +35,7 @@ _WEIGHTS = "diffusion_pytorch_model*.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """VAE encoder and decoder of a latent pipeline, with the latent scaling that the network
+    """The VAE of a latent diffusion model, with the scaling of latents that the diffusion network
     expects.
 
     Attributes:
@@ -56,7 +56,7 @@ class Latents:
         images: Float[Tensor, "b c h w"],
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> Float[Tensor, "b d i j"]:
-        """Encode images to scaled latents, in float32 on the device of the VAE.
+        """Encode images; return the scaled latents, in float32 on the device of the VAE.
 
         Args:
             images: Images in [-1, 1].
@@ -71,7 +71,9 @@ class Latents:
     def moments(
         self, images: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
-        """Return the mean and log-variance of the scaled latents, in float32."""
+        """Return mean and log-variance of the distribution of scaled latents of each image, in
+        float32.
+        """
         distribution = self.vae.encode(images.to(next(self.vae.parameters()))).latent_dist
         mean, logvar = distribution.mean.float(), distribution.logvar.float()
         scale = self.scale.to(mean)
@@ -79,7 +81,7 @@ class Latents:
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
-        """Decode scaled latents to images, approximately in [-1, 1], on the device of the VAE."""
+        """Decode scaled latents; return images, approximately in [-1, 1], on the VAE's device."""
         z = latents.to(next(self.vae.parameters()))
         images: Tensor = self.vae.decode(z / self.scale.to(z) + self.shift.to(z)).sample
         return images
@@ -106,7 +108,7 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Pipeline:
-    """Read a pipeline from the folder that `DiffusionPipeline.save_pretrained` wrote.
+    """Load a diffusers pipeline from a folder that `DiffusionPipeline.save_pretrained` wrote.
 
     Args:
         folder: The folder, which contains a model_index.json.
@@ -155,8 +157,7 @@ def load(
 
 
 def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents:
-    """Read an `AutoencoderKL` from a VAE folder, from a pipeline folder, or from the Hugging Face
-    Hub.
+    """Load an `AutoencoderKL` from a VAE folder, a pipeline folder, or the Hugging Face Hub.
 
     Args:
         name: A folder with a config.json, a pipeline folder with a subfolder vae, or, if no such
@@ -201,9 +202,6 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _place(folder: Path, name: str) -> Path:
-    """Return the subfolder of a pipeline component, or the pipeline folder if there is no such
-    subfolder.
-    """
     return folder / name if (folder / name).is_dir() else folder
 
 
@@ -246,13 +244,11 @@ def _load_model(
 
 
 def imported() -> Any:
-    """Import and return the package diffusers; raise a MissingExtra if it is not installed."""
     with needs("diffusers"):
         return importlib.import_module("diffusers")
 
 
 def _latents(vae: Any) -> Latents:
-    """Return the VAE with the latent scaling given in its configuration, overall or by channel."""
     config = vae.config
     if config.get("scaling_factor") is None:
         raise ValueError("the config.json of vae has no scaling_factor: add the training value.")

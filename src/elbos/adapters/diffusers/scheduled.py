@@ -43,7 +43,7 @@ _REVERSED_TIMES = ("Lumina", "ZImage")
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledDenoiser:
-    r"""A denoiser made of a diffusers network and its scheduler, returned by `denoiser`.
+    r"""A denoiser made of a diffusers network and its noise scheduler.
 
     Attributes:
         network: Called as `network(c_in z, timestep)`.
@@ -67,16 +67,15 @@ class ScheduledDenoiser:
 
     @property
     def logsnr_min(self) -> float:
-        """Lowest log-SNR for which the scheduler has a timestep."""
         return self.levels.logsnr_min
 
     @property
     def logsnr_max(self) -> float:
-        """Highest log-SNR for which the scheduler has a timestep."""
         return self.levels.logsnr_max
 
     def timestep(self, logsnr: Float[Tensor, " b"], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the network's timestep input at a log-SNR; an integer if timesteps are discrete.
+        """Return the timestep with which the network is called at a log-SNR, an integer if
+        timesteps are discrete.
 
         Else it has the dtype float64 if the network's parameters (or `dtype`, without any) have it,
         and float32 if not.
@@ -91,7 +90,7 @@ class ScheduledDenoiser:
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        r"""Estimate data and noise $(\hat x, \hat\epsilon)$ from noisy data `z`.
+        r"""Return the estimates $(\hat x, \hat\epsilon)$ of data and noise, given noisy data $z$.
 
         Args:
             z: Noisy data.
@@ -135,7 +134,7 @@ def denoiser(
     time_scale: float = 1.0,
     is_discrete: bool = False,
 ) -> ScheduledDenoiser:
-    r"""Return a denoiser made of a diffusers UNet or transformer and its scheduler.
+    r"""Return a denoiser made of a diffusers UNet or transformer and its noise scheduler.
 
     Args:
         network: Any module that is called `network(sample, timestep, ...)` and returns a tensor, a
@@ -224,7 +223,6 @@ def _clipping(config: Config) -> Clipping | None:
 def _require_fit(
     name: str, own: Mapping[str, Any], levels: Levels, time_scale: float, is_discrete: bool
 ) -> None:
-    """Raise a ValueError if the network's time input cannot be the scheduler's timestep."""
     if name.startswith(_REVERSED_TIMES):
         raise ValueError(
             f"{name} takes times from noise to data: use "

@@ -52,7 +52,7 @@ from elbos.theory.parameterizations import EDM, Parameterization
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read and check a diffusers `scheduler_config.json`.
+    """Read a diffusers `scheduler_config.json`; return the configuration, after checks.
 
     Raises:
         OSError: If `path` cannot be read.
@@ -67,8 +67,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def loss_table(config: Config, training: Training) -> LossTable:
-    """Return the training loss that a scheduler configuration and script flags define, as a table
-    over time steps.
+    """Return the training loss, as a table over time steps, that a diffusers scheduler's
+    configuration and a training script's flags define.
 
     Raises:
         ValueError: If the configuration is malformed or contradicts the flags.
@@ -130,7 +130,8 @@ def _prediction(config: Config) -> Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Betas:
-    r"""Defaults and options of a diffusers scheduler class whose noise levels are defined by betas.
+    r"""Defaults and options of a diffusers scheduler class whose noise levels are defined by a beta
+    schedule.
 
     `last` is $\bar\alpha$ of the last step after `rescale_betas_zero_snr`; None without the option.
     """

@@ -70,8 +70,8 @@ PREDICTION_TYPES: dict[str, Prediction] = {
 
 
 def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    r"""Return the probability of each interval between successive entries of `u`, under a script's
-    distribution of $u$.
+    r"""Return the probability that a training script's random number $u$ falls between each two
+    successive entries of `u`.
     """
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))
@@ -94,9 +94,6 @@ def num_steps_of(config: Config) -> int:
 
 
 def number(config: Config, key: str, default: float, *, above: float = -math.inf) -> float:
-    """Return the value under `key` as a finite number; raise a ValueError unless it is above
-    `above`.
-    """
     value = config.get(key, default)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and above < value < 1e100):
@@ -110,7 +107,6 @@ def flag(config: Config, key: str) -> bool:
 
 
 def one_of(config: Config, key: str, default: Any, options: tuple[Any, ...]) -> Any:
-    """Return the value under `key`; raise a ValueError unless it is among `options`."""
     value = config.get(key, default)
     if value not in options:
         raise ValueError(f"{key} is {value!r}: give one of {', '.join(map(str, options))}.")

@@ -50,7 +50,8 @@ ADVICE = (
 
 
 def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> Run:
-    """Return the loss of a training script as a function `loss(network, x)`, for use with `probe`.
+    """Return the loss of a training script as a function `loss(network, x)`, which `probe` can
+    audit.
 
     The first of the shapes in `xs` that the script accepts is used.
 
@@ -85,7 +86,9 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
 
 
 def is_training_script(path: Path) -> bool:
-    """Return whether a file is a Python script that calls `backward`; False if unreadable."""
+    """Return whether a file is a Python script that calls `backward`; False if the file cannot be
+    read.
+    """
     try:
         return Script.from_source(files.read(path).decode("utf-8-sig")) is not None
     except (OSError, SyntaxError, UnicodeDecodeError):
@@ -104,8 +107,8 @@ def from_script(
     title: str | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Audit:
-    """Return the audit of an unmodified training script, by running its lines from the noise to the
-    loss.
+    """Run the lines of an unmodified training script from the noise to the loss, and return the
+    audit of the loss.
 
     The lines are those that the argument of `accelerator.backward(loss)`, or the `loss` of
     `loss.backward()`, depends on, in the innermost loop around the call. Data, encoders, networks

@@ -13,14 +13,14 @@ from elbos.adapters.scripts.slicing import read, simple, stored
 
 
 class RefusedArgumentsError(ValueError):
-    """Error raised when the script's argument parser rejects the given arguments."""
+    """Error raised when a training script's argument parser rejects the given flags."""
 
 
 def arguments_of(
     tree: ast.Module, definitions: list[ast.stmt], flags: Sequence[str], path: Path
 ) -> argparse.Namespace | None:
-    """Return the parsed command-line arguments of a script; None if no given statement parses
-    arguments.
+    """Parse `flags` with the argument parser that a script defines; return None if the script
+    parses no arguments.
 
     Required arguments are optional. A RefusedArgumentsError says why the parser refuses the flags.
     """
@@ -65,9 +65,6 @@ def _is_absl(statement: ast.stmt) -> bool:
 
 
 def _absl_parser(tree: ast.Module) -> argparse.ArgumentParser:
-    """Return an argparse parser for the absl flags in a script, such as `DEFINE_integer(name,
-    default, help)`.
-    """
     types = {"integer": int, "float": float, "string": str, "enum": str, "list": str}
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for call in (n for n in ast.walk(tree) if isinstance(n, ast.Call) and n.args):

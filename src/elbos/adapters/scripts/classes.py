@@ -20,7 +20,7 @@ LOSS_METHODS = ("training_step", "compute_loss")  # return the loss, in Lightnin
 
 
 def flattened(tree: ast.Module) -> ast.Module:
-    """Return a syntax tree in which each class with a loss in one of its methods is rewritten as a
+    """Return a syntax tree in which each class that has a loss in a method is rewritten as a
     function.
     """
     body = [
@@ -39,7 +39,6 @@ def _has_loss(statement: ast.ClassDef) -> bool:
 
 
 def _function(statement: ast.ClassDef) -> ast.FunctionDef:
-    """Rewrite a class definition as a function with the arguments of `__init__`."""
     constructor = ast.parse("def __init__(self): pass").body[0]
     fields, methods = list[ast.stmt](), list[ast.stmt]()
     for one in statement.body:
@@ -68,10 +67,6 @@ def _without_self(method: ast.FunctionDef) -> ast.FunctionDef:
 
 
 class _Flattened(ast.NodeTransformer):
-    """Transformer that rewrites attributes of `self` as variables, and `register_buffer` calls as
-    assignments.
-    """
-
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         self.generic_visit(node)
         if isinstance(node.value, ast.Name) and node.value.id == "self":

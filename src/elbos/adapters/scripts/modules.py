@@ -25,7 +25,7 @@ _ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")  # files at the roo
 
 @contextlib.contextmanager
 def own_modules(path: Path) -> Iterator[None]:
-    """Resolve imports as the given script would, within the `with` block."""
+    """Resolve imports within the `with` block as they would be resolved in the given script."""
     tree = ast.Module([], [])
     with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # reported by `script_loss`
         tree = ast.parse(files.read(path).decode("utf-8-sig"))
@@ -57,9 +57,6 @@ def own_modules(path: Path) -> Iterator[None]:
 
 
 def _path_statements(tree: ast.Module) -> list[ast.stmt]:
-    """Return the statements of a script that change `sys.path`, and the standard-library code on
-    which they depend.
-    """
     body = list[ast.stmt]()
     for statement in tree.body:
         modules = list[str]()
@@ -122,7 +119,6 @@ class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.script, self.folders = script, folders
 
     def is_own(self, file: str) -> bool:
-        """Return whether a file belongs to the script's project."""
         path = Path(file).resolve()
         is_inside = any(path.is_relative_to(one) for one in self.folders)
         return is_inside and "site-packages" not in path.parts

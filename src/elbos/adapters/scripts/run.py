@@ -48,16 +48,14 @@ _IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 class _Data(NamedTuple):
-    """A place where clean data may enter a script: a variable, or an item of a batch."""
-
     after: ast.stmt | None
     name: str
     item: tuple[str, Any] | None = None
 
 
 class Failure(NamedTuple):
-    """The reason why a script yields no loss, under one choice of the variable that holds the clean
-    data.
+    """The reason why a script's loss cannot be computed, assuming that a given variable holds the
+    clean data.
     """
 
     line: int
@@ -67,8 +65,8 @@ class Failure(NamedTuple):
 
 @dataclass
 class Run:
-    """The lines of a script that compute its loss, under one choice of the variable that holds the
-    clean data.
+    """The lines of a script that compute its loss, assuming that a given variable holds the clean
+    data.
     """
 
     script: Script
@@ -93,7 +91,6 @@ class Run:
         self.form, self.is_refused = OutputForm(), False
 
     def candidates(self) -> list[_Data]:
-        """Return all places where the clean data may enter the script, in source order."""
         self._try()
         found = []
         for statement, values in self.values.items():
@@ -109,8 +106,8 @@ class Run:
         return found + [_Data(None, f"{name}[{key!r}]", (name, key)) for name, key in items]
 
     def resolve(self) -> Failure | None:
-        """Run definitions of the script until its loss can be computed; return None on success,
-        else the reason of the failure.
+        """Execute definitions of a script until its loss can be computed; return None on success,
+        else the reason for the failure.
 
         Names that only conditions depend on stay unknown if their definitions fail.
         """
@@ -132,15 +129,10 @@ class Run:
             self.known |= new
 
     def _try(self) -> tuple[Failure | None, frozenset[str]]:
-        """Run the lines that compute the loss; if the shape of the network output is refused, run
-        them again with a learned variance.
-
-        The result is a failure or None, and the unknown names that the loss depends on.
-        """
         self.is_refused = False
         result = self._run()
         if result[0] and self.is_refused and self.form.multiple == 1:
-            self.form = OutputForm(multiple=2)
+            self.form = OutputForm(multiple=2)  # noise and a learned variance
             second = self._run()
             if second[0] is None or second[1] - result[1]:
                 return second
@@ -189,9 +181,6 @@ class Run:
             return failure, self.stage.decisive
 
     def _where_unknown(self, names: frozenset[str]) -> Failure:
-        """Return a failure at the first line that uses an unknown value, after the line that
-        assigns the clean data.
-        """
         after = self.data.after.lineno if self.data and self.data.after else 0
         culprits = {name for name in names if not self._is_definable(name)} or names
         line = self.script.loss.lineno
@@ -209,7 +198,6 @@ class Run:
         return Failure(line, text, len(culprits) + num_of_data)
 
     def __call__(self, network: Any, x: Tensor) -> Any:
-        """Compute the script's loss of a network on data, once `resolve` has succeeded."""
         self.stage.network, self.stage.x = network, x
         self.space.update(self.initial)
         with OnOneDevice(x.device):
@@ -217,9 +205,6 @@ class Run:
         return self.space["__loss__"]
 
     def diagnostics(self) -> list[Diagnostic]:
-        """Return diagnostics that list the executed lines, conditions treated as false, and an
-        assumed scheduler.
-        """
         values = {one: list(values.values()) for one, values in self.values.items()}
         used = [one for one in values if values[one] and not origins(values[one])]
         names = self._read(self.script.loss, *used)
@@ -238,9 +223,6 @@ class Run:
         return found
 
     def _definitions(self, name: str) -> list[ast.stmt]:
-        """Return the statements outside the training loop that define a name, directly or as a
-        function argument.
-        """
         given, definitions = self.script.parameters.get(name), self.script.definitions
         if given is None:
             found = definitions(name)
@@ -289,9 +271,6 @@ class Run:
         self.initial = {name: self.space[name] for name in assigned if name in self.space}
 
     def _define(self, names: set[str]) -> None:
-        """Fill the namespace for the given names: imports, functions, known definitions, or unknown
-        values.
-        """
         todo, seen, found = set(names), set[str](), set[ast.stmt]()
         while todo:
             name = todo.pop()
@@ -331,9 +310,6 @@ class Run:
             self._execute(sliced(scope, rest, self._written))
 
     def _import(self, statement: ast.Import | ast.ImportFrom, name: str) -> None:
-        """Execute an import of the script if its module is known to be safe or the loss uses the
-        imported name; skip other imports.
-        """
         alias = next(a for a in statement.names if name == (a.asname or a.name).partition(".")[0])
         module = getattr(statement, "module", None) or alias.name
         self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
@@ -352,9 +328,6 @@ class Run:
             self.space[name] = with_local_configuration(value, self.script.tree, self.assumed)
 
     def _written(self, statement: ast.stmt) -> list[ast.stmt]:
-        """Wrap a statement in a `try`; append the assignment of the clean data if the data variable
-        is set there.
-        """
         if isinstance(statement, (*_DEFINITIONS, *_IMPORTS)):
             return [statement]
         if statement not in self.kept and defined(statement) & self.wrappers:
@@ -366,7 +339,6 @@ class Run:
         return result
 
     def _is_safe(self, call: ast.Call) -> bool:
-        """Return whether a call's function comes from a safe module, and so builds no network."""
         root = ast.unparse(call.func).partition(".")[0]
         return all(
             isinstance(one, _IMPORTS)
@@ -400,7 +372,6 @@ class Run:
         self.reasons[name] = statement.lineno, " ".join(reason.split())[:200]
 
     def _read(self, *nodes: ast.AST) -> set[str]:
-        """Return the names that syntax nodes read, directly or through functions of the script."""
         todo, seen = {name for node in nodes for name in read(node)}, set[str]()
         while todo:
             name = todo.pop()
@@ -415,7 +386,6 @@ class Run:
 
 
 def _ranges(lines: set[int]) -> str:
-    """Format line numbers as ranges, such as `3, 5-9`."""
     starts = sorted(n for n in lines if n - 1 not in lines)
     ends = sorted(n for n in lines if n + 1 not in lines)
     return ", ".join(f"{a}-{b}" if b > a else f"{a}" for a, b in zip(starts, ends, strict=True))

@@ -39,7 +39,9 @@ alone does not count."""
 
 
 class MissingError(ValueError):
-    """Error for a missing requirement of a script, with the line number in the script."""
+    """Error for a package or configuration that a script needs and that is not installed or not
+    found.
+    """
 
     def __init__(self, text: str, line: int | None = None) -> None:
         super().__init__(text)

@@ -29,7 +29,7 @@ _LOADERS = {"from_pretrained", "from_single_file", "load_dataset", "DataLoader",
 
 @dataclass(frozen=True)
 class Script:
-    """Syntax tree of a training script, with the expression of the differentiated loss.
+    """Syntax tree of a training script, and the expression of the loss that is differentiated.
 
     `around` are the nodes that enclose the call of `backward`, and `loss` is its expression.
     """
@@ -40,8 +40,8 @@ class Script:
 
     @classmethod
     def from_source(cls, source: str) -> "Script | None":
-        """Parse a script and find its loss, preferably in a loop; return None if the script has no
-        loss.
+        """Parse a training script and find its loss, preferring losses in loops; return None if
+        there is no loss.
         """
         tree = flattened(ast.parse(source))
         found = [(_loss_of(path[-1]), path[:-1]) for path in _paths(tree, [], ast.Call)]
@@ -61,13 +61,14 @@ class Script:
 
     @cached_property
     def region(self) -> ast.AST:
-        """Innermost loop around the loss; without a loop, the enclosing function or module."""
+        """Innermost loop that contains the loss; if there is none, the function or module that
+        contains the loss.
+        """
         inner = reversed(self.around)
         return next(node for node in inner if isinstance(node, (*_LOOPS, *_SCOPES, ast.Module)))
 
     @cached_property
     def lines(self) -> list[ast.stmt]:
-        """Statements of the training loop that begin before the loss."""
         return list(self._before(self.region, self.loss.lineno))
 
     @cached_property
@@ -84,9 +85,6 @@ class Script:
         return scopes
 
     def _before(self, node: ast.AST, end: int) -> Iterator[ast.stmt]:
-        """Yield the statements of a body before line `end`, including those inside loops around the
-        loss.
-        """
         for statement in getattr(node, "body", []):
             if statement.lineno >= end:
                 return
@@ -97,8 +95,8 @@ class Script:
 
     @cached_property
     def parameters(self) -> dict[str, ast.expr]:
-        """Arguments of the functions that enclose the loss, from the first call of each function,
-        or else the defaults.
+        """Arguments of the functions that contain the loss: those of the first call of each
+        function, else the defaults.
         """
         found: dict[str, ast.expr] = {}
         calls = [n for n in ast.walk(self.tree) if isinstance(n, ast.Call)]
@@ -124,8 +122,8 @@ class Script:
         )
 
     def definitions(self, name: str, first: int = 0, last: int | None = None) -> list[ast.stmt]:
-        """Return the statements that define a name, in the innermost of the scopes `first` to
-        `last`.
+        """Return the statements that define a name in the innermost scope that defines it, among
+        scopes `first` to `last`.
         """
         for scope in self._index[first:last]:
             found = scope.get(name, [])
@@ -135,7 +133,6 @@ class Script:
 
     @cached_property
     def _index(self) -> list[dict[str, list[ast.stmt]]]:
-        """Statements that define each name, one dictionary per scope."""
         result: list[dict[str, list[ast.stmt]]] = [{} for _ in self.scopes]
         for index, scope in zip(result, self.scopes, strict=True):
             for statement in simple(scope):
@@ -145,7 +142,6 @@ class Script:
 
 
 def _paths(node: ast.AST, above: list[ast.AST], kind: type) -> Iterator[list[ast.AST]]:
-    """Yield the path from the module to each syntax node of a given type, in source order."""
     for child in ast.iter_child_nodes(node):
         yield from _paths(child, [*above, node], kind)
     if isinstance(node, kind):
@@ -153,9 +149,6 @@ def _paths(node: ast.AST, above: list[ast.AST], kind: type) -> Iterator[list[ast
 
 
 def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
-    """Return the losses that `training_step` or `compute_loss` methods return, each with the
-    enclosing nodes.
-    """
     paths = [path for path in _paths(tree, [], ast.FunctionDef) if len(path) == 3]
     for name, path in product(LOSS_METHODS, paths):
         method = path[-1]
@@ -172,7 +165,6 @@ def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
 
 
 def _loss_of(call: ast.AST) -> ast.expr | None:
-    """Return the loss if the call is `loss.backward()`; None for any other call."""
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
         return None
     if call.func.attr not in BACKWARD_METHODS:
@@ -188,7 +180,9 @@ def _loss_of(call: ast.AST) -> ast.expr | None:
 
 
 def simple(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements of a body, including those inside `if`, `with` and `try` blocks."""
+    """Yield the statements of a function or module body, including those inside `if`, `with` and
+    `try` blocks.
+    """
     for statement in body:
         if isinstance(statement, ast.If):
             yield from simple([*statement.body, *statement.orelse])
@@ -200,7 +194,6 @@ def simple(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 @lru_cache(_NUM_NODES)
 def stored(statement: ast.stmt) -> frozenset[str]:
-    """Return the names that a statement assigns to."""
     if isinstance(statement, _SCOPES):
         return frozenset({statement.name})
     if isinstance(statement, _IMPORTS):
@@ -210,7 +203,6 @@ def stored(statement: ast.stmt) -> frozenset[str]:
 
 
 def _inner(node: ast.AST) -> set[str]:
-    """Return the loop variables of the comprehensions within a node."""
     loops = [n.target for n in ast.walk(node) if isinstance(n, ast.comprehension)]
     return {n.id for target in loops for n in ast.walk(target) if isinstance(n, ast.Name)}
 
@@ -256,7 +248,9 @@ def read(node: ast.AST) -> frozenset[str]:
 
 
 def is_loading(statement: ast.stmt) -> bool:
-    """Return whether a statement loads data or a network, rather than a scheduler configuration."""
+    """Return whether a statement loads data or a network; False if it loads a scheduler
+    configuration.
+    """
     for call in (n for n in ast.walk(statement) if isinstance(n, ast.Call)):
         name = ast.unparse(call.func)
         if name.rpartition(".")[2] in _LOADERS and "cheduler" not in name:
@@ -283,7 +277,6 @@ def kept(body: list[ast.stmt], names: frozenset[str], end: int) -> set[ast.stmt]
 
 
 def tests_around(body: list[ast.stmt], found: set[ast.stmt]) -> Iterator[ast.expr]:
-    """Yield the conditions and context managers that enclose any of the given statements."""
     for statement in body:
         if isinstance(statement, ast.If | ast.With | ast.Try):
             inner = [*statement.body, *getattr(statement, "orelse", [])]
@@ -299,7 +292,8 @@ def tests_around(body: list[ast.stmt], found: set[ast.stmt]) -> Iterator[ast.exp
 def sliced(
     body: list[ast.stmt], found: set[ast.stmt], written: Callable[[ast.stmt], list[ast.stmt]]
 ) -> list[ast.stmt]:
-    """Return a body reduced to the given statements and the enclosing conditions and contexts.
+    """Return a body of code reduced to the given statements and the `if` and `with` statements
+    around them.
 
     `written` returns the replacement of such a statement; `raise` statements beside them stay.
     """
@@ -324,8 +318,8 @@ def sliced(
 
 
 def guarded(statement: ast.stmt, index: int) -> list[ast.stmt]:
-    """Return a statement wrapped in a `try`, which makes its variables unknown if the statement
-    fails.
+    """Return a statement inside a `try` that sets the variables of the statement to unknown values
+    if the statement fails.
     """
     targets = sorted(defined(statement)) or ["__ignored__"]
     failed = "".join(f"{name} = " for name in targets) + f"__failed__(__error__, {index})"
@@ -342,19 +336,17 @@ def guarded(statement: ast.stmt, index: int) -> list[ast.stmt]:
 
 
 def assignment(name: str, value: ast.expr, place: ast.AST) -> ast.stmt:
-    """Return the statement `name = value`, with the line number of `place`."""
     assign = ast.Assign([ast.Name(name, ast.Store())], value)
     return ast.fix_missing_locations(ast.copy_location(assign, place))
 
 
 def data_into(name: str, place: ast.AST) -> ast.stmt:
-    """Return a statement that assigns the clean data to a variable."""
     return assignment(name, ast.parse("__stage__.x", mode="eval").body, place)
 
 
 def with_stand_ins(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
-    """Return a copy of a definition in which stand-in networks replace the calls among the
-    arguments, except known calls.
+    """Return a copy of a statement in which the calls among its arguments, except known calls, are
+    replaced by stand-in networks.
     """
 
     class StandIns(ast.NodeTransformer):

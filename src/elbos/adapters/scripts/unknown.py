@@ -27,7 +27,7 @@ _NETWORKS = ("model", "module", "net", "transformer", "denoise", "forward")
 
 @dataclass
 class Stage:
-    """State that is shared by all unknown values in one run of a script."""
+    """State shared by all unknown values in one run of a script."""
 
     file: str
     attributes: frozenset[str] = frozenset()  # that the script reads from the network's output
@@ -41,8 +41,8 @@ class Stage:
     item: tuple[str, Any] | None = None  # the item of an unknown that is the clean data
 
     def answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the network with the known arguments; return the output in the form that the script
-        expects.
+        """Call the network with those arguments that are known; return its output in the form that
+        the script expects.
         """
         self.networks.add(name)
         output = self.network(*_known(args), **_known(kwargs))
@@ -55,7 +55,6 @@ class Stage:
         return output
 
     def stand_in(self, name: str) -> "Unknown":
-        """Return an unknown value in place of a network, so that the network need not be built."""
         return Unknown(self, frozenset({name}), name)
 
     def line(self) -> int:
@@ -159,7 +158,6 @@ for _name in (*_BINARY, *(f"r{name}" for name in _BINARY), *_OTHERS):
 
 
 def _known(value: Any) -> Any:
-    """Return a container without its unknown items; return any other value unchanged."""
     if isinstance(value, dict):
         return {key: _known(item) for key, item in value.items() if not isinstance(item, Unknown)}
     if isinstance(value, list | tuple):
@@ -178,14 +176,13 @@ def _unknowns(value: Any) -> Iterator[Unknown]:
 
 
 def origins(value: Any) -> frozenset[str]:
-    """Return the names of the unknown values on which a value depends; empty if there are none."""
+    """Return the names of the unknown values on which a value depends; an empty set for a known
+    value.
+    """
     return frozenset().union(*(one._origins for one in _unknowns(value)))
 
 
 def _is_noisy(value: Any, x: Tensor) -> bool:
-    """Return whether a value may be noisy data: a floating-point tensor, no smaller than the clean
-    data.
-    """
     if isinstance(value, list | tuple):
         return _is_batch(value, x) or any(_is_noisy(item, x) for item in value)
     is_float = isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1
@@ -201,7 +198,9 @@ def _is_batch(value: Any, x: Tensor) -> bool:
 
 
 class OnOneDevice(TorchFunctionMode):
-    """Context manager that replaces every device named in a script by the device of the data."""
+    """Context manager that replaces every device named in a script by the device that holds the
+    data.
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()

@@ -54,7 +54,7 @@ TRAINERS: dict[str, Trainer] = {
 
 
 def trainer(name: str) -> Trainer:
-    """Return the trainer with the given name; raise a ValueError for an unknown name."""
+    """Return the adapter for the trainer of the given name; raise a ValueError if there is none."""
     if name not in TRAINERS:
         raise ValueError(f"There is no trainer {name!r}: {suggestion(name, TRAINERS)}")
     return TRAINERS[name]

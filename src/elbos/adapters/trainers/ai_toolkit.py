@@ -107,7 +107,6 @@ def _read(settings: Settings) -> Loss:
 
 
 def _step_probability(settings: Settings, *, edge: int) -> Float[Tensor, " n"]:
-    """Return the unnormalized probability of each time step."""
     low = settings.integer("min_denoising_steps", 0, high=NUM_STEPS - 1)
     high = settings.integer("max_denoising_steps", NUM_STEPS - 1, low=low + 3, high=NUM_STEPS)
     choices = ("balanced", "content", "style")
@@ -179,8 +178,8 @@ def _flow(settings: Settings) -> Loss:
 def _sorted_log_density(
     logsnr: Float[Tensor, " n"], p: Float[Tensor, " steps"]
 ) -> Float[Tensor, " n"]:
-    """Return the log-density of log-SNR sampled from a sorted table of 1,000 draws from $N(0,
-    2^2)$, with probability `p` of each table index.
+    """Return the log-density of log-SNR if 1,000 draws from $N(0, 2^2)$ are sorted and draw $i$ is
+    chosen with probability $p_i$.
 
     It is the density of one draw, times the mean of `p` at the number of noisier draws.
     """
@@ -193,7 +192,6 @@ def _sorted_log_density(
 
 
 def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Return the times of the `lognorm_blend` distribution and the unnormalized probabilities."""
     u = (np.arange(400) + 0.5) / 400  # quantiles of the largest draw, whose own time is 0
     largest = stats.lognorm.ppf(u ** (1 / 750), 0.333)[:, None]
     share = 1 - np.arange(NUM_STEPS, -1, -1) / NUM_STEPS  # as a fraction of the largest draw

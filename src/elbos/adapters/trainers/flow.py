@@ -41,22 +41,24 @@ def logsnr_of(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 
 def shifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
-    """Shift flow-matching times by the factor $s$ = `shift`, towards noise if $s > 1$."""
+    """Return shifted flow-matching times, $st / (1 + (s - 1)t)$ with $s$ = `shift`; noisier if
+    $s > 1$.
+    """
     return shift * t / (1 + (shift - 1) * t)
 
 
 def unshifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
-    """Invert the shift of flow-matching times by `shifted`."""
     return t / (shift - (shift - 1) * t)
 
 
 def mu_of(
     height: float, width: float, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> float:
-    r"""Return the log-shift $\mu$ of flow-matching times for an image size: a linear function of
-    the number of tokens, through (256, 0.5) and `high`.
+    r"""Return the log-shift $\mu$ of flow-matching times for an image size, which is linear in the
+    number of tokens.
 
-    `pixels` is the side of a token. Default: 8 of the autoencoder times patches of 2.
+    The line passes through (256 tokens, 0.5) and `high`. `pixels` is the side of a token. Default:
+    8 of the autoencoder times patches of 2.
     """
     (x1, y1), (x2, y2) = (256, 0.5), high
     tokens = (height // pixels) * (width // pixels)
@@ -64,8 +66,8 @@ def mu_of(
 
 
 def sides(settings: Settings, name: str = "resolution", default: int | None = None) -> list[float]:
-    """Return image sides in pixels, read from a setting; for a missing setting the default, or 1024
-    with a diagnostic.
+    """Read image sides in pixels from a setting; if it is missing, return the default, or 1024 and
+    add a diagnostic.
     """
     text = settings.text(name)
     if not text and default is None:
@@ -91,15 +93,12 @@ def resolution(settings: Settings, default: int | None = None) -> tuple[float, f
 def shifts_by_resolution(
     settings: Settings, name: str, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> list[float]:
-    r"""Return the time shift $e^\mu$ for each image side that a setting lists."""
+    r"""Return the time shift $e^\mu$ of flow matching for each image side that a setting lists."""
     found = sides(settings, name)
     return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found]
 
 
 def read_scheme(settings: Settings) -> Training:
-    """Read the weighting-scheme flags of diffusers scripts from settings; return them as
-    `Training`.
-    """
     if settings.text("weighting_scheme") == "uniform":
         return Training()
     scheme = settings.one_of("weighting_scheme", "none", get_args(Scheme))
@@ -113,7 +112,6 @@ def read_scheme(settings: Settings) -> Training:
 
 
 def scheme_weight(scheme: Training, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return the loss weights of a weighting scheme at flow-matching times `t`."""
     if scheme.weighting_scheme == "sigma_sqrt":
         return t**-2
     if scheme.weighting_scheme == "cosmap":
@@ -128,7 +126,7 @@ def flow_loss(
     coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
     factor: float = 1.0,
 ) -> DeclaredLoss:
-    r"""Return a declared loss: the squared error of the flow-matching target $\epsilon - x$."""
+    r"""Return the squared error of the flow-matching target $\epsilon - x$, as a declared loss."""
     return DeclaredLoss(
         title=title,
         schedule=schedule,
@@ -139,7 +137,7 @@ def flow_loss(
 
 
 def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any) -> Loss:
-    """Return a copy of a loss with a new coefficient, as a function of log-SNR, and other changed
+    """Return a copy of a loss with the given coefficient, a function of log-SNR, and other changed
     fields.
     """
     if isinstance(loss, LossTable):
@@ -149,8 +147,8 @@ def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any
 
 @dataclass(frozen=True)
 class Residual(Parameterization):
-    r"""Regression target for a network output $y$ that is added to the input, as $z + y$ or $z -
-    ty$, before comparison with the flow-matching target.
+    r"""Regression target of a network that predicts a residual: the flow-matching estimate is
+    $z + y$ or $z - ty$.
 
     Adding the network's input changes the prediction, not the weight of its error.
 

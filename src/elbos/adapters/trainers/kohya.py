@@ -44,8 +44,6 @@ Output = Literal["raw", "additive", "sigma_scaled"]
 
 @dataclass(frozen=True, kw_only=True)
 class _FlowModel:
-    """Default flags of a kohya script for one flow-matching model."""
-
     sampling: Sampling = "sigma"
     shift: float = 3.0
     output: Output = "sigma_scaled"

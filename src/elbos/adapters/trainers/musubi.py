@@ -66,7 +66,6 @@ def _read(settings: Settings) -> Loss:
 
 
 def _times(settings: Settings, sampling: str) -> Schedule:
-    """Return the schedule of continuous times, without a restriction to a range of time steps."""
     if sampling == "uniform":
         return schedules.Flow()
     if sampling == "logsnr":
@@ -97,7 +96,6 @@ def _logsnr(settings: Settings) -> Normal:
 
 
 def _in_range(settings: Settings, schedule: Schedule, low: int, high: int) -> Schedule:
-    """Restrict a schedule to times between two of 1,000 steps, by truncating or rescaling."""
     is_cut = settings.flag("preserve_distribution_shape")
     if (low, high) == (0, NUM_STEPS):
         return schedule

@@ -124,7 +124,6 @@ def _flow(settings: Settings, model: str) -> LossTable:
 
 
 def _probability(settings: Settings, shift: float) -> Float[Tensor, " n"]:
-    """Return the probability with which each time step is drawn."""
     names = ("min_noising_strength", "max_noising_strength")
     low, high = steps_between(settings, *names, is_share=True)
     kinds = get_args(Distribution)

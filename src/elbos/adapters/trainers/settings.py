@@ -31,7 +31,7 @@ _OFF = (*_NULL, "", "false", "0", "0.0", "[]")
 
 
 class Settings:
-    """Settings of a trainer by name, with a record of which settings an adapter has read.
+    """Settings of a trainer by name, and a record of which settings were read.
 
     Args:
         values: Names and values, nested or dotted. Dashes in names count as underscores.
@@ -58,7 +58,9 @@ class Settings:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> float:
-        """Return a setting as a finite number; raise a ValueError if it is outside the limits."""
+        """Return a setting as a finite number; raise a ValueError if the number is outside the
+        limits.
+        """
         value = self._get(name)
         if value is None:
             return default
@@ -70,7 +72,6 @@ class Settings:
         return number
 
     def integer(self, name: str, default: int, *, low: int = 0, high: int = 10**9) -> int:
-        """Return a setting as an integer; raise a ValueError unless it is from `low` to `high`."""
         value = self._get(name)
         number = default if value is None else _number(value)
         if not (low <= number <= high and number == int(number)):
@@ -78,7 +79,9 @@ class Settings:
         return int(number)
 
     def numbers(self, name: str) -> list[float]:
-        """Return a setting, given as a list or as text, as a list of non-negative numbers."""
+        """Return a list of non-negative numbers from a setting that is a list or text such as
+        "1,2".
+        """
         words = re.split(r"[\s,;]+", self.text(name).strip("[]() "))
         numbers = [_number(word) for word in words if word]
         if not all(math.isfinite(number) and number >= 0 for number in numbers):
@@ -86,7 +89,7 @@ class Settings:
         return numbers
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Return a flag as a boolean; a flag given without a value is True."""
+        """Return a flag as a boolean; True for a flag without a value."""
         value = self._get(name)
         if value is None:
             return default
@@ -109,15 +112,14 @@ class Settings:
         return found
 
     def text(self, name: str, default: str = "") -> str:
-        """Return a setting as text, or `default` if the setting is missing."""
         value = self._get(name)
         return default if value is None else str(value)
 
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
     ) -> tuple[Diagnostic, ...]:
-        """Return a diagnostic for each given setting that is neither false nor 0; `kinds` maps the
-        type of diagnostic to settings.
+        """Return the diagnostics, each of the type given in `kinds`, for settings that are present
+        and neither false nor 0.
         """
         return tuple(
             kind(name)
@@ -142,7 +144,7 @@ class Settings:
                     )
 
     def unread(self) -> list[str]:
-        """Return the names of settings that were not read; raise a ValueError if one of them looks
+        """Return the names of settings that were not read; raise a ValueError if one seems to be
         misspelt.
         """
         unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]

@@ -25,7 +25,8 @@ _TAIL = 1e-5  # probability cut off at either end
 def steps_between(
     settings: Settings, low: str, high: str, *, is_share: bool = False, least: int = 1
 ) -> tuple[int, int]:
-    """Parse a range of time steps; return the first step and the last step plus one.
+    """Read a range of time steps from two settings; return the first step and the last step plus
+    one.
 
     `low` and `high` name the settings, as fractions of all steps if `is_share`; the range has to
     hold `least` steps.
@@ -53,9 +54,7 @@ def flow_table(
     probability: Float[Tensor, " steps"],
     coefficient: Float[Tensor, " steps"] | None = None,
 ) -> LossTable:
-    """Tabulate a flow-matching loss (log-SNR, coefficient, probability) at the times `t`; the
-    probabilities are normalized.
-    """
+    """Return a flow-matching loss as a table over the times `t`, with normalized probabilities."""
     return LossTable(
         title=title,
         logsnr=logsnr_of(t),
@@ -70,8 +69,8 @@ def fine_table(
     log_density: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]],
     coefficient: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]] = torch.ones_like,
 ) -> LossTable:
-    """Return the table of a flow-matching loss for any density of log-SNR, with a spacing of 0.01
-    in log-SNR.
+    """Return a flow-matching loss as a table over log-SNR with a spacing of 0.01, for any density
+    of log-SNR.
     """
     logsnr = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     p = torch.softmax(log_density(logsnr), 0)
@@ -101,8 +100,8 @@ def stable_diffusion(
     is_v: bool = False,
     is_zero_terminal: bool = False,
 ) -> LossTable:
-    """Return the table of a loss on Stable Diffusion's time steps, by default uniform and
-    unweighted.
+    """Return a loss as a table over the time steps of Stable Diffusion, by default unweighted and
+    with uniform time steps.
     """
     logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero_terminal)
     ones = torch.ones_like(logsnr)

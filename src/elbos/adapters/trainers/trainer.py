@@ -14,7 +14,7 @@ Values = Mapping[str, str | float | bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """A family of trainer settings for translation: fixed values, and free parameters with bounds.
+    """A family of trainer settings to search: fixed values, and free parameters within bounds.
 
     Attributes:
         settings: Names and fixed values.
@@ -27,7 +27,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """A supported trainer, with the map from its settings to a training loss.
+    """A supported trainer, with the function that maps its settings to a training loss.
 
     Attributes:
         name: The trainer's name on the command line.
@@ -51,7 +51,9 @@ class Trainer:
     neutral: Mapping[str, float] = field(default_factory=dict)
 
     def loss(self, settings: Settings) -> Loss:
-        """Return the training loss that settings define; raise a ValueError if they are invalid."""
+        """Return the training loss that a trainer's settings define; raise a ValueError for invalid
+        settings.
+        """
         found = settings.findings(self.findings)
         if self.loss_types:
             kind = settings.one_of("loss_type", self.loss_types[0], self.loss_types)
@@ -66,10 +68,9 @@ class Trainer:
         return replace(loss, diagnostics=found)
 
     def audit(self, settings: Settings) -> Audit:
-        """Return the audit of the training loss that settings define."""
+        """Return the audit of the training loss that a trainer's settings define."""
         return audit_of(self.loss(settings))
 
 
 def audit_of(loss: Loss) -> Audit:
-    """Return the audit of a loss that is given by formulas or as a table."""
     return from_loss(loss) if isinstance(loss, DeclaredLoss) else from_table(loss)

@@ -51,11 +51,12 @@ class Translation:
 
     @property
     def is_same(self) -> bool:
-        """Return whether the weightings agree within tolerance, and the network targets agree."""
+        """Return whether the weightings agree within tolerance and the networks predict the same
+        target.
+        """
         return self.distance < SAME and self.is_same_prediction
 
     def to_text(self, title: str) -> str:
-        """Return the distance between the weightings in words, and the settings to be pasted."""
         said = render(
             "adapters/trainers/translation.txt",
             title=title,
@@ -66,13 +67,12 @@ class Translation:
         return f"{' '.join(said.split())}\n\n  {indented}\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON values, with None for an infinite distance."""
+        """Return all fields as JSON values, where None stands for an infinite distance."""
         off = self.distance if math.isfinite(self.distance) else None
         return {**asdict(self), "settings": dict(self.settings), "distance": off}
 
 
 def translation(audit: Audit, trainer: Trainer) -> Translation:
-    """Return the settings of a trainer whose weighting is closest to that of an audited loss."""
     names = [_prediction(trainer, option) for option in trainer.options]
     is_same = audit.parameterization in names
     options = [
@@ -103,9 +103,6 @@ def _prediction(trainer: Trainer, option: Option) -> str | None:
 
 
 def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[Values, float]:
-    """Fit the free settings of an option to the audited weighting; positive settings are fitted on
-    a logarithmic scale.
-    """
     logsnr, log_w = audit.logsnr.numpy(), audit.weight.log().numpy()
     p = audit.density.numpy()
     limits = option.free.values()
