@@ -73,8 +73,8 @@ _MOVED = {
 
 
 def path_today(name: str) -> str | None:
-    """Return the current dotted path of a module, given its former path; None if the module has not
-    moved.
+    """Return the dotted path to which a module has moved, given its former path; None if the module
+    has not moved.
 
     Examples:
         >>> path_today("elbos.weightings.flow"), path_today("elbos.audit")
@@ -88,19 +88,12 @@ def path_today(name: str) -> str | None:
 
 
 class _Aliases:  # without the classes of importlib.abc, whose import takes 30 ms
-    """Import hook that resolves the former path of a moved module to the module at its current
-    path.
-    """
-
     def find_spec(
         self,
         fullname: str,
         path: Any = None,  # a sequence, or the equivalent of a namespace package
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        """Return an import spec for the former path of a module that has moved; None for any other
-        path.
-        """
         del path, target
         is_moved = fullname.startswith("elbos.") and path_today(fullname) is not None
         loader: Any = self
@@ -114,17 +107,14 @@ class _Aliases:  # without the classes of importlib.abc, whose import takes 30 m
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Restore the import spec of a module that was imported by a former path, which the import
-        system has replaced.
-        """
         spec = module.__spec__
         assert spec is not None
-        module.__spec__ = spec.loader_state
+        module.__spec__ = spec.loader_state  # the import system had set that of the former path
 
 
 def moved_names(names: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module-level `__getattr__` that imports given names from the modules that now define
-    them.
+    """Return a module-level `__getattr__` function that imports given names from the modules that
+    now define them.
 
     Args:
         names: Dotted path of the defining module, by name.
@@ -139,7 +129,7 @@ def moved_names(names: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def install() -> None:
-    """Install the import hook for former module paths before all other import hooks.
+    """Install an import hook, ahead of all others, that resolves the former paths of moved modules.
 
     Placed later, a moved package would be imported twice, once under each path.
     """

@@ -15,12 +15,13 @@ Content = TypeVar("Content")
 
 
 class DamagedFolder(ValueError):
-    """Error: a file in a cached folder is missing or changed."""
+    """Error: a file in a cached folder is missing or was modified."""
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder, `$XDG_CACHE_HOME/elbos` or else `~/.cache/elbos`, which may
-    be deleted at any time.
+    """Return the user's cache folder, `$XDG_CACHE_HOME/elbos` or else `~/.cache/elbos`.
+
+    The folder may be deleted at any time.
 
     Raises:
         FileNotFoundError: If the home directory is not known.
@@ -49,8 +50,8 @@ def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
 def build_once(
     name: str, build: Callable[[Path], None], read: Callable[[Path], Content]
 ) -> Content:
-    """Return the content of a folder in the user's cache; if the folder is missing or damaged,
-    build it first.
+    """Return the content of a folder in the user's cache; build the folder first if it is missing
+    or damaged.
 
     `build` fills a temporary folder, which is renamed when complete: an interrupted build leaves
     nothing that could be mistaken for a finished one. One of several processes builds, under a lock
@@ -101,9 +102,6 @@ def _fill(path: Path, build: Callable[[Path], None]) -> None:
 
 @contextmanager
 def _explained(folder: Path, *errnos: int) -> Iterator[None]:
-    """Re-raise OSErrors in the `with` block (all, or those with given error numbers) with advice on
-    the cache folder.
-    """
     try:
         yield
     except OSError as error:

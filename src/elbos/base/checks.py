@@ -37,12 +37,11 @@ def require_positive(**values: float) -> None:
 
 
 class WrongTypeError(TypeError, ValueError):
-    """Error: the type of a value does not match the annotation of its argument or field."""
+    """Error: the type of a value does not match the type annotation of an argument or a field."""
 
 
 def require_type(kind: Any, /, **values: Any) -> None:
-    """Raise a WrongTypeError that names the first argument whose type the annotation does not
-    admit.
+    """Raise a WrongTypeError that names the first argument whose value is not of the given type.
 
     Examples:
         >>> require_type(int, num_images=1000)
@@ -61,7 +60,7 @@ def require_type(kind: Any, /, **values: Any) -> None:
 
 class Typed:
     """Mixin for dataclasses that raises a WrongTypeError if a field's value does not match the
-    field's type.
+    field's type annotation.
     """
 
     def __post_init__(self) -> None:
@@ -70,7 +69,6 @@ class Typed:
             require_type(kind, **{name: getattr(self, name)})
 
     def __init_subclass__(cls) -> None:
-        """Wrap the subclass's `__post_init__` so that the types of all fields are checked first."""
         super().__init_subclass__()
         if own := vars(cls).get("__post_init__"):
 
@@ -88,8 +86,8 @@ class Typed:
 
 
 def typed(function: F) -> F:
-    """Return a function that checks the types of its arguments, and raises a WrongTypeError if one
-    does not match.
+    """Decorate a function so that a call raises a WrongTypeError if an argument does not match its
+    type annotation.
     """
     signature = inspect.signature(function)
 
@@ -109,8 +107,8 @@ def typed(function: F) -> F:
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """Return the members of a union type as a flat tuple, without `Annotated`; for any other type,
-    only the type.
+    """Return the members of a union type, stripped of `Annotated`; for any other type, a tuple of
+    that type.
     """
     if get_origin(kind) is Annotated:
         return alternatives(get_args(kind)[0])
@@ -120,9 +118,6 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def type_names(kind: Any) -> str:
-    """Return the names of the types that an annotation admits, joined by "or"; of a long union, the
-    first five.
-    """
     names: list[str] = []
     for one in alternatives(kind):
         if get_origin(one) is Literal:
@@ -137,9 +132,6 @@ def type_names(kind: Any) -> str:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    """Return whether a value is an instance of a type; a list counts as a tuple, and types that
-    cannot be checked admit all values.
-    """
     if kind is Any:
         return True
     origin, inner = get_origin(kind) or kind, get_args(kind)
@@ -170,16 +162,12 @@ def _admits(kind: Any, value: Any) -> bool:
 
 @functools.cache
 def _field_types(cls: Any) -> dict[str, Any]:
-    """Return the types of a dataclass's init fields, by field name."""
     kinds = _types(cls)
     return {f.name: kinds[f.name] for f in dataclasses.fields(cls) if f.init and f.name in kinds}
 
 
 @functools.cache
 def _argument_types(function: Any) -> dict[str, Any]:
-    """Return the annotations of a function's arguments, by name; empty if an annotation cannot be
-    resolved.
-    """
     own = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
     arguments: Any = SimpleNamespace(__annotations__=own)
     try:
@@ -190,7 +178,6 @@ def _argument_types(function: Any) -> dict[str, Any]:
 
 @functools.cache
 def _types(annotated: Any) -> dict[str, Any]:
-    """Return the annotations of a class, by name; empty if an annotation cannot be resolved."""
     try:
         return get_type_hints(annotated)
     except NameError:
@@ -198,7 +185,7 @@ def _types(annotated: Any) -> dict[str, Any]:
 
 
 def require_floating(**tensors: Tensor) -> None:
-    """Raise an error that names the first argument that is not a floating-point tensor.
+    """Raise a ValueError that names the first argument that is not a floating-point tensor.
 
     Examples:
         >>> import torch
@@ -216,7 +203,8 @@ def require_floating(**tensors: Tensor) -> None:
 
 
 def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
-    """Raise a ValueError for data beyond ±100, such as 8-bit pixels; warn of data within [0, 1].
+    """Raise a ValueError if data exceed ±100, as 8-bit pixels do; warn if all data are between 0
+    and 1.
 
     Data have to be in [-1, 1], or latents of about that size. The check synchronizes the device.
 
@@ -246,7 +234,7 @@ def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
 
 
 def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
-    """Raise a ValueError unless losses and noise levels are both of shape `[b]`."""
+    """Raise a ValueError unless the losses and the noise levels both have shape `[b]`."""
     if loss.ndim != 1 or loss.shape != logsnr.shape:
         raise ValueError(
             f"losses of shape {tuple(loss.shape)} at log-SNR of shape {tuple(logsnr.shape)}: "
@@ -255,8 +243,8 @@ def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
 
 
 def require_finite(value: Any, where: str = "") -> None:
-    """Raise a ValueError that names the first number in a dataclass that is not finite, unless it
-    is the default.
+    """Raise a ValueError that names the first field of a dataclass that holds a non-finite number,
+    unless this is the field's default.
 
     Examples:
         >>> from elbos.weightings import Sigmoid

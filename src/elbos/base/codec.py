@@ -33,22 +33,20 @@ _from_file: dict[type, Callable[[str], Any]] = {}
 
 
 def register(annotation: Any, table: Callable[[], tuple[type, ...]]) -> None:
-    """Register the dataclasses that are valid values of an annotation, such as an abstract
+    """Register the dataclasses that a configuration may use for fields annotated with an abstract
     class.
     """
     _tables[annotation] = table
 
 
 def register_file_reader(kind: type, read: Callable[[str], Any]) -> None:
-    """Register the function that converts a text FILE.py:FUNCTION to an object of the class
-    `kind`.
-    """
+    """Register a function that loads an object of class `kind` from a text FILE.py:FUNCTION."""
     _from_file[kind] = read
 
 
 def options(annotation: Any) -> tuple[Any, ...]:
-    """Return the types that an annotation admits; a registered abstract class is replaced by its
-    dataclasses.
+    """Return the types that an annotation admits, with registered abstract classes replaced by
+    their dataclasses.
     """
     return _options(annotation, tuple((kind, table()) for kind, table in _tables.items()))
 
@@ -63,7 +61,6 @@ def _options(annotation: Any, tables: tuple[tuple[Any, tuple[type, ...]], ...]) 
 
 
 def classes(annotation: Any) -> dict[str, type]:
-    """Return the dataclasses that an annotation admits, by class name."""
     return dict(_classes(options(annotation)))
 
 
@@ -77,7 +74,7 @@ def _classes(admitted: tuple[Any, ...]) -> dict[str, type]:
 
 
 def encode(value: Any) -> Any:
-    """Return a dataclass, or the value of one of its fields, as JSON values.
+    """Convert a dataclass, or the value of a field, to JSON values.
 
     Fields marked `LATE` are omitted at their default, so that earlier digests stay valid.
     """
@@ -98,7 +95,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(annotation: Any, value: Any, where: str = "config") -> Any:
-    """Return the object of type `annotation` that `encode` converted to JSON values.
+    """Convert JSON values written by `encode` back to an object of type `annotation`.
 
     A field with a default may be missing, as in a file older than the field.
 
@@ -156,30 +153,23 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
 
 @functools.cache
 def _types(cls: type) -> dict[str, Any]:
-    """Return the annotations of a dataclass's fields, `Annotated` metadata included, by
-    field name.
-    """
     return get_type_hints(cls, include_extras=True)
 
 
 def require_encodable(value: Any) -> None:
-    """Raise a ValueError that names the first field of a dataclass whose value cannot be converted
-    to JSON.
-    """
     hints = _types(value.__class__)
     for f in dataclasses.fields(value):
         decode(hints[f.name], encode(getattr(value, f.name)), f.name)
 
 
 def digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON value, which is serialized with sorted keys."""
     text = json.dumps(value, sort_keys=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def difference(old: Any, new: Any, where: str = "") -> str | None:
-    """Return the first difference between two encoded objects as text, such as `weighting.k = 2.0,
-    not 3.0`; None if at most the entries `output` and `execution` differ.
+    """Return the first difference between two encoded configurations as text, such as `weighting.k
+    = 2.0, not 3.0`; None if they agree in all entries except `output` and `execution`.
     """
     if isinstance(old, dict) and isinstance(new, dict) and old["type"] == new["type"]:
         if old.keys() != new.keys():
@@ -204,8 +194,8 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
 
 
 def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool = False) -> Any:
-    """Return the object of type `annotation` that a Python expression, such as `Sigmoid(k=2.0)`,
-    describes.
+    """Build an object of type `annotation` from the text of a Python expression, such as
+    `Sigmoid(k=2.0)`.
 
     The expression is parsed, not evaluated. With `runs_files`, a weighting may be a function in a
     Python file, `FILE.py:FUNCTION`, and that file is run.
@@ -239,9 +229,6 @@ def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool =
 
 
 def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> Any:
-    """Return the JSON values into which `encode` would convert the object that a Python expression
-    describes.
-    """
     if get_origin(annotation) is tuple and ... not in get_args(annotation):
         parts, kinds = node.elts if isinstance(node, ast.Tuple) else [node], get_args(annotation)
         if len(parts) != len(kinds):
@@ -283,9 +270,6 @@ def _call_as_json(known: dict[str, type], node: ast.expr, where: str, runs_files
 
 
 def _arguments(node: ast.expr, positional: list[str]) -> dict[str, ast.expr]:
-    """Return the argument expressions of a constructor call, by argument name; empty for a name
-    without a call.
-    """
     if not isinstance(node, ast.Call):
         return {}
     names = [*positional[: len(node.args)], *(keyword.arg for keyword in node.keywords)]

@@ -16,7 +16,8 @@ DASHES = {  # plotly's name: the lengths of SVG
 
 
 class Swatch(NamedTuple):
-    """A short line sample in the colour and dash pattern of a curve, shown beside the curve's name.
+    """Legend key: a short line in the colour and dash pattern of a curve, shown beside the curve's
+    name.
 
     Args:
         color: A colour of CSS.
@@ -27,7 +28,6 @@ class Swatch(NamedTuple):
     dash: str = "solid"
 
     def html(self) -> Markup:
-        """Return the line sample as inline SVG."""
         svg = Markup(
             '<svg class="swatch" viewBox="0 0 28 8" aria-hidden="true"><path d="M0 4h28" '
             'stroke="{}" stroke-width="3" stroke-dasharray="{}"/></svg>'
@@ -36,7 +36,7 @@ class Swatch(NamedTuple):
 
 
 def faint(color: str, opacity: float = 0.13) -> str:
-    """Return a hex colour as CSS `rgba` of the given opacity, for filled areas.
+    """Convert a hex colour to a CSS `rgba` colour of the given opacity, for filled areas.
 
     Examples:
         >>> faint("#3b7dd8", 0.5)

@@ -18,7 +18,7 @@ Condition = Any
 
 
 def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
-    """Return a network's condition with `f` applied to every tensor, and all other values
+    """Return a network's condition with the function `f` applied to every tensor; other values are
     unchanged.
 
     Examples:
@@ -33,7 +33,7 @@ def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
 
 
 def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
-    """Return the network's condition for selected samples of a batch.
+    """Return a network's condition for selected samples of a batch.
 
     Examples:
         >>> cond_at({"label": torch.tensor([5, 6, 7])}, slice(1, 3))
@@ -43,16 +43,13 @@ def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
 
 
 def to_device(cond: Condition, device: torch.device) -> Condition:
-    """Return a network's condition with all tensors on a device; copies to a GPU are
-    asynchronous.
-    """
     is_sent = device.type != "cpu"  # a copy to the host has to be synchronous
     return map_tensors(lambda part: part.to(device, non_blocking=is_sent), cond)
 
 
 def cat_conds(first: Condition, second: Condition) -> Condition:
-    """Return the network's conditions for two batches, concatenated; values that are not tensors
-    come from the first.
+    """Concatenate a network's conditions for two batches; values that are not tensors are taken
+    from the first condition.
     """
     if isinstance(first, Tensor):
         return torch.cat([first, second])
@@ -62,7 +59,8 @@ def cat_conds(first: Condition, second: Condition) -> Condition:
 
 
 def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " b"]) -> Condition:
-    """Return the network's condition for a batch, with the null condition for selected samples.
+    """Return a network's condition for a batch, with the null condition in place of selected
+    samples' conditions.
 
     Examples:
         >>> replace_conds(torch.tensor([5, 6]), torch.tensor([-1]), torch.tensor([False, True]))
@@ -77,8 +75,8 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
 
 
 def is_alike(cond: Condition, other: Condition) -> bool:
-    """Return whether two conditions of a network have equal structure, equal tensor shapes, and
-    both integers or both floats.
+    """Return whether two network conditions have equal structure, equal tensor shapes, and dtypes
+    of the same kind, integer or float.
     """
     if isinstance(cond, Tensor):
         is_tensor = isinstance(other, Tensor) and other.shape == cond.shape
@@ -90,9 +88,6 @@ def is_alike(cond: Condition, other: Condition) -> bool:
 
 
 def require_tensors(cond: Condition) -> None:
-    """Raise a ValueError if a network's condition contains lists, tuples or NumPy arrays instead of
-    tensors.
-    """
     for part in cond.values() if isinstance(cond, Mapping) else (cond,):
         if isinstance(part, Mapping):
             require_tensors(part)
@@ -103,9 +98,6 @@ def require_tensors(cond: Condition) -> None:
 
 
 def require_length(cond: Condition, num: int) -> None:
-    """Raise a ValueError unless all tensors of a network's condition have length `num`, or if there
-    are lists or arrays.
-    """
     require_tensors(cond)
 
     def require(part: Tensor) -> Tensor:

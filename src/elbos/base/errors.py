@@ -15,11 +15,11 @@ class UsageError(Exception):
 
 
 class Diverged(ArithmeticError):
-    """Error: the training has diverged, since a loss or a gradient is not finite."""
+    """Error: training has diverged; a loss or a gradient is not finite."""
 
 
 class Interrupted(Exception):
-    """Error: the user interrupted the program, which has kept all finished work."""
+    """Error: the user interrupted the program; all finished work has been saved."""
 
 
 _ADVICE = {
@@ -34,7 +34,7 @@ _ADVICE = {
 
 
 def explained(error: BaseException) -> str:
-    """Return an error's message on one line; for an OSError, together with the path and advice.
+    """Return an error's message on one line; for an OSError, with the file's path and advice.
 
     Examples:
         >>> explained(OSError(errno.ENOSPC, "No space left on device", "runs/digits"))
@@ -50,7 +50,7 @@ def explained(error: BaseException) -> str:
 
 
 def message(error: BaseException) -> str:
-    """Return the message of an error in a user's code, on one line of at most 300 characters.
+    """Return the message of an error raised by user code, on one line of at most 300 characters.
 
     Builds of torch word a missing device differently; all of them raise the error in `_lazy_init`.
     """
@@ -65,8 +65,8 @@ def message(error: BaseException) -> str:
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
-    """Return advice on an unknown word, for an error message: similar known words, or else the
-    first known words.
+    """Return a hint for an error message about an unknown word: similar known words, or else a list
+    of known words.
 
     Examples:
         >>> suggestion("emd", ["elbo", "edm", "flow"])
@@ -84,7 +84,6 @@ def suggestion(word: str, names: Iterable[str]) -> str:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """Iterate over an error and the chain of errors that caused it, outermost first."""
     found: BaseException | None = error
     while found is not None:
         yield found
@@ -92,9 +91,6 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error reports exhausted memory, as a MemoryError or as torch's
-    RuntimeError.
-    """
     is_torch = isinstance(error, RuntimeError) and "alloc" in str(error)
     return isinstance(error, MemoryError) or is_torch
 
@@ -105,12 +101,11 @@ def flat(message: object) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return a text, shortened for quotation in an error message."""
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def printable(text: str) -> str:
-    r"""Return a text with non-printable characters, such as terminal control codes, escaped.
+    r"""Escape the non-printable characters of a text, such as terminal control codes.
 
     Examples:
         >>> printable("a\x1b[31m b")
@@ -120,8 +115,6 @@ def printable(text: str) -> str:
 
 
 class _Unfailing:
-    """A text stream that ignores errors when it is written to."""
-
     def __init__(self, stream: Any) -> None:
         self.stream = stream
 
@@ -139,7 +132,7 @@ class _Unfailing:
 
 
 def unfailing(stream: Any) -> Any:
-    """Return a text stream that ignores errors when it is written to.
+    """Wrap a text stream so that errors on writing are ignored.
 
     A full disk or a closed pipe at the end of a progress display is no reason to lose the work.
     """

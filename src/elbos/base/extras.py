@@ -10,12 +10,15 @@ from contextlib import contextmanager
 
 
 class MissingExtra(ModuleNotFoundError):
-    """Error: an optional dependency is missing; the message names the extra that installs it."""
+    """Error: an optional dependency is not installed; the message names the pip extra that contains
+    it.
+    """
 
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Raise a MissingExtra that names the extra to install, if an import in the `with` block fails.
+    """Convert a failed import in the `with` block into a MissingExtra that names the pip extra to
+    install.
 
     Args:
         extra: Name of the extra in pyproject.toml.

@@ -55,7 +55,6 @@ class Panel(NamedTuple):
 
 
 def stacked(panels: Sequence[Panel], xaxis: dict[str, Any], *, has_legend: bool) -> Figure:
-    """Return a figure with panels one above the other over a common horizontal axis."""
     inner = sum(panel.height + _GAP for panel in panels) - _GAP
     xaxis = {"anchor": _AXES[len(panels) - 1]} | xaxis
     fig = Figure(layout=_layout(inner, xaxis, has_legend=has_legend))
@@ -86,12 +85,10 @@ def _layout(inner: int, xaxis: dict[str, Any], *, has_legend: bool) -> dict[str,
 
 
 def hide_legend(fig: Figure) -> None:
-    """Remove the legend of a figure, and the space below the plot that is reserved for it."""
     fig.update_layout(showlegend=False, height=fig.layout.height - _LEGEND, margin_b=_AXIS)
 
 
 def logsnr_axis(low: float, high: float) -> dict[str, Any]:
-    """Return plotly settings of a horizontal log-SNR axis."""
     return {
         "title": {"text": "noisy ← log-SNR → clean", "standoff": 8},
         "range": [low, high + 0.01 * (high - low)],
@@ -100,7 +97,6 @@ def logsnr_axis(low: float, high: float) -> dict[str, Any]:
 
 
 def log_axis(values: Float[Array, " n"]) -> dict[str, Any]:
-    """Return plotly settings of a logarithmic axis that spans the positive values."""
     logs = np.log10(values[values > 0])
     low, high = (logs.min(), logs.max()) if logs.size else (0.0, 1.0)
     margin = max(0.06 * (high - low), 0.15)
@@ -116,7 +112,6 @@ def area(
     color: str,
     **options: Any,
 ) -> Scatter:
-    """Return a filled area between two curves, as a plotly trace."""
     return Scatter(
         x=np.concatenate([x, x[::-1]]),
         y=np.concatenate([high, low[::-1]]),

@@ -40,9 +40,7 @@ def regular(path: Path) -> Path:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return the device number and the inode of a file or folder; None if the path does not
-    exist.
-    """
+    """Return the device and inode numbers of a file or folder; None if the path does not exist."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -61,17 +59,12 @@ def read(path: Path) -> bytes:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, read in blocks.
-
-    Raises:
-        OSError: As `read` does.
-    """
     with named_errors(path), regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_json(path: Path) -> Any:
-    """Return the value in a JSON file.
+    """Return the value stored in a JSON file.
 
     Raises:
         OSError: As `read` does.
@@ -87,7 +80,8 @@ TEXT_FORMATS = (".json", ".toml", ".yaml", ".yml")
 
 
 def read_value(path: Path) -> Any:
-    """Return the value of a JSON, TOML or YAML file; the suffix of its name says which.
+    """Return the value stored in a JSON, TOML or YAML file; the file's suffix determines the
+    format.
 
     Raises:
         OSError: If the file cannot be read.
@@ -123,8 +117,8 @@ def write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a file to write to, which replaces `path` atomically if the `with` block ends without
-    an error.
+    """Open a temporary file for writing, which atomically replaces `path` if the `with` block ends
+    without an error.
     """
     with _beside(path) as (temporary, file):
         yield file
@@ -136,7 +130,7 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def require_writable(path: Path) -> None:
-    """Raise an OSError if writing a file to `path` will fail, except because of a full disk.
+    """Raise an OSError if a file cannot be written to `path`; free disk space is not checked.
 
     Raises:
         OSError: As `write` does.
@@ -146,7 +140,7 @@ def require_writable(path: Path) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append `content` to a file, created if missing.
+    """Append `content` to a file, which is created if missing.
 
     Raises:
         OSError: If the file cannot be written, or is a link; the error names `path`.
@@ -160,7 +154,8 @@ def append(path: Path, content: bytes) -> None:
 
 
 def require_plain(folder: Path, *, may_link: bool = False) -> None:
-    """Raise an OSError if a folder holds, at any depth, anything but folders and regular files.
+    """Raise an OSError if a folder contains, at any depth, anything other than folders and regular
+    files.
 
     Args:
         folder: The folder.
@@ -186,9 +181,6 @@ def _require_no_link(path: Path) -> None:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Yield a temporary file next to `path`, which is deleted after the `with` block unless it was
-    renamed.
-    """
     temporary = partial(path)
     with named_errors(path):
         _require_no_link(path)
@@ -207,15 +199,13 @@ def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
 
 
 def partial(path: Path) -> Path:
-    """Return a temporary path, unique to this machine and process, that is later renamed to
-    `path`.
-    """
+    """Return a temporary path beside `path`, unique to this machine and process."""
     return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Delete temporary files and folders in `folder` left behind by killed processes of this
-    machine.
+    """Delete temporary files and folders in `folder` that killed processes of this machine left
+    behind.
     """
     for path in folder.glob(f".{name}.{_HOST}.*.partial"):
         pid = path.name.split(".")[-2]
@@ -224,9 +214,6 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
 
 
 def _is_another_process(pid: int) -> bool:
-    """Return whether a process with this ID, other than the current process, is running on this
-    machine.
-    """
     if pid == os.getpid() or os.name != "posix":  # elsewhere signal 0 would end it
         return False
     try:
@@ -239,7 +226,7 @@ def _is_another_process(pid: int) -> bool:
 
 
 def expanded(path: Path | str) -> Path:
-    """Return a path as an absolute path, with `~` expanded.
+    """Return the absolute form of a path, with `~` expanded to the home directory.
 
     Raises:
         FileNotFoundError: If the home directory is not known.
@@ -254,7 +241,7 @@ def expanded(path: Path | str) -> Path:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Re-raise OSErrors in the `with` block with `path` as the name of the file."""
+    """Re-raise OSErrors from the `with` block with `path` as the file name in the error."""
     try:
         yield
     except OSError as error:

@@ -18,7 +18,7 @@ class CorruptFile(ValueError):
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return named tensors as bytes in the safetensors format.
+    """Serialize named tensors to bytes in the safetensors format.
 
     Raises:
         RuntimeError, ValueError, TypeError: If tensors share memory, or values are not numeric
@@ -31,7 +31,7 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Return the named tensors in the content of a safetensors file.
+    """Return the tensors, by name, in the content of a safetensors file.
 
     Raises:
         CorruptFile: If the content is not in that format; the error names `path`.
@@ -44,7 +44,7 @@ def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; raise a CorruptFile if the file holds any other JSON value.
+    """Return the JSON object stored in a file; raise a CorruptFile if the file holds anything else.
 
     Raises:
         OSError: If the file cannot be read.

@@ -34,7 +34,7 @@ class Markdown(str):
 
 
 def render(template: str, **context: Any) -> str:
-    """Return the text that a template renders with given variables.
+    """Render a template with given variables, and return the text.
 
     Args:
         template: A file in `templates`, ROOM/NAME of a room above, such as "audit/page.html".
@@ -50,7 +50,6 @@ def render(template: str, **context: Any) -> str:
 
 
 def sentences(template: str, macro: str, *args: Any) -> list[str]:
-    """Return the lines of text that a macro of a plain-text template renders."""
     text: str = getattr(_environment(".txt").get_template(template).module, macro)(*args)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
@@ -73,7 +72,7 @@ def document(
 
 
 def write_html(path: str | Path, page: str) -> None:
-    """Write an HTML page to `path`, and create missing parent folders.
+    """Write an HTML page to `path`, creating missing parent folders.
 
     Raises:
         OSError: If the page cannot be written; the error names `path`.
@@ -83,9 +82,7 @@ def write_html(path: str | Path, page: str) -> None:
 
 
 def breakable(text: str) -> Markup:
-    """Return text escaped for HTML, with line breaks allowed between the parts of a path, name or
-    call.
-    """
+    """Escape text for HTML, and allow line breaks between the parts of a path, name or call."""
     if isinstance(text, Markup):
         return text
     broken = re.sub(r"(?<=[/:_.])(?=[^\W\d])|(?<=[(=,])(?=\w)", "<wbr>", str(escape(text)))
@@ -103,7 +100,7 @@ def plain(text: object) -> str:
 
 
 def fenced(code: str) -> Markdown:
-    """Return a Markdown code block whose fence is longer than any sequence of backticks in the
+    """Return code as a Markdown code block whose fence is longer than any run of backticks in the
     code.
     """
     longest = max(map(len, re.findall("`+", code)), default=0)
@@ -122,9 +119,6 @@ def inert(content: str) -> Markup:
 
 
 def without_legend(figure: Any) -> Any:
-    """Return a copy of a figure without legend, for HTML pages that show line samples beside the
-    names of curves.
-    """
     from elbos.base.figures import hide_legend  # plain-text output does not need plotly
 
     copied = copy.deepcopy(figure)
@@ -145,7 +139,6 @@ _NUMBERS = ("number", "fixed", "signed", "plus_minus", "interval", "percent", "c
 
 @cache
 def _environment(suffix: str) -> Environment:
-    """Return the jinja2 environment for templates of one file format, with filters and escaping."""
     show: dict[str, Callable[[Any], Any]] = {".html": _known, ".md": _for_markdown}
     environment = Environment(
         loader=FunctionLoader(_template),
@@ -173,9 +166,6 @@ def _for_markdown(value: Any) -> str:
 
 @cache
 def _template(name: str) -> str:
-    """Return the text of a template: `templates/NAME` of the package `elbos.base`, or, for
-    ROOM/NAME, of `elbos.ROOM`.
-    """
     room, _, file = name.rpartition("/")
     package = ".".join(["elbos", *(room or "base").split("/")])
     return resources.files(package).joinpath("templates", file).read_text(encoding="utf-8")

@@ -25,7 +25,7 @@ _TOLERANCE = 1e-3  # beyond [-1, 1], for rounding
 
 @runtime_checkable
 class Batched(Protocol):
-    """Interface of a dataset that returns batches of samples, given the indices of the samples."""
+    """Interface of datasets that return a whole batch of samples, given the samples' indices."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +35,7 @@ class Batched(Protocol):
 
 @dataclass(frozen=True)
 class Items:
-    """A tensor or map-style dataset that is read in batches, with checks of types and ranges.
+    """Adapter that reads a tensor or map-style dataset in batches, checking types and ranges.
 
     Attributes:
         dataset: The tensor or dataset.
@@ -53,7 +53,7 @@ class Items:
         return len(self.dataset)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "b *d"], Condition]:
-        """Return the batch of samples with the given indices, and their condition or None.
+        """Return the data and the condition (or None) of the samples with the given indices.
 
         Raises:
             ValueError: If `x` is not a tensor of floating-point numbers, or beyond [-1, 1].
@@ -96,11 +96,6 @@ class Items:
 
 
 def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
-    """Return a batch of data and conditions, given samples that are each `x` or `(x, cond)`.
-
-    Raises:
-        ValueError: If the items have different shapes, or are not numeric.
-    """
     parts = items[0] if isinstance(items[0], tuple | list) else ()
     xs, conds = zip(*items, strict=True) if len(parts) == 2 else (items, (None,))
     if len(parts) == 1:  # of a TensorDataset

@@ -11,7 +11,7 @@ _ROUNDING = 1e-14  # relative; a smaller standard error counts as zero
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a number as text with a given number of significant digits.
+    """Format a number with a given number of significant digits.
 
     Examples:
         >>> number(49.001), number(4805.2), number(-0.25), number(1.5e-7, 2), number(None)
@@ -21,7 +21,7 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def fixed(value: float | None, decimals: int) -> str:
-    """Return a number as text with a given number of decimals.
+    """Format a number with a given number of decimals.
 
     Examples:
         >>> fixed(-2.25, 1), fixed(-0.01, 1), fixed(12.0, 0)
@@ -31,7 +31,7 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def signed(value: float | None, decimals: int) -> str:
-    """Return a number as text with its sign and a given number of decimals.
+    """Format a number with its sign and a given number of decimals.
 
     Examples:
         >>> signed(-0.26, 1), signed(1.0, 1)
@@ -58,8 +58,8 @@ def decimals(error: float | None, digits: int = 2) -> int | None:
 
 
 def plus_minus(value: float | None, error: float | None) -> str:
-    """Return a value and its standard error as text, both to the error's second significant digit;
-    without an error, the value to four digits.
+    """Format a value and its standard error to the error's second significant digit; without an
+    error, the value to four significant digits.
 
     Examples:
         >>> plus_minus(2.9034, 0.0123), plus_minus(2.9034, None)
@@ -84,7 +84,7 @@ def plus_minus(value: float | None, error: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None, places: int) -> str:
-    """Return the two ends of an interval as text, with signs.
+    """Format the two ends of an interval, with their signs.
 
     Examples:
         >>> interval(-0.26, 0.1, 2)
@@ -94,7 +94,7 @@ def interval(low: float | None, high: float | None, places: int) -> str:
 
 
 def percent(share: float | None, places: int = 1) -> str:
-    """Return a fraction as text, as a percentage.
+    """Format a fraction as a percentage.
 
     Examples:
         >>> percent(0.123), percent(0.5, 0)
@@ -104,8 +104,7 @@ def percent(share: float | None, places: int = 1) -> str:
 
 
 def count(num: int | None, what: str = "") -> str:
-    """Return a number with its noun, such as `3 seeds`; for an unknown number, only the plural
-    noun.
+    """Format a count with its noun, such as `3 seeds`; for an unknown count, only the plural noun.
 
     Examples:
         >>> count(60_000), count(3, "seeds"), count(1, "seeds"), count(None, "images")
@@ -117,7 +116,7 @@ def count(num: int | None, what: str = "") -> str:
 
 
 def setting(value: Any) -> str:
-    """Return the value of a setting as text: a number, flag, text, sequence or mapping.
+    """Format the value of a setting: a number, flag, text, sequence or mapping.
 
     Examples:
         >>> setting({"torch": "2.6", "seeds": [0, 1]}), setting(True), setting(60_000)
@@ -139,5 +138,4 @@ def _is_known(value: float | None) -> TypeGuard[float]:
 
 
 def _minus(text: str) -> str:
-    """Return text with hyphens replaced by minus signs, which are as wide as plus signs."""
     return text.replace("-", "−")

@@ -33,7 +33,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Processes:
-    """Group of processes: rank and device of the current process, and collective operations.
+    """A process group: rank and device of the current process, and collective operations.
 
     Every process must make the same calls of the collective operations.
     """
@@ -45,8 +45,8 @@ class Processes:
     @classmethod
     @naming_lost_processes()
     def joined(cls) -> "Processes":
-        """Join the process group that the environment variables describe; return it, or a group of
-        one process.
+        """Join the process group that the environment variables describe; without such variables,
+        return a group of one process.
         """
         name_as_torchrun_does()
         device = local_device()
@@ -75,18 +75,17 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """True in the main process (rank 0), which alone writes files and prints."""
         return self.rank == 0
 
     def share(self, num: int) -> slice:
-        """Return the slice of `num` samples for which this process is responsible; slices have
-        almost equal lengths.
+        """Return this process's slice of `num` samples; the slices of all processes have almost
+        equal lengths.
         """
         return slice(num * self.rank // self.num, num * (self.rank + 1) // self.num)
 
     def gathered(self, own: Shaped[Tensor, "b *d"], num: int) -> Shaped[Tensor, "n *d"]:
-        """Return the samples of all processes, in order, on every process, given the slice of this
-        process.
+        """Gather the samples of all processes, in rank order, on every process, given this
+        process's slice.
         """
         if self.num == 1:
             return own
@@ -98,7 +97,7 @@ class Processes:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return, on every process, whether the flag is true on any process (all-reduce)."""
+        """Return, for each flag, whether the flag is true on at least one process (all-reduce)."""
         if self.num == 1:
             return list(flags)
         found = torch.tensor(flags, dtype=torch.int32)
@@ -106,25 +105,23 @@ class Processes:
         return found.bool().tolist()
 
     def wait(self) -> None:
-        """Wait until all processes reach this call (barrier)."""
         if self.num > 1:
             dist.all_reduce(torch.zeros(1))  # over the CPU's backend
 
     def together(self, work: Callable[[], _T]) -> _T:
-        """Call `work` on every process, wait for all, and return the result; raise an error if the
-        call failed on any process.
+        """Run `work` on every process, wait for all, and return this process's result; an exception
+        on one process is raised on all.
         """
         return work() if self.num == 1 else together(work)
 
     def from_main(self, value: _T) -> _T:
-        """Return the main process's value on every process (broadcast)."""
         values = [value]
         if self.num > 1:
             dist.broadcast_object_list(values)
         return values[0]
 
     def lists(self, own: list[_T]) -> list[_T]:
-        """Return the concatenated lists of all processes, in order, on every process."""
+        """Concatenate the lists of all processes, in rank order, on every process."""
         lists: list[list[_T]] = [own] * self.num
         if self.num > 1:
             dist.all_gather_object(lists, own)
@@ -136,7 +133,6 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def local_device() -> torch.device:
-    """Return the accelerator assigned to this process; the CPU if there is no accelerator."""
     if not torch.accelerator.is_available():
         return torch.device("cpu")
     accelerator = torch.accelerator.current_accelerator()
@@ -146,8 +142,7 @@ def local_device() -> torch.device:
 
 
 def _store_of_attempt() -> Store | None:
-    """Return the store through which processes started by torchrun find each other; None without
-    torchrun.
+    """Return the rendezvous store of processes started by torchrun; None without torchrun.
 
     When torchrun restarts processes it keeps its store, with the addresses of processes that have
     ended, from which new ones would await an answer. So the first process opens another store, and

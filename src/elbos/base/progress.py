@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """Progress callback: receives an amount of work, and whether this was loaded from an earlier
-    run and so does not count for the rate.
+    """Progress callback: takes the amount of finished work; work loaded from an earlier run is
+    excluded from the rate.
     """
 
     def __call__(self, num: int, is_kept: bool = False, /) -> None: ...
@@ -24,13 +24,12 @@ Start = Callable[[str, int, str], Advance]
 
 
 def silent(what: str, total: int, unit: str) -> Advance:
-    """Return a progress callback that does nothing."""
     del what, total, unit
     return lambda *_: None
 
 
 def progress(console: "Console | None" = None) -> "Progress":
-    """Return a progress bar with rate and time left, whose tasks have the fields `unit` and,
+    """Return a progress bar that shows rate and remaining time; tasks have the field `unit` and,
     optionally, `note`.
 
     Args:
@@ -42,8 +41,6 @@ def progress(console: "Console | None" = None) -> "Progress":
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Progress column that shows units per second."""
-
         def render(self, task: "Task") -> Text:
             speed = task.finished_speed or task.speed
             return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
@@ -63,7 +60,7 @@ def progress(console: "Console | None" = None) -> "Progress":
 
 
 def clock(seconds: float) -> str:
-    """Return a duration as text, h:mm:ss, rounded to seconds.
+    """Format a duration in seconds as h:mm:ss.
 
     Examples:
         >>> clock(59.6), clock(36_000)
@@ -74,8 +71,8 @@ def clock(seconds: float) -> str:
 
 
 def begin(bar: "Progress", what: str, total: int, unit: str) -> Advance:
-    """Add a task to a progress bar, and return the progress callback of the task; without a
-    terminal, print a line.
+    """Add a task to a progress bar and return the task's progress callback; without a terminal,
+    print a line instead of a bar.
 
     Returns:
         The callback. It takes the amount of work done since the last call, and True if that was

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def to_json(value: Any) -> Any:
-    """Return a result dataclass, or the value of one of its fields, as JSON values."""
+    """Convert a result dataclass, or the value of a field, to JSON values."""
     if dataclasses.is_dataclass(value):
         found: dict[str, Any] = {}
         for f in dataclasses.fields(value):
@@ -28,7 +28,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(annotation: Any, value: Any) -> Any:
-    """Return the object of type `annotation` that `to_json` converted to JSON values; ignore
+    """Convert JSON values written by `to_json` back to an object of type `annotation`, ignoring
     unknown entries.
 
     Raises:
@@ -56,7 +56,6 @@ def from_json(annotation: Any, value: Any) -> Any:
 
 
 def _is_of(annotation: Any, value: Any) -> bool:
-    """Return whether a value is an instance of a type; an integer counts as a float."""
     kinds = float | int if annotation is float else annotation
     return isinstance(value, kinds) and isinstance(value, bool) == (annotation is bool)
 

@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 
 def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
-    """Yield the indices below `num` that this process works on, each with True, or with False for
-    an index repeated as padding.
+    """Yield this process's share of the indices below `num`, each with True, or with False if the
+    index is repeated as padding.
 
     Every process computes equally many pieces, since sharded networks (FSDP2) need all processes in
     each call: a process without pieces left repeats the first one, flagged False.
@@ -41,7 +41,9 @@ def require_processes() -> None:
 
 
 def warn_if_several(stacklevel: int = 4) -> None:
-    """Warn if `torch.distributed` has several processes, each of which does all the work."""
+    """Warn if several processes of `torch.distributed` are running, since each one repeats the
+    whole work.
+    """
     num = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if num > 1:
         warnings.warn(
@@ -53,7 +55,7 @@ def warn_if_several(stacklevel: int = 4) -> None:
 
 @contextmanager
 def naming_lost_processes() -> Iterator[None]:
-    """Convert connection errors of `torch.distributed` in the `with` block into a one-line
+    """Convert an error that reports a lost process of `torch.distributed` into a one-line
     ConnectionError.
 
     gloo has no exception class; all of its messages contain a path of its source code.
@@ -71,7 +73,7 @@ def naming_lost_processes() -> Iterator[None]:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Run `work` on every process, wait for all processes, and return the result; an exception on
+    """Run `work` on every process, wait for all, and return this process's result; an exception on
     one process is raised on all.
 
     Raises:
@@ -87,7 +89,9 @@ def together(work: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Create the process group for waits without timeout, while all processes are known to run."""
+    """Create the process group for waits without timeout; call this while all processes are known
+    to run.
+    """
     _patient()
 
 
@@ -105,7 +109,6 @@ def _patient() -> dist.ProcessGroup:
 
 
 def _settle(own: Exception | None) -> None:
-    """Wait for all processes; raise an error on every process if the work failed on any process."""
     errors: list[Exception | None] = [None] * dist.get_world_size()
     with naming_lost_processes():
         dist.all_gather_object(errors, own, group=_patient())
@@ -133,7 +136,7 @@ def summed(
     is_shared: bool,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Return tensors of `num` rows, assembled on the CPU in float64 from the rows that each process
+    """Assemble tensors of `num` rows, on the CPU in float64, from the rows that each process
     computed.
     """
     merged = {}

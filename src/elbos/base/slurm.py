@@ -37,7 +37,7 @@ def name_as_torchrun_does() -> None:
 
 
 def _first_node(nodes: str) -> str:
-    """Return the name of the first node in SLURM's compressed node list.
+    """Return the first host name in SLURM's compressed node list.
 
     Examples:
         >>> _first_node("gpu[007-009,012],login1"), _first_node("rack[1-2]node[03,05]")

@@ -38,8 +38,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Store:
-    """A directory of tensor files, one per part of a long computation, so that the computation can
-    resume.
+    """Directory of tensor files, one for each part of a long computation, from which an interrupted
+    computation resumes.
 
     Args:
         folder: The directory, created when the first part is written.
@@ -51,11 +51,11 @@ class Store:
     processes: Processes = ALONE
 
     def __contains__(self, name: str) -> bool:
-        """Return whether the result of the part `name` is stored."""
         return self._path(name).exists()
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return the stored result of the part `name`; if it is missing, compute and store it.
+        """Return the stored result of one part of the computation; if the result is missing,
+        compute and store it.
 
         A file that cannot be read is computed again, with a warning.
 
@@ -91,8 +91,8 @@ class Store:
         return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}
 
     def of_main(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return the tensors stored under `name`; if missing, the main process computes and stores
-        them for all processes.
+        """Return the tensors stored under `name`; if they are missing, the main process computes
+        and stores them for all processes.
 
         Raises:
             OSError: If it cannot be written.
@@ -103,9 +103,6 @@ class Store:
         return self._of_another(name) if found is None else found
 
     def _of_another(self, name: str) -> Tensors:
-        """Return the stored part that another process computes; wait at most two minutes for the
-        file to appear.
-        """
         begin = time.monotonic()
         while (found := _read(self._path(name))) is None:
             if time.monotonic() - begin > _SECONDS:
@@ -121,7 +118,7 @@ class Store:
 
 
 def pack(tensors: Tensors) -> bytes:
-    """Return tensors as bytes in the safetensors format, preceded by a SHA-256 checksum."""
+    """Serialize tensors to the safetensors format, preceded by a SHA-256 checksum."""
     content = formats.pack(tensors)
     return hashlib.sha256(content).digest() + content
 

@@ -41,16 +41,13 @@ class Column:
 
     @property
     def head(self) -> str:
-        """Title of the table column, with an arrow that shows whether lower or higher values are
-        better.
-        """
         arrow = {None: "", True: " ↓", False: " ↑"}[self.is_lower_better]
         return self.title + arrow  # in this order, `Markup` stays `Markup`
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, optionally with note, emphasis and line sample of a curve.
+    """A table cell: text, optionally with a note, emphasis and the line sample of a curve.
 
     Attributes:
         text: The value.
@@ -72,7 +69,6 @@ class Cell:
 
     @property
     def sorts_as(self) -> str:
-        """Key by which the table cell is sorted on an HTML page; empty cells sort last."""
         if self.value is not None:
             return str(self.value)
         return "" if self.text == NONE else escape(self.text).striptags()
@@ -99,28 +95,21 @@ class Table:
 
     @property
     def has_head(self) -> bool:
-        """Return whether any column of the table has a title."""
         return any(column.title for column in self.heads)
 
     @cached_property
     def heads(self) -> list[Column]:
-        """Columns of the table, with titles given as plain text converted to `Column`."""
         return [one if isinstance(one, Column) else Column(one) for one in self.columns]
 
     @property
     def body_cells(self) -> list[list[Cell]]:
-        """Body rows of the table, with plain text converted to `Cell`."""
         return _cells(self.rows)
 
     @property
     def foot_cells(self) -> list[list[Cell]]:
-        """Footer rows of the table, with plain text converted to `Cell`."""
         return _cells(self.foot)
 
     def without_empty_columns(self) -> "Table":
-        """Return the table without columns whose cells are all empty; the first column is always
-        kept.
-        """
         cells = [*self.body_cells, *self.foot_cells]
         kept = [
             i
@@ -131,7 +120,6 @@ class Table:
         return replace(self, columns=[self.columns[i] for i in kept], rows=rows, foot=foot)
 
     def rich(self) -> rich.table.Table:
-        """Return the table as an object that the package rich prints on the terminal."""
         drawn = rich.table.Table(
             title=Text(printable(self.caption)) if self.caption else None,
             title_justify="left",
@@ -153,7 +141,7 @@ class Table:
         return drawn
 
     def html(self, kind: str = "", *, is_sortable: bool = False) -> str:
-        """Return the table as HTML.
+        """Render the table as HTML.
 
         Args:
             kind: Classes for the style sheet.
@@ -164,7 +152,6 @@ class Table:
         return render("table.html", table=self, classes=classes, is_sortable=is_sortable)
 
     def markdown(self) -> Markdown:
-        """Return the table as GitHub-flavored Markdown."""
         titles = [plain(column.head) for column in self.heads]
         is_number = [i > 0 and column.is_numeric for i, column in enumerate(self.heads)]
         rows = [list(map(_for_markdown, row)) for row in [*self.body_cells, *self.foot_cells]]
@@ -174,13 +161,12 @@ class Table:
 
 
 def settings(values: Mapping[str, Any]) -> Table:
-    """Return a table with two columns: names and values of settings."""
     rows = [(key.replace("_", " "), setting(value)) for key, value in values.items()]
     return Table([Column(""), Column("", is_numeric=False)], rows)
 
 
 def evenly(num: int, most: int) -> list[int]:
-    """Return at most `most` evenly spaced indices of `num` rows.
+    """Return at most `most` evenly spaced indices below `num`.
 
     Examples:
         >>> evenly(10, 4), evenly(2, 4)

@@ -35,9 +35,7 @@ _GUARD = "keep what trains and what reads arguments under `if __name__ == '__mai
 
 @contextlib.contextmanager
 def no_modules_here() -> Iterator[None]:
-    """Prevent processes started in the `with` block from importing modules of the current
-    folder.
-    """
+    """Keep processes started in the `with` block from importing modules of the current folder."""
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"
     try:
@@ -49,27 +47,24 @@ def no_modules_here() -> Iterator[None]:
 
 
 def is_code(target: str) -> bool:
-    """Return whether a command-line target is a Python file, FILE.py or FILE.py:FUNCTION."""
+    """Return whether a command-line target names a Python file: FILE.py or FILE.py:FUNCTION."""
     return target.endswith(".py") or code_path(target).suffix == ".py"
 
 
 def code_path(target: str) -> Path:
-    """Return the path of the file in a target FILE.py or FILE.py:FUNCTION."""
+    """Return the path of FILE.py, given a target FILE.py or FILE.py:FUNCTION."""
     return _split(target)[0]
 
 
 def _split(target: str) -> tuple[Path, str]:
-    """Return the file path and the function name in a target FILE.py:FUNCTION; "" if there is no
-    function name.
-    """
     file, _, name = target.rpartition(":")
     return (Path(file), name) if file.endswith(".py") else (Path(target), "")
 
 
 @contextlib.contextmanager
 def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
-    """Set `sys.path`, `sys.argv` and standard streams in the `with` block as if a Python file were
-    run as a script.
+    """Set `sys.path`, `sys.argv` and the standard streams in the `with` block as if a Python file
+    were run as a script.
 
     Args:
         target: The file.
@@ -108,8 +103,8 @@ def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
 
 
 def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
-    """Raise a ValueError if a target FILE.py:FUNCTION has no valid function name; the message lists
-    the file's functions.
+    """Raise a ValueError if a target FILE.py:FUNCTION names no function of the file; the message
+    lists the file's functions.
 
     Raises:
         OSError: If the file cannot be read.
@@ -124,8 +119,9 @@ def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
 
 
 def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callable[..., Any]:
-    """Import a user's FILE.py and return FUNCTION, if it takes the given arguments; to be called
-    within `as_script`.
+    """Import a user's Python file and return one of its functions, if it takes the given arguments.
+
+    To be called within `as_script`.
 
     Args:
         target: The target, FILE.py:FUNCTION.
@@ -163,8 +159,8 @@ def described(error: BaseException, file: Path) -> str:
 
 
 def line_of(error: BaseException | None, file: Path) -> int | None:
-    """Return the innermost line of a file in the traceback of an error or of the error's causes;
-    None if no line is found.
+    """Return the innermost line number of a file in the traceback of an error or of its causes;
+    None if the file does not occur in one.
     """
     if error is None:
         return None
@@ -174,7 +170,6 @@ def line_of(error: BaseException | None, file: Path) -> int | None:
 
 
 def _run(path: Path) -> ModuleType:
-    """Return a user's file as an imported module; raise a one-line error if the import fails."""
     file = path.resolve()  # the code may change the current directory
     try:
         return _imported(file)
@@ -200,9 +195,6 @@ def _imported(file: Path) -> ModuleType:
 
 
 def _place(path: Path) -> tuple[Path, list[str]]:
-    """Return the folder from which a Python file is imported, and the parts of its dotted module
-    path.
-    """
     folder, names = path.resolve().parent, [path.stem]
     while (folder / "__init__.py").is_file():
         folder, names = folder.parent, [folder.name, *names]
@@ -230,9 +222,6 @@ def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb:
 
 
 def places(module: ModuleType) -> list[str]:
-    """Return the file of a module and, for a package, the folders that are searched for
-    submodules.
-    """
     contents = vars(module)  # not getattr, which some modules override
     found = [contents.get("__file__")]
     with contextlib.suppress(TypeError, KeyError):  # the path is None, or the package was removed
@@ -241,7 +230,6 @@ def places(module: ModuleType) -> list[str]:
 
 
 def _is_neighbour(name: str, folder: Path) -> bool:
-    """Return whether a module was loaded from the user's folder, not from an installed package."""
     return name == _NAME or any(
         Path(place).is_relative_to(folder) and "site-packages" not in place
         for place in places(sys.modules[name])
@@ -250,12 +238,9 @@ def _is_neighbour(name: str, folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _nothing_on_stdout() -> Iterator[None]:
-    """Redirect standard output, also that of subprocesses, to standard error within the `with`
-    block.
-    """
     sys.stdout.flush()
     stdout = os.dup(1)
-    os.dup2(2, 1)
+    os.dup2(2, 1)  # the output of subprocesses, too
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield

@@ -32,8 +32,6 @@ from elbos.base.user_code import no_modules_here
 
 
 class Verb(NamedTuple):
-    """Summary and requirements of a command-line verb, known without importing its module."""
-
     summary: str
     extra: str = "train"  # the installation extra that the verb needs
     less_memory: str = "lower --batch-size or --num, or use less data"
@@ -78,7 +76,6 @@ ENCODE = ["data", "encode"]  # the only `elbos data` command for several process
 
 
 def main() -> None:
-    """Run the command line of this process, and exit with its status."""
     _open_closed_streams()
     warnings.formatwarning = lambda message, *_: f"elbos: warning: {flat(message)}\n"
     sys.stderr = unfailing(sys.stderr)
@@ -109,7 +106,6 @@ def main() -> None:
 
 
 def run(words: list[str]) -> None:
-    """Run the command that the words of a command line describe."""
     if not words or words[0] in ("-h", "--help"):
         lines = (f"  {verb:12}{about.summary}" for verb, about in VERBS.items())
         usage = "usage: elbos VERB [OPTIONS]; `elbos VERB -h` has the most used options, --help all"
@@ -132,8 +128,6 @@ def run(words: list[str]) -> None:
 
 
 def command(verb: str, words: list[str]) -> Callable[[], None]:
-    """Return the executable command that the words after a verb describe."""
-
     def stop(*_: object) -> None:  # half-imported modules turn the exception into other errors
         sys.stderr.write("elbos: Interrupted.\n")
         os._exit(1)
@@ -147,8 +141,8 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
 
 
 def _open_closed_streams() -> None:
-    """Open the null device for each closed standard stream, so that no other file gets its
-    descriptor.
+    """Open the null device for each closed standard stream, so that no other file receives the
+    stream's descriptor.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -157,14 +151,12 @@ def _open_closed_streams() -> None:
 
 
 def short_help(verb: str) -> str:
-    """Return the short help page of a verb, of at most 30 lines of 80 characters."""
     text = resources.files("elbos.cli").joinpath("help", f"{verb}.txt").read_text(encoding="utf-8")
     page = {"train": " digits", "compare": " digits", "data": " pack"}.get(verb, "")
     return f"{text}\n`elbos {verb}{page} --help` has all options."
 
 
 def _fail(error: BaseException, status: int) -> None:
-    """Print an error message on one line of stderr, and exit with the given status."""
     if os.environ.get("ELBOS_DEBUG"):
         raise error
     sys.stderr.write(f"elbos: {explained(error)}\n")

@@ -94,7 +94,6 @@ class Probing:
                 require_positive(**{name: getattr(self, name)})
 
     def data(self) -> torch.Tensor:
-        """Return a batch of uniformly distributed random data."""
         low, high = self.data_range
         num = self.batch_size or min(64, max(4, _MAX_ELEMENTS // math.prod(self.shape)))
         generator = torch.Generator().manual_seed(0)
@@ -110,8 +109,7 @@ class Probing:
 
 @dataclass(frozen=True)
 class _Target:
-    """Target of an audit, given on the command line: kind of target, and the files that its text
-    may name.
+    """An audit's target on the command line: the kind, and the files that the text may name.
 
     `words` are a script with its arguments, or a trainer's name and the source of its settings.
     """
@@ -282,9 +280,6 @@ class Audit:
         self._check(audits, expected)
 
     def _check(self, audits: list[audit.Audit], expected: audit.Audit | None) -> None:
-        """Raise a ValueError that names the audits that fail the checks of --expect or
-        --fail-on.
-        """
         failures = []
         for found in audits:
             if expected is not None:
@@ -352,7 +347,6 @@ class Audit:
 
 
 def _share(text: str) -> float:
-    """Return a share given as text, such as `2%` or `0.02`, as a number."""
     try:
         share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
@@ -374,15 +368,11 @@ _FAILURES: dict[str, Callable[[audit.Audit], str]] = {
 
 
 def command(words: list[str]) -> Audit:
-    """Return the command that the words after `elbos audit` describe."""
     return parse("audit", Audit, words)
 
 
 @contextlib.contextmanager
 def _named(target: str, kind: type[Exception] = ValueError) -> Iterator[None]:
-    """Re-raise ValueErrors from the `with` block as type `kind`, with the audited target before the
-    message.
-    """
     try:
         yield
     except ValueError as error:

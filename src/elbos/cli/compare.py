@@ -104,7 +104,6 @@ class CompareAny(Compare):
 
 
 def command(words: list[str]) -> Compare:
-    """Return the command that the words after `elbos compare` describe."""
     chosen = Chosen.from_words(words)
     if chosen is None:
         return parse("compare", CompareAny, words)
@@ -113,9 +112,6 @@ def command(words: list[str]) -> Compare:
 
 
 def _require_shared(config: Config, preset: Config) -> None:
-    """Raise a ValueError for options that a comparison sets for each of its training runs, such as
-    --seed.
-    """
     ends = {end: getattr(config.schedule, end) for end in ("logsnr_min", "logsnr_max")}
     kept = {name: getattr(config.output, name) for name in ("num_kept", "trackers")}
     theirs = {
@@ -131,9 +127,6 @@ def _require_shared(config: Config, preset: Config) -> None:
 
 
 def _require_finished(comparison: Comparison) -> None:
-    """Raise a ValueError if any training run has no scores; diverged runs are accepted unless all
-    runs failed.
-    """
     are_all_failed = all(one.status == "failed" for one in comparison.objectives)
     failed = [
         (f"{one.name}-{failure.seed}", failure)

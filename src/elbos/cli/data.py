@@ -25,7 +25,7 @@ from elbos.training.machine import num_cores, require_few
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Decode images into shards for fast loading, with `data:packed --data.path OUT`.
+    """Decode images into shards, which `data:packed --data.path OUT` loads faster.
 
     Classes of a folder are the sub-folders; the splits are the sub-folders train, val and test, or
     are divided by the pictures' names, as `data:folder` does. The same
@@ -77,7 +77,8 @@ class Pack:
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encode images with a diffusers VAE into shards, for `data:latents --data.path OUT`.
+    """Encode images with a diffusers VAE into shards of latents, for `data:latents --data.path
+    OUT`.
 
     Stored are mean and log-variance of the latents, scaled as the VAE's config.json says. The same
     command again goes on where it was stopped, on any number of processes: `torchrun
@@ -172,7 +173,6 @@ KINDS: dict[str, type[Callable[[], None]]] = {"pack": Pack, "encode": Encode, "v
 
 
 def command(words: list[str]) -> Callable[[], None]:
-    """Return the command that the words after `elbos data` describe."""
     kind, *rest = words or [""]
     if kind == "--help":
         lines = [f"  {kind:8}{(cls.__doc__ or '').splitlines()[0]}" for kind, cls in KINDS.items()]

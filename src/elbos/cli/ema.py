@@ -13,7 +13,7 @@ from elbos.training.posthoc import write_average
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """Write the average of a run's weights with another relative width, as a new run directory.
+    """Write a new run directory with the weights of a run averaged with another relative width.
 
     The run has to be trained with --averaging.snapshot-widths. The new run directory can be
     sampled, evaluated and exported like any run, but not trained further.
@@ -43,5 +43,4 @@ class Average:
 
 
 def command(words: list[str]) -> Average:
-    """Return the command that the words after `elbos ema` describe."""
     return parse("ema", Average, words)

@@ -137,9 +137,6 @@ class Evaluate:
         return self.out or Path("runs") / f"evaluate-{path.resolve().name}"
 
     def _results(self, path: Path, model: Model) -> Path:
-        """Return the directory for results: the run directory, if the model is evaluated on its
-        training data, else --out.
-        """
         if model.origin is None:
             if self.data is None or is_own_data(model.directory, model.dataset):
                 return path
@@ -175,9 +172,6 @@ _OWNER = "model.json"  # names the evaluated folder in a results directory
 
 
 def _require_own(out: Path, folder: Path) -> None:
-    """Raise a ValueError if a directory cannot hold results: it holds other files, or is a link or
-    a file.
-    """
     if folder.resolve() in (out.resolve(), *out.resolve().parents):
         raise ValueError(f"{out} is in the model's own folder: name another directory with --out.")
     if out.is_symlink():
@@ -202,9 +196,6 @@ def _owner(folder: Path) -> dict[str, str]:
 
 
 def command(words: list[str]) -> Evaluate:
-    """Return the command that the words after `elbos evaluate` describe; sampling settings default
-    to the first model's.
-    """
     path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
     if path is None:
         return parse("evaluate", Evaluate, words)

@@ -58,6 +58,5 @@ class Export:
 
 
 def command(words: list[str]) -> Export:
-    """Return the command that the words after `elbos export` describe."""
     path = first_path("export", words)
     return parse("export", Export, words, start=words[:1] if path else ())

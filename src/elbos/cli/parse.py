@@ -44,7 +44,8 @@ def parse(
     start: Sequence[str] = (),
     summary: str | None = None,
 ) -> Command:
-    """Return the command that the words after a verb describe; for --help, print the help and exit.
+    """Parse the command-line words after a verb into a command; for --help, print the help and
+    exit.
 
     Args:
         verb: The verb, with preceding words such as the preset: `train digits`.
@@ -83,7 +84,7 @@ def parse(
 
 
 def first_path(verb: str, words: list[str], what: str = "run directory") -> Path | None:
-    """Return the path that begins the arguments of a verb; None if the arguments ask for help."""
+    """Return the path given as the first argument of a verb; None if the arguments ask for help."""
     if words[:1] == ["--help"]:
         return None
     if not words or words[0].startswith("-"):
@@ -92,7 +93,6 @@ def first_path(verb: str, words: list[str], what: str = "run directory") -> Path
 
 
 def _plain(text: str) -> str:
-    """Return tyro's help page as plain text, without LaTeX, references and empty defaults."""
     text = re.sub(r"\{None\}\|", "", text).replace("{None,", "{")
     text = re.sub(r"\[(\w+) \[\1 \.\.\.\]\]", r"\1...", text)
     text = re.sub(r"\s+\(default:\s+(None|False)?\)|\s+\(source\s+subcommand: [^)]*\)", "", text)
@@ -105,7 +105,7 @@ def _plain(text: str) -> str:
 
 
 def _as_text(math: str) -> str:
-    r"""Return a short LaTeX formula as plain text.
+    r"""Convert a short LaTeX formula to plain text.
 
     Examples:
         >>> _as_text(r"\tilde\sigma_\min \ge 0"), _as_text(r"2\ln\frac{1-t}{t}")
@@ -119,8 +119,8 @@ def _as_text(math: str) -> str:
 
 
 def one_line(message: str, page: str, options: Sequence[str] = ()) -> str:
-    """Return an error message of tyro on one line, with a suggestion and the command that shows the
-    help.
+    """Shorten an error message of tyro to one line, with a suggestion and the command that shows
+    the help.
 
     Args:
         message: The message of tyro, in parts separated by rules of `-`.
@@ -159,9 +159,6 @@ def one_line(message: str, page: str, options: Sequence[str] = ()) -> str:
 
 
 def _hint(word: str, value: str, names: Sequence[str], options: Sequence[str]) -> str:
-    """Return the option or subcommand that a misspelt word probably means, as a question; "" if
-    none is similar.
-    """
     name = word.lstrip("-").replace("_", "-")
     key, _, last = _NAMES_ELSEWHERE.get(name, word.lstrip("-")).partition(":")
     meant = f"{key}:{last or value}"

@@ -64,9 +64,6 @@ class Sample:
 
 
 def command(words: list[str]) -> Sample:
-    """Return the command that the words after `elbos sample` describe; defaults are the run's
-    sampling settings.
-    """
     path = first_path("sample", words)
     if path is None:
         return parse("sample", Sample, words)

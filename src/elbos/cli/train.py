@@ -61,7 +61,6 @@ class Train:
         self.train(self.chosen.config)
 
     def train(self, config: Config) -> None:
-        """Train a model from a configuration, or, on a dry run, print the configuration as JSON."""
         if self.dry_run:
             print(json.dumps(encode(config), indent=2))  # noqa: T201
             return
@@ -91,7 +90,7 @@ class TrainAny(Train):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFile(Train):
-    """Train the configuration in a file; command-line options override the file."""
+    """Train a model from a configuration file; command-line options override the file."""
 
     weighting: tyro.conf.Suppress[Any] = None
     """The file's weighting if the command line cannot express it and gives no other, else None."""
@@ -101,9 +100,6 @@ class TrainFile(Train):
 
     @classmethod
     def from_config(cls, config: Config, words: list[str]) -> "TrainFile":
-        """Return the training command with a configuration as defaults, except the configuration's
-        user-defined parts.
-        """
         if isinstance(config.data, Given):
             raise ValueError(f"{config.data.name} was given to `elbos.fit`: call that again.")
         if isinstance(config.network, OwnNetwork):
@@ -129,9 +125,6 @@ class TrainFile(Train):
 
 
 def command(words: list[str]) -> Train:
-    """Return the command that the words after `elbos train` describe; the file of --config, if
-    given, sets the defaults.
-    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", type=Path)
     file, chosen = None, Chosen.from_words(words)

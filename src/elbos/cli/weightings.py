@@ -67,5 +67,4 @@ def _row(name: str, rising: list[tuple[float, float]]) -> tuple[str, str, str, s
 
 
 def command(words: list[str]) -> Weightings:
-    """Return the command that the words after `elbos weightings` describe."""
     return parse("weightings", Weightings, words)

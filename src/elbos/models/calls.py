@@ -20,7 +20,7 @@ def output(
     cond: Condition = None,
     **named: Any,
 ) -> Tensor:
-    """Return the output tensor of a network call, converted to the dtype of `z`.
+    """Call a network and return the output tensor, converted to the dtype of `z`.
 
     The input has the dtype of the network's parameters. A mapping as condition is passed as
     keywords, any other condition as the last argument. Output and errors are those of `called`.
@@ -36,7 +36,8 @@ def called(
     arguments: Sequence[Any],
     named: Mapping[str, Any],
 ) -> Tensor:
-    """Return the output tensor of a network call, also if the network returns a tuple or an object.
+    """Call a network and return the output tensor, also if the network returns a tuple or an
+    object.
 
     Of an object with `.sample`, or of a tuple, the first tensor is returned.
 
@@ -65,8 +66,8 @@ def called(
 
 
 def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
-    """Return the dtype of a network's floating-point parameters, or of `z` if the network has
-    none.
+    """Return the dtype of a network's floating-point parameters, or the dtype of `z` if the network
+    has no such parameters.
     """
     parameters = network.parameters() if isinstance(network, nn.Module) else ()
     return next((one.dtype for one in parameters if one.is_floating_point()), z.dtype)
@@ -102,6 +103,5 @@ def unwrapped(network: ForeignNetwork) -> ForeignNetwork:
 
 
 def signature(network: ForeignNetwork) -> inspect.Signature:
-    """Return the call signature of a network, looking inside wrappers such as `torch.compile`."""
     inner = unwrapped(network)
     return inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner)

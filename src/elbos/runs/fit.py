@@ -34,7 +34,8 @@ from elbos.training.trainer import Trainer
 
 @naming_lost_processes()
 def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:
-    """Train a model from a configuration in a run directory, resuming from the latest checkpoint.
+    """Train a model from a configuration, resuming from the latest checkpoint in the run directory
+    if there is one.
 
     Args:
         config: The configuration.
@@ -78,7 +79,7 @@ def fit(
     seed: int = 0,
     on_images: OnImages = lambda _: None,
 ) -> Run:
-    r"""Train a user-defined network on a user-defined dataset; return the training run.
+    r"""Train a user-defined network on a user-defined dataset; return the trained model.
 
     The training has all features of `elbos train`: checkpoints, from which the same call resumes
     bit for bit; an average of the weights; a log, validation and sample grids in the run directory;
@@ -183,9 +184,6 @@ def _train(
     on_images: OnImages,
     **given: Any,
 ) -> None:
-    """Train a model in a run directory that is locked against other processes, resuming from the
-    latest checkpoint if any.
-    """
     require_installed(config.output.trackers)
     processes = Processes.joined()
     if processes.device.type == "cpu":

@@ -45,7 +45,7 @@ _NUM_TRIED = 2  # images in the trial before any measurement
 
 @dataclass(frozen=True)
 class InBatches:
-    """A denoiser that splits its input into batches of at most `size` samples."""
+    """Denoiser that splits larger inputs into batches of at most `size` samples."""
 
     denoiser: Denoise
     size: int
@@ -106,8 +106,8 @@ class Pretrained(Sampled):
     def from_folder(
         cls, folder: Path, data: KnownData, directory: Path, *, batch_size: int = BATCH_SIZE
     ) -> "Pretrained":
-        """Return the pipeline that `DiffusionPipeline.save_pretrained` saved, after testing it on
-        two images.
+        """Load a pipeline saved by diffusers' `save_pretrained`, and test the pipeline on two
+        images.
 
         Args:
             folder: The folder, which contains a model_index.json.
@@ -138,7 +138,6 @@ class Pretrained(Sampled):
         return found
 
     def shared_by(self, processes: Processes) -> "Pretrained":
-        """Return the model, with its evaluation distributed over the given processes."""
         return replace(self, processes=processes)
 
     @property
@@ -147,7 +146,6 @@ class Pretrained(Sampled):
 
     @property
     def denoiser(self) -> InBatches:
-        """Denoiser of the pipeline, called with at most `batch_size` samples at a time."""
         return InBatches(self.pipeline.denoiser, self.batch_size)
 
     @property
@@ -256,18 +254,12 @@ class Pretrained(Sampled):
 
     @property
     def _num_known(self) -> int | None:
-        """Number of classes that the network is conditioned on; None for an unconditional
-        network.
-        """
         config = self._network.config
         nums = (config.get(key) for key in ("num_class_embeds", "num_embeds_ada_norm"))
         return next((num for num in nums if num is not None), None)
 
     @cached_property
     def _tried(self) -> tuple[Tensor, Tensor | None]:
-        """A few training images as network inputs, with labels for a class-conditional network,
-        else None.
-        """
         split, rows = self.dataset.train, torch.arange(min(_NUM_TRIED, len(self.dataset.train)))
         x = to_unit(split.x[rows], self.dataset.num_levels)
         if self._encode is not None:
@@ -276,9 +268,6 @@ class Pretrained(Sampled):
         return x, None if labels is None else labels[rows]
 
     def _encoded(self, x: Shaped[Tensor, "n *d"], rows: Int[Tensor, " n"]) -> Tensors:
-        """Return images encoded to latents, each sampled with a random generator seeded by the
-        image's index.
-        """
         assert self._encode is not None
         found = []
         for some in torch.split(torch.arange(len(x)), self.batch_size):
@@ -291,9 +280,6 @@ class Pretrained(Sampled):
         return {"x": latents}
 
     def _require_fit(self) -> None:
-        """Raise a ValueError if network and data do not fit each other, by configuration or in a
-        test call.
-        """
         kind, known, num = type(self._network).__name__, self._num_known, self.dataset.num_classes
         if kind not in _KNOWN:
             raise ValueError(
@@ -351,12 +337,8 @@ class Pretrained(Sampled):
 
 
 def is_pipeline(path: Path) -> bool:
-    """Return whether a folder holds a diffusers pipeline, recognized by its model_index.json."""
     return (path / "model_index.json").is_file()
 
 
 def _public(config: Any) -> dict[str, Any]:
-    """Return the entries of a diffusers configuration whose names do not start with an
-    underscore.
-    """
     return {name: value for name, value in config.items() if not name.startswith("_")}

@@ -112,8 +112,8 @@ class Run(Sampled):
 
     @classmethod
     def with_function(cls, path: Path, function: str | None) -> "Run":
-        """Return the trained model at `path`, with a user-defined network that FILE.py:FUNCTION
-        builds.
+        """Load the trained model at `path`, whose user-defined network is built by
+        FILE.py:FUNCTION.
         """
         if function is None:
             return cls(path)
@@ -125,8 +125,8 @@ class Run(Sampled):
         return cls(path, build_network(config, data, torch.device("cpu")))
 
     def with_data(self, data: KnownData) -> "Run":
-        """Return the trained model with other images, of equal shape and number of classes, for its
-        evaluation.
+        """Return a copy of the model that is evaluated on other images, of equal shape and number
+        of classes.
         """
         dataset, found = data.load(), copy.copy(self)
         own, given = replace(self.data, name=""), replace(dataset.spec, name="")
@@ -141,7 +141,7 @@ class Run(Sampled):
         return found
 
     def shared_by(self, processes: Processes) -> "Run":
-        """Return the trained model, with its evaluation distributed over the given processes."""
+        """Return a copy of the model whose evaluation is distributed over the given processes."""
         found = copy.copy(self)
         found.processes = processes
         return found
@@ -296,8 +296,7 @@ class Run(Sampled):
     def evaluate(
         self, *, sampling: Sampling | None = None, start: Start = silent, **settings: Any
     ) -> Evaluation:
-        """Return the evaluation of the model: likelihood, loss at each noise level, and sample
-        quality.
+        """Evaluate the model: measure likelihood, loss at each noise level, and sample quality.
 
         Partial measurements are stored in the run directory, so that an interrupted evaluation
         resumes. Several processes divide the evaluation if all of them call this method of
@@ -320,7 +319,6 @@ class Run(Sampled):
         return evaluate(self, EvaluationConfig(**settings), sampling, start)
 
     def weights_digest(self) -> str:
-        """Return a digest of the network's weights."""
         return digest_of(self.network.state_dict().values())
 
     def autocast(self) -> torch.autocast:

@@ -127,8 +127,8 @@ def write_samples(
 
 
 def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
-    """Yield for each turn the batches that one process generates: a range of one batch number, or
-    an empty range.
+    """Yield, for each round, a range with the index of the batch that one process generates; an
+    empty range if no batch is left.
 
     Examples:
         >>> list(turns(3, process=1, num_processes=2))

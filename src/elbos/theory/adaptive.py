@@ -38,8 +38,8 @@ MAX_BINS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Schedule):
-    r"""Adaptive noise schedule: density proportional to a running mean of the weighted loss per bin
-    of log-SNR.
+    r"""Adaptive noise schedule, whose density is proportional to a running mean of the weighted
+    loss in each bin of log-SNR.
 
     Each bin holds a decayed sum of what was observed in it and a decayed count of the observations.
     Their ratio is a running mean without start-up bias: an average at first, an exponential one
@@ -88,12 +88,10 @@ class Adaptive(Schedule):
 
     @cached_property
     def _total(self) -> Float[Tensor, " bins"]:
-        """Exponentially decayed sum of observations per bin, updated in place."""
         return torch.zeros(self.num_bins, dtype=torch.float64)
 
     @cached_property
     def _count(self) -> Float[Tensor, " bins"]:
-        """Exponentially decayed number of observations per bin, updated in place."""
         return torch.zeros(self.num_bins, dtype=torch.float64)
 
     @property
@@ -109,12 +107,10 @@ class Adaptive(Schedule):
 
     @cached_property
     def _probabilities(self) -> Float[Tensor, " bins"]:
-        """Probability of each log-SNR bin, updated in place when the running sums change."""
         return self._adapted()
 
     @cached_property
     def _cdf(self) -> Float[Tensor, " edges"]:
-        """Cumulative probability at each bin edge, updated in place."""
         below = self._probabilities.cumsum(0, dtype=torch.float64)
         return torch.cat([torch.zeros(1, dtype=torch.float64), below])
 
@@ -127,7 +123,6 @@ class Adaptive(Schedule):
         return torch.where(self._total.any(), adapted, 1 / self.num_bins)
 
     def _adapt(self) -> None:
-        """Recompute the bin probabilities and their cumulative sum from the running sums."""
         self._probabilities.copy_(self._adapted())
         torch.cumsum(self._probabilities, 0, out=self._cdf[1:])
 
@@ -146,8 +141,8 @@ class Adaptive(Schedule):
         return torch.log(p[self._bin(logsnr)]) - math.log(self._width)
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        r"""Update the running sums with the losses $\ell = v/p$ of a batch drawn from the current
-        schedule; negative or non-finite losses and non-finite log-SNRs are ignored.
+        r"""Update the density from the losses of a batch drawn from the current schedule, ignoring
+        negative or non-finite losses and non-finite log-SNRs.
 
         Give the losses of the whole global batch, in the same order in every process, so that all
         hold the same state.
@@ -225,7 +220,6 @@ class AdaptiveState(nn.Module):
         return torch.cat([torch.stack([state["total"], state["count"]]), state["ends"][:, None]], 1)
 
     def set_extra_state(self, state: Float[Tensor, "2 columns"]) -> None:
-        """Restore a schedule state returned by `get_extra_state`."""
         (total, count), ends = state[:, :-1], state[:, -1]
         self.schedule.load_state_dict({"total": total, "count": count, "ends": ends})
 

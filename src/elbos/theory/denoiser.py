@@ -24,7 +24,7 @@ Network = Callable[[Tensor, Tensor, Condition], Tensor]
 
 
 class Denoise(Protocol):
-    """Interface of a denoiser: estimates of the data and the noise from noisy data, log-SNR and
+    """Interface of denoisers, which estimate the data and the noise from noisy data, log-SNR and
     condition.
     """
 
@@ -51,7 +51,6 @@ def with_three_arguments(network: Network) -> Network:
 
 
 def _takes(network: Network, num: int) -> bool:
-    """Return whether the signature of a network admits `num` positional arguments."""
     if torch.compiler.is_compiling():  # signatures do not compile: networks then take all three
         return True
     function = network.forward if isinstance(network, nn.Module) else network
@@ -72,8 +71,10 @@ def network_output(
     logsnr: Float[Tensor, " b"],
     cond: Condition = None,
 ) -> Float[Tensor, "b *d"]:
-    """Call the network and check that its output is one real tensor of the shape of `z`; networks
-    of two arguments are called without the condition, except in compiled code.
+    """Call the network and return the output; raise a ValueError unless this is one real tensor of
+    the shape of `z`.
+
+    Networks of two arguments are called without the condition, except in compiled code.
     """
     y_hat = with_three_arguments(network)(z, logsnr, cond)
     if not isinstance(y_hat, Tensor) or y_hat.shape != z.shape or y_hat.is_complex():
@@ -90,8 +91,8 @@ def network_output(
 def estimate(
     denoiser: Denoise, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-    r"""Call the denoiser at `z` and check that it returns a pair $(\hat x, \hat\epsilon)$ of the
-    shape of `z`.
+    r"""Call the denoiser at `z` and return the pair $(\hat x, \hat\epsilon)$; raise a ValueError
+    unless both have the shape of `z`.
 
     A bare network, which returns one tensor, would be unpacked along its batch in silence.
     """
@@ -167,7 +168,9 @@ class Clipping:
 
 
 def clipping_of(denoiser: object) -> Clipping | None:
-    """Return the clipping of a denoiser or of a denoiser inside it; None without one."""
+    """Return the clipping settings of a denoiser or of the denoiser inside a wrapper; None without
+    clipping.
+    """
     while denoiser is not None:
         if isinstance(own := getattr(denoiser, "clipping", None), Clipping):
             return own
@@ -224,7 +227,6 @@ class Guided(Typed):
         return x_none + scale * (x_cond - x_none), eps_none + scale * (eps_cond - eps_none)
 
     def _null(self, cond: Condition, num: int) -> Condition:
-        """Return the null (unconditional) condition for `num` samples."""
         if self.null_cond is not None:
             return map_tensors(lambda part: part.expand(num, *part.shape[1:]), self.null_cond)
         if isinstance(cond, Tensor) and not cond.is_floating_point():

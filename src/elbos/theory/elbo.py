@@ -59,7 +59,7 @@ def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float)
 @dataclass(frozen=True)
 class Mixture:
     r"""The signed measure over noise levels that expresses a weighted loss as a mixture of ELBOs,
-    in units of $w(\lambda_\min)$.
+    normalized by $w(\lambda_\min)$.
 
     It is a density $-w'(\lambda)$ on the range and a point mass at $\lambda_\max$; its total is
     one.
@@ -106,12 +106,16 @@ class Mixture:
 
     @property
     def mass_at_max(self) -> float:
-        r"""Mass on the ELBO of (almost) clean data, $w(\lambda_\max) / w(\lambda_\min)$."""
+        r"""Mass of the mixture on the ELBO of (almost) clean data, $w(\lambda_\max) /
+        w(\lambda_\min)$.
+        """
         return self._end_weights[1] / self._end_weights[0]
 
     @cached_property
     def negative_mass(self) -> float:
-        r"""Total increase of $w$ over $w(\lambda_\min)$: 0 iff the loss is a mixture of ELBOs."""
+        r"""Total increase of $w$, divided by $w(\lambda_\min)$: zero if and only if the loss is a
+        mixture of ELBOs.
+        """
         rises = rising_intervals(self.weighting, self.logsnr_min, self.logsnr_max)
         w = self.weighting(torch.tensor(rises, dtype=torch.float64).reshape(-1, 2))
         return (w[:, 1] - w[:, 0]).sum().item() / self._end_weights[0]
@@ -229,7 +233,6 @@ def noisy_elbo_losses(
 
 
 def _interpolated(logsnr: Float[Tensor, " n"], loss: Float[Tensor, " n"]) -> PchipInterpolator:
-    """Interpolate the loss between the measured noise levels by monotone cubics."""
     nodes, values = (part.detach().cpu().double().numpy() for part in (logsnr, loss))
     if len(nodes) < 2 or not (np.diff(nodes) > 0).all() or values.shape != nodes.shape:
         raise ValueError(

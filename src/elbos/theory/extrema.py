@@ -70,8 +70,8 @@ def rising_intervals(
 def rises(
     values: Float[Array, " n"], tolerance: Callable[[int, slice], Array]
 ) -> list[tuple[int, int]]:
-    """Find the rises of a curve, as index pairs (minimum, maximum); changes within a tolerance are
-    not turning points.
+    """Return the rises of a curve as index pairs (minimum, maximum), ignoring changes within a
+    tolerance.
 
     Args:
         values: A curve.
@@ -99,7 +99,6 @@ def rises(
 
 
 def _rises_of_grid(values: Float[Array, " n"], rtol: float) -> list[tuple[int, int]]:
-    """Find the rises of function values as index pairs, without plateaus before and after."""
     slope = np.sign(np.diff(values))
     turns = np.flatnonzero(np.diff(slope, prepend=2, append=2))
     size = np.abs(values)
@@ -116,17 +115,15 @@ def _rises_of_grid(values: Float[Array, " n"], rtol: float) -> list[tuple[int, i
 
 
 def _climb(values: Float[Array, " n"], i: int, step: int) -> int:
-    """Return the end of the monotone rise around index `i`: maximum (step 1) or minimum (-1)."""
     while 0 <= i + step < len(values) and step * (values[i + step] - values[i]) > 0:
         i += step
     return i
 
 
 def _refine(f: Function, x: Float[Tensor, " n"], i: int) -> float:
-    """Return the maximizer of `f` near an inner grid point `i`, by golden-section search."""
     if i in (0, len(x) - 1):
         return x[i].item()
-    ratio = (5**0.5 - 1) / 2
+    ratio = (5**0.5 - 1) / 2  # golden-section search
     left, right = x[i - 1].clone(), x[i + 1].clone()
     for _ in range(60):
         width = ratio * (right - left)

@@ -87,7 +87,9 @@ class Floor:
 
     @property
     def num_resolved(self) -> int:
-        """Number of leading noise levels at which a tenth of the points agrees within 5 %."""
+        """Number of leading noise levels at which the irreducible losses of all points and of a
+        tenth of the points agree within 5 %.
+        """
         pairs = zip(self.tenth or (), self.loss, strict=False)
         return len(list(takewhile(lambda pair: pair[0] > (1 - SAME) * pair[1], pairs)))
 
@@ -100,7 +102,7 @@ class Floor:
         *,
         is_subset: bool = False,
     ) -> "Floor":
-        """Average the losses of two or more points into the irreducible loss."""
+        """Average losses of two or more points into the irreducible loss, with standard errors."""
         error = losses.std(0) / math.sqrt(len(losses))
         return cls(
             logsnr=tuple(logsnr.tolist()),
@@ -166,7 +168,7 @@ def floor_losses(
     given_label: bool = False,
     generator: torch.Generator | None = None,
 ) -> Float64[Tensor, "n m"]:
-    r"""Compute unbiased per-point estimates of the irreducible loss, $\tfrac14 s^2 \sum_j p_j
+    r"""Compute an unbiased estimate of each point's irreducible loss, $\tfrac14 s^2 \sum_j p_j
     \|d_j\|^2$, with one noise vector per point for all noise levels.
 
     Args:
@@ -200,7 +202,6 @@ def floor_losses(
 def _block(
     data: FiniteSet, x: Float64[Tensor, "b d"], eps: Float64[Tensor, "b d"], logsnr: Tensor
 ) -> Float64[Tensor, "b m"]:
-    """Compute the per-point losses for one block of points, summing over the dataset in chunks."""
     total, square = torch.zeros(2, len(x), len(logsnr), dtype=torch.float64, device=x.device)
     norm, eps_x = x.square().sum(1), (eps * x).sum(1)
     for rows in data.chunks(NUM_COLUMNS):

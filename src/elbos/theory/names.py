@@ -75,7 +75,6 @@ def code(value: object, *, has_defaults: bool = False) -> str:
 
 
 def _is_default(value: Any, field: "dataclasses.Field[Any]") -> bool:
-    """Return whether a field has its default value."""
     default: Any = field.default
     if isinstance(value, Schedule) and field.name in _ENDS:
         default = getattr(dataclasses.replace(value, **{field.name: default}), field.name)

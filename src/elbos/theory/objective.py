@@ -177,8 +177,8 @@ class Objective(Typed):
         return self.loss_at(self.levels(logsnr).to(x), network, x, eps, cond)
 
     def levels(self, logsnr: Float[Tensor, " b"]) -> Float64[Tensor, "7 b"]:
-        r"""Compute all per-level coefficients of the loss, $\lambda, \alpha, \sigma, a, b$,
-        `coefficient` and `w_over_p`, as one tensor.
+        r"""Compute $\lambda, \alpha, \sigma, a, b$, `coefficient` and `w_over_p` at each noise
+        level, as one tensor.
 
         One tensor is one transfer to a device.
         """
@@ -197,7 +197,8 @@ class Objective(Typed):
         eps: Float[Tensor, "b *d"],
         cond: Condition = None,
     ) -> Float[Tensor, " b"]:
-        """Compute the loss of each sample, given precomputed per-level coefficients.
+        """Compute the loss of each sample, given the coefficients of the loss at the samples' noise
+        levels.
 
         It is a few operations on tensors and nothing else, so that it compiles to one graph with
         the network.
@@ -218,7 +219,6 @@ class Objective(Typed):
 
 
 def _require_batch(x: Tensor) -> None:
-    """Raise an error unless `x` is a batch of floating-point samples."""
     require_floating(x=x)
     if x.ndim < 2:
         raise ValueError(f"x has shape {tuple(x.shape)}: give a batch of samples, [b, ...].")

@@ -45,7 +45,7 @@ class GaussianMixture:
     def sample(
         self, num: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "num d"], Int[Tensor, " num"]]:
-        """Draw samples from the mixture, and the component index of each."""
+        """Draw samples from the mixture; also return the component index of each sample."""
         component = torch.multinomial(self.weights, num, replacement=True, generator=generator)
         eps = torch.randn(num, self.means.shape[1], dtype=self.means.dtype, generator=generator)
         return self.means[component] + self.stds[component, None] * eps, component
@@ -56,8 +56,8 @@ class GaussianMixture:
         logsnr: float = math.inf,
         component: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
-        r"""Return the log-density $\log q(z_\lambda)$ in nats, summed over dimensions; of clean
-        data by default.
+        r"""Return the log-density $\log q(z_\lambda)$ in nats, summed over dimensions; by default
+        that of clean data.
 
         Given `component`, the density of each point under its component alone.
         """
@@ -106,7 +106,8 @@ class GaussianMixture:
 
 @dataclass(frozen=True)
 class FiniteSet:
-    r"""The uniform distribution over a finite set of points; when called, its exact denoiser.
+    r"""The uniform distribution over a finite set of points; when called, the exact denoiser of
+    this distribution.
 
     $$\mathbb E[x \mid z] = \sum_j p_j(z)\, x_j, \qquad
       p_j(z) = \mathrm{softmax}_j\left(-\frac{\|z - \alpha x_j\|^2}{2\sigma^2}\right).$$
@@ -156,7 +157,6 @@ class FiniteSet:
 
     @property
     def num_dims(self) -> int:
-        """Number of dimensions of a point."""
         return self.x[0].numel()
 
     def points(self, rows: slice | Int[Tensor, " b"]) -> Float64[Tensor, "b d"]:
@@ -165,13 +165,12 @@ class FiniteSet:
         return x if self.num_levels is None else x.mul_(2 / (self.num_levels - 1)).sub_(1)
 
     def only(self, label: int) -> "FiniteSet":
-        """Return the points with a class label; raise a ValueError if there are none."""
+        """Return the subset of points with a class label; raise a ValueError if there are none."""
         if self.labels is None or not (is_of := self.labels == label).any():
             raise ValueError(f"no point of the set has label {label}.")
         return FiniteSet(self.x[is_of], self.num_levels, self.labels[is_of])
 
     def chunks(self, num_rows: int) -> Iterator[slice]:
-        """Iterate over slices of at most `num_rows` rows that cover the set."""
         return (slice(i, i + num_rows) for i in range(0, len(self), num_rows))
 
     @torch.no_grad()
@@ -181,7 +180,9 @@ class FiniteSet:
         logsnr: Float[Tensor, "#b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        """Return the posterior means of data and noise, given class `cond` unless negative."""
+        """Return the posterior means of data and noise, restricted to the points of class `cond`
+        where `cond` is not negative.
+        """
         flat = z.flatten(1).double()
         alpha, sigma = alpha_sigma(align(logsnr.double(), flat))
         peak = torch.full_like(flat[:, :1], torch.finfo(flat.dtype).min)
@@ -203,7 +204,6 @@ class FiniteSet:
     def _given(
         self, cond: Int[Tensor, " b"] | None, rows: slice, logit: Float64[Tensor, "b c"]
     ) -> Float64[Tensor, "b c"]:
-        """Mask the logits of points whose class differs from `cond`."""
         if cond is None:
             return logit
         if self.labels is None:

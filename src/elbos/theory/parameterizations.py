@@ -62,7 +62,9 @@ class Parameterization(Typed, abc.ABC):
     def split(
         self, y: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"]
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        r"""Solve for $(\hat x, \hat\epsilon)$ given the network output $y$ at $z$."""
+        r"""Return the estimates $(\hat x, \hat\epsilon)$ of data and noise, given the network
+        output $y$ at noisy data $z$.
+        """
         logsnr = align(logsnr, z)
         a, b = self.coefficients(logsnr)
         alpha, sigma = alpha_sigma(logsnr)

@@ -123,7 +123,6 @@ class Tabulated(Weighting):
 
     @cached_property
     def _digest(self) -> str:
-        """Short hash of the weights and the log-SNR range, for `repr`."""
         numbers = (self.logsnr_min, self.logsnr_max, self.weights)
         return hashlib.sha256(repr(numbers).encode()).hexdigest()[:8]
 

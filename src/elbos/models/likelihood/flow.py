@@ -73,7 +73,8 @@ def uniform(
 def truncated_normal(
     shape: torch.Size, spacing: float, sigma_tilde: float, generator: torch.Generator | None
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    r"""Return truncated-normal dequantization noise $u$ within the interval of a pixel value.
+    r"""Return truncated-normal dequantization noise $u$ on the interval of a pixel value, and
+    $-\log q(u)$.
 
     $u \sim \mathcal N(0, \tilde\sigma^2 I)$, truncated, with $-\log q(u) =
     \frac{\|u\|^2}{2\tilde\sigma^2} + d\ln(\sqrt{2\pi}\,\tilde\sigma Z)$ and
@@ -125,8 +126,8 @@ def flow_likelihood(
     cond: Condition = None,
     generator: torch.Generator | None = None,
 ) -> FlowLikelihood:
-    r"""Return the likelihood of each image under the probability-flow ODE, solved by the
-    Dormand-Prince method.
+    r"""Compute the negative log-likelihood of each image under the probability-flow ODE, solved by
+    the Dormand-Prince method.
 
     Steps are shared by the batch and accepted when the worst image is within the tolerances, so
     that an image's value does not depend, beyond them, on the others. The state is float32, or
@@ -182,9 +183,6 @@ def flow_likelihood(
 def _probes(
     x: Float[Tensor, "b *d"], use_exact_trace: bool, generator: torch.Generator | None
 ) -> Float[Tensor, "m b *d"]:
-    """Return probe vectors for the trace: all unit vectors, which give it exactly, else one random
-    sign vector per image.
-    """
     if use_exact_trace:
         num_dims = x[0].numel()
         unit = torch.eye(num_dims, dtype=x.dtype, device=x.device)
@@ -242,9 +240,6 @@ def _worst_image(error: tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]) -> Fl
 def _solve(
     flow: _Flow, z: Float[Tensor, "b *d"], ends: tuple[float, float], *, rtol: float, atol: float
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    """Integrate the probability-flow ODE between two log-SNRs; return the end point and the
-    integral of the divergence.
-    """
     with needs("evaluate"):
         from torchdiffeq import odeint
     levels = torch.tensor(ends, dtype=z.dtype, device=z.device)

@@ -107,8 +107,8 @@ def decoder_loss(
 def loss_of_levels(
     x: Float[Tensor, "b *d"], logsnr_max: float, num_levels: int | None, eps: Float[Tensor, "b *d"]
 ) -> Float[Tensor, " b"]:
-    """Return the decoder loss of data that are known to be pixel values, without a device
-    synchronization.
+    """Return the decoder loss without checking that the data are pixel values: a check would
+    synchronize the device.
     """
     if num_levels is None:
         return torch.full_like(x.flatten(1)[:, 0], 0.5 * (1 - logsnr_max + math.log(2 * math.pi)))
@@ -130,8 +130,8 @@ def loss_of_levels(
 
 
 def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
-    r"""Raise a ValueError unless all data are pixel values $2k/(K-1) - 1$, where $K \ge 2$ is
-    `num_levels`, to 5 % of the spacing.
+    r"""Raise a ValueError unless all data are pixel values $2k/(K-1) - 1$, up to 5 % of the
+    spacing, where $K \ge 2$ is `num_levels`.
 
     Data rounded to float16 pass; data in [0, 1], where every other value is half a step off, or in
     0..255 do not.
@@ -153,8 +153,8 @@ def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
 
 
 def warn_if_unresolved(logsnr_max: float, num_levels: int | None) -> None:
-    r"""Warn if neighbouring pixel values are closer than 6 standard deviations of the noise at
-    $\lambda_\max$; in this unit the distance is $\tfrac{2}{K-1} e^{\lambda_\max/2}$.
+    r"""Warn if neighbouring pixel values are less than 6 standard deviations of the noise at
+    $\lambda_\max$ apart, $\tfrac{2}{K-1} e^{\lambda_\max/2} < 6$.
 
     The decoder sees only the noisy pixel, so that its loss then increases: for 17 equally likely
     values by 0.14 bits/dim at 4.1 standard deviations, by 0.008 at 6.2.

@@ -42,7 +42,7 @@ __all__ = [
 
 
 class NetworkConfig(Protocol):
-    """Interface of a network configuration, which builds the network."""
+    """Interface of network configurations, which build the networks."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
         """Return the network for samples of a shape; raise a ValueError if the configuration does

@@ -58,7 +58,6 @@ class ADMConfig(Typed):
     """Probability of dropping a channel's value inside a residual block, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Return an ADM U-Net for images of a shape, with random initial weights."""
         require_positive(num_blocks=self.num_blocks, embedding_dim=self.embedding_dim)
         require_channels(self.channels, self.num_attention_levels, self.head_dim)
         require_dropout(self.dropout)
@@ -68,7 +67,7 @@ class ADMConfig(Typed):
 
 
 class ADM(nn.Module):
-    """U-Net of ADM; `ADMConfig.build` checks the sizes and builds it."""
+    """U-Net of ADM; `ADMConfig.build` checks the sizes and builds the network."""
 
     def __init__(
         self, config: ADMConfig, *, num_image_channels: int, num_classes: int | None
@@ -203,7 +202,6 @@ class ResidualBlock(nn.Module):
         return out
 
     def resampled(self, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """Return `h` at the output resolution of the block."""
         if self.resampling == "down":
             return F.avg_pool2d(h, 2)
         return upsampled(h) if self.resampling == "up" else h

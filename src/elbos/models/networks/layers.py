@@ -30,7 +30,8 @@ MAX_EXPONENT = 16  # a period of 2^-15, near the last digits of a float32 pixel
 
 
 def logsnr_features(logsnr: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
-    r"""Return sines and cosines of log-SNR, $\phi(\lambda)$, in the dtype of `logsnr`.
+    r"""Return Fourier features of log-SNR, $\phi(\lambda)$: sines and cosines, in the dtype of
+    `logsnr`.
 
     Examples:
         >>> logsnr_features(torch.zeros(1)).sum()
@@ -119,7 +120,6 @@ class FourierFeatures(nn.Module):
     def forward(
         self, z: Float[Tensor, "b c h w"], logsnr: Float[Tensor, " b"]
     ) -> Float[Tensor, "b k h w"]:
-        """Return the pixels, with the sine and cosine of each frequency appended as channels."""
         sigma = torch.exp(-logsnr / 2)[:, None, None, None]
         parts = [z]
         for frequency in self.frequencies:
@@ -153,7 +153,6 @@ def set_zero(*modules: nn.Module) -> None:
 
 
 def require_images(name: str, shape: tuple[int, ...], factor: int, what: str) -> None:
-    """Raise a ValueError unless the data are images whose sides are multiples of `factor`."""
     if len(shape) != 3:
         raise ValueError(
             f"{name} takes images, (channels, height, width), not data of shape {shape}: "
@@ -168,7 +167,6 @@ def require_images(name: str, shape: tuple[int, ...], factor: int, what: str) ->
 
 
 def require_exponents(exponents: tuple[int, ...]) -> None:
-    """Raise a ValueError unless all exponents of Fourier features are between 0 and 16."""
     for exponent in exponents:
         if not 0 <= exponent <= MAX_EXPONENT:
             raise ValueError(
@@ -178,6 +176,5 @@ def require_exponents(exponents: tuple[int, ...]) -> None:
 
 
 def require_dropout(dropout: float) -> None:
-    """Raise a ValueError unless the dropout probability is in [0, 1)."""
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}: give a number from 0 to below 1.")

@@ -30,7 +30,6 @@ class MLPConfig(Typed):
     """Residual blocks, of two linear maps each."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Return a multilayer perceptron for vectors of a shape, with random initial weights."""
         if len(shape) != 1:
             raise ValueError(
                 f"MLP takes vectors, not data of shape {shape}: "
@@ -41,7 +40,7 @@ class MLPConfig(Typed):
 
 
 class MLP(nn.Module):
-    """Residual multilayer perceptron; `MLPConfig.build` checks the sizes and builds it."""
+    """Residual multilayer perceptron; `MLPConfig.build` checks the sizes and builds the network."""
 
     def __init__(self, config: MLPConfig, *, dim: int, num_classes: int | None) -> None:
         super().__init__()
@@ -67,7 +66,9 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block of two linear maps, modulated by the noise-level embedding after the first."""
+    """Residual block of two linear maps; the noise-level embedding modulates the output of the
+    first.
+    """
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

@@ -26,9 +26,6 @@ from torch.autograd.function import once_differentiable
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which autocast is off: operations compute in the precision of their
-    inputs.
-    """
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()  # for example on meta
@@ -51,7 +48,7 @@ def group_norm(
     bias: Float[Tensor, " c"],
     eps: float,
 ) -> Float[Tensor, "b c h w"]:
-    """Return the group normalization of `h`, with statistics in float32 or wider; differentiable
+    """Normalize `h` over groups of channels, with statistics in float32 or wider; differentiable
     only once.
     """
     out: Tensor = _GroupNorm.apply(h, num_groups, weight, bias, eps)  # type: ignore[no-untyped-call]
@@ -130,9 +127,6 @@ def _centred(h: Tensor, mean: Float[Tensor, "b g 1"]) -> tuple[Tensor, Float[Ten
 def _multiply_add(
     h: Tensor, scale: Float[Tensor, "b g k"], shift: Float[Tensor, "b g k"]
 ) -> Tensor:
-    """Return `h * scale + shift`, computed in the precision of `scale` and rounded once to the
-    dtype of `h`.
-    """
     # one kernel; the compiler takes no `out` in this layout, and joins the cast
     out = None if torch.compiler.is_compiling() else torch.empty_like(h)
     return torch.addcmul(_aligned(shift), h, _aligned(scale), out=out).to(h.dtype)
@@ -141,14 +135,10 @@ def _multiply_add(
 def layer_norm(
     h: Float[Tensor, "*b c"], weight: Float[Tensor, " c"] | None = None
 ) -> Float[Tensor, "*b c"]:
-    """Return each vector normalized to zero mean and unit variance, multiplied by `weight` if
-    given.
-    """
     with without_autocast(h.device):
         return F.layer_norm(h, h.shape[-1:], None if weight is None else weight.to(h.dtype))
 
 
 def upsampled(h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    """Return images enlarged by a factor of 2, with each pixel repeated."""
     with without_autocast(h.device):
         return F.interpolate(h, scale_factor=2.0)

@@ -75,7 +75,6 @@ class UNetConfig(Typed):
     """Probability of dropping a channel's value inside a residual block, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Return a U-Net for images of a shape, with random initial weights."""
         self._check()
         num_halvings = len(self.channels) - 1
         what = f"patch_size {self.patch_size} halved {num_halvings} times"
@@ -95,7 +94,7 @@ class UNetConfig(Typed):
 
 
 class UNet(nn.Module):
-    """Lean U-Net; `UNetConfig.build` checks the sizes and builds it."""
+    """Lean U-Net; `UNetConfig.build` checks the sizes and builds the network."""
 
     def __init__(
         self, config: UNetConfig, *, num_image_channels: int, num_classes: int | None
@@ -214,9 +213,6 @@ def group_norm(num_channels: int) -> GroupNorm:
 
 
 def require_channels(channels: tuple[int, ...], num_attention_levels: int, head_dim: int) -> None:
-    """Raise a ValueError unless the number of channels is a multiple of the norm's groups and of
-    the head size.
-    """
     num_resolutions = len(channels)
     if num_resolutions == 0:
         raise ValueError("channels is empty: give at least one resolution.")

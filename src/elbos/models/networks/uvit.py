@@ -57,7 +57,6 @@ class UViTConfig(Typed):
     residual blocks have no dropout: on fine resolutions it does harm."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Return a U-ViT for images of a shape, with random initial weights."""
         require_positive(
             num_blocks=self.num_blocks,
             num_transformer_blocks=self.num_transformer_blocks,
@@ -73,7 +72,9 @@ class UViTConfig(Typed):
 
 
 class UViT(nn.Module):
-    """U-Net with a transformer in the middle; `UViTConfig.build` checks the sizes and builds it."""
+    """U-Net with a transformer in the middle; `UViTConfig.build` checks the sizes and builds the
+    network.
+    """
 
     def __init__(
         self, config: UViTConfig, *, num_image_channels: int, num_classes: int | None
@@ -132,9 +133,6 @@ class UViT(nn.Module):
     def transformer(
         self, h: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]
     ) -> Float[Tensor, "b c h w"]:
-        """Return the coarsest feature map after the transformer blocks, which treat pixels as
-        tokens.
-        """
         height, width = h.shape[2:]
         tokens: Tensor = h.permute(0, 2, 3, 1).flatten(1, 2)  # a view where h is channels-last
         tokens = tokens + positions(height, width, tokens.shape[2], tokens)

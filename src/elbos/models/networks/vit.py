@@ -72,7 +72,6 @@ class ViTConfig(Typed):
     """Probability of dropping a value inside a perceptron, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Return a vision transformer for images of a shape, with random initial weights."""
         require_positive(
             num_features=self.num_features,
             num_blocks=self.num_blocks,
@@ -87,7 +86,7 @@ class ViTConfig(Typed):
 
 
 class ViT(nn.Module):
-    """Vision transformer; `ViTConfig.build` checks the sizes and builds it."""
+    """Vision transformer; `ViTConfig.build` checks the sizes and builds the network."""
 
     def __init__(
         self, config: ViTConfig, *, shape: tuple[int, ...], num_classes: int | None
@@ -169,9 +168,6 @@ class Block(nn.Module):
         tokens: Float[Tensor, "b n c"],
         rotation: tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]],
     ) -> Float[Tensor, "b n c"]:
-        """Return the self-attention of tokens; in memory tokens precede heads, which saves
-        copies.
-        """
         pairs = self.queries_keys(tokens).unflatten(2, (2, -1, self.head_dim))
         q, k = rotated(layer_norm(pairs, self.norm), rotation).transpose(1, 3).unbind(2)
         v = self.values(tokens).unflatten(2, (-1, self.head_dim)).transpose(1, 2)
@@ -181,8 +177,8 @@ class Block(nn.Module):
 
 
 def angles(height: int, width: int, num: int, period: float, like: Tensor) -> Float[Tensor, "n d"]:
-    """Return the phase angles of 2D position features: `num` angles for the row, and `num` for the
-    column.
+    """Return the phase angles of 2D position features: for each patch, `num` angles of the row and
+    `num` of the column.
 
     Patches are in row-major order. Frequencies fall geometrically from one radian per patch to
     almost one per `period` patches; the dtype is float32 at least.
@@ -199,7 +195,7 @@ def angles(height: int, width: int, num: int, period: float, like: Tensor) -> Fl
 
 
 def positions(height: int, width: int, num_features: int, like: Tensor) -> Float[Tensor, "n c"]:
-    """Return sinusoidal position embeddings of image patches, padded with zeros."""
+    """Return sinusoidal position embeddings of image patches, zero-padded to `num_features`."""
     phase = angles(height, width, num_features // 4, LONGEST_PERIOD, like)
     table = torch.cat([phase.sin(), phase.cos()], dim=1).to(like.dtype)
     return F.pad(table, (0, num_features - table.shape[1]))
@@ -220,17 +216,14 @@ def rotated(
     heads: Float[Tensor, "b n k heads d"],
     rotation: tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]],
 ) -> Float[Tensor, "b n k heads d"]:
-    """Return queries and keys with each feature pair (i, i + d/2) rotated by an angle that depends
-    on the position.
+    """Rotate each feature pair (i, i + d/2) of queries and keys by an angle that depends on the
+    position.
     """
     own, partners = rotation
     return torch.addcmul(heads * own, heads.roll(heads.shape[4] // 2, 4), partners)
 
 
 def require_heads(num_features: int, head_dim: int) -> None:
-    """Raise a ValueError unless `head_dim` divides the number of features and is a multiple of
-    4.
-    """
     if num_features % head_dim or head_dim % 4:
         raise ValueError(
             f"head_dim {head_dim} does not divide {num_features} features, or 4 does not divide "

@@ -22,8 +22,8 @@ Noise = Callable[[], Tensor]
 
 
 class Sampler(Typed, abc.ABC):
-    """Base class of samplers, which transform noise to data; the fields of a sampler are its
-    settings.
+    """Base class of samplers, which transform noise to data; a sampler's settings are dataclass
+    fields.
     """
 
     @torch.no_grad()
@@ -38,8 +38,7 @@ class Sampler(Typed, abc.ABC):
         *,
         clip: float | None = None,
     ) -> Float[Tensor, "b *d"]:
-        r"""Return samples of a denoiser, starting from the noise `z` and following increasing
-        log-SNRs.
+        r"""Transform noise `z` into samples, by calling a denoiser at increasing log-SNRs.
 
         Args:
             denoiser: Estimates data and noise.
@@ -95,7 +94,9 @@ class Sampler(Typed, abc.ABC):
         levels: Float[Tensor, "n 1"],
         noise: Noise,
     ) -> Float[Tensor, "b *d"]:
-        """Return `z` at the last noise level, obtained by the sampling algorithm."""
+        """Run the sampling algorithm from the first to the last noise level; return `z` at the last
+        level.
+        """
 
     def num_evaluations(self, num_steps: int) -> int:
         """Return the number of denoiser calls (NFE) per sample, for a grid of `num_steps` steps."""

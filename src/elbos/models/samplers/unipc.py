@@ -27,8 +27,8 @@ Estimates = list[tuple[Tensor, Tensor]]  # pairs of noise level and estimate of 
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC(Sampler):
-    r"""UniPC sampler with $B_2(h)$: each new estimate first corrects the step that led to its
-    input.
+    r"""UniPC, a predictor-corrector sampler, with $B_2(h)$: each new estimate also corrects the
+    preceding step.
 
     A step is predicted from the last `order` estimates. The estimate at its end joins them, and the
     step is taken again with one more, for no further evaluation: of order `order` + 1 on the ODE.
@@ -65,7 +65,9 @@ class UniPC(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class DPMSolver3(Sampler):
-    r"""DPM-Solver++(3M): the exact integral of the parabola through the last three estimates.
+    r"""DPM-Solver++(3M): a three-step exponential integrator of the data estimate.
+
+    It is the exact integral of the parabola through the last three estimates.
 
     It is `UniPC` of order 3 without its corrections. diffusers' step of this name weighs the second
     difference with half of its integral, which makes it of order 2.
@@ -90,9 +92,6 @@ def _multistep(
     order: int,
     is_corrected: bool,
 ) -> Float[Tensor, "b *d"]:
-    """Return `z` at the last noise level, integrated from the latest `order` estimates, with or
-    without corrector.
-    """
     is_clean, num_steps = bool(levels[-1].isinf()), len(levels) - 1
     estimates: Estimates = []
     used: Estimates = []
@@ -114,9 +113,6 @@ def _integrate(
     after: Float[Tensor, " 1"],
     estimates: Estimates,
 ) -> Float[Tensor, "b *d"]:
-    """Return `z` at the noise level `after`, integrated from `now` with the polynomial through the
-    estimates.
-    """
     h = (after - now).item() / 2
     weights = _quadrature([(level - now).item() / 2 for level, _ in estimates], h)
     (_, sigma), (alpha_next, sigma_next) = alpha_sigma(now), alpha_sigma(after)

@@ -42,8 +42,8 @@ class Bound:
 
 
 def bounds(run: Run) -> list[Bound]:
-    """Return the measured likelihood bounds of a trained model, from the evaluation or else from
-    the last validation.
+    """Return the likelihood bounds measured in a model's evaluation or, without evaluation, in the
+    last validation of the training.
     """
     path = run.directory.path / "eval.json"
     try:
@@ -80,7 +80,7 @@ def bounds(run: Run) -> list[Bound]:
 
 
 def card(run: Run, where: str, vae: Latents | None = None) -> str:
-    """Return the model card of an exported model, the text of README.md.
+    """Return the text of the model card (README.md) of an exported model.
 
     `where` is the repository on the Hub, or the name of the folder; `vae` is given if it is
     exported, too.
@@ -118,7 +118,6 @@ def card(run: Run, where: str, vae: Latents | None = None) -> str:
 
 
 def _front_matter(run: Run, where: str, found: list[Bound]) -> str:
-    """Return the YAML header of a model card, which the Hugging Face Hub reads."""
     is_diffusers, data = isinstance(run.network, DiffusersNetwork), run.data
     task = "unconditional-image-generation"
     entries: dict[str, Any] = {"library_name": "diffusers" if is_diffusers else "elbos"}

@@ -73,9 +73,6 @@ def export(
 
 
 def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
-    """Raise an error if a trained model cannot be exported into the given folder or with the given
-    autoencoder.
-    """
     if vae is not None and not isinstance(run.network, DiffusersNetwork):
         raise ValueError("a VAE is exported with diffusers networks only: leave it out.")
     if vae is not None and (num := vae.vae.config.latent_channels) != run.data.shape[0]:
@@ -99,7 +96,7 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
 
 
 def _run_of(run: Run) -> dict[str, str]:
-    """Return a digest that identifies a training run, however long it was trained."""
+    """Return a digest that identifies a training run, independent of the length of the training."""
     known = {**run.config.identity(), "num_images": None, "init": None, "data": None}
     return {"run": digest([known, run.directory.read("data.json")])}
 
@@ -107,9 +104,6 @@ def _run_of(run: Run) -> dict[str, str]:
 def _write_pipeline(
     network: DiffusersNetwork, config: Config, folder: Path, vae: Latents | None
 ) -> None:
-    """Write a diffusers network and its scheduler into a folder that diffusers loads as a
-    pipeline.
-    """
     diffusers = imported()
     ends = config.schedule.logsnr_min, config.schedule.logsnr_max
     own, trained = network.levels, trained_levels(config.parameterization, *ends)
@@ -152,9 +146,6 @@ def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> st
 
 
 def _without_places(config: Config) -> Config:
-    """Return a training configuration in which absolute paths are replaced by "/" and the file
-    name.
-    """
     data: Any = config.data
     places = {
         name: type(value)(Path("/") / Path(value).name)
@@ -165,9 +156,6 @@ def _without_places(config: Config) -> Config:
 
 
 def _moved(partial: Path, folder: Path) -> list[str]:
-    """Move a folder to its final path, or its files into an existing folder, the manifest last;
-    return the file names.
-    """
     names = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
     if not folder.exists():
         partial.rename(folder)

@@ -12,9 +12,6 @@ _MAX_REASON = 300  # characters of an error of the Hub
 
 
 def require_pushable(repo: str) -> None:
-    """Raise a ValueError if an upload to the Hub would fail: no huggingface_hub, no token or an
-    invalid name.
-    """
     hub = _hub()
     owner, _, name = repo.partition("/")
     if not (owner and name):
@@ -30,7 +27,8 @@ def require_pushable(repo: str) -> None:
 
 
 def push(folder: Path, names: Sequence[str], repo: str, api: Any = None) -> str:
-    """Upload the files of a folder to a model repository on the Hub, created as private if missing.
+    """Upload files of a folder to a model repository on the Hugging Face Hub, created as private if
+    missing.
 
     Args:
         folder: The folder.

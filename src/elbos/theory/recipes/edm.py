@@ -13,7 +13,6 @@ _EDM_MONOTONIC = weightings.Monotone(weightings.EDM())
 
 
 def _edm(title: str, p_mean: float, p_std: float, sigma_data: float, reference: str) -> Recipe:
-    """Return a recipe of EDM's loss with other noise distribution and data scale."""
     return Recipe(
         title=title,
         schedule=Normal.edm(p_mean=p_mean, p_std=p_std),

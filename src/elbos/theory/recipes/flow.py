@@ -27,7 +27,6 @@ def _velocity(
     reference: str,
     coefficient: Callable[[Tensor], Tensor] = one,
 ) -> Recipe:
-    """Return a recipe of the flow-matching velocity loss."""
     return Recipe(
         title=title,
         schedule=schedule,
@@ -39,7 +38,9 @@ def _velocity(
 
 
 def _logit_normal(title: str, mean: float, std: float, reference: str) -> Recipe:
-    """Return a recipe of the velocity loss; a time shift by k adds ln k to the mean."""
+    """Return a recipe of the velocity loss with logit-normal times; a time shift by k adds ln k to
+    the mean.
+    """
     schedule = Normal.logit_normal(mean=mean, std=std)
     return _velocity(title, schedule, weightings.LogitNormalFlow(mean=mean, std=std), reference)
 

@@ -57,5 +57,4 @@ def exact(
 
 
 def one(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """Return the coefficient one at every noise level."""
     return torch.ones_like(logsnr)

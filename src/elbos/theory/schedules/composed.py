@@ -23,13 +23,11 @@ def _require_fixed(schedule: Schedule) -> None:
 
 
 def _inside(schedule: Schedule, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    """Return the log-density of a schedule; minus infinity outside its log-SNR range."""
     is_inside = (logsnr >= schedule.logsnr_min) & (logsnr <= schedule.logsnr_max)
     return torch.where(is_inside, schedule.log_density(logsnr), -math.inf)
 
 
 def _cut(schedule: Schedule, own_min: float, own_max: float) -> None:
-    """Clip the log-SNR range of a schedule to the range on which its density is positive."""
     object.__setattr__(schedule, "logsnr_min", max(schedule.logsnr_min, own_min))
     object.__setattr__(schedule, "logsnr_max", min(schedule.logsnr_max, own_max))
 
@@ -75,7 +73,6 @@ class Mixture(Schedule):
         return [(share / total, s) for share, s in zip(self.shares, self.schedules, strict=True)]
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Invert the mixture's time function between the extreme log-SNRs of the components."""
         levels = torch.stack([schedule.logsnr(t.clamp(0, 1)) for schedule in self.schedules])
         low, high = levels.min(0).values, levels.max(0).values
 
@@ -138,7 +135,6 @@ class FlowTimes(Schedule):
         super().__post_init__()
 
     def _mapped(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Map a log-SNR of `inner` to the shifted and rescaled log-SNR."""
         half, width = logsnr / 2 - math.log(self.shift), self.time_max - self.time_min
         noise = self.time_min + width * torch.sigmoid(-half)
         signal = 1 - self.time_max + width * torch.sigmoid(half)
@@ -147,7 +143,9 @@ class FlowTimes(Schedule):
     def _unmapped(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""Invert the map of log-SNR; also return $\log(d\lambda/d\lambda')$."""
+        r"""Return the log-SNR of `inner` for a log-SNR of this schedule, and
+        $\log(d\lambda/d\lambda')$.
+        """
         half, width = logsnr / 2, self.time_max - self.time_min
         noise = (torch.sigmoid(-half) - self.time_min).clamp(min=0) / width
         signal = (torch.sigmoid(half) - (1 - self.time_max)).clamp(min=0) / width
@@ -217,7 +215,9 @@ class ZeroTerminal(Schedule):
     def _unscaled(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""Invert the rescaling: return the log-SNR of `inner` and $\log(d\lambda/d\lambda')$."""
+        r"""Return the log-SNR of `inner` for a log-SNR of this schedule, and
+        $\log(d\lambda/d\lambda')$.
+        """
         rest = -math.expm1(self._last)  # 1 - alpha_1
         scaled = torch.expm1(logsigmoid(logsnr) / 2)  # alpha' - 1
         noise = -rest * scaled  # 1 - alpha

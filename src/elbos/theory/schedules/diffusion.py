@@ -66,12 +66,20 @@ class Normal(Schedule):
 
     @classmethod
     def edm(cls, *, p_mean: float = -1.2, p_std: float = 1.2, **ends: float) -> "Normal":
-        """Return EDM's training distribution, between log-SNR `ends`."""
+        r"""Return EDM's training distribution of log-SNR, with $P_\mathrm{mean}$ and
+        $P_\mathrm{std}$ of $\ln\tilde\sigma$.
+
+        `ends` are `logsnr_min` and `logsnr_max`.
+        """
         return cls(mean=-2 * p_mean, std=2 * p_std, **ends)
 
     @classmethod
     def logit_normal(cls, *, mean: float = 0.0, std: float = 1.0, **ends: float) -> "Normal":
-        """Return Stable Diffusion 3's times, with mean and standard deviation of logit(t)."""
+        """Return Stable Diffusion 3's distribution of log-SNR, given mean and standard deviation of
+        logit(t).
+
+        `ends` are `logsnr_min` and `logsnr_max`.
+        """
         return cls(mean=-2 * mean, std=2 * std, **ends)
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -216,11 +224,9 @@ class StableDiffusion(Schedule):
 
     @property
     def _roots(self) -> tuple[float, float]:
-        r"""Square root of the first $\beta$, and the difference of the roots of last and first."""
         return self.beta_min**0.5, self.beta_max**0.5 - self.beta_min**0.5
 
     def _root(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the square root $r$ of $\beta$ at a log-SNR."""
         first, rise = self._roots
         return (first**3 - 3 * rise * logsigmoid(logsnr)) ** (1 / 3)
 

@@ -84,19 +84,16 @@ class Beta(Schedule):
 
     @cached_property
     def _knots(self) -> Float[Tensor, " knots"]:
-        """Log-SNR grid of the tabulated distribution function, in decreasing order."""
         num = round(2 * _REACH / _STEP) + 1
         return torch.linspace(_REACH, -_REACH, num, dtype=torch.float64)
 
     @cached_property
     def _times(self) -> Float[Tensor, " knots"]:
-        """Values of the distribution function at the grid of log-SNRs, in increasing order."""
         first = self._log_density(self._knots[:1]).exp() * 2 / self.a  # the tail is exponential
         pieces = self._integral(self._knots[1:], self._knots[:-1])
         return torch.cat([first, first + pieces.cumsum(0)]).clamp(max=1.0)
 
     def _integral(self, low: Float[Tensor, "*b"], high: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Integrate the density between nearby log-SNRs by Gauss-Legendre quadrature."""
         half = (high - low)[..., None] / 2
         p = self._log_density(low[..., None] + half * (_NODES.to(low) + 1)).exp()
         return (half * _WEIGHTS.to(low) * p).sum(-1)

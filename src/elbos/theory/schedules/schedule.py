@@ -169,4 +169,4 @@ class Schedule(Typed, abc.ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a learned state of `state_dict`, if the schedule is adaptive."""
+        """Restore a learned state returned by `state_dict`, if the schedule is adaptive."""

@@ -153,7 +153,8 @@ class EDM(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class EDM2(Weighting):
-    r"""EDM2's weighting before its learned factor $1/e^u$: EDM's formula with other moments.
+    r"""EDM2's weighting without the learned factor $1/e^u$: EDM's formula with another mean and
+    standard deviation.
 
     With the defaults it rises for $\lambda < -3.16$; with ImageNet-64's (1.6, 3.2), for
     $\lambda < -8.64$.

@@ -20,7 +20,6 @@ def sech_half(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 
 def normal(logsnr: Float[Tensor, "*b"], mean: float, std: float) -> Float[Tensor, "*b"]:
-    """Return the normal density of log-SNR with given mean and standard deviation."""
     return torch.exp(-(((logsnr - mean) / std) ** 2) / 2) / (std * math.sqrt(2 * math.pi))
 
 

@@ -43,7 +43,9 @@ class Monotone(Weighting):
 
     @cached_property
     def _peaks(self) -> list[tuple[float, float]]:
-        """Local maxima of the inner weighting, each with the largest weight from there on."""
+        """Positions of the inner weighting's local maxima, each with the largest weight from there
+        to higher log-SNRs.
+        """
         ends = [end for _, end in rising_intervals(self.inner, -50.0, 50.0, num_points=20_001)]
         w = self.inner(torch.tensor(ends, dtype=torch.float64))
         return list(zip(ends, w.flip(0).cummax(0).values.flip(0).tolist(), strict=True))
