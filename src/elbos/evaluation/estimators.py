@@ -52,8 +52,8 @@ class Statistics:
 
     @staticmethod
     def from_features(features: Float[Tensor, "n d"]) -> "Statistics":
-        """Return the mean and covariance of feature vectors; warn unless the vectors outnumber
-        their dimensions.
+        """Return the mean and covariance of feature vectors; warn unless there are more vectors
+        than dimensions.
         """
         num, dim = features.shape
         _require_finite(features)
@@ -123,7 +123,7 @@ def kernel_distance(
 
 
 def mean_kernel(x: Float[Tensor, "n d"]) -> float:
-    r"""Return the mean kernel $E\,k(x, x')$ over all pairs of two different feature vectors."""
+    r"""Return the mean kernel $E\,k(x, x')$ over all pairs of different feature vectors."""
     num, chunks = len(x), torch.split(x, _CHUNK)
     total = sum((_kernel(a, a).sum() - _kernel_diagonal(a).sum()).item() for a in chunks)
     total += 2 * sum(_kernel(a, b).sum().item() for i, a in enumerate(chunks) for b in chunks[:i])
@@ -147,8 +147,8 @@ def _kernel_diagonal(x: Tensor) -> Float64[Tensor, " n"]:
 def precision_recall(
     real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], *, num_neighbors: int = 3
 ) -> tuple[float, float]:
-    """Return the improved precision and recall, which are comparable only between sample sets of
-    equal size.
+    """Return the improved precision and recall of samples, comparable only between sets of equal
+    size.
 
     Distances are computed in float64, in chunks: 10,000 features against 10,000 take 200 MB. A
     feature exactly on the border of a ball counts as inside, as published; except for features that

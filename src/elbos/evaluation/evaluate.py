@@ -114,9 +114,6 @@ def evaluate(
 
 
 def require_measurable(model: Model, config: EvaluationConfig, sampling: Sampling) -> None:
-    """Raise a ValueError if the settings of an evaluation do not fit the model, before anything is
-    measured.
-    """
     model.require_guidable(sampling)
     sampling.logsnrs(model.schedule)  # raises for an invalid grid
     chosen_images(model, config)
@@ -127,7 +124,9 @@ def require_measurable(model: Model, config: EvaluationConfig, sampling: Samplin
 
 
 def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
-    """Return a PNG image of at most 100 of the scored samples; None if no samples are scored."""
+    """Return a PNG image of up to 100 generated samples; None if the evaluation generates no
+    samples.
+    """
     if config.num_samples == 0 or model.data.num_levels is None:
         return None
     x = stored_samples(model, sampling, config.num_samples, config.seed, silent)

@@ -24,23 +24,19 @@ BASELINE = Swatch(COLORS[-1], "dash")
 
 
 def swatches(result: Evaluation) -> dict[str, Swatch]:
-    """Return a curve colour for each condition of a network, by the condition's name in words."""
     names = (name.replace("_", " ") for name in result.results)
     return {name: Swatch(color) for name, color in zip(names, cycle(COLORS), strict=False)}
 
 
 def curves_figure(result: Evaluation) -> Figure:
-    """Return a figure of the loss and the ELBO of noisy data over log-SNR, with bands of two
-    standard errors.
+    """Plot the loss and the ELBO of noisy data over log-SNR, with bands of two standard errors;
+    return the figure.
     """
     found = zip(swatches(result), result.results.values(), strict=True)
     return by_level_figure({name: (one.curve, one.elbo) for name, one in found})
 
 
 def floor_figure(result: Evaluation) -> Figure:
-    """Return a figure of the loss and the irreducible loss (dashed) over log-SNR, with a
-    logarithmic loss axis.
-    """
     traces: list[Scatter] = []
     floors = result.floors or {}
     for (title, swatch), name in zip(swatches(result).items(), floors, strict=True):
@@ -70,9 +66,6 @@ def floor_figure(result: Evaluation) -> Figure:
 
 
 def sweep_lines(sweep: Sweep) -> dict[tuple[str, str], list[SweepPoint]]:
-    """Return the results of a sampling sweep, grouped by sampler and grid, and sorted by number of
-    network evaluations.
-    """
     lines: dict[tuple[str, str], list[SweepPoint]] = {}
     for point in sorted(sweep.points, key=lambda point: point.protocol.num_evaluations):
         key = point.protocol.sampler_label, point.protocol.grid_label
@@ -81,9 +74,6 @@ def sweep_lines(sweep: Sweep) -> dict[tuple[str, str], list[SweepPoint]]:
 
 
 def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
-    """Return the colour of each sampler and the dash pattern of each noise-level grid in a sampling
-    sweep.
-    """
     samplers = sorted({point.protocol.sampler_label for point in sweep.points})
     grids = sorted({point.protocol.grid_label for point in sweep.points})
     dashes = zip(grids, cycle(["solid", *DASHES]), strict=False)
@@ -95,17 +85,14 @@ def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
 
 
 def sweep_baseline(sweep: Sweep) -> float | None:
-    """Return the Fréchet distance of real test images; None if there are fewer test images than
-    samples.
+    """Return the Fréchet distance of real test images to the training images; None if there are
+    fewer test images than samples.
     """
     baseline = sweep.baseline.scores[FRECHET_DISTANCE].value
     return None if sweep.baseline.num < sweep.num_samples else baseline
 
 
 def sweep_figure(sweep: Sweep) -> Figure:
-    """Return a figure of the Fréchet distance over the number of network evaluations, on
-    logarithmic axes.
-    """
     evaluations = [point.protocol.num_evaluations for point in sweep.points]
     low, high = (math.log2(f(evaluations)) for f in (min, max))
     ends = [2 ** (low - 0.2), 2 ** (high + 0.2)]

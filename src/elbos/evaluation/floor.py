@@ -30,8 +30,8 @@ from elbos.training.randomness import generator
 def measure_floors(
     model: Model, config: EvaluationConfig, levels: Mapping[str, tuple[float, ...]], start: Start
 ) -> dict[str, Floor]:
-    """Return, for each condition, the irreducible loss on the training images at given noise
-    levels.
+    """Compute the irreducible loss on the training images at given noise levels; return one result
+    per condition.
 
     `levels` are the noise levels of each condition's loss curve. Given the label, noised images are
     compared with training images of the same class only.
@@ -60,9 +60,6 @@ def _floor(
     seed: int,
     start: Start,
 ) -> Floor:
-    """Return the irreducible loss at each noise level on all training images, and on a random tenth
-    of the training images.
-    """
     order = torch.randperm(len(data), generator=generator(seed))
     tenth = order[: max(2, len(order) // 10)]
     few = FiniteSet(

@@ -56,8 +56,7 @@ CHECKED: dict[str, WeightFunction] = {
 
 @dataclass(frozen=True)
 class ConditionedImages:
-    """Images of a split, with the condition that the network receives: "unconditional" or
-    "given_label".
+    """Images of a dataset split, with the network's condition: "unconditional" or "given_label".
 
     Args:
         name: The condition.
@@ -75,19 +74,20 @@ class ConditionedImages:
 
     @property
     def title(self) -> str:
-        """Name of the condition in words, "unconditional" or "given label"."""
         return self.name.replace("_", " ")
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Tensor, Condition]:
-        """Return the images at the given indices, scaled to [-1, 1], with their labels or None."""
+        """Return the images at the given indices, scaled to [-1, 1], and their labels, None if
+        unconditional.
+        """
         x = to_unit(self.x[rows], self.num_levels)
         return x, None if self.labels is None else self.labels[rows]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses of a model under one condition: pilot measurements on a few images, and the main
-    rounds on all images.
+    """Losses of a model under one condition: a pilot measurement on a few images, and the main
+    measurement on all images.
     """
 
     pilot: Measurements
@@ -95,9 +95,7 @@ class Measured:
 
 
 def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]:
-    """Return the indices of the images to evaluate, in a random order that is the same for all
-    models.
-    """
+    """Return the indices of the images to evaluate, in the same random order for all models."""
     split: Split = getattr(model.dataset, config.split)
     num_images = config.num_images or len(split)
     if not 2 <= num_images <= len(split):
@@ -111,8 +109,8 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
 def conditions(
     model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
 ) -> list[ConditionedImages]:
-    """Return one copy of the images for each condition that the network supports (no label, class
-    label), with that condition.
+    """Return the images with each condition that the network supports: without labels, and with
+    class labels.
     """
     x, num_levels = model.represented(split.x[images], start)
     labels = None if split.labels is None else split.labels[images]
@@ -123,8 +121,8 @@ def conditions(
 def measure(
     model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
 ) -> Measured:
-    """Measure a model's losses under one condition, first in a pilot, which tunes the main rounds;
-    return both.
+    """Measure a model's losses under one condition: first on a few images, to tune the noise
+    levels, then on all images.
     """
     validator = Validator(
         condition,
@@ -155,8 +153,8 @@ def measure(
 
 
 def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
-    """Return the variational bound, its terms, and the loss and ELBO at each noise level, from
-    measured losses.
+    """Compute the variational bound, the terms of the bound, and the loss and ELBO at each noise
+    level from measured losses.
     """
     rounds = measured.rounds
     bits = rounds.bits
@@ -201,8 +199,8 @@ def mixed_elbos(
 
 
 def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
-    """Return comparisons, for several weightings, of the weighted loss with the mixture of ELBOs
-    that should equal it.
+    """Compare the weighted loss with the mixture of ELBOs, which by the theorem is equal; return
+    one result per weighting.
     """
     named = dict(CHECKED)
     if trained is not None and trained not in CHECKED.values():

@@ -37,7 +37,7 @@ MAX_MANIFOLD = 10_000
 
 @dataclass(frozen=True)
 class Value:
-    """Value of a metric, NaN if unknown, and standard error over images, None if unknown."""
+    """Value of a metric (NaN if unknown) and standard error over images (None if unknown)."""
 
     value: float
     standard_error: float | None = None
@@ -48,7 +48,8 @@ UNKNOWN = Value(math.nan)
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """Features of generated samples, in random order, and of real images, by the same extractor.
+    """Features of generated samples, in random order, and of real images, computed by the same
+    extractor.
 
     `is_inception` says whether the logits are of the original Inception-v3.
     """
@@ -58,24 +59,22 @@ class FeatureSets:
     is_inception: bool
 
     def first(self, num: int) -> "FeatureSets":
-        """Return the features of the first `num` samples, together with those of all real
-        images.
-        """
+        """Return the features of the first `num` generated samples and of all real images."""
         pooled, logits = self.samples.pooled, self.samples.logits
         first = Features(pooled[:num], None if logits is None else logits[:num])
         return replace(self, samples=first)
 
     @cached_property
     def precision_recall(self) -> tuple[float, float]:
-        """Precision and recall, computed with as many samples as real images."""
+        """Precision and recall, computed from equally many generated samples and real images."""
         num = num_manifold(len(self.samples.pooled), self.reference)
         return precision_recall(
             self.reference.rows[:num], self.samples.pooled[:num], num_neighbors=NUM_NEIGHBORS
         )
 
     def inception_score(self) -> Value | None:
-        """Inception score from the class logits of the feature network; None without class
-        logits.
+        """Return the Inception score from the class logits of the feature network; None without
+        class logits.
         """
         if self.samples.logits is None:
             return None
@@ -84,8 +83,8 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric for comparing models: key in files, titles in text and in tables, and which
-    direction is better.
+    """Metric for comparing models: key in files, titles in text and in tables, and whether higher
+    or lower is better.
     """
 
     name: str
@@ -96,7 +95,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class SampleMetric(Metric):
-    """A metric of sample quality, computed from the features of samples and of real images.
+    """Metric of sample quality, computed from the features of samples and of real images.
 
     Attributes:
         compute: Function that returns the value; None if the features do not allow it.
@@ -162,21 +161,20 @@ SAMPLE_METRICS: list[SampleMetric] = [
 
 
 def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
-    """Return the primary metric of sample quality: the Fréchet distance, or, for fewer samples than
-    features, the kernel distance.
+    """Return the primary metric of sample quality: the Fréchet distance, or the kernel distance if
+    there are fewer samples than features.
     """
     return KERNEL_DISTANCE if num_samples < num_features else FRECHET_DISTANCE
 
 
 def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) -> dict[str, Value]:
-    """Return the values of all metrics that can be computed from the features, by name."""
     values = {metric.name: metric.compute(sets) for metric in metrics}
     return {name: value for name, value in values.items() if value is not None}
 
 
 def num_manifold(num: int, reference: Reference) -> int:
-    """Return the number of samples, equal to the number of real images, from which precision and
-    recall are computed.
+    """Return the number of samples, and of real images, from which precision and recall are
+    computed.
     """
     return min(num, len(reference.rows), MAX_MANIFOLD)
 
@@ -190,7 +188,7 @@ def feature_sets(
     on_images: Callable[[int], None] = lambda _: None,
     features: Features | None = None,
 ) -> FeatureSets:
-    """Return the features of samples, extracted unless given, together with the features of the
+    """Extract the features of generated samples; return them with the features of the real
     reference images.
 
     `on_images` is called with the number of images in each batch.

@@ -37,104 +37,96 @@ class Model(Protocol):
 
     @property
     def name(self) -> str:
-        """The path of the model, as given by the user."""
+        """Path of the model, as the user gave it."""
 
     @property
     def directory(self) -> RunDirectory:
-        """The directory in which partial results of the model's evaluation are stored."""
+        """Directory in which partial results of an evaluation of the model are stored."""
 
     @property
     def step(self) -> int | None:
-        """The training step of the weights; None if unknown."""
+        """Training step of the weights; None if unknown."""
 
     @property
     def origin(self) -> Origin | None:
-        """The source format of a converted model; None for a model that this library trained."""
+        """Source format of a converted model; None for a model that this library trained."""
 
     @property
-    def trained(self) -> Training:
-        """Training settings of the model, as far as they are known."""
+    def trained(self) -> Training: ...
 
     @property
-    def denoiser(self) -> Denoise:
-        """The network, wrapped as a denoiser."""
+    def denoiser(self) -> Denoise: ...
 
     @property
-    def device(self) -> torch.device:
-        """The device on which the network runs."""
+    def device(self) -> torch.device: ...
 
     @property
     def precision(self) -> str:
         """Numerical precision of the network, "bf16" or "fp32"."""
 
     @property
-    def processes(self) -> Processes:
-        """The process group across which the evaluation is distributed."""
+    def processes(self) -> Processes: ...
 
     @property
     def schedule(self) -> Schedule:
-        """The noise schedule that the network was trained with."""
+        """Noise schedule with which the network was trained."""
 
     @property
     def weighting(self) -> WeightFunction | None:
-        """The weighting of the training loss; None if unknown."""
+        """Weighting of the training loss; None if unknown."""
 
     @property
     def relative_width(self) -> float | None:
-        """The relative width of the weights' moving average, as in EDM2; None if unknown."""
+        """Relative width of the weights' moving average, as in EDM2; None if unknown."""
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The conditions of the training: "unconditional", "given_label", or both."""
+        """Conditions in training: "unconditional", "given_label" (class label), or both."""
 
     @property
-    def sampling(self) -> Sampling:
-        """The model's default sampler and sampling settings."""
+    def sampling(self) -> Sampling: ...
 
     @property
-    def data(self) -> DataSpec:
-        """The shape, number of pixel values and number of classes of a sample."""
+    def data(self) -> DataSpec: ...
 
     @property
-    def dataset(self) -> Dataset:
-        """The dataset on which the model is evaluated."""
+    def dataset(self) -> Dataset: ...
 
     @property
     def mixture(self) -> GaussianMixture | None:
-        """The data distribution as a Gaussian mixture; None if unknown."""
+        """Data distribution as a Gaussian mixture; None if unknown."""
 
     def identifier(self) -> dict[str, Any]:
-        """Return the key of stored measurements: a JSON object of everything that the network's
-        outputs depend on.
+        """Return the key of stored measurements: everything on which the network's outputs depend,
+        as a JSON object.
         """
 
-    def autocast(self) -> torch.autocast:
-        """Return an autocast context in the numerical precision of the network."""
+    def autocast(self) -> torch.autocast: ...
 
-    def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError if `sampling` uses guidance that the network does not support."""
+    def require_guidable(self, sampling: Sampling) -> None: ...
 
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
-        """Return images as network inputs (pixels or latents), and the number of pixel values or
-        None for continuous data.
+        """Return images as inputs of the network (pixels or latents), and the number of pixel
+        values, None for latents.
         """
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one sample in the network's representation."""
+        """Shape of one input of the network: pixels or latents."""
 
     @property
     def num_classes(self) -> int | None:
-        """The number of classes that the network is conditioned on; None without classes."""
+        """Number of classes on which the network is conditioned; None for a network without
+        classes.
+        """
 
     @property
-    def null_cond(self) -> Condition:
-        """The null (unconditional) condition for classifier-free guidance."""
+    def null_cond(self) -> Condition: ...
 
     def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]:
-        """Return images decoded from samples of the network, such as latents."""
+        """Decode samples of the network, such as latents, to images."""
 
     def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
         """Return `num` labels that cycle through all classes; None for a network without labels."""
@@ -148,7 +140,7 @@ class Model(Protocol):
         cond: Condition,
         batches: Iterable[int] | None = None,
     ) -> list[Float[Tensor, "b *d"]]:
-        """Yield batches of generated samples, with values approximately in [-1, 1]."""
+        """Return batches of generated samples, with values approximately in [-1, 1]."""
 
 
 class Sampled:
@@ -184,7 +176,8 @@ class Sampled:
 
 
 def model_store(model: Model, name: str, **key: Any) -> Store:
-    """Return the disk store of a measurement of a model, in the evaluation directory of the model.
+    """Return the store on disk, in a model's evaluation directory, of one kind of measurement of
+    the model.
 
     The folder is named `name` and a digest of all that determines the numbers: the model and `key`,
     which is encodable by `codec.encode`. Incomplete files of a killed process are deleted.
@@ -195,8 +188,8 @@ def model_store(model: Model, name: str, **key: Any) -> Store:
 
 
 def data_store(model: Model, name: str, **key: Any) -> Store:
-    """Return the disk store, in the user's cache, of a measurement that depends on the data but not
-    on the model.
+    """Return the store on disk, in the user's cache, of a measurement that depends on the data but
+    not on the model.
     """
     return Store(cache_dir() / name / _digest(model, key), model.processes)
 

@@ -22,7 +22,7 @@ _NUM_LEVELS = 13  # rows in tables of curves
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of likelihood: name, number of units per bit, and a note for titles."""
+    """Unit of likelihood: name, number of units per bit, and a note for titles."""
 
     name: str
     per_bit: float
@@ -30,20 +30,19 @@ class Unit:
 
     @property
     def title(self) -> str:
-        """Name of the unit, followed by the note for titles."""
         return self.name + self.note
 
     def plus_minus(self, bits: float, error: float) -> str:
-        """Return a value and its error, both given in bits/dim, as text in this unit."""
         return plus_minus(bits * self.per_bit, error * self.per_bit)
 
     def number(self, bits: float | None, places: int = 4) -> str:
-        """Return a value, given in bits/dim, as text in this unit."""
         return number(None if bits is None else bits * self.per_bit, places)
 
 
 def unit_of(result: Evaluation) -> Unit:
-    """Return the unit of a model's likelihood: bits/dim, or nats/dim for models of latents."""
+    """Return the unit in which to report a model's likelihood: bits/dim, or nats/dim for models of
+    latents.
+    """
     if result.is_of_latents:
         return Unit("nats/dim", NATS_PER_BIT, " of latents, up to a constant")
     return Unit("bits/dim", 1.0)
@@ -52,7 +51,7 @@ def unit_of(result: Evaluation) -> Unit:
 def evaluation_page(
     result: Evaluation, *, samples: bytes | None = None, command: str | None = None
 ) -> str:
-    """Return an evaluation as a self-contained HTML page, in which the result is also embedded as
+    """Return an evaluation as a self-contained HTML page, in which the results are also embedded as
     JSON.
     """
     return document(
@@ -75,7 +74,6 @@ def evaluation_page(
 def write_page(
     result: Evaluation, path: Path, *, samples: bytes | None = None, command: str | None = None
 ) -> None:
-    """Write an evaluation as a self-contained HTML page to a file, atomically."""
     write_html(path, evaluation_page(result, samples=samples, command=command))
 
 
@@ -94,7 +92,6 @@ def _tables(result: Evaluation, num_rows: int) -> dict[str, list[Table]]:
 
 
 def evaluation_tables(result: Evaluation) -> list[Table]:
-    """Return the tables of all results of an evaluation, with captions, for the terminal."""
     unit = unit_of(result).title
     captions = {
         "training": f"{result.run}: trained",
@@ -126,7 +123,6 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
 
 
 def runs_table(results: Sequence[Evaluation]) -> Table:
-    """Return a table of the results of several models, with one row per model and condition."""
     scored = next((result.quality for result in results if result.quality), None)
     metrics = [m for m in (scored.metrics if scored else ()) if not m.name.endswith("_score")]
     units = list(dict.fromkeys(map(unit_of, results)))
@@ -155,7 +151,6 @@ def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:
 
 
 def terms_table(result: Evaluation) -> Table:
-    """Return a table of the variational bound and its terms, with one row per condition."""
     unit = unit_of(result)
     rows = [
         (
@@ -174,9 +169,6 @@ def terms_table(result: Evaluation) -> Table:
 
 
 def ode_table(result: Evaluation) -> Table:
-    """Return a table of the ODE likelihood and the variational bound on the same images, with one
-    row per condition.
-    """
     unit = unit_of(result)
     rows = [
         (
@@ -195,9 +187,6 @@ def ode_table(result: Evaluation) -> Table:
 
 
 def theorem_tables(result: Evaluation) -> list[Table]:
-    """Return tables that compare the weighted loss with the mixture of ELBOs by weighting, one
-    table per condition.
-    """
     heads = ["", "z", "loss", "mixture", "difference", "monotone"]
     tables = []
     for name, one in _conditions(result):
@@ -217,9 +206,6 @@ def theorem_tables(result: Evaluation) -> list[Table]:
 
 
 def quality_table(quality: SampleQuality) -> Table:
-    """Return a table of the sample-quality scores: of each set of samples, on average, and of real
-    images.
-    """
     real = quality.baseline
     named: list[tuple[str, Scores | SampleSets]] = []
     for found, prefix in ((quality.samples, ""), (quality.matched, "the first ")):
@@ -239,9 +225,6 @@ def quality_table(quality: SampleQuality) -> Table:
 
 
 def sweep_table(sweep: Sweep) -> Table:
-    """Return a table of Fréchet distances by sampler, noise-level grid and number of network
-    evaluations.
-    """
     counts = sorted({point.protocol.num_evaluations for point in sweep.points})
     rows = []
     for (sampler, grid), points in figures.sweep_lines(sweep).items():
@@ -253,8 +236,8 @@ def sweep_table(sweep: Sweep) -> Table:
 
 
 def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> Table:
-    """Return a table of the loss ("curve") or the ELBO ("elbo") at selected noise levels, by
-    condition.
+    """Return a table of the loss (`name="curve"`) or the ELBO (`name="elbo"`) at selected noise
+    levels, by condition.
     """
     curves = [getattr(one, name) for one in result.results.values()]
     levels = curves[0].logsnr
@@ -268,9 +251,6 @@ def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> T
 
 
 def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
-    """Return tables of the loss, the irreducible loss and the excess at selected noise levels, one
-    per condition.
-    """
     tables = []
     for condition, floor in (result.floors or {}).items():
         one, title = result.results[condition], condition.replace("_", " ")
@@ -305,8 +285,8 @@ class Underfitting:
 
 
 def underfitting(one: Likelihood, floor: Floor) -> Underfitting | None:
-    """Return the relative excess of the loss over the irreducible loss; None if no noise level
-    resolves the excess.
+    """Return the relative excess of the loss over the irreducible loss; None if the excess is known
+    at no noise level.
     """
     curve = one.curve
     # at levels of zero standard error no image was measured: the loss there is the pilot's

@@ -56,7 +56,7 @@ _ESTIMATORS = 3  # version of the estimators: a change invalidates stored scores
 
 @dataclass(frozen=True)
 class Scorer:
-    """A scorer of a model's samples, which compares their features with the features of the
+    """Scorer of a model's samples, which compares features of the samples with features of the
     training images.
     """
 
@@ -66,16 +66,12 @@ class Scorer:
 
     @classmethod
     def load(cls, model: Model, network: ExtractorConfig, start: Start) -> "Scorer":
-        """Return a scorer with the feature extractor and the reference features, which are computed
-        if not cached.
-        """
         extractor = network.load(model.device)
         found = reference(model.dataset, REFERENCE_SPLIT, extractor, start, model.processes)
         return cls(model, extractor, found)
 
     @property
     def num_features(self) -> int:
-        """Dimension of the feature vectors."""
         return self.reference.rows.shape[1]
 
     def num_matched(self, num: int) -> int | None:
@@ -90,8 +86,8 @@ class Scorer:
     def score(
         self, sampling: Sampling, num: int, seed: int, start: Start
     ) -> tuple[Scores, Scores | None]:
-        """Return the scores of all generated samples, and of as many samples as the real-data
-        baseline has images.
+        """Return the scores of all generated samples, and the scores of as many samples as there
+        are real test images.
 
         Metrics that depend on the number of samples are compared with the real-data baseline by the
         first `num_matched` samples; None if all samples are compared.
@@ -103,8 +99,8 @@ class Scorer:
         return self._stored_scores(x, store, f"seed {seed}", start, num_matched)
 
     def baseline(self, num: int, start: Start) -> Baseline:
-        """Return the scores of at most `num` real test images, as a baseline for generated samples;
-        empty if there are too few.
+        """Score at most `num` real test images, as a baseline for generated samples; return no
+        scores if there are too few images.
         """
         test = self.model.dataset.test.x
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
@@ -215,7 +211,6 @@ def _from_tensors(prefix: str, tensors: Tensors) -> Scores:
 def measure_quality(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
 ) -> SampleQuality:
-    """Return the scores of several sets of generated samples, and of real images as a baseline."""
     num, seeds = config.num_samples, range(config.seed, config.seed + config.num_sets)
     found = {seed: scorer.score(sampling, num, seed, start) for seed in seeds}
     matched = {seed: some for seed, (_, some) in found.items() if some is not None}
@@ -231,9 +226,6 @@ def measure_quality(
 def measure_sweep(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
 ) -> Sweep:
-    """Return the scores of samples for every sampler, noise-level grid and number of network
-    evaluations.
-    """
     num, seed = config.sweep_samples, config.seed
     points = []
     for one in _sweep_samplings(scorer, config, sampling):
@@ -258,9 +250,6 @@ def _named(start: Start, point: str, what: str, total: int, unit: str) -> Advanc
 def _sweep_samplings(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling
 ) -> Iterator[Sampling]:
-    """Yield the sampling settings of a sweep, each with as many steps as the allowed network
-    evaluations permit.
-    """
     trained = scorer.model.schedule
     for sampler in dict.fromkeys([sampling.sampler, *(cls() for cls in SAMPLERS)]):
         for grid in dict.fromkeys([sampling.grid, *SWEEP_GRIDS]):

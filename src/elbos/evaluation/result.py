@@ -73,7 +73,8 @@ class OdeLikelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
-    """Variational bound on a set of images, with its terms and its integrand over noise levels.
+    """Variational bound on the negative log-likelihood of a set of images, with the terms and the
+    integrand of the bound.
 
     Attributes:
         standard_error: Standard error for the distribution of images, in bits/dim.
@@ -225,18 +226,18 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Evaluation":
-        """Return the evaluation that `to_dict` converted to JSON values; raise a TypeError if an
-        entry is missing.
+        """Restore an evaluation from the JSON values of `Evaluation.to_dict`; raise a TypeError if
+        an entry is missing.
         """
         found: Evaluation = from_json(cls, data)
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation as JSON values, the content of eval.json."""
+        """Return the evaluation as a dictionary of JSON values, the content of eval.json."""
         return dict(to_json(self))
 
     def plot(self) -> "Figure":
-        """Return a figure of the loss over log-SNR, above the ELBO of noisy data."""
+        """Plot the loss over log-SNR, above the ELBO of noisy data; return the figure."""
         figure: Figure = shown_by(self, "figures").curves_figure(self)
         return figure
 

@@ -15,11 +15,10 @@ FORMAT = 3  # version of stored samples: a change generates all samples again
 
 
 class NotFiniteError(ValueError):
-    """Error: generated samples contain NaN or infinity."""
+    """Error raised if generated samples contain NaN or infinity."""
 
 
 def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
-    """Raise a NotFiniteError that states how many samples contain NaN or infinity, if any do."""
     if num_bad := int((~x.isfinite()).flatten(1).any(1).sum()):
         raise NotFiniteError(
             f"{num_bad} of {len(x)} samples hold NaN or infinity: "
@@ -30,8 +29,8 @@ def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
 def stored_samples(
     model: Model, sampling: Sampling, num: int, seed: int, start: Start
 ) -> UInt8[Tensor, "n c h w"]:
-    """Return the samples of `elbos sample --num NUM --seed SEED` as pixel values, read from disk or
-    else generated.
+    """Return the pixel values of the samples that `elbos sample --num NUM --seed SEED` writes, read
+    from disk or else generated.
     """
     store = model_store(model, "samples", format=FORMAT, sampling=sampling, num=num, seed=seed)
     labels = model.class_labels(num)

@@ -37,18 +37,13 @@ def _scores_from_json(data: Mapping[str, Any]) -> dict[str, Value]:
 
 @dataclass(frozen=True)
 class Scores:
-    """Sample-quality scores of one set of images, by the names of the metrics in
-    `SAMPLE_METRICS`.
-    """
+    """Sample-quality scores of one set of images, keyed by metric name."""
 
     values: Mapping[str, Value] = field(
         metadata={**_FLAT, "encode": _scores_as_json, "decode": _scores_from_json}
     )
 
     def __getitem__(self, metric: SampleMetric) -> Value:
-        """Return the value and the standard error of a metric; NaN and None if the value is
-        unknown.
-        """
         return self.values.get(metric.name, UNKNOWN)
 
 
@@ -86,8 +81,8 @@ class SampleSets:
 
     @classmethod
     def from_scores(cls, num: int, scores: Mapping[int, Scores]) -> "SampleSets":
-        """Return the scores of all seeds, with mean and standard deviation; for one seed, the
-        standard deviation is None.
+        """Combine the scores of several seeds into their mean and standard deviation, which is None
+        for one seed.
         """
         names = next(iter(scores.values())).values
         values = {name: [one.values[name].value for one in scores.values()] for name in names}
@@ -152,14 +147,14 @@ class SampleQuality:
     baseline: Baseline
 
     def comparable(self, metric: SampleMetric) -> SampleSets:
-        """Return the scores to compare with the baseline; a metric that depends on sample size is
-        taken at the baseline's size.
+        """Return the scores to compare with real images; if a metric depends on sample size, the
+        scores of equally many samples.
         """
         return self.matched if self.matched and metric.depends_on_num else self.samples
 
     @property
     def metrics(self) -> list[SampleMetric]:
-        """Metrics that have values, the primary distance first."""
+        """Metrics of sample quality that have values, the primary distance first."""
         leading = leading_distance((self.matched or self.samples).num, self.protocol.num_features)
         known = [m for m in SAMPLE_METRICS if m.name in self.samples.sets[0].scores.values]
         return sorted(known, key=lambda metric: metric is not leading)
@@ -175,8 +170,8 @@ class SweepPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Sample-quality scores by sampler, grid and number of network evaluations; `best` has the
-    lowest Fréchet distance.
+    """Sample-quality scores by sampler, noise-level grid and number of network evaluations; `best`
+    has the lowest Fréchet distance.
     """
 
     points: tuple[SweepPoint, ...]

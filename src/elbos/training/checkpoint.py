@@ -30,7 +30,8 @@ _MAX_REASON = 200  # characters: torch lists all tensors that differ
 
 
 class Stored:
-    """A tensor in safetensors files, from which only the requested rows are read.
+    """Tensor stored in one or several safetensors files, from which only the requested rows are
+    read.
 
     `stored[...]` reads the whole tensor, and `stored[2:5]` some rows, into new memory. `parts` are
     slices of safetensors, with consecutive rows.
@@ -69,14 +70,16 @@ ReadableGroups = Mapping[str, Mapping[str, Tensor | Stored]]
 
 
 class DamagedCheckpoint(CorruptFile):
-    """Error: a file of the checkpoint is missing, truncated or changed."""
+    """Error raised if a file of a checkpoint is missing, truncated or modified."""
 
 
 # --- finding -------------------------------------------------------------------------------------
 
 
 def kept(folder: Path) -> dict[int, Path]:
-    """Return the paths of the checkpoints in a folder by training step, in ascending order."""
+    """Return the paths of all checkpoints in a folder by training step, in ascending order of the
+    step.
+    """
     if not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:  # listed at once: a running training renames checkpoints
@@ -85,12 +88,13 @@ def kept(folder: Path) -> dict[int, Path]:
 
 
 def latest(folder: Path) -> Path | None:
-    """Return the path of the latest checkpoint in `folder`; None if there is no checkpoint."""
     return next(reversed(kept(folder).values()), None)
 
 
 def of_step(folder: Path, step: int | None) -> Path:
-    """Return the path of the checkpoint of a training step, by default of the latest step."""
+    """Return the path of the checkpoint of a training step, or of the latest step if `step` is
+    None.
+    """
     found, run = kept(folder), folder.parent
     if not found:
         raise FileNotFoundError(f"{run} has no checkpoint yet: train it with `elbos train`.")
@@ -105,7 +109,8 @@ def of_step(folder: Path, step: int | None) -> Path:
 
 
 def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
-    """Write the checkpoint of `step` and delete all checkpoints but the latest `num_kept`.
+    """Write the checkpoint of a training step, then delete all but the latest `num_kept`
+    checkpoints.
 
     If the checkpoint cannot be written (OSError), earlier checkpoints are untouched.
     """
@@ -118,7 +123,6 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
 
 
 def new_partial(folder: Path, step: int) -> Path:
-    """Create and return the temporary folder into which all processes write a checkpoint."""
     partial = files.partial(folder / f"{step:08d}")
     with files.named_errors(folder):
         shutil.rmtree(partial, ignore_errors=True)
@@ -127,7 +131,7 @@ def new_partial(folder: Path, step: int) -> Path:
 
 
 def write_part(partial: Path, part: int, groups: Groups) -> None:
-    """Write one process's rows of each sharded tensor to a checkpoint; process 0 also writes all
+    """Write one process's rows of the sharded tensors to a checkpoint; process 0 also writes the
     unsharded tensors.
     """
     with files.named_errors(partial.parent):
@@ -139,8 +143,8 @@ def write_part(partial: Path, part: int, groups: Groups) -> None:
 
 
 def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: int) -> None:
-    """Complete a checkpoint after all processes have written their rows; delete all but the latest
-    `num_kept` checkpoints.
+    """Complete a checkpoint after all processes have written their rows, then delete all but the
+    latest `num_kept` checkpoints.
     """
     path = folder / f"{step:08d}"
     digests: dict[str, str] = {}
@@ -182,7 +186,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def _remove(path: Path) -> None:
-    """Delete a checkpoint atomically (rename, then remove)."""
+    # renamed first: an incomplete folder never bears the name of a checkpoint
     partial = files.partial(path.with_name(f"{path.name}.old"))
     path.rename(partial)
     shutil.rmtree(partial)
@@ -195,8 +199,8 @@ def _remove(path: Path) -> None:
 def reading_step(
     folder: Path, step: int | None, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Verify the checkpoint of a training step, by default the latest; yield the step and all
-    tensors, by group and name.
+    """Verify the checkpoint of a training step (None: the latest); yield the step and the tensors
+    by group and name.
 
     If a running training replaces the latest checkpoint meanwhile, the newer checkpoint is read.
     """
@@ -217,8 +221,9 @@ def reading_step(
 def reading(
     path: Path, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Verify a checkpoint; yield its training step and its tensors by group and name, or only those
-    of the group `only`.
+    """Verify a checkpoint by SHA-256; yield the training step and the tensors by group and name.
+
+    If `only` is given, yield the tensors of this group alone.
     """
     verify(path, only)
     with opened(path, only) as (step, groups):
@@ -232,7 +237,8 @@ def reading(
 
 
 def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> None:
-    """Raise a DamagedCheckpoint unless the SHA-256 of each file of a checkpoint is as recorded.
+    """Raise a DamagedCheckpoint if a file of a checkpoint does not match the SHA-256 in its
+    manifest.
 
     Only the group `only` is verified, or all; processes each verify a `share` of the files.
     """
@@ -247,8 +253,8 @@ def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> N
 def opened(
     path: Path, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
-    """Verify a checkpoint; yield its training step and, by group and name, its tensors, which are
-    read on demand.
+    """Open a checkpoint without comparing digests; yield the training step, and by group and name
+    the tensors, which are read on demand.
 
     A KeyError, ValueError or RuntimeError in the `with` block becomes a ValueError: the tensors
     belong to another network.
@@ -284,11 +290,7 @@ def opened(
 
 
 def require_dtypes(groups: ReadableGroups, own: Groups) -> None:
-    """Raise a ValueError if a tensor in a checkpoint differs in dtype from the tensor that it
-    restores.
-
-    Torch itself would convert the stored tensor silently.
-    """
+    # torch itself would convert the stored tensor silently
     for group, tensors in own.items():
         for name, tensor in tensors.items():
             found = groups[group].get(name)
@@ -297,7 +299,6 @@ def require_dtypes(groups: ReadableGroups, own: Groups) -> None:
 
 
 def _manifest(path: Path, only: str | None) -> tuple[int, dict[str, str]]:
-    """Return the training step of a checkpoint and the SHA-256 of its files, from manifest.json."""
     manifest = read_object(path / "manifest.json")
     step, digests = manifest["step"], manifest["sha256"]
     if type(step) is not int or step != int(path.name):
@@ -311,9 +312,6 @@ def _manifest(path: Path, only: str | None) -> tuple[int, dict[str, str]]:
 
 @contextmanager
 def _naming_damage(path: Path) -> Iterator[None]:
-    """Convert errors raised while reading a checkpoint into a DamagedCheckpoint that states the
-    path and the remedy.
-    """
     try:
         yield
     except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError) as error:

@@ -22,7 +22,7 @@ from elbos.training.network import OwnNetwork
 
 
 def command_name(cls: type) -> str:
-    """Return the name of a class on the command line, such as soft-min-snr for `SoftMinSNR`."""
+    """Convert a class name to a word of the command line, such as `SoftMinSNR` to soft-min-snr."""
     name = cls.__name__.removesuffix("Config")
     joined = {"InDI", "CosMap", "JiT", "UNet", "UViT", "ViT"}
     name = name.capitalize() if name in joined else name
@@ -87,7 +87,9 @@ else:
         return weightings.Monotone(inner)
 
     def _shifted(inner: Simple, shift: float) -> weightings.Shifted:
-        """A weighting shifted along the log-SNR; positive shifts move weight to cleaner data."""
+        """A weighting that is shifted along the log-SNR; positive shifts move weight to cleaner
+        data.
+        """
         return weightings.Shifted(inner, shift)
 
     Weight = Union[  # noqa: UP007, built at run time
@@ -98,8 +100,8 @@ else:
     Fixed = _choice(*schedules.SCHEDULES)
 
     def _mixture(schedules: str, shares: tuple[float, ...]) -> Mixture:
-        """Mixture of schedules, given as comma-separated Python expressions, in the given
-        shares.
+        """Mixture of noise schedules, given as comma-separated Python expressions with one share
+        each.
         """
         parts = parse(tuple[Schedule, ...], schedules, "schedules")
         return Mixture(schedules=parts, shares=shares)
@@ -107,11 +109,13 @@ else:
     def _flow_times(
         inner: Fixed, shift: float = 1.0, time_min: float = 0.0, time_max: float = 1.0
     ) -> FlowTimes:
-        """A schedule whose rectified-flow times are shifted, then mapped to a range of times."""
+        """A noise schedule whose rectified-flow times are shifted, then mapped to an interval of
+        times.
+        """
         return FlowTimes(inner=inner, shift=shift, time_min=time_min, time_max=time_max)
 
     def _zero_terminal(inner: Fixed, snr_shift: float = 1.0) -> ZeroTerminal:
-        """A schedule whose SNR is divided by a shift, then rescaled to zero terminal SNR."""
+        """A noise schedule whose SNR is divided by a shift, then rescaled to zero terminal SNR."""
         return ZeroTerminal(inner=inner, snr_shift=snr_shift)
 
     NoiseSchedule = Union[  # noqa: UP007, built at run time

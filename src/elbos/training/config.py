@@ -251,9 +251,6 @@ class Config:
             )
 
     def require_guidable(self, sampling: Sampling) -> None:
-        """Raise a ValueError if sampling uses guidance but the network is not trained both with and
-        without labels.
-        """
         if sampling.guidance != 1 and not (self.use_labels and 0 < self.label_dropout < 1):
             raise ValueError(
                 f"guidance is {sampling.guidance}, but the network does not learn both with and "
@@ -277,13 +274,9 @@ class Config:
 
     @property
     def num_steps(self) -> int:
-        """Number of optimizer steps: `num_images / batch_size`, rounded up."""
         return -(-self.num_images // self.batch_size)
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate at a training step: linear warm-up, times cosine decay if
-        configured.
-        """
         num_images = (step + 1) * self.batch_size
         warmup = min(1.0, num_images / max(self.optimizer.warmup_images, 1))
         decay = 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
@@ -293,8 +286,8 @@ class Config:
 
     @property
     def long_warmup(self) -> str | None:
-        """Warning that the learning-rate warm-up exceeds a fifth of the training run; None if it
-        does not.
+        """Warning text if the learning-rate warm-up takes more than a fifth of the training, else
+        None.
         """
         share, peak = self.optimizer.warmup_images / self.num_images, self.optimizer.learning_rate
         if share <= MAX_WARMUP:
@@ -307,7 +300,6 @@ class Config:
 
     @property
     def objective(self) -> Objective:
-        """Training objective: weighting, noise schedule and prediction type."""
         return Objective(
             weighting=self.weighting,
             schedule=self.schedule,
@@ -317,8 +309,8 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Training settings of a model, as shown in reports; unknown settings, such as a pretrained
-    model's, are None.
+    """Training settings of a model, as shown in reports; settings that are unknown for a pretrained
+    model are None.
     """
 
     weighting: str | None
@@ -335,8 +327,8 @@ class Training:
 
 
 def read_config(path: Path) -> Config:
-    """Return the training configuration in a file: a run's config.json, or the output of `elbos
-    train --dry-run`, as JSON, TOML or YAML.
+    """Read a training configuration from a run's config.json, or from JSON, TOML or YAML that holds
+    the output of `elbos train --dry-run`.
     """
     try:
         config: Config = decode(Config, files.read_value(path))
@@ -349,7 +341,6 @@ def read_config(path: Path) -> Config:
 
 
 def run_config(directory: RunDirectory) -> Config:
-    """Return the training configuration of a run, read from config.json."""
     file = directory.path / "config.json"
     if not file.exists():
         raise FileNotFoundError(

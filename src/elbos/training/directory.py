@@ -29,7 +29,7 @@ from elbos.base.formats import CorruptFile, read_object
 
 @contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Lock a folder, created if missing, against other processes within the `with` block.
+    """Hold an exclusive lock on a folder, which is created if missing, within the `with` block.
 
     If another process holds the lock, a ValueError with the message `busy` is raised.
     """
@@ -66,7 +66,6 @@ class RunDirectory:
         return self.path / "evaluation"
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Return the object in a JSON file of the run directory; None if the file is missing."""
         file = self.path / name
         if not file.exists():
             return None
@@ -76,14 +75,10 @@ class RunDirectory:
             raise CorruptFile(f"{file} is corrupt: restore it.") from None
 
     def write(self, name: str, content: dict[str, Any]) -> None:
-        """Write an object to a JSON file of the run directory."""
         files.write(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Create the run directory, and lock it against other training processes within the `with`
-        block.
-        """
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file: name a directory with --run.")
         busy = (
@@ -96,7 +91,6 @@ class RunDirectory:
             yield
 
     def require_present(self) -> None:
-        """Raise a FileNotFoundError if the run directory was deleted during training."""
         if not (self.path / "config.json").exists():
             raise FileNotFoundError(
                 f"{self.path} or its config.json was deleted during the training: unsaved "
@@ -104,12 +98,11 @@ class RunDirectory:
             )
 
     def log(self, **values: Any) -> None:
-        """Append a line with the named values to metrics.jsonl."""
         files.append(self.path / "metrics.jsonl", (json.dumps(values) + "\n").encode())
 
     def rewind_log(self, step: int) -> None:
-        """Delete the lines of metrics.jsonl that were written after training step `step`, and
-        incomplete lines.
+        """Delete the lines of metrics.jsonl that were logged after a training step, and incomplete
+        lines.
         """
         file = self.path / "metrics.jsonl"
         if file.exists():

@@ -57,14 +57,15 @@ def exponent(relative_width: float) -> float:
 
 
 def group_of(width: float) -> str:
-    """Return the name under which a checkpoint stores an average of the weights: `ema_0_05` for
-    width 0.05.
+    """Return the checkpoint group of a weight average, such as `ema_0_05` for the relative width
+    0.05.
     """
     return f"{MAIN}_{width}".replace(".", "_")
 
 
 class EMA:
-    """Power-function averages of a network's weights over the training steps, one per width.
+    """Power-function averages of a network's weights over the training steps, one per relative
+    width.
 
     Attributes:
         networks: Averaged networks by checkpoint group; the first, "ema", is sampled.
@@ -80,13 +81,12 @@ class EMA:
 
     @property
     def network(self) -> nn.Module:
-        """Network with averaged weights, used for sampling and evaluation."""
         return self.networks[MAIN]
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Update all averages with the weights after a training step; the first step has number
-        1.
+        """Update all averages of the weights after a training step; the first training step has
+        number 1.
         """
         weights = list(map(local, network.parameters()))
         buffers = list(network.buffers())
@@ -97,8 +97,8 @@ class EMA:
                 torch._foreach_copy_(list(average.buffers()), buffers)
 
     def snapshots(self, *, is_main: bool) -> dict[float, dict[str, Tensor]]:
-        """Return copies of the averaged weights on the CPU, by width; without weights except in the
-        main process.
+        """Return CPU copies of the averaged weights by relative width, in the main process;
+        elsewhere no weights.
 
         All processes must call this method, since each may hold a shard; all but the main process
         return empty dictionaries.
@@ -142,15 +142,11 @@ class Snapshot(NamedTuple):
 
 
 def write_snapshots(folder: Path, step: int, averages: dict[float, dict[str, Tensor]]) -> None:
-    """Write the averaged weights at a training step into a folder, one file per averaging width."""
     folder.mkdir(exist_ok=True)
     for width, tensors in averages.items():
         files.write(folder / f"{step:08d}-{width}.safetensors", pack(tensors))
 
 
 def snapshots(folder: Path) -> list[Snapshot]:
-    """Return the snapshot files in a folder, sorted by training step and width; empty if the folder
-    is missing.
-    """
     found = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.safetensors"))
     return sorted(Snapshot(int(name[1]), float(name[2]), path) for name, path in found if name)

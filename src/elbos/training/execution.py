@@ -48,20 +48,19 @@ def fast_kernels(config: Config, device: torch.device) -> Iterator[None]:
 
 
 def is_compiled(config: Config, device: torch.device) -> bool:
-    """Return whether a training run uses torch.compile on a device; by default only on CUDA."""
     chosen = config.execution.compile
     return chosen == "on" or (chosen == "auto" and device.type == "cuda")
 
 
 def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a function compiled by torch.compile, which compiled callers inline."""
+    """Compile a function by torch.compile; a compiled function that calls it includes its graph."""
     found: Callable[..., Any] = torch.compile(function, options=_OPTIONS)
     return found
 
 
 def compile_(loss: Loss) -> None:
-    """Compile a loss module in place, as one graph with its network; under FSDP2, compile each
-    block of the network.
+    """Compile a loss module in place, together with the network; under FSDP2, compile each block of
+    the network separately.
 
     Under FSDP2 each block has a graph per shape, and the random draws of the loss have another.
     """

@@ -32,7 +32,6 @@ _MAX_REASON = 200  # characters: torch's message lists all tensors that differ
 
 
 def is_export(path: Path) -> bool:
-    """Return whether a folder holds an exported model, recognized by its elbos.json."""
     return (path / MANIFEST).is_file()
 
 
@@ -50,7 +49,7 @@ def ends(directory: RunDirectory) -> tuple[float, float] | None:
 
 
 def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
-    """Write weights to model.safetensors in a folder, and return the SHA-256 of the file."""
+    """Write weights to model.safetensors in a folder; return the SHA-256 of the file."""
     content = pack(weights)
     files.write(folder / WEIGHTS, content)
     return hashlib.sha256(content).hexdigest()
@@ -101,8 +100,8 @@ def _reading_export(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
 
 
 def initial_weights(config: Config, init: Path) -> Weights:
-    """Return the averaged weights of another run as initial weights; raise a ValueError if its
-    network differs.
+    """Return the averaged weights of the run `init` for initialization; raise a ValueError if the
+    networks differ.
     """
     directory = RunDirectory(init)
     other = run_config(directory)

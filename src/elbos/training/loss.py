@@ -55,9 +55,6 @@ class Loss(nn.Module):
         step: Int64[Tensor, ""],
         samples: Int64[Tensor, " b"],
     ) -> tuple[Float[Tensor, "b *d"], Condition]:
-        """Return random noise, and the conditions with a random share replaced by the null
-        condition.
-        """
         if cond is not None and self._share > 0:
             is_hidden = self._hiding.uniform(step, samples, 1)[:, 0] <= self._share
             cond = replace_conds(cond, self._null_cond, is_hidden)

@@ -51,9 +51,6 @@ def keep_freed_memory() -> None:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """Return the names of the device and the system, and the versions of Python, elbos and
-    torch.
-    """
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     elif device.type != "cpu":
@@ -75,8 +72,8 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def num_cores() -> int:
-    """Return the number of CPU cores that this process may use; under Slurm, the cores of the
-    job.
+    """Return the number of CPU cores that this process may use; under Slurm, the number of cores of
+    the job.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -84,7 +81,7 @@ def num_cores() -> int:
 
 
 def require_few(**counts: int) -> None:
-    """Raise a ValueError for a negative number of processes, or one above both 64 and four per CPU
+    """Raise a ValueError if a number of processes is negative, or exceeds both 64 and four per CPU
     core.
     """
     limit = max(64, 4 * num_cores())
@@ -102,8 +99,8 @@ def peak_flops(config: Config, device: torch.device) -> float | None:
 
 
 def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
-    """Return the configuration with precision "auto" replaced by that of the stored run, or by the
-    best on this machine.
+    """Return the configuration with precision "auto" replaced by the precision of the stored run,
+    or else by the best precision on this machine.
     """
     if config.precision != "auto":
         return config
@@ -136,10 +133,7 @@ def best_precision(device: torch.device) -> Precision:
 
 
 def _seconds(dtypes: Sequence[torch.dtype]) -> list[float]:
-    """Return the minimal time in seconds of a matrix product on the CPU, for each dtype.
-
-    The dtypes are measured in turns, since other work on the machine slows all of them.
-    """
+    # the dtypes are measured in turns, since other work on the machine slows all of them
     matrices = [torch.ones(_SIZE, _SIZE, dtype=dtype) for dtype in dtypes]
     least = [math.inf] * len(matrices)
     for _ in range(_NUM_ROUNDS):

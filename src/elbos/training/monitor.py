@@ -105,8 +105,8 @@ class Monitor:
         self._track(lambda tracker: tracker.finish())
 
     def note_changes(self, now: Mapping[str, Any]) -> None:
-        """Store the properties of the machine that affect rounding, and print how they changed
-        since the last session.
+        """Store the properties of the machine that affect rounding; print those that changed since
+        the run's last session.
 
         Also print the highest learning rate if the warm-up is long.
         """
@@ -120,7 +120,7 @@ class Monitor:
             self._print(f"{long_warmup} (--optimizer.warmup-images)")
 
     def step(self, loss: Float[Tensor, " b"], grad_norm: float, waited: float = 0.0) -> None:
-        """Accumulate the losses of a training step, and write a log line every `log_every` images.
+        """Accumulate the losses of a training step; write a log line every `log_every` images.
 
         `loss` holds the losses of the global batch, `grad_norm` is the norm before clipping, and
         `waited` the seconds spent waiting for batches so far.
@@ -177,7 +177,6 @@ class Monitor:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _track(self, action: "Callable[[GeneralTracker], None]") -> None:
-        """Call a function with each experiment tracker; remove a tracker that raises an error."""
         for tracker in tuple(self.trackers):
             try:
                 action(tracker)
@@ -188,9 +187,6 @@ class Monitor:
                 self.trackers.remove(tracker)
 
     def validation(self, found: Validation | None) -> None:
-        """Log the sample grid, the adaptive noise density and the validation ELBO, each if it
-        exists.
-        """
         if not self.is_main:
             return
         step, images = self.state.step, self.state.step * self.config.batch_size
@@ -217,11 +213,10 @@ class Monitor:
 def seconds_per_image(
     network: nn.Module, data: Samples, config: Config, processes: Processes
 ) -> float | None:
-    """Return the training time per image at the peak FLOP/s of all devices; None if the peak is
-    unknown.
+    """Return the training time per image in seconds at the peak FLOP/s of all devices; None if the
+    peak is unknown or the network is sharded.
 
-    The result is None if the peak is unknown or the network is sharded. The backward pass takes
-    twice the FLOPs of the forward pass.
+    The backward pass takes twice the FLOPs of the forward pass.
     """
     peak = peak_flops(config, processes.device)
     if peak is None or sharded_parts(network):
@@ -237,11 +232,6 @@ def seconds_per_image(
 
 
 def _started_trackers(config: Config, run: RunDirectory, step: int) -> "list[GeneralTracker]":
-    """Start the experiment trackers of a run, such as TensorBoard or W&B, through accelerate;
-    return them.
-
-    Raise a ValueError if a tracker does not start.
-    """
     if not config.output.trackers:
         return []
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -283,7 +273,6 @@ def _started_trackers(config: Config, run: RunDirectory, step: int) -> "list[Gen
 
 
 def require_installed(names: Sequence[str]) -> None:
-    """Raise a ValueError that names the first experiment tracker whose package is not installed."""
     if not names:
         return
     with needs("track"):

@@ -25,8 +25,8 @@ _PLAIN_GROUPS = ("optimizer", "averaging", "sampling")  # left out before the na
 
 
 def default_name(config: Config, preset: str) -> str:
-    """Return the default name of a training run: its preset, and the settings that differ from the
-    preset.
+    """Return the default name of a training run: the preset, followed by the settings that differ
+    from the preset.
 
     The name has lower-case letters, digits, dots and dashes. Configurations that differ in more
     than `output` and `execution` have different names.
@@ -47,15 +47,11 @@ def default_name(config: Config, preset: str) -> str:
 
 
 def nearest_preset(config: Config) -> str:
-    """Return the name of the preset that differs from a configuration in the fewest settings."""
     return min(PRESETS, key=lambda name: len(list(_differences(config, PRESETS[name]))))
 
 
 def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
-    """Yield one word per difference between two configurations, such as `num-images-512`.
-
-    A word with a space cannot be part of a name, which then ends in a digest.
-    """
+    # a word with a space cannot be part of a name, which then ends in a digest
     if not dataclasses.is_dataclass(new):
         if new != old or type(new) is not type(old):
             yield _valued(label, new)
@@ -90,9 +86,6 @@ def _differences(new: Any, old: Any, label: str = "") -> Iterator[str]:
 
 
 def _valued(label: str, value: Any) -> str:
-    """Return a setting as a word, such as `num-images-512`; a space marks text that cannot be part
-    of a file name.
-    """
     group, _, name = label.rpartition(".")
     label = _SHORT.get(label, name if group in _PLAIN_GROUPS else label).replace("_", "-")
     if isinstance(value, bool):
@@ -106,7 +99,6 @@ def _valued(label: str, value: Any) -> str:
 
 
 def _word(name: str) -> str:
-    """Return a class name in lower case with dashes, such as soft-min-snr for `SoftMinSNR`."""
     name = name.replace("ViT", "Vit")  # one word
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", name)
     return words.removesuffix("-Config").lower()

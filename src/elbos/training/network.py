@@ -18,7 +18,7 @@ _ARGUMENTS = ("shape", "num_classes")
 
 @dataclass(frozen=True, kw_only=True)
 class OwnNetwork:
-    """Reference in a configuration to a user-defined network.
+    """Reference to a user-defined network, as stored in a configuration.
 
     The name is FILE.py:FUNCTION, or the class of a network given in Python. A function runs only if
     it `is_trusted`: the user named it in this process.
@@ -29,8 +29,8 @@ class OwnNetwork:
 
     @classmethod
     def from_file(cls, function: str) -> "OwnNetwork":
-        """Return a reference to the network that FILE.py:FUNCTION returns; only such a reference
-        allows the file to be run.
+        """Return a trusted reference to the network that FILE.py:FUNCTION builds; untrusted
+        references never run the file.
         """
         require_target(function, _ARGUMENTS, verb="train")
         network = cls(name=function)
@@ -38,9 +38,6 @@ class OwnNetwork:
         return network
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Return the network that the user's function builds for a sample shape and a number of
-        classes.
-        """
         if not self.is_trusted:
             raise ValueError(
                 f"The network {self.name} is user-defined and not stored: give it as network= in "
@@ -62,7 +59,6 @@ class OwnNetwork:
 
 
 def require_storable_state(network: nn.Module) -> None:
-    """Raise a ValueError if checkpoints cannot store the network's weights or state dict."""
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(

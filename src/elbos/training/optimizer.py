@@ -100,7 +100,6 @@ class Muon(torch.optim.Optimizer):
                 self._step(same[i : i + num], group["lr"], group["weight_decay"])
 
     def _step(self, parameters: Sequence[Tensor], lr: float, weight_decay: float) -> None:
-        """Update matrices of equal shape by Muon, with Nesterov momentum."""
         first, (num_rows, *_) = parameters[0], parameters[0].shape
         gradients = [local(p.grad) for p in parameters if p.grad is not None]  # never None here
         for parameter in parameters:
@@ -128,8 +127,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def shards(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the group of processes that hold different rows of a parameter; None if it is not
-    sharded.
+    """Return the group of processes that hold different rows of a parameter; None for an unsharded
+    parameter.
     """
     if not hasattr(parameter, "to_local"):
         return None
@@ -144,7 +143,7 @@ def shards(parameter: Any) -> dist.ProcessGroup | None:
 
 
 def replicas(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the group of processes that hold copies of a parameter; None if there are no
+    """Return the group of processes that hold copies of a sharded parameter; None if there are no
     copies.
     """
     if hasattr(parameter, "to_local"):
@@ -156,11 +155,7 @@ def replicas(parameter: Any) -> dist.ProcessGroup | None:
 
 
 def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]:
-    """Return the matrices of a stack as views in the given shape of a weight, such as a convolution
-    kernel.
-
-    In each row the input channels vary fastest, as in channels-last memory.
-    """
+    # in each row the input channels vary fastest, as in channels-last memory
     k, m, _ = stack.shape
     return list(stack.reshape(k, m, *shape[2:], shape[1]).movedim(-1, 2).unbind())
 
@@ -168,9 +163,7 @@ def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]
 def new_optimizer(
     network: nn.Module, config: Optimizer, dtype: torch.dtype = torch.bfloat16
 ) -> torch.optim.Optimizer:
-    """Return an optimizer of a network: AdamW, or Muon with orthogonalization computed in
-    `dtype`.
-    """
+    """Return a new AdamW or Muon optimizer; Muon orthogonalizes matrices in `dtype`."""
     rates: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": config.betas,
@@ -185,7 +178,6 @@ def new_optimizer(
 
 
 def inner_matrices(network: nn.Module) -> list[nn.Parameter]:
-    """Return the weight matrices of a network's inner layers, which Muon trains."""
     found: dict[str, nn.Parameter] = {}
     for prefix, module in network.named_modules():
         is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d)

@@ -83,8 +83,8 @@ def divided(
     group: dist.ProcessGroup | None,
     compute: Callable[[Float[Tensor, "i m n"]], Float[Tensor, "i m n"]],
 ) -> Float[Tensor, "k m n"]:
-    """Return a function's value for a stack of matrices; each process of a group computes it for a
-    share of the stack.
+    """Apply a function to a stack of matrices, of which each process of a group computes a share;
+    return all results.
 
     All processes of the group must call this function; None is one process.
     """

@@ -14,8 +14,8 @@ from elbos.training.directory import RunDirectory
 
 
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
-    """Register a configuration and a dataset in a run directory; raise a ValueError if different
-    ones are registered there.
+    """Record the configuration and the data of a run in the run directory; raise a ValueError if
+    others are recorded there.
 
     A run may be extended to more images, with a warning if the learning rate has decayed.
 
@@ -50,9 +50,6 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
 
 
 def data_spec(directory: RunDirectory) -> DataSpec | None:
-    """Return sample shape, pixel values and classes of a run's training data; None if data.json is
-    missing.
-    """
     stored = directory.read("data.json")
     if stored is None:
         return None
@@ -67,7 +64,6 @@ def data_spec(directory: RunDirectory) -> DataSpec | None:
 
 
 def require_own_data(directory: RunDirectory, data: Samples) -> None:
-    """Raise a ValueError if a run was trained on data that differ from the given data."""
     stored = directory.read("data.json")
     if stored is None:
         return
@@ -93,15 +89,11 @@ def require_same_data(data: Samples, processes: Processes) -> None:
 
 
 def is_own_data(directory: RunDirectory, data: Samples) -> bool:
-    """Return whether a run was trained on the given data, compared by SHA-256."""
     stored = directory.read("data.json") or {}
     return bool(stored.get("sha256") == data.fingerprint()["sha256"])
 
 
 def require_own_null(directory: RunDirectory, null_cond: Condition) -> None:
-    """Raise a ValueError if a run was trained with a null condition that differs from
-    `null_cond`.
-    """
     stored = (directory.read("data.json") or {}).get("null_cond")
     if stored is not None and stored != null_digest(null_cond):
         raise ValueError(

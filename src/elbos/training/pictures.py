@@ -12,14 +12,11 @@ _MARGIN = 2  # pixels between images
 
 
 def is_drawable(shape: tuple[int, ...]) -> bool:
-    """Return whether samples of a shape are grey or RGB images or points in the plane, which can be
-    plotted.
-    """
     return shape == (2,) or (len(shape) == 3 and shape[0] in (1, 3))
 
 
 def png(x: Float[Tensor, "n *d"], *, num_columns: int | None = None) -> bytes:
-    """Return samples as PNG: a grid of images `[n, c, h, w]` or a scatter plot of points `[n, 2]`.
+    """Draw samples as a PNG: a grid of images `[n, c, h, w]`, or a scatter plot of points `[n, 2]`.
 
     Images are in [-1, 1], points in [-2, 2]. Small images are enlarged by a whole factor to about
     48 pixels, without interpolation. The grid is nearly square by default.

@@ -41,8 +41,8 @@ MAX_ERROR = 0.1  # relative error of the profile above which a warning is given
 
 
 class Coefficients(NamedTuple):
-    r"""Coefficients $x$ of stored weight averages, and the relative error $\|\sum_i x_i p_i - p\| /
-    \|p\|$.
+    r"""Coefficients $x$ that combine stored weight averages with profiles $p_i$, and the relative
+    error $\|\sum_i x_i p_i - p\| / \|p\|$.
     """
 
     values: Float[np.ndarray, " n"]
@@ -51,7 +51,7 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Posthoc:
-    """Result of `elbos ema`: training step, number of combined averages, relative error of the
+    """Result of a post-hoc EMA: training step, number of combined averages, relative error of the
     averaging profile.
     """
 
@@ -73,7 +73,8 @@ def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
 def coefficients(
     steps: Float[np.ndarray, " n"], widths: Float[np.ndarray, " n"], width: float
 ) -> Coefficients:
-    """Return the coefficients that combine stored weight averages into an average of another width.
+    """Return the coefficients that combine stored weight averages into an average of another
+    relative width.
 
     The approximated average is the average after the last of the steps, in any unit.
     """
@@ -89,8 +90,8 @@ def coefficients(
 
 
 def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
-    """Write the average of a run's weights with another width, computed after training, as a new
-    run directory.
+    """Compute an average of a run's weights with another relative width, after training; write the
+    result as a new run directory.
 
     The directory `out` holds the configuration with this width, and a checkpoint of the average
     alone, and can be sampled and evaluated.

@@ -154,15 +154,15 @@ SUMMARIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """A training configuration derived from a preset, and the name of the preset."""
+    """Training configuration derived from a preset, and the name of the preset."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     preset: tyro.conf.Suppress[str]
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> "Chosen | None":
-        """Return the preset whose name is the first command-line word; None if no preset has that
-        name.
+        """Return the preset that the first command-line word names; None if there is no such
+        preset.
         """
         name = words[0].replace("_", "-") if words else ""
         return cls(config=PRESETS[name], preset=name) if name in PRESETS else None

@@ -38,18 +38,15 @@ def generator(*key: int) -> torch.Generator:
 
 
 def times(seed: int, step: int, batch_size: int) -> Float64[Tensor, " B"]:
-    """Return low-discrepancy times for the samples of a training step: a regular grid with a random
-    offset.
+    """Return low-discrepancy times in [0, 1) for the samples of a training step: a regular grid
+    with a random offset.
     """
     offset = torch.rand((), dtype=torch.float64, generator=generator(seed, step)).item()
     return low_discrepancy_times(offset, batch_size)
 
 
 def seed_torch(*key: int) -> None:
-    """Seed torch's default generators, on the CPU and on the accelerator of this process.
-
-    `torch.manual_seed` takes 0.3 ms more, since it also queries every missing kind of device.
-    """
+    # `torch.manual_seed` takes 0.3 ms more, since it also queries every missing kind of device
     seed = seed_of(*key)
     torch.default_generator.manual_seed(seed)
     if torch.accelerator.is_available() and get_worker_info() is None:
@@ -58,7 +55,9 @@ def seed_torch(*key: int) -> None:
 
 @dataclass(frozen=True)
 class Visits:
-    """Source of the random numbers for data augmentation, a function of seed, sample and epoch."""
+    """Random numbers for data augmentation, which depend only on the seed, the sample and the
+    epoch.
+    """
 
     key: tuple[int, int]
     rows: Int64[Tensor, " b"]
@@ -69,5 +68,4 @@ class Visits:
         return Stream(self.key, purpose).uniform(self.epochs, self.rows, num)
 
     def normal(self, purpose: Purpose, shape: tuple[int, ...]) -> Float32[Tensor, "b *d"]:
-        """Return a standard normal tensor of the given shape for each sample."""
         return Stream(self.key, purpose).normal(self.epochs, self.rows, shape)

@@ -62,9 +62,6 @@ class Sampling(Typed):
             raise ValueError("guidance_min has to be below guidance_max.")
 
     def grid_within(self, trained: Schedule) -> Schedule:
-        """Return the sampling grid, restricted to the noise levels on which the network was
-        trained.
-        """
         return replace(
             self.grid,
             logsnr_min=max(self.grid.logsnr_min, trained.logsnr_min),
@@ -72,8 +69,7 @@ class Sampling(Typed):
         )
 
     def logsnrs(self, trained: Schedule) -> Float[Tensor, " n"]:
-        """Return the log-SNRs of the sampler's steps, restricted to the noise levels of the
-        training.
+        """Return the log-SNRs of the sampler's steps, within the range of log-SNRs of the training.
 
         Raises:
             ValueError: If the grid and the training share no noise levels.
@@ -81,9 +77,6 @@ class Sampling(Typed):
         return samplers.grid(self.grid_within(trained), self.num_steps)
 
     def guided(self, denoiser: Denoise, null_cond: Condition = None) -> Denoise:
-        """Return the denoiser with classifier-free guidance; at guidance scale 1, the denoiser
-        itself.
-        """
         if self.guidance == 1:
             return denoiser
         return Guided(denoiser, self.guidance, self.guidance_min, self.guidance_max, null_cond)
@@ -108,7 +101,6 @@ class Sampling(Typed):
 
 
 def num_batches(num: int) -> int:
-    """Return the number of batches in which `num` samples are generated."""
     return math.ceil(num / BATCH_SIZE)
 
 
@@ -125,7 +117,8 @@ def sample(
     null_cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
-    """Yield batches of at most 250 samples with values approximately in [-1, 1], on the CPU.
+    """Generate `num` samples with values approximately in [-1, 1]; yield batches of at most 250, on
+    the CPU.
 
     The noise of a batch depends on the seed and the batch's number alone, so that batches can be
     divided over processes: `batches` are the numbers to generate out of `num_batches(num)`, by

@@ -57,14 +57,11 @@ class Saver:
         return self._writing is not None and not self._writing.done()
 
     def is_time(self, minutes: float) -> bool:
-        """Return whether a checkpoint is due: the last is `minutes` old, and no write is in
-        progress.
-        """
         return self._writing is None and time.monotonic() - self._started >= 60 * minutes
 
     def save(self, step: int, groups: checkpoint.Groups) -> None:
-        """Start to write a checkpoint in the background, from a copy of the training state, after
-        any previous write.
+        """Write a checkpoint in the background, from a copy of the training state, after any
+        earlier write has finished.
         """
         self.wait()
         self._started = time.monotonic()
@@ -97,9 +94,6 @@ class Saver:
         self._start(write, finish)
 
     def save_snapshots(self, step: int, ema: EMA) -> None:
-        """Start to write snapshots of the averaged weights in the background, after any previous
-        write.
-        """
         self.wait()
         is_main = self.processes.is_main
         averages = ema.snapshots(is_main=is_main)
@@ -122,7 +116,6 @@ class Saver:
         self._start(*self._next)
 
     def wait(self) -> None:
-        """Wait until all processes have finished all pending writes."""
         while self._writing is not None:
             self.go_on()
 

@@ -33,8 +33,8 @@ def shard(
     by_blocks: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Shard the parameters of a network in place, each group of `shard_size` processes sharing one
-    copy.
+    """Shard the parameters of a network in place, so that each group of `shard_size` processes
+    shares one copy.
 
     Blocks are gathered in `dtype` when they are called, for less memory. If not `by_blocks`, the
     network is gathered at once, which is also correct for blocks that are not just called.
@@ -74,8 +74,7 @@ def shard(
 
 
 def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
-    """Return a loss wrapped in DDP, which averages the gradients over the processes' copies of the
-    network.
+    """Return a loss wrapped in DDP, which averages gradients over the processes.
 
     Unless the loss `uses_all` parameters, DDP searches for unused parameters in each step.
     """
@@ -88,9 +87,6 @@ def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
 
 
 def require_shareable(network: nn.Module, shard_size: int) -> None:
-    """Raise a ValueError for parameters with gradient hooks, or parameters that FSDP2 does not
-    support.
-    """
     for name, parameter in network.named_parameters():
         # hooks would be called before gradients are averaged over processes
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
@@ -104,9 +100,6 @@ def require_shareable(network: nn.Module, shard_size: int) -> None:
 
 
 def is_container(module: nn.Module) -> bool:
-    """Return whether a module is a mere container without a forward pass, such as a
-    `ModuleList`.
-    """
     return type(module).forward is nn.Module.forward
 
 
@@ -129,17 +122,12 @@ def returning_views() -> Iterator[None]:
 
 
 def share_initial(network: nn.Module) -> None:
-    """Copy the weights and buffers of an unsharded network from the main process to all
-    processes.
-    """
+    """Copy the weights and buffers of an unsharded network from the main process to all others."""
     for tensor in (*network.parameters(), *network.buffers()):
         _broadcast(tensor)
 
 
 def share_buffers(network: nn.Module) -> None:
-    """Copy the persistent buffers, such as BatchNorm statistics, from the main process to all
-    processes.
-    """
     if any(True for _ in network.buffers()):
         parameters = dict(network.named_parameters())
         for name, tensor in network.state_dict().items():
@@ -178,18 +166,13 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def unsharded(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor as a whole, gathered from all processes; return any other tensor
-    unchanged.
-    """
     found: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return found
 
 
 @torch.no_grad()
 def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
-    """Copy values into a tensor; if the tensor is sharded, read only the rows that this process
-    holds.
-    """
+    """Copy values into a tensor; for a sharded tensor, read only the rows of this process."""
     rows: slice | EllipsisType = ...
     if is_sharded(own):
         mesh = own.device_mesh["shard"]  # type: ignore[attr-defined]
@@ -199,7 +182,7 @@ def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor | Stored]) -> None:
-    """Load a state dict of whole tensors into a network, which may be sharded.
+    """Load unsharded weights into a network, which may be sharded.
 
     Raises:
         RuntimeError: If names or shapes differ from those of the network.

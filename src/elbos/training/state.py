@@ -40,9 +40,6 @@ class State:
     unlogged: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     def groups(self) -> dict[str, dict[str, Tensor]]:
-        """Return all tensors of the training state, by group and name, as a checkpoint stores
-        them.
-        """
         moments = {
             f"{name}.{moment}": tensor
             for name, parameter in self.network.named_parameters()
@@ -57,7 +54,6 @@ class State:
         }
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        """Load initial weights into the network and into all averages of the weights."""
         try:
             for network in (self.network, *self.ema.networks.values()):
                 load(network, weights)
@@ -68,9 +64,6 @@ class State:
             ) from error
 
     def restore(self, step: int, groups: checkpoint.ReadableGroups) -> None:
-        """Restore the training state from a checkpoint, reading only the rows that this process
-        holds.
-        """
         self.step = step
         checkpoint.require_dtypes(groups, self.groups())
         load(self.network, groups["network"])
@@ -102,16 +95,12 @@ class State:
 
 
 def uses_labels(config: Config, data: DataSpec) -> bool:
-    """Return whether the network of a training run is conditioned on class labels."""
     return config.use_labels and data.num_classes is not None
 
 
 def require_guidable(
     config: Config, data: DataSpec, sampling: Sampling, *, has_null: bool = False
 ) -> None:
-    """Raise a ValueError if sampling uses guidance but the network is not trained both with and
-    without labels.
-    """
     config.require_guidable(sampling)
     if sampling.guidance != 1 and data.num_classes is None and not has_null:
         raise ValueError(
@@ -121,8 +110,8 @@ def require_guidable(
 
 
 def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Module:
-    """Return the network of a training run in channels-last format, with initial weights that
-    depend on the seed.
+    """Return the network of a training run in channels-last format, with initial weights drawn from
+    the run's seed.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed) % 2**63)
@@ -138,7 +127,6 @@ def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Mo
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
-    """Return the memory format of a network's convolution weights: channels-last or contiguous."""
     weights = [module.weight for module in network.modules() if isinstance(module, nn.Conv2d)]
     last = [w for w in weights if w.is_contiguous(memory_format=torch.channels_last)]
     is_last = not all(weight.is_contiguous() for weight in last)  # 1x1 kernels have both formats
@@ -146,14 +134,12 @@ def memory_format(network: nn.Module) -> torch.memory_format:
 
 
 def in_format(x: Float[Tensor, "b *d"], format_: torch.memory_format) -> Float[Tensor, "b *d"]:
-    """Return a batch of images in the given memory format; return any other batch unchanged."""
     return x.to(memory_format=format_) if x.ndim == 4 else x
 
 
 def new_state(
     network: nn.Module, config: Config, processes: Processes, *, by_blocks: bool = True
 ) -> State:
-    """Return the training state at step 0, with network and averages sharded if configured."""
     network = network.to(processes.device)
     ema = EMA(network, config.averaging)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32

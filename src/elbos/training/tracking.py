@@ -85,7 +85,8 @@ def log(
 
 
 def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
-    """Return the numbers that `log` logs for a result, by name, such as for Lightning's `log_dict`.
+    """Return a validation result, or the training loss by noise level, as named numbers for
+    experiment trackers, such as for Lightning's `log_dict`.
 
     A validation gives `validation/bits_per_dim` and `validation/standard_error`, both in bits per
     dimension; both results give the mean loss in each bin of log-SNR, nats per dimension.
@@ -123,7 +124,6 @@ def log_picture(
 def _by_level(
     name: str, edges: tuple[float, ...], values: tuple[float | None, ...]
 ) -> dict[str, float]:
-    """Return losses by name of the log-SNR bin; the names sort from noise to data."""
     digits = len(str(len(values) - 1))
     return {
         f"{name}/loss_by_level/{i:0{digits}}_logsnr_{edges[i]:.1f}_to_{edges[i + 1]:.1f}": value
@@ -133,9 +133,6 @@ def _by_level(
 
 
 def _log_figure(tracker: "GeneralTracker", name: str, figure: "Figure", step: int) -> None:
-    """Log a figure to an experiment tracker: interactive where supported, else as an image, else
-    not at all.
-    """
     if tracker.name == "wandb":
         tracker.log({name: figure}, step=step)
     elif tracker.name == "mlflow":

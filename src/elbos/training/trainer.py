@@ -75,7 +75,7 @@ from elbos.validation import Validation
 
 
 class Trainer:
-    """Training loop of a run; each process executes the loop on its share of the batch.
+    """Training loop of a run; each process trains on its share of every batch.
 
     The run directory has to be claimed before `train`. The network is user-defined, by default as
     `config` describes. `num_workers` processes prefetch batches, by default threads.
@@ -132,11 +132,7 @@ class Trainer:
         self.loss = loss if is_alone else replicated(loss, uses_all=trial.uses_all)
 
     def _prepared_network(self, network: nn.Module | None) -> tuple[nn.Module, Trial]:
-        """Return the network to train, which the user passed or which is built now, and the result
-        of testing it.
-
-        Networks that are user-defined or of diffusers are tried; others get the default `Trial`.
-        """
+        # networks that are user-defined or of diffusers are tried; others get the default `Trial`
         config, processes = self.config, self.processes
         shard_size = config.execution.shard_size
         if network is None:
@@ -156,7 +152,7 @@ class Trainer:
 
     def train(self, on_images: OnImages) -> None:
         """Train to the last step, starting from the latest checkpoint, or from step 0 if there is
-        no checkpoint.
+        none.
         """
         config, output, state, saver = self.config, self.config.output, self.state, self.saver
         self.resume()
@@ -208,14 +204,11 @@ class Trainer:
         return losses, grad_norm
 
     def logsnr(self) -> Float64[Tensor, " B"]:
-        """Return random log-SNRs for the samples of the global batch, drawn from the noise schedule
-        on the CPU.
-        """
         config, step = self.config, self.state.step
         return self.state.schedule.logsnr(times(config.seed, step, config.batch_size))
 
     def batch(self) -> Batch:
-        """Return this process's share of the training batch: data in [-1, 1], and condition or
+        """Return this process's share of the training batch: data in [-1, 1], and the condition or
         None.
         """
         since = time.perf_counter()
@@ -260,9 +253,6 @@ class Trainer:
     def require_finite(
         self, logsnr: Float64[Tensor, " B"], losses: Float64[Tensor, " B"], grad_norm: float
     ) -> None:
-        """Raise a Diverged error if the gradient norm is not finite, before the weights are
-        updated.
-        """
         if math.isfinite(grad_norm):
             return
         worst = logsnr[int(losses.nan_to_num(nan=math.inf).argmax())].item()
@@ -274,9 +264,6 @@ class Trainer:
         )
 
     def optimize(self) -> None:
-        """Update the weights by one optimizer step, at the learning rate of the current training
-        step.
-        """
         optimizer = self.state.optimizer
         for group in optimizer.param_groups:
             group["lr"] = self.config.learning_rate(self.state.step)
@@ -312,8 +299,8 @@ class Trainer:
     # --- before and after ------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Restore the latest checkpoint; without checkpoints, save one at step 0 if initial weights
-        of another run were loaded.
+        """Restore the latest checkpoint; if there is none, save the initial weights that were
+        loaded from another run.
 
         Each process verifies some of the checkpoint's files and reads its own shards.
         """
@@ -328,10 +315,6 @@ class Trainer:
 
     @contextmanager
     def _running(self, on_images: OnImages) -> Iterator[tuple[Monitor, Callable[[], bool]]]:
-        """Start data loading, checkpoint writing, logging and signal handling for the `with` block.
-
-        Yield the monitor, and a function that returns whether a stop is requested.
-        """
         config, state, num = self.config, self.state, self.processes.num
         prefetched = self.batches.prefetched(
             state.step, config.num_steps, num_workers=self.num_workers
@@ -366,10 +349,6 @@ class Trainer:
 
     @contextmanager
     def _returning_weights(self) -> Iterator[None]:
-        """Copy the trained weights into the network that the user passed, when the `with` block
-        ends.
-        """
-
         def hand_over() -> None:
             if self.given is not None and self.given is not self.state.network:
                 weights = self.state.network.state_dict()
@@ -385,11 +364,7 @@ class Trainer:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Catch SIGINT and SIGTERM in the `with` block; yield a function that returns whether either
-    was received.
-
-    Python handles signals in the main thread alone: in other threads the function returns False.
-    """
+    # Python handles signals in the main thread alone
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return

@@ -28,8 +28,8 @@ _Loss = Callable[[nn.Module], Float[Tensor, " b"]]
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of testing a network before training: properties that determine how several processes
-    share its training.
+    """Result of testing a network before training: how several processes can share the training of
+    the network.
     """
 
     uses_all: bool = True  # every trained weight has a gradient
@@ -39,8 +39,8 @@ class Trial:
 def require_trainable(
     network: nn.Module, config: Config, data: Samples, processes: Processes
 ) -> Trial:
-    """Raise a ValueError unless the network can be trained and validated; return settings for
-    several processes.
+    """Raise a ValueError unless a network can be trained and validated; return how several
+    processes can share the training.
 
     A copy of the network computes the gradients of four samples and the ELBO of validation samples.
     All processes must call this function.
@@ -76,10 +76,7 @@ def require_trainable(
 def _loss(
     config: Config, data: Samples, device: torch.device, format_: torch.memory_format
 ) -> _Loss:
-    """Return a function that computes the losses of a network on four samples at four noise levels.
-
-    If labels are dropped, every other sample has the null condition.
-    """
+    # if labels are dropped, every other sample has the null condition
     num = min(config.batch_size, NUM_SAMPLES)
     rows = torch.arange(num)
     x, cond = data.training.batch(rows % len(data.training))
@@ -117,8 +114,8 @@ def _gradient_norms(network: nn.Module, loss: Float[Tensor, " b"]) -> dict[str, 
 def _can_gather_blocks(
     network: nn.Module, config: Config, processes: Processes, loss: _Loss, norms: dict[str, float]
 ) -> bool:
-    """Return whether gathering a sharded network block by block (FSDP2) gives the gradients of one
-    process.
+    """Return whether FSDP2 gives the gradients of one process if it gathers the network block by
+    block.
 
     It does not if blocks are not just called, or if returned views are changed in place; then the
     network is gathered at once. Raise a ValueError if the gradients differ in that case, too.
@@ -151,7 +148,6 @@ def _can_gather_blocks(
 
 @contextmanager
 def _refusing(what: str) -> Iterator[None]:
-    """Convert any error within the `with` block into a ValueError with a one-line message."""
     try:
         yield
     except Exception as error:  # any error of the user's code

@@ -59,8 +59,8 @@ def validate(
 def require_measurable(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device
 ) -> None:
-    """Raise an error if computing the ELBO of any validation sample fails, tested at one noise
-    level each.
+    """Compute the loss of the validation samples at one noise level each, so that a failure is
+    found before training.
     """
     if data.validation is not None:
         grid = torch.arange(NUM_GRID_IMAGES) % len(data.validation)
@@ -79,11 +79,8 @@ def _validation_rows(source: Batched) -> Int64[Tensor, " n"]:
 def _validator(
     config: Config, data: Samples, source: Batched, rows: Int64[Tensor, " n"]
 ) -> Iterator[Validator]:
-    """Yield a validator of the ELBO, whose warnings are suppressed within the `with` block.
-
-    The trainer has warned of the noise levels, and a network in early training may ignore its time
-    input.
-    """
+    # the trainer has warned of the noise levels, and a network in early training may ignore its
+    # time input
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield Validator(
@@ -97,7 +94,8 @@ def _validator(
 
 @dataclass(frozen=True)
 class Shared:
-    """Data-parallel denoiser: every rank passes the same batch and gathers the estimates.
+    """Data-parallel denoiser: every rank passes the same batch and gathers the estimates of all
+    ranks.
 
     Each rank computes an equal slice.
     """
@@ -118,7 +116,8 @@ class Shared:
 def sample_grid(
     denoiser: Denoise, config: Config, data: Samples, processes: Processes
 ) -> bytes | None:
-    """Return a grid of 64 generated samples as PNG; None for data that cannot be plotted.
+    """Generate 64 samples; return a grid of the samples as PNG, or None for data that cannot be
+    plotted.
 
     All processes must call this function, and divide the work. The noise depends on the run's seed.
     Samples are conditioned on each class in turn, or on the conditions of the first data samples.

@@ -51,7 +51,8 @@ def extract(
     num_levels: int,
     on_images: Callable[[int], None],
 ) -> Features:
-    """Return the feature vectors of images, computed in batches; grey images are converted to RGB.
+    """Compute the feature vectors of images in batches, with grey images converted to RGB; return
+    all vectors.
 
     The `num_levels` pixel values are spread over 0 to 255. `on_images` is called with the number of
     images in each batch.
@@ -80,8 +81,8 @@ def extract(
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Return the weight tensors in a file, read without executing code, and the first 8 digits of
-    the file's hash.
+    """Load weight tensors from a file without executing code; return them and the first 8 digits of
+    the file's SHA-256.
     """
     content = files.read(path)
     advice = "get the file again, or name another one."
@@ -108,7 +109,8 @@ class Module:
         object.__setattr__(self, "path", str(files.expanded(Path(self.path))))
 
     def load(self, device: torch.device) -> Extractor:
-        """Return the user-defined feature extractor, which receives images on `device`.
+        """Return the user-defined feature extractor; the user's function receives images on
+        `device`.
 
         Raises:
             ValueError: If the function is missing, fails when called, or returns no valid features.

@@ -41,8 +41,8 @@ class Inception:
             object.__setattr__(self, "weights", files.expanded(self.weights))
 
     def load(self, device: torch.device) -> Extractor:
-        """Return Inception-v3 as a feature extractor, from local weights; warn if these are not the
-        original FID weights.
+        """Load Inception-v3 as a feature extractor from a local file; warn if the weights are not
+        the original FID weights.
 
         Raises:
             FileNotFoundError: If the file of weights does not exist.

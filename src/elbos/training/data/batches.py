@@ -31,12 +31,13 @@ NUM_AHEAD = 16  # batches: a read may take as long as 16 steps
 
 
 def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
-    """Return the order of the samples in one epoch: a permutation of `0..num-1`."""
+    """Return the order of the samples in one epoch: a random permutation of `0..num-1`."""
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
 
 
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " n"]:
-    """Return the `batch_size` sample indices of the global batch of a step, out of `num` samples.
+    """Return the indices of the `batch_size` samples, out of `num`, that form the global batch of a
+    training step.
 
     Batches cross the border between epochs, so all have the same size, and may be larger than the
     data.
@@ -60,7 +61,7 @@ _order = lru_cache(maxsize=2)(epoch_order)
 
 
 class StoredBatch(NamedTuple):
-    """A training batch in its storage format, before the transfer to the GPU.
+    """A training batch as it is stored, before it is copied to the device and augmented.
 
     `rows` are the indices of the samples in the data, `epochs` the epoch of each sample, from 0.
     """
@@ -71,20 +72,16 @@ class StoredBatch(NamedTuple):
     epochs: Int64[Tensor, " b"]
 
     def pinned(self) -> "StoredBatch":
-        """Return a copy of the batch in pinned memory, from which transfers overlap with
-        computation.
-        """
         return StoredBatch(*(map_tensors(Tensor.pin_memory, part) for part in self))
 
     def on(self, device: torch.device) -> "StoredBatch":
-        """Return a copy of the batch on a device; from pinned memory, the copy is asynchronous."""
         return StoredBatch(*(to_device(part, device) for part in self))
 
 
 @dataclass(frozen=True)
 class Batches(Dataset[StoredBatch]):
-    """Training batches by step; each holds only the samples of the global batch that this process
-    trains on.
+    """Training batches, indexed by the training step; each process loads only its share of the
+    global batch.
     """
 
     source: Trained
@@ -103,7 +100,7 @@ class Batches(Dataset[StoredBatch]):
     def prefetched(
         self, step: int, num_steps: int, *, num_workers: int = 0
     ) -> Generator[StoredBatch, None, None]:
-        """Iterate over the training batches from `step` to `num_steps - 1`, loaded ahead of time by
+        """Yield the training batches of the steps `step` to `num_steps - 1`, loaded in advance by
         worker processes.
 
         Without worker processes, threads prefetch; a user's dataset, which may use the process's

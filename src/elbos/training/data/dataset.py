@@ -31,7 +31,7 @@ MAX_CLASSES = 1_000_000
 
 
 class Source(abc.ABC):
-    """Samples of a split, indexed like a tensor: `x[rows]`, `x[:100]`, `x[3]`.
+    """Samples of a dataset split, indexed like a tensor: `x[rows]`, `x[:100]`, `x[3]`.
 
     Reading is a pure function of the indices, thread-safe, and does not hold Python's lock.
     Validation and evaluation read the same samples in each epoch; training may augment the stored
@@ -41,11 +41,11 @@ class Source(abc.ABC):
     @property
     @abc.abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Shape of all samples, `(n, *d)`."""
+        """Shape of the tensor of all samples, `(n, *d)`."""
 
     @abc.abstractmethod
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        """Return the samples of the given rows: pixel values, or continuous data.
+        """Return the samples at the given indices: integer pixel values, or continuous data.
 
         Raises:
             OSError: If a file cannot be read.
@@ -53,18 +53,15 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
-    def fingerprint(self) -> str:
-        """Return a digest that identifies all samples of a split."""
+    def fingerprint(self) -> str: ...
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *e"]:
-        """Return samples before augmentation, in the format in which training transfers samples to
-        the device.
-        """
+        """Return the samples at the given indices as they are stored, before augmentation."""
         return self.read(rows)
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Return samples with random augmentation, computed on the device; `visits` draws new
-        random numbers in each epoch.
+        """Augment stored samples on the device; `visits` provides the random numbers of each sample
+        and epoch.
         """
         del visits
         return x
@@ -80,13 +77,13 @@ class Source(abc.ABC):
         return self.read(rows)
 
     def split(self, size: int) -> Iterator[Shaped[Tensor, "b *d"]]:
-        """Iterate over all samples in batches of `size`."""
+        """Yield all samples in order, in batches of `size`."""
         return (self[start : start + size] for start in range(0, len(self), size))
 
 
 @dataclass(frozen=True)
 class InMemory(Source):
-    """Samples in one tensor, in memory or memory-mapped, that is never modified."""
+    """Samples in one tensor, which is in memory or memory-mapped and never modified."""
 
     x: Shaped[Tensor, "n *d"]
 
@@ -106,7 +103,7 @@ class InMemory(Source):
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """Return the SHA-256 of the concatenated bytes of tensors."""
+    """Return the SHA-256 of the concatenated bytes of several tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(np.ascontiguousarray(tensor.cpu().numpy()).reshape(-1).data)
@@ -115,8 +112,8 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of a split, with class labels `0..num_classes-1`; labels are None for data without
-    classes.
+    """Samples of a dataset split and their class labels `0..num_classes-1`; labels are None for
+    unlabelled data.
     """
 
     x: Source
@@ -128,7 +125,7 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Name, shape of one sample, number of pixel values and number of classes of a dataset.
+    """Name of a dataset, shape of one sample, number of pixel values and number of classes.
 
     Continuous data have no number of pixel values (None), unlabelled data no number of classes.
     """
@@ -147,9 +144,6 @@ class DataSpec:
 
     @property
     def described(self) -> str:
-        """Description of the data in words: shape of a sample, number of pixel values, number of
-        classes.
-        """
         values = "any values" if self.num_levels is None else f"{self.num_levels} pixel values"
         classes = "" if self.num_classes is None else f", {self.num_classes} classes"
         return f"shape {'x'.join(map(str, self.shape))}, {values}{classes}"
@@ -159,8 +153,8 @@ class Trained(Batched, Protocol):
     """Interface of training samples that are read by index."""
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return the samples at the given indices before augmentation, and their conditions; None
-        for data without conditions.
+        """Return the samples at the given indices before augmentation, and their conditions, None
+        if there are none.
         """
 
 
@@ -178,22 +172,19 @@ class Samples(Protocol):
 
     @property
     def null_cond(self) -> Condition:
-        """Condition of the unconditional model, as a batch of one, `[1, ...]`; None if not
+        """Null condition of classifier-free guidance, as a batch of one, `[1, ...]`; None if not
         defined.
         """
 
-    def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Return training samples with random augmentation, computed on the device that holds the
-        samples.
-        """
+    def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]: ...
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return sizes and digests that identify the training data."""
+        """Return the numbers of samples and the digests that identify the training data."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """Samples of a split, scaled to [-1, 1] when they are read."""
+    """Samples of a dataset split, scaled from pixel values to [-1, 1] when they are read."""
 
     split: Split
     num_levels: int | None
@@ -243,9 +234,6 @@ class Dataset:
 
     @property
     def spec(self) -> DataSpec:
-        """Shape of a sample, number of pixel values and number of classes, which determine the
-        network's input and output.
-        """
         return DataSpec(self.name, self.shape, self.num_levels, self.num_classes)
 
     @property
@@ -263,15 +251,14 @@ class Dataset:
 
     @property
     def splits(self) -> tuple[Split, Split, Split]:
-        """Training, validation and test split, in this order."""
         return self.train, self.val, self.test
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
         return to_unit(self.train.x.augmented(x, visits), self.num_levels)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return numbers of samples, and a SHA-256 of all samples and labels, which identify the
-        dataset.
+        """Return name, sample shape and numbers of samples of a dataset, and a SHA-256 of all
+        samples and labels.
 
         Raises:
             ValueError: If a label is not a class.
@@ -298,7 +285,7 @@ class Dataset:
 
 
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:
-    """Return pixel values `0..num_levels-1` mapped linearly to [-1, 1], exactly at both ends.
+    """Map pixel values `0..num_levels-1` linearly to [-1, 1], exactly at both ends.
 
     Integers become float32; a floating dtype stays. Continuous data (`num_levels=None`) are
     returned unchanged.
@@ -314,7 +301,7 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 
 
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
-    """Convert samples in [-1, 1] to integer pixel values by clamping and rounding: the inverse of
+    """Clamp samples to [-1, 1] and round them to pixel values `0..num_levels-1`: the inverse of
     `to_unit`.
 
     Continuous data (`num_levels=None`) are returned unchanged.
@@ -330,7 +317,7 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
 
 
 def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
-    """Return pixel values `0..num_levels-1` rescaled to `0..255`; `num_levels` is at most 256.
+    """Rescale pixel values `0..num_levels-1` to `0..255`; `num_levels` is at most 256.
 
     Examples:
         >>> to_pixels(torch.tensor([0, 8, 16], dtype=torch.uint8), num_levels=17)
@@ -357,5 +344,4 @@ def without_downloads() -> Iterator[None]:
 
 
 def are_downloads_allowed() -> bool:
-    """Return whether downloads of datasets are allowed, which `without_downloads` forbids."""
     return _ARE_ALLOWED.get()

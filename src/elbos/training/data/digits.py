@@ -24,7 +24,6 @@ class Digits(Typed):
     """
 
     def load(self) -> Dataset:
-        """Load the dataset of handwritten digits from a file in this package."""
         content = _read()
         x, labels = images_and_labels()
 
@@ -37,7 +36,9 @@ class Digits(Typed):
 
 
 def images_and_labels() -> tuple[UInt8[Tensor, "1797 1 8 8"], Int64[Tensor, "1797"]]:
-    """Return all digit images (pixel values 0 to 16) and their labels, in scikit-learn's order."""
+    """Return all images of scikit-learn's digits (pixel values 0 to 16) and their labels, in
+    scikit-learn's order.
+    """
     content = _read()
     x = torch.from_numpy(content["images"]).unsqueeze(1)
     return x, torch.from_numpy(content["labels"].astype(np.int64))

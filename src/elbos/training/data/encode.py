@@ -37,8 +37,8 @@ def encode(
     processes: Processes = ALONE,
     start: Start = silent,
 ) -> Index:
-    """Encode images into latents, and write them to the shards that a folder still lacks; return
-    the folder's index.
+    """Encode images with a VAE and write the latents to a folder of shards, skipping shards that
+    are complete; return the index of the folder.
 
     Processes, which all make the same call, divide the shards, and encode `batch_size` images at
     once. The progress bar counts the images of all processes, assuming equal speed.

@@ -130,11 +130,7 @@ def _read_split(folder: Path, prefix: str) -> Split:
 
 
 def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
-    """Return the uint8 array in an idx file, gzipped or not; raise a ValueError if the file is
-    corrupt.
-
-    Format: magic number, 32-bit big-endian sizes, uint8 values.
-    """
+    # format: magic number, 32-bit big-endian sizes, uint8 values
     if (path := _find(folder, name)) is None:
         raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the rest")
     try:

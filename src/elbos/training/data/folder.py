@@ -69,7 +69,8 @@ class Folder(Typed):
         return FolderArchive.listed(self.root)
 
     def load(self) -> Dataset:
-        """Load the dataset from the cache; the first call decodes all images of the folder.
+        """Return the dataset of the images in a folder; the first call decodes all images into a
+        cache.
 
         The pictures are packed in `~/.cache/elbos` (or `$XDG_CACHE_HOME/elbos`), under a digest of
         the folder and of names, sizes and modification times, so that changed files are detected.
@@ -88,9 +89,6 @@ class Folder(Typed):
 
 
 def _build(archive: "FolderArchive", size: int, folder: Path) -> None:
-    """Decode the images of a folder into shards; write the errors of undecodable images to
-    `folder.json`.
-    """
     writer = PackWriter(folder, {"pictures": archive.place, "size": str(size)})
     with writer.claimed(), progress() as bar:
         what = f"decoding {archive.name}"
@@ -104,9 +102,6 @@ def _build(archive: "FolderArchive", size: int, folder: Path) -> None:
 
 
 def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
-    """Open a cached folder of decoded images; return the dataset, and the errors of undecodable
-    images by name.
-    """
     try:
         dataset = load_shards(folder, verify(folder))
         content = read_object(folder / "folder.json")
@@ -124,9 +119,6 @@ class FolderArchive(Archive):
 
     @classmethod
     def listed(cls, root: Path) -> "FolderArchive":
-        """Return the image files of a folder, divided into training, validation and test images and
-        labelled by sub-folder.
-        """
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")
         folders = {entry.name for entry in _visible(root) if _is_dir(entry)}
@@ -184,11 +176,8 @@ class FolderArchive(Archive):
 
 
 def _images(root: Path, prefix: str) -> list[str]:
-    """Return the sorted names of the images in a folder, or else in its sub-folders, without
-    opening a file.
-
-    Each folder is visited once. Links are followed last, in order, except links to a parent folder.
-    """
+    # each folder is visited once; links are followed last, in order, except links to a parent
+    # folder
     folder = root / prefix
     direct = [prefix + entry.name for entry in _visible(folder) if _is_image(entry)]
     by_class: dict[str, list[str]] = {

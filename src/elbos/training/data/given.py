@@ -53,8 +53,8 @@ class GivenData:
         null_cond: Condition = None,
         needs_null: bool = False,
     ) -> "GivenData":
-        """Check a training dataset and an optional validation dataset; return them as training data
-        of a run.
+        """Return the user's training dataset, and optionally a validation dataset, as training data
+        of a run, after checking samples of both.
 
         Raises:
             ValueError: If the datasets are invalid or differ in shape, or a null condition is
@@ -87,8 +87,8 @@ class GivenData:
         return x
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return numbers that identify the training data: sizes, and digests of 16 sample means and
-        of the null condition.
+        """Return the numbers of samples of the user's data, and digests of 16 sample means and of
+        the null condition.
 
         Means are rounded to three decimals, to be equal on every machine. Torch's generator, with
         which a dataset may augment, is seeded. If means are not reproducible, the digest is None.

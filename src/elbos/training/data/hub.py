@@ -87,16 +87,14 @@ class Hub(Typed):
         )
 
     def load(self) -> Dataset:
-        """Open the dataset without decoding any image; the first call may download the dataset."""
+        """Return the dataset; the first call may download the images, which are decoded only when
+        they are read.
+        """
         dataset = self.archive().dataset(self.size, skip_bad=self.skip_bad)
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
     def _groups(self) -> dict[str, Any]:
-        """Load the splits of a Hugging Face dataset; return them by name, with images still
-        encoded.
-
-        Without a train split, the first split is loaded, under the key "".
-        """
+        # without a train split, the first split is loaded, under the key ""
         datasets = imported()
         try:
             found = self._loaded(datasets)
@@ -141,10 +139,7 @@ class Hub(Typed):
     def _labels(
         self, groups: dict[str, Any]
     ) -> tuple[Int64[Tensor, " n"] | None, tuple[str, ...] | None]:
-        """Return the labels of all images, and the class names; both None without a label column.
-
-        Where the dataset names no classes, class names are the sorted values of the column.
-        """
+        # where the dataset names no classes, class names are the sorted values of the column
         if self.label is None:
             return None, None
         column = [value for part in groups.values() for value in part[self.label]]
@@ -184,9 +179,6 @@ class HubArchive(Archive):
 
 
 def imported() -> Any:
-    """Return the imported Hugging Face package `datasets`; raise an error if it is missing or too
-    old.
-    """
     with needs("datasets"):
         datasets = importlib.import_module("datasets")
     if int(datasets.__version__.partition(".")[0]) < 4:

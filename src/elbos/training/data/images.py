@@ -29,7 +29,7 @@ Numbers = Int64[np.ndarray, "_"]
 
 
 class BadPicture(Exception):
-    """Error: an image cannot be decoded; the message states the reason."""
+    """Error raised if an image cannot be decoded; the message states the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,33 +59,27 @@ class Archive(abc.ABC):
 
     @abc.abstractmethod
     def describe(self, number: int) -> str:
-        """Return a short description of an image, such as its path, for use in messages."""
+        """Return a short description of an image for messages, such as the path of the image."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """Return a digest that identifies all images, computed without reading any image."""
+        """Return a digest that identifies all images, computed without reading any image file."""
 
     def identity(self, size: int) -> dict[str, str]:
-        """Return entries, recorded in packed data, that identify the images and their decoded
-        size.
-        """
         return {"sha256": self.dataset(size).fingerprint()["sha256"]}
 
     def state(self, number: int) -> list[int]:
-        """Return numbers that change when an image file is modified, such as its size; by default,
-        an empty list.
+        """Return numbers that change when an image file is modified, such as the file size; by
+        default, an empty list.
         """
         del number
         return []
 
     def labels_of(self, numbers: Numbers) -> Int64[Tensor, "_"] | None:
-        """Return the class labels of the images with the given numbers; None for data without
-        classes.
-        """
         return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
 
     def dataset(self, size: int, *, skip_bad: bool = False) -> Dataset:
-        """Return a dataset whose images are decoded on reading, to `size` by `size` pixels.
+        """Return a dataset whose images are decoded to `size` by `size` pixels when they are read.
 
         With `skip_bad`, the next image replaces an image that cannot be decoded.
         """
@@ -96,8 +90,8 @@ class Archive(abc.ABC):
         return Dataset(self.name, train, val, test, 256, num_classes, self.class_names, known)
 
     def good(self, bad: Collection[str]) -> tuple[Numbers, Numbers, Numbers]:
-        """Return the numbers of the images in each split, except the undecodable images named in
-        `bad`.
+        """Return, for each split, the numbers of all images except the undecodable images, whose
+        descriptions are in `bad`.
         """
         if not bad:
             return self.splits
@@ -108,7 +102,8 @@ class Archive(abc.ABC):
         return train, val, test
 
     def require_good(self, bad: dict[str, str], option: str, skip_bad: bool) -> None:
-        """Raise a ValueError if there are undecodable images; with `skip_bad`, only warn of them.
+        """Raise a ValueError if images cannot be decoded; if `skip_bad` is set, only print a
+        warning.
 
         `bad` holds the error of each bad image by the image's description; `option` names the
         command-line option that sets `skip_bad`.
@@ -123,7 +118,6 @@ class Archive(abc.ABC):
         self.require_usable(self.good(bad))
 
     def require_usable(self, splits: Sequence[Numbers]) -> None:
-        """Raise a ValueError if a split is empty, or has a class without training images."""
         for numbers, name in zip(splits, SPLITS, strict=True):
             if not len(numbers):
                 raise ValueError(f"{self.place} has no usable picture for {name}: add some")
@@ -143,7 +137,9 @@ class Archive(abc.ABC):
 
 @dataclass(frozen=True)
 class Decoded(Source):
-    """Images of a split that are decoded, resized and cropped at the centre on reading."""
+    """Images of a dataset split, which are decoded, resized and cropped at the centre when they are
+    read.
+    """
 
     archive: Archive
     numbers: Numbers
@@ -184,8 +180,8 @@ class Decoded(Source):
 
 
 def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
-    """Return an image as an RGB array, resized to `size` pixels on the short side and cropped to a
-    square.
+    """Decode an image file to an RGB array, resized to `size` pixels on the short side and cropped
+    to a square.
 
     The image is rotated by its EXIF tag; grey, palette and CMYK become RGB; transparency is laid on
     white; 16-bit grey keeps its high byte. The filter is Lanczos, antialiased. The caller must turn

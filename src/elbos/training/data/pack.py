@@ -40,8 +40,8 @@ _NUM_IN_MEMORY = 256  # decoded images
 
 
 class ShardPlan(NamedTuple):
-    """Plan of a shard (a file of samples): split, number of the shard in the split, indices of the
-    samples.
+    """Planned contents of a shard (a file of samples): split, number of the shard, and indices of
+    the samples.
     """
 
     split: str
@@ -54,8 +54,8 @@ class ShardPlan(NamedTuple):
 
 
 def shard_plans(splits: Sequence[Any], num_bytes: int) -> list[ShardPlan]:
-    """Return the shards into which the samples of each split are divided, given the bytes per
-    sample.
+    """Divide the samples of all splits into shards, given the number of bytes per sample; return
+    the planned contents of each shard.
     """
     num = min(max(1, SHARD_BYTES // num_bytes), SHARD_SAMPLES)
     return [
@@ -79,8 +79,8 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class PackWriter:
-    """Writer of a folder of shards that all have one `source`, a description of the data and the
-    settings.
+    """Writer of a folder of shards; `source` describes the data and settings from which all shards
+    are made.
     """
 
     folder: Path
@@ -88,7 +88,6 @@ class PackWriter:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Create the folder of shards, and lock it against other processes in the `with` block."""
         with locked(self.folder, f"Another process writes {self.folder}: wait for it."):
             files.remove_leftovers(self.folder)
             (self.folder / _MAKING).mkdir(exist_ok=True)
@@ -139,7 +138,8 @@ class PackWriter:
         contents: Iterable[bytes],
         bad: dict[str, str] | None = None,
     ) -> ShardRecord:
-        """Write the samples of a shard to a file; write and return the record of the shard.
+        """Write the samples of a shard to a file, and the record of the shard beside it; return the
+        record.
 
         The errors of images that are left out, `bad`, are complete when `contents` has been read.
         """
@@ -204,8 +204,8 @@ class Packable(Protocol):
 
 
 def pack(data: Packable, out: Path, *, jobs: int | None = None, start: Start = silent) -> Index:
-    """Decode images, and write them to the shards that a folder still lacks; return the folder's
-    index.
+    """Decode images and write them to a folder of shards, skipping shards that are complete; return
+    the index of the folder.
 
     One thread per core decodes by default; `start` starts a progress bar.
 
@@ -234,8 +234,8 @@ def write_images(
     skip_bad: bool,
     jobs: int | None = None,
 ) -> dict[str, ShardRecord]:
-    """Decode images into the shards that are not yet written; return the records of all shards by
-    name.
+    """Decode images and write them to the shards that are missing; return the records of all shards
+    by name.
 
     Unless `skip_bad`, shards with bad images are written again: the images may have been repaired.
     """
@@ -275,18 +275,12 @@ def write_images(
 
 
 def bad_images(records: dict[str, ShardRecord]) -> dict[str, str]:
-    """Return the error messages of the undecodable images in all shards, by the description of the
-    image.
-    """
     return {name: reason for record in records.values() for name, reason in record.bad.items()}
 
 
 def finish_images(
     writer: PackWriter, archive: Archive, size: int, records: dict[str, ShardRecord]
 ) -> Index:
-    """Complete a folder of image shards by writing the class labels and the index; return the
-    index.
-    """
     splits = archive.good(bad_images(records))
     labels = [some for split in splits if (some := archive.labels_of(split)) is not None]
     return writer.finish(

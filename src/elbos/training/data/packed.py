@@ -48,7 +48,6 @@ class Packed(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset of decoded images without reading any image."""
         index = Index.read(self.path)
         if index.num_levels is None:
             raise ValueError(f"{self.path} holds latents: train with data:latents.")
@@ -69,7 +68,6 @@ class Latents(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset of latents without reading any latent."""
         index = Index.read(self.path)
         if index.num_levels is not None:
             raise ValueError(f"{self.path} holds images: train with data:packed.")
@@ -100,7 +98,9 @@ class Moments(Source):
         return self.moments.fingerprint()
 
     def read(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b c h w"]:
-        """Return one sample of each Gaussian latent, always with the same noise, for validation."""
+        """Sample latents from their Gaussian distributions with fixed noise, so that each call
+        returns equal values, as validation requires.
+        """
         stream = Stream.from_seed(0, Purpose.HELD_OUT_LATENTS)
         number, shape = torch.tensor(self.number), self.shape[1:]
         parts = [

@@ -38,7 +38,7 @@ DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "bfloat16": torch.bflo
 
 @dataclass(frozen=True, kw_only=True)
 class SplitIndex:
-    """Number of samples and SHA-256 of each file (shard) of a split, in order."""
+    """Number of samples and SHA-256 of each file (shard) of a dataset split, in order."""
 
     nums: tuple[int, ...]
     sha256: tuple[str, ...]
@@ -79,7 +79,6 @@ class Index:
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
-        """Return the index of a folder of shards, read from its JSON file."""
         file = folder / INDEX
         if not file.is_file():
             raise FileNotFoundError(
@@ -93,7 +92,7 @@ class Index:
         return index
 
     def write(self, folder: Path) -> None:
-        """Write the index of a folder of shards, which marks the folder as complete."""
+        """Write the index file of a folder of shards; its presence marks the folder as complete."""
         files.write(folder / INDEX, (json.dumps(encode(self), indent=1) + "\n").encode())
 
 
@@ -107,7 +106,7 @@ def labels_file(folder: Path, split: str) -> Path:
 
 @dataclass(frozen=True)
 class Shards(Source):
-    """Samples of the split `name`, stored in the memory-mapped files (shards) of a folder."""
+    """Samples of one dataset split, read from memory-mapped files (shards) in a folder."""
 
     folder: Path
     name: str
@@ -148,10 +147,7 @@ class Shards(Source):
 
 
 def _mapped(path: Path, num: int, num_bytes: int) -> UInt8[np.ndarray, "n bytes"]:
-    """Return a memory-mapped array of the `num` rows of `num_bytes` in a file, for random access.
-
-    Raise a ValueError for a file of another size: reading beyond its end kills the process.
-    """
+    # reading beyond the end of a shorter file would kill the process
     with files.named_errors(path):
         found = files.regular(path).stat().st_size
     if found != num * num_bytes:
@@ -167,10 +163,7 @@ def _mapped(path: Path, num: int, num_bytes: int) -> UInt8[np.ndarray, "n bytes"
 
 
 def _prefetch(rows: UInt8[np.ndarray, "n bytes"], numbers: Int64[np.ndarray, " b"]) -> None:
-    """Ask the system to load mapped rows from disk in parallel (madvise), before they are read.
-
-    Without this call pages are loaded one by one on access, which takes 5 to 15 times as long.
-    """
+    # without madvise, pages are loaded one by one on access, which takes 5 to 15 times as long
     if isinstance(rows.base, mmap.mmap) and hasattr(mmap, "MADV_WILLNEED"):
         length = rows.shape[1]
         for start in (numbers * length).tolist():
@@ -211,7 +204,7 @@ def load_shards(folder: Path, index: Index) -> Dataset:
 
 
 def verify(folder: Path, start: Start = silent) -> Index:
-    """Return the index of a folder of shards; raise an error if a file does not match its SHA-256.
+    """Compare all files in a folder of shards with their SHA-256; return the index of the folder.
 
     Raises:
         ValueError: If the index or a file is corrupt; the message names the files.

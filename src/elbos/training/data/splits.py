@@ -16,7 +16,7 @@ _VALIDATION_SHARE = 0.1  # of the images in `val` if there is no `test`
 
 
 def divided(groups: Mapping[str, list[str]], where: str) -> list[list[str]]:
-    """Return the names of the training, validation and test images, each sorted by name.
+    """Divide image names into training, validation and test images; return the three sorted lists.
 
     Groups `train`, `test` and perhaps `val` are the splits. With `train` and `val` alone, as in
     ImageNet, a tenth of `val` is for validation and the rest for testing. Otherwise, as in the
@@ -45,7 +45,8 @@ def divided(groups: Mapping[str, list[str]], where: str) -> list[list[str]]:
 
 
 def by_hash(names: list[str], with_test: bool) -> list[list[str]]:
-    """Return the names of the training, validation and test images, assigned by a hash of the name.
+    """Divide image names into training, validation and test images by a hash of the name; return
+    the three lists.
 
     Validation and, if `with_test`, test have at least one image each; else test is empty.
     """
@@ -61,10 +62,11 @@ def by_hash(names: list[str], with_test: bool) -> list[list[str]]:
 
 
 def hashed(name: str) -> float:
-    """Return a number in [0, 1) for a name, by a hash that is equal on every machine."""
+    """Return a pseudorandom number in [0, 1), computed by a hash of the name that is equal on every
+    machine.
+    """
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
 
 
 def by_path(names: Iterable[str]) -> list[str]:
-    """Return image names sorted by folder, then by file name."""
     return sorted(names, key=lambda name: name.split("/"))

@@ -71,7 +71,8 @@ class Tar(Typed):
         return TarArchive.indexed(self._tars(), self.label, name=name, place=str(self.path))
 
     def load(self) -> Dataset:
-        """Open the dataset without decoding any image; the first call indexes the tar files.
+        """Return the dataset; the first call indexes the tar files, and images are decoded only
+        when they are read.
 
         Raises:
             FileNotFoundError: If there is no tar file.
@@ -81,9 +82,6 @@ class Tar(Typed):
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
     def _tars(self) -> list[Path]:
-        """Return the tar files that match a pattern, in which {08..10} stands for a range of
-        numbers.
-        """
         pattern = str(self.path / "*.tar") if self.path.is_dir() else str(self.path)
         parts = re.split(r"\{(\d+)\.\.(\d+)\}", pattern)
         ranges = [
@@ -112,7 +110,9 @@ class TarArchive(Archive):
 
     @classmethod
     def indexed(cls, tars: list[Path], label: str, *, name: str, place: str) -> "TarArchive":
-        """Open tar files by their cached index, which the first call computes and stores."""
+        """Return the images in tar files, located by an index that the first call computes and
+        caches.
+        """
         stats = [
             (str(tar.resolve()), tar.stat().st_size, tar.stat().st_mtime_ns)
             for tar in map(files.regular, tars)
@@ -196,8 +196,8 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
 
 
 def _samples(path: Path, label: str) -> list[tuple[str, int, int, int]]:
-    """Return name, byte offset, size and label of each image in a tar file; -1 for images without
-    label.
+    """Return name, byte offset, size and label of each image in a tar file; the label is -1 if
+    missing.
     """
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}

@@ -35,7 +35,6 @@ class Toy(Typed):
 
     @property
     def mixture(self) -> GaussianMixture:
-        """Return the Gaussian mixture from which the data are drawn, in float64."""
         line = 0.65 * torch.arange(-2, 3, dtype=torch.float64)
         angle = torch.arange(8, dtype=torch.float64) * (torch.pi / 4)
         circle = 1.3 * torch.stack([angle.cos(), angle.sin()], dim=1)
