@@ -60,8 +60,8 @@ class VelocityDenoiser:
 
     @property
     def logsnr_max(self) -> float:
-        r"""Log-SNR at the time of the data: $-2\ln s$ if the data keep noise of standard deviation
-        $s$, else infinity.
+        r"""Log-SNR at the time of the data: $-2\ln s$ if noise of standard deviation $s$ is left,
+        else infinity.
         """
         return -2 * math.log(self.sigma_min) if self.sigma_min else math.inf
 

@@ -24,8 +24,8 @@ class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
 
 
 class ValidationCallback(TrainerCallback):  # type: ignore[misc]
-    """Hugging Face callback that validates the model every `history.every` steps, into
-    `state.log_history`.
+    """Hugging Face callback that validates the model every `history.every` steps and appends the
+    result to `state.log_history`.
 
     The training stops when `history.should_stop` is true.
 

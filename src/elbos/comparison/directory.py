@@ -44,8 +44,6 @@ class Stored:
 
 @dataclass(frozen=True)
 class ComparisonDirectory:
-    """Directory of a comparison: paths, lock and stored settings."""
-
     path: Path
 
     def run(self, objective: Variant, seed: int) -> Path:
@@ -96,7 +94,7 @@ class ComparisonDirectory:
         (self.path / "runs").mkdir(exist_ok=True)  # `_do_here` fails on machines that do not see it
 
     def require_same_objectives(self, experiment: Experiment) -> None:
-        """Raise a ValueError if an objective in the directory was trained with a configuration that
+        """Raise a ValueError if a model in the directory was trained with a configuration that
         differs from the experiment's.
         """
         for objective in experiment.objectives:

@@ -56,7 +56,7 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Stop all running training jobs, each of which saves a checkpoint first."""
+        """Stop all running training jobs; each job saves a checkpoint first."""
 
 
 class Local(Executor):

@@ -55,7 +55,7 @@ def swatches(objectives: Objectives) -> dict[str, Swatch]:
 
 
 def learning_figure(comparison: Comparison) -> Figure | None:
-    """Return a figure of the validation ELBO over training images, above the deviation from the
+    """Return a figure of the validation ELBO over training images, and of the deviation from the
     median curve; None without data.
     """
     every = comparison.objectives
@@ -73,7 +73,8 @@ def learning_figure(comparison: Comparison) -> Figure | None:
 
 
 def levels_figure(comparison: Comparison) -> Figure | None:
-    """Return a figure of the ELBO of noisy data and the loss over log-SNR; None without data.
+    """Return a figure of two functions of log-SNR, the ELBO of noisy data and the loss; None
+    without data.
 
     Both are shown as deviations from the median over objectives, and the loss also as values.
     """

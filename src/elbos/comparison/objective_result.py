@@ -10,7 +10,7 @@ Known = float | None
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weighting, divided by its maximum, and density of the training noise levels, over log-SNR.
+    """Weighting, scaled to a maximum of 1, and density of the training noise levels, over log-SNR.
 
     An adaptive density is that of the first seed; None if unknown.
     """
@@ -22,7 +22,7 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelCurve:
-    """A curve in nats per dimension over log-SNR, averaged over seeds."""
+    """A quantity in nats per dimension as a function of log-SNR, averaged over seeds."""
 
     logsnr: tuple[float, ...]
     nats_per_dim: tuple[Known, ...]
@@ -66,7 +66,8 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Values of one metric for one objective, compared with the best objective.
+    """Values of one metric for one objective over all seeds, with a comparison to the best
+    objective.
 
     Attributes:
         values: The known values by seed, with their mean and standard deviation.

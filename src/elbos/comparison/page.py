@@ -109,8 +109,8 @@ def _stacked(table: Table) -> Table:
 
 @dataclass(frozen=True)
 class Planned:
-    """Counts of planned pairs of objectives whose monotone weighting is better, worse, or not
-    comparable because seeds scatter too much.
+    """Counts of planned pairs of objectives by result: monotone weighting better, worse, or
+    undecided because scores scatter too much over seeds.
 
     The counts are out of `num` differences with a verdict; `num_unresolved` more have too much
     scatter over seeds.

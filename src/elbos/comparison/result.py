@@ -224,7 +224,7 @@ class Comparison:
 
     @property
     def main_metrics(self) -> tuple[Metric, ...]:
-        """Main metrics, in which differences between objectives are tested for significance."""
+        """Metrics in which differences between objectives are tested for significance."""
         return tuple(metric for metric in self.metrics if metric.is_main)
 
     @property
@@ -277,8 +277,8 @@ class Comparison:
         return pandas.DataFrame(records).set_index("objective")
 
     def plot(self) -> "Figure | None":
-        """Return a figure of the ELBO of noisy data and the loss over log-SNR; None without
-        scores.
+        """Return a figure of two functions of log-SNR, the ELBO of noisy data and the loss; None
+        without scores.
         """
         figure: Figure | None = shown_by(self, "figures").levels_figure(self)
         return figure

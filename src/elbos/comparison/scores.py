@@ -41,7 +41,7 @@ _FORMAT = 3  # version of the format: a change invalidates stored scores
 
 @dataclass(frozen=True, kw_only=True)
 class RunScores:
-    """Scores of one trained model, with loss curves over log-SNR and curves of the training.
+    """Scores of one trained model, with learning curves and with losses as functions of log-SNR.
 
     Attributes:
         condition: The condition of the network in the likelihood measurement.

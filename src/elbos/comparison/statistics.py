@@ -121,10 +121,9 @@ class Differences:
         return apart
 
     def best(self, is_lower_better: bool) -> int:
-        """Return the index of the objective with the best mean score, among the eligible
-        objectives.
+        """Return the index of the objective with the best mean score.
 
-        A wild objective is eligible only if it is significantly better than the best tame one.
+        A wild objective is the best only if it is significantly better than the best tame one.
         """
         costs = self.means if is_lower_better else -self.means
         tame = int(np.where(self.is_wild, np.inf, costs).argmin())
@@ -170,7 +169,9 @@ def differences(
 
 @dataclass(frozen=True)
 class _Scatter:
-    """Variances of one score over seeds: MSE, typical $s_0^2$, and $s_r^2$ of each objective."""
+    """Variances of one score over seeds: mean square error, typical variance $s_0^2$, and variance
+    $s_r^2$ of each objective.
+    """
 
     mse: float
     typical: float
@@ -249,7 +250,7 @@ def range_quantile(level: float, num: int, dof: float) -> float:
 
 @dataclass(frozen=True)
 class Correlation:
-    r"""Spearman's rank correlations of $k$ quantities with a score, over weightings.
+    r"""Spearman's rank correlations, over weightings, between $k$ quantities and a score.
 
     Args:
         rho: The estimates; NaN if all weightings have the same mean of the quantity or the score.
@@ -272,7 +273,8 @@ def rank_correlations(
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> Correlation:
-    r"""Return the rank correlation of each of $k$ quantities with a score, over weightings.
+    r"""Return Spearman's rank correlation, over weightings, between each of $k$ quantities and a
+    score.
 
     Objectives with the same weighting are averaged. A bootstrap draw resamples weightings with
     replacement and, independently, seeds, which are the same for all objectives, quantities and

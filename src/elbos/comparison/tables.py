@@ -49,8 +49,8 @@ def text_of(value: float | None, places: int | None) -> str:
 def places_of(
     comparison: Comparison, key: str, std: float | None = None, digits: int = 2
 ) -> int | None:
-    """Return the number of decimals in which a metric is shown, given by its scatter over seeds;
-    None without scatter.
+    """Return the number of decimals for showing a metric, derived from the scatter over seeds; None
+    if there is no scatter.
 
     The typical standard deviation, or `std` if larger, is shown with `digits` digits.
     """
@@ -69,15 +69,14 @@ def difference_text(difference: Difference) -> str:
 
 
 def detectable(comparison: Comparison, key: str) -> str:
-    """Return as text the smallest significant difference from the best objective, as a median over
-    all other objectives.
+    """Return, as text, the median over objectives of the smallest significant difference from the
+    best objective.
     """
     found = comparison.statistics.get(key)
     return NONE if found is None else text_of(found.detectable, decimals(found.detectable))
 
 
 def correlation(found: RankCorrelation, i: int) -> str:
-    """Return the `i`-th rank correlation with its confidence interval, as text."""
     rho, low, high = found.rho[i], found.low[i], found.high[i]
     if rho is None or low is None or high is None:
         return signed(rho, 2)
@@ -101,9 +100,6 @@ def measured(comparison: Comparison) -> list[Metric]:
 
 
 def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
-    """Return a table of the scores of every objective; `is_short` selects the columns for the
-    terminal.
-    """
     metrics = list(comparison.main_metrics) if is_short else measured(comparison)
     texts = ["monotone"] if is_short else ["monotone", "predicts", "schedule", "weighting"]
     columns = [Column("objective"), *(Column(text, is_numeric=False) for text in texts)]
@@ -208,8 +204,8 @@ def weightings_table(comparison: Comparison) -> Table | None:
 
 
 def protocol_table(comparison: Comparison) -> Table | None:
-    """Return a table of the training and scoring settings that all models share; None if
-    unknown.
+    """Return a table of the training and scoring settings that all models share; None if the
+    settings are unknown.
     """
     lines = sentences("comparison/words.txt", "protocol", comparison, comparison.protocol)
     rows = [line.partition(": ")[::2] for line in lines]

@@ -22,8 +22,8 @@ _MIN_STEPS = 10
 def resolved(
     config: Config, minutes: float | None, num_threads: int, num_processes: int = 1
 ) -> Config:
-    """Return a configuration with the precision "auto" resolved, and as many training images as fit
-    in a given time.
+    """Return a training configuration with "auto" precision resolved, and the number of training
+    images that fit in a given time.
 
     A run has the machine to itself, with `num_threads` cores per process. If `num_processes` train
     it together, a process's share of the batch is timed, without the exchange of gradients.

@@ -95,13 +95,13 @@ class Variant:
         return VARIANTS[name]
 
     def is_monotone(self, logsnr_min: float, logsnr_max: float) -> bool:
-        """Return whether the objective's weighting never increases with log-SNR between two
-        log-SNRs.
+        """Return whether the weighting never increases with log-SNR in the given interval of
+        log-SNR.
         """
         return is_monotone(self.weighting, logsnr_min, logsnr_max)
 
     def config(self, base: Config) -> Config:
-        """Return a training configuration with its objective replaced by this variant.
+        """Return a copy of a training configuration in which this variant is the objective.
 
         Raises:
             ValueError: If the objective cannot be trained between the ends of `base.schedule`.
@@ -123,7 +123,9 @@ class Variant:
 
 
 def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
-    r"""Return the loss scale $S(w)$ of a weighting by the midpoint rule, in nats per dimension."""
+    r"""Return the weighted loss $\frac12\int w(\lambda)\,\mathrm{sigmoid}(\lambda)\,d\lambda$ of
+    the best denoiser of standard normal data, by the midpoint rule.
+    """
     cells = (torch.arange(_NUM_CELLS, dtype=torch.float64) + 0.5) / _NUM_CELLS
     logsnr = logsnr_min + (logsnr_max - logsnr_min) * cells
     losses = weighting(logsnr) * torch.sigmoid(logsnr)

@@ -151,8 +151,8 @@ class DiffusersNetwork(nn.Module):
 
 
 def null_label(inner: Any) -> int | None:
-    """Return the class label that stands for no class, the last row of the class embedding; None if
-    the network has no class embedding.
+    """Return the class label that means "no class", the last row of the class embedding; None
+    without a class embedding.
     """
     name = type(inner).__name__
     num = inner.config.get(CLASS_KEYS[name])
@@ -170,7 +170,7 @@ def fitted(
     name: str, settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int | None
 ) -> dict[str, Any]:
     """Return the settings of a network, completed from the shape and number of classes of the data;
-    raise a ValueError if they contradict the data.
+    raise a ValueError if given settings contradict the data.
     """
     if len(shape) != 3:
         raise ValueError(f"{name} takes images, (channels, height, width), not data of {shape}.")

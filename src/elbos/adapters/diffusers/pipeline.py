@@ -71,9 +71,7 @@ class Latents:
     def moments(
         self, images: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
-        """Return mean and log-variance of the distribution of scaled latents of each image, in
-        float32.
-        """
+        """Return the mean and log-variance of each image's scaled latents, in float32."""
         distribution = self.vae.encode(images.to(next(self.vae.parameters()))).latent_dist
         mean, logvar = distribution.mean.float(), distribution.logvar.float()
         scale = self.scale.to(mean)

@@ -77,8 +77,8 @@ class ScheduledDenoiser:
         """Return the timestep with which the network is called at a log-SNR, an integer if
         timesteps are discrete.
 
-        Else it has the dtype float64 if the network's parameters (or `dtype`, without any) have it,
-        and float32 if not.
+        Other timesteps are float64 if the network's parameters are (or `dtype` is, for a network
+        without parameters), else float32.
         """
         timestep = self.levels.timestep(logsnr)
         if self.is_discrete:

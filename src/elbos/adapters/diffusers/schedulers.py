@@ -52,7 +52,8 @@ from elbos.theory.parameterizations import EDM, Parameterization
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a diffusers `scheduler_config.json`; return the configuration, after checks.
+    """Read a diffusers `scheduler_config.json`; return the configuration, or raise a ValueError if
+    it is invalid.
 
     Raises:
         OSError: If `path` cannot be read.
@@ -67,8 +68,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def loss_table(config: Config, training: Training) -> LossTable:
-    """Return the training loss, as a table over time steps, that a diffusers scheduler's
-    configuration and a training script's flags define.
+    """Return the training loss that a diffusers scheduler's configuration and a training script's
+    flags define, as a table over time steps.
 
     Raises:
         ValueError: If the configuration is malformed or contradicts the flags.

@@ -34,8 +34,8 @@ _PREDICTION_TYPES = {Eps(): "epsilon", X(): "sample", V(): "v_prediction"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvenSteps(Levels):
-    r"""Timesteps evenly spaced in log-SNR, from $\lambda_+$ at step 0 to $\lambda_-$ at step $N -
-    1$.
+    r"""Noise levels evenly spaced in log-SNR, from $\lambda_+$ at timestep 0 to $\lambda_-$ at
+    timestep $N - 1$.
     """
 
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -46,7 +46,7 @@ class EvenSteps(Levels):
 def trained_levels(
     parameterization: Parameterization, logsnr_min: float, logsnr_max: float
 ) -> Levels:
-    """Return the timesteps, as a function of log-SNR, of a diffusers network trained in this
+    """Return the map from log-SNR to timestep for a diffusers network that was trained in this
     library.
 
     Raises:

@@ -70,8 +70,8 @@ PREDICTION_TYPES: dict[str, Prediction] = {
 
 
 def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    r"""Return the probability that a training script's random number $u$ falls between each two
-    successive entries of `u`.
+    r"""Return the probability of each interval between successive entries of `u`, under the density
+    that a training script's flags define.
     """
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))

@@ -50,8 +50,7 @@ ADVICE = (
 
 
 def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> Run:
-    """Return the loss of a training script as a function `loss(network, x)`, which `probe` can
-    audit.
+    """Return the loss of a training script as a function `loss(network, x)` that can be audited.
 
     The first of the shapes in `xs` that the script accepts is used.
 

@@ -20,8 +20,8 @@ LOSS_METHODS = ("training_step", "compute_loss")  # return the loss, in Lightnin
 
 
 def flattened(tree: ast.Module) -> ast.Module:
-    """Return a syntax tree in which each class that has a loss in a method is rewritten as a
-    function.
+    """Return a syntax tree in which classes that compute a loss in a method are rewritten as
+    functions.
     """
     body = [
         _function(one) if isinstance(one, ast.ClassDef) and _has_loss(one) else one

@@ -25,7 +25,7 @@ _ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")  # files at the roo
 
 @contextlib.contextmanager
 def own_modules(path: Path) -> Iterator[None]:
-    """Resolve imports within the `with` block as they would be resolved in the given script."""
+    """Context manager that resolves imports as they would be resolved in the given script."""
     tree = ast.Module([], [])
     with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # reported by `script_loss`
         tree = ast.parse(files.read(path).decode("utf-8-sig"))

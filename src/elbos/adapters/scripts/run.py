@@ -54,7 +54,7 @@ class _Data(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The reason why a script's loss cannot be computed, assuming that a given variable holds the
+    """The reason why a script's loss cannot be computed if a given variable is taken to hold the
     clean data.
     """
 
@@ -65,8 +65,8 @@ class Failure(NamedTuple):
 
 @dataclass
 class Run:
-    """The lines of a script that compute its loss, assuming that a given variable holds the clean
-    data.
+    """The lines of a script that compute its loss, where a given variable is taken to hold the
+    clean data.
     """
 
     script: Script
@@ -237,8 +237,8 @@ class Run:
         return found
 
     def _is_definable(self, name: str) -> bool:
-        """Return whether the definition of a name may be run: it loads no data and builds no
-        network.
+        """Return whether a definition in a script may be executed, because it loads no data and
+        builds no network.
         """
         found = self._definitions(name)
         never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)

@@ -31,7 +31,7 @@ _LOADERS = {"from_pretrained", "from_single_file", "load_dataset", "DataLoader",
 class Script:
     """Syntax tree of a training script, and the expression of the loss that is differentiated.
 
-    `around` are the nodes that enclose the call of `backward`, and `loss` is its expression.
+    `around` are the nodes that enclose the call of `backward`.
     """
 
     tree: ast.Module
@@ -73,8 +73,8 @@ class Script:
 
     @cached_property
     def scopes(self) -> list[list[ast.stmt]]:
-        """Lists of statements, one for each scope that encloses the training loop: the innermost
-        function first, the module last.
+        """Statements of each scope around the training loop, from the innermost function to the
+        module.
         """
         scopes: list[list[ast.stmt]] = []
         for node in reversed(self.around):
@@ -122,8 +122,8 @@ class Script:
         )
 
     def definitions(self, name: str, first: int = 0, last: int | None = None) -> list[ast.stmt]:
-        """Return the statements that define a name in the innermost scope that defines it, among
-        scopes `first` to `last`.
+        """Return the statements that define a name, from the innermost scope that defines the
+        name.
         """
         for scope in self._index[first:last]:
             found = scope.get(name, [])
@@ -209,8 +209,8 @@ def _inner(node: ast.AST) -> set[str]:
 
 @lru_cache(_NUM_NODES)
 def defined(statement: ast.stmt) -> frozenset[str]:
-    """Return the names that a statement assigns, or changes through an item, attribute or method
-    call.
+    """Return the names of the variables that a statement assigns, or may modify by an item, an
+    attribute or a method call.
     """
     if isinstance(statement, (*_SCOPES, *_IMPORTS)):
         return stored(statement)
@@ -230,7 +230,7 @@ def defined(statement: ast.stmt) -> frozenset[str]:
 
 @lru_cache(_NUM_NODES)
 def read(node: ast.AST) -> frozenset[str]:
-    """Return the names that a syntax node reads; for a function, only names from outside the
+    """Return the names that a syntax node reads; for a function, only names defined outside the
     function.
     """
     names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
@@ -292,10 +292,10 @@ def tests_around(body: list[ast.stmt], found: set[ast.stmt]) -> Iterator[ast.exp
 def sliced(
     body: list[ast.stmt], found: set[ast.stmt], written: Callable[[ast.stmt], list[ast.stmt]]
 ) -> list[ast.stmt]:
-    """Return a body of code reduced to the given statements and the `if` and `with` statements
-    around them.
+    """Return the given statements of a block of code, inside the `if` and `with` statements that
+    enclose them.
 
-    `written` returns the replacement of such a statement; `raise` statements beside them stay.
+    `written` returns the replacement of a given statement; `raise` statements beside them stay.
     """
     result: list[ast.stmt] = []
     for one in body:
@@ -318,8 +318,8 @@ def sliced(
 
 
 def guarded(statement: ast.stmt, index: int) -> list[ast.stmt]:
-    """Return a statement inside a `try` that sets the variables of the statement to unknown values
-    if the statement fails.
+    """Return a statement wrapped in a `try`; if the statement fails, the variables that it assigns
+    become unknown values.
     """
     targets = sorted(defined(statement)) or ["__ignored__"]
     failed = "".join(f"{name} = " for name in targets) + f"__failed__(__error__, {index})"
@@ -345,8 +345,8 @@ def data_into(name: str, place: ast.AST) -> ast.stmt:
 
 
 def with_stand_ins(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
-    """Return a copy of a statement in which the calls among its arguments, except known calls, are
-    replaced by stand-in networks.
+    """Return a copy of a statement with stand-in networks in place of the calls in its arguments,
+    unless `is_known(call)`.
     """
 
     class StandIns(ast.NodeTransformer):

@@ -27,8 +27,6 @@ _NETWORKS = ("model", "module", "net", "transformer", "denoise", "forward")
 
 @dataclass
 class Stage:
-    """State shared by all unknown values in one run of a script."""
-
     file: str
     attributes: frozenset[str] = frozenset()  # that the script reads from the network's output
     network: Any = None
@@ -41,8 +39,8 @@ class Stage:
     item: tuple[str, Any] | None = None  # the item of an unknown that is the clean data
 
     def answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the network with those arguments that are known; return its output in the form that
-        the script expects.
+        """Call the network without its unknown arguments; return the output in the form that the
+        script expects.
         """
         self.networks.add(name)
         output = self.network(*_known(args), **_known(kwargs))
@@ -65,7 +63,9 @@ class Stage:
 
 
 class Unknown:
-    """An unknown value, with the names of all unknown values from which it was computed."""
+    """Placeholder for an unknown value in a script, with the names of the unknown variables on
+    which the value depends.
+    """
 
     def __init__(
         self, stage: Stage, origins: frozenset[str], name: str = "", *, is_method: bool = False
@@ -176,8 +176,8 @@ def _unknowns(value: Any) -> Iterator[Unknown]:
 
 
 def origins(value: Any) -> frozenset[str]:
-    """Return the names of the unknown values on which a value depends; an empty set for a known
-    value.
+    """Return the names of the unknown variables on which a script's value depends; an empty set for
+    a known value.
     """
     return frozenset().union(*(one._origins for one in _unknowns(value)))
 

@@ -178,8 +178,8 @@ def _flow(settings: Settings) -> Loss:
 def _sorted_log_density(
     logsnr: Float[Tensor, " n"], p: Float[Tensor, " steps"]
 ) -> Float[Tensor, " n"]:
-    """Return the log-density of log-SNR if 1,000 draws from $N(0, 2^2)$ are sorted and draw $i$ is
-    chosen with probability $p_i$.
+    """Return the log-density of log-SNR for a random element, chosen with probabilities `p`, of
+    1,000 sorted draws from $N(0, 2^2)$.
 
     It is the density of one draw, times the mean of `p` at the number of noisier draws.
     """

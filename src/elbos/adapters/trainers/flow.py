@@ -54,8 +54,8 @@ def unshifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
 def mu_of(
     height: float, width: float, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> float:
-    r"""Return the log-shift $\mu$ of flow-matching times for an image size, which is linear in the
-    number of tokens.
+    r"""Return the log-shift $\mu$ of flow-matching times, a linear function of an image's number of
+    tokens.
 
     The line passes through (256 tokens, 0.5) and `high`. `pixels` is the side of a token. Default:
     8 of the autoencoder times patches of 2.
@@ -66,8 +66,8 @@ def mu_of(
 
 
 def sides(settings: Settings, name: str = "resolution", default: int | None = None) -> list[float]:
-    """Read image sides in pixels from a setting; if it is missing, return the default, or 1024 and
-    add a diagnostic.
+    """Return image sides in pixels from a setting, or the default side if the setting is
+    missing.
     """
     text = settings.text(name)
     if not text and default is None:
@@ -93,7 +93,9 @@ def resolution(settings: Settings, default: int | None = None) -> tuple[float, f
 def shifts_by_resolution(
     settings: Settings, name: str, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> list[float]:
-    r"""Return the time shift $e^\mu$ of flow matching for each image side that a setting lists."""
+    r"""Return the flow-matching time shift $e^\mu$ of each image resolution that a setting
+    lists.
+    """
     found = sides(settings, name)
     return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found]
 
@@ -126,7 +128,9 @@ def flow_loss(
     coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
     factor: float = 1.0,
 ) -> DeclaredLoss:
-    r"""Return the squared error of the flow-matching target $\epsilon - x$, as a declared loss."""
+    r"""Return the squared error of the flow-matching target $\epsilon - x$, as a loss that is given
+    by formulas.
+    """
     return DeclaredLoss(
         title=title,
         schedule=schedule,
@@ -137,8 +141,8 @@ def flow_loss(
 
 
 def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any) -> Loss:
-    """Return a copy of a loss with the given coefficient, a function of log-SNR, and other changed
-    fields.
+    """Return a copy of a loss in which the coefficient, a function of log-SNR, and the fields in
+    `changes` are replaced.
     """
     if isinstance(loss, LossTable):
         return replace(loss, coefficient=coefficient(loss.logsnr), **changes)
@@ -147,8 +151,8 @@ def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any
 
 @dataclass(frozen=True)
 class Residual(Parameterization):
-    r"""Regression target of a network that predicts a residual: the flow-matching estimate is
-    $z + y$ or $z - ty$.
+    r"""Regression target of a network whose output $y$ is a residual: $z + y$ or $z - ty$ estimates
+    the flow-matching target.
 
     Adding the network's input changes the prediction, not the weight of its error.
 

@@ -118,8 +118,8 @@ class Settings:
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
     ) -> tuple[Diagnostic, ...]:
-        """Return the diagnostics, each of the type given in `kinds`, for settings that are present
-        and neither false nor 0.
+        """Return one diagnostic for each of the given settings that has a value other than false or
+        0.
         """
         return tuple(
             kind(name)

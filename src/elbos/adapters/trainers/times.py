@@ -69,8 +69,8 @@ def fine_table(
     log_density: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]],
     coefficient: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]] = torch.ones_like,
 ) -> LossTable:
-    """Return a flow-matching loss as a table over log-SNR with a spacing of 0.01, for any density
-    of log-SNR.
+    """Return a flow-matching loss with a given density of log-SNR, as a table with a spacing of
+    0.01 in log-SNR.
     """
     logsnr = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     p = torch.softmax(log_density(logsnr), 0)
