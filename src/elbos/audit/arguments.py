@@ -15,8 +15,6 @@ Slot = int | str
 
 @dataclass(frozen=True)
 class Arguments:
-    """Arguments of a network call other than the noisy data, by position or name."""
-
     num: int  # samples
     noisy: Slot | None  # the argument that is the noisy data; None if they are part of one
     others: Mapping[Slot, Any]
@@ -30,9 +28,6 @@ class Arguments:
         return cls(len(z), noisy, others)
 
     def beside(self, other: "Arguments") -> "Arguments":
-        """Return the arguments of a network call, marking those that have a different value in a
-        second call.
-        """
         pairs = {slot: (one, other.others.get(slot)) for slot, one in self.others.items()}
         return replace(self, varying=frozenset(s for s, pair in pairs.items() if not _equal(*pair)))
 

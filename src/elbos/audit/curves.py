@@ -51,7 +51,7 @@ class _Spline:
         knots: Float[Array, " k"],
         dispersion: float,
     ) -> "_Spline":
-        """Fit a spline to the log-probabilities of bins by maximum likelihood, given counts in
+        """Fit a spline to the log-probabilities of bins by maximum likelihood, given the counts in
         independent blocks of samples.
 
         The covariance is the mean of two estimates: the sandwich estimate from the blocks, which is
@@ -126,7 +126,7 @@ def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[A
 
 @dataclass(frozen=True)
 class Splines:
-    """Average of splines with different numbers of knots, by Akaike weights."""
+    """Average of splines with different numbers of knots, weighted by Akaike's criterion."""
 
     splines: list[_Spline]
     weights: Float[Array, " s"]  # proportional to exp(-AIC / 2), summing to 1
@@ -135,7 +135,7 @@ class Splines:
     @classmethod
     def of_counts(cls, places: Float[Array, " m"], counts: Float[Array, "r m"]) -> "Splines":
         """Fit splines to the log-probabilities of bins at `places` (increasing), given the counts
-        of samples per bin in independent blocks.
+        in independent blocks of samples.
         """
         share = np.cumsum(counts.sum(0)) / counts.sum()
         low, high = (float(places[np.searchsorted(share, end)]) for end in _OUTER_KNOTS)
@@ -196,7 +196,7 @@ class Splines:
 
 
 def _dispersion(counts: Float[Array, "r m"]) -> float:
-    """Return the variance of bin counts relative to that of independent samples; below 1 for
+    """Return the ratio of the variance of bin counts to that of independent samples; below 1 for
     stratified samples.
     """
     sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
@@ -209,25 +209,19 @@ def _dispersion(counts: Float[Array, "r m"]) -> float:
 
 
 def is_central(log_p: Float[Array, " g"], tail: float) -> NDArray[np.bool_]:
-    """Return a mask of the grid points without the share `tail` of the probability at each end."""
     below = np.cumsum(np.exp(log_p - log_p.max()))
     return np.asarray((below > tail * below[-1]) & (below < (1 - tail) * below[-1]))
 
 
 @dataclass(frozen=True)
 class SmoothDensity:
-    """A density of log-SNR whose logarithm is a spline, fitted to the counts of samples in narrow
-    bins.
-    """
+    """A density of log-SNR whose logarithm is a spline fitted to counts in narrow bins."""
 
     spline: Splines  # the log-probabilities of the bins
     width: float  # of a bin
 
     @classmethod
     def fit(cls, logsnr: Float[Array, " n"], block: Float[Array, " n"]) -> "SmoothDensity":
-        """Fit a smooth density to log-SNRs; estimate the covariance from independent blocks of
-        samples.
-        """
         edges = np.linspace(logsnr.min(), logsnr.max(), _NUM_BINS + 1)
         counts = counts_by_block(np.searchsorted(edges[1:-1], logsnr), block, _NUM_BINS)
         return cls(Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts), edges[1] - edges[0])
@@ -242,8 +236,8 @@ class SmoothDensity:
 def counts_by_block(
     place: NDArray[np.int64], block: Float[Array, " n"], num_places: int
 ) -> Float[Array, "r m"]:
-    """Return the number of samples in each bin, separately for each block; fewer than 8 blocks are
-    replaced by 8 interleaved groups of samples.
+    """Count the samples in each bin, by block; with fewer than 8 blocks, samples are divided into 8
+    interleaved groups instead.
     """
     names, index = np.unique(block, return_inverse=True)
     num = len(names)
@@ -254,17 +248,15 @@ def counts_by_block(
 
 
 def scatter(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
-    """Estimate, at each point, the standard deviation of the neighbouring points around a smooth
-    curve.
-    """
+    """Estimate the local standard deviation of noisy points around a smooth curve."""
     square = np.pad(residuals(x, y) ** 2, 1, mode="edge")
     near = uniform_filter1d(square, min(_NUM_NEIGHBOURS, len(square)), mode="nearest")
     return np.asarray(np.maximum(near, 0) ** 0.5)
 
 
 def residuals(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " m"]:
-    """Return how far each inner point is from the line between its two neighbours, in units of the
-    standard deviation of one point.
+    """Return how far inner points deviate from linear interpolation between their neighbours,
+    scaled to the standard deviation of one point.
     """
     left, right = x[:-2], x[2:]
     share = np.divide(x[1:-1] - left, right - left, out=np.full(len(left), 0.5), where=right > left)
@@ -283,8 +275,8 @@ class Curve:
 
     @classmethod
     def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "Curve":
-        """Return the mean of samples as a function of log-SNR: an interpolation if the samples lie
-        on a curve, otherwise a spline fit.
+        """Return the mean of samples as a function of log-SNR: interpolated if the samples lie on a
+        curve, otherwise fitted by splines.
         """
         order = np.argsort(logsnr, kind="stable")
         logsnr, value = logsnr[order], np.maximum(value[order], 0)

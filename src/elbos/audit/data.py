@@ -44,9 +44,6 @@ class Reference:
     centred_axis: int | None = None  # along which the noise has no mean
 
     def at(self, call: SingleCall) -> tuple[Tensor, Tensor]:
-        """Return both batches of clean data; if they are latents that the loss samples, those of
-        the given network call.
-        """
         if self.spread is None or self.spread_other is None:
             return self.x, self.x_other
         assert call.of_data is not None
@@ -56,17 +53,11 @@ class Reference:
         )
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """Return a network call with centred normal draws, without the draw that samples the clean
-        data.
-        """
         call = call if self.centred_axis is None else call.centred(self.centred_axis)
         return call if self.draw is None else call.separated(self.draw)
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """Diagnostic for latents that the loss samples: the share of their standard deviation that
-        sampling causes.
-        """
         assert self.spread is not None
         noise = self.spread.double().square().mean()
         share = (noise / (noise + self.x.double().var())).sqrt().item()
@@ -76,8 +67,8 @@ class Reference:
 def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
 ) -> tuple[int, Tensor, Tensor] | None:
-    """Return the axis along which the noise has zero mean (such as a molecule's atoms) and both
-    data batches, centred if the noisy data are; None if there is no such axis.
+    """Find the axis along which the noise has zero mean (such as a molecule's atoms); return the
+    axis and both data batches, centred along it if necessary, or None.
     """
     z, dz = torch.cat([p.z for p in paired]), torch.cat([p.z - p.z_other for p in paired])
     if z.shape[1:] != x.shape[1:]:
@@ -123,9 +114,6 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
 
 
 def _latents(paired: list[PairedCalls]) -> Iterator[tuple[Reference, float, float]]:
-    """Yield candidate latents, each with two shares that remain unexplained: of the change of $z$
-    between the data batches, and of $z$.
-    """
     z, dz = _stacked([p.z for p in paired]), _stacked([p.z - p.z_other for p in paired])
     num = min(len(p.moved.normals) for p in paired)
     draws = [_stacked([p.moved.normals[i] for p in paired]) for i in range(num)]

@@ -212,9 +212,7 @@ def from_table(table: LossTable) -> Audit:
 
 
 def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) -> Array:
-    r"""Compute $\log w(\lambda)$ of a loss up to a constant; NaN outside the log-SNR range of the
-    loss.
-    """
+    r"""Compute $\log w(\lambda)$ up to a constant; NaN outside the log-SNR range of the loss."""
     if isinstance(loss, LossTable):
         steps = _distinct(loss)
         levels = steps.logsnr.numpy()

@@ -44,8 +44,8 @@ class Coefficients:
 def paired_grams(
     paired: PairedCalls, reference: tuple[Tensor, Tensor], *, is_uneven: bool
 ) -> Float[Tensor, "b r r"]:
-    """Compute the Gram matrices of data, noise, network input and target from paired network calls;
-    the normal draw that fits best is taken as the noise.
+    """Compute Gram matrices of data, noise, network input and target from paired network calls; the
+    best-fitting normal draw is taken as the noise.
 
     Args:
         paired: The calls.
@@ -94,8 +94,8 @@ def single_products(
 def single_grams(
     products: Float[Tensor, "n 6 6"], offset: float
 ) -> tuple[Float[Tensor, "n r r"], Float[Tensor, " n"]]:
-    r"""Compute the Gram matrix of the vectors of each network call, and the coefficient $c$ of its
-    squared error, from the dot products of `single_products`.
+    r"""Compute the Gram matrix of data, noise, input and target of each network call, and the
+    coefficient $c$ of the squared error, from dot products.
 
     Two small least-squares problems, $z = \alpha x + \sigma\epsilon$ and
     $g = 2c\,(\hat y - a x - b\epsilon)$, give all five coefficients, because the output $\hat y$
@@ -126,8 +126,8 @@ def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
 
 
 def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs length"]:
-    """Return evenly spaced runs of neighbouring elements of each vector, or all elements of a short
-    vector.
+    """Return a subset of each vector: evenly spaced runs of neighbouring elements, or the whole
+    vector if it is short.
     """
     spacing = vectors.shape[-1] // _NUM_RUNS  # neighbours share a line of the processor's cache
     if spacing <= _LENGTH:
@@ -137,17 +137,14 @@ def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs leng
 
 
 def are_some_enough(x: Tensor) -> bool:
-    """Return whether the mean square over the elements that `some_elements` selects approximates
-    the mean square over all elements.
-    """
     flat = x.flatten(1).double()
     share = some_elements(flat).square().mean((1, 2)) / flat.square().mean(1)
     return bool((share - 1).abs().max() < 0.5)
 
 
 def noise_in(call: SingleCall, signal: Tensor) -> Tensor:
-    """Return the normal draw most similar to the noise in `z`, given an approximate signal, or
-    zeros if no normal numbers were drawn.
+    """Return the normal draw most similar to the noise in `z`, given an approximate signal; zeros
+    if no normal numbers were drawn.
     """
     if len(call.normals) < 2:
         return call.normals[0] if call.normals else torch.zeros_like(call.z)

@@ -53,9 +53,7 @@ class Density:
 
 @dataclass(frozen=True)
 class Request:
-    """Request to measure noise levels at given quantiles of a random draw, which reduces the error
-    of a density estimate.
-    """
+    """Quantiles of a random draw at which to measure further noise levels."""
 
     column: int  # of the quantiles of the levels
     quantiles: Float[Array, " k"]
@@ -88,8 +86,8 @@ class Evidence:
 
     @cached_property
     def all_steps(self) -> tuple[Table, StepCurve]:
-        """Discrete table of all measured noise levels, and the quantiles of a uniform draw at which
-        one time step gives way to the next.
+        """Discrete table of all measured noise levels, and the quantiles of the uniform draw at
+        which the time steps of the table end.
         """
         assert self.table is not None and self.draw is not None
         table = (self.requested and Table.from_levels(self.all_levels)) or self.table
@@ -97,8 +95,8 @@ class Evidence:
 
     @property
     def request(self) -> Request | None:
-        """Quantiles of a random draw at which to measure noise levels next; None if the density
-        needs no more measurements.
+        """Quantiles at which to measure noise levels next, or None if the density estimate needs no
+        more noise levels.
         """
         if self.draw is None or (self.table is None and self.requested):
             return None

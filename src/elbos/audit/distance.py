@@ -37,7 +37,7 @@ class Curves(Protocol):
 
 
 class Distance(NamedTuple):
-    """Distance between two curves, as a relative difference, with standard error."""
+    """Relative difference between two curves, with standard error."""
 
     value: float
     error: float
@@ -64,8 +64,8 @@ class Distance(NamedTuple):
 def log_ratio_of(
     one: Curves, other: Curves, curve: CurveName = "weight"
 ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
-    r"""Return the common noise levels of two losses, $\log w_1 - \log w_2$ with mean 0, and the
-    probability of each level; three empty arrays without a common noise level.
+    r"""Return log-SNR, $\log w_1 - \log w_2$ (with mean 0) and probability over the noise levels
+    that two losses share; empty arrays if they share none.
     """
     levels = common_levels([one, other])
     logs, p = [], np.zeros(len(levels))

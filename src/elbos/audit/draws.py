@@ -26,7 +26,7 @@ _LOWEST = 2.0**-31  # quantile: half of the resolution of a Sobol sequence
 
 @dataclass(frozen=True)
 class Distribution:
-    """Distribution family of a random-number function, with the names of its parameters."""
+    """Distribution family of a random-number function, and the names of its parameters."""
 
     kind: Literal["uniform", "normal", "integer", "beta"]
     parameters: tuple[str, ...] = ()  # keywords, in the order of positional arguments
@@ -34,9 +34,6 @@ class Distribution:
     is_closed: bool = False  # the range of integers includes its upper end
 
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> "Drawn":
-        """Return the distribution that one call of a random-number function sampled, given the
-        arguments and result of the call.
-        """
         if not self.parameters:
             return Drawn(self.kind, _ZERO, _ONE)
         given = dict(zip(self.parameters, args[self.first :], strict=False)) | dict(kwargs)
@@ -89,7 +86,7 @@ class Drawn:
         return share.log() - torch.log1p(-share)
 
     def at(self, quantile: Float[Tensor, " n"], like: Tensor) -> Tensor:
-        """Evaluate the inverse distribution function at quantiles; return a tensor of the shape,
+        """Evaluate the inverse distribution function at `quantile`; return a tensor of the shape,
         dtype and device of `like`.
         """
         u = quantile.reshape(like.shape)

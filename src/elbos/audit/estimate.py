@@ -43,8 +43,8 @@ _MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a l
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
-    """Return the audit of a loss, measured on `num_samples` samples, or on up to 8 times as many
-    while it is undecided whether the weighting increases.
+    """Return the audit of a loss, measured on as many samples as decide whether the weighting
+    increases: `num_samples` to 8 times `num_samples`.
 
     Raises:
         ValueError: If the samples determine no weighting.
@@ -150,8 +150,8 @@ class Estimate:
 
     @cached_property
     def undecided(self) -> list[Undecided]:
-        """Intervals of log-SNR within the central 99 % of the training noise levels on which the
-        weighting may increase within its error.
+        """Intervals of log-SNR on which the weighting may increase by more than 5 %, within its
+        errors; empty if there are significant increases.
         """
         if self.rising:
             return []
@@ -229,8 +229,8 @@ def assembled(
     is_used: NDArray[np.bool_] | None = None,
     **fields: Any,
 ) -> Audit:
-    """Return the audit with given curves on a grid; find names for the loss coefficient and the
-    nearest weightings.
+    """Build an audit from curves on a grid; find names for the loss coefficient and the nearest
+    weightings.
 
     `log_w`, of the given covariance, and `log_c` are defined up to a constant. Names are matched
     where `is_used`; None means everywhere.
@@ -267,7 +267,7 @@ def significant_rises(
     grid: Array, log_w: Array, covariance: Array, num_errors: float = 5.0
 ) -> list[tuple[float, float]]:
     """Return the intervals of log-SNR on which a log-weight increases by more than `num_errors`
-    standard errors plus the rounding error of float32.
+    standard errors and the rounding error of float32.
 
     Five standard errors account for thousands of compared pairs of points: fewer than one in a
     thousand curves shows a false increase.
@@ -287,8 +287,8 @@ def significant_rises(
 
 
 def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecided]:
-    """Return the intervals of log-SNR on which the weight, within its standard error, may increase
-    by more than 5 %.
+    """Return the intervals of log-SNR on which a weight may increase by more than 5 %, within its
+    errors.
     """
     if len(grid) < 2:
         return []

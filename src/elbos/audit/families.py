@@ -53,8 +53,8 @@ def fit_family(
     fatol: float = 1e-4,
     max_calls: int = 1000,
 ) -> list[float]:
-    """Return the parameters that minimize `loss` over a family, by the Nelder-Mead method; an empty
-    list for a family without parameters.
+    """Return the parameters of a family that minimize `loss`, by the Nelder-Mead method; an empty
+    list if the family has no parameters.
 
     Parameters that are out of bounds or invalid, and infinite losses, count as a loss of 1e6.
     """
@@ -185,8 +185,8 @@ def schedule_of_shape(
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
 ) -> tuple[Schedule | None, bool]:
-    """Return the schedule whose log-density equals a given curve within its errors, or None; also
-    return whether that schedule has no fitted shape parameter.
+    """Return the schedule whose log-density equals a curve within the curve's errors, or None; also
+    return True if the schedule has no fitted shape parameter.
     """
     is_drawn = is_central(log_p, _TAIL)  # the loss itself rounds in the tails
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
@@ -250,8 +250,8 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
-    """Return the schedule with default end points, except for a fitted end point beyond which 12 or
-    more of `num` samples would lie.
+    """Return the schedule with default end points; a fitted end point is kept if at least 12 of
+    `num` samples would lie beyond it.
     """
     if isinstance(schedule, Linear | EDMSampling):
         return schedule

@@ -32,8 +32,8 @@ _UNDECIDED = "#7d8590"
 
 
 def figure(shown: Sequence[View]) -> Figure:
-    """Return a figure of the weighting, the noise-level density and the mixture of ELBOs of audits,
-    with one colour per audit.
+    """Return a figure of the weightings, noise-level densities and mixtures of ELBOs of one or
+    several audits, with one colour per audit.
     """
     audits = [view.audit for view in shown]
     hover = {"hovertemplate": "p %{y:.3g}<extra></extra>", "showlegend": False}
@@ -148,8 +148,8 @@ def _ratio(audit: Audit, other: Audit) -> Panel:
 
 
 def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
-    """Return the curves of the named weightings nearest to an audited weighting, initially hidden,
-    with geometric mean 1 under $p$.
+    """Return the curves of the nearest named weightings, initially hidden in the figure, with
+    geometric mean 1 under $p$.
 
     Colours differ for a single audit; otherwise they are the colour of the audit.
     """

@@ -37,8 +37,8 @@ def prediction_formula(audit: Audit) -> str:
 
 
 def target_formula(audit: Audit) -> str:
-    r"""Return the target $y = a x + b\epsilon$ as text: with $a$ and $b$ in terms of $\alpha$ and
-    $\sigma$ if both are simple functions of these, otherwise as numbers.
+    r"""Return the target $y = a x + b\epsilon$ as text: in terms of $\alpha$ and $\sigma$ if both
+    coefficients are simple functions of these, otherwise with numbers.
     """
     alpha, sigma = audit.logsnr.sigmoid().sqrt(), (-audit.logsnr).sigmoid().sqrt()
     if audit.process == "variance exploding":
@@ -82,8 +82,8 @@ def _coordinate_process(audit: Audit) -> str:
 
 
 def central_coordinates(audit: Audit) -> str:
-    """Return, as text, the central half of the expected loss in the noise coordinate of the process
-    (t, sigma or ᾱ); empty for an unknown process.
+    """Return, as text, the central half of the expected loss as a range of times or sigmas of the
+    process; empty for an unknown process.
     """
     process = _coordinate_process(audit)
     if process not in _COORDINATES:
@@ -94,7 +94,9 @@ def central_coordinates(audit: Audit) -> str:
 
 
 def data_formula(audit: Audit) -> str:
-    """Return, as a formula, the scale and offset that the loss applies to the data, or a dash."""
+    """Return the scale and offset that the loss applies to the data as a formula, or a dash if
+    there are none.
+    """
     shift = audit.data_scale * audit.data_offset
     if audit.data_scale == 1 and shift == 0:
         return NONE
@@ -103,7 +105,7 @@ def data_formula(audit: Audit) -> str:
 
 def normal_levels(audit: Audit, schedule: Normal) -> str:
     """Return, as text, the parameters by which training scripts specify a normal distribution of
-    log-SNR for the audited diffusion process.
+    log-SNR for the audited process.
     """
     in_scripts = _NORMAL.get(_coordinate_process(audit), "")
     return in_scripts.format(0.0 - schedule.mean / 2, schedule.std / 2)

@@ -86,8 +86,8 @@ class Showcase:
 
 
 def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) -> str:
-    """Return the self-contained HTML page of the gallery; the page names `command` as the way to
-    rebuild it.
+    """Return the self-contained HTML page of the gallery, including `command` as the way to rebuild
+    the page.
     """
     everything = [*(card for one in showcases for card in one.cards), *cards]
     return document(

@@ -24,7 +24,7 @@ _EVERY = 2.5  # pixels between points of a curve
 
 
 def picture(audit: Audit, beside: Audit | None = None) -> Markup:
-    """Return the content of an SVG picture of an audit's weighting and noise-level density, with
+    """Return an audit's weighting and noise-level density as the content of an SVG picture, with
     intervals where the weighting increases, and optionally a second weighting.
 
     Both weightings have the same geometric mean under $p$.

@@ -45,7 +45,7 @@ _FORMS = [
 
 
 class BroadcastError(ValueError):
-    """Error for a network input with an additional axis, caused by times of the wrong shape."""
+    """Error for a network input with an additional axis, caused by wrongly broadcast times."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,8 @@ class ProbeNetwork(nn.Module):
             ) from None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProbeNetwork":
-        """Return the network itself, not a copy, so that calls of copies (weight averages) are also
-        recorded.
+        """Return the network itself, so that calls of deep copies (as weight averaging makes) are
+        also recorded.
         """
         return self
 
@@ -191,8 +191,8 @@ def _random_signs(shape: tuple[int, ...], seed: int) -> Tensor:
 
 @dataclass
 class Instrument:
-    """A loss function to be called with a `ProbeNetwork`, and the form of network output that the
-    loss function expects.
+    """A loss function to be called with a `ProbeNetwork`, and the form of network output that it
+    expects.
     """
 
     loss_fn: LossFunction
@@ -202,7 +202,7 @@ class Instrument:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
-        """Return an `Instrument` for a loss; the form of network output is the first that the loss
+        """Return an `Instrument` for a loss, with the first form of network output that the loss
         accepts.
 
         Raises:

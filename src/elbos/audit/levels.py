@@ -25,8 +25,8 @@ _MIN_GAIN = 8.0  # of log-likelihood over equal steps: by chance in 3 of 2,000 t
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels of samples, with the random draws that may determine them, the independent
-    blocks of samples, and rounding errors.
+    """Noise levels of samples, with the random draws and blocks of samples that they come from, and
+    rounding errors.
     """
 
     logsnr: Float[Array, " n"]  # finite
@@ -76,8 +76,8 @@ class Levels:
 
 
 def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
-    """Return independently sampled noise levels: a level shared by several samples of a batch
-    counts once, and clamped levels are dropped; also return diagnostics.
+    """Return the independently sampled noise levels, and diagnostics; levels shared within a batch
+    count once, and clamped levels are dropped.
 
     If shared levels form no table, all samples are returned: their number may differ between
     levels.
@@ -148,8 +148,8 @@ def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
 
 @dataclass(frozen=True)
 class Table:
-    """Discrete table of noise levels; the density of log-SNR is the probability of a time step
-    divided by the spacing.
+    """Discrete table of noise levels; the density of log-SNR is step probability divided by
+    spacing.
     """
 
     levels: Float[Array, " t"]  # drawn levels, increasing
@@ -182,8 +182,8 @@ class Table:
 
     @property
     def is_uniform(self) -> bool:
-        """True if a chi-squared test and a smooth fit are both consistent with equally likely time
-        steps.
+        """True if all time steps are equally likely, according to a chi-squared test and a smooth
+        fit.
         """
         mean = self.counts.sum() / len(self)
         num_never = len(self) - len(self.counts)
@@ -199,8 +199,8 @@ class Table:
         return Splines.of_counts(np.arange(len(self), dtype=np.float64), self.counts_by_block)
 
     def log_density(self, logsnr: Array) -> tuple[Array, Array]:
-        """Estimate the log-density of log-SNR from smoothed probabilities of time steps; also
-        return the discretization error.
+        """Estimate the log-density of log-SNR from smoothed step probabilities; also return the
+        discretization error.
         """
         return table_log_density(self.levels, self.steps, self._spline(self.steps), logsnr)
 

@@ -77,7 +77,7 @@ def prediction_of(
     logsnr: Float[Tensor, " n"], a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, rtol: float
 ) -> Prediction:
     r"""Return the prediction type whose target is proportional to $a x + b\epsilon$ within the
-    relative error `rtol`, with the name None if there is no such type.
+    relative error `rtol`; the returned name is None if there is no such type.
     """
     zero, ratio = torch.zeros_like(logsnr), torch.exp(logsnr / 2)
     targets: list[Parameterization] = [Eps(), X(), V(), Flow(), Score()]

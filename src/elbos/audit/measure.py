@@ -128,7 +128,7 @@ class Measurement:
 
     @property
     def has_draws_per_batch(self) -> bool:
-        """True if the loss draws a number or a noise level that all samples of a batch share."""
+        """True if all samples of a batch share a random number or a noise level."""
         logsnr = self.samples(self.batch_size).logsnr
         is_one_level = bool((logsnr - logsnr[0]).abs().max() < 1e-4)
         return self._pilot.draws.num_per_batch > 0 or is_one_level

@@ -55,7 +55,6 @@ class Noise:
         return any(isinstance(one, SummedNoise | InputPerturbation) for one in self.diagnostics)
 
     def prepare(self, call: SingleCall) -> SingleCall:
-        """Return a network call with each normal draw assigned to either the noise or the data."""
         call = self.reference.prepare(call)
         return call.added(self.summed, self.reference.at(call)[0]) if self.summed else call
 
@@ -78,7 +77,7 @@ class _Candidate:
 
 
 def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bool) -> Noise:
-    """Return the noise of a loss: determine which normal draws form it, and which draw, if any,
+    """Return the noise of a loss: which normal draws form the noise, and which draw, if any,
     samples the data.
 
     The hypotheses are tried in this order: one draw; one draw plus another that samples the data;
@@ -153,9 +152,7 @@ def _without_data(
 
 @dataclass(frozen=True)
 class DrawFactors:
-    """Decomposition of network inputs or targets into normal draws, with a factor for each draw and
-    sample.
-    """
+    """Network inputs or targets as combinations of normal draws: a factor per draw and sample."""
 
     full: list[int]  # indices of the draws of the size of the data
     shared: list[tuple[list[int], float]]  # shapes of draws that many elements share, and their
@@ -172,7 +169,7 @@ class DrawFactors:
         left: Float[Tensor, " n"],
         shapes: Sequence[Sequence[int]],
     ) -> "DrawFactors":
-        """Return the decomposition into those normal draws whose share of the total power exceeds a
+        """Return the combination of those normal draws whose share of the total power exceeds a
         threshold.
 
         Args:
@@ -193,8 +190,8 @@ class DrawFactors:
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """Diagnostic for noise that is not a single normal draw of the shape of the data: summed,
-        offset or coloured noise.
+        """Diagnostic for noise that is not one normal draw of the shape of the data: summed, offset
+        or coloured noise.
         """
         if not self.shared:
             return SummedNoise(len(self.full))
@@ -204,25 +201,19 @@ class DrawFactors:
         return ColouredNoise(list(map(float, shape)), strength if self.full else None)
 
     def ratio(self, i: int, to: Float[Tensor, " n"]) -> float | None:
-        """Return the constant ratio between the factors of one normal draw and the values `to`, or
-        None if the ratio varies between samples.
-        """
         factor, to = self.factors[:, i].nan_to_num(), to.nan_to_num()
         ratio = (factor * to).sum() / to.square().sum()
         left = (factor - ratio * to).square().sum() / factor.square().sum()
         return ratio.item() if left < _SAME else None
 
     def unlike(self, other: "DrawFactors") -> float:
-        """Return the mean square of the part of the factors that is orthogonal to a second set of
-        factors.
-        """
         ours, theirs = self.factors.nan_to_num(), other.factors.nan_to_num()
         along = (ours * theirs).sum(1) / theirs.square().sum(1).clamp(min=1e-300)
         return (ours - along[:, None] * theirs).square().sum(1).mean().item()
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
         """Return the index of the only normal draw whose factors are proportional to `alpha`, or
-        None if no draw or several draws are.
+        None.
         """
         of_data = [i for i in self.full if self.ratio(i, alpha) is not None]
         return of_data[0] if len(of_data) == 1 and len(self.full) > 1 else None
@@ -264,8 +255,8 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
 def of_the_draws(
     parts: DrawFactors, target: DrawFactors, power: float, found: list[Diagnostic]
 ) -> tuple[list[Diagnostic], float]:
-    """Compare the normal draws in the target with those in the network input; return the
-    diagnostics of the noise, and the standard deviation of an input perturbation.
+    """Compare the normal draws in the target and in the network input; return diagnostics, and the
+    standard deviation of a perturbation of the input.
 
     `power` is the mean square of the target; `found` are earlier diagnostics.
     """
@@ -284,8 +275,8 @@ def of_the_draws(
 
 
 def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
-    """Return a diagnostic if targets are not linear combinations of data and noise, judging by the
-    unexplained share of each target.
+    """Return a diagnostic if targets are not linear combinations of data and noise, as the
+    unexplained share of each target shows.
     """
     is_strange = unexplained > _MAX_STRANGE
     samples, clearly = (

@@ -8,22 +8,24 @@ from torch import Tensor
 
 
 def is_shared(draw: Tensor, z: Tensor) -> bool:
-    """Return whether a random draw broadcasts to the shape of `z` without adding axes."""
+    """Return whether a random draw broadcasts to the shape of `z` without additional axes."""
     pairs = zip(draw.shape, z.shape, strict=False)
     return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
 
 
 @dataclass(frozen=True)
 class DrawSum:
-    """Noise of variance 1 as a linear combination of normal draws, with factors for each sample."""
+    """Noise of variance 1 as a linear combination of normal draws, with separate factors for each
+    sample.
+    """
 
     draws: Float[Tensor, "b k d"]
     factors: Float[Tensor, "b k"]  # of norm 1
 
     @classmethod
     def from_input(cls, draws: list[Tensor], z: Tensor, x: Tensor) -> "DrawSum":
-        """Fit noisy data `z` by a linear combination of normal draws, clean data and a constant;
-        return the combination of the draws, scaled to variance 1.
+        """Fit noisy data `z` by normal draws, clean data and a constant; return the fitted
+        combination of draws, scaled to variance 1.
         """
         stacked = torch.stack([draw.flatten(1).double() for draw in draws], dim=1)
         factors = _factors(stacked, z, x)
@@ -33,8 +35,8 @@ class DrawSum:
         return torch.einsum("bk,bkd->bd", self.factors, self.draws)
 
     def independent_part(self, y: Tensor, x: Tensor) -> Float[Tensor, "b d"]:
-        """Return the normal draws in a target, combined as the target combines them, minus the
-        component along the noise of the network input.
+        """Return the combination of normal draws in a target, minus its component along the noise
+        in the network input.
         """
         factors = _factors(self.draws, y, x)
         along = (factors * self.factors).sum(1, keepdim=True) * self.factors

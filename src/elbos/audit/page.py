@@ -28,15 +28,15 @@ _NUM_ROWS = 13  # of the table of the curves
 
 
 def figure(audits: Sequence[Audit]) -> "Figure":
-    """Return a plotly figure of the weighting, the noise-level density and the mixture of ELBOs of
-    each audit.
+    """Return a plotly figure of the weightings, noise-level densities and mixtures of ELBOs of one
+    or several audits.
     """
     return drawn(views(audits))
 
 
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
-    """Return the self-contained HTML page of one or several audits; the page names `command` as the
-    way to reproduce it.
+    """Return the self-contained HTML page of one or several audits, including `command` as the way
+    to reproduce the page.
     """
     shown, fig = views(audits), figure(audits)
     named = [named_curves(view, is_alone=len(shown) == 1) for view in shown]

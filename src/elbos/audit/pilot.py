@@ -65,8 +65,8 @@ class Pilot:
 
     @classmethod
     def of_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Pilot":
-        """Measure a few batches of a loss with paired network calls; test whether a weighting
-        describes the loss.
+        """Measure a few batches of a loss with paired network calls; return the results, with
+        diagnostics if no weighting describes the loss.
 
         Raises:
             ValueError: In one line, if the loss cannot be measured at all.
@@ -144,8 +144,8 @@ class Pilot:
         return are_some_enough(self.noise.reference.x)
 
     def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:
-        """Evaluate the loss with a seed and with given quantiles in place of its random draws;
-        return one `Batch` per network call.
+        """Evaluate the loss with a seed, and with given quantiles instead of random draws; return
+        one `Batch` per network call.
         """
         reference, found = self.noise.reference, list[Batch]()
         if self.is_plain:

@@ -52,9 +52,7 @@ class DecidingDraw:
         return None
 
     def of(self, levels: Levels) -> Float[Array, " n"]:
-        """Return the logits of the draw's quantiles for each sample, negated if log-SNR decreases
-        with the draw.
-        """
+        """Return the logits of the draw's quantiles, negated if log-SNR decreases with the draw."""
         return self.sign * _within(levels.quantiles[:, self.column])
 
     def at(self, s: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -68,8 +66,8 @@ def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @dataclass(frozen=True)
 class RisingCurve:
-    """Increasing curve through measured points: the logit of a uniform draw's quantile, as a
-    function of log-SNR or of the index of a time step.
+    """Increasing curve through points: the logit of a uniform draw as a function of log-SNR, or of
+    the index of a time step.
     """
 
     places: Float[Array, " m"]  # increasing
@@ -77,8 +75,9 @@ class RisingCurve:
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Return the curve through fewer points that are many standard errors apart; the required
-        distance is smaller where points are rare.
+        """Return the curve through a subset of the points, many standard errors apart.
+
+        The distance is smaller where points are rare.
 
         Points are selected from the middle outwards. The mean distance along both axes, as a share
         of their lengths, exceeds `min_distance`.
@@ -100,7 +99,6 @@ class RisingCurve:
 
     @property
     def is_enough(self) -> bool:
-        """True if there are enough points for an estimate, even from every other point."""
         return len(self.s) >= _MIN_POINTS
 
     def at(self, index: list[int] | slice) -> "RisingCurve":
@@ -128,8 +126,8 @@ class RisingCurve:
 def inverse_cdf_density(
     all_levels: Levels, draw: Float[Array, " n"], grid: Float[Array, " g"]
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
-    """Compute the log-density of log-SNR, and its error, from log-SNR as a monotone function of a
-    uniform draw; return None for too few distinct points.
+    """Compute the log-density of log-SNR, with its error, from log-SNR as a monotone function of a
+    uniform draw; return None if there are too few distinct points.
 
     At each point, the slope of $s$, which is smooth in unbounded tails, or the slope of $u$, which
     is smooth at finite ends, is used: the one with the smaller error.
@@ -158,7 +156,7 @@ def inverse_cdf_density(
 
 @dataclass(frozen=True)
 class StepCurve:
-    """Quantiles of a uniform draw at which each time step of a table ends."""
+    """Quantiles of a uniform draw at which the time steps of a table end."""
 
     steps: Float[Array, " t"]  # the numbers of the steps that were drawn, increasing
     ends: RisingCurve  # through the ends between the steps
@@ -168,8 +166,8 @@ class StepCurve:
 
     @classmethod
     def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
-        """Return the quantiles at which the time steps of a table end, each located between two
-        samples on adjacent time steps.
+        """Return the quantiles at which the time steps of a table end, each located between samples
+        on adjacent time steps.
         """
         steps, s = table.steps_of(levels.logsnr), draw.of(levels)
         order = np.lexsort((s, steps))
@@ -191,9 +189,6 @@ class StepCurve:
         return cls(at, curve, len(s), are_options, (low, high))
 
     def uncertain_middles(self) -> Float[Array, " k"]:
-        """Return the middles of the intervals known to contain the end of a time step, for
-        intervals wide relative to the step.
-        """
         u = expit(self.ends.s)
         half = u * (1 - u) * self.ends.error
         width = np.diff(u, prepend=0.0, append=1.0)
@@ -201,7 +196,7 @@ class StepCurve:
 
     @property
     def is_uniform(self) -> bool:
-        """True if the time steps end at evenly spaced quantiles, within the errors."""
+        """True if all time steps are equally likely, within the measurement error."""
         inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
         # with few samples per step, step numbers are uncertain in the tails
         kept = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)

@@ -40,18 +40,13 @@ class SingleCall:
     summed: "DrawSum | None" = None  # the noise as a sum of draws, if it is a sum
 
     def separated(self, draw: int) -> "SingleCall":
-        """Return the network call with one normal draw assigned to data instead of noise."""
         normals = [normal for i, normal in enumerate(self.normals) if i != draw]
         return replace(self, normals=normals, of_data=self.normals[draw])
 
     def centred(self, axis: int) -> "SingleCall":
-        """Return the network call with each normal draw centred along one axis."""
         return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
 
     def added(self, draws: Sequence[int], x: Tensor) -> "SingleCall":
-        """Return the network call with a single noise: the sum of the given normal draws as
-        contained in `z`.
-        """
         used = [self.normals[i] for i in draws if i < len(self.normals)]
         summed = DrawSum.from_input(used, self.z, x)
         return replace(self, normals=[summed.noise().reshape(self.z.shape)], summed=summed)
@@ -82,9 +77,6 @@ class PairedCalls:
 
     @property
     def change_other(self) -> Tensor:
-        """Change of the loss gradient, on the second batch of clean data, when the network output
-        changes from 0 to random signs.
-        """
         if self.gradient_other_moved is None:
             return self.change
         return self.gradient_other_moved - self.gradient_other
@@ -94,16 +86,13 @@ class PairedCalls:
         return (self.change * self.moved.answer).flatten(1).double().mean(1) / 2
 
     def coefficient_other(self) -> Float[Tensor, " b"]:
-        r"""Compute the coefficient $c$ of $c\,\|\hat y - y\|^2$ for each sample of the second batch
-        of clean data.
-        """
         return (self.change_other * self.moved.answer).flatten(1).double().mean(1) / 2
 
 
 @dataclass(frozen=True)
 class Queries:
-    """A loss to be evaluated by seed on fixed data, with the layout of the data in the network
-    input.
+    """A loss to be evaluated with given seeds on fixed data, and the layout of the data in the
+    network input.
     """
 
     instrument: Instrument
@@ -117,8 +106,8 @@ class Queries:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":
-        """Return the queries of a loss; determine the network output that the loss expects, and the
-        layout of the data in the network input.
+        """Return the queries of a loss, after determining which network output the loss expects,
+        and the layout of the data in the network input.
 
         Raises:
             ValueError: If the loss cannot be called, or calls are not reproducible.
@@ -138,9 +127,7 @@ class Queries:
 
     @property
     def example(self) -> Arguments | None:
-        """Arguments of a network call, or None if the noisy data differ in layout from the clean
-        data.
-        """
+        """Arguments of a network call, or None if noisy and clean data differ in layout."""
         first, second = (one.calls[-1] for one in list(self.zeros.values())[:2])
         is_plain = self.element_permutation is None and self.noised is None
         if not is_plain or first.z.shape != self.x.shape:
@@ -158,7 +145,7 @@ class Queries:
         with_other_moved: bool,
         zero: Observation | None = None,
     ) -> list[PairedCalls]:
-        """Evaluate a loss with one seed on several data and network outputs; return one
+        """Evaluate a loss with one seed on two data batches and two network outputs; return one
         `PairedCalls` for each network call that contributes to the expected loss.
 
         `zero` is an earlier call with output 0; `quantiles` replace random draws.
@@ -310,7 +297,7 @@ def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
 def _element_permutation(
     queries: Queries, z: Tensor, other: Tensor, seed: int
 ) -> Int[Tensor, " d"] | None:
-    """Return the position of each data element in the network's input; None if positions are
+    """Return the position of each data element in the network's input; None if the order is
     unchanged, or if the input is no permutation of data plus noise.
 
     Each call uses data that encode one bit of every element's index.
@@ -355,8 +342,8 @@ def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
 
 
 def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
-    """Return the indices of the elements to which the loss adds noise; None if it adds noise to all
-    elements, or trains on elements without noise.
+    """Return the indices of the elements to which the loss adds noise; None if these are all
+    elements, or if elements without noise are also trained.
 
     Examples are actions after a state, or frames of a video after the first.
     """

@@ -161,7 +161,7 @@ _SCHEDULES = (
 
 @dataclass(frozen=True, kw_only=True)
 class LossCurves:
-    """Noise-level density, coefficient, target and weighting of a loss on a log-SNR grid, with
+    """Noise-level density, coefficient, target and weighting of a loss on a log-SNR grid, with the
     prediction type and diffusion process.
     """
 
@@ -191,9 +191,6 @@ class LossCurves:
         return (d, g) if d < SAME and g >= least else None
 
     def has_density(self, schedule: Schedule) -> bool:
-        """Return whether the noise-level density equals that of a schedule on the measured range of
-        log-SNR.
-        """
         log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
         kept = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
         if (self.p * kept).sum() < 0.99:  # some noise levels are beyond the ends of the schedule

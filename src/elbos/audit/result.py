@@ -45,8 +45,8 @@ DERIVED = (
 
 
 class Undecided(NamedTuple):
-    """An interval of log-SNR on which the weighting may increase by up to `factor`, though not
-    significantly.
+    """An interval of log-SNR on which errors do not exclude that the weighting increases, by up to
+    `factor`.
     """
 
     start: float
@@ -177,7 +177,9 @@ class Audit:
 
     @cached_property
     def recipe(self) -> str | None:
-        """Name of the published recipe with the same weighting and noise levels, or None."""
+        """Name of the published recipe with the same weighting and noise levels as this loss, or
+        None.
+        """
         return published_recipe(self._curves) if self.is_judged else None
 
     @cached_property
@@ -216,8 +218,8 @@ class Audit:
 
     @property
     def negative_mass(self) -> float:
-        r"""Sum of all increases of the weighting $w$ with log-SNR, divided by $w(\lambda_\min)$, as
-        in `analysis.Mixture`.
+        r"""Sum of all increases of the weighting $w$ with log-SNR, relative to $w(\lambda_\min)$,
+        as in `analysis.Mixture`.
         """
         ends = self.weighting(torch.tensor(self.rising, dtype=torch.float64).reshape(-1, 2))
         return ((ends[:, 1] - ends[:, 0]).sum() / self.weight[0]).item()
@@ -390,13 +392,13 @@ class Audit:
 
     def plot(self, *others: "Audit") -> "Figure":
         """Return a plotly figure of the weightings, noise-level densities and mixtures of ELBOs of
-        audits.
+        this audit and others.
         """
         figure: Figure = shown_by(self).figure([self, *others])
         return figure
 
     def to_html(self, path: str | Path, *others: "Audit") -> None:
-        """Write a self-contained HTML page that shows one or several audits side by side."""
+        """Write a self-contained HTML page of this audit and, side by side, others."""
         shown_by(self).write_page([self, *others], Path(path))
 
     def _repr_html_(self) -> str:

@@ -66,8 +66,8 @@ Quantiles = tuple[Tensor, Tensor]
 
 
 def distant_seed(seed: int) -> int:
-    """Derive a pseudorandom seed, such that the ranges of consecutive seeds that start at two
-    derived seeds do not overlap.
+    """Derive a pseudorandom seed from a number, such that runs of consecutive seeds do not overlap
+    for different numbers.
     """
     return int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
 
@@ -114,7 +114,7 @@ class Draws:
 
 
 class Recorder(TorchFunctionMode):
-    """Recorder of the random numbers that a loss draws; it can also replace them by given
+    """Recorder of the random numbers that a loss draws, which can also replace the numbers by given
     quantiles.
 
     Attributes:
@@ -133,8 +133,8 @@ class Recorder(TorchFunctionMode):
         self._own: dict[int, dict[int, tuple[Any, Callable[[], object]]]] = {}
 
     def reset(self, seed: int, num: int, quantiles: Quantiles | None = None) -> None:
-        """Reset all random states to `seed`, for a batch of `num` samples; `quantiles`, if given,
-        replace the draws of one number per sample or per batch.
+        """Reset all random states to `seed`; `quantiles`, if given, replace the following random
+        draws of one number per sample or per batch.
 
         Generators and engines of the loss restart from their first state under this seed.
         """

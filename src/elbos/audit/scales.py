@@ -36,15 +36,15 @@ _PURE = 30.0  # log-SNR beyond which float32 rounds signal or noise away
 
 
 class Process(NamedTuple):
-    """A diffusion process, with the factor on its data."""
+    """A diffusion process, with the scale factor of its data."""
 
     name: str | None  # None if no known relation holds
     scale: float  # factor on the data before diffusion
     sigma_data: float | None = None  # if the input is scaled as in EDM
 
     def logsnr(self, alpha: Float[Tensor, " n"], sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Compute the log-SNR for data multiplied by the scale of the process; infinite beyond the
-        precision of float32.
+        """Compute the log-SNR in the data scale of the process; infinite beyond the precision of
+        float32.
         """
         logsnr = 2 * (torch.log(alpha / self.scale) - sigma.log())
         logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
@@ -53,7 +53,7 @@ class Process(NamedTuple):
 
 def given_scale(logsnr: Float[Tensor, " n"], given: Iterable[Float[Tensor, " n"]]) -> float | None:
     """Return the scale of the data, inferred from a time input of the network that is a known
-    function of log-SNR, or None if there is no such input.
+    function of log-SNR; None if there is no such input.
 
     Args:
         logsnr: Log-SNR of samples, up to the unknown scale of the data.
@@ -77,7 +77,8 @@ def process_of(
     rtol: float,
     given: float | None = None,
 ) -> Process:
-    """Identify the diffusion process, and the scale of its data, from measured `alpha` and `sigma`.
+    """Return the diffusion process and the scale of its data, identified from measured coefficients
+    `alpha` of data and `sigma` of noise.
 
     Args:
         alpha: Coefficients of the data.

@@ -55,9 +55,6 @@ class Conditions:
     def from_batches(
         cls, batches: Sequence[Sequence[Tensor]], sizes: Sequence[int]
     ) -> "Conditions":
-        """Concatenate the conditioning inputs of the network (times, labels) over several batches,
-        given the batch sizes.
-        """
         together = zip(*batches, strict=False)
         joined = [torch.cat(some) for some in together if len({one.shape[1] for one in some}) == 1]
         batch = np.arange(len(sizes)).repeat(sizes)
@@ -147,7 +144,9 @@ def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
 def of_the_target(
     logsnr: Float[Tensor, " n"], factor: Float[Tensor, " n"], *, error: float
 ) -> list[Diagnostic]:
-    r"""Return a diagnostic if $b - a\sigma/\alpha$ of the target is not a function of log-SNR."""
+    r"""Return a diagnostic if $b - a\sigma/\alpha$, from the target's coefficients, is not a
+    function of log-SNR.
+    """
     ordered = factor[logsnr.argsort()]
     size = (ordered[:-2].abs() + ordered[2:].abs()) / 2
     is_off = _deviations(ordered).abs() > (0.1 + 3 * error) * size
@@ -156,8 +155,8 @@ def of_the_target(
 
 
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
-    """Return a diagnostic if the ratios between the loss coefficients of a sample's elements vary
-    with log-SNR.
+    """Return a diagnostic if the relative loss coefficients of a sample's elements vary with
+    log-SNR.
 
     `share` is the coefficient of each element divided by the mean over elements; it may be random
     if its mean is the same at all levels.
@@ -179,8 +178,8 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
 def of_the_coefficient(
     logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], power: Float[Tensor, " n"]
 ) -> list[Diagnostic]:
-    """Return a diagnostic if the loss coefficient varies at fixed log-SNR and depends on `power`,
-    the mean square of each sample's noise.
+    """Return a diagnostic if, at fixed log-SNR, the loss coefficient is random and depends on
+    `power`, the mean square of each sample's noise.
     """
     kept = (c > 0) & logsnr.isfinite()
     if kept.sum() < 100:

@@ -51,8 +51,9 @@ class _Response(NamedTuple):
 def of_the_error(
     queries: Queries, observations: Mapping[int, Observation]
 ) -> tuple[list[Diagnostic], tuple[int, ...]]:
-    """Test whether the loss is a squared error with one coefficient per sample; `observations` maps
-    each seed to an evaluation of the loss at network output 0.
+    """Test whether the loss is a squared error with one coefficient per sample; return diagnostics.
+
+    `observations` maps each seed to an evaluation of the loss at network output 0.
 
     Returns:
         The diagnostics, and the network calls to ignore: they enter the loss linearly and average
@@ -79,9 +80,6 @@ def of_the_error(
 
 
 def _averages_out(responses: tuple[_Response, ...]) -> bool:
-    """Return whether a loss term that is linear in the network output has zero mean gradient at
-    constant network input; True for a nonlinear term.
-    """
     first, *others = responses
     if not first.is_linear:
         return True
@@ -128,7 +126,7 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
 def of_the_calls(
     instrument: Instrument, x: Tensor, observations: Mapping[int, Observation], num_ignored: int
 ) -> list[Diagnostic]:
-    """Return diagnostics for losses with several network calls, targets from the network itself,
+    """Return diagnostics for losses with several network calls, targets computed by the network,
     derivatives of the network, or additional outputs.
     """
     num_trained, num_untrained, is_finite = 0, 0, True

@@ -110,7 +110,7 @@ class Difference:
         return "\n".join(lines)
 
     def to_markdown(self) -> str:
-        """Return a Markdown table that compares the audit of a loss with the expected audit, as a
+        """Return a Markdown table that compares the audit of a loss with the expected audit, for a
         comment on a pull request.
         """
         then, now = self.expected, self.audit
@@ -230,8 +230,8 @@ def assert_weighting(
 
 
 def expected_audit(like: str | Path | Audit) -> Audit:
-    """Return the audit of a recipe given by name, the audit stored in a given file, or a given
-    audit unchanged.
+    """Return the audit of a recipe given by name, or the audit stored in a file; a given audit is
+    returned unchanged.
 
     Raises:
         OSError: If the file cannot be read.

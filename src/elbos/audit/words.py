@@ -111,7 +111,6 @@ class View:
 
     @property
     def largest_doubt(self) -> str:
-        """Largest increase of the weighting that the sampling error does not exclude, as text."""
         largest = max((one.factor for one in self.audit.undecided), default=1.0)
         return in_words(math.log(largest))
 
@@ -141,7 +140,6 @@ class View:
 
     @property
     def factor(self) -> str:
-        """Sentence that explains the factor on the loss that makes the weighting monotone."""
         end = self.audit.factor.end if self.audit.factor else -math.inf
         return (
             "The least factor on the loss of each sample for which w never rises; above log-SNR "
@@ -174,7 +172,6 @@ class View:
 
     @property
     def central_weights(self) -> Float[Array, " c"]:
-        """Values of the weighting within the central 99 % of the training noise levels."""
         below = (self.audit.density.cumsum(0) / self.audit.density.sum()).numpy()
         tail = (1 - _CENTRAL) / 2
         return np.asarray(self.audit.weight.numpy()[(below > tail) & (below < 1 - tail)])

@@ -47,7 +47,7 @@ class BinnedLoss:
     num_samples: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the losses by bin as JSON values, in the form of metrics.jsonl."""
+        """Return the losses by bin as JSON values, as in metrics.jsonl."""
         return dict(to_json(self))
 
     @classmethod
@@ -148,7 +148,7 @@ class LossByLevel:
         )
 
     def reset(self) -> None:
-        """Reset the running means of all bins to an empty state."""
+        """Discard all losses that were added so far."""
         self._sums = torch.zeros_like(self._sums)
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -157,8 +157,8 @@ class LossByLevel:
         return {"sums": sums, "edges": torch.tensor(self.edges, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the running sums that `state_dict` returned; raise a ValueError if the bins
-        differ.
+        """Restore the running sums that `state_dict` returned; raise a ValueError if the bins are
+        different.
         """
         own = torch.tensor(self.edges, dtype=torch.float64)
         edges, sums = state["edges"].cpu().double(), state["sums"]

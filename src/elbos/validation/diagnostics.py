@@ -186,8 +186,8 @@ def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> No
 
 
 def require_finite_losses(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:
-    """Raise a ValueError that names the first sample with a loss that is not finite, and its
-    log-SNR; return if all losses are finite.
+    """Raise a ValueError if a loss is not finite; the message names the first such sample and its
+    log-SNR.
     """
     bad = (~loss.isfinite()).nonzero()
     if len(bad):

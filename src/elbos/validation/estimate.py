@@ -16,8 +16,8 @@ LITTLE, NOTHING = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    """Sample mean with its standard error, and with the part of that error that is due to the noise
-    levels and noise, not to the choice of samples.
+    """Sample mean with its standard error, and with the part of that error due to random noise
+    levels and noise.
 
     Attributes:
         mean: The estimate.
@@ -35,8 +35,8 @@ class Estimate:
 
     @classmethod
     def from_rounds(cls, values: Float[Tensor, "n r"], *, is_lattice: bool) -> "Estimate":
-        r"""Estimate the mean and its errors from values of $n \ge 2$ samples, each measured in $r$
-        rounds.
+        r"""Estimate the mean, with errors, from values of $n \ge 2$ samples in each of $r$ rounds
+        of measurements.
 
         If the noise levels form a lattice over all samples, give the samples in its order: the
         contribution of the noise levels is then nearly equal for neighbours and nearly cancels in
@@ -76,12 +76,12 @@ class Estimate:
 
     @property
     def sampling_error(self) -> float:
-        """Standard error of the mean if the value of every sample were known exactly."""
+        """Standard error that would remain if the value of every sample were known exactly."""
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
     def is_enough(self, target: float | None) -> bool:
-        """Return whether to stop measuring: there is no target standard error, or it is reached, or
-        further measurements of these samples cannot reach it.
+        """Return whether to stop measuring: the target standard error is None, or reached, or out
+        of reach of further measurements on these samples.
         """
         if target is None or math.isnan(self.standard_error) or self.standard_error <= target:
             return True

@@ -71,8 +71,8 @@ class Execution:
 
     @cached_property
     def dtype(self) -> torch.dtype | None:
-        """Precision of the evaluation, float64 or float32 as the denoiser's parameters; None (the
-        precision of the data) for a denoiser without parameters.
+        """Precision of the evaluation: float64 or float32, as the denoiser's parameters; None, for
+        the precision of the data, if there are no parameters.
         """
         parameters = (p for module in modules(self.denoiser) for p in module.parameters())
         own = next((p.dtype for p in parameters if p.is_floating_point()), None)
@@ -88,8 +88,8 @@ class Execution:
 
 
 def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
-    """Return the torch modules of a denoiser: itself, its attribute `network` or `denoiser`, or the
-    object of a bound method.
+    """Return the torch modules of a denoiser: the denoiser, its attribute `network` or `denoiser`,
+    or the object of a bound method.
 
     Modules in a closure are not found.
     """

@@ -21,8 +21,8 @@ from elbos.validation.result import Curve, Validation
 
 
 def validation_figure(results: Mapping[str, Validation]) -> Figure:
-    """Return a figure of validations by name: the loss by noise level, and below it the ELBO of
-    noisy data.
+    """Return a figure of named validations: the loss by noise level and, below, the ELBO of noisy
+    data.
     """
     return by_level_figure(
         {name: (one.by_level, one.elbo_by_level) for name, one in results.items()}
@@ -30,7 +30,7 @@ def validation_figure(results: Mapping[str, Validation]) -> Figure:
 
 
 def by_level_figure(curves: Mapping[str, tuple[Curve, Curve]]) -> Figure:
-    """Return a figure of pairs of curves by name: the loss by noise level, and below it the ELBO of
+    """Return a figure of named pairs of curves: the loss by noise level and, below, the ELBO of
     noisy data.
     """
     losses, elbos = [], []

@@ -28,7 +28,7 @@ def _itself(model: Any) -> Any:
 
 @dataclass
 class ValidationHistory(Typed):
-    """Validations at regular intervals of a training, all on the same noise.
+    """Validations made at regular intervals during a training, all on the same noise.
 
     Args:
         validator: The held-out set.
@@ -83,8 +83,9 @@ class ValidationHistory(Typed):
         return self.patience is not None and self._num_worse >= self.patience
 
     def update(self, step: int, model: Any) -> dict[str, float] | None:
-        """Validate the model if the training step is a multiple of `every` and not yet validated;
-        all processes of `torch.distributed` have to make the call, and share the work.
+        """Validate the model if the training step is a multiple of `every` and has no result yet.
+
+        All processes of `torch.distributed` share the work, and have to make the call.
 
         Args:
             step: Number of training steps so far.

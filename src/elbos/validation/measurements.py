@@ -78,7 +78,7 @@ class ControlVariate:
 
 @dataclass(frozen=True)
 class Measurements:
-    r"""Losses of $n$ samples in $r$ independent rounds, at $m$ noise levels in each round.
+    r"""Losses of $n$ samples at $m$ noise levels in each of $r$ independent rounds of measurements.
 
     Attributes:
         schedule: Distribution of the noise levels, with density $p$.
@@ -104,7 +104,7 @@ class Measurements:
 
     @cached_property
     def order(self) -> Int64[Tensor, " n"]:
-        """Permutation that sorts the samples by noise level, as `Estimate.from_rounds` expects."""
+        """Permutation that sorts the samples by noise level, for `Estimate.from_rounds`."""
         return self.logsnr[:, 0, 0].argsort()
 
     @cached_property
@@ -114,7 +114,7 @@ class Measurements:
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> Float[Tensor, "n r"]:
         r"""Estimate the integral $\int h\,\ell\,d\lambda$ of the loss $\ell$ weighted by $h$, for
-        each sample in each round.
+        each sample and round.
 
         Args:
             h: A function of log-SNR: constant one for the diffusion term of the bound, a weighting
@@ -150,8 +150,8 @@ def num_pilot_times(num_samples: int) -> int:
 
 
 def fit(pilot: Measurements) -> tuple[Adaptive, ControlVariate]:
-    r"""Fit a sampling density and a control variate to a pilot measurement, for precise further
-    measurements.
+    """Fit a sampling density of noise levels and a control variate to a pilot measurement, in order
+    to reduce the errors of later measurements.
 
     The pilot has separate noise, at levels that cover the range evenly. The control variate is its
     loss by least squares, linear between the edges of bins; the density follows, bin by bin, the

@@ -53,8 +53,8 @@ class FixedLevels:
         return tuple((2 / eps_error_per_error / len(levels)).tolist())
 
     def __call__(self, validator: Validator, denoiser: Denoise, **options: Any) -> Estimate:
-        """Measure a denoiser's mean squared error at the fixed noise levels; the standard error
-        covers samples and noise.
+        """Measure the mean squared error of a denoiser at the fixed noise levels, with its standard
+        error over samples and noise.
 
         The options are those of `Validator.at_levels`.
         """
@@ -66,8 +66,8 @@ class FixedLevels:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelParts:
-    r"""Validation protocol: mean squared error of a prediction in intervals of equal probability
-    under a schedule.
+    r"""Validation protocol: mean squared error of a prediction in intervals of noise levels that
+    are equally probable under a schedule.
 
     Part $i$ of $m$ is $t \in [i/m, (i+1)/m]$, from the data's end, and its mean
 
@@ -95,9 +95,7 @@ class LevelParts:
         return tuple(self.schedule.logsnr(times).tolist())
 
     def weight(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the factor by which the loss $\ell$ is multiplied before integration over an
-        interval of noise levels.
-        """
+        r"""Return the factor on the loss $\ell$ in an integral over an interval of noise levels."""
         error = self.parameterization.eps_error_per_error(logsnr)
         return 2 * self.num * self.schedule.log_density(logsnr).exp() / error
 

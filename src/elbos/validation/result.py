@@ -48,8 +48,10 @@ class Curve:
         return tuple(math.exp(-level / 2) for level in self.logsnr)
 
     def times(self, schedule: Schedule) -> tuple[float, ...]:
-        """Return the noise levels as times of a schedule: of `schedules.Flow()` for rectified flow,
-        of `schedules.DDPM()`, multiplied by 1,000, for time steps.
+        """Return the noise levels as times of a schedule, such as `schedules.Flow()` for rectified
+        flow.
+
+        Time steps are 1,000 times the times of `schedules.DDPM()`.
         """
         return tuple(schedule.time(torch.tensor(self.logsnr, dtype=torch.float64)).tolist())
 
@@ -98,12 +100,16 @@ class Validation:
 
     @property
     def diffusion(self) -> Float[Tensor, "n r"]:
-        """Diffusion term of the bound, by sample and round, in nats per dimension."""
+        """Diffusion term of the bound for each sample and round of measurements, in nats per
+        dimension.
+        """
         return self.measurements.integral(torch.ones_like)
 
     @property
     def bound(self) -> Float[Tensor, "n r"]:
-        """Bound on the negative log-likelihood, by sample and round, in nats per dimension."""
+        """Bound on the negative log-likelihood for each sample and round of measurements, in nats
+        per dimension.
+        """
         return self.diffusion + self.decoder + self.prior[:, None]
 
     @property

@@ -220,8 +220,8 @@ class Validator(Typed):
         parts: Parts | None = None,
         start: Start = silent,
     ) -> Measurements:
-        """Measure the losses of the first `num_samples` samples at noise levels uniform in log-SNR;
-        `tuned` takes the result.
+        """Measure losses at noise levels uniform in log-SNR on the first `num_samples` samples, as
+        input of `tuned`.
 
         The noise is not that of the validation.
 
@@ -264,7 +264,7 @@ class Validator(Typed):
 
     @typed
     def tuned(self, pilot: Measurements) -> "Validator":
-        """Return a validator whose distribution of noise levels and control variate are fitted to a
+        """Return a validator with a distribution of noise levels and a control variate fitted to a
         pilot measurement.
 
         It needs fewer evaluations for the same error, for every denoiser that is compared with it.

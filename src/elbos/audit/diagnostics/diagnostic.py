@@ -78,9 +78,7 @@ class Diagnostic:
 
     @property
     def template(self) -> str:
-        """Sentence that describes the diagnostic, with placeholders for its values; some kinds
-        choose among several sentences by their values.
-        """
+        """Sentence that describes the diagnostic, with placeholders for its values."""
         return self.sentence
 
 
