@@ -56,7 +56,8 @@ CHECKED: dict[str, WeightFunction] = {
 
 @dataclass(frozen=True)
 class ConditionedImages:
-    """Images of a dataset split, with the network's condition: "unconditional" or "given_label".
+    """Images of a dataset split, and whether the network receives their class labels as a
+    condition.
 
     Args:
         name: The condition.

@@ -173,8 +173,8 @@ def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) 
 
 
 def num_manifold(num: int, reference: Reference) -> int:
-    """Return the number of samples, and of real images, from which precision and recall are
-    computed.
+    """Return the number of generated samples, and of real images, from which precision and recall
+    are computed.
     """
     return min(num, len(reference.rows), MAX_MANIFOLD)
 

@@ -81,7 +81,8 @@ class Model(Protocol):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Conditions in training: "unconditional", "given_label" (class label), or both."""
+        """Conditions under which the network was trained: "unconditional", "given_label" or both.
+        """
 
     @property
     def sampling(self) -> Sampling: ...

@@ -37,8 +37,8 @@ def measure_ode(
     config: EvaluationConfig,
     start: Start,
 ) -> OdeLikelihood | None:
-    """Measure the likelihood of some images under the probability-flow ODE, beside the variational
-    bound; None if no images are requested.
+    """Measure the likelihood of some images under the probability-flow ODE; return the likelihood
+    with the variational bound on the same images, or None if no images are requested.
 
     `bound` is the variational bound of each image, in nats per dimension.
     """

@@ -285,8 +285,8 @@ class Underfitting:
 
 
 def underfitting(one: Likelihood, floor: Floor) -> Underfitting | None:
-    """Return the relative excess of the loss over the irreducible loss; None if the excess is known
-    at no noise level.
+    """Return the relative excess of the loss over the irreducible loss; None if the irreducible
+    loss is reliable at no noise level.
     """
     curve = one.curve
     # at levels of zero standard error no image was measured: the loss there is the pilot's

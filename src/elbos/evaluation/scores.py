@@ -81,8 +81,8 @@ class SampleSets:
 
     @classmethod
     def from_scores(cls, num: int, scores: Mapping[int, Scores]) -> "SampleSets":
-        """Combine the scores of several seeds into their mean and standard deviation, which is None
-        for one seed.
+        """Combine the scores of several seeds into mean and standard deviation; for one seed, the
+        standard deviation is None.
         """
         names = next(iter(scores.values())).values
         values = {name: [one.values[name].value for one in scores.values()] for name in names}
@@ -147,8 +147,8 @@ class SampleQuality:
     baseline: Baseline
 
     def comparable(self, metric: SampleMetric) -> SampleSets:
-        """Return the scores to compare with real images; if a metric depends on sample size, the
-        scores of equally many samples.
+        """Return the scores of all samples, or, for a metric that depends on sample size, of as
+        many samples as there are real images.
         """
         return self.matched if self.matched and metric.depends_on_num else self.samples
 

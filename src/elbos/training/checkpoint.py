@@ -77,8 +77,8 @@ class DamagedCheckpoint(CorruptFile):
 
 
 def kept(folder: Path) -> dict[int, Path]:
-    """Return the paths of all checkpoints in a folder by training step, in ascending order of the
-    step.
+    """Return the paths of the checkpoints in a folder as a dictionary from training step to path,
+    in ascending order.
     """
     if not folder.is_dir():
         return {}
@@ -253,8 +253,8 @@ def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> N
 def opened(
     path: Path, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
-    """Open a checkpoint without comparing digests; yield the training step, and by group and name
-    the tensors, which are read on demand.
+    """Open a checkpoint without comparing digests; yield the training step and, by group and name,
+    tensors that are read on demand.
 
     A KeyError, ValueError or RuntimeError in the `with` block becomes a ValueError: the tensors
     belong to another network.

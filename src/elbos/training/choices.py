@@ -100,8 +100,8 @@ else:
     Fixed = _choice(*schedules.SCHEDULES)
 
     def _mixture(schedules: str, shares: tuple[float, ...]) -> Mixture:
-        """Mixture of noise schedules, given as comma-separated Python expressions with one share
-        each.
+        """Mixture of noise schedules, given as comma-separated Python expressions with one mixture
+        weight each.
         """
         parts = parse(tuple[Schedule, ...], schedules, "schedules")
         return Mixture(schedules=parts, shares=shares)

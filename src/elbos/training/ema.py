@@ -97,8 +97,8 @@ class EMA:
                 torch._foreach_copy_(list(average.buffers()), buffers)
 
     def snapshots(self, *, is_main: bool) -> dict[float, dict[str, Tensor]]:
-        """Return CPU copies of the averaged weights by relative width, in the main process;
-        elsewhere no weights.
+        """Return CPU copies of the averaged weights by relative width; processes other than the
+        main one return no weights.
 
         All processes must call this method, since each may hold a shard; all but the main process
         return empty dictionaries.

@@ -53,7 +53,7 @@ def is_compiled(config: Config, device: torch.device) -> bool:
 
 
 def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function by torch.compile; a compiled function that calls it includes its graph."""
+    # compiled functions that call it include its graph
     found: Callable[..., Any] = torch.compile(function, options=_OPTIONS)
     return found
 

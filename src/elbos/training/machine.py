@@ -81,8 +81,8 @@ def num_cores() -> int:
 
 
 def require_few(**counts: int) -> None:
-    """Raise a ValueError if a number of processes is negative, or exceeds both 64 and four per CPU
-    core.
+    """Raise a ValueError if a number of processes is negative, or above the maximum of 64 and four
+    per CPU core.
     """
     limit = max(64, 4 * num_cores())
     for name, num in counts.items():

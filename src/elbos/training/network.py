@@ -29,8 +29,8 @@ class OwnNetwork:
 
     @classmethod
     def from_file(cls, function: str) -> "OwnNetwork":
-        """Return a trusted reference to the network that FILE.py:FUNCTION builds; untrusted
-        references never run the file.
+        """Return a reference to the user-defined network of FILE.py:FUNCTION, with permission to
+        run the file.
         """
         require_target(function, _ARGUMENTS, verb="train")
         network = cls(name=function)

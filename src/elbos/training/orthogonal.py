@@ -59,8 +59,8 @@ def orthogonalized(
 
 
 def _steps_factor(gram: Float[Tensor, "k m m"], num_steps: int) -> Float[Tensor, "k m m"]:
-    """Return the factor by which several Newton-Schulz steps multiply a matrix, computed from the
-    Gram matrix.
+    r"""Return the matrix $P$ by which several Newton-Schulz steps multiply a matrix, $X \mapsto P
+    X$, computed from the Gram matrix $X X^\top$.
     """
     a, b, c = _NEWTON_SCHULZ
     factor = None

@@ -14,8 +14,8 @@ from elbos.training.directory import RunDirectory
 
 
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
-    """Record the configuration and the data of a run in the run directory; raise a ValueError if
-    others are recorded there.
+    """Record the configuration and the data of a run in the run directory; raise a ValueError if a
+    different configuration or dataset is recorded there.
 
     A run may be extended to more images, with a warning if the learning rate has decayed.
 

@@ -145,8 +145,8 @@ def _broadcast(tensor: Tensor) -> None:
 
 
 def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> None:
-    """Set whether the next backward pass averages gradients over processes: only for the last
-    micro-batch of a step.
+    """Set whether the next backward pass averages gradients over processes, as only the last
+    micro-batch of a step requires.
 
     FSDP2 still sums the gradients of each micro-batch over the processes of a shard group.
     """

@@ -85,8 +85,8 @@ def log(
 
 
 def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
-    """Return a validation result, or the training loss by noise level, as named numbers for
-    experiment trackers, such as for Lightning's `log_dict`.
+    """Return the numbers that `tracking.log` logs for a validation result or for the training loss
+    by noise level, keyed by name, such as for Lightning's `log_dict`.
 
     A validation gives `validation/bits_per_dim` and `validation/standard_error`, both in bits per
     dimension; both results give the mean loss in each bin of log-SNR, nats per dimension.

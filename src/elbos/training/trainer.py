@@ -288,8 +288,8 @@ class Trainer:
         return found
 
     def is_due(self, every: int | None) -> bool:
-        """Return whether the last training step crossed a multiple of `every` images; False if
-        `every` is None.
+        """Return whether the number of images seen passed a multiple of `every` in the last
+        training step; False if `every` is None.
         """
         if every is None:
             return False

@@ -114,8 +114,8 @@ def _gradient_norms(network: nn.Module, loss: Float[Tensor, " b"]) -> dict[str, 
 def _can_gather_blocks(
     network: nn.Module, config: Config, processes: Processes, loss: _Loss, norms: dict[str, float]
 ) -> bool:
-    """Return whether FSDP2 gives the gradients of one process if it gathers the network block by
-    block.
+    """Return whether gradients under FSDP2 are correct if the network is gathered block by block
+    instead of at once.
 
     It does not if blocks are not just called, or if returned views are changed in place; then the
     network is gathered at once. Raise a ValueError if the gradients differ in that case, too.

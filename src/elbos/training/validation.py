@@ -28,8 +28,6 @@ NUM_GRID_IMAGES = 64
 
 @dataclass(frozen=True)
 class Subset:
-    """Selected samples of a dataset, with or without their conditions."""
-
     source: Batched
     rows: Int64[Tensor, " n"]
     use_cond: bool

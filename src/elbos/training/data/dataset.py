@@ -60,8 +60,8 @@ class Source(abc.ABC):
         return self.read(rows)
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Augment stored samples on the device; `visits` provides the random numbers of each sample
-        and epoch.
+        """Return stored samples with random augmentation, computed on the device; `visits` gives
+        the random numbers of each sample and epoch.
         """
         del visits
         return x
@@ -178,8 +178,7 @@ class Samples(Protocol):
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]: ...
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Return the numbers of samples and the digests that identify the training data."""
+    def fingerprint(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from elbos.training.data.dataset import Dataset, InMemory, Split
 
 @dataclass(frozen=True, kw_only=True)
 class Digits(Typed):
-    """Digits of scikit-learn (UCI optdigits test set), 1x8x8, 17 pixel values, 10 classes.
+    """Handwritten digits (UCI optdigits test set): 1x8x8, 17 pixel values, 10 classes.
 
     Train 1,350, validation 150, test 297, stratified by class. The split is fixed; the seed of a
     run does not change it.

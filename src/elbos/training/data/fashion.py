@@ -41,7 +41,7 @@ _IDX_UINT8 = 0x0800  # first half of the magic number; the low byte is the numbe
 
 @dataclass(frozen=True, kw_only=True)
 class Fashion(Typed):
-    """Fashion-MNIST, 1x28x28, 256 pixel values, 10 classes.
+    """The dataset Fashion-MNIST: images of shape 1x28x28, 256 pixel values, 10 classes.
 
     Train: the first 58,000 of the 60,000 training images. Validation: the last 2,000. Test: the
     10,000 test images.

@@ -159,8 +159,6 @@ class Hub(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class HubArchive(Archive):
-    """Encoded images in a column of a Hugging Face dataset."""
-
     rows: Any  # a `datasets.Dataset`
     column: str
 

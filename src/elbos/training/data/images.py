@@ -69,8 +69,8 @@ class Archive(abc.ABC):
         return {"sha256": self.dataset(size).fingerprint()["sha256"]}
 
     def state(self, number: int) -> list[int]:
-        """Return numbers that change when an image file is modified, such as the file size; by
-        default, an empty list.
+        """Return file properties that change when an image file is modified, such as size and time
+        of change; by default, an empty list.
         """
         del number
         return []
@@ -90,8 +90,8 @@ class Archive(abc.ABC):
         return Dataset(self.name, train, val, test, 256, num_classes, self.class_names, known)
 
     def good(self, bad: Collection[str]) -> tuple[Numbers, Numbers, Numbers]:
-        """Return, for each split, the numbers of all images except the undecodable images, whose
-        descriptions are in `bad`.
+        """Return the numbers (indices) of the decodable images in each split; `bad` holds the
+        descriptions of the undecodable images.
         """
         if not bad:
             return self.splits
@@ -102,8 +102,7 @@ class Archive(abc.ABC):
         return train, val, test
 
     def require_good(self, bad: dict[str, str], option: str, skip_bad: bool) -> None:
-        """Raise a ValueError if images cannot be decoded; if `skip_bad` is set, only print a
-        warning.
+        """Raise a ValueError if images cannot be decoded; if `skip_bad` is set, only warn.
 
         `bad` holds the error of each bad image by the image's description; `option` names the
         command-line option that sets `skip_bad`.
