@@ -77,7 +77,6 @@ class Variant:
         NAME=PREDICTION,SCHEDULE,WEIGHTING.
 
         A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is run.
-
         """
         name, is_own, objective = (part.strip() for part in text.partition("="))
         if is_own:
