@@ -229,8 +229,8 @@ def assembled(
     is_used: NDArray[np.bool_] | None = None,
     **fields: Any,
 ) -> Audit:
-    """Build an audit from curves on a grid; find names for the loss coefficient and the nearest
-    weightings.
+    """Return an audit built from curves on a grid, with names for the loss coefficient and the
+    nearest weightings.
 
     `log_w`, of the given covariance, and `log_c` are defined up to a constant. Names are matched
     where `is_used`; None means everywhere.

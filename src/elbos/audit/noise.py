@@ -39,9 +39,7 @@ _MAX_STRANGE = 1e-3  # largest unexplained share in half precision
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of a loss, determined on the first batches: its coefficients, and the role of each
-    normal draw.
-    """
+    """Noise of a loss: its coefficients, and the normal draws that it consists of."""
 
     is_known: bool  # recorded draws are the noise of every sample
     coefficients: Coefficients  # of all samples, solved with this noise
@@ -77,8 +75,8 @@ class _Candidate:
 
 
 def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bool) -> Noise:
-    """Return the noise of a loss: which normal draws form the noise, and which draw, if any,
-    samples the data.
+    """Determine which normal draws form the noise of a loss, and which draw, if any, samples the
+    data; return the `Noise`.
 
     The hypotheses are tried in this order: one draw; one draw plus another that samples the data;
     a sum of draws; noise that recorded draws do not explain.
@@ -152,7 +150,7 @@ def _without_data(
 
 @dataclass(frozen=True)
 class DrawFactors:
-    """Network inputs or targets as combinations of normal draws: a factor per draw and sample."""
+    """Network inputs or targets as combinations of normal draws, with factors per sample."""
 
     full: list[int]  # indices of the draws of the size of the data
     shared: list[tuple[list[int], float]]  # shapes of draws that many elements share, and their
@@ -212,8 +210,8 @@ class DrawFactors:
         return (ours - along[:, None] * theirs).square().sum(1).mean().item()
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
-        """Return the index of the only normal draw whose factors are proportional to `alpha`, or
-        None.
+        """Return the index of the normal draw whose factors are proportional to `alpha`, or None if
+        there is no such draw, or several.
         """
         of_data = [i for i in self.full if self.ratio(i, alpha) is not None]
         return of_data[0] if len(of_data) == 1 and len(self.full) > 1 else None

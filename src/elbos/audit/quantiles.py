@@ -52,7 +52,6 @@ class DecidingDraw:
         return None
 
     def of(self, levels: Levels) -> Float[Array, " n"]:
-        """Return the logits of the draw's quantiles, negated if log-SNR decreases with the draw."""
         return self.sign * _within(levels.quantiles[:, self.column])
 
     def at(self, s: Float[Array, " n"]) -> Float[Array, " n"]:

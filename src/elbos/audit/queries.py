@@ -91,8 +91,8 @@ class PairedCalls:
 
 @dataclass(frozen=True)
 class Queries:
-    """A loss to be evaluated with given seeds on fixed data, and the layout of the data in the
-    network input.
+    """A loss prepared for evaluation with given seeds on fixed data, and the layout of the data in
+    the network input.
     """
 
     instrument: Instrument
@@ -106,8 +106,8 @@ class Queries:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":
-        """Return the queries of a loss, after determining which network output the loss expects,
-        and the layout of the data in the network input.
+        """Prepare a loss for repeated evaluation: determine the expected network output, and the
+        layout of the data in the network input.
 
         Raises:
             ValueError: If the loss cannot be called, or calls are not reproducible.
@@ -127,7 +127,7 @@ class Queries:
 
     @property
     def example(self) -> Arguments | None:
-        """Arguments of a network call, or None if noisy and clean data differ in layout."""
+        """Arguments of a recorded network call; None if noisy and clean data differ in layout."""
         first, second = (one.calls[-1] for one in list(self.zeros.values())[:2])
         is_plain = self.element_permutation is None and self.noised is None
         if not is_plain or first.z.shape != self.x.shape:

@@ -398,7 +398,7 @@ class Audit:
         return figure
 
     def to_html(self, path: str | Path, *others: "Audit") -> None:
-        """Write a self-contained HTML page of this audit and, side by side, others."""
+        """Write a self-contained HTML page that shows this audit and others side by side."""
         shown_by(self).write_page([self, *others], Path(path))
 
     def _repr_html_(self) -> str:

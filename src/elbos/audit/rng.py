@@ -66,8 +66,8 @@ Quantiles = tuple[Tensor, Tensor]
 
 
 def distant_seed(seed: int) -> int:
-    """Derive a pseudorandom seed from a number, such that runs of consecutive seeds do not overlap
-    for different numbers.
+    """Derive a pseudorandom first seed from a number; the consecutive seeds that start there do not
+    overlap for different numbers.
     """
     return int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
 

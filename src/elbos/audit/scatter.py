@@ -155,8 +155,8 @@ def of_the_target(
 
 
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
-    """Return a diagnostic if the relative loss coefficients of a sample's elements vary with
-    log-SNR.
+    """Return a diagnostic if a loss weights the elements of each sample unequally, in proportions
+    that vary with log-SNR.
 
     `share` is the coefficient of each element divided by the mean over elements; it may be random
     if its mean is the same at all levels.
@@ -178,8 +178,8 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
 def of_the_coefficient(
     logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], power: Float[Tensor, " n"]
 ) -> list[Diagnostic]:
-    """Return a diagnostic if, at fixed log-SNR, the loss coefficient is random and depends on
-    `power`, the mean square of each sample's noise.
+    """Return a diagnostic if the loss coefficient varies at fixed log-SNR, depending on `power`,
+    the mean square of each sample's noise.
     """
     kept = (c > 0) & logsnr.isfinite()
     if kept.sum() < 100:

@@ -47,7 +47,7 @@ class FixedLevels:
 
     @property
     def weights(self) -> tuple[float, ...]:
-        r"""Weights of the loss $\ell$ at the fixed noise levels."""
+        r"""Weight of the loss $\ell$ at each of the fixed noise levels."""
         levels = torch.tensor(self.logsnr, dtype=torch.float64)
         eps_error_per_error = self.parameterization.eps_error_per_error(levels)
         return tuple((2 / eps_error_per_error / len(levels)).tolist())
