@@ -236,8 +236,8 @@ class SmoothDensity:
 def counts_by_block(
     place: NDArray[np.int64], block: Float[Array, " n"], num_places: int
 ) -> Float[Array, "r m"]:
-    """Count the samples in each bin, by block; with fewer than 8 blocks, samples are divided into 8
-    interleaved groups instead.
+    """Return the number of samples in each bin, one row per block; fewer than 8 blocks are replaced
+    by 8 interleaved groups of samples.
     """
     names, index = np.unique(block, return_inverse=True)
     num = len(names)

@@ -43,8 +43,8 @@ _MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a l
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
-    """Return the audit of a loss, measured on as many samples as decide whether the weighting
-    increases: `num_samples` to 8 times `num_samples`.
+    """Return the audit of a loss from `num_samples` samples, or from up to 8 times as many if those
+    leave open whether the weighting increases.
 
     Raises:
         ValueError: If the samples determine no weighting.

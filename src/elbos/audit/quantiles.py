@@ -74,12 +74,12 @@ class RisingCurve:
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Return the curve through a subset of the points, many standard errors apart.
+        """Return the curve through a subset of the points, whose values are many standard errors
+        apart.
 
-        The distance is smaller where points are rare.
-
-        Points are selected from the middle outwards. The mean distance along both axes, as a share
-        of their lengths, exceeds `min_distance`.
+        Points are selected from the middle outwards; their distance is smaller where points are
+        rare. The mean distance along both axes, as a share of their lengths, exceeds
+        `min_distance`.
         """
         way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
         middle = len(way) // 2
