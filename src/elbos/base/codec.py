@@ -45,8 +45,8 @@ def register_file_reader(kind: type, read: Callable[[str], Any]) -> None:
 
 
 def options(annotation: Any) -> tuple[Any, ...]:
-    """Return the types that an annotation admits, with registered abstract classes replaced by
-    their dataclasses.
+    """Return the types that a type annotation allows; a registered abstract class is replaced by
+    its concrete dataclasses.
     """
     return _options(annotation, tuple((kind, table()) for kind, table in _tables.items()))
 

@@ -57,8 +57,8 @@ def sentences(template: str, macro: str, *args: Any) -> list[str]:
 def document(
     template: str, *, script_file: str = "page.js", has_plots: bool = True, **context: Any
 ) -> str:
-    """Return a complete HTML page with styles, scripts, and a content security policy that permits
-    no other scripts.
+    """Return a complete HTML page with styles, scripts, and a content security policy that blocks
+    all other scripts.
     """
     style, script = _template("style.css"), _template("shared.js") + _template(script_file)
     library = _plotly() if has_plots else None

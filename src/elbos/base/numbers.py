@@ -41,8 +41,8 @@ def signed(value: float | None, decimals: int) -> str:
 
 
 def decimals(error: float | None, digits: int = 2) -> int | None:
-    """Return the number of decimals that shows a standard error to `digits` significant digits;
-    None for an unknown or zero error.
+    """Return the number of decimals needed to show a standard error to `digits` significant digits;
+    None if the error is unknown or zero.
 
     Returns:
         None if there is no error: format the value with `number` then.

@@ -12,7 +12,7 @@ from elbos.base.extras import needs
 
 
 def shown_by(result: object, module: str = "page") -> Any:
-    """Import and return the module that displays a result, from the package that defines the
+    """Return the module that displays a result: by default `page`, of the package that defines the
     result's class.
     """
     package = type(result).__module__.rpartition(".")[0]

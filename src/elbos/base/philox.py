@@ -69,7 +69,6 @@ def philox(counter: Sequence[Int64[Tensor, "..."]], key: tuple[int, int]) -> Int
 
 
 def key_of(seed: int) -> tuple[int, int]:
-    """Return the Philox key of a seed: two 32-bit words."""
     first, second = np.random.SeedSequence(seed).generate_state(2, np.uint32).tolist()
     return first, second
 

@@ -84,8 +84,8 @@ class Processes:
         return slice(num * self.rank // self.num, num * (self.rank + 1) // self.num)
 
     def gathered(self, own: Shaped[Tensor, "b *d"], num: int) -> Shaped[Tensor, "n *d"]:
-        """Gather the samples of all processes, in rank order, on every process, given this
-        process's slice.
+        """Return the samples of all processes, concatenated in rank order, on every process, given
+        this process's slice.
         """
         if self.num == 1:
             return own
@@ -121,7 +121,7 @@ class Processes:
         return values[0]
 
     def lists(self, own: list[_T]) -> list[_T]:
-        """Concatenate the lists of all processes, in rank order, on every process."""
+        """Return the lists of all processes, concatenated in rank order, on every process."""
         lists: list[list[_T]] = [own] * self.num
         if self.num > 1:
             dist.all_gather_object(lists, own)

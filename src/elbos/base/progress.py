@@ -29,8 +29,8 @@ def silent(what: str, total: int, unit: str) -> Advance:
 
 
 def progress(console: "Console | None" = None) -> "Progress":
-    """Return a progress bar that shows rate and remaining time; tasks have the field `unit` and,
-    optionally, `note`.
+    """Return a progress bar with rate and remaining time, for tasks that have a unit and optionally
+    a note.
 
     Args:
         console: Console for the bar, drawn only on a terminal. Default: standard error, so that

@@ -15,7 +15,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def to_json(value: Any) -> Any:
-    """Convert a result dataclass, or the value of a field, to JSON values."""
     if dataclasses.is_dataclass(value):
         found: dict[str, Any] = {}
         for f in dataclasses.fields(value):

@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 
 def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
-    """Yield this process's share of the indices below `num`, each with True, or with False if the
-    index is repeated as padding.
+    """Yield (index, True) for each of this process's share of the indices below `num`, and (0,
+    False) as padding.
 
     Every process computes equally many pieces, since sharded networks (FSDP2) need all processes in
     each call: a process without pieces left repeats the first one, flagged False.
@@ -55,7 +55,7 @@ def warn_if_several(stacklevel: int = 4) -> None:
 
 @contextmanager
 def naming_lost_processes() -> Iterator[None]:
-    """Convert an error that reports a lost process of `torch.distributed` into a one-line
+    """Convert errors in the `with` block that report a lost process of `torch.distributed` into a
     ConnectionError.
 
     gloo has no exception class; all of its messages contain a path of its source code.
@@ -89,9 +89,7 @@ def together(work: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Create the process group for waits without timeout; call this while all processes are known
-    to run.
-    """
+    """Create the process group for long waits, while all processes are known to be running."""
     _patient()
 
 

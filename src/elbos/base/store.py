@@ -71,8 +71,8 @@ class Store:
         return tensors
 
     def concatenated(self, parts: Iterable[Part], advance: Advance) -> Tensors:
-        """Return the concatenated results of all parts, in order; missing results are computed and
-        stored.
+        """Return the results of all parts of the computation, concatenated in order; missing
+        results are computed and stored.
 
         Raises:
             OSError: If a part cannot be written.

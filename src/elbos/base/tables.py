@@ -25,7 +25,7 @@ BEST = "★"
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table: its title, alignment and sort direction.
+    """A table column: title, alignment and sort direction.
 
     Attributes:
         title: What the column shows.

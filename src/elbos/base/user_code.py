@@ -119,7 +119,8 @@ def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
 
 
 def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callable[..., Any]:
-    """Import a user's Python file and return one of its functions, if it takes the given arguments.
+    """Import a user's Python file and return a function of the file, after checking the function's
+    arguments.
 
     To be called within `as_script`.
 
@@ -159,8 +160,8 @@ def described(error: BaseException, file: Path) -> str:
 
 
 def line_of(error: BaseException | None, file: Path) -> int | None:
-    """Return the innermost line number of a file in the traceback of an error or of its causes;
-    None if the file does not occur in one.
+    """Return the innermost line number of a file in the tracebacks of an error and its causes; None
+    if no traceback contains the file.
     """
     if error is None:
         return None

@@ -109,15 +109,10 @@ class Probing:
 
 @dataclass(frozen=True)
 class _Target:
-    """An audit's target on the command line: the kind, and the files that the text may name.
-
-    `words` are a script with its arguments, or a trainer's name and the source of its settings.
-    """
-
     text: str
     kind: Literal["recipe", "settings", "config", "script", "function"]
     files: tuple[Path, ...] = ()
-    words: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()  # a script and its arguments, or a trainer and its settings' source
 
     @property
     def is_run(self) -> bool:

@@ -23,7 +23,7 @@ from elbos.training.presets import PRESETS, SUMMARIES, Chosen, Preset
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Train several objectives under equal conditions, score them, and write a report.
+    """Train several objectives under equal conditions, score the models, and write a report.
 
     The same command again resumes the comparison; objectives and seeds may be added. Several
     processes may divide the work, as on several machines with one file system. Options of the

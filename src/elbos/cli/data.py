@@ -77,8 +77,8 @@ class Pack:
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encode images with a diffusers VAE into shards of latents, for `data:latents --data.path
-    OUT`.
+    """Encode images with a diffusers VAE into shards of latents, which `data:latents --data.path
+    OUT` loads.
 
     Stored are mean and log-variance of the latents, scaled as the VAE's config.json says. The same
     command again goes on where it was stopped, on any number of processes: `torchrun
@@ -144,7 +144,7 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Check the files written by `elbos data pack` or `encode` against their recorded digests."""
+    """Check files written by `elbos data pack` or `elbos data encode` against recorded digests."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to verify."""

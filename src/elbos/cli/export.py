@@ -17,7 +17,7 @@ from elbos.training.machine import keep_freed_memory
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the averaged weights of a run and a model card into a folder for diffusers or elbos.
+    """Write the averaged weights and the model card of a run into a folder for diffusers or elbos.
 
     A network of diffusers opens with diffusers' `from_pretrained`, with the scheduler that it was
     trained with. Any other opens with `elbos.Run`, `elbos sample` and `elbos evaluate`.

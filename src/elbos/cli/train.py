@@ -39,7 +39,7 @@ _WITHOUT_WORDS = {*weightings.WRAPPERS, Tabulated, *schedules.WRAPPERS, Diffuser
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a preset, or --config FILE; the same command again resumes.
+    """Train a model from a preset, or from --config FILE; the same command again resumes.
 
     Parts are chosen as types, `weighting:sigmoid --weighting.k 3`; everything else is an option.
     On several processes: `torchrun --nproc-per-node 2 -m -- elbos train PRESET`.

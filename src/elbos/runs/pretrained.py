@@ -64,7 +64,7 @@ class InBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(Sampled):
-    """A pretrained diffusers pipeline with the images for its evaluation, as a `Model` in float32.
+    """A pretrained diffusers pipeline in float32, together with the images for an evaluation.
 
     Measurement and sampling cover the range of the scheduler's noise levels. Samplers are those of
     this library, with the scheduler's clipping. The likelihood of a latent pipeline is that of

@@ -296,7 +296,7 @@ class Run(Sampled):
     def evaluate(
         self, *, sampling: Sampling | None = None, start: Start = silent, **settings: Any
     ) -> Evaluation:
-        """Evaluate the model: measure likelihood, loss at each noise level, and sample quality.
+        """Evaluate the model; return likelihood, loss at each noise level, and sample quality.
 
         Partial measurements are stored in the run directory, so that an interrupted evaluation
         resumes. Several processes divide the evaluation if all of them call this method of

@@ -59,7 +59,7 @@ def write_samples(
     on_images: Callable[[int], None],
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Path | None, Path]:
-    """Generate samples on all processes; the main process writes them to a PNG and an .npz file.
+    """Generate samples on all processes; write a PNG and an .npz file on the main process.
 
     The PNG shows the first 400 samples, decoded by `decode` if they are latents; its path is None
     if samples cannot be drawn. The .npz holds `x`, the samples (uint8 pixel values `[n, c, h, w]`,
@@ -127,8 +127,8 @@ def write_samples(
 
 
 def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
-    """Yield, for each round, a range with the index of the batch that one process generates; an
-    empty range if no batch is left.
+    """Yield, for each round of parallel batches, the index of this process's batch as a range of
+    length one; an empty range if no batch is left.
 
     Examples:
         >>> list(turns(3, process=1, num_processes=2))

@@ -168,7 +168,7 @@ class Adaptive(Schedule):
         return {"total": self._total.clone(), "count": self._count.clone(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a state returned by `state_dict`; the log-SNR range may be missing."""
+        """Restore a state returned by `state_dict`; the log-SNR range in the state is optional."""
         for name in ("total", "count"):
             if name not in state:
                 raise ValueError(f"The schedule's state has no {name}: it holds {sorted(state)}.")
@@ -215,7 +215,9 @@ class AdaptiveState(nn.Module):
         self.schedule = schedule
 
     def get_extra_state(self) -> Float[Tensor, "2 bins_plus_1"]:
-        """Return a copy of the schedule's state: sums and counts per bin, log-SNR range last."""
+        """Return the schedule's state as one tensor: sums and counts of each bin, and the log-SNR
+        range in the last column.
+        """
         state = self.schedule.state_dict()
         return torch.cat([torch.stack([state["total"], state["count"]]), state["ends"][:, None]], 1)
 

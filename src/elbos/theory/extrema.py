@@ -23,7 +23,7 @@ Function = Callable[[Tensor], Tensor]
 def rising_intervals(
     f: Function, low: float, high: float, *, rtol: float = 1e-6, num_points: int = 8193
 ) -> list[tuple[float, float]]:
-    r"""Find the maximal intervals of $[low, high]$ on which `f` increases.
+    r"""Return the maximal intervals of $[low, high]$ on which `f` increases.
 
     Each runs from a minimum to the maximum that follows it. Plateaus before and after a rise are
     excluded, and a rise of less than `rtol` times the value at its top is treated as rounding

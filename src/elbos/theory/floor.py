@@ -87,8 +87,8 @@ class Floor:
 
     @property
     def num_resolved(self) -> int:
-        """Number of leading noise levels at which the irreducible losses of all points and of a
-        tenth of the points agree within 5 %.
+        """Number of noise levels, counted from the first, up to which the irreducible losses of all
+        points and of a random tenth agree within 5 %.
         """
         pairs = zip(self.tenth or (), self.loss, strict=False)
         return len(list(takewhile(lambda pair: pair[0] > (1 - SAME) * pair[1], pairs)))
@@ -168,8 +168,10 @@ def floor_losses(
     given_label: bool = False,
     generator: torch.Generator | None = None,
 ) -> Float64[Tensor, "n m"]:
-    r"""Compute an unbiased estimate of each point's irreducible loss, $\tfrac14 s^2 \sum_j p_j
-    \|d_j\|^2$, with one noise vector per point for all noise levels.
+    r"""Compute an unbiased estimate of each point's irreducible loss, with one noise vector per
+    point for all noise levels.
+
+    The estimate is $\tfrac14 s^2 \sum_j p_j \|d_j\|^2$.
 
     Args:
         data: The set; it is computed where its points are.

@@ -165,7 +165,9 @@ class FiniteSet:
         return x if self.num_levels is None else x.mul_(2 / (self.num_levels - 1)).sub_(1)
 
     def only(self, label: int) -> "FiniteSet":
-        """Return the subset of points with a class label; raise a ValueError if there are none."""
+        """Return the subset of points with a given class label; raise a ValueError if the subset is
+        empty.
+        """
         if self.labels is None or not (is_of := self.labels == label).any():
             raise ValueError(f"no point of the set has label {label}.")
         return FiniteSet(self.x[is_of], self.num_levels, self.labels[is_of])
@@ -180,8 +182,8 @@ class FiniteSet:
         logsnr: Float[Tensor, "#b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        """Return the posterior means of data and noise, restricted to the points of class `cond`
-        where `cond` is not negative.
+        """Return the posterior means of data and noise; a non-negative `cond` restricts the points
+        to those of this class.
         """
         flat = z.flatten(1).double()
         alpha, sigma = alpha_sigma(align(logsnr.double(), flat))

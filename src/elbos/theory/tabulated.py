@@ -17,7 +17,7 @@ from elbos.theory.weightings import Monotone, Shifted, WeightFunction, Weighting
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Tabulated(Weighting):
-    r"""Tabulated weighting: interpolated linearly between nodes, constant outside.
+    r"""Tabulated weighting: linear between nodes, constant beyond the first and the last node.
 
     A run directory holds no code, so that opening a stranger's run executes none. It stores the
     values of the function at 2,001 noise levels instead: runs are sampled, evaluated and shared
@@ -66,10 +66,10 @@ class Tabulated(Weighting):
         logsnr_min: float = -20.0,
         logsnr_max: float = 20.0,
     ) -> "Tabulated":
-        r"""Tabulate a weighting function at 2,001 noise levels.
+        r"""Return a weighting tabulated from a function at 2,001 noise levels.
 
-        They are $h = 0.02$ apart by default; between them a weighting of curvature $w''$ is off by
-        $h^2 |w''| / 8$ at most, and a jump becomes a slope.
+        The levels are $h = 0.02$ apart by default; between them a weighting of curvature $w''$ is
+        off by $h^2 |w''| / 8$ at most, and a jump becomes a slope.
 
         Args:
             function: From log-SNR, a float64 tensor `[n]`, to weights of the same shape.
@@ -98,7 +98,7 @@ class Tabulated(Weighting):
 
     @classmethod
     def from_file(cls, target: str) -> "Tabulated":
-        """Tabulate a weighting function defined in a Python file.
+        """Return a weighting tabulated from a function that a Python file defines.
 
         The file is run once, like a script (`user_code`); training uses and stores the tabulated
         numbers only.

@@ -153,8 +153,8 @@ def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
 
 
 def warn_if_unresolved(logsnr_max: float, num_levels: int | None) -> None:
-    r"""Warn if neighbouring pixel values are less than 6 standard deviations of the noise at
-    $\lambda_\max$ apart, $\tfrac{2}{K-1} e^{\lambda_\max/2} < 6$.
+    r"""Warn if, at $\lambda_\max$, neighbouring pixel values differ by less than 6 standard
+    deviations of the noise, $\tfrac{2}{K-1} e^{\lambda_\max/2} < 6$.
 
     The decoder sees only the noisy pixel, so that its loss then increases: for 17 equally likely
     values by 0.14 bits/dim at 4.1 standard deviations, by 0.008 at 6.2.

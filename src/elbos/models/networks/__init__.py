@@ -45,8 +45,8 @@ class NetworkConfig(Protocol):
     """Interface of network configurations, which build the networks."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Return the network for samples of a shape; raise a ValueError if the configuration does
-        not fit the shape.
+        """Return the network for samples of a given shape; raise a ValueError if the configuration
+        does not fit the shape.
         """
 
 

@@ -167,8 +167,8 @@ class Resolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block of two 3x3 convolutions, modulated by the noise-level embedding between
-    them.
+    """Residual block of two 3x3 convolutions, with modulation by the noise-level embedding in
+    between.
     """
 
     def __init__(self, num_channels: int, dropout: float) -> None:

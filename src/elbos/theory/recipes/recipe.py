@@ -37,7 +37,8 @@ class Recipe:
     reference: str
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Return the implied weighting: density times coefficient times error ratio, unnormalized.
+        """Return the implied weighting, unnormalized: density times loss coefficient times error
+        ratio.
 
         Beyond the ends of the schedule, where the recipe samples nothing, its formula continues.
         """
@@ -48,7 +49,9 @@ class Recipe:
 def exact(
     weighting: Weighting, schedule: Schedule, parameterization: Parameterization
 ) -> Callable[[Tensor], Tensor]:
-    """Return the loss coefficient that realizes `weighting` under a schedule and target."""
+    """Return the loss coefficient that realizes `weighting` for a given schedule and prediction
+    type.
+    """
     return lambda logsnr: (
         weighting(logsnr)
         * torch.exp(-schedule.log_density(logsnr))

@@ -34,7 +34,7 @@ def _cut(schedule: Schedule, own_min: float, own_max: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Schedule):
-    r"""Mixture of schedules, one drawn for each sample, $p = \sum_i \pi_i p_i$.
+    r"""Mixture of schedules, $p = \sum_i \pi_i p_i$: one schedule is drawn for each sample.
 
     Attributes:
         schedules: The $p_i$, each on its own range.
@@ -92,8 +92,8 @@ class Mixture(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowTimes(Schedule):
-    r"""Rectified-flow schedule whose times are taken from another schedule, shifted and mapped to a
-    range.
+    r"""Rectified-flow schedule with the times of another schedule, shifted and mapped to an
+    interval.
 
     $$\tau' = \tau_0 + (\tau_1 - \tau_0)\,\frac{s\tau}{1 + (s - 1)\tau}, \qquad
       \tau = \mathrm{sigmoid}(-\lambda/2).$$
@@ -143,7 +143,7 @@ class FlowTimes(Schedule):
     def _unmapped(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""Return the log-SNR of `inner` for a log-SNR of this schedule, and
+        r"""Return the inner schedule's log-SNR that corresponds to a log-SNR of this schedule, and
         $\log(d\lambda/d\lambda')$.
         """
         half, width = logsnr / 2, self.time_max - self.time_min
@@ -202,7 +202,7 @@ class ZeroTerminal(Schedule):
 
     @property
     def _last(self) -> float:
-        r"""Log of the signal scale at the noisy end of `inner`, $\ln\alpha_1$."""
+        r"""Logarithm of the signal scale at the noisy end of the inner schedule, $\ln\alpha_1$."""
         last = torch.tensor(self.inner.logsnr_min - math.log(self.snr_shift), dtype=torch.float64)
         return logsigmoid(last).item() / 2
 
@@ -215,7 +215,7 @@ class ZeroTerminal(Schedule):
     def _unscaled(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""Return the log-SNR of `inner` for a log-SNR of this schedule, and
+        r"""Return the inner schedule's log-SNR that corresponds to a log-SNR of this schedule, and
         $\log(d\lambda/d\lambda')$.
         """
         rest = -math.expm1(self._last)  # 1 - alpha_1

@@ -66,8 +66,8 @@ class Normal(Schedule):
 
     @classmethod
     def edm(cls, *, p_mean: float = -1.2, p_std: float = 1.2, **ends: float) -> "Normal":
-        r"""Return EDM's training distribution of log-SNR, with $P_\mathrm{mean}$ and
-        $P_\mathrm{std}$ of $\ln\tilde\sigma$.
+        r"""Return EDM's training distribution of log-SNR, given mean and standard deviation of
+        $\ln\tilde\sigma$.
 
         `ends` are `logsnr_min` and `logsnr_max`.
         """

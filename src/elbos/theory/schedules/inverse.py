@@ -19,8 +19,8 @@ def invert(
 ) -> Float[Tensor, "*b"]:
     r"""Solve $f(x) = y$ for $x$ in [`low`, `high`], by bisection followed by Newton's method.
 
-    Its derivative is $1/f'(x)$, that of the last step. Where $f$ is flat at $y$, as the integral
-    of a density with a gap, $x$ is just below.
+    The derivative of $x$ is $1/f'(x)$, that of the last step. Where $f$ is flat at $y$, as the
+    integral of a density with a gap, $x$ is just below.
 
     Args:
         f: An increasing function of each element.

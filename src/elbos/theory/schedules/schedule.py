@@ -73,19 +73,19 @@ class Schedule(Typed, abc.ABC):
 
     @abc.abstractmethod
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the log-SNR $f(t)$ at time $t$, before truncation."""
+        r"""Return the log-SNR $f(t)$ of the untruncated schedule at time $t$."""
 
     @abc.abstractmethod
     def _time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the time $f^{-1}(\lambda)$ at log-SNR $\lambda$, before truncation."""
+        r"""Return the time $f^{-1}(\lambda)$ of the untruncated schedule at log-SNR $\lambda$."""
 
     @abc.abstractmethod
     def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the log-density $\log p(\lambda)$, before truncation."""
+        r"""Return the log-density $\log p(\lambda)$ of the untruncated schedule."""
 
     @cached_property
     def _ends(self) -> tuple[float, float]:
-        """Times $(t_0, t_1)$ of the clean and the noisy end, before truncation."""
+        """Times $(t_0, t_1)$ of the untruncated schedule at the clean end and at the noisy end."""
         ends = torch.tensor([self.logsnr_max, self.logsnr_min], dtype=torch.float64)
         t0, t1 = self._time(ends).tolist()
         return t0, t1
@@ -137,7 +137,9 @@ class Schedule(Typed, abc.ABC):
         return ((self._time(logsnr) - t0) / (t1 - t0)).clamp(0.0, 1.0)
 
     def log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the log-density $\log \tilde p(\lambda)$; the range of log-SNR is not checked."""
+        r"""Return the log-density $\log \tilde p(\lambda)$; log-SNRs outside the range are not
+        masked.
+        """
         require_floating(logsnr=logsnr)
         t0, t1 = self._ends
         return self._log_density(logsnr) - math.log(t1 - t0)
@@ -162,7 +164,7 @@ class Schedule(Typed, abc.ABC):
         return self.logsnr(low_discrepancy_times(u, num))
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        """Adapt the density in place to a batch's losses, if the schedule is adaptive."""
+        """If the schedule is adaptive, adapt the density in place to the losses of a batch."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the learned state for a checkpoint: empty unless the schedule is adaptive."""

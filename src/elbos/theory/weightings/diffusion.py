@@ -53,8 +53,8 @@ class Sigmoid(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential(Weighting):
-    r"""Exponential weighting, $w = e^{-r\lambda}$: by default that of the v-loss on the cosine
-    schedule and of flow matching with uniform times.
+    r"""Exponential weighting, $w = e^{-r\lambda}$: by default, the weighting of the v-loss on the
+    cosine schedule and of flow matching with uniform times.
 
     Monotone; its mixture of noise levels is $\lambda - \lambda_\min \sim \mathrm{Exponential}(r)$,
     so it moves with $\lambda_\min$ although the loss hardly does.

@@ -56,8 +56,8 @@ class StableDiffusionV(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroTerminalV(Weighting):
-    r"""Weighting of velocity prediction on Stable Diffusion's schedule with zero terminal SNR, the
-    SNR divided by $s$.
+    r"""Weighting of velocity prediction on Stable Diffusion's schedule, with the SNR divided by $s$
+    and zero terminal SNR.
 
     $$w = \frac{p(\lambda_0)\,(1 - \alpha_1)\,\sigma^2}{\alpha\,\alpha_0\,\sigma_0^2}, \qquad
       \alpha_0 = \alpha_1 + (1 - \alpha_1)\,\alpha, \quad
