@@ -29,9 +29,6 @@ def swatches(result: Evaluation) -> dict[str, Swatch]:
 
 
 def curves_figure(result: Evaluation) -> Figure:
-    """Plot the loss and the ELBO of noisy data over log-SNR, with bands of two standard errors;
-    return the figure.
-    """
     found = zip(swatches(result), result.results.values(), strict=True)
     return by_level_figure({name: (one.curve, one.elbo) for name, one in found})
 

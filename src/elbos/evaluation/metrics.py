@@ -59,7 +59,6 @@ class FeatureSets:
     is_inception: bool
 
     def first(self, num: int) -> "FeatureSets":
-        """Return the features of the first `num` generated samples and of all real images."""
         pooled, logits = self.samples.pooled, self.samples.logits
         first = Features(pooled[:num], None if logits is None else logits[:num])
         return replace(self, samples=first)

@@ -81,8 +81,7 @@ class Model(Protocol):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Conditions under which the network was trained: "unconditional", "given_label" or both.
-        """
+        """Conditions under which the network was trained: "unconditional", "given_label", both."""
 
     @property
     def sampling(self) -> Sampling: ...
@@ -126,8 +125,7 @@ class Model(Protocol):
     @property
     def null_cond(self) -> Condition: ...
 
-    def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]:
-        """Decode samples of the network, such as latents, to images."""
+    def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]: ...
 
     def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
         """Return `num` labels that cycle through all classes; None for a network without labels."""

@@ -49,10 +49,6 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSet:
-    """Sample-quality scores of one set of samples, and the seed from which the samples were
-    generated.
-    """
-
     seed: int
     scores: Scores = field(metadata=_FLAT)
 
@@ -162,8 +158,6 @@ class SampleQuality:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPoint:
-    """Sample-quality scores for one sampler, noise-level grid and number of network evaluations."""
-
     protocol: SamplingProtocol = field(metadata=_FLAT)
     scores: Scores = field(metadata=_FLAT)
 
