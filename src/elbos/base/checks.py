@@ -243,8 +243,8 @@ def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
 
 
 def require_finite(value: Any, where: str = "") -> None:
-    """Raise a ValueError that names the first field of a dataclass that holds a non-finite number,
-    unless this is the field's default.
+    """Raise a ValueError that names the first field of a dataclass whose value is a non-finite
+    number other than the default.
 
     Examples:
         >>> from elbos.weightings import Sigmoid

@@ -59,8 +59,7 @@ def cat_conds(first: Condition, second: Condition) -> Condition:
 
 
 def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " b"]) -> Condition:
-    """Return a network's condition for a batch, with the null condition in place of selected
-    samples' conditions.
+    """Return a batch's network condition in which selected samples have the null condition.
 
     Examples:
         >>> replace_conds(torch.tensor([5, 6]), torch.tensor([-1]), torch.tensor([False, True]))

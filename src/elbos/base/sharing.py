@@ -20,8 +20,8 @@ T = TypeVar("T")
 
 
 def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
-    """Yield (index, True) for each of this process's share of the indices below `num`, and (0,
-    False) as padding.
+    """Yield (index, True) for the indices below `num` assigned to this process, and (0, False) as
+    padding.
 
     Every process computes equally many pieces, since sharded networks (FSDP2) need all processes in
     each call: a process without pieces left repeats the first one, flagged False.

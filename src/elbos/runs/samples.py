@@ -127,8 +127,8 @@ def write_samples(
 
 
 def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
-    """Yield, for each round of parallel batches, the index of this process's batch as a range of
-    length one; an empty range if no batch is left.
+    """Yield a range for each round of parallel batches: the index of the batch that this process
+    generates, or an empty range.
 
     Examples:
         >>> list(turns(3, process=1, num_processes=2))

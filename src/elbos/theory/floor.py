@@ -87,8 +87,8 @@ class Floor:
 
     @property
     def num_resolved(self) -> int:
-        """Number of noise levels, counted from the first, up to which the irreducible losses of all
-        points and of a random tenth agree within 5 %.
+        """Number of noise levels, counted from the first, up to which the irreducible loss of a
+        random tenth of the points agrees with that of all points to 5 %.
         """
         pairs = zip(self.tenth or (), self.loss, strict=False)
         return len(list(takewhile(lambda pair: pair[0] > (1 - SAME) * pair[1], pairs)))

@@ -68,8 +68,8 @@ class DPMSolver3(Sampler):
     r"""DPM-Solver++(3M): a three-step exponential integrator of the data estimate.
 
     It is the exact integral of the parabola through the last three estimates, `UniPC` of order 3
-    without corrections. diffusers' step of this name weighs the second
-    difference with half of its integral, which makes it of order 2.
+    without corrections. diffusers' step of this name weighs the second difference with half of its
+    integral, which makes it of order 2.
 
     A parabola extrapolates poorly from estimates that are far apart: below about 12 evaluations
     `DPMSolver` is better.
