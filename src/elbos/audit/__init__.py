@@ -74,8 +74,7 @@ def probe(
     title: str | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Audit:
-    r"""Measure the weighting $w(\lambda)$ of noise levels that a training loss implies; return an
-    audit of the loss.
+    r"""Measure the noise-level weighting $w(\lambda)$ that a training loss implies.
 
     The loss is called about `num_samples / b` times, or three times as often if it is not a plain
     squared error in recorded noise, with a stand-in network that accepts any arguments. The loss

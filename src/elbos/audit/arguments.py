@@ -54,8 +54,10 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
-    """Return the noisy data among a network's arguments: the tensor, possibly in a list or dict,
-    whose shape is most similar to that of the clean data.
+    """Find the noisy data among the arguments of a network.
+
+    This is the tensor, possibly in a list or dict, whose shape is most similar to that of the clean
+    data.
     """
     tensors = [value for argument in arguments for value in _tensors(argument, x)]
     if not tensors:
@@ -88,8 +90,9 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
 
 
 def wider_axis(z: Tensor, x: Tensor) -> int | None:
-    """Return the axis along which the network input is longer than the data, or None if there is
-    not exactly one such axis.
+    """Find the axis along which the network input is longer than the data.
+
+    None if there is not exactly one such axis.
     """
     if z.ndim != x.ndim:
         return None

@@ -70,7 +70,7 @@ def _log_flow_alpha(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @dataclass(frozen=True)
 class Curve:
-    """A measured function of log-SNR: a formula fitted to samples, or an interpolation of samples.
+    """A measured function of log-SNR.
 
     Attributes:
         f: The function.
@@ -90,8 +90,10 @@ class Curve:
         unit: Float[Array, " k"],
         rounding: Float[Array, " k"],
     ) -> "Curve":
-        """Return the first formula that equals the values up to a factor and a constant; if there
-        is none, return an interpolation of the values.
+        """Fit a function of log-SNR to measured values.
+
+        The result is the first formula that equals the values up to a factor and a constant;
+        otherwise an interpolation.
 
         Args:
             logsnr: Noise levels, increasing.
@@ -119,8 +121,7 @@ def _affine(formula: _Formula, factor: float, constant: float) -> _Formula:
 
 @dataclass(frozen=True)
 class Convention:
-    r"""Input scale, time input and regression target of a network in its training loss, as
-    functions of log-SNR.
+    r"""Input scale, time input and regression target of a network as functions of log-SNR.
 
     Attributes:
         log_alpha: $\log\alpha'$, of the data in the input.
@@ -150,16 +151,16 @@ class Convention:
 
     @property
     def error(self) -> float:
-        """Largest interpolation error of the measured functions of log-SNR; 0 if all are formulas.
+        """Largest interpolation error of the measured functions of log-SNR.
 
-        The error of a time is in log-SNR; that of a coefficient is relative.
+        0 if all functions are formulas. The error of a time is in log-SNR; that of a coefficient is
+        relative.
         """
         return max(one.error for one in (self.log_alpha, self.a, self.b, *self.times.values()))
 
     @classmethod
     def from_samples(cls, samples: Samples, sigma_data: float | None) -> "Convention":
-        """Return the input scale, time input and target of a network as functions of log-SNR,
-        determined from samples of its training loss.
+        """Determine the input scale, time input and target of a network from samples of its loss.
 
         Raises:
             ValueError: If the samples do not determine it; the message says why.
@@ -295,8 +296,7 @@ def _has_rows(value: Any, num: int) -> bool:
 
 @dataclass(frozen=True)
 class ConventionDenoiser:
-    """A denoiser that calls a network as the training loss does, and converts the network's output
-    to estimates of data and noise.
+    """A denoiser that calls a network in the same way as the training loss.
 
     Attributes:
         network: Called with the arguments that the loss gives it.

@@ -51,8 +51,7 @@ class _Spline:
         knots: Float[Array, " k"],
         dispersion: float,
     ) -> "_Spline":
-        """Fit a spline to the log-probabilities of bins by maximum likelihood, given the counts in
-        independent blocks of samples.
+        """Fit a spline to the log-probabilities of bins by maximum likelihood.
 
         The covariance is the mean of two estimates: the sandwich estimate from the blocks, which is
         noisy, and that of independent samples times the dispersion, which is constant.
@@ -126,7 +125,7 @@ def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[A
 
 @dataclass(frozen=True)
 class Splines:
-    """Average of splines with different numbers of knots, weighted by Akaike's criterion."""
+    """Average of splines with different numbers of knots."""
 
     splines: list[_Spline]
     weights: Float[Array, " s"]  # proportional to exp(-AIC / 2), summing to 1
@@ -134,9 +133,7 @@ class Splines:
 
     @classmethod
     def of_counts(cls, places: Float[Array, " m"], counts: Float[Array, "r m"]) -> "Splines":
-        """Fit splines to the log-probabilities of bins at `places` (increasing), given the counts
-        in independent blocks of samples.
-        """
+        """Fit splines to the log-probabilities of bins."""
         share = np.cumsum(counts.sum(0)) / counts.sum()
         low, high = (float(places[np.searchsorted(share, end)]) for end in _OUTER_KNOTS)
         knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
@@ -145,9 +142,7 @@ class Splines:
 
     @classmethod
     def of_values(cls, places: Float[Array, " n"], values: Float[Array, " n"]) -> "Splines":
-        """Fit splines to the logarithm of the mean of non-negative values, as a function of
-        `places` (increasing).
-        """
+        """Fit splines to the logarithm of the mean of non-negative values."""
         low, high = (float(np.quantile(places, end)) for end in _OUTER_KNOTS)
         groups = np.array_split(np.arange(len(places)), min(50, max(2, len(places) // 20)))
         at = [places[group].mean() for group in groups]
@@ -178,10 +173,11 @@ class Splines:
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
-        """Return the covariance of the fitted curve at `places`: the sum of sampling error,
-        variation with the number of knots, and extrapolation error.
+        """Return the covariance of the fitted curve at given points.
 
-        The extrapolation error follows from the largest curvature between the outer knots.
+        It is the sum of the sampling error, the variation with the number of knots, and the
+        extrapolation error. The extrapolation error follows from the largest curvature between the
+        outer knots.
         """
         mean = self(places)
         low, high = self.splines[0].knots[[0, -1]]
@@ -196,8 +192,9 @@ class Splines:
 
 
 def _dispersion(counts: Float[Array, "r m"]) -> float:
-    """Return the ratio of the variance of bin counts to that of independent samples; below 1 for
-    stratified samples.
+    """Compute the dispersion of bin counts relative to independent samples.
+
+    Below 1 for stratified samples.
     """
     sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
     edges = np.searchsorted(np.cumsum(shares), np.linspace(0, 1, _NUM_CELLS, endpoint=False))
@@ -215,7 +212,7 @@ def is_central(log_p: Float[Array, " g"], tail: float) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class SmoothDensity:
-    """A density of log-SNR whose logarithm is a spline fitted to counts in narrow bins."""
+    """Density of log-SNR whose logarithm is a spline."""
 
     spline: Splines  # the log-probabilities of the bins
     width: float  # of a bin
@@ -236,8 +233,9 @@ class SmoothDensity:
 def counts_by_block(
     place: NDArray[np.int64], block: Float[Array, " n"], num_places: int
 ) -> Float[Array, "r m"]:
-    """Return the number of samples in each bin, one row per block; fewer than 8 blocks are replaced
-    by 8 interleaved groups of samples.
+    """Count the samples in each bin, separately for each block of samples.
+
+    Fewer than 8 blocks are replaced by 8 interleaved groups of samples.
     """
     names, index = np.unique(block, return_inverse=True)
     num = len(names)
@@ -255,9 +253,7 @@ def scatter(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
 
 
 def residuals(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " m"]:
-    """Return how far inner points deviate from linear interpolation between their neighbours,
-    scaled to the standard deviation of one point.
-    """
+    """Compute the standardized residuals of linear interpolation between neighbours."""
     left, right = x[:-2], x[2:]
     share = np.divide(x[1:-1] - left, right - left, out=np.full(len(left), 0.5), where=right > left)
     line = (1 - share) * y[:-2] + share * y[2:]
@@ -266,7 +262,7 @@ def residuals(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " m"
 
 @dataclass(frozen=True)
 class Curve:
-    """The mean of a positive quantity as a function of log-SNR, on a grid."""
+    """Mean of a positive quantity as a function of log-SNR."""
 
     log: Float[Array, " g"]  # log-mean at the grid
     covariance: Float[Array, "g g"]  # of the log-mean
@@ -275,8 +271,9 @@ class Curve:
 
     @classmethod
     def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "Curve":
-        """Return the mean of samples as a function of log-SNR: interpolated if the samples lie on a
-        curve, otherwise fitted by splines.
+        """Estimate the mean of a quantity as a function of log-SNR.
+
+        The samples are interpolated if they lie on a curve, otherwise fitted by splines.
         """
         order = np.argsort(logsnr, kind="stable")
         logsnr, value = logsnr[order], np.maximum(value[order], 0)

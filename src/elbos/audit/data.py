@@ -32,9 +32,7 @@ _Bases = Float[Tensor, "b p k d"]
 
 @dataclass(frozen=True)
 class Reference:
-    """Two batches of clean data to which the loss adds noise, known up to a common scale and
-    offset.
-    """
+    """Two batches of clean data to which the loss adds noise."""
 
     x: Tensor  # mean of the data, if they are sampled in each call
     x_other: Tensor
@@ -67,8 +65,10 @@ class Reference:
 def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
 ) -> tuple[int, Tensor, Tensor] | None:
-    """Find the axis along which the noise has zero mean (such as a molecule's atoms); return the
-    axis and both data batches, centred along it if necessary, or None.
+    """Find the axis along which the noise has zero mean.
+
+    An example is the axis of the atoms of a molecule. Also returns both data batches, centred along
+    the axis if the loss centres the data.
     """
     z, dz = torch.cat([p.z for p in paired]), torch.cat([p.z - p.z_other for p in paired])
     if z.shape[1:] != x.shape[1:]:
@@ -88,10 +88,10 @@ def _repeated(x: Tensor, z: Tensor) -> Tensor:
 
 
 def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Reference | None:
-    """Return the two batches of clean data contained in $z$: the given batches, or latents fitted
-    to $z$; None if $z$ is not scaled data plus noise.
+    """Recover two batches of clean data from noisy data.
 
-    Sampled latents are accepted only if fixed latents do not fit exactly.
+    These are the given batches, or latents fitted to $z$; None if $z$ is not scaled data plus
+    noise. Sampled latents are accepted only if fixed latents do not fit exactly.
     """
     z, z_other = (torch.cat([p.z for p in paired]), torch.cat([p.z_other for p in paired]))
     dz = (z - z_other).float()
@@ -138,11 +138,10 @@ def _stacked(calls: list[Tensor]) -> _Stacked:
 
 
 def _alpha(dz: _Stacked, xi: _Bases) -> Float[Tensor, "b k"]:
-    r"""Fit the scales $\alpha_k$ in $dz_k = \alpha_k (d\mu + ds \odot \xi_k)$, up to one factor per
-    sample.
+    r"""Fit the signal scale of each noise level by alternating least squares.
 
-    Starting from the largest $dz_k$, least squares alternate between the two factors; without $\xi$
-    one projection suffices.
+    The scales are $\alpha_k$ in $dz_k = \alpha_k (d\mu + ds \odot \xi_k)$, up to one factor per
+    sample. The fit starts from the largest $dz_k$; without $\xi$ one projection suffices.
     """
     largest = dz.norm(dim=2).argmax(1)
     data = dz[torch.arange(len(dz)), largest][:, None]
@@ -174,8 +173,10 @@ def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"])
 def _data_and_sigma(
     z: _Stacked, bases: _Bases, draws: Float[Tensor, "b m k d"]
 ) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b k"], float]:
-    r"""Fit $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$ by least squares; return
-    $c$, the $\sigma_k$ of the strongest normal draw, and the unexplained share of $z$.
+    r"""Fit noisy data by clean data and noise.
+
+    The model is $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$. Returns $c$, the
+    $\sigma_k$ of the strongest normal draw, and the unexplained share of $z$.
     """
     # given sigma, c is a regression for each element: a small linear system for sigma remains
     num, num_draws, num_calls = draws.shape[:3]

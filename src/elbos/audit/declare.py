@@ -38,8 +38,7 @@ _DECIMALS = 9  # of log-SNR, to which equal steps are rounded
 
 @dataclass(frozen=True, kw_only=True)
 class DeclaredLoss:
-    r"""A training loss given by formulas: log-SNR $\lambda \sim p$ and loss $c(\lambda)\,\|\hat y -
-    y\|^2$.
+    r"""A training loss given by formulas.
 
     Attributes:
         title: Name of the loss, in a few words.
@@ -59,7 +58,9 @@ class DeclaredLoss:
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         r"""Compute the weighting $w(\lambda) \propto p\,c\,\|\hat y - y\|^2/\|\hat\epsilon -
-        \epsilon\|^2$, also outside the log-SNR range of the schedule.
+        \epsilon\|^2$.
+
+        It is also defined outside the log-SNR range of the schedule.
         """
         error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
         return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio
@@ -67,8 +68,7 @@ class DeclaredLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class LossTable:
-    r"""A training loss given as a table: log-SNR, probability and loss coefficient of each time
-    step.
+    r"""A training loss given as a table of time steps.
 
     Attributes:
         title: Name of the loss, in a few words.
@@ -90,18 +90,19 @@ class LossTable:
 
     @property
     def a(self) -> Float[Tensor, " steps"]:
-        """Coefficient of the data in the regression target, for each time step."""
+        """Coefficient of the data in the regression target at each time step."""
         return self.factor * self.parameterization.coefficients(self.logsnr)[0]
 
     @property
     def b(self) -> Float[Tensor, " steps"]:
-        """Coefficient of the noise in the regression target, for each time step."""
+        """Coefficient of the noise in the regression target at each time step."""
         return self.factor * self.parameterization.coefficients(self.logsnr)[1]
 
     @property
     def eps_coefficient(self) -> Float[Tensor, " steps"]:
-        r"""Coefficient of $\|\hat\epsilon - \epsilon\|^2$ at each time step: $c\,(b - a
-        e^{-\lambda/2})^2$.
+        r"""Coefficient of $\|\hat\epsilon - \epsilon\|^2$ at each time step.
+
+        It is $c\,(b - a e^{-\lambda/2})^2$.
         """
         return self.coefficient * (self.b - self.a * torch.exp(-self.logsnr / 2)) ** 2
 
@@ -111,7 +112,7 @@ class LossTable:
 
 
 def from_recipe(name: str) -> Audit:
-    """Return the exact audit of a published recipe, given by its name in `recipes.RECIPES`.
+    """Return the exact audit of a published recipe.
 
     Raises:
         ValueError: If there is no such recipe.
@@ -134,8 +135,9 @@ def from_recipe(name: str) -> Audit:
 
 
 def from_loss(loss: DeclaredLoss) -> Audit:
-    """Return the exact audit of a loss given by formulas, over the log-SNR range that 100,000
-    samples would cover.
+    """Return the exact audit of a loss given by formulas.
+
+    It covers the log-SNR range that 100,000 samples would cover.
 
     Examples:
         >>> from elbos import parameterizations, schedules
@@ -212,7 +214,10 @@ def from_table(table: LossTable) -> Audit:
 
 
 def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) -> Array:
-    r"""Compute $\log w(\lambda)$ up to a constant; NaN outside the log-SNR range of the loss."""
+    r"""Compute $\log w(\lambda)$ up to a constant.
+
+    NaN outside the log-SNR range of the loss.
+    """
     if isinstance(loss, LossTable):
         steps = _distinct(loss)
         levels = steps.logsnr.numpy()

@@ -25,9 +25,7 @@ _NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements in large samples
 
 @dataclass(frozen=True)
 class Coefficients:
-    r"""Coefficients of data and noise in the network input ($\alpha', \sigma'$) and in the target
-    ($a, b$), for every sample, with residuals.
-    """
+    """Coefficients of data and noise in the network input and target of every sample."""
 
     alpha: Float[Tensor, " n"]  # coefficient of the data in z
     sigma: Float[Tensor, " n"]  # of the noise; not negative: the sign of the noise is arbitrary
@@ -44,8 +42,9 @@ class Coefficients:
 def paired_grams(
     paired: PairedCalls, reference: tuple[Tensor, Tensor], *, is_uneven: bool
 ) -> Float[Tensor, "b r r"]:
-    """Compute Gram matrices of data, noise, network input and target from paired network calls; the
-    best-fitting normal draw is taken as the noise.
+    """Compute Gram matrices of data, noise, network input and target from pairs of network calls.
+
+    The random tensor with the best fit is taken as the noise.
 
     Args:
         paired: The calls.
@@ -75,8 +74,10 @@ def paired_grams(
 def single_products(
     call: SingleCall, x: Tensor, offset: float, *, is_part_enough: bool
 ) -> Float[Tensor, "b 6 6"]:
-    r"""Compute, for one network call, the dot products of $x + \mu$, $\epsilon$, the network
-    output, $z$, the gradient $g$ and a constant.
+    r"""Compute dot products of data, noise, input, output and gradient in one network call.
+
+    They are between $x + \mu$, $\epsilon$, the network output, $z$, the gradient $g$ and a
+    constant.
 
     Args:
         call: The call.
@@ -94,8 +95,7 @@ def single_products(
 def single_grams(
     products: Float[Tensor, "n 6 6"], offset: float
 ) -> tuple[Float[Tensor, "n r r"], Float[Tensor, " n"]]:
-    r"""Compute the Gram matrix of data, noise, input and target of each network call, and the
-    coefficient $c$ of the squared error, from dot products.
+    r"""Compute Gram matrices of data, noise, network input and target from dot products.
 
     Two small least-squares problems, $z = \alpha x + \sigma\epsilon$ and
     $g = 2c\,(\hat y - a x - b\epsilon)$, give all five coefficients, because the output $\hat y$
@@ -126,8 +126,9 @@ def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
 
 
 def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs length"]:
-    """Return a subset of each vector: evenly spaced runs of neighbouring elements, or the whole
-    vector if it is short.
+    """Select evenly spaced runs of neighbouring elements of each vector.
+
+    Short vectors are kept whole.
     """
     spacing = vectors.shape[-1] // _NUM_RUNS  # neighbours share a line of the processor's cache
     if spacing <= _LENGTH:
@@ -143,8 +144,9 @@ def are_some_enough(x: Tensor) -> bool:
 
 
 def noise_in(call: SingleCall, signal: Tensor) -> Tensor:
-    """Return the normal draw most similar to the noise in `z`, given an approximate signal; zeros
-    if no normal numbers were drawn.
+    """Find the random tensor most similar to the noise in noisy data.
+
+    Zeros if no normal numbers were drawn.
     """
     if len(call.normals) < 2:
         return call.normals[0] if call.normals else torch.zeros_like(call.z)
@@ -165,15 +167,15 @@ def along(u: Tensor, v: Tensor) -> Tensor:
 
 
 def target_of(g: Tensor, c: Tensor) -> Tensor:
-    """Return the regression target $y = -g / 2c$, given the gradient $g$ at network output 0; zero
-    where $c = 0$.
+    """Compute the regression target $y = -g / 2c$ from the loss gradient $g$ at network output 0.
+
+    Zero where $c = 0$.
     """
     return torch.where(c == 0, 0.0, -g.double() / (2 * c))
 
 
 def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficients:
-    r"""Solve for the coefficients of data and noise in the input and target of every sample, by
-    orthogonal projection.
+    r"""Solve for the coefficients of data and noise in the input and target of every sample.
 
     Args:
         grams: The Gram matrices.

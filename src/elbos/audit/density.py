@@ -53,7 +53,7 @@ class Density:
 
 @dataclass(frozen=True)
 class Request:
-    """Quantiles of a random draw at which to measure further noise levels."""
+    """Request for measurements of noise levels at given quantiles."""
 
     column: int  # of the quantiles of the levels
     quantiles: Float[Array, " k"]
@@ -61,8 +61,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Noise levels for a density estimate: independent samples, and levels measured at requested
-    quantiles of a random draw.
+    """Measured noise levels from which the density of log-SNR is estimated.
 
     The caller measures the levels of each `request`, adds them with `joined`, and repeats until
     `request` is None.
@@ -86,17 +85,15 @@ class Evidence:
 
     @cached_property
     def all_steps(self) -> tuple[Table, StepCurve]:
-        """Discrete table of all measured noise levels, and the quantiles of the uniform draw at
-        which the time steps of the table end.
-        """
         assert self.table is not None and self.draw is not None
         table = (self.requested and Table.from_levels(self.all_levels)) or self.table
         return table, StepCurve.from_levels(self.all_levels, table, self.draw)
 
     @property
     def request(self) -> Request | None:
-        """Quantiles at which to measure noise levels next, or None if the density estimate needs no
-        more noise levels.
+        """Request for the next measurements of noise levels.
+
+        None if the density estimate needs no more noise levels.
         """
         if self.draw is None or (self.table is None and self.requested):
             return None
@@ -162,8 +159,7 @@ def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
 
 
 def _named(density: Density, logsnr: Float[Array, " n"], grid: Float[Array, " g"]) -> Density:
-    """Return the density with the named schedule of the same shape, or unchanged if no named
-    schedule fits.
+    """Label a density with the noise schedule that matches it.
 
     A published schedule replaces the estimated curve, without error; a schedule with fitted
     parameters replaces only a curve fitted to levels alone, with the error of that curve.

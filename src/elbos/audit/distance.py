@@ -21,7 +21,7 @@ CurveName = Literal["weight", "density"]
 
 @runtime_checkable
 class Curves(Protocol):
-    """Interface of an audit's curves over log-SNR, each of shape `[g]`."""
+    """Interface of objects with curves over log-SNR."""
 
     @property
     def logsnr(self) -> Tensor: ...
@@ -37,15 +37,16 @@ class Curves(Protocol):
 
 
 class Distance(NamedTuple):
-    """Relative difference between two curves, with standard error."""
+    """Relative difference between two curves and its standard error."""
 
     value: float
     error: float
 
     @classmethod
     def between(cls, one: Curves, other: Curves, curve: CurveName) -> "Distance | None":
-        """Return the distance between the weightings or densities of two losses, or None if the
-        losses have no noise level in common.
+        """Compute the distance between the weightings or densities of two losses.
+
+        None if the losses have no noise level in common.
         """
         levels, log_ratio, p = log_ratio_of(one, other, curve)
         if not len(levels):
@@ -64,8 +65,10 @@ class Distance(NamedTuple):
 def log_ratio_of(
     one: Curves, other: Curves, curve: CurveName = "weight"
 ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
-    r"""Return log-SNR, $\log w_1 - \log w_2$ (with mean 0) and probability over the noise levels
-    that two losses share; empty arrays if they share none.
+    r"""Compute the log-ratio of the weightings of two losses at their common noise levels.
+
+    Returns log-SNR, $\log w_1 - \log w_2$ (with mean 0) and probability; empty arrays if the losses
+    share no noise levels.
     """
     levels = common_levels([one, other])
     logs, p = [], np.zeros(len(levels))
@@ -79,7 +82,10 @@ def log_ratio_of(
 
 
 def common_levels(audits: Sequence[Curves]) -> Float[Array, " g"]:
-    """Return a log-SNR grid on the range that all audits share; empty if there is no such range."""
+    """Return a log-SNR grid on the range that all audits share.
+
+    Empty if there is no such range.
+    """
     low = max(audit.logsnr[0].item() for audit in audits)
     high = min(audit.logsnr[-1].item() for audit in audits)
     return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)

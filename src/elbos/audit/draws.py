@@ -26,7 +26,7 @@ _LOWEST = 2.0**-31  # quantile: half of the resolution of a Sobol sequence
 
 @dataclass(frozen=True)
 class Distribution:
-    """Distribution family of a random-number function, and the names of its parameters."""
+    """Distribution family of a random-number function."""
 
     kind: Literal["uniform", "normal", "integer", "beta"]
     parameters: tuple[str, ...] = ()  # keywords, in the order of positional arguments
@@ -49,9 +49,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A distribution with two parameters: end points, mean and standard deviation, or shape
-    parameters.
-    """
+    """A distribution with two parameters."""
 
     kind: str
     first: Tensor
@@ -68,7 +66,7 @@ class Drawn:
         return (value - self.first.to(value)) / scale.to(value)
 
     def logit(self, value: Tensor) -> Float[Tensor, " n"]:
-        """Return the logit of the cumulative distribution function at each drawn number."""
+        """Compute the logit of the cumulative distribution function."""
         value = value.double()
         if self.kind == "normal":
             z = self.standardized(value).flatten().cpu()
@@ -86,9 +84,7 @@ class Drawn:
         return share.log() - torch.log1p(-share)
 
     def at(self, quantile: Float[Tensor, " n"], like: Tensor) -> Tensor:
-        """Evaluate the inverse distribution function at `quantile`; return a tensor of the shape,
-        dtype and device of `like`.
-        """
+        """Evaluate the inverse of the cumulative distribution function."""
         u = quantile.reshape(like.shape)
         first, second = self.first.cpu(), self.second.cpu()
         if self.kind == "normal":
@@ -105,7 +101,7 @@ class Drawn:
 
 
 class EvenQuantiles:
-    """Low-discrepancy (scrambled Sobol) quantiles that replace the random draws of a loss.
+    """Scrambled Sobol numbers that replace the random numbers of a loss.
 
     Each block of `num_batches` batches is evenly spread and in random order. Blocks are
     independent, so that the variance between blocks estimates the error of a result.

@@ -43,8 +43,9 @@ _MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a l
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
-    """Return the audit of a loss from `num_samples` samples, or from up to 8 times as many if those
-    leave open whether the weighting increases.
+    """Estimate the audit of a loss from samples.
+
+    Up to 8 times `num_samples` are measured if fewer leave open whether the weighting increases.
 
     Raises:
         ValueError: If the samples determine no weighting.
@@ -64,9 +65,7 @@ def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit
 
 @dataclass(frozen=True)
 class Estimate:
-    """Estimates of the noise-level density, the loss coefficient and the weighting of a loss, on a
-    log-SNR grid.
-    """
+    """Estimates of noise-level density, loss coefficient and weighting on a log-SNR grid."""
 
     num_samples: int
     grid: Float[Array, " g"]
@@ -78,8 +77,10 @@ class Estimate:
 
     @classmethod
     def from_samples(cls, samples: Samples, measurement: Measurement | None = None) -> "Estimate":
-        """Estimate the curves of a loss from samples; with a `Measurement`, first measure further
-        noise levels where the density estimate needs them.
+        """Estimate the noise-level density, coefficient and weighting of a loss from samples.
+
+        With a `Measurement`, further noise levels are first measured where the density estimate
+        needs them.
 
         Raises:
             ValueError: If there are too few noise levels.
@@ -116,8 +117,9 @@ class Estimate:
 
     @cached_property
     def covariance(self) -> Float[Array, "g g"]:
-        """Covariance of the estimated log-weighting, from sampling and from the spacing of discrete
-        noise levels.
+        """Total covariance of the estimated log-weighting.
+
+        It includes the error from the spacing of discrete noise levels.
         """
         spacing = self.density.spacing_error**2 + 0 * self.grid
         return np.asarray(self.sampling_covariance + np.diag(spacing))
@@ -150,8 +152,9 @@ class Estimate:
 
     @cached_property
     def undecided(self) -> list[Undecided]:
-        """Intervals of log-SNR on which the weighting may increase by more than 5 %, within its
-        errors; empty if there are significant increases.
+        """Intervals of log-SNR on which an increase of the weighting by over 5 % is possible.
+
+        Empty if there are significant increases.
         """
         if self.rising:
             return []
@@ -161,9 +164,7 @@ class Estimate:
 
     @property
     def is_decided(self) -> bool:
-        """True if more samples would hardly change the estimated weighting or the verdict on
-        monotonicity.
-        """
+        """True if more samples would hardly change the estimated weighting."""
         error = np.sqrt(np.diag(self.sampling_covariance))[self.inner]
         return not self.undecided and bool(np.quantile(error, 0.95) < _MAX_ERROR)
 
@@ -229,8 +230,7 @@ def assembled(
     is_used: NDArray[np.bool_] | None = None,
     **fields: Any,
 ) -> Audit:
-    """Return an audit built from curves on a grid, with names for the loss coefficient and the
-    nearest weightings.
+    """Construct an audit from curves on a log-SNR grid.
 
     `log_w`, of the given covariance, and `log_c` are defined up to a constant. Names are matched
     where `is_used`; None means everywhere.
@@ -266,11 +266,11 @@ def assembled(
 def significant_rises(
     grid: Array, log_w: Array, covariance: Array, num_errors: float = 5.0
 ) -> list[tuple[float, float]]:
-    """Return the intervals of log-SNR on which a log-weight increases by more than `num_errors`
-    standard errors and the rounding error of float32.
+    """Find the intervals of log-SNR on which a log-weight increases significantly.
 
-    Five standard errors account for thousands of compared pairs of points: fewer than one in a
-    thousand curves shows a false increase.
+    An increase is significant if it exceeds `num_errors` standard errors and the rounding error of
+    float32. Five standard errors account for thousands of compared pairs of points: fewer than one
+    in a thousand curves shows a false increase.
     """
     variance = np.diag(covariance)
 
@@ -287,9 +287,7 @@ def significant_rises(
 
 
 def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecided]:
-    """Return the intervals of log-SNR on which a weight may increase by more than 5 %, within its
-    errors.
-    """
+    """Find the intervals of log-SNR on which a weight may increase by more than 5 %."""
     if len(grid) < 2:
         return []
     variance = np.diag(covariance)

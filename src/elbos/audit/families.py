@@ -53,10 +53,10 @@ def fit_family(
     fatol: float = 1e-4,
     max_calls: int = 1000,
 ) -> list[float]:
-    """Return the parameters of a family that minimize `loss`, by the Nelder-Mead method; an empty
-    list if the family has no parameters.
+    """Minimize `loss` by the Nelder-Mead method.
 
-    Parameters that are out of bounds or invalid, and infinite losses, count as a loss of 1e6.
+    Returns the best parameters of the family; an empty list if it has no parameters. Parameters
+    that are out of bounds or invalid, and infinite losses, count as a loss of 1e6.
     """
     if not start:
         return []
@@ -185,8 +185,9 @@ def schedule_of_shape(
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
 ) -> tuple[Schedule | None, bool]:
-    """Return the schedule whose log-density equals a curve within the curve's errors, or None; also
-    return True if the schedule has no fitted shape parameter.
+    """Find the noise schedule that matches a log-density within its errors.
+
+    Also returns True if the schedule has no fitted shape parameter.
     """
     is_drawn = is_central(log_p, _TAIL)  # the loss itself rounds in the tails
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
@@ -217,7 +218,7 @@ def schedule_of_shape(
 
 
 def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
-    """Return the named schedule whose quantiles are the noise levels of a table, or None."""
+    """Find the noise schedule that matches a table of noise levels."""
     num, levels = len(logsnr), _Levels(logsnr)
     tolerance = max(2.5 / num, _TABLE_TOLERANCE)
     fitting: list[tuple[float, Schedule]] = []
@@ -250,8 +251,9 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
-    """Return the schedule with default end points; a fitted end point is kept if at least 12 of
-    `num` samples would lie beyond it.
+    """Replace fitted end points of a noise schedule by the default ones.
+
+    A fitted end point is kept if at least 12 of `num` samples would lie beyond it.
     """
     if isinstance(schedule, Linear | EDMSampling):
         return schedule

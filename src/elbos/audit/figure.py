@@ -32,9 +32,7 @@ _UNDECIDED = "#7d8590"
 
 
 def figure(shown: Sequence[View]) -> Figure:
-    """Return a figure of the weightings, noise-level densities and mixtures of ELBOs of one or
-    several audits, with one colour per audit.
-    """
+    """Plot the weightings, noise-level densities and ELBO mixtures of audits."""
     audits = [view.audit for view in shown]
     hover = {"hovertemplate": "p %{y:.3g}<extra></extra>", "showlegend": False}
     densities = []
@@ -148,10 +146,10 @@ def _ratio(audit: Audit, other: Audit) -> Panel:
 
 
 def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
-    """Return the curves of the nearest named weightings, initially hidden in the figure, with
-    geometric mean 1 under $p$.
+    """Return the curves of the nearest named weightings.
 
-    Colours differ for a single audit; otherwise they are the colour of the audit.
+    They are initially hidden in the figure, and have geometric mean 1 under $p$. Colours differ for
+    a single audit; otherwise they are the colour of the audit.
     """
     audit, curves = view.audit, []
     colors = COLORS[1:] if is_alone else [view.color]

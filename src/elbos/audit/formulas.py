@@ -23,8 +23,9 @@ _NORMAL = {  # by process: the distribution of -logsnr/2 for normal log-SNR
 
 
 def prediction_formula(audit: Audit) -> str:
-    """Return the prediction type of the audited network as text, with a formula in data and noise
-    where the sign is ambiguous.
+    """Format the prediction type of the audited network as text.
+
+    A formula in data and noise is added where the sign is ambiguous.
     """
     name, factor = audit.parameterization, audit.parameterization_factor
     if name is None:
@@ -37,8 +38,10 @@ def prediction_formula(audit: Audit) -> str:
 
 
 def target_formula(audit: Audit) -> str:
-    r"""Return the target $y = a x + b\epsilon$ as text: in terms of $\alpha$ and $\sigma$ if both
-    coefficients are simple functions of these, otherwise with numbers.
+    r"""Format the regression target $y = a x + b\epsilon$ as text.
+
+    The text is in terms of $\alpha$ and $\sigma$ if both coefficients are simple functions of
+    these, otherwise with numbers.
     """
     alpha, sigma = audit.logsnr.sigmoid().sqrt(), (-audit.logsnr).sigmoid().sqrt()
     if audit.process == "variance exploding":
@@ -82,8 +85,9 @@ def _coordinate_process(audit: Audit) -> str:
 
 
 def central_coordinates(audit: Audit) -> str:
-    """Return, as text, the central half of the expected loss as a range of times or sigmas of the
-    process; empty for an unknown process.
+    """Format the range of times or sigmas that contains half of the expected loss.
+
+    Empty for an unknown process.
     """
     process = _coordinate_process(audit)
     if process not in _COORDINATES:
@@ -94,9 +98,7 @@ def central_coordinates(audit: Audit) -> str:
 
 
 def data_formula(audit: Audit) -> str:
-    """Return the scale and offset that the loss applies to the data as a formula, or a dash if
-    there are none.
-    """
+    """Format the scale and offset that the loss applies to the data."""
     shift = audit.data_scale * audit.data_offset
     if audit.data_scale == 1 and shift == 0:
         return NONE
@@ -104,8 +106,6 @@ def data_formula(audit: Audit) -> str:
 
 
 def normal_levels(audit: Audit, schedule: Normal) -> str:
-    """Return, as text, the parameters by which training scripts specify a normal distribution of
-    log-SNR for the audited process.
-    """
+    """Format the parameters of a normal distribution of log-SNR in training-script notation."""
     in_scripts = _NORMAL.get(_coordinate_process(audit), "")
     return in_scripts.format(0.0 - schedule.mean / 2, schedule.std / 2)

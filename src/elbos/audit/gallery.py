@@ -26,7 +26,7 @@ _SHOWN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A gallery card: an audit, and the source of the audited loss."""
+    """A gallery card for one audited loss."""
 
     name: str  # of the loss, or of its project
     group: Literal["recipe", "trainer", "showcase"]
@@ -77,7 +77,7 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Showcase:
-    """A comparison of losses: gallery cards side by side, under a common title and text."""
+    """A group of gallery cards that compares several losses."""
 
     name: str  # anchor for links
     title: str
@@ -86,9 +86,7 @@ class Showcase:
 
 
 def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) -> str:
-    """Return the self-contained HTML page of the gallery, including `command` as the way to rebuild
-    the page.
-    """
+    """Return the self-contained HTML page of the gallery."""
     everything = [*(card for one in showcases for card in one.cards), *cards]
     return document(
         "audit/gallery.html",
@@ -105,7 +103,7 @@ def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) 
 
 
 def as_dict(card: Card) -> dict[str, object]:
-    """Return the contents of a gallery card, without the audit's curves, as JSON values."""
+    """Return the contents of a gallery card as JSON values."""
     audit = card.audit
     return {
         "name": card.name,

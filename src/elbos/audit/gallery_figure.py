@@ -24,10 +24,9 @@ _EVERY = 2.5  # pixels between points of a curve
 
 
 def picture(audit: Audit, beside: Audit | None = None) -> Markup:
-    """Return an audit's weighting and noise-level density as the content of an SVG picture, with
-    intervals where the weighting increases, and optionally a second weighting.
+    """Draw an audit's weighting and noise-level density as SVG.
 
-    Both weightings have the same geometric mean under $p$.
+    A second weighting has the same geometric mean under $p$ as the first.
     """
     low, high = max(LOGSNR[0], audit.logsnr[0].item()), min(LOGSNR[1], audit.logsnr[-1].item())
     if low >= high:

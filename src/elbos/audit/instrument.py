@@ -26,7 +26,7 @@ LossFunction = Callable[[Any, Tensor], Any]
 
 @dataclass(frozen=True)
 class OutputForm:
-    """Container (tensor, tuple or pair) and shape of the network output that a loss expects."""
+    """Container and shape of the network output that a loss expects."""
 
     container: Literal["tensor", "tuple", "pair"] = "tensor"  # a pair: with a zero per sample
     multiple: int = 1  # channels per channel of the data; 2 if a variance is learned
@@ -45,12 +45,12 @@ _FORMS = [
 
 
 class BroadcastError(ValueError):
-    """Error for a network input with an additional axis, caused by wrongly broadcast times."""
+    """Error for a network input with an additional axis."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Prescribed output of the stand-in network: fixed random signs times `scale`.
+    """Prescribed output of the stand-in network.
 
     The output is 0 in calls without gradients.
     """
@@ -67,7 +67,7 @@ ZERO, SIGNS = Answer(), Answer(scale=1.0)
 
 @dataclass
 class Call:
-    """A recorded network call, with the gradient of the loss with respect to the network output."""
+    """A recorded network call with its loss gradient."""
 
     z: Tensor  # noisy data
     answer: Tensor  # a leaf of the graph
@@ -88,7 +88,7 @@ class Observation:
 
 
 class ProbeNetwork(nn.Module):
-    """A stand-in network that takes any arguments, records them and returns a prescribed output."""
+    """A stand-in network that records its arguments and returns a prescribed output."""
 
     def __init__(self, x: Tensor, form: OutputForm, answer: Answer = ZERO) -> None:
         super().__init__()
@@ -111,9 +111,6 @@ class ProbeNetwork(nn.Module):
             ) from None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProbeNetwork":
-        """Return the network itself, so that calls of deep copies (as weight averaging makes) are
-        also recorded.
-        """
         return self
 
     @property
@@ -191,9 +188,7 @@ def _random_signs(shape: tuple[int, ...], seed: int) -> Tensor:
 
 @dataclass
 class Instrument:
-    """A loss function to be called with a `ProbeNetwork`, and the form of network output that it
-    expects.
-    """
+    """A loss function and the form of network output that it expects."""
 
     loss_fn: LossFunction
     form: OutputForm
@@ -202,8 +197,7 @@ class Instrument:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
-        """Return an `Instrument` for a loss, with the first form of network output that the loss
-        accepts.
+        """Determine the form of network output that a loss accepts.
 
         Raises:
             ValueError: If the loss accepts no form; the message is about the first form.
@@ -235,8 +229,7 @@ class Instrument:
     def observed(
         self, x: Tensor, seed: int, answer: Answer = ZERO, quantiles: Quantiles | None = None
     ) -> Observation:
-        """Evaluate the loss with a fixed seed and a prescribed network output; return the recorded
-        network calls and random draws.
+        """Evaluate the loss with a fixed seed and a prescribed network output.
 
         `quantiles` replace the random draws of one number per sample or per batch.
 

@@ -25,9 +25,7 @@ _MIN_GAIN = 8.0  # of log-likelihood over equal steps: by chance in 3 of 2,000 t
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels of samples, with the random draws and blocks of samples that they come from, and
-    rounding errors.
-    """
+    """Noise levels of training samples, with rounding errors."""
 
     logsnr: Float[Array, " n"]  # finite
     error: Float[Array, " n"]  # rounding error
@@ -55,7 +53,7 @@ class Levels:
 
     @cached_property
     def distinct(self) -> tuple[Float[Array, " t"], NDArray[np.int64]]:
-        """Distinct noise levels in increasing order, and the number of samples at each of them.
+        """Distinct noise levels and the number of samples at each of them.
 
         Levels count as equal within their rounding errors, or if they are much closer together than
         usual neighbours.
@@ -76,11 +74,10 @@ class Levels:
 
 
 def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
-    """Return the independently sampled noise levels, and diagnostics; levels shared within a batch
-    count once, and clamped levels are dropped.
+    """Select the independently sampled noise levels.
 
-    If shared levels form no table, all samples are returned: their number may differ between
-    levels.
+    Levels shared within a batch count once, and clamped levels are dropped. If shared levels form
+    no table, all samples are returned: their number may differ between levels.
 
     Raises:
         ValueError: If there are too few noise levels for a curve.
@@ -148,9 +145,7 @@ def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
 
 @dataclass(frozen=True)
 class Table:
-    """Discrete table of noise levels; the density of log-SNR is step probability divided by
-    spacing.
-    """
+    """Discrete table of noise levels."""
 
     levels: Float[Array, " t"]  # drawn levels, increasing
     steps: Float[Array, " t"]  # indices in the table; levels never drawn leave gaps
@@ -159,8 +154,9 @@ class Table:
 
     @classmethod
     def from_levels(cls, levels: Levels) -> "Table | None":
-        """Reconstruct the discrete table of noise levels from samples, or return None if the noise
-        levels look continuous.
+        """Reconstruct the discrete table of noise levels from samples.
+
+        None if the noise levels look continuous.
         """
         values, counts = levels.distinct
         if len(values) < 3 or counts.mean() < 2 * levels.repeats:
@@ -182,9 +178,7 @@ class Table:
 
     @property
     def is_uniform(self) -> bool:
-        """True if all time steps are equally likely, according to a chi-squared test and a smooth
-        fit.
-        """
+        """True if all time steps are equally likely."""
         mean = self.counts.sum() / len(self)
         num_never = len(self) - len(self.counts)
         chi2 = ((self.counts - mean) ** 2).sum() / mean + num_never * mean
@@ -199,9 +193,7 @@ class Table:
         return Splines.of_counts(np.arange(len(self), dtype=np.float64), self.counts_by_block)
 
     def log_density(self, logsnr: Array) -> tuple[Array, Array]:
-        """Estimate the log-density of log-SNR from smoothed step probabilities; also return the
-        discretization error.
-        """
+        """Estimate the log-density of log-SNR and its discretization error."""
         return table_log_density(self.levels, self.steps, self._spline(self.steps), logsnr)
 
     def covariance(self, logsnr: Array, *, with_fewest_knots: bool = False) -> Array:
@@ -216,8 +208,7 @@ def table_log_density(
     log_probability: Float[Array, " t"],
     logsnr: Float[Array, " g"],
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
-    """Return the log-density of log-SNR for a table of noise levels (step probability divided by
-    spacing), and the discretization error.
+    """Compute the log-density of log-SNR and its discretization error for a table of levels.
 
     Half of the change from one step to the next counts as two standard errors.
     """

@@ -48,7 +48,7 @@ _MAX_LINE_ERROR = 5e-4  # of the log-factor, by linear interpolation
 
 
 class Nearest(NamedTuple):
-    """A named weighting and its distance from the audited weighting."""
+    """A named weighting with its distance from the audited weighting."""
 
     name: str  # as code
     distance: float
@@ -62,7 +62,7 @@ class _Candidate(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Prediction type of a network, with a constant factor on the target."""
+    """Prediction type of a network with a constant factor on the target."""
 
     name: str | None  # eps, x, v, score, flow or edm; None for any other target
     factor: float = 1.0  # on the named target; -1 for the opposite sign
@@ -76,8 +76,9 @@ class Prediction(NamedTuple):
 def prediction_of(
     logsnr: Float[Tensor, " n"], a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, rtol: float
 ) -> Prediction:
-    r"""Return the prediction type whose target is proportional to $a x + b\epsilon$ within the
-    relative error `rtol`; the returned name is None if there is no such type.
+    r"""Find the prediction type whose target is proportional to $a x + b\epsilon$.
+
+    The returned name is None if no type fits within the relative error `rtol`.
     """
     zero, ratio = torch.zeros_like(logsnr), torch.exp(logsnr / 2)
     targets: list[Parameterization] = [Eps(), X(), V(), Flow(), Score()]
@@ -101,8 +102,9 @@ def prediction_of(
 
 
 def distance(log_w: Array, log_v: Array, p: Array) -> float:
-    """Return the standard deviation of `log_w - log_v` under the probabilities `p`; infinity if
-    either function is infinite at a grid point.
+    """Compute the standard deviation of `log_w - log_v` under the probabilities `p`.
+
+    Infinity if either function is infinite at a grid point.
     """
     difference = log_w - log_v
     if not np.isfinite(difference).all():
@@ -146,8 +148,7 @@ _FAMILIES = [
 def nearest_weightings(
     logsnr: Float[Array, " g"], log_w: Float[Array, " g"], p: Float[Array, " g"]
 ) -> list[Nearest]:
-    """Return the named weightings, sorted by distance from the audited weighting under the density
-    `p`.
+    """Return the named weightings, sorted by distance from the audited weighting.
 
     A weighting with fitted parameters is omitted if it equals a published weighting.
     """
@@ -223,9 +224,7 @@ def _compiled(formula: str) -> types.CodeType:
 def coefficient_name(
     logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> str | None:
-    """Return the name of a common formula in the SNR for the coefficient of a squared error, or
-    None if no formula fits.
-    """
+    """Find a common formula in the SNR for the coefficient of a squared error."""
     best: tuple[float, str] = (SAME, "")
     for formula in _FORMULAS:
         d, g = fit_formula(formula, logsnr, log_c, p)
@@ -237,8 +236,9 @@ def coefficient_name(
 def fit_formula(
     formula: str, logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> tuple[float, float]:
-    """Fit a formula in the SNR and a parameter g to a loss coefficient; return the distance
-    (infinity if the coefficient is 0 at a grid point) and g.
+    """Fit a formula in the SNR and a parameter g to a loss coefficient.
+
+    Returns the distance (infinity if the coefficient is 0 at a grid point) and g.
     """
     kept = p > 1e-6 * p.max()
     snr, log_c, p = np.exp(logsnr[kept]), log_c[kept], p[kept] / p[kept].sum()
@@ -267,9 +267,7 @@ def fit_formula(
 
 @dataclasses.dataclass(frozen=True)
 class MonotoneFactor:
-    """Factor on the loss that makes the weighting monotone, as a function of log-SNR and as Python
-    code.
-    """
+    """Factor on the loss that makes the weighting monotone."""
 
     name: str | None  # of the weighting of the loss, as code
     end: float  # log-SNR above which the factor is 1
@@ -287,7 +285,7 @@ class MonotoneFactor:
 
     @property
     def code(self) -> str:
-        """Python code that computes the factor, to be pasted into a training script."""
+        """Python code that computes the factor on the loss."""
         if self.name is not None:
             classes = sorted({"Monotone", *re.findall(r"[A-Z]\w*", self.name)})
             name = code(parse(Weighting, self.name), has_defaults=True)
@@ -301,10 +299,10 @@ class MonotoneFactor:
 def monotone_weight(
     logsnr: Float[Tensor, " g"], weight: Float[Tensor, " g"], rising: list[tuple[float, float]]
 ) -> Float[Tensor, " g"]:
-    """Compute the smallest curve that is nowhere below the weighting and does not increase with
-    log-SNR on the intervals `rising`.
+    """Compute the weighting without its significant increases.
 
-    It is `Monotone` of the weighting, without its sampling error.
+    This is the smallest curve nowhere below the weighting that does not increase on the intervals
+    `rising`.
     """
     lifted = weight
     for start, end in rising:
@@ -321,10 +319,10 @@ def find_factor(
     rising: list[tuple[float, float]],
     nearest: Nearest,
 ) -> MonotoneFactor | None:
-    """Return the factor on the loss that makes the weighting monotone, or None if that factor is 1
-    everywhere or infinite somewhere.
+    """Return the factor on the loss that makes the weighting monotone.
 
-    If the nearest named weighting has the same factor, its formula is used.
+    None if that factor is 1 everywhere or infinite somewhere. If the nearest named weighting has
+    the same factor, its formula is used.
     """
     log_factor = (monotone_weight(logsnr, weight, rising) / weight).log()
     if not rising or log_factor.max() > _MAX_LOG_FACTOR:

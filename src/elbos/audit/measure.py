@@ -39,7 +39,7 @@ _SOLVED_ROUNDING = 100  # relative to float32, if the spread of sampled data was
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    r"""Measured noise levels and coefficients of a loss, one row per training sample, in float64.
+    r"""Measured noise levels and coefficients of a loss for each training sample.
 
     Log-SNR is $\pm\infty$ for clean data and pure noise; the target is $a x + b\epsilon$ with the
     data in the scale of the process.
@@ -75,7 +75,7 @@ def measuring(
     data_scale: float | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Iterator["Measurement"]:
-    """Context manager that yields a `Measurement` of a loss; its arguments are those of `probe`.
+    """Context manager that measures a loss with a stand-in network.
 
     Small data are repeated to a larger batch, to save calls of the loss, unless the loss accepts no
     other batch size, or draws numbers once per batch.
@@ -96,7 +96,7 @@ def measuring(
 
 
 class Measurement:
-    """Measurement of a loss, batch by batch, on low-discrepancy random draws.
+    """Measurement of a loss in batches with low-discrepancy random numbers.
 
     Numbers that the loss draws once per sample or per batch are spread evenly over the calls
     (`draws`).
@@ -128,14 +128,13 @@ class Measurement:
 
     @property
     def has_draws_per_batch(self) -> bool:
-        """True if all samples of a batch share a random number or a noise level."""
+        """True if the samples of a batch are not independent."""
         logsnr = self.samples(self.batch_size).logsnr
         is_one_level = bool((logsnr - logsnr[0]).abs().max() < 1e-4)
         return self._pilot.draws.num_per_batch > 0 or is_one_level
 
     def samples(self, num: int) -> Samples:
-        """Return the measured coefficients of the first `num` samples; measure more samples if
-        needed.
+        """Return the measured coefficients of the first `num` samples.
 
         Raises:
             ValueError: In one line, if the samples determine no weighting.
@@ -145,8 +144,7 @@ class Measurement:
         return self._solved(self._batches, num, self._data_scale)
 
     def at(self, place: int, quantiles: Float[Array, " n"], data_scale: float) -> Samples:
-        """Measure additional samples, with one of the loss's random draws fixed at the given
-        quantiles.
+        """Measure additional samples with given quantiles of one random number.
 
         Args:
             place: Index of the draw among the draws of one number per sample.

@@ -39,7 +39,7 @@ _MAX_STRANGE = 1e-3  # largest unexplained share in half precision
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of a loss: its coefficients, and the normal draws that it consists of."""
+    """Description of the noise in a training loss."""
 
     is_known: bool  # recorded draws are the noise of every sample
     coefficients: Coefficients  # of all samples, solved with this noise
@@ -75,8 +75,7 @@ class _Candidate:
 
 
 def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bool) -> Noise:
-    """Determine which normal draws form the noise of a loss, and which draw, if any, samples the
-    data; return the `Noise`.
+    """Find the noise among the random numbers of a loss.
 
     The hypotheses are tried in this order: one draw; one draw plus another that samples the data;
     a sum of draws; noise that recorded draws do not explain.
@@ -150,7 +149,7 @@ def _without_data(
 
 @dataclass(frozen=True)
 class DrawFactors:
-    """Network inputs or targets as combinations of normal draws, with factors per sample."""
+    """Decomposition of tensors into recorded random tensors."""
 
     full: list[int]  # indices of the draws of the size of the data
     shared: list[tuple[list[int], float]]  # shapes of draws that many elements share, and their
@@ -167,8 +166,7 @@ class DrawFactors:
         left: Float[Tensor, " n"],
         shapes: Sequence[Sequence[int]],
     ) -> "DrawFactors":
-        """Return the combination of those normal draws whose share of the total power exceeds a
-        threshold.
+        """Select the random tensors whose share of the total power exceeds a threshold.
 
         Args:
             factors: The factor of each draw, those of `shapes` last.
@@ -188,9 +186,6 @@ class DrawFactors:
 
     @property
     def diagnostic(self) -> Diagnostic:
-        """Diagnostic for noise that is not one normal draw of the shape of the data: summed, offset
-        or coloured noise.
-        """
         if not self.shared:
             return SummedNoise(len(self.full))
         shape, strength = max(self.shared, key=lambda part: part[1])
@@ -210,8 +205,9 @@ class DrawFactors:
         return (ours - along[:, None] * theirs).square().sum(1).mean().item()
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
-        """Return the index of the normal draw whose factors are proportional to `alpha`, or None if
-        there is no such draw, or several.
+        """Find the random tensor that is scaled in proportion to `alpha`.
+
+        None if there is no such tensor, or several.
         """
         of_data = [i for i in self.full if self.ratio(i, alpha) is not None]
         return of_data[0] if len(of_data) == 1 and len(self.full) > 1 else None
@@ -253,10 +249,10 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
 def of_the_draws(
     parts: DrawFactors, target: DrawFactors, power: float, found: list[Diagnostic]
 ) -> tuple[list[Diagnostic], float]:
-    """Compare the normal draws in the target and in the network input; return diagnostics, and the
-    standard deviation of a perturbation of the input.
+    """Compare the noise in the target with the noise in the network input.
 
-    `power` is the mean square of the target; `found` are earlier diagnostics.
+    Returns diagnostics, and the standard deviation of a perturbation of the input. `power` is the
+    mean square of the target; `found` are earlier diagnostics.
     """
     is_summed = any(isinstance(one, SummedNoise | InputPerturbation) for one in found)
     share = target.unlike(parts) / power
@@ -273,9 +269,7 @@ def of_the_draws(
 
 
 def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
-    """Return a diagnostic if targets are not linear combinations of data and noise, as the
-    unexplained share of each target shows.
-    """
+    """Return a diagnostic if targets are not linear combinations of data and noise."""
     is_strange = unexplained > _MAX_STRANGE
     samples, clearly = (
         odd.double().mean().item() for odd in (is_strange, unexplained > 10 * _MAX_STRANGE)

@@ -8,25 +8,21 @@ from torch import Tensor
 
 
 def is_shared(draw: Tensor, z: Tensor) -> bool:
-    """Return whether a random draw broadcasts to the shape of `z` without additional axes."""
+    """Test whether a random tensor broadcasts to the shape of the noisy data."""
     pairs = zip(draw.shape, z.shape, strict=False)
     return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
 
 
 @dataclass(frozen=True)
 class DrawSum:
-    """Noise of variance 1 as a linear combination of normal draws, with separate factors for each
-    sample.
-    """
+    """Noise of unit variance as a linear combination of random tensors."""
 
     draws: Float[Tensor, "b k d"]
     factors: Float[Tensor, "b k"]  # of norm 1
 
     @classmethod
     def from_input(cls, draws: list[Tensor], z: Tensor, x: Tensor) -> "DrawSum":
-        """Fit noisy data `z` by normal draws, clean data and a constant; return the fitted
-        combination of draws, scaled to variance 1.
-        """
+        """Fit noisy data by a linear combination of clean data and random tensors."""
         stacked = torch.stack([draw.flatten(1).double() for draw in draws], dim=1)
         factors = _factors(stacked, z, x)
         return cls(stacked, factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30))
@@ -35,9 +31,7 @@ class DrawSum:
         return torch.einsum("bk,bkd->bd", self.factors, self.draws)
 
     def independent_part(self, y: Tensor, x: Tensor) -> Float[Tensor, "b d"]:
-        """Return the combination of normal draws in a target, minus its component along the noise
-        in the network input.
-        """
+        """Return the component of the target noise that is orthogonal to the input noise."""
         factors = _factors(self.draws, y, x)
         along = (factors * self.factors).sum(1, keepdim=True) * self.factors
         return torch.einsum("bk,bkd->bd", factors - along, self.draws)

@@ -28,16 +28,12 @@ _NUM_ROWS = 13  # of the table of the curves
 
 
 def figure(audits: Sequence[Audit]) -> "Figure":
-    """Return a plotly figure of the weightings, noise-level densities and mixtures of ELBOs of one
-    or several audits.
-    """
+    """Plot the weightings, noise-level densities and ELBO mixtures of audits with plotly."""
     return drawn(views(audits))
 
 
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
-    """Return the self-contained HTML page of one or several audits, including `command` as the way
-    to reproduce the page.
-    """
+    """Return the self-contained HTML page of audits."""
     shown, fig = views(audits), figure(audits)
     named = [named_curves(view, is_alone=len(shown) == 1) for view in shown]
     trace = count(len(fig.data))
@@ -66,7 +62,7 @@ def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
 
 
 def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = None) -> None:
-    """Write the HTML page of audits to a file, atomically.
+    """Write the HTML page of audits to a file.
 
     Raises:
         OSError: If the file cannot be written; the message names `path`.
@@ -75,7 +71,7 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
 
 
 def as_html(audits: Sequence[Audit]) -> str:
-    """Return the summaries, properties and explanations of audits as HTML for a notebook."""
+    """Return a description of audits as HTML for a notebook."""
     shown, parts = views(audits), list[Markup]()
     for view in shown:
         notes = [Markup("<li>{} {}</li>").format(note.mark, note.text) for note in view.notes]

@@ -38,7 +38,7 @@ _MIN_DIMENSIONS = 32  # enough for data, noise and signs to be nearly orthogonal
 
 @dataclass(frozen=True)
 class Batch:
-    """Dot products and random draws of one network call on a batch of samples."""
+    """Dot products and random numbers of one network call on a batch."""
 
     products: Float[Tensor, "b r r"]  # of `paired_grams`, or `single_products` for a plain loss
     coefficient: Float[Tensor, " b"]  # $c$; for a plain loss, it follows from the products
@@ -50,7 +50,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Pilot:
-    """Results of the first batches of a loss, which determine how later batches are measured."""
+    """Properties of a loss found on its first few batches."""
 
     queries: Queries
     noise: Noise
@@ -65,8 +65,7 @@ class Pilot:
 
     @classmethod
     def of_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Pilot":
-        """Measure a few batches of a loss with paired network calls; return the results, with
-        diagnostics if no weighting describes the loss.
+        """Determine the properties of a loss from a few batches.
 
         Raises:
             ValueError: In one line, if the loss cannot be measured at all.
@@ -140,13 +139,11 @@ class Pilot:
 
     @cached_property
     def is_part_enough(self) -> bool:
-        """True if dot products over a subset of each sample's elements are accurate enough."""
+        """True if dot products of a subset of elements are accurate enough."""
         return are_some_enough(self.noise.reference.x)
 
     def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:
-        """Evaluate the loss with a seed, and with given quantiles instead of random draws; return
-        one `Batch` per network call.
-        """
+        """Evaluate the loss with a given seed and reduce each network call to dot products."""
         reference, found = self.noise.reference, list[Batch]()
         if self.is_plain:
             offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))

@@ -27,15 +27,17 @@ _MISFIT_WINDOW = 25  # points of a grid over which the largest misfit is taken
 
 @dataclass(frozen=True)
 class DecidingDraw:
-    """The uniform draw that determines the noise level monotonically."""
+    """The uniform random number that determines the noise level."""
 
     column: int  # of the quantiles
     sign: float  # -1 if log-SNR decreases with the draw
 
     @classmethod
     def find(cls, levels: Levels) -> "DecidingDraw | None":
-        """Return the uniform draw of which log-SNR is a monotone function up to rounding, or None
-        if there is no such draw.
+        """Find the uniform random number that determines the noise level.
+
+        Log-SNR is a monotone function of this number up to rounding; None if there is no such
+        number.
         """
         logsnr, error = levels.logsnr, levels.error
         for column, draw in enumerate(levels.quantiles.T):
@@ -65,8 +67,10 @@ def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @dataclass(frozen=True)
 class RisingCurve:
-    """Increasing curve through points: the logit of a uniform draw as a function of log-SNR, or of
-    the index of a time step.
+    """Increasing interpolation curve through given points.
+
+    It is the logit of a uniform random number as a function of log-SNR, or of the index of a time
+    step.
     """
 
     places: Float[Array, " m"]  # increasing
@@ -74,8 +78,7 @@ class RisingCurve:
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Return the curve through a subset of the points, whose values are many standard errors
-        apart.
+        """Keep only points that are many standard errors apart.
 
         Points are selected from the middle outwards; their distance is smaller where points are
         rare. The mean distance along both axes, as a share of their lengths, exceeds
@@ -107,14 +110,12 @@ class RisingCurve:
         return np.asarray(PchipInterpolator(self.places, self.s)(place))
 
     def log_slope(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        r"""Return the logarithm of the curve's slope, $\log(ds/d\mathrm{place})$."""
+        """Return the logarithm of the curve's slope."""
         slope = PchipInterpolator(self.places, self.s)(place, 1)
         return np.log(np.maximum(slope, 1e-300))
 
     def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        """Estimate the error of the logarithm of the slope, from the errors of the points and from
-        the curves through every other point.
-        """
+        """Estimate the error of the logarithm of the curve's slope."""
         relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
         middle = (self.places[1:] + self.places[:-1]) / 2
         halves = (self.at(slice(start, None, 2)).log_slope(place) for start in (0, 1))
@@ -125,11 +126,11 @@ class RisingCurve:
 def inverse_cdf_density(
     all_levels: Levels, draw: Float[Array, " n"], grid: Float[Array, " g"]
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
-    """Compute the log-density of log-SNR, with its error, from log-SNR as a monotone function of a
-    uniform draw; return None if there are too few distinct points.
+    """Compute the log-density of log-SNR from its inverse distribution function.
 
-    At each point, the slope of $s$, which is smooth in unbounded tails, or the slope of $u$, which
-    is smooth at finite ends, is used: the one with the smaller error.
+    Also returns the error; None if there are too few distinct points. At each point, the slope of
+    $s$, which is smooth in unbounded tails, or the slope of $u$, which is smooth at finite ends, is
+    used: the one with the smaller error.
     """
     s, order = np.unique(draw, return_index=True)  # one sample for each rounded number
     error = all_levels.error[order]
@@ -155,7 +156,7 @@ def inverse_cdf_density(
 
 @dataclass(frozen=True)
 class StepCurve:
-    """Quantiles of a uniform draw at which the time steps of a table end."""
+    """Intervals of a uniform random number that correspond to time steps."""
 
     steps: Float[Array, " t"]  # the numbers of the steps that were drawn, increasing
     ends: RisingCurve  # through the ends between the steps
@@ -165,9 +166,7 @@ class StepCurve:
 
     @classmethod
     def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
-        """Return the quantiles at which the time steps of a table end, each located between samples
-        on adjacent time steps.
-        """
+        """Estimate the intervals of a uniform random number that correspond to time steps."""
         steps, s = table.steps_of(levels.logsnr), draw.of(levels)
         order = np.lexsort((s, steps))
         steps, s = steps[order], s[order]
@@ -195,7 +194,7 @@ class StepCurve:
 
     @property
     def is_uniform(self) -> bool:
-        """True if all time steps are equally likely, within the measurement error."""
+        """True if all time steps are equally likely."""
         inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
         # with few samples per step, step numbers are uncertain in the tails
         kept = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
@@ -211,7 +210,7 @@ class StepCurve:
         return self.ends.thinned()
 
     def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
-        """Return the log-probability of each time step, and the standard errors."""
+        """Return the log-probability of each time step with its standard error."""
         curve, steps, places = self.curve, self.steps, self.ends.places
         u = expit(curve(places))
         width = np.maximum(np.diff(u), 1e-300)

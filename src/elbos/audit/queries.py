@@ -23,9 +23,7 @@ from elbos.audit.rng import Quantiles
 
 @dataclass(frozen=True)
 class SingleCall:
-    """One network call on a batch: noisy data, network output, gradient of the loss, and random
-    draws.
-    """
+    """One network call on a batch with a fixed network output."""
 
     z: Tensor  # noisy data, in the layout of the data
     answer: Tensor  # random signs
@@ -54,7 +52,10 @@ class SingleCall:
 
 @dataclass(frozen=True)
 class PairedCalls:
-    """Network calls with the same random numbers, but different clean data or network outputs."""
+    """Pairs of network calls with the same random numbers.
+
+    The clean data or the network outputs differ.
+    """
 
     moved: SingleCall  # on the data, with random signs as output
     gradient: Tensor  # at output 0
@@ -72,7 +73,7 @@ class PairedCalls:
 
     @property
     def change(self) -> Tensor:
-        """Change of the loss gradient when the network output changes from 0 to random signs."""
+        """Change of the loss gradient caused by a change of the network output."""
         return self.moved.gradient - self.gradient
 
     @property
@@ -91,9 +92,7 @@ class PairedCalls:
 
 @dataclass(frozen=True)
 class Queries:
-    """A loss prepared for evaluation with given seeds on fixed data, and the layout of the data in
-    the network input.
-    """
+    """A loss prepared for repeated evaluation on fixed data."""
 
     instrument: Instrument
     x: Tensor  # clean data
@@ -106,8 +105,7 @@ class Queries:
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":
-        """Prepare a loss for repeated evaluation: determine the expected network output, and the
-        layout of the data in the network input.
+        """Prepare a loss for repeated evaluation on fixed data.
 
         Raises:
             ValueError: If the loss cannot be called, or calls are not reproducible.
@@ -127,7 +125,10 @@ class Queries:
 
     @property
     def example(self) -> Arguments | None:
-        """Arguments of a recorded network call; None if noisy and clean data differ in layout."""
+        """Arguments of a recorded network call.
+
+        None if noisy and clean data differ in layout.
+        """
         first, second = (one.calls[-1] for one in list(self.zeros.values())[:2])
         is_plain = self.element_permutation is None and self.noised is None
         if not is_plain or first.z.shape != self.x.shape:
@@ -145,8 +146,7 @@ class Queries:
         with_other_moved: bool,
         zero: Observation | None = None,
     ) -> list[PairedCalls]:
-        """Evaluate a loss with one seed on two data batches and two network outputs; return one
-        `PairedCalls` for each network call that contributes to the expected loss.
+        """Evaluate a loss with one seed on different data and network outputs.
 
         `zero` is an earlier call with output 0; `quantiles` replace random draws.
         """
@@ -169,9 +169,7 @@ class Queries:
         return paired
 
     def single(self, seed: int, quantiles: Quantiles | None = None) -> list[SingleCall]:
-        """Evaluate a loss with random signs as the network output; return one `SingleCall` for each
-        network call that contributes to the expected loss.
-        """
+        """Evaluate a loss with random signs as the network output."""
         observation, found = self.instrument.observed(self.x, seed, SIGNS, quantiles), []
         draws = observation.draws
         for call in self._counted(observation.calls):
@@ -205,8 +203,9 @@ class Queries:
         return [call for i, call in enumerate(calls) if i not in self.ignored]
 
     def in_layout(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the input, output gradient and output of a network call, restricted to the
-        elements that hold noisy data.
+        """Select the elements of a network call that hold noisy data.
+
+        Returns these elements of the input, of the gradient and of the output.
         """
         z, g, answer, _ = self._apart(call)
         return self.select_noised(z), self.select_noised(g), self.select_noised(answer)
@@ -283,7 +282,7 @@ def is_same(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def unlike(dz: Tensor, dx: Tensor) -> float:
-    """Return the share of the power of `dz` that is not proportional to `dx` within each sample."""
+    """Compute the share of the power of `dz` that is not proportional to `dx`."""
     dz, dx = dz.flatten(1), dx.flatten(1).to(dz)
     alpha = (dz * dx).sum(1, keepdim=True) / dx.square().sum(1, keepdim=True)
     left = (dz - alpha * dx).square().nansum() / dz.square().nansum().clamp(min=1e-30)
@@ -297,10 +296,10 @@ def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
 def _element_permutation(
     queries: Queries, z: Tensor, other: Tensor, seed: int
 ) -> Int[Tensor, " d"] | None:
-    """Return the position of each data element in the network's input; None if the order is
-    unchanged, or if the input is no permutation of data plus noise.
+    """Find the position of each data element in the network's input.
 
-    Each call uses data that encode one bit of every element's index.
+    None if the order is unchanged, or if the input is no permutation of data plus noise. Each call
+    uses data that encode one bit of every element's index.
     """
     x = queries.x
     if len(z) % len(x) or z.numel() != x.numel():
@@ -324,8 +323,7 @@ def _element_permutation(
 
 
 def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
-    """Return the index at which the noisy data start in a network input with additional channels,
-    tokens or frames.
+    """Find the index at which the noisy data start in a network input.
 
     There the input changes in proportion to the data, and most with the seed.
     """
@@ -342,10 +340,10 @@ def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
 
 
 def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
-    """Return the indices of the elements to which the loss adds noise; None if it adds noise to all
-    elements, or also trains on elements without noise.
+    """Find the indices of the elements to which the loss adds noise.
 
-    Examples are actions after a state, or frames of a video after the first.
+    None if it adds noise to all elements, or also trains on elements without noise. Examples are
+    actions after a state, or frames of a video after the first.
     """
     first, later = (queries.in_layout(queries.zeros[s].calls[-1])[0] for s in (seed, seed + 1))
     if first.shape != queries.x.shape or later.shape != first.shape:

@@ -39,7 +39,7 @@ _MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
 
 
 class Recording:
-    """Recorded training steps, from which the training loss can be audited.
+    """Recorded training steps from which the training loss can be audited.
 
     Attributes:
         num_samples: Number of recorded samples.
@@ -65,9 +65,10 @@ class Recording:
         return sum(map(len, self._steps))
 
     def data(self, x: Float[Tensor, "b *d"]) -> None:
-        """Set the clean data of the current training step; to be called before the network.
+        """Set the clean data of the current training step.
 
-        Needed where the loss does not draw its noise by `torch.randn_like(x)`.
+        To be called before the network; needed where the loss does not draw its noise by
+        `torch.randn_like(x)`.
 
         Args:
             x: The data as the loss diffuses them, in the shape of the network's input.
@@ -81,7 +82,7 @@ class Recording:
         data_scale: float | None = None,
         is_shared: bool = False,
     ) -> Audit:
-        """Return the audit of the loss, estimated from the recorded training steps.
+        """Estimate the audit of the loss from the recorded training steps.
 
         Args:
             title: Name of the loss in reports.
@@ -187,7 +188,7 @@ class Recording:
 
 @contextmanager
 def record(model: nn.Module) -> Iterator[Recording]:
-    """Record training steps with the real network, in order to audit the training loss.
+    """Record training steps with the real network to audit the training loss.
 
     Training is unaffected: random states, gradients and the number of calls stay the same. Each
     step must call the network once with gradients, on data plus noise; calls without gradients do
@@ -216,9 +217,7 @@ def record(model: nn.Module) -> Iterator[Recording]:
 
 
 class _LiveRecorder(Recorder):
-    """Recorder of random draws that leaves all random states unchanged, and starts after the first
-    batch.
-    """
+    """Recorder of random numbers that leaves all random states unchanged."""
 
     def __init__(self) -> None:
         super().__init__()

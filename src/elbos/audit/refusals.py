@@ -44,7 +44,7 @@ _MAX_TERMS = 4
 
 
 def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
-    """Return one line of text that says why the network's input is not scaled data plus noise."""
+    """Explain in one line why the network's input is not scaled data plus noise."""
     z = torch.cat([p.z for p in paired])
     if z.shape[1:] != x.shape[1:]:
         return REFUSAL
@@ -70,8 +70,9 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
 
 
 def require_explained(unexplained: Float[Tensor, " n"], logsnr: Float[Tensor, " n"]) -> None:
-    """Raise a ValueError if normal draws do not explain the noise of some samples; extreme log-SNRs
-    are exempt, since rounding dominates there.
+    """Raise a ValueError unless recorded random numbers explain the noise.
+
+    Extreme log-SNRs are exempt, since rounding dominates there.
     """
     is_strange = (unexplained > 0.05) & (logsnr.abs() < 4)
     if is_strange.double().mean() > 1e-3:  # as with a random choice per batch
@@ -103,10 +104,10 @@ def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
 
 
 def _terms(calls: PairedCalls, z: Float[Tensor, " *d"], x: Tensor, own: int) -> list[_Term]:
-    """Decompose a sample of the network input into few data samples and normal draws by orthogonal
-    matching pursuit; return an empty list if no decomposition is exact.
+    """Decompose a network input into data samples and random tensors.
 
-    `own` is the index of the sample in the batch.
+    The method is orthogonal matching pursuit; the list is empty if no decomposition is exact. `own`
+    is the index of the sample in the batch.
     """
     terms = [(_Term("data", i), sample) for i, sample in enumerate(x)]
     terms += [(_Term("mirrored", own), x[own].flip(axis)) for axis in range(x.ndim - 1)]

@@ -30,8 +30,7 @@ the limits of tables of many steps."""
 
 
 class Resemblance(NamedTuple):
-    """A published loss with the target, process, coefficient or noise levels of the audited loss,
-    exactly or except for one common coding mistake.
+    """A published loss that the audited loss equals or nearly equals.
 
     Attributes:
         part: "target", "process", "coefficient" or "noise levels".
@@ -49,7 +48,7 @@ class Resemblance(NamedTuple):
 
 
 class Coefficient(NamedTuple):
-    """Published coefficient of a squared error, as a formula in the SNR and a parameter g."""
+    """Published coefficient of a squared error as a formula in the SNR."""
 
     name: str
     prediction: str
@@ -161,9 +160,7 @@ _SCHEDULES = (
 
 @dataclass(frozen=True, kw_only=True)
 class LossCurves:
-    """Noise-level density, coefficient, target and weighting of a loss on a log-SNR grid, with the
-    prediction type and diffusion process.
-    """
+    """Functions of log-SNR that describe a loss."""
 
     logsnr: Float[Array, " g"]
     log_p: Float[Array, " g"]
@@ -184,8 +181,10 @@ class LossCurves:
         return np.asarray(p / p.sum())
 
     def fit(self, formula: str, least: float) -> tuple[float, float] | None:
-        """Fit a formula to the loss coefficient; return the distance and the parameter g, or None
-        if the distance is large or g is below `least`.
+        """Fit a formula to the loss coefficient.
+
+        Returns the distance and the parameter g; None if the distance is large or g is below
+        `least`.
         """
         d, g = fit_formula(formula, self.logsnr, self.log_c, self.p)
         return (d, g) if d < SAME and g >= least else None
@@ -200,9 +199,7 @@ class LossCurves:
 
 
 def published_recipe(loss: LossCurves) -> str | None:
-    """Return the name of the published recipe with the same noise levels and weighting, preferably
-    with the same prediction type, or None.
-    """
+    """Find the published recipe with the same noise levels and weighting."""
     levels = torch.from_numpy(loss.logsnr)
     log_k = loss.log_w - loss.log_p
     used = loss.p * (loss.p > 1e-6 * loss.p.max())  # a coefficient may be 0 in the tails
@@ -219,8 +216,10 @@ def published_recipe(loss: LossCurves) -> str | None:
 
 
 def resemblances(loss: LossCurves) -> list[Resemblance]:
-    """Return the published losses that equal the audited loss in target, process, coefficient or
-    noise levels, exactly or except for one common coding mistake.
+    """Find the published losses that the audited loss equals or nearly equals.
+
+    They agree in target, process, coefficient or noise levels, if need be after correction of one
+    common coding mistake.
     """
     found = [*_of_the_target(loss)]
     if loss.process.startswith(BUT_FOR):

@@ -45,9 +45,7 @@ DERIVED = (
 
 
 class Undecided(NamedTuple):
-    """An interval of log-SNR on which errors do not exclude that the weighting increases, by up to
-    `factor`.
-    """
+    """An interval of log-SNR on which an increase of the weighting is possible."""
 
     start: float
     end: float
@@ -56,8 +54,7 @@ class Undecided(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Audit:
-    r"""The implied weighting of a training loss, with the density of noise levels, coefficient,
-    target and diagnostics.
+    r"""The implied weighting of a training loss.
 
     Curves are float64, on the grid `logsnr`. `print(audit)` shows the text of `elbos audit`.
 
@@ -143,21 +140,17 @@ class Audit:
 
     @property
     def is_monotone(self) -> bool:
-        """True if the weighting never increases with log-SNR, so that the loss is a likelihood
-        objective.
-        """
+        """True if the weighting never increases with log-SNR."""
         return self.verdict == "monotone"
 
     @property
     def is_weighted_elbo(self) -> bool:
-        """True if the loss is a squared error on data plus normal noise, so that a weighting
-        describes it completely.
-        """
+        """True if the loss is a squared error on data plus normal noise."""
         return not any(one.is_fatal for one in self.diagnostics)
 
     @property
     def is_judged(self) -> bool:
-        """True if a weighting describes the loss, and the code of the loss shows no error."""
+        """True if the loss has a weighting and its code shows no error."""
         return self.verdict not in ("no weighting", "code error")
 
     @cached_property
@@ -177,16 +170,12 @@ class Audit:
 
     @cached_property
     def recipe(self) -> str | None:
-        """Name of the published recipe with the same weighting and noise levels as this loss, or
-        None.
-        """
+        """Name of the published recipe with the same weighting and noise levels."""
         return published_recipe(self._curves) if self.is_judged else None
 
     @cached_property
     def resembles(self) -> list[Resemblance]:
-        """Published losses that equal this loss in target, process, coefficient or noise levels,
-        exactly or except for one common coding mistake.
-        """
+        """Published losses that this loss equals or nearly equals."""
         return resemblances(self._curves) if self.is_judged else []
 
     @cached_property
@@ -194,8 +183,9 @@ class Audit:
         return PchipInterpolator(self.logsnr.numpy(), self.weight.log().numpy())
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Interpolate the weighting $w(\lambda)$; outside the log-SNR grid, return the value at
-        the nearest end.
+        r"""Interpolate the weighting $w(\lambda)$.
+
+        Outside the log-SNR grid, return the value at the nearest end.
         """
         inside = logsnr.clamp(self.logsnr[0].item(), self.logsnr[-1].item())
         log_w = self._log_weight(inside.detach().double().cpu().numpy())
@@ -203,33 +193,33 @@ class Audit:
 
     @property
     def mixture_density(self) -> Float[Tensor, " g"]:
-        r"""Density over log-SNR of the mixture of ELBOs, $-w'(\lambda) / w(\lambda_\min)$; together
-        with `mass_at_max`, it integrates to 1.
+        r"""Density $-w'(\lambda) / w(\lambda_\min)$ of the mixture of ELBOs over log-SNR.
+
+        Together with `mass_at_max`, it integrates to 1.
         """
         (slope,) = torch.gradient(self.weight, spacing=(self.logsnr,), edge_order=2)
         return -slope / self.weight[0]
 
     @property
     def mass_at_max(self) -> float:
-        r"""Mass of the mixture of ELBOs at the largest log-SNR, $w(\lambda_\max) /
-        w(\lambda_\min)$.
-        """
+        """Mass of the mixture of ELBOs at the largest log-SNR."""
         return (self.weight[-1] / self.weight[0]).item()
 
     @property
     def negative_mass(self) -> float:
-        r"""Sum of all increases of the weighting $w$ with log-SNR, relative to $w(\lambda_\min)$,
-        as in `analysis.Mixture`.
+        r"""Sum of all increases of the weighting as a share of $w(\lambda_\min)$.
+
+        It is defined as in `analysis.Mixture`.
         """
         ends = self.weighting(torch.tensor(self.rising, dtype=torch.float64).reshape(-1, 2))
         return ((ends[:, 1] - ends[:, 0]).sum() / self.weight[0]).item()
 
     @property
     def negative_share(self) -> float:
-        r"""Share of negative mass in the mixture of ELBOs: $\int (w')_+ d\lambda / \int |w'|
-        d\lambda$ on the range of the grid, without the mass at $\lambda_\max$.
+        r"""Share of negative mass in the mixture of ELBOs.
 
-        0 for a likelihood objective; 1 if $w$ only increases.
+        It is $\int (w')_+ d\lambda / \int |w'| d\lambda$ on the range of the grid, without the mass
+        at $\lambda_\max$. 0 for a likelihood objective; 1 if $w$ only increases.
         """
         fall = 1 + self.negative_mass - self.mass_at_max
         total = self.negative_mass + max(fall, 0.0)
@@ -244,11 +234,11 @@ class Audit:
 
     @cached_property
     def central_half(self) -> tuple[float, float]:
-        r"""Interval of log-SNR that contains the central 50 % of the expected loss: the quartiles
-        of $w(\lambda)\,\mathrm{sigmoid}(\lambda)$.
+        r"""Interval of log-SNR that contains the central 50 % of the expected loss.
 
-        This is the expected loss of the best network on standard normal data, for which
-        $\mathbb E\|\hat\epsilon - \epsilon\|^2 = \mathrm{sigmoid}(\lambda)$.
+        Its ends are the quartiles of $w(\lambda)\,\mathrm{sigmoid}(\lambda)$, the expected loss of
+        the best network on standard normal data, for which $\mathbb E\|\hat\epsilon - \epsilon\|^2
+        = \mathrm{sigmoid}(\lambda)$.
         """
         mass = (self.weight * torch.sigmoid(self.logsnr)).cumsum(0)
         at = torch.searchsorted(mass / mass[-1], torch.tensor([0.25, 0.75], dtype=torch.float64))
@@ -257,15 +247,18 @@ class Audit:
 
     @cached_property
     def monotone_weight(self) -> Float[Tensor, " g"]:
-        """Smallest curve that is nowhere below the weighting and does not increase with log-SNR on
-        the intervals `rising`.
+        """Weighting without its significant increases.
+
+        This is the smallest curve nowhere below the weighting that does not increase on the
+        intervals `rising`.
         """
         return monotone_weight(self.logsnr, self.weight, self.rising)
 
     @cached_property
     def factor(self) -> MonotoneFactor | None:
-        """Factor on the loss of each sample that gives a likelihood objective, or None if that
-        factor is 1 everywhere or infinite somewhere.
+        """Factor on the loss of each sample that gives a likelihood objective.
+
+        None if that factor is 1 everywhere or infinite somewhere.
         """
         if not self.is_judged:
             return None
@@ -290,11 +283,11 @@ class Audit:
 
     @property
     def monotone_code(self) -> str | None:
-        """Python code that computes `monotone_factor`, or None if there is no such factor."""
+        """Python code that computes `monotone_factor`."""
         return self.factor.code if self.factor else None
 
     def distance(self, other: "Audit", curve: CurveName = "weight") -> Distance | None:
-        r"""Return the distance between the weightings, or noise-level densities, of two losses.
+        r"""Compute the distance between the weightings or noise-level densities of two losses.
 
         $$d = \operatorname{std}_{\lambda \sim \bar p}\,[\log w_1 - \log w_2],$$
 
@@ -307,8 +300,7 @@ class Audit:
         return Distance.between(self, other, curve)
 
     def denoiser(self, network: ForeignNetwork, *, is_discrete: bool = False) -> ConventionDenoiser:
-        r"""Return a denoiser for a network trained with the audited loss, without writing an
-        adapter.
+        """Construct a denoiser for a network trained with the audited loss.
 
         The audit has measured how the loss calls its network: which argument is the noisy data and
         in what scale, which one the time and what time belongs to which noise level, and what the
@@ -353,7 +345,10 @@ class Audit:
         return ConventionDenoiser(network, convention, is_discrete)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the audit, with derived quantities, as JSON values; None for infinity and NaN."""
+        """Return the audit as JSON values.
+
+        Derived quantities are included; infinity and NaN become None.
+        """
         names = (*(field.name for field in _stored()), *DERIVED)
         return {name: _plain(getattr(self, name)) for name in names}
 
@@ -376,7 +371,7 @@ class Audit:
         return cls(**given)
 
     def to_json(self) -> str:
-        """Return the audit, with derived quantities, as JSON text."""
+        """Return the audit as JSON text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def __repr__(self) -> str:
@@ -391,14 +386,12 @@ class Audit:
         return text
 
     def plot(self, *others: "Audit") -> "Figure":
-        """Return a plotly figure of the weightings, noise-level densities and mixtures of ELBOs of
-        this audit and others.
-        """
+        """Plot the weightings, noise-level densities and ELBO mixtures of this and other audits."""
         figure: Figure = shown_by(self).figure([self, *others])
         return figure
 
     def to_html(self, path: str | Path, *others: "Audit") -> None:
-        """Write a self-contained HTML page that shows this audit and others side by side."""
+        """Write a self-contained HTML page of this and other audits."""
         shown_by(self).write_page([self, *others], Path(path))
 
     def _repr_html_(self) -> str:

@@ -66,15 +66,15 @@ Quantiles = tuple[Tensor, Tensor]
 
 
 def distant_seed(seed: int) -> int:
-    """Derive a pseudorandom first seed from a number; the consecutive seeds that start there do not
-    overlap for different numbers.
+    """Derive a pseudorandom seed from a number.
+
+    The consecutive seeds that start there do not overlap for different numbers.
     """
     return int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
 
 
 def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor]:
-    """Yield candidate quantiles for `num` samples: independent, stratified, evenly spaced,
-    antithetic or shared.
+    """Yield candidate quantiles for `num` samples.
 
     They are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$ modulo 1;
     antithetic, $u$ and $1 - u$; or shared, as by the frames of a clip.
@@ -114,8 +114,7 @@ class Draws:
 
 
 class Recorder(TorchFunctionMode):
-    """Recorder of the random numbers that a loss draws, which can also replace the numbers by given
-    quantiles.
+    """Recorder of the random numbers of a loss.
 
     Attributes:
         draws: The numbers drawn since the last reset.
@@ -133,10 +132,10 @@ class Recorder(TorchFunctionMode):
         self._own: dict[int, dict[int, tuple[Any, Callable[[], object]]]] = {}
 
     def reset(self, seed: int, num: int, quantiles: Quantiles | None = None) -> None:
-        """Reset all random states to `seed`; `quantiles`, if given, replace the following random
-        draws of one number per sample or per batch.
+        """Reset all random states to a seed.
 
-        Generators and engines of the loss restart from their first state under this seed.
+        `quantiles`, if given, replace the following random draws of one number per sample or per
+        batch. Generators and engines of the loss restart from their first state under this seed.
         """
         self._num, self._seed = num, seed
         self._is_loop = self._is_in_loop
@@ -154,7 +153,7 @@ class Recorder(TorchFunctionMode):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record all draws from torch, `numpy.random` and `random` within the `with` block."""
+        """Record all random numbers drawn within the `with` block."""
         numpys, pythons = vars(np.random), vars(random)
         kept_numpys = {name: numpys[name] for name in (*_NUMPY, "choice")}
         kept_pythons = {name: pythons[name] for name in _PYTHON}

@@ -36,15 +36,16 @@ _PURE = 30.0  # log-SNR beyond which float32 rounds signal or noise away
 
 
 class Process(NamedTuple):
-    """A diffusion process, with the scale factor of its data."""
+    """A diffusion process with the scale factor of its data."""
 
     name: str | None  # None if no known relation holds
     scale: float  # factor on the data before diffusion
     sigma_data: float | None = None  # if the input is scaled as in EDM
 
     def logsnr(self, alpha: Float[Tensor, " n"], sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Compute the log-SNR in the data scale of the process; infinite beyond the precision of
-        float32.
+        """Compute the log-SNR from the coefficients of data and noise.
+
+        Infinite beyond the precision of float32.
         """
         logsnr = 2 * (torch.log(alpha / self.scale) - sigma.log())
         logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
@@ -52,8 +53,9 @@ class Process(NamedTuple):
 
 
 def given_scale(logsnr: Float[Tensor, " n"], given: Iterable[Float[Tensor, " n"]]) -> float | None:
-    """Return the scale of the data, inferred from a time input of the network that is a known
-    function of log-SNR; None if there is no such input.
+    """Infer the scale of the data from a time input of the network.
+
+    None unless a time input is a known function of log-SNR.
 
     Args:
         logsnr: Log-SNR of samples, up to the unknown scale of the data.
@@ -77,8 +79,7 @@ def process_of(
     rtol: float,
     given: float | None = None,
 ) -> Process:
-    """Return the diffusion process and the scale of its data, identified from measured coefficients
-    `alpha` of data and `sigma` of noise.
+    """Identify the diffusion process from measured coefficients of data and noise.
 
     Args:
         alpha: Coefficients of the data.
@@ -128,9 +129,7 @@ def _rounded(scale: Tensor, rtol: float) -> float:
 
 
 def relative_scale(alpha: Float[Tensor, "k n"], sigma: Float[Tensor, "k n"]) -> Float[Tensor, " n"]:
-    """Return the data scale of each of `n` samples, for the diffusion process that best fits
-    `alpha` and `sigma` over `k` noise levels.
-    """
+    """Estimate the data scale of each sample from its coefficients of data and noise."""
     preserving, flow = _preserving_scale(alpha, sigma), _flow_scale(alpha, sigma)
     exploding = alpha.mean(0)
     errors = {

@@ -43,9 +43,7 @@ _MIN_CHANGE = 0.01  # of an element's share in the coefficient
 
 @dataclass(frozen=True)
 class Conditions:
-    """Numbers on which the network is conditioned besides the noisy data, such as times or labels,
-    for each sample.
-    """
+    """Conditioning inputs of the network, such as times or labels."""
 
     columns: Float[Array, "n k"]
     single: list[Float[Tensor, " n"]]  # conditions that are one number per sample
@@ -68,8 +66,7 @@ class Conditions:
     def diagnostics(
         self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
     ) -> list[Diagnostic]:
-        """Return a diagnostic if the network is not conditioned on the noise level, or if its time
-        input does not determine log-SNR.
+        """Return a diagnostic if the conditioning inputs do not determine log-SNR.
 
         Args:
             logsnr: Log-SNR of samples, up to a constant.
@@ -93,9 +90,7 @@ class Conditions:
         return [UntoldLevels(scatter / _NORMAL)]
 
     def depend_on(self, logsnr: Float[Tensor, " n"]) -> bool:
-        """Return whether any conditioning number varies less between samples of similar log-SNR
-        than between random samples.
-        """
+        """Test whether the conditioning inputs depend on log-SNR."""
         level = logsnr.nan_to_num(0.0).clamp(-40, 40).numpy()
         columns, batch = self.columns, self.batch
         firsts = np.flatnonzero(np.diff(batch, prepend=-1))
@@ -118,7 +113,7 @@ class Conditions:
 
 
 def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
-    """Yield all numbers contained in network arguments, as arrays with one row per sample."""
+    """Yield all numbers contained in network arguments."""
     if isinstance(value, Mapping):
         value = list(value.values())
     is_plain = isinstance(value, bool | int | float | np.ndarray | np.number)
@@ -144,9 +139,7 @@ def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
 def of_the_target(
     logsnr: Float[Tensor, " n"], factor: Float[Tensor, " n"], *, error: float
 ) -> list[Diagnostic]:
-    r"""Return a diagnostic if $b - a\sigma/\alpha$, from the target's coefficients, is not a
-    function of log-SNR.
-    """
+    """Return a diagnostic if the target coefficients are not functions of log-SNR."""
     ordered = factor[logsnr.argsort()]
     size = (ordered[:-2].abs() + ordered[2:].abs()) / 2
     is_off = _deviations(ordered).abs() > (0.1 + 3 * error) * size
@@ -155,8 +148,7 @@ def of_the_target(
 
 
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
-    """Return a diagnostic if a loss weights the elements of each sample unequally, in proportions
-    that vary with log-SNR.
+    """Return a diagnostic if the relative weights of data elements vary with log-SNR.
 
     `share` is the coefficient of each element divided by the mean over elements; it may be random
     if its mean is the same at all levels.
@@ -178,8 +170,9 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
 def of_the_coefficient(
     logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], power: Float[Tensor, " n"]
 ) -> list[Diagnostic]:
-    """Return a diagnostic if the loss coefficient varies at fixed log-SNR, depending on `power`,
-    the mean square of each sample's noise.
+    """Return a diagnostic if the loss coefficient depends on the noise at fixed log-SNR.
+
+    `power` is the mean square of each sample's noise.
     """
     kept = (c > 0) & logsnr.isfinite()
     if kept.sum() < 100:
@@ -193,8 +186,9 @@ def of_the_coefficient(
 
 
 def time_sign(logsnr: Float[Tensor, " n"], given: Sequence[Float[Tensor, " n"]]) -> int:
-    """Return 1 if the network's time input increases from noise to data, -1 if it decreases, and 0
-    without a time input.
+    """Return the sign of the correlation between the time input and log-SNR.
+
+    1 if it increases from noise to data, -1 if it decreases, and 0 without a time input.
     """
     time = next((one for one in given if _is_time(one, logsnr)), None)
     return 0 if time is None else int(_rank_correlation(time, logsnr) > 0) * 2 - 1

@@ -51,7 +51,7 @@ class _Response(NamedTuple):
 def of_the_error(
     queries: Queries, observations: Mapping[int, Observation]
 ) -> tuple[list[Diagnostic], tuple[int, ...]]:
-    """Test whether the loss is a squared error with one coefficient per sample; return diagnostics.
+    """Test whether the loss is a squared error with one coefficient per sample.
 
     `observations` maps each seed to an evaluation of the loss at network output 0.
 
@@ -126,8 +126,10 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
 def of_the_calls(
     instrument: Instrument, x: Tensor, observations: Mapping[int, Observation], num_ignored: int
 ) -> list[Diagnostic]:
-    """Return diagnostics for losses with several network calls, targets computed by the network,
-    derivatives of the network, or additional outputs.
+    """Return diagnostics about the network calls of a loss.
+
+    They tell of several calls, targets computed by the network, derivatives of the network, and
+    additional outputs.
     """
     num_trained, num_untrained, is_finite = 0, 0, True
     is_self_target = is_derived = is_of_derivative = False

@@ -29,9 +29,7 @@ _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 @dataclass
 class Step:
-    """Dot products of data, network input, output, gradient and random draws in one training step,
-    with the conditioning inputs of the network.
-    """
+    """Dot products that describe one recorded training step."""
 
     gram: Float[Tensor, "b r r"]  # of x, z, output, gradient and draws, shared draws last
     shapes: Sequence[Sequence[int]]  # of the draws that many elements share
@@ -53,7 +51,7 @@ def gram_of(vectors: list[Float[Tensor, "b d"]]) -> Float[Tensor, "b k k"]:
 def power_beside(
     gram: Float[Tensor, "n k k"], alpha: Float[Tensor, " n"], x: int, z: int
 ) -> Float[Tensor, " n"]:
-    r"""Return the squared norm of the noise $z - \alpha x$ of each sample."""
+    r"""Compute the squared norm of the noise $z - \alpha x$ of each sample."""
     power = gram[:, z, z] - 2 * alpha * gram[:, x, z] + alpha**2 * gram[:, x, x]
     return power.clamp(min=1e-300)
 
@@ -61,9 +59,7 @@ def power_beside(
 def least_squares(
     gram: Float[Tensor, "n k k"], basis: list[int], of: int
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
-    """Regress one vector on several others, given their dot products; return the coefficients and
-    the unexplained share.
-    """
+    """Regress one vector on several others, given their dot products."""
     products, right = gram[:, basis][:, :, basis], gram[:, basis, of]
     factors = torch.linalg.lstsq(products, right[:, :, None]).solution[:, :, 0]
     left = 1 - (factors * right).sum(1) / gram[:, of, of].clamp(min=1e-300)
@@ -77,7 +73,7 @@ def samples_of(
     error: float,
     found: list[Diagnostic],
 ) -> Samples:
-    """Return the noise levels and coefficients of all recorded samples, by least squares.
+    """Estimate the noise levels and coefficients of all recorded samples.
 
     Args:
         steps: The recorded steps.

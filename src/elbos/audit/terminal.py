@@ -18,7 +18,7 @@ _NAMES = 18  # characters for the names of the facts
 
 @dataclass(frozen=True)
 class Terminal:
-    """Terminal output for one audit in full, or for several audits side by side, at any width."""
+    """Terminal output for one or several audits."""
 
     audits: Sequence[Audit]
 

@@ -77,7 +77,7 @@ class Difference:
 
     @property
     def has_other_weighting(self) -> bool:
-        """True if the weighting is not the expected one, or if no weighting describes the loss."""
+        """True if the weighting is not the expected one."""
         is_valid = self.audit.is_judged or not self.expected.is_judged
         return not is_valid or self._has_other_curve
 
@@ -110,9 +110,7 @@ class Difference:
         return "\n".join(lines)
 
     def to_markdown(self) -> str:
-        """Return a Markdown table that compares the audit of a loss with the expected audit, for a
-        comment on a pull request.
-        """
+        """Return a Markdown table that compares the audit of a loss with the expected audit."""
         then, now = self.expected, self.audit
         change = "no noise level in common"
         if self.weighting is not None:
@@ -230,8 +228,9 @@ def assert_weighting(
 
 
 def expected_audit(like: str | Path | Audit) -> Audit:
-    """Return the audit of a recipe given by name, or the audit stored in a file; a given audit is
-    returned unchanged.
+    """Return the audit of a named recipe or the audit stored in a file.
+
+    A given audit is returned unchanged.
 
     Raises:
         OSError: If the file cannot be read.
@@ -248,8 +247,9 @@ def expected_audit(like: str | Path | Audit) -> Audit:
 
 
 def write_golden(audit: Audit, path: Path) -> None:
-    """Write an audit to a small file (101 noise levels, five digits) as the expected audit of a
-    test.
+    """Write an audit to a small file as the expected audit of a test.
+
+    The file holds 101 noise levels to five digits.
 
     Raises:
         OSError: If the file cannot be written.

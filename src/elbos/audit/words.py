@@ -42,7 +42,9 @@ _CENTRAL = 0.99  # of the samples; curves vary by orders of magnitude in the tai
 
 
 def in_words(distance: float) -> str:
-    """Return a difference of logarithms as text: a percentage or, if large, a factor.
+    """Format a difference of logarithms as a percentage.
+
+    Large differences are given as a factor.
 
     Examples:
         >>> in_words(0.081), in_words(0.87)
@@ -55,7 +57,7 @@ def in_words(distance: float) -> str:
 
 
 class Note(NamedTuple):
-    """A line at the top of an audit's report: an error, a similar published loss, or a verdict."""
+    """A line at the top of an audit's report."""
 
     kind: str  # "error", "slip", "published", or a verdict: "yes", "no" or "maybe"
     mark: str  # symbol of the kind
@@ -64,7 +66,7 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """An audit with a title and a colour that distinguish it from other audits in a report."""
+    """An audit with its title and colour in a report."""
 
     audit: Audit
     title: str  # the shortest ending that no other title has
@@ -72,15 +74,17 @@ class View:
 
     @property
     def summary(self) -> str:
-        """One-line summary of the loss: prediction type, coefficient and noise levels."""
+        """One-line summary of the loss."""
         found = facts(self.audit)
         parts = (f"{name} {found[name]}" for name in ("predicts", "coefficient", "noise levels"))
         return " · ".join(parts)
 
     @cached_property
     def notes(self) -> list[Note]:
-        """Lines at the top of an audit's report: errors in the code, similar published losses, and
-        intervals where the weighting increases.
+        """Lines at the top of an audit's report.
+
+        They are about errors in the code, similar published losses, and intervals where the
+        weighting increases.
         """
         recipe = RECIPES[self.audit.recipe].title if self.audit.recipe else ""
         text = render("audit/notes.txt", audit=self.audit, view=self, recipe_title=recipe)
@@ -89,8 +93,7 @@ class View:
 
     @property
     def slips(self) -> list[Resemblance]:
-        """Published losses that part of the loss would equal if one common coding mistake were
-        corrected.
+        """Published losses that the loss would equal without a common coding mistake.
 
         The opposite sign of a flow target is no mistake if time runs from noise to data.
         """
@@ -120,7 +123,7 @@ class View:
 
     @property
     def rise(self) -> str:
-        """Largest increase of the weighting over one interval of log-SNR, as text."""
+        """Largest increase of the weighting as text."""
         ends = self.audit.weighting(torch.tensor(self.audit.rising, dtype=torch.float64)).log()
         largest = (ends[:, 1] - ends[:, 0]).max().item()
         if largest > _FROM_NOTHING:
@@ -152,9 +155,7 @@ class View:
 
     @property
     def code(self) -> str:
-        """Python code of the factor on the loss that makes the weighting monotone, wrapped below 80
-        columns.
-        """
+        """Python code of the factor that makes the weighting monotone."""
         wrapper = textwrap.TextWrapper(76, subsequent_indent=" " * 8, break_on_hyphens=False)
         return "\n".join(map(wrapper.fill, (self.audit.monotone_code or "").splitlines()))
 
@@ -178,7 +179,7 @@ class View:
 
 
 def views(audits: Sequence[Audit]) -> list[View]:
-    """Return audits with titles and colours that distinguish them in a common report.
+    """Assign titles and colours to the audits in a common report.
 
     Examples:
         >>> from dataclasses import replace
@@ -210,7 +211,7 @@ def _interval(start: float, end: float) -> str:
 
 
 def prose(audit: Audit) -> str:
-    """Return a one-paragraph description of an audit: summary, notes and explanation."""
+    """Return a one-paragraph description of an audit."""
     (view,) = views([audit])
     return " ".join([f"{view.summary}.", *(note.text for note in view.notes), view.explanation])
 
@@ -230,8 +231,9 @@ def difference(audit: Audit, other: Audit) -> str:
 
 
 def facts(audit: Audit) -> dict[str, str]:
-    """Return the properties of an audit other than its curves, by name; a dash for properties at
-    their default.
+    """Return the properties of an audit by name.
+
+    A dash stands for a property at its default; curves are left out.
     """
     (view,) = views([audit])
     is_measured, (start, end) = audit.source == "measured", audit.central_half
@@ -270,8 +272,7 @@ def _spelled(kind: type, text: str) -> str:
 
 
 def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
-    """Return a table of the properties of one audit, or of several audits in columns with titles
-    `heads`.
+    """Return a table of the properties of audits.
 
     The nearest weighting of a single audit is omitted: see `View.nearest`.
     """
@@ -286,8 +287,9 @@ def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
 
 
 def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
-    """Return tables of audit properties with `num` audits side by side, or one table per audit if
-    `num` exceeds 3.
+    """Return tables of audit properties with `num` audits side by side.
+
+    One table per audit if `num` exceeds 3.
     """
     num = num if num <= _MAX_BESIDE else 1
     starts = range(0, len(shown), num)

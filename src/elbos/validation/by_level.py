@@ -30,8 +30,7 @@ ROUNDING = 1e-6  # relative, of levels: float32 has ends a little beyond those o
 
 @dataclass(frozen=True, kw_only=True)
 class BinnedLoss:
-    r"""Mean unweighted loss $\ell = \tfrac12\|\hat\epsilon - \epsilon\|^2$ in each of $k$ bins of
-    log-SNR.
+    r"""Mean unweighted loss $\ell = \tfrac12\|\hat\epsilon - \epsilon\|^2$ in bins of log-SNR.
 
     Attributes:
         edges: $k + 1$ rising log-SNRs.
@@ -47,7 +46,7 @@ class BinnedLoss:
     num_samples: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the losses by bin as JSON values, as in metrics.jsonl."""
+        """Return the losses by bin as JSON values."""
         return dict(to_json(self))
 
     @classmethod
@@ -57,7 +56,7 @@ class BinnedLoss:
 
 
 class LossByLevel:
-    r"""Running mean of the unweighted training loss, in bins of log-SNR.
+    r"""Running mean of the unweighted training loss in bins of log-SNR.
 
     An update is a few small operations on the device of the losses, without synchronization.
     Results are deterministic: the same batches give the same bits.
@@ -104,8 +103,9 @@ class LossByLevel:
 
     @torch.no_grad()
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        r"""Add the losses of a batch to the running means; losses that are not finite and noise
-        levels outside the bins are ignored.
+        r"""Add the losses of a batch to the running means.
+
+        Losses that are not finite and noise levels outside the bins are ignored.
 
         Args:
             logsnr: The batch's noise levels, of float32 or float64, on any device.
@@ -123,7 +123,9 @@ class LossByLevel:
         self._sums = self._sums + torch.where(is_inside, powers[:, None], 0.0).sum(2)
 
     def result(self, *, is_shared: bool = False) -> BinnedLoss:
-        """Return the mean loss so far in each bin of log-SNR; the call synchronizes the device.
+        """Return the mean loss so far in each bin of log-SNR.
+
+        The call synchronizes the device.
 
         Args:
             is_shared: Whether all processes of `torch.distributed` make this call: each gets the
@@ -152,13 +154,14 @@ class LossByLevel:
         self._sums = torch.zeros_like(self._sums)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return copies of the running sums and the bin edges, in float64 on the CPU."""
+        """Return copies of the running sums and the bin edges."""
         sums = self._sums.cpu().double().clone()
         return {"sums": sums, "edges": torch.tensor(self.edges, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the running sums that `state_dict` returned; raise a ValueError if the bins are
-        different.
+        """Restore the running sums that `state_dict` returned.
+
+        Raises a ValueError if the bins are different.
         """
         own = torch.tensor(self.edges, dtype=torch.float64)
         edges, sums = state["edges"].cpu().double(), state["sums"]

@@ -32,7 +32,7 @@ class TimeIgnoredWarning(UserWarning):
 
 
 class RandomDataWarning(UserWarning):
-    """Warning: the dataset returns different samples when read again."""
+    """Warning: the dataset returns different samples when it is read again."""
 
 
 class InconsistentEstimatesWarning(UserWarning):
@@ -44,16 +44,12 @@ class TargetMissedWarning(UserWarning):
 
 
 class VaryingEstimatesWarning(UserWarning):
-    """Warning: the denoiser's estimates change when a batch is evaluated again, or split in two
-    halves.
-    """
+    """Warning: the denoiser's estimates change when a batch is evaluated again."""
 
 
 @contextmanager
 def explained_types(x: Tensor) -> Iterator[None]:
-    """Convert torch's dtype and device errors within the `with` block to a ValueError that says
-    what to change.
-    """
+    """Convert torch's dtype and device errors to a helpful ValueError."""
     try:
         yield
     except RuntimeError as error:
@@ -72,8 +68,9 @@ def explained_types(x: Tensor) -> Iterator[None]:
 
 @torch.no_grad()
 def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None:
-    """Test the denoiser and the data on a small batch; raise an error or warn if the validation
-    would be wrong.
+    """Test the denoiser and the data on a small batch.
+
+    Raises an error or warns if the validation would be wrong.
     """
     denoiser, source = execution.denoiser, execution.source
     if isinstance(source, Items) and not isinstance(source.dataset, Tensor):
@@ -151,9 +148,7 @@ def _require_consistent(
     z: Float[Tensor, "b *d"],
     logsnr: Float[Tensor, " b"],
 ) -> None:
-    r"""Warn unless the estimates satisfy $z = \alpha\hat x + \sigma\hat\epsilon$, as for linear
-    parameterizations.
-    """
+    """Test whether the estimates of data and noise add up to the noisy data."""
     alpha, sigma = alpha_sigma(align(logsnr, z))
 
     def misfit(first: Tensor, second: Tensor) -> float:
@@ -186,8 +181,9 @@ def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> No
 
 
 def require_finite_losses(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:
-    """Raise a ValueError if a loss is not finite; the message names the first such sample and its
-    log-SNR.
+    """Raise a ValueError if a loss is not finite.
+
+    The message names the first such sample and its log-SNR.
     """
     bad = (~loss.isfinite()).nonzero()
     if len(bad):

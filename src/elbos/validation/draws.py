@@ -26,7 +26,7 @@ PILOT, FIXED = 2**32 - 1, 2**32 - 2
 
 @dataclass(frozen=True)
 class Draws:
-    """Noise and random noise levels for `num` samples, determined by a seed.
+    """Random noise levels and noise for a given seed.
 
     Attributes:
         seed: Random seed, 0 or greater.
@@ -44,8 +44,9 @@ class Draws:
         return places
 
     def times(self, rows: Int64[Tensor, " b"], number: int, num_times: int) -> Float[Tensor, "b m"]:
-        """Return the times of given samples in one round of measurements, in float64; a schedule
-        maps times to noise levels.
+        """Return the random times of given samples in one round of measurements.
+
+        They are of float64; a schedule maps times to noise levels.
         """
         high, low = self._words(Purpose.VALIDATION_LEVELS, torch.arange(1), number)[0, :2].tolist()
         u = (high + low * 2.0**-32) * 2.0**-32
@@ -56,8 +57,7 @@ class Draws:
     def noise(
         self, rows: Int64[Tensor, " b"], number: int, shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
-        """Return the noise of given samples in one round of measurements, in float32 for data of
-        any precision.
+        """Return the random noise of given samples in one round of measurements.
 
         The noise is on the device of `rows`; data of any precision get the same noise.
         """

@@ -16,8 +16,7 @@ LITTLE, NOTHING = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    """Sample mean with its standard error, and with the part of that error due to random noise
-    levels and noise.
+    """Sample mean with its standard error.
 
     Attributes:
         mean: The estimate.
@@ -35,8 +34,7 @@ class Estimate:
 
     @classmethod
     def from_rounds(cls, values: Float[Tensor, "n r"], *, is_lattice: bool) -> "Estimate":
-        r"""Estimate the mean, with errors, from values of $n \ge 2$ samples in each of $r$ rounds
-        of measurements.
+        r"""Estimate the mean and its errors from repeated measurements of $n \ge 2$ samples.
 
         If the noise levels form a lattice over all samples, give the samples in its order: the
         contribution of the noise levels is then nearly equal for neighbours and nearly cancels in
@@ -67,7 +65,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the population mean, from Student's t-distribution.
+        """95 % confidence interval of the population mean.
 
         Two thirds of the degrees of freedom count, since neighbouring differences share a sample.
         """
@@ -76,12 +74,14 @@ class Estimate:
 
     @property
     def sampling_error(self) -> float:
-        """Standard error that would remain if the value of every sample were known exactly."""
+        """Standard error due to the choice of samples."""
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
     def is_enough(self, target: float | None) -> bool:
-        """Return whether to stop measuring: the target standard error is None, or reached, or out
-        of reach of further measurements on these samples.
+        """Decide whether to stop measuring.
+
+        True if the target standard error is None, or reached, or out of reach of further
+        measurements on these samples.
         """
         if target is None or math.isnan(self.standard_error) or self.standard_error <= target:
             return True

@@ -23,18 +23,20 @@ Tensors = dict[str, Tensor]
 
 @runtime_checkable
 class Parts(Protocol):
-    """Interface of a store for partial results of a validation; `elbos.base.store.Store` is one."""
+    """Interface of a cache for partial results of a validation."""
 
     def __contains__(self, name: str) -> bool: ...
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return the stored partial result `name`; if it is missing, compute and store it."""
+        """Return the partial result of a given name from the cache.
+
+        A missing result is computed and stored.
+        """
 
 
 @dataclass(frozen=True)
 class Execution:
-    """A denoiser and a dataset, with settings that do not affect results, such as batch size and
-    device.
+    """A denoiser and a dataset with evaluation settings such as the batch size.
 
     Raises:
         ValueError: If `cond` does not cover all samples, or `given_device` is not a device.
@@ -57,8 +59,9 @@ class Execution:
 
     @cached_property
     def device(self) -> torch.device:
-        """Device of the evaluation: the given device, else that of the denoiser's parameters, else
-        the CPU.
+        """Device on which the denoiser is evaluated.
+
+        The given device, else that of the denoiser's parameters, else the CPU.
         """
         parameters = [p for module in modules(self.denoiser) for p in module.parameters()]
         default = parameters[0].device if parameters else "cpu"
@@ -71,8 +74,10 @@ class Execution:
 
     @cached_property
     def dtype(self) -> torch.dtype | None:
-        """Precision of the evaluation: float64 or float32, as the denoiser's parameters; None, for
-        the precision of the data, if there are no parameters.
+        """Floating-point precision of the evaluation.
+
+        float64 or float32, as the denoiser's parameters; None, for the precision of the data, if
+        there are no parameters.
         """
         parameters = (p for module in modules(self.denoiser) for p in module.parameters())
         own = next((p.dtype for p in parameters if p.is_floating_point()), None)
@@ -88,10 +93,10 @@ class Execution:
 
 
 def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
-    """Return the torch modules of a denoiser: the denoiser, its attribute `network` or `denoiser`,
-    or the object of a bound method.
+    """Find the torch modules of a denoiser.
 
-    Modules in a closure are not found.
+    They are the denoiser itself, or modules in its attributes `network` and `denoiser`, or the
+    object of a bound method. Modules in a closure are not found.
     """
     if isinstance(denoiser, nn.Module):
         return [denoiser]
@@ -103,11 +108,10 @@ def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
 
 @contextmanager
 def evaluating(denoiser: Denoise) -> Iterator[None]:
-    """Set the denoiser's modules to evaluation mode within the `with` block; restore the previous
-    modes afterwards.
+    """Set the denoiser's modules to evaluation mode within the `with` block.
 
-    The mode is set by `train` and `eval`, since a module may override these, for example to swap in
-    averaged weights.
+    The previous modes are restored afterwards. Both use `train` and `eval`, since a module may
+    override these, for example to swap in averaged weights.
     """
     roots = modules(denoiser)
     modes = [(module, module.training) for root in roots for module in root.modules()]

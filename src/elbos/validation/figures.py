@@ -21,18 +21,14 @@ from elbos.validation.result import Curve, Validation
 
 
 def validation_figure(results: Mapping[str, Validation]) -> Figure:
-    """Return a figure of named validations: the loss by noise level and, below, the ELBO of noisy
-    data.
-    """
+    """Plot the loss by noise level and the ELBO of noisy data for several validations."""
     return by_level_figure(
         {name: (one.by_level, one.elbo_by_level) for name, one in results.items()}
     )
 
 
 def by_level_figure(curves: Mapping[str, tuple[Curve, Curve]]) -> Figure:
-    """Return a figure of named pairs of curves: the loss by noise level and, below, the ELBO of
-    noisy data.
-    """
+    """Plot curves of the loss by noise level and of the ELBO of noisy data."""
     losses, elbos = [], []
     for (name, (loss, elbo)), color in zip(curves.items(), cycle(COLORS), strict=False):
         losses += _curve(loss, "loss", name, color)

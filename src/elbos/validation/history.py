@@ -28,7 +28,7 @@ def _itself(model: Any) -> Any:
 
 @dataclass
 class ValidationHistory(Typed):
-    """Validations made at regular intervals during a training, all on the same noise.
+    """Validations at regular intervals during a training.
 
     Args:
         validator: The held-out set.
@@ -74,16 +74,19 @@ class ValidationHistory(Typed):
 
     @property
     def best(self) -> Validation | None:
-        """Validation with the lowest bound; None before the first validation."""
+        """Validation with the lowest bound.
+
+        None before the first validation.
+        """
         return None if self.best_step is None else self.results[self.best_step]
 
     @property
     def should_stop(self) -> bool:
-        """True once `patience` validations in a row are significantly worse than the best one."""
+        """True if the last `patience` validations are significantly worse than the best one."""
         return self.patience is not None and self._num_worse >= self.patience
 
     def update(self, step: int, model: Any) -> dict[str, float] | None:
-        """Validate the model if the training step is a multiple of `every` and has no result yet.
+        """Validate the model if the training step is a multiple of `every`.
 
         All processes of `torch.distributed` share the work, and have to make the call.
 

@@ -43,8 +43,7 @@ MIN_TUNING_SAMPLES = 8  # fewer may miss a component of the data: 5 double the e
 
 @dataclass(frozen=True)
 class ControlVariate:
-    r"""Control variate: an approximate loss curve, piecewise linear in log-SNR between evenly
-    spaced nodes.
+    r"""Approximate loss curve used as a control variate.
 
     Attributes:
         logsnr: Nodes, from $\lambda_\min$ to $\lambda_\max$.
@@ -66,7 +65,7 @@ class ControlVariate:
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> float:
         r"""Compute the integral $\int h\,g\,d\lambda$ of a function $h$ times the control variate
-        $g$, by the midpoint rule.
+        $g$.
 
         At a jump of $h$, the rule is exact to half a cell.
         """
@@ -78,7 +77,7 @@ class ControlVariate:
 
 @dataclass(frozen=True)
 class Measurements:
-    r"""Losses of $n$ samples at $m$ noise levels in each of $r$ independent rounds of measurements.
+    r"""Losses of samples at random noise levels in independent rounds of measurements.
 
     Attributes:
         schedule: Distribution of the noise levels, with density $p$.
@@ -104,7 +103,7 @@ class Measurements:
 
     @cached_property
     def order(self) -> Int64[Tensor, " n"]:
-        """Permutation that sorts the samples by noise level, for `Estimate.from_rounds`."""
+        """Permutation that sorts the samples by noise level."""
         return self.logsnr[:, 0, 0].argsort()
 
     @cached_property
@@ -113,8 +112,7 @@ class Measurements:
         return (self.loss - known) * torch.exp(-self.schedule.log_density(self.logsnr))
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> Float[Tensor, "n r"]:
-        r"""Estimate the integral $\int h\,\ell\,d\lambda$ of the loss $\ell$ weighted by $h$, for
-        each sample and round.
+        r"""Estimate the integral $\int h\,\ell\,d\lambda$ of the loss $\ell$ weighted by $h$.
 
         Args:
             h: A function of log-SNR: constant one for the diffusion term of the bound, a weighting
@@ -124,17 +122,18 @@ class Measurements:
         return known + (h(self.logsnr) * self._residual).mean(2)
 
     def elbo(self, logsnr: float, prior: Float[Tensor, " n"]) -> Float[Tensor, "n r"]:
-        r"""Estimate the negative ELBO $L(\lambda)$ of each sample noised to log-SNR $\lambda$: the
-        prior loss plus $\int\ell$ from $\lambda_\min$ to $\lambda$.
+        r"""Estimate the negative ELBO $L(\lambda)$ of each sample noised to log-SNR $\lambda$.
+
+        It is the prior loss plus $\int\ell$ from $\lambda_\min$ to $\lambda$.
         """
         return prior[:, None] + self.integral(lambda level: (level < logsnr).double())
 
     def curve(self, logsnr: float, width: float) -> Float[Tensor, "n r"]:
-        r"""Estimate the loss of each sample, averaged over a log-SNR interval around `logsnr`."""
+        """Estimate the loss of each sample in an interval of log-SNR around `logsnr`."""
         return self.integral(lambda level: ((level - logsnr).abs() < width / 2) / width)
 
     def estimate(self, values: Float[Tensor, "n r"]) -> Estimate:
-        """Estimate the mean over samples and its errors, from one value per sample and round."""
+        """Estimate the mean over samples with its errors."""
         return Estimate.from_rounds(values[self.order], is_lattice=self.is_lattice)
 
     def at(self, index: Tensor) -> "Measurements":
@@ -143,15 +142,15 @@ class Measurements:
 
 
 def num_pilot_times(num_samples: int) -> int:
-    """Return the number of noise levels per sample that gives at least 25 losses in each bin of a
-    pilot measurement.
+    """Return the number of noise levels per sample in a pilot measurement.
+
+    Each bin contains at least 25 losses.
     """
     return max(MIN_PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_samples))
 
 
 def fit(pilot: Measurements) -> tuple[Adaptive, ControlVariate]:
-    """Fit a sampling density of noise levels and a control variate to a pilot measurement, in order
-    to reduce the errors of later measurements.
+    """Fit a density of noise levels and a control variate to a pilot measurement.
 
     The pilot has separate noise, at levels that cover the range evenly. The control variate is its
     loss by least squares, linear between the edges of bins; the density follows, bin by bin, the

@@ -10,9 +10,7 @@ from elbos.validation.result import NATS_PER_BIT, Validation
 
 
 def results_table(result: Validation) -> Table:
-    """Return a table of a validation: the bound and its terms, with errors, and the loss in up to
-    six bins of log-SNR.
-    """
+    """Return a table of the variational bound and its terms."""
     scale, unit = (NATS_PER_BIT, "bits/dim") if result.num_levels else (1.0, "nats/dim")
     parts = {
         "ELBO": result.bound,
@@ -34,8 +32,7 @@ def results_table(result: Validation) -> Table:
 
 
 def protocols_table(bound: Validation, measured: Mapping[FixedLevels, Estimate]) -> Table:
-    """Return a table of a denoiser's bound and of its validation losses under other protocols, with
-    their noise levels and weights.
+    """Return a table of the losses of a denoiser under several validation protocols.
 
     Examples:
         protocol = protocols.equispaced_times()

@@ -33,8 +33,7 @@ NUM_STEPS = 1000  # of DDPM's table
 
 @dataclass(frozen=True, kw_only=True)
 class FixedLevels:
-    """Validation protocol: mean squared error of a prediction at fixed noise levels, with fixed
-    noise.
+    """Validation protocol: mean squared error at fixed noise levels.
 
     Attributes:
         name: Name of the protocol in tables.
@@ -53,8 +52,7 @@ class FixedLevels:
         return tuple((2 / eps_error_per_error / len(levels)).tolist())
 
     def __call__(self, validator: Validator, denoiser: Denoise, **options: Any) -> Estimate:
-        """Measure the mean squared error of a denoiser at the fixed noise levels, with its standard
-        error over samples and noise.
+        """Measure the mean squared error of a denoiser at the fixed noise levels.
 
         The options are those of `Validator.at_levels`.
         """
@@ -66,8 +64,9 @@ class FixedLevels:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelParts:
-    r"""Validation protocol: mean squared error of a prediction in intervals of noise levels that
-    are equally probable under a schedule.
+    r"""Validation protocol: mean squared error in intervals of noise levels.
+
+    The intervals are equally probable under a schedule.
 
     Part $i$ of $m$ is $t \in [i/m, (i+1)/m]$, from the data's end, and its mean
 
@@ -90,18 +89,17 @@ class LevelParts:
 
     @property
     def logsnr(self) -> tuple[float, ...]:
-        """Log-SNRs at the ends of the `num` intervals of noise levels, starting at clean data."""
+        """Log-SNRs at the ends of the intervals of noise levels."""
         times = torch.linspace(0, 1, self.num + 1, dtype=torch.float64)
         return tuple(self.schedule.logsnr(times).tolist())
 
     def weight(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the factor on the loss $\ell$ in an integral over an interval of noise levels."""
+        r"""Compute the weight of the loss $\ell$ as a function of log-SNR."""
         error = self.parameterization.eps_error_per_error(logsnr)
         return 2 * self.num * self.schedule.log_density(logsnr).exp() / error
 
     def estimates(self, result: Validation) -> tuple[Estimate, ...]:
-        """Estimate the mean squared error in each interval of noise levels from a finished
-        validation.
+        """Estimate the mean squared error in each interval from a finished validation.
 
         Raises:
             ValueError: If the schedule's log-SNR range is not within that of the validation.
@@ -118,7 +116,7 @@ class LevelParts:
     def __call__(
         self, validator: Validator, denoiser: Denoise, **options: Any
     ) -> tuple[Estimate, ...]:
-        """Validate a denoiser; estimate the mean squared error in each interval of noise levels.
+        """Estimate the mean squared error of a denoiser in each interval of noise levels.
 
         The options are those of a `Validator` call.
         """
@@ -135,15 +133,17 @@ class LevelParts:
 
 
 def deciles(schedule: Schedule, parameterization: Parameterization | None = None) -> LevelParts:
-    """Return the protocol that measures the mean squared error, by default of noise prediction, in
-    each tenth of a schedule's times.
+    """Return the validation protocol for mean squared errors in each tenth of the times.
+
+    The default is the error of noise prediction.
     """
     return LevelParts(schedule=schedule, parameterization=parameterization or Eps())
 
 
 def equispaced_times(num: int = 8) -> FixedLevels:
-    """Return the protocol that measures velocity errors at the flow-matching times (k + 1/2) / num,
-    as torchtitan's validation does.
+    """Return the validation protocol for velocity errors at equally spaced times.
+
+    The times are (k + 1/2) / num, as in torchtitan's validation.
     """
     require_positive(num=num)
     times = (torch.arange(num, dtype=torch.float64) + 0.5) / num
@@ -153,10 +153,10 @@ def equispaced_times(num: int = 8) -> FixedLevels:
 
 
 def mlperf(num: int = 8) -> FixedLevels:
-    """Return the protocol that measures velocity errors at the flow-matching times k / num, k = 0
-    ... num - 1, as MLPerf Training does for text-to-image models.
+    """Return the validation protocol of MLPerf Training for text-to-image models.
 
-    Time 0 is clean data, at an infinite log-SNR.
+    It measures velocity errors at the flow-matching times k / num, k = 0 ... num - 1. Time 0 is
+    clean data, at an infinite log-SNR.
     """
     require_positive(num=num)
     times = torch.arange(num, dtype=torch.float64) / num
@@ -166,8 +166,7 @@ def mlperf(num: int = 8) -> FixedLevels:
 
 
 def fixed_steps(*steps: int) -> FixedLevels:
-    """Return the protocol that measures noise-prediction errors at fixed time steps of DDPM (0 to
-    999).
+    """Return the validation protocol for noise-prediction errors at DDPM time steps.
 
     Steps are counted from 0. Default: 200, 400, 600 and 800.
 

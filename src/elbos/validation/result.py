@@ -28,7 +28,7 @@ LEVELS_PER_BIN = 20  # on average: the emptiest bin of a tuned density has a ten
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Estimates as a function of the noise level, in nats per dimension, with errors.
+    """Estimates with errors as a function of the noise level.
 
     Attributes:
         logsnr: The noise levels.
@@ -44,12 +44,11 @@ class Curve:
 
     @property
     def sigma(self) -> tuple[float, ...]:
-        r"""Noise levels as $\sigma/\alpha = e^{-\lambda/2}$, the sigma of EDM and k-diffusion."""
+        r"""Noise levels as $\sigma/\alpha = e^{-\lambda/2}$."""
         return tuple(math.exp(-level / 2) for level in self.logsnr)
 
     def times(self, schedule: Schedule) -> tuple[float, ...]:
-        """Return the noise levels as times of a schedule, such as `schedules.Flow()` for rectified
-        flow.
+        """Return the noise levels as times of a schedule.
 
         Time steps are 1,000 times the times of `schedules.DDPM()`.
         """
@@ -71,7 +70,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Validation:
-    r"""The variational bound of each sample of a dataset, with its terms and its integrand.
+    r"""The variational bound of each sample of a dataset.
 
     $$-\log p(x) \le \text{decoder} + \int \ell(\lambda)\,d\lambda + \text{prior}.$$
 
@@ -100,51 +99,51 @@ class Validation:
 
     @property
     def diffusion(self) -> Float[Tensor, "n r"]:
-        """Diffusion term of the bound for each sample and round of measurements, in nats per
-        dimension.
-        """
+        """Diffusion term of the bound for each sample and round of measurements."""
         return self.measurements.integral(torch.ones_like)
 
     @property
     def bound(self) -> Float[Tensor, "n r"]:
-        """Bound on the negative log-likelihood for each sample and round of measurements, in nats
-        per dimension.
-        """
+        """Bound on the negative log-likelihood for each sample and round of measurements."""
         return self.diffusion + self.decoder + self.prior[:, None]
 
     @property
     def nats(self) -> Estimate:
-        """Mean bound over the samples, with errors, in nats per dimension."""
+        """Mean bound with errors in nats per dimension."""
         return self.measurements.estimate(self.bound)
 
     @property
     def bits(self) -> Estimate:
-        """Mean bound over the samples, with errors, in bits per dimension."""
+        """Mean bound with errors in bits per dimension."""
         return self.nats / NATS_PER_BIT
 
     @property
     def bits_per_dim(self) -> float:
-        """Mean bound over the samples, in bits per dimension."""
+        """Mean bound in bits per dimension."""
         return self.bits.mean
 
     @property
     def standard_error(self) -> float:
-        """Standard error of `bits_per_dim`, over samples, noise and noise levels."""
+        """Standard error of the mean bound in bits per dimension."""
         return self.bits.standard_error
 
     @property
     def num_evaluations(self) -> int:
-        """Number of function evaluations of the denoiser, summed over samples."""
+        """Total number of function evaluations of the denoiser."""
         return self.measurements.loss.numel()
 
     @property
     def by_level(self) -> Curve:
-        """Loss by noise level, in up to 48 bins of log-SNR that each contain measurements."""
+        """Mean loss in bins of log-SNR.
+
+        There are up to 48 bins, which all contain measurements.
+        """
         return self.curve(NUM_BINS)
 
     def curve(self, max_num_bins: int) -> Curve:
-        """Return the loss by noise level in at most `max_num_bins` bins (48, 24, 12, 6 or 3),
-        evenly spaced in log-SNR.
+        """Return the loss by noise level in evenly spaced bins of log-SNR.
+
+        There are at most `max_num_bins` bins: 48, 24, 12, 6 or 3.
         """
         found, edges = self.measurements, self._edges(max_num_bins)
         middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
@@ -153,7 +152,10 @@ class Validation:
 
     @property
     def elbo_by_level(self) -> Curve:
-        """Negative ELBO of noisy data at the edges of the log-SNR bins of `by_level`."""
+        """Negative ELBO of noisy data as a function of log-SNR.
+
+        The log-SNRs are the edges of the bins of `by_level`.
+        """
         found = self.measurements
         edges = self._edges(NUM_BINS)
         elbos = [found.estimate(found.elbo(level, self.prior)) for level in edges.tolist()]
@@ -168,8 +170,7 @@ class Validation:
         )
 
     def weighted(self, weighting: Callable[[Tensor], Tensor]) -> Estimate:
-        r"""Estimate the weighted loss $\int w\,\ell\,d\lambda$ over the range of log-SNR, in nats
-        per dimension.
+        r"""Estimate the weighted loss $\int w\,\ell\,d\lambda$ in nats per dimension.
 
         Args:
             weighting: $w$, such as `elbos.weightings.Sigmoid(k=2.0)`.
@@ -177,7 +178,7 @@ class Validation:
         return self.measurements.estimate(self.measurements.integral(weighting))
 
     def subset(self, index: Int64[Tensor, " k"] | Bool[Tensor, " n"]) -> "Validation":
-        """Return the validation of selected samples, given by index or mask.
+        """Return the validation of selected samples.
 
         Raises:
             ValueError: If fewer than two samples are selected, or one is selected twice.
@@ -194,7 +195,7 @@ class Validation:
         )
 
     def by_class(self) -> dict[int, Estimate]:
-        """Return the mean bound for each class label, in bits per dimension.
+        """Return the mean bound for each class label in bits per dimension.
 
         Raises:
             ValueError: If the data have no class labels, or a class has a single sample.
@@ -205,8 +206,7 @@ class Validation:
         return {label: self.subset(self.labels == label).bits for label in labels}
 
     def difference(self, other: "Validation") -> Estimate:
-        """Estimate the paired difference between the mean bounds of two validations, `self` minus
-        `other`, in bits per dimension.
+        """Estimate the paired difference between the mean bounds of two validations.
 
         Samples and noise are shared, so that most of the variance cancels.
 
@@ -229,7 +229,9 @@ class Validation:
         return own.estimate((self.bound - other.bound) / NATS_PER_BIT)
 
     def save(self, path: Path | str) -> None:
-        """Write the validation to a safetensors file, atomically; links are not followed.
+        """Write the validation to a safetensors file.
+
+        The file is replaced atomically; links are not followed.
 
         Raises:
             OSError: If the file cannot be written; the error names `path`.
@@ -239,7 +241,9 @@ class Validation:
 
     @classmethod
     def load(cls, path: Path | str) -> "Validation":
-        """Load a validation that `save` wrote, without executing code.
+        """Load a validation that `save` wrote.
+
+        No code is executed.
 
         Raises:
             OSError: If the file cannot be read; the error names `path`.
@@ -252,7 +256,7 @@ class Validation:
             raise ValueError(f"{path} is not a readable validation: {flat(error)}.") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the validation as JSON values, including the losses of every sample."""
+        """Return the validation as JSON values."""
         tensors, data = self._parts()
         return {**data, "tensors": {name: tensor.tolist() for name, tensor in tensors.items()}}
 
@@ -275,7 +279,7 @@ class Validation:
         )
 
     def plot(self) -> "Figure":
-        """Return a plotly figure of the loss by noise level and, below, the ELBO of noisy data."""
+        """Plot the loss by noise level and the ELBO of noisy data."""
         figure: Figure = shown_by(self, "figures").validation_figure({"loss": self})
         return figure
 

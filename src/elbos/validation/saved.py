@@ -51,7 +51,7 @@ def dtype_of(name: str) -> torch.dtype:
 
 
 def require_fit(tensors: Tensors, num_levels: Any, is_lattice: Any) -> None:
-    """Raise a ValueError unless the shapes and types of all tensors belong to one validation."""
+    """Raise a ValueError if the shapes or types of stored tensors are inconsistent."""
     loss = tensors["loss"]
     alike = {"logsnr": loss.shape, "decoder": loss.shape[:2], "prior": loss.shape[:1]}
     if "control.loss" in tensors or "control.logsnr" in tensors:

@@ -40,7 +40,7 @@ MAX_ROUNDS = 1000  # with a target that few, nearly equal samples approach only 
 
 @dataclass(frozen=True)
 class Validator(Typed):
-    r"""A held-out set with fixed noise and noise levels, on which denoisers are validated.
+    r"""Held-out data with fixed noise for validating denoisers.
 
     Called with a denoiser, it measures the variational bound of every sample,
 
@@ -158,8 +158,7 @@ class Validator(Typed):
         parts: Parts | None = None,
         start: Start = silent,
     ) -> Validation:
-        """Measure the variational bound of every sample under a denoiser, with the denoiser's
-        modules in evaluation mode.
+        """Measure the variational bound of every sample under a denoiser.
 
         Args:
             denoiser: Estimates data and noise, such as `elbos.Denoiser(network, V())` or an adapter
@@ -220,14 +219,11 @@ class Validator(Typed):
         parts: Parts | None = None,
         start: Start = silent,
     ) -> Measurements:
-        """Measure losses at noise levels uniform in log-SNR on the first `num_samples` samples, as
-        input of `tuned`.
+        """Measure the losses of a few samples at evenly spread noise levels.
 
-        The noise is not that of the validation.
-
-        The default of 500 samples takes as many evaluations as a validation of 2,000. Each sample
-        has `num_times` noise levels: 32 by default, more for few samples. The other arguments are
-        those of a validation.
+        The noise is not that of the validation. The default of 500 samples takes as many
+        evaluations as a validation of 2,000. Each sample has `num_times` noise levels: 32 by
+        default, more for few samples. The other arguments are those of a validation.
         """
         require_positive(num_samples=num_samples)
         if num_times is not None:
@@ -251,10 +247,9 @@ class Validator(Typed):
         is_shared: bool = False,
         device: torch.device | str | None = None,
     ) -> Float[Tensor, "n m"]:
-        """Measure the loss of each sample at given noise levels, with independent noise, in nats
-        per dimension.
+        """Measure the loss of each sample at given noise levels.
 
-        The other arguments are those of a validation.
+        Losses are in nats per dimension. The other arguments are those of a validation.
         """
         require_positive(num_levels=len(logsnr))
         levels = torch.tensor(logsnr, dtype=torch.float64).expand(len(self), -1)
@@ -264,10 +259,10 @@ class Validator(Typed):
 
     @typed
     def tuned(self, pilot: Measurements) -> "Validator":
-        """Return a validator with a distribution of noise levels and a control variate fitted to a
-        pilot measurement.
+        """Return a validator with noise levels adapted to a pilot measurement.
 
-        It needs fewer evaluations for the same error, for every denoiser that is compared with it.
+        The returned validator needs fewer evaluations for the same error, for every denoiser that
+        is compared with it.
 
         Raises:
             ValueError: If the pilot has fewer than 8 samples although the dataset has more.
@@ -280,8 +275,9 @@ class Validator(Typed):
         return replace(self, schedule=schedule, control=control)
 
     def compare(self, before: Validation, after: Validation) -> Estimate:
-        """Return the paired difference between two bounds in bits/dim, positive if the second bound
-        is lower.
+        """Return the paired difference between two bounds in bits/dim.
+
+        It is positive if the second bound is lower.
         """
         return before.difference(after)
 

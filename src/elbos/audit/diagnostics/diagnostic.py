@@ -14,9 +14,7 @@ KINDS: dict[str, type["Diagnostic"]] = {}
 
 
 class _Formatter(Formatter):
-    """String formatter with the functions of `base.numbers`, as in `{share:percent}` or `{x:fixed
-    2}`.
-    """
+    """String formatter with the number formats of `base.numbers`."""
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         function, *digits = format_spec.split() or [""]
@@ -54,7 +52,7 @@ class Diagnostic:
 
     @classmethod
     def from_values(cls, kind: str, values: Mapping[str, Any]) -> "Diagnostic":
-        """Return the diagnostic of a given kind, with the given field values.
+        """Construct a diagnostic from its kind and field values.
 
         Raises:
             ValueError: If there is no such kind, or the kind has other values.
@@ -68,17 +66,20 @@ class Diagnostic:
 
     @property
     def values(self) -> dict[str, float | str | list[float]]:
-        """Values of the diagnostic's fields, by field name, without fields that are None."""
+        """Values of the diagnostic's fields, by field name.
+
+        Fields that are None are left out.
+        """
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @property
     def text(self) -> str:
-        """Sentence that describes the diagnostic, including its values."""
+        """Sentence that describes the diagnostic with its values."""
         return _Formatter().vformat(self.template, (), vars(self))
 
     @property
     def template(self) -> str:
-        """Sentence that describes the diagnostic, with placeholders for its values."""
+        """Template of the sentence that describes the diagnostic."""
         return self.sentence
 
 
