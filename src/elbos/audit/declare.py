@@ -57,10 +57,10 @@ class DeclaredLoss:
     diagnostics: tuple[Diagnostic, ...] = ()
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Compute the weighting $w(\lambda) \propto p\,c\,\|\hat y - y\|^2/\|\hat\epsilon -
-        \epsilon\|^2$.
+        r"""Compute the weighting $w(\lambda)$ up to a constant factor.
 
-        It is also defined outside the log-SNR range of the schedule.
+        It is $p\,c\,\|\hat y - y\|^2/\|\hat\epsilon - \epsilon\|^2$, also outside the log-SNR range of
+        the schedule.
         """
         error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
         return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio

@@ -42,7 +42,7 @@ class Coefficients:
 def paired_grams(
     paired: PairedCalls, reference: tuple[Tensor, Tensor], *, is_uneven: bool
 ) -> Float[Tensor, "b r r"]:
-    """Compute Gram matrices of data, noise, network input and target from pairs of network calls.
+    """Compute Gram matrices of data, noise, input and target from pairs of network calls.
 
     The random tensor with the best fit is taken as the noise.
 
@@ -95,7 +95,7 @@ def single_products(
 def single_grams(
     products: Float[Tensor, "n 6 6"], offset: float
 ) -> tuple[Float[Tensor, "n r r"], Float[Tensor, " n"]]:
-    r"""Compute Gram matrices of data, noise, network input and target from dot products.
+    r"""Compute Gram matrices of data, noise, input and target from dot products.
 
     Two small least-squares problems, $z = \alpha x + \sigma\epsilon$ and
     $g = 2c\,(\hat y - a x - b\epsilon)$, give all five coefficients, because the output $\hat y$

@@ -152,7 +152,7 @@ class Estimate:
 
     @cached_property
     def undecided(self) -> list[Undecided]:
-        """Intervals of log-SNR on which an increase of the weighting by over 5 % is possible.
+        """Intervals of log-SNR with a possible increase of the weighting by over 5 %.
 
         Empty if there are significant increases.
         """

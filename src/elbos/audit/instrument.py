@@ -77,7 +77,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Observation:
-    """Network calls and random draws recorded during one evaluation of a loss."""
+    """Network calls and random numbers in one evaluation of a loss."""
 
     calls: list[Call]  # the network calls on which the loss depends
     untrained: tuple[int, ...]  # indices of the network calls on which the loss does not depend

@@ -203,9 +203,9 @@ class Queries:
         return [call for i, call in enumerate(calls) if i not in self.ignored]
 
     def in_layout(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-        """Select the elements of a network call that hold noisy data.
+        """Select the noisy data in a network call.
 
-        Returns these elements of the input, of the gradient and of the output.
+        Returns the corresponding elements of the input, of the gradient and of the output.
         """
         z, g, answer, _ = self._apart(call)
         return self.select_noised(z), self.select_noised(g), self.select_noised(answer)

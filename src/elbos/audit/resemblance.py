@@ -199,7 +199,7 @@ class LossCurves:
 
 
 def published_recipe(loss: LossCurves) -> str | None:
-    """Find the published recipe with the same noise levels and weighting."""
+    """Find the published recipe that matches a loss in noise levels and weighting."""
     levels = torch.from_numpy(loss.logsnr)
     log_k = loss.log_w - loss.log_p
     used = loss.p * (loss.p > 1e-6 * loss.p.max())  # a coefficient may be 0 in the tails

@@ -170,7 +170,7 @@ class Audit:
 
     @cached_property
     def recipe(self) -> str | None:
-        """Name of the published recipe with the same weighting and noise levels."""
+        """Name of the published recipe with the same weighting and noise levels as this loss."""
         return published_recipe(self._curves) if self.is_judged else None
 
     @cached_property
@@ -354,7 +354,7 @@ class Audit:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Audit":
-        """Restore an audit from the JSON values that `to_dict` returned."""
+        """Restore an audit from JSON values."""
         given = {f.name: content[f.name] for f in _stored() if f.name in content}
         for column in _stored():
             if "Tensor" in str(column.type):

@@ -228,9 +228,9 @@ def assert_weighting(
 
 
 def expected_audit(like: str | Path | Audit) -> Audit:
-    """Return the audit of a named recipe or the audit stored in a file.
+    """Load the expected audit of a test.
 
-    A given audit is returned unchanged.
+    The audit is given by the name of a recipe, by a file, or as such.
 
     Raises:
         OSError: If the file cannot be read.

@@ -159,7 +159,7 @@ class LossByLevel:
         return {"sums": sums, "edges": torch.tensor(self.edges, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the running sums that `state_dict` returned.
+        """Restore the running sums from a state dict.
 
         Raises a ValueError if the bins are different.
         """

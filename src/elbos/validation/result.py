@@ -241,7 +241,7 @@ class Validation:
 
     @classmethod
     def load(cls, path: Path | str) -> "Validation":
-        """Load a validation that `save` wrote.
+        """Load a validation from a file.
 
         No code is executed.
 
@@ -262,7 +262,7 @@ class Validation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Validation":
-        """Restore a validation from the JSON values that `to_dict` returned.
+        """Restore a validation from JSON values.
 
         Raises:
             ValueError: If something is missing, or does not fit the rest.
