@@ -73,8 +73,9 @@ _MOVED = {
 
 
 def path_today(name: str) -> str | None:
-    """Return the dotted path to which a module has moved, given its former path; None if the module
-    has not moved.
+    """Return the current dotted path of a module that has moved.
+
+    The result is None if the module has not moved.
 
     Examples:
         >>> path_today("elbos.weightings.flow"), path_today("elbos.audit")
@@ -113,8 +114,7 @@ class _Aliases:  # without the classes of importlib.abc, whose import takes 30 m
 
 
 def moved_names(names: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module-level `__getattr__` function that imports given names from the modules that
-    now define them.
+    """Return a module-level `__getattr__` function for names that have moved to other modules.
 
     Args:
         names: Dotted path of the defining module, by name.
@@ -129,8 +129,9 @@ def moved_names(names: Mapping[str, str]) -> Callable[[str], Any]:
 
 
 def install() -> None:
-    """Install an import hook, ahead of all others, that resolves the former paths of moved modules.
+    """Install an import hook that resolves the former paths of moved modules.
 
-    Placed later, a moved package would be imported twice, once under each path.
+    The hook precedes all others. Placed later, a moved package would be imported twice, once under
+    each path.
     """
     sys.meta_path.insert(0, _Aliases())

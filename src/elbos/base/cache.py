@@ -19,9 +19,10 @@ class DamagedFolder(ValueError):
 
 
 def cache_dir() -> Path:
-    """Return the user's cache folder, `$XDG_CACHE_HOME/elbos` or else `~/.cache/elbos`.
+    """Return the path of the user's cache folder.
 
-    The folder may be deleted at any time.
+    The folder is `$XDG_CACHE_HOME/elbos`, by default `~/.cache/elbos`. The folder may be deleted at
+    any time.
 
     Raises:
         FileNotFoundError: If the home directory is not known.
@@ -37,8 +38,9 @@ def cache_dir() -> Path:
 
 
 def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
-    """Return the content of a folder in the user's cache; None if the folder is missing or
-    damaged.
+    """Return the content of a folder in the user's cache.
+
+    The result is None if the folder is missing or damaged.
     """
     path = cache_dir() / name
     if path.is_dir():
@@ -50,12 +52,12 @@ def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
 def build_once(
     name: str, build: Callable[[Path], None], read: Callable[[Path], Content]
 ) -> Content:
-    """Return the content of a folder in the user's cache; build the folder first if it is missing
-    or damaged.
+    """Return the content of a cached folder after building the folder if necessary.
 
-    `build` fills a temporary folder, which is renamed when complete: an interrupted build leaves
-    nothing that could be mistaken for a finished one. One of several processes builds, under a lock
-    that the system releases when the process dies; the others wait.
+    A missing or damaged folder is built. `build` fills a temporary folder, which is renamed when
+    complete: an interrupted build leaves nothing that could be mistaken for a finished one. One of
+    several processes builds, under a lock that the system releases when the process dies; the
+    others wait.
 
     Args:
         name: Name of the folder, inside `cache_dir()`.

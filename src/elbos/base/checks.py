@@ -22,7 +22,9 @@ MIN_NUMBERS = 64  # data in [-1, 1] have a negative number among so many
 
 
 def require_positive(**values: float) -> None:
-    """Raise a ValueError that names the first argument that is not a positive number.
+    """Raise a ValueError unless all given values are positive numbers.
+
+    The message names the first invalid argument.
 
     Examples:
         >>> require_positive(std=1.0)
@@ -37,11 +39,13 @@ def require_positive(**values: float) -> None:
 
 
 class WrongTypeError(TypeError, ValueError):
-    """Error: the type of a value does not match the type annotation of an argument or a field."""
+    """Error: a value does not match its type annotation."""
 
 
 def require_type(kind: Any, /, **values: Any) -> None:
-    """Raise a WrongTypeError that names the first argument whose value is not of the given type.
+    """Raise a WrongTypeError unless all given values are of a given type.
+
+    The message names the first invalid argument.
 
     Examples:
         >>> require_type(int, num_images=1000)
@@ -59,8 +63,9 @@ def require_type(kind: Any, /, **values: Any) -> None:
 
 
 class Typed:
-    """Mixin for dataclasses that raises a WrongTypeError if a field's value does not match the
-    field's type annotation.
+    """Mixin for dataclasses that checks the types of field values.
+
+    A value that does not match its field's type annotation raises a WrongTypeError.
     """
 
     def __post_init__(self) -> None:
@@ -86,8 +91,9 @@ class Typed:
 
 
 def typed(function: F) -> F:
-    """Decorate a function so that a call raises a WrongTypeError if an argument does not match its
-    type annotation.
+    """Decorate a function so that calls check the types of the arguments.
+
+    An argument that does not match its type annotation raises a WrongTypeError.
     """
     signature = inspect.signature(function)
 
@@ -107,8 +113,9 @@ def typed(function: F) -> F:
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
-    """Return the members of a union type, stripped of `Annotated`; for any other type, a tuple of
-    that type.
+    """Return the members of a union type.
+
+    `Annotated` is stripped; for any other type, the result is a tuple of that type.
     """
     if get_origin(kind) is Annotated:
         return alternatives(get_args(kind)[0])
@@ -185,7 +192,9 @@ def _types(annotated: Any) -> dict[str, Any]:
 
 
 def require_floating(**tensors: Tensor) -> None:
-    """Raise a ValueError that names the first argument that is not a floating-point tensor.
+    """Raise a ValueError unless all given tensors are floating-point.
+
+    The message names the first invalid argument.
 
     Examples:
         >>> import torch
@@ -203,8 +212,10 @@ def require_floating(**tensors: Tensor) -> None:
 
 
 def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
-    """Raise a ValueError if data exceed ±100, as 8-bit pixels do; warn if all data are between 0
-    and 1.
+    """Check that data are scaled to about [-1, 1].
+
+    Data beyond ±100, such as 8-bit pixels, raise a ValueError; data between 0 and 1 cause a
+    warning.
 
     Data have to be in [-1, 1], or latents of about that size. The check synchronizes the device.
 
@@ -243,8 +254,9 @@ def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
 
 
 def require_finite(value: Any, where: str = "") -> None:
-    """Raise a ValueError that names the first field of a dataclass whose value is a non-finite
-    number other than the default.
+    """Raise a ValueError if a field of a dataclass is infinite or NaN.
+
+    The message names the first such field. The field's default is exempt.
 
     Examples:
         >>> from elbos.weightings import Sigmoid

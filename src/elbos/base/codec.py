@@ -33,20 +33,25 @@ _from_file: dict[type, Callable[[str], Any]] = {}
 
 
 def register(annotation: Any, table: Callable[[], tuple[type, ...]]) -> None:
-    """Register the dataclasses that a configuration may use for fields annotated with an abstract
-    class.
+    """Register the concrete dataclasses of an abstract class.
+
+    A configuration may use these for fields annotated with the abstract class.
     """
     _tables[annotation] = table
 
 
 def register_file_reader(kind: type, read: Callable[[str], Any]) -> None:
-    """Register a function that loads an object of class `kind` from a text FILE.py:FUNCTION."""
+    """Register a function that loads objects of a class from Python files.
+
+    Its argument is a text, FILE.py:FUNCTION.
+    """
     _from_file[kind] = read
 
 
 def options(annotation: Any) -> tuple[Any, ...]:
-    """Return the types that a type annotation allows; a registered abstract class is replaced by
-    its concrete dataclasses.
+    """Return the types that a type annotation allows.
+
+    A registered abstract class is replaced by its concrete dataclasses.
     """
     return _options(annotation, tuple((kind, table()) for kind, table in _tables.items()))
 
@@ -74,9 +79,10 @@ def _classes(admitted: tuple[Any, ...]) -> dict[str, type]:
 
 
 def encode(value: Any) -> Any:
-    """Convert a dataclass, or the value of a field, to JSON values.
+    """Convert a dataclass to JSON values.
 
-    Fields marked `LATE` are omitted at their default, so that earlier digests stay valid.
+    Values of fields are converted likewise. Fields marked `LATE` are omitted at their default, so
+    that earlier digests stay valid.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
@@ -95,9 +101,10 @@ def encode(value: Any) -> Any:
 
 
 def decode(annotation: Any, value: Any, where: str = "config") -> Any:
-    """Convert JSON values written by `encode` back to an object of type `annotation`.
+    """Convert JSON values back to an object of a given type.
 
-    A field with a default may be missing, as in a file older than the field.
+    The values are those of `encode`. A field with a default may be missing, as in a file older than
+    the field.
 
     Raises:
         ValueError: If `value` does not fit the annotation; the message names the place in the file.
@@ -168,8 +175,10 @@ def digest(value: Any) -> str:
 
 
 def difference(old: Any, new: Any, where: str = "") -> str | None:
-    """Return the first difference between two encoded configurations as text, such as `weighting.k
-    = 2.0, not 3.0`; None if they agree in all entries except `output` and `execution`.
+    """Return the first difference between two encoded configurations as text.
+
+    For example, `weighting.k = 2.0, not 3.0`. The result is None if all entries agree, except for
+    `output` and `execution`.
     """
     if isinstance(old, dict) and isinstance(new, dict) and old["type"] == new["type"]:
         if old.keys() != new.keys():
@@ -194,8 +203,7 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
 
 
 def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool = False) -> Any:
-    """Build an object of type `annotation` from the text of a Python expression, such as
-    `Sigmoid(k=2.0)`.
+    """Build an object of a given type from the text of a Python expression.
 
     The expression is parsed, not evaluated. With `runs_files`, a weighting may be a function in a
     Python file, `FILE.py:FUNCTION`, and that file is run.

@@ -16,8 +16,7 @@ DASHES = {  # plotly's name: the lengths of SVG
 
 
 class Swatch(NamedTuple):
-    """Legend key: a short line in the colour and dash pattern of a curve, shown beside the curve's
-    name.
+    """Legend key of a curve: a short line in the curve's colour and dash pattern.
 
     Args:
         color: A colour of CSS.
@@ -36,7 +35,7 @@ class Swatch(NamedTuple):
 
 
 def faint(color: str, opacity: float = 0.13) -> str:
-    """Convert a hex colour to a CSS `rgba` colour of the given opacity, for filled areas.
+    """Convert a hex colour to a translucent CSS `rgba` colour.
 
     Examples:
         >>> faint("#3b7dd8", 0.5)

@@ -18,8 +18,9 @@ Condition = Any
 
 
 def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
-    """Return a network's condition with the function `f` applied to every tensor; other values are
-    unchanged.
+    """Apply a function to every tensor in a network's condition.
+
+    Other values are unchanged.
 
     Examples:
         >>> map_tensors(torch.clone, {"text": torch.zeros(2), "style": "plain"})
@@ -33,7 +34,7 @@ def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
 
 
 def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
-    """Return a network's condition for selected samples of a batch.
+    """Return the network conditions of selected samples in a batch.
 
     Examples:
         >>> cond_at({"label": torch.tensor([5, 6, 7])}, slice(1, 3))
@@ -48,8 +49,9 @@ def to_device(cond: Condition, device: torch.device) -> Condition:
 
 
 def cat_conds(first: Condition, second: Condition) -> Condition:
-    """Concatenate a network's conditions for two batches; values that are not tensors are taken
-    from the first condition.
+    """Concatenate the network conditions of two batches.
+
+    Values that are not tensors are taken from the first.
     """
     if isinstance(first, Tensor):
         return torch.cat([first, second])
@@ -59,7 +61,7 @@ def cat_conds(first: Condition, second: Condition) -> Condition:
 
 
 def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " b"]) -> Condition:
-    """Return a batch's network condition in which selected samples have the null condition.
+    """Replace the network conditions of selected samples by the null condition.
 
     Examples:
         >>> replace_conds(torch.tensor([5, 6]), torch.tensor([-1]), torch.tensor([False, True]))
@@ -74,8 +76,9 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
 
 
 def is_alike(cond: Condition, other: Condition) -> bool:
-    """Return whether two network conditions have equal structure, equal tensor shapes, and dtypes
-    of the same kind, integer or float.
+    """Return whether two network conditions have the same structure.
+
+    Shapes of tensors must be equal, and dtypes of the same kind, integer or float.
     """
     if isinstance(cond, Tensor):
         is_tensor = isinstance(other, Tensor) and other.shape == cond.shape

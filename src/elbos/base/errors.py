@@ -15,11 +15,14 @@ class UsageError(Exception):
 
 
 class Diverged(ArithmeticError):
-    """Error: training has diverged; a loss or a gradient is not finite."""
+    """Error: a loss or a gradient in training is not finite."""
 
 
 class Interrupted(Exception):
-    """Error: the user interrupted the program; all finished work has been saved."""
+    """Error: the user interrupted the program.
+
+    All finished work has been saved.
+    """
 
 
 _ADVICE = {
@@ -34,7 +37,9 @@ _ADVICE = {
 
 
 def explained(error: BaseException) -> str:
-    """Return an error's message on one line; for an OSError, with the file's path and advice.
+    """Return an error's message on one line.
+
+    For an OSError, it includes the file's path and advice.
 
     Examples:
         >>> explained(OSError(errno.ENOSPC, "No space left on device", "runs/digits"))
@@ -50,9 +55,10 @@ def explained(error: BaseException) -> str:
 
 
 def message(error: BaseException) -> str:
-    """Return the message of an error raised by user code, on one line of at most 300 characters.
+    """Return the message of an error in user code on one line.
 
-    Builds of torch word a missing device differently; all of them raise the error in `_lazy_init`.
+    The line has at most 300 characters. Builds of torch word a missing device differently; all of
+    them raise the error in `_lazy_init`.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if frames and frames[-1].f_code.co_name == "_lazy_init":
@@ -65,8 +71,9 @@ def message(error: BaseException) -> str:
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
-    """Return a hint for an error message about an unknown word: similar known words, or else a list
-    of known words.
+    """Return a hint for an error message about an unknown word.
+
+    The hint lists similar known words; if there are none, any known words.
 
     Examples:
         >>> suggestion("emd", ["elbo", "edm", "flow"])
@@ -96,7 +103,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def flat(message: object) -> str:
-    """Return a message on one line, with terminal control characters escaped."""
+    """Return a message on one line with terminal control characters escaped."""
     return printable(" ".join(str(message).split()))
 
 
@@ -105,7 +112,7 @@ def shortened(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Escape the non-printable characters of a text, such as terminal control codes.
+    r"""Escape the non-printable characters of a text.
 
     Examples:
         >>> printable("a\x1b[31m b")

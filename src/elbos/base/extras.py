@@ -10,15 +10,17 @@ from contextlib import contextmanager
 
 
 class MissingExtra(ModuleNotFoundError):
-    """Error: an optional dependency is not installed; the message names the pip extra that contains
-    it.
+    """Error: an optional dependency is not installed.
+
+    The message names the pip extra that contains it.
     """
 
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Convert a failed import in the `with` block into a MissingExtra that names the pip extra to
-    install.
+    """Convert a failed import in the `with` block into a MissingExtra error.
+
+    The message names the pip extra to install.
 
     Args:
         extra: Name of the extra in pyproject.toml.

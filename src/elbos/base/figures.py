@@ -37,7 +37,7 @@ plotly.io.templates["elbos"] = TEMPLATE
 
 
 class Panel(NamedTuple):
-    """A panel of a figure: curves that share one vertical axis.
+    """Panel of a figure: curves that share one vertical axis.
 
     Args:
         title: Title of the panel.

@@ -24,8 +24,9 @@ _HOST = re.sub(r"\W", "-", platform.node()) or "host"
 
 
 def regular(path: Path) -> Path:
-    """Return `path` if it is a regular file or a link to a regular file; raise an OSError
-    otherwise.
+    """Return a path after checking that it is a regular file.
+
+    A link to a regular file passes.
 
     Raises:
         OSError: If `path` does not exist or is not a regular file; the error names `path`.
@@ -40,7 +41,10 @@ def regular(path: Path) -> Path:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Return the device and inode numbers of a file or folder; None if the path does not exist."""
+    """Return the device and inode numbers of a file.
+
+    The result is None if the path does not exist.
+    """
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -80,8 +84,9 @@ TEXT_FORMATS = (".json", ".toml", ".yaml", ".yml")
 
 
 def read_value(path: Path) -> Any:
-    """Return the value stored in a JSON, TOML or YAML file; the file's suffix determines the
-    format.
+    """Return the value stored in a JSON, TOML or YAML file.
+
+    The file's suffix determines the format.
 
     Raises:
         OSError: If the file cannot be read.
@@ -101,11 +106,11 @@ def read_value(path: Path) -> Any:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write `content` to `path` atomically: readers see either the old file or the complete new
-    file.
+    """Write `content` to a file atomically.
 
-    The content goes to a temporary file in the same folder, which is flushed to disk and renamed.
-    On failure the previous file is untouched and the temporary file is deleted.
+    Readers see either the old file or the complete new file. The content goes to a temporary file
+    in the same folder, which is flushed to disk and renamed. On failure the previous file is
+    untouched and the temporary file is deleted.
 
     Raises:
         OSError: If the disk is full, the folder cannot be written, or `path` is not a regular file
@@ -117,8 +122,9 @@ def write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file for writing, which atomically replaces `path` if the `with` block ends
-    without an error.
+    """Open a temporary file that replaces `path` at the end of the `with` block.
+
+    The replacement is atomic; after an error there is none.
     """
     with _beside(path) as (temporary, file):
         yield file
@@ -130,7 +136,9 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def require_writable(path: Path) -> None:
-    """Raise an OSError if a file cannot be written to `path`; free disk space is not checked.
+    """Raise an OSError if a file cannot be written to `path`.
+
+    Free disk space is not checked.
 
     Raises:
         OSError: As `write` does.
@@ -140,7 +148,9 @@ def require_writable(path: Path) -> None:
 
 
 def append(path: Path, content: bytes) -> None:
-    """Append `content` to a file, which is created if missing.
+    """Append `content` to a file.
+
+    A missing file is created.
 
     Raises:
         OSError: If the file cannot be written, or is a link; the error names `path`.
@@ -154,8 +164,9 @@ def append(path: Path, content: bytes) -> None:
 
 
 def require_plain(folder: Path, *, may_link: bool = False) -> None:
-    """Raise an OSError if a folder contains, at any depth, anything other than folders and regular
-    files.
+    """Raise an OSError unless a folder contains only folders and regular files.
+
+    All depths are checked.
 
     Args:
         folder: The folder.
@@ -199,13 +210,17 @@ def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
 
 
 def partial(path: Path) -> Path:
-    """Return a temporary path beside `path`, unique to this machine and process."""
+    """Return a temporary path beside `path` that is unique to this process.
+
+    It is unique among machines, too.
+    """
     return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
 
 
 def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Delete temporary files and folders in `folder` that killed processes of this machine left
-    behind.
+    """Delete temporary files that killed processes left in a folder.
+
+    Temporary folders are deleted, too, but nothing of other machines.
     """
     for path in folder.glob(f".{name}.{_HOST}.*.partial"):
         pid = path.name.split(".")[-2]
@@ -226,7 +241,7 @@ def _is_another_process(pid: int) -> bool:
 
 
 def expanded(path: Path | str) -> Path:
-    """Return the absolute form of a path, with `~` expanded to the home directory.
+    """Return an absolute path with `~` expanded.
 
     Raises:
         FileNotFoundError: If the home directory is not known.
@@ -241,7 +256,7 @@ def expanded(path: Path | str) -> Path:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Re-raise OSErrors from the `with` block with `path` as the file name in the error."""
+    """Name `path` in every OSError that the `with` block raises."""
     try:
         yield
     except OSError as error:

@@ -14,7 +14,7 @@ from elbos.base import files
 
 
 class CorruptFile(ValueError):
-    """Error: a file is truncated, was modified or has an unexpected format."""
+    """Error: a file is damaged or has an unexpected format."""
 
 
 def pack(tensors: Mapping[str, Tensor]) -> bytes:
@@ -31,7 +31,7 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Return the tensors, by name, in the content of a safetensors file.
+    """Return the named tensors in the content of a safetensors file.
 
     Raises:
         CorruptFile: If the content is not in that format; the error names `path`.
@@ -44,7 +44,7 @@ def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object stored in a file; raise a CorruptFile if the file holds anything else.
+    """Return the JSON object stored in a file.
 
     Raises:
         OSError: If the file cannot be read.

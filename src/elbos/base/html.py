@@ -28,13 +28,13 @@ from elbos.base import files, numbers
 
 
 class Markdown(str):
-    """A string of Markdown source, which templates insert without escaping."""
+    """String of Markdown source that templates insert without escaping."""
 
     __slots__ = ()
 
 
 def render(template: str, **context: Any) -> str:
-    """Render a template with given variables, and return the text.
+    """Render a template with given variables.
 
     Args:
         template: A file in `templates`, ROOM/NAME of a room above, such as "audit/page.html".
@@ -57,8 +57,9 @@ def sentences(template: str, macro: str, *args: Any) -> list[str]:
 def document(
     template: str, *, script_file: str = "page.js", has_plots: bool = True, **context: Any
 ) -> str:
-    """Return a complete HTML page with styles, scripts, and a content security policy that blocks
-    all other scripts.
+    """Return a complete HTML page with styles and scripts.
+
+    A content security policy blocks all other scripts.
     """
     style, script = _template("style.css"), _template("shared.js") + _template(script_file)
     library = _plotly() if has_plots else None
@@ -72,7 +73,9 @@ def document(
 
 
 def write_html(path: str | Path, page: str) -> None:
-    """Write an HTML page to `path`, creating missing parent folders.
+    """Write an HTML page to `path`.
+
+    Missing parent folders are created.
 
     Raises:
         OSError: If the page cannot be written; the error names `path`.
@@ -82,7 +85,10 @@ def write_html(path: str | Path, page: str) -> None:
 
 
 def breakable(text: str) -> Markup:
-    """Escape text for HTML, and allow line breaks between the parts of a path, name or call."""
+    """Escape text for HTML and allow line breaks within long names.
+
+    Lines may break between the parts of a path, name or call.
+    """
     if isinstance(text, Markup):
         return text
     broken = re.sub(r"(?<=[/:_.])(?=[^\W\d])|(?<=[(=,])(?=\w)", "<wbr>", str(escape(text)))
@@ -90,7 +96,7 @@ def breakable(text: str) -> Markup:
 
 
 def plain(text: object) -> str:
-    """Return text on one line, escaped for Markdown.
+    """Return text on one line with Markdown characters escaped.
 
     Examples:
         >>> print(plain("a|b <i>*c*"))
@@ -100,8 +106,9 @@ def plain(text: object) -> str:
 
 
 def fenced(code: str) -> Markdown:
-    """Return code as a Markdown code block whose fence is longer than any run of backticks in the
-    code.
+    """Return code as a fenced Markdown code block.
+
+    The fence is longer than any run of backticks in the code.
     """
     longest = max(map(len, re.findall("`+", code)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -109,12 +116,12 @@ def fenced(code: str) -> Markdown:
 
 
 def to_json(data: Any) -> str:
-    """Return data as JSON text, with null for numbers that are not finite."""
+    """Convert data to JSON text with null for non-finite numbers."""
     return json.dumps(_finite(data), allow_nan=False)
 
 
 def inert(content: str) -> Markup:
-    """Return JSON text escaped for embedding in an HTML script element."""
+    """Escape JSON text for embedding in an HTML script element."""
     return Markup(content.replace("<", "\\u003c"))
 
 

@@ -25,7 +25,7 @@ _TOLERANCE = 1e-3  # beyond [-1, 1], for rounding
 
 @runtime_checkable
 class Batched(Protocol):
-    """Interface of datasets that return a whole batch of samples, given the samples' indices."""
+    """Interface of datasets that return whole batches of samples."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +35,9 @@ class Batched(Protocol):
 
 @dataclass(frozen=True)
 class Items:
-    """Adapter that reads a tensor or map-style dataset in batches, checking types and ranges.
+    """Adapter that reads a dataset in batches.
+
+    The dataset is a tensor or map-style; types and ranges are checked.
 
     Attributes:
         dataset: The tensor or dataset.
@@ -53,7 +55,9 @@ class Items:
         return len(self.dataset)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "b *d"], Condition]:
-        """Return the data and the condition (or None) of the samples with the given indices.
+        """Return the data and the condition of selected samples.
+
+        The condition is None if the dataset has none.
 
         Raises:
             ValueError: If `x` is not a tensor of floating-point numbers, or beyond [-1, 1].
@@ -114,7 +118,7 @@ def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
 
 
 def first_item(items: Items) -> tuple[Float[Tensor, "1 *d"], Condition]:
-    """Return the first sample of a dataset, as a batch of one.
+    """Return the first sample of a dataset as a batch of one.
 
     Raises:
         ValueError: If the dataset is empty, or has no length or no indexing.

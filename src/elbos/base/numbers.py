@@ -41,8 +41,9 @@ def signed(value: float | None, decimals: int) -> str:
 
 
 def decimals(error: float | None, digits: int = 2) -> int | None:
-    """Return the number of decimals needed to show a standard error to `digits` significant digits;
-    None if the error is unknown or zero.
+    """Return the number of decimals for a value with a standard error.
+
+    They show the error to `digits` significant digits.
 
     Returns:
         None if there is no error: format the value with `number` then.
@@ -58,8 +59,9 @@ def decimals(error: float | None, digits: int = 2) -> int | None:
 
 
 def plus_minus(value: float | None, error: float | None) -> str:
-    """Format a value and its standard error to the error's second significant digit; without an
-    error, the value to four significant digits.
+    """Format a value with its standard error.
+
+    Both end at the error's second significant digit; without an error, the value has four digits.
 
     Examples:
         >>> plus_minus(2.9034, 0.0123), plus_minus(2.9034, None)
@@ -84,7 +86,7 @@ def plus_minus(value: float | None, error: float | None) -> str:
 
 
 def interval(low: float | None, high: float | None, places: int) -> str:
-    """Format the two ends of an interval, with their signs.
+    """Format the two ends of an interval with their signs.
 
     Examples:
         >>> interval(-0.26, 0.1, 2)
@@ -104,7 +106,9 @@ def percent(share: float | None, places: int = 1) -> str:
 
 
 def count(num: int | None, what: str = "") -> str:
-    """Format a count with its noun, such as `3 seeds`; for an unknown count, only the plural noun.
+    """Format a count with its noun, such as `3 seeds`.
+
+    For an unknown count, the result is the plural noun alone.
 
     Examples:
         >>> count(60_000), count(3, "seeds"), count(1, "seeds"), count(None, "images")
@@ -116,7 +120,9 @@ def count(num: int | None, what: str = "") -> str:
 
 
 def setting(value: Any) -> str:
-    """Format the value of a setting: a number, flag, text, sequence or mapping.
+    """Format the value of a setting for display.
+
+    The value is a number, flag, text, sequence or mapping.
 
     Examples:
         >>> setting({"torch": "2.6", "seeds": [0, 1]}), setting(True), setting(60_000)

@@ -12,8 +12,9 @@ from elbos.base.extras import needs
 
 
 def shown_by(result: object, module: str = "page") -> Any:
-    """Return the module that displays a result: by default `page`, of the package that defines the
-    result's class.
+    """Import the module that displays a result.
+
+    The module, by default `page`, is in the package of the result's class.
     """
     package = type(result).__module__.rpartition(".")[0]
     with needs("report"):

@@ -33,9 +33,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Processes:
-    """A process group: rank and device of the current process, and collective operations.
+    """Process group of a distributed computation.
 
-    Every process must make the same calls of the collective operations.
+    It has rank and device of the current process, and collective operations. Every process must
+    make the same calls of the collective operations.
     """
 
     rank: int
@@ -45,8 +46,9 @@ class Processes:
     @classmethod
     @naming_lost_processes()
     def joined(cls) -> "Processes":
-        """Join the process group that the environment variables describe; without such variables,
-        return a group of one process.
+        """Join the process group that the environment variables describe.
+
+        Without such variables the group is this process alone.
         """
         name_as_torchrun_does()
         device = local_device()
@@ -78,14 +80,16 @@ class Processes:
         return self.rank == 0
 
     def share(self, num: int) -> slice:
-        """Return this process's slice of `num` samples; the slices of all processes have almost
-        equal lengths.
+        """Return this process's share of `num` samples as a slice.
+
+        The shares of all processes have almost equal lengths.
         """
         return slice(num * self.rank // self.num, num * (self.rank + 1) // self.num)
 
     def gathered(self, own: Shaped[Tensor, "b *d"], num: int) -> Shaped[Tensor, "n *d"]:
-        """Return the samples of all processes, concatenated in rank order, on every process, given
-        this process's slice.
+        """Gather the samples of all processes in rank order.
+
+        Every process passes its slice and receives all samples.
         """
         if self.num == 1:
             return own
@@ -97,7 +101,7 @@ class Processes:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return, for each flag, whether the flag is true on at least one process (all-reduce)."""
+        """Return for each flag whether it is true on any process."""
         if self.num == 1:
             return list(flags)
         found = torch.tensor(flags, dtype=torch.int32)
@@ -109,8 +113,9 @@ class Processes:
             dist.all_reduce(torch.zeros(1))  # over the CPU's backend
 
     def together(self, work: Callable[[], _T]) -> _T:
-        """Run `work` on every process, wait for all, and return this process's result; an exception
-        on one process is raised on all.
+        """Run a function on every process and wait for all processes.
+
+        The result is this process's own; an exception on one process is raised on all.
         """
         return work() if self.num == 1 else together(work)
 
@@ -121,7 +126,10 @@ class Processes:
         return values[0]
 
     def lists(self, own: list[_T]) -> list[_T]:
-        """Return the lists of all processes, concatenated in rank order, on every process."""
+        """Concatenate the lists of all processes in rank order.
+
+        Every process receives the whole list.
+        """
         lists: list[list[_T]] = [own] * self.num
         if self.num > 1:
             dist.all_gather_object(lists, own)
@@ -142,11 +150,12 @@ def local_device() -> torch.device:
 
 
 def _store_of_attempt() -> Store | None:
-    """Return the rendezvous store of processes started by torchrun; None without torchrun.
+    """Return the key-value store through which torchrun's processes find each other.
 
-    When torchrun restarts processes it keeps its store, with the addresses of processes that have
-    ended, from which new ones would await an answer. So the first process opens another store, and
-    the others read its port from torchrun's; if nobody answers at that port, they read it again.
+    It is None without torchrun. When torchrun restarts processes it keeps its store, with the
+    addresses of processes that have ended, from which new ones would await an answer. So the first
+    process opens another store, and the others read its port from torchrun's; if nobody answers at
+    that port, they read it again.
     """
     given = os.environ
     if given.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -176,10 +185,11 @@ def _store_of_attempt() -> Store | None:
 
 
 def _leave() -> None:
-    """Destroy the process groups and their threads at exit, unless the process ends by an error.
+    """Destroy the process groups at exit.
 
-    Python aborts a process that ends while a thread still works. After an error other processes may
-    wait for this process.
+    Their threads end with them. Nothing is destroyed if the process ends by an error. Python aborts
+    a process that ends while a thread still works. After an error other processes may wait for this
+    process.
     """
     if dist.is_initialized() and getattr(sys, "last_value", None) is None:
         dist.destroy_process_group()

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """Progress callback: takes the amount of finished work; work loaded from an earlier run is
-    excluded from the rate.
+    """Callback that reports an amount of finished work.
+
+    Work loaded from an earlier run does not count for the rate.
     """
 
     def __call__(self, num: int, is_kept: bool = False, /) -> None: ...
@@ -29,8 +30,9 @@ def silent(what: str, total: int, unit: str) -> Advance:
 
 
 def progress(console: "Console | None" = None) -> "Progress":
-    """Return a progress bar with rate and remaining time, for tasks that have a unit and optionally
-    a note.
+    """Return a progress bar with rate and remaining time.
+
+    Its tasks have a unit and optionally a note.
 
     Args:
         console: Console for the bar, drawn only on a terminal. Default: standard error, so that
@@ -71,8 +73,9 @@ def clock(seconds: float) -> str:
 
 
 def begin(bar: "Progress", what: str, total: int, unit: str) -> Advance:
-    """Add a task to a progress bar and return the task's progress callback; without a terminal,
-    print a line instead of a bar.
+    """Add a task to a progress bar.
+
+    Without a terminal, a line is printed instead of a bar.
 
     Returns:
         The callback. It takes the amount of work done since the last call, and True if that was

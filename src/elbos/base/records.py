@@ -27,8 +27,9 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(annotation: Any, value: Any) -> Any:
-    """Convert JSON values written by `to_json` back to an object of type `annotation`, ignoring
-    unknown entries.
+    """Convert JSON values back to an object of a given type.
+
+    The values are those of `to_json`; unknown entries are ignored.
 
     Raises:
         TypeError: If a field without default is missing, or a value is of another type.

@@ -20,11 +20,11 @@ T = TypeVar("T")
 
 
 def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
-    """Yield (index, True) for the indices below `num` assigned to this process, and (0, False) as
-    padding.
+    """Yield the indices that are assigned to this process.
 
-    Every process computes equally many pieces, since sharded networks (FSDP2) need all processes in
-    each call: a process without pieces left repeats the first one, flagged False.
+    Each comes as (index, True), padding as (0, False). Every process computes equally many pieces,
+    since sharded networks (FSDP2) need all processes in each call: a process without pieces left
+    repeats the first one, flagged False.
     """
     if not is_shared:
         yield from ((i, True) for i in range(num))
@@ -41,8 +41,9 @@ def require_processes() -> None:
 
 
 def warn_if_several(stacklevel: int = 4) -> None:
-    """Warn if several processes of `torch.distributed` are running, since each one repeats the
-    whole work.
+    """Warn if several processes of `torch.distributed` are running.
+
+    Each one would repeat the whole work.
     """
     num = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if num > 1:
@@ -55,10 +56,10 @@ def warn_if_several(stacklevel: int = 4) -> None:
 
 @contextmanager
 def naming_lost_processes() -> Iterator[None]:
-    """Convert errors in the `with` block that report a lost process of `torch.distributed` into a
-    ConnectionError.
+    """Convert errors about a lost process into a ConnectionError.
 
-    gloo has no exception class; all of its messages contain a path of its source code.
+    They are errors of `torch.distributed` in the `with` block. gloo has no exception class; all of
+    its messages contain a path of its source code.
     """
     try:
         yield
@@ -73,8 +74,9 @@ def naming_lost_processes() -> Iterator[None]:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Run `work` on every process, wait for all, and return this process's result; an exception on
-    one process is raised on all.
+    """Run a function on every process and wait for all processes.
+
+    The result is this process's own; an exception on one process is raised on all.
 
     Raises:
         ConnectionError: If another process has exited.
@@ -89,15 +91,18 @@ def together(work: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Create the process group for long waits, while all processes are known to be running."""
+    """Create the process group for long waits.
+
+    All processes must be known to be running.
+    """
     _patient()
 
 
 def _patient() -> dist.ProcessGroup:
-    """Return a process group with a timeout of 30 days, for waits that exceed the default timeout.
+    """Return a process group with a timeout of 30 days.
 
-    Only torch keeps a reference to the group, so that its threads end when torch's groups are
-    destroyed.
+    It serves waits that exceed the default timeout. Only torch keeps a reference to the group, so
+    that its threads end when torch's groups are destroyed.
     """
     world = dist.group.WORLD
     assert world is not None
@@ -134,8 +139,9 @@ def summed(
     is_shared: bool,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Assemble tensors of `num` rows, on the CPU in float64, from the rows that each process
-    computed.
+    """Assemble tensors from the rows that each process computed.
+
+    They have `num` rows, and are on the CPU in float64.
     """
     merged = {}
     rows = torch.cat([some for some, _ in found])

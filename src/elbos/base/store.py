@@ -27,8 +27,9 @@ _SECONDS, _PAUSE = 120.0, 0.1  # timeout and polling interval of network file sy
 
 
 class Part(NamedTuple):
-    """One part of a long computation: name, amount of work, and the function that computes the
-    result.
+    """One part of a long computation.
+
+    It has a name, an amount of work, and the function that computes the result.
     """
 
     name: str
@@ -38,8 +39,9 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Store:
-    """Directory of tensor files, one for each part of a long computation, from which an interrupted
-    computation resumes.
+    """Folder of partial results from which an interrupted computation resumes.
+
+    Each part of the computation has a file of tensors.
 
     Args:
         folder: The directory, created when the first part is written.
@@ -54,10 +56,10 @@ class Store:
         return self._path(name).exists()
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return the stored result of one part of the computation; if the result is missing,
-        compute and store it.
+        """Return the result of one part of the computation.
 
-        A file that cannot be read is computed again, with a warning.
+        A missing result is computed and stored. A file that cannot be read is computed again, with
+        a warning.
 
         Raises:
             OSError: If it cannot be written.
@@ -71,8 +73,9 @@ class Store:
         return tensors
 
     def concatenated(self, parts: Iterable[Part], advance: Advance) -> Tensors:
-        """Return the results of all parts of the computation, concatenated in order; missing
-        results are computed and stored.
+        """Return the concatenated results of all parts of the computation.
+
+        Missing results are computed and stored.
 
         Raises:
             OSError: If a part cannot be written.
@@ -91,8 +94,9 @@ class Store:
         return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}
 
     def of_main(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return the tensors stored under `name`; if they are missing, the main process computes
-        and stores them for all processes.
+        """Return tensors that the main process computes for all processes.
+
+        They are stored under `name` and only computed if missing there.
 
         Raises:
             OSError: If it cannot be written.
@@ -118,13 +122,18 @@ class Store:
 
 
 def pack(tensors: Tensors) -> bytes:
-    """Serialize tensors to the safetensors format, preceded by a SHA-256 checksum."""
+    """Serialize tensors to bytes that begin with a checksum.
+
+    The checksum is SHA-256, the format safetensors.
+    """
     content = formats.pack(tensors)
     return hashlib.sha256(content).digest() + content
 
 
 def read(path: Path) -> Tensors:
-    """Return the tensors in a file written by `pack`, after verifying the checksum.
+    """Return the tensors in a file after verifying the checksum.
+
+    The file has the format of `pack`.
 
     Raises:
         OSError: If the file cannot be read.

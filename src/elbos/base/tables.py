@@ -25,7 +25,7 @@ BEST = "★"
 
 @dataclass(frozen=True)
 class Column:
-    """A table column: title, alignment and sort direction.
+    """Column of a table with title, alignment and sort direction.
 
     Attributes:
         title: What the column shows.
@@ -47,7 +47,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell: text, optionally with a note, emphasis and the line sample of a curve.
+    """Text of a table cell with its formatting.
 
     Attributes:
         text: The value.
@@ -79,7 +79,9 @@ Row = Sequence[Cell | str]
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text cells; the first cell of each row names the row.
+    """Table of text cells with column titles.
+
+    The first cell of each row names the row.
 
     Attributes:
         columns: The columns, or their titles; without any title, no header is shown.

@@ -35,7 +35,10 @@ _GUARD = "keep what trains and what reads arguments under `if __name__ == '__mai
 
 @contextlib.contextmanager
 def no_modules_here() -> Iterator[None]:
-    """Keep processes started in the `with` block from importing modules of the current folder."""
+    """Keep subprocesses from importing modules of the current folder.
+
+    The subprocesses are those started in the `with` block.
+    """
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"
     try:
@@ -47,12 +50,18 @@ def no_modules_here() -> Iterator[None]:
 
 
 def is_code(target: str) -> bool:
-    """Return whether a command-line target names a Python file: FILE.py or FILE.py:FUNCTION."""
+    """Return whether a command-line target names a Python file.
+
+    Such targets are FILE.py and FILE.py:FUNCTION.
+    """
     return target.endswith(".py") or code_path(target).suffix == ".py"
 
 
 def code_path(target: str) -> Path:
-    """Return the path of FILE.py, given a target FILE.py or FILE.py:FUNCTION."""
+    """Return the path of the Python file in a command-line target.
+
+    The target is FILE.py or FILE.py:FUNCTION.
+    """
     return _split(target)[0]
 
 
@@ -63,8 +72,9 @@ def _split(target: str) -> tuple[Path, str]:
 
 @contextlib.contextmanager
 def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
-    """Set `sys.path`, `sys.argv` and the standard streams in the `with` block as if a Python file
-    were run as a script.
+    """Prepare the interpreter for running a Python file as a script.
+
+    `sys.path`, `sys.argv` and the standard streams are set in the `with` block.
 
     Args:
         target: The file.
@@ -103,8 +113,7 @@ def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
 
 
 def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
-    """Raise a ValueError if a target FILE.py:FUNCTION names no function of the file; the message
-    lists the file's functions.
+    """Check that a Python file defines the function that a command-line target names.
 
     Raises:
         OSError: If the file cannot be read.
@@ -119,10 +128,9 @@ def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
 
 
 def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callable[..., Any]:
-    """Import a user's Python file and return a function of the file, after checking the function's
-    arguments.
+    """Import a function from a user's Python file.
 
-    To be called within `as_script`.
+    The function's arguments are checked. To be called within `as_script`.
 
     Args:
         target: The target, FILE.py:FUNCTION.
@@ -153,15 +161,20 @@ def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callabl
 
 
 def described(error: BaseException, file: Path) -> str:
-    """Return the type, line number and message of an error raised in a user's file."""
+    """Return a description of an error raised in a user's file.
+
+    It has the error's type, line number and message.
+    """
     line = line_of(error, file)
     place = f" (line {line})" if line else ""
     return f"{type(error).__name__}{place}: {message(error)}"
 
 
 def line_of(error: BaseException | None, file: Path) -> int | None:
-    """Return the innermost line number of a file in the tracebacks of an error and its causes; None
-    if no traceback contains the file.
+    """Return the line of a file at which an error occurred.
+
+    This is the innermost line in the tracebacks of the error and its causes; None if none has the
+    file.
     """
     if error is None:
         return None

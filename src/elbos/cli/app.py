@@ -141,8 +141,9 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
 
 
 def _open_closed_streams() -> None:
-    """Open the null device for each closed standard stream, so that no other file receives the
-    stream's descriptor.
+    """Open the null device for each closed standard stream.
+
+    Otherwise another file would receive the stream's descriptor.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

@@ -48,7 +48,10 @@ _MAX_SAMPLES = 10_000_000  # an hour or more; errors below 0.1 %
 
 @dataclass(frozen=True, kw_only=True)
 class Probing:
-    """Settings for measuring a loss function on uniformly distributed random data."""
+    """Settings for measuring a loss function on random data.
+
+    The data are uniformly distributed.
+    """
 
     shape: tuple[int, ...] = ()
     """Shape of one sample, as `3 32 32`. Needed where a function is audited. Scripts: 4 16 16,
@@ -159,10 +162,10 @@ class _Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """Measure the weighting that a training loss implies; the loss is given as code, a trainer's
-    settings or a recipe.
+    """Measure the weighting that a training loss implies.
 
-    Several targets are shown side by side. For example:
+    The loss is given as code, a trainer's settings or a recipe. Several targets are shown side by
+    side. For example:
 
         elbos audit train.py:loss --shape 3 32 32
         elbos audit "train_text_to_image.py --snr_gamma 5"

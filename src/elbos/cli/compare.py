@@ -23,11 +23,11 @@ from elbos.training.presets import PRESETS, SUMMARIES, Chosen, Preset
 
 @dataclass(frozen=True, kw_only=True)
 class Compare:
-    """Train several objectives under equal conditions, score the models, and write a report.
+    """Compare several training objectives under equal conditions.
 
-    The same command again resumes the comparison; objectives and seeds may be added. Several
-    processes may divide the work, as on several machines with one file system. Options of the
-    preset apply to all objectives.
+    Models are trained and scored, and a report is written. The same command again resumes the
+    comparison; objectives and seeds may be added. Several processes may divide the work, as on
+    several machines with one file system. Options of the preset apply to all objectives.
     """
 
     chosen: Annotated[Chosen, tyro.conf.arg(name="")]

@@ -25,11 +25,11 @@ from elbos.training.machine import num_cores, require_few
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Decode images into shards, which `data:packed --data.path OUT` loads faster.
+    """Decode images into shards that load faster.
 
-    Classes of a folder are the sub-folders; the splits are the sub-folders train, val and test, or
-    are divided by the pictures' names, as `data:folder` does. The same
-    command again goes on where it was stopped.
+    `data:packed --data.path OUT` loads them. Classes of a folder are the sub-folders; the splits
+    are the sub-folders train, val and test, or are divided by the pictures' names, as `data:folder`
+    does. The same command again goes on where it was stopped.
     """
 
     pictures: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES")]
@@ -77,12 +77,12 @@ class Pack:
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encode images with a diffusers VAE into shards of latents, which `data:latents --data.path
-    OUT` loads.
+    """Encode images into shards of latents with a diffusers VAE.
 
-    Stored are mean and log-variance of the latents, scaled as the VAE's config.json says. The same
-    command again goes on where it was stopped, on any number of processes: `torchrun
-    --nproc-per-node 8 -m -- elbos data encode IMAGES OUT --vae VAE`.
+    `data:latents --data.path OUT` loads them. Stored are mean and log-variance of the latents,
+    scaled as the VAE's config.json says. The same command again goes on where it was stopped, on
+    any number of processes: `torchrun --nproc-per-node 8 -m -- elbos data encode IMAGES OUT --vae
+    VAE`.
     """
 
     images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
@@ -144,7 +144,10 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Check files written by `elbos data pack` or `elbos data encode` against recorded digests."""
+    """Check the shards of a folder against recorded digests.
+
+    The folder was written by `elbos data pack` or `elbos data encode`.
+    """
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to verify."""

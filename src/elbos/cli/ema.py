@@ -13,10 +13,11 @@ from elbos.training.posthoc import write_average
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """Average the weights of a run with another averaging width, and write a new run directory.
+    """Average the weights of a run with another averaging width.
 
-    The run has to be trained with --averaging.snapshot-widths. The new run directory can be
-    sampled, evaluated and exported like any run, but not trained further.
+    The result is a new run directory. The run has to be trained with --averaging.snapshot-widths.
+    The new run directory can be sampled, evaluated and exported like any run, but not trained
+    further.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

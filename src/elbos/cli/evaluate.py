@@ -40,14 +40,14 @@ _ONE_NAME = (
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Measure likelihood, loss by noise level and sample quality; write eval.json and eval.html.
+    """Measure likelihood, loss by noise level and sample quality of models.
 
-    A model is a run directory, where the results are written, or the folder of a diffusers pipeline
-    with data:TYPE, the images for its evaluation. A run is evaluated on its training data, or on
-    data:TYPE. The same command again resumes where it was interrupted. Several models end in one
-    table; each uses its own sampler, unless an option of sampling is given: then all models use the
-    sampler of the first with that option.
-    On several processes: `torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
+    The results are written to eval.json and eval.html. A model is a run directory, where the
+    results are written, or the folder of a diffusers pipeline with data:TYPE, the images for its
+    evaluation. A run is evaluated on its training data, or on data:TYPE. The same command again
+    resumes where it was interrupted. Several models end in one table; each uses its own sampler,
+    unless an option of sampling is given: then all models use the sampler of the first with that
+    option. On several processes: `torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]

@@ -17,10 +17,11 @@ from elbos.training.machine import keep_freed_memory
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """Write the averaged weights and the model card of a run into a folder for diffusers or elbos.
+    """Export a trained model to a folder for diffusers or elbos.
 
-    A network of diffusers opens with diffusers' `from_pretrained`, with the scheduler that it was
-    trained with. Any other opens with `elbos.Run`, `elbos sample` and `elbos evaluate`.
+    The folder holds the averaged weights and the model card. A network of diffusers opens with
+    diffusers' `from_pretrained`, with the scheduler that it was trained with. Any other opens with
+    `elbos.Run`, `elbos sample` and `elbos evaluate`.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -44,8 +44,9 @@ def parse(
     start: Sequence[str] = (),
     summary: str | None = None,
 ) -> Command:
-    """Parse the command-line words after a verb into a command; for --help, print the help and
-    exit.
+    """Parse command-line words into a command.
+
+    The words follow the verb. For --help, the help is printed and the program exits.
 
     Args:
         verb: The verb, with preceding words such as the preset: `train digits`.
@@ -84,7 +85,10 @@ def parse(
 
 
 def first_path(verb: str, words: list[str], what: str = "run directory") -> Path | None:
-    """Return the path given as the first argument of a verb; None if the arguments ask for help."""
+    """Return the path that is the first argument of a command.
+
+    The result is None if the arguments ask for help.
+    """
     if words[:1] == ["--help"]:
         return None
     if not words or words[0].startswith("-"):
@@ -119,8 +123,9 @@ def _as_text(math: str) -> str:
 
 
 def one_line(message: str, page: str, options: Sequence[str] = ()) -> str:
-    """Shorten an error message of tyro to one line, with a suggestion and the command that shows
-    the help.
+    """Shorten an error message of tyro to one line.
+
+    The line has a suggestion and the command that shows the help.
 
     Args:
         message: The message of tyro, in parts separated by rules of `-`.

@@ -22,13 +22,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Return a function `check(loss, x, within=0.02)` that compares the audit of a loss with a
-    stored audit.
+    """Return a function that compares the audit of a loss with a stored audit.
 
-    The audit is stored beside the test, in TEST_FILE/TEST_NAME.json, and committed with it:
-    `pytest --weighting-regen` writes it. The test fails if the weighting, the prediction type, the
-    noise levels or the diagnostics of the loss are others than those stored. A second call in the
-    same test needs a `name`.
+    It is called as `check(loss, x, within=0.02)`. The audit is stored beside the test, in
+    TEST_FILE/TEST_NAME.json, and committed with it: `pytest --weighting-regen` writes it. The test
+    fails if the weighting, the prediction type, the noise levels or the diagnostics of the loss are
+    others than those stored. A second call in the same test needs a `name`.
     """
     folder = request.path.with_suffix("")
     test = re.sub(r"\W+", "-", request.node.name).strip("-")

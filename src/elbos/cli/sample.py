@@ -23,9 +23,10 @@ from elbos.training.sampling import Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Draw samples from a trained run, and write a PNG grid and an .npz file.
+    """Draw samples from a trained model.
 
-    On several processes: `torchrun --nproc-per-node 2 -m -- elbos sample RUN`.
+    A PNG grid and an .npz file are written. On several processes: `torchrun --nproc-per-node 2 -m
+    -- elbos sample RUN`.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]

@@ -39,10 +39,11 @@ _WITHOUT_WORDS = {*weightings.WRAPPERS, Tabulated, *schedules.WRAPPERS, Diffuser
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a model from a preset, or from --config FILE; the same command again resumes.
+    """Train a model from a preset or a configuration file.
 
-    Parts are chosen as types, `weighting:sigmoid --weighting.k 3`; everything else is an option.
-    On several processes: `torchrun --nproc-per-node 2 -m -- elbos train PRESET`.
+    The file is given by --config FILE. The same command again resumes. Parts are chosen as types,
+    `weighting:sigmoid --weighting.k 3`; everything else is an option. On several processes:
+    `torchrun --nproc-per-node 2 -m -- elbos train PRESET`.
     """
 
     chosen: Annotated[Chosen, tyro.conf.arg(name="")]
@@ -90,7 +91,10 @@ class TrainAny(Train):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFile(Train):
-    """Train a model from a configuration file; command-line options override the file."""
+    """Train a model from a configuration file.
+
+    Command-line options override the file.
+    """
 
     weighting: tyro.conf.Suppress[Any] = None
     """The file's weighting if the command line cannot express it and gives no other, else None."""

@@ -17,7 +17,10 @@ from elbos.theory.recipes import FAMILIES, RECIPES
 
 @dataclass(frozen=True, kw_only=True)
 class Weightings:
-    """Print the weighting that each published recipe implies, and where the weighting increases."""
+    """Print the weightings that published recipes imply.
+
+    For each, the output tells where it increases.
+    """
 
     json: bool = False
     """Print the table as JSON."""

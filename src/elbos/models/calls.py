@@ -20,7 +20,7 @@ def output(
     cond: Condition = None,
     **named: Any,
 ) -> Tensor:
-    """Call a network and return the output tensor, converted to the dtype of `z`.
+    """Call a network and return the output in the dtype of `z`.
 
     The input has the dtype of the network's parameters. A mapping as condition is passed as
     keywords, any other condition as the last argument. Output and errors are those of `called`.
@@ -36,8 +36,7 @@ def called(
     arguments: Sequence[Any],
     named: Mapping[str, Any],
 ) -> Tensor:
-    """Call a network and return the output tensor, also if the network returns a tuple or an
-    object.
+    """Call a network and return the output tensor.
 
     Of an object with `.sample`, or of a tuple, the first tensor is returned.
 
@@ -66,8 +65,9 @@ def called(
 
 
 def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
-    """Return the dtype of a network's floating-point parameters, or the dtype of `z` if the network
-    has no such parameters.
+    """Return the dtype in which a network takes its input.
+
+    It is that of the network's floating-point parameters; if there are none, that of `z`.
     """
     parameters = network.parameters() if isinstance(network, nn.Module) else ()
     return next((one.dtype for one in parameters if one.is_floating_point()), z.dtype)
@@ -76,8 +76,9 @@ def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
 def require_output(
     y: Tensor, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, " b"]
 ) -> Float[Tensor, "b *d"]:
-    """Return a network's output if it is finite and has the shape of `z`; raise a ValueError
-    otherwise.
+    """Return a network's output after checking it.
+
+    A ValueError is raised unless it is finite and has the shape of `z`.
     """
     if y.shape != z.shape:
         raise ValueError(
@@ -95,9 +96,7 @@ def require_output(
 
 
 def unwrapped(network: ForeignNetwork) -> ForeignNetwork:
-    """Return a network without wrappers such as `torch.compile`, data parallelism or weight
-    averaging.
-    """
+    """Return a network without wrappers such as `torch.compile`."""
     inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
     return unwrapped(inner) if isinstance(inner, nn.Module) else network
 

@@ -34,8 +34,9 @@ from elbos.training.trainer import Trainer
 
 @naming_lost_processes()
 def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:
-    """Train a model from a configuration, resuming from the latest checkpoint in the run directory
-    if there is one.
+    """Train a model from a configuration.
+
+    The training resumes from the latest checkpoint in the run directory, if there is one.
 
     Args:
         config: The configuration.
@@ -79,11 +80,12 @@ def fit(
     seed: int = 0,
     on_images: OnImages = lambda _: None,
 ) -> Run:
-    r"""Train a user-defined network on a user-defined dataset; return the trained model.
+    r"""Train a user-defined network on a user-defined dataset.
 
-    The training has all features of `elbos train`: checkpoints, from which the same call resumes
-    bit for bit; an average of the weights; a log, validation and sample grids in the run directory;
-    a progress bar; several processes, under torchrun or `accelerate launch`.
+    The trained model is returned. The training has all features of `elbos train`: checkpoints, from
+    which the same call resumes bit for bit; an average of the weights; a log, validation and sample
+    grids in the run directory; a progress bar; several processes, under torchrun or `accelerate
+    launch`.
 
     Args:
         network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if the data have no

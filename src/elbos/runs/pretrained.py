@@ -45,7 +45,10 @@ _NUM_TRIED = 2  # images in the trial before any measurement
 
 @dataclass(frozen=True)
 class InBatches:
-    """Denoiser that splits larger inputs into batches of at most `size` samples."""
+    """Denoiser that splits large inputs into smaller batches.
+
+    A batch has at most `size` samples.
+    """
 
     denoiser: Denoise
     size: int
@@ -64,11 +67,12 @@ class InBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(Sampled):
-    """A pretrained diffusers pipeline in float32, together with the images for an evaluation.
+    """Pretrained diffusers pipeline with the images for its evaluation.
 
-    Measurement and sampling cover the range of the scheduler's noise levels. Samplers are those of
-    this library, with the scheduler's clipping. The likelihood of a latent pipeline is that of
-    latents, sampled once from the encoder's distribution; generated latents are decoded to images.
+    The pipeline is in float32. Measurement and sampling cover the range of the scheduler's noise
+    levels. Samplers are those of this library, with the scheduler's clipping. The likelihood of a
+    latent pipeline is that of latents, sampled once from the encoder's distribution; generated
+    latents are decoded to images.
 
     Attributes:
         name: The folder of the pipeline.
@@ -106,8 +110,9 @@ class Pretrained(Sampled):
     def from_folder(
         cls, folder: Path, data: KnownData, directory: Path, *, batch_size: int = BATCH_SIZE
     ) -> "Pretrained":
-        """Load a pipeline saved by diffusers' `save_pretrained`, and test the pipeline on two
-        images.
+        """Load a diffusers pipeline from a folder.
+
+        The folder is one of `save_pretrained`. The pipeline is tested on two images.
 
         Args:
             folder: The folder, which contains a model_index.json.

@@ -38,7 +38,9 @@ from elbos.validation import Validation, Validator
 
 
 class Run(Sampled):
-    """A trained model, loaded from a run directory: the averaged weights at one checkpoint.
+    """Trained model that is loaded from a run directory.
+
+    It has the averaged weights at one checkpoint.
 
     Args:
         path: The run directory, or an export of a run (`elbos export`).
@@ -112,8 +114,9 @@ class Run(Sampled):
 
     @classmethod
     def with_function(cls, path: Path, function: str | None) -> "Run":
-        """Load the trained model at `path`, whose user-defined network is built by
-        FILE.py:FUNCTION.
+        """Load a trained model whose network is defined in a Python file.
+
+        FILE.py:FUNCTION builds the network.
         """
         if function is None:
             return cls(path)
@@ -125,8 +128,9 @@ class Run(Sampled):
         return cls(path, build_network(config, data, torch.device("cpu")))
 
     def with_data(self, data: KnownData) -> "Run":
-        """Return a copy of the model that is evaluated on other images, of equal shape and number
-        of classes.
+        """Return a copy of the model for evaluation on other images.
+
+        Their shape and number of classes must be the same.
         """
         dataset, found = data.load(), copy.copy(self)
         own, given = replace(self.data, name=""), replace(dataset.spec, name="")
@@ -141,15 +145,16 @@ class Run(Sampled):
         return found
 
     def shared_by(self, processes: Processes) -> "Run":
-        """Return a copy of the model whose evaluation is distributed over the given processes."""
+        """Return a copy of the model that the given processes evaluate together."""
         found = copy.copy(self)
         found.processes = processes
         return found
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Dataset on which the model is evaluated, by default the training data; loaded on first
-        use.
+        """Dataset on which the model is evaluated.
+
+        The default is the training data, loaded on first use.
         """
         try:
             with without_downloads():
@@ -211,8 +216,9 @@ class Run(Sampled):
         guidance: float | None = None,
         cond: Condition = None,
     ) -> Float[Tensor, "n *d"]:
-        """Return generated samples on the CPU, approximately in [-1, 1]; the training data are not
-        needed.
+        """Generate samples from the model.
+
+        They are on the CPU, approximately in [-1, 1]. The training data are not needed.
 
         Args:
             num: The number of samples.
@@ -260,7 +266,9 @@ class Run(Sampled):
         num_evaluations: int = 8,
         seed: int = 0,
     ) -> Validation:
-        """Return an upper bound on the negative log-likelihood of data, in bits per dimension.
+        """Return an upper bound on the negative log-likelihood of data.
+
+        It is in bits per dimension.
 
         Args:
             dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do.
@@ -296,7 +304,7 @@ class Run(Sampled):
     def evaluate(
         self, *, sampling: Sampling | None = None, start: Start = silent, **settings: Any
     ) -> Evaluation:
-        """Evaluate the model; return likelihood, loss at each noise level, and sample quality.
+        """Measure likelihood, loss by noise level and sample quality of the model.
 
         Partial measurements are stored in the run directory, so that an interrupted evaluation
         resumes. Several processes divide the evaluation if all of them call this method of

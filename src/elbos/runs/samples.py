@@ -29,7 +29,10 @@ _DECODED = 16  # latents per call of the decoder
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Typed):
-    """Request for samples: number, noise seed, class and output file."""
+    """Settings for generating samples.
+
+    They are number, noise seed, class and output file.
+    """
 
     num: int = 100
     """Number of samples."""
@@ -59,12 +62,13 @@ def write_samples(
     on_images: Callable[[int], None],
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Path | None, Path]:
-    """Generate samples on all processes; write a PNG and an .npz file on the main process.
+    """Generate samples on all processes and write them to files.
 
-    The PNG shows the first 400 samples, decoded by `decode` if they are latents; its path is None
-    if samples cannot be drawn. The .npz holds `x`, the samples (uint8 pixel values `[n, c, h, w]`,
-    or float32 points), `labels` if the network is conditioned on classes, and `sampling`, the
-    sampling settings as JSON. `on_images` is called with the number of new samples.
+    The main process writes a PNG and an .npz file. The PNG shows the first 400 samples, decoded by
+    `decode` if they are latents; its path is None if samples cannot be drawn. The .npz holds `x`,
+    the samples (uint8 pixel values `[n, c, h, w]`, or float32 points), `labels` if the network is
+    conditioned on classes, and `sampling`, the sampling settings as JSON. `on_images` is called
+    with the number of new samples.
 
     Raises:
         ConnectionError: If another process has failed, after reporting its error.
@@ -127,8 +131,10 @@ def write_samples(
 
 
 def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
-    """Yield a range for each round of parallel batches: the index of the batch that this process
-    generates, or an empty range.
+    """Yield the indices of the batches that this process generates.
+
+    In each round every process generates one batch, or none at the end; the index comes as a range,
+    which is then empty.
 
     Examples:
         >>> list(turns(3, process=1, num_processes=2))

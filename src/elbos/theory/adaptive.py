@@ -38,8 +38,9 @@ MAX_BINS = 100_000
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Schedule):
-    r"""Adaptive noise schedule, whose density is proportional to a running mean of the weighted
-    loss in each bin of log-SNR.
+    r"""Adaptive noise schedule that follows the measured loss.
+
+    Its density is proportional to a running mean of the weighted loss in each bin of log-SNR.
 
     Each bin holds a decayed sum of what was observed in it and a decayed count of the observations.
     Their ratio is a running mean without start-up bias: an average at first, an exponential one
@@ -141,11 +142,11 @@ class Adaptive(Schedule):
         return torch.log(p[self._bin(logsnr)]) - math.log(self._width)
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        r"""Update the density from the losses of a batch drawn from the current schedule, ignoring
-        negative or non-finite losses and non-finite log-SNRs.
+        r"""Update the density from the losses of a batch.
 
-        Give the losses of the whole global batch, in the same order in every process, so that all
-        hold the same state.
+        The batch is drawn from the current schedule. Negative or non-finite losses and non-finite
+        log-SNRs are ignored. Give the losses of the whole global batch, in the same order in every
+        process, so that all hold the same state.
 
         Args:
             logsnr: The batch's noise levels, on any device.
@@ -163,12 +164,18 @@ class Adaptive(Schedule):
         self._adapt()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return copies of the running sums and counts per bin, and the log-SNR range."""
+        """Return the state of the schedule.
+
+        It has copies of the running sums and counts per bin, and the log-SNR range.
+        """
         ends = torch.tensor([self.logsnr_min, self.logsnr_max], dtype=torch.float64)
         return {"total": self._total.clone(), "count": self._count.clone(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a state returned by `state_dict`; the log-SNR range in the state is optional."""
+        """Restore a state returned by `state_dict`.
+
+        The log-SNR range may be missing.
+        """
         for name in ("total", "count"):
             if name not in state:
                 raise ValueError(f"The schedule's state has no {name}: it holds {sorted(state)}.")
@@ -191,7 +198,7 @@ class Adaptive(Schedule):
 
 
 class AdaptiveState(nn.Module):
-    """Module that stores the state of an adaptive schedule in a model's `state_dict`.
+    """Module that stores an adaptive schedule in a model's `state_dict`.
 
     It has no parameters and no buffers, so that nothing moves the state off the CPU or rounds it:
     it is the module's extra state, one float64 tensor `[2, num_bins + 1]`.
@@ -215,8 +222,9 @@ class AdaptiveState(nn.Module):
         self.schedule = schedule
 
     def get_extra_state(self) -> Float[Tensor, "2 bins_plus_1"]:
-        """Return the schedule's state as one tensor: sums and counts of each bin, and the log-SNR
-        range in the last column.
+        """Return the schedule's state as one tensor.
+
+        The columns are sums and counts of each bin, and last the log-SNR range.
         """
         state = self.schedule.state_dict()
         return torch.cat([torch.stack([state["total"], state["count"]]), state["ends"][:, None]], 1)

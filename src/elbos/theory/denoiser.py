@@ -24,8 +24,9 @@ Network = Callable[[Tensor, Tensor, Condition], Tensor]
 
 
 class Denoise(Protocol):
-    """Interface of denoisers, which estimate the data and the noise from noisy data, log-SNR and
-    condition.
+    """Interface of functions that estimate data and noise from noisy data.
+
+    They also take log-SNR and condition.
     """
 
     def __call__(
@@ -34,8 +35,9 @@ class Denoise(Protocol):
 
 
 def with_three_arguments(network: Network) -> Network:
-    """Wrap a network that takes `(z, logsnr)` so that it accepts `(z, logsnr, cond)`; return other
-    networks unchanged.
+    """Wrap a network so that it accepts `(z, logsnr, cond)`.
+
+    Only networks that take `(z, logsnr)` are wrapped; others are returned unchanged.
     """
     if _takes(network, 3) or not _takes(network, 2):
         return network
@@ -71,10 +73,10 @@ def network_output(
     logsnr: Float[Tensor, " b"],
     cond: Condition = None,
 ) -> Float[Tensor, "b *d"]:
-    """Call the network and return the output; raise a ValueError unless this is one real tensor of
-    the shape of `z`.
+    """Call a network and return the output after checking it.
 
-    Networks of two arguments are called without the condition, except in compiled code.
+    A ValueError is raised unless it is one real tensor of the shape of `z`. Networks of two
+    arguments are called without the condition, except in compiled code.
     """
     y_hat = with_three_arguments(network)(z, logsnr, cond)
     if not isinstance(y_hat, Tensor) or y_hat.shape != z.shape or y_hat.is_complex():
@@ -91,10 +93,10 @@ def network_output(
 def estimate(
     denoiser: Denoise, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-    r"""Call the denoiser at `z` and return the pair $(\hat x, \hat\epsilon)$; raise a ValueError
-    unless both have the shape of `z`.
+    r"""Call a denoiser and return the estimates $(\hat x, \hat\epsilon)$.
 
-    A bare network, which returns one tensor, would be unpacked along its batch in silence.
+    A ValueError is raised unless both have the shape of `z`. A bare network, which returns one
+    tensor, would be unpacked along its batch in silence.
     """
     pair = denoiser(z, logsnr, cond)
     shapes = [getattr(part, "shape", None) for part in pair] if isinstance(pair, tuple) else []
@@ -109,7 +111,7 @@ def estimate(
 
 @dataclass(frozen=True)
 class Denoiser(Typed):
-    r"""A denoiser: a network combined with its parameterization.
+    r"""Denoiser that consists of a network and its parameterization.
 
     Args:
         network: A module or function, called as `network(z, logsnr, cond)`, or
@@ -128,7 +130,7 @@ class Denoiser(Typed):
     def output(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> Float[Tensor, "b *d"]:
-        """Return the raw network output $y$, in the dtype of `z`.
+        """Return the raw network output $y$ in the dtype of `z`.
 
         Errors as when called.
         """
@@ -168,8 +170,9 @@ class Clipping:
 
 
 def clipping_of(denoiser: object) -> Clipping | None:
-    """Return the clipping settings of a denoiser or of the denoiser inside a wrapper; None without
-    clipping.
+    """Return the clipping settings of a denoiser.
+
+    Of a wrapper they are those of the denoiser inside; None without clipping.
     """
     while denoiser is not None:
         if isinstance(own := getattr(denoiser, "clipping", None), Clipping):
@@ -180,7 +183,7 @@ def clipping_of(denoiser: object) -> Clipping | None:
 
 @dataclass(frozen=True)
 class Guided(Typed):
-    r"""Classifier-free guidance, restricted to an interval of noise levels.
+    r"""Classifier-free guidance within an interval of noise levels.
 
     $$\hat\epsilon = \hat\epsilon(z) + s\,\bigl(\hat\epsilon(z, c) - \hat\epsilon(z)\bigr), \qquad
       \lambda \in [\lambda_-, \lambda_+],$$

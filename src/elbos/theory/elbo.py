@@ -43,10 +43,10 @@ __all__ = [
 
 
 def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> bool:
-    r"""Return whether $w$ is non-increasing in log-SNR on the range, so that the weighted loss is a
-    maximum-likelihood objective.
+    r"""Return whether $w$ is non-increasing in log-SNR.
 
-    Plateaus and rounding errors are no rise; see `extrema.rising_intervals`.
+    The weighted loss is then a maximum-likelihood objective. Plateaus and rounding errors are no
+    rise; see `extrema.rising_intervals`.
 
     Examples:
         >>> from elbos import weightings
@@ -58,11 +58,10 @@ def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float)
 
 @dataclass(frozen=True)
 class Mixture:
-    r"""The signed measure over noise levels that expresses a weighted loss as a mixture of ELBOs,
-    normalized by $w(\lambda_\min)$.
+    r"""Signed measure that expresses a weighted loss as a mixture of ELBOs.
 
-    It is a density $-w'(\lambda)$ on the range and a point mass at $\lambda_\max$; its total is
-    one.
+    It is normalized by $w(\lambda_\min)$. It is a density $-w'(\lambda)$ on the range and a point
+    mass at $\lambda_\max$; its total is one.
 
     Args:
         weighting: $w$, differentiable by torch.
@@ -92,10 +91,10 @@ class Mixture:
         return w_min, w_max
 
     def density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the density $-w'(\lambda) / w(\lambda_\min)$ of the mixture, by autograd;
-        negative where $w$ increases.
+        r"""Return the density of the mixture.
 
-        Zero outside the range. A jump of $w$ is a point mass, which a density does not show.
+        It is $-w'(\lambda) / w(\lambda_\min)$, by autograd, and negative where $w$ increases. Zero
+        outside the range. A jump of $w$ is a point mass, which a density does not show.
         """
         with torch.enable_grad():
             leaf = logsnr.detach().requires_grad_()
@@ -106,15 +105,17 @@ class Mixture:
 
     @property
     def mass_at_max(self) -> float:
-        r"""Mass of the mixture on the ELBO of (almost) clean data, $w(\lambda_\max) /
-        w(\lambda_\min)$.
+        r"""Mass of the mixture on the ELBO of (almost) clean data.
+
+        It is $w(\lambda_\max) / w(\lambda_\min)$.
         """
         return self._end_weights[1] / self._end_weights[0]
 
     @cached_property
     def negative_mass(self) -> float:
-        r"""Total increase of $w$, divided by $w(\lambda_\min)$: zero if and only if the loss is a
-        mixture of ELBOs.
+        r"""Total increase of $w$ relative to $w(\lambda_\min)$.
+
+        It is zero if and only if the loss is a mixture of ELBOs.
         """
         rises = rising_intervals(self.weighting, self.logsnr_min, self.logsnr_max)
         w = self.weighting(torch.tensor(rises, dtype=torch.float64).reshape(-1, 2))
@@ -122,12 +123,16 @@ class Mixture:
 
     @property
     def positive_mass(self) -> float:
-        """Positive mass of the mixture: one plus the negative mass, since the total is one."""
+        """Total positive mass of the mixture.
+
+        It is one plus the negative mass, since the total is one.
+        """
         return 1 + self.negative_mass
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, " num"]:
-        r"""Draw noise levels from the mixture by inverting its survival function
-        $w(\lambda)/w(\lambda_\min)$ by bisection.
+        r"""Draw noise levels from the mixture.
+
+        The survival function $w(\lambda)/w(\lambda_\min)$ is inverted by bisection.
 
         Args:
             num: How many.
@@ -155,8 +160,9 @@ class Mixture:
 
 
 def elbo_mixture(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> Mixture:
-    r"""Return the signed measure over noise levels that expresses a weighted loss as a mixture of
-    ELBOs; see `Mixture`.
+    r"""Return the measure that expresses a weighted loss as a mixture of ELBOs.
+
+    See `Mixture`.
 
     Examples:
         >>> from elbos import weightings
@@ -168,8 +174,9 @@ def elbo_mixture(weighting: WeightFunction, logsnr_min: float, logsnr_max: float
 
 
 class TheoremSides(NamedTuple):
-    """The weighted loss computed in two ways, directly and as an integral over ELBOs; nats per
-    dimension.
+    """Weighted loss computed directly and as an integral over ELBOs.
+
+    Both are in nats per dimension.
     """
 
     weighted_loss: float
@@ -182,8 +189,7 @@ def theorem_sides(
     loss: Float[Tensor, " n"],
     prior_loss: float = 0.0,
 ) -> TheoremSides:
-    r"""Compute the weighted loss in two ways, directly and as an integral over ELBOs, from losses
-    measured at given noise levels.
+    r"""Compute a weighted loss directly and as an integral over ELBOs.
 
     The left side weighs the loss, $\int w\,\ell\,d\lambda$. The right side never weighs a loss: it
     integrates $\ell$ to the ELBOs $L(\lambda)$ and mixes those, $-\int L\,dw + [wL]$, as a
@@ -217,8 +223,9 @@ def theorem_sides(
 def noisy_elbo_losses(
     logsnr: Float[Tensor, " n"], loss: Float[Tensor, " n"], prior_loss: float = 0.0
 ) -> Float[Tensor, " n"]:
-    r"""Compute the negative ELBO $L(\lambda)$ of noisy data at each noise level, by integrating the
-    measured loss from $\lambda_\min$.
+    r"""Compute the negative ELBO $L(\lambda)$ of noisy data at each noise level.
+
+    The measured loss is integrated from $\lambda_\min$.
 
     Args:
         logsnr: Noise levels in increasing order.

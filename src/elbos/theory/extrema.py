@@ -70,8 +70,9 @@ def rising_intervals(
 def rises(
     values: Float[Array, " n"], tolerance: Callable[[int, slice], Array]
 ) -> list[tuple[int, int]]:
-    """Return the rises of a curve as index pairs (minimum, maximum), ignoring changes within a
-    tolerance.
+    """Return the rises of a curve as pairs of indices.
+
+    A pair is that of a minimum and the maximum after it. Changes within a tolerance are ignored.
 
     Args:
         values: A curve.

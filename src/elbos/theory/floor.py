@@ -59,7 +59,9 @@ REACH, STEP = 9.0, 1 / 6  # of quadrature, in standard deviations
 
 @dataclass(frozen=True, kw_only=True)
 class Floor:
-    """Irreducible loss of a dataset at each noise level, in nats per dimension.
+    """Irreducible loss of a dataset at each noise level.
+
+    It is in nats per dimension.
 
     Attributes:
         logsnr: The noise levels.
@@ -87,8 +89,10 @@ class Floor:
 
     @property
     def num_resolved(self) -> int:
-        """Number of noise levels, counted from the first, up to which the irreducible loss of a
-        random tenth of the points agrees with that of all points to 5 %.
+        """Number of noise levels at which a tenth of the points suffices.
+
+        Up to this level, the irreducible loss of a random tenth agrees with that of all points
+        within 5 %.
         """
         pairs = zip(self.tenth or (), self.loss, strict=False)
         return len(list(takewhile(lambda pair: pair[0] > (1 - SAME) * pair[1], pairs)))
@@ -102,7 +106,10 @@ class Floor:
         *,
         is_subset: bool = False,
     ) -> "Floor":
-        """Average losses of two or more points into the irreducible loss, with standard errors."""
+        """Average the losses of single points into the irreducible loss.
+
+        Two points or more give standard errors.
+        """
         error = losses.std(0) / math.sqrt(len(losses))
         return cls(
             logsnr=tuple(logsnr.tolist()),
@@ -123,12 +130,12 @@ def finite_set_floor(
     is_subset: bool = False,
     generator: torch.Generator | None = None,
 ) -> Floor:
-    r"""Estimate the irreducible loss of a finite dataset from noisy versions of all of its points
-    or a random subset.
+    r"""Estimate the irreducible loss of a finite dataset.
 
-    Every noised point is compared with all points of the set, so that the result is unbiased. It
-    costs $4 n n' d$ operations for $n'$ noised points, in float64, and little for each noise level:
-    60,000 images of 28x28 pixels take some minutes on two cores.
+    Noise is added to all points or a random subset. Every noised point is compared with all points
+    of the set, so that the result is unbiased. It costs $4 n n' d$ operations for $n'$ noised
+    points, in float64, and little for each noise level: 60,000 images of 28x28 pixels take some
+    minutes on two cores.
 
     Args:
         data: The set.
@@ -168,10 +175,10 @@ def floor_losses(
     given_label: bool = False,
     generator: torch.Generator | None = None,
 ) -> Float64[Tensor, "n m"]:
-    r"""Compute an unbiased estimate of each point's irreducible loss, with one noise vector per
-    point for all noise levels.
+    r"""Compute an unbiased estimate of each point's irreducible loss.
 
-    The estimate is $\tfrac14 s^2 \sum_j p_j \|d_j\|^2$.
+    Each point has one noise vector for all noise levels. The estimate is $\tfrac14 s^2 \sum_j p_j
+    \|d_j\|^2$.
 
     Args:
         data: The set; it is computed where its points are.
@@ -223,11 +230,11 @@ def _add(
     eps_d: Float[Tensor, "b c"],
     logsnr: Float[Tensor, " m"],
 ) -> None:
-    r"""Add one chunk's $\sum_j p_j$ and $\sum_j p_j \|d_j\|^2$ to the running sums, from noisy to
-    clean levels.
+    r"""Add the terms of one chunk of points to the running sums.
 
-    A logit $-s(\epsilon\cdot d_j + \frac12 s \|d_j\|^2)$ below 0 falls as $s$ grows, so that no
-    cleaner level has to be looked at once all of a chunk are far below.
+    The sums are $\sum_j p_j$ and $\sum_j p_j \|d_j\|^2$, from noisy to clean levels. A logit
+    $-s(\epsilon\cdot d_j + \frac12 s \|d_j\|^2)$ below 0 falls as $s$ grows, so that no cleaner
+    level has to be looked at once all of a chunk are far below.
     """
     p = torch.empty_like(distance)
     for level in logsnr.argsort().tolist():
@@ -240,7 +247,9 @@ def _add(
 
 
 def mixture_floor(data: GaussianMixture, logsnr: Float[Tensor, " m"]) -> Floor:
-    r"""Compute the irreducible loss of a Gaussian mixture in one or two dimensions, by quadrature.
+    r"""Compute the irreducible loss of a Gaussian mixture by quadrature.
+
+    The mixture has one or two dimensions.
 
     $\tfrac12(1 - \mathbb E\|\hat\epsilon^*\|^2 / d)$, by the trapezoidal rule in each component's
     own coordinates, in steps that the narrowest of the noisy components resolves.

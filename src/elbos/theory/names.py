@@ -48,8 +48,9 @@ _LABELS = {
 
 
 def code(value: object, *, has_defaults: bool = False) -> str:
-    """Return the constructor call of an object as text, numbers rounded to four digits; fields at
-    their default are omitted unless `has_defaults`.
+    """Return the constructor call of an object as text.
+
+    Numbers are rounded to four digits; fields at their default are omitted unless `has_defaults`.
 
     Examples:
         >>> code(weightings.Monotone(weightings.EDM(mean=2.0)))

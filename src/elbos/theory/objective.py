@@ -72,17 +72,19 @@ class Objective(Typed):
             require_type(Weighting, weighting=self.weighting)
 
     def coefficient(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""Return the factor of $\|\hat y - y\|^2$ in the loss, $\tfrac12 (w/p)(\alpha/(a\sigma -
-        b\alpha))^2$; float64.
+        r"""Return the factor of $\|\hat y - y\|^2$ in the loss.
+
+        It is $\tfrac12 (w/p)(\alpha/(a\sigma - b\alpha))^2$, in float64.
         """
         return self.levels(logsnr)[5]
 
     def w_over_p(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""Return the importance weight $w(\lambda)/p(\lambda)$ of the loss; float64.
+        r"""Return the importance weight $w(\lambda)/p(\lambda)$ of the loss.
 
-        The density is divided by here and nowhere else. A loss divided by this factor is
-        $\tfrac12\|\hat\epsilon - \epsilon\|^2$, which is comparable over weightings and schedules
-        (`elbos.LossByLevel`). An adaptive schedule has another density after its `update`.
+        It is in float64. The density is divided by here and nowhere else. A loss divided by this
+        factor is $\tfrac12\|\hat\epsilon - \epsilon\|^2$, which is comparable over weightings and
+        schedules (`elbos.LossByLevel`). An adaptive schedule has another density after its
+        `update`.
         """
         logsnr = logsnr.double()
         return self.weighting(logsnr) * torch.exp(-self.schedule.log_density(logsnr))
@@ -96,11 +98,11 @@ class Objective(Typed):
         *,
         logsnr: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
-        r"""Compute the loss of each sample, drawing noise (and noise levels, unless given).
+        r"""Compute the loss of each sample with random noise.
 
-        The schedule is not changed. An adaptive schedule learns when its `update` is called with
-        the noise levels and the loss: draw the levels with `schedule.sample(len(x))` and pass them
-        as `logsnr`.
+        Noise levels are drawn, too, unless given. The schedule is not changed. An adaptive schedule
+        learns when its `update` is called with the noise levels and the loss: draw the levels with
+        `schedule.sample(len(x))` and pass them as `logsnr`.
 
         Args:
             network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
@@ -177,10 +179,10 @@ class Objective(Typed):
         return self.loss_at(self.levels(logsnr).to(x), network, x, eps, cond)
 
     def levels(self, logsnr: Float[Tensor, " b"]) -> Float64[Tensor, "7 b"]:
-        r"""Compute $\lambda, \alpha, \sigma, a, b$, `coefficient` and `w_over_p` at each noise
-        level, as one tensor.
+        r"""Compute the coefficients of the loss at each noise level.
 
-        One tensor is one transfer to a device.
+        They are $\lambda, \alpha, \sigma, a, b$, `coefficient` and `w_over_p`, as one tensor. One
+        tensor is one transfer to a device.
         """
         logsnr = logsnr.double()
         alpha, sigma = alpha_sigma(logsnr)
@@ -197,8 +199,7 @@ class Objective(Typed):
         eps: Float[Tensor, "b *d"],
         cond: Condition = None,
     ) -> Float[Tensor, " b"]:
-        """Compute the loss of each sample, given the coefficients of the loss at the samples' noise
-        levels.
+        """Compute the loss of each sample from precomputed coefficients.
 
         It is a few operations on tensors and nothing else, so that it compiles to one graph with
         the network.

@@ -30,7 +30,9 @@ CHUNK = 2**22  # numbers of a finite set held in float64 at once, 32 MB
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    r"""A mixture of isotropic Gaussians; when called, the exact denoiser of data drawn from it.
+    r"""Mixture of isotropic Gaussians with its exact denoiser.
+
+    When called, it is the denoiser of data drawn from the mixture.
 
     Args:
         weights: $\pi_k$, summing to one.
@@ -45,7 +47,7 @@ class GaussianMixture:
     def sample(
         self, num: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "num d"], Int[Tensor, " num"]]:
-        """Draw samples from the mixture; also return the component index of each sample."""
+        """Draw samples from the mixture with their component indices."""
         component = torch.multinomial(self.weights, num, replacement=True, generator=generator)
         eps = torch.randn(num, self.means.shape[1], dtype=self.means.dtype, generator=generator)
         return self.means[component] + self.stds[component, None] * eps, component
@@ -56,10 +58,10 @@ class GaussianMixture:
         logsnr: float = math.inf,
         component: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, " b"]:
-        r"""Return the log-density $\log q(z_\lambda)$ in nats, summed over dimensions; by default
-        that of clean data.
+        r"""Return the log-density $\log q(z_\lambda)$ of noisy data.
 
-        Given `component`, the density of each point under its component alone.
+        It is in nats, summed over dimensions, and by default that of clean data. Given `component`,
+        the density of each point under its component alone.
         """
         level = torch.full((1,), logsnr, dtype=x.dtype, device=x.device)
         log_joint = self._log_joint(x, level)
@@ -86,8 +88,9 @@ class GaussianMixture:
         logsnr: Float[Tensor, "#b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """Return the posterior means of data and noise under component `cond`, or under the
-        whole mixture if `cond` is negative.
+        """Return the posterior means of data and noise.
+
+        They are those of component `cond`, or of the whole mixture if `cond` is negative.
         """
         log_joint = self._log_joint(z, logsnr)
         if cond is not None:
@@ -106,8 +109,9 @@ class GaussianMixture:
 
 @dataclass(frozen=True)
 class FiniteSet:
-    r"""The uniform distribution over a finite set of points; when called, the exact denoiser of
-    this distribution.
+    r"""Uniform distribution over a finite set of points with its exact denoiser.
+
+    When called, it is the denoiser:
 
     $$\mathbb E[x \mid z] = \sum_j p_j(z)\, x_j, \qquad
       p_j(z) = \mathrm{softmax}_j\left(-\frac{\|z - \alpha x_j\|^2}{2\sigma^2}\right).$$
@@ -160,13 +164,17 @@ class FiniteSet:
         return self.x[0].numel()
 
     def points(self, rows: slice | Int[Tensor, " b"]) -> Float64[Tensor, "b d"]:
-        """Return selected points as float64, scaled to [-1, 1]."""
+        """Return selected points scaled to [-1, 1].
+
+        They are in float64.
+        """
         x = self.x[rows].flatten(1).double()
         return x if self.num_levels is None else x.mul_(2 / (self.num_levels - 1)).sub_(1)
 
     def only(self, label: int) -> "FiniteSet":
-        """Return the subset of points with a given class label; raise a ValueError if the subset is
-        empty.
+        """Return the subset of points with a given class label.
+
+        A ValueError is raised if it is empty.
         """
         if self.labels is None or not (is_of := self.labels == label).any():
             raise ValueError(f"no point of the set has label {label}.")
@@ -182,8 +190,9 @@ class FiniteSet:
         logsnr: Float[Tensor, "#b"],
         cond: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        """Return the posterior means of data and noise; a non-negative `cond` restricts the points
-        to those of this class.
+        """Return the posterior means of data and noise.
+
+        A non-negative `cond` restricts the points to those of this class.
         """
         flat = z.flatten(1).double()
         alpha, sigma = alpha_sigma(align(logsnr.double(), flat))

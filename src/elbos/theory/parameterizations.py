@@ -38,15 +38,16 @@ from elbos.theory.process import align, alpha_sigma
 
 
 def error_ratio(alpha: Tensor, sigma: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    r"""Return $(\alpha / (a\sigma - b\alpha))^2$, the ratio of squared errors of $\hat\epsilon$ and
-    $\hat y$.
+    r"""Return the ratio of squared errors of $\hat\epsilon$ and $\hat y$.
+
+    It is $(\alpha / (a\sigma - b\alpha))^2$.
     """
     return (alpha / (a * sigma - b * alpha)) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameterization(Typed, abc.ABC):
-    r"""A prediction type: a linear regression target for the network, $y = a x + b \epsilon$."""
+    r"""Prediction type of a network: a linear regression target $y = a x + b \epsilon$."""
 
     @abc.abstractmethod
     def coefficients(self, logsnr: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
@@ -62,8 +63,9 @@ class Parameterization(Typed, abc.ABC):
     def split(
         self, y: Float[Tensor, "b *d"], z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"]
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        r"""Return the estimates $(\hat x, \hat\epsilon)$ of data and noise, given the network
-        output $y$ at noisy data $z$.
+        r"""Return the estimates $(\hat x, \hat\epsilon)$ of data and noise.
+
+        They follow from the network output $y$ at noisy data $z$.
         """
         logsnr = align(logsnr, z)
         a, b = self.coefficients(logsnr)
@@ -73,8 +75,10 @@ class Parameterization(Typed, abc.ABC):
         return (sigma * y - b * z) / det, (a * z - alpha * y) / det
 
     def eps_error_per_error(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the ratio of squared errors $\|\hat\epsilon - \epsilon\|^2 / \|\hat y - y\|^2 =
-        (\alpha / (a\sigma - b\alpha))^2$ at log-SNR $\lambda$.
+        r"""Return the ratio of squared errors of noise and network output.
+
+        It is $\|\hat\epsilon - \epsilon\|^2 / \|\hat y - y\|^2 = (\alpha / (a\sigma - b\alpha))^2$
+        at log-SNR $\lambda$.
 
         Examples:
             >>> V().eps_error_per_error(torch.tensor([0.0]))
@@ -86,10 +90,11 @@ class Parameterization(Typed, abc.ABC):
     def eps_loss(
         self, y_hat: Float[Tensor, "b *d"], y: Float[Tensor, "b *d"], logsnr: Float[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
-        r"""Compute the unweighted loss $\tfrac12\|\hat\epsilon - \epsilon\|^2$ per dimension from a
-        network output and its target, comparable over prediction types.
+        r"""Compute the unweighted loss from a network output and its target.
 
-        A target of the other sign has the same error, $x - \epsilon$ as well as $\epsilon - x$.
+        It is $\tfrac12\|\hat\epsilon - \epsilon\|^2$ per dimension, comparable over prediction
+        types. A target of the other sign has the same error, $x - \epsilon$ as well as $\epsilon -
+        x$.
 
         Args:
             y_hat: The output; it may be of lower precision.
@@ -157,7 +162,9 @@ class V(Parameterization):
 
 @dataclass(frozen=True, kw_only=True)
 class Score(Parameterization):
-    r"""Score prediction: the score of the transition kernel, $y = -\epsilon / \sigma$.
+    r"""Score prediction, $y = -\epsilon / \sigma$.
+
+    It is the score of the transition kernel.
 
     References:
         Song et al. (2021), https://arxiv.org/abs/2011.13456
@@ -170,7 +177,9 @@ class Score(Parameterization):
 
 @dataclass(frozen=True, kw_only=True)
 class Flow(Parameterization):
-    r"""Velocity prediction of rectified flow (the optimal-transport path), $y = u = \epsilon - x$.
+    r"""Velocity prediction of rectified flow, $y = u = \epsilon - x$.
+
+    Its path is the optimal-transport path.
 
     References:
         Lipman et al. (2023), https://arxiv.org/abs/2210.02747; Liu et al. (2023),
@@ -183,8 +192,9 @@ class Flow(Parameterization):
 
 @dataclass(frozen=True, kw_only=True)
 class EDM(Parameterization):
-    r"""EDM's preconditioned output $F = (x - c_\mathrm{skip}\tilde z)/c_\mathrm{out}$,
-    $\tilde z = z/\alpha$.
+    r"""EDM's preconditioned output $F = (x - c_\mathrm{skip}\tilde z)/c_\mathrm{out}$.
+
+    Here, $\tilde z = z/\alpha$ and
 
     $$c_\mathrm{skip} = \frac{\sigma_d^2}{\tilde\sigma^2 + \sigma_d^2}, \qquad
       c_\mathrm{out} = \frac{\tilde\sigma\sigma_d}{\sqrt{\tilde\sigma^2 + \sigma_d^2}},$$

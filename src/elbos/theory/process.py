@@ -27,9 +27,9 @@ from torch.nn.functional import logsigmoid
 
 
 def alpha_sigma(logsnr: Float[Tensor, "*b"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-    r"""Return the signal and noise scales, $\alpha^2 = \mathrm{sigmoid}(\lambda)$ and $\sigma^2 =
-    \mathrm{sigmoid}(-\lambda)$.
+    r"""Return the signal and noise scales at given log-SNRs.
 
+    They are $\alpha^2 = \mathrm{sigmoid}(\lambda)$ and $\sigma^2 = \mathrm{sigmoid}(-\lambda)$.
     Computed through `logsigmoid`: at $\lambda = 40$ in float32 `sqrt(1 - alpha**2)` is 0, this is
     2.06e-9. At $\lambda = \infty$, clean data, the pair is $(1, 0)$.
 
@@ -89,10 +89,10 @@ def posterior(
     logsnr: Float[Tensor, "#b"],
     logsnr_next: Float[Tensor, "#b"],
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "..."]]:
-    r"""Return mean and variance of the posterior $q(z_s \mid z_t, x)$, for $\lambda_s$ =
-    `logsnr_next` $\ge \lambda_t$ = `logsnr`.
+    r"""Return mean and variance of the posterior $q(z_s \mid z_t, x)$.
 
-    Exact at $\lambda_s = \infty$, where it is a point mass at `x`.
+    Here $\lambda_s$ = `logsnr_next` $\ge \lambda_t$ = `logsnr`. Exact at $\lambda_s = \infty$,
+    where it is a point mass at `x`.
 
     Args:
         x: Data, or an estimate of it.

@@ -17,7 +17,9 @@ from elbos.theory.weightings import Monotone, Shifted, WeightFunction, Weighting
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Tabulated(Weighting):
-    r"""Tabulated weighting: linear between nodes, constant beyond the first and the last node.
+    r"""Weighting given by a table of values.
+
+    It is linear between nodes and constant beyond the first and the last.
 
     A run directory holds no code, so that opening a stranger's run executes none. It stores the
     values of the function at 2,001 noise levels instead: runs are sampled, evaluated and shared
@@ -98,7 +100,7 @@ class Tabulated(Weighting):
 
     @classmethod
     def from_file(cls, target: str) -> "Tabulated":
-        """Return a weighting tabulated from a function that a Python file defines.
+        """Return a weighting tabulated from a function in a Python file.
 
         The file is run once, like a script (`user_code`); training uses and stores the tabulated
         numbers only.

@@ -61,10 +61,10 @@ def uniform(
     sigma_tilde: float,  # noqa: ARG001, a `Dequantize`
     generator: torch.Generator | None,
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    r"""Return uniform dequantization noise $u$ on the interval of a pixel value, and $-\log q(u)$.
+    r"""Draw uniform dequantization noise on the interval of a pixel value.
 
-    Here $-\log q(u) = d\ln\delta$. The bound is loose where $\tilde\sigma \ll \delta$: most of the
-    interval then lies where the model saw no data.
+    Returned are the noise $u$ and $-\log q(u)$. Here $-\log q(u) = d\ln\delta$. The bound is loose
+    where $\tilde\sigma \ll \delta$: most of the interval then lies where the model saw no data.
     """
     u = spacing * (torch.rand(shape, dtype=torch.float64, generator=generator) - 0.5)
     return u, torch.full(shape[:1], math.log(spacing), dtype=u.dtype)
@@ -73,8 +73,9 @@ def uniform(
 def truncated_normal(
     shape: torch.Size, spacing: float, sigma_tilde: float, generator: torch.Generator | None
 ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]:
-    r"""Return truncated-normal dequantization noise $u$ on the interval of a pixel value, and
-    $-\log q(u)$.
+    r"""Draw truncated-normal dequantization noise on the interval of a pixel value.
+
+    Returned are the noise $u$ and $-\log q(u)$.
 
     $u \sim \mathcal N(0, \tilde\sigma^2 I)$, truncated, with $-\log q(u) =
     \frac{\|u\|^2}{2\tilde\sigma^2} + d\ln(\sqrt{2\pi}\,\tilde\sigma Z)$ and
@@ -92,8 +93,9 @@ def truncated_normal(
 
 @dataclass(frozen=True)
 class FlowLikelihood:
-    r"""Negative log-likelihood of each image under the probability-flow ODE (an upper bound for
-    discrete data).
+    r"""Negative log-likelihood of each image under the probability-flow ODE.
+
+    For discrete data it is an upper bound.
 
     Images are independent given the model, so the standard deviation of `nats` over $\sqrt n$ is
     the standard error of its mean, over images, dequantization and probes. The solver's error is
@@ -126,8 +128,9 @@ def flow_likelihood(
     cond: Condition = None,
     generator: torch.Generator | None = None,
 ) -> FlowLikelihood:
-    r"""Compute the negative log-likelihood of each image under the probability-flow ODE, solved by
-    the Dormand-Prince method.
+    r"""Compute the negative log-likelihood of each image by the probability-flow ODE.
+
+    The ODE is solved by the Dormand-Prince method.
 
     Steps are shared by the batch and accepted when the worst image is within the tolerances, so
     that an image's value does not depend, beyond them, on the others. The state is float32, or
@@ -192,8 +195,9 @@ def _probes(
 
 @dataclass
 class _Flow:
-    r"""Right-hand side of the probability-flow ODE: velocity $dz/d\lambda$ and its divergence per
-    dimension.
+    r"""Right-hand side of the probability-flow ODE.
+
+    It is the velocity $dz/d\lambda$ and its divergence per dimension.
     """
 
     denoiser: Denoise
@@ -230,8 +234,9 @@ class _Flow:
 
 
 def _worst_image(error: tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]) -> Float[Tensor, ""]:
-    """Return the largest error norm of the images in a batch, which a mean over the batch would
-    hide.
+    """Return the largest error norm of the images in a batch.
+
+    A mean over the batch would hide it.
     """
     z, divergence = error
     return torch.maximum(z.square().flatten(1).mean(1).sqrt(), divergence.abs()).max()

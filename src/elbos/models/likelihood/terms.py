@@ -22,8 +22,9 @@ DECODER_REACH = 17.0  # standard deviations: 17^2 / 2 - 6 * 17 > 40
 
 
 def at_least_single(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-    """Return data in float32 or a wider dtype, since float16 cannot distinguish neighbouring pixel
-    values.
+    """Convert data to float32 or a wider dtype.
+
+    In float16 neighbouring pixel values are not distinguished.
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -38,8 +39,9 @@ def eps_loss(
     eps: Float[Tensor, "b *d"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
-    r"""Return the loss $\tfrac12\|\hat\epsilon - \epsilon\|^2$ at given noise levels, in nats per
-    dimension.
+    r"""Return the loss $\tfrac12\|\hat\epsilon - \epsilon\|^2$ at given noise levels.
+
+    It is in nats per dimension.
 
     Args:
         denoiser: Estimates the noise.
@@ -60,7 +62,7 @@ def eps_loss(
 
 @torch.no_grad()
 def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b"]:
-    r"""Return the prior loss $\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$, in
+    r"""Return the prior loss $\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$ in
     nats per dimension.
 
     $\tfrac12(\alpha^2 x^2 + \sigma^2 - 1 - \ln\sigma^2)$, and $\sigma^2 = 1 - \alpha^2$.
@@ -79,7 +81,7 @@ def decoder_loss(
     eps: Float[Tensor, "b *d"] | None = None,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, " b"]:
-    r"""Return the decoder loss $-\log p(x \mid z_{\lambda_\max})$, in nats per dimension.
+    r"""Return the decoder loss $-\log p(x \mid z_{\lambda_\max})$ in nats per dimension.
 
     For discrete data it is computed with one random $z$, for continuous data it is the exact mean
     over $z$, $\tfrac12(1 - \lambda_\max + \ln 2\pi)$.
@@ -107,8 +109,9 @@ def decoder_loss(
 def loss_of_levels(
     x: Float[Tensor, "b *d"], logsnr_max: float, num_levels: int | None, eps: Float[Tensor, "b *d"]
 ) -> Float[Tensor, " b"]:
-    """Return the decoder loss without checking that the data are pixel values: a check would
-    synchronize the device.
+    """Return the decoder loss without checking the data.
+
+    A check that they are pixel values would synchronize the device.
     """
     if num_levels is None:
         return torch.full_like(x.flatten(1)[:, 0], 0.5 * (1 - logsnr_max + math.log(2 * math.pi)))
@@ -130,10 +133,10 @@ def loss_of_levels(
 
 
 def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
-    r"""Raise a ValueError unless all data are pixel values $2k/(K-1) - 1$, up to 5 % of the
-    spacing, where $K \ge 2$ is `num_levels`.
+    r"""Raise a ValueError unless all data are pixel values.
 
-    Data rounded to float16 pass; data in [0, 1], where every other value is half a step off, or in
+    These are $2k/(K-1) - 1$, up to 5 % of the spacing, where $K \ge 2$ is `num_levels`. Data
+    rounded to float16 pass; data in [0, 1], where every other value is half a step off, or in
     0..255 do not.
     """
     if num_levels < 2:
@@ -153,8 +156,10 @@ def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
 
 
 def warn_if_unresolved(logsnr_max: float, num_levels: int | None) -> None:
-    r"""Warn if, at $\lambda_\max$, neighbouring pixel values differ by less than 6 standard
-    deviations of the noise, $\tfrac{2}{K-1} e^{\lambda_\max/2} < 6$.
+    r"""Warn if noise blurs neighbouring pixel values at the clean end.
+
+    At $\lambda_\max$ they then differ by less than 6 standard deviations of the noise,
+    $\tfrac{2}{K-1} e^{\lambda_\max/2} < 6$.
 
     The decoder sees only the noisy pixel, so that its loss then increases: for 17 equally likely
     values by 0.14 bits/dim at 4.1 standard deviations, by 0.008 at 6.2.

@@ -42,11 +42,12 @@ __all__ = [
 
 
 class NetworkConfig(Protocol):
-    """Interface of network configurations, which build the networks."""
+    """Interface of configurations that build networks."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        """Return the network for samples of a given shape; raise a ValueError if the configuration
-        does not fit the shape.
+        """Return the network for samples of a given shape.
+
+        A ValueError is raised if the configuration does not fit the shape.
         """
 
 

@@ -37,7 +37,10 @@ Resampling = Literal["none", "down", "up"]
 
 @dataclass(frozen=True, kw_only=True)
 class ADMConfig(Typed):
-    """Configuration of ADM's U-Net; the default is the network for ImageNet at 64x64."""
+    """Configuration of ADM's U-Net.
+
+    The default is the network for ImageNet at 64x64.
+    """
 
     channels: tuple[int, ...] = (192, 384, 576, 768)
     """Channels per resolution, finest first; each next resolution has half the side."""
@@ -67,7 +70,10 @@ class ADMConfig(Typed):
 
 
 class ADM(nn.Module):
-    """U-Net of ADM; `ADMConfig.build` checks the sizes and builds the network."""
+    """U-Net of the ablated diffusion model (ADM).
+
+    `ADMConfig.build` checks the sizes and builds the network.
+    """
 
     def __init__(
         self, config: ADMConfig, *, num_image_channels: int, num_classes: int | None
@@ -127,7 +133,7 @@ class ADM(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block of the U-Net, optionally followed by attention."""
+    """Residual block of the U-Net with optional attention."""
 
     def __init__(self, block: "ResidualBlock", attention: Attention | None) -> None:
         super().__init__()
@@ -161,8 +167,9 @@ class Middle(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Residual block of two 3x3 convolutions, each after a norm; the second norm is modulated by
-    the noise-level embedding.
+    """Residual block of two normalized 3x3 convolutions.
+
+    Each convolution follows a norm; the noise-level embedding modulates the second norm.
 
     Args:
         num_inputs: Channels of the input.

@@ -30,8 +30,9 @@ MAX_EXPONENT = 16  # a period of 2^-15, near the last digits of a float32 pixel
 
 
 def logsnr_features(logsnr: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
-    r"""Return Fourier features of log-SNR, $\phi(\lambda)$: sines and cosines, in the dtype of
-    `logsnr`.
+    r"""Return Fourier features $\phi(\lambda)$ of log-SNR.
+
+    They are sines and cosines in the dtype of `logsnr`.
 
     Examples:
         >>> logsnr_features(torch.zeros(1)).sum()
@@ -49,8 +50,9 @@ def logsnr_features(logsnr: Float[Tensor, " b"]) -> Float[Tensor, "b f"]:
 
 
 class Embedding(nn.Module):
-    r"""Joint embedding of noise level and class label: two linear maps of $\phi(\lambda)$, plus a
-    label vector.
+    r"""Joint embedding of noise level and class label.
+
+    It is the sum of two linear maps of $\phi(\lambda)$, one after the other, and a label vector.
 
     Args:
         num_features: Length of the vector.
@@ -66,8 +68,9 @@ class Embedding(nn.Module):
     def forward(
         self, logsnr: Float[Tensor, " b"], cond: Int[Tensor, " b"] | None
     ) -> Float[Tensor, "b f"]:
-        """Return the embedding vector of each sample; a negative label, or None, means "no
-        label".
+        """Return the embedding vector of each sample.
+
+        A negative label stands for no label; so does None.
         """
         dtype = self.linear_in.weight.dtype
         phi = logsnr_features(logsnr.to(torch.promote_types(dtype, torch.float32)))
@@ -98,8 +101,9 @@ class Embedding(nn.Module):
 
 
 class FourierFeatures(nn.Module):
-    r"""Fourier features of pixels, $e^{-(2^n\pi\tilde\sigma)^2/2}\,(\sin, \cos)(2^n\pi z)$,
-    appended to the pixels.
+    r"""Layer that appends Fourier features to the pixels of an image.
+
+    The features are $e^{-(2^n\pi\tilde\sigma)^2/2}\,(\sin, \cos)(2^n\pi z)$.
 
     Clean images differ from noisy ones in digits of $z$ that bfloat16 cannot represent; the
     features represent them. The factor is the expectation of a feature over the noise, relative to
@@ -144,8 +148,9 @@ def attended(
 
 
 def set_zero(*modules: nn.Module) -> None:
-    """Set all parameters of the given modules to zero, so that a residual branch initially adds
-    nothing.
+    """Set all parameters of the given modules to zero.
+
+    A residual branch then initially adds nothing.
     """
     for module in modules:
         for parameter in module.parameters():

@@ -40,7 +40,10 @@ class MLPConfig(Typed):
 
 
 class MLP(nn.Module):
-    """Residual multilayer perceptron; `MLPConfig.build` checks the sizes and builds the network."""
+    """Residual multilayer perceptron for vectors.
+
+    `MLPConfig.build` checks the sizes and builds the network.
+    """
 
     def __init__(self, config: MLPConfig, *, dim: int, num_classes: int | None) -> None:
         super().__init__()
@@ -66,8 +69,9 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block of two linear maps; the noise-level embedding modulates the output of the
-    first.
+    """Residual block of two linear maps.
+
+    The noise-level embedding modulates the output of the first.
     """
 
     def __init__(self, num_features: int) -> None:

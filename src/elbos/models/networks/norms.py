@@ -48,16 +48,18 @@ def group_norm(
     bias: Float[Tensor, " c"],
     eps: float,
 ) -> Float[Tensor, "b c h w"]:
-    """Normalize `h` over groups of channels, with statistics in float32 or wider; differentiable
-    only once.
+    """Normalize `h` over groups of channels.
+
+    Statistics are in float32 or wider. The result is differentiable only once.
     """
     out: Tensor = _GroupNorm.apply(h, num_groups, weight, bias, eps)  # type: ignore[no-untyped-call]
     return out
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Group normalization with a custom backward pass: one multiply-add per value, forward and
-    backward.
+    """Group normalization with a custom backward pass.
+
+    Forward and backward take one multiply-add per value.
     """
 
     @staticmethod
@@ -116,8 +118,9 @@ def _aligned(values: Float[Tensor, "b g k"]) -> Float[Tensor, "b c 1 1"]:
 
 
 def _centred(h: Tensor, mean: Float[Tensor, "b g 1"]) -> tuple[Tensor, Float[Tensor, "b g 1"]]:
-    """Return `h` minus the group mean, in the precision of `h`, and the rounding error of the
-    mean.
+    """Subtract the group mean from `h`.
+
+    The difference is in the precision of `h`; the rounding error of the mean is also returned.
     """
     rounded = mean.to(h.dtype)
     num_channels = h.shape[1] // mean.shape[1]

@@ -94,7 +94,10 @@ class UNetConfig(Typed):
 
 
 class UNet(nn.Module):
-    """Lean U-Net; `UNetConfig.build` checks the sizes and builds the network."""
+    """U-Net for square or rectangular images.
+
+    `UNetConfig.build` checks the sizes and builds the network.
+    """
 
     def __init__(
         self, config: UNetConfig, *, num_image_channels: int, num_classes: int | None
@@ -150,7 +153,10 @@ class UNet(nn.Module):
 
 
 class Resolution(nn.Module):
-    """Residual blocks at one resolution of the U-Net, optionally followed by attention."""
+    """Residual blocks at one resolution of the U-Net.
+
+    Attention follows if `use_attention`.
+    """
 
     def __init__(self, config: UNetConfig, num_channels: int, *, use_attention: bool) -> None:
         super().__init__()
@@ -167,8 +173,9 @@ class Resolution(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block of two 3x3 convolutions, with modulation by the noise-level embedding in
-    between.
+    """Residual block of two 3x3 convolutions.
+
+    The noise-level embedding modulates the features in between.
     """
 
     def __init__(self, num_channels: int, dropout: float) -> None:
@@ -189,7 +196,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the pixels of a feature map, with a residual connection."""
+    """Residual self-attention over the pixels of a feature map."""
 
     def __init__(self, num_channels: int, head_dim: int) -> None:
         super().__init__()

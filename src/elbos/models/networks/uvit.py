@@ -32,8 +32,9 @@ from elbos.models.networks.vit import Block, positions, require_heads, rotations
 
 @dataclass(frozen=True, kw_only=True)
 class UViTConfig(Typed):
-    """Configuration of simple diffusion's U-ViT; the default is for ImageNet at 128x128 (2.3
-    billion parameters).
+    """Configuration of simple diffusion's U-ViT.
+
+    The default is for ImageNet at 128x128 (2.3 billion parameters).
     """
 
     channels: tuple[int, ...] = (128, 256, 512, 2048)
@@ -72,8 +73,9 @@ class UViTConfig(Typed):
 
 
 class UViT(nn.Module):
-    """U-Net with a transformer in the middle; `UViTConfig.build` checks the sizes and builds the
-    network.
+    """U-Net with a transformer in the middle.
+
+    `UViTConfig.build` checks the sizes and builds the network.
     """
 
     def __init__(

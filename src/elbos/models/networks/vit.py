@@ -48,8 +48,9 @@ MULTIPLE = 64  # of the perceptron's width, for matrix products
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig(Typed):
-    """Configuration of a vision transformer. DiT's sizes, features x blocks: S 384 x 12, B 768 x
-    12, L 1024 x 24.
+    """Configuration of a vision transformer.
+
+    DiT's sizes, features x blocks: S 384 x 12, B 768 x 12, L 1024 x 24.
     """
 
     num_features: int = 384
@@ -86,7 +87,10 @@ class ViTConfig(Typed):
 
 
 class ViT(nn.Module):
-    """Vision transformer; `ViTConfig.build` checks the sizes and builds the network."""
+    """Vision transformer for denoising images.
+
+    `ViTConfig.build` checks the sizes and builds the network.
+    """
 
     def __init__(
         self, config: ViTConfig, *, shape: tuple[int, ...], num_classes: int | None
@@ -128,8 +132,9 @@ class ViT(nn.Module):
 
 
 class Block(nn.Module):
-    """Transformer block whose scales, shifts and gates depend on the noise-level embedding
-    (adaLN-zero).
+    """Transformer block modulated by the noise-level embedding (adaLN-zero).
+
+    The embedding determines scales, shifts and gates.
     """
 
     def __init__(
@@ -177,11 +182,11 @@ class Block(nn.Module):
 
 
 def angles(height: int, width: int, num: int, period: float, like: Tensor) -> Float[Tensor, "n d"]:
-    """Return the phase angles of 2D position features: for each patch, `num` angles of the row and
-    `num` of the column.
+    """Return the phase angles of 2D position features.
 
-    Patches are in row-major order. Frequencies fall geometrically from one radian per patch to
-    almost one per `period` patches; the dtype is float32 at least.
+    Each patch has `num` angles of the row and `num` of the column. Patches are in row-major order.
+    Frequencies fall geometrically from one radian per patch to almost one per `period` patches; the
+    dtype is float32 at least.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     frequencies = period ** -(torch.arange(num, dtype=dtype, device=like.device) / num)
@@ -195,7 +200,10 @@ def angles(height: int, width: int, num: int, period: float, like: Tensor) -> Fl
 
 
 def positions(height: int, width: int, num_features: int, like: Tensor) -> Float[Tensor, "n c"]:
-    """Return sinusoidal position embeddings of image patches, zero-padded to `num_features`."""
+    """Return sinusoidal position embeddings of image patches.
+
+    They are zero-padded to `num_features`.
+    """
     phase = angles(height, width, num_features // 4, LONGEST_PERIOD, like)
     table = torch.cat([phase.sin(), phase.cos()], dim=1).to(like.dtype)
     return F.pad(table, (0, num_features - table.shape[1]))
@@ -204,7 +212,10 @@ def positions(height: int, width: int, num_features: int, like: Tensor) -> Float
 def rotations(
     height: int, width: int, head_dim: int, like: Tensor
 ) -> tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]]:
-    """Return the cosines and the signed sines of axial rotary position embeddings."""
+    """Return the cosines and sines of axial rotary position embeddings.
+
+    The sines are signed.
+    """
     phase = angles(height, width, head_dim // 4, ROTATION_PERIOD, like)
     cos, sin = phase.cos(), phase.sin()
     factors = torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
@@ -216,8 +227,9 @@ def rotated(
     heads: Float[Tensor, "b n k heads d"],
     rotation: tuple[Float[Tensor, "n 1 1 d"], Float[Tensor, "n 1 1 d"]],
 ) -> Float[Tensor, "b n k heads d"]:
-    """Rotate each feature pair (i, i + d/2) of queries and keys by an angle that depends on the
-    position.
+    """Rotate queries and keys by angles that depend on the position.
+
+    Each feature pair (i, i + d/2) is rotated.
     """
     own, partners = rotation
     return torch.addcmul(heads * own, heads.roll(heads.shape[4] // 2, 4), partners)

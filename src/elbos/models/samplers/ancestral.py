@@ -49,7 +49,7 @@ class Ancestral(Sampler):
 
 @dataclass(frozen=True, kw_only=True)
 class DDIM(Sampler):
-    r"""DDIM sampler: first-order steps of the probability-flow ODE, optionally with added noise.
+    r"""DDIM sampler: first-order steps of the probability-flow ODE.
 
     $$z_s = \alpha_s\hat x + \sqrt{\sigma_s^2 - \tau^2}\,\hat\epsilon + \tau\epsilon, \qquad
       \tau = \eta\,\sigma_s\sqrt c, \qquad c = 1 - e^{\lambda_t - \lambda_s}.$$

@@ -26,8 +26,9 @@ from elbos.theory.process import alpha_sigma
 
 @dataclass(frozen=True, kw_only=True)
 class StochasticDPMSolver(Sampler):
-    r"""SDE-DPM-Solver++(2M): the stochastic version of `DPMSolver`, with the same marginal
-    distributions.
+    r"""Stochastic version of the DPM-Solver++(2M) sampler.
+
+    SDE-DPM-Solver++(2M) has the same marginal distributions as `DPMSolver`.
 
     With $r$ the ratio of the last $h$ to this one, and Langevin dynamics of strength $\eta$ along
     the way, which replace noise and damp $z_t$,

@@ -15,7 +15,9 @@ from elbos.theory.process import alpha_sigma
 
 @dataclass(frozen=True, kw_only=True)
 class Heun(Sampler):
-    r"""EDM's sampler: Heun's method in $\tilde\sigma$, with noise added before each step ("churn").
+    r"""EDM's sampler: Heun's method in $\tilde\sigma$.
+
+    Noise may be added before each step ("churn").
 
     $$\tilde z_s = \tilde z_t + (\tilde\sigma_s - \tilde\sigma_t)\,
       \tfrac12\bigl(\hat\epsilon_t + \hat\epsilon_s\bigr).$$

@@ -22,8 +22,9 @@ Noise = Callable[[], Tensor]
 
 
 class Sampler(Typed, abc.ABC):
-    """Base class of samplers, which transform noise to data; a sampler's settings are dataclass
-    fields.
+    """Base class of samplers that transform noise into data.
+
+    A sampler's settings are dataclass fields.
     """
 
     @torch.no_grad()
@@ -38,7 +39,9 @@ class Sampler(Typed, abc.ABC):
         *,
         clip: float | None = None,
     ) -> Float[Tensor, "b *d"]:
-        r"""Transform noise `z` into samples, by calling a denoiser at increasing log-SNRs.
+        r"""Transform noise into samples by repeated calls of a denoiser.
+
+        The log-SNRs of the calls increase.
 
         Args:
             denoiser: Estimates data and noise.
@@ -94,21 +97,19 @@ class Sampler(Typed, abc.ABC):
         levels: Float[Tensor, "n 1"],
         noise: Noise,
     ) -> Float[Tensor, "b *d"]:
-        """Run the sampling algorithm from the first to the last noise level; return `z` at the last
-        level.
-        """
+        """Run the sampling algorithm from the first to the last noise level."""
 
     def num_evaluations(self, num_steps: int) -> int:
-        """Return the number of denoiser calls (NFE) per sample, for a grid of `num_steps` steps."""
+        """Return the number of denoiser calls (NFE) for a grid of `num_steps` steps."""
         return num_steps
 
 
 @typed
 def grid(schedule: Schedule, num_steps: int) -> Float[Tensor, " n_plus_1"]:
-    r"""Return noise levels uniform in the schedule's time from $\lambda_\min$ to $\lambda_\max$,
-    followed by $\infty$ (clean data).
+    r"""Return noise levels uniform in the time of a schedule.
 
-    With `schedules.EDMSampling()` it is EDM's grid.
+    They run from $\lambda_\min$ to $\lambda_\max$, followed by $\infty$ (clean data). With
+    `schedules.EDMSampling()` it is EDM's grid.
 
     Args:
         schedule: Schedule whose time is divided evenly.

@@ -27,14 +27,14 @@ Estimates = list[tuple[Tensor, Tensor]]  # pairs of noise level and estimate of 
 
 @dataclass(frozen=True, kw_only=True)
 class UniPC(Sampler):
-    r"""UniPC, a predictor-corrector sampler, with $B_2(h)$: each new estimate also corrects the
-    preceding step.
+    r"""Predictor-corrector sampler UniPC with $B_2(h)$.
 
-    A step is predicted from the last `order` estimates. The estimate at its end joins them, and the
-    step is taken again with one more, for no further evaluation: of order `order` + 1 on the ODE.
-    Prediction and correction are the exact integrals of their polynomials, in which $B(h)$ cancels,
-    but where a step knows one difference alone, whose weight is $B_2(h)/2$ with
-    $B_2(h) = 1 - e^{-h}$: the prediction of order 2 is then `DPMSolver`.
+    Each new estimate also corrects the preceding step. A step is predicted from the last `order`
+    estimates. The estimate at its end joins them, and the step is taken again with one more, for no
+    further evaluation: of order `order` + 1 on the ODE. Prediction and correction are the exact
+    integrals of their polynomials, in which $B(h)$ cancels, but where a step knows one difference
+    alone, whose weight is $B_2(h)/2$ with $B_2(h) = 1 - e^{-h}$: the prediction of order 2 is then
+    `DPMSolver`.
 
     The first steps are of lower order, since estimates are missing, and where the last level is
     $\infty$ the last ones are, too, the last of order 1: what its authors call `bh2` with
@@ -120,8 +120,7 @@ def _integrate(
 
 
 def _quadrature(nodes: list[float], h: float) -> list[float]:
-    r"""Return the quadrature weights of $\int_0^h e^{\tau - h} f(\tau)\,d\tau$ for values of $f$ at
-    `nodes`.
+    r"""Return the quadrature weights of $\int_0^h e^{\tau - h} f(\tau)\,d\tau$ at given nodes.
 
     They are exact for $f = (\tau/h)^k$ with $k$ below the number of nodes, whose integrals are
     $m_0 = 1 - e^{-h}$ and, by parts, $m_k = 1 - k\,m_{k-1}/h$. Of two nodes, $m_1$ is

@@ -42,8 +42,9 @@ class Bound:
 
 
 def bounds(run: Run) -> list[Bound]:
-    """Return the likelihood bounds measured in a model's evaluation or, without evaluation, in the
-    last validation of the training.
+    """Return the measured likelihood bounds of a model.
+
+    They are from its evaluation or, without any, from the last validation of the training.
     """
     path = run.directory.path / "eval.json"
     try:
@@ -80,10 +81,10 @@ def bounds(run: Run) -> list[Bound]:
 
 
 def card(run: Run, where: str, vae: Latents | None = None) -> str:
-    """Return the text of the model card (README.md) of an exported model.
+    """Return the text of the model card of an exported model.
 
-    `where` is the repository on the Hub, or the name of the folder; `vae` is given if it is
-    exported, too.
+    It is that of README.md. `where` is the repository on the Hub, or the name of the folder; `vae`
+    is given if it is exported, too.
     """
     config, data, network = run.config, run.data, run.network
     ends = run.schedule.logsnr_min, run.schedule.logsnr_max

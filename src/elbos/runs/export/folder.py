@@ -26,11 +26,11 @@ _FORMAT = 1
 def export(
     run: Run, folder: Path | str, *, repo: str | None = None, vae: Latents | None = None
 ) -> list[str]:
-    """Write the averaged weights of a trained model, and all files needed to load them, into a
-    folder.
+    """Write a trained model into a folder.
 
-    An existing folder has to be empty or hold an earlier export of the same run, of any step;
-    hidden files in the folder, such as git's, are left alone.
+    The files are the averaged weights and all that is needed to load them. An existing folder has
+    to be empty or hold an earlier export of the same run, of any step; hidden files in the folder,
+    such as git's, are left alone.
 
     Args:
         run: The run, with its network.
@@ -96,7 +96,10 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
 
 
 def _run_of(run: Run) -> dict[str, str]:
-    """Return a digest that identifies a training run, independent of the length of the training."""
+    """Return a digest that identifies a training run.
+
+    It does not depend on the length of the training.
+    """
     known = {**run.config.identity(), "num_images": None, "init": None, "data": None}
     return {"run": digest([known, run.directory.read("data.json")])}
 

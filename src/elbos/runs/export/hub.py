@@ -27,8 +27,9 @@ def require_pushable(repo: str) -> None:
 
 
 def push(folder: Path, names: Sequence[str], repo: str, api: Any = None) -> str:
-    """Upload files of a folder to a model repository on the Hugging Face Hub, created as private if
-    missing.
+    """Upload files to a model repository on the Hugging Face Hub.
+
+    A missing repository is created as private.
 
     Args:
         folder: The folder.

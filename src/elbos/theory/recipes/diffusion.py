@@ -19,7 +19,10 @@ _SCORE_SDE = "Song et al. (2021), https://arxiv.org/abs/2011.13456"
 
 
 def _soft_min_snr(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return $(\tilde\sigma\sigma_d)^2/(\tilde\sigma^2 + \sigma_d^2)^2$ with $\sigma_d = 1/2$."""
+    r"""Return the loss coefficient of soft Min-SNR.
+
+    It is $(\tilde\sigma\sigma_d)^2/(\tilde\sigma^2 + \sigma_d^2)^2$ with $\sigma_d = 1/2$.
+    """
     variance = torch.exp(-logsnr)
     return variance * 0.25 / (variance + 0.25) ** 2
 

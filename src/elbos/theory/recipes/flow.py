@@ -38,8 +38,9 @@ def _velocity(
 
 
 def _logit_normal(title: str, mean: float, std: float, reference: str) -> Recipe:
-    r"""Return a recipe of the velocity loss with logit-normal times; a time shift by $k$ adds $\ln
-    k$ to the mean of the logit.
+    r"""Return a recipe of the velocity loss with logit-normal times.
+
+    A time shift by $k$ adds $\ln k$ to the mean of the logit.
     """
     schedule = Normal.logit_normal(mean=mean, std=std)
     return _velocity(title, schedule, weightings.LogitNormalFlow(mean=mean, std=std), reference)

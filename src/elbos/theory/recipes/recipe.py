@@ -16,8 +16,9 @@ from elbos.theory.weightings import Weighting
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    r"""The training loss of a published method: noise schedule, prediction type and loss
-    coefficient.
+    r"""Training loss of a published method.
+
+    It consists of noise schedule, prediction type and loss coefficient.
 
     Attributes:
         title: The method, in a few words.
@@ -37,10 +38,10 @@ class Recipe:
     reference: str
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Return the implied weighting, unnormalized: density times loss coefficient times error
-        ratio.
+        """Return the unnormalized weighting that the loss implies.
 
-        Beyond the ends of the schedule, where the recipe samples nothing, its formula continues.
+        It is density times loss coefficient times error ratio. Beyond the ends of the schedule,
+        where the recipe samples nothing, its formula continues.
         """
         error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
         return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio
@@ -49,8 +50,9 @@ class Recipe:
 def exact(
     weighting: Weighting, schedule: Schedule, parameterization: Parameterization
 ) -> Callable[[Tensor], Tensor]:
-    """Return the loss coefficient that realizes `weighting` for a given schedule and prediction
-    type.
+    """Return the loss coefficient that realizes a given weighting.
+
+    It depends on the schedule and the prediction type.
     """
     return lambda logsnr: (
         weighting(logsnr)

@@ -34,7 +34,9 @@ def _cut(schedule: Schedule, own_min: float, own_max: float) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture(Schedule):
-    r"""Mixture of schedules, $p = \sum_i \pi_i p_i$: one schedule is drawn for each sample.
+    r"""Mixture of noise schedules, $p = \sum_i \pi_i p_i$.
+
+    One schedule is drawn for each sample.
 
     Attributes:
         schedules: The $p_i$, each on its own range.
@@ -92,8 +94,9 @@ class Mixture(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowTimes(Schedule):
-    r"""Rectified-flow schedule with the times of another schedule, shifted and mapped to an
-    interval.
+    r"""Rectified-flow schedule with transformed times.
+
+    The times of another schedule are shifted and mapped to an interval:
 
     $$\tau' = \tau_0 + (\tau_1 - \tau_0)\,\frac{s\tau}{1 + (s - 1)\tau}, \qquad
       \tau = \mathrm{sigmoid}(-\lambda/2).$$
@@ -143,8 +146,9 @@ class FlowTimes(Schedule):
     def _unmapped(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""Return the inner schedule's log-SNR that corresponds to a log-SNR of this schedule, and
-        $\log(d\lambda/d\lambda')$.
+        r"""Return the inner schedule's log-SNR for a log-SNR of this schedule.
+
+        Also returned is $\log(d\lambda/d\lambda')$.
         """
         half, width = logsnr / 2, self.time_max - self.time_min
         noise = (torch.sigmoid(-half) - self.time_min).clamp(min=0) / width
@@ -167,8 +171,9 @@ class FlowTimes(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroTerminal(Schedule):
-    r"""Zero-terminal-SNR version of a schedule: the SNR is divided by a shift and rescaled to end
-    at pure noise.
+    r"""Zero-terminal-SNR version of a noise schedule.
+
+    The SNR is divided by a shift and rescaled to end at pure noise:
 
     $$\alpha' = \frac{\alpha - \alpha_1}{1 - \alpha_1}, \qquad
       \alpha^2 = \mathrm{sigmoid}(\lambda - \ln s),$$
@@ -202,7 +207,10 @@ class ZeroTerminal(Schedule):
 
     @property
     def _last(self) -> float:
-        r"""Logarithm of the signal scale at the noisy end of the inner schedule, $\ln\alpha_1$."""
+        r"""Logarithm of the signal scale at the noisy end of the inner schedule.
+
+        It is $\ln\alpha_1$.
+        """
         last = torch.tensor(self.inner.logsnr_min - math.log(self.snr_shift), dtype=torch.float64)
         return logsigmoid(last).item() / 2
 
@@ -215,8 +223,9 @@ class ZeroTerminal(Schedule):
     def _unscaled(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""Return the inner schedule's log-SNR that corresponds to a log-SNR of this schedule, and
-        $\log(d\lambda/d\lambda')$.
+        r"""Return the inner schedule's log-SNR for a log-SNR of this schedule.
+
+        Also returned is $\log(d\lambda/d\lambda')$.
         """
         rest = -math.expm1(self._last)  # 1 - alpha_1
         scaled = torch.expm1(logsigmoid(logsnr) / 2)  # alpha' - 1

@@ -14,8 +14,9 @@ from elbos.theory.schedules.schedule import Schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Cosine(Schedule):
-    r"""The cosine schedule, $\lambda = -2\ln\tan(\pi t/2) + 2s$,
-    $p = \mathrm{sech}(\lambda/2 - s)/(2\pi)$.
+    r"""The cosine schedule, $\lambda = -2\ln\tan(\pi t/2) + 2s$.
+
+    Its density is $p = \mathrm{sech}(\lambda/2 - s)/(2\pi)$.
 
     Attributes:
         shift: $s$; for $d \times d$ images $\ln(64/d)$ keeps the noise level of an averaged-down
@@ -66,19 +67,19 @@ class Normal(Schedule):
 
     @classmethod
     def edm(cls, *, p_mean: float = -1.2, p_std: float = 1.2, **ends: float) -> "Normal":
-        r"""Return EDM's training distribution of log-SNR, given mean and standard deviation of
-        $\ln\tilde\sigma$.
+        r"""Return EDM's training distribution of log-SNR.
 
-        `ends` are `logsnr_min` and `logsnr_max`.
+        Its parameters are mean and standard deviation of $\ln\tilde\sigma$. `ends` are `logsnr_min`
+        and `logsnr_max`.
         """
         return cls(mean=-2 * p_mean, std=2 * p_std, **ends)
 
     @classmethod
     def logit_normal(cls, *, mean: float = 0.0, std: float = 1.0, **ends: float) -> "Normal":
-        """Return Stable Diffusion 3's distribution of log-SNR, given mean and standard deviation of
-        logit(t).
+        """Return Stable Diffusion 3's training distribution of log-SNR.
 
-        `ends` are `logsnr_min` and `logsnr_max`.
+        Its parameters are mean and standard deviation of logit(t). `ends` are `logsnr_min` and
+        `logsnr_max`.
         """
         return cls(mean=-2 * mean, std=2 * std, **ends)
 
@@ -97,8 +98,7 @@ class Normal(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class EDMSampling(Schedule):
-    r"""EDM's sampling grid: $\tilde\sigma^{1/\rho}$ linear in $t$ between $\tilde\sigma_\min$ and
-    $\tilde\sigma_\max$.
+    r"""EDM's sampling grid with $\tilde\sigma^{1/\rho}$ linear in time.
 
     $$\lambda = -2\rho\ln\!\left(\tilde\sigma_\max^{1/\rho}
       + (1 - t)(\tilde\sigma_\min^{1/\rho} - \tilde\sigma_\max^{1/\rho})\right).$$
@@ -147,7 +147,9 @@ class EDMSampling(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class DDPM(Schedule):
-    r"""Variance-preserving SDE with linear $\beta$, the continuous limit of DDPM's linear schedule.
+    r"""Variance-preserving SDE with linear $\beta$.
+
+    It is the continuous limit of DDPM's linear schedule.
 
     $$\lambda = -\ln\left(e^{B(t)} - 1\right), \qquad
       B(t) = \beta_0 t + \tfrac12(\beta_1 - \beta_0)t^2.$$
@@ -192,7 +194,9 @@ class DDPM(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusion(Schedule):
-    r"""Continuous limit of Stable Diffusion's scaled-linear schedule, $\sqrt\beta$ linear in time.
+    r"""Continuous limit of Stable Diffusion's scaled-linear schedule.
+
+    Here $\sqrt\beta$ is linear in time:
 
     $$\lambda = -\ln\left(e^{B(t)} - 1\right), \qquad
       B(t) = \frac{r(t)^3 - r(0)^3}{3(r(1) - r(0))}, \quad
@@ -246,8 +250,9 @@ class StableDiffusion(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Schedule):
-    r"""Uniform distribution of log-SNR: linear in time, $\lambda = \lambda_\max + (\lambda_\min -
-    \lambda_\max)t$.
+    r"""Uniform distribution of log-SNR.
+
+    The log-SNR is linear in time, $\lambda = \lambda_\max + (\lambda_\min - \lambda_\max)t$.
 
     References:
         Kingma et al. (2021), https://arxiv.org/abs/2107.00630

@@ -124,7 +124,9 @@ class Beta(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Mode(Schedule):
-    r"""Stable Diffusion 3's mode sampling: heavy-tailed times on the rectified-flow path.
+    r"""Stable Diffusion 3's mode sampling on the rectified-flow path.
+
+    The times are heavy-tailed:
 
     $$\tau = t - s\,(\sin^2(\pi t/2) - t), \qquad
       \pi(\tau) = \frac1{1 + s - \tfrac{\pi s}2\sin\pi t}.$$

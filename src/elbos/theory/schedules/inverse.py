@@ -17,7 +17,7 @@ def invert(
     high: Float[Tensor, "*b"],
     num_halvings: int,
 ) -> Float[Tensor, "*b"]:
-    r"""Solve $f(x) = y$ for $x$ in [`low`, `high`], by bisection followed by Newton's method.
+    r"""Solve $f(x) = y$ for $x$ by bisection and Newton's method.
 
     The derivative of $x$ is $1/f'(x)$, that of the last step. Where $f$ is flat at $y$, as the
     integral of a density with a gap, $x$ is just below.

@@ -15,11 +15,10 @@ ROUNDING = 1e-6  # of times: a cumulative sum of 1 / n ends above 1
 
 
 def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
-    r"""Return stratified times $t_i = \mathrm{mod}(u + i/n, 1)$: each is uniform for $u \sim U(0,
-    1)$, and together the times cover $[0, 1]$ evenly.
+    r"""Return stratified times $t_i = \mathrm{mod}(u + i/n, 1)$.
 
-    One `u` for the whole batch of `num` makes the batch's loss vary far less than independent times
-    do.
+    Each is uniform for $u \sim U(0, 1)$, and together they cover $[0, 1]$ evenly. One `u` for the
+    whole batch of `num` makes the batch's loss vary far less than independent times do.
 
     Args:
         u: A uniform number in [0, 1).
@@ -38,7 +37,7 @@ def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Typed, abc.ABC):
-    r"""A noise schedule: a distribution over log-SNR, truncated to $[\lambda_\min, \lambda_\max]$.
+    r"""Noise schedule: a distribution of log-SNR on $[\lambda_\min, \lambda_\max]$.
 
     Attributes:
         logsnr_min: $\lambda_\min$, the noisy end. Default: -20, a signal of 2e-9 of the variance.
@@ -85,7 +84,7 @@ class Schedule(Typed, abc.ABC):
 
     @cached_property
     def _ends(self) -> tuple[float, float]:
-        """Times $(t_0, t_1)$ of the untruncated schedule at the clean end and at the noisy end."""
+        """Times of the clean and the noisy end of the untruncated schedule."""
         ends = torch.tensor([self.logsnr_max, self.logsnr_min], dtype=torch.float64)
         t0, t1 = self._time(ends).tolist()
         return t0, t1
@@ -126,8 +125,9 @@ class Schedule(Typed, abc.ABC):
         return torch.where(t >= 1, self.logsnr_min, logsnr)
 
     def time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the time $t = \tilde f^{-1}(\lambda)$: the probability of a log-SNR above
-        $\lambda$.
+        r"""Return the time $t = \tilde f^{-1}(\lambda)$ at given log-SNRs.
+
+        It is the probability of a log-SNR above $\lambda$.
 
         Args:
             logsnr: Log-SNRs, any shape; values beyond an end of the range get the time of that end.
@@ -137,20 +137,26 @@ class Schedule(Typed, abc.ABC):
         return ((self._time(logsnr) - t0) / (t1 - t0)).clamp(0.0, 1.0)
 
     def log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the log-density $\log \tilde p(\lambda)$; log-SNRs outside the range are not
-        masked.
+        r"""Return the log-density $\log \tilde p(\lambda)$ of the schedule.
+
+        Log-SNRs outside the range are not masked.
         """
         require_floating(logsnr=logsnr)
         t0, t1 = self._ends
         return self._log_density(logsnr) - math.log(t1 - t0)
 
     def density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the density $\tilde p(\lambda) = -dt/d\lambda$, zero outside the range."""
+        r"""Return the density $\tilde p(\lambda) = -dt/d\lambda$ of the schedule.
+
+        It is zero outside the range.
+        """
         is_inside = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
         return torch.where(is_inside, self.log_density(logsnr).exp(), 0.0)
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, " num"]:
-        r"""Draw noise levels for a batch, at low-discrepancy times with one random offset.
+        r"""Draw the noise levels of a batch.
+
+        They are at low-discrepancy times with one random offset.
 
         Args:
             num: Size of the batch.
@@ -164,11 +170,20 @@ class Schedule(Typed, abc.ABC):
         return self.logsnr(low_discrepancy_times(u, num))
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        """If the schedule is adaptive, adapt the density in place to the losses of a batch."""
+        """Adapt the schedule to the losses of a batch.
+
+        The density of an adaptive schedule changes in place; all others stay the same.
+        """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the learned state for a checkpoint: empty unless the schedule is adaptive."""
+        """Return the learned state of the schedule.
+
+        It is empty unless the schedule is adaptive.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a learned state returned by `state_dict`, if the schedule is adaptive."""
+        """Restore a learned state returned by `state_dict`.
+
+        Only an adaptive schedule has any.
+        """

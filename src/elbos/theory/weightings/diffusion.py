@@ -15,7 +15,9 @@ from elbos.theory.weightings.weighting import Weighting, normal, sech_half
 
 @dataclass(frozen=True, kw_only=True)
 class ELBO(Weighting):
-    r"""The ELBO weighting, $w = 1$: maximum likelihood of clean data.
+    r"""The ELBO weighting, $w = 1$.
+
+    It is maximum likelihood of clean data.
 
     References:
         Kingma et al. (2021), https://arxiv.org/abs/2107.00630
@@ -53,8 +55,10 @@ class Sigmoid(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class Exponential(Weighting):
-    r"""Exponential weighting, $w = e^{-r\lambda}$: by default, the weighting of the v-loss on the
-    cosine schedule and of flow matching with uniform times.
+    r"""Exponential weighting, $w = e^{-r\lambda}$.
+
+    By default it is the weighting of the v-loss on the cosine schedule, and of flow matching with
+    uniform times.
 
     Monotone; its mixture of noise levels is $\lambda - \lambda_\min \sim \mathrm{Exponential}(r)$,
     so it moves with $\lambda_\min$ although the loss hardly does.
@@ -76,6 +80,7 @@ class Exponential(Weighting):
 @dataclass(frozen=True, kw_only=True)
 class IDDPM(Weighting):
     r"""Weighting of noise prediction on the cosine schedule, $w = \mathrm{sech}(\lambda/2)$.
+
     Increases for $\lambda<0$.
 
     References:
@@ -153,11 +158,10 @@ class EDM(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class EDM2(Weighting):
-    r"""EDM2's weighting without the learned factor $1/e^u$: EDM's formula with another mean and
-    standard deviation.
+    r"""EDM2's weighting without the learned factor $1/e^u$.
 
-    With the defaults it rises for $\lambda < -3.16$; with ImageNet-64's (1.6, 3.2), for
-    $\lambda < -8.64$.
+    It is EDM's formula with another mean and standard deviation. With the defaults it rises for
+    $\lambda < -3.16$; with ImageNet-64's (1.6, 3.2), for $\lambda < -8.64$.
 
     Attributes:
         mean: $m$. Default: EDM2's for latents, $P_\mathrm{mean} = -0.4$.
@@ -253,7 +257,9 @@ class SoftMinSNR(Weighting):
 @dataclass(frozen=True, kw_only=True)
 class TruncatedSNR(Weighting):
     r"""Truncated-SNR weighting on the cosine schedule, $w = \mathrm{sech}(\lambda/2)\max(1,
-    e^{-\lambda})$. Monotone.
+    e^{-\lambda})$.
+
+    Monotone.
 
     References:
         Salimans & Ho (2022), https://arxiv.org/abs/2202.00512

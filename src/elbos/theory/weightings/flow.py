@@ -22,10 +22,9 @@ from elbos.theory.weightings.weighting import Weighting, normal, sech_half
 
 @dataclass(frozen=True, kw_only=True)
 class InDI(Weighting):
-    r"""Weighting of inversion by direct iteration (data prediction on the flow path), $w =
-    e^{-\lambda}\,\mathrm{sech}^2(\lambda/4)$.
+    r"""Weighting of inversion by direct iteration, $w = e^{-\lambda}\,\mathrm{sech}^2(\lambda/4)$.
 
-    Monotone.
+    It is that of data prediction on the flow path. Monotone.
 
     References:
         Delbracio & Milanfar (2023), https://arxiv.org/abs/2303.11435
@@ -64,7 +63,9 @@ class LogitNormalFlow(Weighting):
 @dataclass(frozen=True, kw_only=True)
 class CosMap(Weighting):
     r"""Weighting of flow matching with the cosine schedule's times, $w = \mathrm{sech}(\lambda/2)(1
-    + e^{-\lambda/2})^2$. Monotone.
+    + e^{-\lambda/2})^2$.
+
+    Monotone.
 
     References:
         Esser et al. (2024), https://arxiv.org/abs/2403.03206
@@ -194,7 +195,9 @@ class ModeFlow(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class UShapeFlow(Weighting):
-    r"""Weighting of flow matching with a U-shaped density of times, $e^{a\tau} + e^{a(1 - \tau)}$.
+    r"""Weighting of flow matching with a U-shaped density of times.
+
+    The density is $e^{a\tau} + e^{a(1 - \tau)}$.
 
     $$w(\lambda) = \frac{\tau}{1 - \tau}\cosh a(\tau - \tfrac12).$$
 
@@ -219,8 +222,9 @@ class UShapeFlow(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class BellFlow(Weighting):
-    r"""Weighting of flow matching, at uniform or shifted times, with a bell-shaped loss
-    coefficient, $e^{-2(\tau - 1/2)^2} - e^{-1/2}$.
+    r"""Weighting of flow matching with a bell-shaped loss coefficient.
+
+    The coefficient is $e^{-2(\tau - 1/2)^2} - e^{-1/2}$; times are uniform or shifted.
 
     $$w(\lambda) \propto \left(e^{2\tau(1 - \tau)} - 1\right)
       e^{-\lambda/2}\left(\frac{1 + e^{-\lambda/2}}{1 + e^{-\lambda/2}/s}\right)^2.$$
@@ -243,8 +247,9 @@ class BellFlow(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class JiT(Weighting):
-    r"""Weighting of JiT: data prediction with the velocity loss and logit-normal times, $z = tx +
-    (1 - t)s\epsilon$.
+    r"""Weighting of data prediction with the velocity loss (JiT).
+
+    Times are logit-normal, and $z = tx + (1 - t)s\epsilon$.
 
     $$w(\lambda) = \mathcal N(\lambda; 2m - 2\ln s, 4\varsigma^2)\,
       \frac{e^{-\lambda}}{\max(1 - t, c)^2}, \qquad t = \mathrm{sigmoid}(\lambda/2 + \ln s).$$

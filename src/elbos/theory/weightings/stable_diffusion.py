@@ -30,8 +30,9 @@ def _density(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusion(Weighting):
-    r"""Weighting of noise prediction on Stable Diffusion's schedule, $w = p$. Increases for
-    $\lambda < -0.45$.
+    r"""Weighting of noise prediction on Stable Diffusion's schedule, $w = p$.
+
+    Increases for $\lambda < -0.45$.
 
     References:
         Rombach et al. (2022), https://arxiv.org/abs/2112.10752
@@ -44,7 +45,9 @@ class StableDiffusion(Weighting):
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusionV(Weighting):
     r"""Weighting of velocity prediction on Stable Diffusion's schedule, $w = p\,(1 +
-    e^{-\lambda})$. Monotone.
+    e^{-\lambda})$.
+
+    Monotone.
 
     References:
         Salimans & Ho (2022), https://arxiv.org/abs/2202.00512
@@ -56,8 +59,9 @@ class StableDiffusionV(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroTerminalV(Weighting):
-    r"""Weighting of velocity prediction on Stable Diffusion's schedule, with the SNR divided by $s$
-    and zero terminal SNR.
+    r"""Weighting of velocity prediction on a zero-terminal-SNR schedule.
+
+    The schedule is Stable Diffusion's with the SNR divided by $s$.
 
     $$w = \frac{p(\lambda_0)\,(1 - \alpha_1)\,\sigma^2}{\alpha\,\alpha_0\,\sigma_0^2}, \qquad
       \alpha_0 = \alpha_1 + (1 - \alpha_1)\,\alpha, \quad
@@ -90,8 +94,10 @@ class ZeroTerminalV(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusionMinSNR(Weighting):
-    r"""Min-SNR-$\gamma$ weighting on Stable Diffusion's schedule for any prediction type, $w =
-    p\,\min(1, \gamma e^{-\lambda})$.
+    r"""Min-SNR-$\gamma$ weighting on Stable Diffusion's schedule, $w = p\,\min(1, \gamma
+    e^{-\lambda})$.
+
+    The prediction type does not matter.
 
     Rises for $\lambda < -0.45$ with the default.
 
@@ -113,8 +119,9 @@ class StableDiffusionMinSNR(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusionDebiased(Weighting):
-    r"""Weighting of debiased estimation on Stable Diffusion's schedule (noise prediction over the
-    root of the SNR), $w = p\,e^{-\lambda/2}$. Monotone.
+    r"""Weighting of debiased estimation on Stable Diffusion's schedule, $w = p\,e^{-\lambda/2}$.
+
+    It is that of noise prediction over the root of the SNR. Monotone.
 
     References:
         Yu et al. (2023), https://arxiv.org/abs/2310.08442

@@ -15,7 +15,10 @@ WeightFunction = Callable[[Tensor], Tensor]
 
 
 def sech_half(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return $\mathrm{sech}(\lambda/2)$ through `logsigmoid`, since `1 / cosh` overflows."""
+    r"""Compute $\mathrm{sech}(\lambda/2)$ without overflow at large arguments.
+
+    It is computed through `logsigmoid`, since `1 / cosh` overflows.
+    """
     return 2 * torch.exp((logsigmoid(logsnr) + logsigmoid(-logsnr)) / 2)
 
 
@@ -28,4 +31,4 @@ class Weighting(Typed, abc.ABC):
 
     @abc.abstractmethod
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the weight $w(\lambda)$, in the shape and dtype of `logsnr`."""
+        r"""Return the weight $w(\lambda)$ in the shape and dtype of `logsnr`."""

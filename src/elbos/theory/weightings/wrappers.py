@@ -43,8 +43,9 @@ class Monotone(Weighting):
 
     @cached_property
     def _peaks(self) -> list[tuple[float, float]]:
-        """Positions of the inner weighting's local maxima, each with the largest weight at or above
-        that log-SNR.
+        """Positions of the local maxima of the inner weighting.
+
+        Each has the largest weight at or above that log-SNR.
         """
         ends = [end for _, end in rising_intervals(self.inner, -50.0, 50.0, num_points=20_001)]
         w = self.inner(torch.tensor(ends, dtype=torch.float64))
