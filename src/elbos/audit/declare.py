@@ -59,8 +59,8 @@ class DeclaredLoss:
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         r"""Compute the weighting $w(\lambda)$ up to a constant factor.
 
-        It is $p\,c\,\|\hat y - y\|^2/\|\hat\epsilon - \epsilon\|^2$, also outside the log-SNR range of
-        the schedule.
+        It is $p\,c\,\|\hat y - y\|^2/\|\hat\epsilon - \epsilon\|^2$, also outside the log-SNR range
+        of the schedule.
         """
         error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
         return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio
