@@ -8,7 +8,8 @@ networks, and audits of scheduler configurations.
 - `loss_table(config, training)`, `read_config(path)`: the training loss of a scheduler.
 """
 
-from elbos.adapters.diffusers.pipeline import Latents, Pipeline, load, load_vae
+from elbos.adapters.diffusers.latents import Latents
+from elbos.adapters.diffusers.pipeline import Pipeline, load, load_vae
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
 from elbos.adapters.diffusers.schedulers import loss_table, read_config
 from elbos.adapters.diffusers.training import Prediction, Scheme, Training

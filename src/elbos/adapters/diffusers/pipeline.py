@@ -1,9 +1,7 @@
 r"""Denoiser and VAE of a diffusers pipeline, read from a folder that `save_pretrained` wrote.
 
 `model_index.json` names the components. The network (`unet` or `transformer`), the `scheduler` and,
-of latent pipelines, the `vae` are read. The network sees scaled latents,
-
-$$x = (\mathrm{encode}(\text{image}) - \text{shift}) \cdot \text{scale}.$$
+of latent pipelines, the `vae` are read. The network sees scaled latents (`latents`).
 
 Components that compute conditions (tokenizers, text and image encoders) are not loaded: the user
 supplies conditions. Weights are read from safetensors in this folder only, and no code in the
@@ -17,72 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
+from elbos.adapters.diffusers.families import FAMILIES
+from elbos.adapters.diffusers.latents import VAES, Latents
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
-from elbos.adapters.diffusers.training import Config, number
+from elbos.adapters.diffusers.training import Config
 from elbos.base import files
 from elbos.base.errors import flat
 from elbos.base.extras import needs
 
-_NETWORKS = (  # called with the scheduler's timestep and plain latents or images
+_NETWORKS = (  # called with the scheduler's timestep and plain latents or images, but for FAMILIES
     *("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "Transformer2DModel"),
-    *("PixArtTransformer2DModel", "SD3Transformer2DModel"),
+    *("PixArtTransformer2DModel", "SD3Transformer2DModel", "SanaTransformer2DModel"),
+    *FAMILIES,
 )
 _WEIGHTS = "diffusion_pytorch_model*.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Latents:
-    """The VAE of a latent diffusion model, with the scaling of latents that the diffusion network
-    expects.
-
-    Attributes:
-        vae: The `AutoencoderKL` of diffusers.
-        scale: The factor that multiplies shifted latents: the VAE's `scaling_factor`, divided by
-            the channels' standard deviations if given.
-        shift: The value subtracted from latents before scaling: the VAE's `shift_factor`, or the
-            channel means; `[c, 1, 1]` or one number.
-    """
-
-    vae: Any
-    scale: Float[Tensor, "..."]
-    shift: Float[Tensor, "..."]
-
-    @torch.no_grad()
-    def __call__(
-        self,
-        images: Float[Tensor, "b c h w"],
-        generator: torch.Generator | list[torch.Generator] | None = None,
-    ) -> Float[Tensor, "b d i j"]:
-        """Encode images; return the scaled latents, in float32 on the device of the VAE.
-
-        Args:
-            images: Images in [-1, 1].
-            generator: Random generator for sampling from the latent distribution, or one generator
-                per image. Default: the mean of the distribution.
-        """
-        distribution = self.vae.encode(images.to(next(self.vae.parameters()))).latent_dist
-        found: Tensor = distribution.mode() if generator is None else distribution.sample(generator)
-        return (found - self.shift.to(found)) * self.scale.to(found)
-
-    @torch.no_grad()
-    def moments(
-        self, images: Float[Tensor, "b c h w"]
-    ) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
-        """Return the mean and log-variance of each image's scaled latents, in float32."""
-        distribution = self.vae.encode(images.to(next(self.vae.parameters()))).latent_dist
-        mean, logvar = distribution.mean.float(), distribution.logvar.float()
-        scale = self.scale.to(mean)
-        return (mean - self.shift.to(mean)) * scale, logvar + 2 * scale.log()
-
-    @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "b d i j"]) -> Float[Tensor, "b c h w"]:
-        """Decode scaled latents; return images, approximately in [-1, 1], on the VAE's device."""
-        z = latents.to(next(self.vae.parameters()))
-        images: Tensor = self.vae.decode(z / self.scale.to(z) + self.shift.to(z)).sample
-        return images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,8 +97,8 @@ def load(
     network = _load_model(_place(folder, name), components[name], _NETWORKS, dtype).to(device)
     encode = None
     if "vae" in components:
-        vae = _load_model(folder / "vae", components["vae"], ("AutoencoderKL",), torch.float32)
-        encode = _latents(vae.to(device))
+        vae = _load_model(folder / "vae", components["vae"], VAES, torch.float32)
+        encode = Latents.from_vae(vae.to(device))
     return Pipeline(denoiser=denoiser(network, scheduler), encode=encode, scheduler=scheduler)
 
 
@@ -185,8 +133,8 @@ def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents
     if (folder / "vae" / "config.json").is_file():
         folder = folder / "vae"
     kind = str(_read_json(folder / "config.json").get("_class_name"))
-    vae = _load_model(folder, ["diffusers", kind], ("AutoencoderKL",), torch.float32)
-    return _latents(vae.to(device))
+    vae = _load_model(folder, ["diffusers", kind], VAES, torch.float32)
+    return Latents.from_vae(vae.to(device))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -244,17 +192,3 @@ def _load_model(
 def imported() -> Any:
     with needs("diffusers"):
         return importlib.import_module("diffusers")
-
-
-def _latents(vae: Any) -> Latents:
-    config = vae.config
-    if config.get("scaling_factor") is None:
-        raise ValueError("the config.json of vae has no scaling_factor: add the training value.")
-    scale = torch.tensor(number(config, "scaling_factor", 1.0, above=0))
-    given = {"shift_factor": config.get("shift_factor") or 0.0}
-    shift = torch.tensor(number(given, "shift_factor", 0.0))
-    mean, std = config.get("latents_mean"), config.get("latents_std")
-    if mean is None or std is None:
-        return Latents(vae=vae, scale=scale, shift=shift)
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
-    return Latents(vae=vae, scale=scale / std, shift=mean)

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from elbos.adapters.diffusers.levels import Levels, LogSigma, Steps, levels_of
+from elbos.adapters.diffusers.families import FAMILIES, FamilyNetwork
+from elbos.adapters.diffusers.levels import FlowTime, Levels, LogSigma, Steps, levels_of
 from elbos.adapters.diffusers.schedulers import loss_table
 from elbos.adapters.diffusers.training import Config, Training, flag, number
 from elbos.base.checks import require_positive
@@ -142,8 +143,9 @@ def denoiser(
             variance), the first half is taken, as diffusers does.
         scheduler: A scheduler of betas, flow matching or EDM, or its configuration. Its steps say
             at which noise levels the denoiser can be called: `logsnr_min` and `logsnr_max`.
-        time_scale: The factor of the scheduler's timestep. Default: 1. Networks of Flux, QwenImage,
-            AuraFlow and others take times up to 1: give 1/1000.
+        time_scale: The factor of the scheduler's timestep. Default: 1. Networks of AuraFlow, Chroma
+            and others take times up to 1: give 1/1000. A network of `families` whose own times are
+            not wanted, since the caller packs latents and positions, is given another factor too.
         is_discrete: Whether the timestep is rounded to the nearest step, for networks that look it
             up in a table. Default: only where diffusers' configuration says so
             (`time_embedding_type` learned); sines and cosines take fractional ones.
@@ -151,6 +153,8 @@ def denoiser(
     Returns:
         The denoiser, called as `(z, logsnr, cond)`. Conditions are class labels, or a dict of the
         network's keywords: `encoder_hidden_states`, `pooled_projections`, `added_cond_kwargs`.
+        For Flux, FLUX.2, Qwen-Image, Z-Image and other `families`, `z` are the latents before
+        packing, and positions, time and sign are computed.
 
     Raises:
         ValueError: If the scheduler is unknown or malformed, or does not fit the network.
@@ -191,7 +195,15 @@ def denoiser(
     own = own if isinstance(own, Mapping) else {}
     is_discrete = is_discrete or own.get("time_embedding_type") == "learned"
     require_positive(time_scale=time_scale)
-    _require_fit(type(inner).__name__, own, levels, time_scale, is_discrete)
+    if type(inner).__name__ in FAMILIES and isinstance(network, nn.Module) and time_scale == 1:
+        if not isinstance(levels, FlowTime):
+            raise ValueError(
+                f"{type(inner).__name__} predicts the velocity of flow matching, and "
+                f"{config['_class_name']} is of another process: give its flow-matching scheduler."
+            )
+        network = FamilyNetwork(network)
+    else:
+        _require_fit(type(inner).__name__, own, levels, time_scale, is_discrete)
     try:
         names = [*signature(network).parameters]
     except (TypeError, ValueError):

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from elbos.adapters.diffusers.latents import Latents
 from elbos.adapters.diffusers.network import DiffusersNetwork, part_name
-from elbos.adapters.diffusers.pipeline import Latents
 from elbos.adapters.diffusers.trained import trained_scheduler
 from elbos.base import files
 from elbos.base.html import Markdown, render

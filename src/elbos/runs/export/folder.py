@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from elbos import __version__
+from elbos.adapters.diffusers.latents import Latents
 from elbos.adapters.diffusers.network import DiffusersNetwork, part_name
-from elbos.adapters.diffusers.pipeline import Latents, imported
+from elbos.adapters.diffusers.pipeline import imported
 from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
 from elbos.base import files
 from elbos.base.codec import digest, encode

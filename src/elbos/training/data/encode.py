@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from elbos.adapters.diffusers.pipeline import Latents
+from elbos.adapters.diffusers.latents import Latents
 from elbos.base.codec import digest
 from elbos.base.errors import flat, is_out_of_memory
 from elbos.base.processes import ALONE, Processes

@@ -1,0 +1,151 @@
+r"""Scaled latents of diffusers' autoencoders, the data of latent diffusion models.
+
+A network is trained on latents that are shifted and scaled, overall or by channel,
+
+$$x = (\mathrm{encode}(\text{image}) - \text{shift}) \cdot \text{scale}.$$
+
+| autoencoder | of | shift | scale |
+|---|---|---|---|
+| `AutoencoderKL` | SD 1 to 3, SDXL, Flux, Z-Image | `shift_factor` | `scaling_factor` |
+| `AutoencoderDC` | Sana | 0 | `scaling_factor` |
+| `AutoencoderKLQwenImage`, `AutoencoderKLWan` | Qwen-Image, Krea 2, Wan | `latents_mean` | `1 / latents_std` |
+| `AutoencoderKLFlux2` | FLUX.2 | `bn.running_mean` | `(bn.running_var + batch_norm_eps)**-0.5` |
+
+FLUX.2 scales patches of 2 x 2 latents, whose entries are channels of the network.
+"""  # noqa: E501
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from elbos.adapters.diffusers.training import number
+
+VAES = (
+    *("AutoencoderKL", "AutoencoderKLFlux2", "AutoencoderDC"),
+    *("AutoencoderKLQwenImage", "AutoencoderKLWan"),
+)
+"""Names of the diffusers classes of autoencoders that `Latents` knows."""
+
+_OF_VIDEO = ("AutoencoderKLQwenImage", "AutoencoderKLWan")
+_LOGVAR = -30.0  # of a deterministic autoencoder: the lowest log-variance that diffusers has
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents:
+    """The VAE of a latent diffusion model, with the scaling of latents that the diffusion network
+    expects.
+
+    Attributes:
+        vae: The autoencoder of diffusers.
+        scale: The factor that multiplies shifted latents: the VAE's `scaling_factor`, divided by
+            the channels' standard deviations if given.
+        shift: The value subtracted from latents before scaling: the VAE's `shift_factor`, or the
+            channel means; `[c, 1, 1]` or one number.
+        patch: Side of the patches of latents that become channels before scaling; 2 for FLUX.2.
+        is_video: Whether the VAE encodes videos. An image is given to it as a video of one frame.
+    """
+
+    vae: Any
+    scale: Float[Tensor, "..."]
+    shift: Float[Tensor, "..."]
+    patch: int = 1
+    is_video: bool = False
+
+    @classmethod
+    def from_vae(cls, vae: Any) -> "Latents":
+        """Read the scaling of an autoencoder of diffusers from its configuration, or from its batch
+        normalization for FLUX.2.
+
+        Raises:
+            ValueError: If the configuration has neither a `scaling_factor` nor `latents_std`.
+        """
+        config, name = vae.config, type(vae).__name__
+        if name == "AutoencoderKLFlux2":
+            variance = vae.bn.running_var + config["batch_norm_eps"]
+            return cls(
+                vae=vae,
+                scale=variance.rsqrt().view(-1, 1, 1),
+                shift=vae.bn.running_mean.view(-1, 1, 1),
+                patch=config["patch_size"][0],
+            )
+        is_video, factor = name in _OF_VIDEO, config.get("scaling_factor")
+        mean, std = config.get("latents_mean"), config.get("latents_std")
+        has_channels = mean is not None and std is not None
+        if factor is None and not has_channels:
+            raise ValueError("the VAE's config.json has no scaling_factor: add the training value.")
+        given = {
+            "scaling_factor": 1.0 if factor is None else factor,
+            "shift_factor": config.get("shift_factor") or 0.0,
+        }
+        scale = torch.tensor(number(given, "scaling_factor", 1.0, above=0))
+        shift = torch.tensor(number(given, "shift_factor", 0.0))
+        if has_channels:
+            shift, std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
+            scale = scale / std
+        return cls(vae=vae, scale=scale, shift=shift, is_video=is_video)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: Float[Tensor, "b c *f h w"],
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Float[Tensor, "b d *k i j"]:
+        """Encode images; return the scaled latents, in float32 on the device of the VAE.
+
+        Args:
+            images: Images in [-1, 1], or videos, for a VAE of videos.
+            generator: Random generator for sampling from the latent distribution, or one generator
+                per image. Default: the mean of the distribution.
+        """
+        encoded = self._encoded(images)
+        found: Tensor
+        if (latent := getattr(encoded, "latent", None)) is not None:
+            found = latent
+        elif generator is None:
+            found = encoded.latent_dist.mode()
+        else:
+            found = encoded.latent_dist.sample(generator)
+        return self.normalize(found.flatten(1, -3) if images.ndim == 4 else found)
+
+    def normalize(self, latents: Float[Tensor, "b d *k i j"]) -> Float[Tensor, "b e *k l m"]:
+        """Shift and scale latents, such as cached outputs of the VAE, for the diffusion network."""
+        x = self._patches(latents)
+        return (x - self._by_channel(self.shift, x)) * self._by_channel(self.scale, x)
+
+    @torch.no_grad()
+    def moments(
+        self, images: Float[Tensor, "b c h w"]
+    ) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
+        """Return the mean and log-variance of each image's scaled latents, in float32."""
+        encoded = self._encoded(images)
+        if (latent := getattr(encoded, "latent", None)) is not None:
+            mean, logvar = latent, torch.full_like(latent, _LOGVAR)
+        else:
+            mean, logvar = encoded.latent_dist.mean, encoded.latent_dist.logvar
+        mean, logvar = (part.float().flatten(1, -3) for part in (mean, logvar))
+        return self.normalize(mean), self._patches(logvar) + 2 * self.scale.to(mean).log()
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b d *k i j"]) -> Float[Tensor, "b c *f h w"]:
+        """Decode scaled latents; return images, approximately in [-1, 1], on the VAE's device."""
+        z = latents.to(next(self.vae.parameters()))
+        z = z / self._by_channel(self.scale, z) + self._by_channel(self.shift, z)
+        z = pixel_shuffle(z, self.patch) if self.patch > 1 else z
+        is_image = latents.ndim == 4
+        images: Tensor = self.vae.decode(z.unsqueeze(2) if is_image and self.is_video else z).sample
+        return images.flatten(1, -3) if is_image else images
+
+    def _encoded(self, images: Tensor) -> Any:
+        x = images.to(next(self.vae.parameters()))
+        return self.vae.encode(x.unsqueeze(2) if self.is_video and x.ndim == 4 else x)
+
+    def _patches(self, latents: Tensor) -> Tensor:
+        return pixel_unshuffle(latents, self.patch) if self.patch > 1 else latents
+
+    @staticmethod
+    def _by_channel(values: Tensor, z: Tensor) -> Tensor:
+        return values.to(z).reshape(-1, *(1,) * (z.ndim - 2))
