@@ -27,8 +27,9 @@ from elbos.theory.process import align, alpha_sigma
 
 @dataclass(frozen=True)
 class SigmaDenoiser:
-    r"""A denoiser of variance-preserving data $z$, made of EDM's preconditioned network
-    $D(\tilde z; \tilde\sigma)$.
+    r"""Denoiser made of EDM's preconditioned network $D(\tilde z; \tilde\sigma)$.
+
+    The noisy data $z$ are variance-preserving.
 
     Attributes:
         network: Called as `network(z / alpha, sigma_tilde)`, with `sigma_tilde` of shape `[b]`.

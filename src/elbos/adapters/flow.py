@@ -38,7 +38,9 @@ _ROUNDING = 1e-4  # tolerance for log-SNR at the end of the range, in float32
 
 @dataclass(frozen=True, kw_only=True)
 class VelocityDenoiser:
-    r"""A denoiser of variance-preserving data $z$, made of a flow-matching network $v(z_t, t)$.
+    r"""Denoiser made of a flow-matching network $v(z_t, t)$.
+
+    The noisy data $z$ are variance-preserving.
 
     Attributes:
         network: Called as `network(z_t, time_scale * t)`, with $t$ of shape `[b]`.
@@ -60,8 +62,9 @@ class VelocityDenoiser:
 
     @property
     def logsnr_max(self) -> float:
-        r"""Log-SNR at the time of the data: $-2\ln s$ if noise of standard deviation $s$ is left,
-        else infinity.
+        r"""Highest log-SNR of the noisy data.
+
+        It is $-2\ln s$ if noise of standard deviation $s$ is left, else infinity.
         """
         return -2 * math.log(self.sigma_min) if self.sigma_min else math.inf
 
@@ -100,8 +103,9 @@ def denoiser(
     time_scale: float = 1.0,
     sigma_min: float = 0.0,
 ) -> VelocityDenoiser:
-    r"""Return a denoiser made of a flow-matching network that predicts the velocity
-    $v(z_t, t) = dz_t/dt$.
+    r"""Return a denoiser made of a flow-matching network $v(z_t, t)$.
+
+    The network predicts the velocity $v = dz_t/dt$.
 
     Args:
         network: Called as `network(z_t, time_scale * t)`, with a condition (such as class labels)

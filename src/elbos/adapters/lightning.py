@@ -9,7 +9,10 @@ from elbos.validation import ValidationHistory
 
 
 class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
-    """Lightning callback that audits the loss: `Trainer(callbacks=[AuditCallback("network")])`."""
+    """Lightning callback that audits the training loss.
+
+    Used as `Trainer(callbacks=[AuditCallback("network")])`.
+    """
 
     def on_train_start(self, _trainer: Any, pl_module: Any) -> None:
         self.start(pl_module)
@@ -22,10 +25,10 @@ class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
 
 
 class ValidationCallback(Callback):  # type: ignore[misc]
-    """Lightning callback that validates the model every `history.every` training steps and logs the
-    result.
+    """Lightning callback that validates the model during training.
 
-    The training stops when `history.should_stop` is true.
+    The model is validated every `history.every` training steps, and the result is logged. The
+    training stops when `history.should_stop` is true.
 
     Args:
         history: How to validate; its `denoiser` takes the `LightningModule`.

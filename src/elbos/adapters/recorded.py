@@ -10,8 +10,9 @@ from elbos.audit import Audit, Recording, record
 
 
 class RecordedSteps:
-    """Recorder of the network calls in the first training steps, from which the loss is then
-    audited.
+    """Recorder of network calls for an audit of the loss.
+
+    The calls in the first training steps are recorded.
 
     Args:
         network: The attribute of the model that holds the network, such as "network" or

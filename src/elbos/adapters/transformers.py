@@ -9,8 +9,9 @@ from elbos.validation import ValidationHistory
 
 
 class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
-    """Hugging Face callback that audits the loss:
-    `Trainer(..., callbacks=[AuditCallback("unet")])`.
+    """Hugging Face callback that audits the training loss.
+
+    Used as `Trainer(..., callbacks=[AuditCallback("unet")])`.
     """
 
     def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
@@ -24,10 +25,10 @@ class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
 
 
 class ValidationCallback(TrainerCallback):  # type: ignore[misc]
-    """Hugging Face callback that validates the model every `history.every` steps and appends the
-    result to `state.log_history`.
+    """Hugging Face callback that validates the model during training.
 
-    The training stops when `history.should_stop` is true.
+    The model is validated every `history.every` steps, and the result is appended to
+    `state.log_history`. The training stops when `history.should_stop` is true.
 
     Args:
         history: How to validate; its `denoiser` takes the model.

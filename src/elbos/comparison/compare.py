@@ -50,11 +50,11 @@ def compare(
     minutes: float | None = None,
     executor: Executor | None = None,
 ) -> Comparison:
-    """Train objectives with the same seeds, score the models, and return the paired differences
-    between objectives.
+    """Train and compare several objectives with the same seeds.
 
-    The same call resumes an interrupted comparison; a later call may add objectives and seeds. The
-    result, which notes failed runs, is also stored in report.json.
+    The models are scored; the paired differences between objectives are returned. The same call
+    resumes an interrupted comparison; a later call may add objectives and seeds. The result, which
+    notes failed runs, is also stored in report.json.
 
     Args:
         objectives: Names of built-in objectives, such as "edm", and your own objectives as
@@ -104,11 +104,11 @@ def run_experiment(
     minutes: float | None = None,
     command: str | None = None,
 ) -> Comparison:
-    """Train and score all models of a comparison that are not scored yet; write the report and
-    return the results.
+    """Run a comparison of training objectives.
 
-    Several commands may share the work. The executor is closed at the end; the report shows the
-    command line.
+    Models that are not scored yet are trained and scored; the report is written, and the results
+    are returned. Several commands may share the work. The executor is closed at the end; the report
+    shows the command line.
     """
     directory = ComparisonDirectory(path)
     with contextlib.closing(executor):

@@ -29,10 +29,10 @@ _FILE = "compare.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Settings of a comparison as stored in its directory; later calls in that directory must use
-    the same settings.
+    """Settings of a comparison as stored on disk.
 
-    `data` is a digest of the dataset; `features` is the name of the extractor, None for points.
+    Later calls in the same directory must use the same settings. `data` is a digest of the dataset;
+    `features` is the name of the extractor, None for points.
     """
 
     minutes: float | None
@@ -50,7 +50,10 @@ class ComparisonDirectory:
         return self.path / "runs" / f"{objective.name}-{seed}"
 
     def stored(self) -> Stored | None:
-        """Return the settings stored in a comparison's directory; None if the directory is new."""
+        """Return the stored settings of a comparison.
+
+        None if the directory is new.
+        """
         if not (self.path / _FILE).exists():
             return None
         try:
@@ -78,8 +81,9 @@ class ComparisonDirectory:
             yield
 
     def claim(self, wanted: Stored) -> None:
-        """Store the settings of a comparison in its directory; raise a ValueError if different
-        settings are stored already.
+        """Store the settings of a comparison in its directory.
+
+        A ValueError is raised if different settings are stored already.
         """
         stored = self.stored()
         if stored and stored.data != wanted.data:
@@ -94,9 +98,7 @@ class ComparisonDirectory:
         (self.path / "runs").mkdir(exist_ok=True)  # `_do_here` fails on machines that do not see it
 
     def require_same_objectives(self, experiment: Experiment) -> None:
-        """Raise a ValueError if a model in the directory was trained with a configuration that
-        differs from the experiment's.
-        """
+        """Raise a ValueError if a model was trained with another configuration."""
         for objective in experiment.objectives:
             wanted = encode(objective.config(experiment.config))
             for path in sorted(self.path.glob(f"runs/{objective.name}-*")):

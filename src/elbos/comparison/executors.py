@@ -38,8 +38,9 @@ T = TypeVar("T")
 
 
 class Executor(abc.ABC):
-    """Interface of an executor of training jobs: `num_workers` jobs at a time, each in
-    `num_processes` processes of `num_threads` cores.
+    """Interface of an executor of training jobs.
+
+    It runs `num_workers` jobs at a time, each in `num_processes` processes of `num_threads` cores.
     """
 
     num_workers: int
@@ -48,20 +49,27 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function on a machine that executes training jobs, and return the result."""
+        """Call a function on a machine that executes training jobs."""
 
     @abc.abstractmethod
     def do(self, job: Job) -> Failure | None:
-        """Execute a training job and wait until it ends; return the failure, or None on success."""
+        """Execute a training job and wait until it ends.
+
+        Returns the failure, or None on success.
+        """
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Stop all running training jobs; each job saves a checkpoint first."""
+        """Stop all running training jobs.
+
+        Each job saves a checkpoint first.
+        """
 
 
 class Local(Executor):
-    """An executor of training jobs in processes on this machine, which share its cores and
-    accelerators.
+    """Executor of training jobs on this machine.
+
+    The jobs are processes that share its cores and accelerators.
 
     Args:
         num_workers: Number of jobs at once. Default: one job per `gpus_per_run` accelerators;
@@ -125,7 +133,7 @@ class Local(Executor):
 
 
 def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str:
-    """Return the value of CUDA_VISIBLE_DEVICES for one of several jobs that run at the same time.
+    """Return the value of CUDA_VISIBLE_DEVICES for one of several parallel jobs.
 
     `visible` is the variable of this process, empty if it sees all `num_devices` accelerators.
 
@@ -140,11 +148,11 @@ def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str
 
 
 class OnRay(Executor):
-    """An executor of training jobs on a Ray cluster: the one at `RAY_ADDRESS`, or a new one on this
-    machine.
+    """Executor of training jobs on a Ray cluster.
 
-    A cluster started here listens on the loopback address only. All machines of a cluster need
-    elbos, and must see the comparison's directory under the same path.
+    The cluster is the one at `RAY_ADDRESS`, or a new one on this machine. A cluster started here
+    listens on the loopback address only. All machines of a cluster need elbos, and must see the
+    comparison's directory under the same path.
 
     Args:
         num_workers: Number of jobs at once. Default: one job per `gpus_per_run` GPUs of a machine;
@@ -229,8 +237,7 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Return how many training jobs a cluster executes at a time, and how many cores each process
-    gets.
+    """Return the number of parallel jobs and of cores per process on a cluster.
 
     Each job runs on one machine. By default there are as many jobs as the GPUs or cores allow.
 
@@ -271,9 +278,10 @@ def do_all(
     executor: Executor,
     on_end: Callable[[Key, Failure | None], None] = lambda *_: None,
 ) -> dict[Key, Failure]:
-    """Execute all training jobs, even if some fail; return the failures by the keys of their jobs.
+    """Execute all training jobs and return the failures.
 
-    `on_end` is called when a job has ended, with its key and its failure or None.
+    Jobs are executed even if others fail; failures are keyed by job. `on_end` is called when a job
+    has ended, with its key and its failure or None.
     """
     left, failures = dict(jobs), {}
 

@@ -24,8 +24,9 @@ _EXAMPLE = '"fast=UniPC(order=2),10"'
 
 
 def default_samplings() -> dict[str, Sampling]:
-    """Return the default samplers of a comparison: DDPM's ancestral sampler, and EDM's Heun sampler
-    with its CIFAR-10 settings.
+    """Return the default samplers of a comparison.
+
+    They are DDPM's ancestral sampler, and EDM's Heun sampler with its CIFAR-10 settings.
     """
     return {
         "ancestral": Sampling(sampler=Ancestral(), num_steps=64),
@@ -34,8 +35,9 @@ def default_samplings() -> dict[str, Sampling]:
 
 
 def parse_sampling(text: str) -> tuple[str, Sampling]:
-    """Parse a text `NAME=SAMPLER,NUM_STEPS` or `NAME=Sampling(...)`; return the name and the
-    sampling settings.
+    """Parse the name and settings of a sampler.
+
+    The text is `NAME=SAMPLER,NUM_STEPS` or `NAME=Sampling(...)`.
     """
     name, _, given = (part.strip() for part in text.partition("="))
     where = f"sampler {name!r}"
@@ -79,8 +81,7 @@ class Scoring(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Typed):
-    """Settings of a comparison: training objectives, seeds, and a common configuration of training
-    and scoring.
+    """Settings of a comparison of training objectives.
 
     Attributes:
         config: Configuration that all objectives share; objective and seed are replaced.
@@ -119,7 +120,7 @@ class Experiment(Typed):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Lowest and highest log-SNR in training, which are the same for all objectives."""
+        """Lowest and highest log-SNR in the training of all objectives."""
         return self.config.schedule.logsnr_min, self.config.schedule.logsnr_max
 
     @property
@@ -128,9 +129,7 @@ class Experiment(Typed):
 
 
 def shared_config(config: Config) -> Config:
-    """Return a training configuration with the logging and checkpoint intervals that a comparison's
-    report needs.
-    """
+    """Set the logging and checkpoint intervals that a comparison needs."""
     num = config.num_images
     output = Output(
         log_every=max(num // NUM_LOGGED, 1),

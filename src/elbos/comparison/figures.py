@@ -31,7 +31,9 @@ _FAINTEST = 0.15  # opacity of the first density
 
 
 def family(weighting: str) -> str:
-    """Return the class name of a weighting, without wrappers such as `Monotone`.
+    """Return the class name of a weighting without wrappers.
+
+    An example of a wrapper is `Monotone`.
 
     Examples:
         >>> family("Monotone(inner=EDM(mean=2.4))"), family("Tabulated('mine', '1f2e3d4c')")
@@ -43,8 +45,9 @@ def family(weighting: str) -> str:
 
 
 def swatches(objectives: Objectives) -> dict[str, Swatch]:
-    """Return the curve style of each objective: colour by the class of the weighting, dashes by
-    monotonicity.
+    """Return the curve style of each objective.
+
+    Colour shows the class of the weighting, dashes the monotonicity.
     """
     families = dict.fromkeys(family(o.weighting) for o in objectives)
     colors = dict(zip(families, cycle(COLORS), strict=False))
@@ -55,8 +58,9 @@ def swatches(objectives: Objectives) -> dict[str, Swatch]:
 
 
 def learning_figure(comparison: Comparison) -> Figure | None:
-    """Return a figure of the validation ELBO over training images, and of the deviation from the
-    median curve; None without data.
+    """Return a figure of the validation ELBO over training images.
+
+    The deviation from the median curve is also shown. None without data.
     """
     every = comparison.objectives
     known = {o.name: (o.learning.images, o.learning.bits_per_dim) for o in every if o.learning}
@@ -73,10 +77,10 @@ def learning_figure(comparison: Comparison) -> Figure | None:
 
 
 def levels_figure(comparison: Comparison) -> Figure | None:
-    """Return a figure of two functions of log-SNR, the ELBO of noisy data and the loss; None
-    without data.
+    """Return a figure of ELBO and loss over log-SNR.
 
-    Both are shown as deviations from the median over objectives, and the loss also as values.
+    The ELBO is that of noisy data; None without data. Both are shown as deviations from the median
+    over objectives, and the loss also as values.
     """
     every, panels = comparison.objectives, []
     elbos = {o.name: (o.elbo.logsnr, o.elbo.nats_per_dim) for o in every if o.elbo}
@@ -152,8 +156,9 @@ def _finished(figure: Figure) -> Figure:
 
 
 def ranking_figure(logsnr: Sequence[float], correlations: Mapping[str, RankCorrelation]) -> Figure:
-    """Return a figure of the rank correlation between each score and the ELBO of noisy data, over
-    log-SNR.
+    """Return a figure of the rank correlation between scores and ELBO over log-SNR.
+
+    The ELBO is that of noisy data.
     """
     levels = _floats(logsnr)
     axis = {"range": [-1.05, 1.05], "tickvals": [-1, -0.5, 0, 0.5, 1], "zeroline": True}

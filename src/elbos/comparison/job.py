@@ -37,8 +37,9 @@ from elbos.training.config import Config
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A training job of a comparison: run directory, training configuration, scoring and
-    weightings.
+    """Training job of a comparison.
+
+    It has run directory, training configuration, scoring and weightings.
     """
 
     path: Path
@@ -58,7 +59,10 @@ class Job:
         return self.path / ".log.txt"
 
     def scores(self) -> RunScores | None:
-        """Return the stored scores of the trained model; None if the model has no scores yet."""
+        """Return the stored scores of the trained model.
+
+        None if the model has no scores yet.
+        """
         return read_scores(self.path, self.config, self.scoring, map(repr, self.weightings))
 
     def failed(self, reason: str, *, is_final: bool = False) -> Failure:
@@ -79,10 +83,10 @@ class Job:
 
 
 def work(job: Job) -> Failure | None:
-    """Train and score a model, unless this is done or another process does it; return the failure,
-    or None on success.
+    """Train and score a model if this is not done yet.
 
-    All processes of a job call this function; the main process holds the lock and writes. The other
+    Nothing is done if another process does it. Returns the failure, or None on success. All
+    processes of a job call this function; the main process holds the lock and writes. The other
     processes raise the failure.
     """
     job.path.mkdir(parents=True, exist_ok=True)
@@ -119,10 +123,10 @@ def run_job(
     environment: Mapping[str, str],
     on_start: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
 ) -> Failure | None:
-    """Execute a training job in a new process, or in several processes under torchrun; return the
-    failure, or None on success.
+    """Execute a training job in new processes.
 
-    `on_start` is called with the process once it has the job; `stop` ends it early.
+    Several processes run under torchrun. Returns the failure, or None on success. `on_start` is
+    called with the process once it has the job; `stop` ends it early.
     """
     torchrun = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     launcher = [*torchrun, f"--nproc-per-node={num_processes}", "-m"] if num_processes > 1 else []
@@ -166,15 +170,19 @@ def run_job(
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop a process that executes a training job, by closing the standard input of the process."""
+    """Stop the process of a training job.
+
+    The standard input of the process is closed.
+    """
     assert process.stdin is not None
     with contextlib.suppress(BrokenPipeError):
         process.stdin.close()
 
 
 def main() -> None:
-    """Execute the training job that is described as JSON on standard input; print a failure as
-    JSON.
+    """Execute a training job read from standard input.
+
+    The job is JSON; a failure is printed as JSON.
     """
     with os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)  # user code may print: that belongs to the log

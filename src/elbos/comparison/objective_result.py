@@ -10,9 +10,10 @@ Known = float | None
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weighting, scaled to a maximum of 1, and density of the training noise levels, over log-SNR.
+    """Weighting and density of the training noise levels over log-SNR.
 
-    An adaptive density is that of the first seed; None if unknown.
+    The weighting is scaled to a maximum of 1. An adaptive density is that of the first seed; None
+    if unknown.
     """
 
     logsnr: tuple[float, ...]
@@ -22,7 +23,10 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelCurve:
-    """A quantity in nats per dimension as a function of log-SNR, averaged over seeds."""
+    """Mean over seeds of a quantity as a function of log-SNR.
+
+    Values are in nats per dimension.
+    """
 
     logsnr: tuple[float, ...]
     nats_per_dim: tuple[Known, ...]
@@ -30,8 +34,9 @@ class LevelCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCurve:
-    """Validation ELBO in bits per dimension over the number of training images seen, averaged over
-    seeds.
+    """Validation ELBO over the number of training images.
+
+    Values are in bits per dimension, averaged over seeds.
     """
 
     images: tuple[float, ...]
@@ -40,8 +45,9 @@ class LearningCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class Density:
-    """Density of an adaptive noise schedule at one stage of the training, in equal bins of
-    log-SNR.
+    """Density of an adaptive noise schedule at one stage of the training.
+
+    It is given in equal bins of log-SNR.
     """
 
     images: float
@@ -50,10 +56,9 @@ class Density:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric for comparing objectives: key, titles, whether lower or higher is better, and the
-    value of real data.
+    """Metric for comparing training objectives.
 
-    Differences in a main metric have verdicts.
+    It includes the value of real data. Differences in a main metric have verdicts.
     """
 
     key: str
@@ -66,8 +71,9 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Values of one metric for one objective over all seeds, with a comparison to the best
-    objective.
+    """Values of one metric for one objective over all seeds.
+
+    They are compared with the best objective.
 
     Attributes:
         values: The known values by seed, with their mean and standard deviation.
@@ -90,9 +96,10 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Failure to train or score a model with one seed, and its reason in one line.
+    """Failure to train or score a model with one seed.
 
-    It is final if another attempt would fail again, for example with a non-finite loss.
+    The reason is one line. It is final if another attempt would fail again, for example with a
+    non-finite loss.
     """
 
     seed: int
@@ -102,7 +109,7 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveResult:
-    """Results of one training objective: scores, weighting and curves.
+    """Results of one training objective.
 
     Attributes:
         name: Name of the objective.

@@ -26,8 +26,9 @@ _MAX_NAMED = 4  # objectives or differences that a sentence names
 
 
 def terminal(comparison: Comparison) -> list[Any]:
-    """Return the report of a comparison for the terminal: a table of results, and the findings in
-    words.
+    """Return the report of a comparison for the terminal.
+
+    It has a table of results, and the findings in words.
     """
     return [
         tables.results_table(comparison, is_short=True).rich(),
@@ -40,8 +41,9 @@ def markdown(comparison: Comparison) -> str:
 
 
 def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
-    """Return the report of a comparison as a self-contained HTML page, with a row of sample images
-    per objective.
+    """Return the report of a comparison as a self-contained HTML page.
+
+    It has a row of sample images per objective.
     """
     shown, ranking = _tables(comparison), comparison.ranking
     titles = tables.ranked(comparison)
@@ -109,13 +111,12 @@ def _stacked(table: Table) -> Table:
 
 @dataclass(frozen=True)
 class Planned:
-    """Counts of planned pairs of objectives by result: monotone weighting better, worse, or
-    undecided because scores scatter too much over seeds.
+    """Counts of better, worse and undecided pairs of objectives.
 
-    The counts are out of `num` differences with a verdict; `num_unresolved` more have too much
-    scatter over seeds.
-    `significant` are these differences in words, empty if many; `least`, for each metric, the
-    differences that would have been significant where none was.
+    The monotone weighting is better, worse, or undecided because scores scatter too much over
+    seeds. The counts are out of `num` differences with a verdict; `num_unresolved` more have too
+    much scatter over seeds. `significant` are these differences in words, empty if many; `least`,
+    for each metric, the differences that would have been significant where none was.
     """
 
     num: int
@@ -158,9 +159,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Best:
-    """The objective with the best mean in one metric, and all objectives that are not significantly
-    worse.
-    """
+    """Best objective in one metric and its statistical ties."""
 
     metric: Metric
     objective: ObjectiveResult
@@ -211,8 +210,9 @@ def _highest(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def _heat(comparison: Comparison) -> list[list[tuple[float | None, str, bool]]]:
-    """Return, for each cell of the table of models by weightings, the loss, the colour strength,
-    and whether the model was trained with the weighting.
+    """Return the cells of the table of losses by model and weighting.
+
+    A cell has the loss, the colour strength, and whether the model was trained with the weighting.
     """
     if comparison.losses is None:
         return []

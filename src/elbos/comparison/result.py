@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Difference between two objectives in one metric, with its confidence interval.
+    """Difference between two objectives in one metric.
 
     Attributes:
         mean: Difference of the means over seeds, monotone minus non-monotone.
@@ -32,16 +32,18 @@ class Difference:
 
     @property
     def is_significant(self) -> bool | None:
-        """Return whether the confidence interval of the difference excludes zero; None without an
-        interval.
+        """Return whether the confidence interval of the difference excludes zero.
+
+        None without an interval.
         """
         if self.low is None or self.high is None:
             return None
         return not self.low <= 0 <= self.high
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """Return "better", "worse", "same" or "unresolved" for the monotone objective of a pair;
-        None without a confidence interval.
+        """Return the verdict on the monotone objective of a pair.
+
+        It is "better", "worse", "same" or "unresolved"; None without a confidence interval.
         """
         if self.is_significant is None:
             return None
@@ -52,8 +54,9 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two training objectives that differ only in the weighting, monotone in one and non-monotone
-    in the other.
+    """Two training objectives that differ only in the weighting.
+
+    The weighting is monotone in one and non-monotone in the other.
     """
 
     monotone: str
@@ -63,8 +66,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Statistics of one metric over all objectives: scatter over seeds, and the smallest
-    significant differences.
+    """Statistics of one metric over all objectives.
 
     Attributes:
         residual_std: Standard deviation of a score after removing the common effect of each seed.
@@ -84,8 +86,9 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class TestedWeighting:
-    """A weighting under which all models are tested, and the names of the objectives that were
-    trained with it.
+    """Weighting under which all models are tested.
+
+    The objectives that were trained with it are named.
     """
 
     name: str
@@ -94,8 +97,9 @@ class TestedWeighting:
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """Test losses of every model under every weighting, divided by the lowest loss under that
-    weighting.
+    """Relative test losses of every model under every weighting.
+
+    Losses are divided by the lowest loss under the same weighting.
     """
 
     objectives: tuple[str, ...] = field(metadata={"json": "rows"})
@@ -105,10 +109,10 @@ class Losses:
 
 @dataclass(frozen=True, kw_only=True)
 class RankCorrelation:
-    """Spearman's rank correlations of several quantities with one metric, with 95 % confidence
-    intervals.
+    """Spearman's rank correlations of several quantities with one metric.
 
-    The p-value is that of the largest correlation, by permutation; None if unknown.
+    Confidence intervals are at 95 %. The p-value is that of the largest correlation, by
+    permutation; None if unknown.
     """
 
     rho: tuple[Known, ...]
@@ -119,8 +123,9 @@ class RankCorrelation:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Rank correlations of ELBOs and weighted losses with the main metrics, over the objectives
-    with monotone weightings.
+    """Rank correlations of ELBOs and weighted losses with the main metrics.
+
+    They are over the objectives with monotone weightings.
 
     Attributes:
         objectives: The monotone objectives; objectives with the same weighting are averaged.
@@ -138,9 +143,7 @@ class Ranking:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerProtocol:
-    """Settings of one sampler: algorithm, noise-level grid, steps, and network evaluations per
-    sample.
-    """
+    """Settings of one sampler in a comparison."""
 
     sampler: str
     grid: str
@@ -174,7 +177,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Results of a comparison of training objectives, with the settings that all objectives share.
+    """Results of a comparison of training objectives.
 
     Attributes:
         name: The comparison's directory.
@@ -229,7 +232,10 @@ class Comparison:
 
     @property
     def complete(self) -> tuple[ObjectiveResult, ...]:
-        """Objectives that have scores for all seeds; only these are compared."""
+        """Objectives that have scores for all seeds.
+
+        Only these are compared.
+        """
         return tuple(one for one in self.objectives if one.is_complete)
 
     @property
@@ -237,12 +243,12 @@ class Comparison:
         return {key: one.erratic for key, one in self.statistics.items() if one and one.erratic}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as JSON values, the content of report.json."""
+        """Return the content of report.json as JSON values."""
         return dict(to_json(self))
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Comparison":
-        """Return the comparison that the JSON values of a report.json describe.
+        """Restore a comparison from the JSON values of a report.json.
 
         Raises:
             ValueError: If the content is not a comparison of this version.
@@ -256,10 +262,10 @@ class Comparison:
         return found
 
     def table(self) -> Any:
-        """Return a table of each objective's mean and standard deviation over seeds, with a column
-        per metric.
+        """Return a table of the scores of all objectives.
 
-        Returns a pandas DataFrame if pandas is installed, else a list of dictionaries.
+        It has mean and standard deviation over seeds, with a column per metric. Returns a pandas
+        DataFrame if pandas is installed, else a list of dictionaries.
         """
         records = [
             {
@@ -277,8 +283,9 @@ class Comparison:
         return pandas.DataFrame(records).set_index("objective")
 
     def plot(self) -> "Figure | None":
-        """Return a figure of two functions of log-SNR, the ELBO of noisy data and the loss; None
-        without scores.
+        """Return a figure of ELBO and loss over log-SNR.
+
+        The ELBO is that of noisy data; None without scores.
         """
         figure: Figure | None = shown_by(self, "figures").levels_figure(self)
         return figure
@@ -292,8 +299,9 @@ class Comparison:
         return text
 
     def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
-        """Write the report of the comparison as a self-contained HTML page, optionally with sample
-        images of each objective.
+        """Write the report of the comparison as a self-contained HTML page.
+
+        Sample images of each objective are optional.
 
         Raises:
             OSError: If the page cannot be written.

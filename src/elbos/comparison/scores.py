@@ -41,7 +41,9 @@ _FORMAT = 3  # version of the format: a change invalidates stored scores
 
 @dataclass(frozen=True, kw_only=True)
 class RunScores:
-    """Scores of one trained model, with learning curves and with losses as functions of log-SNR.
+    """Scores of one trained model.
+
+    They include learning curves, and losses as functions of log-SNR.
 
     Attributes:
         condition: The condition of the network in the likelihood measurement.
@@ -85,8 +87,9 @@ class RunScores:
 def read_scores(
     path: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
 ) -> RunScores | None:
-    """Return the stored scores of a trained model; None if they are missing, altered, or measured
-    with other settings.
+    """Return the stored scores of a trained model.
+
+    None if they are missing, altered, or measured with other settings.
     """
     try:
         stored = files.read_json(path / FILE)
@@ -105,10 +108,10 @@ def _digest(config: Config, scoring: Scoring, scores: Mapping[str, Any]) -> str:
 def measure_scores(
     run: Run, scoring: Scoring, weightings: Iterable[Weighting], start: Start
 ) -> None:
-    """Score a trained model, measure its loss under several weightings, and write scores and losses
-    to scores.json.
+    """Score a trained model and write scores.json.
 
-    Earlier losses under other weightings stay. All processes that share the run call this function.
+    The loss is measured under several weightings. Earlier losses under other weightings stay. All
+    processes that share the run call this function.
     """
     scores = RunScores(
         num_parameters=sum(p.numel() for p in run.network.parameters()),
@@ -201,10 +204,10 @@ def _training(run: Run) -> dict[str, Any]:
 
 
 def measured_metrics(scores: RunScores) -> tuple[Metric, ...]:
-    """Return the metrics of a trained model; the main metrics, which are tested for significance,
-    come first.
+    """Return the metrics of a trained model.
 
-    Main metrics are bits/dim and the leading distance for each sampler.
+    The main metrics, which are tested for significance, come first. Main metrics are bits/dim and
+    the leading distance for each sampler.
     """
     bits = Metric(
         key=BITS_PER_DIM.name,

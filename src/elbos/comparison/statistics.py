@@ -97,7 +97,7 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class Differences:
-    r"""Differences in one score between $R \ge 2$ objectives, with thresholds of significance.
+    r"""Differences in one score between $R \ge 2$ objectives.
 
     Args:
         means: Mean $\bar y_r$ of each objective.
@@ -134,10 +134,10 @@ class Differences:
 def differences(
     scores: Float64[np.ndarray, "k r n"], planned: Sequence[Pair] = ()
 ) -> list["Differences | None"]:
-    """Return, for each main metric, the differences between all pairs of objectives and their
-    thresholds of significance.
+    """Compute the differences between all pairs of objectives.
 
-    None for a metric of a single objective or seed, or without scatter.
+    The differences and their thresholds of significance are returned for each main metric. None for
+    a metric of a single objective or seed, or without scatter.
 
     Args:
         scores: Scores by main metric, objective and seed.
@@ -169,8 +169,10 @@ def differences(
 
 @dataclass(frozen=True)
 class _Scatter:
-    """Variances of one score over seeds: mean square error, typical variance $s_0^2$, and variance
-    $s_r^2$ of each objective.
+    """Variances of one score over seeds.
+
+    They are the mean square error, the typical variance $s_0^2$, and the variance $s_r^2$ of each
+    objective.
     """
 
     mse: float
@@ -227,10 +229,10 @@ def _half_widths(
 
 @lru_cache
 def range_quantile(level: float, num: int, dof: float) -> float:
-    r"""Return the value that the studentized range of `num` normal numbers exceeds with a given
-    probability.
+    """Return an upper quantile of the studentized range of `num` normal numbers.
 
-    The probability, `level`, is from 1e-5 to 1/2, and there is at least one degree of freedom.
+    The range exceeds the value with a given probability. The probability, `level`, is from 1e-5 to
+    1/2, and there is at least one degree of freedom.
     """
     step = 0.4 / math.sqrt(dof + 4)  # a fraction of the width of the density of ln s
     log_s = np.arange(-30.0, 3.0, step)
@@ -250,7 +252,9 @@ def range_quantile(level: float, num: int, dof: float) -> float:
 
 @dataclass(frozen=True)
 class Correlation:
-    r"""Spearman's rank correlations, over weightings, between $k$ quantities and a score.
+    """Spearman's rank correlations between $k$ quantities and a score.
+
+    They are taken over weightings.
 
     Args:
         rho: The estimates; NaN if all weightings have the same mean of the quantity or the score.
@@ -273,14 +277,13 @@ def rank_correlations(
     num_draws: int = NUM_DRAWS,
     seed: int = 0,
 ) -> Correlation:
-    r"""Return Spearman's rank correlation, over weightings, between each of $k$ quantities and a
-    score.
+    """Return Spearman's rank correlations between $k$ quantities and a score.
 
-    Objectives with the same weighting are averaged. A bootstrap draw resamples weightings with
-    replacement and, independently, seeds, which are the same for all objectives, quantities and
-    scores. Draws without a rank correlation are excluded. The interval is from the 2.5th to the
-    97.5th percentile, extended to include the estimate: resampled seeds add noise to the means, so
-    that draws lie closer to zero than a high estimate.
+    They are taken over weightings. Objectives with the same weighting are averaged. A bootstrap
+    draw resamples weightings with replacement and, independently, seeds, which are the same for all
+    objectives, quantities and scores. Draws without a rank correlation are excluded. The interval
+    is from the 2.5th to the 97.5th percentile, extended to include the estimate: resampled seeds
+    add noise to the means, so that draws lie closer to zero than a high estimate.
 
     Args:
         x: Quantities of each objective and seed.

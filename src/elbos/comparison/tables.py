@@ -28,7 +28,7 @@ _VERDICTS = {
 
 
 def weighting_label(text: str) -> str:
-    """Return the short name of a weighting, given its repr."""
+    """Shorten the repr of a weighting to a name."""
     return _label(Weighting, text)
 
 
@@ -49,10 +49,10 @@ def text_of(value: float | None, places: int | None) -> str:
 def places_of(
     comparison: Comparison, key: str, std: float | None = None, digits: int = 2
 ) -> int | None:
-    """Return the number of decimals for showing a metric, derived from the scatter over seeds; None
-    if there is no scatter.
+    """Return the number of decimals for showing a metric.
 
-    The typical standard deviation, or `std` if larger, is shown with `digits` digits.
+    It follows from the scatter over seeds; None if there is no scatter. The typical standard
+    deviation, or `std` if larger, is shown with `digits` digits.
     """
     scores = [one.scores[key] for one in comparison.objectives if key in one.scores]
     stds = [score.std for score in scores if score.std is not None]
@@ -60,8 +60,9 @@ def places_of(
 
 
 def difference_text(difference: Difference) -> str:
-    """Return a difference and its confidence interval as text, with two significant digits of the
-    interval's half-width.
+    """Return a difference and its confidence interval as text.
+
+    The half-width of the interval has two significant digits.
     """
     places = decimals(difference.detectable) or 0
     ends = interval(difference.low, difference.high, places)
@@ -69,8 +70,9 @@ def difference_text(difference: Difference) -> str:
 
 
 def detectable(comparison: Comparison, key: str) -> str:
-    """Return, as text, the median over objectives of the smallest significant difference from the
-    best objective.
+    """Return the median of the smallest significant differences as text.
+
+    It is the median over objectives of the smallest significant difference from the best objective.
     """
     found = comparison.statistics.get(key)
     return NONE if found is None else text_of(found.detectable, decimals(found.detectable))
@@ -84,7 +86,7 @@ def correlation(found: RankCorrelation, i: int) -> str:
 
 
 def ranked(comparison: Comparison) -> dict[str, str]:
-    """Return the titles, by key, of the metrics for which rank correlations were computed."""
+    """Return the titles of the metrics with rank correlations, by key."""
     known = comparison.ranking.by_level if comparison.ranking else {}
     return {
         metric.key: "clean ELBO, bits/dim" if metric.key == BITS_PER_DIM.name else metric.title
@@ -190,8 +192,9 @@ def pairs_table(comparison: Comparison) -> Table:
 
 
 def weightings_table(comparison: Comparison) -> Table | None:
-    """Return a table of the rank correlations of weighted losses with the scores; None if there are
-    none.
+    """Return a table of the rank correlations of weighted losses with the scores.
+
+    None if there are none.
     """
     ranking, titles = comparison.ranking, ranked(comparison)
     if ranking is None or not ranking.weightings:
@@ -204,8 +207,9 @@ def weightings_table(comparison: Comparison) -> Table | None:
 
 
 def protocol_table(comparison: Comparison) -> Table | None:
-    """Return a table of the training and scoring settings that all models share; None if the
-    settings are unknown.
+    """Return a table of the settings that all models share.
+
+    They are the settings of training and scoring; None if unknown.
     """
     lines = sentences("comparison/words.txt", "protocol", comparison, comparison.protocol)
     rows = [line.partition(": ")[::2] for line in lines]

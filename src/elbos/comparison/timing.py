@@ -22,11 +22,11 @@ _MIN_STEPS = 10
 def resolved(
     config: Config, minutes: float | None, num_threads: int, num_processes: int = 1
 ) -> Config:
-    """Return a training configuration with "auto" precision resolved, and the number of training
-    images that fit in a given time.
+    """Fit a training configuration to a given time.
 
-    A run has the machine to itself, with `num_threads` cores per process. If `num_processes` train
-    it together, a process's share of the batch is timed, without the exchange of gradients.
+    The precision "auto" is resolved, and the number of training images fits in `minutes`. A run has
+    the machine to itself, with `num_threads` cores per process. If `num_processes` train it
+    together, a process's share of the batch is timed, without the exchange of gradients.
     """
     if config.precision == "auto":
         config = replace(config, precision=best_precision(local_device()))

@@ -41,7 +41,7 @@ _EXAMPLE = '"mine=V(),Adaptive(),Sigmoid(k=3)"'
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """A named training objective: prediction type, noise schedule and weighting.
+    """Named training objective with prediction type, noise schedule and weighting.
 
     Attributes:
         name: Name in reports and run directories: letters, digits, dots and dashes.
@@ -73,10 +73,10 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """Return the built-in objective of a given name, or the objective described as
-        NAME=PREDICTION,SCHEDULE,WEIGHTING.
+        """Parse a training objective, NAME or NAME=PREDICTION,SCHEDULE,WEIGHTING.
 
-        A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is run.
+        A NAME alone is that of a built-in objective. A weighting may be a function in a Python
+        file, `FILE.py:FUNCTION`; the file is run.
         """
         name, is_own, objective = (part.strip() for part in text.partition("="))
         if is_own:
@@ -94,13 +94,11 @@ class Variant:
         return VARIANTS[name]
 
     def is_monotone(self, logsnr_min: float, logsnr_max: float) -> bool:
-        """Return whether the weighting never increases with log-SNR in the given interval of
-        log-SNR.
-        """
+        """Return whether the weighting is non-increasing in an interval of log-SNR."""
         return is_monotone(self.weighting, logsnr_min, logsnr_max)
 
     def config(self, base: Config) -> Config:
-        """Return a copy of a training configuration in which this variant is the objective.
+        """Return a training configuration with this variant as the objective.
 
         Raises:
             ValueError: If the objective cannot be trained between the ends of `base.schedule`.
@@ -122,8 +120,9 @@ class Variant:
 
 
 def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
-    r"""Return the weighted loss $\frac12\int w(\lambda)\,\mathrm{sigmoid}(\lambda)\,d\lambda$ of
-    the best denoiser of standard normal data, by the midpoint rule.
+    r"""Return the weighted loss of the best denoiser of standard normal data.
+
+    It is $\frac12\int w(\lambda)\,\mathrm{sigmoid}(\lambda)\,d\lambda$, by the midpoint rule.
     """
     cells = (torch.arange(_NUM_CELLS, dtype=torch.float64) + 0.5) / _NUM_CELLS
     logsnr = logsnr_min + (logsnr_max - logsnr_min) * cells

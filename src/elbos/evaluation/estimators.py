@@ -52,8 +52,9 @@ class Statistics:
 
     @staticmethod
     def from_features(features: Float[Tensor, "n d"]) -> "Statistics":
-        """Return the mean and covariance of feature vectors; warn unless there are more vectors
-        than dimensions.
+        """Return the mean and covariance of feature vectors.
+
+        A warning is given unless there are more vectors than dimensions.
         """
         num, dim = features.shape
         _require_finite(features)
@@ -74,8 +75,7 @@ class Statistics:
 
 
 def frechet_distance(a: Statistics, b: Statistics) -> float:
-    r"""Return the squared Fréchet distance between two Gaussians, given their means and
-    covariances.
+    r"""Return the squared Fréchet distance between two Gaussians.
 
     Numerically stable where covariances are singular: with $\Sigma_1 = R R^\top$ from symmetric
     eigenvalues, the trace of the root is $\sum_i \sqrt{\lambda_i}$ over the eigenvalues of the
@@ -95,12 +95,12 @@ def kernel_distance(
     *,
     reference_kernel: float | None = None,
 ) -> tuple[float, float]:
-    r"""Return the unbiased kernel distance (squared MMD), which may be negative, and its standard
-    error.
+    r"""Return the unbiased kernel distance (squared MMD) and its standard error.
 
-    The standard error is of the draw of other samples against the same reference. If both sets have
-    the same distribution it is up to $\sqrt2$ too large; on average it is never too small. Computed
-    in float64, in chunks that take 50 MB; `reference_kernel` is `mean_kernel(reference)`, if known.
+    The distance may be negative. The standard error is of the draw of other samples against the
+    same reference. If both sets have the same distribution it is up to $\sqrt2$ too large; on
+    average it is never too small. Computed in float64, in chunks that take 50 MB;
+    `reference_kernel` is `mean_kernel(reference)`, if known.
 
     Raises:
         ValueError: If there are too few features, or some are not finite.
@@ -147,12 +147,12 @@ def _kernel_diagonal(x: Tensor) -> Float64[Tensor, " n"]:
 def precision_recall(
     real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"], *, num_neighbors: int = 3
 ) -> tuple[float, float]:
-    """Return the improved precision and recall of samples, comparable only between sets of equal
-    size.
+    """Return the improved precision and recall of samples.
 
-    Distances are computed in float64, in chunks: 10,000 features against 10,000 take 200 MB. A
-    feature exactly on the border of a ball counts as inside, as published; except for features that
-    are small integers, rounding decides such ties.
+    They are comparable only between sets of equal size. Distances are computed in float64, in
+    chunks: 10,000 features against 10,000 take 200 MB. A feature exactly on the border of a ball
+    counts as inside, as published; except for features that are small integers, rounding decides
+    such ties.
 
     Each ball extends to its center's neighbor of rank `num_neighbors`, by default the authors'
     choice.
@@ -190,12 +190,11 @@ def _squared_distances(x: Tensor, y: Tensor) -> Float64[Tensor, "m n"]:
 
 
 def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tuple[float, float]:
-    r"""Return the Inception score, $\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$, as mean and standard
-    deviation over splits of the samples.
+    r"""Return mean and standard deviation of the Inception score over splits of the samples.
 
-    This is the Inception score if the logits are those of Inception; scores from other classifiers
-    are not comparable. The score is at most the number of classes, and biased downwards for small
-    splits.
+    The score is $\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$. This is the Inception score if the
+    logits are those of Inception; scores from other classifiers are not comparable. The score is at
+    most the number of classes, and biased downwards for small splits.
 
     The logits are in random order; the default number of splits is the authors' choice.
 

@@ -40,8 +40,7 @@ def evaluate(
     sampling: Sampling | None = None,
     start: Start = silent,
 ) -> Evaluation:
-    """Measure a model's likelihood, loss at every noise level and sample quality; return the
-    results.
+    """Measure likelihood, loss curve and sample quality of a model.
 
     Args:
         model: A `Run`, or a `Pretrained` model.
@@ -124,8 +123,9 @@ def require_measurable(model: Model, config: EvaluationConfig, sampling: Samplin
 
 
 def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
-    """Return a PNG image of up to 100 generated samples; None if the evaluation generates no
-    samples.
+    """Return a PNG image of up to 100 generated samples.
+
+    None if the evaluation generates no samples.
     """
     if config.num_samples == 0 or model.data.num_levels is None:
         return None

@@ -82,8 +82,9 @@ def sweep_styles(sweep: Sweep) -> tuple[dict[str, Swatch], dict[str, Swatch]]:
 
 
 def sweep_baseline(sweep: Sweep) -> float | None:
-    """Return the Fréchet distance of real test images to the training images; None if there are
-    fewer test images than samples.
+    """Return the Fréchet distance of real test images to the training images.
+
+    None if there are fewer test images than samples.
     """
     baseline = sweep.baseline.scores[FRECHET_DISTANCE].value
     return None if sweep.baseline.num < sweep.num_samples else baseline

@@ -30,11 +30,10 @@ from elbos.training.randomness import generator
 def measure_floors(
     model: Model, config: EvaluationConfig, levels: Mapping[str, tuple[float, ...]], start: Start
 ) -> dict[str, Floor]:
-    """Compute the irreducible loss on the training images at given noise levels; return one result
-    per condition.
+    """Compute the irreducible loss on the training images at given noise levels.
 
-    `levels` are the noise levels of each condition's loss curve. Given the label, noised images are
-    compared with training images of the same class only.
+    One result per condition is returned. `levels` are the noise levels of each condition's loss
+    curve. Given the label, noised images are compared with training images of the same class only.
 
     Raises:
         ValueError: If `floor_images` exceeds the number of training images.

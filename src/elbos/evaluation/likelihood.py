@@ -56,8 +56,7 @@ CHECKED: dict[str, WeightFunction] = {
 
 @dataclass(frozen=True)
 class ConditionedImages:
-    """Images of a dataset split, and whether the network receives their class labels as a
-    condition.
+    """Images of a dataset split with optional class labels.
 
     Args:
         name: The condition.
@@ -78,8 +77,9 @@ class ConditionedImages:
         return self.name.replace("_", " ")
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Tensor, Condition]:
-        """Return the images at the given indices, scaled to [-1, 1], and their labels, None if
-        unconditional.
+        """Return the images at the given indices with their labels.
+
+        Images are scaled to [-1, 1]; labels are None if unconditional.
         """
         x = to_unit(self.x[rows], self.num_levels)
         return x, None if self.labels is None else self.labels[rows]
@@ -87,8 +87,9 @@ class ConditionedImages:
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses of a model under one condition: a pilot measurement on a few images, and the main
-    measurement on all images.
+    """Losses of a model, measured with or without class labels.
+
+    A pilot measurement on a few images precedes the main measurement on all images.
     """
 
     pilot: Measurements
@@ -96,7 +97,10 @@ class Measured:
 
 
 def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]:
-    """Return the indices of the images to evaluate, in the same random order for all models."""
+    """Return the indices of the images to evaluate.
+
+    The order is random, but the same for all models.
+    """
     split: Split = getattr(model.dataset, config.split)
     num_images = config.num_images or len(split)
     if not 2 <= num_images <= len(split):
@@ -110,8 +114,9 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
 def conditions(
     model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
 ) -> list[ConditionedImages]:
-    """Return the images with each condition that the network supports: without labels, and with
-    class labels.
+    """Return the images without and with class labels.
+
+    Only conditions that the network supports are included.
     """
     x, num_levels = model.represented(split.x[images], start)
     labels = None if split.labels is None else split.labels[images]
@@ -122,8 +127,9 @@ def conditions(
 def measure(
     model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
 ) -> Measured:
-    """Measure a model's losses under one condition: first on a few images, to tune the noise
-    levels, then on all images.
+    """Measure the losses of a model with or without class labels.
+
+    The noise levels are tuned on a few images; then all images are measured.
     """
     validator = Validator(
         condition,
@@ -154,8 +160,9 @@ def measure(
 
 
 def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
-    """Compute the variational bound, the terms of the bound, and the loss and ELBO at each noise
-    level from measured losses.
+    """Compute the variational bound from measured losses.
+
+    The result includes the terms of the bound, and the loss and ELBO at each noise level.
     """
     rounds = measured.rounds
     bits = rounds.bits
@@ -180,10 +187,10 @@ def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
 def mixed_elbos(
     measurements: Measurements, weighting: WeightFunction, prior: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    r"""Return for each image the weighted mixture of ELBOs, which by the theorem equals the
-    weighted loss.
+    r"""Return the weighted mixture of ELBOs of each image.
 
-    Needs a round of losses, and $L(\lambda_\min)$ of each image, `prior`.
+    By the theorem, it equals the weighted loss. Needs a round of losses, and $L(\lambda_\min)$ of
+    each image, `prior`.
     """
     schedule, num_times = measurements.schedule, measurements.logsnr.shape[2]
     levels = torch.linspace(
@@ -200,8 +207,9 @@ def mixed_elbos(
 
 
 def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
-    """Compare the weighted loss with the mixture of ELBOs, which by the theorem is equal; return
-    one result per weighting.
+    """Compare the weighted loss with the mixture of ELBOs.
+
+    By the theorem, both are equal. One result per weighting is returned.
     """
     named = dict(CHECKED)
     if trained is not None and trained not in CHECKED.values():

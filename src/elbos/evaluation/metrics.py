@@ -37,7 +37,10 @@ MAX_MANIFOLD = 10_000
 
 @dataclass(frozen=True)
 class Value:
-    """Value of a metric (NaN if unknown) and standard error over images (None if unknown)."""
+    """Value and standard error of a metric.
+
+    An unknown value is NaN. The standard error is that over images; None if unknown.
+    """
 
     value: float
     standard_error: float | None = None
@@ -48,10 +51,10 @@ UNKNOWN = Value(math.nan)
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """Features of generated samples, in random order, and of real images, computed by the same
-    extractor.
+    """Features of generated samples and of real images.
 
-    `is_inception` says whether the logits are of the original Inception-v3.
+    Both are computed by the same extractor; samples are in random order. `is_inception` says
+    whether the logits are of the original Inception-v3.
     """
 
     samples: Features
@@ -65,15 +68,16 @@ class FeatureSets:
 
     @cached_property
     def precision_recall(self) -> tuple[float, float]:
-        """Precision and recall, computed from equally many generated samples and real images."""
+        """Precision and recall for equally many samples and real images."""
         num = num_manifold(len(self.samples.pooled), self.reference)
         return precision_recall(
             self.reference.rows[:num], self.samples.pooled[:num], num_neighbors=NUM_NEIGHBORS
         )
 
     def inception_score(self) -> Value | None:
-        """Return the Inception score from the class logits of the feature network; None without
-        class logits.
+        """Return the Inception score of the samples.
+
+        None without class logits.
         """
         if self.samples.logits is None:
             return None
@@ -82,8 +86,9 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class Metric:
-    """Metric for comparing models: key in files, titles in text and in tables, and whether higher
-    or lower is better.
+    """Metric for comparing models.
+
+    Files use the key, texts and tables the titles.
     """
 
     name: str
@@ -94,7 +99,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class SampleMetric(Metric):
-    """Metric of sample quality, computed from the features of samples and of real images.
+    """Metric of sample quality computed from features of images.
 
     Attributes:
         compute: Function that returns the value; None if the features do not allow it.
@@ -160,8 +165,9 @@ SAMPLE_METRICS: list[SampleMetric] = [
 
 
 def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
-    """Return the primary metric of sample quality: the Fréchet distance, or the kernel distance if
-    there are fewer samples than features.
+    """Return the primary metric of sample quality.
+
+    It is the Fréchet distance, or the kernel distance if there are fewer samples than features.
     """
     return KERNEL_DISTANCE if num_samples < num_features else FRECHET_DISTANCE
 
@@ -172,8 +178,9 @@ def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) 
 
 
 def num_manifold(num: int, reference: Reference) -> int:
-    """Return the number of generated samples, and of real images, from which precision and recall
-    are computed.
+    """Return the number of samples for precision and recall.
+
+    As many real images are used.
     """
     return min(num, len(reference.rows), MAX_MANIFOLD)
 
@@ -187,10 +194,10 @@ def feature_sets(
     on_images: Callable[[int], None] = lambda _: None,
     features: Features | None = None,
 ) -> FeatureSets:
-    """Extract the features of generated samples; return them with the features of the real
-    reference images.
+    """Extract the features of generated samples.
 
-    `on_images` is called with the number of images in each batch.
+    They are returned with the features of the real reference images. `on_images` is called with the
+    number of images in each batch.
 
     Raises:
         ValueError: If the samples have another shape, or the reference another extractor.

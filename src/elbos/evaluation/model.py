@@ -30,18 +30,19 @@ from elbos.training.sampling import Sampling, sample
 
 
 class Model(Protocol):
-    """Interface of a model that can be evaluated: a denoiser with data, noise levels and sampler.
+    """Interface of a model that can be evaluated.
 
-    `elbos.Run` implements it, and `elbos.runs.pretrained` does for saved diffusers pipelines.
+    It is a denoiser with data, noise levels and sampler. `elbos.Run` implements it, and
+    `elbos.runs.pretrained` does for saved diffusers pipelines.
     """
 
     @property
     def name(self) -> str:
-        """Path of the model, as the user gave it."""
+        """Path of the model as given by the user."""
 
     @property
     def directory(self) -> RunDirectory:
-        """Directory in which partial results of an evaluation of the model are stored."""
+        """Directory for partial results of an evaluation."""
 
     @property
     def step(self) -> int | None:
@@ -49,7 +50,10 @@ class Model(Protocol):
 
     @property
     def origin(self) -> Origin | None:
-        """Source format of a converted model; None for a model that this library trained."""
+        """Source format of a converted model.
+
+        None for a model that this library trained.
+        """
 
     @property
     def trained(self) -> Training: ...
@@ -77,11 +81,14 @@ class Model(Protocol):
 
     @property
     def relative_width(self) -> float | None:
-        """Relative width of the weights' moving average, as in EDM2; None if unknown."""
+        """Relative width of the moving average of the weights, as in EDM2.
+
+        None if unknown.
+        """
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Conditions under which the network was trained: "unconditional", "given_label", both."""
+        """Conditions of the training: "unconditional", "given_label" or both."""
 
     @property
     def sampling(self) -> Sampling: ...
@@ -97,8 +104,9 @@ class Model(Protocol):
         """Data distribution as a Gaussian mixture; None if unknown."""
 
     def identifier(self) -> dict[str, Any]:
-        """Return the key of stored measurements: everything on which the network's outputs depend,
-        as a JSON object.
+        """Return a JSON object that identifies the model in stored measurements.
+
+        It has everything on which the network's outputs depend.
         """
 
     def autocast(self) -> torch.autocast: ...
@@ -108,8 +116,9 @@ class Model(Protocol):
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
-        """Return images as inputs of the network (pixels or latents), and the number of pixel
-        values, None for latents.
+        """Convert images to inputs of the network.
+
+        Inputs are pixels or latents. The number of pixel values is returned, too; None for latents.
         """
 
     @property
@@ -118,8 +127,9 @@ class Model(Protocol):
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes on which the network is conditioned; None for a network without
-        classes.
+        """Number of classes of a class-conditional network.
+
+        None for a network without classes.
         """
 
     @property
@@ -128,7 +138,10 @@ class Model(Protocol):
     def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]: ...
 
     def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
-        """Return `num` labels that cycle through all classes; None for a network without labels."""
+        """Return `num` class labels in cyclic order.
+
+        None for a network without labels.
+        """
 
     def sample_batches(
         self,
@@ -139,11 +152,14 @@ class Model(Protocol):
         cond: Condition,
         batches: Iterable[int] | None = None,
     ) -> list[Float[Tensor, "b *d"]]:
-        """Return batches of generated samples, with values approximately in [-1, 1]."""
+        """Return batches of generated samples.
+
+        Values are approximately in [-1, 1].
+        """
 
 
 class Sampled:
-    """Mixin that implements the sampling methods of `Model` for all classes of models."""
+    """Mixin with the sampling methods of `Model`."""
 
     def class_labels(self: Model, num: int) -> Int[Tensor, " n"] | None:
         known = self.num_classes
@@ -175,11 +191,11 @@ class Sampled:
 
 
 def model_store(model: Model, name: str, **key: Any) -> Store:
-    """Return the store on disk, in a model's evaluation directory, of one kind of measurement of
-    the model.
+    """Return the on-disk cache of a measurement of a model.
 
-    The folder is named `name` and a digest of all that determines the numbers: the model and `key`,
-    which is encodable by `codec.encode`. Incomplete files of a killed process are deleted.
+    It is in the model's evaluation directory. The folder is named `name` and a digest of all that
+    determines the numbers: the model and `key`, which is encodable by `codec.encode`. Incomplete
+    files of a killed process are deleted.
     """
     folder = model.directory.evaluation / f"{name}-{_digest(model, {**model.identifier(), **key})}"
     files.remove_leftovers(folder)
@@ -187,8 +203,9 @@ def model_store(model: Model, name: str, **key: Any) -> Store:
 
 
 def data_store(model: Model, name: str, **key: Any) -> Store:
-    """Return the store on disk, in the user's cache, of a measurement that depends on the data but
-    not on the model.
+    """Return the on-disk cache of a measurement of the data.
+
+    It is in the user's cache directory; the measurement does not depend on the model.
     """
     return Store(cache_dir() / name / _digest(model, key), model.processes)
 

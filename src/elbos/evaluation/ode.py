@@ -37,9 +37,9 @@ def measure_ode(
     config: EvaluationConfig,
     start: Start,
 ) -> OdeLikelihood | None:
-    """Measure the likelihood of some images under the probability-flow ODE; return the likelihood
-    with the variational bound on the same images, or None if no images are requested.
+    """Measure the likelihood of images under the probability-flow ODE.
 
+    The result includes the variational bound on the same images; None if no images are requested.
     `bound` is the variational bound of each image, in nats per dimension.
     """
     ode, num = config.ode, min(config.ode.num_images, len(condition))

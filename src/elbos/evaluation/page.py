@@ -22,7 +22,7 @@ _NUM_LEVELS = 13  # rows in tables of curves
 
 @dataclass(frozen=True)
 class Unit:
-    """Unit of likelihood: name, number of units per bit, and a note for titles."""
+    """Unit in which the likelihood is reported."""
 
     name: str
     per_bit: float
@@ -40,8 +40,9 @@ class Unit:
 
 
 def unit_of(result: Evaluation) -> Unit:
-    """Return the unit in which to report a model's likelihood: bits/dim, or nats/dim for models of
-    latents.
+    """Return the unit of a model's likelihood.
+
+    It is bits/dim, or nats/dim for models of latents.
     """
     if result.is_of_latents:
         return Unit("nats/dim", NATS_PER_BIT, " of latents, up to a constant")
@@ -51,8 +52,9 @@ def unit_of(result: Evaluation) -> Unit:
 def evaluation_page(
     result: Evaluation, *, samples: bytes | None = None, command: str | None = None
 ) -> str:
-    """Return an evaluation as a self-contained HTML page, in which the results are also embedded as
-    JSON.
+    """Return an evaluation as a self-contained HTML page.
+
+    The results are also embedded as JSON.
     """
     return document(
         "evaluation/page.html",
@@ -236,8 +238,10 @@ def sweep_table(sweep: Sweep) -> Table:
 
 
 def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> Table:
-    """Return a table of the loss (`name="curve"`) or the ELBO (`name="elbo"`) at selected noise
-    levels, by condition.
+    """Return a table of the loss or the ELBO by noise level.
+
+    It has selected noise levels, by condition: of the loss for `name="curve"`, of the ELBO for
+    `name="elbo"`.
     """
     curves = [getattr(one, name) for one in result.results.values()]
     levels = curves[0].logsnr
@@ -270,8 +274,10 @@ def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
 
 @dataclass(frozen=True)
 class Underfitting:
-    """Relative excess of the loss over the irreducible loss, at noise levels where a tenth of the
-    training images gives the same irreducible loss.
+    """Relative excess of a loss over the irreducible loss.
+
+    It includes the noise levels where a tenth of the training images gives the same irreducible
+    loss.
 
     Attributes:
         logsnr: The highest log-SNR that is included.
@@ -285,8 +291,9 @@ class Underfitting:
 
 
 def underfitting(one: Likelihood, floor: Floor) -> Underfitting | None:
-    """Return the relative excess of the loss over the irreducible loss; None if the irreducible
-    loss is reliable at no noise level.
+    """Return the relative excess of the loss over the irreducible loss.
+
+    None if the irreducible loss is reliable at no noise level.
     """
     curve = one.curve
     # at levels of zero standard error no image was measured: the loss there is the pilot's

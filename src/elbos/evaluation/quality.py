@@ -56,8 +56,9 @@ _ESTIMATORS = 3  # version of the estimators: a change invalidates stored scores
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scorer of a model's samples, which compares features of the samples with features of the
-    training images.
+    """Scorer of the quality of a model's samples.
+
+    Features of the samples are compared with features of the training images.
     """
 
     model: Model
@@ -75,10 +76,10 @@ class Scorer:
         return self.reference.rows.shape[1]
 
     def num_matched(self, num: int) -> int | None:
-        """Return how many of the `num` samples to compare with the real-data baseline, or None to
-        compare all.
+        """Return how many samples to compare with the real-data baseline.
 
-        As many as there are test images, if these are fewer and enough for a baseline.
+        None to compare all `num` samples. As many as there are test images, if these are fewer and
+        enough for a baseline.
         """
         num_test = len(self.model.dataset.test)
         return num_test if MIN_IMAGES <= num_test < num else None
@@ -86,9 +87,9 @@ class Scorer:
     def score(
         self, sampling: Sampling, num: int, seed: int, start: Start
     ) -> tuple[Scores, Scores | None]:
-        """Return the scores of all generated samples, and the scores of as many samples as there
-        are real test images.
+        """Score generated samples by metrics of sample quality.
 
+        Returns the scores of all samples, and of as many samples as there are real test images.
         Metrics that depend on the number of samples are compared with the real-data baseline by the
         first `num_matched` samples; None if all samples are compared.
         """
@@ -99,8 +100,9 @@ class Scorer:
         return self._stored_scores(x, store, f"seed {seed}", start, num_matched)
 
     def baseline(self, num: int, start: Start) -> Baseline:
-        """Score at most `num` real test images, as a baseline for generated samples; return no
-        scores if there are too few images.
+        """Score real test images as a baseline for generated samples.
+
+        At most `num` images are scored; too few images give no scores.
         """
         test = self.model.dataset.test.x
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]

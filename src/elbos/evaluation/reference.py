@@ -35,7 +35,7 @@ _MAX_DIFFERENCE = 0.02  # relative; batches of other sizes cause differences of 
 
 @dataclass(frozen=True)
 class Reference:
-    """Features of real images from a split of the data, with their mean and covariance.
+    """Features of the real images in a dataset split.
 
     Attributes:
         statistics: Mean and covariance over all images of the split.
@@ -60,11 +60,10 @@ def reference(
     start: Start = silent,
     processes: Processes | None = None,
 ) -> Reference:
-    """Return the features of the real images in a split, read from the cache or else computed and
-    stored.
+    """Return the features of the real images in a dataset split.
 
-    A few features are always computed and compared with the cache, because a user-defined function
-    may change while its name does not.
+    They are read from the cache, or else computed and stored. A few features are always computed
+    and compared with the cache, because a user-defined function may change while its name does not.
 
     `split_name` is "train", "val", "test", or several, as "train+val". All `processes` that share
     the work make this call. `start` is not called if the features are cached.
@@ -143,8 +142,9 @@ def reference(
 
 
 def require_images(dataset: Dataset) -> int:
-    """Return the number of pixel values of an image dataset; raise a ValueError if the data are not
-    images.
+    """Return the number of pixel values of an image dataset.
+
+    A ValueError is raised if the data are not images.
     """
     if dataset.num_levels is None:
         raise ValueError(f"Sample quality needs images: {dataset.name} holds points.")

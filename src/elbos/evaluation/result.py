@@ -22,11 +22,11 @@ MAX_Z = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class TheoremCheck:
-    """Comparison of the weighted loss with the mixture of ELBOs for one weighting, in nats per
-    dimension.
+    """Comparison of a weighted loss with the mixture of ELBOs.
 
-    `difference_se` is the standard error of the paired difference, loss minus mixture, and `z` the
-    difference divided by it. Monotone weightings never increase within the training's noise levels.
+    Values are in nats per dimension. `difference_se` is the standard error of the paired
+    difference, loss minus mixture, and `z` the difference divided by it. Monotone weightings never
+    increase within the training's noise levels.
     """
 
     name: str
@@ -48,7 +48,9 @@ class TheoremCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class OdeLikelihood:
-    """Likelihood under the probability-flow ODE, with the variational bound on the same images.
+    """Likelihood of images under the probability-flow ODE.
+
+    It is accompanied by the variational bound on the same images.
 
     Attributes:
         difference: Mean of ODE minus bound, with standard error `difference_se`.
@@ -73,8 +75,9 @@ class OdeLikelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
-    """Variational bound on the negative log-likelihood of a set of images, with the terms and the
-    integrand of the bound.
+    """Variational bound on the negative log-likelihood of images.
+
+    It includes the terms and the integrand of the bound.
 
     Attributes:
         standard_error: Standard error for the distribution of images, in bits/dim.
@@ -108,7 +111,7 @@ class Likelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Origin of a model that another library trained: file format, scheduler and latents.
+    """Origin of a model that another library trained.
 
     Attributes:
         format: Format of the folder.
@@ -168,7 +171,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Results of evaluating one model: likelihoods, sample quality and settings.
+    """Results of evaluating one model on a dataset.
 
     Attributes:
         run: The run directory, or the folder of the model.
@@ -204,14 +207,17 @@ class Evaluation:
 
     @property
     def is_of_latents(self) -> bool:
-        """Return whether the likelihood is a density of latents, which is known only up to a
-        constant.
+        """Return whether the likelihood is a density of latents.
+
+        Such a density is known only up to a constant.
         """
         return self.protocol.origin is not None and self.protocol.origin.latents is not None
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
-        """Return the evaluation stored in RUN/eval.json, the file that `elbos evaluate` writes.
+        """Read the evaluation stored by `elbos evaluate`.
+
+        The file is RUN/eval.json.
 
         Raises:
             OSError: If the file cannot be read.
@@ -226,26 +232,31 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Evaluation":
-        """Restore an evaluation from the JSON values of `Evaluation.to_dict`; raise a TypeError if
-        an entry is missing.
+        """Restore an evaluation from the JSON values of `Evaluation.to_dict`.
+
+        A TypeError is raised if an entry is missing.
         """
         found: Evaluation = from_json(cls, data)
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation as a dictionary of JSON values, the content of eval.json."""
+        """Return the evaluation as a dictionary of JSON values.
+
+        It is the content of eval.json.
+        """
         return dict(to_json(self))
 
     def plot(self) -> "Figure":
-        """Plot the loss over log-SNR, above the ELBO of noisy data; return the figure."""
+        """Plot the loss and the ELBO of noisy data over log-SNR."""
         figure: Figure = shown_by(self, "figures").curves_figure(self)
         return figure
 
     def to_html(
         self, path: Path | str, *, samples: bytes | None = None, command: str | None = None
     ) -> None:
-        """Write the evaluation as a self-contained HTML page, optionally with an image of samples
-        and the command line.
+        """Write the evaluation as a self-contained HTML page.
+
+        An image of samples and the command line are optional.
 
         Raises:
             OSError: If the page cannot be written; the message names `path`.

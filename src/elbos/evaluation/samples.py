@@ -29,8 +29,10 @@ def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
 def stored_samples(
     model: Model, sampling: Sampling, num: int, seed: int, start: Start
 ) -> UInt8[Tensor, "n c h w"]:
-    """Return the pixel values of the samples that `elbos sample --num NUM --seed SEED` writes, read
-    from disk or else generated.
+    """Return generated samples as pixel values.
+
+    The samples are those that `elbos sample --num NUM --seed SEED` writes, read from disk or else
+    generated.
     """
     store = model_store(model, "samples", format=FORMAT, sampling=sampling, num=num, seed=seed)
     labels = model.class_labels(num)

@@ -55,8 +55,9 @@ class SampleSet:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Sample-quality scores of real held-out images, as a baseline; empty if there are too few
-    images.
+    """Sample-quality scores of real held-out images.
+
+    They are a baseline for samples; empty if there are too few images.
     """
 
     split: str
@@ -66,8 +67,9 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSets:
-    """Scores of several sets of `num` samples from different seeds, with mean and standard
-    deviation over seeds.
+    """Scores of several sets of samples from different seeds.
+
+    Each set has `num` samples; mean and standard deviation are over seeds.
     """
 
     num: int
@@ -77,8 +79,9 @@ class SampleSets:
 
     @classmethod
     def from_scores(cls, num: int, scores: Mapping[int, Scores]) -> "SampleSets":
-        """Combine the scores of several seeds into mean and standard deviation; for one seed, the
-        standard deviation is None.
+        """Combine the scores of several seeds into mean and standard deviation.
+
+        For one seed, the standard deviation is None.
         """
         names = next(iter(scores.values())).values
         values = {name: [one.values[name].value for one in scores.values()] for name in names}
@@ -92,8 +95,9 @@ class SampleSets:
         )
 
     def __getitem__(self, metric: SampleMetric) -> Value:
-        """Return the mean and the standard deviation of a metric over seeds; for one seed, the
-        value and its standard error.
+        """Return the mean and the standard deviation of a metric over seeds.
+
+        For one seed, the value and its standard error.
         """
         if self.std is None:
             return self.sets[0].scores[metric]
@@ -132,7 +136,7 @@ class SamplingProtocol:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleQuality:
-    """Sample-quality scores of one model, with the scores of real images as a baseline.
+    """Sample-quality scores of one model and of real images.
 
     `matched` scores as many samples as the baseline has images; None if these are not fewer.
     """
@@ -143,14 +147,19 @@ class SampleQuality:
     baseline: Baseline
 
     def comparable(self, metric: SampleMetric) -> SampleSets:
-        """Return the scores of all samples, or, for a metric that depends on sample size, of as
-        many samples as there are real images.
+        """Return the scores that are comparable with those of real images.
+
+        For a metric that depends on sample size, they are of as many samples as there are real
+        images, otherwise of all.
         """
         return self.matched if self.matched and metric.depends_on_num else self.samples
 
     @property
     def metrics(self) -> list[SampleMetric]:
-        """Metrics of sample quality that have values, the primary distance first."""
+        """Metrics of sample quality that have values.
+
+        The primary distance is first.
+        """
         leading = leading_distance((self.matched or self.samples).num, self.protocol.num_features)
         known = [m for m in SAMPLE_METRICS if m.name in self.samples.sets[0].scores.values]
         return sorted(known, key=lambda metric: metric is not leading)
@@ -164,8 +173,10 @@ class SweepPoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """Sample-quality scores by sampler, noise-level grid and number of network evaluations; `best`
-    has the lowest Fréchet distance.
+    """Sample-quality scores for several sampler settings.
+
+    They are by sampler, noise-level grid and number of network evaluations; `best` has the lowest
+    Fréchet distance.
     """
 
     points: tuple[SweepPoint, ...]

@@ -30,11 +30,11 @@ _MAX_REASON = 200  # characters: torch lists all tensors that differ
 
 
 class Stored:
-    """Tensor stored in one or several safetensors files, from which only the requested rows are
-    read.
+    """Tensor on disk whose rows are read on demand.
 
-    `stored[...]` reads the whole tensor, and `stored[2:5]` some rows, into new memory. `parts` are
-    slices of safetensors, with consecutive rows.
+    It is stored in one or several safetensors files. `stored[...]` reads the whole tensor, and
+    `stored[2:5]` some rows, into new memory. `parts` are slices of safetensors, with consecutive
+    rows.
     """
 
     def __init__(self, parts: Sequence[Any]) -> None:
@@ -77,8 +77,9 @@ class DamagedCheckpoint(CorruptFile):
 
 
 def kept(folder: Path) -> dict[int, Path]:
-    """Return the paths of the checkpoints in a folder as a dictionary from training step to path,
-    in ascending order.
+    """Return the paths of all checkpoints in a folder, keyed by training step.
+
+    The training steps ascend.
     """
     if not folder.is_dir():
         return {}
@@ -92,8 +93,9 @@ def latest(folder: Path) -> Path | None:
 
 
 def of_step(folder: Path, step: int | None) -> Path:
-    """Return the path of the checkpoint of a training step, or of the latest step if `step` is
-    None.
+    """Return the path of the checkpoint of a training step.
+
+    The step None stands for the latest checkpoint.
     """
     found, run = kept(folder), folder.parent
     if not found:
@@ -109,10 +111,10 @@ def of_step(folder: Path, step: int | None) -> Path:
 
 
 def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
-    """Write the checkpoint of a training step, then delete all but the latest `num_kept`
-    checkpoints.
+    """Write the checkpoint of a training step and delete old checkpoints.
 
-    If the checkpoint cannot be written (OSError), earlier checkpoints are untouched.
+    The latest `num_kept` checkpoints are kept. If the checkpoint cannot be written (OSError),
+    earlier checkpoints are untouched.
     """
     partial = new_partial(folder, step)
     try:
@@ -131,8 +133,10 @@ def new_partial(folder: Path, step: int) -> Path:
 
 
 def write_part(partial: Path, part: int, groups: Groups) -> None:
-    """Write one process's rows of the sharded tensors to a checkpoint; process 0 also writes the
-    unsharded tensors.
+    """Write the tensors of one process to a checkpoint.
+
+    These are the process's rows of the sharded tensors; process 0 also writes the unsharded
+    tensors.
     """
     with files.named_errors(partial.parent):
         digests = {}
@@ -143,8 +147,9 @@ def write_part(partial: Path, part: int, groups: Groups) -> None:
 
 
 def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: int) -> None:
-    """Complete a checkpoint after all processes have written their rows, then delete all but the
-    latest `num_kept` checkpoints.
+    """Complete a checkpoint after all processes have written their tensors.
+
+    All but the latest `num_kept` checkpoints are deleted.
     """
     path = folder / f"{step:08d}"
     digests: dict[str, str] = {}
@@ -199,10 +204,11 @@ def _remove(path: Path) -> None:
 def reading_step(
     folder: Path, step: int | None, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Verify the checkpoint of a training step (None: the latest); yield the step and the tensors
-    by group and name.
+    """Verify the checkpoint of a training step and yield its tensors.
 
-    If a running training replaces the latest checkpoint meanwhile, the newer checkpoint is read.
+    Yields the step, and the tensors by group and name. The step None stands for the latest
+    checkpoint. If a running training replaces the latest checkpoint meanwhile, the newer checkpoint
+    is read.
     """
     with ExitStack() as stack:
         while True:
@@ -221,9 +227,10 @@ def reading_step(
 def reading(
     path: Path, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Verify a checkpoint by SHA-256; yield the training step and the tensors by group and name.
+    """Verify a checkpoint by SHA-256 and yield its tensors.
 
-    If `only` is given, yield the tensors of this group alone.
+    Yields the training step, and the tensors by group and name. If `only` is given, yield the
+    tensors of this group alone.
     """
     verify(path, only)
     with opened(path, only) as (step, groups):
@@ -237,10 +244,10 @@ def reading(
 
 
 def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> None:
-    """Raise a DamagedCheckpoint if a file of a checkpoint does not match the SHA-256 in its
-    manifest.
+    """Compare the files of a checkpoint with the SHA-256 digests in its manifest.
 
-    Only the group `only` is verified, or all; processes each verify a `share` of the files.
+    A DamagedCheckpoint is raised if a file differs. Only the group `only` is verified, or all;
+    processes each verify a `share` of the files.
     """
     with _naming_damage(path):
         _, digests = _manifest(path, only)
@@ -253,10 +260,10 @@ def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> N
 def opened(
     path: Path, only: str | None = None
 ) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
-    """Open a checkpoint without comparing digests; yield the training step and, by group and name,
-    tensors that are read on demand.
+    """Open a checkpoint to read tensors on demand.
 
-    A KeyError, ValueError or RuntimeError in the `with` block becomes a ValueError: the tensors
+    Digests are not compared. Yields the training step, and the tensors by group and name. A
+    KeyError, ValueError or RuntimeError in the `with` block becomes a ValueError: the tensors
     belong to another network.
     """
     with ExitStack() as stack:

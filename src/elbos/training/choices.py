@@ -22,7 +22,7 @@ from elbos.training.network import OwnNetwork
 
 
 def command_name(cls: type) -> str:
-    """Convert a class name to a word of the command line, such as `SoftMinSNR` to soft-min-snr."""
+    """Convert a class name to a command-line word, such as soft-min-snr."""
     name = cls.__name__.removesuffix("Config")
     joined = {"InDI", "CosMap", "JiT", "UNet", "UViT", "ViT"}
     name = name.capitalize() if name in joined else name
@@ -44,8 +44,9 @@ def _summary(cls: type) -> str:
 
 
 def require_storable(weighting: weightings.WeightFunction) -> None:
-    """Raise a ValueError if a weighting contains a user-defined function, which config.json cannot
-    store.
+    """Raise a ValueError if a weighting contains a user-defined function.
+
+    Such functions cannot be stored in config.json.
 
     Examples:
         >>> import torch
@@ -75,7 +76,7 @@ else:
     ClosedForm = _choice(*weightings.WEIGHTINGS)
 
     def _own_weighting(function: str) -> Tabulated:
-        """User-defined weighting: FILE.py:FUNCTION maps a tensor of log-SNRs to weights."""
+        """Weighting computed from log-SNRs by a function FILE.py:FUNCTION."""
         return Tabulated.from_file(function)
 
     Simple = Union[  # noqa: UP007, built at run time
@@ -83,13 +84,11 @@ else:
     ]
 
     def _monotone(inner: Simple) -> weightings.Monotone:
-        """Monotone envelope: the smallest non-increasing weighting above a given weighting."""
+        """Smallest non-increasing weighting above a given weighting."""
         return weightings.Monotone(inner)
 
     def _shifted(inner: Simple, shift: float) -> weightings.Shifted:
-        """A weighting that is shifted along the log-SNR; positive shifts move weight to cleaner
-        data.
-        """
+        """Weighting shifted along the log-SNR axis, towards clean data if the shift is positive."""
         return weightings.Shifted(inner, shift)
 
     Weight = Union[  # noqa: UP007, built at run time
@@ -100,22 +99,18 @@ else:
     Fixed = _choice(*schedules.SCHEDULES)
 
     def _mixture(schedules: str, shares: tuple[float, ...]) -> Mixture:
-        """Mixture of noise schedules, given as comma-separated Python expressions with one mixture
-        weight each.
-        """
+        """Weighted mixture of noise schedules, given as comma-separated Python expressions."""
         parts = parse(tuple[Schedule, ...], schedules, "schedules")
         return Mixture(schedules=parts, shares=shares)
 
     def _flow_times(
         inner: Fixed, shift: float = 1.0, time_min: float = 0.0, time_max: float = 1.0
     ) -> FlowTimes:
-        """A noise schedule whose rectified-flow times are shifted, then mapped to an interval of
-        times.
-        """
+        """Noise schedule with shifted and rescaled rectified-flow times."""
         return FlowTimes(inner=inner, shift=shift, time_min=time_min, time_max=time_max)
 
     def _zero_terminal(inner: Fixed, snr_shift: float = 1.0) -> ZeroTerminal:
-        """A noise schedule whose SNR is divided by a shift, then rescaled to zero terminal SNR."""
+        """Noise schedule with the SNR divided by a shift and with zero terminal SNR."""
         return ZeroTerminal(inner=inner, snr_shift=snr_shift)
 
     NoiseSchedule = Union[  # noqa: UP007, built at run time
@@ -127,7 +122,7 @@ else:
     Prediction = _choice(*parameterizations.PARAMETERIZATIONS)
 
     def _own_network(function: str) -> OwnNetwork:
-        """User-defined network: a torch.nn.Module that FILE.py:FUNCTION returns.
+        """User-defined torch.nn.Module returned by FILE.py:FUNCTION.
 
         The function is called with the shape of one sample and the number of classes, or None. The
         network is called with (z, logsnr, label); the label -1 is the null label.
@@ -135,7 +130,7 @@ else:
         return OwnNetwork.from_file(function)
 
     def _diffusers_network(config: Path) -> DiffusersConfig:
-        """A network of diffusers (UNet2DModel or DiTTransformer2DModel), built from a config.json.
+        """UNet2DModel or DiTTransformer2DModel of diffusers, built from a config.json.
 
         Missing channels, size and number of classes are filled in from the data.
         """

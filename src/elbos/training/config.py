@@ -39,7 +39,7 @@ MIN_WIDTH, MAX_WIDTH = 0.001, 12**-0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Typed):
-    """Optimizer: AdamW or Muon, with linear warm-up and, by default, cosine decay to zero."""
+    """AdamW or Muon optimizer with learning-rate warm-up and decay."""
 
     use_muon: bool = False
     """Muon for the matrices of inner layers and AdamW for the rest, or AdamW for all."""
@@ -73,7 +73,7 @@ class Optimizer(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Averaging(Typed):
-    """Moving average of the weights over training steps (EMA), used for sampling and evaluation."""
+    """Moving average of the weights (EMA) for sampling and evaluation."""
 
     relative_width: float = 0.063
     """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
@@ -104,7 +104,7 @@ class Averaging(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Typed):
-    """Output files of a training run, and how many images are trained on between two writes."""
+    """Output files of a training run and the intervals between writes, in images."""
 
     log_every: int = 5_000
     """A line in metrics.jsonl."""
@@ -259,9 +259,10 @@ class Config:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return all settings that affect the results of a training run, encoded as JSON values.
+        """Return the settings that affect the results of a training run.
 
-        Names of runs and keys of scores are digests of this encoding.
+        The settings are encoded as JSON values. Names of runs and keys of scores are digests of
+        this encoding.
         """
         encoded: dict[str, Any] = encode(self)
         del encoded["output"], encoded["execution"]
@@ -286,8 +287,9 @@ class Config:
 
     @property
     def long_warmup(self) -> str | None:
-        """Warning text if the learning-rate warm-up takes more than a fifth of the training, else
-        None.
+        """Warning about a learning-rate warm-up of more than a fifth of the training.
+
+        None for a shorter warm-up.
         """
         share, peak = self.optimizer.warmup_images / self.num_images, self.optimizer.learning_rate
         if share <= MAX_WARMUP:
@@ -309,8 +311,9 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Training settings of a model, as shown in reports; settings that are unknown for a pretrained
-    model are None.
+    """Training settings of a model, as shown in reports.
+
+    Unknown settings of a pretrained model are None.
     """
 
     weighting: str | None
@@ -327,8 +330,10 @@ class Training:
 
 
 def read_config(path: Path) -> Config:
-    """Read a training configuration from a run's config.json, or from JSON, TOML or YAML that holds
-    the output of `elbos train --dry-run`.
+    """Read a training configuration from a file.
+
+    The file is a run's config.json, or JSON, TOML or YAML with the output of
+    `elbos train --dry-run`.
     """
     try:
         config: Config = decode(Config, files.read_value(path))

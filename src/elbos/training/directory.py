@@ -29,9 +29,10 @@ from elbos.base.formats import CorruptFile, read_object
 
 @contextmanager
 def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Hold an exclusive lock on a folder, which is created if missing, within the `with` block.
+    """Hold an exclusive lock on a folder within the `with` block.
 
-    If another process holds the lock, a ValueError with the message `busy` is raised.
+    The folder is created if missing. If another process holds the lock, a ValueError with the
+    message `busy` is raised.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files.require_plain(folder)
@@ -45,7 +46,10 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Directory of a training run: paths, lock, JSON files and log."""
+    """Directory of a training run.
+
+    Provides paths, lock, JSON files and log.
+    """
 
     path: Path
 
@@ -101,8 +105,9 @@ class RunDirectory:
         files.append(self.path / "metrics.jsonl", (json.dumps(values) + "\n").encode())
 
     def rewind_log(self, step: int) -> None:
-        """Delete the lines of metrics.jsonl that were logged after a training step, and incomplete
-        lines.
+        """Delete the lines logged to metrics.jsonl after a training step.
+
+        Incomplete lines are deleted, too.
         """
         file = self.path / "metrics.jsonl"
         if file.exists():

@@ -43,7 +43,7 @@ _NAME = re.compile(r"(\d{8,})-(0\.\d+)\.safetensors")
 
 
 def exponent(relative_width: float) -> float:
-    r"""Return the exponent $\gamma$ of a power-function average, given the relative width
+    r"""Return the exponent $\gamma$ of the power-function average of relative width
     $\sigma_\mathrm{rel}$.
 
     The relative width is above 0 and at most $12^{-1/2}$, where $\gamma = 0$.
@@ -57,15 +57,17 @@ def exponent(relative_width: float) -> float:
 
 
 def group_of(width: float) -> str:
-    """Return the checkpoint group of a weight average, such as `ema_0_05` for the relative width
-    0.05.
+    """Return the name of a weight average in checkpoints.
+
+    The name for the relative width 0.05 is `ema_0_05`.
     """
     return f"{MAIN}_{width}".replace(".", "_")
 
 
 class EMA:
-    """Power-function averages of a network's weights over the training steps, one per relative
-    width.
+    """Power-function averages of a network's weights over the training.
+
+    There is one average per relative width.
 
     Attributes:
         networks: Averaged networks by checkpoint group; the first, "ema", is sampled.
@@ -85,8 +87,9 @@ class EMA:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Update all averages of the weights after a training step; the first training step has
-        number 1.
+        """Update the weight averages after a training step.
+
+        The first training step has number 1.
         """
         weights = list(map(local, network.parameters()))
         buffers = list(network.buffers())
@@ -97,8 +100,7 @@ class EMA:
                 torch._foreach_copy_(list(average.buffers()), buffers)
 
     def snapshots(self, *, is_main: bool) -> dict[float, dict[str, Tensor]]:
-        """Return CPU copies of the averaged weights by relative width; processes other than the
-        main one return no weights.
+        """Return CPU copies of the averaged weights, keyed by relative width.
 
         All processes must call this method, since each may hold a shard; all but the main process
         return empty dictionaries.
@@ -116,7 +118,10 @@ class EMA:
 
 
 class Snapshot(NamedTuple):
-    """Snapshot file: averaged weights of one relative width at one training step."""
+    """File of averaged weights at one training step.
+
+    The average has one relative width.
+    """
 
     step: int
     width: float

@@ -30,8 +30,9 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
 
 @contextmanager
 def fast_kernels(config: Config, device: torch.device) -> Iterator[None]:
-    """Enable cuDNN benchmarking, and TF32 if configured, within the `with` block; do nothing on
-    other devices than CUDA.
+    """Enable fast CUDA kernels within the `with` block.
+
+    cuDNN benchmarking is enabled, and TF32 if configured; devices other than CUDA are unaffected.
     """
     if device.type != "cuda":
         yield
@@ -59,10 +60,10 @@ def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compile_(loss: Loss) -> None:
-    """Compile a loss module in place, together with the network; under FSDP2, compile each block of
-    the network separately.
+    """Compile a loss together with its network, in place.
 
-    Under FSDP2 each block has a graph per shape, and the random draws of the loss have another.
+    Under FSDP2, the blocks of the network are compiled separately. Under FSDP2 each block has a
+    graph per shape, and the random draws of the loss have another.
     """
     loss.drawn = one_graph(loss.drawn)
     if not (parts := sharded_parts(loss.network)):
@@ -73,10 +74,10 @@ def compile_(loss: Loss) -> None:
 
 @contextmanager
 def compiling(*, is_on: bool) -> Iterator[None]:
-    """Convert errors of torch.compile within the `with` block into a ValueError with a one-line
-    message.
+    """Convert errors of torch.compile into a ValueError with a one-line message.
 
-    Compilation fails without a C++ compiler, and for double backward, as in energy-based networks.
+    This holds within the `with` block. Compilation fails without a C++ compiler, and for double
+    backward, as in energy-based networks.
     """
     stack = ExitStack()
     if is_on:
@@ -99,7 +100,9 @@ def compiling(*, is_on: bool) -> Iterator[None]:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the blocks of a network: the entries of its `ModuleList`s that have children.
+    """Return the repeated blocks of a network.
+
+    Blocks are the entries of `ModuleList`s that have children.
 
     Raises:
         ValueError: If the network has no such block.
@@ -123,8 +126,9 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def checkpointed(found: Sequence[nn.Module]) -> Iterator[None]:
-    """Recompute the activations of the given modules in the backward pass, within the `with`
-    block.
+    """Recompute activations of the given modules in the backward pass.
+
+    This holds within the `with` block.
     """
     for block in found:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

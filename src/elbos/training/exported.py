@@ -36,8 +36,9 @@ def is_export(path: Path) -> bool:
 
 
 def ends(directory: RunDirectory) -> tuple[float, float] | None:
-    """Return the lowest and highest log-SNR on which an exported model was trained; None if
-    elbos.json is missing.
+    """Return the lowest and highest log-SNR in the training of an exported model.
+
+    None if elbos.json is missing.
     """
     manifest = directory.read(MANIFEST)
     match None if manifest is None else manifest.get("logsnr"):
@@ -49,7 +50,10 @@ def ends(directory: RunDirectory) -> tuple[float, float] | None:
 
 
 def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
-    """Write weights to model.safetensors in a folder; return the SHA-256 of the file."""
+    """Write weights to model.safetensors in a folder.
+
+    The SHA-256 of the file is returned.
+    """
     content = pack(weights)
     files.write(folder / WEIGHTS, content)
     return hashlib.sha256(content).hexdigest()
@@ -58,10 +62,10 @@ def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
 def averaged(
     directory: RunDirectory, step: int | None = None
 ) -> AbstractContextManager[tuple[int, Weights]]:
-    """Return a context manager that yields the training step and the averaged weights of a run or
-    an exported model.
+    """Open the averaged weights of a run or an exported model.
 
-    The step is that of a checkpoint of a run, by default the latest.
+    The context manager yields the training step and the weights. The step is that of a checkpoint
+    of a run, by default the latest.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -100,8 +104,9 @@ def _reading_export(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
 
 
 def initial_weights(config: Config, init: Path) -> Weights:
-    """Return the averaged weights of the run `init` for initialization; raise a ValueError if the
-    networks differ.
+    """Return the averaged weights of a run to initialize training.
+
+    A ValueError is raised if the networks differ.
     """
     directory = RunDirectory(init)
     other = run_config(directory)

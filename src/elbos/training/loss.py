@@ -13,10 +13,9 @@ from elbos.training.config import Config
 
 
 class Loss(nn.Module):
-    """Training loss as a module that contains the network, so that loss and network compile to one
-    graph.
+    """Training loss as a module that contains the network.
 
-    The null condition replaces dropped labels.
+    Loss and network thus compile to one graph. The null condition replaces dropped labels.
     """
 
     network: nn.Module

@@ -72,8 +72,9 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def num_cores() -> int:
-    """Return the number of CPU cores that this process may use; under Slurm, the number of cores of
-    the job.
+    """Return the number of CPU cores available to this process.
+
+    Under Slurm, it is the number of cores of the job.
     """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -81,8 +82,9 @@ def num_cores() -> int:
 
 
 def require_few(**counts: int) -> None:
-    """Raise a ValueError if a number of processes is negative, or above the maximum of 64 and four
-    per CPU core.
+    """Raise a ValueError if a number of processes is negative or too large.
+
+    The maximum is 64, or four per CPU core if that is more.
     """
     limit = max(64, 4 * num_cores())
     for name, num in counts.items():
@@ -91,7 +93,10 @@ def require_few(**counts: int) -> None:
 
 
 def peak_flops(config: Config, device: torch.device) -> float | None:
-    """Return the peak bfloat16 FLOP/s of a GPU; None for unknown devices and other precisions."""
+    """Return the peak bfloat16 FLOP/s of a GPU.
+
+    None for unknown devices and other precisions.
+    """
     if device.type != "cuda" or config.precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)
@@ -99,8 +104,9 @@ def peak_flops(config: Config, device: torch.device) -> float | None:
 
 
 def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
-    """Return the configuration with precision "auto" replaced by the precision of the stored run,
-    or else by the best precision on this machine.
+    """Replace the precision "auto" in a training configuration.
+
+    The precision of the stored run is used, or else the best precision on this machine.
     """
     if config.precision != "auto":
         return config
@@ -110,8 +116,9 @@ def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
 
 
 def described(config: Config, device: torch.device) -> str:
-    """Return the numerical precision of a run as text, with a note if another precision would be no
-    slower.
+    """Return the numerical precision of a run as text.
+
+    A note is added if another precision would be no slower.
     """
     best = best_precision(device)
     if config.precision != best:
@@ -121,7 +128,10 @@ def described(config: Config, device: torch.device) -> str:
 
 @cache
 def best_precision(device: torch.device) -> Precision:
-    """Return "bf16" if bfloat16 matrix products are fast on the device, otherwise "fp32"."""
+    """Return the best floating-point precision on a device.
+
+    It is "bf16" if bfloat16 matrix products are fast, otherwise "fp32".
+    """
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":

@@ -53,10 +53,11 @@ OnImages = Callable[[int], None]
 
 
 class Monitor:
-    """Progress bar, metrics.jsonl and experiment trackers of a training run.
+    """Progress display and log of a training run.
 
-    `machine` is the device and precision as text. `on_images` is called after each step, with the
-    number of images seen. The main process alone writes and prints.
+    Serves the progress bar, metrics.jsonl and experiment trackers. `machine` is the device and
+    precision as text. `on_images` is called after each step, with the number of images seen. The
+    main process alone writes and prints.
     """
 
     def __init__(
@@ -105,10 +106,10 @@ class Monitor:
         self._track(lambda tracker: tracker.finish())
 
     def note_changes(self, now: Mapping[str, Any]) -> None:
-        """Store the properties of the machine that affect rounding; print those that changed since
-        the run's last session.
+        """Print how the machine has changed since the last session of the run.
 
-        Also print the highest learning rate if the warm-up is long.
+        Properties that affect rounding are stored and compared. Also print the highest learning
+        rate if the warm-up is long.
         """
         if not self.is_main:
             return
@@ -120,10 +121,11 @@ class Monitor:
             self._print(f"{long_warmup} (--optimizer.warmup-images)")
 
     def step(self, loss: Float[Tensor, " b"], grad_norm: float, waited: float = 0.0) -> None:
-        """Accumulate the losses of a training step; write a log line every `log_every` images.
+        """Log the losses of a training step.
 
-        `loss` holds the losses of the global batch, `grad_norm` is the norm before clipping, and
-        `waited` the seconds spent waiting for batches so far.
+        Losses accumulate, and a line is written every `log_every` images. `loss` holds the losses
+        of the global batch, `grad_norm` is the norm before clipping, and `waited` the seconds spent
+        waiting for batches so far.
         """
         state, num_images = self.state, self.state.step * self.config.batch_size
         is_clipped = grad_norm > self.config.optimizer.max_grad_norm
@@ -213,10 +215,10 @@ class Monitor:
 def seconds_per_image(
     network: nn.Module, data: Samples, config: Config, processes: Processes
 ) -> float | None:
-    """Return the training time per image in seconds at the peak FLOP/s of all devices; None if the
-    peak is unknown or the network is sharded.
+    """Return the training time per image at peak FLOP/s, in seconds.
 
-    The backward pass takes twice the FLOPs of the forward pass.
+    The peak is that of all devices together. None if it is unknown or the network is sharded. The
+    backward pass takes twice the FLOPs of the forward pass.
     """
     peak = peak_flops(config, processes.device)
     if peak is None or sharded_parts(network):

@@ -25,11 +25,11 @@ _PLAIN_GROUPS = ("optimizer", "averaging", "sampling")  # left out before the na
 
 
 def default_name(config: Config, preset: str) -> str:
-    """Return the default name of a training run: the preset, followed by the settings that differ
-    from the preset.
+    """Return the default name of a training run.
 
-    The name has lower-case letters, digits, dots and dashes. Configurations that differ in more
-    than `output` and `execution` have different names.
+    The name is the preset, followed by the settings that differ from the preset. The name has
+    lower-case letters, digits, dots and dashes. Configurations that differ in more than `output`
+    and `execution` have different names.
 
     Examples:
         >>> default_name(PRESETS["digits"], "digits")

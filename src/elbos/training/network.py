@@ -29,8 +29,9 @@ class OwnNetwork:
 
     @classmethod
     def from_file(cls, function: str) -> "OwnNetwork":
-        """Return a reference to the user-defined network of FILE.py:FUNCTION, with permission to
-        run the file.
+        """Return a trusted reference to the network that FILE.py:FUNCTION builds.
+
+        The file may be run.
         """
         require_target(function, _ARGUMENTS, verb="train")
         network = cls(name=function)

@@ -127,8 +127,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def shards(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the group of processes that hold different rows of a parameter; None for an unsharded
-    parameter.
+    """Return the processes that hold the shards of a parameter.
+
+    None for an unsharded parameter.
     """
     if not hasattr(parameter, "to_local"):
         return None
@@ -143,8 +144,9 @@ def shards(parameter: Any) -> dist.ProcessGroup | None:
 
 
 def replicas(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the group of processes that hold copies of a sharded parameter; None if there are no
-    copies.
+    """Return the processes that hold copies of a sharded parameter.
+
+    None if there are no copies.
     """
     if hasattr(parameter, "to_local"):
         mesh, places = parameter.device_mesh, parameter.placements
@@ -163,7 +165,10 @@ def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]
 def new_optimizer(
     network: nn.Module, config: Optimizer, dtype: torch.dtype = torch.bfloat16
 ) -> torch.optim.Optimizer:
-    """Return a new AdamW or Muon optimizer; Muon orthogonalizes matrices in `dtype`."""
+    """Return a new AdamW or Muon optimizer.
+
+    Muon orthogonalizes matrices in `dtype`.
+    """
     rates: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": config.betas,

@@ -39,10 +39,10 @@ _NUM_STEPS_IN_HALF = (2, 3)  # in 16 bits: the Gram matrix is recomputed in betw
 def orthogonalized(
     stack: Float[Tensor, "k m n"], dtype: torch.dtype = torch.bfloat16
 ) -> Float[Tensor, "k m n"]:
-    r"""Return $U V^\top$ for each matrix $M = U S V^\top$ of a stack, approximated by Newton-Schulz
-    iteration in `dtype`.
+    r"""Approximate $U V^\top$ for each matrix $M = U S V^\top$ of a stack.
 
-    Singular values above two thousandths of $\|M\|_F$ become 0.6 to 1.4.
+    Newton-Schulz iteration is used, in `dtype`. Singular values above two thousandths of $\|M\|_F$
+    become 0.6 to 1.4.
     """
     is_tall = stack.shape[1] > stack.shape[2]
     x = (stack.mT if is_tall else stack).to(dtype)
@@ -59,8 +59,9 @@ def orthogonalized(
 
 
 def _steps_factor(gram: Float[Tensor, "k m m"], num_steps: int) -> Float[Tensor, "k m m"]:
-    r"""Return the matrix $P$ by which several Newton-Schulz steps multiply a matrix, $X \mapsto P
-    X$, computed from the Gram matrix $X X^\top$.
+    r"""Return the matrix $P$ of several Newton-Schulz steps, $X \mapsto P X$.
+
+    $P$ is computed from the Gram matrix $X X^\top$.
     """
     a, b, c = _NEWTON_SCHULZ
     factor = None
@@ -83,10 +84,10 @@ def divided(
     group: dist.ProcessGroup | None,
     compute: Callable[[Float[Tensor, "i m n"]], Float[Tensor, "i m n"]],
 ) -> Float[Tensor, "k m n"]:
-    """Apply a function to a stack of matrices, of which each process of a group computes a share;
-    return all results.
+    """Apply a function to a stack of matrices in several processes.
 
-    All processes of the group must call this function; None is one process.
+    Each process computes a share, and receives all results. All processes of the group must call
+    this function; None is one process.
     """
     if group is None:
         return compute(stack)
@@ -105,11 +106,11 @@ def divided(
 def orthogonalized_shards(
     shards: Float[Tensor, "k r n"], num_rows: int, group: dist.ProcessGroup, dtype: torch.dtype
 ) -> Float[Tensor, "k r n"]:
-    """Orthogonalize matrices `[k, num_rows, n]` whose rows are sharded over processes; return the
-    rows of this process.
+    """Orthogonalize a stack of matrices whose rows are sharded over processes.
 
-    The matrices are distributed over the processes of the group, which all must call this function;
-    each is orthogonalized in one process in `dtype`, and its rows are sent back.
+    Matrices are `[k, num_rows, n]`; the rows of this process are returned. The matrices are
+    distributed over the processes of the group, which all must call this function; each is
+    orthogonalized in one process in `dtype`, and its rows are sent back.
     """
     size, (k, own_rows, n) = dist.get_world_size(group), shards.shape
     share, most_rows = -(-k // size), -(-num_rows // size)

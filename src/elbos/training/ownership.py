@@ -14,8 +14,7 @@ from elbos.training.directory import RunDirectory
 
 
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
-    """Record the configuration and the data of a run in the run directory; raise a ValueError if a
-    different configuration or dataset is recorded there.
+    """Record the configuration and data of a run in the run directory.
 
     A run may be extended to more images, with a warning if the learning rate has decayed.
 
@@ -77,7 +76,10 @@ def require_own_data(directory: RunDirectory, data: Samples) -> None:
 
 
 def require_same_data(data: Samples, processes: Processes) -> None:
-    """Raise a ValueError in all processes if two processes have loaded different data."""
+    """Raise a ValueError if processes have loaded different data.
+
+    The error is raised in all processes.
+    """
     if processes.num > 1:
         found = processes.lists([processes.together(data.fingerprint)])
         means = {identity.pop("means", None) for identity in found}

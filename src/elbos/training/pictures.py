@@ -16,10 +16,11 @@ def is_drawable(shape: tuple[int, ...]) -> bool:
 
 
 def png(x: Float[Tensor, "n *d"], *, num_columns: int | None = None) -> bytes:
-    """Draw samples as a PNG: a grid of images `[n, c, h, w]`, or a scatter plot of points `[n, 2]`.
+    """Draw images or points in the plane as a PNG.
 
-    Images are in [-1, 1], points in [-2, 2]. Small images are enlarged by a whole factor to about
-    48 pixels, without interpolation. The grid is nearly square by default.
+    Images `[n, c, h, w]` form a grid, points `[n, 2]` a scatter plot. Images are in [-1, 1], points
+    in [-2, 2]. Small images are enlarged by a whole factor to about 48 pixels, without
+    interpolation. The grid is nearly square by default.
     """
     pixels = _scatter(x) if x.ndim == 2 else _grid(x, num_columns)
     buffer = io.BytesIO()

@@ -41,8 +41,10 @@ MAX_ERROR = 0.1  # relative error of the profile above which a warning is given
 
 
 class Coefficients(NamedTuple):
-    r"""Coefficients $x$ that combine stored weight averages with profiles $p_i$, and the relative
-    error $\|\sum_i x_i p_i - p\| / \|p\|$.
+    r"""Coefficients for combining stored weight averages.
+
+    The coefficients $x$ combine averages with profiles $p_i$ with the relative error
+    $\|\sum_i x_i p_i - p\| / \|p\|$.
     """
 
     values: Float[np.ndarray, " n"]
@@ -51,8 +53,9 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Posthoc:
-    """Result of a post-hoc EMA: training step, number of combined averages, relative error of the
-    averaging profile.
+    """Result of computing a post-hoc EMA.
+
+    `error` is the relative error of the averaging profile.
     """
 
     step: int
@@ -73,10 +76,10 @@ def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
 def coefficients(
     steps: Float[np.ndarray, " n"], widths: Float[np.ndarray, " n"], width: float
 ) -> Coefficients:
-    """Return the coefficients that combine stored weight averages into an average of another
-    relative width.
+    """Return coefficients that combine stored weight averages into another average.
 
-    The approximated average is the average after the last of the steps, in any unit.
+    The other average has the relative width `width`. The approximated average is the average after
+    the last of the steps, in any unit.
     """
     t, gamma = steps / steps.max(), np.array([exponent(w) for w in widths])
     end, kappa = np.ones(1), np.array([exponent(width)])
@@ -90,11 +93,11 @@ def coefficients(
 
 
 def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
-    """Compute an average of a run's weights with another relative width, after training; write the
-    result as a new run directory.
+    """Compute a post-hoc EMA of a run and write a new run directory.
 
-    The directory `out` holds the configuration with this width, and a checkpoint of the average
-    alone, and can be sampled and evaluated.
+    The average has a relative width that need not be one of the training's. The directory `out`
+    holds the configuration with this width, and a checkpoint of the average alone, and can be
+    sampled and evaluated.
 
     Raises:
         OSError: If there is no run, or no checkpoint yet, or a file cannot be written.

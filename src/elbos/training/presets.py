@@ -154,15 +154,16 @@ SUMMARIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Training configuration derived from a preset, and the name of the preset."""
+    """Training configuration with the name of its preset."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     preset: tyro.conf.Suppress[str]
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> "Chosen | None":
-        """Return the preset that the first command-line word names; None if there is no such
-        preset.
+        """Return the preset named by the first command-line word.
+
+        None if there is no such preset.
         """
         name = words[0].replace("_", "-") if words else ""
         return cls(config=PRESETS[name], preset=name) if name in PRESETS else None

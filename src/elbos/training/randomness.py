@@ -21,10 +21,10 @@ from elbos.theory.schedules import low_discrepancy_times
 
 
 def seed_of(*key: int) -> int:
-    """Return a 64-bit seed for a tuple of integers; different tuples give independent seeds.
+    """Return a 64-bit seed for a tuple of integers.
 
-    The first number is the entropy and the others are the spawn key: `SeedSequence((1, 2))` would
-    equal `SeedSequence((1, 2, 0))`.
+    Different tuples give independent seeds. The first number is the entropy and the others are the
+    spawn key: `SeedSequence((1, 2))` would equal `SeedSequence((1, 2, 0))`.
     """
     if key[0] < 0:
         raise ValueError(f"seed is {key[0]}: give a whole number from 0.")
@@ -33,13 +33,14 @@ def seed_of(*key: int) -> int:
 
 
 def generator(*key: int) -> torch.Generator:
-    """Return a random number generator on the CPU, seeded by a tuple of integers."""
+    """Return a CPU random number generator seeded by a tuple of integers."""
     return torch.Generator().manual_seed(seed_of(*key))
 
 
 def times(seed: int, step: int, batch_size: int) -> Float64[Tensor, " B"]:
-    """Return low-discrepancy times in [0, 1) for the samples of a training step: a regular grid
-    with a random offset.
+    """Return low-discrepancy times in [0, 1) for a training step.
+
+    The times are a regular grid with a random offset.
     """
     offset = torch.rand((), dtype=torch.float64, generator=generator(seed, step)).item()
     return low_discrepancy_times(offset, batch_size)
@@ -55,8 +56,9 @@ def seed_torch(*key: int) -> None:
 
 @dataclass(frozen=True)
 class Visits:
-    """Random numbers for data augmentation, which depend only on the seed, the sample and the
-    epoch.
+    """Reproducible random numbers for data augmentation.
+
+    They depend only on the seed, the sample and the epoch.
     """
 
     key: tuple[int, int]

@@ -69,7 +69,9 @@ class Sampling(Typed):
         )
 
     def logsnrs(self, trained: Schedule) -> Float[Tensor, " n"]:
-        """Return the log-SNRs of the sampler's steps, within the range of log-SNRs of the training.
+        """Return the log-SNRs of the sampler's steps.
+
+        They are within the range of log-SNRs of the training.
 
         Raises:
             ValueError: If the grid and the training share no noise levels.
@@ -82,11 +84,10 @@ class Sampling(Typed):
         return Guided(denoiser, self.guidance, self.guidance_min, self.guidance_max, null_cond)
 
     def num_evaluations(self, trained: Schedule) -> int:
-        """Return the number of network evaluations (NFE) per sample; a guided estimate counts as
-        two.
+        """Return the number of network evaluations (NFE) per sample.
 
-        The sampler runs on a single number with a trivial denoiser, since the count depends on the
-        noise levels alone.
+        A guided estimate counts as two. The sampler runs on a single number with a trivial
+        denoiser, since the count depends on the noise levels alone.
         """
         calls: list[int] = []
 
@@ -117,13 +118,13 @@ def sample(
     null_cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
-    """Generate `num` samples with values approximately in [-1, 1]; yield batches of at most 250, on
-    the CPU.
+    """Generate samples with a denoiser in batches of at most 250.
 
-    The noise of a batch depends on the seed and the batch's number alone, so that batches can be
-    divided over processes: `batches` are the numbers to generate out of `num_batches(num)`, by
-    default all. The ends of `trained`, the schedule of the training, bound the grid. For guidance,
-    the null condition is a batch of one, `[1, ...]`, by default the class label -1.
+    The samples are on the CPU, with values approximately in [-1, 1]. The noise of a batch depends
+    on the seed and the batch's number alone, so that batches can be divided over processes:
+    `batches` are the numbers to generate out of `num_batches(num)`, by default all. The ends of
+    `trained`, the schedule of the training, bound the grid. For guidance, the null condition is a
+    batch of one, `[1, ...]`, by default the class label -1.
     """
     denoiser = sampling.guided(denoiser, to_device(null_cond, device))
     logsnrs = sampling.logsnrs(trained)

@@ -22,12 +22,11 @@ _Task = Callable[[], None]
 
 
 class Saver:
-    """Writer of checkpoints and weight snapshots in a background thread, which runs one write at a
-    time.
+    """Background writer of checkpoints and weight snapshots.
 
-    The context manager waits on exit until the last copy is written. All processes must call each
-    method; an OSError of one process is raised in all. The first `num_parts` processes together
-    hold one copy of the state.
+    One write runs at a time, in a thread. The context manager waits on exit until the last copy is
+    written. All processes must call each method; an OSError of one process is raised in all. The
+    first `num_parts` processes together hold one copy of the state.
     """
 
     def __init__(
@@ -60,8 +59,9 @@ class Saver:
         return self._writing is None and time.monotonic() - self._started >= 60 * minutes
 
     def save(self, step: int, groups: checkpoint.Groups) -> None:
-        """Write a checkpoint in the background, from a copy of the training state, after any
-        earlier write has finished.
+        """Write a checkpoint in the background.
+
+        A copy of the training state is written after any earlier write has finished.
         """
         self.wait()
         self._started = time.monotonic()
@@ -101,9 +101,7 @@ class Saver:
         self._start(write if is_main else lambda: None)
 
     def go_on(self) -> None:
-        """Wait until all processes have finished their current write, then start the next pending
-        write.
-        """
+        """Start the next write when all processes have finished the current one."""
         if self._writing is None:
             return
         try:

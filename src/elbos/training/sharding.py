@@ -33,13 +33,12 @@ def shard(
     by_blocks: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Shard the parameters of a network in place, so that each group of `shard_size` processes
-    shares one copy.
+    """Shard the parameters of a network in place.
 
-    Blocks are gathered in `dtype` when they are called, for less memory. If not `by_blocks`, the
-    network is gathered at once, which is also correct for blocks that are not just called.
-    Gradients are averaged in float32; parameters outside of blocks, such as embeddings, keep their
-    dtype.
+    Each group of `shard_size` processes shares one copy. Blocks are gathered in `dtype` when they
+    are called, for less memory. If not `by_blocks`, the network is gathered at once, which is also
+    correct for blocks that are not just called. Gradients are averaged in float32; parameters
+    outside of blocks, such as embeddings, keep their dtype.
     """
     if processes.num % shard_size:
         raise ValueError(
@@ -74,7 +73,7 @@ def shard(
 
 
 def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
-    """Return a loss wrapped in DDP, which averages gradients over the processes.
+    """Wrap a loss in DDP to average gradients over processes.
 
     Unless the loss `uses_all` parameters, DDP searches for unused parameters in each step.
     """
@@ -104,17 +103,19 @@ def is_container(module: nn.Module) -> bool:
 
 
 def sharded_parts(network: nn.Module) -> list[nn.Module]:
-    """Return the modules whose parameters FSDP2 gathers separately; empty for an unsharded
-    network.
+    """Return the modules whose parameters FSDP2 gathers separately.
+
+    Empty for an unsharded network.
     """
     return [m for m in network.modules() if hasattr(m, "set_requires_gradient_sync")]
 
 
 @contextmanager
 def returning_views() -> Iterator[None]:
-    """Suppress, within the `with` block, FSDP2's warning that a module returns a view.
+    """Suppress the warning of FSDP2 that a module returns a view.
 
-    Gradients of views changed in place are lost; the trial of a user's network detects this.
+    This holds within the `with` block. Gradients of views changed in place are lost; the trial of a
+    user's network detects this.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
@@ -122,7 +123,10 @@ def returning_views() -> Iterator[None]:
 
 
 def share_initial(network: nn.Module) -> None:
-    """Copy the weights and buffers of an unsharded network from the main process to all others."""
+    """Copy weights and buffers from the main process to all others.
+
+    The network is not sharded yet.
+    """
     for tensor in (*network.parameters(), *network.buffers()):
         _broadcast(tensor)
 
@@ -145,10 +149,10 @@ def _broadcast(tensor: Tensor) -> None:
 
 
 def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> None:
-    """Set whether the next backward pass averages gradients over processes, as only the last
-    micro-batch of a step requires.
+    """Set whether the next backward pass averages gradients over processes.
 
-    FSDP2 still sums the gradients of each micro-batch over the processes of a shard group.
+    Only the last micro-batch of a step requires this. FSDP2 still sums the gradients of each
+    micro-batch over the processes of a shard group.
     """
     if isinstance(loss, DistributedDataParallel):
         loss.require_backward_grad_sync = is_last
@@ -172,7 +176,10 @@ def unsharded(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
-    """Copy values into a tensor; for a sharded tensor, read only the rows of this process."""
+    """Copy values into a tensor that may be sharded.
+
+    Only the rows of this process are read for a sharded tensor.
+    """
     rows: slice | EllipsisType = ...
     if is_sharded(own):
         mesh = own.device_mesh["shard"]  # type: ignore[attr-defined]
@@ -182,7 +189,7 @@ def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
 
 
 def load(network: nn.Module, state: Mapping[str, Tensor | Stored]) -> None:
-    """Load unsharded weights into a network, which may be sharded.
+    """Load unsharded weights into a possibly sharded network.
 
     Raises:
         RuntimeError: If names or shapes differ from those of the network.

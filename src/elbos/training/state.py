@@ -24,9 +24,9 @@ from elbos.validation import LossByLevel
 
 @dataclass
 class State:
-    """Training state: network, averaged weights, optimizer, noise schedule, step, and losses not
-    yet logged.
+    """State of a training run.
 
+    Holds network, averaged weights, optimizer, noise schedule, step, and losses not yet logged.
     `unlogged` holds the sum and the number of the losses, and the number of clipped gradients,
     since the last line of the log; `by_level` holds the unweighted losses by noise level.
     """
@@ -110,8 +110,9 @@ def require_guidable(
 
 
 def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Module:
-    """Return the network of a training run in channels-last format, with initial weights drawn from
-    the run's seed.
+    """Build the network of a training run with random initial weights.
+
+    Weights are drawn from the run's seed; the memory format is channels-last.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed) % 2**63)

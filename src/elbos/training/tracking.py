@@ -39,11 +39,12 @@ def log(
     *,
     name: str | None = None,
 ) -> None:
-    """Log a validation result, or the training loss by noise level, to experiment trackers.
+    """Log a validation or a training loss to experiment trackers.
 
-    All trackers get the numbers of `scalars`. A validation also has a figure, `Validation.plot`:
-    interactive in W&B and MLflow; an image in TensorBoard, Trackio, Aim, ClearML, SwanLab and other
-    trackers with a method `log_images`, if `kaleido` is installed, which draws it in some seconds.
+    The training loss is given by noise level. All trackers get the numbers of `scalars`. A
+    validation also has a figure, `Validation.plot`: interactive in W&B and MLflow; an image in
+    TensorBoard, Trackio, Aim, ClearML, SwanLab and other trackers with a method `log_images`, if
+    `kaleido` is installed, which draws it in some seconds.
 
     Args:
         to: An accelerator, for all its trackers, after `init_trackers`; or one of accelerate's
@@ -85,11 +86,11 @@ def log(
 
 
 def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
-    """Return the numbers that `tracking.log` logs for a validation result or for the training loss
-    by noise level, keyed by name, such as for Lightning's `log_dict`.
+    """Return the numbers that `tracking.log` logs, keyed by name.
 
-    A validation gives `validation/bits_per_dim` and `validation/standard_error`, both in bits per
-    dimension; both results give the mean loss in each bin of log-SNR, nats per dimension.
+    They suit, for example, Lightning's `log_dict`. A validation gives `validation/bits_per_dim` and
+    `validation/standard_error`, both in bits per dimension; both results give the mean loss in each
+    bin of log-SNR, nats per dimension.
     """
     require_type(Validation | BinnedLoss, result=result)
     if isinstance(result, BinnedLoss):
@@ -107,7 +108,10 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
 def log_picture(
     tracker: "GeneralTracker", name: str, pixels: UInt8[np.ndarray, "h w 3"], step: int
 ) -> None:
-    """Log an image to an experiment tracker; do nothing if the tracker does not accept images."""
+    """Log an image to an experiment tracker.
+
+    Nothing is done if the tracker does not accept images.
+    """
     match tracker.name:  # each accepts images in another form
         case "tensorboard":
             tracker.log_images({name: pixels.transpose(2, 0, 1)[None]}, step=step)

@@ -75,10 +75,11 @@ from elbos.validation import Validation
 
 
 class Trainer:
-    """Training loop of a run; each process trains on its share of every batch.
+    """Training loop of a run.
 
-    The run directory has to be claimed before `train`. The network is user-defined, by default as
-    `config` describes. `num_workers` processes prefetch batches, by default threads.
+    Each process trains on its share of every batch. The run directory has to be claimed before
+    `train`. The network is user-defined, by default as `config` describes. `num_workers` processes
+    prefetch batches, by default threads.
 
     Raises:
         ValueError: If network, data and number of processes do not fit each other, or a
@@ -151,8 +152,9 @@ class Trainer:
     # --- the loop --------------------------------------------------------------------------------
 
     def train(self, on_images: OnImages) -> None:
-        """Train to the last step, starting from the latest checkpoint, or from step 0 if there is
-        none.
+        """Train to the last step from the latest checkpoint.
+
+        Without a checkpoint, training starts from step 0.
         """
         config, output, state, saver = self.config, self.config.output, self.state, self.saver
         self.resume()
@@ -184,11 +186,11 @@ class Trainer:
                     )
 
     def step(self) -> tuple[Float[Tensor, " B"], float]:
-        """Execute one training step; return the losses of the global batch and the gradient norm
-        before clipping.
+        """Execute one training step.
 
-        Everything that depends on the noise levels goes to the device as one tensor, and losses and
-        norm come back as one tensor: the device waits for nothing else.
+        Returns the losses of the global batch and the gradient norm before clipping. Everything
+        that depends on the noise levels goes to the device as one tensor, and losses and norm come
+        back as one tensor: the device waits for nothing else.
         """
         state = self.state
         logsnr = self.logsnr()
@@ -208,8 +210,9 @@ class Trainer:
         return self.state.schedule.logsnr(times(config.seed, step, config.batch_size))
 
     def batch(self) -> Batch:
-        """Return this process's share of the training batch: data in [-1, 1], and the condition or
-        None.
+        """Return this process's share of the training batch.
+
+        Data are in [-1, 1]; the condition may be None.
         """
         since = time.perf_counter()
         stored = next(self.prefetched) if self.prefetched else self.batches[self.state.step]
@@ -219,8 +222,9 @@ class Trainer:
         return x, cond if self.config.use_labels else None
 
     def differentiate(self, levels: Float[Tensor, "7 b"]) -> Float[Tensor, " b"]:
-        """Compute the gradients of the mean loss over the global batch; return the losses of this
-        process's samples.
+        """Compute the gradients of the mean loss over the global batch.
+
+        The losses of this process's samples are returned.
         """
         config, num, num_processes = self.config, len(self.samples), self.processes.num
         x, cond = self.batch()
@@ -241,8 +245,9 @@ class Trainer:
         return torch.cat(losses)
 
     def observed(self, losses: Float[Tensor, " b"]) -> tuple[Float64[Tensor, " B"], float]:
-        """Clip the gradients; return the losses of the global batch and the gradient norm before
-        clipping.
+        """Clip the gradients and return losses and gradient norm.
+
+        Losses are those of the global batch; the norm is taken before clipping.
         """
         limit = self.config.optimizer.max_grad_norm
         norm = unsharded(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
@@ -273,8 +278,9 @@ class Trainer:
             share_buffers(self.state.network)
 
     def validate(self) -> Validation | None:
-        """Write a grid of samples; return the validation ELBO, or None if there is no validation
-        set.
+        """Estimate the validation ELBO and write a grid of samples.
+
+        None if there is no validation set.
         """
         config, device = self.config, self.device
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
@@ -288,8 +294,10 @@ class Trainer:
         return found
 
     def is_due(self, every: int | None) -> bool:
-        """Return whether the number of images seen passed a multiple of `every` in the last
-        training step; False if `every` is None.
+        """Return whether an action is due after the last training step.
+
+        It is due when the number of images seen passes a multiple of `every`, and never if `every`
+        is None.
         """
         if every is None:
             return False
@@ -299,10 +307,10 @@ class Trainer:
     # --- before and after ------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Restore the latest checkpoint; if there is none, save the initial weights that were
-        loaded from another run.
+        """Restore the training state from the latest checkpoint.
 
-        Each process verifies some of the checkpoint's files and reads its own shards.
+        If there is none, save the initial weights that were loaded from another run. Each process
+        verifies some of the checkpoint's files and reads its own shards.
         """
         processes = self.processes
         if newest := processes.from_main(checkpoint.latest(self.run.checkpoints)):

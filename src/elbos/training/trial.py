@@ -28,8 +28,9 @@ _Loss = Callable[[nn.Module], Float[Tensor, " b"]]
 
 @dataclass(frozen=True)
 class Trial:
-    """Result of testing a network before training: how several processes can share the training of
-    the network.
+    """Result of testing a network before training.
+
+    Says how several processes can share the training of the network.
     """
 
     uses_all: bool = True  # every trained weight has a gradient
@@ -39,11 +40,11 @@ class Trial:
 def require_trainable(
     network: nn.Module, config: Config, data: Samples, processes: Processes
 ) -> Trial:
-    """Raise a ValueError unless a network can be trained and validated; return how several
-    processes can share the training.
+    """Test that a network can be trained and validated.
 
-    A copy of the network computes the gradients of four samples and the ELBO of validation samples.
-    All processes must call this function.
+    A ValueError is raised if not; otherwise the result says how several processes can share the
+    training. A copy of the network computes the gradients of four samples and the ELBO of
+    validation samples. All processes must call this function.
     """
     loss = _loss(config, data, processes.device, memory_format(network))
     tried, by_blocks, shape = copy.deepcopy(network).train(), True, data.spec.shape
@@ -114,8 +115,7 @@ def _gradient_norms(network: nn.Module, loss: Float[Tensor, " b"]) -> dict[str, 
 def _can_gather_blocks(
     network: nn.Module, config: Config, processes: Processes, loss: _Loss, norms: dict[str, float]
 ) -> bool:
-    """Return whether gradients under FSDP2 are correct if the network is gathered block by block
-    instead of at once.
+    """Return whether FSDP2 computes correct gradients when it gathers block by block.
 
     It does not if blocks are not just called, or if returned views are changed in place; then the
     network is gathered at once. Raise a ValueError if the gradients differ in that case, too.

@@ -43,10 +43,10 @@ class Subset:
 def validate(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device, *, is_shared: bool
 ) -> Validation | None:
-    """Return an estimate of the ELBO on 500 fixed validation samples; None if there are no
-    validation samples.
+    """Estimate the ELBO on 500 fixed validation samples.
 
-    If `is_shared`, all processes must call this function, and each computes a part.
+    None if there are no validation samples. If `is_shared`, all processes must call this function,
+    and each computes a part.
     """
     if data.validation is None:
         return None
@@ -57,8 +57,9 @@ def validate(
 def require_measurable(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device
 ) -> None:
-    """Compute the loss of the validation samples at one noise level each, so that a failure is
-    found before training.
+    """Test the computation of the validation loss before training.
+
+    Each validation sample is measured at one noise level.
     """
     if data.validation is not None:
         grid = torch.arange(NUM_GRID_IMAGES) % len(data.validation)
@@ -92,10 +93,10 @@ def _validator(
 
 @dataclass(frozen=True)
 class Shared:
-    """Data-parallel denoiser: every rank passes the same batch and gathers the estimates of all
-    ranks.
+    """Data-parallel denoiser for equal batches on all ranks.
 
-    Each rank computes an equal slice.
+    Every rank passes the same batch and gathers the estimates of all ranks. Each rank computes an
+    equal slice.
     """
 
     denoiser: Denoise
@@ -114,11 +115,11 @@ class Shared:
 def sample_grid(
     denoiser: Denoise, config: Config, data: Samples, processes: Processes
 ) -> bytes | None:
-    """Generate 64 samples; return a grid of the samples as PNG, or None for data that cannot be
-    plotted.
+    """Generate 64 samples and draw them as a PNG.
 
-    All processes must call this function, and divide the work. The noise depends on the run's seed.
-    Samples are conditioned on each class in turn, or on the conditions of the first data samples.
+    None for data that cannot be plotted. All processes must call this function, and divide the
+    work. The noise depends on the run's seed. Samples are conditioned on each class in turn, or on
+    the conditions of the first data samples.
     """
     if not is_drawable(data.spec.shape):
         return None

@@ -40,7 +40,7 @@ _ROUNDING = 1e-4  # tolerance for log-SNR at the end of the range, in float32
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Levels(abc.ABC):
-    r"""The timestep and input scale of a diffusers network, as functions of log-SNR.
+    r"""Timestep and input scale of a diffusers network as functions of log-SNR.
 
     The ends are those of the scheduler's steps; $-\infty$ for flow matching, exact everywhere.
     """
@@ -51,10 +51,10 @@ class Levels(abc.ABC):
 
     @abc.abstractmethod
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        r"""Return the diffusers timestep at log-SNR $\lambda$, not rounded to an integer."""
+        r"""Return the unrounded diffusers timestep at log-SNR $\lambda$."""
 
     def input_scale(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the factor $c_\mathrm{in}$ that multiplies noisy data at the network's input."""
+        r"""Return the factor $c_\mathrm{in}$ of the noisy data at the network's input."""
         return torch.ones_like(logsnr)
 
     def require(self, logsnr: Float[Tensor, " b"]) -> None:
@@ -70,8 +70,9 @@ class Levels(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Steps(Levels):
-    """Noise levels of a scheduler with discrete timesteps: log-SNR interpolated linearly between
-    timesteps.
+    """Noise levels of a scheduler with discrete timesteps.
+
+    The log-SNR is interpolated linearly between timesteps.
     """
 
     step: Int[Tensor, " steps"]
@@ -84,7 +85,10 @@ class Steps(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogSigma(Levels):
-    r"""Noise levels of EDM schedulers, whose timestep is $\frac14\ln\tilde\sigma$."""
+    r"""Noise levels of EDM schedulers.
+
+    The timestep is $\frac14\ln\tilde\sigma$.
+    """
 
     sigma_data: float = 1.0
 
@@ -98,8 +102,9 @@ class LogSigma(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FlowTime(Levels):
-    r"""Noise levels of flow-matching schedulers, whose timestep is $N\tau$ for noisy data
-    $(1 - \tau) x + \tau\epsilon$.
+    r"""Noise levels of flow-matching schedulers.
+
+    The timestep is $N\tau$ for noisy data $(1 - \tau) x + \tau\epsilon$.
     """
 
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:

@@ -32,7 +32,7 @@ _MAX_SHOWN = 300  # characters shown of a diffusers error
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusersConfig:
-    """Configuration of a diffusers network that is to be trained, as canonical JSON text.
+    """Configuration of a diffusers network, as JSON text.
 
     Attributes:
         config: The text of the network's config.json, as `save_config` writes it, without line
@@ -93,7 +93,7 @@ class DiffusersConfig:
     def build(
         self, shape: tuple[int, ...], num_classes: int | None, levels: Levels
     ) -> "DiffusersNetwork":
-        """Build the network, with random initial weights, for images of the given shape.
+        """Build the network with random initial weights.
 
         Args:
             shape: Shape of one image, (channels, height, width).
@@ -120,7 +120,7 @@ class DiffusersConfig:
 
 
 class DiffusersNetwork(nn.Module):
-    r"""A diffusers network with the call signature of this library's networks, `(z, logsnr, cond)`.
+    r"""Diffusers network with the call signature `(z, logsnr, cond)`.
 
     Args:
         inner: The diffusers network, $y = \mathrm{inner}(c_\mathrm{in} z, t, \text{label})$.
@@ -151,8 +151,9 @@ class DiffusersNetwork(nn.Module):
 
 
 def null_label(inner: Any) -> int | None:
-    """Return the class label that means "no class", the last row of the class embedding; None
-    without a class embedding.
+    """Return the null label of a class-conditional diffusers network.
+
+    It is the last row of the class embedding; None without a class embedding.
     """
     name = type(inner).__name__
     num = inner.config.get(CLASS_KEYS[name])
@@ -162,15 +163,16 @@ def null_label(inner: Any) -> int | None:
 
 
 def part_name(network: DiffusersNetwork) -> str:
-    """Return the name of the network in a diffusers pipeline: "transformer" or "unet"."""
+    """Return the network's name in a diffusers pipeline, "transformer" or "unet"."""
     return "transformer" if "Transformer" in type(network.inner).__name__ else "unet"
 
 
 def fitted(
     name: str, settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int | None
 ) -> dict[str, Any]:
-    """Return the settings of a network, completed from the shape and number of classes of the data;
-    raise a ValueError if given settings contradict the data.
+    """Complete the settings of a network from the shape and classes of the data.
+
+    A ValueError is raised if given settings contradict the data.
     """
     if len(shape) != 3:
         raise ValueError(f"{name} takes images, (channels, height, width), not data of {shape}.")

@@ -35,7 +35,7 @@ _WEIGHTS = "diffusion_pytorch_model*.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """Components of a diffusers pipeline that validation needs: denoiser, encoder and scheduler.
+    """Components of a diffusers pipeline that validation needs.
 
     Attributes:
         denoiser: The network with its scheduler, as a denoiser of the data.
@@ -103,7 +103,7 @@ def load(
 
 
 def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents:
-    """Load an `AutoencoderKL` from a VAE folder, a pipeline folder, or the Hugging Face Hub.
+    """Load an `AutoencoderKL` from a folder or the Hugging Face Hub.
 
     Args:
         name: A folder with a config.json, a pipeline folder with a subfolder vae, or, if no such

@@ -44,7 +44,7 @@ _REVERSED_TIMES = ("Lumina", "ZImage")
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledDenoiser:
-    r"""A denoiser made of a diffusers network and its noise scheduler.
+    r"""Denoiser made of a diffusers network and its noise scheduler.
 
     Attributes:
         network: Called as `network(c_in z, timestep)`.
@@ -75,11 +75,10 @@ class ScheduledDenoiser:
         return self.levels.logsnr_max
 
     def timestep(self, logsnr: Float[Tensor, " b"], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return the timestep with which the network is called at a log-SNR, an integer if
-        timesteps are discrete.
+        """Return the timestep of the network at a log-SNR.
 
-        Other timesteps are float64 if the network's parameters are (or `dtype` is, for a network
-        without parameters), else float32.
+        It is an integer if timesteps are discrete. Other timesteps are float64 if the network's
+        parameters are (or `dtype` is, for a network without parameters), else float32.
         """
         timestep = self.levels.timestep(logsnr)
         if self.is_discrete:
@@ -91,7 +90,7 @@ class ScheduledDenoiser:
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        r"""Return the estimates $(\hat x, \hat\epsilon)$ of data and noise, given noisy data $z$.
+        r"""Estimate data and noise, $(\hat x, \hat\epsilon)$, from noisy data $z$.
 
         Args:
             z: Noisy data.
@@ -111,8 +110,9 @@ class ScheduledDenoiser:
 
     @torch.no_grad()
     def ignores_time(self, z: Float[Tensor, "b *d"], cond: Condition = None) -> bool:
-        """Return whether the network's outputs at the first and the last timestep are equal and
-        nonzero.
+        """Return whether the network's outputs are equal at the first and last timestep.
+
+        Outputs that are all zero do not count.
         """
         first, last = (
             self._output(z, torch.full((len(z),), end, device=z.device), cond)

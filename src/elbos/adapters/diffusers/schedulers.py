@@ -52,8 +52,7 @@ from elbos.theory.parameterizations import EDM, Parameterization
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a diffusers `scheduler_config.json`; return the configuration, or raise a ValueError if
-    it is invalid.
+    """Read and validate a diffusers `scheduler_config.json`.
 
     Raises:
         OSError: If `path` cannot be read.
@@ -68,8 +67,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def loss_table(config: Config, training: Training) -> LossTable:
-    """Return the training loss that a diffusers scheduler's configuration and a training script's
-    flags define, as a table over time steps.
+    """Return the training loss of a diffusers script as a table over time steps.
+
+    The loss is defined by the scheduler's configuration and the script's flags.
 
     Raises:
         ValueError: If the configuration is malformed or contradicts the flags.
@@ -131,8 +131,7 @@ def _prediction(config: Config) -> Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Betas:
-    r"""Defaults and options of a diffusers scheduler class whose noise levels are defined by a beta
-    schedule.
+    r"""Defaults and options of a diffusers scheduler with a beta schedule.
 
     `last` is $\bar\alpha$ of the last step after `rescale_betas_zero_snr`; None without the option.
     """

@@ -34,8 +34,9 @@ _PREDICTION_TYPES = {Eps(): "epsilon", X(): "sample", V(): "v_prediction"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvenSteps(Levels):
-    r"""Noise levels evenly spaced in log-SNR, from $\lambda_+$ at timestep 0 to $\lambda_-$ at
-    timestep $N - 1$.
+    r"""Noise levels evenly spaced in log-SNR.
+
+    They run from $\lambda_+$ at timestep 0 to $\lambda_-$ at timestep $N - 1$.
     """
 
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -46,8 +47,9 @@ class EvenSteps(Levels):
 def trained_levels(
     parameterization: Parameterization, logsnr_min: float, logsnr_max: float
 ) -> Levels:
-    """Return the map from log-SNR to timestep for a diffusers network that was trained in this
-    library.
+    """Return the noise levels of a diffusers network trained by this library.
+
+    They map log-SNR to timestep.
 
     Raises:
         ValueError: If diffusers has no scheduler for the target or the noise levels.
@@ -76,8 +78,7 @@ def trained_levels(
 
 
 def trained_scheduler(parameterization: Parameterization, levels: Levels) -> dict[str, Any]:
-    """Return the configuration of a diffusers scheduler that samples from a network trained in this
-    library.
+    """Return a diffusers scheduler configuration for a network trained by this library.
 
     It neither clips nor skips the noisiest step, like the samplers of this library. `levels` are
     the network's `trained_levels`.

@@ -18,7 +18,9 @@ Scheme = Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"]
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    r"""Flags of a diffusers training script that change the loss, named as in the script.
+    r"""Flags of a diffusers training script that change the loss.
+
+    Names are those of the script.
 
     Attributes:
         prediction: The prediction target of the network. Default: the file's `prediction_type`.
@@ -70,8 +72,9 @@ PREDICTION_TYPES: dict[str, Prediction] = {
 
 
 def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    r"""Return the probability of each interval between successive entries of `u`, under the density
-    that a training script's flags define.
+    """Return the probability of each interval between successive entries of `u`.
+
+    The density is defined by the flags of the training script.
     """
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))

@@ -50,9 +50,9 @@ ADVICE = (
 
 
 def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> Run:
-    """Return the loss of a training script as a function `loss(network, x)` that can be audited.
+    """Return the loss of a training script as a function `loss(network, x)`.
 
-    The first of the shapes in `xs` that the script accepts is used.
+    The function can be audited. The first of the shapes in `xs` that the script accepts is used.
 
     Raises:
         OSError: If the script cannot be read.
@@ -85,8 +85,9 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
 
 
 def is_training_script(path: Path) -> bool:
-    """Return whether a file is a Python script that calls `backward`; False if the file cannot be
-    read.
+    """Return whether a file is a Python training script.
+
+    Such a script calls `backward`; a file that cannot be read is none.
     """
     try:
         return Script.from_source(files.read(path).decode("utf-8-sig")) is not None
@@ -106,13 +107,13 @@ def from_script(
     title: str | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Audit:
-    """Run the lines of an unmodified training script from the noise to the loss, and return the
-    audit of the loss.
+    """Audit the loss of an unmodified training script.
 
-    The lines are those that the argument of `accelerator.backward(loss)`, or the `loss` of
-    `loss.backward()`, depends on, in the innermost loop around the call. Data, encoders, networks
-    and other loaded objects are replaced by stand-ins, and nothing is downloaded; a definition
-    above the loop, such as that of a scheduler, is run if the loss depends on it.
+    The lines from the noise to the loss are run. The lines are those that the argument of
+    `accelerator.backward(loss)`, or the `loss` of `loss.backward()`, depends on, in the innermost
+    loop around the call. Data, encoders, networks and other loaded objects are replaced by
+    stand-ins, and nothing is downloaded; a definition above the loop, such as that of a scheduler,
+    is run if the loss depends on it.
 
     Args:
         path: The script. The packages that these lines need must be installed.

@@ -19,10 +19,10 @@ class RefusedArgumentsError(ValueError):
 def arguments_of(
     tree: ast.Module, definitions: list[ast.stmt], flags: Sequence[str], path: Path
 ) -> argparse.Namespace | None:
-    """Parse `flags` with the argument parser that a script defines; return None if the script
-    parses no arguments.
+    """Parse flags with the argument parser of a script.
 
-    Required arguments are optional. A RefusedArgumentsError says why the parser refuses the flags.
+    None if the script parses no arguments. Required arguments are optional. A RefusedArgumentsError
+    says why the parser refuses the flags.
     """
     if not any(_is_parsing(tree, one) for one in definitions):
         return None

@@ -20,9 +20,7 @@ LOSS_METHODS = ("training_step", "compute_loss")  # return the loss, in Lightnin
 
 
 def flattened(tree: ast.Module) -> ast.Module:
-    """Return a syntax tree in which classes that compute a loss in a method are rewritten as
-    functions.
-    """
+    """Rewrite classes with a loss method as functions in a syntax tree."""
     body = [
         _function(one) if isinstance(one, ast.ClassDef) and _has_loss(one) else one
         for one in tree.body

@@ -25,7 +25,7 @@ _ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")  # files at the roo
 
 @contextlib.contextmanager
 def own_modules(path: Path) -> Iterator[None]:
-    """Context manager that resolves imports as they would be resolved in the given script."""
+    """Context manager that resolves imports as in a given script."""
     tree = ast.Module([], [])
     with contextlib.suppress(SyntaxError, UnicodeDecodeError):  # reported by `script_loss`
         tree = ast.parse(files.read(path).decode("utf-8-sig"))
@@ -82,9 +82,10 @@ def _path_statements(tree: ast.Module) -> list[ast.stmt]:
 
 
 class StandIn(ModuleType):
-    """A stand-in for a missing module, whose attributes and call results are stand-ins as well.
+    """Stand-in for a missing Python module.
 
-    A stand-in as decorator returns the function unchanged, and as base class adds no base.
+    Attributes and call results are stand-ins, too. A stand-in as decorator returns the function
+    unchanged, and as base class adds no base.
     """
 
     __path__: list[str] = []  # noqa: RUF012, of a package
@@ -111,8 +112,9 @@ class StandIn(ModuleType):
 
 
 class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Import finder that returns stand-ins for missing packages imported by the project's modules,
-    but not by the script.
+    """Import finder that replaces missing packages by stand-ins.
+
+    Imports by the project's modules are replaced, but not imports by the script.
     """
 
     def __init__(self, script: str, folders: list[str]) -> None:

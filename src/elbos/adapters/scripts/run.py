@@ -54,8 +54,9 @@ class _Data(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """The reason why a script's loss cannot be computed if a given variable is taken to hold the
-    clean data.
+    """Reason why the loss of a script cannot be computed.
+
+    A given variable is taken to hold the clean data.
     """
 
     line: int
@@ -65,8 +66,9 @@ class Failure(NamedTuple):
 
 @dataclass
 class Run:
-    """The lines of a script that compute its loss, where a given variable is taken to hold the
-    clean data.
+    """Lines of a script that compute the loss.
+
+    A given variable is taken to hold the clean data.
     """
 
     script: Script
@@ -106,10 +108,10 @@ class Run:
         return found + [_Data(None, f"{name}[{key!r}]", (name, key)) for name, key in items]
 
     def resolve(self) -> Failure | None:
-        """Execute definitions of a script until its loss can be computed; return None on success,
-        else the reason for the failure.
+        """Execute definitions of a script until the loss can be computed.
 
-        Names that only conditions depend on stay unknown if their definitions fail.
+        Returns None on success, else the reason for the failure. Names that only conditions depend
+        on stay unknown if their definitions fail.
         """
         optional = set[str]()
         while True:
@@ -237,8 +239,9 @@ class Run:
         return found
 
     def _is_definable(self, name: str) -> bool:
-        """Return whether a definition in a script may be executed, because it loads no data and
-        builds no network.
+        """Return whether a definition in a script may be executed.
+
+        Definitions that load data or build networks may not.
         """
         found = self._definitions(name)
         never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)

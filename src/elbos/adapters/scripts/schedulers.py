@@ -39,9 +39,7 @@ alone does not count."""
 
 
 class MissingError(ValueError):
-    """Error for a package or configuration that a script needs and that is not installed or not
-    found.
-    """
+    """Error for a missing package or configuration of a script."""
 
     def __init__(self, text: str, line: int | None = None) -> None:
         super().__init__(text)
@@ -49,9 +47,10 @@ class MissingError(ValueError):
 
 
 def with_local_configuration(scheduler: Any, tree: ast.Module, assumed: list[str]) -> Any:
-    """Return a subclass of a diffusers scheduler whose `from_pretrained` downloads nothing.
+    """Return a diffusers scheduler class that downloads nothing.
 
-    Names of assumed configurations are appended to `assumed`.
+    It is a subclass of `scheduler` with another `from_pretrained`. Names of assumed configurations
+    are appended to `assumed`.
     """
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 

@@ -29,7 +29,7 @@ _LOADERS = {"from_pretrained", "from_single_file", "load_dataset", "DataLoader",
 
 @dataclass(frozen=True)
 class Script:
-    """Syntax tree of a training script, and the expression of the loss that is differentiated.
+    """Syntax tree and loss expression of a training script.
 
     `around` are the nodes that enclose the call of `backward`.
     """
@@ -40,8 +40,9 @@ class Script:
 
     @classmethod
     def from_source(cls, source: str) -> "Script | None":
-        """Parse a training script and find its loss, preferring losses in loops; return None if
-        there is no loss.
+        """Parse a training script and find the loss.
+
+        Losses in loops are preferred; None if there is no loss.
         """
         tree = flattened(ast.parse(source))
         found = [(_loss_of(path[-1]), path[:-1]) for path in _paths(tree, [], ast.Call)]
@@ -61,8 +62,9 @@ class Script:
 
     @cached_property
     def region(self) -> ast.AST:
-        """Innermost loop that contains the loss; if there is none, the function or module that
-        contains the loss.
+        """Innermost loop that contains the loss.
+
+        Without a loop, it is the function or module that contains the loss.
         """
         inner = reversed(self.around)
         return next(node for node in inner if isinstance(node, (*_LOOPS, *_SCOPES, ast.Module)))
@@ -73,8 +75,9 @@ class Script:
 
     @cached_property
     def scopes(self) -> list[list[ast.stmt]]:
-        """Statements of each scope around the training loop, from the innermost function to the
-        module.
+        """Statements of each scope around the training loop.
+
+        The innermost function is first, the module last.
         """
         scopes: list[list[ast.stmt]] = []
         for node in reversed(self.around):
@@ -95,8 +98,9 @@ class Script:
 
     @cached_property
     def parameters(self) -> dict[str, ast.expr]:
-        """Arguments of the functions that contain the loss: those of the first call of each
-        function, else the defaults.
+        """Arguments of the functions that contain the loss.
+
+        They are those of the first call of each function, else the defaults.
         """
         found: dict[str, ast.expr] = {}
         calls = [n for n in ast.walk(self.tree) if isinstance(n, ast.Call)]
@@ -113,7 +117,10 @@ class Script:
 
     @cached_property
     def networks(self) -> frozenset[str]:
-        """Variables that hold networks, recognized by calls such as `parameters()` or `train()`."""
+        """Variables of a script that hold networks.
+
+        They are recognized by calls such as `parameters()` or `train()`.
+        """
         attributes = [n for n in ast.walk(self.tree) if isinstance(n, ast.Attribute)]
         return frozenset(
             node.value.id
@@ -122,8 +129,9 @@ class Script:
         )
 
     def definitions(self, name: str, first: int = 0, last: int | None = None) -> list[ast.stmt]:
-        """Return the statements that define a name, from the innermost scope that defines the
-        name.
+        """Return the statements that define a name.
+
+        The scope is the innermost one that defines the name.
         """
         for scope in self._index[first:last]:
             found = scope.get(name, [])
@@ -180,8 +188,9 @@ def _loss_of(call: ast.AST) -> ast.expr | None:
 
 
 def simple(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements of a function or module body, including those inside `if`, `with` and
-    `try` blocks.
+    """Yield the statements of a function or module.
+
+    Statements inside `if`, `with` and `try` blocks are included.
     """
     for statement in body:
         if isinstance(statement, ast.If):
@@ -209,8 +218,9 @@ def _inner(node: ast.AST) -> set[str]:
 
 @lru_cache(_NUM_NODES)
 def defined(statement: ast.stmt) -> frozenset[str]:
-    """Return the names of the variables that a statement assigns, or may modify by an item, an
-    attribute or a method call.
+    """Return the names of the variables that a statement may change.
+
+    Changes are assignments, and those by an item, an attribute or a method call.
     """
     if isinstance(statement, (*_SCOPES, *_IMPORTS)):
         return stored(statement)
@@ -230,8 +240,9 @@ def defined(statement: ast.stmt) -> frozenset[str]:
 
 @lru_cache(_NUM_NODES)
 def read(node: ast.AST) -> frozenset[str]:
-    """Return the names that a syntax node reads; for a function, only names defined outside the
-    function.
+    """Return the names that a syntax node reads.
+
+    For a function, these are only names defined outside the function.
     """
     names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
     used = {name.id for name in names if not isinstance(name.ctx, ast.Store)}
@@ -248,8 +259,9 @@ def read(node: ast.AST) -> frozenset[str]:
 
 
 def is_loading(statement: ast.stmt) -> bool:
-    """Return whether a statement loads data or a network; False if it loads a scheduler
-    configuration.
+    """Return whether a statement loads data or a network.
+
+    False if it loads a scheduler configuration.
     """
     for call in (n for n in ast.walk(statement) if isinstance(n, ast.Call)):
         name = ast.unparse(call.func)
@@ -262,8 +274,9 @@ def is_loading(statement: ast.stmt) -> bool:
 
 
 def kept(body: list[ast.stmt], names: frozenset[str], end: int) -> set[ast.stmt]:
-    """Return the statements before line `end` that define `names`, and all statements on which
-    these definitions depend.
+    """Return the statements that define given names, with their dependencies.
+
+    Only statements before line `end` count.
     """
     needed, found = set(names), set[ast.stmt]()
     lines = [one for one in simple(body) if one.lineno < end]
@@ -292,10 +305,10 @@ def tests_around(body: list[ast.stmt], found: set[ast.stmt]) -> Iterator[ast.exp
 def sliced(
     body: list[ast.stmt], found: set[ast.stmt], written: Callable[[ast.stmt], list[ast.stmt]]
 ) -> list[ast.stmt]:
-    """Return the given statements of a block of code, inside the `if` and `with` statements that
-    enclose them.
+    """Reduce a block of code to the given statements.
 
-    `written` returns the replacement of a given statement; `raise` statements beside them stay.
+    The `if` and `with` statements that enclose them stay. `written` returns the replacement of a
+    given statement; `raise` statements beside them stay.
     """
     result: list[ast.stmt] = []
     for one in body:
@@ -318,8 +331,9 @@ def sliced(
 
 
 def guarded(statement: ast.stmt, index: int) -> list[ast.stmt]:
-    """Return a statement wrapped in a `try`; if the statement fails, the variables that it assigns
-    become unknown values.
+    """Wrap a statement in a `try` block.
+
+    If the statement fails, the variables that it assigns become unknown values.
     """
     targets = sorted(defined(statement)) or ["__ignored__"]
     failed = "".join(f"{name} = " for name in targets) + f"__failed__(__error__, {index})"
@@ -345,8 +359,9 @@ def data_into(name: str, place: ast.AST) -> ast.stmt:
 
 
 def with_stand_ins(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
-    """Return a copy of a statement with stand-in networks in place of the calls in its arguments,
-    unless `is_known(call)`.
+    """Replace calls in the arguments of a statement by stand-in networks.
+
+    Calls with `is_known(call)` stay; the statement is copied.
     """
 
     class StandIns(ast.NodeTransformer):

@@ -39,8 +39,9 @@ class Stage:
     item: tuple[str, Any] | None = None  # the item of an unknown that is the clean data
 
     def answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the network without its unknown arguments; return the output in the form that the
-        script expects.
+        """Call the network without unknown arguments.
+
+        The output has the form that the script expects.
         """
         self.networks.add(name)
         output = self.network(*_known(args), **_known(kwargs))
@@ -63,8 +64,9 @@ class Stage:
 
 
 class Unknown:
-    """Placeholder for an unknown value in a script, with the names of the unknown variables on
-    which the value depends.
+    """Placeholder for an unknown value in a script.
+
+    It has the names of the unknown variables on which the value depends.
     """
 
     def __init__(
@@ -176,8 +178,9 @@ def _unknowns(value: Any) -> Iterator[Unknown]:
 
 
 def origins(value: Any) -> frozenset[str]:
-    """Return the names of the unknown variables on which a script's value depends; an empty set for
-    a known value.
+    """Return the unknown variables on which a value of a script depends.
+
+    The set of names is empty for a known value.
     """
     return frozenset().union(*(one._origins for one in _unknowns(value)))
 
@@ -198,8 +201,9 @@ def _is_batch(value: Any, x: Tensor) -> bool:
 
 
 class OnOneDevice(TorchFunctionMode):
-    """Context manager that replaces every device named in a script by the device that holds the
-    data.
+    """Context manager that runs a script on the device of the data.
+
+    Every device named in the script is replaced.
     """
 
     def __init__(self, device: torch.device) -> None:

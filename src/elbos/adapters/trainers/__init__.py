@@ -54,14 +54,19 @@ TRAINERS: dict[str, Trainer] = {
 
 
 def trainer(name: str) -> Trainer:
-    """Return the adapter for the trainer of the given name; raise a ValueError if there is none."""
+    """Return the adapter for the trainer of the given name.
+
+    A ValueError is raised if there is none.
+    """
     if name not in TRAINERS:
         raise ValueError(f"There is no trainer {name!r}: {suggestion(name, TRAINERS)}")
     return TRAINERS[name]
 
 
 def translate(loss: Loss | Audit, name: str) -> Translation:
-    """Return the settings of another trainer whose weighting is closest to the weighting of a loss.
+    """Translate a loss into the closest settings of another trainer.
+
+    The settings have the weighting closest to that of the loss.
 
     Args:
         loss: A declared loss, or an audit, declared or measured.

@@ -178,10 +178,10 @@ def _flow(settings: Settings) -> Loss:
 def _sorted_log_density(
     logsnr: Float[Tensor, " n"], p: Float[Tensor, " steps"]
 ) -> Float[Tensor, " n"]:
-    """Return the log-density of log-SNR for a random element, chosen with probabilities `p`, of
-    1,000 sorted draws from $N(0, 2^2)$.
+    """Return the log-density of a random element of sorted normal draws.
 
-    It is the density of one draw, times the mean of `p` at the number of noisier draws.
+    The element of 1,000 draws of the log-SNR from $N(0, 2^2)$ is chosen with probabilities `p`. It
+    is the density of one draw, times the mean of `p` at the number of noisier draws.
     """
     i, n = np.arange(NUM_STEPS), NUM_STEPS - 1
     noisier, cleaner = special.ndtr(logsnr.numpy() / 2), special.ndtr(-logsnr.numpy() / 2)

@@ -41,8 +41,9 @@ def logsnr_of(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 
 def shifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
-    """Return shifted flow-matching times, $st / (1 + (s - 1)t)$ with $s$ = `shift`; noisier if
-    $s > 1$.
+    """Return shifted flow-matching times, $st / (1 + (s - 1)t)$ with $s$ = `shift`.
+
+    Times are noisier if $s > 1$.
     """
     return shift * t / (1 + (shift - 1) * t)
 
@@ -54,11 +55,11 @@ def unshifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
 def mu_of(
     height: float, width: float, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> float:
-    r"""Return the log-shift $\mu$ of flow-matching times, a linear function of an image's number of
-    tokens.
+    r"""Return the log-shift $\mu$ of flow-matching times for an image size.
 
-    The line passes through (256 tokens, 0.5) and `high`. `pixels` is the side of a token. Default:
-    8 of the autoencoder times patches of 2.
+    The log-shift is linear in the image's number of tokens. The line passes through (256 tokens,
+    0.5) and `high`. `pixels` is the side of a token. Default: 8 of the autoencoder times patches of
+    2.
     """
     (x1, y1), (x2, y2) = (256, 0.5), high
     tokens = (height // pixels) * (width // pixels)
@@ -66,8 +67,9 @@ def mu_of(
 
 
 def sides(settings: Settings, name: str = "resolution", default: int | None = None) -> list[float]:
-    """Return image sides in pixels from a setting, or the default side if the setting is
-    missing.
+    """Return the image sides in pixels that a setting gives.
+
+    The default is used if the setting is missing.
     """
     text = settings.text(name)
     if not text and default is None:
@@ -128,8 +130,9 @@ def flow_loss(
     coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
     factor: float = 1.0,
 ) -> DeclaredLoss:
-    r"""Return the squared error of the flow-matching target $\epsilon - x$, as a loss that is given
-    by formulas.
+    r"""Return the squared error of the flow-matching target as a loss.
+
+    The target is $\epsilon - x$; the loss is given by formulas.
     """
     return DeclaredLoss(
         title=title,
@@ -141,8 +144,9 @@ def flow_loss(
 
 
 def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any) -> Loss:
-    """Return a copy of a loss in which the coefficient, a function of log-SNR, and the fields in
-    `changes` are replaced.
+    """Return a copy of a loss with another coefficient.
+
+    The coefficient is a function of log-SNR; the fields in `changes` are replaced, too.
     """
     if isinstance(loss, LossTable):
         return replace(loss, coefficient=coefficient(loss.logsnr), **changes)
@@ -151,10 +155,10 @@ def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any
 
 @dataclass(frozen=True)
 class Residual(Parameterization):
-    r"""Regression target of a network whose output $y$ is a residual: $z + y$ or $z - ty$ estimates
-    the flow-matching target.
+    r"""Regression target of a network with residual output $y$.
 
-    Adding the network's input changes the prediction, not the weight of its error.
+    The flow-matching target is estimated by $z + y$ or $z - ty$. Adding the network's input changes
+    the prediction, not the weight of its error.
 
     Attributes:
         is_scaled: Whether the estimate is $z - ty$ rather than $z + y$.

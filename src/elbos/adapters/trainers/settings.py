@@ -31,7 +31,9 @@ _OFF = (*_NULL, "", "false", "0", "0.0", "[]")
 
 
 class Settings:
-    """Settings of a trainer by name, and a record of which settings were read.
+    """Settings of a trainer by name.
+
+    It is recorded which settings were read.
 
     Args:
         values: Names and values, nested or dotted. Dashes in names count as underscores.
@@ -46,7 +48,10 @@ class Settings:
         self._read: set[str] = set()
 
     def has(self, name: str) -> bool:
-        """Return whether a setting is given, and mark the setting as read."""
+        """Return whether a setting is given.
+
+        The setting is marked as read.
+        """
         return self._get(name) is not None
 
     def number(
@@ -58,8 +63,9 @@ class Settings:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> float:
-        """Return a setting as a finite number; raise a ValueError if the number is outside the
-        limits.
+        """Return a setting as a finite number.
+
+        A ValueError is raised if the number is outside the limits.
         """
         value = self._get(name)
         if value is None:
@@ -79,8 +85,9 @@ class Settings:
         return int(number)
 
     def numbers(self, name: str) -> list[float]:
-        """Return a list of non-negative numbers from a setting that is a list or text such as
-        "1,2".
+        """Return a setting as a list of non-negative numbers.
+
+        The setting is a list, or text such as "1,2".
         """
         words = re.split(r"[\s,;]+", self.text(name).strip("[]() "))
         numbers = [_number(word) for word in words if word]
@@ -89,7 +96,10 @@ class Settings:
         return numbers
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Return a flag as a boolean; True for a flag without a value."""
+        """Return a setting as a boolean.
+
+        A flag without a value is True.
+        """
         value = self._get(name)
         if value is None:
             return default
@@ -99,8 +109,9 @@ class Settings:
         return words[str(value).lower()]
 
     def one_of(self, name: str, default: T, choices: Sequence[T]) -> T:
-        """Return a setting as one of the given choices, ignoring case; raise a ValueError for any
-        other value.
+        """Return a setting as one of the given choices.
+
+        Case is ignored, and any other value raises a ValueError.
         """
         value = self._get(name)
         if value is None:
@@ -118,8 +129,9 @@ class Settings:
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
     ) -> tuple[Diagnostic, ...]:
-        """Return one diagnostic for each of the given settings that has a value other than false or
-        0.
+        """Return diagnostics of the given settings that are switched on.
+
+        Settings with the value false or 0 are off.
         """
         return tuple(
             kind(name)
@@ -129,8 +141,7 @@ class Settings:
         )
 
     def require_default(self, defaults: Mapping[str, float]) -> None:
-        """Raise a ValueError for a setting that changes the loss in a way that this library does
-        not compute.
+        """Raise a ValueError for settings that change the loss in unsupported ways.
 
         `defaults` are the values for which the loss is unchanged; 0 for flags, texts and tables.
         """
@@ -144,8 +155,9 @@ class Settings:
                     )
 
     def unread(self) -> list[str]:
-        """Return the names of settings that were not read; raise a ValueError if one seems to be
-        misspelt.
+        """Return the names of settings that were not read.
+
+        A ValueError is raised if one seems to be misspelt.
         """
         unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]
         left_out = [n for n in self._read if all(value is None for value in self._all(n))]
@@ -171,7 +183,7 @@ class Settings:
 
 
 def read_settings(source: str | Path | Sequence[str]) -> Settings:
-    """Read the settings of a trainer from a file, a command line or a list of command-line words.
+    """Read the settings of a trainer from a file or a command line.
 
     Args:
         source: Path of a TOML, YAML or JSON file; a line of flags such as `--snr_gamma 5`, with or

@@ -25,11 +25,10 @@ _TAIL = 1e-5  # probability cut off at either end
 def steps_between(
     settings: Settings, low: str, high: str, *, is_share: bool = False, least: int = 1
 ) -> tuple[int, int]:
-    """Read a range of time steps from two settings; return the first step and the last step plus
-    one.
+    """Read a range of time steps from two settings.
 
-    `low` and `high` name the settings, as fractions of all steps if `is_share`; the range has to
-    hold `least` steps.
+    Returns the first step, and the last step plus one. `low` and `high` name the settings, as
+    fractions of all steps if `is_share`; the range has to hold `least` steps.
     """
     if is_share:
         ends = [settings.number(n, default, low=0, high=1) for n, default in ((low, 0), (high, 1))]
@@ -44,7 +43,10 @@ def steps_between(
 
 
 def even_times(shift: float = 1.0, last: float = 1 / NUM_STEPS) -> Float[Tensor, " steps"]:
-    """Return 1,000 evenly spaced flow-matching times, from noise to data, after a time shift."""
+    """Return 1,000 evenly spaced flow-matching times after a time shift.
+
+    The times run from noise to data.
+    """
     return shifted(torch.linspace(1, last, NUM_STEPS, dtype=torch.float64), shift)
 
 
@@ -54,7 +56,10 @@ def flow_table(
     probability: Float[Tensor, " steps"],
     coefficient: Float[Tensor, " steps"] | None = None,
 ) -> LossTable:
-    """Return a flow-matching loss as a table over the times `t`, with normalized probabilities."""
+    """Return a flow-matching loss as a table over times.
+
+    Probabilities are normalized.
+    """
     return LossTable(
         title=title,
         logsnr=logsnr_of(t),
@@ -69,8 +74,9 @@ def fine_table(
     log_density: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]],
     coefficient: Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]] = torch.ones_like,
 ) -> LossTable:
-    """Return a flow-matching loss with a given density of log-SNR, as a table with a spacing of
-    0.01 in log-SNR.
+    """Return a flow-matching loss with a given density of log-SNR.
+
+    The loss is a table with a spacing of 0.01 in log-SNR.
     """
     logsnr = torch.linspace(-20, 20, 4001, dtype=torch.float64)
     p = torch.softmax(log_density(logsnr), 0)
@@ -81,7 +87,10 @@ def fine_table(
 
 
 def stable_diffusion_logsnr(*, is_zero_terminal: bool = False) -> Float[Tensor, " steps"]:
-    """Return the log-SNRs of Stable Diffusion's 1,000 time steps, from clean to noisy."""
+    """Return the log-SNRs of Stable Diffusion's 1,000 time steps.
+
+    The order is from clean to noisy.
+    """
     config = {
         "_class_name": "DDPMScheduler",
         "beta_start": 0.00085,
@@ -100,8 +109,9 @@ def stable_diffusion(
     is_v: bool = False,
     is_zero_terminal: bool = False,
 ) -> LossTable:
-    """Return a loss as a table over the time steps of Stable Diffusion, by default unweighted and
-    with uniform time steps.
+    """Return a loss as a table over the time steps of Stable Diffusion.
+
+    By default the loss is unweighted, and time steps are uniform.
     """
     logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero_terminal)
     ones = torch.ones_like(logsnr)
@@ -115,15 +125,17 @@ def stable_diffusion(
 
 
 def min_snr(snr: Float[Tensor, " n"], gamma: float, *, is_v: bool = False) -> Float[Tensor, " n"]:
-    r"""Return the Min-SNR coefficient at the SNR $\rho$: $\min(\rho, \gamma)/\rho$ for noise
-    prediction, $\min(\rho, \gamma)/(\rho + 1)$ for v.
+    r"""Return the Min-SNR coefficient at the SNR $\rho$.
+
+    It is $\min(\rho, \gamma)/\rho$ for noise prediction, $\min(\rho, \gamma)/(\rho + 1)$ for v.
     """
     return snr.clamp(max=gamma) / (snr + is_v)
 
 
 def debiased(snr: Float[Tensor, " n"], *, is_v: bool) -> Float[Tensor, " n"]:
-    r"""Return the debiased-estimation coefficient at the SNR $\rho$: $\rho^{-1/2}$ for noise
-    prediction, $1/(\rho + 1)$ for v.
+    r"""Return the debiased-estimation coefficient at the SNR $\rho$.
+
+    It is $\rho^{-1/2}$ for noise prediction, $1/(\rho + 1)$ for v.
     """
     capped = snr.clamp(max=MAX_SNR)
     return 1 / (capped + 1) if is_v else capped.rsqrt()

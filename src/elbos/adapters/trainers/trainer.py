@@ -14,7 +14,7 @@ Values = Mapping[str, str | float | bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """A family of trainer settings to search: fixed values, and free parameters within bounds.
+    """Family of trainer settings with free parameters.
 
     Attributes:
         settings: Names and fixed values.
@@ -27,7 +27,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """A supported trainer, with the function that maps its settings to a training loss.
+    """Supported trainer with a function from settings to the training loss.
 
     Attributes:
         name: The trainer's name on the command line.
@@ -51,8 +51,9 @@ class Trainer:
     neutral: Mapping[str, float] = field(default_factory=dict)
 
     def loss(self, settings: Settings) -> Loss:
-        """Return the training loss that a trainer's settings define; raise a ValueError for invalid
-        settings.
+        """Return the training loss that a trainer's settings define.
+
+        A ValueError is raised for invalid settings.
         """
         found = settings.findings(self.findings)
         if self.loss_types:

@@ -30,8 +30,7 @@ _MAX_UNDRAWN = 0.01  # largest share of samples at levels that the settings neve
 
 @dataclass(frozen=True)
 class Translation:
-    """Settings of a trainer with the weighting closest to a given loss, and the distance between
-    the weightings.
+    """Settings of a trainer that are closest to a given loss.
 
     Attributes:
         trainer: Name of the trainer.
@@ -51,8 +50,9 @@ class Translation:
 
     @property
     def is_same(self) -> bool:
-        """Return whether the weightings agree within tolerance and the networks predict the same
-        target.
+        """Return whether the translated loss is equivalent to the given loss.
+
+        The weightings agree within tolerance, and the networks predict the same target.
         """
         return self.distance < SAME and self.is_same_prediction
 
@@ -67,7 +67,10 @@ class Translation:
         return f"{' '.join(said.split())}\n\n  {indented}\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON values, where None stands for an infinite distance."""
+        """Return all fields as JSON values.
+
+        None stands for an infinite distance.
+        """
         off = self.distance if math.isfinite(self.distance) else None
         return {**asdict(self), "settings": dict(self.settings), "distance": off}
 

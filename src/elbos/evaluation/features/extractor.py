@@ -21,7 +21,10 @@ BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
 
 @dataclass(frozen=True)
 class Features:
-    """Feature vectors of images, and class logits if the feature network has a classifier."""
+    """Feature vectors and class logits of images.
+
+    Logits are None if the feature network has no classifier.
+    """
 
     pooled: Float32[Tensor, "n d"]
     logits: Float32[Tensor, "n k"] | None
@@ -29,7 +32,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Extractor:
-    """A feature extractor: a function from images to feature vectors, and its name.
+    """Named function from images to feature vectors.
 
     Attributes:
         name: Network, input size and a hash of the weights: all that determines the features, as
@@ -51,11 +54,10 @@ def extract(
     num_levels: int,
     on_images: Callable[[int], None],
 ) -> Features:
-    """Compute the feature vectors of images in batches, with grey images converted to RGB; return
-    all vectors.
+    """Compute the feature vectors of images in batches.
 
-    The `num_levels` pixel values are spread over 0 to 255. `on_images` is called with the number of
-    images in each batch.
+    Grey images are converted to RGB. The `num_levels` pixel values are spread over 0 to 255.
+    `on_images` is called with the number of images in each batch.
 
     Raises:
         ValueError: If there are no images, they have another number of channels, or batches have
@@ -81,8 +83,9 @@ def extract(
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Load weight tensors from a file without executing code; return them and the first 8 digits of
-    the file's SHA-256.
+    """Load weight tensors from a file without executing code.
+
+    The first 8 digits of the file's SHA-256 are returned, too.
     """
     content = files.read(path)
     advice = "get the file again, or name another one."
@@ -98,8 +101,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """A user-defined feature extractor: images, uint8 [b, 3, h, w], to features [b, d], optionally
-    with logits.
+    """User-defined function from uint8 images [b, 3, h, w] to features [b, d].
+
+    It may return features and logits.
     """
 
     path: str
@@ -109,8 +113,9 @@ class Module:
         object.__setattr__(self, "path", str(files.expanded(Path(self.path))))
 
     def load(self, device: torch.device) -> Extractor:
-        """Return the user-defined feature extractor; the user's function receives images on
-        `device`.
+        """Load the user-defined feature extractor.
+
+        The user's function receives images on `device`.
 
         Raises:
             ValueError: If the function is missing, fails when called, or returns no valid features.

@@ -41,8 +41,9 @@ class Inception:
             object.__setattr__(self, "weights", files.expanded(self.weights))
 
     def load(self, device: torch.device) -> Extractor:
-        """Load Inception-v3 as a feature extractor from a local file; warn if the weights are not
-        the original FID weights.
+        """Load Inception-v3 as a feature extractor from a local file.
+
+        A warning is given if the weights are not the original FID weights.
 
         Raises:
             FileNotFoundError: If the file of weights does not exist.

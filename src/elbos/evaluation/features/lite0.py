@@ -91,8 +91,9 @@ def weights_path() -> Path:
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 for inference, from images to pooled features; batch norms are folded into
-    the convolutions.
+    """EfficientNet-Lite0 that maps images to pooled features.
+
+    Batch norms are folded into the convolutions, for inference.
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:

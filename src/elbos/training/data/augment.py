@@ -17,7 +17,10 @@ from elbos.training.randomness import Visits
 
 @dataclass(frozen=True)
 class Augmented(Source):
-    """Training images that are mirrored with probability 1/2 and cropped to random squares."""
+    """Training images mirrored and cropped at random.
+
+    Images are mirrored with probability 1/2 and cropped to random squares.
+    """
 
     images: Source
     flip: bool
@@ -61,8 +64,10 @@ class Augmented(Source):
 
 
 def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:
-    """Return a dataset whose training images are mirrored and cropped at random; validation and
-    test images are cropped at the centre.
+    """Return a dataset with random augmentation of the training images.
+
+    Training images are mirrored and cropped at random; validation and test images are cropped at
+    the centre.
     """
     side = min(dataset.shape[1:])
     if crop is not None and not 1 <= crop <= side:

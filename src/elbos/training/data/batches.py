@@ -31,16 +31,15 @@ NUM_AHEAD = 16  # batches: a read may take as long as 16 steps
 
 
 def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
-    """Return the order of the samples in one epoch: a random permutation of `0..num-1`."""
+    """Return a random permutation of the samples for one epoch."""
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
 
 
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " n"]:
-    """Return the indices of the `batch_size` samples, out of `num`, that form the global batch of a
-    training step.
+    """Return the sample indices of the global batch of a training step.
 
-    Batches cross the border between epochs, so all have the same size, and may be larger than the
-    data.
+    The batch has `batch_size` out of `num` samples. Batches cross the border between epochs, so all
+    have the same size, and may be larger than the data.
 
     Examples:
         >>> two_steps = torch.cat([batch_indices(6, 3, seed=0, step=step) for step in (0, 1)])
@@ -61,7 +60,7 @@ _order = lru_cache(maxsize=2)(epoch_order)
 
 
 class StoredBatch(NamedTuple):
-    """A training batch as it is stored, before it is copied to the device and augmented.
+    """Training batch as stored, before augmentation.
 
     `rows` are the indices of the samples in the data, `epochs` the epoch of each sample, from 0.
     """
@@ -80,8 +79,9 @@ class StoredBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Batches(Dataset[StoredBatch]):
-    """Training batches, indexed by the training step; each process loads only its share of the
-    global batch.
+    """Training batches indexed by the training step.
+
+    Each process loads only its share of the global batch.
     """
 
     source: Trained
@@ -100,12 +100,11 @@ class Batches(Dataset[StoredBatch]):
     def prefetched(
         self, step: int, num_steps: int, *, num_workers: int = 0
     ) -> Generator[StoredBatch, None, None]:
-        """Yield the training batches of the steps `step` to `num_steps - 1`, loaded in advance by
-        worker processes.
+        """Yield training batches loaded in advance by worker processes.
 
-        Without worker processes, threads prefetch; a user's dataset, which may use the process's
-        random number generators, is then not prefetched. An error on reading a batch is raised when
-        that batch is requested.
+        The batches are those of the steps `step` to `num_steps - 1`. Without worker processes,
+        threads prefetch; a user's dataset, which may use the process's random number generators, is
+        then not prefetched. An error on reading a batch is raised when that batch is requested.
         """
         if num_workers:
             loader = DataLoader(

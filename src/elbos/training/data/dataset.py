@@ -31,11 +31,11 @@ MAX_CLASSES = 1_000_000
 
 
 class Source(abc.ABC):
-    """Samples of a dataset split, indexed like a tensor: `x[rows]`, `x[:100]`, `x[3]`.
+    """Samples of a dataset split, indexed like a tensor.
 
-    Reading is a pure function of the indices, thread-safe, and does not hold Python's lock.
-    Validation and evaluation read the same samples in each epoch; training may augment the stored
-    samples (`stored`, `augmented`).
+    Indices are as in `x[rows]`, `x[:100]` and `x[3]`. Reading is a pure function of the indices,
+    thread-safe, and does not hold Python's lock. Validation and evaluation read the same samples in
+    each epoch; training may augment the stored samples (`stored`, `augmented`).
     """
 
     @property
@@ -45,7 +45,9 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        """Return the samples at the given indices: integer pixel values, or continuous data.
+        """Return the samples at the given indices.
+
+        Samples are integer pixel values, or continuous data.
 
         Raises:
             OSError: If a file cannot be read.
@@ -56,12 +58,13 @@ class Source(abc.ABC):
     def fingerprint(self) -> str: ...
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *e"]:
-        """Return the samples at the given indices as they are stored, before augmentation."""
+        """Return the samples at the given indices before augmentation."""
         return self.read(rows)
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Return stored samples with random augmentation, computed on the device; `visits` gives
-        the random numbers of each sample and epoch.
+        """Apply random augmentation to stored samples on the device.
+
+        `visits` gives the random numbers of each sample and epoch.
         """
         del visits
         return x
@@ -77,13 +80,16 @@ class Source(abc.ABC):
         return self.read(rows)
 
     def split(self, size: int) -> Iterator[Shaped[Tensor, "b *d"]]:
-        """Yield all samples in order, in batches of `size`."""
+        """Yield all samples in batches of `size`."""
         return (self[start : start + size] for start in range(0, len(self), size))
 
 
 @dataclass(frozen=True)
 class InMemory(Source):
-    """Samples in one tensor, which is in memory or memory-mapped and never modified."""
+    """Samples held in one tensor.
+
+    The tensor is in memory or memory-mapped, and never modified.
+    """
 
     x: Shaped[Tensor, "n *d"]
 
@@ -112,8 +118,9 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of a dataset split and their class labels `0..num_classes-1`; labels are None for
-    unlabelled data.
+    """Samples of a dataset split and their class labels.
+
+    Labels are `0..num_classes-1`; None for unlabelled data.
     """
 
     x: Source
@@ -125,7 +132,7 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Name of a dataset, shape of one sample, number of pixel values and number of classes.
+    """Name, sample shape, number of pixel values and number of classes of a dataset.
 
     Continuous data have no number of pixel values (None), unlabelled data no number of classes.
     """
@@ -153,13 +160,17 @@ class Trained(Batched, Protocol):
     """Interface of training samples that are read by index."""
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return the samples at the given indices before augmentation, and their conditions, None
-        if there are none.
+        """Return the samples at the given indices with their conditions.
+
+        Samples are not augmented yet; conditions are None if there are none.
         """
 
 
 class Samples(Protocol):
-    """Interface of training data: a `Dataset`, or data that the user passes in Python."""
+    """Interface of the training data of a run.
+
+    The data are a `Dataset`, or passed in Python by the user.
+    """
 
     @property
     def spec(self) -> DataSpec: ...
@@ -172,8 +183,9 @@ class Samples(Protocol):
 
     @property
     def null_cond(self) -> Condition:
-        """Null condition of classifier-free guidance, as a batch of one, `[1, ...]`; None if not
-        defined.
+        """Null condition of classifier-free guidance, `[1, ...]`.
+
+        None if it is not defined.
         """
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]: ...
@@ -183,7 +195,7 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class Levels:
-    """Samples of a dataset split, scaled from pixel values to [-1, 1] when they are read."""
+    """Samples of a dataset split, scaled to [-1, 1] on reading."""
 
     split: Split
     num_levels: int | None
@@ -245,7 +257,7 @@ class Dataset:
 
     @property
     def null_cond(self) -> Int64[Tensor, " 1"]:
-        """Class label -1, which stands for "no label" in classifier-free guidance."""
+        """Null label -1 of classifier-free guidance."""
         return torch.tensor([-1])
 
     @property
@@ -256,8 +268,9 @@ class Dataset:
         return to_unit(self.train.x.augmented(x, visits), self.num_levels)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return name, sample shape and numbers of samples of a dataset, and a SHA-256 of all
-        samples and labels.
+        """Return name, sample shape, split sizes and SHA-256 of a dataset.
+
+        The digest covers all samples and labels.
 
         Raises:
             ValueError: If a label is not a class.
@@ -284,10 +297,10 @@ class Dataset:
 
 
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:
-    """Map pixel values `0..num_levels-1` linearly to [-1, 1], exactly at both ends.
+    """Map pixel values `0..num_levels-1` linearly to [-1, 1].
 
-    Integers become float32; a floating dtype stays. Continuous data (`num_levels=None`) are
-    returned unchanged.
+    The ends are exact. Integers become float32; a floating dtype stays. Continuous data
+    (`num_levels=None`) are returned unchanged.
 
     Examples:
         >>> to_unit(torch.tensor([0, 8, 16]), num_levels=17)
@@ -300,10 +313,10 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 
 
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
-    """Clamp samples to [-1, 1] and round them to pixel values `0..num_levels-1`: the inverse of
-    `to_unit`.
+    """Convert samples in [-1, 1] to pixel values `0..num_levels-1`.
 
-    Continuous data (`num_levels=None`) are returned unchanged.
+    The inverse of `to_unit`: samples are clamped to [-1, 1] and rounded. Continuous data
+    (`num_levels=None`) are returned unchanged.
 
     Examples:
         >>> to_levels(torch.tensor([-1.3, 0.01, 1.0]), num_levels=17)
@@ -316,7 +329,9 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
 
 
 def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
-    """Rescale pixel values `0..num_levels-1` to `0..255`; `num_levels` is at most 256.
+    """Rescale pixel values `0..num_levels-1` to `0..255`.
+
+    `num_levels` is at most 256.
 
     Examples:
         >>> to_pixels(torch.tensor([0, 8, 16], dtype=torch.uint8), num_levels=17)
@@ -332,8 +347,9 @@ _ARE_ALLOWED = ContextVar("are_downloads_allowed", default=True)
 
 @contextmanager
 def without_downloads() -> Iterator[None]:
-    """Forbid downloads of datasets within the `with` block, since an untrusted run directory may
-    name any dataset.
+    """Forbid downloads of datasets within the `with` block.
+
+    An untrusted run directory may name any dataset.
     """
     token = _ARE_ALLOWED.set(False)
     try:

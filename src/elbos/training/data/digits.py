@@ -36,8 +36,9 @@ class Digits(Typed):
 
 
 def images_and_labels() -> tuple[UInt8[Tensor, "1797 1 8 8"], Int64[Tensor, "1797"]]:
-    """Return all images of scikit-learn's digits (pixel values 0 to 16) and their labels, in
-    scikit-learn's order.
+    """Return the images and labels of scikit-learn's digits.
+
+    Pixel values are 0 to 16; the order is scikit-learn's.
     """
     content = _read()
     x = torch.from_numpy(content["images"]).unsqueeze(1)

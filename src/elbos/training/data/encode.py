@@ -37,11 +37,11 @@ def encode(
     processes: Processes = ALONE,
     start: Start = silent,
 ) -> Index:
-    """Encode images with a VAE and write the latents to a folder of shards, skipping shards that
-    are complete; return the index of the folder.
+    """Write the VAE latents of images to a folder of shards.
 
-    Processes, which all make the same call, divide the shards, and encode `batch_size` images at
-    once. The progress bar counts the images of all processes, assuming equal speed.
+    Shards that are complete are skipped; the index of the folder is returned. Processes, which all
+    make the same call, divide the shards, and encode `batch_size` images at once. The progress bar
+    counts the images of all processes, assuming equal speed.
 
     Raises:
         ValueError: If the autoencoder does not encode the images, latents are not finite, or `out`

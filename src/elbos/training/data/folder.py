@@ -69,12 +69,12 @@ class Folder(Typed):
         return FolderArchive.listed(self.root)
 
     def load(self) -> Dataset:
-        """Return the dataset of the images in a folder; the first call decodes all images into a
-        cache.
+        """Return the dataset of the images in a folder.
 
-        The pictures are packed in `~/.cache/elbos` (or `$XDG_CACHE_HOME/elbos`), under a digest of
-        the folder and of names, sizes and modification times, so that changed files are detected.
-        Packed pictures are compared with their digest, and packed again if they are corrupt.
+        The first call decodes all images into a cache. The pictures are packed in `~/.cache/elbos`
+        (or `$XDG_CACHE_HOME/elbos`), under a digest of the folder and of names, sizes and
+        modification times, so that changed files are detected. Packed pictures are compared with
+        their digest, and packed again if they are corrupt.
 
         Raises:
             OSError: If there is no such folder, or a file may not be read.
@@ -112,7 +112,10 @@ def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderArchive(Archive):
-    """Image files in a folder, named by their paths relative to `root`, with slashes."""
+    """Image files in a folder, named by their relative paths.
+
+    Paths are relative to `root`, with slashes.
+    """
 
     root: Path
     names: tuple[str, ...]  # a million `Path`s would take a gigabyte

@@ -19,8 +19,9 @@ NUM_MEANS = 16  # samples whose means identify the data
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Placeholder in a configuration for a dataset passed in Python, which config.json cannot
-    store.
+    """Placeholder in a configuration for a dataset passed in Python.
+
+    Such a dataset cannot be stored in config.json.
     """
 
     name: str
@@ -35,7 +36,10 @@ class Given:
 
 @dataclass(frozen=True)
 class GivenData:
-    """Training data passed in Python, with optional validation data and optional null condition."""
+    """Training and validation data passed in Python.
+
+    Validation data and null condition are optional.
+    """
 
     spec: DataSpec
     training: Items
@@ -53,8 +57,9 @@ class GivenData:
         null_cond: Condition = None,
         needs_null: bool = False,
     ) -> "GivenData":
-        """Return the user's training dataset, and optionally a validation dataset, as training data
-        of a run, after checking samples of both.
+        """Check a user's datasets and return them as training data of a run.
+
+        The validation dataset is optional.
 
         Raises:
             ValueError: If the datasets are invalid or differ in shape, or a null condition is
@@ -87,11 +92,11 @@ class GivenData:
         return x
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return the numbers of samples of the user's data, and digests of 16 sample means and of
-        the null condition.
+        """Return sizes and digests that identify the user's data.
 
-        Means are rounded to three decimals, to be equal on every machine. Torch's generator, with
-        which a dataset may augment, is seeded. If means are not reproducible, the digest is None.
+        The digests are of 16 sample means and of the null condition. Means are rounded to three
+        decimals, to be equal on every machine. Torch's generator, with which a dataset may augment,
+        is seeded. If means are not reproducible, the digest is None.
         """
         sizes = {"train": len(self.training), "val": len(self.validation or ())}
         held_out = [] if self.validation is None else [self.validation]

@@ -87,8 +87,9 @@ class Hub(Typed):
         )
 
     def load(self) -> Dataset:
-        """Return the dataset; the first call may download the images, which are decoded only when
-        they are read.
+        """Return the Hugging Face dataset without decoding images.
+
+        The first call may download the images; each is decoded when it is read.
         """
         dataset = self.archive().dataset(self.size, skip_bad=self.skip_bad)
         return augmented(dataset, flip=self.flip, crop=self.crop)

@@ -29,14 +29,18 @@ Numbers = Int64[np.ndarray, "_"]
 
 
 class BadPicture(Exception):
-    """Error raised if an image cannot be decoded; the message states the reason."""
+    """Error raised if an image cannot be decoded.
+
+    The message states the reason.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive(abc.ABC):
-    """Encoded images, numbered from 0: the files of a folder, tar files, or a column of a dataset.
+    """Collection of encoded images, numbered from 0.
 
-    Reading is safe in several threads, and in other processes, to which the archive is pickled.
+    The images are files of a folder, entries of tar files, or a column of a dataset. Reading is
+    safe in several threads, and in other processes, to which the archive is pickled.
 
     Attributes:
         name: Name of the data in reports.
@@ -53,24 +57,29 @@ class Archive(abc.ABC):
 
     @abc.abstractmethod
     def content(self, number: int) -> Path | bytes:
-        """Return the path or the bytes of an encoded image; raise a BadPicture if the image is
-        missing.
+        """Return the path or the bytes of an encoded image.
+
+        A BadPicture is raised if the image is missing.
         """
 
     @abc.abstractmethod
     def describe(self, number: int) -> str:
-        """Return a short description of an image for messages, such as the path of the image."""
+        """Return a short description of an image for messages."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """Return a digest that identifies all images, computed without reading any image file."""
+        """Return a digest that identifies all images.
+
+        No image file is read.
+        """
 
     def identity(self, size: int) -> dict[str, str]:
         return {"sha256": self.dataset(size).fingerprint()["sha256"]}
 
     def state(self, number: int) -> list[int]:
-        """Return file properties that change when an image file is modified, such as size and time
-        of change; by default, an empty list.
+        """Return file properties that change when the image is modified.
+
+        These are, for example, size and time of change; the default is an empty list.
         """
         del number
         return []
@@ -79,7 +88,7 @@ class Archive(abc.ABC):
         return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
 
     def dataset(self, size: int, *, skip_bad: bool = False) -> Dataset:
-        """Return a dataset whose images are decoded to `size` by `size` pixels when they are read.
+        """Return a dataset of the images, decoded to `size` by `size` pixels on reading.
 
         With `skip_bad`, the next image replaces an image that cannot be decoded.
         """
@@ -90,8 +99,9 @@ class Archive(abc.ABC):
         return Dataset(self.name, train, val, test, 256, num_classes, self.class_names, known)
 
     def good(self, bad: Collection[str]) -> tuple[Numbers, Numbers, Numbers]:
-        """Return the numbers (indices) of the decodable images in each split; `bad` holds the
-        descriptions of the undecodable images.
+        """Return the indices of the decodable images in each split.
+
+        `bad` holds the descriptions of the undecodable images.
         """
         if not bad:
             return self.splits
@@ -102,10 +112,10 @@ class Archive(abc.ABC):
         return train, val, test
 
     def require_good(self, bad: dict[str, str], option: str, skip_bad: bool) -> None:
-        """Raise a ValueError if images cannot be decoded; if `skip_bad` is set, only warn.
+        """Raise a ValueError if images cannot be decoded.
 
-        `bad` holds the error of each bad image by the image's description; `option` names the
-        command-line option that sets `skip_bad`.
+        If `skip_bad` is set, only warn. `bad` holds the error of each bad image by the image's
+        description; `option` names the command-line option that sets `skip_bad`.
         """
         if bad:
             some = ", ".join(f"{name!r} ({reason})" for name, reason in list(bad.items())[:3])
@@ -136,8 +146,9 @@ class Archive(abc.ABC):
 
 @dataclass(frozen=True)
 class Decoded(Source):
-    """Images of a dataset split, which are decoded, resized and cropped at the centre when they are
-    read.
+    """Images of a dataset split, decoded and cropped on reading.
+
+    Images are resized, and cropped at the centre.
     """
 
     archive: Archive
@@ -179,12 +190,12 @@ class Decoded(Source):
 
 
 def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
-    """Decode an image file to an RGB array, resized to `size` pixels on the short side and cropped
-    to a square.
+    """Decode an image file to a square RGB array.
 
-    The image is rotated by its EXIF tag; grey, palette and CMYK become RGB; transparency is laid on
-    white; 16-bit grey keeps its high byte. The filter is Lanczos, antialiased. The caller must turn
-    Pillow's `DecompressionBombWarning` into an error.
+    The image is resized to `size` pixels on the short side, and cropped. The image is rotated by
+    its EXIF tag; grey, palette and CMYK become RGB; transparency is laid on white; 16-bit grey
+    keeps its high byte. The filter is Lanczos, antialiased. The caller must turn Pillow's
+    `DecompressionBombWarning` into an error.
 
     Raises:
         BadPicture: If the file is corrupt, an animation, or of another format.

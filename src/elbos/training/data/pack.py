@@ -40,9 +40,7 @@ _NUM_IN_MEMORY = 256  # decoded images
 
 
 class ShardPlan(NamedTuple):
-    """Planned contents of a shard (a file of samples): split, number of the shard, and indices of
-    the samples.
-    """
+    """Split, number and sample indices of one shard of a dataset."""
 
     split: str
     number: int
@@ -54,8 +52,9 @@ class ShardPlan(NamedTuple):
 
 
 def shard_plans(splits: Sequence[Any], num_bytes: int) -> list[ShardPlan]:
-    """Divide the samples of all splits into shards, given the number of bytes per sample; return
-    the planned contents of each shard.
+    """Divide the samples of all splits into shards.
+
+    `num_bytes` is the size of a sample; the planned contents of each shard are returned.
     """
     num = min(max(1, SHARD_BYTES // num_bytes), SHARD_SAMPLES)
     return [
@@ -67,9 +66,7 @@ def shard_plans(splits: Sequence[Any], num_bytes: int) -> list[ShardPlan]:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardRecord:
-    """Record of a completely written shard: identifier, number of samples, SHA-256, undecodable
-    images.
-    """
+    """Record of a completely written shard of a dataset."""
 
     key: str
     num: int
@@ -79,8 +76,9 @@ class ShardRecord:
 
 @dataclass(frozen=True)
 class PackWriter:
-    """Writer of a folder of shards; `source` describes the data and settings from which all shards
-    are made.
+    """Writer of a dataset as a folder of shards.
+
+    `source` describes the data and settings from which all shards are made.
     """
 
     folder: Path
@@ -95,7 +93,9 @@ class PackWriter:
             yield
 
     def index(self) -> Index | None:
-        """Return the index of a folder of shards if the folder is complete, else None.
+        """Return the index of a complete folder of shards.
+
+        None if the folder is incomplete.
 
         Raises:
             ValueError: If the folder belongs to other data or settings, or holds other files.
@@ -119,8 +119,9 @@ class PackWriter:
         return index
 
     def record(self, plan: ShardPlan, key: str) -> ShardRecord | None:
-        """Return the record of a completely written shard; None if the shard is missing or
-        outdated.
+        """Return the record of a completely written shard.
+
+        None if the shard is missing or outdated.
         """
         file = self._record_file(plan)
         if not (file.exists() and (self.folder / plan.name).is_file()):
@@ -138,10 +139,10 @@ class PackWriter:
         contents: Iterable[bytes],
         bad: dict[str, str] | None = None,
     ) -> ShardRecord:
-        """Write the samples of a shard to a file, and the record of the shard beside it; return the
-        record.
+        """Write a shard of samples and a record of the shard.
 
-        The errors of images that are left out, `bad`, are complete when `contents` has been read.
+        The record is stored beside the shard, and returned. The errors of images that are left out,
+        `bad`, are complete when `contents` has been read.
         """
         path, hashed = self.folder / plan.name, hashlib.sha256()
         with files.writing(path) as file:
@@ -164,10 +165,10 @@ class PackWriter:
         labels: Sequence[Int64[Tensor, "_"]],
         **properties: Any,
     ) -> Index:
-        """Complete a folder of shards by writing the class labels and the index; return the index.
+        """Complete a folder of shards with class labels and index.
 
-        `labels` holds the classes of the three splits, or is empty; `properties` are further fields
-        of `Index`. Surplus shards of earlier attempts are deleted.
+        The index is returned. `labels` holds the classes of the three splits, or is empty;
+        `properties` are further fields of `Index`. Surplus shards of earlier attempts are deleted.
         """
         splits = []
         for split in SPLITS:
@@ -192,7 +193,7 @@ class PackWriter:
 
 
 class Packable(Protocol):
-    """Interface of a dataset configuration whose encoded images can be decoded into shards."""
+    """Interface of image datasets that can be decoded in advance."""
 
     @property
     def size(self) -> int: ...
@@ -204,10 +205,10 @@ class Packable(Protocol):
 
 
 def pack(data: Packable, out: Path, *, jobs: int | None = None, start: Start = silent) -> Index:
-    """Decode images and write them to a folder of shards, skipping shards that are complete; return
-    the index of the folder.
+    """Decode images and write them to a folder of shards.
 
-    One thread per core decodes by default; `start` starts a progress bar.
+    Shards that are complete are skipped; the index of the folder is returned. One thread per core
+    decodes by default; `start` starts a progress bar.
 
     Raises:
         ValueError: If the images cannot be divided, images are bad, or `out` belongs to other data.
@@ -234,10 +235,10 @@ def write_images(
     skip_bad: bool,
     jobs: int | None = None,
 ) -> dict[str, ShardRecord]:
-    """Decode images and write them to the shards that are missing; return the records of all shards
-    by name.
+    """Decode images into the missing shards of a dataset.
 
-    Unless `skip_bad`, shards with bad images are written again: the images may have been repaired.
+    The records of all shards are returned by name. Unless `skip_bad`, shards with bad images are
+    written again: the images may have been repaired.
     """
 
     def decoded(number: int) -> bytes | str:

@@ -29,7 +29,7 @@ _NUM_AT_ONCE = 256  # samples: drawing noise takes ten times the memory of a sam
 
 @dataclass(frozen=True, kw_only=True)
 class Packed(Typed):
-    """Images decoded by `elbos data pack`, memory-mapped.
+    """Memory-mapped images decoded by `elbos data pack`.
 
     The split into training, validation and test images was made when the images were packed.
     """
@@ -56,7 +56,7 @@ class Packed(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Latents(Typed):
-    """VAE latents encoded by `elbos data encode`, sampled anew from their Gaussians in each epoch.
+    """VAE latents encoded by `elbos data encode`, sampled anew in each epoch.
 
     Samples of a run are latents, too, in the scale of the network.
     """
@@ -81,7 +81,7 @@ class Latents(Typed):
 
 @dataclass(frozen=True)
 class Moments(Source):
-    """Gaussian distributions of latents, stored as means and log-variances `[2 * c, h, w]`.
+    """Latents stored as Gaussian means and log-variances `[2 * c, h, w]`.
 
     The number of the split keys its noise, so that no two held-out samples share their noise.
     """
@@ -98,8 +98,9 @@ class Moments(Source):
         return self.moments.fingerprint()
 
     def read(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b c h w"]:
-        """Sample latents from their Gaussian distributions with fixed noise, so that each call
-        returns equal values, as validation requires.
+        """Sample latents from Gaussian distributions with fixed noise.
+
+        Each call returns equal values, as validation requires.
         """
         stream = Stream.from_seed(0, Purpose.HELD_OUT_LATENTS)
         number, shape = torch.tensor(self.number), self.shape[1:]

@@ -38,7 +38,7 @@ DTYPES = {"uint8": torch.uint8, "float16": torch.float16, "bfloat16": torch.bflo
 
 @dataclass(frozen=True, kw_only=True)
 class SplitIndex:
-    """Number of samples and SHA-256 of each file (shard) of a dataset split, in order."""
+    """Sizes and SHA-256 digests of the shards of a dataset split."""
 
     nums: tuple[int, ...]
     sha256: tuple[str, ...]
@@ -50,11 +50,11 @@ class SplitIndex:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Index of a folder of shards: shape, dtype and classes of the samples, and sizes and digests
-    of the files.
+    """Index of a dataset stored as a folder of shards.
 
-    `source` holds the data and settings from which the shards were made. Without classes, and for
-    data packed by early versions, there are no digests of labels.
+    Holds shape, dtype and classes of the samples, and sizes and digests of the files. `source`
+    holds the data and settings from which the shards were made. Without classes, and for data
+    packed by early versions, there are no digests of labels.
     """
 
     format: Literal[1] = 1
@@ -92,7 +92,10 @@ class Index:
         return index
 
     def write(self, folder: Path) -> None:
-        """Write the index file of a folder of shards; its presence marks the folder as complete."""
+        """Write the index file of a folder of shards.
+
+        The index file marks the folder as complete.
+        """
         files.write(folder / INDEX, (json.dumps(encode(self), indent=1) + "\n").encode())
 
 
@@ -106,7 +109,7 @@ def labels_file(folder: Path, split: str) -> Path:
 
 @dataclass(frozen=True)
 class Shards(Source):
-    """Samples of one dataset split, read from memory-mapped files (shards) in a folder."""
+    """Samples of a dataset split, read from memory-mapped shards."""
 
     folder: Path
     name: str
@@ -172,8 +175,9 @@ def _prefetch(rows: UInt8[np.ndarray, "n bytes"], numbers: Int64[np.ndarray, " b
 
 
 def load_shards(folder: Path, index: Index) -> Dataset:
-    """Return the dataset in a folder of shards after checking file sizes, without reading any
-    sample.
+    """Open the dataset in a folder of shards.
+
+    File sizes are checked, and no sample is read.
     """
     splits, classes = [], index.class_names
     num_bytes = math.prod(index.shape) * DTYPES[index.dtype].itemsize
@@ -204,7 +208,9 @@ def load_shards(folder: Path, index: Index) -> Dataset:
 
 
 def verify(folder: Path, start: Start = silent) -> Index:
-    """Compare all files in a folder of shards with their SHA-256; return the index of the folder.
+    """Verify all files in a folder of shards by SHA-256.
+
+    The index of the folder is returned.
 
     Raises:
         ValueError: If the index or a file is corrupt; the message names the files.

@@ -16,12 +16,12 @@ _VALIDATION_SHARE = 0.1  # of the images in `val` if there is no `test`
 
 
 def divided(groups: Mapping[str, list[str]], where: str) -> list[list[str]]:
-    """Divide image names into training, validation and test images; return the three sorted lists.
+    """Divide image names into training, validation and test images.
 
-    Groups `train`, `test` and perhaps `val` are the splits. With `train` and `val` alone, as in
-    ImageNet, a tenth of `val` is for validation and the rest for testing. Otherwise, as in the
-    group "", 5 % of all images are for validation and 5 % for testing. Images are divided by a hash
-    of their names.
+    Returns three sorted lists. Groups `train`, `test` and perhaps `val` are the splits. With
+    `train` and `val` alone, as in ImageNet, a tenth of `val` is for validation and the rest for
+    testing. Otherwise, as in the group "", 5 % of all images are for validation and 5 % for
+    testing. Images are divided by a hash of their names.
 
     Raises:
         ValueError: If there are too few images; the message names their location `where`.
@@ -45,10 +45,10 @@ def divided(groups: Mapping[str, list[str]], where: str) -> list[list[str]]:
 
 
 def by_hash(names: list[str], with_test: bool) -> list[list[str]]:
-    """Divide image names into training, validation and test images by a hash of the name; return
-    the three lists.
+    """Divide image names into three splits by a hash of the name.
 
-    Validation and, if `with_test`, test have at least one image each; else test is empty.
+    The splits are for training, validation and testing. Validation and, if `with_test`, test have
+    at least one image each; else test is empty.
     """
     if len(names) < 2 + with_test:
         raise ValueError(
@@ -62,8 +62,9 @@ def by_hash(names: list[str], with_test: bool) -> list[list[str]]:
 
 
 def hashed(name: str) -> float:
-    """Return a pseudorandom number in [0, 1), computed by a hash of the name that is equal on every
-    machine.
+    """Return a pseudorandom number in [0, 1) from a hash of a name.
+
+    The number is equal on every machine.
     """
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
 

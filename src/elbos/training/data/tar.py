@@ -71,8 +71,9 @@ class Tar(Typed):
         return TarArchive.indexed(self._tars(), self.label, name=name, place=str(self.path))
 
     def load(self) -> Dataset:
-        """Return the dataset; the first call indexes the tar files, and images are decoded only
-        when they are read.
+        """Return the dataset of the images in tar files.
+
+        The first call indexes the tar files; each image is decoded when it is read.
 
         Raises:
             FileNotFoundError: If there is no tar file.
@@ -100,7 +101,7 @@ class Tar(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class TarArchive(Archive):
-    """Images in uncompressed tar files, each read at its byte offset."""
+    """Images in uncompressed tar files, read at byte offsets."""
 
     tars: tuple[Path, ...]
     places: np.ndarray  # number of the tar, offset, size, and label or -1, of each image
@@ -110,8 +111,9 @@ class TarArchive(Archive):
 
     @classmethod
     def indexed(cls, tars: list[Path], label: str, *, name: str, place: str) -> "TarArchive":
-        """Return the images in tar files, located by an index that the first call computes and
-        caches.
+        """Return the images in tar files.
+
+        The first call indexes the tar files, and caches the index.
         """
         stats = [
             (str(tar.resolve()), tar.stat().st_size, tar.stat().st_mtime_ns)
@@ -196,8 +198,9 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
 
 
 def _samples(path: Path, label: str) -> list[tuple[str, int, int, int]]:
-    """Return name, byte offset, size and label of each image in a tar file; the label is -1 if
-    missing.
+    """Return name, byte offset, size and label of each image in a tar file.
+
+    A missing label is -1.
     """
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}

@@ -19,7 +19,7 @@ _NUM_HELD_OUT = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Toy(Typed):
-    """Points in the plane from a Gaussian mixture; the class label is the component.
+    """Points in the plane from a Gaussian mixture, labelled by component.
 
     `ring`: 8 equal components on a circle. `grid`: 25 equal components. `pair`: a wide component
     of weight 3/4 beside a narrow one. All lie within about [-2, 2], with variance below 1 in each
