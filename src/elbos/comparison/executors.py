@@ -237,9 +237,10 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Return the number of parallel jobs and of cores per process on a cluster.
+    """Return how many jobs a cluster runs in parallel.
 
-    Each job runs on one machine. By default there are as many jobs as the GPUs or cores allow.
+    The number of cores per process is returned, too. Each job runs on one machine. By default there
+    are as many jobs as the GPUs or cores allow.
 
     Examples:
         >>> shares([{"CPU": 8.0}, {"CPU": 8.0}], 1), shares([{"CPU": 8.0}], None)

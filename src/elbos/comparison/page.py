@@ -159,7 +159,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Best:
-    """Best objective in one metric and its statistical ties."""
+    """Best objectives in one metric within statistical error."""
 
     metric: Metric
     objective: ObjectiveResult

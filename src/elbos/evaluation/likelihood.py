@@ -114,7 +114,7 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
 def conditions(
     model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
 ) -> list[ConditionedImages]:
-    """Return the images without and with class labels.
+    """Return the images to evaluate without and with class labels.
 
     Only conditions that the network supports are included.
     """

@@ -274,7 +274,7 @@ def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
 
 @dataclass(frozen=True)
 class Underfitting:
-    """Relative excess of a loss over the irreducible loss.
+    """Relative excess of the loss over the irreducible loss.
 
     It includes the noise levels where a tenth of the training images gives the same irreducible
     loss.

@@ -43,8 +43,7 @@ _NAME = re.compile(r"(\d{8,})-(0\.\d+)\.safetensors")
 
 
 def exponent(relative_width: float) -> float:
-    r"""Return the exponent $\gamma$ of the power-function average of relative width
-    $\sigma_\mathrm{rel}$.
+    r"""Return the exponent $\gamma$ of a power-function average.
 
     The relative width is above 0 and at most $12^{-1/2}$, where $\gamma = 0$.
 

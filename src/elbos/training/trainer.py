@@ -210,7 +210,7 @@ class Trainer:
         return self.state.schedule.logsnr(times(config.seed, step, config.batch_size))
 
     def batch(self) -> Batch:
-        """Return this process's share of the training batch.
+        """Return the part of the training batch for this process.
 
         Data are in [-1, 1]; the condition may be None.
         """

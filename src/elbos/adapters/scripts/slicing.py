@@ -274,9 +274,10 @@ def is_loading(statement: ast.stmt) -> bool:
 
 
 def kept(body: list[ast.stmt], names: frozenset[str], end: int) -> set[ast.stmt]:
-    """Return the statements that define given names, with their dependencies.
+    """Return the statements that define given names.
 
-    Only statements before line `end` count.
+    The statements on which these definitions depend are included. Only statements before line `end`
+    count.
     """
     needed, found = set(names), set[ast.stmt]()
     lines = [one for one in simple(body) if one.lineno < end]
