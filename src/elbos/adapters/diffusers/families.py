@@ -39,7 +39,9 @@ _NUM_STEPS = 1000  # timesteps of the training scripts, whatever the scheduler's
 
 
 class FamilyNetwork(nn.Module):
-    r"""A network of one of the `FAMILIES`, called with latents and the scheduler's timestep.
+    """Text-to-image network of diffusers called with latents and timestep.
+
+    The supported networks are those of the `FAMILIES`.
 
     Args:
         inner: The network, which may be compiled or wrapped for data parallelism.
@@ -52,17 +54,19 @@ class FamilyNetwork(nn.Module):
     def forward(
         self, z: Float[Tensor, "b c *d"], timestep: Float[Tensor, " b"], **cond: Any
     ) -> Float[Tensor, "b c *d"]:
-        r"""Return the velocity $\epsilon - x$ at the timestep $1000\tau$; raise a ValueError for
-        missing or unknown conditions.
+        r"""Return the velocity $\epsilon - x$ at the timestep $1000\tau$.
+
+        A ValueError is raised for missing or unknown conditions.
         """
         call = FAMILIES[type(unwrapped(self.inner)).__name__]
         return called(partial(call, self.inner), (z, timestep), cond)
 
 
 def pack(z: Float[Tensor, "b c *d"], network: Any) -> tuple[Tensor, tuple[int, int]]:
-    """Return the tokens `[b, rows * columns, p * p * c]` of images, and (rows, columns).
+    """Divide images into a sequence of patches.
 
-    An image may have a frame axis of length 1.
+    Returns the tokens `[b, rows * columns, p * p * c]`, and (rows, columns). An image may have a
+    frame axis of length 1.
     """
     inner: Any = unwrapped(network)
     num_channels = z.shape[1]
@@ -81,20 +85,29 @@ def pack(z: Float[Tensor, "b c *d"], network: Any) -> tuple[Tensor, tuple[int, i
 def unpack(
     tokens: Float[Tensor, "b n d"], grid: tuple[int, int], z: Float[Tensor, "b c *d"]
 ) -> Float[Tensor, "b c *d"]:
-    """Return the data in the shape of `z` whose tokens are given: the inverse of `pack`."""
+    """Assemble images from a sequence of patches.
+
+    The images have the shape of `z`; the inverse of `pack`.
+    """
     patches = tokens.mT.reshape(len(z), -1, *grid)
     return pixel_shuffle(patches, z.shape[-1] // grid[1]).reshape(z.shape)
 
 
 def positions(*sizes: int, like: Tensor) -> Int[Tensor, "n axes"]:
-    """Return all positions of a grid with the given sizes, last axis fastest."""
+    """Return all positions of a grid with the given sizes.
+
+    The last axis is fastest.
+    """
     return torch.cartesian_prod(*(torch.arange(size, device=like.device) for size in sizes))
 
 
 def _guidance(
     network: Any, guidance: float | Tensor | None, z: Tensor
 ) -> Float[Tensor, " b"] | None:
-    """Return the guidance scale of each sample; None if the network has no input for it."""
+    """Return the guidance scale of each sample.
+
+    None if the network has no input for it.
+    """
     inner: Any = unwrapped(network)
     if not inner.config.guidance_embeds:
         return None

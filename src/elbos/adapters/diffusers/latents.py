@@ -36,8 +36,7 @@ _LOGVAR = -30.0  # of a deterministic autoencoder: the lowest log-variance that 
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """The VAE of a latent diffusion model, with the scaling of latents that the diffusion network
-    expects.
+    """VAE of a latent diffusion model with scaling of the latents.
 
     Attributes:
         vae: The autoencoder of diffusers.
@@ -57,8 +56,9 @@ class Latents:
 
     @classmethod
     def from_vae(cls, vae: Any) -> "Latents":
-        """Read the scaling of an autoencoder of diffusers from its configuration, or from its batch
-        normalization for FLUX.2.
+        """Read the scaling of the latents of a diffusers VAE.
+
+        It is in the configuration or, for FLUX.2, in the batch normalization.
 
         Raises:
             ValueError: If the configuration has neither a `scaling_factor` nor `latents_std`.
@@ -94,7 +94,9 @@ class Latents:
         images: Float[Tensor, "b c *f h w"],
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> Float[Tensor, "b d *k i j"]:
-        """Encode images; return the scaled latents, in float32 on the device of the VAE.
+        """Encode images as scaled latents.
+
+        The latents are float32, on the device of the VAE.
 
         Args:
             images: Images in [-1, 1], or videos, for a VAE of videos.
@@ -112,7 +114,10 @@ class Latents:
         return self.normalize(found.flatten(1, -3) if images.ndim == 4 else found)
 
     def normalize(self, latents: Float[Tensor, "b d *k i j"]) -> Float[Tensor, "b e *k l m"]:
-        """Shift and scale latents, such as cached outputs of the VAE, for the diffusion network."""
+        """Shift and scale latents for the diffusion network.
+
+        The latents are, for example, cached outputs of the VAE.
+        """
         x = self._patches(latents)
         return (x - self._by_channel(self.shift, x)) * self._by_channel(self.scale, x)
 
@@ -131,7 +136,10 @@ class Latents:
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b d *k i j"]) -> Float[Tensor, "b c *f h w"]:
-        """Decode scaled latents; return images, approximately in [-1, 1], on the VAE's device."""
+        """Decode scaled latents to images.
+
+        Images are approximately in [-1, 1], on the VAE's device.
+        """
         z = latents.to(next(self.vae.parameters()))
         z = z / self._by_channel(self.scale, z) + self._by_channel(self.shift, z)
         z = pixel_shuffle(z, self.patch) if self.patch > 1 else z
