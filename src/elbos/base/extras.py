@@ -18,7 +18,7 @@ class MissingExtra(ModuleNotFoundError):
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Convert a failed import in the `with` block into a MissingExtra error.
+    """Convert a failed import into an error about a missing optional dependency.
 
     The message names the pip extra to install.
 

@@ -256,7 +256,7 @@ def expanded(path: Path | str) -> Path:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Name `path` in every OSError that the `with` block raises."""
+    """Add a file's path to every OSError that the `with` block raises."""
     try:
         yield
     except OSError as error:

@@ -10,10 +10,10 @@ _FIRST_PORT, _NUM_PORTS = 10_000, 20_000  # below the range of ephemeral ports
 
 
 def name_as_torchrun_does() -> None:
-    """Set torchrun's environment variables from those of SLURM's `srun`, unless WORLD_SIZE is set.
+    """Set torchrun's environment variables from those of SLURM.
 
-    Only `srun` sets the variables of a step; a batch script, which is one process, also has
-    SLURM_PROCID and SLURM_NTASKS. See "output environment variables" in
+    Nothing is set if WORLD_SIZE is. Only `srun` sets the variables of a step; a batch script, which
+    is one process, also has SLURM_PROCID and SLURM_NTASKS. See "output environment variables" in
     https://slurm.schedmd.com/srun.html.
     """
     slurm = os.environ

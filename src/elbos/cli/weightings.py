@@ -17,7 +17,7 @@ from elbos.theory.recipes import FAMILIES, RECIPES
 
 @dataclass(frozen=True, kw_only=True)
 class Weightings:
-    """Print the weightings that published recipes imply.
+    """Print the weightings that published training recipes imply.
 
     For each, the output tells where it increases.
     """

@@ -76,7 +76,7 @@ def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
 def require_output(
     y: Tensor, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, " b"]
 ) -> Float[Tensor, "b *d"]:
-    """Return a network's output after checking it.
+    """Return a network's output after checking its shape and values.
 
     A ValueError is raised unless it is finite and has the shape of `z`.
     """

@@ -43,7 +43,7 @@ __all__ = [
 
 
 def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> bool:
-    r"""Return whether $w$ is non-increasing in log-SNR.
+    r"""Return whether a weighting is non-increasing in log-SNR.
 
     The weighted loss is then a maximum-likelihood objective. Plateaus and rounding errors are no
     rise; see `extrema.rising_intervals`.
@@ -105,15 +105,15 @@ class Mixture:
 
     @property
     def mass_at_max(self) -> float:
-        r"""Mass of the mixture on the ELBO of (almost) clean data.
+        r"""Mass of the mixture at the cleanest noise level.
 
-        It is $w(\lambda_\max) / w(\lambda_\min)$.
+        This is the share of the ELBO of almost clean data, $w(\lambda_\max) / w(\lambda_\min)$.
         """
         return self._end_weights[1] / self._end_weights[0]
 
     @cached_property
     def negative_mass(self) -> float:
-        r"""Total increase of $w$ relative to $w(\lambda_\min)$.
+        r"""Total increase of a weighting relative to its value at $\lambda_\min$.
 
         It is zero if and only if the loss is a mixture of ELBOs.
         """

@@ -89,10 +89,10 @@ class Floor:
 
     @property
     def num_resolved(self) -> int:
-        """Number of noise levels at which a tenth of the points suffices.
+        """Number of noise levels at which a tenth of the points gives the same loss.
 
-        Up to this level, the irreducible loss of a random tenth agrees with that of all points
-        within 5 %.
+        From the first of these levels to the last, the irreducible loss of a random tenth agrees
+        with that of all points to within 5 %.
         """
         pairs = zip(self.tenth or (), self.loss, strict=False)
         return len(list(takewhile(lambda pair: pair[0] > (1 - SAME) * pair[1], pairs)))

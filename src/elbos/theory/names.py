@@ -91,10 +91,11 @@ def _rounded(value: object) -> str:
 
 
 def label(value: object) -> str:
-    """Return the short display name of a weighting, schedule, prediction type or sampler.
+    """Return the short display name of a configured object.
 
-    Ends of schedules are left out, since compared objectives share them; so are settings at their
-    defaults, but for the one or two that a weighting or a distribution is known by.
+    The object is a weighting, schedule, prediction type or sampler. Ends of schedules are left out,
+    since compared objectives share them; so are settings at their defaults, but for the one or two
+    that a weighting or a distribution is known by.
 
     Examples:
         >>> from elbos.schedules import Cosine, Normal

@@ -31,7 +31,7 @@ from elbos.theory.weightings import WeightFunction, Weighting
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Typed):
-    r"""A training objective: a weighting, a noise schedule and a parameterization.
+    r"""Training objective that consists of weighting, schedule and parameterization.
 
     Attributes:
         weighting: $w$, the only one of the three that changes what is optimal.

@@ -26,7 +26,7 @@ _CONDITIONS = {"unconditional": "without labels", "given_label": "given the labe
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """A measured upper bound on the negative log-likelihood of held-out data.
+    """Measured upper bound on the negative log-likelihood of held-out data.
 
     `measured` names the images and the network's condition, in words; `split` is "test" or "val".
     """

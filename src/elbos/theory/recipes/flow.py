@@ -38,7 +38,7 @@ def _velocity(
 
 
 def _logit_normal(title: str, mean: float, std: float, reference: str) -> Recipe:
-    r"""Return a recipe of the velocity loss with logit-normal times.
+    r"""Return the recipe of a velocity loss with logit-normal times.
 
     A time shift by $k$ adds $\ln k$ to the mean of the logit.
     """

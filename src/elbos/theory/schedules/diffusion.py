@@ -177,7 +177,10 @@ class DDPM(Schedule):
         super().__post_init__()
 
     def _slope(self, integral: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return $\beta(t) = \sqrt{\beta_0^2 + 2(\beta_1 - \beta_0) B}$ given the integral $B$."""
+        r"""Return $\beta(t)$ for a given integral $B$ of $\beta$.
+
+        It is $\sqrt{\beta_0^2 + 2(\beta_1 - \beta_0) B}$.
+        """
         return torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
 
     def _logsnr(self, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -27,7 +27,7 @@ def normal(logsnr: Float[Tensor, "*b"], mean: float, std: float) -> Float[Tensor
 
 
 class Weighting(Typed, abc.ABC):
-    r"""A weighting: a weight $w(\lambda) \ge 0$ for every noise level."""
+    r"""Weight $w(\lambda) \ge 0$ for every noise level."""
 
     @abc.abstractmethod
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
