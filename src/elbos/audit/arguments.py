@@ -90,7 +90,7 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
 
 
 def wider_axis(z: Tensor, x: Tensor) -> int | None:
-    """Find the axis along which the network input is longer than the data.
+    """Find the axis along which the network input has more elements than the data.
 
     None if there is not exactly one such axis.
     """

@@ -173,7 +173,7 @@ class Splines:
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
-        """Return the covariance of the fitted curve at given points.
+        """Return the covariance matrix of the fitted values at given positions.
 
         It is the sum of the sampling error, the variation with the number of knots, and the
         extrapolation error. The extrapolation error follows from the largest curvature between the
@@ -192,7 +192,7 @@ class Splines:
 
 
 def _dispersion(counts: Float[Array, "r m"]) -> float:
-    """Compute the dispersion of bin counts relative to independent samples.
+    """Compute the variance of bin counts relative to that for independent samples.
 
     Below 1 for stratified samples.
     """

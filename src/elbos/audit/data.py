@@ -32,7 +32,10 @@ _Bases = Float[Tensor, "b p k d"]
 
 @dataclass(frozen=True)
 class Reference:
-    """Two batches of clean data to which the loss adds noise."""
+    """Clean data to which the loss adds noise.
+
+    The difference between two batches isolates the coefficient of the data.
+    """
 
     x: Tensor  # mean of the data, if they are sampled in each call
     x_other: Tensor
@@ -65,7 +68,7 @@ class Reference:
 def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
 ) -> tuple[int, Tensor, Tensor] | None:
-    """Find the axis along which the noise has zero mean.
+    """Find the tensor axis along which the loss subtracts the mean from the noise.
 
     An example is the axis of the atoms of a molecule. Also returns both data batches, centred along
     the axis if the loss centres the data.
@@ -88,9 +91,9 @@ def _repeated(x: Tensor, z: Tensor) -> Tensor:
 
 
 def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Reference | None:
-    """Recover two batches of clean data from noisy data.
+    """Recover the clean data from noisy data.
 
-    These are the given batches, or latents fitted to $z$; None if $z$ is not scaled data plus
+    They are the two given batches, or latents fitted to $z$; None if $z$ is not scaled data plus
     noise. Sampled latents are accepted only if fixed latents do not fit exactly.
     """
     z, z_other = (torch.cat([p.z for p in paired]), torch.cat([p.z_other for p in paired]))
@@ -173,7 +176,7 @@ def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"])
 def _data_and_sigma(
     z: _Stacked, bases: _Bases, draws: Float[Tensor, "b m k d"]
 ) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b k"], float]:
-    r"""Fit noisy data by clean data and noise.
+    r"""Separate noisy data into clean data and noise by least squares.
 
     The model is $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$. Returns $c$, the
     $\sigma_k$ of the strongest normal draw, and the unexplained share of $z$.

@@ -112,7 +112,7 @@ class LossTable:
 
 
 def from_recipe(name: str) -> Audit:
-    """Return the exact audit of a published recipe.
+    """Audit the loss of a published training recipe from its formulas.
 
     Raises:
         ValueError: If there is no such recipe.
@@ -135,7 +135,7 @@ def from_recipe(name: str) -> Audit:
 
 
 def from_loss(loss: DeclaredLoss) -> Audit:
-    """Return the exact audit of a loss given by formulas.
+    """Audit a training loss that is given by formulas.
 
     It covers the log-SNR range that 100,000 samples would cover.
 
@@ -172,7 +172,7 @@ def from_loss(loss: DeclaredLoss) -> Audit:
 
 
 def from_table(table: LossTable) -> Audit:
-    """Return the exact audit of a loss given as a table of noise levels.
+    """Audit a training loss that is given as a table of noise levels.
 
     Raises:
         ValueError: If fewer than three steps of positive probability have both signal and noise, or

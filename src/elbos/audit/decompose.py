@@ -42,7 +42,7 @@ class Coefficients:
 def paired_grams(
     paired: PairedCalls, reference: tuple[Tensor, Tensor], *, is_uneven: bool
 ) -> Float[Tensor, "b r r"]:
-    """Compute Gram matrices of data, noise, input and target from pairs of network calls.
+    """Compute Gram matrices of data, noise, network input and regression target.
 
     The random tensor with the best fit is taken as the noise.
 
@@ -74,7 +74,7 @@ def paired_grams(
 def single_products(
     call: SingleCall, x: Tensor, offset: float, *, is_part_enough: bool
 ) -> Float[Tensor, "b 6 6"]:
-    r"""Compute dot products of data, noise, input, output and gradient in one network call.
+    r"""Compute dot products of data, noise, network input, network output and loss gradient.
 
     They are between $x + \mu$, $\epsilon$, the network output, $z$, the gradient $g$ and a
     constant.
@@ -95,7 +95,7 @@ def single_products(
 def single_grams(
     products: Float[Tensor, "n 6 6"], offset: float
 ) -> tuple[Float[Tensor, "n r r"], Float[Tensor, " n"]]:
-    r"""Compute Gram matrices of data, noise, input and target from dot products.
+    r"""Compute Gram matrices of data, noise, network input and target from dot products.
 
     Two small least-squares problems, $z = \alpha x + \sigma\epsilon$ and
     $g = 2c\,(\hat y - a x - b\epsilon)$, give all five coefficients, because the output $\hat y$
@@ -126,7 +126,7 @@ def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
 
 
 def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs length"]:
-    """Select evenly spaced runs of neighbouring elements of each vector.
+    """Subsample vectors by evenly spaced blocks of elements for faster dot products.
 
     Short vectors are kept whole.
     """

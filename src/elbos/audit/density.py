@@ -53,7 +53,7 @@ class Density:
 
 @dataclass(frozen=True)
 class Request:
-    """Request for measurements of noise levels at given quantiles."""
+    """Quantiles of a random number at which noise levels should be measured."""
 
     column: int  # of the quantiles of the levels
     quantiles: Float[Array, " k"]
@@ -91,7 +91,7 @@ class Evidence:
 
     @property
     def request(self) -> Request | None:
-        """Request for the next measurements of noise levels.
+        """Quantiles at which more noise levels should be measured.
 
         None if the density estimate needs no more noise levels.
         """
@@ -159,7 +159,7 @@ def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
 
 
 def _named(density: Density, logsnr: Float[Array, " n"], grid: Float[Array, " g"]) -> Density:
-    """Label a density with the noise schedule that matches it.
+    """Label an estimated density of log-SNR with the noise schedule that matches it.
 
     A published schedule replaces the estimated curve, without error; a schedule with fitted
     parameters replaces only a curve fitted to levels alone, with the error of that curve.

@@ -21,7 +21,7 @@ CurveName = Literal["weight", "density"]
 
 @runtime_checkable
 class Curves(Protocol):
-    """Interface of objects with curves over log-SNR."""
+    """Interface of losses with a weighting and a noise-level density over log-SNR."""
 
     @property
     def logsnr(self) -> Tensor: ...
@@ -82,7 +82,7 @@ def log_ratio_of(
 
 
 def common_levels(audits: Sequence[Curves]) -> Float[Array, " g"]:
-    """Return a log-SNR grid on the range that all audits share.
+    """Return a grid of log-SNRs that lie within the measured range of every loss.
 
     Empty if there is no such range.
     """

@@ -26,7 +26,7 @@ _LOWEST = 2.0**-31  # quantile: half of the resolution of a Sobol sequence
 
 @dataclass(frozen=True)
 class Distribution:
-    """Distribution family of a random-number function."""
+    """Distribution family of a random-number function such as `torch.randn`."""
 
     kind: Literal["uniform", "normal", "integer", "beta"]
     parameters: tuple[str, ...] = ()  # keywords, in the order of positional arguments
@@ -49,7 +49,7 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A distribution with two parameters."""
+    """Probability distribution of the random numbers that a loss draws."""
 
     kind: str
     first: Tensor

@@ -43,7 +43,7 @@ _MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a l
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
-    """Estimate the audit of a loss from samples.
+    """Audit a loss by an estimate of its weighting from measured samples.
 
     Up to 8 times `num_samples` are measured if fewer leave open whether the weighting increases.
 
@@ -152,9 +152,9 @@ class Estimate:
 
     @cached_property
     def undecided(self) -> list[Undecided]:
-        """Intervals of log-SNR with a possible increase of the weighting by over 5 %.
+        """Intervals of log-SNR on which it is uncertain whether the weighting increases.
 
-        Empty if there are significant increases.
+        Increases of less than 5 % are neglected. Empty if there are significant increases.
         """
         if self.rising:
             return []
@@ -287,7 +287,10 @@ def significant_rises(
 
 
 def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecided]:
-    """Find the intervals of log-SNR on which a weight may increase by more than 5 %."""
+    """Find the intervals of log-SNR on which it is uncertain whether a weighting increases.
+
+    Increases of less than 5 % are neglected.
+    """
     if len(grid) < 2:
         return []
     variance = np.diag(covariance)

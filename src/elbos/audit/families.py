@@ -251,9 +251,9 @@ def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
-    """Replace fitted end points of a noise schedule by the default ones.
+    """Replace fitted log-SNR limits of a noise schedule by its default limits.
 
-    A fitted end point is kept if at least 12 of `num` samples would lie beyond it.
+    A fitted limit is kept if at least 12 of `num` samples would lie beyond it.
     """
     if isinstance(schedule, Linear | EDMSampling):
         return schedule

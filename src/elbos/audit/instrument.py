@@ -26,7 +26,7 @@ LossFunction = Callable[[Any, Tensor], Any]
 
 @dataclass(frozen=True)
 class OutputForm:
-    """Container and shape of the network output that a loss expects."""
+    """Python type and tensor shape of the network output that a loss expects."""
 
     container: Literal["tensor", "tuple", "pair"] = "tensor"  # a pair: with a zero per sample
     multiple: int = 1  # channels per channel of the data; 2 if a variance is learned
@@ -45,12 +45,12 @@ _FORMS = [
 
 
 class BroadcastError(ValueError):
-    """Error for a network input with an additional axis."""
+    """Error raised if the network input has more axes than the data."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Prescribed output of the stand-in network.
+    """Output that a stand-in network returns instead of a prediction.
 
     The output is 0 in calls without gradients.
     """

@@ -123,7 +123,7 @@ class Measurement:
 
     @property
     def is_cheap(self) -> bool:
-        """True if one evaluation of the loss determines all coefficients of a batch."""
+        """True if a single evaluation of the loss measures a whole batch of samples."""
         return self._pilot.is_plain and self.batch_size > 1
 
     @property
@@ -134,7 +134,7 @@ class Measurement:
         return self._pilot.draws.num_per_batch > 0 or is_one_level
 
     def samples(self, num: int) -> Samples:
-        """Return the measured coefficients of the first `num` samples.
+        """Measure the noise levels and coefficients of `num` training samples.
 
         Raises:
             ValueError: In one line, if the samples determine no weighting.
@@ -144,7 +144,7 @@ class Measurement:
         return self._solved(self._batches, num, self._data_scale)
 
     def at(self, place: int, quantiles: Float[Array, " n"], data_scale: float) -> Samples:
-        """Measure additional samples with given quantiles of one random number.
+        """Measure a loss with given quantiles of the random number that sets the noise level.
 
         Args:
             place: Index of the draw among the draws of one number per sample.

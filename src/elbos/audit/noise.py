@@ -149,7 +149,7 @@ def _without_data(
 
 @dataclass(frozen=True)
 class DrawFactors:
-    """Decomposition of tensors into recorded random tensors."""
+    """Decomposition of noise into the random tensors that a loss draws."""
 
     full: list[int]  # indices of the draws of the size of the data
     shared: list[tuple[list[int], float]]  # shapes of draws that many elements share, and their
@@ -205,9 +205,9 @@ class DrawFactors:
         return (ours - along[:, None] * theirs).square().sum(1).mean().item()
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
-        """Find the random tensor that is scaled in proportion to `alpha`.
+        """Find the random tensor from which the loss samples the clean data.
 
-        None if there is no such tensor, or several.
+        Its coefficient is proportional to `alpha`. None if there is no such tensor, or several.
         """
         of_data = [i for i in self.full if self.ratio(i, alpha) is not None]
         return of_data[0] if len(of_data) == 1 and len(self.full) > 1 else None

@@ -38,7 +38,7 @@ _MIN_DIMENSIONS = 32  # enough for data, noise and signs to be nearly orthogonal
 
 @dataclass(frozen=True)
 class Batch:
-    """Dot products and random numbers of one network call on a batch."""
+    """Measured dot products and random numbers of one batch of training samples."""
 
     products: Float[Tensor, "b r r"]  # of `paired_grams`, or `single_products` for a plain loss
     coefficient: Float[Tensor, " b"]  # $c$; for a plain loss, it follows from the products
@@ -139,11 +139,11 @@ class Pilot:
 
     @cached_property
     def is_part_enough(self) -> bool:
-        """True if dot products of a subset of elements are accurate enough."""
+        """True if dot products may be computed on a subset of the vector elements."""
         return are_some_enough(self.noise.reference.x)
 
     def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:
-        """Evaluate the loss with a given seed and reduce each network call to dot products."""
+        """Measure the dot products that describe a loss evaluation with a given seed."""
         reference, found = self.noise.reference, list[Batch]()
         if self.is_plain:
             offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))

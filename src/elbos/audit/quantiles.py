@@ -67,10 +67,9 @@ def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @dataclass(frozen=True)
 class RisingCurve:
-    """Increasing interpolation curve through given points.
+    """Monotone interpolation between noise levels and quantiles of a random number.
 
-    It is the logit of a uniform random number as a function of log-SNR, or of the index of a time
-    step.
+    It maps log-SNR, or the index of a time step, to the logit of a uniform random number.
     """
 
     places: Float[Array, " m"]  # increasing
@@ -78,7 +77,7 @@ class RisingCurve:
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Keep only points that are many standard errors apart.
+        """Remove interpolation points whose distance is small relative to their errors.
 
         Points are selected from the middle outwards; their distance is smaller where points are
         rare. The mean distance along both axes, as a share of their lengths, exceeds
@@ -110,12 +109,12 @@ class RisingCurve:
         return np.asarray(PchipInterpolator(self.places, self.s)(place))
 
     def log_slope(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        """Return the logarithm of the curve's slope."""
+        """Return the logarithm of the interpolated curve's derivative."""
         slope = PchipInterpolator(self.places, self.s)(place, 1)
         return np.log(np.maximum(slope, 1e-300))
 
     def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        """Estimate the error of the logarithm of the curve's slope."""
+        """Estimate the error of the logarithm of the interpolated curve's derivative."""
         relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
         middle = (self.places[1:] + self.places[:-1]) / 2
         halves = (self.at(slice(start, None, 2)).log_slope(place) for start in (0, 1))
@@ -156,7 +155,7 @@ def inverse_cdf_density(
 
 @dataclass(frozen=True)
 class StepCurve:
-    """Intervals of a uniform random number that correspond to time steps."""
+    """Intervals of a uniform random number by the time step that they select."""
 
     steps: Float[Array, " t"]  # the numbers of the steps that were drawn, increasing
     ends: RisingCurve  # through the ends between the steps
@@ -166,7 +165,7 @@ class StepCurve:
 
     @classmethod
     def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
-        """Estimate the intervals of a uniform random number that correspond to time steps."""
+        """Estimate which interval of a uniform random number selects each time step."""
         steps, s = table.steps_of(levels.logsnr), draw.of(levels)
         order = np.lexsort((s, steps))
         steps, s = steps[order], s[order]

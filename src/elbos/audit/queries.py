@@ -23,7 +23,7 @@ from elbos.audit.rng import Quantiles
 
 @dataclass(frozen=True)
 class SingleCall:
-    """One network call on a batch with a fixed network output."""
+    """Recorded input, loss gradient and random numbers of one network call."""
 
     z: Tensor  # noisy data, in the layout of the data
     answer: Tensor  # random signs
@@ -52,10 +52,7 @@ class SingleCall:
 
 @dataclass(frozen=True)
 class PairedCalls:
-    """Pairs of network calls with the same random numbers.
-
-    The clean data or the network outputs differ.
-    """
+    """Network calls with equal random numbers but different data or outputs."""
 
     moved: SingleCall  # on the data, with random signs as output
     gradient: Tensor  # at output 0
@@ -125,7 +122,7 @@ class Queries:
 
     @property
     def example(self) -> Arguments | None:
-        """Arguments of a recorded network call.
+        """Example of the arguments with which the loss calls the network.
 
         None if noisy and clean data differ in layout.
         """
@@ -203,9 +200,9 @@ class Queries:
         return [call for i, call in enumerate(calls) if i not in self.ignored]
 
     def in_layout(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-        """Select the noisy data in a network call.
+        """Extract the noisy data, loss gradient and output from a network call.
 
-        Returns the corresponding elements of the input, of the gradient and of the output.
+        Only the elements to which the loss adds noise are selected.
         """
         z, g, answer, _ = self._apart(call)
         return self.select_noised(z), self.select_noised(g), self.select_noised(answer)

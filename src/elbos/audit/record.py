@@ -82,7 +82,7 @@ class Recording:
         data_scale: float | None = None,
         is_shared: bool = False,
     ) -> Audit:
-        """Estimate the audit of the loss from the recorded training steps.
+        """Estimate the implied weighting of the loss from the recorded training steps.
 
         Args:
             title: Name of the loss in reports.

@@ -160,7 +160,7 @@ _SCHEDULES = (
 
 @dataclass(frozen=True, kw_only=True)
 class LossCurves:
-    """Functions of log-SNR that describe a loss."""
+    """Density, coefficient, weighting and target of a loss as functions of log-SNR."""
 
     logsnr: Float[Array, " g"]
     log_p: Float[Array, " g"]

@@ -45,7 +45,7 @@ DERIVED = (
 
 
 class Undecided(NamedTuple):
-    """An interval of log-SNR on which an increase of the weighting is possible."""
+    """Interval of log-SNR on which it is uncertain whether the weighting increases."""
 
     start: float
     end: float

@@ -66,7 +66,7 @@ Quantiles = tuple[Tensor, Tensor]
 
 
 def distant_seed(seed: int) -> int:
-    """Derive a pseudorandom seed from a number.
+    """Hash an integer to a pseudorandom seed.
 
     The consecutive seeds that start there do not overlap for different numbers.
     """
@@ -74,7 +74,7 @@ def distant_seed(seed: int) -> int:
 
 
 def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor]:
-    """Yield candidate quantiles for `num` samples.
+    """Yield plausible quantiles of `num` samples under common sampling designs.
 
     They are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$ modulo 1;
     antithetic, $u$ and $1 - u$; or shared, as by the frames of a clip.

@@ -228,7 +228,7 @@ def assert_weighting(
 
 
 def expected_audit(like: str | Path | Audit) -> Audit:
-    """Load the expected audit of a test.
+    """Load the audit that a test expects as its result.
 
     The audit is given by the name of a recipe, by a file, or as such.
 
@@ -247,7 +247,7 @@ def expected_audit(like: str | Path | Audit) -> Audit:
 
 
 def write_golden(audit: Audit, path: Path) -> None:
-    """Write an audit to a small file as the expected audit of a test.
+    """Save an audit to a file as the expected result of a test.
 
     The file holds 101 noise levels to five digits.
 

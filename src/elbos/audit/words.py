@@ -57,7 +57,7 @@ def in_words(distance: float) -> str:
 
 
 class Note(NamedTuple):
-    """A line at the top of an audit's report."""
+    """Summary line at the top of an audit report."""
 
     kind: str  # "error", "slip", "published", or a verdict: "yes", "no" or "maybe"
     mark: str  # symbol of the kind
@@ -81,7 +81,7 @@ class View:
 
     @cached_property
     def notes(self) -> list[Note]:
-        """Lines at the top of an audit's report.
+        """Summary lines at the top of an audit report.
 
         They are about errors in the code, similar published losses, and intervals where the
         weighting increases.
@@ -231,7 +231,7 @@ def difference(audit: Audit, other: Audit) -> str:
 
 
 def facts(audit: Audit) -> dict[str, str]:
-    """Return the properties of an audit by name.
+    """Return the properties of an audited loss as names and values.
 
     A dash stands for a property at its default; curves are left out.
     """

@@ -98,7 +98,7 @@ class ComparisonDirectory:
         (self.path / "runs").mkdir(exist_ok=True)  # `_do_here` fails on machines that do not see it
 
     def require_same_objectives(self, experiment: Experiment) -> None:
-        """Raise a ValueError if a model was trained with another configuration."""
+        """Raise a ValueError if stored models were trained with another configuration."""
         for objective in experiment.objectives:
             wanted = encode(objective.config(experiment.config))
             for path in sorted(self.path.glob(f"runs/{objective.name}-*")):

@@ -237,7 +237,7 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Return how many jobs a cluster runs in parallel.
+    """Return the number of training jobs that a cluster can run in parallel.
 
     The number of cores per process is returned, too. Each job runs on one machine. By default there
     are as many jobs as the GPUs or cores allow.

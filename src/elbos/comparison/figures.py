@@ -31,7 +31,7 @@ _FAINTEST = 0.15  # opacity of the first density
 
 
 def family(weighting: str) -> str:
-    """Return the class name of a weighting without wrappers.
+    """Extract the class name of the innermost weighting from a repr.
 
     An example of a wrapper is `Monotone`.
 

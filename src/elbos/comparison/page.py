@@ -111,10 +111,9 @@ def _stacked(table: Table) -> Table:
 
 @dataclass(frozen=True)
 class Planned:
-    """Counts of better, worse and undecided pairs of objectives.
+    """Counts of how often the monotone weighting is better, worse or undecided.
 
-    The monotone weighting is better, worse, or undecided because scores scatter too much over
-    seeds. The counts are out of `num` differences with a verdict; `num_unresolved` more have too
+    The counts are out of `num` differences with a verdict; `num_unresolved` more have too
     much scatter over seeds. `significant` are these differences in words, empty if many; `least`,
     for each metric, the differences that would have been significant where none was.
     """
@@ -159,7 +158,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Best:
-    """Best objectives in one metric within statistical error."""
+    """Training objectives that are best in one metric within statistical error."""
 
     metric: Metric
     objective: ObjectiveResult
@@ -210,7 +209,7 @@ def _highest(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def _heat(comparison: Comparison) -> list[list[tuple[float | None, str, bool]]]:
-    """Return the cells of the table of losses by model and weighting.
+    """Return a heat map of the test losses by model and weighting.
 
     A cell has the loss, the colour strength, and whether the model was trained with the weighting.
     """

@@ -41,7 +41,7 @@ class Difference:
         return not self.low <= 0 <= self.high
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """Return the verdict on the monotone objective of a pair.
+        """Judge whether the monotone weighting scores better than the non-monotone one.
 
         It is "better", "worse", "same" or "unresolved"; None without a confidence interval.
         """
@@ -243,7 +243,7 @@ class Comparison:
         return {key: one.erratic for key, one in self.statistics.items() if one and one.erratic}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of report.json as JSON values."""
+        """Return the comparison as JSON values for report.json."""
         return dict(to_json(self))
 
     @classmethod

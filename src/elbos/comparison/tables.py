@@ -70,7 +70,7 @@ def difference_text(difference: Difference) -> str:
 
 
 def detectable(comparison: Comparison, key: str) -> str:
-    """Return the median of the smallest significant differences as text.
+    """Format the median of the smallest significant differences from the best objective.
 
     It is the median over objectives of the smallest significant difference from the best objective.
     """
@@ -86,7 +86,7 @@ def correlation(found: RankCorrelation, i: int) -> str:
 
 
 def ranked(comparison: Comparison) -> dict[str, str]:
-    """Return the titles of the metrics with rank correlations, by key."""
+    """Return the titles of the metrics for which rank correlations are known."""
     known = comparison.ranking.by_level if comparison.ranking else {}
     return {
         metric.key: "clean ELBO, bits/dim" if metric.key == BITS_PER_DIM.name else metric.title

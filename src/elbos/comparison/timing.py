@@ -22,7 +22,7 @@ _MIN_STEPS = 10
 def resolved(
     config: Config, minutes: float | None, num_threads: int, num_processes: int = 1
 ) -> Config:
-    """Fit a training configuration to a given time.
+    """Choose the precision and the number of training images for a given training time.
 
     The precision "auto" is resolved, and the number of training images fits in `minutes`. A run has
     the machine to itself, with `num_threads` cores per process. If `num_processes` train it

@@ -120,7 +120,7 @@ class Variant:
 
 
 def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
-    r"""Return the weighted loss of the best denoiser of standard normal data.
+    r"""Compute the scale of a weighted loss as its minimum on standard normal data.
 
     It is $\frac12\int w(\lambda)\,\mathrm{sigmoid}(\lambda)\,d\lambda$, by the midpoint rule.
     """

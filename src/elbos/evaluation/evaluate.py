@@ -123,7 +123,7 @@ def require_measurable(model: Model, config: EvaluationConfig, sampling: Samplin
 
 
 def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
-    """Return a PNG image of up to 100 generated samples.
+    """Return a PNG image that shows some generated samples.
 
     None if the evaluation generates no samples.
     """

@@ -87,9 +87,9 @@ class ConditionedImages:
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses of a model, measured with or without class labels.
+    """Losses of a model in a pilot measurement and a main measurement.
 
-    A pilot measurement on a few images precedes the main measurement on all images.
+    The pilot measurement is on a few images, the main measurement on all images.
     """
 
     pilot: Measurements
@@ -114,7 +114,7 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
 def conditions(
     model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
 ) -> list[ConditionedImages]:
-    """Return the images to evaluate without and with class labels.
+    """Prepare the images for evaluations with and without class labels.
 
     Only conditions that the network supports are included.
     """
@@ -187,7 +187,7 @@ def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
 def mixed_elbos(
     measurements: Measurements, weighting: WeightFunction, prior: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    r"""Return the weighted mixture of ELBOs of each image.
+    r"""Compute the mixture of ELBOs for each image.
 
     By the theorem, it equals the weighted loss. Needs a round of losses, and $L(\lambda_\min)$ of
     each image, `prior`.

@@ -68,7 +68,10 @@ class FeatureSets:
 
     @cached_property
     def precision_recall(self) -> tuple[float, float]:
-        """Precision and recall for equally many samples and real images."""
+        """Improved precision and recall of the generated samples.
+
+        They are computed on equally many samples and real images.
+        """
         num = num_manifold(len(self.samples.pooled), self.reference)
         return precision_recall(
             self.reference.rows[:num], self.samples.pooled[:num], num_neighbors=NUM_NEIGHBORS
@@ -178,7 +181,7 @@ def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) 
 
 
 def num_manifold(num: int, reference: Reference) -> int:
-    """Return the number of samples for precision and recall.
+    """Return the number of samples with which precision and recall are computed.
 
     As many real images are used.
     """

@@ -88,7 +88,7 @@ class Model(Protocol):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Conditions of the training: "unconditional", "given_label" or both."""
+        """Conditions that the network was trained for: "unconditional", "given_label" or both."""
 
     @property
     def sampling(self) -> Sampling: ...
@@ -123,7 +123,7 @@ class Model(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input of the network: pixels or latents."""
+        """Shape of a single sample at the network's input, without the batch axis."""
 
     @property
     def num_classes(self) -> int | None:
@@ -138,7 +138,7 @@ class Model(Protocol):
     def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]: ...
 
     def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
-        """Return `num` class labels in cyclic order.
+        """Return `num` class labels that cycle through all classes.
 
         None for a network without labels.
         """

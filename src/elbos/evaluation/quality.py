@@ -76,7 +76,7 @@ class Scorer:
         return self.reference.rows.shape[1]
 
     def num_matched(self, num: int) -> int | None:
-        """Return how many samples to compare with the real-data baseline.
+        """Return the number of samples for a fair comparison with real test images.
 
         None to compare all `num` samples. As many as there are test images, if these are fewer and
         enough for a baseline.

@@ -142,7 +142,7 @@ def reference(
 
 
 def require_images(dataset: Dataset) -> int:
-    """Return the number of pixel values of an image dataset.
+    """Return the number of possible pixel values of an image dataset.
 
     A ValueError is raised if the data are not images.
     """

@@ -207,7 +207,7 @@ class Evaluation:
 
     @property
     def is_of_latents(self) -> bool:
-        """Return whether the likelihood is a density of latents.
+        """Return whether the likelihood is that of latents instead of pixels.
 
         Such a density is known only up to a constant.
         """

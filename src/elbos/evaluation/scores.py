@@ -156,7 +156,7 @@ class SampleQuality:
 
     @property
     def metrics(self) -> list[SampleMetric]:
-        """Metrics of sample quality that have values.
+        """Metrics of sample quality that were computed for the samples.
 
         The primary distance is first.
         """

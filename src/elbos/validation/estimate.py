@@ -78,7 +78,7 @@ class Estimate:
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
     def is_enough(self, target: float | None) -> bool:
-        """Decide whether to stop measuring.
+        """Decide whether the standard error is small enough to stop measuring.
 
         True if the target standard error is None, or reached, or out of reach of further
         measurements on these samples.

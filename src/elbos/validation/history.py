@@ -74,7 +74,7 @@ class ValidationHistory(Typed):
 
     @property
     def best(self) -> Validation | None:
-        """Validation with the lowest bound.
+        """Validation with the lowest variational bound so far.
 
         None before the first validation.
         """

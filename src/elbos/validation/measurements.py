@@ -133,7 +133,7 @@ class Measurements:
         return self.integral(lambda level: ((level - logsnr).abs() < width / 2) / width)
 
     def estimate(self, values: Float[Tensor, "n r"]) -> Estimate:
-        """Estimate the mean over samples with its errors."""
+        """Estimate the sample mean of measured values with its errors."""
         return Estimate.from_rounds(values[self.order], is_lattice=self.is_lattice)
 
     def at(self, index: Tensor) -> "Measurements":

@@ -48,7 +48,7 @@ class Curve:
         return tuple(math.exp(-level / 2) for level in self.logsnr)
 
     def times(self, schedule: Schedule) -> tuple[float, ...]:
-        """Return the noise levels as times of a schedule.
+        """Convert the noise levels to times of a noise schedule.
 
         Time steps are 1,000 times the times of `schedules.DDPM()`.
         """
@@ -99,32 +99,32 @@ class Validation:
 
     @property
     def diffusion(self) -> Float[Tensor, "n r"]:
-        """Diffusion term of the bound for each sample and round of measurements."""
+        """Diffusion term of the variational bound by sample and round of measurements."""
         return self.measurements.integral(torch.ones_like)
 
     @property
     def bound(self) -> Float[Tensor, "n r"]:
-        """Bound on the negative log-likelihood for each sample and round of measurements."""
+        """Bound on the negative log-likelihood by sample and round of measurements."""
         return self.diffusion + self.decoder + self.prior[:, None]
 
     @property
     def nats(self) -> Estimate:
-        """Mean bound with errors in nats per dimension."""
+        """Mean variational bound with errors in nats per dimension."""
         return self.measurements.estimate(self.bound)
 
     @property
     def bits(self) -> Estimate:
-        """Mean bound with errors in bits per dimension."""
+        """Mean variational bound with errors in bits per dimension."""
         return self.nats / NATS_PER_BIT
 
     @property
     def bits_per_dim(self) -> float:
-        """Mean bound in bits per dimension."""
+        """Mean variational bound in bits per dimension."""
         return self.bits.mean
 
     @property
     def standard_error(self) -> float:
-        """Standard error of the mean bound in bits per dimension."""
+        """Standard error of the mean variational bound in bits per dimension."""
         return self.bits.standard_error
 
     @property
@@ -178,7 +178,7 @@ class Validation:
         return self.measurements.estimate(self.measurements.integral(weighting))
 
     def subset(self, index: Int64[Tensor, " k"] | Bool[Tensor, " n"]) -> "Validation":
-        """Return the validation of selected samples.
+        """Restrict the validation to selected samples.
 
         Raises:
             ValueError: If fewer than two samples are selected, or one is selected twice.
@@ -195,7 +195,7 @@ class Validation:
         )
 
     def by_class(self) -> dict[int, Estimate]:
-        """Return the mean bound for each class label in bits per dimension.
+        """Return the mean variational bound of each class in bits per dimension.
 
         Raises:
             ValueError: If the data have no class labels, or a class has a single sample.
@@ -206,7 +206,7 @@ class Validation:
         return {label: self.subset(self.labels == label).bits for label in labels}
 
     def difference(self, other: "Validation") -> Estimate:
-        """Estimate the paired difference between the mean bounds of two validations.
+        """Estimate the paired difference between the mean variational bounds of two denoisers.
 
         Samples and noise are shared, so that most of the variance cancels.
 

@@ -275,7 +275,7 @@ class Validator(Typed):
         return replace(self, schedule=schedule, control=control)
 
     def compare(self, before: Validation, after: Validation) -> Estimate:
-        """Return the paired difference between two bounds in bits/dim.
+        """Return the paired difference between two variational bounds in bits/dim.
 
         It is positive if the second bound is lower.
         """

@@ -14,7 +14,10 @@ KINDS: dict[str, type["Diagnostic"]] = {}
 
 
 class _Formatter(Formatter):
-    """String formatter with the number formats of `base.numbers`."""
+    """String formatter that accepts the names of functions as number formats.
+
+    The functions are those of `base.numbers`.
+    """
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         function, *digits = format_spec.split() or [""]

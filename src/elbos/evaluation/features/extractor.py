@@ -32,7 +32,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Extractor:
-    """Named function from images to feature vectors.
+    """Feature extractor with a name that identifies its network and weights.
 
     Attributes:
         name: Network, input size and a hash of the weights: all that determines the features, as
