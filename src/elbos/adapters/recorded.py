@@ -10,7 +10,7 @@ from elbos.audit import Audit, Recording, record
 
 
 class RecordedSteps:
-    """Recorder of network calls for an audit of the loss.
+    """Base class of trainer callbacks that audit a loss during the first training steps.
 
     The calls in the first training steps are recorded.
 

@@ -38,7 +38,7 @@ def cache_dir() -> Path:
 
 
 def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
-    """Return the content of a folder in the user's cache.
+    """Read a folder in the user's cache with the given function.
 
     The result is None if the folder is missing or damaged.
     """
@@ -52,7 +52,7 @@ def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
 def build_once(
     name: str, build: Callable[[Path], None], read: Callable[[Path], Content]
 ) -> Content:
-    """Return the content of a cached folder after building the folder if necessary.
+    """Read a folder in the user's cache and build the folder first if it is missing.
 
     A missing or damaged folder is built. `build` fills a temporary folder, which is renamed when
     complete: an interrupted build leaves nothing that could be mistaken for a finished one. One of

@@ -33,7 +33,7 @@ _from_file: dict[type, Callable[[str], Any]] = {}
 
 
 def register(annotation: Any, table: Callable[[], tuple[type, ...]]) -> None:
-    """Register the concrete dataclasses of an abstract class.
+    """Register the subclasses that a configuration may use for an abstract dataclass.
 
     A configuration may use these for fields annotated with the abstract class.
     """

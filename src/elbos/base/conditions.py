@@ -18,7 +18,7 @@ Condition = Any
 
 
 def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
-    """Apply a function to every tensor in a network's condition.
+    """Apply a function to every tensor among the conditioning inputs of a network.
 
     Other values are unchanged.
 
@@ -34,7 +34,7 @@ def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
 
 
 def cond_at(cond: Condition, index: slice | Tensor) -> Condition:
-    """Return the network conditions of selected samples in a batch.
+    """Select the conditioning inputs of some samples of a batch.
 
     Examples:
         >>> cond_at({"label": torch.tensor([5, 6, 7])}, slice(1, 3))
@@ -49,7 +49,7 @@ def to_device(cond: Condition, device: torch.device) -> Condition:
 
 
 def cat_conds(first: Condition, second: Condition) -> Condition:
-    """Concatenate the network conditions of two batches.
+    """Concatenate the conditioning inputs of two batches of samples.
 
     Values that are not tensors are taken from the first.
     """
@@ -61,7 +61,7 @@ def cat_conds(first: Condition, second: Condition) -> Condition:
 
 
 def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " b"]) -> Condition:
-    """Replace the network conditions of selected samples by the null condition.
+    """Replace the conditioning inputs of selected samples by those of the unconditional model.
 
     Examples:
         >>> replace_conds(torch.tensor([5, 6]), torch.tensor([-1]), torch.tensor([False, True]))
@@ -76,7 +76,7 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
 
 
 def is_alike(cond: Condition, other: Condition) -> bool:
-    """Return whether two network conditions have the same structure.
+    """Return whether two sets of conditioning inputs have the same structure.
 
     Shapes of tensors must be equal, and dtypes of the same kind, integer or float.
     """

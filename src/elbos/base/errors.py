@@ -71,7 +71,7 @@ def message(error: BaseException) -> str:
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
-    """Return a hint for an error message about an unknown word.
+    """Suggest known words in place of an unknown word for an error message.
 
     The hint lists similar known words; if there are none, any known words.
 

@@ -55,7 +55,7 @@ class Items:
         return len(self.dataset)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "b *d"], Condition]:
-        """Return the data and the condition of selected samples.
+        """Return the data and the conditioning inputs of selected samples.
 
         The condition is None if the dataset has none.
 

@@ -31,7 +31,7 @@ _WORD = 0xFFFFFFFF
 
 
 class Purpose(IntEnum):
-    """Purpose of a stream of random numbers.
+    """Enumeration of the uses of random numbers that need independent random streams.
 
     Streams of different purposes are independent.
     """

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
-    """Yield the indices that are assigned to this process.
+    """Yield the indices of the work items that are assigned to this process.
 
     Each comes as (index, True), padding as (0, False). Every process computes equally many pieces,
     since sharded networks (FSDP2) need all processes in each call: a process without pieces left
@@ -91,7 +91,7 @@ def together(work: Callable[[], T]) -> T:
 
 
 def meet() -> None:
-    """Create the process group for long waits.
+    """Create the process group in which processes can wait for hours without a timeout.
 
     All processes must be known to be running.
     """

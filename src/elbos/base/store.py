@@ -27,7 +27,7 @@ _SECONDS, _PAUSE = 120.0, 0.1  # timeout and polling interval of network file sy
 
 
 class Part(NamedTuple):
-    """One part of a long computation.
+    """Part of a long computation whose result is stored separately on disk.
 
     It has a name, an amount of work, and the function that computes the result.
     """

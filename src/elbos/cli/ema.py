@@ -13,7 +13,7 @@ from elbos.training.posthoc import write_average
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """Average the weights of a run with another averaging width.
+    """Compute a moving average of a run's weights with a new averaging width.
 
     The result is a new run directory. The run has to be trained with --averaging.snapshot-widths.
     The new run directory can be sampled, evaluated and exported like any run, but not trained

@@ -22,7 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """Return a function that compares the audit of a loss with a stored audit.
+    """Pytest fixture that tests whether a training loss has changed since a stored measurement.
 
     It is called as `check(loss, x, within=0.02)`. The audit is stored beside the test, in
     TEST_FILE/TEST_NAME.json, and committed with it: `pytest --weighting-regen` writes it. The test

@@ -145,7 +145,7 @@ class Run(Sampled):
         return found
 
     def shared_by(self, processes: Processes) -> "Run":
-        """Return a copy of the model that the given processes evaluate together."""
+        """Return a copy of the model that distributes its evaluation over the given processes."""
         found = copy.copy(self)
         found.processes = processes
         return found

@@ -145,7 +145,7 @@ class Adaptive(Schedule):
         return torch.log(p[self._bin(logsnr)]) - math.log(self._width)
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        r"""Update the density from the losses of a batch.
+        """Update the sampling density of log-SNR from the losses of a batch.
 
         The batch is drawn from the current schedule. Negative or non-finite losses and non-finite
         log-SNRs are ignored. Give the losses of the whole global batch, in the same order in every

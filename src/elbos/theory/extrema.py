@@ -70,9 +70,9 @@ def rising_intervals(
 def rises(
     values: Float[Array, " n"], tolerance: Callable[[int, slice], Array]
 ) -> list[tuple[int, int]]:
-    """Return the rises of a curve as pairs of indices.
+    """Return the start and end indices of the rising parts of a curve.
 
-    A pair is that of a minimum and the maximum after it. Changes within a tolerance are ignored.
+    A pair holds the indices of a minimum and of the maximum after it. Changes within a tolerance are ignored.
 
     Args:
         values: A curve.

@@ -89,7 +89,8 @@ class Floor:
 
     @property
     def num_resolved(self) -> int:
-        """Number of noise levels at which a tenth of the points gives the same loss.
+        """Number of noise levels at which the dataset is large enough to estimate the irreducible
+        loss.
 
         From the first of these levels to the last, the irreducible loss of a random tenth agrees
         with that of all points to within 5 %.
@@ -106,7 +107,7 @@ class Floor:
         *,
         is_subset: bool = False,
     ) -> "Floor":
-        """Average the losses of single points into the irreducible loss.
+        """Average the losses of individual data points into the irreducible loss of the dataset.
 
         Two points or more give standard errors.
         """
@@ -175,7 +176,7 @@ def floor_losses(
     given_label: bool = False,
     generator: torch.Generator | None = None,
 ) -> Float64[Tensor, "n m"]:
-    r"""Compute an unbiased estimate of each point's irreducible loss.
+    r"""Compute an unbiased estimate of the irreducible loss for each data point.
 
     Each point has one noise vector for all noise levels. The estimate is $\tfrac14 s^2 \sum_j p_j
     \|d_j\|^2$.
@@ -230,7 +231,7 @@ def _add(
     eps_d: Float[Tensor, "b c"],
     logsnr: Float[Tensor, " m"],
 ) -> None:
-    r"""Add the terms of one chunk of points to the running sums.
+    r"""Add the terms of a chunk of data points to the sums over the posterior.
 
     The sums are $\sum_j p_j$ and $\sum_j p_j \|d_j\|^2$, from noisy to clean levels. A logit
     $-s(\epsilon\cdot d_j + \frac12 s \|d_j\|^2)$ below 0 falls as $s$ grows, so that no cleaner

@@ -164,7 +164,7 @@ class FiniteSet:
         return self.x[0].numel()
 
     def points(self, rows: slice | Int[Tensor, " b"]) -> Float64[Tensor, "b d"]:
-        """Return selected points scaled to [-1, 1].
+        """Return selected data points scaled to [-1, 1].
 
         They are in float64.
         """

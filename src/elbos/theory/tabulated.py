@@ -68,10 +68,10 @@ class Tabulated(Weighting):
         logsnr_min: float = -20.0,
         logsnr_max: float = 20.0,
     ) -> "Tabulated":
-        r"""Return a weighting tabulated from a function at 2,001 noise levels.
+        """Tabulate a weighting function on a uniform grid of log-SNRs.
 
-        The levels are $h = 0.02$ apart by default; between them a weighting of curvature $w''$ is
-        off by $h^2 |w''| / 8$ at most, and a jump becomes a slope.
+        The grid has 2,001 levels. The levels are $h = 0.02$ apart by default; between them a
+        weighting of curvature $w''$ is off by $h^2 |w''| / 8$ at most, and a jump becomes a slope.
 
         Args:
             function: From log-SNR, a float64 tensor `[n]`, to weights of the same shape.

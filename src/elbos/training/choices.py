@@ -110,7 +110,7 @@ else:
         return FlowTimes(inner=inner, shift=shift, time_min=time_min, time_max=time_max)
 
     def _zero_terminal(inner: Fixed, snr_shift: float = 1.0) -> ZeroTerminal:
-        """Noise schedule with the SNR divided by a shift and with zero terminal SNR."""
+        """Noise schedule with a shifted SNR, rescaled to zero terminal SNR."""
         return ZeroTerminal(inner=inner, snr_shift=snr_shift)
 
     NoiseSchedule = Union[  # noqa: UP007, built at run time

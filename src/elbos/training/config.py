@@ -104,7 +104,7 @@ class Averaging(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Typed):
-    """Output files of a training run and the intervals between writes, in images."""
+    """Output files of a training run and their intervals in training images."""
 
     log_every: int = 5_000
     """A line in metrics.jsonl."""

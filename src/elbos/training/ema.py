@@ -56,7 +56,7 @@ def exponent(relative_width: float) -> float:
 
 
 def group_of(width: float) -> str:
-    """Return the name of a weight average in checkpoints.
+    """Return the name under which checkpoints store a moving average of the weights.
 
     The name for the relative width 0.05 is `ema_0_05`.
     """
@@ -99,7 +99,7 @@ class EMA:
                 torch._foreach_copy_(list(average.buffers()), buffers)
 
     def snapshots(self, *, is_main: bool) -> dict[float, dict[str, Tensor]]:
-        """Return CPU copies of the averaged weights, keyed by relative width.
+        """Return CPU copies of the moving averages of the weights, keyed by averaging width.
 
         All processes must call this method, since each may hold a shard; all but the main process
         return empty dictionaries.

@@ -29,7 +29,7 @@ class OwnNetwork:
 
     @classmethod
     def from_file(cls, function: str) -> "OwnNetwork":
-        """Return a trusted reference to the network that FILE.py:FUNCTION builds.
+        """Return a reference to a user's network whose Python file may be executed.
 
         The file may be run.
         """

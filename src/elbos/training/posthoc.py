@@ -53,7 +53,7 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Posthoc:
-    """Result of computing a post-hoc EMA.
+    """Step and accuracy of a moving average of weights computed after the training.
 
     `error` is the relative error of the averaging profile.
     """

@@ -118,13 +118,13 @@ def sample(
     null_cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
-    """Generate samples with a denoiser in batches of at most 250.
+    """Generate samples with a denoiser and yield them in batches.
 
-    The samples are on the CPU, with values approximately in [-1, 1]. The noise of a batch depends
-    on the seed and the batch's number alone, so that batches can be divided over processes:
-    `batches` are the numbers to generate out of `num_batches(num)`, by default all. The ends of
-    `trained`, the schedule of the training, bound the grid. For guidance, the null condition is a
-    batch of one, `[1, ...]`, by default the class label -1.
+    A batch has at most 250 samples. The samples are on the CPU, with values approximately in [-1,
+    1]. The noise of a batch depends on the seed and the batch's number alone, so that batches can
+    be divided over processes: `batches` are the numbers to generate out of `num_batches(num)`, by
+    default all. The ends of `trained`, the schedule of the training, bound the grid. For guidance,
+    the null condition is a batch of one, `[1, ...]`, by default the class label -1.
     """
     denoiser = sampling.guided(denoiser, to_device(null_cond, device))
     logsnrs = sampling.logsnrs(trained)

@@ -101,7 +101,7 @@ class Saver:
         self._start(write if is_main else lambda: None)
 
     def go_on(self) -> None:
-        """Start the next write when all processes have finished the current one."""
+        """Start writing the next checkpoint when all processes have finished the previous one."""
         if self._writing is None:
             return
         try:

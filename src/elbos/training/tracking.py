@@ -86,9 +86,10 @@ def log(
 
 
 def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
-    """Return the numbers that `tracking.log` logs, keyed by name.
+    """Return the metrics of a validation or training loss for an experiment tracker.
 
-    They suit, for example, Lightning's `log_dict`. A validation gives `validation/bits_per_dim` and
+    These are the numbers that `tracking.log` logs, keyed by name. They suit, for example,
+    Lightning's `log_dict`. A validation gives `validation/bits_per_dim` and
     `validation/standard_error`, both in bits per dimension; both results give the mean loss in each
     bin of log-SNR, nats per dimension.
     """

@@ -43,10 +43,10 @@ class Subset:
 def validate(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device, *, is_shared: bool
 ) -> Validation | None:
-    """Estimate the ELBO on 500 fixed validation samples.
+    """Estimate the ELBO on a fixed subset of the validation data.
 
-    None if there are no validation samples. If `is_shared`, all processes must call this function,
-    and each computes a part.
+    The subset has at most 500 samples. None if there are no validation samples. If `is_shared`, all
+    processes must call this function, and each computes a part.
     """
     if data.validation is None:
         return None
@@ -93,7 +93,7 @@ def _validator(
 
 @dataclass(frozen=True)
 class Shared:
-    """Data-parallel denoiser for equal batches on all ranks.
+    """Denoiser that splits each batch over the processes and gathers the results.
 
     Every rank passes the same batch and gathers the estimates of all ranks. Each rank computes an
     equal slice.
@@ -115,11 +115,11 @@ class Shared:
 def sample_grid(
     denoiser: Denoise, config: Config, data: Samples, processes: Processes
 ) -> bytes | None:
-    """Generate 64 samples and draw them as a PNG.
+    """Generate a grid of samples from the model as a PNG image.
 
-    None for data that cannot be plotted. All processes must call this function, and divide the
-    work. The noise depends on the run's seed. Samples are conditioned on each class in turn, or on
-    the conditions of the first data samples.
+    The grid has 64 samples. None for data that cannot be plotted. All processes must call this
+    function, and divide the work. The noise depends on the run's seed. Samples are conditioned on
+    each class in turn, or on the conditions of the first data samples.
     """
     if not is_drawable(data.spec.shape):
         return None

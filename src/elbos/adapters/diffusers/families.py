@@ -94,7 +94,7 @@ def unpack(
 
 
 def positions(*sizes: int, like: Tensor) -> Int[Tensor, "n axes"]:
-    """Return all positions of a grid with the given sizes.
+    """Return the integer coordinates of all points of a regular grid.
 
     The last axis is fastest.
     """

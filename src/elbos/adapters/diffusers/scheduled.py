@@ -110,9 +110,10 @@ class ScheduledDenoiser:
 
     @torch.no_grad()
     def ignores_time(self, z: Float[Tensor, "b *d"], cond: Condition = None) -> bool:
-        """Return whether the network's outputs are equal at the first and last timestep.
+        """Test whether the network ignores the timestep in its input.
 
-        Outputs that are all zero do not count.
+        The outputs are compared at the first and last timestep. Outputs that are all zero do not
+        count.
         """
         first, last = (
             self._output(z, torch.full((len(z),), end, device=z.device), cond)

@@ -72,9 +72,10 @@ PREDICTION_TYPES: dict[str, Prediction] = {
 
 
 def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    """Return the probability of each interval between successive entries of `u`.
+    """Return the probability that a training timestep falls into each given interval.
 
-    The density is defined by the flags of the training script.
+    The intervals lie between successive entries of `u`. The density is defined by the flags of the
+    training script.
     """
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))

@@ -75,7 +75,7 @@ class Script:
 
     @cached_property
     def scopes(self) -> list[list[ast.stmt]]:
-        """Statements of each scope around the training loop.
+        """Statements of the module and of each function around the training loop.
 
         The innermost function is first, the module last.
         """
@@ -360,7 +360,7 @@ def data_into(name: str, place: ast.AST) -> ast.stmt:
 
 
 def with_stand_ins(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
-    """Replace calls in the arguments of a statement by stand-in networks.
+    """Replace function calls in a statement by placeholder networks.
 
     Calls with `is_known(call)` stay; the statement is copied.
     """

@@ -39,7 +39,7 @@ class Stage:
     item: tuple[str, Any] | None = None  # the item of an unknown that is the clean data
 
     def answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the network without unknown arguments.
+        """Call the network with only those arguments whose values are known.
 
         The output has the form that the script expects.
         """

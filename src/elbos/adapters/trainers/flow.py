@@ -67,7 +67,7 @@ def mu_of(
 
 
 def sides(settings: Settings, name: str = "resolution", default: int | None = None) -> list[float]:
-    """Return the image sides in pixels that a setting gives.
+    """Read image side lengths in pixels from a trainer's settings.
 
     The default is used if the setting is missing.
     """
@@ -95,8 +95,9 @@ def resolution(settings: Settings, default: int | None = None) -> tuple[float, f
 def shifts_by_resolution(
     settings: Settings, name: str, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> list[float]:
-    r"""Return the flow-matching time shift $e^\mu$ of each image resolution that a setting
-    lists.
+    r"""Return the flow-matching time shift for each image resolution in a trainer's settings.
+
+    The shift is $e^\mu$.
     """
     found = sides(settings, name)
     return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found]
@@ -155,7 +156,7 @@ def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any
 
 @dataclass(frozen=True)
 class Residual(Parameterization):
-    r"""Regression target of a network with residual output $y$.
+    r"""Prediction type of a flow-matching network that outputs a correction of its input.
 
     The flow-matching target is estimated by $z + y$ or $z - ty$. Adding the network's input changes
     the prediction, not the weight of its error.

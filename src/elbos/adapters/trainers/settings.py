@@ -129,7 +129,7 @@ class Settings:
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
     ) -> tuple[Diagnostic, ...]:
-        """Return diagnostics of the given settings that are switched on.
+        """Return a diagnostic for each trainer setting that is switched on.
 
         Settings with the value false or 0 are off.
         """

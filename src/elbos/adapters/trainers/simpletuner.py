@@ -131,9 +131,9 @@ def _flow(settings: Settings, family: str) -> Loss:
 def _through_knots(
     knots: list[float], shift: float
 ) -> Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]:
-    r"""Return the log-density of log-SNR, $\ln[\pi(t)\,t(1 - t)]$.
+    r"""Return the log-density of log-SNR for a tabulated density of flow-matching times.
 
-    The density $\pi$ of times is interpolated between knots.
+    It is $\ln[\pi(t)\,t(1 - t)]$. The density $\pi$ of times is interpolated between knots.
     """
     if min(knots) < 0 or max(knots) == 0:
         raise ValueError("flow_cubic_schedule_weights has no mass: give weights of 0 or more.")

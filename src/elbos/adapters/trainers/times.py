@@ -43,9 +43,9 @@ def steps_between(
 
 
 def even_times(shift: float = 1.0, last: float = 1 / NUM_STEPS) -> Float[Tensor, " steps"]:
-    """Return 1,000 evenly spaced flow-matching times after a time shift.
+    """Return evenly spaced flow-matching times after a time shift.
 
-    The times run from noise to data.
+    There are 1,000. The times run from noise to data.
     """
     return shifted(torch.linspace(1, last, NUM_STEPS, dtype=torch.float64), shift)
 

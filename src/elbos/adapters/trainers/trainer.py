@@ -14,7 +14,7 @@ Values = Mapping[str, str | float | bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """Family of trainer settings with free parameters.
+    """Trainer settings of which some are free numbers to be fitted.
 
     Attributes:
         settings: Names and fixed values.
@@ -69,7 +69,7 @@ class Trainer:
         return replace(loss, diagnostics=found)
 
     def audit(self, settings: Settings) -> Audit:
-        """Return the audit of the training loss that a trainer's settings define."""
+        """Audit the training loss that a trainer's settings define."""
         return audit_of(self.loss(settings))
 
 

@@ -67,7 +67,7 @@ class Translation:
         return f"{' '.join(said.split())}\n\n  {indented}\n"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all fields as JSON values.
+        """Return all fields of the translated loss as JSON values.
 
         None stands for an infinite distance.
         """

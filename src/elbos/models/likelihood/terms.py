@@ -156,7 +156,7 @@ def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
 
 
 def warn_if_unresolved(logsnr_max: float, num_levels: int | None) -> None:
-    r"""Warn if noise blurs neighbouring pixel values at the clean end.
+    r"""Warn if the lowest noise level is too high to separate neighbouring pixel values.
 
     At $\lambda_\max$ they then differ by less than 6 standard deviations of the noise,
     $\tfrac{2}{K-1} e^{\lambda_\max/2} < 6$.

@@ -106,7 +106,7 @@ class Sampler(Typed, abc.ABC):
 
 @typed
 def grid(schedule: Schedule, num_steps: int) -> Float[Tensor, " n_plus_1"]:
-    r"""Return noise levels uniform in the time of a schedule.
+    r"""Return the noise levels at evenly spaced times of a noise schedule.
 
     They run from $\lambda_\min$ to $\lambda_\max$, followed by $\infty$ (clean data). With
     `schedules.EDMSampling()` it is EDM's grid.

@@ -27,7 +27,7 @@ def normal(logsnr: Float[Tensor, "*b"], mean: float, std: float) -> Float[Tensor
 
 
 class Weighting(Typed, abc.ABC):
-    r"""Weight $w(\lambda) \ge 0$ for every noise level."""
+    r"""Weighting function $w(\lambda) \ge 0$ of a diffusion loss."""
 
     @abc.abstractmethod
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

@@ -43,7 +43,7 @@ class Monotone(Weighting):
 
     @cached_property
     def _peaks(self) -> list[tuple[float, float]]:
-        """Positions of the local maxima of the inner weighting.
+        """Log-SNRs of the local maxima of the original weighting.
 
         Each has the largest weight at or above that log-SNR.
         """

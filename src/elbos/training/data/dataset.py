@@ -86,7 +86,7 @@ class Source(abc.ABC):
 
 @dataclass(frozen=True)
 class InMemory(Source):
-    """Samples held in one tensor.
+    """Samples of a dataset split, held in one tensor in memory.
 
     The tensor is in memory or memory-mapped, and never modified.
     """
@@ -132,9 +132,10 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Name, sample shape, number of pixel values and number of classes of a dataset.
+    """Description of the samples of a dataset.
 
-    Continuous data have no number of pixel values (None), unlabelled data no number of classes.
+    Given are name, sample shape, number of pixel values and number of classes. Continuous data have
+    no number of pixel values (None), unlabelled data no number of classes.
     """
 
     name: str
