@@ -38,7 +38,7 @@ def cache_dir() -> Path:
 
 
 def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
-    """Read a folder in the user's cache with the given function.
+    """Load data from a folder in the user's cache.
 
     The result is None if the folder is missing or damaged.
     """
@@ -52,7 +52,7 @@ def kept(name: str, read: Callable[[Path], Content]) -> Content | None:
 def build_once(
     name: str, build: Callable[[Path], None], read: Callable[[Path], Content]
 ) -> Content:
-    """Read a folder in the user's cache and build the folder first if it is missing.
+    """Load data from the user's cache and create the cached files first if they are missing.
 
     A missing or damaged folder is built. `build` fills a temporary folder, which is renamed when
     complete: an interrupted build leaves nothing that could be mistaken for a finished one. One of

@@ -41,7 +41,7 @@ def require_processes() -> None:
 
 
 def warn_if_several(stacklevel: int = 4) -> None:
-    """Warn if several processes of `torch.distributed` are running.
+    """Warn if several processes are running that would each repeat the whole computation.
 
     Each one would repeat the whole work.
     """

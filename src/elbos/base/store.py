@@ -56,7 +56,7 @@ class Store:
         return self._path(name).exists()
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return the result of one part of the computation.
+        """Return the result of one part of a long computation.
 
         A missing result is computed and stored. A file that cannot be read is computed again, with
         a warning.
@@ -73,7 +73,7 @@ class Store:
         return tensors
 
     def concatenated(self, parts: Iterable[Part], advance: Advance) -> Tensors:
-        """Return the concatenated results of all parts of the computation.
+        """Return the concatenated results of all parts of a long computation.
 
         Missing results are computed and stored.
 

@@ -167,7 +167,7 @@ class Adaptive(Schedule):
         self._adapt()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the state of the schedule.
+        """Return the state of the adaptive noise schedule.
 
         It has copies of the running sums and counts per bin, and the log-SNR range.
         """
@@ -175,7 +175,7 @@ class Adaptive(Schedule):
         return {"total": self._total.clone(), "count": self._count.clone(), "ends": ends}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a state returned by `state_dict`.
+        """Restore the state of an adaptive noise schedule.
 
         The log-SNR range may be missing.
         """
@@ -225,7 +225,7 @@ class AdaptiveState(nn.Module):
         self.schedule = schedule
 
     def get_extra_state(self) -> Float[Tensor, "2 bins_plus_1"]:
-        """Return the schedule's state as one tensor.
+        """Return the state of the adaptive noise schedule as one tensor.
 
         The columns are sums and counts of each bin, and last the log-SNR range.
         """

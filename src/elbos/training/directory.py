@@ -46,7 +46,7 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Directory of a training run.
+    """Directory with the files of a training run.
 
     Provides paths, lock, JSON files and log.
     """

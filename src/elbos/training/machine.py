@@ -104,7 +104,7 @@ def peak_flops(config: Config, device: torch.device) -> float | None:
 
 
 def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
-    """Replace the precision "auto" in a training configuration.
+    """Replace the precision "auto" by a floating-point format in a training configuration.
 
     The precision of the stored run is used, or else the best precision on this machine.
     """

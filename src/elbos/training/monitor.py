@@ -106,7 +106,7 @@ class Monitor:
         self._track(lambda tracker: tracker.finish())
 
     def note_changes(self, now: Mapping[str, Any]) -> None:
-        """Print how the machine has changed since the last session of the run.
+        """Print which properties of the machine have changed since the training was interrupted.
 
         Properties that affect rounding are stored and compared. Also print the highest learning
         rate if the warm-up is long.

@@ -24,7 +24,7 @@ from elbos.validation import LossByLevel
 
 @dataclass
 class State:
-    """State of a training run.
+    """Network weights, optimizer state and step of a training run.
 
     Holds network, averaged weights, optimizer, noise schedule, step, and losses not yet logged.
     `unlogged` holds the sum and the number of the losses, and the number of clipped gradients,

@@ -70,7 +70,7 @@ class Levels(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Steps(Levels):
-    """Noise levels of a scheduler with discrete timesteps.
+    """Conversion of log-SNR to the discrete timesteps of a diffusers scheduler.
 
     The log-SNR is interpolated linearly between timesteps.
     """
@@ -85,7 +85,7 @@ class Steps(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogSigma(Levels):
-    r"""Noise levels of EDM schedulers.
+    r"""Conversion of log-SNR to the timesteps of diffusers' EDM schedulers.
 
     The timestep is $\frac14\ln\tilde\sigma$.
     """
@@ -102,7 +102,7 @@ class LogSigma(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FlowTime(Levels):
-    r"""Noise levels of flow-matching schedulers.
+    r"""Conversion of log-SNR to the timesteps of diffusers' flow-matching schedulers.
 
     The timestep is $N\tau$ for noisy data $(1 - \tau) x + \tau\epsilon$.
     """

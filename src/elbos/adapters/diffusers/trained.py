@@ -34,7 +34,7 @@ _PREDICTION_TYPES = {Eps(): "epsilon", X(): "sample", V(): "v_prediction"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvenSteps(Levels):
-    r"""Noise levels evenly spaced in log-SNR.
+    r"""Conversion of log-SNR to timesteps that are evenly spaced in log-SNR.
 
     They run from $\lambda_+$ at timestep 0 to $\lambda_-$ at timestep $N - 1$.
     """
@@ -47,7 +47,7 @@ class EvenSteps(Levels):
 def trained_levels(
     parameterization: Parameterization, logsnr_min: float, logsnr_max: float
 ) -> Levels:
-    """Return the noise levels of a diffusers network trained by this library.
+    """Return the conversion of log-SNR to timesteps for a network trained by this library.
 
     They map log-SNR to timestep.
 

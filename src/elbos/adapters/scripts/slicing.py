@@ -62,7 +62,7 @@ class Script:
 
     @cached_property
     def region(self) -> ast.AST:
-        """Innermost loop that contains the loss.
+        """Innermost loop of a training script that contains the loss.
 
         Without a loop, it is the function or module that contains the loss.
         """
@@ -98,7 +98,7 @@ class Script:
 
     @cached_property
     def parameters(self) -> dict[str, ast.expr]:
-        """Arguments of the functions that contain the loss.
+        """Arguments of the functions of a training script that contain the loss.
 
         They are those of the first call of each function, else the defaults.
         """

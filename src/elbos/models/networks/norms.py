@@ -57,7 +57,7 @@ def group_norm(
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Group normalization with a custom backward pass.
+    """Autograd function for group normalization with explicit gradients.
 
     Forward and backward take one multiply-add per value.
     """

@@ -170,20 +170,20 @@ class Schedule(Typed, abc.ABC):
         return self.logsnr(low_discrepancy_times(u, num))
 
     def update(self, logsnr: Float[Tensor, " b"], loss: Float[Tensor, " b"]) -> None:
-        """Adapt the schedule to the losses of a batch.
+        """Adapt the noise schedule to the losses of a batch.
 
         The density of an adaptive schedule changes in place; all others stay the same.
         """
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the learned state of the schedule.
+        """Return the learned state of the noise schedule.
 
         It is empty unless the schedule is adaptive.
         """
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a learned state returned by `state_dict`.
+        """Restore the learned state of the noise schedule.
 
         Only an adaptive schedule has any.
         """

@@ -119,7 +119,7 @@ class PackWriter:
         return index
 
     def record(self, plan: ShardPlan, key: str) -> ShardRecord | None:
-        """Return the record of a completely written shard.
+        """Return the record of a completely written shard of a dataset.
 
         None if the shard is missing or outdated.
         """
