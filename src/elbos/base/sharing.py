@@ -99,10 +99,10 @@ def meet() -> None:
 
 
 def _patient() -> dist.ProcessGroup:
-    """Return a process group with a timeout of 30 days.
+    """Return a process group whose timeout exceeds the longest computations.
 
-    It serves waits that exceed the default timeout. Only torch keeps a reference to the group, so
-    that its threads end when torch's groups are destroyed.
+    The timeout is 30 days. It serves waits that exceed the default timeout. Only torch keeps a
+    reference to the group, so that its threads end when torch's groups are destroyed.
     """
     world = dist.group.WORLD
     assert world is not None

@@ -103,7 +103,7 @@ class Adaptive(Schedule):
         return ((logsnr - self.logsnr_min) / self._width).long().clamp(0, self.num_bins - 1)
 
     def probabilities(self) -> Float[Tensor, " bins"]:
-        """Return the probability of each bin of log-SNR.
+        """Return the sampling probability of each bin of log-SNR.
 
         The order of the bins is from noisy to clean.
         """

@@ -72,7 +72,8 @@ def rises(
 ) -> list[tuple[int, int]]:
     """Return the start and end indices of the rising parts of a curve.
 
-    A pair holds the indices of a minimum and of the maximum after it. Changes within a tolerance are ignored.
+    A pair holds the indices of a minimum and of the maximum after it. Changes within a tolerance
+    are ignored.
 
     Args:
         values: A curve.

@@ -231,7 +231,7 @@ def _add(
     eps_d: Float[Tensor, "b c"],
     logsnr: Float[Tensor, " m"],
 ) -> None:
-    r"""Add the terms of a chunk of data points to the sums over the posterior.
+    r"""Accumulate the sums of the posterior expectation over a chunk of data points.
 
     The sums are $\sum_j p_j$ and $\sum_j p_j \|d_j\|^2$, from noisy to clean levels. A logit
     $-s(\epsilon\cdot d_j + \frac12 s \|d_j\|^2)$ below 0 falls as $s$ grows, so that no cleaner

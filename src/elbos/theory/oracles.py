@@ -47,7 +47,7 @@ class GaussianMixture:
     def sample(
         self, num: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "num d"], Int[Tensor, " num"]]:
-        """Draw samples from the mixture with their component indices."""
+        """Draw samples from the Gaussian mixture with their component indices."""
         component = torch.multinomial(self.weights, num, replacement=True, generator=generator)
         eps = torch.randn(num, self.means.shape[1], dtype=self.means.dtype, generator=generator)
         return self.means[component] + self.stds[component, None] * eps, component
@@ -172,7 +172,7 @@ class FiniteSet:
         return x if self.num_levels is None else x.mul_(2 / (self.num_levels - 1)).sub_(1)
 
     def only(self, label: int) -> "FiniteSet":
-        """Return the subset of points with a given class label.
+        """Return the data points with a given class label.
 
         A ValueError is raised if it is empty.
         """

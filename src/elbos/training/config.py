@@ -287,9 +287,9 @@ class Config:
 
     @property
     def long_warmup(self) -> str | None:
-        """Warning about a learning-rate warm-up of more than a fifth of the training.
+        """Warning about a learning-rate warm-up that takes a large part of the training.
 
-        None for a shorter warm-up.
+        None for a warm-up of at most a fifth of the training.
         """
         share, peak = self.optimizer.warmup_images / self.num_images, self.optimizer.learning_rate
         if share <= MAX_WARMUP:

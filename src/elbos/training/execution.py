@@ -100,7 +100,7 @@ def compiling(*, is_on: bool) -> Iterator[None]:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the repeated blocks of a network.
+    """Return the blocks of a network from its module lists.
 
     Blocks are the entries of `ModuleList`s that have children.
 

@@ -84,7 +84,7 @@ def divided(
     group: dist.ProcessGroup | None,
     compute: Callable[[Float[Tensor, "i m n"]], Float[Tensor, "i m n"]],
 ) -> Float[Tensor, "k m n"]:
-    """Apply a function to a stack of matrices in several processes.
+    """Apply a function to a stack of matrices in parallel on several processes.
 
     Each process computes a share, and receives all results. All processes of the group must call
     this function; None is one process.

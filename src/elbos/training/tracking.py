@@ -39,7 +39,7 @@ def log(
     *,
     name: str | None = None,
 ) -> None:
-    """Log a validation or a training loss to experiment trackers.
+    """Log a validation result or a training loss to experiment trackers.
 
     The training loss is given by noise level. All trackers get the numbers of `scalars`. A
     validation also has a figure, `Validation.plot`: interactive in W&B and MLflow; an image in

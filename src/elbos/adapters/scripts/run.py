@@ -239,10 +239,7 @@ class Run:
         return found
 
     def _is_definable(self, name: str) -> bool:
-        """Return whether a definition in a script may be executed.
-
-        Definitions that load data or build networks may not.
-        """
+        """Return whether a definition can be executed without loading data or building networks."""
         found = self._definitions(name)
         never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)
         if not found or name in never or any(map(is_loading, found)):

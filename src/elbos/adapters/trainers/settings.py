@@ -31,7 +31,7 @@ _OFF = (*_NULL, "", "false", "0", "0.0", "[]")
 
 
 class Settings:
-    """Settings of a trainer by name.
+    """Settings of another training program as a mapping from names to values.
 
     It is recorded which settings were read.
 
@@ -48,7 +48,7 @@ class Settings:
         self._read: set[str] = set()
 
     def has(self, name: str) -> bool:
-        """Return whether a setting is given.
+        """Return whether a trainer's settings contain a given name.
 
         The setting is marked as read.
         """
@@ -63,7 +63,7 @@ class Settings:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> float:
-        """Return a setting as a finite number.
+        """Return the value of a trainer setting as a finite number.
 
         A ValueError is raised if the number is outside the limits.
         """
@@ -85,7 +85,7 @@ class Settings:
         return int(number)
 
     def numbers(self, name: str) -> list[float]:
-        """Return a setting as a list of non-negative numbers.
+        """Return the value of a trainer setting as a list of non-negative numbers.
 
         The setting is a list, or text such as "1,2".
         """
@@ -96,7 +96,7 @@ class Settings:
         return numbers
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """Return a setting as a boolean.
+        """Return the value of a trainer setting as a boolean.
 
         A flag without a value is True.
         """
@@ -109,7 +109,7 @@ class Settings:
         return words[str(value).lower()]
 
     def one_of(self, name: str, default: T, choices: Sequence[T]) -> T:
-        """Return a setting as one of the given choices.
+        """Return the value of a trainer setting as one of the given choices.
 
         Case is ignored, and any other value raises a ValueError.
         """
@@ -155,7 +155,7 @@ class Settings:
                     )
 
     def unread(self) -> list[str]:
-        """Return the names of settings that were not read.
+        """Return the names of the trainer settings that have not been read.
 
         A ValueError is raised if one seems to be misspelt.
         """

@@ -25,7 +25,7 @@ _TAIL = 1e-5  # probability cut off at either end
 def steps_between(
     settings: Settings, low: str, high: str, *, is_share: bool = False, least: int = 1
 ) -> tuple[int, int]:
-    """Read a range of time steps from two settings.
+    """Read the lower and upper limit of time steps from a trainer's settings.
 
     Returns the first step, and the last step plus one. `low` and `high` name the settings, as
     fractions of all steps if `is_share`; the range has to hold `least` steps.

@@ -146,7 +146,7 @@ class FlowTimes(Schedule):
     def _unmapped(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""Map log-SNRs of this schedule to log-SNRs of the underlying schedule.
+        r"""Map log-SNRs of the time-transformed schedule back to the original schedule.
 
         Also returned is $\log(d\lambda/d\lambda')$.
         """
@@ -207,7 +207,7 @@ class ZeroTerminal(Schedule):
 
     @property
     def _last(self) -> float:
-        r"""Logarithm of the signal scale at the noisy end of the underlying schedule.
+        r"""Logarithm of the signal scale at the noisy end of the original schedule.
 
         It is $\ln\alpha_1$.
         """
@@ -223,7 +223,7 @@ class ZeroTerminal(Schedule):
     def _unscaled(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""Map log-SNRs of this schedule to log-SNRs of the underlying schedule.
+        r"""Map log-SNRs of the zero-terminal-SNR schedule back to the original schedule.
 
         Also returned is $\log(d\lambda/d\lambda')$.
         """

@@ -161,7 +161,7 @@ class Trained(Batched, Protocol):
     """Interface of training samples that are read by index."""
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return the samples at the given indices with their conditions.
+        """Return the samples at the given indices with their conditioning inputs.
 
         Samples are not augmented yet; conditions are None if there are none.
         """

@@ -64,11 +64,11 @@ class Archive(abc.ABC):
 
     @abc.abstractmethod
     def describe(self, number: int) -> str:
-        """Return a short description of an image for messages."""
+        """Return a short description of an image for error messages."""
 
     @abc.abstractmethod
     def fingerprint(self) -> str:
-        """Return a digest that identifies all images.
+        """Return a digest that identifies a collection of images.
 
         No image file is read.
         """
