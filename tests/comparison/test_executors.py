@@ -93,6 +93,7 @@ def test_runs_have_no_more_threads_than_this_process(
     assert Local(num_workers).num_threads == expected
 
 
+@pytest.mark.slow
 def test_processes_that_train_a_run_together_end_where_one_does(small, folder, monkeypatch):
     """Two of this machine, who know nothing of those among whom they were started."""
     alone, shared = (

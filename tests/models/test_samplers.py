@@ -65,10 +65,10 @@ def seed(value=7):
 @pytest.mark.parametrize(("sampler", "order", "ends"), ORDERS, ids=repr)
 @pytest.mark.parametrize("levels", LEVELS, ids=lambda schedule: schedule.__name__)
 def test_order_of_convergence(sampler, order, ends, levels):
-    """Slope of the log-error over 128 to 1,024 steps, within 0.1."""
+    """Slope of the log-error over 128 to 512 steps, within 0.1."""
     schedule = levels(logsnr_min=ends[0], logsnr_max=ends[1])
     z = torch.ones(1, 1, dtype=torch.float64)
-    nums = [128, 256, 512, 1024]
+    nums = [128, 256, 512]
     found = [
         sampler(gaussian(STD), z, schedule.logsnr(torch.linspace(1, 0, num + 1).double())).item()
         for num in nums
@@ -78,20 +78,17 @@ def test_order_of_convergence(sampler, order, ends, levels):
     assert slope == pytest.approx(order, abs=0.1)
 
 
-@pytest.mark.parametrize(
-    ("sampler", "num_steps", "most"),
-    [(UniPC(), 4, 0.16), (UniPC(), 8, 0.16), (UniPC(), 16, 0.04), (DPMSolver3(), 4, 0.16)],
-    ids=repr,
-)
-def test_few_steps_are_not_overshot(sampler, num_steps, most, randn):
+def test_few_steps_are_not_overshot(randn):
     """Errors of two modes on EDM's grid, as in docs/results/samplers.md, 500 samples.
 
     UniPC-3 without lower order in its last steps has 0.65, 0.51, 0.07; DPM-Solver++(3M) 0.65.
     """
     schedule, z = schedules.EDMSampling(logsnr_min=-10.0, logsnr_max=10.0), randn(500, 1)
     fine = UniPC()(bimodal(), z, grid(schedule, 1000))
-    error = sampler(bimodal(), z, grid(schedule, num_steps)) - fine
-    assert error.square().mean().sqrt() < most
+    cases = [(UniPC(), 4, 0.16), (UniPC(), 8, 0.16), (UniPC(), 16, 0.04), (DPMSolver3(), 4, 0.16)]
+    for sampler, num_steps, most in cases:
+        error = sampler(bimodal(), z, grid(schedule, num_steps)) - fine
+        assert error.square().mean().sqrt() < most, (sampler, num_steps)
 
 
 def test_grid_runs_from_noise_to_clean_data():
