@@ -98,7 +98,7 @@ class Variant:
         return is_monotone(self.weighting, logsnr_min, logsnr_max)
 
     def config(self, base: Config) -> Config:
-        """Return a training configuration with this variant as the objective.
+        """Return a training configuration with this training objective.
 
         Raises:
             ValueError: If the objective cannot be trained between the ends of `base.schedule`.

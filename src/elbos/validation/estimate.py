@@ -34,7 +34,9 @@ class Estimate:
 
     @classmethod
     def from_rounds(cls, values: Float[Tensor, "n r"], *, is_lattice: bool) -> "Estimate":
-        r"""Estimate the mean and its errors from repeated measurements of $n \ge 2$ samples.
+        r"""Estimate a mean over samples with its errors from repeated measurements.
+
+        There must be $n \ge 2$ samples.
 
         If the noise levels form a lattice over all samples, give the samples in its order: the
         contribution of the noise levels is then nearly equal for neighbours and nearly cancels in
