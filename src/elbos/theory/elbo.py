@@ -130,7 +130,7 @@ class Mixture:
         return 1 + self.negative_mass
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, " num"]:
-        r"""Draw noise levels from the mixture of ELBOs as a distribution of log-SNR.
+        r"""Draw noise levels from the density of the mixture of ELBOs over log-SNR.
 
         The survival function $w(\lambda)/w(\lambda_\min)$ is inverted by bisection.
 

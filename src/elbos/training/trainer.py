@@ -294,7 +294,7 @@ class Trainer:
         return found
 
     def is_due(self, every: int | None) -> bool:
-        """Return whether a periodic action is due after the last training step.
+        """Return whether a periodic action is due after the training step just taken.
 
         It is due when the number of images seen passes a multiple of `every`, and never if `every`
         is None.

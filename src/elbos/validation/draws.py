@@ -57,7 +57,7 @@ class Draws:
     def noise(
         self, rows: Int64[Tensor, " b"], number: int, shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
-        """Return the random noise of given samples in one round of measurements.
+        """Return the reproducible Gaussian noise added to the given samples in one round.
 
         The noise is on the device of `rows`; data of any precision get the same noise.
         """

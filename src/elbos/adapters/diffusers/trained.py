@@ -47,7 +47,7 @@ class EvenSteps(Levels):
 def trained_levels(
     parameterization: Parameterization, logsnr_min: float, logsnr_max: float
 ) -> Levels:
-    """Return the conversion of log-SNR to timesteps for a network trained by this library.
+    """Return a function from log-SNR to timesteps for a network trained by this library.
 
     They map log-SNR to timestep.
 

@@ -27,7 +27,7 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Supported trainer with a function from settings to the training loss.
+    """Supported trainer whose settings files can be audited.
 
     Attributes:
         name: The trainer's name on the command line.

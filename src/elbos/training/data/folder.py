@@ -31,7 +31,7 @@ _FORMAT = "4"  # increment when decoded pixels change, so that old caches are no
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Typed):
-    """Images in a folder, decoded to 3xSIZExSIZE with 256 pixel values.
+    """Images in a folder, decoded to 8-bit RGB of size x size pixels.
 
     Classes are the sub-folders of the first level; pictures directly in the folder have none. With
     sub-folders `train`, `test` and perhaps `val`, those are the splits (and others are ignored).

@@ -26,7 +26,7 @@ _OFFLINE = "HF_HUB_OFFLINE"
 
 @dataclass(frozen=True, kw_only=True)
 class Hub(Typed):
-    """Images of a Hugging Face dataset, decoded on reading to 3xSIZExSIZE with 256 pixel values.
+    """Images of a Hugging Face dataset, decoded on reading to 8-bit RGB of size x size pixels.
 
     Needs `pip install 'elbos[datasets]'`.
 

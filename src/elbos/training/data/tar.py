@@ -35,7 +35,7 @@ _ARRAYS, _DIGEST = ("places", "names", *SPLITS), "sha256"
 
 @dataclass(frozen=True, kw_only=True)
 class Tar(Typed):
-    """Images in WebDataset tar files, decoded on reading to 3xSIZExSIZE with 256 pixel values.
+    """Images in WebDataset tar files, decoded on reading to 8-bit RGB of size x size pixels.
 
     Tars with the words train, val or test in their names are of these splits, else 5 % of the
     pictures are for validation and 5 % for testing, chosen by a hash of their names. Pictures are
