@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from elbos import audit
+from elbos.theory.objective import Objective
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.process import alpha_sigma
+from elbos.theory.schedules import Linear
+from elbos.theory.weightings import Sigmoid
 from elbos.validation.validator import Validator
 
 DATA = GaussianMixture(
@@ -144,7 +147,7 @@ def test_the_denoiser_of_an_exact_network_is_exact(name):
     ):
         assert (value - expected).abs().max() < 5e-3
         assert (value - expected).square().mean().sqrt() < 5e-4
-    is_named = name not in ("unnamed", "table", "gvp")
+    is_named = name not in ("unnamed", "table")
     assert (found.convention.error == 0) == is_named
     assert found.convention.error < 1e-3
 
@@ -351,3 +354,62 @@ def test_labels_of_few_classes_are_no_time():
     found = audit.probe(flow_with(label=lambda num: torch.randint(2, (num,))), X)
     with pytest.raises(ValueError, match="label"):
         found.denoiser(lambda z, t, label: 0 * z)(X, torch.zeros(64))
+
+
+def test_formulas_are_used_beyond_the_samples_and_tables_are_not():
+    for name in ("flow", "reversed", "ve", "edm", "gvp", "scaled"):
+        found = audit.probe(Exact(name).loss, X, 4000).denoiser(lambda z, t: z)
+        assert (found.logsnr_min, found.logsnr_max) == (-math.inf, math.inf), name
+    for name in ("table", "unnamed"):
+        found = audit.probe(Exact(name).loss, X, 4000).denoiser(lambda z, t: z)
+        assert -25 < found.logsnr_min < found.logsnr_max < 25, name
+
+
+@pytest.mark.parametrize("name", ["edm", "gvp", "ve"])
+def test_an_objective_trains_a_network_in_its_own_convention(name):
+    """The weighted loss of the exact network is that of the exact denoiser, with gradients."""
+    exact = Exact(name)
+    shift = torch.zeros(16, requires_grad=True)
+    found = audit.probe(exact.loss, X).denoiser(lambda z, t: exact(z, t) + shift)
+    objective = Objective(
+        weighting=Sigmoid(k=2.0),
+        schedule=Linear(logsnr_min=-6.0, logsnr_max=6.0),
+        parameterization=found.parameterization,
+    )
+    eps = torch.randn(X.shape, generator=torch.Generator().manual_seed(1))
+    logsnr = torch.linspace(-6, 6, len(X))
+    loss = objective(found.network, X, eps, logsnr)
+    alpha, sigma = alpha_sigma(logsnr[:, None])
+    _, eps_hat = double(DATA)((alpha * X + sigma * eps).double(), logsnr.double())
+    error = (eps_hat - eps).square().mean(1)
+    expected = 0.5 * objective.w_over_p(logsnr) * error
+    assert loss.detach().numpy() == pytest.approx(expected.numpy(), rel=1e-2, abs=1e-4)
+    loss.sum().backward()
+    assert shift.grad.abs().min() > 0
+
+
+def of_some(where):
+    def loss(network, x):
+        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+        y_hat = network((1 - t) * x + t * eps, t.flatten())
+        return where(y_hat - (eps - x)).square().mean()
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("where", "kind", "share"),
+    [
+        (lambda error: error[: len(error) // 2], "untrained-samples", 1 / 2),
+        (lambda error: error[:, :1], "untrained-elements", 2 / 3),
+    ],
+    ids=["half of the batch", "one channel"],
+)
+def test_a_loss_that_is_partly_trained_is_measured_where_it_is(where, kind, share):
+    x = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = audit.probe(of_some(where), x, 4000)
+    ((one,), plain) = found.diagnostics, audit.probe(of_some(lambda error: error), x, 4000)
+    assert (one.kind, one.share) == (kind, pytest.approx(share))
+    assert found.distance(plain).value < 1e-3
+    x_hat, _ = found.denoiser(lambda z, t: 0 * z)(x, torch.zeros(1))
+    assert x_hat.numpy() == pytest.approx(x.numpy() / 2**0.5, abs=1e-5)

@@ -53,6 +53,20 @@ def _equal(one: Any, other: Any) -> bool:
     return type(one) is type(other) and (one is other or bool(np.all(one == other)))
 
 
+def shown(slot: Slot) -> str:
+    """Return an argument's position or name for a message."""
+    return f"the positional argument {slot}" if isinstance(slot, int) else f"the argument {slot}"
+
+
+def has_rows(value: Any, num: int) -> bool:
+    """Return whether a network argument is, or contains, a tensor with one row per sample."""
+    if isinstance(value, Mapping):
+        return any(has_rows(one, num) for one in value.values())
+    if isinstance(value, list | tuple):
+        return any(has_rows(one, num) for one in value)
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == num
+
+
 def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
     """Find the noisy data among the arguments of a network.
 

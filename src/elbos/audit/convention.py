@@ -23,18 +23,15 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from elbos.audit.arguments import Arguments, Slot
+from elbos.audit.arguments import Arguments, Slot, has_rows
 from elbos.audit.diagnostics import Encoded, InputPerturbation
 from elbos.audit.measure import Samples
 from elbos.base.arrays import Array
-from elbos.base.conditions import Condition
-from elbos.models.calls import ForeignNetwork, called, input_dtype, require_output
 from elbos.theory.parameterizations import EDM, Parameterization, Score, V
-from elbos.theory.process import align, alpha_sigma
+from elbos.theory.process import alpha_sigma
 
 _Formula = Callable[[Float[Array, " n"]], Float[Array, " n"]]
 
@@ -44,8 +41,8 @@ _MAX_ROUNDING = 1e-3  # of log-SNR, in float32, at the samples that are used
 _MAX_SCATTER = 2e-3  # of a time: deviation of ranks from those of log-SNR, as a share
 _MIN_TIMES = 8  # distinct values: of fewer, such as class labels, ties would look monotone
 _MAX_ERROR = 2e-4  # of a formula: in log-SNR for a time, relative for a coefficient
+_MIN_RANGE = 5  # of log-SNR: what formulas have to fit to be used beyond the samples
 _EPS = 4 * 6e-8  # rounding of an argument of the network, in float32
-_END = 1e-4  # tolerance of log-SNR at the ends of the range, in float32
 
 
 def _ones(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -62,6 +59,10 @@ def _sigma_tilde(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
 
 def _flow_time(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
     return 1 / (1 + np.exp(logsnr / 2))
+
+
+def _angle(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
+    return np.arctan(np.exp(-logsnr / 2))  # of the cosine schedule
 
 
 def _log_flow_alpha(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -133,8 +134,8 @@ class Convention:
         conditions: The arguments that only `cond` can give.
         example: Arguments of a call of the loss.
         offset: $\mu$, added to the data.
-        logsnr_min: The lowest log-SNR of the samples; $-\infty$ if all functions are formulas and
-            the time is not a table's.
+        logsnr_min: The lowest log-SNR of the samples; $-\infty$ if all functions are formulas, the
+            time is not a table's, and the samples span a wide range.
         logsnr_max: The highest log-SNR of the samples, or $\infty$.
     """
 
@@ -205,7 +206,11 @@ class Convention:
                 "No argument of the network determines the noise level: the denoiser would not "
                 "know what to pass."
             )
-        knots = _knots(level, inputs[times[0]])
+        is_new = (np.diff(inputs[times[0]]) != 0) & (np.diff(level) > 1e-9)
+        knots = np.flatnonzero(np.concatenate([[True], is_new]))  # where a noise level starts
+        is_table = len(knots) < len(level) / 2
+        if len(knots) > _NUM_KNOTS:
+            knots = knots[np.unique(np.linspace(0, len(knots) - 1, _NUM_KNOTS).astype(int))]
 
         at = level[knots]
         a, b = (column(one)[knots] for one in (scale * samples.a, samples.b))
@@ -226,7 +231,7 @@ class Convention:
             values = inputs[slot][knots]
             slope = np.abs(np.gradient(values, at)).clip(1e-12)
             error = rounding * slope + _EPS * np.abs(values)
-            formulas = [lambda one: one, _sigma_tilde, scaled(_flow_time)]
+            formulas = [lambda one: one, _sigma_tilde, scaled(_flow_time), scaled(_angle)]
             curves[slot] = Curve.fitted(at, values, formulas, slope, error)
         log_alphas = [_ones, scaled(_log_alpha), scaled(_log_flow_alpha)]
         if sigma_data:
@@ -240,7 +245,7 @@ class Convention:
             slot
             for slot, value in others.items()
             if not is_constant.get(slot, False)
-            and (_has_rows(value, samples.example.num) or slot in inputs | varying)
+            and (has_rows(value, samples.example.num) or slot in inputs | varying)
         ]
         log_alpha = column(samples.alpha.log())[knots]
         found = cls(
@@ -253,8 +258,7 @@ class Convention:
             example=samples.example,
             offset=samples.data_offset,
         )
-        is_table = len(knots) < len(level) / 2
-        if found.error == 0 and not is_table:
+        if found.error == 0 and not is_table and np.ptp(at) > _MIN_RANGE:
             return found
         return replace(found, logsnr_min=float(at[0]), logsnr_max=float(at[-1]))
 
@@ -272,141 +276,3 @@ def _is_time(values: Float[Array, " n"]) -> bool:
     num_distinct = len(np.unique(values))
     off = min(np.median(np.abs(ranks - place)), np.median(np.abs(ranks[::-1] - place)))
     return bool(num_distinct >= _MIN_TIMES and off < _MAX_SCATTER + 1 / num_distinct)
-
-
-def _knots(logsnr: Float[Array, " n"], time: Float[Array, " n"]) -> NDArray[np.int64]:
-    is_new = np.concatenate([[True], (np.diff(time) != 0) & (np.diff(logsnr) > 1e-9)])
-    starts = np.flatnonzero(is_new)
-    if len(starts) > _NUM_KNOTS:
-        starts = starts[np.unique(np.linspace(0, len(starts) - 1, _NUM_KNOTS).astype(int))]
-    return starts
-
-
-def _shown(slot: Slot) -> str:
-    return f"the positional argument {slot}" if isinstance(slot, int) else f"the argument {slot}"
-
-
-def _has_rows(value: Any, num: int) -> bool:
-    if isinstance(value, Mapping):
-        return any(_has_rows(one, num) for one in value.values())
-    if isinstance(value, list | tuple):
-        return any(_has_rows(one, num) for one in value)
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == num
-
-
-@dataclass(frozen=True)
-class ConventionDenoiser:
-    """A denoiser that calls a network in the same way as the training loss.
-
-    Attributes:
-        network: Called with the arguments that the loss gives it.
-        convention: The convention of the loss.
-        is_discrete: Whether times are rounded to whole numbers, for networks that look them up in a
-            table. Default: fractional times, which networks embed by sines and cosines.
-    """
-
-    network: ForeignNetwork
-    convention: Convention
-    is_discrete: bool = False
-
-    @property
-    def logsnr_min(self) -> float:
-        return self.convention.logsnr_min
-
-    @property
-    def logsnr_max(self) -> float:
-        return self.convention.logsnr_max
-
-    def __call__(
-        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
-    ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        r"""Estimate data and noise $(\hat x, \hat\epsilon)$ from noisy data `z`.
-
-        Args:
-            z: Noisy data of the variance-preserving process.
-            logsnr: Log-SNR.
-            cond: The arguments that the loss gives its network besides data and time: a dict by
-                their names, or the value of the only one.
-
-        Raises:
-            ValueError: If `cond` lacks an argument, or a noise level is beyond those of the loss.
-        """
-        known = self.convention
-        logsnr = logsnr.expand(len(z))
-        self._require(logsnr)
-        level = logsnr.detach().double().cpu().numpy()
-
-        def at(values: Array) -> Tensor:
-            return align(torch.from_numpy(np.asarray(values)).to(z.device), z)
-
-        log_alpha = known.log_alpha.f(level)
-        alpha, sigma = at(np.exp(log_alpha)), at(np.exp(log_alpha - level / 2))
-        a, b = at(known.a.f(level)), at(known.b.f(level))
-        vp_alpha, _ = alpha_sigma(at(level))
-        z_in = (alpha / vp_alpha).to(z) * z + (alpha * known.offset).to(z)
-        arguments = self._arguments(z_in, level, cond)
-        num = sum(isinstance(slot, int) for slot in arguments)
-        y = called(
-            self.network,
-            [arguments[i] for i in range(num)],
-            {slot: value for slot, value in arguments.items() if isinstance(slot, str)},
-        ).to(z.dtype)
-        if y.shape[:1] == z.shape[:1] and y.shape[1] == 2 * z.shape[1]:  # with a variance
-            y = y[:, : z.shape[1]]
-        y = require_output(y, z, logsnr)
-        det = a * sigma - b * alpha
-        x_hat = (sigma / det).to(z) * y - (b / det).to(z) * z_in - known.offset
-        eps_hat = (a / det).to(z) * z_in - (alpha / det).to(z) * y
-        return x_hat, eps_hat
-
-    def _require(self, logsnr: Float[Tensor, " b"]) -> None:
-        low, high = torch.stack(torch.aminmax(logsnr)).tolist()
-        if not (low >= self.logsnr_min - _END and high <= self.logsnr_max + _END):
-            raise ValueError(
-                f"log-SNR {high if high > self.logsnr_max else low:.4g} is outside of the noise "
-                f"levels of the loss, {self.logsnr_min:.4g} to {self.logsnr_max:.4g}: give "
-                "logsnr_min and logsnr_max within them."
-            )
-
-    def _given(self, cond: Condition) -> dict[Slot, Any]:
-        if cond is None or isinstance(cond, Mapping):
-            return dict(cond or {})
-        known = self.convention
-        free = [slot for slot, one in known.constants.items() if one is None]
-        free += [slot for slot, one in known.constants.items() if _has_rows(one, known.example.num)]
-        slots = known.conditions or free
-        if len(slots) != 1:
-            names = ", ".join(map(_shown, slots)) or "no argument besides data and time"
-            raise ValueError(
-                f"the loss gives its network {names}: give cond as a dict by name (or position)."
-            )
-        return {slots[0]: cond}
-
-    def _arguments(
-        self, z: Float[Tensor, "b *d"], level: Float[Array, " b"], cond: Condition
-    ) -> dict[Slot, Any]:
-        known, example = self.convention, self.convention.example
-        dtype = input_dtype(self.network, z)
-        assert example.noisy is not None
-        found: dict[Slot, Any] = {example.noisy: z.to(dtype, copy=True)}
-        for slot, curve in known.times.items():
-            time, like = torch.from_numpy(np.asarray(curve.f(level))), example.others[slot]
-            if self.is_discrete:
-                time = time.round().long()
-            elif like.is_floating_point() and dtype != torch.float64:
-                time = time.to(like.dtype)
-            else:
-                time = time.to(dtype if dtype == torch.float64 else torch.float32)
-            shape = like.shape[1:] if like.ndim else ()
-            found[slot] = time.to(z.device).reshape(-1, *shape)
-        for slot, value in known.constants.items():
-            is_one_each = _has_rows(value, example.num) and isinstance(value, Tensor)
-            found[slot] = value[:1].expand(len(z), *value.shape[1:]) if is_one_each else value
-        given = self._given(cond)
-        lacking = [_shown(slot) for slot in known.conditions if slot not in given]
-        if lacking:
-            raise ValueError(
-                f"the loss gives its network {', '.join(lacking)}: give it as cond, or several in "
-                "a dict by name (or position)."
-            )
-        return found | given

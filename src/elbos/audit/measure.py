@@ -20,7 +20,7 @@ from torch import Tensor
 from elbos.audit import scatter
 from elbos.audit.arguments import Arguments, Slot
 from elbos.audit.decompose import single_grams, solve
-from elbos.audit.diagnostics import Diagnostic, NotFinite
+from elbos.audit.diagnostics import Diagnostic, NotFinite, UntrainedSamples
 from elbos.audit.draws import EvenQuantiles
 from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import of_the_target
@@ -33,6 +33,7 @@ from elbos.base.checks import require_positive
 
 _ONE_AT_A_TIME = threading.RLock()  # random states are global
 NUM_BLOCKS = 10  # of samples, each spread evenly by itself
+_MIN_BATCHES = 8  # in which a sample's place in the batch has no weight: otherwise chance
 _NUM_ELEMENTS = 2**17  # largest size of repeated data
 _SOLVED_ROUNDING = 100  # relative to float32, if the spread of sampled data was fitted
 
@@ -188,14 +189,20 @@ class Measurement:
         is_finite = grams.isfinite().flatten(1).all(1) & c.isfinite()
         if not is_finite.any():
             raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
-        grams, c, numbers, quantiles = (
-            column[is_finite] for column in (grams, c, numbers, quantiles[:num])
-        )
-        if not c.any():
+        if not c[is_finite].any():
             raise ValueError("The loss is zero: so is its gradient, for every sample.")
         found = list(pilot.diagnostics)
         if not is_finite.all():
             found.append(NotFinite(1 - is_finite.double().mean().item()))
+        is_used = is_finite
+        rows = c[: len(c) // self.batch_size * self.batch_size].reshape(-1, self.batch_size)
+        is_trained = rows.any(0)
+        if len(rows) >= _MIN_BATCHES and not is_trained.all():
+            found.append(UntrainedSamples(1 - is_trained.double().mean().item()))
+            is_used = is_finite & is_trained.repeat(len(rows) + 1)[: len(c)]
+        grams, c, numbers, quantiles = (
+            column[is_used] for column in (grams, c, numbers, quantiles[:num])
+        )
         solved = solve(grams, is_noise_known=noise.is_known)
         rtol = 0.0 if noise.is_known else (2 / noise.reference.x[0].numel()) ** 0.5
         process = process_of(
@@ -232,7 +239,7 @@ class Measurement:
             places=batches[0].places[:num_draws],
             alpha=solved.alpha,
             sigma=solved.sigma,
-            inputs={slot: inputs[slot][:num][is_finite] for slot in inputs},
+            inputs={slot: inputs[slot][:num][is_used] for slot in inputs},
             example=pilot.queries.example,
             time_sign=pilot.time_sign,
             diagnostics=found,

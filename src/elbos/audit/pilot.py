@@ -23,6 +23,7 @@ from elbos.audit.diagnostics import (
     Diagnostic,
     Encoded,
     Uneven,
+    UntrainedElements,
 )
 from elbos.audit.instrument import LossFunction
 from elbos.audit.noise import Noise, find_noise
@@ -83,7 +84,7 @@ class Pilot:
             for calls in queries.paired(s, zero=zero, with_other_moved=True)
         ]
         paired = [calls for calls in paired if calls.is_finite()] or paired
-        is_uneven = any(isinstance(one, Uneven) for one in found)
+        is_uneven = any(isinstance(one, Uneven | UntrainedElements) for one in found)
         found += squared_error.of_the_calls(queries.instrument, x, zeros, len(queries.ignored))
         if data is not x:
             found.append(CleanElements(1 - data.numel() / x.numel()))

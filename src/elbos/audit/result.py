@@ -14,9 +14,10 @@ from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from elbos.audit.convention import MAX_QUIET_ERROR, Convention, ConventionDenoiser
+from elbos.audit.convention import MAX_QUIET_ERROR, Convention
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.distance import CurveName, Distance
+from elbos.audit.foreign import ConventionDenoiser, ConventionNetwork
 from elbos.audit.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
 from elbos.audit.measure import Samples
 from elbos.audit.resemblance import LossCurves, Resemblance, published_recipe, resemblances
@@ -342,7 +343,7 @@ class Audit:
                 "precision, or its time rounded?",
                 stacklevel=2,
             )
-        return ConventionDenoiser(network, convention, is_discrete)
+        return ConventionDenoiser(ConventionNetwork(network, convention, is_discrete))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the audit as JSON values.

@@ -30,6 +30,7 @@ from elbos.audit.diagnostics import (
     SeveralCalls,
     Uneven,
     UntrainedCalls,
+    UntrainedElements,
 )
 from elbos.audit.instrument import SIGNS, ZERO, Answer, Call, Instrument, Observation
 from elbos.audit.queries import Queries, is_same
@@ -40,6 +41,7 @@ class _Response(NamedTuple):
     coupling: float  # change of the gradient of elements by the error of other elements
     spread: float  # of the coefficient between the elements of a sample
     learned: float  # change of a sample's coefficient with the predicted variance
+    untrained: Tensor  # the elements of a sample at which no sample has a gradient
     z: Tensor
     gradient: Tensor  # at output 0
 
@@ -76,6 +78,10 @@ def of_the_error(
             found.append(LearnedCoefficient())
         if spread > 0.02:
             found.append(Uneven(spread))
+        masks = [one.untrained for some in of_calls for one in some if not one.is_linear]
+        share = masks[0].double().mean().item()
+        if share > 0 and all(torch.equal(mask, masks[0]) for mask in masks):
+            found.append(UntrainedElements(share))
     return found, tuple(linear)
 
 
@@ -108,14 +114,17 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
         element = (change / answer).flatten(1)
         # ignore rounding errors of the gradients
         noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
-        deviation = (element.std(1, correction=0) - 10 * noise).clamp(min=0)
+        untrained = (element == 0).all(0)
+        trained = element[:, ~untrained]
+        deviation = (trained.std(1, correction=0) - 10 * noise).clamp(min=0)
         changes = [part[1] for part in with_variance] or [g_0, g_1]
         difference = (changes[1] - changes[0] - change).flatten(1).norm(dim=1)
         response = _Response(
             bend=ratio(g_3 - g_0, change, rounding) / 3,
             coupling=ratio(of_half[~is_kept], of_half[is_kept], rounding),
-            spread=(deviation / element.mean(1).abs()).nan_to_num().quantile(0.95).item(),
+            spread=(deviation / trained.mean(1).abs()).nan_to_num().quantile(0.95).item(),
             learned=(difference / change.flatten(1).norm(dim=1)).nan_to_num().max().item(),
+            untrained=untrained,
             z=z,
             gradient=g_0,
         )

@@ -69,6 +69,13 @@ class Uneven(Diagnostic):
     spread: float
 
 
+class UntrainedElements(ShareDiagnostic):
+    sentence = (
+        "{share:percent 0} of the elements of a sample are not trained: the loss has no gradient "
+        "there, as where it is taken of some channels or pixels only."
+    )
+
+
 class UnevenLevels(Diagnostic):
     is_fatal = True
     sentence = (
@@ -126,6 +133,13 @@ class Negative(ShareDiagnostic):
     sentence = (
         "The coefficient is negative for {share:percent} of the samples: there, training "
         "increases the error."
+    )
+
+
+class UntrainedSamples(ShareDiagnostic):
+    sentence = (
+        "{share:percent 0} of each batch is not trained: the loss has no gradient there, in any "
+        "batch, as where it is taken of some samples only."
     )
 
 

@@ -1,0 +1,186 @@
+r"""A network in another project's convention, called with noisy data of the variance-preserving
+process and log-SNR.
+
+With the notation of `elbos.audit.convention`, the network is given
+$z' = (\alpha'/\alpha)\,z + \alpha'\mu$ and its time, and $\hat y - a\mu$ estimates
+$a x + b\epsilon$. Since $(\alpha', \sigma')$ is proportional to $(\alpha, \sigma)$, this output
+and the pair $(a, b)$ are a network and a parameterization like any other: `Objective` trains them,
+and the 2x2 solve of `elbos.theory.parameterizations` gives data and noise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from elbos.audit.arguments import Slot, has_rows, shown
+from elbos.audit.convention import Convention
+from elbos.base.arrays import Array
+from elbos.base.conditions import Condition
+from elbos.models.calls import ForeignNetwork, called, input_dtype, require_output
+from elbos.theory.parameterizations import Parameterization
+from elbos.theory.process import align, alpha_sigma
+
+_END = 1e-4  # tolerance of log-SNR at the ends of the range, in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredTarget(Parameterization):
+    """The regression target that an audit measured in a training loss.
+
+    Attributes:
+        convention: The convention of the loss.
+    """
+
+    convention: Convention
+
+    def coefficients(self, logsnr: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
+        level = logsnr.detach().double().cpu().numpy()
+        a, b = (one.f(level) for one in (self.convention.a, self.convention.b))
+        return torch.from_numpy(a).to(logsnr), torch.from_numpy(b).to(logsnr)
+
+
+@dataclass(frozen=True)
+class ConventionNetwork:
+    r"""Call a network as its training loss does, from noisy data of the variance-preserving process
+    and log-SNR.
+
+    Attributes:
+        network: Called with the arguments that the loss gives it.
+        convention: The convention of the loss.
+        is_discrete: Whether times are rounded to whole numbers, for networks that look them up in a
+            table. Default: fractional times, which networks embed by sines and cosines.
+    """
+
+    network: ForeignNetwork
+    convention: Convention
+    is_discrete: bool = False
+
+    def __call__(
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
+    ) -> Float[Tensor, "b *d"]:
+        r"""Estimate $a x + b\epsilon$ from noisy data.
+
+        Args:
+            z: Noisy data of the variance-preserving process.
+            logsnr: Log-SNR.
+            cond: The arguments that the loss gives its network besides data and time: a dict by
+                their names, or the value of the only one.
+
+        Raises:
+            ValueError: If `cond` lacks an argument, or a noise level is beyond those of the loss.
+        """
+        known = self.convention
+        logsnr = logsnr.expand(len(z))
+        level = logsnr.detach().double().cpu().numpy()
+        low, high = known.logsnr_min, known.logsnr_max
+        if not (level.min() >= low - _END and level.max() <= high + _END):
+            outside = level.max() if level.max() > high else level.min()
+            raise ValueError(
+                f"log-SNR {outside:.4g} is outside of the noise levels of the loss, {low:.4g} to "
+                f"{high:.4g}: give logsnr_min and logsnr_max within them."
+            )
+
+        def at(values: Array) -> Tensor:
+            return align(torch.from_numpy(values).to(z), z)
+
+        alpha = np.exp(known.log_alpha.f(level))
+        vp_alpha = np.asarray(alpha_sigma(torch.from_numpy(level))[0])
+        arguments = self._arguments(at(alpha / vp_alpha) * z + at(alpha * known.offset), level)
+        arguments |= self._conditions(cond)
+        num = sum(isinstance(slot, int) for slot in arguments)
+        y = called(
+            self.network,
+            [arguments[i] for i in range(num)],
+            {slot: value for slot, value in arguments.items() if isinstance(slot, str)},
+        ).to(z.dtype)
+        if y.shape[:1] == z.shape[:1] and y.shape[1] == 2 * z.shape[1]:  # with a variance
+            y = y[:, : z.shape[1]]
+        return require_output(y, z, logsnr) - at(known.a.f(level) * known.offset)
+
+    def _arguments(self, z: Float[Tensor, "b *d"], level: Float[Array, " b"]) -> dict[Slot, Any]:
+        """Return data, times and constants, by position or name, in the form used by the loss."""
+        known, example = self.convention, self.convention.example
+        dtype = input_dtype(self.network, z)
+        assert example.noisy is not None
+        found: dict[Slot, Any] = {example.noisy: z.to(dtype, copy=True)}
+        for slot, curve in known.times.items():
+            time, like = torch.from_numpy(curve.f(level)), example.others[slot]
+            if self.is_discrete:
+                time = time.round().long()
+            elif like.is_floating_point() and dtype != torch.float64:
+                time = time.to(like.dtype)
+            else:
+                time = time.to(dtype if dtype == torch.float64 else torch.float32)
+            shape = like.shape[1:] if like.ndim else ()
+            found[slot] = time.to(z.device).reshape(-1, *shape)
+        for slot, value in known.constants.items():
+            is_one_each = has_rows(value, example.num) and isinstance(value, Tensor)
+            found[slot] = value[:1].expand(len(z), *value.shape[1:]) if is_one_each else value
+        return found
+
+    def _conditions(self, cond: Condition) -> dict[Slot, Any]:
+        """Return the arguments that `cond` gives: those of a dict, or the only one that it can."""
+        known = self.convention
+        if cond is None or isinstance(cond, Mapping):
+            given: dict[Slot, Any] = dict(cond or {})
+        else:
+            slots = known.conditions or [
+                slot
+                for slot, one in known.constants.items()
+                if one is None or has_rows(one, known.example.num)
+            ]
+            if len(slots) != 1:
+                names = ", ".join(map(shown, slots)) or "no argument besides data and time"
+                raise ValueError(
+                    f"the loss gives its network {names}: give cond as a dict by name (or "
+                    "position)."
+                )
+            given = {slots[0]: cond}
+        if lacking := [shown(slot) for slot in known.conditions if slot not in given]:
+            raise ValueError(
+                f"the loss gives its network {', '.join(lacking)}: give it as cond, or several in "
+                "a dict by name (or position)."
+            )
+        return given
+
+
+@dataclass(frozen=True)
+class ConventionDenoiser:
+    """A denoiser that calls a network in the same way as the training loss.
+
+    Attributes:
+        network: `network(z, logsnr, cond)` for `Objective.loss`, with `parameterization`.
+    """
+
+    network: ConventionNetwork
+
+    @property
+    def convention(self) -> Convention:
+        return self.network.convention
+
+    @property
+    def parameterization(self) -> MeasuredTarget:
+        return MeasuredTarget(convention=self.convention)
+
+    @property
+    def logsnr_min(self) -> float:
+        return self.convention.logsnr_min
+
+    @property
+    def logsnr_max(self) -> float:
+        return self.convention.logsnr_max
+
+    def __call__(
+        self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
+    ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
+        r"""Estimate data and noise $(\hat x, \hat\epsilon)$ from noisy data `z`.
+
+        Arguments and errors are those of `ConventionNetwork`.
+        """
+        y = self.network(z, logsnr, cond)
+        return self.parameterization.split(y, z, logsnr.double())
