@@ -119,6 +119,7 @@ def test_processes_shards_and_parts_of_a_batch_change_rounding_only(
     assert_alike(tmp_path, alone)
 
 
+@pytest.mark.slow
 def test_muon_steps_with_whole_matrices_wherever_their_parts_are(tmp_path: Path) -> None:
     in_processes(1, trained, MUON, tmp_path / "alone")
     in_processes(2, trained, MUON, tmp_path / "copies")
@@ -260,6 +261,7 @@ def fitted(folder: Path, shard_size: int) -> None:
     torch.save(found, folder.with_name(f"{folder.name}-{os.environ['RANK']}.pt"))
 
 
+@pytest.mark.slow
 def test_a_network_of_a_users_is_trained_in_place_in_every_process(tmp_path: Path) -> None:
     in_processes(1, fitted, tmp_path / "alone", 1)
     expected = torch.load(tmp_path / "alone-0.pt")
@@ -348,6 +350,7 @@ def contained(folder: Path, shard_size: int) -> None:
     fit(Containers(), x, ADAMW.objective, run=folder, **how)
 
 
+@pytest.mark.slow
 def test_parts_of_unequal_shares_and_blocks_without_a_forward(tmp_path: Path) -> None:
     in_processes(1, contained, tmp_path / "one", 1)
     expected = tensors(tmp_path / "one")
@@ -501,6 +504,7 @@ def fitted_all(folder: Path, shard_size: int) -> None:
             fit(network(), x, ADAMW.objective, run=folder / network.__name__, **how)
 
 
+@pytest.mark.slow
 def test_unusual_networks_are_the_same_on_several_processes(tmp_path: Path) -> None:
     in_processes(1, fitted_all, tmp_path / "one", 1)
     for shard_size in (1, 2):

@@ -268,9 +268,9 @@ def in_a_shell(words: str, **environment: str) -> Result:
 
 
 def test_characters_that_cannot_be_written_are_replaced() -> None:
-    result = in_a_shell("edm sd3", PYTHONIOENCODING="ascii")
+    result = in_a_shell("edm", PYTHONIOENCODING="ascii")
     assert result.status == 0, result
-    assert "sd3" in result.out
+    assert "edm" in result.out
     assert result.out.isascii() and "?" in result.out
 
 

@@ -225,6 +225,7 @@ def test_scores_that_are_not_as_they_were_written_are_measured_again(small, fold
     assert file.read_text() == content
 
 
+@pytest.mark.slow
 def test_scores_of_another_run_are_not_taken_for_its_own(small, folder):
     """Of another seed, or of another objective, copied as they are."""
     experiment = replace(first(small, 2), seeds=(0, 1))
@@ -234,6 +235,7 @@ def test_scores_of_another_run_are_not_taken_for_its_own(small, folder):
         assert compared(experiment) == (before, ["iddpm-0"])
 
 
+@pytest.mark.slow
 def test_losses_that_another_process_measured_are_kept(small, folder):
     """Two sets of objectives in one directory, in turn: shared runs are scored under both, and
     once.

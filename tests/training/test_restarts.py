@@ -72,7 +72,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("num_nodes", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_nodes", [1, 2])
 def test_a_worker_that_is_killed_changes_no_bit(
     whole: Path, tmp_path: Path, num_nodes: int
 ) -> None:
