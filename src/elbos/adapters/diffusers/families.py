@@ -16,8 +16,8 @@ differ in their inputs and in the sign of the velocity:
 | Wan | video | $1000\tau$ | $\epsilon - x$ | the frame axis of images |
 
 Tokens are the patches of $p \times p$ latents, row by row, where $p$ is such that the network's
-`in_channels` are $p^2 c$. Stable Diffusion 1 to 3, SDXL, Sana, PixArt and CogVideoX need nothing of
-this: they take latents and the scheduler's timestep.
+`in_channels` are $p^2 c$. Stable Diffusion 1 to 3, SDXL, Sana and PixArt are not in the table: they
+take latents and the scheduler's timestep.
 
 References:
     The training scripts of diffusers, https://github.com/huggingface/diffusers/tree/main/examples
@@ -109,7 +109,7 @@ def _guidance(
     None if the network has no input for it.
     """
     inner: Any = unwrapped(network)
-    if not inner.config.guidance_embeds:
+    if not inner.config.get("guidance_embeds", True):  # the first FLUX.2 of diffusers had no choice
         return None
     if guidance is None:
         raise ValueError(

@@ -144,9 +144,9 @@ def denoiser(
             variance), the first half is taken, as diffusers does.
         scheduler: A scheduler of betas, flow matching or EDM, or its configuration. Its steps say
             at which noise levels the denoiser can be called: `logsnr_min` and `logsnr_max`.
-        time_scale: The factor of the scheduler's timestep. Default: 1. Networks of AuraFlow, Chroma
-            and others take times up to 1: give 1/1000. A network of `families` whose own times are
-            not wanted, since the caller packs latents and positions, is given another factor too.
+        time_scale: The factor of the scheduler's timestep. Default: 1, or what the network's family
+            takes. Networks of AuraFlow, Chroma and others take times up to 1: give 1/1000. With a
+            factor other than 1 a network of `families` is called as it is, on packed latents.
         is_discrete: Whether the timestep is rounded to the nearest step, for networks that look it
             up in a table. Default: only where diffusers' configuration says so
             (`time_embedding_type` learned); sines and cosines take fractional ones.
