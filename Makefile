@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist workst
 # Another Python, with torch of its own: Debian's.
 SYSTEM_PYTHON ?= /usr/bin/python3
 
-.PHONY: setup demo test test-core test-system-python lint check slow bench gallery clean
+.PHONY: setup demo test test-core test-system-python lint check slow bench gallery pages release-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,8 @@ help:
 	@echo "make slow   the slow tests: kill -9 at random moments, two processes, Ray, more losses and seeds"
 	@echo "make bench  the performance claims, each a ratio measured here"
 	@echo "make gallery  docs/gallery/index.html: what published losses and trainers' settings weigh"
+	@echo "make pages  the gallery, and docs/results/fashion/report.html: pages that git does not hold"
+	@echo "make release-check  builds what is published, and checks it"
 	@echo "make setup  a development environment in .venv"
 
 setup: .venv/dev
@@ -73,6 +75,16 @@ bench: .venv/dev .venv/bench
 gallery: .venv/dev
 	$(BIN)/python docs/gallery/make.py
 
+pages: gallery
+	$(BIN)/python docs/results/fashion/make.py
+
+release-check: .venv/release
+	rm -rf dist
+	.venv/release/bin/python -m build --quiet
+	.venv/release/bin/validate-pyproject pyproject.toml
+	.venv/release/bin/twine check --strict dist/*
+	.venv/release/bin/check-wheel-contents dist/*.whl
+
 clean:
 	rm -rf .venv
 
@@ -94,6 +106,11 @@ clean:
 
 .venv/ray: .venv/dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ray]'
+	@touch $@
+
+.venv/release: pyproject.toml
+	$(PYTHON) -m venv $@
+	$@/bin/pip install --quiet --disable-pip-version-check build check-wheel-contents twine 'validate-pyproject[all]'
 	@touch $@
 
 .venv/bench: .venv/dev

@@ -59,6 +59,8 @@ for verb in verbs:
     expected = f"pip install 'elbos[{verbs[verb].extra}]'."
     assert done.returncode == 1 and done.stderr.count("\\n") == 1 and expected in done.stderr, done
 subprocess.run([command, "--help"], check=True, stdout=subprocess.DEVNULL)
+version = subprocess.run([command, "--version"], check=True, stdout=subprocess.PIPE, text=True)
+assert "extras: none" in version.stdout, version.stdout
 """
 
 

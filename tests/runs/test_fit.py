@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import elbos
 from elbos.base.errors import Interrupted
+from elbos.base.hardware import num_cores
 from elbos.models import samplers
 from elbos.runs.fit import fit
 from elbos.runs.run import Run
@@ -26,7 +27,6 @@ from elbos.theory.denoiser import Denoiser
 from elbos.theory.objective import Objective
 from elbos.theory.tabulated import Tabulated
 from elbos.training.config import Optimizer, Output
-from elbos.training.machine import num_cores
 from elbos.training.network import OwnNetwork
 from elbos.training.trainer import Trainer
 

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from importlib import resources
 from typing import NamedTuple
 
-from elbos import __version__
 from elbos.base.errors import (
     Diverged,
     Interrupted,
@@ -112,7 +111,8 @@ def run(words: list[str]) -> None:
         print("\n".join([usage, *lines]))  # noqa: T201
         return
     if words[0] == "--version":
-        print(__version__)  # noqa: T201
+        for line in importlib.import_module("elbos.cli.version").report():
+            print(line)  # noqa: T201
         return
     verb, *rest = words
     if verb not in VERBS:

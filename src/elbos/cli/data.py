@@ -12,6 +12,7 @@ import tyro
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.base.checks import require_positive
 from elbos.base.errors import UsageError, suggestion
+from elbos.base.hardware import num_cores
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress, silent
 from elbos.cli.parse import parse
@@ -20,7 +21,7 @@ from elbos.training.data.dataset import SPLITS
 from elbos.training.data.encode import encode
 from elbos.training.data.pack import pack
 from elbos.training.data.shards import INDEX, Index, verify
-from elbos.training.machine import num_cores, require_few
+from elbos.training.machine import require_few
 
 
 @dataclass(frozen=True, kw_only=True)

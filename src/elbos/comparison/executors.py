@@ -24,10 +24,11 @@ import torch
 from elbos.base.checks import require_positive, typed
 from elbos.base.errors import flat
 from elbos.base.extras import needs
+from elbos.base.hardware import num_cores
 from elbos.base.user_code import no_modules_here
 from elbos.comparison.job import Job, run_job, stop
 from elbos.comparison.objective_result import Failure
-from elbos.training.machine import num_cores, require_few
+from elbos.training.machine import require_few
 
 _WAIT_SECONDS = 2.0
 _GRACE_SECONDS = 60.0

@@ -7,17 +7,16 @@ is resumed.
 
 import ctypes
 import math
-import os
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
+from elbos.base.hardware import device_name, num_cores
 from elbos.base.processes import Processes
 from elbos.training.config import Config, Precision, run_config
 from elbos.training.directory import RunDirectory
@@ -51,34 +50,12 @@ def keep_freed_memory() -> None:
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    elif device.type != "cpu":
-        name = device.type
-    else:
-        try:
-            lines = Path("/proc/cpuinfo").read_text().splitlines()
-            models = (line.partition(":")[2] for line in lines if line.startswith("model name"))
-            name = next(models, platform.machine()).strip()
-        except OSError:
-            name = platform.processor() or platform.machine()
-        name += f", {num_cores()} cores, {torch.backends.cpu.get_cpu_capability()}"
     return {
-        "device": name,
+        "device": device_name(device),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: version(name).partition("+")[0] for name in ("elbos", "torch")},
     }
-
-
-def num_cores() -> int:
-    """Return the number of CPU cores available to this process.
-
-    Under Slurm, it is the number of cores of the job.
-    """
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def require_few(**counts: int) -> None:

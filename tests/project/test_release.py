@@ -1,0 +1,84 @@
+"""What is published: one version, one address, and no page that a command makes."""
+
+import importlib.metadata
+import platform
+import re
+import runpy
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+import elbos
+from elbos.cli import version
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_the_version_is_written_once_and_repeated_where_it_has_to_be():
+    assert PROJECT["project"]["dynamic"] == ["readme", "urls", "version"]
+    assert PROJECT["tool"]["hatch"]["version"]["path"] == "src/elbos/__init__.py"
+    assert f"\nversion: {elbos.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", elbos.__version__]
+    assert importlib.metadata.version("elbos") == elbos.__version__
+
+
+@pytest.fixture
+def built(tmp_path):
+    """Names of the files of the sdist, beside those that every sdist has."""
+    pytest.importorskip("hatchling")
+    from hatchling.builders.sdist import SdistBuilder
+
+    return [str(one.distribution_path) for one in SdistBuilder(str(ROOT)).recurse_included_files()]
+
+
+def test_the_sdist_holds_sources_tests_and_texts_but_no_generated_page(built):
+    ignored = (ROOT / ".gitignore").read_text().split()
+    pages = [one.removeprefix("/") for one in ignored if one.endswith(".html")]
+    assert pages and not set(pages) & set(built)
+    for name in ("NOTICE", "CITATION.cff", "CHANGELOG.md", "Makefile"):
+        assert name in built
+    for name in ("src/elbos/training/data/digits.npz", "tests/conftest.py", "docs/theory.md"):
+        assert name in built
+    sizes = {one: (ROOT / one).stat().st_size for one in built}
+    assert not {one for one, size in sizes.items() if size > 500_000}
+    assert not any(".venv" in one or "__pycache__" in one for one in built)
+
+
+def test_git_holds_no_generated_page():
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone")
+    command = ["/usr/bin/env", "git", "ls-files", "docs"]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not [one for one in found.stdout.split() if one.endswith(".html")]
+
+
+@pytest.mark.parametrize("home", ["", "https://host/people/elbos"])
+def test_links_of_the_published_readme_are_absolute_where_there_is_an_address(home):
+    pytest.importorskip("hatchling")
+    hook = runpy.run_path(str(ROOT / "hatch_build.py"))["Repository"]
+    hook(str(ROOT), {"repository": home}).update(metadata := {})
+    readme, text = (ROOT / "README.md").read_text(), metadata["readme"]["text"]
+    links = re.findall(r'(?:\]\(|src=")([^)"#\s]+)', text)
+    assert all("://" in link for link in links) or not home
+    for kind in ("raw", "blob"):
+        text = text.replace(f"{home}/{kind}/v{elbos.__version__}/", "")
+    assert text == readme
+    assert all(url.startswith(home) for url in metadata.get("urls", {}).values())
+    assert bool(metadata.get("urls")) == bool(home)
+
+
+def test_a_bug_report_has_versions_processors_and_extras():
+    lines = list(version.report())
+    assert lines[0] == f"elbos {elbos.__version__}"
+    text = "\n".join(lines)
+    assert {platform.python_version(), torch.__version__} <= set(re.split(r"[ ,\n]+", text))
+    found = dict(line.split(": ", 1) for line in lines if ": " in line)
+    names = set(re.findall(r"[\w-]+(?=,| \(|$)", f"{found['extras']}, {found['not installed']}"))
+    extras = set(importlib.metadata.metadata("elbos").get_all("Provides-Extra"))
+    assert extras - {"all", "bench", "dev"} <= names
+    assert f"torch {importlib.metadata.version('torch')}" in found["packages"]
