@@ -632,7 +632,7 @@ ODDITIES = [
     Oddity("scipy_noise", from_noise(scipy_noise), "noise-unseen"),
     Oddity("adversarial", adversarial, "coupled"),
     Oddity("one_level_per_batch", one_level_per_batch, "one-level-per-batch"),
-    Oddity("masked", masked, "uneven"),
+    Oddity("masked", masked, "untrained-elements"),
     Oddity("learned_variance", learned_variance, "learned-variance"),
     Oddity("learned_loss_weight", learned_loss_weight, "second-output"),
     Oddity("self_conditioning", self_conditioning, "untrained-calls"),
