@@ -1,4 +1,4 @@
-"""EDM's loss in a loop with accelerate. All processes together validate after each epoch, by the
+"""EDM's loss in a loop with accelerate. All processes together validate every 24 steps, by the
 lines marked with +.
 
 accelerate launch --num_processes 2 examples/validation/accelerate_processes.py
@@ -30,8 +30,9 @@ model = Precond(conv(2, 32, 3, 1, 1), silu, conv(32, 32, 3, 1, 1), silu, conv(32
 optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
 model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
-denoiser = elbos.adapters.edm.denoiser(model)  # +
+step = 0
 validator = elbos.Validator(test, num_levels=17, logsnr_max=8.3, num_evaluations=4)  # +
+history = elbos.ValidationHistory(validator, elbos.adapters.edm.denoiser, every=24)  # +
 for epoch in range(3):
     for batch in loader:
         sigma = (1.2 * torch.randn(len(batch), device=batch.device) - 1.2).exp()
@@ -41,6 +42,7 @@ for epoch in range(3):
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
+        step += 1
+        if metrics := history.update(step, model):  # + in every process
+            accelerator.print(f"step {step}: {metrics}")  # +
     accelerator.print(f"epoch {epoch + 1}: loss {loss.item():.3f}")
-    result = validator(denoiser, is_shared=accelerator.num_processes > 1)  # +
-    accelerator.print(f"  {result.bits_per_dim:.3f} ± {result.standard_error:.3f} bits/dim")  # +

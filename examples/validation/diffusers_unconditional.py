@@ -1,5 +1,5 @@
 """The loop of diffusers' script for unconditional images. Every 20 steps the lines marked with +
-swap the averaged weights in, validate them, and swap them out again.
+validate the averaged weights.
 
 accelerate launch examples/validation/diffusers_unconditional.py
 """
@@ -41,8 +41,10 @@ model, optimizer, train_dataloader, lr_scheduler = accelerator.prepare(
 )
 ema_model.to(accelerator.device)
 
-denoiser = elbos.adapters.diffusers.denoiser(accelerator.unwrap_model(model), noise_scheduler)  # +
 validator = elbos.Validator(test, num_levels=17, logsnr_max=9.2, num_evaluations=4)  # +
+denoiser = lambda unet: elbos.adapters.diffusers.denoiser(unet, noise_scheduler)  # +
+history = elbos.ValidationHistory(validator, denoiser, every=20, patience=3)  # +
+log_validation = elbos.adapters.diffusers.log_validation  # +
 global_step = 0
 for _ in range(num_epochs):
     model.train()
@@ -62,10 +64,6 @@ for _ in range(num_epochs):
         if accelerator.sync_gradients:
             ema_model.step(model.parameters())
             global_step += 1
-            if global_step % 20 == 0:  # +
-                ema_model.store(model.parameters())  # +
-                ema_model.copy_to(model.parameters())  # +
-                result = validator(denoiser)  # +
-                ema_model.restore(model.parameters())  # +
-                bits = f"{result.bits_per_dim:.3f} ± {result.standard_error:.3f} bits/dim"  # +
-                accelerator.print(f"step {global_step}: {bits}")  # +
+            log_validation(history, accelerator, model, global_step, ema=ema_model)  # +
+    if history.should_stop:  # +
+        break  # +

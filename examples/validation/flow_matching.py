@@ -24,7 +24,7 @@ optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
 
 denoiser = elbos.adapters.flow.denoiser(network, data_at=0)  # + the network predicts eps - x
 validator = elbos.Validator(test, num_levels=17, logsnr_min=-8.0, logsnr_max=7.8)  # +
-before = validator(denoiser)  # +
+history = elbos.ValidationHistory(validator, every=1)  # +
 for epoch in range(3):
     for batch in loader:
         eps, t = torch.randn_like(batch), torch.rand(len(batch))
@@ -33,8 +33,5 @@ for epoch in range(3):
         error.square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-    after = validator(denoiser)  # +
-    gain = validator.compare(before, after)  # + image by image on the same noise
-    print(f"epoch {epoch + 1}: {after.bits_per_dim:.3f} ± {after.standard_error:.3f} bits/dim")  # +
-    print(f"  {gain.mean:.3f} ± {gain.standard_error:.3f} better than before")  # +
-    before = after  # +
+    history.update(epoch + 1, denoiser)  # +
+    print(f"epoch {epoch + 1}: {history.results[epoch + 1]}")  # +

@@ -12,6 +12,7 @@ from sklearn.datasets import load_digits
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import elbos  # +
+from elbos.adapters.lightning import ValidationCallback  # +
 
 x = torch.tensor(load_digits().images[:, None], dtype=torch.float32) / 8 - 1  # in [-1, 1]
 train, test = torch.utils.data.random_split(x, [1500, 297], torch.Generator().manual_seed(0))
@@ -49,16 +50,8 @@ class Diffusion(L.LightningModule):
 
 
 validator = elbos.Validator(test, num_levels=17, logsnr_max=8.3, num_evaluations=4)  # +
-
-
-class Validation(L.Callback):  # +
-    def on_train_batch_end(self, trainer, module, *batch):  # +
-        if trainer.global_step % 24 == 0:  # +
-            denoiser = elbos.Denoiser(module.ema, elbos.parameterizations.V())  # +
-            result = validator(denoiser, is_shared=trainer.world_size > 1)  # +
-            module.log("bits_per_dim", result.bits_per_dim, prog_bar=True)  # +
-
-
+denoiser = lambda module: elbos.Denoiser(module.ema, elbos.parameterizations.V())  # +
+history = elbos.ValidationHistory(validator, denoiser, every=24, patience=3)  # +
 trainer = L.Trainer(max_epochs=3, log_every_n_steps=8)
-trainer.callbacks.append(Validation())  # +
+trainer.callbacks.append(ValidationCallback(history))  # +
 trainer.fit(Diffusion(), torch.utils.data.DataLoader(train, batch_size=64, shuffle=True))

@@ -28,6 +28,7 @@ alphas_cumprod = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
 ddpm = {"_class_name": "DDPMScheduler"}  # + these betas, and a network that predicts the noise
 denoiser = elbos.adapters.diffusers.denoiser(ema.module, ddpm)  # + the averaged weights
 validator = elbos.Validator(test, num_levels=17, logsnr_max=9.2, num_evaluations=4)  # +
+history = elbos.ValidationHistory(validator, every=23, patience=3)  # +
 step = 0
 for _ in range(3):
     for batch in loader:
@@ -40,7 +41,7 @@ for _ in range(3):
         optimizer.zero_grad()
         ema.update_parameters(network)
         step += 1
-        if step % 23 == 0:
-            print(f"step {step}: loss {loss.item():.3f}")
-            result = validator(denoiser)  # +
-            print(f"  {result.bits_per_dim:.3f} ± {result.standard_error:.3f} bits/dim")  # +
+        if metrics := history.update(step, denoiser):  # +
+            print(f"step {step}: {metrics}")  # +
+        if history.should_stop:  # +
+            break  # +

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from elbos.theory.objective import Objective as Objective
     from elbos.training import tracking as tracking
     from elbos.validation.by_level import LossByLevel as LossByLevel
+    from elbos.validation.history import ValidationHistory as ValidationHistory
     from elbos.validation.validator import Validator as Validator
 
 __version__ = "0.1.0"
@@ -60,6 +61,7 @@ _FROM = {
     "LossByLevel": "validation.by_level",
     "Objective": "theory.objective",
     "Run": "runs.run",
+    "ValidationHistory": "validation.history",
     "Validator": "validation.validator",
     "compare": "comparison.compare",
     "fit": "runs.fit",

@@ -1,6 +1,6 @@
 """Recordings by the callbacks of other trainers; skipped where those are not installed."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -71,6 +71,77 @@ def test_lightning(tmp_path: Any) -> None:
     assert list(history.results) == [5, 10, 15]
     logged = trainer.callback_metrics["validation_bits_per_dim"].item()
     assert logged == pytest.approx(history.results[15].bits_per_dim)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightnings_averaged_weights_are_those_validated(tmp_path: Any) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+    callbacks = pytest.importorskip("lightning.pytorch.callbacks")
+    if not hasattr(callbacks, "EMAWeightAveraging"):
+        pytest.skip("Lightning 2.6 averages weights")
+    from elbos.adapters.lightning import ValidationCallback
+
+    class Module(lightning.LightningModule):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = nn.Linear(32, 32)
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            return loss(self.network, batch[0])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    averaged, history = callbacks.EMAWeightAveraging(decay=0.9), validated()
+    trainer = lightning.Trainer(
+        max_steps=5,
+        accelerator="cpu",
+        callbacks=[averaged, ValidationCallback(history)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    module = Module()
+    data = torch.utils.data.TensorDataset(torch.rand(640, 32))
+    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=64))
+    after = history.validator(history.denoiser(module))  # at the end Lightning copies the average
+    assert history.results[5].bits_per_dim == pytest.approx(after.bits_per_dim, abs=1e-6)
+
+
+def test_log_validation_takes_averaged_weights_and_gives_them_back() -> None:
+    ema_model = pytest.importorskip("diffusers.training_utils").EMAModel
+    from elbos.adapters.diffusers import log_validation
+
+    class Accelerator:
+        """As much of accelerate's as the function uses."""
+
+        logged: ClassVar[dict[int, dict[str, float]]] = {}
+
+        def unwrap_model(self, model: nn.Module) -> Any:
+            return model.module
+
+        def log(self, metrics: dict[str, float], *, step: int) -> None:
+            self.logged[step] = metrics
+
+    model = nn.ModuleDict({"network": nn.Linear(32, 32)})
+    history, accelerator = validated(), Accelerator()
+    prepared = nn.Module()
+    prepared.module = model
+    ema = ema_model(model.parameters(), decay=0.9)
+    expected = history.validator(history.denoiser(model)).bits_per_dim
+    with torch.no_grad():
+        model["network"].weight.add_(1)
+    weight = model["network"].weight.clone()
+    found = [log_validation(history, accelerator, prepared, step, ema=ema) for step in range(1, 6)]
+    assert found[:4] == [None] * 4
+    assert found[4] == accelerator.logged[5]
+    assert list(accelerator.logged) == [5]
+    assert history.results[5].bits_per_dim == pytest.approx(expected)
+    assert torch.equal(model["network"].weight, weight)
+    worse = log_validation(history, accelerator, prepared, 10)
+    assert worse is not None
+    assert worse["validation_worse_by"] > 4 * worse["validation_worse_by_error"]
 
 
 @pytest.mark.filterwarnings("ignore")

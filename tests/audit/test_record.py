@@ -254,14 +254,14 @@ def test_input_that_no_draw_explains_is_not_recorded() -> None:
         recorded.audit()
 
 
-def _seeded_step(seed_by_rank, told):
+def _seeded_step(seed_by_rank, data_by_rank, told):
     """Record steps in one of two processes; the seeds are equal, or differ by the rank."""
     rank = int(os.environ["RANK"])
     dist.init_process_group("gloo")
     torch.manual_seed(0)
     network = torch.nn.Bilinear(32, 1, 32)
     torch.manual_seed(rank if seed_by_rank else 0)
-    x = torch.rand(64, 32, generator=torch.Generator().manual_seed(rank))
+    x = torch.rand(64, 32, generator=torch.Generator().manual_seed(rank * data_by_rank))
     with audit.record(network) as recorded:
         for _ in range(12):
             t, eps = torch.rand(64, 1), torch.randn_like(x)
@@ -272,7 +272,12 @@ def _seeded_step(seed_by_rank, told):
 
 
 @pytest.mark.parametrize(
-    ("seed_by_rank", "told"), [(True, {}), (False, {"noise": 1.0, "noise levels": 1.0})]
+    ("seed_by_rank", "data_by_rank", "told"),
+    [
+        (True, True, {}),
+        (False, True, {"noise": 1.0, "noise levels": 1.0}),
+        (True, False, {"data": 1.0}),  # a sampler that is not distributed
+    ],
 )
-def test_noise_that_processes_share_is_a_diagnostic(seed_by_rank, told):
-    in_processes(2, _seeded_step, seed_by_rank, told)
+def test_what_processes_share_is_a_diagnostic(seed_by_rank, data_by_rank, told):
+    in_processes(2, _seeded_step, seed_by_rank, data_by_rank, told)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from elbos.base.progress import begin, clock, progress
+from elbos.base.progress import LOGGER, begin, clock, log_on_terminal, progress
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,12 @@ def test_kept_batches_are_done_but_do_not_count_as_speed() -> None:
     (task,) = bar.tasks
     assert (task.completed, task.speed) == (9030, pytest.approx(10.0))
     assert task.time_remaining == 97
+
+
+def test_the_logger_is_silent_but_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    LOGGER.info("before")
+    with log_on_terminal():
+        LOGGER.info("%s", "100% within")
+    LOGGER.info("after")
+    assert capsys.readouterr().err == "100% within\n"
+    assert not LOGGER.handlers

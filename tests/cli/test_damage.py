@@ -392,7 +392,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:
     process.join()
     err = (runs / "err").read_text()
     beginning, warmup, *progress, last = err.splitlines(keepends=True)
-    assert beginning.endswith(" parameters, new: new, 16,000 images\n")
+    assert beginning.endswith(" parameters, new: new, 16,000 images, 1,000 steps\n")
     assert "warm-up takes 62% of the run" in warmup
     assert all(re.search(r" images/s, \d+:\d\d:\d\d left, ", line) for line in progress)
     assert_one_line(Result(process.exitcode, "", last), "the same command", statuses=(1,))
@@ -425,7 +425,12 @@ def test_ctrl_c_stops_all_processes(runs: Path) -> None:
 def test_a_training_begins_with_a_line_that_says_from_where(elbos: Elbos) -> None:
     words = [*TINY, "--run", "new", "--output.save-every", "16"]
     num = sum(t.numel() for name, t in tensors(Path("digits")).items() if name[:7] == "network")
-    for begun in ("new, 64 images", "finished, 64 images", "resuming at image 48 of 64"):
+    whole = "64 images, 4 steps"
+    for begun in (
+        f"new, {whole}",
+        f"finished, {whole}",
+        f"resuming at image 48, step 3, of {whole}",
+    ):
         if begun[:8] == "resuming":
             shutil.rmtree(newest(Path("new")))
         beginning, *_ = elbos(*words).err.splitlines()

@@ -183,6 +183,8 @@ HINTS = {
     "train digits --weighting elbo": ["weighting:elbo", "`elbos train digits --help`"],
     "train digits --lr 3": ["--optimizer.learning-rate?"],
     "train digits --output_dir x": ["--run?"],
+    "train digits --max_steps 1000": ["--num-images", "images"],
+    "train digits --ema_decay .99": ["relative-width"],
     "train --num-images 512 digits": ["--num-images", "`elbos train digits --help`"],
     "train digits weighting:elbo weighting:sigmoid": ["weighting:sigmoid"],
     "train digits weighting.inner:elbo weighting:monotone": ["weighting.inner:elbo"],

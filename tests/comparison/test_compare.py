@@ -108,19 +108,20 @@ def test_scoring_is_of_its_types(unchecked, wrong):
         Scoring(**wrong)
 
 
-def test_it_says_how_far_it_is_and_how_long_is_left(small, folder, capfd):
+def test_it_says_how_far_it_is_and_how_long_is_left(small, folder, caplog):
     """Before the first run, and after each: from the time of those that have ended."""
     few = replace(small, objectives=small.objectives[:1])
     compared(few)
-    capfd.readouterr()
+    caplog.set_level("INFO", "elbos")
     compared(replace(few, seeds=(0, 1, 2)))
-    lines = [line for line in capfd.readouterr().err.splitlines() if "of 3 runs" in line]
+    lines = [line for line in caplog.messages if "of 3 runs" in line]
     assert [line.partition(" of 3")[0][-1] for line in lines] == ["1", "2", "3"]
     assert lines[0].startswith("a machine, fp32")
     assert re.search(r"^iddpm-1: .*\d:\d\d:\d\d", lines[1])
     assert lines[2].startswith("iddpm-2: ")
+    caplog.clear()
     compared(replace(few, seeds=(0, 1, 2)))
-    assert "of 3 runs" not in capfd.readouterr().err  # nothing is left to do
+    assert "of 3 runs" not in caplog.text  # nothing is left to do
 
 
 def test_an_objective_that_diverges_is_reported_and_the_others_go_on(small, folder, monkeypatch):

@@ -91,33 +91,35 @@ def test_kernels_of_gpus_are_chosen_for_a_training_and_then_as_before(use_tf32, 
         assert kernels() == before
 
 
-def test_a_machine_that_has_changed_is_noted(tmp_path, capsys):
+def test_a_machine_that_has_changed_is_noted(tmp_path, caplog):
     """Versions and threads, once: not in a new run, nor when it is resumed again."""
+    caplog.set_level("INFO", "elbos")
     file = tmp_path / "machine.json"
     train(ONE_STEP, tmp_path)
     now = json.loads(file.read_text())
     assert now["threads"] == torch.get_num_threads()
     assert torch.__version__.startswith(now["torch"])
     file.write_text(json.dumps(now | {"threads": 77, "torch": "1.0"}))
-    capsys.readouterr()
+    caplog.clear()
     train(ONE_STEP, tmp_path)
-    noted = capsys.readouterr().err
-    assert f"torch 1.0, now {now['torch']}; threads 77, now {now['threads']}" in noted
+    assert f"torch 1.0, now {now['torch']}; threads 77, now {now['threads']}" in caplog.text
+    caplog.clear()
     train(ONE_STEP, tmp_path)
-    assert " now " not in capsys.readouterr().err
+    assert " now " not in caplog.text
     assert json.loads(file.read_text()) == now
 
 
 @pytest.mark.parametrize(("warmup_images", "is_said"), [(80, True), (32, False)])
 def test_a_warmup_of_more_than_a_fifth_is_said_with_the_learning_rate_that_is_reached(
-    tmp_path, capsys, warmup_images, is_said
+    tmp_path, caplog, warmup_images, is_said
 ):
+    caplog.set_level("INFO", "elbos")
     optimizer = replace(DIGITS.optimizer, warmup_images=warmup_images)
     output = replace(DIGITS.output, log_every=16)
     train(replace(DIGITS, optimizer=optimizer, num_images=160, output=output), tmp_path)
     reached = max(line["learning_rate"] for line in log(tmp_path) if "loss" in line)
     text = f"{reached:.2g} of {optimizer.learning_rate:.2g}, as warm-up takes 50%"
-    assert (text in capsys.readouterr().err) == is_said
+    assert (text in caplog.text) == is_said
     lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     assert all(0 <= line["data_wait"] <= 1 for line in lines if "loss" in line)
 

@@ -29,6 +29,25 @@ def test_a_validation_is_due_every_so_many_steps():
     assert history.update(30, model(1.0)) is None  # as after a resume
 
 
+def test_steps_may_be_counted_in_images():
+    """An epoch's or a batch's images at a time: due at the first call after each multiple."""
+    history = ValidationHistory(Validator(X), every=100)
+    due = [num for num in range(64, 500, 64) if history.update(num, model(1.0)) is not None]
+    assert due == [128, 256, 320, 448]
+
+
+def test_a_validation_is_logged_and_silent_by_default(caplog, capfd):
+    history = ValidationHistory(Validator(X), every=1)
+    history.update(1, model(1.0))
+    assert not caplog.records
+    caplog.set_level("INFO", "elbos")
+    history.update(2, model(1.0))
+    (record,) = caplog.records
+    assert record.name == "elbos"
+    assert f"{history.results[2].bits_per_dim:.4f}" in record.message
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_best_is_the_lowest_bound_and_worse_ones_stop():
     history = ValidationHistory(Validator(X), lambda std: model(std), every=1, patience=2)
     stds = [3.0, 1.5, 1.0, 1.4, 1.0, 1.4, 1.5]

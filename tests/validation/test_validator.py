@@ -1,6 +1,7 @@
 """The bound is tight for the exact denoiser, and the same however the work is done."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -256,6 +257,13 @@ def test_weights_that_a_mode_swaps_are_swapped(wrap, is_frozen):
     network.eval()
     assert_same(found, Validator(IMAGES, num_levels=256)(denoiser))
     assert torch.equal(averaged.first.weight, weights / (1 if is_frozen else 2))
+
+
+def test_the_network_of_a_partial_call_is_in_evaluation_mode():
+    network = nn.Sequential(nn.Dropout())
+    with evaluating(partial(partial(network), 1)):
+        assert not network.training
+    assert network.training
 
 
 def test_a_module_within_two_others_keeps_its_mode():

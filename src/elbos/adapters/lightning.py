@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback
 
 from elbos.adapters.recorded import RecordedSteps
@@ -28,7 +29,8 @@ class ValidationCallback(Callback):  # type: ignore[misc]
     """Lightning callback that validates the model during training.
 
     The model is validated every `history.every` training steps, and the result is logged. The
-    training stops when `history.should_stop` is true.
+    training stops when `history.should_stop` is true. If Lightning averages the weights
+    (`EMAWeightAveraging`), the averaged ones are validated.
 
     Args:
         history: How to validate; its `denoiser` takes the `LightningModule`.
@@ -43,7 +45,16 @@ class ValidationCallback(Callback):  # type: ignore[misc]
         self.history = history
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
-        metrics = self.history.update(trainer.global_step, pl_module)
+        kind = getattr(callbacks, "WeightAveraging", ())  # from Lightning 2.6 on
+        is_due = self.history.is_due(trainer.global_step)
+        averaging = [one for one in trainer.callbacks if is_due and isinstance(one, kind)]
+        for one in averaging:
+            one.on_validation_epoch_start(trainer, pl_module)  # swaps the averaged weights in
+        try:
+            metrics = self.history.update(trainer.global_step, pl_module)
+        finally:
+            for one in averaging:
+                one.on_validation_epoch_end(trainer, pl_module)  # and out
         if metrics:
             pl_module.log_dict(metrics)
         trainer.should_stop |= self.history.should_stop

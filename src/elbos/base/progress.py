@@ -1,7 +1,9 @@
 """Progress display of long computations on the terminal: amount done, rate and time left."""
 
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from elbos.base.errors import unfailing
@@ -9,6 +11,30 @@ from elbos.base.errors import unfailing
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, Task
+
+
+LOGGER = logging.getLogger("elbos")
+"""Reports events of a run at level INFO, which Python does not show unless that is configured."""
+
+
+class _Lines(logging.Handler):
+    """Prints records to the current standard error: above a progress bar, if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{record.getMessage()}\n")
+
+
+@contextmanager
+def log_on_terminal() -> Iterator[None]:
+    """Print what the logger `elbos` reports on standard error within the `with` block."""
+    handler, level = _Lines(), LOGGER.level
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
 
 
 class Advance(Protocol):
@@ -75,14 +101,14 @@ def clock(seconds: float) -> str:
 def begin(bar: "Progress", what: str, total: int, unit: str) -> Advance:
     """Add a task to a progress bar.
 
-    Without a terminal, a line is printed instead of a bar.
+    Without a terminal, a line is logged instead of a bar.
 
     Returns:
         The callback. It takes the amount of work done since the last call, and True if that was
         loaded from an earlier run, which is excluded from rate and time left.
     """
     if not bar.console.is_terminal:
-        bar.console.file.write(f"{what}: {total:,} {unit}\n")
+        LOGGER.info("%s", f"{what}: {total:,} {unit}")
     task = bar.add_task(what, total=total, unit=unit, note="")
 
     def advance(num: int, is_kept: bool = False, /) -> None:

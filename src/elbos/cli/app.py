@@ -26,6 +26,7 @@ from elbos.base.errors import (
     unfailing,
 )
 from elbos.base.extras import MissingExtra, needs
+from elbos.base.progress import log_on_terminal
 from elbos.base.slurm import name_as_torchrun_does
 from elbos.base.user_code import no_modules_here
 
@@ -82,7 +83,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="replace")
     try:
         name_as_torchrun_does()
-        with no_modules_here():
+        with no_modules_here(), log_on_terminal():
             run(sys.argv[1:])
         sys.stdout.flush()
     except UsageError as error:
@@ -108,11 +109,20 @@ def run(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         lines = (f"  {verb:12}{about.summary}" for verb, about in VERBS.items())
         usage = "usage: elbos VERB [OPTIONS]; `elbos VERB -h` has the most used options, --help all"
-        print("\n".join([usage, *lines]))  # noqa: T201
+        more = "\nelbos --print-completion bash|zsh|tcsh: completion of these words in a shell"
+        print("\n".join([usage, *lines, more]))  # noqa: T201
         return
     if words[0] == "--version":
         for line in importlib.import_module("elbos.cli.version").report():
             print(line)  # noqa: T201
+        return
+    if words[0] == "--print-completion":
+        from elbos.cli.completion import SHELLS, completion
+        from elbos.training.presets import PRESETS
+
+        if words[1:] not in [[shell] for shell in SHELLS]:
+            raise UsageError(f"--print-completion takes a shell: {', '.join(SHELLS)}.")
+        print(completion(words[1], {verb: short_help(verb) for verb in VERBS}, PRESETS))  # noqa: T201
         return
     verb, *rest = words
     if verb not in VERBS:

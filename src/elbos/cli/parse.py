@@ -180,5 +180,6 @@ def _hint(word: str, value: str, names: Sequence[str], options: Sequence[str]) -
         near += [name for name in names if word in re.split("[.:]", name)]
         near += get_close_matches(word, names, n=1)
     if near:
-        return f"did you mean {near[0]}?"
+        is_steps = name in _NAMES_ELSEWHERE and near[0].endswith("-images")
+        return f"did you mean {near[0]}{', which counts images' if is_steps else ''}?"
     return "" if word.startswith("-") or ":" in word else suggestion(word, names).rstrip(".")

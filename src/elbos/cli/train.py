@@ -64,6 +64,7 @@ class Train:
     def train(self, config: Config) -> None:
         if self.dry_run:
             print(json.dumps(encode(config), indent=2))  # noqa: T201
+            sys.stderr.write(f"{_extent(config)}\n")
             return
         path = self.run or Path("runs") / default_name(config, self.chosen.preset)
         try:
@@ -79,7 +80,12 @@ class Train:
             raise ValueError(f"{what} ({file.name}, line {line}).") from error
         if int(os.environ.get("RANK", "0")) == 0:
             name = shlex.quote(str(path))
-            sys.stderr.write(f"Trained. Next: `elbos sample {name}`, `elbos evaluate {name}`.\n")
+            following = f"`elbos sample {name}`, `elbos evaluate {name}`"
+            sys.stderr.write(f"Trained: {_extent(config)} Next: {following}.\n")
+
+
+def _extent(config: Config) -> str:
+    return f"{config.num_images:,} images, {config.num_steps:,} steps of {config.batch_size:,}."
 
 
 @dataclass(frozen=True, kw_only=True)

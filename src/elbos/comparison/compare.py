@@ -5,7 +5,6 @@ report.
 import contextlib
 import itertools
 import json
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -18,9 +17,9 @@ from rich.console import Console
 from elbos.base import files
 from elbos.base.checks import require_finite, require_positive, typed
 from elbos.base.codec import digest
-from elbos.base.errors import Interrupted, printable, suggestion, unfailing
+from elbos.base.errors import Interrupted, printable, suggestion
 from elbos.base.processes import local_device
-from elbos.base.progress import begin, clock, progress
+from elbos.base.progress import LOGGER, begin, clock, progress
 from elbos.comparison.directory import ComparisonDirectory, Stored
 from elbos.comparison.executors import Executor, Key, Local, do_all
 from elbos.comparison.experiment import Experiment, Scoring, shared_config
@@ -139,10 +138,11 @@ def run_experiment(
         left = {key: job for key, job in jobs.items() if job.scores() is None}
         if left:
             machine = executor.call(hardware, next(iter(left.values())).config)
-            unfailing(sys.stderr).write(
+            LOGGER.info(
+                "%s",
                 f"{machine}, {num_parameters:,} parameters, {printable(str(path))}: "
                 f"{'new' if is_new else 'resumed'}, {len(jobs) - len(left)} of {len(jobs)} runs "
-                f"done, {executor.num_workers} at once\n"
+                f"done, {executor.num_workers} at once",
             )
         try:
             if extractor:  # compute once, with all cores, and fail before training
@@ -171,9 +171,10 @@ def _reporter(
         num_left = len(left) - num
         seconds = (time.monotonic() - start) / num * num_left
         what = f"failed, {failure.reason.rstrip('.')}" if failure else "done"
-        unfailing(sys.stderr).write(
+        LOGGER.info(
+            "%s",
             f"{jobs[key].path.name}: {what}; {len(jobs) - num_left} of {len(jobs)} runs"
-            + (f"; about {clock(seconds)} left\n" if num_left else "\n")
+            + (f"; about {clock(seconds)} left" if num_left else ""),
         )
 
     return on_end

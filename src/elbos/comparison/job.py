@@ -23,7 +23,7 @@ from elbos.base import files
 from elbos.base.codec import decode, encode
 from elbos.base.errors import Diverged, Interrupted, explained
 from elbos.base.processes import Processes
-from elbos.base.progress import Advance
+from elbos.base.progress import LOGGER, Advance, log_on_terminal
 from elbos.comparison.experiment import Experiment, Scoring
 from elbos.comparison.objective_result import Failure
 from elbos.comparison.scores import RunScores, measure_scores, read_scores
@@ -113,7 +113,7 @@ def work(job: Job) -> Failure | None:
 
 
 def _print_start(what: str, total: int, unit: str) -> Advance:
-    sys.stderr.write(f"{what}: {total:,} {unit}\n")
+    LOGGER.info("%s", f"{what}: {total:,} {unit}")
     return lambda *_: None
 
 
@@ -190,7 +190,9 @@ def main() -> None:
         given = sys.stdin.buffer.readline() if processes.is_main else b""
         job = decode(Job, json.loads(processes.from_main(given)), "job")
         threading.Thread(target=_stop_when_closed, daemon=True).start()
-        if failure := work(job):
+        with log_on_terminal():
+            failure = work(job)
+        if failure:
             json.dump(asdict(failure), answer)
 
 

@@ -23,7 +23,7 @@ from elbos.base.conditions import to_device
 from elbos.base.errors import flat, printable, unfailing
 from elbos.base.extras import needs
 from elbos.base.processes import Processes
-from elbos.base.progress import clock, progress
+from elbos.base.progress import LOGGER, clock, progress
 from elbos.theory.denoiser import network_output
 from elbos.theory.names import code
 from elbos.training import tracking
@@ -90,11 +90,12 @@ class Monitor:
         if self.is_main:
             self.run.rewind_log(self.state.step)
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
-        status = f"resuming at image {num_images:,} of {total:,}"
+        whole = f"{total:,} images, {self.config.num_steps:,} steps"
+        status = f"resuming at image {num_images:,}, step {self.state.step:,}, of {whole}"
         if self.state.step == 0:
-            status = f"new, {total:,} images"
+            status = f"new, {whole}"
         elif self.state.step == self.config.num_steps:
-            status = f"finished, {total:,} images"
+            status = f"finished, {whole}"
         num_parameters = sum(p.numel() for p in self.state.network.parameters())
         path = printable(str(self.run.path))
         self._print(f"{self.machine}, {num_parameters:,} parameters, {path}: {status}")
@@ -165,7 +166,7 @@ class Monitor:
             )
             seconds_left = max(total - num_images, 0) / speed
             self._print(
-                f"{num_images:,} of {total:,} images, "
+                f"{num_images:,} of {total:,} images, step {state.step:,}, "
                 f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} images/s, "
                 f"{clock(seconds_left)} left, loss {mean_loss:.4f}"
                 + (f", {wait:.0%} waiting for data" if wait >= 0.05 else "")
@@ -176,7 +177,8 @@ class Monitor:
         self.step_before, self.since, self.waited_before = state.step, now, waited
 
     def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if self.is_main:
+            LOGGER.info("%s", line)
 
     def _track(self, action: "Callable[[GeneralTracker], None]") -> None:
         for tracker in tuple(self.trackers):
@@ -199,7 +201,7 @@ class Monitor:
                 bits += f" ± {found.standard_error:.3f}"
             self.run.log(step=step, images=images, **nats)
             self._track(lambda tracker: tracking.log(tracker, found, step))
-            self._print(f"step {step}: validation ELBO {bits} bits/dim")
+            self._print(f"step {step:,}, {images:,} images: validation ELBO {bits} bits/dim")
         grid = self.run.samples / f"{step:08d}.png"
         if self.trackers and grid.exists():
             pixels = np.asarray(Image.open(grid))

@@ -96,13 +96,14 @@ def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
     """Find the torch modules of a denoiser.
 
     They are the denoiser itself, or modules in its attributes `network` and `denoiser`, or the
-    object of a bound method. Modules in a closure are not found.
+    object of a bound method, or the function of a `functools.partial`. Modules in a closure are not
+    found.
     """
     if isinstance(denoiser, nn.Module):
         return [denoiser]
     if depth == 0:
         return []
-    inner = [getattr(denoiser, name, None) for name in ("network", "denoiser", "__self__")]
+    inner = [getattr(denoiser, name, None) for name in ("network", "denoiser", "__self__", "func")]
     return [module for one in inner for module in modules(one, depth - 1)]
 
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from elbos.base.checks import Typed, require_positive
 from elbos.base.conditions import Condition
+from elbos.base.progress import LOGGER
 from elbos.theory.denoiser import Denoise
 from elbos.validation.estimate import Estimate
 from elbos.validation.result import Validation
@@ -34,7 +35,7 @@ class ValidationHistory(Typed):
         validator: The held-out set.
         denoiser: Makes the denoiser of a model, for example of its averaged weights:
             `lambda model: elbos.Denoiser(model.ema, V())`. Default: the model is a denoiser.
-        every: Training steps between validations.
+        every: Training steps between validations; images, if steps are counted in images.
         patience: Number of validations in a row that are significantly worse than the best one
             after which `should_stop` is true. Default: never.
         cond: The condition of all samples. Default: the condition in the data.
@@ -66,6 +67,7 @@ class ValidationHistory(Typed):
     results: dict[int, Validation] = field(default_factory=dict, init=False)
     best_step: int | None = field(default=None, init=False)
     _num_worse: int = field(default=0, init=False)
+    _last_step: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         require_positive(every=self.every, batch_size=self.batch_size)
@@ -85,8 +87,16 @@ class ValidationHistory(Typed):
         """True if the last `patience` validations are significantly worse than the best one."""
         return self.patience is not None and self._num_worse >= self.patience
 
+    def is_due(self, step: int) -> bool:
+        """Return whether `update` would validate the model at this step.
+
+        It does at each multiple of `every`, or at the first step that it gets after one.
+        """
+        last = step - 1 if self._last_step is None else self._last_step
+        return step > 0 and step // self.every > last // self.every
+
     def update(self, step: int, model: Any) -> dict[str, float] | None:
-        """Validate the model if the training step is a multiple of `every`.
+        """Validate the model if that is due.
 
         All processes of `torch.distributed` share the work, and have to make the call.
 
@@ -99,18 +109,21 @@ class ValidationHistory(Typed):
             from the best one before (positive if worse) with its error, for a logger; None if no
             validation is due.
         """
-        if step % self.every or step in self.results or step == 0:
+        is_due = self.is_due(step)
+        self._last_step = step
+        if not is_due:
             return None
+        is_shared = dist.is_available() and dist.is_initialized()
         result = self.validator(
-            self.denoiser(model),
-            cond=self.cond,
-            batch_size=self.batch_size,
-            is_shared=dist.is_available() and dist.is_initialized(),
+            self.denoiser(model), cond=self.cond, batch_size=self.batch_size, is_shared=is_shared
         )
         metrics = {
             "validation_bits_per_dim": result.bits_per_dim,
             "validation_standard_error": result.standard_error,
         }
+        bits = f"{result.bits_per_dim:.4f} ± {result.standard_error:.4f} bits/dim"
+        if not is_shared or dist.get_rank() == 0:
+            LOGGER.info("%s", f"step {step:,}: validation ELBO {bits}")
         self.results[step] = result
         if self.best is None:
             self.best_step = step

@@ -4,6 +4,8 @@ networks, and audits of scheduler configurations.
 - `denoiser(network, scheduler)`: a UNet or transformer with its scheduler, as a denoiser.
 - `load(folder)`: a pipeline that `save_pretrained` wrote, as a denoiser and the data's encoder.
 - `load_vae(name)`: the autoencoder of latents, from a folder or from the Hub.
+- `log_validation(history, accelerator, model, step)`: the function of that name in diffusers'
+  training scripts, with the ELBO.
 - `network.DiffusersConfig`: a network that is trained here, and `trained`, its scheduler.
 - `loss_table(config, training)`, `read_config(path)`: the training loss of a scheduler.
 """
@@ -13,6 +15,7 @@ from elbos.adapters.diffusers.pipeline import Pipeline, load, load_vae
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
 from elbos.adapters.diffusers.schedulers import loss_table, read_config
 from elbos.adapters.diffusers.training import Prediction, Scheme, Training
+from elbos.adapters.diffusers.validation import log_validation
 
 __all__ = [
     "Latents",
@@ -24,6 +27,7 @@ __all__ = [
     "denoiser",
     "load",
     "load_vae",
+    "log_validation",
     "loss_table",
     "read_config",
 ]
