@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import pixel_unshuffle
 
-from elbos import Validator
-from elbos.adapters.diffusers import Latents, denoiser, load
+from elbos.adapters.diffusers import Latents, denoiser
 from elbos.theory.process import align, alpha_sigma
 
 diffusers = pytest.importorskip("diffusers")
@@ -19,6 +18,7 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 CONFIGS = Path(__file__).with_name("families.json")
+GUIDE = Path(__file__).parents[2] / "docs/evaluation.md"
 B, L = 4, 5  # samples; as many as a side of the latents, so that no axis broadcasts; tokens of text
 IMAGE = (B, 4, 4, 6)
 
@@ -55,7 +55,7 @@ def flux(network, noisy, timesteps, cond):
     y = network(
         hidden_states=patches(noisy),
         timestep=timesteps / 1000,
-        guidance=torch.tensor([3.5]).expand(B) if "guidance" in cond else None,
+        guidance=torch.tensor([3.5]).expand(len(noisy)) if "guidance" in cond else None,
         pooled_projections=cond["pooled_projections"],
         encoder_hidden_states=cond["encoder_hidden_states"],
         txt_ids=torch.zeros(L, 3),
@@ -339,31 +339,34 @@ def test_latents_are_those_of_the_training_script(family):
 
 
 @torch.no_grad()
-def test_a_saved_pipeline_is_validated(tmp_path):
-    """Latents of the pipeline's VAE, the bound of its network, beside the bound by hand."""
-    network, vae = made("z-image"), made("vae")
+def test_the_guide_validates_a_saved_pipeline(tmp_path):
+    """The bound of the guide's lines, beside the bound of the script's lines."""
+    network, vae = made("flux-dev"), made("vae")
     for part, module in (("transformer", network), ("vae", vae)):
         module.save_pretrained(tmp_path / part)
     diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(tmp_path / "scheduler")
     parts = {
         "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "transformer": ["diffusers", "ZImageTransformer2DModel"],
+        "transformer": ["diffusers", "FluxTransformer2DModel"],
         "vae": ["diffusers", "AutoencoderKL"],
-        "text_encoder": ["transformers", "Qwen3Model"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
     }
     (tmp_path / "model_index.json").write_text(json.dumps(parts))
-    pipeline = load(tmp_path)
-    x = pipeline.encode(randn(B, 3, 8, 12).clamp(-1, 1))
-    assert x.shape == IMAGE
-    cond = {"cap_feats": randn(B, L, 16, seed=1), "cap_mask": MASK}
-    validator = Validator(x, logsnr_min=-8.0, logsnr_max=8.0)
-    found = validator(pipeline.denoiser, cond=cond)
+    section = GUIDE.read_text().split("## Text-to-image networks of diffusers")[1]
+    code = section.split("```py\n")[1].split("```")[0].replace('"flux"', repr(str(tmp_path)))
+    names = {
+        "images": randn(B, 3, 8, 12).clamp(-1, 1),
+        "text": TEXT["encoder_hidden_states"],
+        "pooled": POOLED["pooled_projections"],
+    }
+    exec(code, names)
+    assert names["x"].shape == IMAGE
 
     def by_hand(z, logsnr, cond):
         alpha, sigma = (align(scale, z) for scale in alpha_sigma(logsnr))
-        velocity = z_image(network, z / (alpha + sigma), 1000 * torch.sigmoid(-logsnr / 2), cond)
         noisy, share = z / (alpha + sigma), sigma / (alpha + sigma)
+        velocity = flux(network, noisy, 1000 * torch.sigmoid(-logsnr / 2), cond)
         return noisy - share * velocity, noisy + (1 - share) * velocity
 
-    bound = validator(by_hand, cond=cond).bits_per_dim
-    assert found.bits_per_dim == pytest.approx(bound, rel=1e-5)
+    bound = names["validator"](by_hand, cond=names["cond"]).bits_per_dim
+    assert names["bound"].bits_per_dim == pytest.approx(bound, rel=1e-5)

@@ -9,7 +9,7 @@ import torch
 import elbos
 
 GUIDE = Path(__file__).parents[2] / "docs/evaluation.md"
-SECTION = GUIDE.read_text().split("## Any model as a denoiser")[1]
+SECTION = GUIDE.read_text().split("## Any model as a denoiser")[1].split("\n## ")[0]
 BY_LOSS, CODE = re.findall(r"```py\n(.*?)```", SECTION, re.DOTALL)
 IMPORTS, LINES = CODE.split("\n\n")
 

@@ -39,7 +39,7 @@ _TIMES_TO_ONE = (
     *("AuraFlow", "BriaFibo2", "Chroma", "Flux", "Krea2", "LongCat", "Ovis", "PRX", "Qwen"),
 )
 _CLIPPED = ("DDPM", "DDIM", "RePaint", "UnCLIP")  # where `clip_sample` is true by default
-_REVERSED_TIMES = ("Lumina", "ZImage")
+_REVERSED_TIMES = ("Ideogram4", "Lumina", "ZImage")
 
 
 @dataclass(frozen=True, kw_only=True)
