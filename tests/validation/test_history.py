@@ -65,6 +65,26 @@ def test_the_best_is_the_lowest_bound_and_worse_ones_stop():
     assert found.mean == pytest.approx(gap, abs=4 * found.standard_error)
 
 
+def test_a_resumed_training_is_compared_with_the_best_before(tmp_path):
+    """Through a file of torch that runs no code; the same metrics as without the interruption."""
+
+    def history():
+        return ValidationHistory(Validator(X), lambda std: model(std), every=2, patience=2)
+
+    whole, first, second = history(), history(), history()
+    for step, std in ((2, 1.0), (4, 1.5)):
+        whole.update(step, std)
+        first.update(step, std)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.update(4, 1.5) is None
+    assert second.update(6, 2.0) == whole.update(6, 2.0)
+    assert (second.best_step, second.should_stop) == (whole.best_step, whole.should_stop)
+    assert whole.should_stop
+    second.load_state_dict(history().state_dict())
+    assert second.best is None
+
+
 def test_a_difference_within_its_error_does_not_count_as_worse():
     history = ValidationHistory(Validator(X), lambda std: model(std), every=1, patience=1)
     for step, std in enumerate((1.0, 1.0001), 1):

@@ -44,6 +44,12 @@ class ValidationCallback(Callback):  # type: ignore[misc]
         super().__init__()
         self.history = history
 
+    def state_dict(self) -> dict[str, Any]:
+        return self.history.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.history.load_state_dict(state_dict)
+
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         kind = getattr(callbacks, "WeightAveraging", ())  # from Lightning 2.6 on
         is_due = self.history.is_due(trainer.global_step)

@@ -149,6 +149,8 @@ class LossByLevel:
             num_samples=tuple(map(int, sums[0].tolist())),
         )
 
+    compute = result  # torchmetrics' name
+
     def reset(self) -> None:
         """Discard all losses that were added so far."""
         self._sums = torch.zeros_like(self._sums)

@@ -5,7 +5,7 @@ difference is many times smaller than that of either number: a worsening is sign
 two loss curves differ visibly.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
@@ -136,3 +136,22 @@ class ValidationHistory(Typed):
         if worse.mean < 0:
             self.best_step = step
         return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best validation and the count of worse ones, for a checkpoint.
+
+        accelerate stores them: `accelerator.register_for_checkpointing(history)`.
+        """
+        return {
+            "best": None if self.best is None else self.best.to_dict(),
+            "best_step": self.best_step,
+            "num_worse": self._num_worse,
+            "last_step": self._last_step,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the best validation, with which a resumed training is compared."""
+        self.best_step, self._last_step = state["best_step"], state["last_step"]
+        self._num_worse, self.results = state["num_worse"], {}
+        if self.best_step is not None:
+            self.results[self.best_step] = Validation.from_dict(state["best"])
