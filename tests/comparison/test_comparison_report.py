@@ -70,7 +70,7 @@ def test_a_report_is_what_it_was_read_from():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"protocol": {"network": "UNet"}}, {"rows": 5}, {"num_images": "9"}]
+    "wrong", [{"protocol": {"network": "UNet"}}, {"rows": 5}, {"num_images": "9"}, {"format": 2}]
 )
 def test_a_report_of_an_earlier_version_is_refused(report, wrong):
     with pytest.raises(ValueError, match="report of this version"):

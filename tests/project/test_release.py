@@ -82,3 +82,12 @@ def test_a_bug_report_has_versions_processors_and_extras():
     extras = set(importlib.metadata.metadata("elbos").get_all("Provides-Extra"))
     assert extras - {"all", "bench", "dev"} <= names
     assert f"torch {importlib.metadata.version('torch')}" in found["packages"]
+
+
+def test_files_of_a_newer_format_are_refused_and_of_none_are_read():
+    content = elbos.audit.from_recipe("edm").to_dict()
+    newer = content["format"] + 1
+    with pytest.raises(ValueError, match=str(newer)):
+        elbos.audit.Audit.from_dict(content | {"format": newer})
+    del content["format"]
+    assert elbos.audit.Audit.from_dict(content).closest[0].name

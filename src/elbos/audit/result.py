@@ -22,6 +22,7 @@ from elbos.audit.matching import MonotoneFactor, Nearest, find_factor, monotone_
 from elbos.audit.measure import Samples
 from elbos.audit.resemblance import LossCurves, Resemblance, published_recipe, resemblances
 from elbos.base.pages import shown_by
+from elbos.base.records import require_format
 from elbos.models.calls import ForeignNetwork
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Verdict = Literal["monotone", "not monotone", "undecided", "code error", "no weighting"]
 
+FORMAT = 1  # version of the JSON values of an audit
 DERIVED = (
     "verdict",
     "is_monotone",
@@ -351,11 +353,16 @@ class Audit:
         Derived quantities are included; infinity and NaN become None.
         """
         names = (*(field.name for field in _stored()), *DERIVED)
-        return {name: _plain(getattr(self, name)) for name in names}
+        return {"format": FORMAT, **{name: _plain(getattr(self, name)) for name in names}}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Audit":
-        """Restore an audit from JSON values."""
+        """Restore an audit from JSON values.
+
+        Raises:
+            ValueError: If the values are of a newer format.
+        """
+        require_format(content, FORMAT)
         given = {f.name: content[f.name] for f in _stored() if f.name in content}
         for column in _stored():
             if "Tensor" in str(column.type):

@@ -13,6 +13,8 @@ import types
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from elbos import __version__
+
 
 def to_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
@@ -53,6 +55,15 @@ def from_json(annotation: Any, value: Any) -> Any:
     if not is_known:
         raise TypeError(f"{value!r} is no {getattr(annotation, '__name__', annotation)}")
     return value
+
+
+def require_format(content: Mapping[str, Any], latest: int) -> None:
+    """Raise a ValueError if JSON values are of a newer format than is read here.
+
+    Values without the entry `format` count as format 1.
+    """
+    if (found := content.get("format", 1)) not in range(1, latest + 1):
+        raise ValueError(f"its format is {found}, and elbos {__version__} reads up to {latest}")
 
 
 def _is_of(annotation: Any, value: Any) -> bool:

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from elbos.base.pages import shown_by
-from elbos.base.records import from_json, to_json
+from elbos.base.records import from_json, require_format, to_json
 from elbos.comparison.objective_result import Known, Metric, ObjectiveResult
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+FORMAT = 1  # version of report.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +246,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON values for report.json."""
-        return dict(to_json(self))
+        return {"format": FORMAT, **to_json(self)}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Comparison":
@@ -254,6 +256,7 @@ class Comparison:
             ValueError: If the content is not a comparison of this version.
         """
         try:
+            require_format(value, FORMAT)
             found: Comparison = from_json(cls, value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from elbos.base import files
 from elbos.base.pages import shown_by
-from elbos.base.records import from_json, to_json
+from elbos.base.records import from_json, require_format, to_json
 from elbos.evaluation.scores import SampleQuality, Sweep
 from elbos.theory.floor import Floor
 from elbos.training.config import Training
@@ -16,6 +16,7 @@ from elbos.validation import Curve
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+FORMAT = 1  # version of eval.json
 MAX_Z = 4.0
 """The largest z score attributed to chance: one in 16,000 is larger."""
 
@@ -234,8 +235,9 @@ class Evaluation:
     def from_dict(cls, data: Mapping[str, Any]) -> "Evaluation":
         """Restore an evaluation from the JSON values of `Evaluation.to_dict`.
 
-        A TypeError is raised if an entry is missing.
+        A TypeError is raised if an entry is missing, a ValueError if the format is newer.
         """
+        require_format(data, FORMAT)
         found: Evaluation = from_json(cls, data)
         return found
 
@@ -244,7 +246,7 @@ class Evaluation:
 
         It is the content of eval.json.
         """
-        return dict(to_json(self))
+        return {"format": FORMAT, **to_json(self)}
 
     def plot(self) -> "Figure":
         """Plot the loss and the ELBO of noisy data over log-SNR."""

@@ -22,11 +22,13 @@ from elbos.base import files
 from elbos.base.codec import difference, encode
 from elbos.base.errors import flat
 from elbos.base.formats import pack, unpack
+from elbos.base.records import require_format
 from elbos.training import checkpoint
 from elbos.training.config import Config, run_config
 from elbos.training.directory import RunDirectory
 
 MANIFEST, WEIGHTS = "elbos.json", "model.safetensors"
+FORMAT = 1  # version of the manifest
 Weights = dict[str, Tensor]
 _MAX_REASON = 200  # characters: torch's message lists all tensors that differ
 
@@ -41,6 +43,10 @@ def ends(directory: RunDirectory) -> tuple[float, float] | None:
     None if elbos.json is missing.
     """
     manifest = directory.read(MANIFEST)
+    try:
+        require_format(manifest or {}, FORMAT)
+    except ValueError as error:
+        raise ValueError(f"{directory.path / MANIFEST} cannot be read ({error}).") from error
     match None if manifest is None else manifest.get("logsnr"):
         case [float() as low, float() as high] if low < high:
             return low, high

@@ -21,8 +21,6 @@ from elbos.training import exported
 from elbos.training.config import Config
 from elbos.training.directory import RunDirectory
 
-_FORMAT = 1
-
 
 def export(
     run: Run, folder: Path | str, *, repo: str | None = None, vae: Latents | None = None
@@ -56,7 +54,7 @@ def export(
         with files.named_errors(folder):
             partial.mkdir()
             ends = [run.schedule.logsnr_min, run.schedule.logsnr_max]
-            manifest = {"format": _FORMAT, "elbos": __version__, **_run_of(run)}
+            manifest = {"format": exported.FORMAT, "elbos": __version__, **_run_of(run)}
             manifest |= {"step": run.step, "logsnr": ends}
             if isinstance(run.network, DiffusersNetwork):
                 _write_pipeline(run.network, run.config, partial, vae)
