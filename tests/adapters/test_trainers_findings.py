@@ -1,4 +1,4 @@
-"""Six trainers' settings that are unknown, wrong, or shown by no weighting."""
+"""Nine trainers' settings that are unknown, wrong, or shown by no weighting."""
 
 import pytest
 import torch
@@ -6,8 +6,10 @@ from trainer_settings import SETTINGS, ai_toolkit, trainer_of
 
 from elbos.adapters.trainers import TRAINERS, Settings, read_settings
 from elbos.adapters.trainers.trainer import audit_of
+from elbos.audit.words import facts
 
 NAMES = ("simpletuner", "ai-toolkit", "diffusion-pipe", "diffsynth", "lerobot", "torchtitan")
+NAMES += ("automodel", "fastvideo", "ltx")
 FIRST = {trainer_of(name).name: settings for name, settings in reversed(SETTINGS.items())}
 
 
@@ -32,6 +34,8 @@ SLIPS = [
     ("diffsynth", {"template": "Wan", "min_timestep_bondary": 0.3}, "min_timestep_boundary"),
     ("lerobot", {"policy.type": "pi0", "time_sampling_beta_alfa": 2}, "time_sampling_beta_alpha"),
     ("torchtitan", {"modul": "flux"}, "module"),
+    ("automodel", {"flow_shfit": 2}, "flow_shift"),
+    ("fastvideo", {"precondition_output": True}, "precondition_outputs"),
 ]
 
 
@@ -62,6 +66,11 @@ WRONG = [
     ("lerobot", {"type": "act"}, "type"),
     ("lerobot", {"type": "pi0", "time_sampling_offset": 0.5}, "time_sampling_offset"),
     ("torchtitan", {"module": "llama3"}, "module"),
+    ("automodel", {"sigma_min": 0.1}, "sigma_min"),
+    ("fastvideo", {"method": {"_target_": "methods.dmd2.DMD2Method"}}, "DMD2Method"),
+    ("fastvideo", {"student._target_": "train.models.ltx2.ltx2.LTX2Model"}, "ltx2"),
+    ("ltx", {"uniform_prob": 0.2}, "resolution_buckets"),
+    ("onetrainer", {"model_type": "SANA", "loss_weight_fn": "SIGMA"}, "loss_weight_fn"),
 ]
 
 
@@ -101,6 +110,13 @@ FINDINGS = [
     ),
     ("diffsynth", {"template": "Wan"}, "rounded-times"),
     ("lerobot", {"type": "pi05", "rtc_training_max_delay": 4}, "declared-uneven"),
+    ("fastvideo", SETTINGS["fastvideo_wan"], "setting-ignored"),
+    ("fastvideo", SETTINGS["fastvideo_hunyuan"], "setting-ignored"),
+    (
+        "onetrainer",
+        {"model_type": "CHROMA_1", "dynamic_timestep_shifting": True},
+        "setting-ignored",
+    ),
 ]
 
 
@@ -206,3 +222,45 @@ def test_times_that_bfloat16_rounds_to_1000_are_pure_noise(settings, share):
     """
     loss = TRAINERS["diffsynth"].loss(Settings({"template": "FLUX.1"} | settings))
     assert audit_of(loss).share_pure_noise == pytest.approx(share)
+
+
+def test_weights_of_weighted_times_come_before_the_bell():
+    settings = {"noise_scheduler": "flowmatch", "timestep_type": "weighted"}
+    loss, with_bell = (
+        TRAINERS["ai-toolkit"].loss(Settings(settings | more))
+        for more in ({}, {"linear_timesteps": True})
+    )
+    assert torch.equal(loss.coefficient, with_bell.coefficient)
+
+
+def test_the_shift_by_resolution_is_of_the_latents():
+    """FLUX.2's are 16 times smaller than the image: a quarter of FLUX.1's tokens."""
+
+    def mean(model, side):
+        settings = Settings({"model": {"type": model, "flux_shift": True}, "resolutions": [side]})
+        return TRAINERS["diffusion-pipe"].loss(settings).schedule.mean
+
+    assert mean("flux2", 1024) == mean("flux", 512) != mean("flux", 1024)
+
+
+def test_a_biased_refiner_draws_shared_steps_more_often():
+    """Weights that sum to 1 are below those of the segment before, whose last step they share."""
+    settings = Settings(SETTINGS["simpletuner_refiner"] | {"timestep_bias_strategy": "range"})
+    p = TRAINERS["simpletuner"].loss(settings).probability
+    assert p[99] > 2 * p[50]
+
+
+@pytest.mark.parametrize("release", ["0.6.2", "0.7.0"])
+def test_an_installed_trainer_of_another_version_is_named(monkeypatch, release):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: release)
+    found = found_in("lerobot", {"type": "pi0"})
+    assert ("other-version" in found) == (release != "0.6.2")
+    if release != "0.6.2":
+        assert found["other-version"]["installed"] == "lerobot 0.7.0"
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_an_audit_names_the_version_that_was_read(trainer):
+    settings = FIRST.get(trainer, {})
+    audit = TRAINERS[trainer].audit(Settings(settings))
+    assert TRAINERS[trainer].version in facts(audit)["source"]

@@ -1,11 +1,10 @@
-"""Six trainers' settings against their losses written out and measured: the weighting."""
+"""Nine trainers' settings against their losses written out and measured: the weighting."""
 
 import numpy as np
 import pytest
 import torch
-import trainer_losses
 from audited import X
-from trainer_settings import SETTINGS, trainer_of
+from trainer_settings import LOSSES, SETTINGS, trainer_of
 
 from elbos import audit
 from elbos.adapters.trainers import Settings
@@ -18,6 +17,7 @@ from elbos.audit.measure import measuring
 ROUGH = [
     *("simpletuner_sd2x", "ai_toolkit_style_sigmoid", "ai_toolkit_lognorm_blend"),
     *("diffsynth_flux", "diffsynth_wan_low_noise", "diffsynth_qwen_image"),
+    "automodel_mode",  # whose weight near data is a staircase from 0
 ]
 FAST = ["torchtitan_flux", "simpletuner_flux", "diffusion_pipe_cosmos"]
 
@@ -44,7 +44,7 @@ def agreement(found, result):
 @pytest.mark.parametrize("name", slow_but(SETTINGS, FAST))
 def test_the_weighting_is_the_measured_one(name):
     found = declared(name)
-    result = audit.probe(getattr(trainer_losses, name), X, 3000 if name in FAST else 20_000)
+    result = audit.probe(LOSSES[name], X, 3000 if name in FAST else 20_000)
     assert agreement(found, result) < 0.02 or name in ROUGH
     assert {found.verdict, result.verdict} != {"monotone", "not monotone"}
     assert found.parameterization == result.parameterization
@@ -57,7 +57,7 @@ def test_every_sample_and_all_together_weigh_as_declared(name):
     """What multiplies the error of the noise, and the share of the coefficients' sum up to each of
     99 noise levels, whose sampling error is up to .4 % of 20,000 samples.
     """
-    with measuring(getattr(trainer_losses, name), X, 20_000, seed=0) as measurement:
+    with measuring(LOSSES[name], X, 20_000, seed=0) as measurement:
         samples = measurement.samples(20_000)
     loss = trainer_of(name).loss(Settings(SETTINGS[name]))
     is_drawn = samples.logsnr.isfinite() & (samples.eps_coefficient > 0)

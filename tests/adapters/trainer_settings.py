@@ -1,7 +1,11 @@
 """The settings of each loss of `trainer_losses`, as that trainer's users write them."""
 
+import trainer_losses
+import trainer_losses_video
+
 from elbos.adapters.trainers import TRAINERS
 
+LOSSES = vars(trainer_losses) | vars(trainer_losses_video)
 FLOWMATCH = {"noise_scheduler": "flowmatch"}
 
 
@@ -103,6 +107,30 @@ SETTINGS = {
     "lerobot_smolvla": {"type": "smolvla"},
     "torchtitan_flux": {"module": "flux", "config": "flux_dev"},
     "torchtitan_flux_packed": {"config": "flux_schnell"},
+    "automodel_default": {"flow_matching": {"adapter_type": "simple"}},
+    "automodel_mode": {
+        "timestep_sampling": "mode",
+        "mix_uniform_ratio": 0,
+        "flow_shift": 2,
+        "loss_weighting_scheme": "bsmntw",
+    },
+    "fastvideo_wan": {
+        "models": {"student": {"_target_": "fastvideo.train.models.wan.wan.WanModel"}},
+        "pipeline": {"flow_shift": 5},
+        "training": {
+            "model": {
+                "weighting_scheme": "logit_normal",
+                "logit_mean": 0.4,
+                "logit_std": 0.7,
+                "precondition_outputs": True,
+            }
+        },
+    },
+    "fastvideo_hunyuan": {
+        "models.student._target_": "fastvideo.train.models.hunyuan.hunyuan.HunyuanModel",
+        "training.model.weighting_scheme": "cosmap",
+    },
+    "ltx_default": {"resolution_buckets": "960x544x49"},
 }
 
 

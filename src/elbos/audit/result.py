@@ -64,6 +64,7 @@ class Audit:
     Attributes:
         title: Name of the loss.
         source: "measured" from code, or "declared" and hence exact.
+        version: Trainer and version as whose settings the loss was declared; empty for others.
         num_samples: Number of samples drawn; 0 for a declared loss.
         logsnr: Grid of $\lambda$, increasing.
         weight: $w(\lambda) \propto p(\lambda)\, k(\lambda)$, with geometric mean 1 under $p$.
@@ -97,6 +98,7 @@ class Audit:
 
     title: str
     source: Literal["measured", "declared"]
+    version: str = ""
     num_samples: int = 0
     logsnr: Float[Tensor, " g"]
     weight: Float[Tensor, " g"]

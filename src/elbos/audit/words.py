@@ -262,7 +262,7 @@ def facts(audit: Audit) -> dict[str, str]:
         "diagnostics": ", ".join(one.kind for one in audit.diagnostics) or NONE,
         "source": f"measured on {audit.num_samples:,} samples"
         if is_measured
-        else "declared, exact",
+        else ", ".join(filter(None, ("declared, exact", audit.version))),
         "nearest": ", ".join(view.nearest[0]) if audit.is_weighted_elbo else NONE,
     }
 

@@ -10,10 +10,13 @@ Examples:
 """
 
 from elbos.adapters.trainers.ai_toolkit import AI_TOOLKIT
+from elbos.adapters.trainers.automodel import AUTOMODEL
 from elbos.adapters.trainers.diffsynth import DIFFSYNTH
 from elbos.adapters.trainers.diffusion_pipe import DIFFUSION_PIPE
+from elbos.adapters.trainers.fastvideo import FASTVIDEO
 from elbos.adapters.trainers.kohya import KOHYA
 from elbos.adapters.trainers.lerobot import LEROBOT
+from elbos.adapters.trainers.ltx import LTX
 from elbos.adapters.trainers.musubi import MUSUBI
 from elbos.adapters.trainers.onetrainer import ONETRAINER
 from elbos.adapters.trainers.settings import Settings, read_settings
@@ -48,6 +51,9 @@ TRAINERS: dict[str, Trainer] = {
         DIFFSYNTH,
         LEROBOT,
         TORCHTITAN,
+        AUTOMODEL,
+        FASTVIDEO,
+        LTX,
     )
 }
 """Every trainer by its name on the command line."""

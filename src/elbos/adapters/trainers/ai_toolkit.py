@@ -124,7 +124,9 @@ def _step_probability(settings: Settings, *, edge: int) -> Float[Tensor, " n"]:
 def _flow(settings: Settings) -> Loss:
     kind = settings.one_of("timestep_type", "sigmoid", _TYPES)
     is_bell, is_half = settings.flag("linear_timesteps"), settings.flag("linear_timesteps2")
-    weighting = "linear_timesteps" + "2" * is_half if is_bell or is_half else kind
+    weighting = kind  # of "weighted", linear_timesteps changes neither times nor weights
+    if kind != "weighted" and (is_bell or is_half):
+        weighting = "linear_timesteps" + "2" * is_half
     p = _step_probability(settings, edge=0)
     is_whole = bool(p[:-1].min() > 0) and p[-1].item() == 0
     title = f"ai-toolkit, {weighting}"

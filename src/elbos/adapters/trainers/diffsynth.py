@@ -107,6 +107,7 @@ def _read(settings: Settings) -> LossTable:
 DIFFSYNTH = Trainer(
     name="diffsynth",
     version="DiffSynth-Studio 2.1.2, fed7b18",
+    package=("diffsynth", "2.1.2"),
     read=_read,
     options=tuple(Option(settings={"template": name}) for name in (*_TABLES, _DIFFUSION)),
     findings={kinds.DeclaredNoise: ("noise_scale",)},

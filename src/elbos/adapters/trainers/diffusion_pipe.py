@@ -41,6 +41,10 @@ from elbos.theory.schedules import Mixture, Normal, Schedule
 
 _REVERSED = ("lumina_2", "omnigen2", "hidream", "z_image")  # predict data minus noise
 _UNSHIFTED = ("ltx-video",)
+_PIXELS_PER_TOKEN = {  # of 2 x 2 latents, whatever the patches of the network
+    **dict.fromkeys(("flux2", "ernie_image", "ideogram4", "hunyuan_video_15"), 32),
+    **dict.fromkeys(("hunyuan_image", "ltx2"), 64),
+}
 _NO_FLUX_SHIFT = ("hunyuan-video", *_UNSHIFTED)
 _MODELS = (
     *("flux", "chroma", "wan", "sd3", "cosmos_predict2", "anima", "qwen_image", "hunyuan_image"),
@@ -69,7 +73,8 @@ def _read(settings: Settings) -> Loss:
         shift = settings.number("shift", 0.0, low=0)
         shifts = [shift or 1.0]
         if not shift and model not in _NO_FLUX_SHIFT and settings.flag(by_resolution):
-            shifts = shifts_by_resolution(settings, "resolutions")
+            pixels = _PIXELS_PER_TOKEN.get(model, 16)
+            shifts = shifts_by_resolution(settings, "resolutions", pixels=pixels)
 
     methods = ("logit_normal", "uniform")
     is_normal = settings.one_of("timestep_sample_method", "logit_normal", methods) == methods[0]

@@ -1,11 +1,12 @@
-r"""Trainer lerobot: policies that denoise actions (pi0, pi0.5, SmolVLA and Diffusion Policy).
+r"""Trainer lerobot: policies that denoise actions (pi0, pi0.5, EO-1, SmolVLA and Diffusion Policy).
 
 `policies/common/flow_matching.py` draws times
 
 $$t = s\,b + o, \qquad b \sim \mathrm{Beta}(\alpha, \beta),$$
 
-with $s = .999$, $o = .001$ and $\mathrm{Beta}(1.5, 1)$ unless pi0's or pi0.5's settings
-`time_sampling_*` say otherwise; SmolVLA (`policies/smolvla/modeling_smolvla.py`) has no settings
+with $s = .999$, $o = .001$ and $\mathrm{Beta}(1.5, 1)$ unless the settings
+`time_sampling_*` of pi0, pi0.5 or EO-1 say otherwise; SmolVLA
+(`policies/smolvla/modeling_smolvla.py`) has no settings
 for them. The loss is the plain $\|\hat u - (\epsilon - x)\|^2$, so
 $w \propto t^\alpha(1 - t)^{\beta - 2}$ where $s = 1$. Diffusion Policy
 (`policies/diffusion/modeling_diffusion.py`) draws the steps of a DDPM table uniformly, by default
@@ -27,7 +28,7 @@ from elbos.theory.schedules import Beta, FlowTimes
 
 def _read(settings: Settings) -> Loss:
     key = "policy.type" if settings.has("policy.type") else "type"
-    policy = settings.one_of(key, "pi0", ("pi0", "pi05", "smolvla", "diffusion"))
+    policy = settings.one_of(key, "pi0", ("pi0", "pi05", "eo1", "smolvla", "diffusion"))
     if policy == "diffusion":
         kind = settings.one_of("noise_scheduler_type", "DDPM", ("DDPM", "DDIM"))
         num_steps = settings.integer("num_train_timesteps", 100, low=3, high=100_000)
@@ -59,6 +60,7 @@ def _read(settings: Settings) -> Loss:
 LEROBOT = Trainer(
     name="lerobot",
     version="lerobot after 0.6.1, 7427f31",
+    package=("lerobot", "0.6.2"),
     read=_read,
     options=(
         Option(

@@ -42,7 +42,9 @@ def _read(settings: Settings) -> Loss:
     sampling = settings.one_of("timestep_sampling", default, _SAMPLINGS)
     low, high = steps_between(settings, "min_timestep", "max_timestep")
     scheme = Training()
-    if not is_ideogram:
+    if is_ideogram:
+        settings.one_of("weighting_scheme", "none", ("none",))
+    else:
         is_distribution = settings.text("weighting_scheme") in ("logit_normal", "mode")
         if sampling == "sigma" or not is_distribution:
             scheme = flow.read_scheme(settings)
@@ -113,6 +115,7 @@ def _in_range(settings: Settings, schedule: Schedule, low: int, high: int) -> Sc
 MUSUBI = Trainer(
     name="musubi",
     version="musubi-tuner v0.3.4, 30c658c",
+    package=("musubi-tuner", "0.3.4"),
     read=_read,
     options=(
         Option(settings={"timestep_sampling": "uniform"}),

@@ -52,6 +52,7 @@ _MOST_SHIFTED = {
     **dict.fromkeys(("FLUX_DEV_1", "FLUX_FILL_DEV_1", "FLUX_2", "Z_IMAGE"), flow.FLUX),
     "QWEN": flow.QWEN,
 }
+_MODEL_SHIFT = ("ANIMA", "KREA_2", "ERNIE")  # by the scheduler file of the model
 _UNWEIGHTED = ("UNIFORM", "COS_MAP")  # distributions that ignore noising_weight and noising_bias
 _NOISE = ("offset_noise_weight", "perturbation_noise_weight")
 _FINDINGS = {
@@ -101,12 +102,13 @@ def _diffusion(settings: Settings, model: str) -> LossTable:
 
 
 def _flow(settings: Settings, model: str) -> LossTable:
-    shift = 1.0
-    if not settings.flag("dynamic_timestep_shifting"):
-        shift = settings.number("timestep_shift", 1, above=0)
-    elif "," in settings.text("resolution"):
+    shift = settings.number("timestep_shift", 1, above=0)
+    is_dynamic = settings.flag("dynamic_timestep_shifting")
+    if is_dynamic and model not in (*_MOST_SHIFTED, *_MODEL_SHIFT, "IDEOGRAM_4"):
+        settings.diagnostics.append(kinds.SettingIgnored("dynamic_timestep_shifting"))
+    elif is_dynamic and "," in settings.text("resolution"):
         raise ValueError("resolution holds several values, each with another shift: give one.")
-    else:
+    elif is_dynamic:
         height, width = flow.resolution(settings, default=512)
         if model == "IDEOGRAM_4":
             shift = math.sqrt(height * width) / 512
@@ -117,7 +119,8 @@ def _flow(settings: Settings, model: str) -> LossTable:
                 f"dynamic_timestep_shifting of {model} is not known: give timestep_shift."
             )
     t = torch.arange(1, NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS
-    weight: Weight = settings.one_of("loss_weight_fn", "CONSTANT", ("CONSTANT", "SIGMA"))
+    weights: tuple[Weight, ...] = ("CONSTANT",) if model == "SANA" else ("CONSTANT", "SIGMA")
+    weight = settings.one_of("loss_weight_fn", "CONSTANT", weights)
     coefficient = t if weight == "SIGMA" else torch.ones_like(t)
     table = flow_table(f"OneTrainer, {model}", t, _probability(settings, shift), coefficient)
     return replace(table, factor=-1.0 if model == "IDEOGRAM_4" else 1.0)

@@ -159,6 +159,7 @@ def _step_probability(settings: Settings, family: str) -> Float[Tensor, " n"]:
             num = int(share * NUM_STEPS)
             biased = slice(0, num) if strategy == "earlier" else slice(-num, None)
         weights[biased] *= factor
+        weights /= weights.sum()  # so that the step that segments share is likelier, not rarer
     strength = settings.number("refiner_training_strength", 0.2, above=0, high=1)
     is_inverted = settings.flag("refiner_training_invert_schedule")
     num = settings.integer("train_batch_size", 4, low=1, high=NUM_STEPS)
@@ -190,6 +191,7 @@ _DIFFUSION: tuple[Values, ...] = tuple(
 SIMPLETUNER = Trainer(
     name="simpletuner",
     version="SimpleTuner 4.8.0, bc8e6ab",
+    package=("simpletuner", "4.8.0"),
     read=_read,
     options=(
         Option(settings=_FLUX, free={"flow_sigmoid_scale": (1.0, 0.1, 5.0), **_SHIFT}),

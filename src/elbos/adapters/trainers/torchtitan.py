@@ -26,6 +26,7 @@ def _read(settings: Settings) -> DeclaredLoss:
 TORCHTITAN = Trainer(
     name="torchtitan",
     version="torchtitan after 0.2.2, b5bcd76",
+    package=("torchtitan", "0.2.2"),
     read=_read,
     options=(Option(settings={"config": "flux_dev"}),),
 )

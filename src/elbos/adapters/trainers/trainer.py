@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import metadata
 
 from elbos.adapters.trainers.settings import Settings
 from elbos.audit import Audit, DeclaredLoss, LossTable, from_loss, from_table
@@ -32,6 +33,8 @@ class Trainer:
     Attributes:
         name: The trainer's name on the command line.
         version: The version of the trainer's source code that the adapter reproduces.
+        package: Name of the trainer's Python package and its release at that version, which the
+            installed release is compared with; None for a trainer that is run from its folder.
         read: Function from settings to the training loss, exact except for `findings`.
         options: Families of settings to choose from in a translation.
         is_flags: Whether settings are command-line flags instead of keys of a file.
@@ -43,6 +46,7 @@ class Trainer:
 
     name: str
     version: str
+    package: tuple[str, str] | None = None
     read: Callable[[Settings], Loss]
     options: tuple[Option, ...] = ()
     is_flags: bool = True
@@ -63,6 +67,9 @@ class Trainer:
         settings.require_default(self.neutral)
         settings.diagnostics.clear()
         loss = self.read(settings)
+        if self.package and (installed := _installed(self.package[0])) not in ("", self.package[1]):
+            installed = f"{self.package[0]} {installed}"
+            found += (kinds.OtherVersion(version=self.version, installed=installed),)
         found += (*settings.diagnostics, *loss.diagnostics)
         if names := sorted(settings.unread()):
             found += (kinds.UnreadSettings(names=", ".join(names), trainer=self.name),)
@@ -70,8 +77,15 @@ class Trainer:
 
     def audit(self, settings: Settings) -> Audit:
         """Audit the training loss that a trainer's settings define."""
-        return audit_of(self.loss(settings))
+        return replace(audit_of(self.loss(settings)), version=self.version)
 
 
 def audit_of(loss: Loss) -> Audit:
     return from_loss(loss) if isinstance(loss, DeclaredLoss) else from_table(loss)
+
+
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""

@@ -99,6 +99,12 @@ class UnreadSettings(Diagnostic):
     trainer: str
 
 
+class OtherVersion(Diagnostic):
+    sentence = "The settings are read as those of {version}; {installed} is installed here."
+    version: str
+    installed: str
+
+
 class SettingIgnored(SettingDiagnostic):
     sentence = "{setting} changes nothing: the trainer's code for the loss never reads it."
 
