@@ -16,6 +16,8 @@ from elbos.base import files
 from elbos.base.errors import Interrupted, suggestion
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
+from elbos.cli.latents import Latents
+from elbos.cli.latents import command as latents
 from elbos.cli.parse import first_path, parse
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.evaluate import evaluate, require_measurable, samples_picture
@@ -195,7 +197,9 @@ def _owner(folder: Path) -> dict[str, str]:
     return {"folder": str(folder.resolve())}
 
 
-def command(words: list[str]) -> Evaluate:
+def command(words: list[str]) -> Evaluate | Latents:
+    if any(word.partition("=")[0] == "--latents" for word in words):
+        return latents(words)
     path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
     if path is None:
         return parse("evaluate", Evaluate, words)

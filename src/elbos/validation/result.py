@@ -228,6 +228,21 @@ class Validation:
             raise ValueError("the two validations are of other samples: give the same data.")
         return own.estimate((self.bound - other.bound) / NATS_PER_BIT)
 
+    def difference_by_level(self, other: "Validation") -> Curve:
+        """Estimate the paired differences between the losses of two validations by noise level.
+
+        Each is `self` minus `other` in a bin of log-SNR, in nats per dimension; the bins are at
+        most 12, since a bin's scatter is larger than that of the bound.
+
+        Raises:
+            ValueError: If the validations differ in samples, noise levels or noise.
+        """
+        self.difference(other)  # raises if they do
+        own, others, edges = self.measurements, other.measurements, self._edges(12)
+        middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
+        losses = (own.curve(level, width) - others.curve(level, width) for level in middle.tolist())
+        return Curve.from_estimates(middle, [own.estimate(one) for one in losses])
+
     def save(self, path: Path | str) -> None:
         """Write the validation to a safetensors file.
 

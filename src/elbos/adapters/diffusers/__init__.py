@@ -6,10 +6,12 @@ networks, and audits of scheduler configurations.
 - `load_vae(name)`: the autoencoder of latents, from a folder or from the Hub.
 - `log_validation(history, accelerator, model, step)`: the function of that name in diffusers'
   training scripts, with the ELBO.
+- `adapted(pipeline, path)`: a LoRA adapter of a pipeline's network, in a `with` block.
 - `network.DiffusersConfig`: a network that is trained here, and `trained`, its scheduler.
 - `loss_table(config, training)`, `read_config(path)`: the training loss of a scheduler.
 """
 
+from elbos.adapters.diffusers.adapter import adapted
 from elbos.adapters.diffusers.latents import Latents
 from elbos.adapters.diffusers.pipeline import Pipeline, load, load_vae
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
@@ -24,6 +26,7 @@ __all__ = [
     "ScheduledDenoiser",
     "Scheme",
     "Training",
+    "adapted",
     "denoiser",
     "load",
     "load_vae",

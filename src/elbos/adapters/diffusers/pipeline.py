@@ -5,11 +5,10 @@ of latent pipelines, the `vae` are read. The network sees scaled latents (`laten
 
 Components that compute conditions (tokenizers, text and image encoders) are not loaded: the user
 supplies conditions. Weights are read from safetensors in this folder only, and no code in the
-folder is run.
+folder is run. A folder may be on the Hugging Face Hub, of which safetensors and JSON are read.
 """
 
 import importlib
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from elbos.adapters.diffusers.families import FAMILIES
 from elbos.adapters.diffusers.latents import VAES, Latents
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
 from elbos.adapters.diffusers.training import Config
-from elbos.base import files
+from elbos.base import files, hub
 from elbos.base.errors import flat
 from elbos.base.extras import needs
 
@@ -31,6 +30,15 @@ _NETWORKS = (  # called with the scheduler's timestep and plain latents or image
     *FAMILIES,
 )
 _WEIGHTS = "diffusion_pytorch_model*.safetensors"
+_OF_PIPELINE = (  # files on the Hub, without copies of the weights in other precisions
+    "*.json",
+    *(
+        f"{part}/diffusion_pytorch_model{number}.safetensors"
+        for part in ("unet", "transformer", "vae")
+        for number in ("", "-?????-of-?????")
+    ),
+)
+_OF_VAE = ("config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +49,15 @@ class Pipeline:
         denoiser: The network with its scheduler, as a denoiser of the data.
         encode: The encoder from images in [-1, 1] to latents; None if the network models images.
         scheduler: The configuration of the scheduler.
+        name: The folder, or OWNER/NAME@COMMIT on the Hugging Face Hub.
+        folder: The folder on this machine.
     """
 
     denoiser: ScheduledDenoiser
     encode: Latents | None
     scheduler: Config
+    name: str = ""
+    folder: Path = Path()
 
 
 def load(
@@ -57,7 +69,8 @@ def load(
     """Load a diffusers pipeline from a folder that `DiffusionPipeline.save_pretrained` wrote.
 
     Args:
-        folder: The folder, which contains a model_index.json.
+        folder: The folder, which contains a model_index.json, or OWNER/NAME or OWNER/NAME@REVISION
+            on the Hugging Face Hub.
         device: Device of the network and the VAE.
         dtype: Dtype of the network's parameters, and so of its conditions. The VAE stays in
             float32.
@@ -71,11 +84,11 @@ def load(
         >>> pipeline = load("sd-turbo")                                             # doctest: +SKIP
         >>> validator(pipeline.denoiser, cond={"encoder_hidden_states": text})      # doctest: +SKIP
     """
-    folder = Path(folder)
+    folder, shown = hub.resolved(folder, _OF_PIPELINE)
     path = folder / "model_index.json"
     components = {  # entries [library, class]
         name: entry
-        for name, entry in _read_json(path).items()
+        for name, entry in read_json(path).items()
         if isinstance(entry, list) and len(entry) == 2 and None not in entry
     }
     names = [name for name in ("unet", "transformer") if name in components]
@@ -84,8 +97,7 @@ def load(
             f"{path} names {', '.join(components) or 'nothing'}: it has to name a unet or a "
             "transformer, and only one of them."
         )
-    if "scheduler" not in components:
-        raise ValueError(f"{path} names no scheduler: add it.")
+    scheduler = read_scheduler(folder)
     name = names[0]
     for other, (library, kind) in components.items():
         if library == "diffusers" and other not in (name, "scheduler", "vae"):
@@ -93,51 +105,55 @@ def load(
                 f"{path} names {other} ({kind}), which is unknown here: give the network and the "
                 "scheduler to denoiser(network, scheduler)."
             )
-    scheduler = _read_json(_place(folder, "scheduler") / "scheduler_config.json")
     network = _load_model(_place(folder, name), components[name], _NETWORKS, dtype).to(device)
     encode = None
     if "vae" in components:
         vae = _load_model(folder / "vae", components["vae"], VAES, torch.float32)
         encode = Latents.from_vae(vae.to(device))
-    return Pipeline(denoiser=denoiser(network, scheduler), encode=encode, scheduler=scheduler)
+    return Pipeline(
+        denoiser=denoiser(network, scheduler),
+        encode=encode,
+        scheduler=scheduler,
+        name=shown,
+        folder=folder,
+    )
 
 
 def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents:
     """Load an `AutoencoderKL` from a folder or the Hugging Face Hub.
 
     Args:
-        name: A folder with a config.json, a pipeline folder with a subfolder vae, or, if no such
-            folder exists, OWNER/NAME on the Hugging Face Hub.
+        name: A folder with a config.json, a pipeline folder with a subfolder vae, or OWNER/NAME or
+            OWNER/NAME@REVISION on the Hugging Face Hub.
         device: Device of the VAE, which is loaded in float32.
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If diffusers is not installed, the folder is not that of an AutoencoderKL, or
-            the download from the Hub fails.
+        ValueError: If diffusers is not installed, or the folder is not that of an AutoencoderKL.
     """
-    folder = Path(name)
+    folder, _ = hub.resolved(name, _OF_VAE)
     if not folder.is_dir():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(name)):
-            raise FileNotFoundError(
-                f"there is no folder {name}: give the folder of an AutoencoderKL."
-            )
-        try:
-            with needs("hub"):
-                from huggingface_hub import snapshot_download
-            patterns = ["config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors"]
-            folder = Path(snapshot_download(str(name), allow_patterns=patterns))
-        except Exception as error:  # of the library or the network, of any type
-            raise ValueError(
-                f"there is no folder {name}, and downloading it failed: {flat(error)[:200]}"
-            ) from error
+        raise FileNotFoundError(f"there is no folder {name}: give the folder of an AutoencoderKL.")
     if (folder / "vae" / "config.json").is_file():
         folder = folder / "vae"
-    kind = str(_read_json(folder / "config.json").get("_class_name"))
+    kind = str(read_json(folder / "config.json").get("_class_name"))
     vae = _load_model(folder, ["diffusers", kind], VAES, torch.float32)
     return Latents.from_vae(vae.to(device))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_scheduler(folder: Path) -> Config:
+    """Return the configuration of a pipeline's scheduler.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If the pipeline has no scheduler.
+    """
+    if "scheduler" not in read_json(folder / "model_index.json"):
+        raise ValueError(f"{folder / 'model_index.json'} names no scheduler: add it.")
+    return read_json(_place(folder, "scheduler") / "scheduler_config.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
     try:
         found = files.read_json(path)
     except ValueError as error:
@@ -165,7 +181,7 @@ def _load_model(
         raise ValueError(f"{folder} has no {_WEIGHTS}: save it with safe_serialization=True.")
     files.require_plain(folder, may_link=True)
     for index in folder.glob("*.index*.json"):
-        names = _read_json(index).get("weight_map")
+        names = read_json(index).get("weight_map")
         are_safe = isinstance(names, dict) and all(
             Path(str(one)).suffix == ".safetensors" for one in names.values()
         )

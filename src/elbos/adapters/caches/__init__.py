@@ -1,0 +1,225 @@
+"""Cached latents and text embeddings as datasets, and validation of a denoiser on them.
+
+Trainers cache images in buckets of several shapes, and captions of several lengths. Captions are
+padded where the network takes a mask. Each shape of latents is a validation of its own, and the
+results are joined.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from elbos.adapters.caches.formats import FORMATS, Encoded, Format, Sample, padded
+from elbos.adapters.diffusers import Pipeline, ScheduledDenoiser
+from elbos.base.conditions import Condition, map_tensors
+from elbos.base.progress import Start, silent
+from elbos.models.calls import unwrapped
+from elbos.theory.denoiser import Denoise
+from elbos.validation import Measurements, Validation, Validator
+
+# keywords of the caption's embeddings, their mask, and the embedding of the whole caption
+_KEYWORDS: Mapping[str, tuple[str, str | None, str | None]] = {
+    "UNet2DConditionModel": ("encoder_hidden_states", None, "text_embeds"),
+    "SD3Transformer2DModel": ("encoder_hidden_states", None, "pooled_projections"),
+    "FluxTransformer2DModel": ("encoder_hidden_states", None, "pooled_projections"),
+    "Flux2Transformer2DModel": ("encoder_hidden_states", None, None),
+    "WanTransformer3DModel": ("encoder_hidden_states", None, None),
+    "QwenImageTransformer2DModel": ("encoder_hidden_states", "encoder_hidden_states_mask", None),
+    "ZImageTransformer2DModel": ("cap_feats", "cap_mask", None),
+    **dict.fromkeys(
+        (
+            *("PixArtTransformer2DModel", "SanaTransformer2DModel"),
+            *("Lumina2Transformer2DModel", "Krea2Transformer2DModel"),
+        ),
+        ("encoder_hidden_states", "encoder_attention_mask", None),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cache:
+    """Dataset of cached latents and text embeddings, `cache[i]` is `(x, cond)`, for a pipeline.
+
+    Attributes:
+        folder: Folder or file of the cache.
+        format: Format of the trainer that wrote it.
+        samples: The images.
+        pipeline: The pipeline whose network is given the latents and conditions.
+
+    Examples:
+        pipeline = elbos.adapters.diffusers.load("stable-diffusion-xl")
+        cache = elbos.adapters.caches.load("train/cache", pipeline)
+        result = elbos.adapters.caches.validate(cache, pipeline.denoiser)
+    """
+
+    folder: Path
+    format: Format
+    samples: Sequence[Sample]
+    pipeline: Pipeline
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __repr__(self) -> str:
+        return f"Cache({str(self.folder)!r}, {self.format.name}, {len(self)} images)"
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Condition]:
+        sample = self.samples[index]
+        found = self.format.read(sample)
+        x = found.latents.float()
+        if not found.is_scaled:
+            if self.pipeline.encode is None:
+                raise ValueError(
+                    f"{sample.latents} holds latents that are not scaled, and the pipeline has no "
+                    "vae, whose config.json has the scale: give a folder with vae."
+                )
+            x = self.pipeline.encode.normalize(x[None])[0].cpu()
+        if not x.isfinite().all():
+            raise ValueError(f"{sample.latents} holds NaN or infinity: cache it again.")
+        cond = found.cond if found.cond is not None else self._condition(found, sample)
+        dtype = next(self._network.parameters()).dtype
+        return x, map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, cond) or None
+
+    def subset(self, num: int | None, seed: int = 0) -> "Cache":
+        """Return a random subset of at most `num` images; all for None."""
+        if num is None or num >= len(self):
+            return self
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:num]
+        return replace(self, samples=[self.samples[i] for i in sorted(order.tolist())])
+
+    @cached_property
+    def _network(self) -> Any:
+        network = self.pipeline.denoiser.network
+        return unwrapped(getattr(network, "inner", network))
+
+    @cached_property
+    def num_tokens(self) -> int:
+        """Length of the longest caption, to which others are padded where a mask says so."""
+        texts = (self.format.read(sample).text for sample in self.samples)
+        return max(0 if text is None else len(text) for text in texts)
+
+    def _condition(self, found: Encoded, sample: Sample) -> dict[str, Any]:
+        name = type(self._network).__name__
+        if name not in _KEYWORDS or found.text is None:
+            what = f"no text embeddings of {sample.name}" if name in _KEYWORDS else f"no {name}"
+            raise ValueError(
+                f"the cache in {self.folder} ({self.format.name}) has {what}: store latents and "
+                "the network's keywords in one safetensors file (docs/evaluation.md)."
+            )
+        text, mask, pooled = _KEYWORDS[name]
+        cond: dict[str, Any] = {text: found.text}
+        if mask is not None:
+            given = torch.ones(len(found.text)) if found.mask is None else found.mask
+            cond = {text: padded(found.text, self.num_tokens)}
+            cond[mask] = padded(given.long(), self.num_tokens)
+        if found.pooled is not None and pooled == "text_embeds":
+            cond["added_cond_kwargs"] = {pooled: found.pooled, "time_ids": found.size}
+        elif found.pooled is not None and pooled is not None:
+            cond[pooled] = found.pooled
+        return cond
+
+
+def load(folder: str | Path, pipeline: Pipeline) -> Cache:
+    """Find cached latents and text embeddings in a folder, as a dataset for a pipeline's network.
+
+    Args:
+        folder: The folder that a trainer wrote, or one safetensors file with `latents`.
+        pipeline: The pipeline, from `elbos.adapters.diffusers.load`.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If the format is unknown, or the cache does not fit the network; the message
+            names what was found.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise FileNotFoundError(f"there is no {folder}: give a folder of cached latents.")
+    samples: list[Sample] = []
+    for form in FORMATS[-1:] if folder.is_file() else FORMATS:
+        samples = list(form.samples(folder))
+        if samples:
+            break
+    else:
+        kinds = sorted({path.suffix or path.name for path in folder.rglob("*") if path.is_file()})
+        raise ValueError(
+            f"{folder} holds {', '.join(kinds[:5]) or 'no files'}: give latents that sd-scripts, "
+            "musubi-tuner or ai-toolkit cached, or a safetensors file with latents "
+            "(docs/evaluation.md)."
+        )
+    return Cache(folder=folder, format=form, samples=samples, pipeline=pipeline)
+
+
+def validate(
+    cache: Cache,
+    denoiser: Denoise,
+    *,
+    logsnr_min: float | None = None,
+    logsnr_max: float | None = None,
+    num_evaluations: int = 8,
+    seed: int = 0,
+    batch_size: int = 8,
+    is_shared: bool | None = None,
+    start: Start = silent,
+) -> Validation:
+    """Measure the variational bound of cached latents, known up to a constant.
+
+    Noise and noise levels of an image depend on the seed and on the cache alone, so that two
+    results of one cache are compared in pairs (`Validation.difference`).
+
+    Args:
+        cache: The cache, from `load`.
+        denoiser: The denoiser, such as `pipeline.denoiser`.
+        logsnr_min: Lowest log-SNR. Default: that of the scheduler, at least the validator's.
+        logsnr_max: Highest log-SNR. Default: that of the scheduler, at most the validator's.
+        num_evaluations: Function evaluations of each image, a multiple of 4.
+        seed: Seed of noise and noise levels.
+        batch_size: Function evaluations at once.
+        is_shared: Whether all processes of `torch.distributed` share the work.
+        start: Starts a progress display for each shape. Default: none.
+
+    Raises:
+        ValueError: As `Validator` does, or if the conditions do not fit the network.
+    """
+    low, high = ends(cache.pipeline.denoiser)
+    shapes: dict[str, list[Sample]] = defaultdict(list)
+    for i, sample in enumerate(cache.samples):
+        x, cond = cache[i]
+        shape = map_tensors(lambda part: tuple(part.shape), {"x": x, "cond": cond})
+        shapes[repr(shape)].append(sample)
+    parts = []
+    for number, samples in enumerate(shapes.values()):
+        validator = Validator(
+            replace(cache, samples=samples),
+            logsnr_min=low if logsnr_min is None else logsnr_min,
+            logsnr_max=high if logsnr_max is None else logsnr_max,
+            num_evaluations=num_evaluations,
+            seed=seed + number,
+        )
+        parts.append(validator(denoiser, batch_size=batch_size, is_shared=is_shared, start=start))
+    if len(parts) == 1:
+        return parts[0]
+    own = [part.measurements for part in parts]
+    joined = Measurements(
+        own[0].schedule,
+        torch.cat([one.logsnr for one in own]),
+        torch.cat([one.loss for one in own]),
+        is_lattice=False,
+    )
+    return replace(
+        parts[0],
+        measurements=joined,
+        prior=torch.cat([part.prior for part in parts]),
+        decoder=torch.cat([part.decoder for part in parts]),
+    )
+
+
+def ends(denoiser: ScheduledDenoiser) -> tuple[float, float]:
+    """Return the range of log-SNR that both the scheduler and the validator's defaults cover."""
+    low, high = Validator.logsnr_min, Validator.logsnr_max
+    return max(denoiser.logsnr_min, low), min(denoiser.logsnr_max, high)

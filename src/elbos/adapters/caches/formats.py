@@ -1,0 +1,335 @@
+r"""Latents and text embeddings that trainers cached on disk, as datasets of `(x, cond)`.
+
+| trainer | latents of an image | text embeddings |
+|---|---|---|
+| kohya's sd-scripts | `NAME_0512x0768_sdxl.npz` | `NAME_te_outputs.npz`, `NAME_flux_te.npz`, ... |
+| musubi-tuner | `NAME_0512x0768_zi.safetensors` | `NAME_zi_te.safetensors` |
+| ai-toolkit | `_latent_cache/NAME_HASH.safetensors` | `_t_e_cache/NAME_HASH.safetensors` |
+| any other | `latents` `[n, c, h, w]` in a safetensors file | the network's keywords, `[n, ...]` |
+
+kohya's latents of SD, SDXL and SD3 and musubi's of Z-Image are outputs of the VAE, which are yet to
+be shifted and scaled as in training; the others are scaled already. A key of the last format may
+have dots for a dict within: `added_cond_kwargs.text_embeds`. Flipped copies are not read, and no
+file is unpickled.
+"""
+
+import abc
+import re
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from elbos.base import files
+from elbos.base.errors import flat
+from elbos.base.extras import needs
+
+_PIXELS = 8  # per latent and side, of the networks that are given sizes of images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """Cached latents and text embeddings of one image.
+
+    Attributes:
+        latents: Latents, `[c, h, w]` or `[c, f, h, w]`.
+        is_scaled: Whether they are shifted and scaled for the diffusion network.
+        text: Embeddings of the caption's tokens, `[l, d]`.
+        pooled: Embedding of the caption, `[d]`.
+        mask: Mask of the tokens, `[l]`. Default: all tokens count.
+        size: Original height and width, top and left of the crop, height and width, in pixels.
+        cond: Conditions under the network's own keywords.
+    """
+
+    latents: Tensor
+    is_scaled: bool
+    text: Tensor | None = None
+    pooled: Tensor | None = None
+    mask: Tensor | None = None
+    size: Tensor | None = None
+    cond: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Place of one image in a cache.
+
+    Attributes:
+        name: Path of the image without suffix.
+        latents: File of the latents.
+        text: File of the text embeddings, if there is one.
+        key: Name of the latents in their file; the row, if the file is of many images.
+    """
+
+    name: str
+    latents: Path
+    text: Path | None
+    key: str | int
+
+
+class Format(abc.ABC):
+    """Cache format of a trainer: which files it wrote, and what they hold."""
+
+    name: ClassVar[str]
+
+    @abc.abstractmethod
+    def samples(self, folder: Path) -> Iterator[Sample]:
+        """Find the images in a folder."""
+
+    @abc.abstractmethod
+    def read(self, sample: Sample) -> Encoded:
+        """Read latents and text embeddings of one image."""
+
+
+class Kohya(Format):
+    """Cache of kohya's sd-scripts, for SD, SDXL, SD3, Flux and Lumina 2."""
+
+    name = "kohya"
+    is_scaled: ClassVar = {"sd": False, "sdxl": False, "sd3": False, "flux": True, "lumina": True}
+
+    def samples(self, folder: Path) -> Iterator[Sample]:
+        paths = sorted(folder.rglob("*.npz"))
+        of_text = r"(.+)_(?:te_outputs|\w+_te)"
+        texts = _by_name((path, re.fullmatch(of_text, path.stem)) for path in paths)
+        for path in paths:
+            if re.fullmatch(of_text, path.stem):
+                continue
+            sized = re.fullmatch(r"(.+)_\d{4,}x\d{4,}_[a-z0-9_]+", path.stem)
+            name = str(path.with_name(sized[1] if sized else path.stem))
+            with _npz(path) as arrays:
+                keys = [one for one in arrays if re.fullmatch(r"latents(_\d+x\d+)?", one)]
+                _require(keys, path, arrays)
+            yield from (Sample(name, path, texts.get(name), key) for key in keys)
+
+    def read(self, sample: Sample) -> Encoded:
+        kind = re.fullmatch(r".+_\d{4,}x\d{4,}_([a-z0-9_]+)", sample.latents.stem)
+        kind_name = kind[1] if kind else "sd"
+        if kind_name not in self.is_scaled:
+            raise ValueError(
+                f"{sample.latents} is of {kind_name}, which is unknown here: known are "
+                f"{', '.join(self.is_scaled)}."
+            )
+        resolution = str(sample.key).removeprefix("latents")
+        with _npz(sample.latents) as arrays:
+            latents = torch.from_numpy(arrays[str(sample.key)])
+            width, height = arrays["original_size" + resolution].tolist()
+            left, top = arrays["crop_ltrb" + resolution].tolist()[:2]
+        size = [height, width, top, left, *(_PIXELS * side for side in latents.shape[-2:])]
+        found = Encoded(
+            latents=latents,
+            is_scaled=self.is_scaled[kind_name],
+            size=torch.tensor(size, dtype=torch.float32),
+        )
+        return found if sample.text is None else replace(found, **self._text(sample.text))
+
+    def _text(self, path: Path) -> dict[str, Any]:
+        with _npz(path) as arrays:
+            found = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
+        if any(bool(found.get(f"apply_{one}_attn_mask", False)) for one in ("t5", "lg")):
+            warnings.warn(
+                f"{path} was trained with masked attention to the text, which the network of "
+                "diffusers does not have.",
+                stacklevel=2,
+            )
+        match found:
+            case {"hidden_state1": first, "hidden_state2": second, "pool2": pooled}:
+                return {"text": torch.cat([first, second], -1), "pooled": pooled}
+            case {"lg_out": first, "lg_pooled": pooled, "t5_out": second}:
+                first = pad(first, (0, second.shape[-1] - first.shape[-1]))
+                return {"text": torch.cat([first, second]), "pooled": pooled}
+            case {"t5_out": text, "l_pooled": pooled}:
+                return {"text": text, "pooled": pooled}
+            case {"hidden_state": text, "attention_mask": mask}:
+                return {"text": text, "mask": mask}
+        raise ValueError(f"{path} holds {', '.join(found)}: these text embeddings are unknown.")
+
+
+class Musubi(Format):
+    """Cache of musubi-tuner, for Flux, FLUX.2, Qwen-Image, Z-Image, Krea 2 and Wan."""
+
+    name = "musubi-tuner"
+    is_scaled: ClassVar = {
+        **dict.fromkeys(("fk", "f2d", "f2k4b", "f2k9b", "qi", "kr2", "wan"), True),
+        "zi": False,
+    }
+    fields: ClassVar = {
+        **dict.fromkeys(("t5_vec", "ctx_vec", "vl_embed", "krea2_vl_embed"), "text"),
+        "llm_embed": "text",
+        "t5": "text",
+        "clip_l_pooler": "pooled",
+    }
+    num_tokens: ClassVar = {"wan": 512}  # zeros follow the tokens of the caption
+
+    def samples(self, folder: Path) -> Iterator[Sample]:
+        paths = sorted(folder.rglob("*.safetensors"))
+        of_text, texts = r"(.+_[a-z0-9]+)_te", {}
+        texts = _by_name((path, re.fullmatch(of_text, path.stem)) for path in paths)
+        for path in paths:
+            found = re.fullmatch(r"(.+?)(?:_\d{5}-\d{3})?_\d{4,}x\d{4,}_([a-z0-9]+)", path.stem)
+            if found and found[2] != "te":
+                name, kind = found.groups()
+                text = texts.get(str(path.with_name(f"{name}_{kind}")))
+                yield Sample(str(path.with_name(name)), path, text, kind)
+
+    def read(self, sample: Sample) -> Encoded:
+        kind = str(sample.key)
+        if kind not in self.is_scaled:
+            raise ValueError(
+                f"{sample.latents} is of the architecture {kind}, which is unknown here: known are "
+                f"{', '.join(self.is_scaled)}."
+            )
+        tensors = _tensors(sample.latents)
+        found = {self._plain(one): tensor for one, tensor in tensors.items()}
+        if [*found] != ["latents"]:
+            raise ValueError(
+                f"{sample.latents} holds {', '.join(found)}: only latents without control images "
+                "are evaluated."
+            )
+        fields: dict[str, Any] = {}
+        texts = {} if sample.text is None else _tensors(sample.text)
+        for one, tensor in texts.items():
+            field = self.fields.get(self._plain(one))
+            if field is None:
+                raise ValueError(f"{sample.text} holds {one}: this embedding is unknown.")
+            fields[field] = tensor
+        if kind in self.num_tokens and "text" in fields:
+            fields["text"] = padded(fields["text"], self.num_tokens[kind])
+        return Encoded(latents=found["latents"], is_scaled=self.is_scaled[kind], **fields)
+
+    @staticmethod
+    def _plain(key: str) -> str:
+        key = re.sub(r"_(float|bfloat|int|uint)\d+(_e\dm\d\w*)?$", "", key.removeprefix("varlen_"))
+        return re.sub(r"^(latents.*?)(_\d+x\d+(x\d+)?)$", r"\1", key)
+
+
+class AiToolkit(Format):
+    """Cache of ai-toolkit, in folders beside the images."""
+
+    name = "ai-toolkit"
+    _HASH = 23  # characters at the end of a file's name
+
+    def samples(self, folder: Path) -> Iterator[Sample]:
+        root = folder.parent if folder.name == "_latent_cache" else folder
+        texts: dict[str, list[Path]] = defaultdict(list)
+        for path in sorted(root.rglob("_t_e_cache/*.safetensors")):
+            texts[self._name(path)].append(path)
+        for path in sorted(root.rglob("_latent_cache/*.safetensors")):
+            name = self._name(path)
+            if len(texts[name]) > 1:
+                raise ValueError(
+                    f"{texts[name][0].parent} holds {len(texts[name])} captions of "
+                    f"{Path(name).name}: leave the file of one."
+                )
+            yield Sample(name, path, next(iter(texts[name]), None), "latent")
+
+    def read(self, sample: Sample) -> Encoded:
+        tensors = _tensors(sample.latents)
+        latents = tensors.pop("latent", None)
+        if latents is None or not latents.is_floating_point() or "first_frame_latent" in tensors:
+            raise ValueError(
+                f"{sample.latents} holds {', '.join(tensors)}: only latents of images from text "
+                "are evaluated."
+            )
+        height, width = (_PIXELS * side for side in latents.shape[-2:])
+        size = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
+        texts = {} if sample.text is None else _tensors(sample.text)
+        fields: dict[str, Any] = {}
+        for key, tensor in texts.items():
+            field = {"text": "text", "pooled": "pooled", "attention": "mask"}.get(key.split("_")[0])
+            if field is None or field in fields:
+                raise ValueError(f"{sample.text} holds {key}: this embedding is unknown.")
+            ndim = 2 if field == "text" else 1
+            fields[field] = tensor[0] if tensor.ndim > ndim and len(tensor) == 1 else tensor
+        return Encoded(latents=latents, is_scaled=True, size=size, **fields)
+
+    def _name(self, path: Path) -> str:
+        return str(path.parent.parent / path.stem[: -self._HASH])
+
+
+class Plain(Format):
+    """Cache of `latents`, `[n, ...]`, and of conditions under the network's keywords."""
+
+    name = "safetensors"
+
+    def samples(self, folder: Path) -> Iterator[Sample]:
+        for path in [folder] if folder.is_file() else sorted(folder.rglob("*.safetensors")):
+            with _opened(path) as opened:
+                shapes = {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
+            _require("latents" in shapes, path, shapes)
+            num = shapes["latents"][0]
+            for key, shape in shapes.items():
+                if shape[:1] != [num]:
+                    raise ValueError(
+                        f"{key} in {path} has shape {tuple(shape)} for {num} latents: give one for "
+                        f"each, [{num}, ...]."
+                    )
+            yield from (Sample(f"{path}:{row}", path, None, row) for row in range(num))
+
+    def read(self, sample: Sample) -> Encoded:
+        row = int(sample.key)
+        cond: dict[str, Any] = {}
+        with _opened(sample.latents) as opened:
+            for key in opened.keys():  # noqa: SIM118
+                *parents, last = key.split(".")
+                inner: dict[str, Any] = cond
+                for parent in parents:
+                    inner = inner.setdefault(parent, {})
+                inner[last] = opened.get_slice(key)[row]
+        return Encoded(latents=cond.pop("latents"), is_scaled=True, cond=cond)
+
+
+FORMATS: tuple[Format, ...] = (Kohya(), Musubi(), AiToolkit(), Plain())
+
+
+def _by_name(found: Iterator[tuple[Path, "re.Match[str] | None"]]) -> dict[str, Path]:
+    return {str(path.with_name(match[1])): path for path, match in found if match}
+
+
+def padded(tokens: Tensor, num: int) -> Tensor:
+    return torch.cat([tokens, tokens.new_zeros(num - len(tokens), *tokens.shape[1:])])
+
+
+def _require(condition: object, path: Path, found: Mapping[str, Any]) -> None:
+    if not condition:
+        raise ValueError(
+            f"{path} holds {', '.join(list(found)[:5]) or 'nothing'}, but no latents: remove it, "
+            "or name the folder of the cache."
+        )
+
+
+@contextmanager
+def _npz(path: Path) -> Iterator[Mapping[str, Any]]:
+    with files.regular(path).open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise ValueError(f"{path} is not an npz file: cache it again.")
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                yield arrays
+        except (BadZipFile, KeyError, EOFError) as error:
+            raise ValueError(f"{path} cannot be read as an npz file: {flat(error)}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    with needs("train"):
+        from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(files.regular(path), framework="pt") as opened:
+            yield opened
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {flat(error)}") from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    with _opened(path) as opened:
+        return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118

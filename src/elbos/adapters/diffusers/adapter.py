@@ -1,0 +1,96 @@
+"""LoRA adapters of a pipeline's network, read from safetensors.
+
+diffusers' own loader reads them, in the formats that it knows (its own, peft's, kohya's and
+others), into the network alone. An adapter of a text encoder has no effect on cached embeddings.
+"""
+
+import inspect
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from elbos.adapters.diffusers.pipeline import Pipeline, imported, read_json
+from elbos.base import files, formats
+from elbos.base.errors import flat
+from elbos.base.extras import needs
+from elbos.models.calls import unwrapped
+
+_OF_TEXT = ("lora_te", "text_encoder")  # prefixes of keys
+
+
+@contextmanager
+def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
+    """Add a LoRA adapter to a pipeline's network within the `with` block.
+
+    Args:
+        pipeline: The pipeline, from `load`.
+        path: The adapter, a safetensors file.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If peft is not installed, or the adapter does not fit the network.
+
+    Examples:
+        >>> with adapted(pipeline, "lora.safetensors"):                             # doctest: +SKIP
+        ...     result = validator(pipeline.denoiser)
+    """
+    path = Path(path)
+    with needs("peft"):
+        import peft  # noqa: F401
+    weights = formats.unpack(files.read(path), path)
+    if any(key.startswith(_OF_TEXT) for key in weights):
+        warnings.warn(
+            f"{path} also adapts the text encoder, which has no effect on cached embeddings.",
+            stacklevel=3,
+        )
+        weights = {key: one for key, one in weights.items() if not key.startswith(_OF_TEXT)}
+    network: Any = pipeline.denoiser.network
+    network = unwrapped(getattr(network, "inner", network))
+    try:
+        with _quiet():
+            loader = _loader(pipeline, network)
+            loader.load_lora_weights(weights)
+    except Exception as error:  # of diffusers and peft, of any type
+        raise ValueError(f"{path} cannot be added to {pipeline.name}: {flat(error)}") from error
+    if not getattr(network, "peft_config", None):
+        raise ValueError(
+            f"{path} has no weights of {type(network).__name__}: give a LoRA of this network."
+        )
+    try:
+        network.eval().requires_grad_(False)
+        yield pipeline
+    finally:
+        loader.unload_lora_weights()
+
+
+def _loader(pipeline: Pipeline, network: Any) -> Any:
+    """Return diffusers' pipeline with the network and its scheduler as the only parts."""
+    index, library = read_json(pipeline.folder / "model_index.json"), imported()
+    name = str(index.get("_class_name"))
+    kind: Any = getattr(library, name, None)
+    if not hasattr(kind, "load_lora_weights"):
+        raise ValueError(f"{pipeline.name} is a {name}, for which diffusers reads no adapters.")
+    scheduler = getattr(library, str(pipeline.scheduler["_class_name"]))
+    parts = {
+        "unet" if "unet" in index else "transformer": network,
+        "scheduler": scheduler.from_config(pipeline.scheduler),
+    }
+    arguments = inspect.signature(kind).parameters.values()
+    required = [one.name for one in arguments if one.default is one.empty]
+    return kind(**{**dict.fromkeys(required), **parts})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Mute the notes of diffusers on the parts that are absent here."""
+    log = imported().utils.logging
+    before = log.get_verbosity()
+    log.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.set_verbosity(before)

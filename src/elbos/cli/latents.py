@@ -1,0 +1,126 @@
+"""`elbos evaluate FOLDER --latents CACHE`: score pipelines on cached latents and embeddings."""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from elbos.base import files
+from elbos.base.numbers import count, fixed, plus_minus
+from elbos.base.processes import Processes
+from elbos.base.progress import begin, progress
+from elbos.base.tables import Table
+from elbos.cli.parse import parse
+from elbos.runs.latents import LatentEvaluation, evaluate_latents
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latents:
+    """Score diffusers pipelines on cached latents and text embeddings; write latents.json.
+
+    The cache is one that sd-scripts, musubi-tuner or ai-toolkit wrote, or a safetensors file with
+    `latents` and the network's keywords. The bound on latents is known up to a constant; all models
+    and adapters see the same images, noise and noise levels, and differences to the first are
+    paired. Nothing is unpickled, and no code of a folder is run.
+    """
+
+    models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
+    """Folders that diffusers' `save_pretrained` wrote, or OWNER/NAME on the Hugging Face Hub."""
+
+    latents: Path
+    """Folder of the cache, or a safetensors file."""
+
+    adapter: tuple[Path, ...] = ()
+    """LoRA adapters of the model, safetensors files: each is compared with the model alone."""
+
+    num_images: int | None = None
+    """Number of images, a random subset. Default: all."""
+
+    num_evaluations: int = 8
+    """Function evaluations of each image, a multiple of 4."""
+
+    batch_size: int = 8
+    """Function evaluations at once, which does not affect results."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the network."""
+
+    seed: int = 0
+    """Seed of the choice of images, the noise and the noise levels."""
+
+    out: Path | None = None
+    """Directory of the results. Default: runs/latents-NAME."""
+
+    json: bool = False
+    """Print the results as JSON."""
+
+    def __post_init__(self) -> None:
+        if self.adapter and len(self.models) > 1:
+            raise ValueError("--adapter is for one model: name one folder.")
+
+    def __call__(self) -> None:
+        processes = Processes.joined()
+        out = self.out or Path("runs") / f"latents-{self.models[0].resolve().name}"
+        if processes.is_main:
+            out.mkdir(parents=True, exist_ok=True)
+            files.require_writable(out / "latents.json")
+        with progress() as bar:
+            result, validations = evaluate_latents(
+                self.models,
+                self.latents,
+                adapters=self.adapter,
+                num_images=self.num_images,
+                num_evaluations=self.num_evaluations,
+                batch_size=self.batch_size,
+                precision=self.precision,
+                seed=self.seed,
+                processes=processes,
+                start=partial(begin, bar),
+            )
+        if not processes.is_main:
+            return
+        text = json.dumps(result.to_dict(), indent=2)
+        files.write(out / "latents.json", text.encode())
+        for number, validation in enumerate(validations):
+            validation.save(out / f"latents-{number}.safetensors")
+        if self.json:
+            print(text)  # noqa: T201
+            return
+        Console().print(*(table.rich() for table in tables(result)))
+        print(f"Written to {out / 'latents.json'}.")  # noqa: T201
+
+
+def tables(result: LatentEvaluation) -> list[Table]:
+    """Return tables of the bounds and of their paired differences, overall and by noise level."""
+    rows, levels = [], []
+    for score in result.scores:
+        gap = score.difference
+        rows.append(
+            [
+                score.name,
+                plus_minus(score.bound.mean, score.bound.standard_error),
+                "" if gap is None else plus_minus(gap.mean, gap.standard_error),
+            ]
+        )
+        if (curve := score.difference_by_level) is not None:
+            name = score.name if score.adapter is None else Path(score.adapter).name
+            for level, mean, error in zip(
+                curve.logsnr, curve.nats_per_dim, curve.standard_error, strict=True
+            ):
+                levels.append([name, fixed(level, 1), plus_minus(mean, error)])
+                name = ""
+    images = count(result.num_images, "images")
+    ends = f"log-SNR {fixed(result.logsnr_min, 1)} to {fixed(result.logsnr_max, 1)}"
+    columns = [f"{images}, {ends}", "bound, nats/dim", "minus the first"]
+    found = [Table(columns, rows).without_empty_columns()]
+    if levels:
+        found.append(Table(["", "at log-SNR", "loss minus the first's, nats/dim"], levels))
+    return found
+
+
+def command(words: list[str]) -> Latents:
+    return parse("evaluate", Latents, words, start=words[:1])

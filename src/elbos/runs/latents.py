@@ -1,0 +1,182 @@
+"""Scores of text-to-image pipelines on cached latents and text embeddings, in pairs.
+
+The bound on latents is known up to a constant that is common to all models of the same latents: its
+differences between checkpoints are meaningful. All models and adapters see the same images, noise
+and noise levels, so that most of the variance cancels in a difference.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from elbos.adapters import caches
+from elbos.adapters.diffusers import Pipeline, adapted, denoiser, load
+from elbos.adapters.diffusers.pipeline import read_scheduler
+from elbos.base import hub
+from elbos.base.processes import ALONE, Processes
+from elbos.base.progress import Start, silent
+from elbos.base.records import from_json, to_json
+from elbos.validation import Curve, Estimate, Validation
+from elbos.validation.result import NATS_PER_BIT
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentScore:
+    """Bound of one checkpoint on cached latents, in nats per dimension.
+
+    Attributes:
+        model: Folder of the pipeline, or OWNER/NAME@COMMIT on the Hugging Face Hub.
+        adapter: File of the LoRA adapter; None for the pipeline alone.
+        bound: Bound on the negative log-likelihood of the latents, up to a constant.
+        by_level: Loss by noise level.
+        difference: Paired difference of the bound to that of the first checkpoint, negative if this
+            one is better; None for the first.
+        difference_by_level: Paired difference of the loss by noise level; None for the first.
+    """
+
+    model: str
+    adapter: str | None
+    bound: Estimate
+    by_level: Curve
+    difference: Estimate | None
+    difference_by_level: Curve | None
+
+    @property
+    def name(self) -> str:
+        return self.model if self.adapter is None else f"{self.model} + {self.adapter}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentEvaluation:
+    """Scores of checkpoints on the same cached latents, noise and noise levels.
+
+    Attributes:
+        latents: Folder or file of the cache.
+        format: Trainer that wrote the cache.
+        num_images: Number of images.
+        num_evaluations: Function evaluations for each image and checkpoint.
+        logsnr_min: Lowest log-SNR, in the range of all schedulers.
+        logsnr_max: Highest log-SNR.
+        precision: Precision of the networks, "fp32" or "bf16".
+        seed: Seed of noise, noise levels and choice of images.
+        scores: Scores of the checkpoints.
+    """
+
+    latents: str
+    format: str
+    num_images: int
+    num_evaluations: int
+    logsnr_min: float
+    logsnr_max: float
+    precision: str
+    seed: int
+    scores: tuple[LatentScore, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the evaluation as JSON values."""
+        return dict(to_json(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "LatentEvaluation":
+        """Restore an evaluation from its JSON values."""
+        found: LatentEvaluation = from_json(cls, data)
+        return found
+
+
+def evaluate_latents(
+    models: Sequence[str | Path],
+    latents: str | Path,
+    *,
+    adapters: Sequence[str | Path] = (),
+    num_images: int | None = None,
+    num_evaluations: int = 8,
+    batch_size: int = 8,
+    precision: str = "fp32",
+    seed: int = 0,
+    processes: Processes = ALONE,
+    start: Start = silent,
+) -> tuple[LatentEvaluation, list[Validation]]:
+    """Measure the bound of pipelines, and of adapters of the first one, on cached latents.
+
+    Args:
+        models: Folders of diffusers pipelines, or OWNER/NAME on the Hugging Face Hub.
+        latents: The cache (see `adapters.caches`).
+        adapters: LoRA adapters of the first pipeline, safetensors files.
+        num_images: The number of images, a random subset. Default: all.
+        num_evaluations: Function evaluations of each image, a multiple of 4.
+        batch_size: Function evaluations at once, which does not affect results.
+        precision: Precision of the networks, "fp32" or "bf16".
+        seed: Seed of the choice of images, the noise and the noise levels.
+        processes: The processes that share the work.
+        start: Starts a progress display. Default: none.
+
+    Returns:
+        The scores, and the validations that they are from, in the same order.
+
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If a pipeline, an adapter and the cache do not fit each other.
+    """
+    low, high = zip(*map(_ends, models), strict=True)
+    settings: dict[str, Any] = {"logsnr_min": max(low), "logsnr_max": min(high)}
+    scores: list[LatentScore] = []
+    found: list[Validation] = []
+    for model in models:
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        pipeline = load(model, device=processes.device, dtype=dtype)
+        cache = caches.load(latents, pipeline).subset(num_images, seed)
+        for adapter, context in _checkpoints(pipeline, [] if found else adapters):
+            with context:
+                result = caches.validate(
+                    cache,
+                    pipeline.denoiser,
+                    **settings,
+                    num_evaluations=num_evaluations,
+                    seed=seed,
+                    batch_size=batch_size,
+                    is_shared=processes.num > 1,
+                    start=start,
+                )
+            found.append(result)
+            is_first = len(found) == 1
+            difference = None if is_first else result.difference(found[0]) / (1 / NATS_PER_BIT)
+            scores.append(
+                LatentScore(
+                    model=pipeline.name,
+                    adapter=None if adapter is None else str(adapter),
+                    bound=result.nats,
+                    by_level=result.by_level,
+                    difference=difference,
+                    difference_by_level=(
+                        None if is_first else result.difference_by_level(found[0])
+                    ),
+                )
+            )
+    evaluation = LatentEvaluation(
+        latents=str(latents),
+        format=cache.format.name,
+        num_images=len(cache),
+        num_evaluations=num_evaluations,
+        precision=precision,
+        seed=seed,
+        scores=tuple(scores),
+        **settings,
+    )
+    return evaluation, found
+
+
+def _checkpoints(
+    pipeline: Pipeline, adapters: Sequence[str | Path]
+) -> Iterator[tuple[str | Path | None, AbstractContextManager[Any]]]:
+    yield None, nullcontext()
+    for adapter in adapters:
+        yield adapter, adapted(pipeline, adapter)
+
+
+def _ends(model: str | Path) -> tuple[float, float]:
+    folder, _ = hub.resolved(model, ["*.json"])
+    return caches.ends(denoiser(lambda z, _timestep: z, read_scheduler(folder)))
