@@ -21,7 +21,9 @@ SCALE, SHIFT = 0.5, 0.25
 
 def pipeline(name: str = "UNet2DConditionModel", scheduler: Any = None) -> Pipeline:
     """A pipeline whose network has a given class, and computes nothing."""
-    network = type(name, (nn.Linear,), {"forward": lambda self, z, timestep: 0 * z})(1, 1)
+    network = type(name, (nn.Linear,), {"forward": lambda self, z, timestep: 0 * z, "config": {}})(
+        1, 1
+    )
     config = scheduler or ({"_class_name": "DDPMScheduler"} if name[0] == "U" else FLOW)
     latents = Latents(vae=None, scale=torch.tensor(SCALE), shift=torch.tensor(SHIFT))
     return Pipeline(denoiser=diffusers.denoiser(network, config), encode=latents, scheduler=config)
@@ -83,6 +85,15 @@ def test_kohya_sd3_flux_and_lumina(tmp_path: Path) -> None:
         assert {name: tuple(one.shape) for name, one in cond.items()} == shapes
         raw = torch.from_numpy(array(4, 8, 16))
         torch.testing.assert_close(x, (raw - SHIFT) * SCALE if kind == "sd3" else raw)
+
+
+def test_guidance_is_that_of_training(tmp_path: Path) -> None:
+    kohya(tmp_path, "flux", "flux_te", "latents_8x16", l_pooled=array(5), t5_out=array(9, 10))
+    distilled = pipeline("FluxTransformer2DModel")
+    distilled.denoiser.network.inner.config = {"guidance_embeds": True}
+    assert caches.load(tmp_path, distilled, guidance=1.0)[0][1]["guidance"] == 1
+    with pytest.raises(ValueError, match="guidance"):
+        caches.load(tmp_path, distilled)[0]
 
 
 def test_musubi_pads_captions_and_masks_them(tmp_path: Path) -> None:

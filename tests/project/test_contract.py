@@ -24,7 +24,8 @@ from elbos.comparison.compare import run_experiment
 
 LISTS = Path(__file__).with_name("contract.json")
 MODULES = [
-    *("elbos", "elbos.adapters", "elbos.adapters.diffusers", "elbos.adapters.edm"),
+    *("elbos", "elbos.adapters", "elbos.adapters.caches", "elbos.adapters.diffusers"),
+    *("elbos.adapters.edm",),
     *("elbos.adapters.flow", "elbos.adapters.trainers", "elbos.adaptive", "elbos.analysis"),
     *("elbos.audit", "elbos.comparison", "elbos.denoiser", "elbos.evaluation", "elbos.export"),
     *("elbos.floor", "elbos.likelihood", "elbos.networks", "elbos.objective", "elbos.oracles"),

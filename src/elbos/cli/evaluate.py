@@ -12,7 +12,7 @@ from typing import Annotated, get_args
 import tyro
 from rich.console import Console
 
-from elbos.base import files
+from elbos.base import files, hub
 from elbos.base.errors import Interrupted, suggestion
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
@@ -46,14 +46,17 @@ class Evaluate:
 
     The results are written to eval.json and eval.html. A model is a run directory, where the
     results are written, or the folder of a diffusers pipeline with data:TYPE, the images for its
-    evaluation. A run is evaluated on its training data, or on data:TYPE. The same command again
+    evaluation. OWNER/NAME is either of them on the Hugging Face Hub. A text-to-image pipeline is
+    given cached latents and embeddings: see `elbos evaluate MODEL --latents CACHE --help`. A run is
+    evaluated on its training data, or on data:TYPE. The same command again
     resumes where it was interrupted. Several models end in one table; each uses its own sampler,
     unless an option of sampling is given: then all models use the sampler of the first with that
     option. On several processes: `torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
-    """Run directories, and folders that diffusers' `save_pretrained` wrote."""
+    """Run directories, and folders that diffusers' `save_pretrained` wrote. OWNER/NAME or
+    OWNER/NAME@REVISION: on the Hugging Face Hub."""
 
     data: KnownData | None = None
     """The images for the evaluation, whose training split is the reference for sample quality.
@@ -87,7 +90,7 @@ class Evaluate:
             raise ValueError(
                 "--batch-size is for the folder of a pipeline: leave it out for a run."
             )
-        if self.out is not None and self.data is None:
+        if self.out is not None and self.data is None and self.models[0].exists():
             raise ValueError("--out is for a folder, or a run with data:TYPE: leave it out.")
         if self.out is not None and len(self.models) > 1:
             raise ValueError(f"--out works with one model only; you gave {len(self.models)}.")
@@ -129,7 +132,7 @@ class Evaluate:
     def _model(self, path: Path) -> Run | Pretrained:
         if is_pipeline(path):
             assert self.data is not None
-            _require_own(self._out(path), path)
+            _require_own(self._out(path), _named(path))
             size = {} if self.batch_size is None else {"batch_size": self.batch_size}
             return Pretrained.from_folder(path, self.data, self._out(path), **size)
         run = Run.with_function(path, self.network)
@@ -140,9 +143,10 @@ class Evaluate:
 
     def _results(self, path: Path, model: Model) -> Path:
         if model.origin is None:
-            if self.data is None or is_own_data(model.directory, model.dataset):
+            is_own = self.data is None or is_own_data(model.directory, model.dataset)
+            if is_own and path.exists():
                 return path
-            _require_own(self._out(path), path)
+            _require_own(self._out(path), _named(path))
         return self._out(path)
 
     def _measure(self, model: Model, path: Path, sampling: Sampling) -> Evaluation:
@@ -193,6 +197,10 @@ def _require_own(out: Path, folder: Path) -> None:
         )
 
 
+def _named(path: Path) -> Path:
+    return Path(hub.resolved(path, ["*.json"])[1])
+
+
 def _owner(folder: Path) -> dict[str, str]:
     return {"folder": str(folder.resolve())}
 
@@ -207,11 +215,12 @@ def command(words: list[str]) -> Evaluate | Latents:
         return parse("evaluate", Evaluate, words, start=words[:1])
     if is_pipeline(path.parent):
         raise ValueError(f"{path} is a part of a pipeline: give the whole folder, {path.parent}.")
-    if not (path / "config.json").exists():
+    folder, _ = hub.resolved(path, ["*.json"])
+    if not (folder / "config.json").exists():
         raise FileNotFoundError(
             f"{path} is not a run directory, it has no config.json, nor the folder of a pipeline, "
             "it has no model_index.json."
         )
-    sampling = run_config(RunDirectory(path)).sampling
+    sampling = run_config(RunDirectory(folder)).sampling
     default = Evaluate(models=(path,), sampling=sampling)
     return parse("evaluate", Evaluate, words, default, start=words[:1])

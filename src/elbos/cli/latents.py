@@ -40,8 +40,12 @@ class Latents:
     num_images: int | None = None
     """Number of images, a random subset. Default: all."""
 
+    guidance: float | None = None
+    """Guidance scale for a guidance-distilled network such as Flux dev, as in its training, mostly
+    1. Default: none is given."""
+
     num_evaluations: int = 8
-    """Function evaluations of each image, a multiple of 4."""
+    """Function evaluations of each image, a multiple of 4 from 8 on."""
 
     batch_size: int = 8
     """Function evaluations at once, which does not affect results."""
@@ -74,6 +78,7 @@ class Latents:
                 self.latents,
                 adapters=self.adapter,
                 num_images=self.num_images,
+                guidance=self.guidance,
                 num_evaluations=self.num_evaluations,
                 batch_size=self.batch_size,
                 precision=self.precision,

@@ -22,6 +22,7 @@ from elbos.base.progress import Start, silent
 from elbos.base.records import from_json, to_json
 from elbos.validation import Curve, Estimate, Validation
 from elbos.validation.result import NATS_PER_BIT
+from elbos.validation.validator import ROUND_TIMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,7 @@ class LatentEvaluation:
         logsnr_min: Lowest log-SNR, in the range of all schedulers.
         logsnr_max: Highest log-SNR.
         precision: Precision of the networks, "fp32" or "bf16".
+        guidance: Guidance scale that the networks are given, if any.
         seed: Seed of noise, noise levels and choice of images.
         scores: Scores of the checkpoints.
     """
@@ -73,6 +75,7 @@ class LatentEvaluation:
     logsnr_min: float
     logsnr_max: float
     precision: str
+    guidance: float | None
     seed: int
     scores: tuple[LatentScore, ...]
 
@@ -93,6 +96,7 @@ def evaluate_latents(
     *,
     adapters: Sequence[str | Path] = (),
     num_images: int | None = None,
+    guidance: float | None = None,
     num_evaluations: int = 8,
     batch_size: int = 8,
     precision: str = "fp32",
@@ -107,7 +111,9 @@ def evaluate_latents(
         latents: The cache (see `adapters.caches`).
         adapters: LoRA adapters of the first pipeline, safetensors files.
         num_images: The number of images, a random subset. Default: all.
-        num_evaluations: Function evaluations of each image, a multiple of 4.
+        guidance: Guidance scale for guidance-distilled networks, that of the training.
+        num_evaluations: Function evaluations of each image, a multiple of 4 from 8 on: errors are
+            estimated from two rounds of 4 or more.
         batch_size: Function evaluations at once, which does not affect results.
         precision: Precision of the networks, "fp32" or "bf16".
         seed: Seed of the choice of images, the noise and the noise levels.
@@ -121,6 +127,8 @@ def evaluate_latents(
         OSError: If a file cannot be read.
         ValueError: If a pipeline, an adapter and the cache do not fit each other.
     """
+    if num_evaluations < 2 * ROUND_TIMES:
+        raise ValueError(f"num_evaluations is {num_evaluations}: give {2 * ROUND_TIMES} or more.")
     low, high = zip(*map(_ends, models), strict=True)
     settings: dict[str, Any] = {"logsnr_min": max(low), "logsnr_max": min(high)}
     scores: list[LatentScore] = []
@@ -128,7 +136,12 @@ def evaluate_latents(
     for model in models:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         pipeline = load(model, device=processes.device, dtype=dtype)
-        cache = caches.load(latents, pipeline).subset(num_images, seed)
+        cache = caches.load(latents, pipeline, guidance=guidance).subset(num_images, seed)
+        if len(cache) < 2:
+            raise ValueError(f"{latents} holds one image: errors are estimated from two or more.")
+        for path in [] if found else adapters:
+            with adapted(pipeline, path):  # raises early, not after hours
+                pass
         for adapter, context in _checkpoints(pipeline, [] if found else adapters):
             with context:
                 result = caches.validate(
@@ -162,6 +175,7 @@ def evaluate_latents(
         num_images=len(cache),
         num_evaluations=num_evaluations,
         precision=precision,
+        guidance=guidance,
         seed=seed,
         scores=tuple(scores),
         **settings,

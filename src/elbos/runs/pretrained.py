@@ -15,6 +15,7 @@ from torch import Tensor
 
 from elbos.adapters import diffusers
 from elbos.adapters.diffusers import Latents, Pipeline
+from elbos.base import hub
 from elbos.base.checks import require_positive
 from elbos.base.codec import digest
 from elbos.base.conditions import Condition, cond_at, to_device
@@ -75,7 +76,7 @@ class Pretrained(Sampled):
     latents are decoded to images.
 
     Attributes:
-        name: The folder of the pipeline.
+        name: The folder of the pipeline, or OWNER/NAME@COMMIT on the Hugging Face Hub.
         directory: The directory for partial results of the evaluation.
         pipeline: The denoiser, and for latent pipelines the encoder.
         dataset: The images for the evaluation.
@@ -115,7 +116,8 @@ class Pretrained(Sampled):
         The folder is one of `save_pretrained`. The pipeline is tested on two images.
 
         Args:
-            folder: The folder, which contains a model_index.json.
+            folder: The folder, which contains a model_index.json, or OWNER/NAME or
+                OWNER/NAME@REVISION on the Hugging Face Hub.
             data: The images, with classes if the network is class-conditional. The training split,
                 or images like it, is the reference for sample quality.
             directory: The directory for partial results of the evaluation, outside `folder`.
@@ -128,14 +130,15 @@ class Pretrained(Sampled):
         """
         require_positive(batch_size=batch_size)
         device = local_device()
+        pipeline = diffusers.load(folder, device=device)
         found = cls(
-            name=str(folder),
+            name=pipeline.name,
             directory=RunDirectory(directory),
-            pipeline=diffusers.load(folder, device=device),
+            pipeline=pipeline,
             dataset=data.load(),
             device=device,
             batch_size=batch_size,
-            ends=exported.ends(RunDirectory(folder)),
+            ends=exported.ends(RunDirectory(pipeline.folder)),
         )
         for module in found._modules:
             module.requires_grad_(False)
@@ -289,7 +292,7 @@ class Pretrained(Sampled):
         if kind not in _KNOWN:
             raise ValueError(
                 f"{self.name} has a {kind}, which is conditioned on more than a class, as a text: "
-                "measure it with elbos.Validator, which takes any condition (docs/evaluation.md)."
+                "give cached latents and embeddings with --latents (docs/evaluation.md)."
             )
         if known is not None and num is None:
             raise ValueError(
@@ -342,7 +345,7 @@ class Pretrained(Sampled):
 
 
 def is_pipeline(path: Path) -> bool:
-    return (path / "model_index.json").is_file()
+    return (hub.resolved(path, ["*.json"])[0] / "model_index.json").is_file()
 
 
 def _public(config: Any) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elbos.base import files
+from elbos.base import files, hub
+from elbos.base.cache import cache_dir
 from elbos.base.checks import require_positive, typed
 from elbos.base.conditions import Condition, is_alike, require_length
 from elbos.base.errors import explained, suggestion
@@ -43,14 +44,16 @@ class Run(Sampled):
     It has the averaged weights at one checkpoint.
 
     Args:
-        path: The run directory, or an export of a run (`elbos export`).
+        path: The run directory, or an export of a run (`elbos export`), which may be OWNER/NAME or
+            OWNER/NAME@REVISION on the Hugging Face Hub.
         network: A network of the trained class, if it is user-defined; a copy receives the weights.
             Default: the network that the configuration describes.
         step: The step of a stored checkpoint (`--output.num-kept`). Default: the latest.
         null_cond: The null (unconditional) condition for classifier-free guidance (see `fit`).
 
     Attributes:
-        directory: The run directory, whose path is `name`.
+        name: The path of the run directory, or OWNER/NAME@COMMIT on the Hugging Face Hub.
+        directory: The run directory.
         config: The configuration of the training, with `schedule`, `sampling` and `weighting`.
         data: Shape, number of pixel values and number of classes of the data.
         has_labels: Whether the network is conditioned on class labels.
@@ -83,14 +86,16 @@ class Run(Sampled):
         step: int | None = None,
         null_cond: Condition = None,
     ) -> None:
-        self.directory, self.null_cond = RunDirectory(Path(path)), null_cond
-        self.name = str(self.directory.path)
+        folder, self.name = hub.resolved(path, exported.ON_HUB)
+        is_local = folder == Path(path)
+        results = None if is_local else cache_dir() / "hub" / self.name
+        self.directory, self.null_cond = RunDirectory(folder, results), null_cond
         self.config = config = run_config(self.directory)
         self.schedule, self.sampling = config.schedule, config.sampling
         self.weighting = config.weighting
         self.precision, self.relative_width = config.precision, config.averaging.relative_width
         self.source: KnownData | Given = config.data
-        files.require_plain(self.directory.path)
+        files.require_plain(folder, may_link=not is_local)  # the Hub's client links to its cache
         weights = exported.averaged(self.directory, step)
         self.device = local_device()
         self.processes = ALONE
@@ -120,7 +125,7 @@ class Run(Sampled):
         """
         if function is None:
             return cls(path)
-        directory = RunDirectory(path)
+        directory = RunDirectory(hub.resolved(path, exported.ON_HUB)[0])
         data, config = data_spec(directory), run_config(directory)
         if data is None or not isinstance(config.network, OwnNetwork):
             raise ValueError(f"The network of {path} is not user-defined: give no function.")

@@ -49,9 +49,14 @@ class RunDirectory:
     """Directory with the files of a training run.
 
     Provides paths, lock, JSON files and log.
+
+    Attributes:
+        path: The directory.
+        results: Directory of an evaluation's parts, if they are not to be written to `path`.
     """
 
     path: Path
+    results: Path | None = None
 
     @property
     def checkpoints(self) -> Path:
@@ -67,7 +72,7 @@ class RunDirectory:
 
     @property
     def evaluation(self) -> Path:
-        return self.path / "evaluation"
+        return (self.results or self.path) / "evaluation"
 
     def read(self, name: str) -> dict[str, Any] | None:
         file = self.path / name

@@ -29,6 +29,8 @@ from elbos.training.directory import RunDirectory
 
 MANIFEST, WEIGHTS = "elbos.json", "model.safetensors"
 FORMAT = 1  # version of the manifest
+ON_HUB = ("*.json", WEIGHTS)
+"""The files of an export that are read from the Hugging Face Hub."""
 Weights = dict[str, Tensor]
 _MAX_REASON = 200  # characters: torch's message lists all tensors that differ
 

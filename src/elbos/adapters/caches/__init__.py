@@ -23,6 +23,8 @@ from elbos.models.calls import unwrapped
 from elbos.theory.denoiser import Denoise
 from elbos.validation import Measurements, Validation, Validator
 
+__all__ = ["Cache", "load", "validate"]
+
 # keywords of the caption's embeddings, their mask, and the embedding of the whole caption
 _KEYWORDS: Mapping[str, tuple[str, str | None, str | None]] = {
     "UNet2DConditionModel": ("encoder_hidden_states", None, "text_embeds"),
@@ -51,6 +53,7 @@ class Cache:
         format: Format of the trainer that wrote it.
         samples: The images.
         pipeline: The pipeline whose network is given the latents and conditions.
+        guidance: Guidance scale that a guidance-distilled network is given, as in its training.
 
     Examples:
         pipeline = elbos.adapters.diffusers.load("stable-diffusion-xl")
@@ -62,6 +65,7 @@ class Cache:
     format: Format
     samples: Sequence[Sample]
     pipeline: Pipeline
+    guidance: float | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -82,7 +86,14 @@ class Cache:
             x = self.pipeline.encode.normalize(x[None])[0].cpu()
         if not x.isfinite().all():
             raise ValueError(f"{sample.latents} holds NaN or infinity: cache it again.")
-        cond = found.cond if found.cond is not None else self._condition(found, sample)
+        cond = dict(self._condition(found, sample) if found.cond is None else found.cond)
+        if self.guidance is not None:
+            cond["guidance"] = torch.tensor(self.guidance)
+        elif getattr(self._network, "config", {}).get("guidance_embeds"):
+            raise ValueError(
+                f"{type(self._network).__name__} is guidance-distilled: give the guidance scale of "
+                "its training, as a rule --guidance 1."
+            )
         dtype = next(self._network.parameters()).dtype
         return x, map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, cond) or None
 
@@ -125,12 +136,14 @@ class Cache:
         return cond
 
 
-def load(folder: str | Path, pipeline: Pipeline) -> Cache:
+def load(folder: str | Path, pipeline: Pipeline, *, guidance: float | None = None) -> Cache:
     """Find cached latents and text embeddings in a folder, as a dataset for a pipeline's network.
 
     Args:
         folder: The folder that a trainer wrote, or one safetensors file with `latents`.
         pipeline: The pipeline, from `elbos.adapters.diffusers.load`.
+        guidance: Guidance scale for a guidance-distilled network such as Flux dev: that of its
+            training, mostly 1. Default: none is given.
 
     Raises:
         OSError: If a file cannot be read.
@@ -152,7 +165,7 @@ def load(folder: str | Path, pipeline: Pipeline) -> Cache:
             "musubi-tuner or ai-toolkit cached, or a safetensors file with latents "
             "(docs/evaluation.md)."
         )
-    return Cache(folder=folder, format=form, samples=samples, pipeline=pipeline)
+    return Cache(folder=folder, format=form, samples=samples, pipeline=pipeline, guidance=guidance)
 
 
 def validate(

@@ -1,0 +1,90 @@
+"""Models on the Hugging Face Hub, read from a local cache of its client."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from commands import Elbos, assert_one_line
+
+from elbos.adapters.diffusers import load
+from elbos.base import hub
+from elbos.runs.export import export
+from elbos.runs.run import Run
+
+constants = pytest.importorskip("huggingface_hub.constants")
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Puts a folder into the client's cache as OWNER/NAME, with files as links."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def publish(folder: Path, name: str) -> None:
+        place = cache / f"models--{name.replace('/', '--')}"
+        snapshot, blobs = place / "snapshots" / COMMIT, place / "blobs"
+        blobs.mkdir(parents=True)
+        for number, path in enumerate(one for one in folder.rglob("*") if one.is_file()):
+            shutil.copy(path, blobs / str(number))
+            linked = snapshot / path.relative_to(folder)
+            linked.parent.mkdir(parents=True, exist_ok=True)
+            linked.symlink_to(blobs / str(number))
+        (place / "refs").mkdir()
+        (place / "refs/main").write_text(COMMIT)
+
+    return publish
+
+
+def test_a_run_is_read_with_its_commit(published, runs: Path, elbos: Elbos) -> None:
+    export(Run("digits"), "exported")
+    published(Path("exported"), "me/digits")
+    run = Run("me/digits")
+    assert run.name == f"me/digits@{COMMIT}"
+    assert torch.equal(run.sample(2, num_steps=2), Run("digits").sample(2, num_steps=2))
+    assert Run(f"me/digits@{COMMIT}").name == run.name
+    few = ["--num-images", "8", "--num-pilot-images", "8", "--num-samples", "0"]
+    result = elbos("evaluate", "me/digits", *few, "--ode.num-images", "0", "--json")
+    assert result.status == 0
+    assert json.loads(result.out)["run"] == run.name
+    assert Path("runs/evaluate-digits/eval.json").exists()
+    assert elbos("evaluate", "me/digits", *few, "--ode.num-images", "0").status == 0  # again
+    files = [path for path in Path("../hub").rglob("*") if not path.is_symlink()]
+    assert not [path for path in files if path.name == "evaluation"]  # nothing is written there
+
+
+def test_a_pipeline_is_read_with_its_commit(published, tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    unet = diffusers.UNet2DModel(
+        sample_size=8,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    unet.save_pretrained(tmp_path / "saved/unet")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "saved/scheduler")
+    index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    (tmp_path / "saved/model_index.json").write_text(json.dumps(index))
+    published(tmp_path / "saved", "me/ddpm")
+    pipeline = load("me/ddpm")
+    assert pipeline.name == f"me/ddpm@{COMMIT}"
+    z, logsnr = torch.randn(2, 3, 8, 8), torch.zeros(2)
+    want, found = load(tmp_path / "saved").denoiser(z, logsnr), pipeline.denoiser(z, logsnr)
+    assert torch.equal(want[0], found[0])
+
+
+def test_what_is_here_is_not_looked_for_elsewhere(
+    published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elbos: Elbos
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    assert hub.resolved("runs/absent", ["*"]) == (Path("runs/absent"), "runs/absent")
+    for name in ("me/absent", "runs/absent", "me/absent@v1"):
+        assert_one_line(elbos("evaluate", name), name)

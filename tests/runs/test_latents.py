@@ -1,0 +1,146 @@
+"""Text-to-image pipelines on cached latents and embeddings, in pairs."""
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from commands import Elbos, assert_one_line
+
+from elbos.adapters.diffusers import load
+from elbos.runs.latents import LatentEvaluation, evaluate_latents
+from elbos.validation import Validation, Validator
+from elbos.validation.result import NATS_PER_BIT
+
+diffusers = pytest.importorskip("diffusers")
+st = pytest.importorskip("safetensors.torch")
+
+TEXTS = {
+    "sample_size": 8,
+    "block_out_channels": (8, 8),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+    "cross_attention_dim": 6,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
+
+
+def save(folder: Path, **scheduler: Any) -> Path:
+    """What `StableDiffusionPipeline.save_pretrained` writes, without text encoder and VAE."""
+    network = diffusers.UNet2DConditionModel(**TEXTS)
+    network.save_pretrained(folder / "unet")
+    diffusers.DDPMScheduler(clip_sample=False, **scheduler).save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "scheduler": ["diffusers", "DDPMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two pipelines, and latents with embeddings."""
+    folder = tmp_path_factory.mktemp("latents")
+    torch.manual_seed(0)
+    save(folder / "first")
+    save(folder / "second", beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    tensors = {
+        "latents": torch.randn(6, 4, 8, 8),
+        "encoder_hidden_states": torch.randn(6, 3, 6),
+    }
+    st.save_file(tensors, folder / "cache.safetensors")
+    return folder
+
+
+def test_scores_are_those_of_the_validator_and_differences_are_paired(place: Path) -> None:
+    models = [place / "first", place / "second"]
+    result, _ = evaluate_latents(models, place / "cache.safetensors")
+    tensors = st.load_file(place / "cache.safetensors")
+    low, high = result.logsnr_min, result.logsnr_max
+    pipelines = [load(model) for model in models]
+    assert low == max(-10.0, *(one.denoiser.logsnr_min for one in pipelines))
+    assert high == min(one.denoiser.logsnr_max for one in pipelines)  # of both
+    validator = Validator(tensors["latents"], logsnr_min=low, logsnr_max=high)
+    cond = {"encoder_hidden_states": tensors["encoder_hidden_states"]}
+    own = [validator(pipeline.denoiser, cond=cond) for pipeline in pipelines]
+    for score, validation in zip(result.scores, own, strict=True):
+        assert score.bound.mean == pytest.approx(validation.nats.mean, rel=1e-5)
+        assert score.by_level.logsnr == validation.by_level.logsnr
+    gap = result.scores[1].difference
+    assert gap is not None
+    want = own[1].difference(own[0])
+    assert gap.mean == pytest.approx(want.mean * NATS_PER_BIT, abs=1e-5)
+    assert gap.standard_error == pytest.approx(want.standard_error * NATS_PER_BIT, rel=1e-3)
+    levels = result.scores[1].difference_by_level
+    assert levels is not None
+    mean = sum(levels.nats_per_dim) / len(levels.nats_per_dim)  # of bins of equal width
+    assert mean * (high - low) == pytest.approx(gap.mean, abs=1e-5)
+    assert LatentEvaluation.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_the_command_writes_results_that_can_be_compared(
+    place: Path, elbos: Elbos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", place / "first", "--latents", place / "cache.safetensors"]
+    words += ["--num-images", "4"]
+    result = elbos(*words)
+    assert result.status == 0
+    found = json.loads(Path("runs/latents-first/latents.json").read_text())
+    assert (found["num_images"], len(found["scores"])) == (4, 1)
+    stored = Validation.load("runs/latents-first/latents-0.safetensors")
+    assert stored.nats.mean == found["scores"][0]["bound"]["mean"]
+    assert elbos(*words, "--precision", "bf16", "--json", "--out", "bf16").status == 0
+    other = Validation.load("bf16/latents-0.safetensors")
+    assert abs(stored.difference(other).mean) < 0.05  # the same images, noise and levels
+
+
+def test_wrong_words_are_one_line(place: Path, elbos: Elbos) -> None:
+    folder, cache = place / "first", place / "cache.safetensors"
+    lora = ["--adapter", place / "lora.safetensors"]
+    assert_one_line(elbos("evaluate", folder, "--latents", place / "absent"), "absent")
+    assert_one_line(elbos("evaluate", folder, "--latents", folder), "no latents")
+    assert_one_line(elbos("evaluate", folder, folder, "--latents", cache, *lora), "--adapter")
+    name = "lora.safetensors" if find_spec("peft") else "elbos[peft]"
+    assert_one_line(elbos("evaluate", folder, "--latents", cache, *lora), name)
+    few = ["--latents", cache, "--num-evaluations", "4"]
+    assert_one_line(elbos("evaluate", folder, *few), "num_evaluations is 4")
+    assert_one_line(elbos("evaluate", folder, "data:digits"), "--latents")
+
+
+@pytest.mark.skipif(not find_spec("peft"), reason="needs peft")
+def test_adapters_are_added_and_taken_away(place: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipeline = load(place / "first")
+    network: Any = pipeline.denoiser.network
+    network.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_k", "to_v"]))
+    weights = get_peft_model_state_dict(network)
+    paths = [tmp_path / "peft.safetensors", tmp_path / "kohya.safetensors"]
+    st.save_file({f"unet.{key}": value for key, value in weights.items()}, paths[0])
+    scaled = {}
+    for key, value in weights.items():
+        name, _, rest = key.partition(".lora_")
+        name = f"lora_unet_{name.replace('.', '_')}"
+        scaled[f"{name}.lora_{'down' if rest[0] == 'A' else 'up'}.weight"] = value
+        scaled[f"{name}.alpha"] = torch.tensor(8.0)  # LoraConfig's
+    st.save_file(scaled, paths[1])
+    cache = place / "cache.safetensors"
+    result, _ = evaluate_latents([place / "first"], cache, adapters=paths)
+    tensors = st.load_file(cache)
+    low, high = result.logsnr_min, result.logsnr_max
+    validator = Validator(tensors["latents"], logsnr_min=low, logsnr_max=high)
+    cond = {"encoder_hidden_states": tensors["encoder_hidden_states"]}
+    want = validator(pipeline.denoiser, cond=cond)  # with peft's own adapter
+    for score in result.scores[1:]:
+        assert score.bound.mean == pytest.approx(want.nats.mean, rel=1e-5)
+        assert score.difference is not None and abs(score.difference.mean) > 1e-3
+    assert [score.adapter for score in result.scores] == [None, *map(str, paths)]
