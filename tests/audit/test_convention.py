@@ -147,7 +147,7 @@ def test_the_denoiser_of_an_exact_network_is_exact(name):
     ):
         assert (value - expected).abs().max() < 5e-3
         assert (value - expected).square().mean().sqrt() < 5e-4
-    is_named = name not in ("unnamed", "table")
+    is_named = name != "unnamed"
     assert (found.convention.error == 0) == is_named
     assert found.convention.error < 1e-3
 
@@ -413,3 +413,27 @@ def test_a_loss_that_is_partly_trained_is_measured_where_it_is(where, kind, shar
     assert found.distance(plain).value < 1e-3
     x_hat, _ = found.denoiser(lambda z, t: 0 * z)(x, torch.zeros(1))
     assert x_hat.numpy() == pytest.approx(x.numpy() / 2**0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("is_discrete", [False, True])
+def test_a_time_between_steps_is_linear_in_log_snr(is_discrete):
+    """Beside numpy's interpolation, on a cosine table, whose last steps are far apart."""
+    angle = (torch.arange(101, dtype=torch.float64) / 100 + 0.008) / 1.008 * torch.pi / 2
+    beta = (1 - (angle[1:].cos() / angle[:-1].cos()) ** 2).clamp(max=0.999)
+    alpha_bar = (1 - beta).cumprod(0)[:, None]
+
+    def loss(network, x):
+        k, eps = torch.randint(100, (len(x),)), torch.randn_like(x)
+        z = alpha_bar[k].sqrt() * x + (1 - alpha_bar[k]).sqrt() * eps
+        return (network(z.float(), 4.0 * k) - eps).square().mean()
+
+    times = []
+    found = audit.probe(loss, X, 4000)
+    denoiser = found.denoiser(lambda z, k: times.append(k) or 0 * z, is_discrete=is_discrete)
+    levels = torch.logit(alpha_bar[:, 0])
+    logsnr = torch.linspace(*levels[[-1, 0]].tolist(), 64)[1:-1]
+    denoiser(X[: len(logsnr)], logsnr)
+    steps = 4 * np.interp(logsnr.numpy(), levels.flip(0), np.arange(100)[::-1])
+    expected = np.round(steps) if is_discrete else steps
+    assert np.abs(times[0].double().numpy() - expected).max() < (1.001 if is_discrete else 1e-3)
+    assert denoiser.convention.error == 0

@@ -11,8 +11,9 @@ $$z' = \frac{\alpha'}{\alpha}\,z + \alpha'\mu, \qquad
   \hat\epsilon = \frac{a z' - \alpha' \hat y}{a\sigma' - b\alpha'}.$$
 
 $\log\alpha'$, $a$, $b$ and the time are functions of $\lambda$: a formula where one of the usual
-formulas fits the samples, else interpolated between their noise levels. Log-SNR here is that of
-$x$, also where that of the audit refers to scaled data.
+formulas fits the samples, else interpolated between their noise levels. A table's time is linear
+in log-SNR between its steps, which are all that the network was trained on. Log-SNR here is that
+of $x$, also where that of the audit refers to scaled data.
 """
 
 import math
@@ -115,6 +116,13 @@ class Curve:
         error = np.abs(coarse(logsnr[inner]) - values[inner]) / unit[inner]
         return cls(PchipInterpolator(logsnr, values), float(np.quantile(error, 0.99)))
 
+    @classmethod
+    def between(cls, logsnr: Float[Array, " k"], steps: Float[Array, " k"]) -> "Curve":
+        """Return the steps of a table, linear in log-SNR between two of them, as those of
+        `elbos.adapters.diffusers`.
+        """
+        return cls(lambda one: np.interp(one, logsnr, steps))
+
 
 def _affine(formula: _Formula, factor: float, constant: float) -> _Formula:
     return lambda logsnr: factor * formula(logsnr) + constant
@@ -154,8 +162,8 @@ class Convention:
     def error(self) -> float:
         """Largest interpolation error of the measured functions of log-SNR.
 
-        0 if all functions are formulas. The error of a time is in log-SNR; that of a coefficient is
-        relative.
+        0 if all functions are formulas or the steps of a table. The error of a time is in log-SNR;
+        that of a coefficient is relative.
         """
         return max(one.error for one in (self.log_alpha, self.a, self.b, *self.times.values()))
 
@@ -229,6 +237,10 @@ class Convention:
         curves = {}
         for slot in times:
             values = inputs[slot][knots]
+            steps = np.diff(values) / max(np.abs(np.diff(values)).min(), 1e-12)
+            if is_table and np.abs(steps - steps.round()).max() < 1e-3:
+                curves[slot] = Curve.between(at, values)
+                continue
             slope = np.abs(np.gradient(values, at)).clip(1e-12)
             error = rounding * slope + _EPS * np.abs(values)
             formulas = [lambda one: one, _sigma_tilde, scaled(_flow_time), scaled(_angle)]

@@ -33,7 +33,8 @@ from elbos.base.checks import require_positive
 
 _ONE_AT_A_TIME = threading.RLock()  # random states are global
 NUM_BLOCKS = 10  # of samples, each spread evenly by itself
-_MIN_BATCHES = 8  # in which a sample's place in the batch has no weight: otherwise chance
+_MIN_BATCHES = 8  # to see that a place in the batch is never trained
+_MAX_CHANCE = 1e-3  # expected number of such places if samples have no weight at random
 _NUM_ELEMENTS = 2**17  # largest size of repeated data
 _SOLVED_ROUNDING = 100  # relative to float32, if the spread of sampled data was fitted
 
@@ -197,7 +198,8 @@ class Measurement:
         is_used = is_finite
         rows = c[: len(c) // self.batch_size * self.batch_size].reshape(-1, self.batch_size)
         is_trained = rows.any(0)
-        if len(rows) >= _MIN_BATCHES and not is_trained.all():
+        by_chance = (rows[:, is_trained] == 0).double().mean() ** len(rows) * self.batch_size
+        if len(rows) >= _MIN_BATCHES and not is_trained.all() and by_chance < _MAX_CHANCE:
             found.append(UntrainedSamples(1 - is_trained.double().mean().item()))
             is_used = is_finite & is_trained.repeat(len(rows) + 1)[: len(c)]
         grams, c, numbers, quantiles = (

@@ -318,8 +318,9 @@ class Audit:
 
         Returns:
             The denoiser, for `Validator`, samplers and likelihoods. `denoiser.convention.error` is
-            the largest error of its interpolations, 0 if all are formulas. Its log-SNR is that of
-            the data that `probe` was given.
+            the largest error of its interpolations, 0 if all are formulas or steps of a table. Its
+            log-SNR is that of the data that `probe` was given. `Objective.loss` trains the network
+            as `denoiser.network`, with `denoiser.parameterization` for the objective's.
 
         Raises:
             ValueError: If the loss does not determine a denoiser: no weighting describes it, no

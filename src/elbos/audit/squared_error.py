@@ -114,7 +114,7 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
         element = (change / answer).flatten(1)
         # ignore rounding errors of the gradients
         noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
-        untrained = (element == 0).all(0)
+        untrained = (element == 0).all(0) & change.any()
         trained = element[:, ~untrained]
         deviation = (trained.std(1, correction=0) - 10 * noise).clamp(min=0)
         changes = [part[1] for part in with_variance] or [g_0, g_1]
