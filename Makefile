@@ -7,7 +7,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist workst
 # Another Python, with torch of its own: Debian's.
 SYSTEM_PYTHON ?= /usr/bin/python3
 
-.PHONY: setup demo test test-core test-system-python lint check slow bench gallery pages release-check clean
+.PHONY: setup demo test test-core test-system-python lint check slow bench gallery pages docs release-check clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make gallery  docs/gallery/index.html: what published losses and trainers' settings weigh"
 	@echo "make pages  the gallery, and docs/results/fashion/report.html: pages that git does not hold"
 	@echo "make release-check  builds what is published, and checks it"
+	@echo "make docs   the documentation as a site, site/html/index.html: guides, reference, search"
 	@echo "make setup  a development environment in .venv"
 
 setup: .venv/dev
@@ -85,8 +86,11 @@ release-check: .venv/release
 	.venv/release/bin/twine check --strict dist/*
 	.venv/release/bin/check-wheel-contents dist/*.whl
 
+docs: .venv/dev
+	$(BIN)/python docs/site/build.py
+
 clean:
-	rm -rf .venv
+	rm -rf .venv site
 
 .venv/demo: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,0 +1,193 @@
+"""`make docs`: the documentation as a site, in site/html; it fails on a broken link or reference.
+
+Pages are those of the repository, at their places: README.md is the home page. What they link to is
+copied beside them. Made here are the Python reference, from the public names (tests/project/
+contract.json), and the command line's, from `--help` of every verb.
+"""
+
+import contextlib
+import importlib
+import inspect
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import ziamath
+
+from elbos.cli.app import VERBS, command, run
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "site"
+SOURCE = SITE / "source"
+NAMES = json.loads((ROOT / "tests/project/contract.json").read_text())["names"]
+LINK = r'(?:\]\(|(?:src|href)=")([^)"\s#]+)'
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md")
+HELP = (
+    *(["train", "digits"], ["sample"], ["evaluate"], ["compare", "digits"], ["audit"]),
+    *(["weightings"], ["data", "pack"], ["data", "encode"], ["data", "verify"], ["ema"]),
+    ["export"],
+)
+FRAMEWORKS = ("elbos.adapters.lightning", "elbos.adapters.transformers")  # maybe not installed
+
+CONCEPTS = {
+    "Objectives": (
+        "A loss is a weighting, a noise schedule and a prediction type.",
+        ["elbos.Objective", "elbos.Denoiser", "elbos.denoiser.Guided", "elbos.process"],
+    ),
+    "Weightings": (
+        "What is optimized: weights by log-SNR, and what is known of them.",
+        ["elbos.weightings", "elbos.tabulated.Tabulated", "elbos.analysis"],
+    ),
+    "Schedules": (
+        "The distribution of noise levels, of which only the variance of the loss depends.",
+        ["elbos.schedules", "elbos.adaptive"],
+    ),
+    "Prediction types": ("The target of the network.", ["elbos.parameterizations"]),
+    "Recipes": ("Published objectives by name.", ["elbos.recipes"]),
+    "Audit": (
+        "The weighting of a loss, measured from its code or computed from settings.",
+        ["elbos.audit", "elbos.testing", "elbos.adapters.trainers"],
+    ),
+    "Validation": (
+        "The ELBO of any denoiser on held-out data, with its error.",
+        ["elbos.validation", "elbos.validation.protocols"],
+    ),
+    "Adapters": (
+        "Models of other projects as denoisers, and callbacks for their trainers.",
+        [
+            *("elbos.adapters.diffusers", "elbos.adapters.edm", "elbos.adapters.flow"),
+            *FRAMEWORKS,
+        ],
+    ),
+    "Samplers": ("From noise to samples.", ["elbos.samplers"]),
+    "Likelihood": (
+        "Terms of the bound, the ODE's likelihood, and the least loss that there can be.",
+        ["elbos.likelihood", "elbos.floor", "elbos.oracles"],
+    ),
+    "Networks": ("Networks that come with the library.", ["elbos.networks"]),
+    "Runs": (
+        "Training, trained runs, their evaluation and export.",
+        ["elbos.fit", "elbos.Run", "elbos.evaluation", "elbos.export", "elbos.tracking"],
+    ),
+    "Comparison": (
+        "Objectives against each other, paired over seeds.",
+        [
+            *("elbos.compare", "elbos.comparison.variants.Variant"),
+            "elbos.comparison.result.Comparison",
+        ],
+    ),
+}
+
+
+def main() -> None:
+    shutil.rmtree(SITE, ignore_errors=True)
+    copy_pages()
+    write_reference()
+    write_command_line()
+    fonts = SOURCE / "assets"
+    fonts.mkdir()
+    shutil.copy(Path(ziamath.__file__).parent / "fonts/STIXTwoMath-Regular.ttf", fonts)
+    shutil.copy(ROOT / "docs/site/style.css", fonts)
+    entries = [f'    {{ "{title}" = "reference/{slug(title)}.md" }},' for title in CONCEPTS]
+    config = (ROOT / "docs/site/zensical.toml").read_text()
+    (SITE / "zensical.toml").write_text(config.replace("@REFERENCE@", "\n".join(entries)))
+    built = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--strict"],
+        cwd=SITE,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "docs/site")},  # of mathml.py
+    )
+    if built.returncode:
+        sys.exit("The site has errors: see above.")
+    print(f"{SITE / 'html/index.html'}; to search, python -m http.server -d site/html")
+
+
+def copy_pages() -> None:
+    """Copy all pages, and the files that they link to."""
+    pages = [page for pattern in PAGES for page in ROOT.glob(pattern)]
+    linked = {
+        (page.parent / link).resolve()
+        for page in pages
+        for link in re.findall(LINK, page.read_text())
+        if "://" not in link
+    }
+    if missing := sorted(str(file) for file in linked if not file.is_file()):
+        sys.exit(f"Pages link to what is not there: {', '.join(missing)}")
+    for file in {*pages, *linked}:
+        place = SOURCE / file.relative_to(ROOT)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, place)
+
+
+def write_reference() -> None:
+    """Write a page for each concept, with the public names of its modules."""
+    index = ["# Python reference", "", "Public names, by concept.", ""]
+    for title, (summary, entries) in CONCEPTS.items():
+        page = [f"# {title}", "", summary, ""]
+        for entry in entries:
+            page += section(entry)
+        (SOURCE / "reference").mkdir(exist_ok=True)
+        (SOURCE / f"reference/{slug(title)}.md").write_text("\n".join(page))
+        shown = ", ".join(f"`{entry}`" for entry in entries)
+        index.append(f"- [{title}]({slug(title)}.md): {summary} {shown}")
+    (SOURCE / "reference/README.md").write_text("\n".join(index))
+
+
+def section(entry: str) -> list[str]:
+    """Return the directives that document a public object, or a module with its public names."""
+    if entry in FRAMEWORKS:
+        return [f"::: {entry}", ""]
+    owner, name = entry.rsplit(".", 1)
+    value = getattr(importlib.import_module(owner), name, None)
+    if value is None or inspect.ismodule(value):
+        module = importlib.import_module(entry)
+        listed = getattr(module, "__all__", None) or NAMES.get(entry) or vars(module)
+        options = "    options:\n      members: false\n      show_root_heading: false"
+        lines = ["", f"## `{entry}`", "", f"::: {module.__name__}", options, ""]
+        own = [getattr(module, n) for n in listed if not n.startswith("_")]
+        for item in own:
+            if is_documented(item) and (
+                hasattr(module, "__all__") or item.__module__.startswith(module.__name__)
+            ):
+                lines += directive(item, 3)
+        return lines
+    return ["", *directive(value, 2)]
+
+
+def is_documented(item: object) -> bool:
+    is_code = inspect.isclass(item) or inspect.isfunction(item)
+    return is_code and item.__module__.startswith("elbos") and bool(item.__doc__)
+
+
+def directive(item: object, level: int) -> list[str]:
+    path = f"{item.__module__}.{item.__qualname__}"
+    return [f"::: {path}", f"    options:\n      heading_level: {level}", ""]
+
+
+def write_command_line() -> None:
+    """Write a page with the whole help of every verb."""
+    os.environ |= {"COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
+    assert {words[0] for words in HELP} == set(VERBS)
+    page = ["# Command line", "", "```text", printed(run, []), "```", ""]
+    for words in HELP:
+        text = printed(command, words[0], [*words[1:], "--help"])
+        page += [f"## elbos {' '.join(words)}", "", "```text", text, "```", ""]
+    (SOURCE / "reference/cli.md").write_text("\n".join(page))
+
+
+def printed(function: object, *arguments: object) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        function(*arguments)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n")
+
+
+def slug(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+if __name__ == "__main__":
+    main()
