@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import inspect
 import io
+import itertools
 import json
 import os
 import re
@@ -26,7 +27,8 @@ SITE = ROOT / "site"
 SOURCE = SITE / "source"
 NAMES = json.loads((ROOT / "tests/project/contract.json").read_text())["names"]
 LINK = r'(?:\]\(|(?:src|href)=")([^)"\s#]+)'
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md")
+PAGES = ("*.md", "docs/**/*.md")
+MADE = {"docs/gallery": "index.html", "docs/results/fashion": "report.html"}  # by `make pages`
 HELP = (
     *(["train", "digits"], ["sample"], ["evaluate"], ["compare", "digits"], ["audit"]),
     *(["weightings"], ["data", "pack"], ["data", "encode"], ["data", "verify"], ["ema"]),
@@ -115,12 +117,22 @@ def copy_pages() -> None:
         for link in re.findall(LINK, page.read_text())
         if "://" not in link
     }
-    if missing := sorted(str(file) for file in linked if not file.is_file()):
+    if missing := sorted(str(file) for file in linked if not file.exists()):
         sys.exit(f"Pages link to what is not there: {', '.join(missing)}")
-    for file in {*pages, *linked}:
+    folders = {file for file in linked if file.is_dir()}
+    listed = {folder: sorted(filter(Path.is_file, folder.iterdir())) for folder in folders}
+    for file in {*pages, *linked, *itertools.chain(*listed.values())} - folders:
         place = SOURCE / file.relative_to(ROOT)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, place)
+    for folder, names in listed.items():
+        lines = [f"# {folder.relative_to(ROOT)}", "", *(f"- [{n.name}]({n.name})" for n in names)]
+        (SOURCE / folder.relative_to(ROOT) / "README.md").write_text("\n".join(lines))
+    for folder, name in MADE.items():
+        if (made := ROOT / folder / name).exists():
+            shutil.copy(made, SOURCE / folder / "page.html")  # index.html is that of README.md
+            with (SOURCE / folder / "README.md").open("a") as page:
+                page.write("\n[The page itself](page.html), without this site around it.\n")
 
 
 def write_reference() -> None:
