@@ -27,7 +27,7 @@ def report() -> Iterator[str]:
     required = defaultdict(list)  # names of packages by extra, of the core under ""
     for line in metadata.requires("elbos") or ():
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
-        if not extra or extra[1] not in ("all", "bench", "dev"):
+        if not extra or extra[1] not in ("all", "bench", "dev", "docs"):
             name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
             required[extra[1] if extra else ""].append(name)
     versions = {one: _version(one) for names in required.values() for one in names}
