@@ -20,6 +20,7 @@ from pathlib import Path
 
 import ziamath
 
+import elbos
 from elbos.cli.app import VERBS, command, run
 
 ROOT = Path(__file__).parents[2]
@@ -137,16 +138,20 @@ def copy_pages() -> None:
 
 def write_reference() -> None:
     """Write a page for each concept, with the public names of its modules."""
-    index = ["# Python reference", "", "Public names, by concept.", ""]
+    index, text = ["# Python reference", "", "Public names, by concept.", ""], []
     for title, (summary, entries) in CONCEPTS.items():
-        page = [f"# {title}", "", summary, ""]
-        for entry in entries:
-            page += section(entry)
+        page = [f"# {title}", "", summary, *itertools.chain(*map(section, entries))]
+        text += page
         (SOURCE / "reference").mkdir(exist_ok=True)
         (SOURCE / f"reference/{slug(title)}.md").write_text("\n".join(page))
         shown = ", ".join(f"`{entry}`" for entry in entries)
         index.append(f"- [{title}]({slug(title)}.md): {summary} {shown}")
     (SOURCE / "reference/README.md").write_text("\n".join(index))
+    public = {name: getattr(elbos, name) for name in elbos.__all__}
+    objects = {name: one for name, one in public.items() if is_documented(one)}
+    missing = [name for name, one in objects.items() if directive(one, 2)[0] not in text]
+    if missing:
+        sys.exit(f"No page of the reference has {', '.join(missing)}: add them to CONCEPTS.")
 
 
 def section(entry: str) -> list[str]:
@@ -158,7 +163,8 @@ def section(entry: str) -> list[str]:
     if value is None or inspect.ismodule(value):
         module = importlib.import_module(entry)
         listed = getattr(module, "__all__", None) or NAMES.get(entry) or vars(module)
-        options = "    options:\n      members: false\n      show_root_heading: false"
+        options = "    options:\n      members: false\n      show_root_toc_entry: false\n"
+        options += "      show_root_heading: false"
         lines = ["", f"## `{entry}`", "", f"::: {module.__name__}", options, ""]
         own = [getattr(module, n) for n in listed if not n.startswith("_")]
         for item in own:

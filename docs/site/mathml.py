@@ -4,6 +4,7 @@ r"""Equations of Markdown as MathML, which browsers render themselves, without a
 """
 
 import re
+import unicodedata
 from typing import Any
 from xml.etree import ElementTree
 
@@ -14,6 +15,7 @@ from markdown.extensions import Extension
 from markdown.inlinepatterns import InlineProcessor
 
 DISPLAYED = r"\$\$(.+?)\$\$"
+VARIANT = r'<mi mathvariant="(double-struck|script|bold)">(\w)</mi>'
 INLINE = r"(?<![\\$\w])\$(?=\S)([^$\n]+?(?:\n[^$\n]+?)*?)(?<=\S)\$(?![\w$])"
 
 
@@ -23,8 +25,7 @@ class _Inline(InlineProcessor):
         self.display = display
 
     def handleMatch(self, m: Any, data: str) -> tuple[Any, int, int]:  # noqa: ARG002
-        equation = convert(_plain(m[1]), display=self.display)
-        return self.md.htmlStash.store(equation), m.start(0), m.end(0)
+        return self.md.htmlStash.store(_mathml(m[1], self.display)), m.start(0), m.end(0)
 
 
 class _Block(BlockProcessor):
@@ -39,7 +40,7 @@ class _Block(BlockProcessor):
         if not found:
             raise ValueError(f"An equation has no end: {block[:80]}")
         paragraph = ElementTree.SubElement(parent, "p")
-        paragraph.text = self.parser.md.htmlStash.store(convert(_plain(found[1]), display="block"))
+        paragraph.text = self.parser.md.htmlStash.store(_mathml(found[1], "block"))
         if rest := block[found.end() :].strip():
             blocks.insert(0, rest)
 
@@ -51,9 +52,22 @@ class _MathML(Extension):
         md.parser.blockprocessors.register(_Block(md.parser), "math-block", 95)
 
 
-def _plain(equation: str) -> str:
-    """Remove what LaTeX ignores and the converter does not know."""
-    return re.sub(r"\\(?:bigr|bigl|Bigr|Bigl|big|Big)(?![a-zA-Z])", "", equation.strip())
+def _mathml(equation: str, display: str) -> str:
+    plain = re.sub(r"\\(?:bigr|bigl|Bigr|Bigl|big|Big)(?![a-zA-Z])", "", equation.strip())
+    found = convert(plain, display=display).replace("&#x0005E;", "\u02c6")  # an accent, no operator
+    return re.sub(VARIANT, _letter, found)
+
+
+def _letter(found: re.Match[str]) -> str:
+    """Return a letter of another alphabet as browsers know it: as a character of its own."""
+    style, letter = found[1].upper(), found[2]
+    kind = unicodedata.name(letter).replace("LATIN ", "").replace(" LETTER", "")
+    for name in (f"MATHEMATICAL {style} {kind}", f"{style} {kind}"):  # ℝ, ℰ and others are older
+        try:
+            return f'<mi mathvariant="normal">{unicodedata.lookup(name)}</mi>'
+        except KeyError:
+            continue
+    return found[0]
 
 
 def makeExtension(**_: Any) -> _MathML:
