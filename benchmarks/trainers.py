@@ -5,11 +5,13 @@ r"""Trainers' own sampling and weighting functions, executed beside what the ada
 `FOLDER` holds a snapshot of each trainer's source, in a folder of its adapter's name: here of four
 of the twelve of docs/results/trainers.md. Of each file only imports, functions, classes and
 constants are run, so that a trainer's dependencies need not be there; they are foreign code, to be
-read before. A case is one set of settings, of models and flags that override each other. The trainer's function draws noise levels and weighs them; the adapter gives a distribution
-and a coefficient for the same settings. Printed for each trainer is the largest difference of all
-cases, of the cumulative distribution of log-SNR, as a multiple of $n^{-1/2}$ (1.95 is exceeded by
-chance in one case of 1,000), and of the coefficient: the standard deviation of the log of the
-ratio over the samples (`audit.matching.distance`).
+read before. A case is one set of settings, of models and flags that override each other.
+
+The trainer's function draws noise levels and weighs them; the adapter gives a distribution and a
+coefficient for the same settings. Printed for each trainer is the largest difference of all cases,
+of the cumulative distribution of log-SNR, as a multiple of $n^{-1/2}$ (1.95 is exceeded by chance
+in one case of 1,000), and of the coefficient: the standard deviation of the log of the ratio over
+the samples (`audit.matching.distance`).
 """
 
 import argparse
