@@ -173,7 +173,8 @@ def section(entry: str) -> list[str]:
             ):
                 lines += directive(item, 3)
         return lines
-    return ["", *directive(value, 2)]
+    heading = f"      heading: {entry}\n      toc_label: {name}"
+    return ["", *directive(value, 2)[:-1], heading, ""]
 
 
 def is_documented(item: object) -> bool:
