@@ -19,10 +19,12 @@ from elbos.adapters.diffusers.pipeline import read_scheduler
 from elbos.base import hub
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
-from elbos.base.records import from_json, to_json
+from elbos.base.records import from_json, require_format, to_json
 from elbos.validation import Curve, Estimate, Validation
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
+
+FORMAT = 1  # version of latents.json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class LatentEvaluation:
 
     Attributes:
         latents: Folder or file of the cache.
-        format: Trainer that wrote the cache.
+        trainer: Trainer that wrote the cache.
         num_images: Number of images.
         num_evaluations: Function evaluations for each image and checkpoint.
         logsnr_min: Lowest log-SNR, in the range of all schedulers.
@@ -69,7 +71,7 @@ class LatentEvaluation:
     """
 
     latents: str
-    format: str
+    trainer: str
     num_images: int
     num_evaluations: int
     logsnr_min: float
@@ -81,11 +83,15 @@ class LatentEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as JSON values."""
-        return dict(to_json(self))
+        return {"format": FORMAT, **to_json(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "LatentEvaluation":
-        """Restore an evaluation from its JSON values."""
+        """Restore an evaluation from its JSON values.
+
+        A TypeError is raised if an entry is missing, a ValueError if the format is newer.
+        """
+        require_format(data, FORMAT)
         found: LatentEvaluation = from_json(cls, data)
         return found
 
@@ -171,7 +177,7 @@ def evaluate_latents(
             )
     evaluation = LatentEvaluation(
         latents=str(latents),
-        format=cache.format.name,
+        trainer=cache.format.name,
         num_images=len(cache),
         num_evaluations=num_evaluations,
         precision=precision,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from elbos.adapters.diffusers.pipeline import Pipeline, imported, read_json
-from elbos.base import files, formats
+from elbos.base import files
 from elbos.base.errors import flat
 from elbos.base.extras import needs
 from elbos.models.calls import unwrapped
@@ -39,6 +39,8 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
     path = Path(path)
     with needs("peft"):
         import peft  # noqa: F401
+
+        from elbos.base import formats
     weights = formats.unpack(files.read(path), path)
     if any(key.startswith(_OF_TEXT) for key in weights):
         warnings.warn(
