@@ -92,10 +92,11 @@ def main() -> None:
     copy_pages()
     write_reference()
     write_command_line()
-    fonts = SOURCE / "assets"
-    fonts.mkdir()
-    shutil.copy(Path(ziamath.__file__).parent / "fonts/STIXTwoMath-Regular.ttf", fonts)
-    shutil.copy(ROOT / "docs/site/style.css", fonts)
+    assets = SOURCE / "assets"
+    assets.mkdir()
+    shutil.copy(Path(ziamath.__file__).parent / "fonts/STIXTwoMath-Regular.ttf", assets)
+    for name in ("style.css", "worker.js"):
+        shutil.copy(ROOT / "docs/site" / name, assets)
     entries = [f'    {{ "{title}" = "reference/{slug(title)}.md" }},' for title in CONCEPTS]
     config = (ROOT / "docs/site/zensical.toml").read_text()
     (SITE / "zensical.toml").write_text(config.replace("@REFERENCE@", "\n".join(entries)))
@@ -106,7 +107,9 @@ def main() -> None:
     )
     if built.returncode:
         sys.exit("The site has errors: see above.")
-    print(f"{SITE / 'html/index.html'}; to search, python -m http.server -d site/html")
+    index = (SITE / "html/search.json").read_text()  # a page of a folder may read scripts only
+    (SITE / "html/search.js").write_text(f"var __index = {index}")
+    print(SITE / "html/index.html")
 
 
 def copy_pages() -> None:
