@@ -117,21 +117,28 @@ def test_wrong_words_are_one_line(place: Path, elbos: Elbos) -> None:
 
 @pytest.mark.skipif(not find_spec("peft"), reason="needs peft")
 def test_adapters_are_added_and_taken_away(place: Path, tmp_path: Path) -> None:
+    from diffusers.training_utils import _collate_lora_metadata
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
     pipeline = load(place / "first")
     network: Any = pipeline.denoiser.network
-    network.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_k", "to_v"]))
+    config = LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_k", "to_v"])
+    network.add_adapter(config)
     weights = get_peft_model_state_dict(network)
-    paths = [tmp_path / "peft.safetensors", tmp_path / "kohya.safetensors"]
-    st.save_file({f"unet.{key}": value for key, value in weights.items()}, paths[0])
+    paths = [tmp_path / "diffusers.safetensors", tmp_path / "kohya.safetensors"]
+    diffusers.StableDiffusionPipeline.save_lora_weights(
+        tmp_path,
+        unet_lora_layers=weights,
+        weight_name=paths[0].name,
+        **_collate_lora_metadata({"unet": network}),  # with the scale
+    )
     scaled = {}
     for key, value in weights.items():
         name, _, rest = key.partition(".lora_")
         name = f"lora_unet_{name.replace('.', '_')}"
         scaled[f"{name}.lora_{'down' if rest[0] == 'A' else 'up'}.weight"] = value
-        scaled[f"{name}.alpha"] = torch.tensor(8.0)  # LoraConfig's
+        scaled[f"{name}.alpha"] = torch.tensor(8.0)
     st.save_file(scaled, paths[1])
     cache = place / "cache.safetensors"
     result, _ = evaluate_latents([place / "first"], cache, adapters=paths)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from elbos.adapters.diffusers.pipeline import Pipeline, imported, read_json
@@ -39,21 +40,32 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
     path = Path(path)
     with needs("peft"):
         import peft  # noqa: F401
-
-        from elbos.base import formats
-    weights = formats.unpack(files.read(path), path)
-    if any(key.startswith(_OF_TEXT) for key in weights):
+        from safetensors import SafetensorError, safe_open
+        from safetensors.torch import save_file
+    try:
+        with safe_open(files.regular(path), framework="pt") as opened:
+            metadata = opened.metadata()  # the scales, where peft's adapters have others than 1
+            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} cannot be read as safetensors: {flat(error)}") from error
+    own = {key: one for key, one in weights.items() if not key.startswith(_OF_TEXT)}
+    if len(own) < len(weights):
         warnings.warn(
             f"{path} also adapts the text encoder, which has no effect on cached embeddings.",
             stacklevel=3,
         )
-        weights = {key: one for key, one in weights.items() if not key.startswith(_OF_TEXT)}
     network: Any = pipeline.denoiser.network
     network = unwrapped(getattr(network, "inner", network))
     try:
-        with _quiet():
+        with _quiet(), TemporaryDirectory() as folder:
+            save_file(own, Path(folder, "adapter.safetensors"), metadata)
             loader = _loader(pipeline, network)
-            loader.load_lora_weights(weights)
+            loader.load_lora_weights(
+                folder,
+                weight_name="adapter.safetensors",
+                use_safetensors=True,
+                local_files_only=True,
+            )
     except Exception as error:  # of diffusers and peft, of any type
         raise ValueError(f"{path} cannot be added to {pipeline.name}: {flat(error)}") from error
     if not getattr(network, "peft_config", None):
