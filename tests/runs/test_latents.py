@@ -123,7 +123,7 @@ def test_adapters_are_added_and_taken_away(place: Path, tmp_path: Path) -> None:
 
     pipeline = load(place / "first")
     network: Any = pipeline.denoiser.network
-    config = LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_k", "to_v"])
+    config = LoraConfig(r=2, lora_alpha=8, init_lora_weights=False, target_modules=["to_k", "to_v"])
     network.add_adapter(config)
     weights = get_peft_model_state_dict(network)
     paths = [tmp_path / "diffusers.safetensors", tmp_path / "kohya.safetensors"]
