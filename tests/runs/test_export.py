@@ -305,6 +305,31 @@ def test_the_card_says_what_was_trained_and_measured(elbos: Elbos) -> None:
     assert bits[0] == pytest.approx(bits[1], abs=0.02)  # bf16 and float32
 
 
+def test_the_card_says_how_distances_were_measured(elbos: Elbos) -> None:
+    path = write_run(Path("run"), of_diffusers(UNET))
+    Path("f.py").write_text("def embed(x): return x.float().mean((2, 3))")
+    few = ["--num-images", 20, "--num-pilot-images", 10, "--ode.num-images", 0, "--num-samples", 20]
+    few += ["--num-steps", 2, "extractor:module", "--extractor.path", "f.py:embed"]
+    quality = json.loads(elbos("evaluate", path, "--json", *few).out)["quality"]
+    assert elbos("export", "run", "--to", "model").status == 0
+    card = hub.ModelCard.load("model/README.md")
+    found = {one.metric_type: one for one in card.data.eval_results}
+    for name, num in (
+        ("frechet_distance", "num_reference"),
+        ("kernel_distance", "num_kernel_reference"),
+    ):
+        assert found[name].metric_value == pytest.approx(quality["mean"][name], rel=1e-5)
+        assert found[name].dataset_split == "train+val"
+        args = found[name].metric_args
+        protocol = quality["protocol"]
+        assert args.pop("num_reference") == protocol[num]
+        assert args == {key: protocol[key] for key in args}
+        assert {"extractor", "num_samples", "sampler", "num_evaluations"} <= set(args)
+        for needed in ("file sha256", f"{protocol['num_evaluations']} evaluations", "20 samples"):
+            assert needed in found[name].metric_name
+            assert needed in card.content
+
+
 # --- the Hub -------------------------------------------------------------------------------------
 
 

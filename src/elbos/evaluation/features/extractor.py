@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from elbos.base import files
+from elbos.base import files, formats
 from elbos.base.user_code import as_script, code_path, described, load_function
 from elbos.training.data import to_pixels
 
@@ -85,10 +85,14 @@ def extract(
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """Load weight tensors from a file without executing code.
 
-    The first 8 digits of the file's SHA-256 are returned, too.
+    The format is safetensors, by the file's ending, or PyTorch's. The first 8 digits of the file's
+    SHA-256 are returned, too.
     """
     content = files.read(path)
+    digest = hashlib.sha256(content).hexdigest()[:8]
     advice = "get the file again, or name another one."
+    if path.suffix == ".safetensors":
+        return formats.unpack(content, path), digest
     try:
         with warnings.catch_warnings(action="ignore"):  # about other file formats
             weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -96,7 +100,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
         raise ValueError(f"{path} is damaged, or not a file of weights: {advice}") from error
     if not (isinstance(weights, dict) and all(map(torch.is_tensor, weights.values()))):
         raise ValueError(f"{path} does not hold a dict of tensors: {advice}")
-    return weights, hashlib.sha256(content).hexdigest()[:8]
+    return weights, digest
 
 
 @dataclass(frozen=True, kw_only=True)

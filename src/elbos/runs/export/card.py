@@ -1,5 +1,5 @@
-"""Model card of an exported model: training objective, measured likelihood, and code to load the
-model.
+"""Model card of an exported model: training objective, measured likelihood and sample quality, and
+code to load the model.
 """
 
 import json
@@ -15,7 +15,9 @@ from elbos.adapters.diffusers.trained import trained_scheduler
 from elbos.base import files
 from elbos.base.html import Markdown, render
 from elbos.base.numbers import plus_minus
+from elbos.evaluation.metrics import FRECHET_DISTANCE, KERNEL_DISTANCE, SampleMetric, Value
 from elbos.evaluation.result import Evaluation
+from elbos.evaluation.scores import SamplingProtocol
 from elbos.runs.run import Run
 from elbos.theory import elbo as analysis
 from elbos.training.network import OwnNetwork
@@ -41,17 +43,64 @@ class Bound:
         return plus_minus(self.bits_per_dim, self.standard_error)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """Measured distance of generated samples from real images, with all that it depends on.
+
+    `num_reference` is the number of real images that this metric uses.
+    """
+
+    metric: SampleMetric
+    value: Value
+    num_reference: int
+    protocol: SamplingProtocol
+
+    @property
+    def text(self) -> str:
+        return plus_minus(self.value.value, self.value.standard_error)
+
+    @property
+    def measured(self) -> str:
+        how = self.protocol
+        sets = f"{len(how.seeds)} x " if len(how.seeds) > 1 else ""
+        return (
+            f"{how.extractor}; {sets}{how.num_samples:,} samples, {self.num_reference:,} "
+            f"{how.reference} images; {how.sampler_label}, {how.num_evaluations} evaluations per "
+            f"sample, guidance {how.guidance:g}"
+        )
+
+
+def evaluation(run: Run) -> Evaluation | None:
+    """Return the evaluation of a model; None without one of these weights."""
+    path = run.directory.path / "eval.json"
+    try:
+        found = Evaluation.load(path) if path.exists() else None
+    except ValueError:  # written by an earlier version
+        return None
+    return found if found is not None and found.step == run.step else None
+
+
+def distances(run: Run) -> list[Distance]:
+    """Return the measured Fréchet and kernel distance of a model's samples."""
+    found = evaluation(run)
+    if found is None or (quality := found.quality) is None:
+        return []
+    how = quality.protocol
+    nums = {FRECHET_DISTANCE: how.num_reference, KERNEL_DISTANCE: how.num_kernel_reference}
+    return [
+        Distance(metric=metric, value=value, num_reference=num, protocol=how)
+        for metric, num in nums.items()
+        if math.isfinite((value := quality.samples[metric]).value)
+    ]
+
+
 def bounds(run: Run) -> list[Bound]:
     """Return the measured likelihood bounds of a model.
 
     They are from its evaluation or, without any, from the last validation of the training.
     """
-    path = run.directory.path / "eval.json"
-    try:
-        found = Evaluation.load(path) if path.exists() else None
-    except ValueError:  # written by an earlier version
-        found = None
-    if found is not None and found.step == run.step and found.results:
+    found = evaluation(run)
+    if found is not None and found.results:
         return [
             Bound(
                 bits_per_dim=one.bits_per_dim,
@@ -90,7 +139,7 @@ def card(run: Run, where: str, vae: Latents | None = None) -> str:
     ends = run.schedule.logsnr_min, run.schedule.logsnr_max
     is_diffusers = isinstance(network, DiffusersNetwork)
     null_label = network.null_label if isinstance(network, DiffusersNetwork) else None
-    found = bounds(run)
+    found, samples = bounds(run), distances(run)
     use: dict[str, Any] = {"is_diffusers": is_diffusers, "data": data, "vae": vae}
     use |= {"name": json.dumps(where), "folder": json.dumps(where.rpartition("/")[2])}
     use |= {"is_own": isinstance(config.network, OwnNetwork), "has_classes": null_label is not None}
@@ -100,7 +149,7 @@ def card(run: Run, where: str, vae: Latents | None = None) -> str:
         use |= {"is_flow": scheduler.startswith("FlowMatch"), "part": part_name(network)}
     return render(
         "runs/export/model_card.md",
-        front_matter=Markdown(_front_matter(run, where, found).rstrip()),
+        front_matter=Markdown(_front_matter(run, where, found, samples).rstrip()),
         name=where,
         run=run,
         trained=run.trained,
@@ -109,6 +158,7 @@ def card(run: Run, where: str, vae: Latents | None = None) -> str:
         ends=ends,
         rising=analysis.rising_intervals(run.weighting, max(ends[0], -40), min(ends[1], 40)),
         bounds=found,
+        distances=samples,
         kind=type(config.parameterization).__name__,
         width=run.relative_width,
         code=Markdown(render("runs/export/use.txt", **use).rstrip()),
@@ -118,33 +168,55 @@ def card(run: Run, where: str, vae: Latents | None = None) -> str:
     )
 
 
-def _front_matter(run: Run, where: str, found: list[Bound]) -> str:
+def _front_matter(run: Run, where: str, found: list[Bound], samples: list[Distance]) -> str:
     is_diffusers, data = isinstance(run.network, DiffusersNetwork), run.data
     task = "unconditional-image-generation"
     entries: dict[str, Any] = {"library_name": "diffusers" if is_diffusers else "elbos"}
     if len(data.shape) == 3:
         entries["pipeline_tag"] = task
     entries["tags"] = ["elbos", "diffusion", *(["class-conditional"] if run.has_labels else [])]
-    if found:
-        entries["model-index"] = [
+    by_split = [
+        (
+            one.split,
             {
-                "name": where.rpartition("/")[2],
-                "results": [
-                    {
-                        "task": {"type": task},
-                        "dataset": {"type": data.name, "name": data.name, "split": one.split},
-                        "metrics": [
-                            {
-                                "type": "bits_per_dim",
-                                "name": f"bits/dim (upper bound), {one.measured}",
-                                "value": round(one.bits_per_dim, 4),
-                            }
-                        ],
-                    }
-                    for one in found
-                    if math.isfinite(one.bits_per_dim)
-                ],
+                "type": "bits_per_dim",
+                "name": f"bits/dim (upper bound), {one.measured}",
+                "value": round(one.bits_per_dim, 4),
+            },
+        )
+        for one in found
+        if math.isfinite(one.bits_per_dim)
+    ]
+    by_split += [
+        (
+            one.protocol.reference,
+            {
+                "type": one.metric.name,
+                "name": f"{one.metric.title}, {one.measured}",
+                "value": float(f"{one.value.value:.6g}"),
+                "args": {
+                    "extractor": one.protocol.extractor,  # names the hash of its weights
+                    "num_samples": one.protocol.num_samples,
+                    "seeds": list(one.protocol.seeds),
+                    "num_reference": one.num_reference,
+                    "sampler": one.protocol.sampler,
+                    "grid": one.protocol.grid,
+                    "num_evaluations": one.protocol.num_evaluations,
+                    "guidance": one.protocol.guidance,
+                },
+            },
+        )
+        for one in samples
+    ]
+    if by_split:
+        results = [
+            {
+                "task": {"type": task},
+                "dataset": {"type": data.name, "name": data.name, "split": split},
+                "metrics": [metric],
             }
+            for split, metric in by_split
         ]
+        entries["model-index"] = [{"name": where.rpartition("/")[2], "results": results}]
     text: str = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=100)
     return text
