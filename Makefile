@@ -11,7 +11,7 @@ SYSTEM_PYTHON ?= /usr/bin/python3
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   compare three objectives on digits, three seeds each, with a report"
+	@echo "make demo   audit a loss, compare two objectives on digits, three seeds each, with a report"
 	@echo "make test   run the tests"
 	@echo "make test-system-python   every verb on Debian's Python and torch, with the newest NumPy"
 	@echo "make test-core   the audit and the validator without any extra, and the core beside older trainers"
@@ -26,10 +26,12 @@ help:
 
 setup: .venv/dev
 
+# EDM's loss, audited; then its weighting against the ELBO's, with samples and bits/dim.
 demo: .venv/demo
-	$(BIN)/elbos compare digits --objectives edm-adaptive edm-adaptive-monotonic iddpm \
-	  --seeds 0 1 2 --num-images 12800 --scoring.num-samples 297 \
-	  --samplers "ancestral=Ancestral(),32" "heun=Heun(),10" --out runs/demo
+	$(BIN)/elbos audit examples/audit/edm.py:loss --shape 3 8 8
+	$(BIN)/elbos compare digits --objectives edm-adaptive elbo --seeds 0 1 2 \
+	  --network.channels 32 64 --num-images 60000 --scoring.num-samples 297 \
+	  --samplers "heun=Heun(),18" --out runs/demo
 
 test: .venv/dev
 	$(PYTEST)

@@ -10,7 +10,7 @@ import elbos
 
 GUIDE = Path(__file__).parents[2] / "docs/evaluation.md"
 SECTION = GUIDE.read_text().split("## Any model as a denoiser")[1].split("\n## ")[0]
-BY_LOSS, CODE = re.findall(r"```py\n(.*?)```", SECTION, re.DOTALL)
+BY_LOSS, BY_OBJECTIVE, CODE = re.findall(r"```py\n(.*?)```", SECTION, re.DOTALL)
 IMPORTS, LINES = CODE.split("\n\n")
 
 
@@ -44,6 +44,7 @@ def test_the_loss_is_the_adapter():
     names = {"elbos": elbos, "loss": loss, "x": x, "data": x, "labels": rows(x)}
     names["network"] = lambda z, t, class_labels: 0 * z
     exec(BY_LOSS, names)
+    exec(BY_OBJECTIVE, names | {"cond": {"class_labels": names["labels"]}})
     assert torch.isfinite(torch.tensor(names["result"].bits_per_dim))
 
 

@@ -177,6 +177,20 @@ BAD = {
         ("beta_end", {"type": "diffusion"}, [-1, 2, "nan"]),
     ],
     "torchtitan": [("config", {}, ["flux_big"])],
+    "automodel": [
+        ("flow_shift", {}, [0, -1, "nan"]),
+        ("timestep_sampling", {}, ["logitnormal"]),
+        ("beta_alpha", {"timestep_sampling": "beta"}, [0, "nan"]),
+    ],
+    "fastvideo": [
+        ("student.flow_shift", {}, [0, -1, "inf"]),
+        ("weighting_scheme", {}, ["sigma"]),
+    ],
+    "ltx": [
+        ("timestep_sampling_params.std", {"resolution_buckets": "960x544x49"}, [0, -1, "nan"]),
+        ("uniform_prob", {"resolution_buckets": "960x544x49"}, [-0.1, 1.1]),
+        ("timestep_sampling_mode", {}, ["logit_normal"]),
+    ],
 }
 
 

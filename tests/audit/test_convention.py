@@ -122,7 +122,7 @@ class Exact:
         if self.draw is sigmas:
             low, high = low * 1e-3, high * 1e6
         is_rising = self.time(high) > self.time(low)
-        for _ in range(200):
+        for _ in range(80):
             middle = (low * high).sqrt() if self.draw is sigmas else (low + high) / 2
             is_above = (self.time(middle) > time) == is_rising
             low, high = torch.where(is_above, low, middle), torch.where(is_above, middle, high)

@@ -113,7 +113,7 @@ def test_interval_holds_the_estimate_where_no_draw_does():
     assert found.low[0] < 0
 
 
-@pytest.mark.parametrize("num_rows", [MIN_WEIGHTINGS, 12])
+@pytest.mark.parametrize("num_rows", [MIN_WEIGHTINGS, pytest.param(12, marks=pytest.mark.slow)])
 def test_intervals_hold_the_truth(num_rows, rng):
     """Of normal rows, in 95 %, less 4 binomial standard errors; 200 experiments.
 
@@ -171,7 +171,7 @@ def test_p_value_is_of_the_largest_of_all_permutations(rng):
     assert ranked(x[:, None], y[:, None], num_draws=10).p_value == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("num", [6, 9])
+@pytest.mark.parametrize("num", [6, pytest.param(9, marks=pytest.mark.slow)])
 def test_p_value_knows_of_the_choice_of_the_best_level(num, rng):
     """Of 30 levels that say nothing it is below 0.05 in 5 % of 200 experiments, and 4 standard
     errors, although the largest correlation is mostly above 0.7.

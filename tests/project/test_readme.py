@@ -12,7 +12,16 @@ from elbos.theory import recipes, weightings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-OWN_NETWORK, QUESTIONS, LOOP = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def code(path, mark):
+    """The first block of Python in a page that has the mark."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
+    return next(block for block in blocks if mark in block)
+
+
+QUESTIONS = code("docs/theory.md", "rising_intervals")
+LOOP = code("docs/training.md", "schedule.update(")
 
 
 class Linear(torch.nn.Linear):
@@ -22,8 +31,14 @@ class Linear(torch.nn.Linear):
         return super().forward(z) * torch.tanh(logsnr)[:, None]
 
 
-def test_the_script_of_readme_is_the_example_that_is_run():
-    assert (ROOT / "examples/own_network.py").read_text() == OWN_NETWORK
+def test_the_audit_of_the_loss_prints_what_readme_shows(elbos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("my_loss.py").write_text("import torch\n\n" + code("README.md", "def loss(network, x)"))
+    ((command, shown),) = re.findall(r"^\$ elbos (audit my_loss.*)\n((?:.+\n)+?)```", README, re.M)
+    result = elbos(*command.split())
+    assert result.status == 0, result
+    assert result.out.startswith(shown)
 
 
 def test_the_answers_about_edm_are_those_printed():
@@ -50,12 +65,11 @@ def test_the_training_loop_of_the_reader_learns():
 
 
 def test_the_guide_measures_a_denoiser_of_the_readers_own():
-    guide = (ROOT / "docs/evaluation.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    block = code("docs/evaluation.md", "later")
     data = gaussian(0.5, 8)
     x, _ = data.sample(200, torch.Generator().manual_seed(0))
     names = {"denoiser": data, "x": x}
-    exec(code.replace("num_levels=256, ", ""), names)
+    exec(block.replace("num_levels=256, ", ""), names)
     result = names["result"]
     entropy = 0.5 * math.log2(2 * math.pi * math.e * 0.25)
     assert abs(result.bits_per_dim - entropy) < 4 * result.standard_error

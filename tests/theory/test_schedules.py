@@ -287,6 +287,7 @@ def test_a_batch_of_levels_is_the_schedule_at_low_discrepancy_times(schedule):
     assert not torch.equal(schedule.sample(64), schedule.sample(64))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_schedules_and_losses_compile_as_one_graph():
     """On the CPU too, where times are checked, outside of compiled code.
