@@ -408,6 +408,7 @@ def test_what_is_missing_is_said_before_anything_is_measured(elbos: Elbos, runs:
     ("words", "part"),
     [
         (["extractor:inception"], "weights"),
+        (["extractor:dinov2"], "dinov2_vitl14_pretrain.pth"),
         (["extractor:inception", "--extractor.weights", "mine.py"], "mine.py"),
         (["extractor:module", "--extractor.path", "mine.py:nope"], "nope"),
         (["extractor:module", "--extractor.path", "nope.py:f"], "nope.py"),
