@@ -25,7 +25,7 @@ _MIN_GAIN = 8.0  # of log-likelihood over equal steps: by chance in 3 of 2,000 t
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels of training samples, with rounding errors."""
+    """Noise levels of training samples and bounds on their rounding errors."""
 
     logsnr: Float[Array, " n"]  # finite
     error: Float[Array, " n"]  # rounding error

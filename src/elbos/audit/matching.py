@@ -224,7 +224,7 @@ def _compiled(formula: str) -> types.CodeType:
 def coefficient_name(
     logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> str | None:
-    """Find a common formula in the SNR for the coefficient of a squared error."""
+    """Find a known formula in the SNR for the coefficient of a squared error."""
     best: tuple[float, str] = (SAME, "")
     for formula in _FORMULAS:
         d, g = fit_formula(formula, logsnr, log_c, p)
@@ -236,7 +236,7 @@ def coefficient_name(
 def fit_formula(
     formula: str, logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> tuple[float, float]:
-    """Fit a formula in the SNR and a parameter g to a loss coefficient.
+    """Fit a formula in the SNR with one free parameter g to a loss coefficient.
 
     Returns the distance (infinity if the coefficient is 0 at a grid point) and g.
     """

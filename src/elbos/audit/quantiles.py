@@ -114,7 +114,7 @@ class RisingCurve:
         return np.log(np.maximum(slope, 1e-300))
 
     def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        """Estimate the error of the logarithm of the interpolated curve's derivative."""
+        """Estimate the interpolation error of the logarithm of a curve's slope."""
         relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
         middle = (self.places[1:] + self.places[:-1]) / 2
         halves = (self.at(slice(start, None, 2)).log_slope(place) for start in (0, 1))

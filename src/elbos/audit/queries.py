@@ -52,7 +52,7 @@ class SingleCall:
 
 @dataclass(frozen=True)
 class PairedCalls:
-    """Network calls with equal random numbers but different data or outputs."""
+    """Pair of network calls with the same random numbers and different data or network outputs."""
 
     moved: SingleCall  # on the data, with random signs as output
     gradient: Tensor  # at output 0

@@ -70,7 +70,7 @@ def difference_text(difference: Difference) -> str:
 
 
 def detectable(comparison: Comparison, key: str) -> str:
-    """Format the median of the smallest significant differences from the best objective.
+    """Format the typical size of a significant difference from the best objective.
 
     It is the median over objectives of the smallest significant difference from the best objective.
     """

@@ -29,7 +29,7 @@ FORMAT = 1  # version of latents.json
 
 @dataclass(frozen=True, kw_only=True)
 class LatentScore:
-    """Bound of one checkpoint on cached latents, in nats per dimension.
+    """Variational bound of one model on cached latents, in nats per dimension.
 
     Attributes:
         model: Folder of the pipeline, or OWNER/NAME@COMMIT on the Hugging Face Hub.

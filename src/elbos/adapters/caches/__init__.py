@@ -46,7 +46,9 @@ _KEYWORDS: Mapping[str, tuple[str, str | None, str | None]] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cache:
-    """Dataset of cached latents and text embeddings, `cache[i]` is `(x, cond)`, for a pipeline.
+    """Dataset of cached latents and text embeddings.
+
+    `cache[i]` is `(x, cond)`, as the pipeline's network takes them.
 
     Attributes:
         folder: Folder or file of the cache.
@@ -111,7 +113,7 @@ class Cache:
 
     @cached_property
     def num_tokens(self) -> int:
-        """Length of the longest caption, to which others are padded where a mask says so."""
+        """Length in tokens of the longest caption."""
         texts = (self.format.read(sample).text for sample in self.samples)
         return max(0 if text is None else len(text) for text in texts)
 

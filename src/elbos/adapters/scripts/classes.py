@@ -20,7 +20,7 @@ LOSS_METHODS = ("training_step", "compute_loss")  # return the loss, in Lightnin
 
 
 def flattened(tree: ast.Module) -> ast.Module:
-    """Rewrite classes with a loss method as functions in a syntax tree."""
+    """Replace classes that have a loss method by functions."""
     body = [
         _function(one) if isinstance(one, ast.ClassDef) and _has_loss(one) else one
         for one in tree.body

@@ -45,7 +45,7 @@ class Bound:
 
 @dataclass(frozen=True, kw_only=True)
 class Distance:
-    """Measured distance of generated samples from real images, with all that it depends on.
+    """Distance between generated samples and real images, with the settings of its measurement.
 
     `num_reference` is the number of real images that this metric uses.
     """
