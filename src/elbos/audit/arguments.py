@@ -54,7 +54,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def shown(slot: Slot) -> str:
-    """Return an argument's position or name for a message."""
+    """Format the name or position of an argument for a message."""
     return f"the positional argument {slot}" if isinstance(slot, int) else f"the argument {slot}"
 
 

@@ -118,8 +118,9 @@ class Curve:
 
     @classmethod
     def between(cls, logsnr: Float[Array, " k"], steps: Float[Array, " k"]) -> "Curve":
-        """Return the steps of a table, linear in log-SNR between two of them, as those of
-        `elbos.adapters.diffusers`.
+        """Interpolate the time steps of a table linearly in log-SNR.
+
+        The steps are those of `elbos.adapters.diffusers`.
         """
         return cls(lambda one: np.interp(one, logsnr, steps))
 

@@ -125,7 +125,7 @@ def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[A
 
 @dataclass(frozen=True)
 class Splines:
-    """Average of splines with different numbers of knots."""
+    """Spline fit averaged over several numbers of knots."""
 
     splines: list[_Spline]
     weights: Float[Array, " s"]  # proportional to exp(-AIC / 2), summing to 1
@@ -192,9 +192,9 @@ class Splines:
 
 
 def _dispersion(counts: Float[Array, "r m"]) -> float:
-    """Compute the variance of bin counts relative to that for independent samples.
+    """Compute the dispersion of bin counts.
 
-    Below 1 for stratified samples.
+    It is the variance relative to that for independent samples: below 1 for stratified samples.
     """
     sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
     edges = np.searchsorted(np.cumsum(shares), np.linspace(0, 1, _NUM_CELLS, endpoint=False))

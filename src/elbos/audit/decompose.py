@@ -25,7 +25,7 @@ _NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements in large samples
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Coefficients of data and noise in the network input and target of every sample."""
+    """Coefficients of data and noise in network inputs and targets."""
 
     alpha: Float[Tensor, " n"]  # coefficient of the data in z
     sigma: Float[Tensor, " n"]  # of the noise; not negative: the sign of the noise is arbitrary
@@ -175,7 +175,7 @@ def target_of(g: Tensor, c: Tensor) -> Tensor:
 
 
 def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficients:
-    r"""Solve for the coefficients of data and noise in the input and target of every sample.
+    r"""Solve for the coefficients of data and noise in network inputs and targets.
 
     Args:
         grams: The Gram matrices.

@@ -53,8 +53,6 @@ class Density:
 
 @dataclass(frozen=True)
 class Request:
-    """Quantiles of a random number at which noise levels should be measured."""
-
     column: int  # of the quantiles of the levels
     quantiles: Float[Array, " k"]
 
@@ -91,9 +89,9 @@ class Evidence:
 
     @property
     def request(self) -> Request | None:
-        """Quantiles at which more noise levels should be measured.
+        """Further noise levels that the density estimate needs.
 
-        None if the density estimate needs no more noise levels.
+        They are given by quantiles of a random number; None if no more are needed.
         """
         if self.draw is None or (self.table is None and self.requested):
             return None

@@ -21,7 +21,7 @@ CurveName = Literal["weight", "density"]
 
 @runtime_checkable
 class Curves(Protocol):
-    """Interface of losses with a weighting and a noise-level density over log-SNR."""
+    """Interface of a loss that has a weighting and a noise-level density."""
 
     @property
     def logsnr(self) -> Tensor: ...
@@ -65,7 +65,7 @@ class Distance(NamedTuple):
 def log_ratio_of(
     one: Curves, other: Curves, curve: CurveName = "weight"
 ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
-    r"""Compute the log-ratio of the weightings of two losses at their common noise levels.
+    r"""Compute the log-ratio of the weightings of two losses.
 
     Returns log-SNR, $\log w_1 - \log w_2$ (with mean 0) and probability; empty arrays if the losses
     share no noise levels.

@@ -43,7 +43,7 @@ _MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a l
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
-    """Audit a loss by an estimate of its weighting from measured samples.
+    """Measure samples of a loss and audit its weighting.
 
     Up to 8 times `num_samples` are measured if fewer leave open whether the weighting increases.
 

@@ -146,7 +146,7 @@ def _ratio(audit: Audit, other: Audit) -> Panel:
 
 
 def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
-    """Return curves of the named weightings that are most similar to the audited one.
+    """Return curves of the known weightings that are closest to the audited one.
 
     They are initially hidden in the figure, and have geometric mean 1 under $p$. Colours differ for
     a single audit; otherwise they are the colour of the audit.

@@ -46,8 +46,9 @@ class MeasuredTarget(Parameterization):
 
 @dataclass(frozen=True)
 class ConventionNetwork:
-    r"""Call a network as its training loss does, from noisy data of the variance-preserving process
-    and log-SNR.
+    """Call a network with the arguments that its training loss gives it.
+
+    They are computed from noisy data of the variance-preserving process and log-SNR.
 
     Attributes:
         network: Called with the arguments that the loss gives it.
@@ -103,7 +104,6 @@ class ConventionNetwork:
         return require_output(y, z, logsnr) - at(known.a.f(level) * known.offset)
 
     def _arguments(self, z: Float[Tensor, "b *d"], level: Float[Array, " b"]) -> dict[Slot, Any]:
-        """Return data, times and constants, by position or name, in the form used by the loss."""
         known, example = self.convention, self.convention.example
         dtype = input_dtype(self.network, z)
         assert example.noisy is not None
@@ -124,7 +124,6 @@ class ConventionNetwork:
         return found
 
     def _conditions(self, cond: Condition) -> dict[Slot, Any]:
-        """Return the arguments that `cond` gives: those of a dict, or the only one that it can."""
         known = self.convention
         if cond is None or isinstance(cond, Mapping):
             given: dict[Slot, Any] = dict(cond or {})

@@ -67,8 +67,6 @@ ZERO, SIGNS = Answer(), Answer(scale=1.0)
 
 @dataclass
 class Call:
-    """A recorded network call with its loss gradient."""
-
     z: Tensor  # noisy data
     answer: Tensor  # a leaf of the graph
     arguments: Arguments
@@ -77,8 +75,6 @@ class Call:
 
 @dataclass(frozen=True)
 class Observation:
-    """Network calls and random numbers in one evaluation of a loss."""
-
     calls: list[Call]  # the network calls on which the loss depends
     untrained: tuple[int, ...]  # indices of the network calls on which the loss does not depend
     is_finite: bool  # the loss is finite

@@ -25,7 +25,7 @@ _MIN_GAIN = 8.0  # of log-likelihood over equal steps: by chance in 3 of 2,000 t
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels of training samples and bounds on their rounding errors."""
+    """Measured noise levels of training samples."""
 
     logsnr: Float[Array, " n"]  # finite
     error: Float[Array, " n"]  # rounding error
@@ -197,7 +197,6 @@ class Table:
         return table_log_density(self.levels, self.steps, self._spline(self.steps), logsnr)
 
     def covariance(self, logsnr: Array, *, with_fewest_knots: bool = False) -> Array:
-        """Return the sampling covariance of the log-density of log-SNR."""
         spline = self._spline.splines[0] if with_fewest_knots else self._spline
         return spline.covariance(np.interp(logsnr, self.levels, self.steps))
 
@@ -208,9 +207,10 @@ def table_log_density(
     log_probability: Float[Array, " t"],
     logsnr: Float[Array, " g"],
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
-    """Compute the log-density of log-SNR and its discretization error for a table of levels.
+    """Compute the log-density of log-SNR from a table of noise levels.
 
-    Half of the change from one step to the next counts as two standard errors.
+    Also returns the discretization error. Half of the change from one step to the next counts as
+    two standard errors.
     """
     log_p = log_probability - np.log(np.gradient(levels, steps))
     change = np.abs(np.diff(log_p)) / 4

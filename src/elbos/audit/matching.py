@@ -48,7 +48,7 @@ _MAX_LINE_ERROR = 5e-4  # of the log-factor, by linear interpolation
 
 
 class Nearest(NamedTuple):
-    """A named weighting with its distance from the audited weighting."""
+    """A known weighting and its distance from the audited weighting."""
 
     name: str  # as code
     distance: float
@@ -62,7 +62,7 @@ class _Candidate(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Prediction type of a network with a constant factor on the target."""
+    """Prediction type and target scale of a network."""
 
     name: str | None  # eps, x, v, score, flow or edm; None for any other target
     factor: float = 1.0  # on the named target; -1 for the opposite sign
@@ -148,7 +148,7 @@ _FAMILIES = [
 def nearest_weightings(
     logsnr: Float[Array, " g"], log_w: Float[Array, " g"], p: Float[Array, " g"]
 ) -> list[Nearest]:
-    """Return the named weightings, sorted by distance from the audited weighting.
+    """Return the known weightings in order of their distance from the audited one.
 
     A weighting with fitted parameters is omitted if it equals a published weighting.
     """
@@ -224,7 +224,7 @@ def _compiled(formula: str) -> types.CodeType:
 def coefficient_name(
     logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> str | None:
-    """Find a known formula in the SNR for the coefficient of a squared error."""
+    """Find a known formula for a loss coefficient as a function of SNR."""
     best: tuple[float, str] = (SAME, "")
     for formula in _FORMULAS:
         d, g = fit_formula(formula, logsnr, log_c, p)
@@ -236,9 +236,10 @@ def coefficient_name(
 def fit_formula(
     formula: str, logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> tuple[float, float]:
-    """Fit a formula in the SNR with one free parameter g to a loss coefficient.
+    """Fit the free parameter of a formula to a loss coefficient.
 
-    Returns the distance (infinity if the coefficient is 0 at a grid point) and g.
+    The formula depends on the SNR and on the parameter g. Returns the distance (infinity if the
+    coefficient is 0 at a grid point) and g.
     """
     kept = p > 1e-6 * p.max()
     snr, log_c, p = np.exp(logsnr[kept]), log_c[kept], p[kept] / p[kept].sum()
@@ -285,7 +286,7 @@ class MonotoneFactor:
 
     @property
     def code(self) -> str:
-        """Python code that computes the factor on the loss."""
+        """Python code that computes the loss factor from log-SNR."""
         if self.name is not None:
             classes = sorted({"Monotone", *re.findall(r"[A-Z]\w*", self.name)})
             name = code(parse(Weighting, self.name), has_defaults=True)

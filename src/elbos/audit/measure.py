@@ -146,7 +146,9 @@ class Measurement:
         return self._solved(self._batches, num, self._data_scale)
 
     def at(self, place: int, quantiles: Float[Array, " n"], data_scale: float) -> Samples:
-        """Measure a loss with given quantiles of the random number that sets the noise level.
+        """Measure a loss at prescribed noise levels.
+
+        They are given by quantiles of the random number that determines the noise level.
 
         Args:
             place: Index of the draw among the draws of one number per sample.

@@ -39,8 +39,6 @@ _MIN_DIMENSIONS = 32  # enough for data, noise and signs to be nearly orthogonal
 
 @dataclass(frozen=True)
 class Batch:
-    """Measured dot products and random numbers of one batch of training samples."""
-
     products: Float[Tensor, "b r r"]  # of `paired_grams`, or `single_products` for a plain loss
     coefficient: Float[Tensor, " b"]  # $c$; for a plain loss, it follows from the products
     quantiles: list[Tensor]  # of draws that may determine the noise levels (`rng.Draws`)
@@ -144,7 +142,6 @@ class Pilot:
         return are_some_enough(self.noise.reference.x)
 
     def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:
-        """Measure the dot products that describe a loss evaluation with a given seed."""
         reference, found = self.noise.reference, list[Batch]()
         if self.is_plain:
             offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))

@@ -67,7 +67,7 @@ def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @dataclass(frozen=True)
 class RisingCurve:
-    """Monotone interpolation between noise levels and quantiles of a random number.
+    """Monotone interpolation of quantiles as a function of log-SNR.
 
     It maps log-SNR, or the index of a time step, to the logit of a uniform random number.
     """
@@ -77,7 +77,7 @@ class RisingCurve:
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Remove interpolation points whose distance is small relative to their errors.
+        """Remove interpolation points that are too close together for their errors.
 
         Points are selected from the middle outwards; their distance is smaller where points are
         rare. The mean distance along both axes, as a share of their lengths, exceeds
@@ -109,12 +109,10 @@ class RisingCurve:
         return np.asarray(PchipInterpolator(self.places, self.s)(place))
 
     def log_slope(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        """Return the logarithm of the interpolated curve's derivative."""
         slope = PchipInterpolator(self.places, self.s)(place, 1)
         return np.log(np.maximum(slope, 1e-300))
 
     def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        """Estimate the interpolation error of the logarithm of a curve's slope."""
         relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
         middle = (self.places[1:] + self.places[:-1]) / 2
         halves = (self.at(slice(start, None, 2)).log_slope(place) for start in (0, 1))
@@ -125,7 +123,7 @@ class RisingCurve:
 def inverse_cdf_density(
     all_levels: Levels, draw: Float[Array, " n"], grid: Float[Array, " g"]
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]] | None:
-    """Compute the log-density of log-SNR from its inverse distribution function.
+    """Compute a log-density from the inverse of the distribution function.
 
     Also returns the error; None if there are too few distinct points. At each point, the slope of
     $s$, which is smooth in unbounded tails, or the slope of $u$, which is smooth at finite ends, is
@@ -155,7 +153,7 @@ def inverse_cdf_density(
 
 @dataclass(frozen=True)
 class StepCurve:
-    """Intervals of a uniform random number by the time step that they select."""
+    """Intervals of a uniform random number that select the time steps."""
 
     steps: Float[Array, " t"]  # the numbers of the steps that were drawn, increasing
     ends: RisingCurve  # through the ends between the steps
@@ -209,7 +207,7 @@ class StepCurve:
         return self.ends.thinned()
 
     def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
-        """Return the log-probability of each time step with its standard error."""
+        """Return the log-probability of each time step and its standard error."""
         curve, steps, places = self.curve, self.steps, self.ends.places
         u = expit(curve(places))
         width = np.maximum(np.diff(u), 1e-300)

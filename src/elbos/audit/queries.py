@@ -23,8 +23,6 @@ from elbos.audit.rng import Quantiles
 
 @dataclass(frozen=True)
 class SingleCall:
-    """Recorded input, loss gradient and random numbers of one network call."""
-
     z: Tensor  # noisy data, in the layout of the data
     answer: Tensor  # random signs
     gradient: Tensor  # of the loss, at that answer
@@ -52,8 +50,6 @@ class SingleCall:
 
 @dataclass(frozen=True)
 class PairedCalls:
-    """Pair of network calls with the same random numbers and different data or network outputs."""
-
     moved: SingleCall  # on the data, with random signs as output
     gradient: Tensor  # at output 0
     z_other: Tensor  # noisy other data
@@ -143,7 +139,7 @@ class Queries:
         with_other_moved: bool,
         zero: Observation | None = None,
     ) -> list[PairedCalls]:
-        """Evaluate a loss with one seed on different data and network outputs.
+        """Evaluate a loss with a fixed seed for different data and network outputs.
 
         `zero` is an earlier call with output 0; `quantiles` replace random draws.
         """
@@ -279,7 +275,7 @@ def is_same(first: Tensor | None, second: Tensor | None) -> bool:
 
 
 def unlike(dz: Tensor, dx: Tensor) -> float:
-    """Compute the share of the power of `dz` that is not proportional to `dx`."""
+    """Compute the relative squared residual of fitting `dz` by a multiple of `dx`."""
     dz, dx = dz.flatten(1), dx.flatten(1).to(dz)
     alpha = (dz * dx).sum(1, keepdim=True) / dx.square().sum(1, keepdim=True)
     left = (dz - alpha * dx).square().nansum() / dz.square().nansum().clamp(min=1e-30)

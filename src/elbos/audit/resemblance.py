@@ -48,7 +48,7 @@ class Resemblance(NamedTuple):
 
 
 class Coefficient(NamedTuple):
-    """Published coefficient of a squared error as a formula in the SNR."""
+    """Published formula for the coefficient of a squared error."""
 
     name: str
     prediction: str

@@ -207,12 +207,12 @@ class Audit:
 
     @property
     def mass_at_max(self) -> float:
-        """Mass of the mixture of ELBOs at the largest log-SNR."""
+        """Point mass of the ELBO mixture at the largest log-SNR."""
         return (self.weight[-1] / self.weight[0]).item()
 
     @property
     def negative_mass(self) -> float:
-        r"""Sum of all increases of the weighting as a share of $w(\lambda_\min)$.
+        r"""Total increase of the weighting relative to $w(\lambda_\min)$.
 
         It is defined as in `analysis.Mixture`.
         """
@@ -261,7 +261,7 @@ class Audit:
 
     @cached_property
     def factor(self) -> MonotoneFactor | None:
-        """Factor on the loss of each sample that gives a likelihood objective.
+        """Per-sample loss factor that gives a likelihood objective.
 
         None if that factor is 1 everywhere or infinite somewhere.
         """
@@ -271,8 +271,7 @@ class Audit:
         return find_factor(*curves, self.rising, self.closest[0])
 
     def monotone_factor(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        """Compute the factor on the loss of each sample that gives the nearest likelihood
-        objective.
+        """Compute per-sample loss factors that give the nearest likelihood objective.
 
         That is another objective, not a repair of a bug. The factor of a monotone weighting is 1.
 

@@ -74,7 +74,7 @@ def distant_seed(seed: int) -> int:
 
 
 def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor]:
-    """Yield plausible quantiles of `num` samples under common sampling designs.
+    """Yield the quantiles of a batch under each plausible sampling design.
 
     They are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$ modulo 1;
     antithetic, $u$ and $1 - u$; or shared, as by the frames of a clip.

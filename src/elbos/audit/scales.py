@@ -36,7 +36,7 @@ _PURE = 30.0  # log-SNR beyond which float32 rounds signal or noise away
 
 
 class Process(NamedTuple):
-    """A diffusion process with the scale factor of its data."""
+    """A diffusion process and the scale factor of its data."""
 
     name: str | None  # None if no known relation holds
     scale: float  # factor on the data before diffusion

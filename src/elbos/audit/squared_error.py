@@ -135,7 +135,7 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
 def of_the_calls(
     instrument: Instrument, x: Tensor, observations: Mapping[int, Observation], num_ignored: int
 ) -> list[Diagnostic]:
-    """Return diagnostics about unusual uses of the network by a loss.
+    """Diagnose unusual uses of the network in a loss.
 
     They tell of several calls, targets computed by the network, derivatives of the network, and
     additional outputs.

@@ -29,7 +29,7 @@ _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 @dataclass
 class Step:
-    """Dot products that describe one recorded training step."""
+    """Dot products recorded in one training step."""
 
     gram: Float[Tensor, "b r r"]  # of x, z, output, gradient and draws, shared draws last
     shapes: Sequence[Sequence[int]]  # of the draws that many elements share

@@ -66,8 +66,6 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """An audit with its title and colour in a report."""
-
     audit: Audit
     title: str  # the shortest ending that no other title has
     color: str  # of the curves
@@ -93,7 +91,7 @@ class View:
 
     @property
     def slips(self) -> list[Resemblance]:
-        """Published losses that the loss would equal without a common coding mistake.
+        """Published losses from which the loss differs by a coding mistake.
 
         The opposite sign of a flow target is no mistake if time runs from noise to data.
         """
@@ -123,7 +121,6 @@ class View:
 
     @property
     def rise(self) -> str:
-        """Largest increase of the weighting as text."""
         ends = self.audit.weighting(torch.tensor(self.audit.rising, dtype=torch.float64)).log()
         largest = (ends[:, 1] - ends[:, 0]).max().item()
         if largest > _FROM_NOTHING:
@@ -155,7 +152,6 @@ class View:
 
     @property
     def code(self) -> str:
-        """Python code of the factor that makes the weighting monotone."""
         wrapper = textwrap.TextWrapper(76, subsequent_indent=" " * 8, break_on_hyphens=False)
         return "\n".join(map(wrapper.fill, (self.audit.monotone_code or "").splitlines()))
 
@@ -179,7 +175,7 @@ class View:
 
 
 def views(audits: Sequence[Audit]) -> list[View]:
-    """Assign titles and colours to the audits in a common report.
+    """Assign titles and colours to audits that share a report.
 
     Examples:
         >>> from dataclasses import replace
@@ -287,7 +283,7 @@ def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
 
 
 def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
-    """Return tables of audit properties with `num` audits side by side.
+    """Return tables that show `num` audits side by side.
 
     One table per audit if `num` exceeds 3.
     """

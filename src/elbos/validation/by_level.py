@@ -46,7 +46,7 @@ class BinnedLoss:
     num_samples: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the losses by bin as JSON values."""
+        """Return the mean losses in bins of log-SNR as JSON values."""
         return dict(to_json(self))
 
     @classmethod

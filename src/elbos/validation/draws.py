@@ -44,9 +44,9 @@ class Draws:
         return places
 
     def times(self, rows: Int64[Tensor, " b"], number: int, num_times: int) -> Float[Tensor, "b m"]:
-        """Return the random times of given samples in one round of measurements.
+        """Return the random diffusion times of given samples.
 
-        They are of float64; a schedule maps times to noise levels.
+        They are of float64 and differ between rounds; a schedule maps times to noise levels.
         """
         high, low = self._words(Purpose.VALIDATION_LEVELS, torch.arange(1), number)[0, :2].tolist()
         u = (high + low * 2.0**-32) * 2.0**-32
@@ -57,9 +57,10 @@ class Draws:
     def noise(
         self, rows: Int64[Tensor, " b"], number: int, shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
-        """Return the reproducible Gaussian noise added to the given samples in one round.
+        """Return the reproducible Gaussian noise of given samples.
 
-        The noise is on the device of `rows`; data of any precision get the same noise.
+        It differs between rounds and is on the device of `rows`; data of any precision get the same
+        noise.
         """
         stream = Stream.from_seed(self.seed, Purpose.VALIDATION_NOISE)
         return stream.normal(torch.full_like(rows, number), rows, shape)

@@ -16,7 +16,7 @@ LITTLE, NOTHING = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Estimate:
-    """Sample mean with its standard error.
+    """Sample mean and its standard error.
 
     Attributes:
         mean: The estimate.
@@ -34,7 +34,7 @@ class Estimate:
 
     @classmethod
     def from_rounds(cls, values: Float[Tensor, "n r"], *, is_lattice: bool) -> "Estimate":
-        r"""Estimate a mean over samples with its errors from repeated measurements.
+        r"""Estimate a sample mean and its errors from repeated measurements.
 
         There must be $n \ge 2$ samples.
 
@@ -80,7 +80,7 @@ class Estimate:
         return math.sqrt(max(self.standard_error**2 - self.measurement_error**2, 0.0))
 
     def is_enough(self, target: float | None) -> bool:
-        """Decide whether the standard error is small enough to stop measuring.
+        """Return whether no further measurements are needed.
 
         True if the target standard error is None, or reached, or out of reach of further
         measurements on these samples.

@@ -36,7 +36,7 @@ class Parts(Protocol):
 
 @dataclass(frozen=True)
 class Execution:
-    """A denoiser and a dataset with evaluation settings such as the batch size.
+    """Denoiser, dataset and evaluation settings of a validation.
 
     Raises:
         ValueError: If `cond` does not cover all samples, or `given_device` is not a device.

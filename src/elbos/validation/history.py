@@ -96,7 +96,7 @@ class ValidationHistory(Typed):
         return step > 0 and step // self.every > last // self.every
 
     def update(self, step: int, model: Any) -> dict[str, float] | None:
-        """Validate the model if that is due.
+        """Validate the model if a validation is due.
 
         All processes of `torch.distributed` share the work, and have to make the call.
 
@@ -138,9 +138,10 @@ class ValidationHistory(Typed):
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best validation and the count of worse ones, for a checkpoint.
+        """Return the state for a checkpoint.
 
-        accelerate stores them: `accelerator.register_for_checkpointing(history)`.
+        It contains the best validation and the number of worse ones after it. accelerate stores
+        them: `accelerator.register_for_checkpointing(history)`.
         """
         return {
             "best": None if self.best is None else self.best.to_dict(),
@@ -150,7 +151,10 @@ class ValidationHistory(Typed):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the best validation, with which a resumed training is compared."""
+        """Restore the state from a checkpoint.
+
+        A resumed training is compared with its best validation.
+        """
         self.best_step, self._last_step = state["best_step"], state["last_step"]
         self._num_worse, self.results = state["num_worse"], {}
         if self.best_step is not None:

@@ -77,7 +77,9 @@ class ControlVariate:
 
 @dataclass(frozen=True)
 class Measurements:
-    r"""Losses of samples at random noise levels in independent rounds of measurements.
+    r"""Measured losses of samples at random noise levels.
+
+    The rounds of measurements are independent.
 
     Attributes:
         schedule: Distribution of the noise levels, with density $p$.
@@ -133,7 +135,7 @@ class Measurements:
         return self.integral(lambda level: ((level - logsnr).abs() < width / 2) / width)
 
     def estimate(self, values: Float[Tensor, "n r"]) -> Estimate:
-        """Estimate the sample mean of measured values with its errors."""
+        """Estimate the sample mean of measured values and its errors."""
         return Estimate.from_rounds(values[self.order], is_lattice=self.is_lattice)
 
     def at(self, index: Tensor) -> "Measurements":

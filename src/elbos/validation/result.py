@@ -28,7 +28,7 @@ LEVELS_PER_BIN = 20  # on average: the emptiest bin of a tuned density has a ten
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Estimates with errors as a function of the noise level.
+    """Estimates and their errors as a function of the noise level.
 
     Attributes:
         logsnr: The noise levels.
@@ -99,22 +99,28 @@ class Validation:
 
     @property
     def diffusion(self) -> Float[Tensor, "n r"]:
-        """Diffusion term of the variational bound by sample and round of measurements."""
+        """Diffusion term of each sample's variational bound.
+
+        Each column is an independent round of measurements.
+        """
         return self.measurements.integral(torch.ones_like)
 
     @property
     def bound(self) -> Float[Tensor, "n r"]:
-        """Bound on the negative log-likelihood by sample and round of measurements."""
+        """Variational bound on each sample's negative log-likelihood.
+
+        Each column is an independent round of measurements.
+        """
         return self.diffusion + self.decoder + self.prior[:, None]
 
     @property
     def nats(self) -> Estimate:
-        """Mean variational bound with errors in nats per dimension."""
+        """Mean variational bound and its errors in nats per dimension."""
         return self.measurements.estimate(self.bound)
 
     @property
     def bits(self) -> Estimate:
-        """Mean variational bound with errors in bits per dimension."""
+        """Mean variational bound and its errors in bits per dimension."""
         return self.nats / NATS_PER_BIT
 
     @property
@@ -229,7 +235,7 @@ class Validation:
         return own.estimate((self.bound - other.bound) / NATS_PER_BIT)
 
     def difference_by_level(self, other: "Validation") -> Curve:
-        """Estimate the paired differences between the losses of two validations by noise level.
+        """Compare the losses of two validations by noise level.
 
         Each is `self` minus `other` in a bin of log-SNR, in nats per dimension; the bins are at
         most 12, since a bin's scatter is larger than that of the bound.

@@ -40,7 +40,7 @@ MAX_ROUNDS = 1000  # with a target that few, nearly equal samples approach only 
 
 @dataclass(frozen=True)
 class Validator(Typed):
-    r"""Held-out data with fixed noise for validating denoisers.
+    r"""Fixed held-out data and noise for validating denoisers.
 
     Called with a denoiser, it measures the variational bound of every sample,
 
@@ -259,7 +259,7 @@ class Validator(Typed):
 
     @typed
     def tuned(self, pilot: Measurements) -> "Validator":
-        """Return a validator with noise levels adapted to a pilot measurement.
+        """Return a validator whose noise levels are adapted to a pilot measurement.
 
         The returned validator needs fewer evaluations for the same error, for every denoiser that
         is compared with it.
