@@ -185,7 +185,7 @@ def schedule_of_shape(
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
 ) -> tuple[Schedule | None, bool]:
-    """Find the noise schedule that matches a log-density within its errors.
+    """Find the noise schedule that matches an estimated log-density.
 
     Also returns True if the schedule has no fitted shape parameter.
     """

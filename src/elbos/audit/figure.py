@@ -32,7 +32,10 @@ _UNDECIDED = "#7d8590"
 
 
 def figure(shown: Sequence[View]) -> Figure:
-    """Plot the weightings, noise-level densities and ELBO mixtures of audits."""
+    """Plot the weightings and noise-level densities of audited losses.
+
+    A third panel shows the mixtures of ELBOs.
+    """
     audits = [view.audit for view in shown]
     hover = {"hovertemplate": "p %{y:.3g}<extra></extra>", "showlegend": False}
     densities = []

@@ -98,7 +98,7 @@ def measuring(
 
 
 class Measurement:
-    """Measurement of a loss in batches with low-discrepancy random numbers.
+    """Quasi-Monte Carlo measurement of a training loss.
 
     Numbers that the loss draws once per sample or per batch are spread evenly over the calls
     (`draws`).

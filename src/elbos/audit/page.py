@@ -28,7 +28,6 @@ _NUM_ROWS = 13  # of the table of the curves
 
 
 def figure(audits: Sequence[Audit]) -> "Figure":
-    """Plot the weightings, noise-level densities and ELBO mixtures of audits with plotly."""
     return drawn(views(audits))
 
 

@@ -77,11 +77,11 @@ class RisingCurve:
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Remove interpolation points that are too close together for their errors.
+        """Remove interpolation points that lie too close together.
 
-        Points are selected from the middle outwards; their distance is smaller where points are
-        rare. The mean distance along both axes, as a share of their lengths, exceeds
-        `min_distance`.
+        Their distance is compared with their errors. Points are selected from the middle outwards;
+        their distance is smaller where points are rare. The mean distance along both axes, as a
+        share of their lengths, exceeds `min_distance`.
         """
         way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
         middle = len(way) // 2

@@ -333,7 +333,7 @@ def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
 
 
 def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
-    """Find the indices of the elements to which the loss adds noise.
+    """Find the indices of the data elements to which the loss adds noise.
 
     None if it adds noise to all elements, or also trains on elements without noise. Examples are
     actions after a state, or frames of a video after the first.

@@ -217,7 +217,7 @@ def record(model: nn.Module) -> Iterator[Recording]:
 
 
 class _LiveRecorder(Recorder):
-    """Recorder of random numbers that leaves all random states unchanged."""
+    """Random-number recorder that leaves all random states unchanged."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -138,7 +138,7 @@ class ValidationHistory(Typed):
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint.
+        """Return the state of the validation history for a checkpoint.
 
         It contains the best validation and the number of worse ones after it. accelerate stores
         them: `accelerator.register_for_checkpointing(history)`.
@@ -151,7 +151,7 @@ class ValidationHistory(Typed):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the state from a checkpoint.
+        """Restore the validation history from a checkpoint.
 
         A resumed training is compared with its best validation.
         """

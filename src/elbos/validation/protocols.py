@@ -89,7 +89,7 @@ class LevelParts:
 
     @property
     def logsnr(self) -> tuple[float, ...]:
-        """Log-SNRs at the ends of the intervals of noise levels."""
+        """Limits of the noise-level intervals in log-SNR."""
         times = torch.linspace(0, 1, self.num + 1, dtype=torch.float64)
         return tuple(self.schedule.logsnr(times).tolist())
 
@@ -133,7 +133,7 @@ class LevelParts:
 
 
 def deciles(schedule: Schedule, parameterization: Parameterization | None = None) -> LevelParts:
-    """Return the validation protocol for mean squared errors in each tenth of the times.
+    """Return the validation protocol for mean squared errors in ten equal time intervals.
 
     The default is the error of noise prediction.
     """
