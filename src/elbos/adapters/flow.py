@@ -62,7 +62,7 @@ class VelocityDenoiser:
 
     @property
     def logsnr_max(self) -> float:
-        r"""Highest log-SNR of a flow-matching process with residual noise in the data.
+        r"""Highest log-SNR of the flow-matching process.
 
         It is $-2\ln s$ if noise of standard deviation $s$ is left, else infinity.
         """

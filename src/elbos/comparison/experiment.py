@@ -120,7 +120,7 @@ class Experiment(Typed):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Lowest and highest log-SNR in the training of all objectives."""
+        """Log-SNR range in which all objectives are trained."""
         return self.config.schedule.logsnr_min, self.config.schedule.logsnr_max
 
     @property

@@ -31,9 +31,7 @@ _FAINTEST = 0.15  # opacity of the first density
 
 
 def family(weighting: str) -> str:
-    """Extract the class name of the innermost weighting from a repr.
-
-    An example of a wrapper is `Monotone`.
+    """Return the name of a weighting without wrappers such as `Monotone`.
 
     Examples:
         >>> family("Monotone(inner=EDM(mean=2.4))"), family("Tabulated('mine', '1f2e3d4c')")

@@ -10,7 +10,7 @@ Known = float | None
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weighting and density of the training noise levels over log-SNR.
+    """Weighting and noise-level density as functions of the log-SNR.
 
     The weighting is scaled to a maximum of 1. An adaptive density is that of the first seed; None
     if unknown.

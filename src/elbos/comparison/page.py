@@ -111,11 +111,12 @@ def _stacked(table: Table) -> Table:
 
 @dataclass(frozen=True)
 class Planned:
-    """Counts of how often the monotone weighting is better, worse or undecided.
+    """Outcomes of comparing monotone with non-monotone weightings.
 
-    The counts are out of `num` differences with a verdict; `num_unresolved` more have too
-    much scatter over seeds. `significant` are these differences in words, empty if many; `least`,
-    for each metric, the differences that would have been significant where none was.
+    Counted is how often the monotone weighting is better or worse. The counts are out of `num`
+    differences with a verdict; `num_unresolved` more have too much scatter over seeds.
+    `significant` are these differences in words, empty if many; `least`, for each metric, the
+    differences that would have been significant where none was.
     """
 
     num: int

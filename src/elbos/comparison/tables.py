@@ -70,7 +70,7 @@ def difference_text(difference: Difference) -> str:
 
 
 def detectable(comparison: Comparison, key: str) -> str:
-    """Format the typical size of a significant difference from the best objective.
+    """Format the typical detectable difference of a metric.
 
     It is the median over objectives of the smallest significant difference from the best objective.
     """
@@ -192,7 +192,7 @@ def pairs_table(comparison: Comparison) -> Table:
 
 
 def weightings_table(comparison: Comparison) -> Table | None:
-    """Return a table of the rank correlations of weighted losses with the scores.
+    """Return a table of rank correlations between weighted losses and scores.
 
     None if there are none.
     """

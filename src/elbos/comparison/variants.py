@@ -73,10 +73,11 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """Parse a training objective, NAME or NAME=PREDICTION,SCHEDULE,WEIGHTING.
+        """Parse a training objective given as a command-line word.
 
-        A NAME alone is that of a built-in objective. A weighting may be a function in a Python
-        file, `FILE.py:FUNCTION`; the file is run.
+        The word is NAME or NAME=PREDICTION,SCHEDULE,WEIGHTING. A NAME alone is that of a built-in
+        objective. A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is
+        run.
         """
         name, is_own, objective = (part.strip() for part in text.partition("="))
         if is_own:
@@ -120,7 +121,7 @@ class Variant:
 
 
 def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
-    r"""Compute the scale of a weighted loss as its minimum on standard normal data.
+    r"""Compute the minimum weighted loss on standard normal data.
 
     It is $\frac12\int w(\lambda)\,\mathrm{sigmoid}(\lambda)\,d\lambda$, by the midpoint rule.
     """

@@ -104,7 +104,10 @@ class Averaging(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Typed):
-    """Output files of a training run and their intervals in training images."""
+    """Output files and logging intervals of a training run.
+
+    Intervals are in training images.
+    """
 
     log_every: int = 5_000
     """A line in metrics.jsonl."""
@@ -311,7 +314,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Training settings of a model, as shown in reports.
+    """Training settings of a model in a report.
 
     Unknown settings of a pretrained model are None.
     """

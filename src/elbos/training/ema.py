@@ -56,7 +56,7 @@ def exponent(relative_width: float) -> float:
 
 
 def group_of(width: float) -> str:
-    """Return the name under which checkpoints store a moving average of the weights.
+    """Return the checkpoint key of averaged weights.
 
     The name for the relative width 0.05 is `ema_0_05`.
     """
@@ -99,10 +99,10 @@ class EMA:
                 torch._foreach_copy_(list(average.buffers()), buffers)
 
     def snapshots(self, *, is_main: bool) -> dict[float, dict[str, Tensor]]:
-        """Return CPU copies of the moving averages of the weights, keyed by averaging width.
+        """Copy the averaged weights to the CPU.
 
-        All processes must call this method, since each may hold a shard; all but the main process
-        return empty dictionaries.
+        The copies are keyed by averaging width. All processes must call this method, since each may
+        hold a shard; all but the main process return empty dictionaries.
         """
         averages: dict[float, dict[str, Tensor]] = {}
         for group, network in self.networks.items():

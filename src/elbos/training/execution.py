@@ -100,7 +100,7 @@ def compiling(*, is_on: bool) -> Iterator[None]:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the blocks of a network from its module lists.
+    """Return the building blocks of a network.
 
     Blocks are the entries of `ModuleList`s that have children.
 

@@ -40,7 +40,7 @@ def is_export(path: Path) -> bool:
 
 
 def ends(directory: RunDirectory) -> tuple[float, float] | None:
-    """Return the lowest and highest log-SNR in the training of an exported model.
+    """Return the log-SNR range in which an exported model was trained.
 
     None if elbos.json is missing.
     """

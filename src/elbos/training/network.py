@@ -18,7 +18,7 @@ _ARGUMENTS = ("shape", "num_classes")
 
 @dataclass(frozen=True, kw_only=True)
 class OwnNetwork:
-    """Reference to a user-defined network, as stored in a configuration.
+    """Reference to a user-defined network in a configuration.
 
     The name is FILE.py:FUNCTION, or the class of a network given in Python. A function runs only if
     it `is_trusted`: the user named it in this process.
@@ -29,7 +29,7 @@ class OwnNetwork:
 
     @classmethod
     def from_file(cls, function: str) -> "OwnNetwork":
-        """Return a reference to a user's network whose Python file may be executed.
+        """Return a reference to the network in a user's Python file.
 
         The file may be run.
         """

@@ -53,7 +53,7 @@ class Coefficients(NamedTuple):
 
 @dataclass(frozen=True)
 class Posthoc:
-    """Step and accuracy of a moving average of weights computed after the training.
+    """Step and accuracy of a post-hoc EMA of the weights.
 
     `error` is the relative error of the averaging profile.
     """
@@ -76,9 +76,9 @@ def _inner(s: _Array, gamma: _Array, t: _Array, kappa: _Array) -> _Array:
 def coefficients(
     steps: Float[np.ndarray, " n"], widths: Float[np.ndarray, " n"], width: float
 ) -> Coefficients:
-    """Return coefficients that combine stored weight averages into another average.
+    """Approximate a weight average by a linear combination of stored averages.
 
-    The other average has the relative width `width`. The approximated average is the average after
+    The approximated average has the relative width `width`. It is the average after
     the last of the steps, in any unit.
     """
     t, gamma = steps / steps.max(), np.array([exponent(w) for w in widths])

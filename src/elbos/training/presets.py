@@ -154,7 +154,7 @@ SUMMARIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
-    """Training configuration with the name of its preset."""
+    """Training configuration and the name of its preset."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     preset: tyro.conf.Suppress[str]

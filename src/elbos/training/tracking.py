@@ -86,7 +86,7 @@ def log(
 
 
 def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
-    """Return the metrics of a validation or training loss for an experiment tracker.
+    """Convert a validation or training loss to metrics for an experiment tracker.
 
     These are the numbers that `tracking.log` logs, keyed by name. They suit, for example,
     Lightning's `log_dict`. A validation gives `validation/bits_per_dim` and

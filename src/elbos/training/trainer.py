@@ -210,7 +210,7 @@ class Trainer:
         return self.state.schedule.logsnr(times(config.seed, step, config.batch_size))
 
     def batch(self) -> Batch:
-        """Return the part of the training batch for this process.
+        """Return this process's part of the training batch.
 
         Data are in [-1, 1]; the condition may be None.
         """

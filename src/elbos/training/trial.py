@@ -115,7 +115,7 @@ def _gradient_norms(network: nn.Module, loss: Float[Tensor, " b"]) -> dict[str, 
 def _can_gather_blocks(
     network: nn.Module, config: Config, processes: Processes, loss: _Loss, norms: dict[str, float]
 ) -> bool:
-    """Return whether FSDP2 computes correct gradients when it gathers block by block.
+    """Return whether FSDP2 computes correct gradients when it gathers parameters block by block.
 
     It does not if blocks are not just called, or if returned views are changed in place; then the
     network is gathered at once. Raise a ValueError if the gradients differ in that case, too.

@@ -100,7 +100,10 @@ class Cache:
         return x, map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, cond) or None
 
     def subset(self, num: int | None, seed: int = 0) -> "Cache":
-        """Return a random subset of at most `num` images; all for None."""
+        """Return a random subset of at most `num` images.
+
+        None returns all images.
+        """
         if num is None or num >= len(self):
             return self
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:num]
@@ -139,7 +142,7 @@ class Cache:
 
 
 def load(folder: str | Path, pipeline: Pipeline, *, guidance: float | None = None) -> Cache:
-    """Find cached latents and text embeddings in a folder, as a dataset for a pipeline's network.
+    """Find cached latents and text embeddings in a folder.
 
     Args:
         folder: The folder that a trainer wrote, or one safetensors file with `latents`.
@@ -182,7 +185,7 @@ def validate(
     is_shared: bool | None = None,
     start: Start = silent,
 ) -> Validation:
-    """Measure the variational bound of cached latents, known up to a constant.
+    """Estimate the ELBO of cached latents up to a constant.
 
     Noise and noise levels of an image depend on the seed and on the cache alone, so that two
     results of one cache are compared in pairs (`Validation.difference`).
@@ -235,6 +238,9 @@ def validate(
 
 
 def ends(denoiser: ScheduledDenoiser) -> tuple[float, float]:
-    """Return the range of log-SNR that both the scheduler and the validator's defaults cover."""
+    """Return the log-SNR range of a validation on cached latents.
+
+    Both the scheduler and the validator's defaults cover it.
+    """
     low, high = Validator.logsnr_min, Validator.logsnr_max
     return max(denoiser.logsnr_min, low), min(denoiser.logsnr_max, high)

@@ -61,7 +61,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Sample:
-    """Place of one image in a cache.
+    """Location of the cached files of one image.
 
     Attributes:
         name: Path of the image without suffix.
@@ -77,7 +77,10 @@ class Sample:
 
 
 class Format(abc.ABC):
-    """Cache format of a trainer: which files it wrote, and what they hold."""
+    """Format of cached latents and text embeddings.
+
+    It finds and reads the files of one trainer.
+    """
 
     name: ClassVar[str]
 
@@ -91,7 +94,10 @@ class Format(abc.ABC):
 
 
 class Kohya(Format):
-    """Cache of kohya's sd-scripts, for SD, SDXL, SD3, Flux and Lumina 2."""
+    """Cache format of kohya's sd-scripts.
+
+    The networks are SD, SDXL, SD3, Flux and Lumina 2.
+    """
 
     name = "kohya"
     is_scaled: ClassVar = {"sd": False, "sdxl": False, "sd3": False, "flux": True, "lumina": True}
@@ -154,7 +160,10 @@ class Kohya(Format):
 
 
 class Musubi(Format):
-    """Cache of musubi-tuner, for Flux, FLUX.2, Qwen-Image, Z-Image, Krea 2 and Wan."""
+    """Cache format of musubi-tuner.
+
+    The networks are Flux, FLUX.2, Qwen-Image, Z-Image, Krea 2 and Wan.
+    """
 
     name = "musubi-tuner"
     is_scaled: ClassVar = {
@@ -212,7 +221,10 @@ class Musubi(Format):
 
 
 class AiToolkit(Format):
-    """Cache of ai-toolkit, in folders beside the images."""
+    """Cache format of ai-toolkit.
+
+    The cache is in folders beside the images.
+    """
 
     name = "ai-toolkit"
     _HASH = 23  # characters at the end of a file's name
@@ -256,7 +268,10 @@ class AiToolkit(Format):
 
 
 class Plain(Format):
-    """Cache of `latents`, `[n, ...]`, and of conditions under the network's keywords."""
+    """Cache format of plain safetensors files.
+
+    `latents` is `[n, ...]`; conditions have the network's keywords as names.
+    """
 
     name = "safetensors"
 

@@ -80,7 +80,7 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
 
 
 def _loader(pipeline: Pipeline, network: Any) -> Any:
-    """Return diffusers' pipeline with the network and its scheduler as the only parts."""
+    """Return a diffusers pipeline of only a network and a scheduler."""
     index, library = read_json(pipeline.folder / "model_index.json"), imported()
     name = str(index.get("_class_name"))
     kind: Any = getattr(library, name, None)
@@ -98,7 +98,7 @@ def _loader(pipeline: Pipeline, network: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Mute the notes of diffusers on the parts that are absent here."""
+    """Mute diffusers' log messages and warnings."""
     log = imported().utils.logging
     before = log.get_verbosity()
     log.set_verbosity_error()

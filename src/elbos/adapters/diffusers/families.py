@@ -39,7 +39,7 @@ _NUM_STEPS = 1000  # timesteps of the training scripts, whatever the scheduler's
 
 
 class FamilyNetwork(nn.Module):
-    """Text-to-image network of diffusers called with latents and timestep.
+    """Text-to-image network of diffusers that returns a velocity.
 
     The supported networks are those of the `FAMILIES`.
 

@@ -125,7 +125,10 @@ class Latents:
     def moments(
         self, images: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
-        """Return the mean and log-variance of each image's scaled latents, in float32."""
+        """Encode images as means and log-variances of scaled latents.
+
+        Both are float32.
+        """
         encoded = self._encoded(images)
         if (latent := getattr(encoded, "latent", None)) is not None:
             mean, logvar = latent, torch.full_like(latent, _LOGVAR)

@@ -58,7 +58,7 @@ class Levels(abc.ABC):
         return torch.ones_like(logsnr)
 
     def require(self, logsnr: Float[Tensor, " b"]) -> None:
-        """Raise a ValueError if a noise level is outside the range of the scheduler's timesteps."""
+        """Raise a ValueError if a log-SNR is outside the scheduler's range."""
         low, high = torch.stack(torch.aminmax(logsnr)).tolist()
         if not (low >= self.logsnr_min - _ROUNDING and high <= self.logsnr_max + _ROUNDING):
             raise ValueError(

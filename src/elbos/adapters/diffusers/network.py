@@ -32,7 +32,7 @@ _MAX_SHOWN = 300  # characters shown of a diffusers error
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusersConfig:
-    """Configuration of a diffusers network, as JSON text.
+    """Configuration of a diffusers network as JSON text.
 
     Attributes:
         config: The text of the network's config.json, as `save_config` writes it, without line
@@ -163,14 +163,17 @@ def null_label(inner: Any) -> int | None:
 
 
 def part_name(network: DiffusersNetwork) -> str:
-    """Return the network's name in a diffusers pipeline, "transformer" or "unet"."""
+    """Return the component name of a network in a diffusers pipeline.
+
+    It is "transformer" or "unet".
+    """
     return "transformer" if "Transformer" in type(network.inner).__name__ else "unet"
 
 
 def fitted(
     name: str, settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int | None
 ) -> dict[str, Any]:
-    """Complete the settings of a network from the shape and classes of the data.
+    """Adapt the settings of a network to the shape and classes of the data.
 
     A ValueError is raised if given settings contradict the data.
     """

@@ -21,11 +21,11 @@ def log_validation(
     *,
     ema: "EMAModel | None" = None,
 ) -> dict[str, float] | None:
-    """Validate the network of a diffusers script if that is due, and log the result to the
-    accelerator's trackers.
+    """Validate the network of a diffusers script and log the result.
 
-    All processes have to make the call; they share the work. `history.should_stop` tells whether
-    to end the training.
+    The log goes to the accelerator's trackers; nothing is done if no validation is due. All
+    processes have to make the call; they share the work. `history.should_stop` tells whether to end
+    the training.
 
     Args:
         history: How to validate, and when; its `denoiser` takes the network, such as

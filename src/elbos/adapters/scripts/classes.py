@@ -20,7 +20,10 @@ LOSS_METHODS = ("training_step", "compute_loss")  # return the loss, in Lightnin
 
 
 def flattened(tree: ast.Module) -> ast.Module:
-    """Replace classes that have a loss method by functions."""
+    """Rewrite classes of a script as plain functions.
+
+    Only classes that have a loss method are rewritten.
+    """
     body = [
         _function(one) if isinstance(one, ast.ClassDef) and _has_loss(one) else one
         for one in tree.body

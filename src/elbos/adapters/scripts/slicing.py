@@ -75,9 +75,10 @@ class Script:
 
     @cached_property
     def scopes(self) -> list[list[ast.stmt]]:
-        """Statements of the module and of each function around the training loop.
+        """Blocks of code around the training loop.
 
-        The innermost function is first, the module last.
+        They are the statements of the module and of each function. The innermost function is first,
+        the module last.
         """
         scopes: list[list[ast.stmt]] = []
         for node in reversed(self.around):
@@ -98,7 +99,7 @@ class Script:
 
     @cached_property
     def parameters(self) -> dict[str, ast.expr]:
-        """Arguments of the functions of a training script that contain the loss.
+        """Arguments of the functions that contain the loss.
 
         They are those of the first call of each function, else the defaults.
         """
@@ -360,7 +361,7 @@ def data_into(name: str, place: ast.AST) -> ast.stmt:
 
 
 def with_stand_ins(statement: ast.stmt, is_known: Callable[[ast.Call], bool]) -> ast.stmt:
-    """Replace function calls in a statement by placeholder networks.
+    """Replace the results of unknown functions by placeholder networks.
 
     Calls with `is_known(call)` stay; the statement is copied.
     """

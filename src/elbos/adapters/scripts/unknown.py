@@ -178,7 +178,7 @@ def _unknowns(value: Any) -> Iterator[Unknown]:
 
 
 def origins(value: Any) -> frozenset[str]:
-    """Return the unknown variables on which a value of a script depends.
+    """Return the unknown variables on which a value depends.
 
     The set of names is empty for a known value.
     """

@@ -180,7 +180,7 @@ def _flow(settings: Settings) -> Loss:
 def _sorted_log_density(
     logsnr: Float[Tensor, " n"], p: Float[Tensor, " steps"]
 ) -> Float[Tensor, " n"]:
-    """Return the log-density of a randomly chosen order statistic of normal log-SNR draws.
+    """Return the log-density of a log-SNR chosen by rank among normal numbers.
 
     The element of 1,000 draws of the log-SNR from $N(0, 2^2)$ is chosen with probabilities `p`. It
     is the density of one draw, times the mean of `p` at the number of noisier draws.

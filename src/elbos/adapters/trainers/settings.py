@@ -129,7 +129,7 @@ class Settings:
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
     ) -> tuple[Diagnostic, ...]:
-        """Return a diagnostic for each trainer setting that is switched on.
+        """Return diagnostics for the enabled options of a trainer.
 
         Settings with the value false or 0 are off.
         """

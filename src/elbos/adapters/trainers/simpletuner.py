@@ -131,7 +131,7 @@ def _flow(settings: Settings, family: str) -> Loss:
 def _through_knots(
     knots: list[float], shift: float
 ) -> Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]:
-    r"""Return the log-density of log-SNR for a tabulated density of flow-matching times.
+    r"""Convert a tabulated density of flow-matching times to a log-density of log-SNR.
 
     It is $\ln[\pi(t)\,t(1 - t)]$. The density $\pi$ of times is interpolated between knots.
     """

@@ -15,7 +15,7 @@ Values = Mapping[str, str | float | bool]
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """Trainer settings of which some are free numbers to be fitted.
+    """Trainer settings that contain free parameters to be fitted.
 
     Attributes:
         settings: Names and fixed values.

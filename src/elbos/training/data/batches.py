@@ -60,7 +60,7 @@ _order = lru_cache(maxsize=2)(epoch_order)
 
 
 class StoredBatch(NamedTuple):
-    """Training batch as stored, before augmentation.
+    """Training batch before random augmentation.
 
     `rows` are the indices of the samples in the data, `epochs` the epoch of each sample, from 0.
     """

@@ -41,7 +41,7 @@ class Source(abc.ABC):
     @property
     @abc.abstractmethod
     def shape(self) -> tuple[int, ...]:
-        """Shape of the tensor of all samples, `(n, *d)`."""
+        """Shape `(n, *d)` of all samples."""
 
     @abc.abstractmethod
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
@@ -184,9 +184,9 @@ class Samples(Protocol):
 
     @property
     def null_cond(self) -> Condition:
-        """Null condition of classifier-free guidance, `[1, ...]`.
+        """Null condition of classifier-free guidance.
 
-        None if it is not defined.
+        Its shape is `[1, ...]`. None if it is not defined.
         """
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]: ...
@@ -241,7 +241,10 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample, `(c, h, w)` or `(d,)`."""
+        """Shape of one sample in the dataset.
+
+        It is `(c, h, w)` or `(d,)`.
+        """
         return self.train.x.shape[1:]
 
     @property

@@ -77,7 +77,7 @@ class Archive(abc.ABC):
         return {"sha256": self.dataset(size).fingerprint()["sha256"]}
 
     def state(self, number: int) -> list[int]:
-        """Return the properties of an image file by which a later change is detected.
+        """Return file properties that reveal a later change of an image.
 
         These are, for example, size and time of change; the default is an empty list.
         """

@@ -40,7 +40,7 @@ _NUM_IN_MEMORY = 256  # decoded images
 
 
 class ShardPlan(NamedTuple):
-    """Split, number and sample indices of one shard of a dataset."""
+    """Samples to be written to one shard of a dataset."""
 
     split: str
     number: int

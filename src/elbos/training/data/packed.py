@@ -81,9 +81,10 @@ class Latents(Typed):
 
 @dataclass(frozen=True)
 class Moments(Source):
-    """Latents stored as Gaussian means and log-variances `[2 * c, h, w]`.
+    """Latents stored as means and log-variances of Gaussian distributions.
 
-    The number of the split keys its noise, so that no two held-out samples share their noise.
+    A stored row is `[2 * c, h, w]`. The number of the split keys its noise, so that no two held-out
+    samples share their noise.
     """
 
     moments: Source
@@ -98,9 +99,9 @@ class Moments(Source):
         return self.moments.fingerprint()
 
     def read(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b c h w"]:
-        """Sample latents from Gaussian distributions with fixed noise.
+        """Sample latents from their stored Gaussian distributions.
 
-        Each call returns equal values, as validation requires.
+        The noise is fixed. Each call returns equal values, as validation requires.
         """
         stream = Stream.from_seed(0, Purpose.HELD_OUT_LATENTS)
         number, shape = torch.tensor(self.number), self.shape[1:]
