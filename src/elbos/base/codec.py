@@ -33,7 +33,7 @@ _from_file: dict[type, Callable[[str], Any]] = {}
 
 
 def register(annotation: Any, table: Callable[[], tuple[type, ...]]) -> None:
-    """Register the subclasses that a configuration may use for an abstract dataclass.
+    """Register the subclasses of an abstract dataclass for use in configurations.
 
     A configuration may use these for fields annotated with the abstract class.
     """

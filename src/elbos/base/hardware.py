@@ -8,7 +8,10 @@ import torch
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a device; of a CPU, also the cores and the vector instructions."""
+    """Return the model name of a GPU or CPU.
+
+    A CPU's name includes the number of cores and the vector instructions.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":

@@ -15,10 +15,11 @@ _MAX_REASON = 200  # characters
 
 
 def resolved(name: str | Path, patterns: Sequence[str]) -> tuple[Path, str]:
-    """Return the local folder of a model, and the model's name.
+    """Download a model from the Hugging Face Hub unless it is a local folder.
 
-    A path on this machine is returned unchanged. OWNER/NAME or OWNER/NAME@REVISION without a folder
-    OWNER here is a repository on the Hub, whose name is returned as OWNER/NAME@COMMIT.
+    The folder and the model's name are returned. A path on this machine is returned unchanged.
+    OWNER/NAME or OWNER/NAME@REVISION without a folder OWNER here is a repository on the Hub, whose
+    name is returned as OWNER/NAME@COMMIT.
 
     Args:
         name: The path or the repository. A revision is a branch, a tag or a commit.

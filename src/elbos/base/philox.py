@@ -31,7 +31,7 @@ _WORD = 0xFFFFFFFF
 
 
 class Purpose(IntEnum):
-    """Enumeration of the uses of random numbers that need independent random streams.
+    """Enumeration of independent random number streams.
 
     Streams of different purposes are independent.
     """

@@ -101,7 +101,7 @@ class Processes:
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return for each flag whether it is true on any process."""
+        """Return the logical OR of each flag over all processes."""
         if self.num == 1:
             return list(flags)
         found = torch.tensor(flags, dtype=torch.int32)

@@ -18,7 +18,10 @@ LOGGER = logging.getLogger("elbos")
 
 
 class _Lines(logging.Handler):
-    """Prints records to the current standard error: above a progress bar, if there is one."""
+    """Logging handler that prints messages to the current `sys.stderr`.
+
+    During a progress bar, messages appear above the bar.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(f"{record.getMessage()}\n")
@@ -26,7 +29,7 @@ class _Lines(logging.Handler):
 
 @contextmanager
 def log_on_terminal() -> Iterator[None]:
-    """Print what the logger `elbos` reports on standard error within the `with` block."""
+    """Print the messages of the logger `elbos` to standard error within the `with` block."""
     handler, level = _Lines(), LOGGER.level
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
@@ -56,7 +59,7 @@ def silent(what: str, total: int, unit: str) -> Advance:
 
 
 def progress(console: "Console | None" = None) -> "Progress":
-    """Return a progress bar with rate and remaining time.
+    """Return a progress bar that shows the rate and the remaining time.
 
     Its tasks have a unit and optionally a note.
 

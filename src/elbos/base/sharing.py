@@ -41,10 +41,7 @@ def require_processes() -> None:
 
 
 def warn_if_several(stacklevel: int = 4) -> None:
-    """Warn if several processes are running that would each repeat the whole computation.
-
-    Each one would repeat the whole work.
-    """
+    """Warn if several processes would each repeat the same computation."""
     num = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if num > 1:
         warnings.warn(
@@ -139,7 +136,7 @@ def summed(
     is_shared: bool,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Assemble tensors from the rows that each process computed.
+    """Assemble tensors whose rows were computed by several processes.
 
     They have `num` rows, and are on the CPU in float64.
     """

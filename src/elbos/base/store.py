@@ -27,7 +27,7 @@ _SECONDS, _PAUSE = 120.0, 0.1  # timeout and polling interval of network file sy
 
 
 class Part(NamedTuple):
-    """Part of a long computation whose result is stored separately on disk.
+    """Separately stored part of a long computation.
 
     It has a name, an amount of work, and the function that computes the result.
     """
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Store:
-    """Folder of partial results from which an interrupted computation resumes.
+    """Folder of partial results for resuming an interrupted computation.
 
     Each part of the computation has a file of tensors.
 

@@ -25,7 +25,7 @@ BEST = "★"
 
 @dataclass(frozen=True)
 class Column:
-    """Column of a table with title, alignment and sort direction.
+    """Title, alignment and sort direction of a table column.
 
     Attributes:
         title: What the column shows.
@@ -47,7 +47,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of a table cell with its formatting.
+    """Text and formatting of a table cell.
 
     Attributes:
         text: The value.
@@ -79,7 +79,7 @@ Row = Sequence[Cell | str]
 
 @dataclass(frozen=True)
 class Table:
-    """Table of text cells with column titles.
+    """Table of text cells under column titles.
 
     The first cell of each row names the row.
 

@@ -36,10 +36,10 @@ SHELLS = ("bash", "zsh", "tcsh")
 
 
 def completion(shell: str, texts: Mapping[str, str], presets: Iterable[str]) -> str:
-    """Return the completion script of the command line for one of `SHELLS`.
+    """Return the shell script that completes commands and options of `elbos`.
 
     Args:
-        shell: Name of the shell.
+        shell: Name of the shell, one of `SHELLS`.
         texts: The short help of each verb.
         presets: Names of the presets, which `train` and `compare` take.
     """
@@ -60,7 +60,7 @@ def completion(shell: str, texts: Mapping[str, str], presets: Iterable[str]) -> 
 
 
 def _words(text: str) -> Iterable[str]:
-    r"""Find the options of a help text, and the types of its parts.
+    r"""List the option names and type choices in a help text.
 
     Examples:
         >>> list(_words("  --run PATH   the run\n  network:TYPE  unet, own, ...\n"))

@@ -20,12 +20,13 @@ from elbos.runs.latents import LatentEvaluation, evaluate_latents
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """Score diffusers pipelines on cached latents and text embeddings; write latents.json.
+    """Evaluate diffusers pipelines on cached latents and text embeddings.
 
-    The cache is one that sd-scripts, musubi-tuner or ai-toolkit wrote, or a safetensors file with
-    `latents` and the network's keywords. The bound on latents is known up to a constant; all models
-    and adapters see the same images, noise and noise levels, and differences to the first are
-    paired. Nothing is unpickled, and no code of a folder is run.
+    The results are written to latents.json. The cache is one that sd-scripts, musubi-tuner or
+    ai-toolkit wrote, or a safetensors file with `latents` and the network's keywords. The bound on
+    latents is known up to a constant; all models and adapters see the same images, noise and noise
+    levels, and differences to the first are paired. Nothing is unpickled, and no code of a folder
+    is run.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
@@ -100,7 +101,6 @@ class Latents:
 
 
 def tables(result: LatentEvaluation) -> list[Table]:
-    """Return tables of the bounds and of their paired differences, overall and by noise level."""
     rows, levels = [], []
     for score in result.scores:
         gap = score.difference

@@ -10,7 +10,7 @@ from elbos import __version__
 
 
 def report() -> Iterator[str]:
-    """Yield lines about elbos, Python, torch, processors, extras and packages."""
+    """Yield the lines of a report on installed versions and hardware."""
     yield f"elbos {__version__}"
     yield f"Python {platform.python_version()}, {platform.platform()}"
     import torch  # a broken torch is a reason for a report: what is above is printed before

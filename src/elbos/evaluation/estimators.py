@@ -190,7 +190,7 @@ def _squared_distances(x: Tensor, y: Tensor) -> Float64[Tensor, "m n"]:
 
 
 def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tuple[float, float]:
-    r"""Return mean and standard deviation of the Inception score over splits of the samples.
+    r"""Return the mean Inception score and its standard deviation over random splits.
 
     The score is $\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$. This is the Inception score if the
     logits are those of Inception; scores from other classifiers are not comparable. The score is at

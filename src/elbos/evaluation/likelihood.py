@@ -56,7 +56,7 @@ CHECKED: dict[str, WeightFunction] = {
 
 @dataclass(frozen=True)
 class ConditionedImages:
-    """Images of a dataset split with optional class labels.
+    """Images and optional class labels of a dataset split.
 
     Args:
         name: The condition.
@@ -77,7 +77,7 @@ class ConditionedImages:
         return self.name.replace("_", " ")
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Tensor, Condition]:
-        """Return the images at the given indices with their labels.
+        """Return the images and labels at the given indices.
 
         Images are scaled to [-1, 1]; labels are None if unconditional.
         """
@@ -87,9 +87,9 @@ class ConditionedImages:
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses of a model in a pilot measurement and a main measurement.
+    """Losses of a model on a few pilot images and on all images.
 
-    The pilot measurement is on a few images, the main measurement on all images.
+    `pilot` is on the few images, `rounds` on all.
     """
 
     pilot: Measurements
@@ -187,9 +187,9 @@ def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
 def mixed_elbos(
     measurements: Measurements, weighting: WeightFunction, prior: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    r"""Compute the mixture of ELBOs for each image.
+    r"""Compute the weighted loss of each image as a mixture of ELBOs.
 
-    By the theorem, it equals the weighted loss. Needs a round of losses, and $L(\lambda_\min)$ of
+    By the theorem, both are equal. Needs a round of losses, and $L(\lambda_\min)$ of
     each image, `prior`.
     """
     schedule, num_times = measurements.schedule, measurements.logsnr.shape[2]
@@ -207,9 +207,9 @@ def mixed_elbos(
 
 
 def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
-    """Compare the weighted loss with the mixture of ELBOs.
+    """Compare the weighted loss with the mixture of ELBOs that should equal it.
 
-    By the theorem, both are equal. One result per weighting is returned.
+    One result per weighting is returned.
     """
     named = dict(CHECKED)
     if trained is not None and trained not in CHECKED.values():

@@ -181,7 +181,7 @@ def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) 
 
 
 def num_manifold(num: int, reference: Reference) -> int:
-    """Return the number of samples with which precision and recall are computed.
+    """Return the number of samples used to compute precision and recall.
 
     As many real images are used.
     """

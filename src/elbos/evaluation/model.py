@@ -46,11 +46,14 @@ class Model(Protocol):
 
     @property
     def step(self) -> int | None:
-        """Training step of the weights; None if unknown."""
+        """Training step at which the weights were saved.
+
+        None if unknown.
+        """
 
     @property
     def origin(self) -> Origin | None:
-        """Source format of a converted model.
+        """Origin of a model that another library trained.
 
         None for a model that this library trained.
         """
@@ -77,18 +80,24 @@ class Model(Protocol):
 
     @property
     def weighting(self) -> WeightFunction | None:
-        """Weighting of the training loss; None if unknown."""
-
-    @property
-    def relative_width(self) -> float | None:
-        """Relative width of the moving average of the weights, as in EDM2.
+        """Weighting of the training loss.
 
         None if unknown.
         """
 
     @property
+    def relative_width(self) -> float | None:
+        """Width of the moving average of the weights relative to training time.
+
+        As in EDM2. None if unknown.
+        """
+
+    @property
     def conditions(self) -> tuple[str, ...]:
-        """Conditions that the network was trained for: "unconditional", "given_label" or both."""
+        """Conditions on which the network was trained.
+
+        They are "unconditional", "given_label" or both.
+        """
 
     @property
     def sampling(self) -> Sampling: ...
@@ -101,7 +110,10 @@ class Model(Protocol):
 
     @property
     def mixture(self) -> GaussianMixture | None:
-        """Data distribution as a Gaussian mixture; None if unknown."""
+        """Data distribution as a Gaussian mixture.
+
+        None if unknown.
+        """
 
     def identifier(self) -> dict[str, Any]:
         """Return a JSON object that identifies the model in stored measurements.
@@ -159,7 +171,7 @@ class Model(Protocol):
 
 
 class Sampled:
-    """Mixin with the sampling methods of `Model`."""
+    """Mixin that implements the sampling methods of `Model`."""
 
     def class_labels(self: Model, num: int) -> Int[Tensor, " n"] | None:
         known = self.num_classes
@@ -191,7 +203,7 @@ class Sampled:
 
 
 def model_store(model: Model, name: str, **key: Any) -> Store:
-    """Return the on-disk cache of a measurement of a model.
+    """Return the disk cache for a measurement of a model.
 
     It is in the model's evaluation directory. The folder is named `name` and a digest of all that
     determines the numbers: the model and `key`, which is encodable by `codec.encode`. Incomplete
@@ -203,7 +215,7 @@ def model_store(model: Model, name: str, **key: Any) -> Store:
 
 
 def data_store(model: Model, name: str, **key: Any) -> Store:
-    """Return the on-disk cache of a measurement of the data.
+    """Return the disk cache for a measurement of the data.
 
     It is in the user's cache directory; the measurement does not depend on the model.
     """

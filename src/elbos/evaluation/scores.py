@@ -67,7 +67,7 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSets:
-    """Scores of several sets of samples from different seeds.
+    """Sample-quality scores of sample sets drawn with different seeds.
 
     Each set has `num` samples; mean and standard deviation are over seeds.
     """
@@ -147,7 +147,7 @@ class SampleQuality:
     baseline: Baseline
 
     def comparable(self, metric: SampleMetric) -> SampleSets:
-        """Return the scores that are comparable with those of real images.
+        """Return the sample scores to compare with the scores of real images.
 
         For a metric that depends on sample size, they are of as many samples as there are real
         images, otherwise of all.

@@ -55,7 +55,9 @@ class LatentScore:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentEvaluation:
-    """Scores of checkpoints on the same cached latents, noise and noise levels.
+    """Variational bounds of several models on the same cached latents.
+
+    All models see the same noise and noise levels.
 
     Attributes:
         latents: Folder or file of the cache.
@@ -110,7 +112,7 @@ def evaluate_latents(
     processes: Processes = ALONE,
     start: Start = silent,
 ) -> tuple[LatentEvaluation, list[Validation]]:
-    """Measure the bound of pipelines, and of adapters of the first one, on cached latents.
+    """Measure the variational bound of diffusers pipelines on cached latents.
 
     Args:
         models: Folders of diffusers pipelines, or OWNER/NAME on the Hugging Face Hub.

@@ -68,7 +68,7 @@ class InBatches:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(Sampled):
-    """Pretrained diffusers pipeline with the images for its evaluation.
+    """Pretrained diffusers pipeline and the images on which it is evaluated.
 
     The pipeline is in float32. Measurement and sampling cover the range of the scheduler's noise
     levels. Samplers are those of this library, with the scheduler's clipping. The likelihood of a

@@ -91,7 +91,7 @@ class Mixture:
         return w_min, w_max
 
     def density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the density over log-SNR of the mixture of ELBOs.
+        r"""Return the density of the mixture of ELBOs at given log-SNRs.
 
         It is $-w'(\lambda) / w(\lambda_\min)$, by autograd, and negative where $w$ increases. Zero
         outside the range. A jump of $w$ is a point mass, which a density does not show.
@@ -105,7 +105,7 @@ class Mixture:
 
     @property
     def mass_at_max(self) -> float:
-        r"""Weight of the ELBO at the highest log-SNR in the mixture of ELBOs.
+        r"""Weight of the ELBO at the highest log-SNR.
 
         This is the share of the ELBO of almost clean data, $w(\lambda_\max) / w(\lambda_\min)$.
         """
@@ -130,7 +130,7 @@ class Mixture:
         return 1 + self.negative_mass
 
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, " num"]:
-        r"""Draw noise levels from the density of the mixture of ELBOs over log-SNR.
+        r"""Draw noise levels in proportion to the weights of their ELBOs.
 
         The survival function $w(\lambda)/w(\lambda_\min)$ is inverted by bisection.
 
@@ -174,7 +174,7 @@ def elbo_mixture(weighting: WeightFunction, logsnr_min: float, logsnr_max: float
 
 
 class TheoremSides(NamedTuple):
-    """Weighted loss and the integral over ELBOs that equals the loss in theory.
+    """Weighted loss, computed directly and as an integral over ELBOs.
 
     Both are in nats per dimension.
     """
@@ -189,7 +189,7 @@ def theorem_sides(
     loss: Float[Tensor, " n"],
     prior_loss: float = 0.0,
 ) -> TheoremSides:
-    r"""Compute a weighted loss and the integral over ELBOs that equals the loss in theory.
+    r"""Compute a weighted loss directly and as an integral over ELBOs.
 
     The left side weighs the loss, $\int w\,\ell\,d\lambda$. The right side never weighs a loss: it
     integrates $\ell$ to the ELBOs $L(\lambda)$ and mixes those, $-\int L\,dw + [wL]$, as a

@@ -89,8 +89,7 @@ class Floor:
 
     @property
     def num_resolved(self) -> int:
-        """Number of noise levels at which the dataset is large enough to estimate the irreducible
-        loss.
+        """Number of noise levels at which the irreducible loss is reliable.
 
         From the first of these levels to the last, the irreducible loss of a random tenth agrees
         with that of all points to within 5 %.
@@ -107,7 +106,7 @@ class Floor:
         *,
         is_subset: bool = False,
     ) -> "Floor":
-        """Average the losses of individual data points into the irreducible loss of the dataset.
+        """Average the irreducible losses of individual data points.
 
         Two points or more give standard errors.
         """
@@ -231,7 +230,7 @@ def _add(
     eps_d: Float[Tensor, "b c"],
     logsnr: Float[Tensor, " m"],
 ) -> None:
-    r"""Accumulate the sums of the posterior expectation over a chunk of data points.
+    r"""Add a chunk of data points to the sums in a posterior expectation.
 
     The sums are $\sum_j p_j$ and $\sum_j p_j \|d_j\|^2$, from noisy to clean levels. A logit
     $-s(\epsilon\cdot d_j + \frac12 s \|d_j\|^2)$ below 0 falls as $s$ grows, so that no cleaner

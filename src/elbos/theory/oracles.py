@@ -30,7 +30,7 @@ CHUNK = 2**22  # numbers of a finite set held in float64 at once, 32 MB
 
 @dataclass(frozen=True)
 class GaussianMixture:
-    r"""Mixture of isotropic Gaussians with its exact denoiser.
+    r"""Mixture of isotropic Gaussians and its exact denoiser.
 
     When called, it is the denoiser of data drawn from the mixture.
 
@@ -47,7 +47,7 @@ class GaussianMixture:
     def sample(
         self, num: int, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "num d"], Int[Tensor, " num"]]:
-        """Draw samples from the Gaussian mixture with their component indices."""
+        """Draw samples and their component indices from the Gaussian mixture."""
         component = torch.multinomial(self.weights, num, replacement=True, generator=generator)
         eps = torch.randn(num, self.means.shape[1], dtype=self.means.dtype, generator=generator)
         return self.means[component] + self.stds[component, None] * eps, component
@@ -109,7 +109,7 @@ class GaussianMixture:
 
 @dataclass(frozen=True)
 class FiniteSet:
-    r"""Uniform distribution over a finite set of points with its exact denoiser.
+    r"""Uniform distribution over finitely many points and its exact denoiser.
 
     When called, it is the denoiser:
 

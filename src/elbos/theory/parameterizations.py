@@ -38,7 +38,7 @@ from elbos.theory.process import align, alpha_sigma
 
 
 def error_ratio(alpha: Tensor, sigma: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    r"""Return the ratio of squared errors of $\hat\epsilon$ and $\hat y$.
+    r"""Return the factor that converts squared errors of $\hat y$ to those of $\hat\epsilon$.
 
     It is $(\alpha / (a\sigma - b\alpha))^2$.
     """
@@ -75,7 +75,7 @@ class Parameterization(Typed, abc.ABC):
         return (sigma * y - b * z) / det, (a * z - alpha * y) / det
 
     def eps_error_per_error(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Return the ratio of squared errors of noise and network output.
+        r"""Return the squared noise error per squared error of the network output.
 
         It is $\|\hat\epsilon - \epsilon\|^2 / \|\hat y - y\|^2 = (\alpha / (a\sigma - b\alpha))^2$
         at log-SNR $\lambda$.

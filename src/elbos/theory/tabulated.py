@@ -17,7 +17,7 @@ from elbos.theory.weightings import Monotone, Shifted, WeightFunction, Weighting
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Tabulated(Weighting):
-    r"""Weighting given by a table of values.
+    r"""Weighting function that is interpolated from a table of values.
 
     It is linear between nodes and constant beyond the first and the last.
 

@@ -54,7 +54,10 @@ _FROM_TRANSFORMERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Dinov2:
-    """DINOv2, by default ViT-L/14 with 1,024 features: the extractor of published FD-DINOv2."""
+    """DINOv2 feature extractor for the FD-DINOv2 metric.
+
+    By default it is ViT-L/14 with 1,024 features.
+    """
 
     weights: Path | None = None
     """File of weights of ViT-S/14, B/14 or L/14: DINOv2's own (.pth), or model.safetensors in the
@@ -104,7 +107,10 @@ class Dinov2:
 
 
 def resized(images: UInt8[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 224 224"]:
-    """Resize images to 224x224 pixels as published: bicubic, filtered, and rounded to bytes."""
+    """Resize images to 224x224 pixels by bicubic interpolation.
+
+    As published, the interpolation is filtered and rounds to bytes.
+    """
     arrays = images.permute(0, 2, 3, 1).contiguous().numpy()
     pictures = (Image.fromarray(x).resize((_SIZE, _SIZE), Image.Resampling.BICUBIC) for x in arrays)
     return torch.from_numpy(np.stack([np.asarray(one) for one in pictures])).permute(0, 3, 1, 2)
@@ -165,7 +171,10 @@ class _Block(nn.Module):
 
 
 def _interpolated(pos_embed: Float[Tensor, "1 n d"], num: int) -> Float[Tensor, "1 m d"]:
-    """Interpolate position embeddings to `num` patches a side; the class token's is unchanged."""
+    """Interpolate position embeddings to `num` patches a side.
+
+    The embedding of the class token is unchanged.
+    """
     side = math.isqrt(pos_embed.shape[1] - 1)
     if side == num:
         return pos_embed
@@ -175,7 +184,7 @@ def _interpolated(pos_embed: Float[Tensor, "1 n d"], num: int) -> Float[Tensor, 
 
 
 def _in_own_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights by the names in DINOv2's own files; transformers' are renamed."""
+    """Rename weights in the format of transformers to DINOv2's own names."""
     if "cls_token" in weights:
         return dict(weights)
     renamed = {}

@@ -32,7 +32,7 @@ class Features:
 
 @dataclass(frozen=True)
 class Extractor:
-    """Feature extractor with a name that identifies its network and weights.
+    """Feature extractor whose name identifies its network and weights.
 
     Attributes:
         name: Network, input size and a hash of the weights: all that determines the features, as
@@ -105,9 +105,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Module:
-    """User-defined function from uint8 images [b, 3, h, w] to features [b, d].
+    """User-defined function that computes features of images.
 
-    It may return features and logits.
+    It maps uint8 images [b, 3, h, w] to features [b, d], and may return features and logits.
     """
 
     path: str

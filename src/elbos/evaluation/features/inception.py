@@ -29,8 +29,9 @@ URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}
 
 @dataclass(frozen=True, kw_only=True)
 class Inception:
-    """Inception-v3 with the weights of the original FID implementation: 2,048 features, 1,008
-    classes.
+    """Inception-v3 with the weights of the original FID implementation.
+
+    It has 2,048 features and 1,008 classes.
     """
 
     weights: Path | None = None

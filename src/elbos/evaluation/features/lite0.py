@@ -44,7 +44,10 @@ _BATCH_NORM_EPS = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Lite0:
-    """EfficientNet-Lite0, a feature extractor that works offline: 1,280 features, 1,000 classes."""
+    """EfficientNet-Lite0 feature extractor that works offline.
+
+    It has 1,280 features and 1,000 classes.
+    """
 
     size: int = 112
     """Side length, in pixels, to which images are resized. Default: half the size of the network's

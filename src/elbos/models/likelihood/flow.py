@@ -234,7 +234,7 @@ class _Flow:
 
 
 def _worst_image(error: tuple[Float[Tensor, "b *d"], Float[Tensor, " b"]]) -> Float[Tensor, ""]:
-    """Return the largest error of an ODE solver step over the images in a batch.
+    """Return the largest ODE solver error among the images of a batch.
 
     A mean over the batch would hide it.
     """

@@ -45,9 +45,10 @@ class Bound:
 
 @dataclass(frozen=True, kw_only=True)
 class Distance:
-    """Distance between generated samples and real images, with the settings of its measurement.
+    """Distance between generated samples and real images.
 
-    `num_reference` is the number of real images that this metric uses.
+    `num_reference` is the number of real images that this metric uses; `protocol` has the settings
+    of the measurement.
     """
 
     metric: SampleMetric
@@ -71,7 +72,10 @@ class Distance:
 
 
 def evaluation(run: Run) -> Evaluation | None:
-    """Return the evaluation of a model; None without one of these weights."""
+    """Return the stored evaluation of a trained model.
+
+    None if there is none of these weights.
+    """
     path = run.directory.path / "eval.json"
     try:
         found = Evaluation.load(path) if path.exists() else None

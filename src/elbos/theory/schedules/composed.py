@@ -94,9 +94,9 @@ class Mixture(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowTimes(Schedule):
-    r"""Rectified-flow schedule with transformed times.
+    r"""Rectified-flow schedule that shifts and rescales the times of another schedule.
 
-    The times of another schedule are shifted and mapped to an interval:
+    The times are shifted and mapped to an interval:
 
     $$\tau' = \tau_0 + (\tau_1 - \tau_0)\,\frac{s\tau}{1 + (s - 1)\tau}, \qquad
       \tau = \mathrm{sigmoid}(-\lambda/2).$$
@@ -146,7 +146,7 @@ class FlowTimes(Schedule):
     def _unmapped(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""Map log-SNRs of the time-transformed schedule back to the original schedule.
+        r"""Undo the change of times for given log-SNRs.
 
         Also returned is $\log(d\lambda/d\lambda')$.
         """
@@ -207,10 +207,7 @@ class ZeroTerminal(Schedule):
 
     @property
     def _last(self) -> float:
-        r"""Logarithm of the signal scale at the noisy end of the original schedule.
-
-        It is $\ln\alpha_1$.
-        """
+        r"""Log signal scale $\ln\alpha_1$ of the original schedule at its noisy end."""
         last = torch.tensor(self.inner.logsnr_min - math.log(self.snr_shift), dtype=torch.float64)
         return logsigmoid(last).item() / 2
 
@@ -223,7 +220,7 @@ class ZeroTerminal(Schedule):
     def _unscaled(
         self, logsnr: Float[Tensor, "*b"]
     ) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
-        r"""Map log-SNRs of the zero-terminal-SNR schedule back to the original schedule.
+        r"""Undo the zero-terminal-SNR rescaling of log-SNRs.
 
         Also returned is $\log(d\lambda/d\lambda')$.
         """

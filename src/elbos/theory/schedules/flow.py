@@ -25,7 +25,7 @@ _REACH, _STEP = 100.0, 0.125  # range and step of the log-SNR grid on which Beta
 
 
 def _log_speed(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    r"""Return the log-speed of flow time, $\ln|d\tau/d\lambda| = \ln\tfrac12\tau(1 - \tau)$."""
+    r"""Return $\ln|d\tau/d\lambda| = \ln\tfrac12\tau(1 - \tau)$ for the flow time $\tau$."""
     return logsigmoid(logsnr / 2) + logsigmoid(-logsnr / 2) - math.log(2)
 
 

@@ -22,9 +22,10 @@ from elbos.theory.weightings.weighting import Weighting, normal, sech_half
 
 @dataclass(frozen=True, kw_only=True)
 class InDI(Weighting):
-    r"""Weighting of inversion by direct iteration, $w = e^{-\lambda}\,\mathrm{sech}^2(\lambda/4)$.
+    r"""Weighting of InDI, $w = e^{-\lambda}\,\mathrm{sech}^2(\lambda/4)$.
 
-    It is that of data prediction on the flow path. Monotone.
+    InDI is inversion by direct iteration. Its weighting is that of data prediction on the flow
+    path. Monotone.
 
     References:
         Delbracio & Milanfar (2023), https://arxiv.org/abs/2303.11435
@@ -102,7 +103,7 @@ class ShiftedFlow(Weighting):
 
 @dataclass(frozen=True, kw_only=True)
 class NormalMixtureFlow(Weighting):
-    r"""Weighting of flow matching with log-SNR from a mixture of normal distributions.
+    r"""Weighting of flow matching for log-SNRs drawn from a normal mixture.
 
     $$w(\lambda) = \sum_i \pi_i\,\mathcal N(\lambda; m_i, s_i^2)\,(1 + e^{-\lambda/2})^2.$$
 

@@ -30,7 +30,7 @@ def _density(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 @dataclass(frozen=True, kw_only=True)
 class StableDiffusion(Weighting):
-    r"""Weighting of noise prediction on Stable Diffusion's schedule, $w = p$.
+    r"""Weighting of noise prediction on Stable Diffusion's schedule, $w = p(\lambda)$.
 
     Increases for $\lambda < -0.45$.
 

@@ -43,7 +43,7 @@ class Monotone(Weighting):
 
     @cached_property
     def _peaks(self) -> list[tuple[float, float]]:
-        """Log-SNRs of the local maxima of the original weighting.
+        """Log-SNRs at which the original weighting has a local maximum.
 
         Each has the largest weight at or above that log-SNR.
         """
