@@ -31,7 +31,7 @@ def pack(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
-    """Return the named tensors in the content of a safetensors file.
+    """Decode named tensors from the bytes of a safetensors file.
 
     Raises:
         CorruptFile: If the content is not in that format; the error names `path`.

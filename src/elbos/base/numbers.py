@@ -41,7 +41,7 @@ def signed(value: float | None, decimals: int) -> str:
 
 
 def decimals(error: float | None, digits: int = 2) -> int | None:
-    """Return the number of decimals for a value with a standard error.
+    """Return the number of decimals that a standard error justifies.
 
     They show the error to `digits` significant digits.
 

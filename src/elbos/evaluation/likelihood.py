@@ -207,7 +207,7 @@ def mixed_elbos(
 
 
 def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
-    """Compare the weighted loss with the mixture of ELBOs that should equal it.
+    """Test whether the weighted loss equals the mixture of ELBOs.
 
     One result per weighting is returned.
     """

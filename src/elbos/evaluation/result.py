@@ -23,7 +23,7 @@ MAX_Z = 4.0
 
 @dataclass(frozen=True, kw_only=True)
 class TheoremCheck:
-    """Comparison of the weighted loss with the mixture of ELBOs that should equal it.
+    """Test result on whether the weighted loss equals the mixture of ELBOs.
 
     Values are in nats per dimension. `difference_se` is the standard error of the paired
     difference, loss minus mixture, and `z` the difference divided by it. Monotone weightings never
