@@ -68,7 +68,7 @@ class DeclaredLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class LossTable:
-    r"""A training loss given as a table of time steps.
+    r"""Training loss described by its coefficients at each time step of a table.
 
     Attributes:
         title: Name of the loss, in a few words.

@@ -163,7 +163,7 @@ class StepCurve:
 
     @classmethod
     def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
-        """Estimate which interval of a uniform random number selects each time step."""
+        """Estimate the interval of the uniform random number for each time step."""
         steps, s = table.steps_of(levels.logsnr), draw.of(levels)
         order = np.lexsort((s, steps))
         steps, s = steps[order], s[order]

@@ -148,7 +148,7 @@ def of_the_target(
 
 
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
-    """Return a diagnostic if the relative weights of data elements vary with log-SNR.
+    """Return a diagnostic if some pixels or channels are weighted differently at other log-SNRs.
 
     `share` is the coefficient of each element divided by the mean over elements; it may be random
     if its mean is the same at all levels.

@@ -36,7 +36,7 @@ class Given:
 
 @dataclass(frozen=True)
 class GivenData:
-    """Training and validation data passed in Python.
+    """Training and validation data passed as Python objects instead of a configuration.
 
     Validation data and null condition are optional.
     """
