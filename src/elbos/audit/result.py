@@ -150,7 +150,7 @@ class Audit:
 
     @property
     def is_weighted_elbo(self) -> bool:
-        """True if the loss is a squared error of a network that is given data with Gaussian noise."""
+        """True if the loss is a squared error of a network that is given noisy data."""
         return not any(one.is_fatal for one in self.diagnostics)
 
     @property

@@ -156,7 +156,7 @@ def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any
 
 @dataclass(frozen=True)
 class Residual(Parameterization):
-    r"""Prediction type of a flow-matching network whose output is added to its input.
+    r"""Prediction type of a flow-matching network whose scaled output is added to its input.
 
     The flow-matching target is estimated by $z + y$ or $z - ty$. Adding the network's input changes
     the prediction, not the weight of its error.
