@@ -15,7 +15,7 @@ TRAINING = [*NETWORK, "--num-images", "32", "--batch-size", "16", "--sampling.nu
 NAMES = sorted(
     path.stem
     for path in BENCHMARKS.glob("*.py")
-    if path.stem not in ("networks", "timing", "roofline", "trainers")  # needs others
+    if path.stem not in ("networks", "timing", "roofline", "trainers")  # of other projects
 )
 LONG = {"audit", "startup", "step"}
 ARGUMENTS = {  # RUN is a trained one
