@@ -101,9 +101,8 @@ def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert names["bound"].standard_error > 0
     assert "null_cond=torch.tensor([num_classes])" in guidance
     names |= {"x": images, "cond": torch.arange(40) % 2}
-    names["objective"] = elbos.Objective(
-        **{name: names[name] for name in ("weighting", "schedule", "parameterization")}
-    )
+    names["batches"] = [(names["x"], names["cond"])]
+    names["optimizer"] = torch.optim.SGD(names["network"].parameters(), lr=1e-3)
     exec(loop, names)
     assert names["loss"].shape == (40,)
     logged: list[tuple[Any, int]] = []
