@@ -32,6 +32,7 @@ PAGES = ("*.md", "docs/**/*.md")
 MADE = {"docs/gallery": "index.html", "docs/results/fashion": "report.html"}  # by `make pages`
 HELP = (
     *(["train", "digits"], ["sample"], ["evaluate"], ["compare", "digits"], ["audit"]),
+    ["evaluate", "MODEL", "--latents", "CACHE"],
     *(["weightings"], ["data", "pack"], ["data", "encode"], ["data", "verify"], ["ema"]),
     ["export"],
 )
@@ -64,6 +65,7 @@ CONCEPTS = {
         "Models of other projects as denoisers, and callbacks for their trainers.",
         [
             *("elbos.adapters.diffusers", "elbos.adapters.edm", "elbos.adapters.flow"),
+            "elbos.adapters.caches",
             *FRAMEWORKS,
         ],
     ),

@@ -38,10 +38,8 @@ def test_a_recording_ends_by_itself() -> None:
     assert (steps.audit.parameterization, steps.audit.num_samples) == ("flow", 9 * 64)
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_lightning(tmp_path: Any) -> None:
+def lightning_module() -> Any:
     lightning = pytest.importorskip("lightning.pytorch")
-    from elbos.adapters.lightning import AuditCallback, ValidationCallback
 
     class Module(lightning.LightningModule):  # type: ignore[name-defined,misc]
         def __init__(self) -> None:
@@ -54,6 +52,14 @@ def test_lightning(tmp_path: Any) -> None:
         def configure_optimizers(self) -> Any:
             return torch.optim.SGD(self.parameters(), 0.1)
 
+    return Module()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lightning(tmp_path: Any) -> None:
+    lightning = pytest.importorskip("lightning.pytorch")
+    from elbos.adapters.lightning import AuditCallback, ValidationCallback
+
     data = torch.utils.data.TensorDataset(torch.rand(1024, 32))
     callback, history = AuditCallback("network", num_steps=12), validated()
     trainer = lightning.Trainer(
@@ -65,7 +71,7 @@ def test_lightning(tmp_path: Any) -> None:
         enable_progress_bar=False,
         default_root_dir=tmp_path,
     )
-    trainer.fit(Module(), torch.utils.data.DataLoader(data, batch_size=64))
+    trainer.fit(lightning_module(), torch.utils.data.DataLoader(data, batch_size=64))
     assert callback.audit is not None
     assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 11 * 64)
     assert list(history.results) == [5, 10, 15]
@@ -81,17 +87,6 @@ def test_lightnings_averaged_weights_are_those_validated(tmp_path: Any) -> None:
         pytest.skip("Lightning 2.6 averages weights")
     from elbos.adapters.lightning import ValidationCallback
 
-    class Module(lightning.LightningModule):  # type: ignore[name-defined,misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = nn.Linear(32, 32)
-
-        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
-            return loss(self.network, batch[0])
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), 0.1)
-
     averaged, history = callbacks.EMAWeightAveraging(decay=0.9), validated()
     trainer = lightning.Trainer(
         max_steps=5,
@@ -102,7 +97,7 @@ def test_lightnings_averaged_weights_are_those_validated(tmp_path: Any) -> None:
         enable_progress_bar=False,
         default_root_dir=tmp_path,
     )
-    module = Module()
+    module = lightning_module()
     data = torch.utils.data.TensorDataset(torch.rand(640, 32))
     trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=64))
     after = history.validator(history.denoiser(module))  # at the end Lightning copies the average

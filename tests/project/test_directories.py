@@ -90,7 +90,7 @@ def test_no_module_of_the_current_folder_is_imported(
 ) -> None:
     """Whoever runs elbos in a folder that others write to runs none of their code."""
     was_run = hostile_modules(folder)
-    monkeypatch.setenv("PYTHONPATH", str(Path(files.__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(files.__file__).parents[2]))
     job = Job.from_experiment(one, folder / "run", one.objectives[0], 0)
     assert Local(2).do(job) is None  # of one thread
     assert (folder / "run" / "scores.json").exists()

@@ -30,10 +30,8 @@ from torch import Tensor
 
 from elbos.base.checks import require_positive
 from elbos.base.conditions import Condition
-from elbos.models.calls import ForeignNetwork, output, require_output
+from elbos.models.calls import ForeignNetwork, output, require_levels, require_output
 from elbos.theory.process import align, alpha_sigma
-
-_ROUNDING = 1e-4  # tolerance for log-SNR at the end of the range, in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +77,8 @@ class VelocityDenoiser:
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         logsnr = logsnr.expand(len(z)).to(z.device)
-        if self.sigma_min and logsnr.max() > self.logsnr_max + _ROUNDING:
-            raise ValueError(
-                f"log-SNR {float(logsnr.max()):.4g} is above {self.logsnr_max:.4g}, that of "
-                f"sigma_min={self.sigma_min:g}: give it as logsnr_max."
-            )
+        of = f"the noise levels of sigma_min={self.sigma_min:g}"
+        require_levels(logsnr, self.logsnr_min, self.logsnr_max, of)
         alpha, _ = alpha_sigma(align(logsnr, z))
         kept, sigma_tilde = 1 - self.sigma_min, torch.exp(-logsnr / 2)
         share = 1 / (kept + sigma_tilde)  # of the data, 1 - tau: sigma_tilde = tau' / (1 - tau)

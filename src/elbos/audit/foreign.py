@@ -21,11 +21,15 @@ from elbos.audit.arguments import Slot, has_rows, shown
 from elbos.audit.convention import Convention
 from elbos.base.arrays import Array
 from elbos.base.conditions import Condition
-from elbos.models.calls import ForeignNetwork, called, input_dtype, require_output
+from elbos.models.calls import (
+    ForeignNetwork,
+    called,
+    input_dtype,
+    require_levels,
+    require_output,
+)
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align, alpha_sigma
-
-_END = 1e-4  # tolerance of log-SNR at the ends of the range, in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +82,7 @@ class ConventionNetwork:
         known = self.convention
         logsnr = logsnr.expand(len(z))
         level = logsnr.detach().double().cpu().numpy()
-        low, high = known.logsnr_min, known.logsnr_max
-        if not (level.min() >= low - _END and level.max() <= high + _END):
-            outside = level.max() if level.max() > high else level.min()
-            raise ValueError(
-                f"log-SNR {outside:.4g} is outside of the noise levels of the loss, {low:.4g} to "
-                f"{high:.4g}: give logsnr_min and logsnr_max within them."
-            )
+        require_levels(logsnr, known.logsnr_min, known.logsnr_max, "the noise levels of the loss")
 
         def at(values: Array) -> Tensor:
             return align(torch.from_numpy(values).to(z), z)

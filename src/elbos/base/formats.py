@@ -2,15 +2,17 @@
 error.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from elbos.base import files
+from elbos.base.errors import flat
 
 
 class CorruptFile(ValueError):
@@ -41,6 +43,21 @@ def unpack(content: bytes, path: Path) -> dict[str, Tensor]:
     except (SafetensorError, KeyError, NotImplementedError) as error:  # last two: dtypes
         raise CorruptFile(f"{path} is corrupt: it holds no tensors") from error
     return tensors
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file to read tensors on demand.
+
+    Raises:
+        OSError: If the file cannot be read, or is a pipe or a device.
+        CorruptFile: If it is not a safetensors file; the error names `path`.
+    """
+    try:
+        with safe_open(files.regular(path), framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise CorruptFile(f"{path} cannot be read as safetensors: {flat(error)}") from error
 
 
 def read_object(path: Path) -> dict[str, Any]:

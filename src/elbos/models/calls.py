@@ -1,6 +1,7 @@
 """Calls of networks from other libraries, with checks of the arguments and the output."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from elbos.base.conditions import Condition
 
 ForeignNetwork = Callable[..., Any]
+
+_ROUNDING = 1e-4  # tolerance of log-SNR at the ends of a range, in float32
 
 
 def output(
@@ -93,6 +96,21 @@ def require_output(
             "run it in float32 or bfloat16 if it is in float16."
         )
     return y
+
+
+def require_levels(logsnr: Float[Tensor, " b"], low: float, high: float, of: str) -> None:
+    """Raise a ValueError if a log-SNR is outside the range of a network.
+
+    `of` names the noise levels in the message.
+    """
+    if math.isinf(low) and math.isinf(high):  # no need to wait for the device
+        return
+    least, most = torch.stack(torch.aminmax(logsnr)).tolist()
+    if not (least >= low - _ROUNDING and most <= high + _ROUNDING):
+        raise ValueError(
+            f"log-SNR {most if most > high else least:.4g} is outside of {of}, {low:.4g} to "
+            f"{high:.4g}: give logsnr_min and logsnr_max within them."
+        )
 
 
 def unwrapped(network: ForeignNetwork) -> ForeignNetwork:

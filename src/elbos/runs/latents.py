@@ -25,6 +25,7 @@ from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
 
 FORMAT = 1  # version of latents.json
+_BITS_PER_NAT = 1 / NATS_PER_BIT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +165,7 @@ def evaluate_latents(
                 )
             found.append(result)
             is_first = len(found) == 1
-            difference = None if is_first else result.difference(found[0]) / (1 / NATS_PER_BIT)
+            difference = None if is_first else result.difference(found[0]) / _BITS_PER_NAT
             scores.append(
                 LatentScore(
                     model=pipeline.name,

@@ -180,7 +180,7 @@ class Musubi(Format):
 
     def samples(self, folder: Path) -> Iterator[Sample]:
         paths = sorted(folder.rglob("*.safetensors"))
-        of_text, texts = r"(.+_[a-z0-9]+)_te", {}
+        of_text = r"(.+_[a-z0-9]+)_te"
         texts = _by_name((path, re.fullmatch(of_text, path.stem)) for path in paths)
         for path in paths:
             found = re.fullmatch(r"(.+?)(?:_\d{5}-\d{3})?_\d{4,}x\d{4,}_([a-z0-9]+)", path.stem)
@@ -337,12 +337,9 @@ def _npz(path: Path) -> Iterator[Mapping[str, Any]]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     with needs("train"):
-        from safetensors import SafetensorError, safe_open
-    try:
-        with safe_open(files.regular(path), framework="pt") as opened:
-            yield opened
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {flat(error)}") from error
+        from elbos.base import formats
+    with formats.opened(path) as file:
+        yield file
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from elbos.adapters.diffusers.pipeline import Pipeline, imported, read_json
-from elbos.base import files
 from elbos.base.errors import flat
 from elbos.base.extras import needs
 from elbos.models.calls import unwrapped
@@ -40,14 +39,12 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
     path = Path(path)
     with needs("peft"):
         import peft  # noqa: F401
-        from safetensors import SafetensorError, safe_open
         from safetensors.torch import save_file
-    try:
-        with safe_open(files.regular(path), framework="pt") as opened:
-            metadata = opened.metadata()  # the scales, where peft's adapters have others than 1
-            weights = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {flat(error)}") from error
+
+        from elbos.base import formats
+    with formats.opened(path) as file:
+        metadata = file.metadata()  # the scales, where peft's adapters have others than 1
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     own = {key: one for key, one in weights.items() if not key.startswith(_OF_TEXT)}
     if len(own) < len(weights):
         warnings.warn(

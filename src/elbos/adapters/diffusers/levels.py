@@ -35,8 +35,6 @@ from elbos.audit import LossTable
 from elbos.theory.parameterizations import EDM, V
 from elbos.theory.process import alpha_sigma
 
-_ROUNDING = 1e-4  # tolerance for log-SNR at the end of the range, in float32
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Levels(abc.ABC):
@@ -56,16 +54,6 @@ class Levels(abc.ABC):
     def input_scale(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         r"""Return the factor $c_\mathrm{in}$ of the noisy data at the network's input."""
         return torch.ones_like(logsnr)
-
-    def require(self, logsnr: Float[Tensor, " b"]) -> None:
-        """Raise a ValueError if a log-SNR is outside the scheduler's range."""
-        low, high = torch.stack(torch.aminmax(logsnr)).tolist()
-        if not (low >= self.logsnr_min - _ROUNDING and high <= self.logsnr_max + _ROUNDING):
-            raise ValueError(
-                f"log-SNR {high if high > self.logsnr_max else low:.4g} is outside of the "
-                f"scheduler's steps, {self.logsnr_min:.4g} to {self.logsnr_max:.4g}, where the "
-                "network was trained: give logsnr_min and logsnr_max within them."
-            )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

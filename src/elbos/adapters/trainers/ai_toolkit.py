@@ -24,8 +24,6 @@ References:
     https://github.com/ostris/ai-toolkit
 """
 
-import math
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -45,6 +43,7 @@ from elbos.adapters.trainers.times import (
 )
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
 from elbos.audit import diagnostics as kinds
+from elbos.theory.recipes.flow import bell
 from elbos.theory.schedules import Normal
 
 _TYPES = ("sigmoid", "linear", "weighted", "shift", "flux_shift", "lumina2_shift", "lognorm_blend")
@@ -170,7 +169,7 @@ def _flow(settings: Settings) -> Loss:
     if weighting == "weighted":
         weight = torch.from_numpy(np.interp(i, _WEIGHTED_STEPS, _WEIGHTED))
     elif weighting.startswith("linear_timesteps"):
-        weight = torch.exp(-2 * (i / NUM_STEPS - 0.5) ** 2) - math.exp(-0.5)
+        weight = bell(i / NUM_STEPS)
         if is_half:
             weight[NUM_STEPS // 2 :] = weight.max()
     t, num = torch.cat(tables), len(tables)

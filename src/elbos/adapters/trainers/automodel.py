@@ -24,6 +24,7 @@ from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import NUM_STEPS
 from elbos.adapters.trainers.trainer import Option, Trainer, Values
 from elbos.audit import DeclaredLoss
+from elbos.theory.recipes.flow import bell
 from elbos.theory.schedules import Beta, FlowTimes, Mixture, Mode, Normal, Schedule
 from elbos.theory.schedules import Flow as Uniform
 
@@ -41,8 +42,7 @@ def _read(settings: Settings) -> DeclaredLoss:
         if not is_weighted:
             return torch.ones_like(t)
         step = (t - 0.5 / NUM_STEPS).clamp(min=0.25 / NUM_STEPS)
-        bell = torch.exp(-2 * (step - 0.5) ** 2) - math.exp(-0.5)
-        return 1 + shift * t if scheme == "linear" else bell
+        return 1 + shift * t if scheme == "linear" else bell(step)
 
     return flow_loss("NeMo AutoModel", _schedule(settings, shift), coefficient=coefficient)
 

@@ -39,6 +39,7 @@ from elbos.adapters.trainers.times import (
 from elbos.adapters.trainers.trainer import Option, Trainer
 from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
+from elbos.theory.recipes.flow import bell
 
 
 def _stretched(shift: float, end: float) -> Float[Tensor, " n"]:
@@ -93,7 +94,6 @@ def _read(settings: Settings) -> LossTable:
     ends = ("min_timestep_boundary", "max_timestep_boundary")
     step = torch.arange(*steps_between(settings, *ends, is_share=True, least=3))
     t = _TABLES[template]()
-    bell = torch.exp(-2 * (t - 0.5) ** 2)
     times = (t if template == "Krea-2" else 1 - t if template == "Boogu" else t * NUM_STEPS).float()
     nearest = (times.bfloat16().float()[step, None] - times[None]).abs().argmin(dim=1)
     settings.diagnostics.append(
@@ -101,7 +101,7 @@ def _read(settings: Settings) -> LossTable:
     )
     step = torch.where(t[nearest] == 1, nearest, step)
     is_drawn = torch.bincount(step, minlength=NUM_STEPS).double()
-    return flow_table(title, t, is_drawn, bell - bell.min())
+    return flow_table(title, t, is_drawn, bell(t) - bell(t).min())
 
 
 DIFFSYNTH = Trainer(

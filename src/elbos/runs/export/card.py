@@ -84,9 +84,8 @@ def evaluation(run: Run) -> Evaluation | None:
     return found if found is not None and found.step == run.step else None
 
 
-def distances(run: Run) -> list[Distance]:
+def distances(found: Evaluation | None) -> list[Distance]:
     """Return the measured Fréchet and kernel distance of a model's samples."""
-    found = evaluation(run)
     if found is None or (quality := found.quality) is None:
         return []
     how = quality.protocol
@@ -98,12 +97,11 @@ def distances(run: Run) -> list[Distance]:
     ]
 
 
-def bounds(run: Run) -> list[Bound]:
+def bounds(run: Run, found: Evaluation | None) -> list[Bound]:
     """Return the measured likelihood bounds of a model.
 
     They are from its evaluation or, without any, from the last validation of the training.
     """
-    found = evaluation(run)
     if found is not None and found.results:
         return [
             Bound(
@@ -143,7 +141,8 @@ def card(run: Run, where: str, vae: Latents | None = None) -> str:
     ends = run.schedule.logsnr_min, run.schedule.logsnr_max
     is_diffusers = isinstance(network, DiffusersNetwork)
     null_label = network.null_label if isinstance(network, DiffusersNetwork) else None
-    found, samples = bounds(run), distances(run)
+    measured = evaluation(run)
+    found, samples = bounds(run, measured), distances(measured)
     use: dict[str, Any] = {"is_diffusers": is_diffusers, "data": data, "vae": vae}
     use |= {"name": json.dumps(where), "folder": json.dumps(where.rpartition("/")[2])}
     use |= {"is_own": isinstance(config.network, OwnNetwork), "has_classes": null_label is not None}

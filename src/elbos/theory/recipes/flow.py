@@ -61,10 +61,13 @@ def _mode(scale: float, reference: str) -> Recipe:
     return _velocity(title, Mode(scale=scale), weightings.ModeFlow(scale=scale), reference)
 
 
-def _bell(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+def bell(tau: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     r"""Return the bell-shaped coefficient $e^{-2(\tau - 1/2)^2} - e^{-1/2}$ at flow time $\tau$."""
-    tau = torch.sigmoid(-logsnr / 2)
     return torch.exp(-2 * (tau - 0.5) ** 2) - math.exp(-0.5)
+
+
+def _bell(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    return bell(torch.sigmoid(-logsnr / 2))
 
 
 def _bell_shaped(shift: float) -> Recipe:
