@@ -17,6 +17,7 @@ from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
 from elbos.adapters.diffusers.training import Training
 from elbos.base.codec import decode, encode
 from elbos.base.extras import MissingExtra
+from elbos.models.calls import require_logsnr
 from elbos.runs.run import Run
 from elbos.theory import objective, parameterizations, weightings
 from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
@@ -69,7 +70,7 @@ def test_the_scheduler_says_what_the_network_saw(predicts: Parameterization) -> 
     logsnr = torch.linspace(*ENDS, 777, dtype=torch.float64)
     assert table.parameterization == predicts
     assert table.factor == 1
-    own.require(logsnr)
+    require_logsnr(logsnr, own.logsnr_min, own.logsnr_max, "the table")
     torch.testing.assert_close(own.timestep(logsnr), levels.timestep(logsnr), rtol=0, atol=1e-8)
     torch.testing.assert_close(own.input_scale(logsnr), levels.input_scale(logsnr))
 

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from elbos.base.checks import require_positive
 from elbos.base.conditions import Condition
-from elbos.models.calls import ForeignNetwork, output, require_levels, require_output
+from elbos.models.calls import ForeignNetwork, output, require_logsnr, require_output
 from elbos.theory.process import align, alpha_sigma
 
 
@@ -78,7 +78,7 @@ class VelocityDenoiser:
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         logsnr = logsnr.expand(len(z)).to(z.device)
         of = f"the noise levels of sigma_min={self.sigma_min:g}"
-        require_levels(logsnr, self.logsnr_min, self.logsnr_max, of)
+        require_logsnr(logsnr, self.logsnr_min, self.logsnr_max, of)
         alpha, _ = alpha_sigma(align(logsnr, z))
         kept, sigma_tilde = 1 - self.sigma_min, torch.exp(-logsnr / 2)
         share = 1 / (kept + sigma_tilde)  # of the data, 1 - tau: sigma_tilde = tau' / (1 - tau)

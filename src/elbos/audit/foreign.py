@@ -25,7 +25,7 @@ from elbos.models.calls import (
     ForeignNetwork,
     called,
     input_dtype,
-    require_levels,
+    require_logsnr,
     require_output,
 )
 from elbos.theory.parameterizations import Parameterization
@@ -82,7 +82,7 @@ class ConventionNetwork:
         known = self.convention
         logsnr = logsnr.expand(len(z))
         level = logsnr.detach().double().cpu().numpy()
-        require_levels(logsnr, known.logsnr_min, known.logsnr_max, "the noise levels of the loss")
+        require_logsnr(logsnr, known.logsnr_min, known.logsnr_max, "the noise levels of the loss")
 
         def at(values: Array) -> Tensor:
             return align(torch.from_numpy(values).to(z), z)

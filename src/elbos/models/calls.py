@@ -98,7 +98,7 @@ def require_output(
     return y
 
 
-def require_levels(logsnr: Float[Tensor, " b"], low: float, high: float, of: str) -> None:
+def require_logsnr(logsnr: Float[Tensor, " b"], low: float, high: float, of: str) -> None:
     """Raise a ValueError if a log-SNR is outside the range of a network.
 
     `of` names the noise levels in the message.

@@ -26,7 +26,7 @@ from elbos.models.calls import (
     ForeignNetwork,
     input_dtype,
     output,
-    require_levels,
+    require_logsnr,
     require_output,
     signature,
     unwrapped,
@@ -103,7 +103,7 @@ class ScheduledDenoiser:
             ValueError: If a noise level is out of range, or network, condition and data do not fit.
         """
         logsnr = logsnr.expand(len(z)).to(z.device)
-        require_levels(logsnr, self.logsnr_min, self.logsnr_max, "the scheduler's steps")
+        require_logsnr(logsnr, self.logsnr_min, self.logsnr_max, "the scheduler's steps")
         y = self._output(z * self.levels.input_scale(align(logsnr, z)).to(z), logsnr, cond)
         if y.shape[1:2] == (2 * z.shape[1],) and y.shape[2:] == z.shape[2:]:
             y = y[:, : z.shape[1]]  # without a learned variance, the second half of the channels
