@@ -2,8 +2,8 @@ r"""Trainers' own sampling and weighting functions, executed beside what the ada
 
     python benchmarks/trainers.py FOLDER [--only ltx] [--num-samples 4000]
 
-`FOLDER` holds a snapshot of each trainer's source, in a folder of its adapter's name: here of four
-of the twelve of docs/results/trainers.md. Of each file only imports, functions, classes and
+`FOLDER` holds a snapshot of each trainer's source, in a folder of its adapter's name: here of five
+of the thirteen of docs/results/trainers.md. Of each file only imports, functions, classes and
 constants are run, so that a trainer's dependencies need not be there; they are foreign code, to be
 read before. A case is one set of settings, of models and flags that override each other.
 
@@ -20,12 +20,14 @@ import functools
 import itertools
 import logging
 import math
+import operator
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace as Space
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -199,7 +201,118 @@ def ltx(folder: Path, num: int) -> Cases:
         yield source, draws_of(own["uniform"](**config).sample(num))
 
 
+def physicsnemo(folder: Path, num: int) -> Cases:
+    """Each example's loss of data 0 without noise, so that its network of output 1 errs by 1."""
+    diffusion, examples = folder / "physicsnemo/diffusion", folder / "examples"
+    given = vars(run(diffusion / "noise_schedulers/linear_gaussian.py"))
+    given |= vars(run(diffusion / "noise_schedulers/edm.py", **given))
+    given |= vars(run(diffusion / "noise_schedulers/edm_log_uniform.py", **given))
+    given |= vars(run(diffusion / "metrics/losses.py", **vars(run(diffusion / "utils/utils.py"))))
+    old = run(diffusion / "metrics/legacy_losses.py")
+    inside = run(diffusion / "preconditioners/preconditioners.py")
+    constants = {"_sigma_data_channels": 0, "beta_d": 19.9, "beta_min": 0.1, "M": 1000}
+    x = torch.zeros(num, 1, 1, 1)
+    levels: list[torch.Tensor] = []
+
+    def network(kind: str, sigma_data: float = 0.5) -> Any:
+        own = getattr(inside, kind, None)  # CorrDiff's class has it within `forward`
+        self = Space(**constants, sigma_data=torch.tensor(sigma_data))
+        self._reshape_sigma_data = lambda _: self.sigma_data
+
+        def call(*args: Any, **_: Any) -> torch.Tensor:  # noisy data, conditions, sigma
+            levels[:] = [args[-1] if args[-1] is not None else args[1]]
+            sigma = levels[0].reshape(-1, 1, 1, 1)
+            if own:
+                return own.compute_coefficients(self, sigma)[2]
+            path, first = diffusion / "preconditioners/legacy.py", "c_skip = self.sigma_data"
+            return lines(path, "forward", first, "c_out", self=self, sigma=sigma).c_out
+
+        return call
+
+    def draws(loss: torch.Tensor, logsnr: Any = lambda sigma: -2 * sigma.log()) -> Draws:
+        return Draws(logsnr(levels[0].double()).flatten(), loss.flatten()[:NUM_WEIGHED])
+
+    def passed(default: Any = None, **_: Any) -> Any:
+        return default
+
+    def decorator(**_: Any) -> Any:
+        return lambda one: one
+
+    config = run(
+        examples / "weather/stormcast/utils/config.py",
+        Field=passed,
+        dataclass=decorator,
+        model_validator=decorator,
+    ).LossConfig
+    build = run(examples / "weather/stormcast/utils/loss.py", **given).build_noise_scheduler
+    normal = ({}, {"P_mean": 0.4}, {"P_std": 0.7}, {"P_mean": -0.4, "P_std": 1.0})
+    weights = ({}, {"sigma_data": 1.5}, {"sigma_data": 0.1})
+    uniform = ({}, {"sigma_min": 0.02, "sigma_max": 200.0})
+    with mock.patch("torch.randn_like", torch.zeros_like):
+        for kind, *parts in itertools.product(
+            ({}, {"sigma_distribution": "loguniform"}), normal, weights, uniform
+        ):
+            cfg = functools.reduce(operator.or_, parts, kind)
+            scheduler = build(Space(**{**vars(config), **cfg}))
+            net = network("EDMPreconditioner")  # utils/nn.py never gives it a sigma_data
+            loss = given["WeightedMSEDSMLoss"](net, scheduler, reduction="none")
+            yield {"training": {"loss": {"type": "edm", **cfg}}}, draws(loss(x, 1 + x))
+        train = examples / "weather/corrdiff/train.py"
+        for (name, mean), std, sigma_data in itertools.product(
+            {
+                "diffusion": None,
+                "patched_diffusion": 0.4,
+                "lt_aware_patched_diffusion": -1.2,
+            }.items(),
+            (None, 0.9),
+            (0.5, 0.8),
+        ):
+            made = lines(
+                train,
+                *("main", "loss_init_kwargs = {}", "loss_fn = residual_loss"),
+                P_mean=mean,
+                P_std=std,
+                student_t_nu=None,
+                residual_loss=old.ResidualLoss,
+                regression_net=lambda *_, **__: 0 * x,
+                cfg=Space(model=Space(hr_mean_conditioning=True)),
+            )
+            hp = {"P_mean": mean, "P_std": std, "distribution": "normal"}
+            args = {"name": name, "hr_mean_conditioning": True, "model_args.sigma_data": sigma_data}
+            loss = made.loss_fn(network("EDMPrecondSuperResolution", sigma_data), x, x)
+            yield {"model": args, "training": {"hp": hp}}, draws(loss)
+        train = examples / "geophysics/diffusion_fwi/train.py"
+        for mean, std, sigma_data in itertools.product((0.0, -1.2), (1.0, 1.4), (0.5, 0.9)):
+            cfg = {"P_mean": mean, "P_std": std, "sigma_data": sigma_data}
+            made = lines(
+                train,
+                *("main", "noise_scheduler = EDMNoiseScheduler", "loss_fn = MSEDSMLoss"),
+                cfg=Space(noise_schedule=Space(**cfg)),
+                sigma_data=sigma_data,
+                **given | {"model": network("EDMPreconditioner", sigma_data)},
+            )
+            made.loss_fn._reduce = lambda loss: loss
+            yield {"noise_schedule": cfg}, draws(made.loss_fn(x))
+        train = examples / "cfd/flow_reconstruction_diffusion/train.py"
+        for precond in ("edm", "vp", "ve", "dfsr", "dfsr_cond"):
+            c = Space(network_kwargs=Space(), loss_kwargs=Space())
+            cfg = Space(precond=precond)
+            lines(train, "main", 'if cfg.precond == "vp"', 'if cfg.precond == "vp"', c=c, cfg=cfg)
+            loss = getattr(old, c.loss_kwargs.class_name.split(".")[-1])()
+            if precond.startswith("dfsr"):
+                output = loss(lambda z, t, _: levels.__setitem__(0, t) or 1 + z, x, None)
+                bars = (1 - loss.betas.double()).cumprod(0)
+                yield (
+                    {"precond": precond},
+                    draws(output, lambda t, a=bars: torch.logit(a[t.long()])),
+                )
+                continue
+            kind = c.network_kwargs.class_name.split(".")[-1] + "itioner"
+            yield {"precond": precond}, draws(loss(network(kind), x, None))
+
+
 SOURCES = {"lerobot": lerobot, "torchtitan": torchtitan, "automodel": automodel, "ltx": ltx}
+SOURCES["physicsnemo"] = physicsnemo
 
 
 def difference(trainer: str, source: Any, draws: Draws) -> tuple[float, float]:

@@ -191,6 +191,13 @@ BAD = {
         ("uniform_prob", {"resolution_buckets": "960x544x49"}, [-0.1, 1.1]),
         ("timestep_sampling_mode", {}, ["logit_normal"]),
     ],
+    "physicsnemo": [
+        ("precond", {}, ["iddpm"]),
+        ("loss.P_std", {"loss.type": "edm"}, [0, -1, "nan", "???"]),
+        ("loss.sigma_max", {"loss.type": "edm", "sigma_min": 1}, [0.002, -1, "inf"]),
+        ("noise_schedule.sigma_data", {"noise_schedule.P_mean": 0}, [0, -1, "${a}"]),
+        ("model_args.sigma_data", {"model": "diffusion"}, [0, "nan"]),
+    ],
 }
 
 

@@ -1,4 +1,4 @@
-"""Nine trainers' settings that are unknown, wrong, or shown by no weighting."""
+"""Ten trainers' settings that are unknown, wrong, or shown by no weighting."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from elbos.adapters.trainers.trainer import audit_of
 from elbos.audit.words import facts
 
 NAMES = ("simpletuner", "ai-toolkit", "diffusion-pipe", "diffsynth", "lerobot", "torchtitan")
-NAMES += ("automodel", "fastvideo", "ltx")
+NAMES += ("automodel", "fastvideo", "ltx", "physicsnemo")
 FIRST = {trainer_of(name).name: settings for name, settings in reversed(SETTINGS.items())}
 
 
@@ -36,6 +36,7 @@ SLIPS = [
     ("torchtitan", {"modul": "flux"}, "module"),
     ("automodel", {"flow_shfit": 2}, "flow_shift"),
     ("fastvideo", {"precondition_output": True}, "precondition_outputs"),
+    ("physicsnemo", {"training.loss": {"type": "edm", "P_sdt": 1}}, "P_std"),
 ]
 
 
@@ -70,6 +71,11 @@ WRONG = [
     ("fastvideo", {"method": {"_target_": "methods.dmd2.DMD2Method"}}, "DMD2Method"),
     ("fastvideo", {"student._target_": "train.models.ltx2.ltx2.LTX2Model"}, "ltx2"),
     ("ltx", {"uniform_prob": 0.2}, "resolution_buckets"),
+    ("physicsnemo", {"defaults": ["training/default", "_self_"]}, "loss.type"),
+    ("physicsnemo", {"training.loss.type": "regression"}, "a regression"),
+    ("physicsnemo", {"defaults": [{"model": "lt_aware_ce_regression"}]}, "a regression"),
+    ("physicsnemo", {"model": {"hr_mean_conditioning": True, "name": "regression"}}, "model.name"),
+    ("physicsnemo", {"loss": {"type": "edm", "sigma_data": [0.3, 0.5]}}, "sigma_data"),
     ("onetrainer", {"model_type": "SANA", "loss_weight_fn": "SIGMA"}, "loss_weight_fn"),
 ]
 
@@ -110,6 +116,20 @@ FINDINGS = [
     ),
     ("diffsynth", {"template": "Wan"}, "rounded-times"),
     ("lerobot", {"type": "pi05", "rtc_training_max_delay": 4}, "declared-uneven"),
+    ("physicsnemo", SETTINGS["physicsnemo_stormcast_uniform"], "setting-ignored"),
+    ("physicsnemo", {"loss": {"type": "edm", "sigma_min": 0.1}}, "setting-ignored"),
+    ("physicsnemo", {"training": {"loss": {"type": "edm"}, "defaults": "a"}}, "declared-elsewhere"),
+    ("physicsnemo", {"defaults": [{"model": "diffusion"}]}, "declared-elsewhere"),
+    (
+        "physicsnemo",
+        {"defaults": [{"model": "diffusion"}], "hp": {"student_t_nu": 5}},
+        "declared-noise",
+    ),
+    (
+        "physicsnemo",
+        {"training": {"loss": {"type": "edm"}, "channel_loss_weights": {"t2m": 2}}},
+        "declared-uneven",
+    ),
     ("fastvideo", SETTINGS["fastvideo_wan"], "setting-ignored"),
     ("fastvideo", SETTINGS["fastvideo_hunyuan"], "setting-ignored"),
     (

@@ -1,4 +1,4 @@
-"""Nine trainers' settings against their losses written out and measured: the weighting."""
+"""Ten trainers' settings against their losses written out and measured: the weighting."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ ROUGH = [
     *("diffsynth_flux", "diffsynth_wan_low_noise", "diffsynth_qwen_image"),
     "automodel_mode",  # whose weight near data is a staircase from 0
 ]
-FAST = ["torchtitan_flux", "simpletuner_flux", "diffusion_pipe_cosmos"]
+FAST = ["torchtitan_flux", "simpletuner_flux", "diffusion_pipe_cosmos", "physicsnemo_stormcast"]
 
 
 def slow_but(names, fast):

@@ -1,11 +1,12 @@
 """The settings of each loss of `trainer_losses`, as that trainer's users write them."""
 
 import trainer_losses
+import trainer_losses_physics
 import trainer_losses_video
 
 from elbos.adapters.trainers import TRAINERS
 
-LOSSES = vars(trainer_losses) | vars(trainer_losses_video)
+LOSSES = vars(trainer_losses) | vars(trainer_losses_video) | vars(trainer_losses_physics)
 FLOWMATCH = {"noise_scheduler": "flowmatch"}
 
 
@@ -131,6 +132,31 @@ SETTINGS = {
         "training.model.weighting_scheme": "cosmap",
     },
     "ltx_default": {"resolution_buckets": "960x544x49"},
+    "physicsnemo_stormcast": {"training": {"loss": {"type": "edm", "sigma_data": 1.5}}},
+    "physicsnemo_stormcast_uniform": {
+        "training": {
+            "loss": {
+                "type": "edm",
+                "sigma_distribution": "loguniform",
+                "P_mean": 0.4,
+                "sigma_min": 0.01,
+                "sigma_max": 50,
+            }
+        },
+        "sampler": {"args": {"sigma_min": 0.002, "sigma_max": 800}},
+    },
+    "physicsnemo_corrdiff": {
+        "model": {
+            "name": "patched_diffusion",
+            "hr_mean_conditioning": True,
+            "model_args": {"sigma_data": 0.8},
+        },
+        "training": {"hp": {"P_std": 0.9, "patch_num": 4}},
+    },
+    "physicsnemo_fwi": {"noise_schedule": {"P_mean": 0.3, "P_std": 1.0, "sigma_data": 0.7}},
+    "physicsnemo_vp": {"precond": "vp", "sigma_max": None},
+    "physicsnemo_ve": {"precond": "ve", "sigma_max": 80},
+    "physicsnemo_dfsr": {"precond": "dfsr_cond"},
 }
 
 

@@ -19,6 +19,7 @@ from elbos.adapters.trainers.lerobot import LEROBOT
 from elbos.adapters.trainers.ltx import LTX
 from elbos.adapters.trainers.musubi import MUSUBI
 from elbos.adapters.trainers.onetrainer import ONETRAINER
+from elbos.adapters.trainers.physicsnemo import PHYSICSNEMO
 from elbos.adapters.trainers.settings import Settings, read_settings
 from elbos.adapters.trainers.simpletuner import SIMPLETUNER
 from elbos.adapters.trainers.torchtitan import TORCHTITAN
@@ -54,6 +55,7 @@ TRAINERS: dict[str, Trainer] = {
         AUTOMODEL,
         FASTVIDEO,
         LTX,
+        PHYSICSNEMO,
     )
 }
 """Every trainer by its name on the command line."""

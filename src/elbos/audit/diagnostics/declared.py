@@ -118,6 +118,13 @@ class DeclaredOverride(SettingDiagnostic):
     value: str
 
 
+class DeclaredElsewhere(SettingDiagnostic):
+    sentence = (
+        "{setting}: what the files named there say of the loss is not read; a composed "
+        ".hydra/config.yaml has all of it."
+    )
+
+
 class DeclaredModel(Diagnostic):
     sentence = (
         "No script is named, so these are read as settings of {model}: if they are not, begin "
