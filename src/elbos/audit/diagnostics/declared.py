@@ -120,8 +120,8 @@ class DeclaredOverride(SettingDiagnostic):
 
 class DeclaredElsewhere(SettingDiagnostic):
     sentence = (
-        "{setting}: what the files named there say of the loss is not read; a composed "
-        ".hydra/config.yaml has all of it."
+        "{setting}: the files named there were not read, and may set the loss, too; the file that "
+        "Hydra composes, .hydra/config.yaml of a run, has everything."
     )
 
 
