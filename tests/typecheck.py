@@ -3,7 +3,7 @@ liberties.
 
 A check costs more than most functions that it checks. So a call is not checked if one that looks
 the same was right: the same function, arguments and result of the same types, tensors of the same
-shape and dtype, and the same text. Each test has thousands of calls that are looked at, which are
+shape and dtype, and the same text. Each test has hundreds of calls that are looked at, which are
 all of most tests; what a loop calls hundreds of thousands of times is looked at first.
 """
 
@@ -23,7 +23,7 @@ import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import _import_hook
 
-NUM_CALLS = 2_000  # whose arguments and results are looked at, in each test
+NUM_CALLS = 500  # whose arguments and results are looked at, in each test
 NUM_CLOSURES = 3  # of one function inside another, in each process: each costs milliseconds
 NUM_ELEMENTS, DEPTH = 10, 4  # of a container, that tell what it looks like; annotations end there
 MAX_LITERAL = 40  # characters: longer text is no literal of an annotation
