@@ -43,7 +43,6 @@ ADAMW = replace(
     num_images=144,  # 9 steps
     output=replace(DIGITS.output, log_every=16, validate_every=80),  # twice
 )
-MUON = replace(ADAMW, optimizer=replace(ADAMW.optimizer, use_muon=True))
 
 
 def trained(config: Config, run: Path, stop_at: int | None = None) -> None:
@@ -69,18 +68,15 @@ def executed(config: Config, **how: object) -> Config:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run in one process."""
+    """The run in this process, from which those of the others are forked, with what it loaded."""
     run = tmp_path_factory.mktemp("runs") / "adamw"
-    in_processes(1, trained, ADAMW, run)
+    train(ADAMW, run)
     return run
 
 
 def assert_alike(run: Path, expected: Path) -> None:
     """Weights, moments, averages, log and pictures are those of another run, to rounding."""
-    one, other = tensors(expected), tensors(run)
-    assert other.keys() == one.keys()
-    for name in one:
-        torch.testing.assert_close(other[name], one[name], rtol=1e-6, atol=1e-6, msg=name)
+    torch.testing.assert_close(tensors(run), tensors(expected), rtol=1e-6, atol=1e-6)
     lines = [[line for line in log(path) if "loss" in line] for path in (expected, run)]
     for one, two in zip(*lines, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-6)
@@ -92,58 +88,42 @@ def assert_alike(run: Path, expected: Path) -> None:
     )
     assert len(bounds) == 2
     assert other_bounds == pytest.approx(bounds, rel=1e-5)
-    assert_same_pictures(run / "samples", expected / "samples")
-
-
-def assert_same_pictures(folder: Path, expected: Path) -> None:
-    """To rounding."""
-    names = [path.name for path in expected.iterdir()]
-    assert names
-    for name in names:
-        one, other = (np.asarray(Image.open(path / name), dtype=int) for path in (expected, folder))
+    paths = sorted((expected / "samples").iterdir())
+    assert paths
+    for path in paths:
+        pair = (Image.open(one) for one in (path, run / "samples" / path.name))
+        one, other = (np.asarray(picture, dtype=int) for picture in pair)
         assert np.abs(one - other).max() <= 1  # of 255
 
 
-@pytest.mark.parametrize(
-    ("num", "how"),
-    [
-        (3, {"num_micro_batches": 2}),
-        (4, {"shard_size": 2, "num_micro_batches": 2, "use_checkpointing": True}),
-    ],
-    ids=str,
-)
-def test_processes_shards_and_parts_of_a_batch_change_rounding_only(
-    alone: Path, tmp_path: Path, num: int, how: dict[str, int | bool]
+def test_a_run_is_the_same_to_rounding_on_any_numbers_of_processes(
+    alone: Path, tmp_path: Path
 ) -> None:
-    in_processes(num, trained, executed(ADAMW, **how), tmp_path)
-    assert_alike(tmp_path, alone)
-
-
-@pytest.mark.slow
-def test_muon_steps_with_whole_matrices_wherever_their_parts_are(tmp_path: Path) -> None:
-    in_processes(1, trained, MUON, tmp_path / "alone")
-    in_processes(2, trained, MUON, tmp_path / "copies")
-    in_processes(2, trained, executed(MUON, shard_size=2), tmp_path / "shards")
-    for name in ("copies", "shards"):
-        assert_alike(tmp_path / name, tmp_path / "alone")
-
-
-def test_a_run_goes_on_on_any_number_of_processes(alone: Path, tmp_path: Path) -> None:
-    """Stopped on four, by a signal to the last of them, and resumed on two and on one."""
-    in_processes(4, trained, executed(ADAMW, shard_size=4), tmp_path, 2)
+    """Two copies in two shards each, stopped by a signal to the last process; then three processes
+    with unequal shares, and one.
+    """
+    copies = {"shard_size": 2, "num_micro_batches": 2, "use_checkpointing": True}
+    in_processes(4, trained, executed(ADAMW, **copies), tmp_path, 2)
     assert tensors(tmp_path)["step"] == 3
-    in_processes(2, trained, ADAMW, tmp_path, 5)
+    in_processes(3, trained, executed(ADAMW, num_micro_batches=2), tmp_path, 5)
     assert tensors(tmp_path)["step"] == 6
-    in_processes(1, trained, ADAMW, tmp_path)
+    train(ADAMW, tmp_path)
     assert_alike(tmp_path, alone)
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
-    """Two copies in two shards each, with dropout, which is seeded by step and process."""
-    config = executed(replace(ADAMW, network=DIGITS.network), shard_size=2)
-    in_processes(4, trained, config, tmp_path / "whole")
-    in_processes(4, trained, config, tmp_path / "parts", 4)
-    in_processes(4, trained, config, tmp_path / "parts")
+def in_turn(config: Config, folder: Path) -> None:
+    trained(config, folder / "whole")
+    trained(config, folder / "parts", 2)
+    assert tensors(folder / "parts")["step"] == 3
+    torch.manual_seed(7)  # as in a new process
+    trained(config, folder / "parts")
+
+
+def test_a_resumed_run_in_shards_is_the_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
+    """With dropout, which is seeded by step and process."""
+    network = replace(ADAMW.network, dropout=0.1)
+    config = executed(replace(ADAMW, network=network, num_images=80), shard_size=2)
+    in_processes(2, in_turn, config, tmp_path)
     expected, found = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
     assert not [name for name in expected if not torch.equal(found[name], expected[name])]
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
@@ -274,25 +254,18 @@ def test_a_network_of_a_users_is_trained_in_place_in_every_process(tmp_path: Pat
                 torch.testing.assert_close(other[name], expected[name], rtol=1e-5, atol=1e-5)
 
 
-LOST: dict[str, tuple[Any, str]] = {
-    "checkpoint": (checkpoint, "write_part"),
-    "validation": (Trainer, "validate"),
-}
+def left_alone(folder: Path) -> None:
+    """A training whose second process is gone in the middle of a checkpoint."""
+    write_part = checkpoint.write_part
 
-
-def left_alone(place: str, folder: Path) -> None:
-    """A training whose second process is gone in the middle of something."""
-    owner, name = LOST[place]
-    work = getattr(owner, name)
-
-    def lost(*given: Any) -> Any:
+    def lost(*given: Any) -> None:
         if os.environ["RANK"] == "1":
             os._exit(0)
-        return work(*given)
+        write_part(*given)
 
-    setattr(owner, name, lost)
-    often = ["--output.save-every", "16", "--output.validate-every", "32"]
-    sys.argv = ["elbos", *TINY, *often, "--execution.shard-size", "2", "--run", str(folder)]
+    checkpoint.write_part = lost
+    often = ["--output.save-every", "16", "--execution.shard-size", "2"]
+    sys.argv = ["elbos", *TINY, *often, "--run", str(folder)]
     with redirect_stderr(io.StringIO()) as shown, pytest.raises(SystemExit) as stop:
         cli.main()
     assert_one_line(Result(stop.value.code, "", shown.getvalue()), "process", has_begun=True)
@@ -310,55 +283,13 @@ def left_alone_in_python(folder: Path) -> None:
     assert error.value.__suppress_context__  # gloo's lines are not shown
 
 
-@pytest.mark.parametrize("place", LOST)
-def test_what_another_process_leaves_behind_is_one_line(tmp_path: Path, place: str) -> None:
-    in_processes(2, left_alone, place, tmp_path / "run")
+def test_what_another_process_leaves_behind_is_one_line(tmp_path: Path) -> None:
+    in_processes(2, left_alone, tmp_path / "run")
     assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_fit_names_a_process_that_is_lost(tmp_path: Path) -> None:
     in_processes(2, left_alone_in_python, tmp_path)
-
-
-class Containers(nn.Module):
-    """Blocks as in CompVis' U-Nets: modules that hold others, and have no forward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("unknown", torch.full((2,), torch.nan), persistent=False)
-        self.stages = nn.ModuleList()
-        for size in (3, 8):
-            stage = nn.Module()
-            stage.block = nn.ModuleList([nn.Sequential(nn.Linear(size, 8), nn.Tanh())])
-            stage.end = nn.Linear(8, 8 if size == 3 else 2)
-            self.stages.append(stage)
-
-    def forward(self, z, logsnr, cond=None):
-        h = torch.cat([z, logsnr[:, None] / 10], 1)
-        for stage in self.stages:
-            h = stage.end(stage.block[0](h))
-        return h
-
-
-def contained(folder: Path, shard_size: int) -> None:
-    """Seven samples a step, four of the last process, in up to four parts."""
-    sharding.MIN_PARAMETERS = 1
-    torch.manual_seed(0)
-    execution = Execution(shard_size=shard_size, num_micro_batches=4, use_checkpointing=True)
-    how = {"num_images": 42, "batch_size": 7, "precision": "fp32", "execution": execution}
-    x = torch.linspace(-1, 1, 84).reshape(42, 2)
-    fit(Containers(), x, ADAMW.objective, run=folder, **how)
-
-
-@pytest.mark.slow
-def test_parts_of_unequal_shares_and_blocks_without_a_forward(tmp_path: Path) -> None:
-    in_processes(1, contained, tmp_path / "one", 1)
-    expected = tensors(tmp_path / "one")
-    for shard_size in (1, 2):
-        in_processes(2, contained, tmp_path / f"{shard_size}", shard_size)
-        found = tensors(tmp_path / f"{shard_size}")
-        for name in expected:
-            torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -375,29 +306,35 @@ def test_what_processes_cannot_share_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-class Routed(nn.Module):
-    """Two experts for half of the noise levels each."""
+class Containers(nn.Module):
+    """Blocks as in CompVis' U-Nets: modules that hold others, and have no forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("unknown", torch.full((2,), torch.nan), persistent=False)
+        self.stages = nn.ModuleList(nn.Module() for _ in range(2))
+        for stage, (num_in, num_out) in zip(self.stages, ((1, 8), (8, 1)), strict=True):
+            stage.block = nn.ModuleList([nn.Sequential(nn.Conv2d(num_in, 8, 1), nn.Tanh())])
+            stage.end = nn.Conv2d(8, num_out, 1)
+
+    def forward(self, z, logsnr):
+        for stage in self.stages:
+            z = stage.end(stage.block[0](z))
+        return z
+
+
+class Empty(nn.Module):
+    """Two experts for half of the noise levels each, called with whatever there is."""
 
     def __init__(self) -> None:
         super().__init__()
         self.low, self.high = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
 
-    def forward(self, z, logsnr, cond=None):
+    def forward(self, z, logsnr):
         found = torch.zeros_like(z)
         for expert, is_own in ((self.low, logsnr < 0), (self.high, logsnr >= 0)):
-            if self.calls(is_own):
-                found = found.index_put((is_own,), expert(z[is_own]))
+            found = found.index_put((is_own,), expert(z[is_own]))
         return found
-
-    def calls(self, is_own):
-        return is_own.any()
-
-
-class Empty(Routed):
-    """Both experts are called with whatever there is."""
-
-    def calls(self, is_own):
-        return True
 
 
 class Energy(nn.Module):
@@ -489,19 +426,21 @@ class Half(nn.Module):
         return self.frozen(z.bfloat16()).float() + self.adapter(z)
 
 
-UNUSUAL = [Empty, Energy, Parts, Listed, Changed, Unused, Half]
+PARTS = {"num_micro_batches": 4, "use_checkpointing": True}  # of seven samples: unequal
+PLAIN = (Empty, Energy, Parts, Listed, Changed, Unused, Half)
+UNUSUAL = {Containers: PARTS} | {network: {} for network in PLAIN}
 
 
 def fitted_all(folder: Path, shard_size: int) -> None:
     sharding.MIN_PARAMETERS = 1
     x = torch.linspace(-1, 1, 84).reshape(21, 1, 2, 2)
-    execution = Execution(shard_size=shard_size)
-    how = {"num_images": 28, "batch_size": 7, "precision": "fp32", "execution": execution}
-    for network in UNUSUAL:
+    for network, how in UNUSUAL.items():
+        execution = Execution(shard_size=shard_size, **how)
+        settings = {"num_images": 28, "batch_size": 7, "precision": "fp32", "execution": execution}
         torch.manual_seed(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of blocks that are gathered all at once
-            fit(network(), x, ADAMW.objective, run=folder / network.__name__, **how)
+            fit(network(), x, ADAMW.objective, run=folder / network.__name__, **settings)
 
 
 @pytest.mark.slow
@@ -511,9 +450,7 @@ def test_unusual_networks_are_the_same_on_several_processes(tmp_path: Path) -> N
         in_processes(2, fitted_all, tmp_path / f"{shard_size}", shard_size)
     for network, name in itertools.product(UNUSUAL, "12"):
         expected, found = (tensors(tmp_path / num / network.__name__) for num in ("one", name))
-        assert found.keys() == expected.keys()
-        for name in expected:
-            torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-6, msg=name)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 class Scalar(nn.Module):

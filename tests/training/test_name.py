@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from elbos.base.codec import encode
 from elbos.models.networks import MLPConfig
 from elbos.models.samplers import Heun
 from elbos.theory import parameterizations, schedules, weightings
@@ -113,17 +112,17 @@ def test_names_are_what_they_were() -> None:
 
 
 def test_configurations_never_share_a_name() -> None:
-    """Of presets whose names begin with others', and one more."""
+    """Of two presets, of which one's name begins with the other's."""
     found: dict[str, Any] = {}
-    presets = [name for name in PRESETS if name.startswith("fashion")] + ["digits"]
+    presets = ("fashion", "fashion-small")
     for preset, config in itertools.chain.from_iterable(
         ((preset, config) for config in [PRESETS[preset], *variants(preset)]) for preset in presets
     ):
-        name, content = default_name(config, preset), encode(replace(config, output=Output()))
+        name, content = default_name(config, preset), config.identity()
         assert re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,59}", name), name
         assert not name.endswith(".")
         assert found.setdefault(name, content) == content, name
-    assert len(found) > 400
+    assert len(found) > 200
 
 
 @pytest.mark.parametrize("preset", PRESETS)
