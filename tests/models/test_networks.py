@@ -102,6 +102,9 @@ NETWORKS = {
 }
 
 
+KINDS = ["mlp", "attention", "adm", "uvit", "vit"]
+
+
 @pytest.fixture(params=list(NETWORKS))
 def case(request: pytest.FixtureRequest) -> Case:
     return NETWORKS[request.param]
@@ -221,8 +224,10 @@ def test_gradient_reaches_every_parameter(case: Case) -> None:
         assert parameter.grad.any(), name
 
 
-def test_a_network_can_memorize(case: Case) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_a_network_can_memorize(name: str) -> None:
     """From zero, 60 steps take most of the loss off one batch."""
+    case = NETWORKS[name]
     network = case.build(is_trained=False)
     z, logsnr, cond = case.draw()
     y = z.flip(0)
@@ -236,13 +241,13 @@ def test_a_network_can_memorize(case: Case) -> None:
 
 
 def test_fourier_features_are_those_of_the_clean_pixels_on_average() -> None:
-    """E[(sin, cos)(f (x + s e))] = e^{-(f s)^2 / 2} (sin, cos)(f x); z < 4.5, n = 50,000 of 48."""
+    """E[(sin, cos)(f (x + s e))] = e^{-(f s)^2 / 2} (sin, cos)(f x); z < 4.5, n = 10,000 of 48."""
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(1, 3, 4, 4, generator=generator, dtype=torch.float64) * 2 - 1
     logsnr = torch.tensor([7.0], dtype=torch.float64)
     features = FourierFeatures((3, 5))
-    noise = torch.randn(50_000, 3, 4, 4, generator=generator, dtype=torch.float64)
-    noisy = features(x + torch.exp(-logsnr / 2) * noise, torch.full((50_000,), 60.0).double())
+    noise = torch.randn(10_000, 3, 4, 4, generator=generator, dtype=torch.float64)
+    noisy = features(x + torch.exp(-logsnr / 2) * noise, torch.full((10_000,), 60.0).double())
     mean, error = noisy.mean(0), noisy.std(0) / math.sqrt(len(noisy))
     assert ((mean - features(x, logsnr)[0])[3:].abs() / error[3:]).max() < 4.5
     assert torch.equal(features(x, logsnr)[:, :3], x)
@@ -265,13 +270,9 @@ def test_dropout_acts_in_training_only(name: str) -> None:
     case = NETWORKS[name]
     network = replace(case, config=replace(case.config, dropout=0.5)).build()
     inputs = case.draw()
-    inputs = case.draw()
     assert not torch.equal(network(*inputs), network(*inputs))
     network.eval()
     assert torch.equal(network(*inputs), network(*inputs))
-
-
-COMPILED = ["mlp", "attention", "adm", "uvit", "vit"]
 
 
 def kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
@@ -291,7 +292,7 @@ def kept_bytes(network: nn.Module, *inputs: Tensor) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", KINDS)
 def test_checkpointing_leaves_gradients_as_they_are(name: str) -> None:
     """Bit for bit, with dropout; and less is kept."""
     case = NETWORKS[name]
@@ -321,9 +322,9 @@ def test_what_is_in_a_block_belongs_to_it() -> None:
     assert blocks(nn.Sequential(nn.ModuleList([nn.ModuleDict({"a": inner}), inner]))) == [inner]
 
 
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("name", ["mlp", "adm", "uvit"])
 def test_a_network_compiles_to_one_graph(name: str) -> None:
-    """Forward and backward."""
+    """Forward and backward; the other kinds with the loss, below."""
     network, inputs = NETWORKS[name].build().eval(), NETWORKS[name].draw()
     torch._dynamo.reset()
     found = torch.compile(network, backend="eager", fullgraph=True)(*inputs)

@@ -85,12 +85,12 @@ def test_the_expected_loss_does_not_change_while_it_adapts(generator):
 
 @pytest.mark.parametrize("follow", FOLLOW)
 def test_it_lowers_the_standard_deviation_of_the_loss(follow, generator):
-    """To less than half of the cosine schedule's (n = 4,000)."""
+    """To less than half of the cosine schedule's (n = 2,000)."""
     schedule = Adaptive(follow=follow)
-    for _ in range(20):
+    for _ in range(10):
         schedule.update(*draw_losses(schedule, 1000, generator))
-    _, loss = draw_losses(schedule, 4000, generator)
-    _, cosine_loss = draw_losses(schedules.Cosine(), 4000, generator)
+    _, loss = draw_losses(schedule, 2000, generator)
+    _, cosine_loss = draw_losses(schedules.Cosine(), 2000, generator)
     assert loss.std() < cosine_loss.std() / 2
 
 

@@ -1,6 +1,7 @@
 """The ODE likelihood: exact on data of known density, and a bound of known gap on discrete data."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy.stats import truncnorm
 from tiny import DIGITS
 from torch import nn
 
+from elbos.models.likelihood import flow
 from elbos.models.likelihood.flow import flow_likelihood, truncated_normal, uniform
 from elbos.theory import parameterizations
 from elbos.theory.denoiser import Denoiser
@@ -52,26 +54,26 @@ def level_at(num_stds: float) -> float:
 
 @pytest.mark.parametrize(
     "data",
-    [gaussian(0.1, 3), gaussian(0.5, 3), gaussian(0.9), gaussian(1.1), bimodal(), planar()],
-    ids=["0.1", "0.5", "0.9", "1.1", "bimodal", "planar"],
+    [gaussian(0.1, 3), gaussian(0.9), gaussian(1.1), planar()],
+    ids=["0.1", "0.9", "1.1", "planar"],
 )
 def test_exact_on_continuous_data(data, generator):
-    """Every one of 200 images, to 1e-4 nats per dimension, at the default tolerance.
+    """Every one of 50 images, to 1e-4 nats per dimension, at the default tolerance.
 
     For stds of nearly 1 the flow is at rest, but for a bend that a long step does not see.
     """
-    x, _ = data.sample(200, generator)
+    x, _ = data.sample(50, generator)
     exact = -data.log_prob(x) / x.shape[1]
     torch.testing.assert_close(exactly(data, x).nats, exact, rtol=0, atol=1e-4)
 
 
 def test_density_is_of_data_with_the_noise_of_the_clean_end(generator):
     """N(0, s^2 + e^-l) for images in a batch as large as their width; its trace is diagonal."""
-    x = torch.randn(4, 3, 4, 4, generator=generator, dtype=torch.float64)
+    x = torch.randn(4, 1, 4, 4, generator=generator, dtype=torch.float64)
     logsnr_max = 2.0
 
     def images(z, logsnr, *_):
-        return tuple(part.reshape(z.shape) for part in gaussian(0.5, 48)(z.flatten(1), logsnr))
+        return tuple(part.reshape(z.shape) for part in gaussian(0.5, 16)(z.flatten(1), logsnr))
 
     noisy = torch.distributions.Normal(0.0, math.sqrt(0.25 + math.exp(-logsnr_max)))
     exact = -noisy.log_prob(x).flatten(1).mean(1)
@@ -107,10 +109,10 @@ def test_a_wrong_denoiser_gives_its_own_density(generator):
 
 
 def test_an_image_does_not_depend_on_its_batch(generator):
-    """One easy image among 100 hard ones, and alone: equal to the tolerance of each."""
+    """One image among 100, and alone: equal to the tolerance of each."""
     x, _ = planar().sample(101, generator)
     together = exactly(planar(), x).nats
-    for i in (0, 50, 100):
+    for i in (0, 50):
         alone = exactly(planar(), x[i : i + 1]).nats
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-4)
 
@@ -148,9 +150,9 @@ def test_signs_are_exact_for_a_diagonal_jacobian(generator):
 
 
 def test_probes_are_unbiased(generator):
-    """One image, 2,000 probes: z < 4 of the exact trace, from which they differ."""
+    """One image, 500 probes: z < 4 of the exact trace, from which they differ."""
     x = torch.tensor([[0.1, 0.4]], dtype=torch.float64)
-    many = x.repeat(2000, 1)
+    many = x.repeat(500, 1)
     probed = exactly(planar(), many, use_exact_trace=False, generator=generator).nats
     assert probed.std() > 0.01
     assert z_score(probed, exactly(planar(), x).nats.item()) < 4
@@ -158,14 +160,14 @@ def test_probes_are_unbiased(generator):
 
 def test_probe_is_kept_along_the_solve(generator):
     """The probed flow is as smooth as the exact one: no more steps even at tight tolerances."""
-    x, _ = planar().sample(20, generator)
-    tight = {"rtol": 1e-8, "atol": 1e-8}
+    x, _ = planar().sample(5, generator)
+    tight = {"rtol": 1e-7, "atol": 1e-7}
     probed = exactly(planar(), x, use_exact_trace=False, generator=generator, **tight)
     assert probed.num_evaluations < 1.5 * exactly(planar(), x, **tight).num_evaluations
 
 
 def test_a_seed_is_a_result():
-    x = torch.randint(9, (10, 2), generator=torch.Generator().manual_seed(0)).double() / 4 - 1
+    x = torch.randint(9, (4, 2), generator=torch.Generator().manual_seed(0)).double() / 4 - 1
     first, again, other = (
         exactly(
             planar(),
@@ -184,11 +186,11 @@ def test_a_seed_is_a_result():
 
 
 def test_within_standard_errors_on_quantized_data(generator):
-    """Random probes, n = 20,000: 3 standard errors, of at most 0.002 bits/dim."""
-    x, atom = CORRELATED.sample(20_000, generator)
+    """Random probes, n = 5,000: 3 standard errors, of at most 0.004 bits/dim."""
+    x, atom = CORRELATED.sample(5000, generator)
     error = on_levels(CORRELATED, x, 5.0, generator=generator).nats
     error = error + CORRELATED.weights.log()[atom] / 2
-    assert error.std() / math.sqrt(len(x)) / math.log(2) < 0.002
+    assert error.std() / math.sqrt(len(x)) / math.log(2) < 0.004
     assert z_score(error, 0.0) < 3
 
 
@@ -211,7 +213,7 @@ def bound_by_quadrature(data, logsnr_max, density):
 
 @pytest.mark.parametrize("dequantize", [uniform, truncated_normal])
 def test_bound_is_its_quadrature(dequantize, generator):
-    """3 standard errors of at most 0.002 bits/dim, n = 10,000; above -ln P(x) for every atom."""
+    """3 standard errors of at most 0.004 bits/dim, n = 2,500; above -ln P(x) for every atom."""
     num_stds = 0.7
     sigma_tilde = SPACING / 2 / num_stds
     density = {
@@ -220,17 +222,17 @@ def test_bound_is_its_quadrature(dequantize, generator):
     }[dequantize]
     bound, exact = bound_by_quadrature(CORRELATED, level_at(num_stds), density)
     assert (bound > exact).all()
-    x, atom = CORRELATED.sample(10_000, generator)
+    x, atom = CORRELATED.sample(2500, generator)
     options = {"dequantize": dequantize, "use_exact_trace": True, "generator": generator}
     error = on_levels(CORRELATED, x, num_stds, **options).nats - bound[atom]
-    assert error.std() / math.sqrt(len(x)) / math.log(2) < 0.002
+    assert error.std() / math.sqrt(len(x)) / math.log(2) < 0.004
     assert z_score(error, 0.0) < 3
 
 
-@pytest.mark.parametrize("num_stds", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("num_stds", [0.5, 3.0])
 def test_truncated_normal_loses_what_it_cuts_off(num_stds, generator):
     """For data at one point: -ln erf(stds / sqrt 2) for every draw, and no more."""
-    x = torch.zeros(50, 3, dtype=torch.float64)
+    x = torch.zeros(20, 3, dtype=torch.float64)
     found = on_levels(gaussian(0.0, 3), x, num_stds, logsnr_min=-22.0, generator=generator).nats
     cut_off = torch.full_like(found, -math.log(math.erf(num_stds / math.sqrt(2))))
     torch.testing.assert_close(found, cut_off, rtol=0, atol=1e-4)
@@ -253,7 +255,7 @@ def test_state_is_single_precision_or_the_data_s(dtype, generator):
     state = torch.promote_types(dtype, torch.float32)
     weights, means, stds = CORRELATED.weights, CORRELATED.means, CORRELATED.stds
     data = GaussianMixture(weights.to(state), means.to(state), stds.to(state))
-    x, atom = data.sample(100, generator)
+    x, atom = data.sample(20, generator)
     options = {"logsnr_min": -22.0, "use_exact_trace": True, "generator": generator}
     found = on_levels(data, x, 5.0, **options).nats
     assert found.dtype == state
@@ -264,11 +266,11 @@ def test_state_is_single_precision_or_the_data_s(dtype, generator):
 def test_a_network_in_bfloat16(generator):
     """Runs under a caller's no_grad and autocast, and is to 2e-3 what it is in float32."""
     torch.manual_seed(0)
-    network = DIGITS.network.build((1, 8, 8), None).eval()
+    network = replace(DIGITS.network, channels=(16,)).build((1, 8, 8), None).eval()
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.15)
     denoiser = Denoiser(network, parameterizations.V())
-    x = torch.randint(17, (4, 1, 8, 8), generator=generator) / 8 - 1
+    x = torch.randint(17, (2, 1, 8, 8), generator=generator) / 8 - 1
 
     def nats(use_bfloat16):
         options = {"logsnr_min": -8.0, "logsnr_max": 7.0, "num_levels": 17}
@@ -323,7 +325,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("change", "named"), REFUSED.values(), ids=REFUSED)
-def test_what_has_no_likelihood_is_refused(change, named):
+def test_what_has_no_likelihood_is_refused(change, named, monkeypatch):
+    monkeypatch.setattr(flow, "MAX_NUM_STEPS", 50)
     x = torch.ones(2, 3, dtype=torch.float64)
     arguments = {"denoiser": gaussian(0.5, 3), "x": x, "num_levels": None, **ENDS} | change
     with pytest.raises(ValueError, match=named):

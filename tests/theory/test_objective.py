@@ -18,7 +18,7 @@ from elbos.theory import schedules, weightings
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.objective import Objective
-from elbos.theory.parameterizations import EDM, Eps, V
+from elbos.theory.parameterizations import EDM, Eps, V, X
 from elbos.theory.process import align, alpha_sigma, diffuse
 from elbos.theory.weightings import Sigmoid
 from elbos.training.data.given import GivenData
@@ -225,17 +225,14 @@ def test_low_precision_is_finite_and_close_over_the_whole_range(
             )
 
 
-@pytest.fixture(scope="module")
-def sampled_levels():
-    """Noise levels of the whole range under every schedule, and which it samples."""
-    levels = [(schedule, schedule.logsnr(WHOLE_RANGE)) for schedule in SCHEDULES]
-    return [(schedule, at, schedule.log_density(at) > NEVER) for schedule, at in levels]
-
-
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=repr)
-def test_the_factor_of_the_error_fits_float32(parameterization, sampled_levels):
-    """With errors up to 100, of every weighting under every schedule, over the whole range."""
+@pytest.mark.parametrize("parameterization", [Eps(), X()], ids=repr)
+def test_the_factor_of_the_error_fits_float32(parameterization):
+    """With errors up to 100, of every weighting under every schedule, over the whole range. One of
+    the two has the largest factor of all parameterizations at each level.
+    """
+    levels = [(schedule, schedule.logsnr(WHOLE_RANGE)) for schedule in SCHEDULES]
+    sampled_levels = [(schedule, at, schedule.log_density(at) > NEVER) for schedule, at in levels]
     for weighting, (schedule, logsnr, is_sampled) in product(WEIGHTINGS, sampled_levels):
         factor = objective(parameterization, weighting, schedule).coefficient(logsnr).float()
         assert (100 * factor[is_sampled]).isfinite().all(), (weighting, schedule)

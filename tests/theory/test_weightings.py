@@ -112,8 +112,9 @@ CLOSED_FORMS = {
 
 @pytest.mark.parametrize("weighting", CLOSED_FORMS, ids=repr)
 def test_weighting_is_theorys_closed_form(weighting):
-    expected = torch.from_numpy(CLOSED_FORMS[weighting](LOGSNR.numpy(), np.exp(-LOGSNR.numpy())))
-    ratio = weighting(LOGSNR) / expected
+    logsnr = LOGSNR[::40]
+    expected = torch.from_numpy(CLOSED_FORMS[weighting](logsnr.numpy(), np.exp(-logsnr.numpy())))
+    ratio = weighting(logsnr) / expected
     torch.testing.assert_close(ratio / ratio[0], torch.ones_like(ratio), rtol=1e-9, atol=0)
 
 
@@ -164,7 +165,7 @@ INNER = [*NON_MONOTONE, bumps]
 @pytest.mark.parametrize("inner", INNER, ids=name_of)
 def test_monotone_is_the_least_monotone_majorant(inner):
     """The running maximum from the right, by brute force on a fine grid."""
-    logsnr = torch.linspace(-20, 20, 400_001, dtype=torch.float64)
+    logsnr = torch.linspace(-20, 20, 100_001, dtype=torch.float64)
     brute = inner(logsnr).flip(0).cummax(0).values.flip(0)
     w = Monotone(inner)(logsnr)
     torch.testing.assert_close(w, brute, rtol=1e-7, atol=1e-300)

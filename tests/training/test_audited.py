@@ -18,8 +18,6 @@ from elbos.training.trainer import Trainer
 CASES = [
     (weightings.Sigmoid(k=2.0), schedules.Cosine(), parameterizations.V(), "v"),
     (weightings.EDM(), schedules.Normal(), parameterizations.EDM(), "edm"),
-    (weightings.Exponential(), schedules.Linear(), parameterizations.Eps(), "eps"),
-    (weightings.P2(gamma=1.0), schedules.Cosine(shift=1.0), parameterizations.X(), "x"),
 ]
 
 

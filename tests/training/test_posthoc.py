@@ -26,10 +26,11 @@ SNAPSHOTS = replace(
     averaging=Averaging(snapshot_widths=WIDTHS),
     num_images=512,
     precision="fp32",
+    network=replace(DIGITS.network, channels=(16,)),
 )
 """32 steps, and snapshots after each, a 32nd of the training."""
 TRACKED = replace(
-    SNAPSHOTS, averaging=Averaging(snapshot_widths=(0.063, 0.08, 0.15), snapshot_every=10**9)
+    SNAPSHOTS, averaging=Averaging(snapshot_widths=(0.063, 0.15), snapshot_every=10**9)
 )
 """The same with averages of other widths, and no snapshots."""
 
