@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import elbos
-from elbos.base.checks import Typed, require_type, typed
+from elbos.base.checks import require_type, typed
 from elbos.evaluation import EvaluationConfig
 from elbos.models import samplers
 from elbos.models.networks import NETWORKS
@@ -90,15 +90,6 @@ def test_functions_check_their_arguments_before_they_begin() -> None:
     with pytest.raises(TypeError, match="missing"):
         function(3)
     assert begun == [3]
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_a_class_with_checks_of_its_own_checks_types_first() -> None:
-    assert issubclass(schedules.Schedule, Typed)
-    with pytest.raises(ValueError, match="logsnr_min"):
-        schedules.Cosine(logsnr_min="-20")
-    with pytest.raises(ValueError, match="Cosine"):
-        schedules.Cosine(shift=10**30)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -1,11 +1,9 @@
 """Several processes share a validation, and each gets the result that one alone gets."""
 
-import multiprocessing
-import os
-
 import pytest
 import torch
 import torch.distributed as dist
+from forking import in_processes
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
@@ -43,35 +41,22 @@ def validated(network, **options):
     return Validator(IMAGES, num_levels=256)(denoiser, cond=LABELS, batch_size=8, **options)
 
 
-def work(rank, size, folder, name):
+def work(folder, name):
     """One process of a group, which leaves its result in a file."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / f"store-{name}"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    dist.init_process_group("gloo")
     found = validated(WRAPPERS[name](Network()), is_shared=True)
-    torch.save([found.bound, found.labels], folder / f"{name}-{rank}.pt")
+    torch.save([found.bound, found.labels], folder / f"{dist.get_rank()}.pt")
     with pytest.raises(ValueError, match="batch sizes"):
         denoiser = Denoiser(lambda z, logsnr: z * logsnr.view(-1, 1, 1, 1), parameterizations.V())
-        Validator(IMAGES, seed=rank)(denoiser, is_shared=True)
-    (folder / f"{name}-{rank}.refused").touch()
-    dist.destroy_process_group()
-    os._exit(0)
+        Validator(IMAGES, seed=dist.get_rank())(denoiser, is_shared=True)
 
 
 @pytest.mark.parametrize(("name", "size"), [("alone", 4), ("DDP", 2), ("FSDP2", 2)])
 def test_processes_share_the_work_and_the_result(name, size, tmp_path):
     """Of 6 blocks 4 processes compute 2, 2, 1 and 1; to rounding, the bound of each sample."""
     expected = validated(Network())
-    context = multiprocessing.get_context("fork")
-    processes = [
-        context.Process(target=work, args=(rank, size, tmp_path, name)) for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
+    in_processes(size, work, tmp_path, name)
     for rank in range(size):
-        bound, labels = torch.load(tmp_path / f"{name}-{rank}.pt")
+        bound, labels = torch.load(tmp_path / f"{rank}.pt")
         torch.testing.assert_close(bound, expected.bound, rtol=1e-6, atol=1e-7)
         assert torch.equal(labels, LABELS)
-        assert (tmp_path / f"{name}-{rank}.refused").exists()

@@ -157,21 +157,6 @@ def test_states_are_of_these_ends_or_of_none(generator):
         narrow.set_extra_state(AdaptiveState(schedule).get_extra_state())
 
 
-def test_processes_that_share_their_batches_stay_equal(generator):
-    """Each takes in the concatenated batch; the order within it matters to rounding alone."""
-    copies = Adaptive(), Adaptive(), Adaptive()
-    for _ in range(3):
-        logsnr, loss = draw_losses(copies[0], 64, generator)
-        order = torch.randperm(64, generator=generator)
-        copies[0].update(logsnr, loss)
-        copies[1].update(logsnr, loss)
-        copies[2].update(logsnr[order], loss[order])
-    assert torch.equal(copies[0].probabilities(), copies[1].probabilities())
-    torch.testing.assert_close(
-        copies[0].probabilities(), copies[2].probabilities(), rtol=1e-12, atol=0
-    )
-
-
 REFUSED = [
     ({"num_bins": 0}, "num_bins"),
     ({"memory": 0.0}, "memory"),

@@ -76,15 +76,7 @@ def guided(scale, **interval):
     return Guided(labels, scale, **interval)
 
 
-def test_scale_one_is_the_conditional_and_scale_zero_the_unconditional(batch):
-    z, logsnr, cond = batch
-    for scale, expected in ((1.0, labels(z, logsnr, cond)), (0.0, labels(z, logsnr))):
-        estimates = guided(scale)(z, logsnr, cond)
-        for a, b in zip(estimates, expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("scale", [-1.0, 0.3, 2.0, 7.5])
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.3, 1.0, 7.5])
 def test_guidance_extrapolates_linearly_and_keeps_z(batch, scale):
     z, logsnr, cond = batch
     estimates = guided(scale)(z, logsnr, cond)

@@ -118,12 +118,6 @@ def test_both_sides_agree_for_a_wrong_denoiser_of_a_mixture(weighting, line):
     assert right == pytest.approx(expected, abs=1e-6)
 
 
-def test_the_prior_loss_cancels_between_the_boundary_and_the_integral():
-    loss = torch.from_numpy(gaussian_loss(FINE.numpy(), STD))
-    sides = [theorem_sides(EDM(), FINE, loss, prior_loss=c).elbo_integral for c in (0.0, 5.0)]
-    assert sides[0] == pytest.approx(sides[1], abs=1e-6)
-
-
 def test_a_jump_of_the_weighting_counts_in_full():
     """Of w = 1 below 1 and 2 above it: the loss up to 1, and twice the loss from there, to 1e-4."""
 

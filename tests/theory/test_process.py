@@ -18,12 +18,6 @@ def test_scales_are_square_roots_of_sigmoids():
     np.testing.assert_allclose(sigma, np.sqrt(expit(-LOGSNR.numpy())), rtol=1e-14)
 
 
-def test_logsnr_is_the_log_of_snr_on_the_unit_circle():
-    alpha, sigma = alpha_sigma(LOGSNR)
-    torch.testing.assert_close(2 * (alpha.log() - sigma.log()), LOGSNR, rtol=0, atol=1e-12)
-    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(LOGSNR), rtol=0, atol=1e-14)
-
-
 def test_float32_keeps_its_digits_at_both_ends():
     single, double = alpha_sigma(LOGSNR.float()), alpha_sigma(LOGSNR)
     for value, reference in zip(single, double, strict=True):

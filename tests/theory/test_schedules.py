@@ -1,6 +1,7 @@
 """A schedule is a distribution over log-SNR: inverse, derivative, integral, and closed forms."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -126,8 +127,15 @@ def u_shaped(t):
 
 CLOSED_FORMS = [  # schedule, lambda(t) by another library or from the paper's own definition
     (schedules.Cosine, {}, lambda t: -2 * np.log(np.tan(np.pi * t / 2))),
+    (schedules.Linear, {}, lambda t: 13.3 - 18.3 * t),
     (schedules.Cosine, {"shift": 0.7}, lambda t: -2 * np.log(np.tan(np.pi * t / 2)) + 1.4),
-    (schedules.Normal, {}, lambda t: scipy.stats.norm(2.4, 2.4).isf(t)),
+    (schedules.Normal.edm, {}, lambda t: scipy.stats.norm(2.4, 2.4).isf(t)),
+    # SD3: logit t ~ N(0.5, 0.6^2), where the path is (1 - t) x + t eps
+    (
+        partial(schedules.Normal.logit_normal, mean=0.5, std=0.6),
+        {},
+        lambda t: of_flow_time(scipy.special.expit(scipy.stats.norm(0.5, 0.6).ppf(t))),
+    ),
     (schedules.Flow, {}, lambda t: scipy.stats.logistic(0, 2).isf(t)),
     (schedules.Flow, {}, lambda t: 2 * np.log((1 - t) / t)),
     (schedules.Flow, {"shift": 3.0}, lambda t: 2 * np.log((1 - t) / (3 * t))),
@@ -224,42 +232,10 @@ def test_normal_survival_keeps_its_digits_in_the_clean_tail():
     np.testing.assert_allclose(schedule.time(logsnr), scipy.stats.norm.sf(logsnr), rtol=1e-10)
 
 
-def test_linear_is_uniform():
-    schedule = schedules.Linear(logsnr_min=-5.0, logsnr_max=13.3)
-    t = torch.linspace(0, 1, 7, dtype=torch.float64)
-    np.testing.assert_allclose(schedule.logsnr(t), 13.3 - 18.3 * t.numpy(), atol=1e-12)
-    np.testing.assert_allclose(schedule.density(schedule.logsnr(t)), 1 / 18.3, rtol=1e-12)
-
-
 def test_own_ends():
     assert schedules.EDMSampling().logsnr_max == pytest.approx(-2 * math.log(0.002), rel=1e-12)
     assert schedules.EDMSampling().logsnr_min == pytest.approx(-2 * math.log(80), rel=1e-12)
     assert schedules.DDPM().logsnr_min == pytest.approx(-math.log(math.expm1(10.05)), rel=1e-12)
-
-
-def moments_agree(samples, mean, std):
-    """Mean and variance of normal samples, each within 4 standard errors."""
-    n = len(samples)
-    z_mean = (samples.mean() - mean) / (std / n**0.5)
-    z_variance = (samples.var() / std**2 - 1) / (2 / n) ** 0.5
-    return abs(z_mean) < 4 and abs(z_variance) < 4
-
-
-def test_edm_draws_small_noise(generator):
-    """EDM has ln sigma_tilde ~ N(-1.2, 1.2^2), so that the mean of log-SNR is +2.4; n = 20,000."""
-    u = torch.rand(20_000, generator=generator, dtype=torch.float64)
-    alpha2 = torch.sigmoid(schedules.Normal.edm().logsnr(u))
-    log_sigma_tilde = 0.5 * torch.log((1 - alpha2) / alpha2)
-    assert moments_agree(log_sigma_tilde, -1.2, 1.2)
-
-
-def test_logit_normal_times_are_of_the_rectified_flow(generator):
-    """SD3 has logit t ~ N(m, s^2) where the path is (1 - t) x + t eps; n = 20,000."""
-    u = torch.rand(20_000, generator=generator, dtype=torch.float64)
-    logsnr = schedules.Normal.logit_normal(mean=0.5, std=0.6).logsnr(u)
-    ratio = torch.exp(logsnr / 2)  # (1 - t) / t
-    t = 1 / (1 + ratio)
-    assert moments_agree(torch.log(t / (1 - t)), 0.5, 0.6)
 
 
 def test_low_discrepancy_times_cover_evenly():

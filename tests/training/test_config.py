@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -17,8 +17,6 @@ from elbos.base.codec import decode, encode
 from elbos.models.networks import MLPConfig
 from elbos.models.samplers import DDIM, SAMPLERS, Ancestral, Heun, StochasticDPMSolver, UniPC
 from elbos.theory import schedules, weightings
-from elbos.theory.adaptive import Adaptive
-from elbos.theory.parameterizations import EDM
 from elbos.theory.tabulated import Tabulated
 from elbos.training.config import Averaging, Config, Execution, Optimizer, Output, read_config
 from elbos.training.data import Fashion, Folder, Hub, Latents, Packed, Tar, Toy
@@ -128,22 +126,28 @@ def test_snapshots_are_of_different_widths(widths: tuple[float, ...]) -> None:
         Averaging(snapshot_widths=widths)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_no_number_may_be_nan_or_infinite_but_by_default(value: float) -> None:
-    """Each in every part that has it, which many configurations share."""
-    tried = set()
+def test_no_number_may_be_nan_or_infinite_but_by_default() -> None:
+    """In every part, which many configurations share, and in the configuration itself."""
+    kinds, tried = get_type_hints(Config, include_extras=True), set()
     for config in CONFIGS:
         encoded = encode(config)
         for path, leaf in leaves(encoded):
-            if (place := (path, json.dumps(encoded[path[0]]))) in tried:
+            if not isinstance(leaf, float) or path[-1] in ("guidance_min", "guidance_max"):
+                continue
+            name, inner = path[0], path[1:]
+            part, kind = (encoded[name], kinds[name]) if inner else (encoded, Config)
+            if (place := (path, json.dumps(part if inner else 0))) in tried:
                 continue
             tried.add(place)
-            by_default = leaf in ("inf", "-inf") or path[-1] in ("guidance_min", "guidance_max")
-            is_schedule_end = path[-1] in ("logsnr_min", "logsnr_max") and math.isinf(value)
-            is_churn_max = path[-1] == "churn_max" and value == math.inf
-            if isinstance(leaf, float) and not (by_default or is_schedule_end or is_churn_max):
+            for value in (math.nan, math.inf, -math.inf):
+                is_schedule_end = path[-1] in ("logsnr_min", "logsnr_max") and math.isinf(value)
+                is_churn_max = path[-1] == "churn_max" and value == math.inf
+                if is_schedule_end or is_churn_max:
+                    continue
                 with pytest.raises(ValueError):
+                    decode(kind, changed(part, inner or path, value))  # a part takes less time
                     decode(Config, changed(encoded, path, value))
+    assert len(tried) > 100
 
 
 @pytest.mark.parametrize("value", [None, True, "text", [], {}, [1, 2, 3], {"type": "os.system"}])
@@ -238,15 +242,7 @@ REFUSED = [
     (lambda: Output(save_every=0), "save_every is 0"),
     (lambda: Sampling(num_steps=1), "num_steps is 1"),
     (lambda: Sampling(guidance=math.nan), "guidance is nan"),
-    (lambda: DDIM(eta=2.0), r"eta is 2\.0"),
-    (lambda: Heun(churn=-1.0), "churn"),
-    (lambda: weightings.MinSNR(gamma=-1.0), r"gamma is -1\.0"),
-    (lambda: schedules.Cosine(logsnr_min=5.0, logsnr_max=-5.0), r"logsnr_min=5\.0"),
     (lambda: schedules.Cosine(logsnr_min=math.nan), "logsnr_min=nan"),
-    (lambda: Adaptive(memory=0), "memory is 0"),
-    (lambda: Adaptive(floor=0.0), r"floor is 0\.0"),
-    (lambda: Adaptive(num_bins=0), "num_bins is 0"),
-    (lambda: EDM(sigma_data=0.0), r"sigma_data is 0\.0"),
 ]
 
 
@@ -254,11 +250,6 @@ REFUSED = [
 def test_a_setting_out_of_range_is_named(build: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
-
-
-def test_output_is_no_part_of_what_is_trained_but_of_what_is_kept() -> None:
-    config = replace(DIGITS, output=Output(num_kept=7))
-    assert decode(Config, encode(config)).output.num_kept == 7
 
 
 def test_steps_cover_all_images() -> None:

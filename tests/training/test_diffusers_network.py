@@ -1,6 +1,5 @@
 """Networks of diffusers, trained here: what they see, what they are told, and whom they fit."""
 
-import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -251,13 +250,3 @@ def test_without_diffusers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(MissingExtra, match=r"elbos\[diffusers\]"):
         build(UNET)
-
-
-def test_the_identity_of_other_runs_is_what_it_was() -> None:
-    """A configuration says nothing of this network unless it has it."""
-    from elbos.training.presets import PRESETS
-
-    digits = PRESETS["digits"]
-    assert "Diffusers" not in json.dumps(digits.identity())
-    changed = dataclasses.replace(digits, network=config_of(UNET))
-    assert changed.identity()["network"]["config"] == config_of(UNET).config

@@ -45,14 +45,6 @@ def test_the_average_has_the_profile_of_a_power_function(
     torch.testing.assert_close(found.tolist(), [*expected, 0.0], rtol=0, atol=1e-7)
 
 
-def test_the_relative_width_is_the_standard_deviation_of_the_steps() -> None:
-    """Measured where they are, in the middle of their intervals: 1/12 is left out."""
-    num_steps = 500
-    shares, middle = profile(0.1, num_steps)[:-1], torch.arange(num_steps) + 0.5
-    variance = (shares * middle.square()).sum() - (shares * middle).sum().square() + 1 / 12
-    assert variance.sqrt().item() / num_steps == pytest.approx(0.1, rel=1e-3)
-
-
 def test_averages_of_several_widths_are_those_of_each_alone(generator: torch.Generator) -> None:
     """Of weights, buffers as the network has them; and the group that each has in a checkpoint."""
     network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))

@@ -318,74 +318,35 @@ def test_unreadable_files_are_an_error_not_skipped(pictures, monkeypatch):
         data.Folder(root=pictures, skip_bad=True).load()
 
 
-def nothing(root):
-    pass
+def named_low(path):
+    """A picture whose name's hash is below 0.05: it falls into validation."""
+    return next(n for n in (path.format(i) for i in range(1000)) if splits.hashed(n) < 0.05)
 
 
-def no_picture(root):
-    (root / "notes.txt").write_text("")
-
-
-def empty_class(root):
-    save(root / "cat" / "1.png", 0)
-    (root / "dog").mkdir()
-
-
-def mixed(root):
-    save(root / "cat" / "1.png", 0)
-    save(root / "2.png", 0)
-
-
-def no_test(root):
-    save(root / "train" / "1.png", 0)
-    save(root / "val" / "1.png", 0)
-
-
-def unknown_class(root):
-    save(root / "train" / "a" / "1.png", 0)
-    save(root / "train" / "a" / "2.png", 0)
-    save(root / "test" / "b" / "1.png", 0)
-
-
-def held_out_class(root):
-    """One picture of b, whose name's hash is below 0.05: it falls into validation."""
-    for i in range(10):
-        save(root / "a" / f"{i}.png", 0)
-    name = next(f"{i}.png" for i in range(1000) if splits.hashed(f"b/{i}.png") < 0.05)
-    save(root / "b" / name, 0)
-
-
-def held_out_class_of_train(root):
-    """The same where validation is cut from the folder train."""
-    for i in range(10):
-        save(root / "train" / "a" / f"{i}.png", 0)
-    name = next(f"{i}.png" for i in range(1000) if splits.hashed(f"train/b/{i}.png") < 0.05)
-    save(root / "train" / "b" / name, 0)
-    save(root / "test" / "a" / "1.png", 0)
-
-
-def two(root):
-    save(root / "1.png", 0)
-    save(root / "2.png", 0)
-
-
-REFUSED = {
-    nothing: "png",
-    no_picture: "png",
-    empty_class: "dog",
-    mixed: "sub-folders",
-    no_test: "test",
-    unknown_class: "'b'",
-    held_out_class: "'b'",
-    held_out_class_of_train: "'b'",
-    two: "2 pictures",
+MANY = [f"a/{i}.png" for i in range(10)]
+HELD_OUT = [f"train/{name}" for name in MANY]
+REFUSED = {  # files and folders, and what is named
+    "nothing": ([], "png"),
+    "no picture": (["notes.txt"], "png"),
+    "empty class": (["cat/1.png", "dog/"], "dog"),
+    "mixed": (["cat/1.png", "2.png"], "sub-folders"),
+    "no test": (["train/1.png", "val/1.png"], "test"),
+    "unknown class": (["train/a/1.png", "train/a/2.png", "test/b/1.png"], "'b'"),
+    "held-out class": ([*MANY, named_low("b/{}.png")], "'b'"),
+    "of train": ([*HELD_OUT, named_low("train/b/{}.png"), "test/a/1.png"], "'b'"),
+    "two": (["1.png", "2.png"], "2 pictures"),
 }
 
 
-@pytest.mark.parametrize("make", REFUSED, ids=lambda make: make.__name__)
-def test_what_cannot_be_split_is_refused_in_one_line(tmp_path, make):
-    make(tmp_path)
-    with pytest.raises(ValueError, match=rf"\A[^\n]*{REFUSED[make]}[^\n]*\Z"):
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_split_is_refused_in_one_line(tmp_path, name):
+    paths, named = REFUSED[name]
+    for path in paths:
+        if path.endswith(".png"):
+            save(tmp_path / path, 0)
+        else:
+            (tmp_path / path).mkdir()
+    with pytest.raises(ValueError, match=rf"\A[^\n]*{named}[^\n]*\Z"):
         data.Folder(root=tmp_path).load()
 
 

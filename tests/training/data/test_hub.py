@@ -94,15 +94,6 @@ def test_a_folder_of_parquet_is_read(datasets, tmp_path):
         assert torch.equal(batch.x, made[step].x)
 
 
-def test_a_packed_data_set_is_the_data_set(datasets, tmp_path):
-    dataset(datasets, range(NUM), ["cat", "dog", "frog"]).save_to_disk(tmp_path / "saved")
-    hub = data.Hub(path=str(tmp_path / "saved"), image="picture", label="kind", size=6)
-    pack(hub, tmp_path / "out")
-    packed = data.Packed(path=tmp_path / "out").load()
-    require_right(packed)
-    assert (rows(packed), packed.class_names) == (rows(hub.load()), ("cat", "dog", "frog"))
-
-
 @pytest.mark.parametrize(
     ("settings", "part"),
     [({"image": "pictrue"}, "did you mean picture"), ({"label": "lable"}, "lable")],

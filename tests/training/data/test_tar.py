@@ -4,7 +4,6 @@ import io
 import os
 import pickle
 import tarfile
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -190,13 +189,3 @@ def test_packed_tars_are_the_tars(shards, tmp_path, monkeypatch):
     assert packed.class_names == ("0", "1", "2")
     for mine, other in ((packed.train, expected.train), (packed.test, expected.test)):
         assert torch.equal(mine.labels, other.labels)
-
-
-def test_bad_pictures_of_tars_are_left_out_of_what_is_packed(tmp_path):
-    write(tmp_path / "a.tar", BAD["0003.png in"])
-    tar = data.Tar(path=tmp_path, size=4)
-    with pytest.raises(ValueError, match=r"1 of 10 [^\n]*0003.png in [^\n]*a.tar"):
-        pack.pack(tar, tmp_path / "out")
-    with pytest.warns(UserWarning, match="0003"):
-        pack.pack(replace(tar, skip_bad=True), tmp_path / "out")
-    assert sum(map(len, rows(data.Packed(path=tmp_path / "out").load()))) == 9
