@@ -145,18 +145,18 @@ def test_kernel_distance_of_points_is_that_of_their_kernels():
 def test_kernel_distance_is_unbiased_whatever_the_numbers(generator):
     """N(0, 1) and N(m, 1) in one dimension: moments of the cubic kernel in closed form.
 
-    z < 4 over 2,000 pairs of sets.
+    z < 4 over 400 pairs of sets.
     """
     m = 0.7
     moments_x, moments_y = np.array([1, 0, 1, 0]), np.array([1, m, 1 + m**2, m**3 + 3 * m])
     expected = np.array([1, 3, 3, 1]) @ (moments_x - moments_y) ** 2
     for num, num_reference in ((5, 40), (40, 5)):
         found = []
-        for _ in range(2000):
+        for _ in range(400):
             x = m + torch.randn(num, 1, generator=generator, dtype=torch.float64)
             y = torch.randn(num_reference, 1, generator=generator, dtype=torch.float64)
             found.append(kernel_distance(x, y)[0])
-        assert abs(np.mean(found) - expected) < 4 * np.std(found) / math.sqrt(2000)
+        assert abs(np.mean(found) - expected) < 4 * np.std(found) / math.sqrt(400)
 
 
 @pytest.mark.parametrize(
@@ -179,17 +179,6 @@ def test_the_error_is_the_scatter_over_samples_for_one_reference(generator, shif
     ]
     distances, errors = np.array(found).T
     assert low < math.sqrt(np.mean(errors**2)) / distances.std() < high
-
-
-def test_kernel_distance_scatters_less_than_the_mean_over_ten_cuts(generator):
-    """Which had 1.8 to 3.7 times its standard deviation; 200 pairs of sets that are alike."""
-    whole, cuts = [], []
-    for _ in range(200):
-        x, y = torch.randn(2, 100, 32, generator=generator, dtype=torch.float64)
-        whole.append(kernel_distance(x, y)[0])
-        parts = zip(x.tensor_split(10), y.tensor_split(10), strict=True)
-        cuts.append(np.mean([kernel_distance(*pair)[0] for pair in parts]))
-    assert np.std(cuts) > 1.8 * np.std(whole)
 
 
 # --- precision and recall ------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import html
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -39,30 +40,63 @@ from elbos.training.data import InMemory, Split
 from elbos.validation import measurements, validator
 from elbos.validation.measurements import NUM_BINS
 
-ODE = ["--ode.num-images", "3", "--ode.tolerance", "0.01"]
-FEW = ["--num-images", "20", "--num-pilot-images", "10", *ODE]
-LIKELIHOOD = [*FEW[:4], "--ode.num-images", "0", "--num-samples", "0"]
-USERS = """
-def features(images):
-    return images.float().flatten(1)[:, ::48] / 255
-"""
+FEW = ["--num-images", "20", "--num-pilot-images", "10"]
+ODE = ["--ode.num-images", "3", "--ode.tolerance", "0.5"]
+LIKELIHOOD = [*FEW, "--ode.num-images", "0", "--num-samples", "0"]
+MINE = ["extractor:module", "--extractor.path", "mine.py:features"]
+COMMAND = ["evaluate", "digits", *FEW, *ODE, "--num-samples", "40", *MINE]
+NO_ODE = OdeConfig(num_images=0)
+USERS = "def features(images): return images.float().flatten(1)[:, ::48] / 255"
 
 
-@pytest.fixture
-def few(runs: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Options for a quick evaluation with user-defined features, 4 of them, and an empty cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
-    (runs / "mine.py").write_text(USERS)
-    return [*FEW, "--num-samples", "40", "extractor:module", "--extractor.path", "mine.py:features"]
-
-
-@pytest.fixture
-def settings(few: list[str]) -> dict[str, Any]:
+def few(**changes: Any) -> dict[str, Any]:
     """The same for `Run.evaluate`."""
-    del few
-    extractor = Module(path="mine.py:features")
     small = {"num_images": 20, "num_pilot_images": 10, "num_samples": 40}
-    return {**small, "ode": OdeConfig(num_images=3, tolerance=0.01), "extractor": extractor}
+    ode = OdeConfig(num_images=3, tolerance=0.5)
+    return {**small, "ode": ode, "extractor": Module(path="mine.py:features"), **changes}
+
+
+@pytest.fixture(scope="module")
+def evaluated(
+    trained: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Evaluation, dict[str, set[bool]]]:
+    """The trained runs with the parts and the cache of an evaluation of `digits`, with 4 features
+    of a user's; the evaluation; and what progress was told.
+    """
+    folder = tmp_path_factory.mktemp("evaluated") / "runs"
+    shutil.copytree(trained, folder)
+    (folder / "mine.py").write_text(USERS)
+    told: dict[str, set[bool]] = {}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        result = Run("digits").evaluate(**few(), start=noting(told))
+    return folder, result, told
+
+
+def noting(told: dict[str, set[bool]]) -> Any:
+    """Note whether the parts of each piece of work were kept."""
+
+    def start(what: str, total: int, unit: str) -> Any:
+        del total, unit
+        told[what] = set()
+        return lambda num, is_kept=False: told[what].add(is_kept)
+
+    return start
+
+
+@pytest.fixture
+def first(evaluated: Any) -> Evaluation:
+    return evaluated[1]
+
+
+@pytest.fixture(autouse=True)
+def here(evaluated: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the evaluated runs to spoil, as the current directory."""
+    shutil.copytree(evaluated[0], tmp_path / "runs")
+    monkeypatch.chdir(tmp_path / "runs")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "runs/cache"))
+    return tmp_path / "runs"
 
 
 def changed(run: Run, **changes: Any) -> Run:
@@ -86,12 +120,10 @@ def fail(*_: Any, **__: Any) -> None:
     ("name", "conditions"),
     [("digits", ["unconditional", "given_label"]), ("toy", ["unconditional"])],
 )
-def test_an_evaluation_is_of_one_piece(
-    settings: dict[str, Any], name: str, conditions: list[str]
-) -> None:
+def test_an_evaluation_is_of_one_piece(first: Evaluation, name: str, conditions: list[str]) -> None:
     """Terms add up, curves end at the bound, the theorem holds (|z| < 4.5), and counts agree."""
     run = Run(name)
-    result = run.evaluate(**settings)
+    result = first if name == "digits" else run.evaluate(**few())
     assert list(result.results) == conditions
     assert result.num_evaluations == len(conditions) * (20 * 2 * 4 + 10 * 120)
     assert result.images_seen == result.trained.images_seen == {"digits": 64, "toy": 1024}[name]
@@ -112,27 +144,26 @@ def test_an_evaluation_is_of_one_piece(
 
 
 def test_the_command_writes_what_python_returns(
-    elbos: Elbos, few: list[str], settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    elbos: Elbos, first: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To eval.json and standard output; the terminal and the page show what was trained."""
     monkeypatch.setenv("COLUMNS", "1000")
-    shown = elbos("evaluate", "digits", *few).out
-    result = Run("digits").evaluate(**settings)
-    assert Evaluation.load("digits/eval.json") == result
-    assert len(repr(result)) < 200
-    assert json.loads(elbos("evaluate", "digits", *few, "--json").out) == result.to_dict()
+    shown = elbos(*COMMAND).out
+    assert Evaluation.load("digits/eval.json") == first
+    assert len(repr(first)) < 200
+    assert json.loads(elbos(*COMMAND, "--json").out) == first.to_dict()
     page = html.unescape(re.sub("<.*?>", "", Path("digits/eval.html").read_text()))
     for part in ("weighting", "schedule", "parameterization", "network", "optimizer"):
-        assert getattr(result.trained, part) in shown
-        assert getattr(result.trained, part) in page
+        assert getattr(first.trained, part) in shown
+        assert getattr(first.trained, part) in page
 
 
-def test_the_grid_is_the_one_that_was_sampled(settings: dict[str, Any]) -> None:
+def test_the_grid_is_the_one_that_was_sampled() -> None:
     """Within the noise levels of the training, whatever the ends of the schedule it is of."""
     run = Run("digits")
     trained = replace(run.config.schedule, logsnr_min=-3.0, logsnr_max=2.0)
     run = changed(run, config=replace(run.config, schedule=trained))
-    scorer = quality.Scorer.load(run, settings["extractor"], silent)
+    scorer = quality.Scorer.load(run, few()["extractor"], silent)
     sampling = replace(run.config.sampling, grid=EDMSampling())
     grid = replace(EDMSampling(), logsnr_min=-3.0, logsnr_max=2.0)
     assert scorer.protocol(sampling, 9, range(1)).grid == repr(grid)
@@ -148,35 +179,26 @@ def test_each_bin_of_the_pilot_has_25_losses(num: int) -> None:
     assert measurements.num_pilot_times(measurements.MIN_PILOT_SAMPLES) == 32
 
 
-def test_rounds_go_on_until_the_target(settings: dict[str, Any]) -> None:
-    run = Run("digits")
-    settings |= {"num_samples": 0, "ode": OdeConfig(num_images=0)}
-    free = run.evaluate(**settings).results["given_label"]
+def test_rounds_go_on_until_the_target(first: Evaluation) -> None:
+    free = first.results["given_label"]
     assert (free.num_rounds, free.is_target_reached) == (2, None)
     target = math.hypot(free.floor, 0.5 * free.measurement_error)
-    found = run.evaluate(**settings, target_se=target).results["given_label"]
+    settings = few(num_samples=0, ode=NO_ODE, target_se=target)
+    found = Run("digits").evaluate(**settings).results["given_label"]
     assert found.num_rounds > 2
     assert found.is_target_reached == (found.standard_error <= target)
     assert found.is_target_reached or found.measurement_error < 0.25 * found.floor
 
 
-def test_a_sweep_has_a_point_for_every_sampler_and_grid(settings: dict[str, Any]) -> None:
-    settings |= {"sweep": True, "sweep_evaluations": (4,), "sweep_samples": 20}
-    sweep = Run("digits").evaluate(**settings).sweep
-    lines = {(point.protocol.sampler, point.protocol.grid) for point in sweep.points}
-    assert len(lines) == len(sweep.points) == len(quality.SAMPLERS) * len(quality.SWEEP_GRIDS)
-    assert {point.protocol.num_evaluations for point in sweep.points} <= {3, 4}
-    distances = [point.scores[FRECHET_DISTANCE].value for point in sweep.points]
-    assert sweep.best.scores[FRECHET_DISTANCE].value == min(distances)
-
-
-def test_few_test_images_leave_the_baseline_open(settings: dict[str, Any]) -> None:
+def test_few_test_images_leave_the_baseline_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """And nothing else: samples are scored, and all is shown."""
+    monkeypatch.setattr(quality, "SAMPLERS", quality.SAMPLERS[:1])
     run = Run("digits")
     test = Split(InMemory(run.dataset.test.x[:12]), None)
     run = changed(run, dataset=replace(run.dataset, test=test))
-    settings |= {"split": "val", "sweep": True, "sweep_evaluations": (4,), "sweep_samples": 20}
-    result = run.evaluate(**settings)
+    settings = few(split="val", ode=NO_ODE)
+    sweep = {"sweep": True, "sweep_evaluations": (4,), "sweep_samples": 20}
+    result = run.evaluate(**settings, **sweep)
     assert result.quality.baseline == result.sweep.baseline
     assert (result.sweep.baseline.num, result.sweep.baseline.scores.values) == (12, {})
     assert result.quality.matched is None
@@ -184,30 +206,28 @@ def test_few_test_images_leave_the_baseline_open(settings: dict[str, Any]) -> No
     assert "baseline: 12 test images" in evaluation_page(result)
 
 
-def test_more_samples_than_test_images_are_compared_at_their_number(
-    settings: dict[str, Any],
-) -> None:
+def test_more_samples_than_test_images_are_compared_at_their_number(first: Evaluation) -> None:
     """Real images and as many of the samples; the kernel distance is of all."""
     run = Run("digits")
     num = len(run.dataset.test)
-    found = run.evaluate(**settings | {"num_samples": num + 20}).quality
-    assert run.evaluate(**settings).quality.baseline.num == 40
+    found = run.evaluate(**few(num_samples=num + 20)).quality
+    assert first.quality.baseline.num == 40
     assert found.baseline.num == found.matched.num == num
-    ((whole,), (first,)) = found.samples.sets, found.matched.sets
-    assert first.scores[FRECHET_DISTANCE] != whole.scores[FRECHET_DISTANCE]
-    assert KERNEL_DISTANCE.name not in first.scores.values
+    ((whole,), (some,)) = found.samples.sets, found.matched.sets
+    assert some.scores[FRECHET_DISTANCE] != whole.scores[FRECHET_DISTANCE]
+    assert KERNEL_DISTANCE.name not in some.scores.values
     assert found.comparable(FRECHET_DISTANCE) == found.matched
     assert found.comparable(KERNEL_DISTANCE) == found.samples
 
 
-def test_a_metric_of_ones_own_is_found_everywhere(settings: dict[str, Any]) -> None:
+def test_a_metric_of_ones_own_is_found_everywhere() -> None:
     def mean_feature(sets: FeatureSets) -> Value:
         return Value(sets.samples.pooled.mean().item(), 0.01)
 
     mine = SampleMetric("mine", "mean feature", "mine", is_lower_better=True, compute=mean_feature)
     SAMPLE_METRICS.append(mine)
     try:
-        result = Run("digits").evaluate(**settings)
+        result = Run("digits").evaluate(**few())
         assert result.quality.metrics[-1] is mine
         content = result.to_dict()
         assert content["quality"]["mean"]["mine"] == result.quality.samples[mine].value
@@ -219,14 +239,15 @@ def test_a_metric_of_ones_own_is_found_everywhere(settings: dict[str, Any]) -> N
         SAMPLE_METRICS.remove(mine)
 
 
-@pytest.mark.usefixtures("few")
 def test_the_guide_evaluates_a_run() -> None:
     guide = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
     code, *_ = re.findall(r"```py\n(.*?)```", guide, re.DOTALL)
-    few = "num_images=20, num_samples=20, extractor=mine)"
-    code = re.sub(r"num_images=\d+, num_samples=\d+\)", few, code).replace("runs/fashion", "digits")
+    quick = "num_images=20, num_samples=20, extractor=mine, ode=none)"
+    code = re.sub(r"num_images=\d+, num_samples=\d+\)", quick, code).replace(
+        "runs/fashion", "digits"
+    )
     measuring, reading = code.split("from elbos")
-    exec(measuring, names := {"mine": Module(path="mine.py:features")})
+    exec(measuring, names := {"mine": few()["extractor"], "none": NO_ODE})
     assert Path("eval.html").exists()
     Path("digits/eval.json").write_text(json.dumps(names["result"].to_dict()))
     exec(f"from elbos{reading}", names)
@@ -236,62 +257,44 @@ def test_the_guide_evaluates_a_run() -> None:
 # --- what is kept --------------------------------------------------------------------------------
 
 
-def test_a_second_time_nothing_is_computed(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_time_nothing_is_computed(evaluated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """And progress is told so: parts were not kept before, and are now."""
-    run = Run("digits")
-
-    def told() -> tuple[Evaluation, dict[str, set[bool]]]:
-        kept: dict[str, set[bool]] = {}
-
-        def start(what: str, total: int, unit: str) -> Any:
-            del total, unit
-            kept[what] = set()
-            return lambda num, is_kept=False: kept[what].add(is_kept)
-
-        result = run.evaluate(**settings, start=start)
-        return result, {what: flags for what, flags in kept.items() if "features" not in what}
-
-    first, computed = told()
+    _, first, computed = evaluated
+    read: dict[str, set[bool]] = {}
     monkeypatch.setattr(Run, "sample_batches", fail)
     monkeypatch.setattr(quality, "scores", fail)
     monkeypatch.setattr(validator, "eps_loss", fail)
-    second, read = told()
-    assert second == first
+    assert Run("digits").evaluate(**few(), start=noting(read)) == first
+    computed = {what: flags for what, flags in computed.items() if "features" not in what}
     assert computed.keys() == read.keys()
     assert {what.split(",")[-1] for what in read} >= {" pilot", " round 2", " ODE"}
     assert (set.union(*computed.values()), set.union(*read.values())) == ({False}, {True})
 
 
-def test_an_interrupted_evaluation_resumes(runs: Path, settings: dict[str, Any]) -> None:
-    expected = Run("digits").evaluate(**settings)
-    parts = sorted((runs / "digits/evaluation").rglob("*.safetensors"))
-    times = [path.stat().st_mtime_ns for path in parts]
-    for path in parts[::2]:
-        path.unlink()
-    assert Run("digits").evaluate(**settings) == expected
-    assert sorted((runs / "digits/evaluation").rglob("*.safetensors")) == parts
-    assert [path.stat().st_mtime_ns for path in parts[1::2]] == times[1::2]
-
-
-def test_ctrl_c_is_one_line_and_leaves_whole_parts(
-    elbos: Elbos, runs: Path, few: list[str], monkeypatch: pytest.MonkeyPatch
+def test_what_ctrl_c_interrupts_is_one_line_and_resumes(
+    elbos: Elbos, here: Path, first: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
+    parts = sorted((here / "digits/evaluation").rglob("*.safetensors"))
+    lost = [path for i, path in enumerate(parts) if not i % 2 or "samples-" in str(path)]
+    times = {path: path.stat().st_mtime_ns for path in parts if path not in lost}
+    for path in lost:
+        path.unlink()
     with monkeypatch.context() as patch:
         patch.setattr(Run, "sample_batches", stop)
-        result = elbos("evaluate", "digits", *few)
+        result = elbos(*COMMAND)
     assert result.status == 1
     assert result.err.splitlines()[-1].startswith("elbos: ")
-    assert not (runs / "digits/eval.json").exists()
-    assert not list((runs / "digits").rglob("*.partial"))
-    assert elbos("evaluate", "digits", *few).status == 0
+    assert not (here / "digits/eval.json").exists()
+    assert not list((here / "digits").rglob("*.partial"))
+    assert elbos(*COMMAND).status == 0
+    assert Evaluation.load("digits/eval.json") == first
+    assert sorted((here / "digits/evaluation").rglob("*.safetensors")) == parts
+    assert {path: path.stat().st_mtime_ns for path in times} == times
 
 
-@pytest.mark.usefixtures("runs")
 def test_what_was_half_written_is_deleted() -> None:
     """By a process that is gone, as after kill -9."""
     run = Run("digits")
@@ -314,7 +317,6 @@ def other_levels(run: Run) -> Run:
     return changed(run, config=replace(run.config, schedule=schedule))
 
 
-@pytest.mark.usefixtures("runs")
 @pytest.mark.parametrize(
     "other",
     [
@@ -334,32 +336,30 @@ def test_all_that_numbers_depend_on_is_part_of_the_key(other: Any) -> None:
 
 
 def test_the_baseline_is_computed_once_for_all_runs_on_the_same_data(
-    runs: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    here: Path, first: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scored, scores = [], quality.scores
     monkeypatch.setattr(quality, "scores", lambda *a: scored.append(a) or scores(*a))
 
-    def found(weights: str) -> quality.SampleQuality:
+    def found(run: Run) -> quality.SampleQuality:
         scored.clear()
-        return changed(Run("digits"), weights_digest=lambda: weights).evaluate(**settings).quality
+        return run.evaluate(**few(ode=NO_ODE)).quality
 
-    first = found("of one run")
-    assert len(scored) == 2
-    assert found("of another run") == first
+    other = changed(Run("digits"), weights_digest=lambda: "of another run")
+    assert found(other) == first.quality
     assert len(scored) == 1  # of samples
     monkeypatch.setattr(quality, "_ESTIMATORS", 0)
-    found("of one run")
+    found(Run("digits"))
     assert len(scored) == 2  # of another estimator
-    (runs / "mine.py").write_text(USERS.replace("255", "2"))
-    settings["extractor"] = Module(path="mine.py:features")
-    assert found("of one run").baseline != first.baseline
+    (here / "mine.py").write_text(USERS.replace("255", "2"))
+    assert found(Run("digits")).baseline != first.quality.baseline
 
 
-def test_scores_are_of_the_function_that_is_named(runs: Path, settings: dict[str, Any]) -> None:
+def test_scores_are_of_the_function_that_is_named(here: Path, first: Evaluation) -> None:
     """Also where only its classes are new, and its features as they were."""
-    before = Run("digits").evaluate(**settings).quality.samples.mean
-    (runs / "mine.py").write_text(USERS.rstrip() + ", images.float().flatten(1)[:, :3]\n")
-    after = dict(Run("digits").evaluate(**settings).quality.samples.mean)
+    before = first.quality.samples.mean
+    (here / "mine.py").write_text(USERS + ", images.float().flatten(1)[:, :3]")
+    after = dict(Run("digits").evaluate(**few()).quality.samples.mean)
     assert not {"classifier_score", "inception_score"} & before.keys()
     assert after.pop("classifier_score") >= 1
     assert after == before
@@ -368,40 +368,33 @@ def test_scores_are_of_the_function_that_is_named(runs: Path, settings: dict[str
 # --- what cannot be measured ---------------------------------------------------------------------
 
 
-def test_samples_that_are_not_finite_are_refused(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bad = torch.full((40, 1, 8, 8), math.nan)
+def test_what_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses with a target, too, which they would never reach."""
+    bad = torch.full((41, 1, 8, 8), math.nan)
     monkeypatch.setattr(Run, "sample_batches", lambda *_, **__: [bad])
-    with pytest.raises(NotFiniteError, match="40 of 40"):
-        Run("digits").evaluate(**settings)
-
-
-def test_losses_that_are_not_finite_are_refused(
-    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a target, too, which they would never reach."""
+    with pytest.raises(NotFiniteError, match="41 of 41"):
+        Run("digits").evaluate(**few(num_samples=41))
 
     def eps_loss(denoiser: Any, x: Tensor, logsnr: Tensor, **_: Any) -> Tensor:
         return torch.full(logsnr.shape, math.nan)
 
     monkeypatch.setattr(validator, "eps_loss", eps_loss)
     with pytest.raises(ValueError, match="1200 of 1200"):
-        Run("digits").evaluate(**settings, target_se=0.1)
+        Run("digits").evaluate(**few(seed=1, target_se=0.1))
 
 
-def test_other_data_than_in_training_are_noticed(elbos: Elbos, runs: Path) -> None:
-    file = runs / "digits/data.json"
+def test_other_data_than_in_training_are_noticed(elbos: Elbos, here: Path) -> None:
+    file = here / "digits/data.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"sha256": "0"}))
     assert_one_line(elbos("evaluate", "digits"), "data.json", statuses=(1,))
 
 
-def test_what_is_missing_is_said_before_anything_is_measured(elbos: Elbos, runs: Path) -> None:
+def test_what_is_missing_is_said_before_anything_is_measured(elbos: Elbos, here: Path) -> None:
     for words in (["missing"], ["extractor:inception", "--extractor.weights", "missing.pth"]):
         assert_one_line(elbos("evaluate", "digits", *words), "missing", statuses=(1,))
-    (runs / "digits/eval.html").mkdir()
+    (here / "digits/eval.html").mkdir()
     assert_one_line(elbos("evaluate", "digits", *FEW), "eval.html", statuses=(1,))
-    assert not (runs / "digits/eval.json").exists()
+    assert not (here / "digits/eval.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -415,10 +408,8 @@ def test_what_is_missing_is_said_before_anything_is_measured(elbos: Elbos, runs:
     ],
     ids=" ".join,
 )
-def test_an_unusable_extractor_is_one_line(
-    elbos: Elbos, few: list[str], words: list[str], part: str
-) -> None:
-    result = elbos("evaluate", "digits", *few[:8], *words)
+def test_an_unusable_extractor_is_one_line(elbos: Elbos, words: list[str], part: str) -> None:
+    result = elbos("evaluate", "digits", *FEW, *ODE, *words)
     assert result.status == 1
     last = result.err.splitlines()[-1]
     assert last.startswith("elbos: ") and part in last
@@ -427,7 +418,6 @@ def test_an_unusable_extractor_is_one_line(
 # --- several -------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("runs")
 def test_several_runs_are_a_table(elbos: Elbos) -> None:
     words = ["evaluate", "digits", "toy", *LIKELIHOOD]
     text = elbos(*words).out

@@ -53,10 +53,10 @@ def test_two_processes_measure_what_one_does_and_each_a_half(
     monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
     (runs / "mine.py").write_text(USERS)
     settings = EvaluationConfig(
-        num_images=40,
+        num_images=12,
         num_pilot_images=10,
-        num_samples=60,
-        ode=OdeConfig(num_images=8, tolerance=1e-2),
+        num_samples=24,
+        ode=OdeConfig(num_images=8, tolerance=5.0),
         extractor=Module(path="mine.py:features"),
     )
     shutil.copytree("digits", "other/digits")
