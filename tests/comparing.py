@@ -1,5 +1,6 @@
 """Small comparisons for tests, stored scores, and an executor that works in this process."""
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -59,18 +60,24 @@ class Here(Executor):
         pass
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder of one's own, also for cached features."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(experiment, "NUM_VALIDATIONS", 1)
-    (tmp_path / "mine.py").write_text(USERS)
-    return tmp_path
+@contextlib.contextmanager
+def own_folder(path):
+    """A folder as the current directory, also for cached features."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(path)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(path / "cache"))
+        monkeypatch.setattr(experiment, "NUM_VALIDATIONS", 1)
+        (path / "mine.py").write_text(USERS)
+        yield path
 
 
 @pytest.fixture
-def small(folder):
+def folder(tmp_path):
+    with own_folder(tmp_path) as path:
+        yield path
+
+
+def small_experiment():
     """Three objectives, one seed, points in the plane, a second of work; they have no samples."""
     config = Config(
         data=Toy(num_train=1000),
@@ -89,12 +96,16 @@ def small(folder):
 
 
 @pytest.fixture
-def pictures(folder):
+def small(folder):
+    return small_experiment()
+
+
+def picture_experiment():
     """Two objectives and one seed of digits, with samples."""
     scoring = Scoring(
         num_images=20,
         num_samples=24,
-        extractor=Module(path=str(folder / "mine.py:features")),
+        extractor=Module(path="mine.py:features"),
         samplings={
             "ancestral": Sampling(sampler=Ancestral(), num_steps=2),
             "heun": Sampling(sampler=Heun(), num_steps=2),
@@ -105,7 +116,11 @@ def pictures(folder):
     return Experiment(config=config, scoring=scoring, objectives=objectives, seeds=(0,))
 
 
-REASON = "the loss is not finite at step 812"
+@pytest.fixture
+def pictures(folder):
+    return picture_experiment()
+
+
 STORED = Path(__file__).parent / "comparison" / "scores.json"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import assert_one_line
-from comparing import USERS, Here
+from comparing import USERS, Here, own_folder, small_experiment
 
 import elbos
 from elbos.base import files
@@ -40,26 +40,40 @@ def first(experiment, num=1):
     return replace(experiment, objectives=experiment.objectives[:num])
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with the comparison `c` of two objectives, its result, and the runs made for it."""
+    with own_folder(tmp_path_factory.mktemp("finished")) as path:
+        return path, *compared(first(small_experiment(), 2))
+
+
+@pytest.fixture
+def done(finished, folder):
+    """The result of that comparison, of which a copy is in the current folder."""
+    path, found, _ = finished
+    shutil.copytree(path / "c", "c")
+    return found
+
+
 def checkpoints():
     """When each run's last checkpoint was written."""
     return {str(path): path.stat().st_mtime_ns for path in Path().glob("c/runs/*/checkpoints/*5")}
 
 
-def test_what_is_done_is_not_done_again(small, folder):
+def test_what_is_done_is_not_done_again(small, finished, done):
     """Not by the same command, and not where an objective and a seed are added."""
-    before, made = compared(first(small, 2))
-    assert made == ["iddpm-0", "edm-0"]
+    assert finished[-1] == ["iddpm-0", "edm-0"]
     assert {path.name for path in Path("c").iterdir()} == {
         *(".lock", "compare.json", "runs", "report.json", "report.md", "report.html")
     }
-    assert compared(first(small, 2)) == (before, [])
+    assert compared(first(small, 2)) == (done, [])
     weights = checkpoints()
-    after, _ = compared(replace(small, seeds=(0, 1)))
-    assert [one.status for one in after.objectives] == ["complete"] * 3
-    assert len(checkpoints()) == 6
+    after, _ = compared(replace(small, objectives=small.objectives[1:], seeds=(0, 1)))
+    assert [one.status for one in after.objectives] == ["complete"] * 2
+    assert len(checkpoints()) == 5
     assert weights.items() <= checkpoints().items()  # only losses under the new weighting are new
-    for old, new in zip(before.objectives, after.objectives, strict=False):
-        assert old.scores["bits_per_dim"].values[0] == new.scores["bits_per_dim"].values[0]
+    old, new = done.objectives[1], after.objectives[0]
+    assert old.scores["bits_per_dim"].values[0] == new.scores["bits_per_dim"].values[0]
 
 
 def test_python_compares_as_the_command_does(small, folder):
@@ -68,13 +82,13 @@ def test_python_compares_as_the_command_does(small, folder):
     found = elbos.compare(
         ["iddpm", "held=V(),Adaptive(),ELBO()", mine],
         data=small.config,
-        seeds=2,
+        seeds=1,
         out="c",
         scoring=small.scoring,
         executor=Here(),
     )
     assert [one.name for one in found.objectives] == ["iddpm", "held", "mine"]
-    assert found.seeds == (0, 1)
+    assert found.seeds == (0,)
     held, own = (one.scores["bits_per_dim"].values for one in found.objectives[1:])
     assert held == own
     assert Comparison.from_dict(json.loads(Path("c/report.json").read_text())) == found
@@ -108,10 +122,9 @@ def test_scoring_is_of_its_types(unchecked, wrong):
         Scoring(**wrong)
 
 
-def test_it_says_how_far_it_is_and_how_long_is_left(small, folder, caplog):
+def test_it_says_how_far_it_is_and_how_long_is_left(small, done, caplog):
     """Before the first run, and after each: from the time of those that have ended."""
-    few = replace(small, objectives=small.objectives[:1])
-    compared(few)
+    few = first(small)
     caplog.set_level("INFO", "elbos")
     compared(replace(few, seeds=(0, 1, 2)))
     lines = [line for line in caplog.messages if "of 3 runs" in line]
@@ -134,13 +147,14 @@ def test_an_objective_that_diverges_is_reported_and_the_others_go_on(small, fold
         return (x * float("nan") if is_bad else x), label
 
     monkeypatch.setattr(Trainer, "batch", poisoned)
-    found, made = compared(small)
-    assert [one.status for one in found.objectives] == ["complete", "failed", "complete"]
-    (failure,) = found.objectives[1].failures
+    few = replace(small, objectives=small.objectives[1:])
+    found, made = compared(few)
+    assert [one.status for one in found.objectives] == ["failed", "complete"]
+    (failure,) = found.objectives[0].failures
     assert (failure.seed, failure.is_final) == (0, True)
     assert "step 2" in failure.reason
-    assert len(made) == 3
-    again, made = compared(small)  # from its last checkpoint, and it diverges again
+    assert len(made) == 2
+    again, made = compared(few)  # from its last checkpoint, and it diverges again
     assert (again, made) == (found, ["edm-0"])
 
 
@@ -148,18 +162,18 @@ def test_a_run_that_failed_is_tried_again(small, folder, monkeypatch):
     def broken(*_):
         raise OSError(28, "No space left on device", "checkpoints")
 
+    few = first(small)
     with monkeypatch.context() as context:
         context.setattr(job_module, "train", broken)
-        found, made = compared(small)
-        assert len(made) == 3  # once each, not for ever
-    assert all(one.status == "failed" for one in found.objectives)
+        found, made = compared(few)
+        assert len(made) == 1  # once, not for ever
+    assert found.objectives[0].status == "failed"
     assert not found.objectives[0].failures[0].is_final
-    found, _ = compared(small)
-    assert all(one.is_complete for one in found.objectives)
+    found, _ = compared(few)
+    assert found.objectives[0].is_complete
 
 
-def test_a_directory_belongs_to_one_comparison(small, folder):
-    compared(first(small))
+def test_a_directory_belongs_to_one_comparison(small, done):
     other = replace(small, config=replace(small.config, num_images=384))
     with pytest.raises(ValueError, match="num_images = 320, not 384"):
         compared(other)
@@ -199,7 +213,8 @@ def test_a_directory_belongs_to_one_comparison(small, folder):
 )
 def test_wrong_usage_is_one_line_and_leaves_nothing(elbos, folder, monkeypatch, words, needed):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
-    assert_one_line(elbos("compare", "digits", *words), needed)
+    few = [] if ":" in words[0] or "--objectives" in words else ["--objectives", "edm"]
+    assert_one_line(elbos("compare", "digits", *words, *few), needed)
     assert [path.name for path in folder.iterdir()] == ["mine.py"]
 
 
@@ -214,15 +229,14 @@ def damaged(content):
     yield from ("", "[]", "null", "{", content[:-9], "NaN", "\0")
 
 
-def test_scores_that_are_not_as_they_were_written_are_measured_again(small, folder):
-    few = first(small)
-    before, _ = compared(few)
+def test_scores_that_are_not_as_they_were_written_are_measured_again(small, done):
+    few = first(small, 2)
     file = Path("c/runs/iddpm-0/scores.json")
     content, config = file.read_text(), few.run_config(few.objectives[0], 0)
     for number, wrong in enumerate(damaged(content)):
         file.write_text(wrong)
         assert read_scores(file.parent, config, few.scoring) is None, number
-    assert compared(few) == (before, ["iddpm-0"])
+    assert compared(few) == (done, ["iddpm-0"])
     assert file.read_text() == content
 
 
@@ -248,9 +262,8 @@ def test_losses_that_another_process_measured_are_kept(small, folder):
     assert made == [["elbo-0", "iddpm-0"], ["elbo-0", "edm-0"], [], []]
 
 
-def test_an_objective_is_not_redefined_under_its_name(small, folder):
+def test_an_objective_is_not_redefined_under_its_name(small, done):
     """Not with another seed, nor where it has no scores."""
-    compared(small)
     other = replace(VARIANTS["edm"], parameterization=V())
     redefined = replace(small, objectives=(VARIANTS["iddpm"], other))
     for seeds in ((0,), (7,)):
@@ -276,13 +289,11 @@ def test_a_comparison_is_of_the_same_data_and_features_to_its_end(pictures, fold
     assert before == {path: path.read_bytes() for path in Path("c").glob("report.*")}
 
 
-def test_a_damaged_log_is_named(small, folder):
-    few = first(small)
-    compared(few)
+def test_a_damaged_log_is_named(small, done):
     Path("c/runs/iddpm-0/scores.json").unlink()
     with Path("c/runs/iddpm-0/metrics.jsonl").open("a") as log:
         log.write('{"step": 3, "images": 64, "val_nats": "x"}\n')
-    (failure,) = compared(few)[0].objectives[0].failures
+    (failure,) = compared(first(small))[0].objectives[0].failures
     assert "metrics.jsonl" in failure.reason
 
 
@@ -293,9 +304,8 @@ def test_what_no_run_could_train_is_found_before_the_first(small, folder):
     assert not Path("c").exists()
 
 
-def test_what_was_half_written_is_deleted(small, folder):
+def test_what_was_half_written_is_deleted(small, done):
     """By processes that are gone, of a report and of a run's scores."""
-    compared(first(small))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     here = files.partial(Path("x")).name.split(".")[2]
@@ -311,10 +321,11 @@ def test_an_interruption_says_how_to_resume(small, folder):
         if number == 1:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="1 of 3"):
-        run_experiment(small, Path("c"), Here(stop))
-    found, made = compared(small)
-    assert len(made) == 2
+    few = first(small, 2)
+    with pytest.raises(Interrupted, match="1 of 2"):
+        run_experiment(few, Path("c"), Here(stop))
+    found, made = compared(few)
+    assert len(made) == 1
     assert all(one.is_complete for one in found.objectives)
 
 
