@@ -14,14 +14,12 @@ from commands import Elbos, assert_one_line, snapshot
 from torch import Tensor, nn
 
 from elbos import Denoiser, Validator
-from elbos.evaluation import Evaluation, EvaluationConfig, OdeConfig, evaluate
-from elbos.evaluation.features import Module
+from elbos.evaluation import Evaluation
 from elbos.runs.pretrained import InBatches, Pretrained
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.parameterizations import Eps
 from elbos.training.data import Digits, to_unit
 from elbos.training.randomness import generator
-from elbos.training.sampling import Sampling
 from elbos.validation import validator
 
 diffusers = pytest.importorskip("diffusers")
@@ -126,21 +124,15 @@ def chosen() -> tuple[Tensor, Tensor]:
 # --- what is measured ----------------------------------------------------------------------------
 
 
-def test_a_folder_has_the_number_of_its_network_wrapped_by_hand(
-    elbos: Elbos, folders: Path
-) -> None:
-    found = json.loads(elbos("evaluate", "ddpm", "data:digits", *LIKELIHOOD, "--json").out)
-    x, _ = chosen()
-    expected = measured_by_hand(unet(), x, num_levels=17)
-    assert found["results"]["unconditional"]["bits_per_dim"] == pytest.approx(expected, abs=1e-6)
-
-
 def test_the_network_is_told_the_labels_of_the_images(elbos: Elbos, folders: Path) -> None:
-    found = json.loads(elbos("evaluate", "labelled", "data:digits", *LIKELIHOOD, "--json").out)
-    assert list(found["results"]) == ["given_label"]
+    few = [*FEW[:4], "--num-samples", "0", "--ode.num-images", "2", "--ode.tolerance", "1"]
+    found = json.loads(elbos("evaluate", "labelled", "data:digits", *few, "--json").out)["results"]
+    assert list(found) == ["given_label"]
     x, labels = chosen()
     expected = measured_by_hand(unet(num_class_embeds=10), x, num_levels=17, cond=labels)
-    assert found["results"]["given_label"]["bits_per_dim"] == pytest.approx(expected, abs=1e-6)
+    assert found["given_label"]["bits_per_dim"] == pytest.approx(expected, abs=1e-6)
+    assert found["given_label"]["ode"]["num_images"] == 2
+    assert max(abs(check["z"]) for check in found["given_label"]["weightings"]) < 4.5
 
 
 @torch.no_grad()
@@ -164,20 +156,6 @@ def test_the_likelihood_of_a_latent_pipeline_is_one_of_latents(
     assert "Nats/dim" in page and "Bits/dim" not in page
 
 
-def test_the_result_says_how_the_folder_was_taken(elbos: Elbos, folders: Path) -> None:
-    """And what is not known of its training is not shown."""
-    shown = elbos("evaluate", "ddpm", "data:digits", *FEW, *SAMPLES, *MINE).out
-    found = Evaluation.load("runs/evaluate-ddpm/eval.json")
-    assert (found.run, found.step, found.trained.optimizer) == ("ddpm", None, None)
-    assert found.trained.network == "UNet2DModel" and "optimizer" not in shown
-    origin = found.protocol.origin
-    assert origin.latents is None and '"beta_end": 0.02' in origin.scheduler
-    assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
-    page = re.sub(r"<.*?>", "", Path("runs/evaluate-ddpm/eval.html").read_text())
-    assert "None" not in page.split("Protocol")[0]
-    assert found.quality.protocol.sampler.startswith("DPMSolver")
-
-
 def test_a_network_is_called_with_few_samples_at_once(randn: Any) -> None:
     """And the estimates are the same."""
     one = torch.ones(2, dtype=torch.float64)
@@ -196,11 +174,9 @@ def test_a_network_is_called_with_few_samples_at_once(randn: Any) -> None:
 
 
 def test_runs_and_folders_are_one_table(elbos: Elbos, runs: Path, saved: Path) -> None:
-    words = ["evaluate", "digits", saved / "ddpm", "data:digits", *LIKELIHOOD]
-    text = elbos(*words).out
+    text = elbos("evaluate", "digits", saved / "ddpm", "data:digits", *LIKELIHOOD).out
     table = text[text.rindex("runs") :]
     assert "digits" in table and "unconditional" in table
-    assert len(json.loads(elbos(*words, "--json").out)) == 2
 
 
 # --- what is kept --------------------------------------------------------------------------------
@@ -209,8 +185,10 @@ def test_runs_and_folders_are_one_table(elbos: Elbos, runs: Path, saved: Path) -
 def test_an_interrupted_evaluation_of_a_folder_resumes(
     elbos: Elbos, folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing is written to the folder; another batch size finds what was kept."""
-    words = ["evaluate", "ddpm", "data:digits", *FEW, *SAMPLES, *MINE, "--json"]
+    """And nothing is written to the folder; another batch size finds what was kept. The result says
+    how the folder was taken, and what is not known of its training is not shown.
+    """
+    words = ["evaluate", "ddpm", "data:digits", *FEW, *SAMPLES, *MINE]
     model, out = snapshot(folders / "ddpm"), folders / "runs/evaluate-ddpm"
 
     def stop(*_: object, **__: object) -> None:
@@ -223,12 +201,22 @@ def test_an_interrupted_evaluation_of_a_folder_resumes(
     kept = snapshot(out)
     assert any(name.endswith(".safetensors") for name in kept)
     monkeypatch.setattr(validator, "eps_loss", stop)
-    first = elbos(*words, "--batch-size", "7")
-    assert first.status == 0
+    shown = elbos(*words, "--batch-size", "7")
+    assert shown.status == 0 and "optimizer" not in shown.out
+    found = Evaluation.load(out / "eval.json")
     assert snapshot(out).items() >= kept.items()
     monkeypatch.setattr(Pretrained, "sample_batches", stop)
-    assert elbos(*words).out == first.out
+    assert json.loads(elbos(*words, "--json").out) == found.to_dict()
     assert snapshot(folders / "ddpm") == model
+
+    assert (found.run, found.step, found.trained.optimizer) == ("ddpm", None, None)
+    assert found.trained.network == "UNet2DModel"
+    origin = found.protocol.origin
+    assert origin.latents is None and '"beta_end": 0.02' in origin.scheduler
+    assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    page = re.sub(r"<.*?>", "", (out / "eval.html").read_text())
+    assert "None" not in page.split("Protocol")[0]
+    assert found.quality.protocol.sampler.startswith("DPMSolver")
 
 
 def test_changed_weights_are_measured_anew(folders: Path) -> None:
@@ -274,100 +262,32 @@ def no_time(network: Any) -> None:
 
 
 DIGITS = ["data:digits"]
+PICKLED = '{"weight_map": {"conv_in.weight": "weights.bin"}}'
 BAD = {
     "ignores its time": ("ddpm", weights(no_time), DIGITS, "timestep"),
     "NaN": ("ddpm", weights(lambda net: net.conv_out.bias.fill_(math.nan)), DIGITS, "NaN"),
     "channels": ("ddpm", other(channels=3), DIGITS, "takes 3x8x8, and is given 1x8x8"),
     "size": ("ddpm", other(sample_size=16), DIGITS, "takes 1x16x16"),
     "points": ("ddpm", None, ["data:toy"], "is given 2"),
-    "scheduler": (
-        "ddpm",
-        setting("scheduler/scheduler_config.json", _class_name="ScoreSdeVeScheduler"),
-        DIGITS,
-        "ScoreSdeVeScheduler",
-    ),
-    "prediction": (
-        "ddpm",
-        setting("scheduler/scheduler_config.json", prediction_type="noise"),
-        DIGITS,
-        "'noise'",
-    ),
-    "sigmas as time": (
-        "ddpm",
-        other(time_embedding_type="fourier"),
-        DIGITS,
-        "fourier",
-    ),
     "empty set": ("ddpm", None, ["data:folder", "--data.root", "empty"], "no picture"),
     "few images": ("ddpm", None, [*DIGITS, "--num-images", "298"], "2 to 297"),
-    "no labels": (
-        "labelled",
-        other(num_class_embeds=10, channels=3),
-        ["data:folder", "--data.root", "pictures", "--data.size", "8"],
-        "has no labels",
-    ),
+    "no labels": ("labelled", other(num_class_embeds=10, channels=3),
+        ["data:folder", "--data.root", "pictures", "--data.size", "8"], "has no labels"),
     "more classes": ("labelled", other(num_class_embeds=9), DIGITS, "knows 9 classes"),
-    "no scale": (
-        "latent",
-        setting("vae/config.json", scaling_factor=None),
-        DIGITS,
-        "scaling_factor",
-    ),
     "a scale of 0": ("latent", setting("vae/config.json", scaling_factor=0), DIGITS, "above 0"),
-    "a scale in words": (
-        "latent",
-        setting("vae/config.json", scaling_factor="0.5"),
-        DIGITS,
-        "scaling_factor",
-    ),
-    "weights of a pickle": (
-        "ddpm",
-        lambda folder: (folder / "unet/x.safetensors.index.json").write_text(
-            '{"weight_map": {"conv_in.weight": "weights.bin"}}'
-        ),
-        DIGITS,
-        "other files than safetensors",
-    ),
-    "impossible network": (
-        "ddpm",
-        setting("unet/config.json", norm_num_groups=0),
-        DIGITS,
-        "cannot be read as UNet2DModel",
-    ),
+    "a scale in words": ("latent", setting("vae/config.json", scaling_factor="0.5"), DIGITS,
+        "scaling_factor"),
+    "weights of a pickle": ("ddpm", lambda folder:
+        (folder / "unet/x.safetensors.index.json").write_text(PICKLED), DIGITS,
+        "other files than safetensors"),
+    "impossible network": ("ddpm", setting("unet/config.json", norm_num_groups=0), DIGITS,
+        "cannot be read as UNet2DModel"),
     "a size that is none": ("ddpm", setting("unet/config.json", sample_size=8.5), DIGITS, "8.5"),
     "floor of latents": ("latent", None, [*DIGITS, "--floor"], "latents"),
-    "latents of another size": (
-        "latent",
-        lambda folder: unet(4, sample_size=2).save_pretrained(folder / "unet"),
-        DIGITS,
-        "takes 4x2x2, and is given 4x4x4",
-    ),
-    "another component": (
-        "ddpm",
-        setting("model_index.json", movq=["diffusers", "VQModel"]),
-        DIGITS,
-        "movq",
-    ),
-    "another network": (
-        "ddpm",
-        setting("model_index.json", unet=["diffusers", "UNet1DModel"]),
-        DIGITS,
-        "UNet1DModel",
-    ),
-    "pickled weights": (
-        "ddpm",
-        lambda folder: (folder / "unet/diffusion_pytorch_model.safetensors").rename(
-            folder / "unet/diffusion_pytorch_model.bin"
-        ),
-        DIGITS,
-        "safe_serialization",
-    ),
-    "broken index": (
-        "ddpm",
-        lambda folder: (folder / "model_index.json").write_text("{"),
-        DIGITS,
-        "model_index.json",
-    ),
+    "latents of another size": ("latent", lambda folder: unet(4,
+        sample_size=2).save_pretrained(folder / "unet"), DIGITS, "takes 4x2x2, and is given 4x4x4"),
+    "broken index": ("ddpm", lambda folder: (folder / "model_index.json").write_text("{"), DIGITS,
+        "model_index.json"),
     "guidance": ("labelled", None, [*DIGITS, "--guidance", "2"], "guidance is 2.0"),
     "no data": ("ddpm", None, [], "data:fashion"),
     "misspelt data": ("ddpm", None, ["data:digit"], "data:digits"),
@@ -376,7 +296,7 @@ BAD = {
     "out in the folder": ("ddpm", None, [*DIGITS, "--out", "ddpm/out"], "--out"),
     "out is another's": ("ddpm", None, [*DIGITS, "--out", "empty"], "notes.txt"),
     "two and out": ("ddpm", None, ["latent", *DIGITS, "--out", "out"], "--out works with one"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "spoil", "words", "named"), BAD.values(), ids=BAD)
@@ -431,19 +351,3 @@ def test_results_of_two_folders_do_not_meet(elbos: Elbos, folders: Path) -> None
     assert_one_line(elbos("evaluate", "ddpm", *words[:-1], "link"), "link")
     shutil.copytree("labelled", "other/ddpm")
     assert_one_line(elbos("evaluate", "ddpm", "other/ddpm", *DIGITS, *LIKELIHOOD), "one name")
-
-
-def test_options_of_folders_are_not_for_runs(elbos: Elbos, runs: Path) -> None:
-    for words in (["--out", "out"], ["--batch-size", "8"], [*DIGITS, "--batch-size", "8"]):
-        assert_one_line(elbos("evaluate", "digits", *words), "run", statuses=(2,))
-
-
-def test_python_evaluates_a_folder(folders: Path) -> None:
-    model = Pretrained.from_folder(Path("ddpm"), Digits(), Path("out"))
-    few = {"num_images": 20, "num_pilot_images": 10, "num_samples": 20}
-    extractor = Module(path="mine.py:features")
-    ode = OdeConfig(num_images=2, tolerance=0.01)
-    config = EvaluationConfig(**few, ode=ode, extractor=extractor)
-    result = evaluate(model, config, Sampling(num_steps=2))
-    assert result.results["unconditional"].ode.num_images == 2
-    assert max(abs(check.z) for check in result.results["unconditional"].weightings) < 4.5
