@@ -16,7 +16,7 @@ def loss(network, x):
     return (network((1 - t) * x + t * eps, t.flatten()) - target).square().mean()
 
 def test_flow(weighting_regression):
-    weighting_regression(loss, 2 * torch.rand(16, 3, 8, 8) - 1, num_samples=4000)
+    weighting_regression(loss, 2 * torch.rand(16, 3, 8, 8) - 1, num_samples=1000)
 """
 
 

@@ -42,20 +42,6 @@ def test_dry_run_prints_the_preset(elbos: Elbos, preset: str) -> None:
     assert decode(Config, json.loads(result.out)) == PRESETS[preset]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        "weighting:monotone weighting.inner:edm",
-        "weighting:shifted --weighting.shift 0.5 weighting.inner:p2",
-    ],
-)
-def test_wrapped_weightings_have_words(elbos: Elbos, words: str) -> None:
-    result = elbos("train", "toy", *words.split(), "--dry-run")
-    weighting = json.loads(result.out)["weighting"]
-    assert weighting["type"].lower() in words
-    assert weighting["inner"]["type"].lower() in words
-
-
 def test_every_class_has_a_word(elbos: Elbos) -> None:
     page = elbos("train", "toy", "--help").out
     tables = {
