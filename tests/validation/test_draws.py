@@ -21,17 +21,17 @@ def test_times_are_a_lattice_for_all_and_for_each(num, num_times, number):
 
 
 def test_a_time_is_uniform_over_seeds():
-    """Kolmogorov and Smirnov's test of a sample's second time, stretched, n = 1,000 seeds."""
+    """Kolmogorov and Smirnov's test of a sample's second time, stretched, n = 250 seeds."""
     row = torch.tensor([1])
-    times = torch.cat([Draws(seed, 3).times(row, 0, 2)[0, 1:] for seed in range(1000)])
+    times = torch.cat([Draws(seed, 3).times(row, 0, 2)[0, 1:] for seed in range(250)])
     assert kstest(2 * times.numpy() - 1, "uniform").pvalue > 1e-3
 
 
 def test_rounds_are_independent():
-    """No correlation of a sample's offsets in two rounds, over 1,000 seeds; nor of its noise."""
+    """No correlation of a sample's offsets in two rounds, over 250 seeds; nor of its noise."""
     row, shape = torch.tensor([1]), (1, 40)
     first, second = (
-        torch.cat([Draws(seed, 5).times(row, number, 1)[:, 0] for seed in range(1000)]) - 0.5
+        torch.cat([Draws(seed, 5).times(row, number, 1)[:, 0] for seed in range(250)]) - 0.5
         for number in (0, 1)
     )
     assert z_score(first * second, 0.0) < 4

@@ -70,8 +70,8 @@ def believed(data):
 
 @pytest.fixture(scope="module")
 def repeats():
-    """400 pairs of validations."""
-    return validated(400)
+    """100 pairs of validations."""
+    return validated(100)
 
 
 def validated(num):
@@ -89,7 +89,7 @@ OF = ["bound", "weighted", "difference"]
 
 @pytest.mark.parametrize("of", OF)
 def test_an_interval_of_few_images_covers_as_often_as_it_says(of, repeats):
-    """95 %, to 4 standard errors of 400 repetitions."""
+    """95 %, to 4 standard errors of 100 repetitions."""
     share = covered(repeats, of)
     assert abs(share - 0.95) < 4 * math.sqrt(0.95 * 0.05 / len(repeats))
 
@@ -114,7 +114,7 @@ def covered(pairs, of):
 
 
 def test_a_difference_is_known_much_better_than_either(repeats):
-    """Its error is a third of theirs or less, in the median of 400; and it is that which it has."""
+    """Its error is a third of theirs or less, in the median of 100; and it is that which it has."""
     errors = torch.tensor(
         [
             [second.difference(first).standard_error, first.standard_error, second.standard_error]
@@ -126,31 +126,31 @@ def test_a_difference_is_known_much_better_than_either(repeats):
 
 @pytest.mark.parametrize("is_same", [True, False])
 def test_errors_are_the_scatter_of_repeated_measurements(is_same, generator):
-    """To 25 %, over 150 repetitions: with the same images, and with new ones."""
+    """To 35 %, 4.3 standard errors of 75 repetitions: with the same images, and with new ones."""
     data = bimodal()
-    x, _ = data.sample(400, generator)
+    x, _ = data.sample(100, generator)
     found = []
-    for seed in range(150):
-        images = x if is_same else data.sample(400, generator)[0]
-        found.append(Validator(images, seed=seed, **ENDS)(data, batch_size=3200).bits)
+    for seed in range(75):
+        images = x if is_same else data.sample(100, generator)[0]
+        found.append(Validator(images, seed=seed, **ENDS)(data, batch_size=800).bits)
     scatter = torch.tensor([one.mean for one in found]).std().item()
     stated = "measurement_error" if is_same else "standard_error"
     mean = sum(getattr(one, stated) for one in found) / len(found)
-    assert scatter == pytest.approx(mean, rel=0.25)
+    assert scatter == pytest.approx(mean, rel=0.35)
 
 
 def test_errors_of_some_samples_are_the_scatter_of_repeated_measurements(generator):
-    """Of every third of 90 images of 256 dimensions, whose levels are no lattice; to 30 %, over 60
-    repetitions.
+    """Of every third of 90 images of 64 dimensions, whose levels are no lattice; to 37 %, 3.3
+    standard errors of 40 repetitions.
     """
-    data, found = gaussian(0.5, 256), []
-    for seed in range(60):
+    data, found = gaussian(0.5, 64), []
+    for seed in range(40):
         x, _ = data.sample(90, generator)
         result = Validator(x, seed=seed, **ENDS)(data, batch_size=720)
         found.append(result.subset(torch.arange(0, 90, 3)).bits)
     scatter = torch.tensor([one.mean for one in found]).std().item()
     stated = sum(one.standard_error for one in found) / len(found)
-    assert scatter == pytest.approx(stated, rel=0.3)
+    assert scatter == pytest.approx(stated, rel=0.37)
 
 
 def test_one_round_has_no_measurement_error(generator):

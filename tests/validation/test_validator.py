@@ -103,12 +103,11 @@ def test_a_wrong_denoiser_pays_its_loss(generator):
     assert z_score(found.diffusion.mean(1), expected) < 4
 
 
-@pytest.mark.parametrize("num_evaluations", [4, 8])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_diffusion_term_depends_on_no_schedule(schedule, num_evaluations, generator):
+def test_diffusion_term_depends_on_no_schedule(schedule, generator):
     """Information of N(0, s^2) between the ends, z < 4, n = 3,000."""
     x, _ = gaussian(0.5).sample(NUM_IMAGES, generator)
-    found = validated(gaussian(0.5), x, schedule=schedule, num_evaluations=num_evaluations)
+    found = validated(gaussian(0.5), x, schedule=schedule)
     ends = np.array([-8.0, 11.0]) + 2 * math.log(0.5)
     information = np.diff(np.logaddexp(0, ends)).item() / 2
     assert z_score(found.diffusion.mean(1), information) < 4
@@ -126,7 +125,7 @@ def test_rounds_go_on_until_the_target(generator):
 
 
 def test_a_target_out_of_reach_is_told_and_ends_at_half_the_sampling_error(generator):
-    x, _ = quantized(NUM_LEVELS, mean=0.2, std=0.6).sample(200, generator)
+    x, _ = quantized(NUM_LEVELS, mean=0.2, std=0.6).sample(50, generator)
     validator = Validator(x, num_levels=NUM_LEVELS, **ENDS)
     with pytest.warns(TargetMissedWarning, match="0.0001"):
         found = validator(quantized(NUM_LEVELS, mean=0.2, std=0.6), target_se=1e-4).bits
@@ -178,7 +177,7 @@ def assert_same(found, expected=None):
     assert found.bits_per_dim == pytest.approx(expected.bits_per_dim, abs=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7, 1000])
+@pytest.mark.parametrize("batch_size", [1, 7])
 def test_the_batch_size_does_not_count(batch_size):
     assert_same(bits(batch_size=batch_size))
 
@@ -198,7 +197,7 @@ def test_nothing_waits_for_a_device_batch_by_batch():
             Validator(x)(lambda z, logsnr, cond=None: (z, z), batch_size=8, device=META)
         return transfers.found
 
-    assert waits(4) == waits(40)
+    assert waits(2) == waits(8)
 
 
 def test_a_dataset_and_its_tensor_are_the_same():
@@ -369,7 +368,7 @@ def test_curves_integrate_to_the_diffusion_term():
     assert found.weighted(weightings.ELBO()).mean == pytest.approx(diffusion, rel=1e-6)
 
 
-@pytest.mark.parametrize(("num", "num_bins"), [(8, 3), (20, 6), (60, 24), (120, 48)])
+@pytest.mark.parametrize(("num", "num_bins"), [(8, 3), (60, 24)])
 def test_no_bin_of_a_curve_is_empty(num, num_bins, generator):
     """Of tuned levels, too, which are rare where the loss hardly scatters."""
     data = gaussian(0.1, 4)
@@ -426,35 +425,22 @@ MISTAKES = {
     "schedule": (lambda: Validator(IMAGES, schedule=schedules.Cosine()), "same ends"),
     "batch": (lambda: bits(batch_size=0), "batch_size"),
     "levels": (lambda: Validator(IMAGES * 0.99, num_levels=256)(DENOISER), "num_levels=256"),
-    "nan": (
-        lambda: Validator(IMAGES)(Denoiser(nan_where_clean, parameterizations.Eps())),
-        "log-SNR 1[23]",
-    ),
+    "nan": (lambda: Validator(IMAGES)(Denoiser(nan_where_clean, parameterizations.Eps())),
+        "log-SNR 1[23]",),
     "nan data": (lambda: Validator(IMAGES / 0)(DENOISER), "NaN"),
     "network": (lambda: Validator(IMAGES)(Network()), "pair|x_hat"),
     "cond": (lambda: bits(cond=torch.zeros(7)), "7"),
-    "no condition": (
-        lambda: Validator(IMAGES)(
-            Denoiser(lambda z, logsnr: z, parameterizations.X()), cond=torch.zeros(30)
-        ),
-        "condition",
-    ),
+    "no condition": (lambda: Validator(IMAGES)(Denoiser(lambda z, logsnr: z, parameterizations.X()),
+        cond=torch.zeros(30)), "condition"),
     "one sample": (lambda: bits().subset(torch.tensor([1])), "two samples"),
     "no labels": (lambda: bits().by_class(), "label"),
-    "other draws": (
-        lambda: bits().difference(Validator(IMAGES, num_levels=256, seed=1)(DENOISER)),
-        "one Validator",
-    ),
-    "other samples": (
-        lambda: bits().difference(bits(IMAGES.flip(0))),
-        "other samples",
-    ),
+    "other draws": (lambda: bits().difference(Validator(IMAGES, num_levels=256, seed=1)(DENOISER)),
+        "one Validator"),
+    "other samples": (lambda: bits().difference(bits(IMAGES.flip(0))), "other samples"),
     "a list": (lambda: bits(cond=[0] * 30), "list"),
     "captions": (lambda: Validator([(x, "a cat") for x in IMAGES])(DENOISER), "cond holds"),
-    "control": (
-        lambda: Validator(IMAGES, control=ControlVariate(torch.zeros(3), torch.zeros(3))),
-        "same ends",
-    ),
+    "control": (lambda: Validator(IMAGES, control=ControlVariate(torch.zeros(3), torch.zeros(3))),
+        "same ends"),
     "target": (lambda: bits(target_se=-1.0), "target_se"),
     "not a number": (lambda: bits(target_se=math.nan), "target_se"),
     "twice": (lambda: bits().subset(torch.tensor([1, 1, 2])), "once"),
@@ -467,12 +453,10 @@ MISTAKES = {
     "times before 0": (lambda: Validator(IMAGES).pilot(DENOISER, num_times=-1), "num_times is -1"),
     "no place of parts": (lambda: bits(parts={}), "parts is {}"),
     "no device": (lambda: bits(device="gpu"), "device is 'gpu'"),
-    "few samples": (
-        lambda: Validator(IMAGES).tuned(Validator(IMAGES[:3]).pilot(DENOISER)),
-        "3 of 30",
-    ),
+    "few samples": (lambda: Validator(IMAGES).tuned(Validator(IMAGES[:3]).pilot(DENOISER)),
+        "3 of 30"),
     "processes": (lambda: bits(is_shared=True), "torch.distributed"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("call", "match"), MISTAKES.values(), ids=MISTAKES)
