@@ -8,17 +8,10 @@ import numpy as np
 import torch
 
 LINEAR = np.linspace(1e-4, 0.02, 1000)
-SCALED = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
 
 
 def column(values):
     return torch.as_tensor(values).double()[:, None]
-
-
-def from_alpha(alpha, x, eps, prediction):
-    """What networks of betas return."""
-    sigma = (1 - alpha**2).sqrt()
-    return {"epsilon": eps, "sample": x, "v_prediction": alpha * eps - sigma * x}[prediction]
 
 
 def of_betas(posterior, betas, prediction):
@@ -28,18 +21,8 @@ def of_betas(posterior, betas, prediction):
     def network(z, timestep):
         logsnr = torch.from_numpy(np.interp(timestep.double(), np.arange(len(table)), table))
         x, eps = posterior(z.double(), logsnr)
-        return from_alpha(column(torch.sigmoid(logsnr).sqrt()), x, eps, prediction).to(z.dtype)
-
-    return network
-
-
-def of_log_sigma(posterior, prediction):
-    """Of Euler's continuous times: ln(sigma) / 4, and v in variance-preserving coordinates."""
-
-    def network(z, timestep):
-        sigma = torch.exp(4 * timestep.double())
-        x, eps = posterior(z.double(), -2 * torch.log(sigma))
-        return from_alpha(column(1 / (1 + sigma**2).sqrt()), x, eps, prediction).to(z.dtype)
+        alpha, sigma = (column(torch.sigmoid(level).sqrt()) for level in (logsnr, -logsnr))
+        return (eps if prediction == "epsilon" else alpha * eps - sigma * x).to(z.dtype)
 
     return network
 
@@ -55,7 +38,7 @@ def of_sigma(posterior):
     return network
 
 
-def of_edm(posterior, sigma_data, sign=1):
+def of_edm(posterior, sigma_data):
     """EDM's F, whose input and time are preconditioned."""
     d = of_sigma(posterior)
 
@@ -64,7 +47,7 @@ def of_edm(posterior, sigma_data, sign=1):
         norm = (sigma**2 + sigma_data**2).sqrt()
         noisy = norm * scaled.double()
         c_skip, c_out = sigma_data**2 / norm**2, sigma * sigma_data / norm
-        return sign * ((d(noisy, sigma[:, 0]) - c_skip * noisy) / c_out).to(scaled.dtype)
+        return ((d(noisy, sigma[:, 0]) - c_skip * noisy) / c_out).to(scaled.dtype)
 
     return network
 

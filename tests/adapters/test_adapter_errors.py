@@ -46,39 +46,23 @@ MISFITS = {
     "flow on betas": (zeros, DDPM | {"prediction_type": "flow_prediction"}, {}, "use_flow_sigmas"),
     "unknown schedule": (zeros, DDPM | {"beta_schedule": "quartic"}, {}, "'quartic'"),
     "few betas": (zeros, DDPM | {"trained_betas": [0.1, 0.2]}, {}, "trained_betas"),
-    "still betas": (
-        zeros,
-        DDPM | {"trained_betas": [0.1, 0.0, 0.2], "num_train_timesteps": 3},
-        {},
-        "from step 0 to 1",
-    ),
-    "only noise": (
-        zeros,
-        DDPM | {"trained_betas": [1.0], "num_train_timesteps": 1},
-        {},
-        "DDPMScheduler",
-    ),
+    "still betas": (zeros, DDPM | {"trained_betas": [0.1, 0.0, 0.2], "num_train_timesteps": 3}, {},
+        "from step 0 to 1"),
+    "only noise": (zeros, DDPM | {"trained_betas": [1.0], "num_train_timesteps": 1}, {},
+        "DDPMScheduler"),
     "backwards": (zeros, FLOW | {"invert_sigmas": True}, {}, "invert_sigmas"),
     "own table": (zeros, changed_table(), {}, "alphas_cumprod"),
     "time scale": (zeros, DDPM, {"time_scale": 0.0}, "time_scale"),
-    "steps of sigmas": (
-        zeros,
-        {"_class_name": "EDMEulerScheduler"},
-        {"is_discrete": True},
-        "is_discrete",
-    ),
+    "steps of sigmas": (zeros, {"_class_name": "EDMEulerScheduler"}, {"is_discrete": True},
+        "is_discrete"),
     "scaled steps": (zeros, DDPM, {"is_discrete": True, "time_scale": 0.001}, "0.001"),
     "times to one": (with_config("ChromaTransformer2DModel"), FLOW, {}, "time_scale"),
     "reversed times": (with_config("LuminaNextDiT2DModel"), FLOW, {}, "data_at=1"),
     "velocity": (with_config("FluxTransformer2DModel"), DDPM, {}, "DDPMScheduler"),
     "fourier": (with_config(time_embedding_type="fourier"), DDPM, {}, "fourier"),
-    "few embeddings": (
-        with_config(time_embedding_type="learned", num_train_timesteps=100),
-        DDPM,
-        {},
-        "100 timesteps",
-    ),
-}
+    "few embeddings": (with_config(time_embedding_type="learned", num_train_timesteps=100), DDPM,
+        {}, "100 timesteps"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -179,45 +163,29 @@ SPOILT = {
     "no network": (lambda path: without(path / "model_index.json", "unet"), "transformer"),
     "two networks": (lambda path: rename(path, transformer=["diffusers", "A"]), "only one"),
     "no scheduler": (lambda path: without(path / "model_index.json", "scheduler"), "scheduler"),
-    "another part": (
-        lambda path: rename(path, controlnet=["diffusers", "ControlNetModel"]),
-        "ControlNetModel",
-    ),
-    "other network": (
-        lambda path: rename(path, unet=["diffusers", "ChromaTransformer2DModel"]),
-        "ChromaTransformer2DModel",
-    ),
+    "another part": (lambda path: rename(path, controlnet=["diffusers", "ControlNetModel"]),
+        "ControlNetModel"),
+    "other network": (lambda path: rename(path, unet=["diffusers", "ChromaTransformer2DModel"]),
+        "ChromaTransformer2DModel"),
     "code": (lambda path: rename(path, unet=["my_model", "UNet2DModel"]), "my_model.UNet2DModel"),
-    "other VAE": (
-        lambda path: rename(path, vae=["diffusers", "AutoencoderKLLTXVideo"]),
-        "AutoencoderKLLTXVideo",
-    ),
+    "other VAE": (lambda path: rename(path, vae=["diffusers", "AutoencoderKLLTXVideo"]),
+        "AutoencoderKLLTXVideo"),
     "no VAE": (lambda path: rename(path, vae=["diffusers", "AutoencoderKL"]), "vae"),
     "no weights": (lambda path: (path / WEIGHTS).unlink(), "safetensors"),
-    "pickle": (
-        lambda path: (path / WEIGHTS).rename(path / "unet/diffusion_pytorch_model.bin"),
-        "safetensors",
-    ),
+    "pickle": (lambda path: (path / WEIGHTS).rename(path / "unet/diffusion_pytorch_model.bin"),
+        "safetensors"),
     "cut weights": (lambda path: truncate(path / WEIGHTS), "unet"),
     "a weight missing": (lambda path: drop_a_weight(path / WEIGHTS), "conv_in.weight"),
-    "other sizes": (
-        lambda path: edit(path / "unet/config.json", block_out_channels=[16, 16]),
-        "UNet2DModel",
-    ),
+    "other sizes": (lambda path: edit(path / "unet/config.json", block_out_channels=[16, 16]),
+        "UNet2DModel"),
     "no configuration": (lambda path: (path / "unet/config.json").unlink(), "config.json"),
-    "no scheduler file": (
-        lambda path: (path / "scheduler/scheduler_config.json").unlink(),
-        "scheduler_config.json",
-    ),
-    "other scheduler": (
-        lambda path: edit(path / "scheduler/scheduler_config.json", _class_name="MyScheduler"),
-        "MyScheduler",
-    ),
-    "other prediction": (
-        lambda path: edit(path / "scheduler/scheduler_config.json", prediction_type="image"),
-        "'image'",
-    ),
-}
+    "no scheduler file": (lambda path: (path / "scheduler/scheduler_config.json").unlink(),
+        "scheduler_config.json"),
+    "other scheduler": (lambda path: edit(path / "scheduler/scheduler_config.json",
+        _class_name="MyScheduler"), "MyScheduler"),
+    "other prediction": (lambda path: edit(path / "scheduler/scheduler_config.json",
+        prediction_type="image"), "'image'"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("spoil", "named"), SPOILT.values(), ids=SPOILT)

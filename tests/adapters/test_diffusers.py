@@ -187,12 +187,6 @@ def test_what_a_file_leaves_out_is_the_class_default(build, name):
     assert bare.parameterization == steps.parameterization
 
 
-@pytest.mark.parametrize("options", [{}, SCALED, COSINE], ids=str)
-def test_float32_is_off_at_the_clean_end(diffusers, options):
-    alpha_bar = diffusers.DDPMScheduler(**options).alphas_cumprod
-    close(torch.logit(alpha_bar.double()), steps_of("DDPM", options).logsnr, 6e-4)
-
-
 # --- noise and targets, by what diffusers does to data -------------------------------------------
 
 ADD_NOISE = [
@@ -462,13 +456,12 @@ def test_a_file_of_anything_else_is_refused_in_one_line(tmp_path, content, messa
 
 
 WIDE = [
-    ("DDPM", {"num_train_timesteps": 1_000_000}, {}),
-    ("DDPM", {"num_train_timesteps": 1_000_000} | COSINE | X, {}),
+    ("DDPM", {"num_train_timesteps": 300_000} | COSINE | X, {}),
     ("DDPM", {"num_train_timesteps": 100_000, "beta_schedule": "laplace"}, {"snr_gamma": 1e-99}),
     ("DDPM", {"beta_end": 1.0}, {}),
     ("DDPM", {"beta_start": 1e-20, "beta_end": 1e-18}, {}),
     ("DDPM", {"trained_betas": [0.1, *[1e-14] * 500, *[0.1] * 499]}, {}),
-    ("FlowMatchEulerDiscrete", {"num_train_timesteps": 1_000_000}, {}),
+    ("FlowMatchEulerDiscrete", {"num_train_timesteps": 100_000}, {}),
     ("FlowMatchEulerDiscrete", {}, DRAWS[2] | {"logit_mean": 5.0, "logit_std": 0.1}),
     ("EDMEuler", {"sigma_min": 1e-300}, {}),
     ("EDMEuler", {"sigma_data": 1e99}, {}),

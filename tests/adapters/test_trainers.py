@@ -57,19 +57,11 @@ def test_all_settings_train_what_is_measured_of_the_code(name, source, loss):
 PAIRS = [
     ("kohya", "--min_snr_gamma 5", "onetrainer", {"loss_weight_strength": 5}),
     ("kohya", "--min_snr_gamma 2 --v_parameterization", "onetrainer", {"loss_weight_strength": 2}),
-    (
-        "kohya",
-        "--debiased_estimation_loss",
-        "onetrainer",
-        {"loss_weight_fn": "DEBIASED_ESTIMATION"},
-    ),
-    (
-        "musubi",
-        "--timestep_sampling shift --discrete_flow_shift 2.5 --sigmoid_scale 1.3",
-        "kohya",
-        {"discrete_flow_shift": 2.5, "sigmoid_scale": 1.3, "model_prediction_type": "raw"},
-    ),
-]
+    ("kohya", "--debiased_estimation_loss", "onetrainer",
+        {"loss_weight_fn": "DEBIASED_ESTIMATION"}),
+    ("musubi", "--timestep_sampling shift --discrete_flow_shift 2.5 --sigmoid_scale 1.3", "kohya",
+        {"discrete_flow_shift": 2.5, "sigmoid_scale": 1.3, "model_prediction_type": "raw"}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -173,22 +165,16 @@ REFUSED = [
     ("kohya", "--v_pred_like_loss 1 --v_parameterization", "v_pred_like_loss"),
     ("kohya", "--min_timestep 500 --max_timestep 400", "max_timestep is 400"),
     ("kohya", "flux_train.py --timestep_sampling flux_shfit", "give flux_shift"),
-    (
-        "kohya",
-        "flux_train.py --timestep_sampling flux_shift --resolution big",
-        "resolution is 'big'",
-    ),
+    ("kohya", "flux_train.py --timestep_sampling flux_shift --resolution big",
+        "resolution is 'big'"),
     ("musubi", "hidream_o1_train.py", "hidream_o1_train"),
     ("musubi", "--timestep_sampling logsnr --logit_std 0", "logit_std is '0'"),
     ("onetrainer", {"model_type": "WUERSTCHEN_2"}, "model_type is 'WUERSTCHEN_2'"),
     ("onetrainer", {"loss_weight_fn": "SIGMA"}, "loss_weight_fn is 'SIGMA'"),
     ("onetrainer", {"min_noising_strength": 0.9, "max_noising_strength": 0.9}, "raise it"),
-    (
-        "onetrainer",
-        {"model_type": "QWEN", "dynamic_timestep_shifting": True, "resolution": "512,1024"},
-        "several",
-    ),
-]
+    ("onetrainer", {"model_type": "QWEN", "dynamic_timestep_shifting": True,
+        "resolution": "512,1024"}, "several"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "source", "words"), REFUSED)

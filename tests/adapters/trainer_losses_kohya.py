@@ -95,31 +95,24 @@ MU_QWEN = 0.5 + 0.4 * (64 * 48 - 256) / (8192 - 256)
 
 KOHYA = {
     "--min_snr_gamma 5": diffusion(lambda snr: snr.clamp(max=5) / snr, is_v=False),
-    "--min_snr_gamma 3 --v_parameterization --zero_terminal_snr": diffusion(
-        lambda snr: snr.clamp(max=3) / (snr + 1), is_v=True, table=rescaled(ALPHA_BAR)
-    ),
-    "--debiased_estimation_loss --scale_v_pred_loss_like_noise_pred --v_parameterization": (
-        diffusion(lambda snr: snr / (snr + 1) ** 2, is_v=True)
-    ),
-    "--v_pred_like_loss 0.5 --min_timestep 200 --max_timestep 900": diffusion(
-        lambda snr: 1 + 0.5 * (snr + 1) / snr, is_v=False, low=200, high=900
-    ),
-    "flux_train_network.py --timestep_sampling flux_shift --resolution 512": flow(
-        normal_times(s=math.exp(MU_512)), output="sigma_scaled"
-    ),
-    "--timestep_sampling shift --model_prediction_type additive --sigmoid_scale 0.7": flow(
-        normal_times(0.7, 3.0), output="additive"
-    ),
-    "flux_train.py --weighting_scheme cosmap --discrete_flow_shift 2": flow(
-        lambda n: from_noise(torch.rand(n), 2), output="sigma_scaled", weight=cosmap
-    ),
+    "--min_snr_gamma 3 --v_parameterization --zero_terminal_snr":
+        diffusion(lambda snr: snr.clamp(max=3) / (snr + 1), is_v=True, table=rescaled(ALPHA_BAR)),
+    "--debiased_estimation_loss --scale_v_pred_loss_like_noise_pred --v_parameterization":
+        (diffusion(lambda snr: snr / (snr + 1) ** 2, is_v=True)),
+    "--v_pred_like_loss 0.5 --min_timestep 200 --max_timestep 900":
+        diffusion(lambda snr: 1 + 0.5 * (snr + 1) / snr, is_v=False, low=200, high=900),
+    "flux_train_network.py --timestep_sampling flux_shift --resolution 512":
+        flow(normal_times(s=math.exp(MU_512)), output="sigma_scaled"),
+    "--timestep_sampling shift --model_prediction_type additive --sigmoid_scale 0.7":
+        flow(normal_times(0.7, 3.0), output="additive"),
+    "flux_train.py --weighting_scheme cosmap --discrete_flow_shift 2":
+        flow(lambda n: from_noise(torch.rand(n), 2), output="sigma_scaled", weight=cosmap),
     "lumina_train.py --timestep_sampling uniform": flow(torch.rand, sign=-1),
     "anima_train.py --weighting_scheme cosmap": flow(normal_times(), weight=cosmap),
-    "sd3_train.py --weighting_scheme logit_normal --logit_std 0.8 --training_shift 3": sd3(
-        lambda n: (shift(torch.sigmoid(0.8 * torch.randn(n)), 3.0) * 1000).long() / 1000,
-        torch.ones_like,
-    ),
-}
+    "sd3_train.py --weighting_scheme logit_normal --logit_std 0.8 --training_shift 3":
+        sd3(lambda n: (shift(torch.sigmoid(0.8 * torch.randn(n)), 3.0) * 1000).long() / 1000,
+        torch.ones_like),
+}  # fmt: skip
 
 
 def nearest_step(t):
@@ -128,19 +121,14 @@ def nearest_step(t):
 
 
 MUSUBI = {
-    "qwen_image_train_network.py --timestep_sampling qwen_shift --resolution 1024,768": flow(
-        normal_times(s=math.exp(MU_QWEN))
-    ),
-    "--timestep_sampling uniform --weighting_scheme cosmap": flow(
-        torch.rand, weight=lambda t: cosmap(nearest_step(t))
-    ),
-    "--timestep_sampling logsnr --logit_mean -6 --logit_std 2": flow(
-        lambda n: torch.sigmoid((6 - 2 * torch.randn(n)) / 2)
-    ),
-    "--timestep_sampling shift --discrete_flow_shift 5 --min_timestep 100 --max_timestep 800": flow(
-        lambda n: 0.1 + 0.7 * normal_times(s=5.0)(n)
-    ),
-    "zimage_train.py --weighting_scheme mode --mode_scale 0.8": flow(
-        lambda n: from_noise(mode(n, 0.8)), sign=-1
-    ),
-}
+    "qwen_image_train_network.py --timestep_sampling qwen_shift --resolution 1024,768":
+        flow(normal_times(s=math.exp(MU_QWEN))),
+    "--timestep_sampling uniform --weighting_scheme cosmap": flow(torch.rand,
+        weight=lambda t: cosmap(nearest_step(t))),
+    "--timestep_sampling logsnr --logit_mean -6 --logit_std 2":
+        flow(lambda n: torch.sigmoid((6 - 2 * torch.randn(n)) / 2)),
+    "--timestep_sampling shift --discrete_flow_shift 5 --min_timestep 100 --max_timestep 800":
+        flow(lambda n: 0.1 + 0.7 * normal_times(s=5.0)(n)),
+    "zimage_train.py --weighting_scheme mode --mode_scale 0.8": flow(lambda n: from_noise(mode(n,
+        0.8)), sign=-1),
+}  # fmt: skip

@@ -51,54 +51,23 @@ V = {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "force_v_prediction": True}
 FLUX = {"model_type": "FLUX_DEV_1"}
 
 ONETRAINER = [
-    (
-        V | {"loss_weight_fn": "MIN_SNR_GAMMA"},
-        diffusion(
-            lambda snr: snr.clamp(max=5) / (snr + 1), lambda n: cut(torch.rand(n)), is_v=True
-        ),
-    ),
-    (
-        V | {"loss_weight_fn": "DEBIASED_ESTIMATION", "max_noising_strength": 0.8},
-        diffusion(
-            lambda snr: 1 / (snr.clamp(max=1000) + 1).sqrt(),
-            lambda n: cut(torch.rand(n), high=800),
-            is_v=True,
-        ),
-    ),
-    (
-        {"loss_weight_fn": "P2", "loss_weight_strength": 0.5, "timestep_shift": 2.0},
-        diffusion(lambda snr: (1 + snr) ** -0.5, lambda n: cut(torch.rand(n), s=2.0), is_v=False),
-    ),
-    (
-        {
-            "rescale_noise_scheduler_to_zero_terminal_snr": True,
-            "loss_weight_fn": "MIN_SNR_GAMMA",
-            "loss_weight_strength": 1.0,
-        },
-        diffusion(
-            lambda snr: snr.clamp(max=1) / (snr + 1),
-            lambda n: cut(torch.rand(n)),
-            is_v=True,
-            table=rescaled(ALPHA_BAR),
-        ),
-    ),
-    (
-        FLUX | {"timestep_distribution": "HEAVY_TAIL", "noising_weight": 0.6, "timestep_shift": 2},
-        flow(lambda n: cut(mode(n, 0.6).clamp(max=0.9999), s=2.0)),
-    ),
-    (
-        FLUX
-        | {"timestep_distribution": "LOGIT_NORMAL", "noising_bias": 0.3, "noising_weight": 0.5}
+    (V | {"loss_weight_fn": "MIN_SNR_GAMMA"}, diffusion(lambda snr: snr.clamp(max=5) / (snr + 1),
+        lambda n: cut(torch.rand(n)), is_v=True)),
+    (V | {"loss_weight_fn": "DEBIASED_ESTIMATION", "max_noising_strength": 0.8},
+        diffusion(lambda snr: 1 / (snr.clamp(max=1000) + 1).sqrt(),
+        lambda n: cut(torch.rand(n), high=800), is_v=True)),
+    ({"loss_weight_fn": "P2", "loss_weight_strength": 0.5, "timestep_shift": 2.0},
+        diffusion(lambda snr: (1 + snr) ** -0.5, lambda n: cut(torch.rand(n), s=2.0), is_v=False)),
+    ({"rescale_noise_scheduler_to_zero_terminal_snr": True, "loss_weight_fn": "MIN_SNR_GAMMA",
+        "loss_weight_strength": 1.0}, diffusion(lambda snr: snr.clamp(max=1) / (snr + 1),
+        lambda n: cut(torch.rand(n)), is_v=True, table=rescaled(ALPHA_BAR))),
+    (FLUX | {"timestep_distribution": "HEAVY_TAIL", "noising_weight": 0.6, "timestep_shift": 2},
+        flow(lambda n: cut(mode(n, 0.6).clamp(max=0.9999), s=2.0))),
+    (FLUX | {"timestep_distribution": "LOGIT_NORMAL", "noising_bias": 0.3, "noising_weight": 0.5}
         | {"dynamic_timestep_shifting": True, "resolution": "1024"},
-        flow(lambda n: cut(torch.sigmoid(0.3 + 1.5 * torch.randn(n)), s=DYNAMIC)),
-    ),
-    (
-        FLUX | {"timestep_distribution": "BETA", "noising_weight": 0.6, "noising_bias": 1.0},
-        flow(lambda n: cut(torch.rand(n) ** (1 / 0.6))),
-    ),
-    (
-        FLUX
-        | {"timestep_distribution": "COS_MAP", "timestep_shift": 1.5, "loss_weight_fn": "SIGMA"},
-        flow(weighed(cos_map(1.5)), weight=lambda t: t),
-    ),
-]
+        flow(lambda n: cut(torch.sigmoid(0.3 + 1.5 * torch.randn(n)), s=DYNAMIC))),
+    (FLUX | {"timestep_distribution": "BETA", "noising_weight": 0.6, "noising_bias": 1.0},
+        flow(lambda n: cut(torch.rand(n) ** (1 / 0.6)))),
+    (FLUX | {"timestep_distribution": "COS_MAP", "timestep_shift": 1.5, "loss_weight_fn": "SIGMA"},
+        flow(weighed(cos_map(1.5)), weight=lambda t: t)),
+]  # fmt: skip
