@@ -73,7 +73,7 @@ def test_the_lines_and_what_is_not_run(tmp_path: Path, monkeypatch: pytest.Monke
     for missing in ("vae", "hidden_states =", "train_loss", "mkdir", "compute_snr", "logger"):
         assert not any(missing in line for line in lines if not line.startswith("pred = "))
     assert script_of(result)["network"] == "unet"
-    assert re.fullmatch(r"latents \(line \d+\)", str(values["data"]))
+    assert re.fullmatch(r"latents \(line \d+\)", str(script_of(result)["data"]))
     assert list(tmp_path.iterdir()) == []
 
 

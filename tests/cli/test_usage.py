@@ -21,7 +21,6 @@ WRONG_USAGE = {
     "train toy --out x": "--out",
     "train digits --sampling.num-steps 1": "elbos: num_steps is 1",  # whose place is ours
     "train": "toy",
-    "train nope": "nope",
     "train toy --nope 3": "--nope",
     "train toy --batch-size": "--batch-size",
     "train toy --batch-size 1.5": "--batch-size",
