@@ -160,9 +160,12 @@ class _Fit:
     levels: _Levels
 
     @cached_property
+    def start(self) -> list[float]:
+        return self.family.start(self.levels.logsnr)
+
+    @cached_property
     def rough(self) -> list[float]:
-        start = self.family.start(self.levels.logsnr)
-        return fit_family(self.schedule, start, self._surprise, xatol=0.1, fatol=1e-2)
+        return fit_family(self.schedule, self.start, self._surprise, xatol=0.1, fatol=1e-2)
 
     @cached_property
     def theta(self) -> list[float]:
@@ -205,11 +208,11 @@ def schedule_of_shape(
     levels = _Levels(logsnr)
     fits = [_Fit(family, levels) for family in _FAMILIES]
     published = (dataclasses.replace(s, **levels.ends) for s in _published())
-    exact = [*published, *(fit.schedule() for fit in fits if not fit.rough)]
+    exact = [*published, *(fit.schedule() for fit in fits if not fit.start)]
     exact = [schedule for schedule in exact if has_shape(schedule)]
     if exact:
         return _with_default_ends(min(exact, key=distance), len(logsnr)), True
-    nearest = ((len(fit.rough), fit.nearest(distance)) for fit in fits if fit.rough)
+    nearest = ((len(fit.start), fit.nearest(distance)) for fit in fits if fit.start)
     fitting = [(num, s) for num, s in nearest if s is not None and has_shape(s)]
     if not fitting:
         return None, False

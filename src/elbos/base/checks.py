@@ -164,6 +164,8 @@ def _is(value: Any, kind: Any) -> bool:
 
 
 def _admits(kind: Any, value: Any) -> bool:
+    if type(value) is kind and kind is not int:  # which has to fit in a tensor
+        return True
     return any(_is(value, one) for one in alternatives(kind))
 
 
