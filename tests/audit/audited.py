@@ -13,14 +13,14 @@ HALF = (X[:64] + 1) / 2  # data in [0, 1], for losses that normalize them
 
 
 @cache
-def audited(loss, num_samples=20_000):
+def audited(loss, num_samples=5000):
     return audit.probe(loss, X, num_samples)
 
 
 @cache
 def audited_oddity(oddity):
     x = HALF if "normalization" in oddity.name else X[:64]
-    return audit.probe(oddity.loss, x, 5000)
+    return audit.probe(oddity.loss, x, 1000)
 
 
 def first_writings():
@@ -33,7 +33,7 @@ def all_audits():
     audits = {case.loss.__name__: lambda loss=case.loss: audited(loss) for case in CASES}
     for mistake in MISTAKES:
         audits[f"wrong/{mistake.name}"] = lambda loss=mistake.wrong: audited(loss, 4000)
-        audits[f"right/{mistake.name}"] = lambda loss=mistake.right: audited(loss, 4000)
+        audits[f"right/{mistake.name}"] = lambda loss=mistake.right: audited(loss, 2000)
     for oddity in ODDITIES:
         audits[f"oddity/{oddity.name}"] = lambda oddity=oddity: audited_oddity(oddity)
     return audits

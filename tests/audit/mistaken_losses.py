@@ -184,6 +184,7 @@ def min_snr_v(snr):
 
 MIN_SNR_EPS = discrete("epsilon", lambda snr: torch.clamp(5 / snr, max=1))
 MIN_SNR_V = discrete("v_prediction", min_snr_v)
+EDM, FLOW = edm(), flow(lambda b: shifted(torch.rand(b), 3))
 MIN_SNR_REDUCED = reduced(lambda squared_error, w: (w * squared_error.mean((1, 2, 3))).mean())
 
 MISTAKES = [
@@ -285,7 +286,7 @@ MISTAKES = [
     ),
     Mistake(
         "p_mean_sign",
-        right=edm(p_mean=-1.2),
+        right=EDM,
         wrong=edm(p_mean=+1.2),
         what="EDM's P_mean with the other sign",
     ),
@@ -297,25 +298,25 @@ MISTAKES = [
     ),
     Mistake(
         "sigma_data_not_squared",
-        right=edm(),
+        right=EDM,
         wrong=edm(weight=lambda sigma: (sigma**2 + 0.5) / (sigma * 0.5) ** 2),
         what="EDM's lambda(sigma) with sigma_data for sigma_data**2",
     ),
     Mistake(
         "sum_for_product",
-        right=edm(),
+        right=EDM,
         wrong=edm(weight=lambda sigma: (sigma**2 + 0.25) / (sigma + 0.5) ** 2),
         what="EDM's lambda(sigma) over (sigma + sigma_data)**2, as AlphaFold 3 prints it",
     ),
     Mistake(
         "shifted_twice",
-        right=flow(lambda b: shifted(torch.rand(b), 3)),
+        right=FLOW,
         wrong=flow(lambda b: shifted(shifted(torch.rand(b), 3), 3)),
         what="the time shift is in the scheduler's table and is applied again to what it gives",
     ),
     Mistake(
         "shift_inverted",
-        right=flow(lambda b: shifted(torch.rand(b), 3)),
+        right=FLOW,
         wrong=flow(lambda b: shifted(torch.rand(b), 1 / 3)),
         what="the shift formula for t = 1 at noise where t = 1 is data: 1/3 for 3",
     ),

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import scipy
 import torch
 import torch.nn.functional as F
 from audit_errors import central, relative_errors
@@ -18,9 +17,9 @@ from elbos.theory.names import code
 
 def test_the_scale_and_the_offset_of_the_data_are_found():
     images = (X + 1) / 2
-    result = audit.probe(lambda network, x: cosine_v(network, 2 * x - 1), images, 3000)
+    result = audit.probe(lambda network, x: cosine_v(network, 2 * x - 1), images, 1000)
     assert (result.data_scale, round(2 * result.data_offset, 6)) == (2.0, -1.0)
-    expected = audit.probe(cosine_v, X, 3000)
+    expected = audit.probe(cosine_v, X, 1000)
     torch.testing.assert_close(result.logsnr, expected.logsnr, atol=2e-2, rtol=0)
 
 
@@ -29,14 +28,14 @@ def test_data_may_be_standardized_by_sample():
         axes = (1, 2, 3)
         return cosine_v(network, (x - x.mean(axes, keepdim=True)) / x.std(axes, keepdim=True))
 
-    result = audit.probe(loss, X[:64], 5000)
+    result = audit.probe(loss, X[:64], 1000)
     assert result.parameterization == "v"
     assert relative_errors(result, weightings.Exponential()).abs().max() < 0.01
 
 
 def test_the_scale_of_the_data_can_be_given():
-    result = audit.probe(cosine_v, X, 3000, data_scale=2.0)
-    expected = audit.probe(cosine_v, X, 3000)
+    result = audit.probe(cosine_v, X, 1000, data_scale=2.0)
+    expected = audit.probe(cosine_v, X, 1000)
     shift = 2 * torch.log(torch.tensor(2.0, dtype=torch.float64))
     torch.testing.assert_close(result.logsnr, expected.logsnr - shift, atol=1e-6, rtol=0)
 
@@ -68,7 +67,7 @@ def test_data_of_any_shape(shape, dtype):
         return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
 
     x = torch.rand(*shape, dtype=dtype, generator=torch.Generator().manual_seed(2)) - 0.3
-    result = audit.probe(flow, x, 2000)
+    result = audit.probe(flow, x, 1000)
     assert (result.parameterization, result.schedule) == ("flow", "Flow()")
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
     assert result.diagnostics == []
@@ -87,7 +86,7 @@ def test_points_with_normal_levels_and_an_offset(dimensions, seed):
         return (sigma**2 + 0.25) / (0.5 * sigma) ** 2 * error
 
     x = torch.rand(256, dimensions, generator=torch.Generator().manual_seed(seed))
-    result = audit.probe(edm, x, 3000, seed=seed)
+    result = audit.probe(edm, x, 1000, seed=seed)
     assert (result.parameterization, result.process) == ("x", "variance exploding")
     assert result.data_offset == pytest.approx(0 if dimensions == 1 else -0.5, abs=1e-3)
     scale = result.data_scale
@@ -97,51 +96,6 @@ def test_points_with_normal_levels_and_an_offset(dimensions, seed):
     errors = (result.weight.log() - truth.log())[central(result)]
     assert (errors - errors.median()).abs().max() < 1e-3
     assert result.diagnostics == []
-
-
-def paired_with_noise(x, eps):
-    """Optimal transport between the batch and its noise."""
-    cost = torch.cdist(x.flatten(1), eps.flatten(1))
-    i, j = scipy.optimize.linear_sum_assignment(cost)
-    return x[i], eps[j], torch.rand(len(x), 1, 1, 1)
-
-
-def paired_in_the_order_of_noise(x, eps):
-    i, j = scipy.optimize.linear_sum_assignment(torch.cdist(eps.flatten(1), x.flatten(1)))
-    return x[j], eps[i], torch.rand(len(x), 1, 1, 1)
-
-
-def shuffled(x, eps):
-    return x[torch.randperm(len(x))], eps, torch.rand(len(x), 1, 1, 1)
-
-
-def flipped_at_times(x, eps):
-    return (x.flip(-1) if torch.rand(()) < 0.3 else x), eps, torch.rand(len(x), 1, 1, 1)
-
-
-def with_levels_by_row(x, eps):
-    return x, eps, torch.rand(len(x), 1, x.shape[2], 1)
-
-
-MIXES = [
-    paired_with_noise,
-    paired_in_the_order_of_noise,
-    shuffled,
-    flipped_at_times,
-    with_levels_by_row,
-]
-
-
-@pytest.mark.parametrize("mix", MIXES)
-def test_what_is_not_data_plus_noise_of_one_level_is_refused(mix):
-    def flow(network, x):
-        x, eps, t = mix(x, torch.randn_like(x))
-        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
-
-    with pytest.raises(ValueError, match=r"plus noise of one level per sample") as error:
-        audit.probe(flow, X[:64], 2000)
-    assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 400
 
 
 def test_a_shift_of_single_numbers_is_refused():
@@ -159,7 +113,7 @@ def flow_of_points(network, x, join=lambda z, t: [z, t]):
 @pytest.mark.parametrize(
     ("dimensions", "join"),
     [
-        *((dimensions, lambda z, t: [z, t]) for dimensions in (2, 3, 40)),
+        *((dimensions, lambda z, t: [z, t]) for dimensions in (2, 40)),
         (3, lambda z, t: [torch.randn_like(t), z, t]),
     ],
 )
@@ -167,7 +121,7 @@ def flow_of_points(network, x, join=lambda z, t: [z, t]):
 def test_times_beside_the_data_are_not_taken_for_data(join, dimensions, seed):
     x = 0.3 * torch.randn(256, dimensions, generator=torch.Generator().manual_seed(seed))
     result = audit.probe(
-        lambda network, x: flow_of_points(network, x, join), x.cumsum(1), 2000, seed=seed
+        lambda network, x: flow_of_points(network, x, join), x.cumsum(1), 1000, seed=seed
     )
     assert (result.parameterization, result.schedule) == ("flow", "Flow()")
     assert result.diagnostics == []
@@ -180,7 +134,7 @@ def test_clean_images_beside_the_noisy_ones_are_not_taken_for_them(beside):
         out = network(torch.cat(beside((1 - t) * x + t * eps, x), dim=1))
         return (out - (eps - x)).square().mean()
 
-    assert audit.probe(loss, X[:64], 2000).schedule == "Flow()"
+    assert audit.probe(loss, X[:64], 500).schedule == "Flow()"
 
 
 def packed(x):
@@ -225,7 +179,7 @@ def test_a_network_may_see_the_data_in_another_layout(name, seed):
         out = network(prompt, there((1 - t) * x + t * eps), t)
         return (back(out) - (eps - x)).square().mean()
 
-    result = audit.probe(flow, X[:64], 2000, seed=seed)
+    result = audit.probe(flow, X[:64], 500, seed=seed)
     assert (result.parameterization, result.process) == ("flow", "rectified flow")
     if name != "bfloat16":  # in which log-SNR is rounded
         assert result.schedule == "Flow()"
@@ -239,7 +193,7 @@ def test_data_and_noise_may_be_moved_before_they_are_mixed():
         t, eps = torch.rand(len(x), 1, 1), torch.randn_like(x)
         return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
 
-    result = audit.probe(flow, X[:64], 2000)
+    result = audit.probe(flow, X[:64], 500)
     assert (result.parameterization, result.schedule, result.diagnostics) == ("flow", "Flow()", [])
 
 
@@ -257,7 +211,7 @@ def test_noisy_data_inside_of_an_argument_are_found(name):
         out = network(ARGUMENTS[name]((1 - t) * x + t * eps), t)
         return (torch.stack(list(out)) - (eps - x)).square().mean()
 
-    assert audit.probe(flow, X[:64], 2000).schedule == "Flow()"
+    assert audit.probe(flow, X[:64], 500).schedule == "Flow()"
 
 
 def test_one_sample_as_a_batch():
@@ -273,7 +227,7 @@ def test_half_precision_inputs():
         z = (alpha * x + sigma * eps).bfloat16()
         return F.mse_loss(network(z, t).float(), eps)
 
-    result = audit.probe(loss, X, 5000)
+    result = audit.probe(loss, X, 2000)
     assert result.parameterization == "eps"
     kept = central(result, 0.9)  # beyond, bfloat16 does not hold the signal, or the noise
     difference = (result.weight / weightings.IDDPM()(result.logsnr)).log()[kept]
@@ -292,27 +246,13 @@ def test_data_on_a_gpu():
     assert (result.parameterization, result.schedule) == ("flow", "Flow()")
 
 
-@pytest.mark.parametrize(
-    ("strength", "shape"), [(0.02, (64, 3, 8, 8)), (0.05, (16, 4, 16, 16)), (0.2, (64, 3, 8, 8))]
-)
+@pytest.mark.parametrize(("strength", "shape"), [(0.02, (64, 3, 8, 8)), (0.2, (16, 4, 16, 16))])
 def test_the_strength_of_offset_noise_is_exact(strength, shape):
     x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
     result = audit.probe(from_noise(offset_noise(strength)), x, 1000)
     [found] = result.diagnostics
     assert found.kind == "offset-noise"
     assert found.values["strength"] == pytest.approx(strength, rel=0.02)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_centred_noise_is_not_taken_for_coloured(seed):
-    """Molecules have no centre of mass, and so has their noise."""
-
-    def centred(x):
-        return x - x.mean(1, keepdim=True)
-
-    x = centred(torch.randn(64, 12, 3, generator=torch.Generator().manual_seed(seed)))
-    result = audit.probe(from_noise(lambda x: centred(torch.randn_like(x))), x, 1000, seed=seed)
-    assert kinds(result) == ["centred-noise"]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -325,7 +265,7 @@ def test_noise_that_is_a_sum_of_draws_is_known(seed):
         z = t * x + (1 - t) * x0 + 0.1 * eps
         return (network(z, t) - noise).square().mean()
 
-    result = audit.probe(loss, X, 5000, seed=seed)
+    result = audit.probe(loss, X, 2000, seed=seed)
     assert kinds(result) == ["summed-noise"]
     assert (result.parameterization, result.parameterization_factor) == ("eps", 1.0)
     t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64, requires_grad=True)
@@ -338,7 +278,7 @@ def test_noise_that_is_a_sum_of_draws_is_known(seed):
 
 def test_input_perturbation_is_told_with_its_strength():
     """The network sees the noise eps + 0.1 eps', and what the target lacks is independent of it."""
-    result = audit.probe(input_perturbation, X, 5000)
+    result = audit.probe(input_perturbation, X, 2000)
     [found] = result.diagnostics
     assert (found.kind, result.parameterization) == ("input-perturbation", "eps")
     assert found.values["gamma"] == pytest.approx(0.1, rel=1e-5)
@@ -357,6 +297,6 @@ def test_noise_of_another_size_moves_the_levels(std):
         z = x + sigma * torch.empty_like(x).normal_(std=std)
         return (network(z, sigma) - x).square().flatten(1).mean(1) / sigma.flatten() ** 2
 
-    result = audit.probe(loss, X)
+    result = audit.probe(loss, X, 1000)
     mean = 2.4 - 2 * math.log(std)
     assert result.schedule == code(schedules.Normal(mean=mean, std=2.4))

@@ -5,6 +5,7 @@ in the terms of the convention. Then the denoiser has to be the mixture's own, a
 """
 
 import math
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ DATA = GaussianMixture(
     stds=torch.tensor([0.15, 0.1]),
 )
 X = DATA.sample(64, torch.Generator().manual_seed(0))[0]
+probe = partial(audit.probe, num_samples=1000)
 ALPHA_BAR = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
 FLOW = (lambda t: 1 - t, lambda t: t, lambda t: -torch.ones_like(t), torch.ones_like)
 
@@ -129,6 +131,12 @@ class Exact:
         return middle
 
 
+@cache
+def found_of(name):
+    """The audit of a convention."""
+    return probe(Exact(name).loss, X, num_samples=4000)
+
+
 def double(mixture):
     return GaussianMixture(mixture.weights.double(), mixture.means.double(), mixture.stds.double())
 
@@ -136,7 +144,7 @@ def double(mixture):
 @pytest.mark.parametrize("name", CONVENTIONS)
 def test_the_denoiser_of_an_exact_network_is_exact(name):
     exact = Exact(name)
-    found = audit.probe(exact.loss, X).denoiser(exact)
+    found = found_of(name).denoiser(exact)
     low, high = max(found.logsnr_min, -8.0), min(found.logsnr_max, 8.0)
     logsnr = torch.linspace(low + 1e-3, high - 1e-3, 40)
     x = X[:40]
@@ -154,7 +162,7 @@ def test_the_denoiser_of_an_exact_network_is_exact(name):
 
 def test_the_bound_is_that_of_the_exact_denoiser():
     exact = Exact("unnamed", given_first=True)
-    found = audit.probe(exact.loss, X).denoiser(exact)
+    found = probe(exact.loss, X, num_samples=4000).denoiser(exact)
     validator = Validator(X, logsnr_min=-6.0, logsnr_max=8.0)
     ours, theirs = validator(found), validator(DATA)
     assert ours.bits_per_dim == pytest.approx(theirs.bits_per_dim, abs=1e-3)
@@ -175,7 +183,7 @@ def test_conditions_are_given_as_the_loss_gives_them():
         calls.append((t, y, guidance, mask))
         return torch.zeros_like(z)
 
-    found = audit.probe(loss, X).denoiser(network)
+    found = probe(loss, X).denoiser(network)
     cond = torch.tensor([3, 4])
     found(torch.zeros(2, 16), torch.tensor([0.0, 2.0]), cond)
     found(torch.zeros(2, 16), torch.tensor([0.0, 2.0]), {"y": cond})
@@ -194,7 +202,7 @@ def test_a_learned_variance_is_left_out():
         return (y_hat - (eps - x)).square().mean()
 
     x = torch.rand(16, 3, 4, 4) * 2 - 1
-    found = audit.probe(loss, x).denoiser(lambda z, t: torch.cat([z, torch.full_like(z, 9)], 1))
+    found = probe(loss, x).denoiser(lambda z, t: torch.cat([z, torch.full_like(z, 9)], 1))
     x_hat, _ = found(x, torch.zeros(1))
     z = x / 2**0.5  # the input of rectified flow at t = 1/2
     assert x_hat.numpy() == pytest.approx((z - 0.5 * z).numpy(), abs=1e-5)
@@ -227,7 +235,7 @@ def unknown_noise(network, x):
 )
 def test_a_loss_that_determines_no_denoiser_is_refused(loss, named):
     with pytest.raises(ValueError, match=named):
-        audit.probe(loss, X).denoiser(lambda z, t: z)
+        probe(loss, X).denoiser(lambda z, t: z)
 
 
 def test_a_declared_audit_has_no_denoiser():
@@ -236,8 +244,7 @@ def test_a_declared_audit_has_no_denoiser():
 
 
 def test_levels_beyond_those_of_the_loss_are_refused():
-    exact = Exact("table")
-    found = audit.probe(exact.loss, X).denoiser(exact)
+    found = found_of("table").denoiser(Exact("table"))
     ends = [2 * (ALPHA_BAR[i].sqrt() / (1 - ALPHA_BAR[i]).sqrt()).log() for i in (-1, 0)]
     assert [found.logsnr_min, found.logsnr_max] == pytest.approx([float(e) for e in ends], abs=1e-3)
     with pytest.raises(ValueError, match="log-SNR 20"):
@@ -275,7 +282,7 @@ def flow_with(**arguments):
 
 def test_tensors_without_a_row_for_each_sample_are_given_whole():
     ids, given = torch.randn(12, 3), []
-    found = audit.probe(flow_with(ids=lambda _: ids), X).denoiser(
+    found = probe(flow_with(ids=lambda _: ids), X).denoiser(
         lambda z, t, ids: given.append(ids) or 0 * z
     )
     found(X[:5], torch.zeros(5))
@@ -289,14 +296,14 @@ def test_tensors_without_a_row_for_each_sample_are_given_whole():
 )
 def test_a_condition_that_the_loss_left_out_is_given(labels):
     given = []
-    found = audit.probe(flow_with(labels=labels), X).denoiser(
+    found = probe(flow_with(labels=labels), X).denoiser(
         lambda z, t, labels: given.append(labels) or 0 * z
     )
     cond = torch.arange(5)
     found(X[:5], torch.zeros(5), cond)
     assert torch.equal(given[0], cond)
     with pytest.raises(ValueError, match="cond"):
-        audit.probe(flow_with(), X).denoiser(lambda z, t: z)(X, torch.zeros(64), X)
+        probe(flow_with(), X).denoiser(lambda z, t: z)(X, torch.zeros(64), X)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +312,7 @@ def test_a_condition_that_the_loss_left_out_is_given(labels):
     ids=["number", "embedding"],
 )
 def test_an_argument_that_is_drawn_anew_is_a_condition(drawn):
-    found = audit.probe(flow_with(guidance=drawn), X).denoiser(lambda z, t, guidance: 0 * z)
+    found = probe(flow_with(guidance=drawn), X).denoiser(lambda z, t, guidance: 0 * z)
     with pytest.raises(ValueError, match="guidance"):
         found(X, torch.zeros(64))
     found(X, torch.zeros(64), {"guidance": 3.0})
@@ -315,7 +322,7 @@ def test_a_time_keeps_its_precision_in_a_network_of_half_precision():
     times = []
     network = torch.nn.Linear(16, 16).bfloat16()
     network.forward = lambda z, t: times.append(t.dtype) or 0 * z
-    audit.probe(flow_with(), X).denoiser(network)(X, torch.zeros(64))
+    probe(flow_with(), X).denoiser(network)(X, torch.zeros(64))
     assert times == [torch.float32]
 
 
@@ -335,7 +342,7 @@ def perturbed(network, x):
 def test_a_loss_of_other_data_or_noise_is_refused(loss, named):
     x = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with pytest.raises(ValueError, match=named):
-        audit.probe(loss, x).denoiser(lambda z, t: z)
+        probe(loss, x).denoiser(lambda z, t: z)
 
 
 def test_an_inexact_convention_is_a_warning():
@@ -346,22 +353,22 @@ def test_an_inexact_convention_is_a_warning():
         return (y_hat - (eps - x)).square().mean()
 
     with pytest.warns(UserWarning, match="half precision"):
-        audit.probe(half, X).denoiser(lambda z, t: z)
+        probe(half, X).denoiser(lambda z, t: z)
 
 
 def test_labels_of_few_classes_are_no_time():
     """Ties must not make a binary label look like a function of the noise level."""
-    found = audit.probe(flow_with(label=lambda num: torch.randint(2, (num,))), X)
+    found = probe(flow_with(label=lambda num: torch.randint(2, (num,))), X)
     with pytest.raises(ValueError, match="label"):
         found.denoiser(lambda z, t, label: 0 * z)(X, torch.zeros(64))
 
 
 def test_formulas_are_used_beyond_the_samples_and_tables_are_not():
     for name in ("flow", "reversed", "ve", "edm", "gvp", "scaled"):
-        found = audit.probe(Exact(name).loss, X, 4000).denoiser(lambda z, t: z)
+        found = found_of(name).denoiser(lambda z, t: z)
         assert (found.logsnr_min, found.logsnr_max) == (-math.inf, math.inf), name
     for name in ("table", "unnamed"):
-        found = audit.probe(Exact(name).loss, X, 4000).denoiser(lambda z, t: z)
+        found = found_of(name).denoiser(lambda z, t: z)
         assert -25 < found.logsnr_min < found.logsnr_max < 25, name
 
 
@@ -370,7 +377,7 @@ def test_an_objective_trains_a_network_in_its_own_convention(name):
     """The weighted loss of the exact network is that of the exact denoiser, with gradients."""
     exact = Exact(name)
     shift = torch.zeros(16, requires_grad=True)
-    found = audit.probe(exact.loss, X).denoiser(lambda z, t: exact(z, t) + shift)
+    found = found_of(name).denoiser(lambda z, t: exact(z, t) + shift)
     objective = Objective(
         weighting=Sigmoid(k=2.0),
         schedule=Linear(logsnr_min=-6.0, logsnr_max=6.0),
@@ -407,8 +414,8 @@ def of_some(where):
 )
 def test_a_loss_that_is_partly_trained_is_measured_where_it_is(where, kind, share):
     x = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    found = audit.probe(of_some(where), x, 4000)
-    ((one,), plain) = found.diagnostics, audit.probe(of_some(lambda error: error), x, 4000)
+    found = probe(of_some(where), x)
+    ((one,), plain) = found.diagnostics, probe(of_some(lambda error: error), x)
     assert (one.kind, one.share) == (kind, pytest.approx(share))
     assert found.distance(plain).value < 1e-3
     x_hat, _ = found.denoiser(lambda z, t: 0 * z)(x, torch.zeros(1))
@@ -428,7 +435,7 @@ def test_a_time_between_steps_is_linear_in_log_snr(is_discrete):
         return (network(z.float(), 4.0 * k) - eps).square().mean()
 
     times = []
-    found = audit.probe(loss, X, 4000)
+    found = probe(loss, X, num_samples=4000)
     denoiser = found.denoiser(lambda z, k: times.append(k) or 0 * z, is_discrete=is_discrete)
     levels = torch.logit(alpha_bar[:, 0])
     logsnr = torch.linspace(*levels[[-1, 0]].tolist(), 64)[1:-1]

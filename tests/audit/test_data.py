@@ -19,7 +19,7 @@ SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8)
     ("loss", "scale", "name", "process", "w"), LOSSES, ids=[name for _, _, name, *_ in LOSSES]
 )
 def test_latents_that_are_sampled_are_data(loss, scale, name, process, w, seed):
-    result = audit.probe(sampled(loss, scale), X[:64], 3000, seed=seed)
+    result = audit.probe(sampled(loss, scale), X[:64], 1000, seed=seed)
     assert (result.parameterization, result.parameterization_factor) == (name, 1.0)
     assert (result.process, kinds(result)) == (process, ["encoded", "sampled-data"])
     kept = central(result, 0.9)
@@ -29,7 +29,7 @@ def test_latents_that_are_sampled_are_data(loss, scale, name, process, w, seed):
 
 @pytest.mark.parametrize("spread", [-8.0, -2.0, 1.0])
 def test_the_spread_of_the_latents_is_told(spread):
-    result = audit.probe(sampled(flow_loss, 0.5, spread), X[:64], 1000)
+    result = audit.probe(sampled(flow_loss, 0.5, spread), X[:64], 500)
     dist = encode(X[:64], spread)
     power = dist.std.square().mean()
     share = (power / (power + dist.mean.var())).sqrt().item()

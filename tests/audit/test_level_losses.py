@@ -34,7 +34,7 @@ def require_true_verdict(case, result):
 )
 def test_the_weighting_is_right_and_so_is_the_verdict(name, seed):
     case = CASES[name]
-    result = audit.probe(case.loss, X, 20_000, seed)
+    result = audit.probe(case.loss, X[:, :, :4, :4], 10_000, seed)
     errors = relative_errors(result, case.weighting).abs()
     assert errors.median() < 0.01
     assert errors.quantile(0.95) < 0.05
@@ -68,7 +68,7 @@ def test_a_loss_that_is_not_decided_says_by_what_factor_it_may_rise():
         error = (network((1 - t) * x + t * eps, t) - eps).square().mean((1, 2, 3))
         return (error / p).mean()
 
-    result = audit.probe(loss, X[:64], 1000)
+    result = audit.probe(loss, X[:64, :, :4, :4], 1000)
     assert result.verdict == "undecided"
     assert result.is_monotone is False
     assert all(one.start < one.end and one.factor > 1.05 for one in result.undecided)

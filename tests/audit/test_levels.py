@@ -64,7 +64,8 @@ def normal_levels(mean, std):
 MIXED = (mixed_levels, log_mixture)
 
 
-SMOOTH_SEEDS = range(4)
+SMOOTH_SEEDS = range(2)
+SMALL = X[:, :, :4, :4]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_a_distribution_without_a_name_is_estimated(weighting):
 )
 def test_parameters_of_the_users_own_are_as_exact_as_published_ones(mean, std, weighting):
     loss = eps_loss(normal_levels(mean, std), log_normal(mean, std), weighting)
-    result = audit.probe(loss, X)
+    result = audit.probe(loss, X, 2000)
     assert result.schedule == code(schedules.Normal(mean=mean, std=std))
     assert relative_errors(result, weighting).abs().max() < 1e-3
     low, high = result.logsnr[0].item(), result.logsnr[-1].item()
@@ -160,7 +161,7 @@ def test_levels_are_exact_however_their_times_are_drawn(times):
         return -torch.log(3 / u + 2)
 
     weighting = weightings.ELBO()
-    result = audit.probe(eps_loss(levels_of, log_density, weighting), X, 5000)
+    result = audit.probe(eps_loss(levels_of, log_density, weighting), SMALL, 1000)
     assert result.density_kind == "function"
     assert result.is_monotone
     assert relative_errors(result, weighting).abs().max() < 2e-3
@@ -176,7 +177,7 @@ def test_normal_numbers_of_low_precision(dtype):
         return 1 + 2 * torch.randn(num, dtype=dtype).double()
 
     weighting = weightings.Sigmoid()
-    result = audit.probe(eps_loss(levels_of, log_normal(1.0, 2.0), weighting), X)
+    result = audit.probe(eps_loss(levels_of, log_normal(1.0, 2.0), weighting), SMALL, 5000)
     errors = relative_errors(result, weighting).abs()
     assert errors.median() < 0.03
     assert errors.quantile(0.95) < 0.08
@@ -194,17 +195,13 @@ SCATTERED = {
 }
 
 
-ONE_OF_EACH = {
-    ("log-normal", weightings.MinSNR(), 0),
-    ("a tenth left out", weightings.MinSNR(), 0),
-    ("noise of scipy", weightings.MinSNR(), 0),
-}
+IN_EVERY_RUN = {("log-normal", weightings.MinSNR(), 0), ("noise of scipy", weightings.MinSNR(), 0)}
 
 
 @pytest.mark.parametrize(
     "scatter, weighting, seed",
     [
-        pytest.param(*case, marks=[] if case in ONE_OF_EACH else pytest.mark.slow)
+        pytest.param(*case, marks=[] if case in IN_EVERY_RUN else pytest.mark.slow)
         for case in itertools.product(
             SCATTERED, [weightings.Sigmoid(), weightings.ELBO(), weightings.MinSNR()], [0, 1]
         )
@@ -221,7 +218,7 @@ def test_a_coefficient_that_scatters_is_averaged(scatter, weighting, seed):
         return -torch.log(torch.cosh(logsnr / 2))
 
     loss = eps_loss(levels_of, log_density, weighting, **SCATTERED[scatter])
-    result = audit.probe(loss, X, 5000, seed)
+    result = audit.probe(loss, SMALL, 5000, seed)
     errors = relative_errors(result, weighting).abs()
     assert errors.median() < 0.03
     assert errors.quantile(0.95) < 0.08
@@ -243,7 +240,7 @@ def heavy_end(num):
 
 @pytest.mark.parametrize(
     "probability, num, samples",
-    [(bump, 16, 20_000), (bump, 20, 20_000), (heavy_end, 1000, 20_000), (bump, 30, 400)],
+    [(bump, 16, 4000), (heavy_end, 1000, 20_000), (bump, 30, 400)],
 )
 def test_unequal_probabilities_of_few_steps_are_not_taken_for_equal_ones(probability, num, samples):
     """Steps even in log-SNR, from 8 to -8: w is the probability of a step."""
@@ -258,7 +255,7 @@ def test_unequal_probabilities_of_few_steps_are_not_taken_for_equal_ones(probabi
         eps = torch.randn_like(x)
         return (network(alpha * x + sigma * eps, logsnr) - eps).square().flatten(1).mean(1)
 
-    result = audit.probe(loss, X[:64], samples)
+    result = audit.probe(loss, SMALL, samples)
     assert not result.is_monotone
     at = table[2:-2] if num < 100 else table[[0, 1, 100, 500, 900]]
     true = p[2:-2] if num < 100 else p[[0, 1, 100, 500, 900]]
@@ -270,7 +267,7 @@ def test_rare_coefficients_of_another_size_are_told():
     def loss(network, x):
         return edm_per_sample(network, x) * (1 + 9 * (torch.rand(len(x)) < 0.03))
 
-    result = audit.probe(loss, X, 4000)
+    result = audit.probe(loss, SMALL, 2000)
     assert kinds(result) == ["scattered"]
     assert abs(result.closest[0].distance) < 0.1
 
@@ -307,20 +304,11 @@ def test_steps_drawn_with_given_probabilities_are_exact(choose):
         error = (network(scale.sqrt() * x + (1 - scale).sqrt() * eps, t) - eps) ** 2
         return error.flatten(1).mean(1) / p[t]
 
-    result = audit.probe(loss, X)
+    result = audit.probe(loss, SMALL, 5000)
     truth = relative_errors(result, weightings.IDDPM())
     assert result.density_kind == "function"
     assert truth.abs().median() < 1e-3
     assert truth.abs().quantile(0.95) < 1e-2
-
-
-def test_a_data_dependent_target_is_told():
-    def loss(network, x):
-        t = torch.rand(len(x), 1, 1, 1)
-        eps = torch.randn_like(x)
-        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x + 0.3 * x**2)
-
-    assert "strange-target" in kinds(audit.probe(loss, X, 1000))
 
 
 def test_clamped_levels_are_told_and_left_out():
@@ -329,7 +317,7 @@ def test_clamped_levels_are_told_and_left_out():
         eps = torch.randn_like(x)
         return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x)
 
-    result = audit.probe(loss, X, 5000)
+    result = audit.probe(loss, SMALL, 2000)
     assert kinds(result) == ["clamped"]
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
 
@@ -344,7 +332,7 @@ def test_samples_without_weight_do_not_hide_the_prediction(share):
         error = (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean((1, 2, 3))
         return error * (torch.rand(len(x)) >= share)
 
-    result = audit.probe(loss, X, 5000)
+    result = audit.probe(loss, SMALL, 1000)
     assert result.parameterization == "flow"
     gap = (result.b - 1).abs().max() + (result.a + 1).abs().max()
     assert gap < 1e-3
@@ -357,7 +345,7 @@ def test_a_strange_target_is_told_where_most_samples_have_no_weight():
         error = (network((1 - t) * x + t * eps, t) - (eps - x + 0.3 * x**2)).square()
         return error * (torch.rand(len(x), 1, 1, 1) < 0.3)
 
-    assert {"strange-target", "unused"} == set(kinds(audit.probe(loss, X, 3000)))
+    assert {"strange-target", "unused"} == set(kinds(audit.probe(loss, SMALL, 1000)))
 
 
 def test_a_negative_coefficient_is_told():

@@ -77,22 +77,6 @@ def train(
     return net, recorded
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
-def test_the_audit_is_that_of_the_loss(loss: Callable[..., Tensor]) -> None:
-    _, recorded = train(loss, 200, 0, is_recorded=True)
-    assert recorded is not None
-    assert recorded.num_samples == 199 * 64  # all but the first step
-    found = recorded.audit()
-    expected = audit.probe(loss, torch.rand(64, 64) * 2 - 1, 12_800)
-    assert found.parameterization == expected.parameterization
-    assert found.process == expected.process
-    assert found.sigma_data == (expected.sigma_data and pytest.approx(expected.sigma_data, 0.01))
-    low, high = (torch.quantile(found.logsnr, q) for q in (0.2, 0.8))
-    grid = torch.linspace(low, high, 50, dtype=torch.float64)
-    ratio = (found.weighting(grid) / expected.weighting(grid)).log()
-    assert (ratio - ratio.median()).abs().max() < 0.05
-
-
 def edm_weight(logsnr: Tensor) -> Tensor:
     return torch.exp(-((logsnr - 2.4) ** 2) / (2 * 2.4**2)) * (torch.exp(-logsnr) + 0.25)
 
@@ -114,13 +98,20 @@ WEIGHTS: dict[Callable[..., Tensor], Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(8))
+TARGETS = {eps_cosine: "eps", v_min_snr: "v", logit_normal_flow: "flow", edm: "edm"}
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 8))]
+)
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 def test_the_weighting_is_the_closed_form(loss: Callable[..., Tensor], seed: int) -> None:
     _, recorded = train(loss, 200, seed, is_recorded=True)
     assert recorded is not None
+    assert recorded.num_samples == 199 * 64  # all but the first step
     found = recorded.audit()
+    assert found.parameterization == TARGETS[loss]
+    assert found.sigma_data == (pytest.approx(0.5, 0.01) if loss is edm else None)
     low, high = (torch.quantile(found.logsnr, q) for q in (0.2, 0.8))
     grid = torch.linspace(low, high, 50, dtype=torch.float64)
     ratio = (found.weighting(grid) / WEIGHTS[loss](grid)).log()
@@ -128,7 +119,7 @@ def test_the_weighting_is_the_closed_form(loss: Callable[..., Tensor], seed: int
     assert found.verdict == "not monotone"
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+@pytest.mark.parametrize("loss", [v_min_snr, edm], ids=lambda loss: loss.__name__)
 def test_the_training_is_the_same_bit_for_bit(loss: Callable[..., Tensor]) -> None:
     plain, _ = train(loss, 5, 1, is_recorded=False)
     state = torch.get_rng_state()
@@ -235,10 +226,8 @@ def test_what_probe_sees_is_seen(
     _, recorded = train(loss, 10, 0, is_recorded=True)
     assert recorded is not None
     found = recorded.audit()
-    expected = audit.probe(loss, torch.rand(64, 64) * 2 - 1, 600)
-    for result in (found, expected):
-        assert kind in [one.kind for one in result.diagnostics]
-        assert result.is_weighted_elbo is has_weighting
+    assert kind in [one.kind for one in found.diagnostics]
+    assert found.is_weighted_elbo is has_weighting
     if loss is summed_flow:  # 2 log(1 / 0.1) is the cleanest level
         assert 4 < found.logsnr[-1] < 4.606
 

@@ -132,6 +132,7 @@ def test_a_form_of_training(form: Any) -> None:
     assert (difference - difference.median()).abs().max() < 0.05  # bf16 has 8 binary digits
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_inside_of_a_compiled_network_may_not_be_seen() -> None:
     """Hooks of what was compiled before are no longer called, unless it is compiled anew."""

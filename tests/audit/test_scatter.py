@@ -97,11 +97,11 @@ def test_a_target_by_coin_has_no_weighting(seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_coefficient_counts_by_its_mean_unless_it_is_of_the_noise(seed):
-    random = audit.probe(eps_loss(weight=lambda eps: torch.rand(len(eps))), X, 2000, seed=seed)
+    random = audit.probe(eps_loss(weight=lambda eps: torch.rand(len(eps))), X[:64], 1000, seed=seed)
     assert kinds(random) == ["scattered"]
     assert random.is_weighted_elbo
     by_noise = eps_loss(weight=lambda eps: eps.square().mean((1, 2, 3)) ** -1)
-    result = audit.probe(by_noise, X, 1000, seed=seed)
+    result = audit.probe(by_noise, X[:64], 500, seed=seed)
     assert kinds(result)[:1] == ["noise-dependent"]
     assert not result.is_weighted_elbo
 

@@ -75,7 +75,7 @@ def test_the_step_beside_pure_noise_or_clean_data_does_not_count_for_it(times):
     """The density is the probability of a step over the spacing of the steps."""
     step, probability = PROBABILITIES[times]
     logsnr = -2 * scipy.special.logit(1 - step / 30)
-    result = audit.probe(flow_loss(times), SMALL, 20_000)
+    result = audit.probe(flow_loss(times), SMALL, 5000)
     measured = np.interp(logsnr, result.logsnr.numpy(), result.density.log().numpy())
     off = measured - np.log(probability / np.gradient(logsnr))
     assert np.abs(off - np.median(off)).max() < 0.03
