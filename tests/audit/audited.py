@@ -18,9 +18,9 @@ def audited(loss, num_samples=5000):
 
 
 @cache
-def audited_oddity(oddity):
+def audited_oddity(oddity, num_samples=1000):
     x = HALF if "normalization" in oddity.name else X[:64]
-    return audit.probe(oddity.loss, x, 1000)
+    return audit.probe(oddity.loss, x, num_samples)
 
 
 def first_writings():
@@ -30,12 +30,12 @@ def first_writings():
 
 def all_audits():
     """Functions that audit each loss of `training_losses` and `mistaken_losses`, by name."""
-    audits = {case.loss.__name__: lambda loss=case.loss: audited(loss) for case in CASES}
+    audits = {case.loss.__name__: lambda loss=case.loss: audited(loss, 20_000) for case in CASES}
     for mistake in MISTAKES:
         audits[f"wrong/{mistake.name}"] = lambda loss=mistake.wrong: audited(loss, 4000)
-        audits[f"right/{mistake.name}"] = lambda loss=mistake.right: audited(loss, 2000)
+        audits[f"right/{mistake.name}"] = lambda loss=mistake.right: audited(loss, 4000)
     for oddity in ODDITIES:
-        audits[f"oddity/{oddity.name}"] = lambda oddity=oddity: audited_oddity(oddity)
+        audits[f"oddity/{oddity.name}"] = lambda oddity=oddity: audited_oddity(oddity, 5000)
     return audits
 
 
