@@ -134,18 +134,6 @@ def kill(run):
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_comparison(folder):
-    """Both end well with one report, and each run is trained once, by one of them."""
-    processes = [start(folder, "--workers", "1") for _ in range(2)]
-    errors = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    report, num_trained = result(folder)
-    assert [row["status"] for row in report["rows"]] == ["complete"] * 2
-    assert len(num_trained) == 4
-    assert set(num_trained.values()) == {8}  # validations of a whole training
-
-
-@pytest.mark.slow
 def test_a_comparison_that_is_killed_again_and_again_ends_as_if_it_had_not_been(folder):
     """At ten random shares of the work; what it started ends with it. What is done is not begun."""
     longer = ("--num-images", "12800")

@@ -41,7 +41,7 @@ from elbos.validation import measurements, validator
 from elbos.validation.measurements import NUM_BINS
 
 FEW = ["--num-images", "20", "--num-pilot-images", "10"]
-ODE = ["--ode.num-images", "3", "--ode.tolerance", "0.5"]
+ODE = ["--ode.num-images", "3", "--ode.tolerance", "0.1"]
 LIKELIHOOD = [*FEW, "--ode.num-images", "0", "--num-samples", "0"]
 MINE = ["extractor:module", "--extractor.path", "mine.py:features"]
 COMMAND = ["evaluate", "digits", *FEW, *ODE, "--num-samples", "40", *MINE]
@@ -52,7 +52,7 @@ USERS = "def features(images): return images.float().flatten(1)[:, ::48] / 255"
 def few(**changes: Any) -> dict[str, Any]:
     """The same for `Run.evaluate`."""
     small = {"num_images": 20, "num_pilot_images": 10, "num_samples": 40}
-    ode = OdeConfig(num_images=3, tolerance=0.5)
+    ode = OdeConfig(num_images=3, tolerance=0.1)
     return {**small, "ode": ode, "extractor": Module(path="mine.py:features"), **changes}
 
 

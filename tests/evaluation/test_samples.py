@@ -115,25 +115,6 @@ def launch(
     )
 
 
-@pytest.mark.slow
-def test_two_processes_draw_what_one_draws(tmp_path: Path) -> None:
-    """Three batches, so that the last turn is of one process; the noisiest sampler."""
-    train(replace(DIGITS, num_images=64), tmp_path / "run")
-    words = ["sample", "run", "--num", "510", "--json", "sampler:ancestral", "--num-steps", "3"]
-    pictures, archives = [], []
-    for num in (1, 2):
-        done = launch(*words, "--out", str(num), num=num, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert json.loads(done.stdout) == {"png": f"{num}.png", "npz": f"{num}.npz"}  # said once
-        pictures.append((tmp_path / f"{num}.png").read_bytes())
-        with np.load(tmp_path / f"{num}.npz") as archive:
-            archives.append(dict(archive))
-    assert pictures[0] == pictures[1]
-    assert archives[0].keys() == archives[1].keys() == {"x", "labels", "sampling"}
-    assert archives[0]["x"].dtype == np.uint8
-    assert all((archives[0][name] == archives[1][name]).all() for name in archives[0])
-
-
 FAILING = """
 import os
 from elbos import cli, samplers

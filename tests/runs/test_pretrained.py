@@ -125,7 +125,7 @@ def chosen() -> tuple[Tensor, Tensor]:
 
 
 def test_the_network_is_told_the_labels_of_the_images(elbos: Elbos, folders: Path) -> None:
-    few = [*FEW[:4], "--num-samples", "0", "--ode.num-images", "2", "--ode.tolerance", "1"]
+    few = [*FEW[:4], "--num-samples", "0", "--ode.num-images", "2", "--ode.tolerance", "0.1"]
     found = json.loads(elbos("evaluate", "labelled", "data:digits", *few, "--json").out)["results"]
     assert list(found) == ["given_label"]
     x, labels = chosen()
