@@ -57,7 +57,7 @@ lint: .venv/dev
 
 check: lint test
 
-slow: .venv/dev .venv/ray
+slow: .venv/dev .venv/slow
 	$(BIN)/pytest -m slow
 
 bench: .venv/dev .venv/bench
@@ -110,8 +110,8 @@ clean:
 	$@/bin/pip freeze --all | grep -E '^torch==' > $@/constraints.txt
 	$@/bin/pip install --quiet --disable-pip-version-check --upgrade --constraint $@/constraints.txt numpy '.[evaluate]'
 
-.venv/ray: .venv/dev
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ray]'
+.venv/slow: .venv/dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[ray]' ipykernel nbclient
 	@touch $@
 
 .venv/release: pyproject.toml

@@ -2,7 +2,8 @@
 
 Pages are those of the repository, at their places: README.md is the home page. What they link to is
 copied beside them. Made here are the Python reference, from the public names (tests/project/
-contract.json), and the command line's, from `--help` of every verb.
+contract.json), and the command line's, from `--help` of every verb. Tutorials are run, and shown
+with what they print and draw.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import sys
 from pathlib import Path
 
 import ziamath
+from tutorials import write_page
 
 import elbos
 from elbos.cli.app import VERBS, command, run
@@ -94,6 +96,7 @@ def main() -> None:
     copy_pages()
     write_reference()
     write_command_line()
+    write_tutorials()
     assets = SOURCE / "assets"
     assets.mkdir()
     shutil.copy(Path(ziamath.__file__).parent / "fonts/STIXTwoMath-Regular.ttf", assets)
@@ -201,6 +204,15 @@ def write_command_line() -> None:
         text = printed(command, words[0], [*words[1:], "--help"])
         page += [f"## elbos {' '.join(words)}", "", "```text", text, "```", ""]
     (SOURCE / "reference/cli.md").write_text("\n".join(page))
+
+
+def write_tutorials() -> None:
+    """Run the tutorials, and write their pages and notebooks."""
+    folder = SOURCE / "docs/tutorials"
+    for script in sorted((ROOT / "docs/tutorials").glob("*.py")):
+        write_page(script, folder)
+    index = folder / "README.md"
+    index.write_text(index.read_text().replace(".py)", ".md)"))
 
 
 def printed(function: object, *arguments: object) -> str:

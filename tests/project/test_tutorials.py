@@ -1,0 +1,68 @@
+"""Tutorials: what `make docs` runs cell by cell is a notebook, and a script."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "docs/tutorials").glob("*.py"))
+
+
+@pytest.fixture
+def tutorials(monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(ROOT / "docs/site"))
+    import tutorials
+
+    return tutorials
+
+
+def test_text_and_code_take_turns_and_nothing_is_lost(tutorials) -> None:
+    script = (
+        "# # Title\n#\n# Text.\n\n# More.\n\nx = 1\n\n\ndef f():\n    # no text\n\n    return x\n"
+    )
+    text, code = tutorials.cells(script)
+    assert text == (True, "# Title\n\nText.\n\nMore.")
+    assert code == (False, "x = 1\n\ndef f():\n    # no text\n\n    return x")
+
+
+def test_a_page_has_what_is_printed_and_drawn(tutorials, tmp_path: Path) -> None:
+    script = tmp_path / "one.py"
+    script.write_text(
+        "# # One\n\nimport matplotlib.pyplot as plt\n\nprint(6 * 7)\nplt.plot([1, 2])\n"
+    )
+    tutorials.write_page(script, tmp_path)
+    page = (tmp_path / "one.md").read_text()
+    assert page.startswith("# One\n")
+    assert "```text\n42\n```" in page
+    (figure,) = tmp_path.glob("one-*.svg")
+    assert f"]({figure.name})" in page
+    assert json.loads((tmp_path / "one.ipynb").read_text())["cells"][1]["cell_type"] == "code"
+
+
+def test_each_is_in_the_list_and_in_the_site() -> None:
+    index = (ROOT / "docs/tutorials/README.md").read_text()
+    site = (ROOT / "docs/site/zensical.toml").read_text()
+    for script in SCRIPTS:
+        assert f"]({script.name})" in index
+        assert f"tutorials/{script.stem}.md" in site
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_each_runs_as_a_script(script: Path, monkeypatch, unchecked) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    runpy.run_path(str(script), run_name="__main__")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_each_runs_as_a_notebook(script: Path, tutorials, tmp_path: Path) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    content = json.dumps(tutorials.notebook(tutorials.cells(script.read_text())))
+    notebook = nbformat.reads(content, as_version=4)
+    nbformat.validate(notebook)
+    nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(ROOT)}}).execute()
