@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from audited import X, kinds
 from mistaken_losses import COSINE, cosine_time, expand
-from refused_losses import REFUSED
+from refused_losses import REFUSED, times, velocity_loss
 
 from elbos import audit
 
@@ -22,6 +22,14 @@ def test_the_reason_is_the_true_one(refused, seed):
     assert not any(reason in str(error.value) for reason in others)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 400
+
+
+def test_data_that_are_flipped_in_a_later_batch_are_refused():
+    def flipped(x1, x0):
+        return (x1.flip(-1) if torch.rand(()) < 0.05 else x1), x0, times(x1)
+
+    with pytest.raises(ValueError, match="augmentation"):
+        audit.probe(velocity_loss(flipped), X[:64], 2000)
 
 
 def v_loss(target_of):
