@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import Elbos, assert_one_line, snapshot
+from PIL import Image
 from torch import Tensor, nn
 
 from elbos import Denoiser, Validator
@@ -133,6 +134,29 @@ def test_the_network_is_told_the_labels_of_the_images(elbos: Elbos, folders: Pat
     assert found["given_label"]["bits_per_dim"] == pytest.approx(expected, abs=1e-6)
     assert found["given_label"]["ode"]["num_images"] == 2
     assert max(abs(check["z"]) for check in found["given_label"]["weightings"]) < 4.5
+
+
+@pytest.mark.filterwarnings("ignore:logsnr_max=9.21")
+def test_a_network_of_one_channel_is_given_that_of_grey_pictures(
+    elbos: Elbos, folders: Path
+) -> None:
+    """Though a folder of pictures is decoded to RGB; of coloured ones there is no such channel."""
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
+    for number, picture in enumerate(pixels):
+        for split in ("train", "test"):
+            path = Path("grey", split, f"{number:02}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(path)
+    words = ["evaluate", "ddpm", "data:folder", "--data.size", "8", *LIKELIHOOD, "--json"]
+    found = json.loads(elbos(*words, "--data.root", "grey").out)["results"]["unconditional"]
+    x = to_unit(torch.from_numpy(pixels[:, None]), 256)
+    expected = measured_by_hand(
+        unet(), x[torch.randperm(20, generator=generator(0))], num_levels=256
+    )
+    assert found["bits_per_dim"] == pytest.approx(expected, abs=1e-6)
+    for path in Path("grey/test").iterdir():
+        Image.new("RGB", (8, 8), "red").save(path)
+    assert_one_line(elbos(*words, "--data.root", "grey"), "colours")
 
 
 @torch.no_grad()

@@ -140,8 +140,8 @@ class ConventionNetwork:
             given = {slots[0]: cond}
         if lacking := [shown(slot) for slot in known.conditions if slot not in given]:
             raise ValueError(
-                f"the loss gives its network {', '.join(lacking)}: give it as cond, or several in "
-                "a dict by name (or position)."
+                f"the loss gives its network {', '.join(lacking)}: give it as cond, as in "
+                "validator(denoiser, cond=labels), or several in a dict by name (or position)."
             )
         return given
 

@@ -60,6 +60,7 @@ COEFFICIENTS = (
     Coefficient("Min-SNR", "x", "min(snr, g)", 1.0),
     Coefficient("Min-SNR", "eps", "min(snr, g)/snr", 1.0),
     Coefficient("Min-SNR", "v", "min(snr, g)/(snr + 1)", 1.0),
+    Coefficient("Min-SNR", "flow", "min(snr, g)*t**2, t = 1/(1 + sqrt(snr))", 1.0),
     Coefficient("P2", "eps", "1/(snr + 1)"),
     Coefficient("P2", "v", "snr/(snr + 1)**2"),
     Coefficient("debiased estimation", "eps", "1/sqrt(snr)"),

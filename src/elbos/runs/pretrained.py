@@ -30,6 +30,7 @@ from elbos.theory.schedules import Linear
 from elbos.training import exported
 from elbos.training.config import Training
 from elbos.training.data import Dataset, DataSpec, KnownData, digest_of, to_unit
+from elbos.training.data.augment import grey
 from elbos.training.directory import RunDirectory
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
@@ -118,8 +119,9 @@ class Pretrained(Sampled):
         Args:
             folder: The folder, which contains a model_index.json, or OWNER/NAME or
                 OWNER/NAME@REVISION on the Hugging Face Hub.
-            data: The images, with classes if the network is class-conditional. The training split,
-                or images like it, is the reference for sample quality.
+            data: The images, with classes if the network is class-conditional. A network of one
+                channel is given one of grey RGB images. The training split, or images like it, is
+                the reference for sample quality.
             directory: The directory for partial results of the evaluation, outside `folder`.
             batch_size: The number of samples per network call. Default: 64, which fits small
                 networks on 32x32 pixels.
@@ -131,11 +133,15 @@ class Pretrained(Sampled):
         require_positive(batch_size=batch_size)
         device = local_device()
         pipeline = diffusers.load(folder, device=device)
+        dataset = data.load()
+        is_grey = dict(getattr(pipeline.denoiser.network, "config", {})).get("in_channels") == 1
+        if is_grey and pipeline.encode is None and dataset.shape[0] == 3:
+            dataset = grey(dataset)
         found = cls(
             name=pipeline.name,
             directory=RunDirectory(directory),
             pipeline=pipeline,
-            dataset=data.load(),
+            dataset=dataset,
             device=device,
             batch_size=batch_size,
             ends=exported.ends(RunDirectory(pipeline.folder)),
@@ -332,7 +338,7 @@ class Pretrained(Sampled):
             shown, given = ("x".join(map(str, one)) for one in (wanted, self.shape))
             raise ValueError(
                 f"the network takes {shown}, and is given {given}: choose data of that shape "
-                "(data:folder has 3 channels, and --data.size)."
+                "(of data:folder, --data.size says height and width)."
             )
         x, cond = (to_device(part, self.device) for part in self._tried)
         for end in (self.schedule.logsnr_min, self.schedule.logsnr_max):

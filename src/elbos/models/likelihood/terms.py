@@ -176,6 +176,7 @@ def warn_if_unresolved(logsnr_max: float, num_levels: int | None) -> None:
         warnings.warn(
             f"logsnr_max={logsnr_max:g} leaves the {num_levels} levels of the data {spacing:.2f} "
             f"standard deviations of the noise apart, which costs bits/dim: give "
-            f"{math.ceil(10 * enough) / 10:g} or more.",
+            f"{math.ceil(10 * enough) / 10:g} or more, if the network was trained so far; "
+            "differences of two models are hardly affected.",
             stacklevel=2,
         )

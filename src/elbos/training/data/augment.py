@@ -1,7 +1,7 @@
-"""Random flips and crops of training images, different in each epoch.
+"""Random flips and crops of training images, different in each epoch; images of one channel.
 
-They are computed on the device, from random numbers of (seed, epoch, sample): resuming, batches and
-processes do not change them. Validation and evaluation use the centre of each image.
+Flips and crops are computed on the device, from random numbers of (seed, epoch, sample): resuming,
+batches and processes do not change them. Validation and evaluation use the centre of each image.
 """
 
 from dataclasses import dataclass, replace
@@ -80,3 +80,30 @@ def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:
     return replace(
         dataset, train=split(train, flip), val=split(val, False), test=split(test, False)
     )
+
+
+@dataclass(frozen=True)
+class Grey(Source):
+    """The one channel of grey images that are stored as RGB."""
+
+    images: Source
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        num, _, *size = self.images.shape
+        return num, 1, *size
+
+    def fingerprint(self) -> str:
+        return f"grey {self.images.fingerprint()}"
+
+    def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 1 h w"]:
+        x = self.images.read(rows)
+        if not (x == x[:, :1]).all():
+            raise ValueError("the pictures have colours, and one channel is wanted: give grey ones")
+        return x[:, :1].contiguous()
+
+
+def grey(dataset: Dataset) -> Dataset:
+    """Return a dataset of grey images with one channel in place of three equal ones."""
+    train, val, test = (Split(Grey(of.x), of.labels) for of in dataset.splits)
+    return replace(dataset, train=train, val=val, test=test, known_digest=None)

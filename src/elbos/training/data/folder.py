@@ -45,7 +45,8 @@ class Folder(Typed):
     """
 
     root: Path
-    """Folder of pictures; stored as an absolute path."""
+    """Folder of pictures with sub-folders train and test; else 5 % of the pictures are for testing.
+    Stored as an absolute path."""
 
     size: int = 32
     """Height and width after resizing and cropping, in pixels."""
