@@ -89,7 +89,7 @@ release-check: .venv/release
 	.venv/release/bin/check-wheel-contents dist/*.whl
 
 docs: .venv/dev
-	$(BIN)/python docs/site/build.py
+	OMP_NUM_THREADS=1 $(BIN)/python docs/site/build.py
 
 clean:
 	rm -rf .venv site
