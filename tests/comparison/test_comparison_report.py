@@ -57,6 +57,16 @@ def island_of(html):
     return json.loads(content, parse_constant=pytest.fail)
 
 
+def test_a_training_too_short_is_said_first(report):
+    """Where warm-up takes much of it, and where no objective is better than guessing pixels."""
+    quiet = markdown(Comparison.from_dict(report))
+    report["protocol"] |= {"long_warmup": "the warm-up is long", "num_levels": 2}
+    loud = markdown(Comparison.from_dict(report))
+    guess, warmup = loud.index("1.00 bits/dim"), loud.index("the warm-up is long")
+    assert guess < warmup < loud.index("planned comparisons")
+    assert "1.00 bits/dim" not in quiet
+
+
 def shown(comparison):
     """What the terminal shows, in colours, of 80 columns."""
     console = Console(width=80, file=io.StringIO(), color_system="standard", force_terminal=True)

@@ -56,5 +56,4 @@ def _in_full(view: View) -> Iterator[RenderableType]:
     columns = [Column(f"nearest named weightings{of}"), Column("", is_numeric=False)]
     yield Table(columns, view.nearest).rich()
     if view.code:
-        yield Text(f"{view.factor}\n")
-        yield Text(view.code + "\n", no_wrap=True, overflow="ignore")  # to be copied
+        yield Text(f"{view.factor} --html PAGE shows it as code.\n")

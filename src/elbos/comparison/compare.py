@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -144,6 +145,8 @@ def run_experiment(
                 f"{'new' if is_new else 'resumed'}, {len(jobs) - len(left)} of {len(jobs)} runs "
                 f"done, {executor.num_workers} at once",
             )
+            if experiment.config.long_warmup:
+                LOGGER.info("%s", f"{experiment.config.long_warmup} (--optimizer.warmup-images)")
         try:
             if extractor:  # compute once, with all cores, and fail before training
                 with progress(Console(stderr=True)) as bar:
@@ -158,7 +161,12 @@ def run_experiment(
                 f"Stopped with {len(done)} of {len(jobs)} runs done: the same command resumes from "
                 f"there{early}."
             ) from None
-    return _report(experiment, directory, jobs, failures, command, features)
+    about = {
+        "command": command and printable(command),
+        "features": features,
+        "num_levels": dataset.num_levels,
+    }
+    return _report(experiment, directory, jobs, failures, about)
 
 
 def _reporter(
@@ -219,16 +227,14 @@ def _report(
     directory: ComparisonDirectory,
     jobs: Mapping[Key, Job],
     failures: Mapping[Key, Failure],
-    command: str | None,
-    features: str | None,
+    about: dict[str, Any],
 ) -> Comparison:
     comparison = summarize(
         experiment,
         {key: scores for key, job in jobs.items() if (scores := job.scores())},
         failures,
         name=printable(str(directory.path)),  # the path may not be valid text
-        command=command and printable(command),
-        features=features,
+        **about,
     )
     samples = {}
     for sampler in list(experiment.scoring.samplings)[-1:]:

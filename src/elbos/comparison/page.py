@@ -80,14 +80,24 @@ def _words(comparison: Comparison) -> dict[str, Any]:
     ]
     of_all = ("facts", "missing", "reading", "reading_of_pairs", "notes")
     words = {name: sentences(_WORDS, name, comparison) for name in of_all}
+    guess = _guess(comparison)
     return {
         "comparison": comparison,
-        "findings": sentences(_WORDS, "findings", comparison, planned, best, highest),
+        "findings": sentences(_WORDS, "findings", comparison, planned, best, highest, guess),
         "monotone": sentences(_WORDS, "monotone"),
         "reading_of_ranking": sentences(_WORDS, "ranking", comparison.ranking),
         "ranked": tables.ranked(comparison),
         **words,
     }
+
+
+def _guess(comparison: Comparison) -> float | None:
+    """Return the bits/dim of equally likely pixel values if no objective is better."""
+    scores = [one.scores.get(BITS_PER_DIM.name) for one in comparison.complete]
+    means = [score.mean for score in scores if score and score.mean is not None]
+    num_levels = comparison.protocol.num_levels if comparison.protocol else None
+    guess = math.log2(num_levels) if num_levels else math.inf
+    return guess if min(means, default=0.0) > guess else None
 
 
 def _tables(comparison: Comparison) -> dict[str, Any]:

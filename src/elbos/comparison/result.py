@@ -163,6 +163,8 @@ class Protocol:
         condition: The condition of the network in the likelihood measurement.
         samplers: Samplers by name; empty for points.
         features: Name of the feature extractor; None for points.
+        long_warmup: Warning about a warm-up that takes a large part of the training.
+        num_levels: $K$ of discrete data.
     """
 
     batch_size: int
@@ -175,6 +177,8 @@ class Protocol:
     features: str | None
     hardware: tuple[str, ...]
     versions: tuple[str, ...]
+    long_warmup: str | None = None
+    num_levels: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -53,6 +53,7 @@ def summarize(
     name: str,
     command: str | None = None,
     features: str | None = None,
+    num_levels: int | None = None,
 ) -> Comparison:
     table = _Table(experiment, scores)
     some = table.some
@@ -83,7 +84,7 @@ def summarize(
         ),
         losses=_losses(table),
         ranking=_ranking(table),
-        protocol=_protocol(experiment, table, features),
+        protocol=_protocol(experiment, table, features, num_levels),
     )
 
 
@@ -305,7 +306,9 @@ def _rounded(values: Any) -> tuple[Any, ...]:
     return tuple(None if math.isnan(number) else float(f"{number:.6g}") for number in numbers)
 
 
-def _protocol(experiment: Experiment, table: _Table, features: str | None) -> Protocol:
+def _protocol(
+    experiment: Experiment, table: _Table, features: str | None, num_levels: int | None
+) -> Protocol:
     scoring, config, some = experiment.scoring, experiment.config, table.some
     runs = [one for found in table.scores.values() for one in found.values()]
     clipped = {
@@ -325,7 +328,7 @@ def _protocol(experiment: Experiment, table: _Table, features: str | None) -> Pr
     return Protocol(
         batch_size=config.batch_size,
         network=repr(config.network),
-        optimizer=", ".join(filter(None, (repr(config.optimizer), config.long_warmup))),
+        optimizer=repr(config.optimizer),
         precision=config.precision,
         clipped={name: float(np.mean(shares)) for name, shares in clipped.items() if shares},
         condition=some.condition if some else None,
@@ -335,4 +338,6 @@ def _protocol(experiment: Experiment, table: _Table, features: str | None) -> Pr
         versions=tuple(
             sorted({f"torch {m['torch']}, elbos {m['elbos']}" for m in (r.machine for r in runs)})
         ),
+        long_warmup=config.long_warmup,
+        num_levels=num_levels,
     )
