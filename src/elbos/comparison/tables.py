@@ -103,28 +103,28 @@ def measured(comparison: Comparison) -> list[Metric]:
 
 def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
     metrics = list(comparison.main_metrics) if is_short else measured(comparison)
-    texts = ["monotone"] if is_short else ["monotone", "predicts", "schedule", "weighting"]
-    columns = [Column("objective"), *(Column(text, is_numeric=False) for text in texts)]
+    settings = [] if is_short else ["predicts", "schedule", "weighting"]  # after the scores
+    columns = [Column("objective"), Column("monotone", is_numeric=False)]
     for metric in metrics:
         direction = None if is_short else metric.is_lower_better
         columns.append(Column(metric.short, help=metric.title, is_lower_better=direction))
+    columns += [Column(name, is_numeric=False) for name in settings]
     looks = figures.swatches(comparison.objectives)
     rows: list[Row] = []
     for one in comparison.objectives:
         num = max((len(score.values) for score in one.scores.values()), default=0)
         missing = f"{num} of {len(comparison.seeds)} seeds" if num else "failed"
         name = Cell(one.name, note="" if one.is_complete else missing, swatch=looks[one.name])
-        about = [Cell("yes", kind="yes") if one.is_monotone else Cell("no", kind="no")]
-        if not is_short:
-            about += [
-                Cell(_label(Parameterization, one.parameterization)),
-                Cell(_label(Schedule, one.schedule)),
-                Cell(_label(Weighting, one.weighting)),
-            ]
+        kind = Cell("yes", kind="yes") if one.is_monotone else Cell("no", kind="no")
         scores = [_score(comparison, one.scores.get(m.key), m, is_short) for m in metrics]
-        rows.append([name, *about, *scores])
+        labels = [
+            Cell(_label(Parameterization, one.parameterization)),
+            Cell(_label(Schedule, one.schedule)),
+            Cell(_label(Weighting, one.weighting)),
+        ]
+        rows.append([name, kind, *scores, *labels[: len(settings)]])
     foot: list[Row] = []
-    blank = [""] * len(texts)
+    blank = [""] * len(settings)
     if any(metric.baseline is not None for metric in metrics):
         values = [
             text_of(m.baseline, places_of(comparison, m.key, digits=1 if is_short else 2))
@@ -132,10 +132,10 @@ def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
         ]
         num_images = comparison.num_baseline
         of = "" if num_images is None else f": {num_images:,} test images"
-        foot.append([f"real-data baseline{of}", *blank, *values])
+        foot.append([f"real-data baseline{of}", "", *values, *blank])
     if any(comparison.statistics.values()):
         least = [detectable(comparison, metric.key) for metric in metrics]
-        foot.append(["least significant difference from ★", *blank, *least])
+        foot.append(["least significant difference from ★", "", *least, *blank])
     return Table(columns, rows, foot=foot)
 
 
