@@ -50,8 +50,8 @@ for (step, before), (later, after) in pairwise(results.items()):
         f"better by {gain.mean:.4f} ± {gain.standard_error:.4f}"
     )
 
-# The errors of neighbouring bounds overlap. The last gain is many of its own errors: the model
-# was still improving when it stopped.
+# A gain has a smaller error than either bound. The last one is many of its errors: the model was
+# still improving when it stopped.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 left.plot(range(1, len(losses) + 1), losses, lw=0.5)
