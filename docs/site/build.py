@@ -23,6 +23,7 @@ import ziamath
 from tutorials import write_page
 
 import elbos
+from elbos.adapters.trainers import TRAINERS
 from elbos.cli.app import VERBS, command, run
 
 ROOT = Path(__file__).parents[2]
@@ -96,6 +97,7 @@ def main() -> None:
     copy_pages()
     write_reference()
     write_command_line()
+    write_trainers()
     write_tutorials()
     assets = SOURCE / "assets"
     assets.mkdir()
@@ -104,7 +106,9 @@ def main() -> None:
         shutil.copy(ROOT / "docs/site" / name, assets)
     entries = [f'    {{ "{title}" = "reference/{slug(title)}.md" }},' for title in CONCEPTS]
     config = (ROOT / "docs/site/zensical.toml").read_text()
-    (SITE / "zensical.toml").write_text(config.replace("@REFERENCE@", "\n".join(entries)))
+    pages = [f'      {{ "{name}" = "reference/trainers/{name}.md" }},' for name in TRAINERS]
+    config = config.replace("@REFERENCE@", "\n".join(entries))
+    (SITE / "zensical.toml").write_text(config.replace("@TRAINERS@", "\n".join(pages)))
     built = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict"],
         cwd=SITE,
@@ -204,6 +208,30 @@ def write_command_line() -> None:
         text = printed(command, words[0], [*words[1:], "--help"])
         page += [f"## elbos {' '.join(words)}", "", "```text", text, "```", ""]
     (SOURCE / "reference/cli.md").write_text("\n".join(page))
+
+
+def write_trainers() -> None:
+    """Write a page for each trainer whose settings are read, with the version that was read."""
+    folder = SOURCE / "reference/trainers"
+    folder.mkdir()
+    for name, one in TRAINERS.items():
+        module = f"elbos.adapters.trainers.{name.replace('-', '_')}"
+        command = f"elbos audit {name}:SETTINGS"
+        page = [
+            f"# {name}",
+            "",
+            f"`{command}` · {one.version}",
+            "",
+            f"::: {module}",
+            "    options:",
+        ]
+        page += ["      members: false", "      show_root_toc_entry: false"]
+        page += [
+            "      show_root_heading: false",
+            "",
+            "[Settings of trainers](../../docs/audit.md)",
+        ]
+        (folder / f"{name}.md").write_text("\n".join(page))
 
 
 def write_tutorials() -> None:
