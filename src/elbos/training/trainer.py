@@ -309,8 +309,8 @@ class Trainer:
     def resume(self) -> None:
         """Restore the training state from the latest checkpoint.
 
-        If there is none, save the initial weights that were loaded from another run. Each process
-        verifies some of the checkpoint's files and reads its own shards.
+        Without a checkpoint, save the initial weights that were loaded from another run. Each
+        process verifies some of the checkpoint's files and reads its own shards.
         """
         processes = self.processes
         if newest := processes.from_main(checkpoint.latest(self.run.checkpoints)):

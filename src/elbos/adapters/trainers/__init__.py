@@ -64,7 +64,7 @@ TRAINERS: dict[str, Trainer] = {
 def trainer(name: str) -> Trainer:
     """Return the adapter for the trainer of the given name.
 
-    A ValueError is raised if there is none.
+    A ValueError is raised for an unknown name.
     """
     if name not in TRAINERS:
         raise ValueError(f"There is no trainer {name!r}: {suggestion(name, TRAINERS)}")

@@ -74,7 +74,7 @@ class Distance:
 def evaluation(run: Run) -> Evaluation | None:
     """Return the stored evaluation of a trained model.
 
-    None if there is none of these weights.
+    None without an evaluation of these weights.
     """
     path = run.directory.path / "eval.json"
     try:
