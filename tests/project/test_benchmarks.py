@@ -30,6 +30,10 @@ ARGUMENTS = {  # RUN is a trained one
     "gpu": ["--presets", "digits", "--tiny", "--batch-size", "2", "--steps", "1", "--rounds", "1"],
     "samplers": ["--num", "10", "--num-fine", "30", "--nfe", "4", "8"],
     "startup": ["--tiny"],
+    "schedules": [
+        *("--out", "scores.jsonl", "--workers", "1", "--schedules", "InfoNoise", "--rates", "2e-3"),
+        *("--pilot-seeds", "0", "--seeds", "--num-images", "256", "--num-samples", "20"),
+    ],
     "step_cost": ["--presets", "toy"],
     "step": ["--tiny", "--rounds", "1", "--sizes"],
     "validation": ["errors", "RUN", "--num-images", "9", "--num-seeds", "2"],

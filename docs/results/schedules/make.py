@@ -1,0 +1,186 @@
+"""The tables and the picture: prints Markdown from scores.jsonl, and writes curves.svg beside it.
+
+python docs/results/schedules/make.py [SCORES]
+
+A run needs the images, or the seconds of a core, at which its best value so far comes to a target:
+the value that cosine, of the same seed and the same choice of learning rate, has at a share of its
+images. Ratios are geometric means over seeds, differences are means; both are paired by seed, and
+in parentheses are 95 % intervals by Student's t, each by itself.
+"""
+
+import itertools
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import t as student
+
+from elbos.base.colors import COLORS
+
+HERE = Path(__file__).parent
+BASE, PRESET_RATE = "cosine", 2e-3
+METRICS = {
+    "bits_per_dim": "bits/dim",
+    "weighted_loss": "weighted loss",
+    "kernel_distance": "kernel distance",
+}
+TARGETS = [*itertools.product(("bits_per_dim", "kernel_distance"), (0.5, 0.75, 1.0))]
+TICKS = {
+    "bits_per_dim": (2, 2.1, 2.2, 2.3, 2.5, 3, 4, 5),
+    "kernel_distance": [digit * 10.0**power for power in range(-4, 1) for digit in (1, 2, 5)],
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """Curves of one schedule at one learning rate, `[seed, checkpoint]`."""
+
+    name: str
+    learning_rate: float
+    curves: dict[str, Float[np.ndarray, "s k"]]
+
+    def needed(self, axis: str, metric: str, targets: Float[np.ndarray, " s"]) -> np.ndarray:
+        """Return images or seconds to the target of each seed; NaN where it is not reached.
+
+        The best value so far is interpolated linearly in the logarithm of the axis.
+        """
+        found = []
+        best = np.minimum.accumulate(self.curves[metric], 1)
+        for x, y, target in zip(np.log(self.curves[axis]), best, targets, strict=True):
+            i = int((y <= target).argmax())  # the first checkpoint there
+            pair = [i, max(i - 1, 0)]
+            found.append(np.interp(target, y[pair], x[pair]) if y[-1] <= target else math.nan)
+        return np.exp(found)
+
+
+def columns(lines: Sequence[dict], *, is_tuned: bool) -> list[Column]:
+    """Return the runs of each schedule at the preset's learning rate, or at its own, if another."""
+    found = []
+    for name in dict.fromkeys(line["schedule"] for line in lines):
+        runs = [line for line in lines if line["schedule"] == name]
+        others = [one for one in runs if one["learning_rate"] != PRESET_RATE]
+        runs = others if is_tuned and others else [one for one in runs if one not in others]
+        runs.sort(key=lambda one: one["seed"])
+        stacked = {
+            key: np.array([one[key] for one in runs]) for key in ("images", "seconds", *METRICS)
+        }
+        found.append(Column(name, runs[0]["learning_rate"], stacked))
+    return found
+
+
+def interval(values: Float[np.ndarray, " s"]) -> Float[np.ndarray, "3"]:
+    """Return the mean and the ends of its 95 % interval by Student's t."""
+    half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return values.mean() + half * np.array([0, -1, 1])
+
+
+def ratio(values: Float[np.ndarray, " s"], base: Float[np.ndarray, " s"]) -> str:
+    """Format the mean ratio, geometric, with its interval."""
+    if num_missed := int(np.isnan(values).sum()):
+        return f"not reached by {num_missed} of {len(values)}"
+    mean, low, high = np.exp(interval(np.log(values / base)))
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table as Markdown."""
+    for cells in (heads, ["---"] * len(heads), *rows):
+        print(f"| {' | '.join(cells)} |")
+    print()
+
+
+def ends(found: Sequence[Column], base: Column) -> None:
+    """Print the values at the end, and their differences from those of the base."""
+    rows = []
+    for one in found:
+        cells = [one.name, f"{one.learning_rate:g}"]
+        for metric in METRICS:
+            last = one.curves[metric][:, -1]
+            mean, low, high = interval(last - base.curves[metric][:, -1])
+            cells += [f"{last.mean():.4f}", f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"]
+        rows.append(cells)
+    heads = [head for metric in METRICS.values() for head in (metric, f"minus {BASE}")]
+    table(["schedule", "learning rate", *heads], rows)
+
+
+def needs(found: Sequence[Column], base: Column, axis: str) -> None:
+    """Print images or seconds to each target, over those of the base."""
+    rows = []
+    for one in (column for column in found if column is not base):
+        cells = [one.name]
+        for metric, share in TARGETS:
+            at = round(share * base.curves[metric].shape[1]) - 1
+            targets = np.minimum.accumulate(base.curves[metric], 1)[:, at]
+            cells.append(ratio(*(column.needed(axis, metric, targets) for column in (one, base))))
+        rows.append(cells)
+    table([axis, *(f"{METRICS[metric]} at {share:.0%}" for metric, share in TARGETS)], rows)
+
+
+def overheads(found: Sequence[Column], base: Column) -> list[list[str]]:
+    """Return the time of a training step, per image, and its ratio to that of the base."""
+    rows = []
+    for one in found:
+        own, others = ((c.curves["seconds"] / c.curves["images"])[:, -1] for c in (one, base))
+        rows.append([one.name, f"{1e3 * own.mean():.3f}", ratio(own, others)])
+    return rows
+
+
+def main() -> None:
+    """Print and draw."""
+    scores = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "scores.jsonl"
+    lines = [one for one in map(json.loads, scores.open()) if one["num_checkpoints"] > 1]
+    for is_tuned in (False, True):
+        found = columns(lines, is_tuned=is_tuned)
+        base = next(column for column in found if column.name == BASE)
+        rate = "each schedule's own" if is_tuned else "the preset's"
+        print(f"Learning rate: {rate}. n = {len(base.curves['images'])} seeds.\n")
+        ends(found, base)
+        for axis in ("images", "seconds"):
+            needs(found, base, axis)
+        table(["schedule", "ms of a core per image", f"over {BASE}"], overheads(found, base))
+    (scores.parent / "curves.svg").write_text(picture(columns(lines, is_tuned=False)))
+
+
+def picture(found: Sequence[Column]) -> str:
+    """Draw the mean curves over seeds on logarithmic axes, on white."""
+    parts = []
+    for left, metric in zip((70, 460), TICKS, strict=True):
+        lines = [(one.curves["images"][0], one.curves[metric].mean(0).clip(1e-4)) for one in found]
+        x, y = (np.log(np.concatenate(values)) for values in zip(*lines, strict=True))
+        low, high = y.min(), y.max()
+
+        def place(images: float, value: float, left=left, x=x, low=low, high=high) -> str:
+            across = (math.log(images) - x.min()) / (x.max() - x.min())
+            down = (high - math.log(value)) / (high - low)
+            return f"{left + 300 * across:.1f} {40 + 250 * down:.1f}"
+
+        parts.append(f'<text x="{left}" y="20">{METRICS[metric]}</text>')
+        for value in (v for v in TICKS[metric] if low <= math.log(v) <= high):
+            _, top = place(1, value).split()
+            parts.append(f'<path d="M{left} {top}h300" stroke="#dddddd"/>')
+            parts.append(
+                f'<text x="{left - 6}" y="{top}" dy="4" text-anchor="end">{value:g}</text>'
+            )
+        for images in lines[0][0][[0, 1, 3, -1]]:
+            across, _ = place(images, 1).split()
+            parts.append(f'<text x="{across}" y="312" text-anchor="middle">{images:,}</text>')
+        parts.append(f'<text x="{left + 150}" y="335" text-anchor="middle">images seen</text>')
+        for (images, values), color in zip(lines, COLORS, strict=False):
+            path = "L".join(itertools.starmap(place, zip(images, values, strict=True)))
+            parts.append(f'<path d="M{path}" stroke="{color}" stroke-width="2" fill="none"/>')
+    for i, (one, color) in enumerate(zip(found, COLORS, strict=False)):
+        y = 50 + 24 * i
+        parts.append(f'<path d="M785 {y}h30" stroke="{color}" stroke-width="2"/>')
+        parts.append(f'<text x="823" y="{y + 4}">{one.name}</text>')
+    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 930 345" font-family="sans-serif"'
+    white = '<rect width="930" height="345" fill="white"/>'
+    return "\n".join([f'{head} font-size="13">', white, *parts, "</svg>\n"])
+
+
+if __name__ == "__main__":
+    main()
