@@ -12,11 +12,9 @@ from elbos.training import checkpoint
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 NETWORK = ["--network.channels", "16", "32", "--network.embedding-dim", "32"]
 TRAINING = [*NETWORK, "--num-images", "32", "--batch-size", "16", "--sampling.num-steps", "2"]
-NAMES = sorted(
-    path.stem
-    for path in BENCHMARKS.glob("*.py")
-    if path.stem not in ("networks", "timing", "roofline", "trainers")  # of other projects
-)
+SHARED = {"networks", "timing", "roofline", "trainings"}  # what benchmarks import
+FOREIGN = {"time_to_quality", "trainers"}  # they run other projects' code, or start processes
+NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - SHARED - FOREIGN)
 LONG = {"audit", "startup", "step"}
 ARGUMENTS = {  # RUN is a trained one
     "audit": [

@@ -1,0 +1,250 @@
+r"""Sample quality after some minutes of training on one core, beside other people's training code.
+
+    python benchmarks/time_to_quality.py FOLDER [--minutes 6] [--seeds 0 1 2]
+        [--codes elbos elbos-wide diffusers lucidrains edm]
+        [--diffusers train_unconditional.py] [--edm CLONE] [--table]
+
+Data are Fashion-MNIST at 16x16 as folders of RGB pictures, without labels. Each project trains with
+its own script, loop, loss, optimizer, average and precision, on one core; two runs go at once:
+
+- elbos: `elbos train fashion-small`; `elbos-wide` has about the others' FLOPs an image;
+- diffusers: the script `examples/unconditional_image_generation/train_unconditional.py` as it is,
+  with a `UNet2DModel` of our size; its cosine decay ends with the last step;
+- lucidrains: `Trainer` of denoising-diffusion-pytorch, with the settings of its README;
+- edm: `train.py` of a clone of NVlabs/edm, with a batch of 64. Its learning rate rises over 5 % of
+  a training of its default length, and so it does here.
+
+Networks are of our size: two resolutions and 0.7 to 1.0 million parameters. The projects' defaults,
+of 36 to 114 million, would see a few hundred images in these minutes. Two shorter runs give the
+seconds until the first step and those an image, and so how many images fit into the minutes.
+Training counts with all that the project does meanwhile; the start is a column of its own.
+
+Samples are drawn twice: by the project's own sampler, and by ours with 32 evaluations (of adapters'
+denoisers). Their kernel distance, in features of EfficientNet-Lite0, is to the
+10,000 test images; `real` is that of training images. Runs that are in FOLDER are not run again.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from timing import cpu_model
+from torch import Tensor
+from trainings import SIZE, TRAININGS, Job, precision
+
+from elbos.evaluation.estimators import kernel_distance
+from elbos.evaluation.features import Lite0, extract
+from elbos.training.data import Fashion
+
+FEW, MORE = 640, 10_240  # images of the two runs that give the speed
+BATCH = 250  # samples at once
+RATES = {  # of learning, their defaults
+    "elbos": 8e-3,
+    "elbos-wide": 8e-3,
+    "diffusers": 1e-4,
+    "lucidrains": 8e-5,
+    "edm": 1e-3,
+}
+
+
+def run(job: Job, core: int, num_samples: int) -> None:
+    """Train and draw samples, in a process of its own on one core."""
+    os.sched_setaffinity(0, {core})
+    os.environ |= dict.fromkeys(("XDG_CACHE_HOME", "HF_HOME"), str(job.folder / "cache"))
+    torch.set_num_threads(1)
+    torch.manual_seed(job.seed)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    log = os.open(job.folder / "log.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    start = time.perf_counter()
+    trained = TRAININGS[job.code](job)
+    result = {
+        **{key: getattr(job, key) for key in ("code", "minutes", "learning_rate", "seed")},
+        "num_images": job.num_images,
+        "seconds": time.perf_counter() - start,
+        "num_parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
+        "sampler": trained.sampler,
+    }
+    for name, sample in (("own", trained.sample), ("ours", trained.sample_ours)):
+        torch.manual_seed(1000 + job.seed)
+        sizes = [len(part) for part in torch.arange(num_samples).split(BATCH)]
+        x = torch.cat([sample(size) for size in sizes]).clamp(-1, 1)
+        np.save(job.folder / f"{name}.npy", (x * 127.5 + 127.5).round().to(torch.uint8).numpy())
+    (job.folder / "result.json").write_text(json.dumps(result))
+
+
+def run_all(jobs: list[Job], num_samples: int) -> None:
+    """Run what has no result yet, two jobs at once, each on its own core."""
+    cores: Queue[int] = Queue()
+    for core in sorted(os.sched_getaffinity(0))[:2]:
+        cores.put(core)
+
+    def start(job: Job) -> None:
+        core = cores.get()
+        spawn = multiprocessing.get_context("spawn")
+        process = spawn.Process(target=run, args=(job, core, num_samples))
+        process.start()
+        process.join()
+        cores.put(core)
+        state = f"failed, see {job.folder}/log.txt" if process.exitcode else "done"
+        print(f"{job.folder.name}: {state}", flush=True)
+
+    with ThreadPoolExecutor(cores.qsize()) as pool:
+        list(pool.map(start, [one for one in jobs if not (one.folder / "result.json").exists()]))
+
+
+def speed(folder: Path, code: str) -> tuple[float, float]:
+    """Seconds until the first step, and seconds an image: a line through two shorter runs."""
+    few, more = (read(folder / "speed" / f"{code}-{num}")["seconds"] for num in (FEW, MORE))
+    slope = (more - few) / (MORE - FEW)
+    return few - FEW * slope, slope
+
+
+def read(folder: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def write_pictures(folder: Path) -> None:
+    """Write Fashion-MNIST at 16x16 as PNG files in train/ and test/."""
+    data = Fashion().load()
+    for name, split in (("train", data.train), ("test", data.test)):
+        partial = folder / f"{name}-partial"
+        if (folder / name).exists():
+            continue
+        partial.mkdir(parents=True, exist_ok=True)
+        x = torch.as_tensor(split.x[torch.arange(len(split))]).float()
+        small = F.interpolate(x, size=SIZE, mode="bilinear", antialias=True)
+        for i, pixels in enumerate(small.round().to(torch.uint8)[:, 0].numpy()):
+            Image.fromarray(pixels).convert("RGB").save(partial / f"{i:05d}.png")
+        partial.rename(folder / name)
+
+
+def read_pictures(folder: Path, num: int) -> Tensor:
+    paths = sorted(folder.glob("*.png"))[:num]
+    pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
+    return torch.from_numpy(pixels).movedim(-1, 1)
+
+
+def features(x: Tensor) -> Tensor:
+    extractor = Lite0().load(torch.device("cpu"))
+    return extract(extractor, x, num_levels=256, on_images=lambda _: None).pooled
+
+
+def score(folder: Path, num_samples: int, num_reference: int) -> None:
+    """Write results.json: all results of a folder, with kernel distances to the test images."""
+    pictures = folder / "pictures"
+    reference = features(read_pictures(pictures / "test", num_reference))
+    real = kernel_distance(features(read_pictures(pictures / "train", num_samples)), reference)
+    runs = []
+    for path in sorted((folder / "runs").glob("*/result.json")):
+        result = read(path.parent)
+        if "own" not in result:
+            for name in ("own", "ours"):
+                x = torch.from_numpy(np.load(path.parent / f"{name}.npy"))
+                result[name] = kernel_distance(features(x), reference)
+            path.write_text(json.dumps(result))
+        has_speed = (folder / "speed" / f"{result['code']}-{MORE}" / "result.json").exists()
+        start = speed(folder, result["code"])[0] if has_speed else 0.0
+        runs.append({**result, "seconds_to_start": start})
+    protocol = {"num_samples": num_samples, "num_reference": num_reference, "real": real}
+    machine = {"processor": cpu_model(), "precision": precision(), "torch": torch.__version__}
+    results = {"machine": machine, "protocol": protocol, "runs": runs}
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+def table(results: dict[str, Any]) -> str:
+    """Kernel distances by minutes, code and learning rate: means and deviations over seeds."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in results["runs"]:
+        key = one["minutes"], list(RATES).index(one["code"]), one["learning_rate"]
+        groups.setdefault(key, []).append(one)
+    real, error = results["protocol"]["real"]
+    lines = [
+        "| minutes | code | parameters | learning rate | n | images | images/s | start, s "
+        "| own sampler | kernel distance | with ours |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+        f"| | real | | | | | | | | {real:.4f} ± {error:.4f} | |",
+    ]
+    for (minutes, _, rate), runs in sorted(groups.items()):
+        first, start = runs[0], runs[0]["seconds_to_start"]
+        seconds = statistics.mean(one["seconds"] for one in runs) - start
+        cells = [
+            *(f"{seconds / 60:.1f} (of {minutes:g})", first["code"]),
+            *(f"{first['num_parameters']:,}", f"{rate:g}", f"{len(runs)}"),
+            *(f"{first['num_images']:,}", f"{first['num_images'] / seconds:.0f}"),
+            f"{start:.0f}",
+            *(first["sampler"], *(spread([one[k][0] for one in runs]) for k in ("own", "ours"))),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.4f}{deviation}"
+
+
+def main() -> None:
+    """Train what is missing, score it and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--codes", nargs="+", choices=RATES, default=["elbos", "elbos-wide"])
+    parser.add_argument("--diffusers", type=Path, help="train_unconditional.py of its examples")
+    parser.add_argument("--edm", type=Path, help="a clone of NVlabs/edm")
+    parser.add_argument("--rates", type=float, nargs="+", help="learning rates, for the defaults")
+    parser.add_argument("--num-images", type=int, help="in place of what fits into the minutes")
+    parser.add_argument("--num-samples", type=int, default=1000)
+    parser.add_argument("--num-reference", type=int, default=10_000, help="test images")
+    parser.add_argument("--table", action="store_true", help="print the results that are there")
+    arguments = parser.parse_args()
+    folder, num_samples = arguments.folder.absolute(), arguments.num_samples
+    if not arguments.table:
+        write_pictures(folder / "pictures")
+
+        def job(name: str, code: str, num_images: int, rate: float, seed: int = 0) -> Job:
+            return Job(
+                code=code,
+                source=getattr(arguments, code, None),
+                pictures=folder / "pictures",
+                folder=folder / name,
+                learning_rate=rate,
+                seed=seed,
+                minutes=arguments.minutes,
+                num_images=num_images,
+            )
+
+        nums = dict.fromkeys(arguments.codes, arguments.num_images)
+        if arguments.num_images is None:
+            shorter = [(code, num) for code in arguments.codes for num in (FEW, MORE)]
+            run_all(
+                [job(f"speed/{code}-{num}", code, num, RATES[code]) for code, num in shorter], 2
+            )
+            nums = {code: round(60 * arguments.minutes / speed(folder, code)[1]) for code in nums}
+        jobs = [
+            job(f"runs/{code}-{arguments.minutes:g}-{rate:g}-{seed}", code, num, rate, seed)
+            for seed in arguments.seeds
+            for code, num in nums.items()
+            for rate in arguments.rates or [RATES[code]]
+        ]
+        run_all(jobs, num_samples)
+        score(folder, num_samples, arguments.num_reference)
+    print(table(json.loads((folder / "results.json").read_text())))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Trainings by other people's code and by ours, each as its users start it, at our size.
+
+Every function trains for a number of images on a folder of 16x16 pictures, and returns the averaged
+network as a denoiser of ours, with the project's own sampler. Where a project's script cannot stop
+after a number of steps, or asks for a GPU, a name of it is replaced; nothing of it is here.
+"""
+
+import contextlib
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import elbos
+from elbos.models.samplers import StochasticDPMSolver, grid
+from elbos.theory.schedules import EDMSampling
+from elbos.training.machine import best_precision
+
+SIZE = 16
+LOGSNR_MIN, LOGSNR_MAX = -10.0, 13.3  # of our training and our sampler
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training, its length and where it is."""
+
+    code: str
+    source: Path | None
+    pictures: Path
+    folder: Path
+    learning_rate: float
+    seed: int
+    minutes: float
+    num_images: int
+
+    @property
+    def train(self) -> str:
+        return str(self.pictures / "train")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An averaged network as a denoiser of ours, and its project's sampler."""
+
+    network: torch.nn.Module
+    denoiser: Any
+    sampler: str
+    sample: Callable[[int], Tensor]
+
+    @torch.no_grad()
+    def sample_ours(self, num: int) -> Tensor:
+        """Samples of SDE-DPM-Solver++(2M) on EDM's grid, with 32 evaluations."""
+        ends = {
+            "logsnr_min": max(LOGSNR_MIN, getattr(self.denoiser, "logsnr_min", LOGSNR_MIN)),
+            "logsnr_max": min(LOGSNR_MAX, getattr(self.denoiser, "logsnr_max", LOGSNR_MAX)),
+        }
+        z = torch.randn(num, 3, SIZE, SIZE)
+        return StochasticDPMSolver()(self.denoiser, z, grid(EDMSampling(**ends), 32))
+
+
+class Finished(Exception):
+    """Raised inside a project's loop after its last step."""
+
+
+def train_elbos(job: Job) -> Trained:
+    """`elbos train fashion-small`, or with the widths of `fashion`."""
+    wide = ["--network.channels", "128", "256"] if job.code == "elbos-wide" else []
+    command = [
+        *(sys.executable, "-m", "elbos", "train", "fashion-small", *wide),
+        *("--num-images", str(job.num_images), "--seed", str(job.seed)),
+        *("--optimizer.learning-rate", str(job.learning_rate), "--run", str(job.folder / "run")),
+        *("data:folder", "--data.root", str(job.pictures), "--data.size", str(SIZE)),
+    ]
+    subprocess.run(command, check=True)
+    run = elbos.Run(job.folder / "run")
+
+    def sample(num: int) -> Tensor:
+        z = torch.randn(num, 3, SIZE, SIZE)
+        levels = EDMSampling(logsnr_min=LOGSNR_MIN, logsnr_max=LOGSNR_MAX)
+        with torch.no_grad():
+            return StochasticDPMSolver()(run.denoiser, z, grid(levels, 16))
+
+    return Trained(run.network, run.denoiser, "SDE-DPM-Solver++(2M), 16", sample)
+
+
+def train_diffusers(job: Job) -> Trained:
+    """The script `train_unconditional.py` of diffusers' examples."""
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel, optimization, training_utils
+
+    network = UNet2DModel(
+        sample_size=SIZE,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=2,
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
+    network.save_config(job.folder / "network")
+    batch_size = 16
+    num_steps = job.num_images // batch_size
+    scheduler, step = optimization.get_scheduler, training_utils.EMAModel.step
+
+    def stopping(average: Any, parameters: Any) -> None:
+        step(average, parameters)
+        if average.optimization_step == num_steps:
+            average.copy_to(network.parameters())
+            raise Finished
+
+    def ending(*words: Any, num_training_steps: int, **settings: Any) -> Any:
+        return scheduler(*words, num_training_steps=num_steps, **settings)
+
+    optimization.get_scheduler, training_utils.EMAModel.step = ending, stopping
+    sys.argv = [
+        *(str(job.source), "--train_data_dir", job.train, "--resolution", str(SIZE)),
+        *("--model_config_name_or_path", str(job.folder / "network"), "--use_ema"),
+        *("--train_batch_size", str(batch_size), "--num_epochs", "1000"),
+        *("--learning_rate", str(job.learning_rate), "--mixed_precision", precision()),
+        *("--lr_warmup_steps", str(min(500, num_steps // 20))),
+        *("--output_dir", str(job.folder / "out"), "--checkpointing_steps", "1000000"),
+    ]
+    with contextlib.suppress(Finished):
+        runpy.run_path(str(job.source), run_name="__main__")
+    levels = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    pipeline = DDPMPipeline(unet=network.eval(), scheduler=levels)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def sample(num: int) -> Tensor:
+        images = pipeline(batch_size=num, num_inference_steps=250, output_type="np").images
+        return torch.from_numpy(images).movedim(-1, 1) * 2 - 1
+
+    denoiser = elbos.adapters.diffusers.denoiser(network, levels)
+    return Trained(network, denoiser, "DDPM, 250", sample)
+
+
+def train_lucidrains(job: Job) -> Trained:
+    """`Trainer` of denoising-diffusion-pytorch."""
+    from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
+
+    diffusion = GaussianDiffusion(
+        Unet(dim=32, dim_mults=(1, 2)), image_size=SIZE, timesteps=1000, sampling_timesteps=250
+    )
+    batch_size = 32
+    trainer = Trainer(
+        diffusion,
+        job.train,
+        train_batch_size=batch_size,
+        train_lr=job.learning_rate,
+        train_num_steps=job.num_images // batch_size,
+        augment_horizontal_flip=False,
+        amp=precision() == "bf16",
+        mixed_precision_type="bf16",
+        calculate_fid=False,
+        save_and_sample_every=10**9,
+        results_folder=str(job.folder / "out"),
+    )
+    trainer.train()
+    averaged = trainer.ema.ema_model.eval()
+    network = averaged.model
+
+    def loss(called: Any, x: Tensor) -> Tensor:
+        averaged.model = called
+        return averaged((x + 1) / 2)
+
+    x = torch.rand(64, 3, SIZE, SIZE) * 2 - 1
+    denoiser = elbos.audit.probe(loss, x).denoiser(network)  # what the project's loss calls it
+    averaged.model = network
+    return Trained(
+        network, denoiser, "DDIM, 250", lambda num: averaged.sample(batch_size=num) * 2 - 1
+    )
+
+
+def train_edm(job: Job) -> Trained:
+    """`train.py` of a clone of EDM, on the processor."""
+    sys.path.insert(0, str(job.source))
+    import train
+    from generate import edm_sampler
+    from torch_utils import misc
+
+    class OneProcess(torch.nn.Module):
+        """In the place of DistributedDataParallel, which needs a process group."""
+
+        def __init__(self, module: torch.nn.Module, device_ids: Any) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, *inputs: Any, **conditions: Any) -> Any:
+            return self.module(*inputs, **conditions)
+
+    averages: list[Any] = []
+    loop, warmup = train.training_loop.training_loop, {"lr_rampup_kimg": job.num_images / 20_000}
+    on_processor = {**warmup, "device": torch.device("cpu")}
+    train.training_loop.training_loop = lambda **settings: loop(**settings, **on_processor)
+    train.dist.init = torch.cuda.reset_peak_memory_stats = lambda: None
+    torch.multiprocessing.set_start_method = lambda method: None
+    torch.nn.parallel.DistributedDataParallel = OneProcess
+    torch.utils.data.Sampler.__init__ = lambda sampler, dataset=None: None  # as older torch had it
+    misc.check_ddp_consistency = averages.append  # called with the average before it is saved
+    words = [
+        *(f"--outdir={job.folder}", f"--data={job.train}", f"--seed={job.seed}"),
+        *("--cbase=24", "--cres=1,2", "--dropout=0", "--batch=64"),
+        *(f"--lr={job.learning_rate}", f"--duration={job.num_images / 1e6}"),
+    ]
+    train.main(words, standalone_mode=False)
+    network = averages[-1]
+
+    def sample(num: int) -> Tensor:
+        return edm_sampler(network, torch.randn(num, 3, SIZE, SIZE), num_steps=18).float()
+
+    return Trained(network, elbos.adapters.edm.denoiser(network), "Heun, 35", sample)
+
+
+TRAININGS = {
+    "elbos": train_elbos,
+    "elbos-wide": train_elbos,
+    "diffusers": train_diffusers,
+    "lucidrains": train_lucidrains,
+    "edm": train_edm,
+}
+
+
+def precision() -> str:
+    """Return accelerate's name of the precision that the processor computes in."""
+    return best_precision(torch.device("cpu")).replace("fp32", "no")
