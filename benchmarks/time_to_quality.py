@@ -19,9 +19,9 @@ of 36 to 114 million, would see a few hundred images in these minutes. Two short
 seconds until the first step and those an image, and so how many images fit into the minutes.
 Training counts with all that the project does meanwhile; the start is a column of its own.
 
-Samples are drawn twice: by the project's own sampler, and by ours with 32 evaluations (of adapters'
-denoisers). Their kernel distance, in features of EfficientNet-Lite0, is to the
-10,000 test images; `real` is that of training images. Runs that are in FOLDER are not run again.
+Samples are drawn twice: by a fast sampler of the project's own, and by ours with 32 evaluations of
+an adapter's denoiser. Their kernel distance, in features of EfficientNet-Lite0, is to the first
+5,000 test images; `real` is that of training images. Runs that are in FOLDER are not run again.
 """
 
 import argparse
@@ -31,6 +31,7 @@ import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -41,14 +42,16 @@ import torch.nn.functional as F
 from PIL import Image
 from timing import cpu_model
 from torch import Tensor
-from trainings import SIZE, TRAININGS, Job, precision
+from trainings import SIZE, TRAININGS, Job, precision, sample_ours
 
 from elbos.evaluation.estimators import kernel_distance
 from elbos.evaluation.features import Lite0, extract
 from elbos.training.data import Fashion
+from elbos.training.pictures import png
 
 FEW, MORE = 640, 10_240  # images of the two runs that give the speed
 BATCH = 250  # samples at once
+NUM_SHOWN = 16  # samples in a row of the picture
 RATES = {  # of learning, their defaults
     "elbos": 8e-3,
     "elbos-wide": 8e-3,
@@ -77,7 +80,8 @@ def run(job: Job, core: int, num_samples: int) -> None:
         "num_parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
         "sampler": trained.sampler,
     }
-    for name, sample in (("own", trained.sample), ("ours", trained.sample_ours)):
+    samplers = {"own": trained.sample, "ours": partial(sample_ours, trained.denoiser())}
+    for name, sample in samplers.items():
         torch.manual_seed(1000 + job.seed)
         sizes = [len(part) for part in torch.arange(num_samples).split(BATCH)]
         x = torch.cat([sample(size) for size in sizes]).clamp(-1, 1)
@@ -158,19 +162,34 @@ def score(folder: Path, num_samples: int, num_reference: int) -> None:
             path.write_text(json.dumps(result))
         has_speed = (folder / "speed" / f"{result['code']}-{MORE}" / "result.json").exists()
         start = speed(folder, result["code"])[0] if has_speed else 0.0
-        runs.append({**result, "seconds_to_start": start})
+        runs.append({"name": path.parent.name, **result, "seconds_to_start": start})
+    write_picture(folder, read_pictures(pictures / "train", NUM_SHOWN), runs)
     protocol = {"num_samples": num_samples, "num_reference": num_reference, "real": real}
     machine = {"processor": cpu_model(), "precision": precision(), "torch": torch.__version__}
     results = {"machine": machine, "protocol": protocol, "runs": runs}
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
+def write_picture(folder: Path, real: Tensor, runs: list[dict[str, Any]]) -> None:
+    """Write samples.png: real images, and a row of samples for each length and code, first seed."""
+    rows, first = [real], min(one["seed"] for one in runs)
+    for one in sorted(runs, key=order):
+        if one["seed"] == first:
+            path = folder / "runs" / one["name"] / "own.npy"
+            rows.append(torch.from_numpy(np.load(path)[:NUM_SHOWN]))
+    x = torch.cat(rows).float() / 127.5 - 1
+    (folder / "samples.png").write_bytes(png(x, num_columns=NUM_SHOWN))
+
+
+def order(run: dict[str, Any]) -> tuple[Any, ...]:
+    return run["minutes"], list(RATES).index(run["code"]), run["learning_rate"]
+
+
 def table(results: dict[str, Any]) -> str:
     """Kernel distances by minutes, code and learning rate: means and deviations over seeds."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in results["runs"]:
-        key = one["minutes"], list(RATES).index(one["code"]), one["learning_rate"]
-        groups.setdefault(key, []).append(one)
+        groups.setdefault(order(one), []).append(one)
     real, error = results["protocol"]["real"]
     lines = [
         "| minutes | code | parameters | learning rate | n | images | images/s | start, s "
@@ -208,8 +227,8 @@ def main() -> None:
     parser.add_argument("--edm", type=Path, help="a clone of NVlabs/edm")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates, for the defaults")
     parser.add_argument("--num-images", type=int, help="in place of what fits into the minutes")
-    parser.add_argument("--num-samples", type=int, default=1000)
-    parser.add_argument("--num-reference", type=int, default=10_000, help="test images")
+    parser.add_argument("--num-samples", type=int, default=500)
+    parser.add_argument("--num-reference", type=int, default=5_000, help="test images")
     parser.add_argument("--table", action="store_true", help="print the results that are there")
     arguments = parser.parse_args()
     folder, num_samples = arguments.folder.absolute(), arguments.num_samples

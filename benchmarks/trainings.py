@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +47,23 @@ class Job:
 
 @dataclass(frozen=True)
 class Trained:
-    """An averaged network as a denoiser of ours, and its project's sampler."""
+    """An averaged network, what makes a denoiser of ours of it, and its project's sampler."""
 
     network: torch.nn.Module
-    denoiser: Any
+    denoiser: Callable[[], Any]
     sampler: str
     sample: Callable[[int], Tensor]
 
-    @torch.no_grad()
-    def sample_ours(self, num: int) -> Tensor:
-        """Samples of SDE-DPM-Solver++(2M) on EDM's grid, with 32 evaluations."""
-        ends = {
-            "logsnr_min": max(LOGSNR_MIN, getattr(self.denoiser, "logsnr_min", LOGSNR_MIN)),
-            "logsnr_max": min(LOGSNR_MAX, getattr(self.denoiser, "logsnr_max", LOGSNR_MAX)),
-        }
-        z = torch.randn(num, 3, SIZE, SIZE)
-        return StochasticDPMSolver()(self.denoiser, z, grid(EDMSampling(**ends), 32))
+
+@torch.no_grad()
+def sample_ours(denoiser: Any, num: int, num_steps: int = 32) -> Tensor:
+    """Samples of SDE-DPM-Solver++(2M) on EDM's grid, an evaluation a step."""
+    ends = {
+        "logsnr_min": max(LOGSNR_MIN, getattr(denoiser, "logsnr_min", LOGSNR_MIN)),
+        "logsnr_max": min(LOGSNR_MAX, getattr(denoiser, "logsnr_max", LOGSNR_MAX)),
+    }
+    z = torch.randn(num, 3, SIZE, SIZE)
+    return StochasticDPMSolver()(denoiser, z, grid(EDMSampling(**ends), num_steps))
 
 
 class Finished(Exception):
@@ -79,19 +81,20 @@ def train_elbos(job: Job) -> Trained:
     ]
     subprocess.run(command, check=True)
     run = elbos.Run(job.folder / "run")
-
-    def sample(num: int) -> Tensor:
-        z = torch.randn(num, 3, SIZE, SIZE)
-        levels = EDMSampling(logsnr_min=LOGSNR_MIN, logsnr_max=LOGSNR_MAX)
-        with torch.no_grad():
-            return StochasticDPMSolver()(run.denoiser, z, grid(levels, 16))
-
-    return Trained(run.network, run.denoiser, "SDE-DPM-Solver++(2M), 16", sample)
+    sample = partial(sample_ours, run.denoiser, num_steps=16)
+    return Trained(run.network, lambda: run.denoiser, "SDE-DPM-Solver++(2M), 16", sample)
 
 
 def train_diffusers(job: Job) -> Trained:
     """The script `train_unconditional.py` of diffusers' examples."""
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel, optimization, training_utils
+    from diffusers import (
+        DDPMPipeline,
+        DDPMScheduler,
+        DPMSolverMultistepScheduler,
+        UNet2DModel,
+        optimization,
+        training_utils,
+    )
 
     network = UNet2DModel(
         sample_size=SIZE,
@@ -128,15 +131,16 @@ def train_diffusers(job: Job) -> Trained:
     with contextlib.suppress(Finished):
         runpy.run_path(str(job.source), run_name="__main__")
     levels = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
-    pipeline = DDPMPipeline(unet=network.eval(), scheduler=levels)
+    solver = DPMSolverMultistepScheduler.from_config(levels.config)
+    pipeline = DDPMPipeline(unet=network.eval(), scheduler=solver)
     pipeline.set_progress_bar_config(disable=True)
 
     def sample(num: int) -> Tensor:
-        images = pipeline(batch_size=num, num_inference_steps=250, output_type="np").images
+        images = pipeline(batch_size=num, num_inference_steps=25, output_type="np").images
         return torch.from_numpy(images).movedim(-1, 1) * 2 - 1
 
-    denoiser = elbos.adapters.diffusers.denoiser(network, levels)
-    return Trained(network, denoiser, "DDPM, 250", sample)
+    denoiser = partial(elbos.adapters.diffusers.denoiser, network, levels)
+    return Trained(network, denoiser, "DPM-Solver++(2M), 25", sample)
 
 
 def train_lucidrains(job: Job) -> Trained:
@@ -144,7 +148,7 @@ def train_lucidrains(job: Job) -> Trained:
     from denoising_diffusion_pytorch import GaussianDiffusion, Trainer, Unet
 
     diffusion = GaussianDiffusion(
-        Unet(dim=32, dim_mults=(1, 2)), image_size=SIZE, timesteps=1000, sampling_timesteps=250
+        Unet(dim=32, dim_mults=(1, 2)), image_size=SIZE, timesteps=1000, sampling_timesteps=50
     )
     batch_size = 32
     trainer = Trainer(
@@ -168,12 +172,13 @@ def train_lucidrains(job: Job) -> Trained:
         averaged.model = called
         return averaged((x + 1) / 2)
 
-    x = torch.rand(64, 3, SIZE, SIZE) * 2 - 1
-    denoiser = elbos.audit.probe(loss, x).denoiser(network)  # what the project's loss calls it
-    averaged.model = network
-    return Trained(
-        network, denoiser, "DDIM, 250", lambda num: averaged.sample(batch_size=num) * 2 - 1
-    )
+    def denoiser() -> Any:  # with what the project's loss gives the network, as an audit sees it
+        found = elbos.audit.probe(loss, torch.rand(64, 3, SIZE, SIZE) * 2 - 1).denoiser(network)
+        averaged.model = network
+        return found
+
+    sample = lambda num: averaged.sample(batch_size=num) * 2 - 1  # noqa: E731
+    return Trained(network, denoiser, "DDIM, 50", sample)
 
 
 def train_edm(job: Job) -> Trained:
@@ -213,7 +218,7 @@ def train_edm(job: Job) -> Trained:
     def sample(num: int) -> Tensor:
         return edm_sampler(network, torch.randn(num, 3, SIZE, SIZE), num_steps=18).float()
 
-    return Trained(network, elbos.adapters.edm.denoiser(network), "Heun, 35", sample)
+    return Trained(network, partial(elbos.adapters.edm.denoiser, network), "Heun, 35", sample)
 
 
 TRAININGS = {
