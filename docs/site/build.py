@@ -32,7 +32,11 @@ SOURCE = SITE / "source"
 NAMES = json.loads((ROOT / "tests/project/contract.json").read_text())["names"]
 LINK = r'(?:\]\(|(?:src|href)=")([^)"\s#]+)'
 PAGES = ("*.md", "docs/**/*.md")
-MADE = {"docs/gallery": "index.html", "docs/results/fashion": "report.html"}  # by `make pages`
+MADE = {  # by `make pages`
+    "docs/gallery": "index.html",
+    "docs/results/fashion": "report.html",
+    "docs/results/digits": "report.html",
+}
 HELP = (
     *(["train", "digits"], ["sample"], ["evaluate"], ["compare", "digits"], ["audit"]),
     ["evaluate", "MODEL", "--latents", "CACHE"],

@@ -12,7 +12,7 @@ from comparing import stored_comparison
 from elbos.comparison.result import Comparison
 
 HERE = Path(__file__).parent
-FASHION = HERE.parents[1] / "docs" / "results" / "fashion"
+RESULTS = HERE.parents[1] / "docs" / "results"
 PROSE = ("protocol", "remarks", "name", "command")
 """What a report holds beside its numbers."""
 
@@ -46,9 +46,10 @@ def test_report_of_a_small_comparison_is_unchanged(scored):
     assert Comparison.from_dict(json.loads((folder / "c/report.json").read_text())) == found
 
 
-def test_fashion_report_renders_to_its_markdown():
-    found = Comparison.from_dict(json.loads((FASHION / "report.json").read_text()))
-    assert found.to_markdown() == (FASHION / "report.md").read_text()
+@pytest.mark.parametrize("name", ["fashion", "digits"])
+def test_report_renders_to_its_markdown(name):
+    found = Comparison.from_dict(json.loads((RESULTS / name / "report.json").read_text()))
+    assert found.to_markdown() == (RESULTS / name / "report.md").read_text()
 
 
 def assert_equal(found, expected, rel, where="report"):

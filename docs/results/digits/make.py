@@ -1,0 +1,300 @@
+r"""Prints the tables of README.md and draws its pictures, from stored scores.
+
+python docs/results/digits/make.py                  from report.json, scores.json and samples/
+python docs/results/digits/make.py --runs FOLDER    writes these first, from a finished comparison
+
+report.json is the comparison's own result. scores.json adds what it holds only as means over seeds:
+for each run the ELBO of noisy test images at each log-SNR, and the loss under each weighting.
+
+**As good.** A monotone weighting is as good as the other of its pair if the report's interval of
+their difference, at 95 % for all verdicts together, lies within the protocol's margins. Beside it
+is the interval of the paired t-test: of the differences of this pair alone, seed by seed, with the
+same correction for all pairs and metrics. It was not planned.
+
+**Ranking.** With $r$ the centred ranks of a quantity, such as the ELBO at a noise level, and $s$
+those of the kernel distance, the correlation is Spearman's, averaged over groups $g$:
+
+$$\rho = \operatorname*{mean}_g \frac{r_g \cdot s_g}{\lVert r_g \rVert \lVert s_g \rVert}.$$
+
+*Between* objectives there is one group, the distinct monotone weightings, each a mean over seeds
+and over the objectives that have it. *Within* objectives each objective is a group, of its seeds;
+what a seed does to all objectives, the median of their deviations, is subtracted first, as scores
+with the same seed share the noise of the scoring. One-sided p-values are from permutations of $s$,
+within objectives of all groups alike, so that what objectives have in common stays common.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from scipy import stats
+
+from elbos.base.colors import COLORS
+from elbos.base.numbers import decimals, fixed, interval, plus_minus, signed
+from elbos.base.tables import Column, Table
+from elbos.comparison.result import Comparison
+from elbos.comparison.tables import weighting_label
+from elbos.training.data import Digits, to_unit
+from elbos.training.pictures import png
+
+HERE = Path(__file__).parent
+SAMPLERS = "ancestral", "heun"
+ANCESTRAL, HEUN, BITS = "kernel_ancestral", "kernel_heun", "bits_per_dim"
+MARGINS = {ANCESTRAL: 0.004, HEUN: 0.004, BITS: 0.04}
+PICKING, TESTING = slice(3), slice(3, None)  # seeds that pick a noise level, and that test it
+NUM_PERMUTATIONS = 10_000
+CURVE = ("k-2", "k0", "k1", "v-adaptive-sigmoid-2", "k3", "k4", "k6", "elbo")
+K = ("−2", "0", "1", "2", "3", "4", "6", "∞")  # of sigmoid(k - λ), whose limit is the ELBO
+MAX_BITS = 2.7  # of the picture; objectives beyond are marked at its edge
+BLUE, ORANGE, GREEN, *_, GREY = COLORS
+Correlations = Float[np.ndarray, "d k"]  # the observed ones, then those of permutations
+
+
+def collect(runs: Path) -> None:
+    """Write report.json, scores.json and samples/ from the folder of a finished comparison."""
+    report = json.loads((runs / "report.json").read_text())
+    (HERE / "report.json").write_text(json.dumps(report) + "\n")
+    found = {}
+    for row, seed in itertools.product(report["rows"], report["seeds"]):
+        run = runs / "runs" / f"{row['name']}-{seed}"
+        scores = json.loads((run / "scores.json").read_text())["scores"]
+        numbers = *scores["elbo"]["nats_per_dim"], *scores["losses"].values()
+        found[run.name] = [float(f"{number:.6g}") for number in numbers]
+        for sampler in SAMPLERS if seed == report["seeds"][0] else ():
+            picture = HERE / "samples" / sampler / f"{row['name']}.png"
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(run / "samples" / f"{sampler}.png", picture)
+    shared = {"logsnr": scores["elbo"]["logsnr"], "weightings": list(scores["losses"])}
+    (HERE / "scores.json").write_text(json.dumps({**shared, "runs": found}) + "\n")
+
+
+# --- as good, better or worse ---------------------------------------------------------------------
+
+
+def equivalence(comparison: Comparison) -> Table:
+    """The planned pairs in the main metrics, by the report's interval and by their own seeds."""
+    scores = {one.name: one.scores for one in comparison.objectives}
+    num, rows = len(comparison.seeds), []
+    pairs = list(itertools.product(comparison.pairs, comparison.main_metrics))
+    for pair, metric in pairs:
+        names, key = (pair.monotone, pair.non_monotone), metric.key
+        yes, no = (np.array([*scores[name][key].values.values()]) for name in names)
+        error = np.std(yes - no, ddof=1) / num**0.5
+        alone = error * stats.t.isf(0.025 / (2 * len(pairs)), num - 1)
+        found, places = pair.differences[key], 3 if key == BITS else 4
+        row = [" minus ".join(names), metric.short, signed(found.mean, places)]
+        for width in (found.detectable, alone):
+            low, high = found.mean - width, found.mean + width
+            row += [interval(low, high, places), verdict(low, high, MARGINS[key])]
+        rows.append(row)
+    heads = ["score", "difference", "interval", "monotone is", "own seeds alone", "is"]
+    return Table(["pair", *(Column(head, is_numeric=False) for head in heads)], rows)
+
+
+def verdict(low: float, high: float, margin: float) -> str:
+    """What an interval says of a monotone weighting in a score of which less is better."""
+    words = {"better": high < 0, "worse": low > 0, "as good": max(-low, high) <= margin}
+    return ", ".join(word for word, is_said in words.items() if is_said) or "open"
+
+
+# --- which ELBO ranks models ----------------------------------------------------------------------
+
+
+def values(comparison: Comparison, key: str) -> Float[np.ndarray, "r n"]:
+    """A metric by objective and seed."""
+    return np.array([list(one.scores[key].values.values()) for one in comparison.objectives])
+
+
+def quantities(comparison: Comparison, stored: dict) -> Float[np.ndarray, "r n k"]:
+    """What may rank models: the ELBO at each noise level, losses by weighting, and bits/dim."""
+    x = [[stored["runs"][f"{o.name}-{s}"] for s in comparison.seeds] for o in comparison.objectives]
+    return np.concatenate([np.array(x), values(comparison, BITS)[..., None]], axis=2)
+
+
+def correlations(x: Float[np.ndarray, "g m k"], y: Float[np.ndarray, "g m"]) -> Correlations:
+    """Spearman's correlations of quantities with a score, mean over groups."""
+    x, y = (stats.rankdata(one, axis=1) - (one.shape[1] + 1) / 2 for one in (x, y))
+    lengths = (np.linalg.norm(one, axis=1, keepdims=True) for one in (x, y))
+    x, y = (one / np.maximum(length, 1e-9) for one, length in zip((x, y), lengths, strict=True))
+    orders = np.tile(np.arange(y.shape[1]), (NUM_PERMUTATIONS, 1))
+    orders[1:] = np.random.default_rng(0).permuted(orders[1:], axis=1)
+    return np.einsum("gmk,gdm->dk", x, y[:, orders]) / len(x)
+
+
+def between(comparison: Comparison, stored: dict, seeds: slice) -> Correlations:
+    """Correlations over distinct monotone weightings."""
+    trained = np.array([one.weighting for one in comparison.objectives])
+    groups = [trained == weighting for weighting in comparison.ranking.weightings]
+    scores = quantities(comparison, stored), values(comparison, HEUN)
+    x, y = (one[:, seeds].mean(1) for one in scores)
+    return correlations(*(np.array([one[of].mean(0) for of in groups])[None] for one in (x, y)))
+
+
+def within(comparison: Comparison, stored: dict) -> Correlations:
+    """Correlations over the seeds of an objective, mean over all objectives."""
+    scores = quantities(comparison, stored), values(comparison, HEUN)
+    deviations = (one - one.mean(1, keepdims=True) for one in scores)
+    return correlations(*(one - np.median(one, 0) for one in deviations))
+
+
+def p_value(found: Correlations) -> float:
+    """The share of permutations whose highest correlation is at least the observed one."""
+    highest = found.max(1)
+    return float((highest >= highest[0] - 1e-9).mean())
+
+
+def ranking(stored: dict, titles: Sequence[str], found: Sequence[Correlations]) -> Table:
+    """Correlations of the picked level, of the highest, of bits/dim and of weighted losses."""
+    num = len(stored["logsnr"])
+    level = found[0][0, :num].argmax()
+    parts = {f"ELBO at log-SNR {stored['logsnr'][level]:.1f}": slice(level, level + 1)}
+    parts |= {f"highest of {num} noise levels": slice(num), "bits/dim": slice(-1, None)}
+    for i, name in enumerate(stored["weightings"], num):
+        parts[f"loss under {weighting_label(name)}"] = slice(i, i + 1)
+    rows = []
+    for title, part in parts.items():
+        row = [title]
+        for one in found:
+            highest = one[0, part].argmax()
+            at = f" (at {fixed(stored['logsnr'][highest], 1)})" if part == slice(num) else ""
+            row += [signed(one[0, part][highest], 2) + at, f"{p_value(one[:, part]):.2g}"]
+        rows.append(row)
+    return Table(["ρ", *itertools.chain(*((title, "p") for title in titles))], rows)
+
+
+def draw_ranking(stored: dict, titles: Sequence[str], found: Sequence[Correlations]) -> None:
+    """Correlation by noise level, between and within objectives, with bands of permutations."""
+    logsnr = np.array(stored["logsnr"])
+    curves = [one[:, : len(logsnr)] for one in found]
+    level = curves[0][0].argmax()
+    figure, panels = plt.subplots(1, 2, figsize=(9.3, 3.6), sharey=True, layout="constrained")
+    for panel, one, title in zip(panels, curves[2:], ("between", "within"), strict=True):
+        band, highest = np.quantile(one, [0.025, 0.975], axis=0), np.quantile(one.max(1), 0.95)
+        panel.fill_between(logsnr, *band, color=GREY, alpha=0.25, lw=0, label="95 % by chance")
+        panel.axhline(highest, color=GREY, ls="--", lw=1, label="95 % of the highest by chance")
+        panel.plot(logsnr, one[0], color=BLUE, lw=2, label="all seeds")
+        panel.set(title=f"{title} objectives", xlabel="noisy ← log-SNR → clean", ylim=(-1.05, 1.05))
+        panel.grid(color="0.92")
+    for one, title, color in zip(curves[:2], titles[:2], (ORANGE, GREEN), strict=True):
+        panels[0].plot(logsnr, one[0], "-o", color=color, lw=1, markevery=[level], label=title)
+    panels[0].set(ylabel="rank correlation of ELBO\nand kernel distance (Heun)")
+    panels[0].legend(fontsize=8, loc="lower right")
+    figure.savefig(HERE / "ranking.svg", metadata={"Date": None})
+
+
+# --- likelihood against sample quality ------------------------------------------------------------
+
+
+def front(comparison: Comparison) -> Table:
+    """Scores over k, and their differences from the best of all objectives."""
+    found = {one.name: one.scores for one in comparison.objectives}
+    rows, heads = [[k] for k in K], ["k"]
+    for metric in comparison.main_metrics:
+        heads += [metric.short, "above the best of all"]
+        best = next(s[metric.key].mean for s in found.values() if s[metric.key].is_best)
+        for name, row in zip(CURVE, rows, strict=True):
+            score = found[name][metric.key]
+            above, error, places = score.mean - best, score.detectable, decimals(score.detectable)
+            row.append(plus_minus(score.mean, score.std))
+            ends = "" if score.is_best else interval(above - error, above + error, places)
+            row.append(f"{signed(above, places)} ({ends})" if ends else "★")
+    return Table(heads, rows)
+
+
+def draw_front(comparison: Comparison) -> None:
+    """Bits/dim against kernel distances: a curve over k, and the other objectives."""
+    figure, panels = plt.subplots(1, 2, figsize=(9.3, 4.2), layout="constrained")
+    found = {one.name: one.scores for one in comparison.objectives}
+    for panel, metric in zip(panels, comparison.main_metrics[:2], strict=True):
+        for one in comparison.objectives:
+            bits, distance = one.scores[BITS], one.scores[metric.key]
+            x, y, is_far = min(bits.mean, MAX_BITS), distance.mean, bits.mean > MAX_BITS
+            color, label, side, offset = ORANGE, one.name.replace("-adaptive", ""), "left", (4, 4)
+            if one.name in CURVE:
+                k = K[CURVE.index(one.name)]
+                color, label, side = BLUE, f"k = {k}", "right"
+                offset = {"1": (4, 6), "2": (15, -13), "3": (6, -13)}.get(k, (-6, 2))
+            elif is_far:
+                label, side, offset = f"{label}, {bits.mean:.2f} bits/dim", "right", (-8, -13)
+            face, error = color if one.is_monotone else "white", 0 if is_far else bits.std
+            panel.errorbar(x, y, distance.std, error, ">" if is_far else "o", color=color, mfc=face)
+            if not one.name.endswith("-monotonic"):  # which lies beside its non-monotone twin
+                panel.annotate(label, (x, y), offset, "data", "offset points", ha=side, fontsize=8)
+        line = [[found[name][key].mean for name in CURVE] for key in (BITS, metric.key)]
+        panel.plot(*line, color=BLUE, lw=1)
+        panel.axhline(metric.baseline, color=GREY, ls="--", lw=1)
+        panel.set(xlabel="bits/dim", ylabel=metric.title, xlim=(1.96, MAX_BITS + 0.02))
+        panel.grid(color="0.92")
+    figure.savefig(HERE / "front.svg", metadata={"Date": None})
+
+
+# --- samples --------------------------------------------------------------------------------------
+
+
+def shown(comparison: Comparison) -> list[str]:
+    """The best objective of each main metric and the worst by Heun, each with its pairs."""
+    every = comparison.objectives
+    names = [o.name for m in comparison.main_metrics for o in every if o.scores[m.key].is_best]
+    names.append(max(every, key=lambda one: one.scores[HEUN].mean).name)
+    pairs = [(pair.monotone, pair.non_monotone) for pair in comparison.pairs]
+    groups = [[name, *itertools.chain(*(p for p in pairs if name in p))] for name in names]
+    return list(dict.fromkeys(itertools.chain(*groups)))
+
+
+def draw_samples(comparison: Comparison) -> None:
+    """Real digits, and samples of both samplers from the first seed: two of each class."""
+    test = Digits().load().test
+    rows = torch.stack([(test.labels == label).nonzero()[:4, 0] for label in range(10)], 1)
+    real = [png(to_unit(test.x[part.flatten()], 17), num_columns=10) for part in rows.split(2)]
+    lines = {"test images": [io.BytesIO(one) for one in real]}
+    for name in shown(comparison):
+        lines[name] = [HERE / "samples" / sampler / f"{name}.png" for sampler in SAMPLERS]
+    left, top, width, height = 210, 30, 518, 118  # of names, of titles, and of a picture
+    sheet = Image.new("RGB", (left + 2 * width, top + len(lines) * height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for j, title in enumerate(("ancestral sampler, 64 steps", "Heun's sampler, 18 steps")):
+        draw.text((left + j * width, 6), title, "black", font)
+    for i, (name, pictures) in enumerate(lines.items()):
+        draw.text((6, top + (i + 0.4) * height), name, "black", font)
+        for j, picture in enumerate(pictures):
+            sheet.paste(Image.open(picture), (left + j * width, top + i * height))
+    sheet.save(HERE / "samples.png")
+
+
+def main() -> None:
+    """Print the tables, draw the pictures, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, help="the folder of a finished comparison")
+    if runs := parser.parse_args().runs:
+        collect(runs)
+    comparison = Comparison.from_dict(json.loads((HERE / "report.json").read_text()))
+    stored = json.loads((HERE / "scores.json").read_text())
+    found = [between(comparison, stored, part) for part in (PICKING, TESTING, slice(None))]
+    found.append(within(comparison, stored))
+    titles = [f"seeds {', '.join(map(str, comparison.seeds[part]))}" for part in (PICKING, TESTING)]
+    titles += ["all seeds", "within objectives"]
+    for table in (equivalence(comparison), ranking(stored, titles, found), front(comparison)):
+        print(table.markdown(), end="\n\n")
+    for metric in comparison.main_metrics:
+        residual_std = comparison.statistics[metric.key].residual_std
+        print(f"A score scatters over seeds by {residual_std:.2g} ({metric.title}).")
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "digits"}
+    draw_ranking(stored, titles, found)
+    draw_front(comparison)
+    draw_samples(comparison)
+    (HERE / "report.md").write_text(comparison.to_markdown())
+    samples = {one.stem: one.read_bytes() for one in (HERE / "samples/heun").glob("*.png")}
+    comparison.to_html(HERE / "report.html", samples=samples)
+
+
+if __name__ == "__main__":
+    main()
