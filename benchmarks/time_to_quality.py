@@ -15,9 +15,9 @@ its own script, loop, loss, optimizer, average and precision, on one core; two r
   a training of its default length, and so it does here.
 
 Networks are of our size: two resolutions and 0.7 to 1.0 million parameters. The projects' defaults,
-of 36 to 114 million, would see a few hundred images in these minutes. Two shorter runs give the
-seconds until the first step and those an image, and so how many images fit into the minutes.
-Training counts with all that the project does meanwhile; the start is a column of its own.
+of 36 to 114 million, would see a few hundred images in these minutes. A short run gives the seconds
+an image, and so how many fit into the minutes. Training is timed from the first step of the
+optimizer to the last, with all that the project does meanwhile; what comes before is a column.
 
 Samples are drawn twice: by a fast sampler of the project's own, and by ours with 16 evaluations of
 an adapter's denoiser. Their kernel distance, in features of EfficientNet-Lite0, is to the first
@@ -42,6 +42,7 @@ import torch.nn.functional as F
 from PIL import Image
 from timing import cpu_model
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from trainings import SIZE, TRAININGS, Job, precision, sample_ours
 
 from elbos.evaluation.estimators import kernel_distance
@@ -49,7 +50,7 @@ from elbos.evaluation.features import Lite0, extract
 from elbos.training.data import Fashion
 from elbos.training.pictures import png
 
-FEW, MORE = 320, 2_560  # images of the two runs that give the speed
+NUM_TIMED = 1_280  # images of the run that gives the speed
 BATCH = 150  # samples at once
 NUM_SHOWN = 16  # samples in a row of the picture
 RATES = {  # of learning: the preset's, and 1e-3, since defaults of 1e-4 are for longer trainings
@@ -71,12 +72,17 @@ def run(job: Job, core: int, num_samples: int) -> None:
     log = os.open(job.folder / "log.txt", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    start = time.perf_counter()
+    steps = [time.perf_counter()]  # the start, and the end of every step of an optimizer
+    hook = register_optimizer_step_post_hook(lambda *_: steps.append(time.perf_counter()))
     trained = TRAININGS[job.code](job)
+    hook.remove()
+    half = len(steps) // 2
     result = {
         **{key: getattr(job, key) for key in ("code", "minutes", "learning_rate", "seed")},
         "num_images": job.num_images,
-        "seconds": time.perf_counter() - start,
+        "seconds_to_start": steps[1] - steps[0],
+        "seconds": steps[-1] - steps[1],
+        "seconds_per_image": (steps[-1] - steps[half]) / (1 - half / len(steps)) / job.num_images,
         "num_parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
         "sampler": trained.sampler,
     }
@@ -107,13 +113,6 @@ def run_all(jobs: list[Job], num_samples: int) -> None:
 
     with ThreadPoolExecutor(cores.qsize()) as pool:
         list(pool.map(start, [one for one in jobs if not (one.folder / "result.json").exists()]))
-
-
-def speed(folder: Path, code: str) -> tuple[float, float]:
-    """Seconds until the first step, and seconds an image: a line through two shorter runs."""
-    few, more = (read(folder / "speed" / f"{code}-{num}")["seconds"] for num in (FEW, MORE))
-    slope = (more - few) / (MORE - FEW)
-    return few - FEW * slope, slope
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -160,9 +159,7 @@ def score(folder: Path, num_samples: int, num_reference: int) -> None:
                 x = torch.from_numpy(np.load(path.parent / f"{name}.npy"))
                 result[name] = kernel_distance(features(x), reference)
             path.write_text(json.dumps(result))
-        has_speed = (folder / "speed" / f"{result['code']}-{MORE}" / "result.json").exists()
-        start = speed(folder, result["code"])[0] if has_speed else 0.0
-        runs.append({"name": path.parent.name, **result, "seconds_to_start": start})
+        runs.append({"name": path.parent.name, **result})
     write_picture(folder, read_pictures(pictures / "train", NUM_SHOWN), runs)
     protocol = {"num_samples": num_samples, "num_reference": num_reference, "real": real}
     machine = {"processor": cpu_model(), "precision": precision(), "torch": torch.__version__}
@@ -198,8 +195,8 @@ def table(results: dict[str, Any]) -> str:
         f"| | real | | | | | | | | {real:.4f} ± {error:.4f} | |",
     ]
     for (minutes, _, rate), runs in sorted(groups.items()):
-        first, start = runs[0], runs[0]["seconds_to_start"]
-        seconds = statistics.mean(one["seconds"] for one in runs) - start
+        first, names = runs[0], ("seconds", "seconds_to_start")
+        seconds, start = (statistics.mean(one[name] for one in runs) for name in names)
         cells = [
             *(f"{seconds / 60:.1f} (of {minutes:g})", first["code"]),
             *(f"{first['num_parameters']:,}", f"{rate:g}", f"{len(runs)}"),
@@ -249,11 +246,11 @@ def main() -> None:
 
         nums = dict.fromkeys(arguments.codes, arguments.num_images)
         if arguments.num_images is None:
-            shorter = [(code, num) for code in arguments.codes for num in (FEW, MORE)]
-            run_all(
-                [job(f"speed/{code}-{num}", code, num, RATES[code]) for code, num in shorter], 2
-            )
-            nums = {code: round(60 * arguments.minutes / speed(folder, code)[1]) for code in nums}
+            names = {code: f"speed/{code}" for code in nums}
+            run_all([job(name, code, NUM_TIMED, RATES[code]) for code, name in names.items()], 2)
+            for code, name in names.items():
+                image = read(folder / name)["seconds_per_image"]
+                nums[code] = round(60 * arguments.minutes / image)
         jobs = [
             job(f"runs/{code}-{arguments.minutes:g}-{rate:g}-{seed}", code, num, rate, seed)
             for seed in arguments.seeds

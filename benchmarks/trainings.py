@@ -7,7 +7,6 @@ after a number of steps, or asks for a GPU, a name of it is replaced; nothing of
 
 import contextlib
 import runpy
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -73,13 +72,13 @@ class Finished(Exception):
 def train_elbos(job: Job) -> Trained:
     """`elbos train fashion-small`, or with the widths of `fashion`."""
     wide = ["--network.channels", "128", "256"] if job.code == "elbos-wide" else []
-    command = [
-        *(sys.executable, "-m", "elbos", "train", "fashion-small", *wide),
+    sys.argv = [
+        *("elbos", "train", "fashion-small", *wide),
         *("--num-images", str(job.num_images), "--seed", str(job.seed)),
         *("--optimizer.learning-rate", str(job.learning_rate), "--run", str(job.folder / "run")),
         *("data:folder", "--data.root", str(job.pictures), "--data.size", str(SIZE)),
     ]
-    subprocess.run(command, check=True)
+    runpy.run_module("elbos", run_name="__main__")
     run = elbos.Run(job.folder / "run")
     sample = partial(sample_ours, run.denoiser)
     return Trained(run.network, lambda: run.denoiser, "SDE-DPM-Solver++(2M), 16", sample)
