@@ -4,8 +4,9 @@ r"""Sample quality after some minutes of training on one core, beside other peop
         [--codes elbos elbos-wide diffusers lucidrains edm]
         [--diffusers train_unconditional.py] [--edm CLONE] [--table]
 
-Data are Fashion-MNIST at 16x16 as folders of RGB pictures, without labels. Each project trains with
-its own script, loop, loss, optimizer, average and precision, on one core; two runs go at once:
+Data are 10,000 images of Fashion-MNIST at 16x16 as RGB pictures in a folder, without labels. Each
+project trains with its own script, loop, loss, optimizer, average and precision, on one core; two
+runs go at once:
 
 - elbos: `elbos train fashion-small`; `elbos-wide` has about the others' FLOPs an image;
 - diffusers: the script `examples/unconditional_image_generation/train_unconditional.py` as it is,
@@ -20,8 +21,8 @@ an image, and so how many fit into the minutes. Training is timed from the first
 optimizer to the last, with all that the project does meanwhile; what comes before is a column.
 
 Samples are drawn twice: by a fast sampler of the project's own, and by ours with 16 evaluations of
-an adapter's denoiser. Their kernel distance, in features of EfficientNet-Lite0, is to the first
-5,000 test images; `real` is that of training images. Runs that are in FOLDER are not run again.
+an adapter's denoiser. Their kernel distance, in features of EfficientNet-Lite0, is to 5,000
+test images; `real` is that of training images. Runs that are in FOLDER are not run again.
 """
 
 import argparse
@@ -50,6 +51,7 @@ from elbos.evaluation.features import Lite0, extract
 from elbos.training.data import Fashion
 from elbos.training.pictures import png
 
+NUM_TRAIN, NUM_TEST = 10_000, 5_000
 NUM_TIMED = 1_280  # images of the run that gives the speed
 BATCH = 150  # samples at once
 NUM_SHOWN = 16  # samples in a row of the picture
@@ -121,21 +123,21 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def write_pictures(folder: Path) -> None:
-    """Write Fashion-MNIST at 16x16 as PNG files in train/ and test/."""
+    """Write images of Fashion-MNIST at 16x16 as PNG files in train/ and test/."""
     data = Fashion().load()
-    for name, split in (("train", data.train), ("test", data.test)):
-        partial = folder / f"{name}-partial"
+    for name, split, num in (("train", data.train, NUM_TRAIN), ("test", data.test, NUM_TEST)):
         if (folder / name).exists():
             continue
-        partial.mkdir(parents=True, exist_ok=True)
-        x = torch.as_tensor(split.x[torch.arange(len(split))]).float()
+        part = folder / f"{name}-part"
+        part.mkdir(parents=True, exist_ok=True)
+        x = torch.as_tensor(split.x[:num]).float()
         small = F.interpolate(x, size=SIZE, mode="bilinear", antialias=True)
         for i, pixels in enumerate(small.round().to(torch.uint8)[:, 0].numpy()):
-            Image.fromarray(pixels).convert("RGB").save(partial / f"{i:05d}.png")
-        partial.rename(folder / name)
+            Image.fromarray(pixels).convert("RGB").save(part / f"{i:05d}.png")
+        part.rename(folder / name)
 
 
-def read_pictures(folder: Path, num: int) -> Tensor:
+def read_pictures(folder: Path, num: int | None = None) -> Tensor:
     paths = sorted(folder.glob("*.png"))[:num]
     pixels = np.stack([np.asarray(Image.open(path)) for path in paths])
     return torch.from_numpy(pixels).movedim(-1, 1)
@@ -146,10 +148,10 @@ def features(x: Tensor) -> Tensor:
     return extract(extractor, x, num_levels=256, on_images=lambda _: None).pooled
 
 
-def score(folder: Path, num_samples: int, num_reference: int) -> None:
+def score(folder: Path, num_samples: int) -> None:
     """Write results.json: all results of a folder, with kernel distances to the test images."""
     pictures = folder / "pictures"
-    reference = features(read_pictures(pictures / "test", num_reference))
+    reference = features(read_pictures(pictures / "test"))
     real = kernel_distance(features(read_pictures(pictures / "train", num_samples)), reference)
     runs = []
     for path in sorted((folder / "runs").glob("*/result.json")):
@@ -161,7 +163,7 @@ def score(folder: Path, num_samples: int, num_reference: int) -> None:
             path.write_text(json.dumps(result))
         runs.append({"name": path.parent.name, **result})
     write_picture(folder, read_pictures(pictures / "train", NUM_SHOWN), runs)
-    protocol = {"num_samples": num_samples, "num_reference": num_reference, "real": real}
+    protocol = {"num_samples": num_samples, "num_reference": len(reference), "real": real}
     machine = {"processor": cpu_model(), "precision": precision(), "torch": torch.__version__}
     results = {"machine": machine, "protocol": protocol, "runs": runs}
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -225,7 +227,6 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates, in place of RATES")
     parser.add_argument("--num-images", type=int, help="in place of what fits into the minutes")
     parser.add_argument("--num-samples", type=int, default=300)
-    parser.add_argument("--num-reference", type=int, default=5_000, help="test images")
     parser.add_argument("--table", action="store_true", help="print the results that are there")
     arguments = parser.parse_args()
     folder, num_samples = arguments.folder.absolute(), arguments.num_samples
@@ -258,7 +259,7 @@ def main() -> None:
             for rate in arguments.rates or [RATES[code]]
         ]
         run_all(jobs, num_samples)
-        score(folder, num_samples, arguments.num_reference)
+        score(folder, num_samples)
     print(table(json.loads((folder / "results.json").read_text())))
 
 
