@@ -2,7 +2,7 @@
 #
 # Two objectives, one training each, and one has the better samples. Would it with another seed?
 # `elbos compare` trains each objective with several seeds. This is what it found for eighteen
-# objectives on Fashion-MNIST, read with one seed at a time and then with all.
+# objectives on digits, read with one seed at a time and then with all.
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from elbos.comparison.result import Comparison
 #
 # `report.json` has the score of every run, and the command that made it.
 
-report = Path("docs/results/fashion/report.json").read_text()  # of yours: runs/NAME/report.json
+report = Path("docs/results/digits/report.json").read_text()  # of yours: runs/NAME/report.json
 comparison = Comparison.from_dict(json.loads(report))
 print(len(comparison.objectives), "objectives, seeds", *comparison.seeds)
 
@@ -49,7 +49,7 @@ for pair in comparison.pairs:
     difference = pair.differences[metric]
     verdict = "significant" if difference.is_significant else "not significant"
     print(f"{pair.monotone} − {pair.non_monotone}: ", end="")
-    print(f"{difference.mean:+.3f}, {difference.low:+.3f} to {difference.high:+.3f}: {verdict}")
+    print(f"{difference.mean:+.4f}, {difference.low:+.4f} to {difference.high:+.4f}: {verdict}")
 
 order = sorted(scores, key=lambda name: sum(scores[name].values()))
 for seed in comparison.seeds:
@@ -58,6 +58,7 @@ plt.xlabel("kernel distance of samples, less is better")
 plt.legend()
 plt.show()
 
-# The trainings were short, and all samples are far from the data, whose kernel distance is 0.000:
-# after a longer training the order may be another one. [The guide](../compare.md) says how the
-# intervals are made, and how to compare objectives of yours.
+# No pair differs significantly, and the intervals say by how much at most:
+# [the result](../results/digits/README.md) has them beside what counts as equal. All of it is of
+# one small network. [The guide](../compare.md) says how the intervals are made, and how to compare
+# objectives of yours.
