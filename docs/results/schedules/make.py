@@ -102,7 +102,8 @@ def ends(found: Sequence[Column], base: Column) -> None:
         for metric in METRICS:
             last = one.curves[metric][:, -1]
             mean, low, high = interval(last - base.curves[metric][:, -1])
-            cells += [f"{last.mean():.4f}", f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"]
+            difference = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})".replace("-", "−")
+            cells += [f"{last.mean():.4f}", "" if one is base else difference]
         rows.append(cells)
     heads = [head for metric in METRICS.values() for head in (metric, f"minus {BASE}")]
     table(["schedule", "learning rate", *heads], rows)
@@ -146,6 +147,11 @@ def main() -> None:
     (scores.parent / "curves.svg").write_text(picture(columns(lines, is_tuned=False)))
 
 
+def dash(column: Column) -> str:
+    """Return the dashes of a line: fixed schedules have some."""
+    return "" if column.name in ("adaptive", "InfoNoise") else ' stroke-dasharray="7 3"'
+
+
 def picture(found: Sequence[Column]) -> str:
     """Draw the mean curves over seeds on logarithmic axes, on white."""
     parts = []
@@ -170,12 +176,13 @@ def picture(found: Sequence[Column]) -> str:
             across, _ = place(images, 1).split()
             parts.append(f'<text x="{across}" y="312" text-anchor="middle">{images:,}</text>')
         parts.append(f'<text x="{left + 150}" y="335" text-anchor="middle">images seen</text>')
-        for (images, values), color in zip(lines, COLORS, strict=False):
+        for (images, values), one, color in zip(lines, found, COLORS, strict=False):
             path = "L".join(itertools.starmap(place, zip(images, values, strict=True)))
-            parts.append(f'<path d="M{path}" stroke="{color}" stroke-width="2" fill="none"/>')
+            look = f'stroke="{color}" stroke-width="2" fill="none"{dash(one)}'
+            parts.append(f'<path d="M{path}" {look}/>')
     for i, (one, color) in enumerate(zip(found, COLORS, strict=False)):
         y = 50 + 24 * i
-        parts.append(f'<path d="M785 {y}h30" stroke="{color}" stroke-width="2"/>')
+        parts.append(f'<path d="M785 {y}h30" stroke="{color}" stroke-width="2"{dash(one)}/>')
         parts.append(f'<text x="823" y="{y + 4}">{one.name}</text>')
     head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 930 345" font-family="sans-serif"'
     white = '<rect width="930" height="345" fill="white"/>'
