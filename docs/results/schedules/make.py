@@ -95,7 +95,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def ends(found: Sequence[Column], base: Column) -> None:
-    """Print the values at the end, and their differences from those of the base."""
+    """Print the values at the end, and their differences from those of a base."""
     rows = []
     for one in found:
         cells = [one.name, f"{one.learning_rate:g}"]
@@ -105,7 +105,7 @@ def ends(found: Sequence[Column], base: Column) -> None:
             difference = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})".replace("-", "−")
             cells += [f"{last.mean():.4f}", "" if one is base else difference]
         rows.append(cells)
-    heads = [head for metric in METRICS.values() for head in (metric, f"minus {BASE}")]
+    heads = [head for metric in METRICS.values() for head in (metric, f"minus {base.name}")]
     table(["schedule", "learning rate", *heads], rows)
 
 
@@ -131,16 +131,31 @@ def overheads(found: Sequence[Column], base: Column) -> list[list[str]]:
     return rows
 
 
+def pilot(lines: Sequence[dict]) -> None:
+    """Print bits/dim at the end by learning rate, means over the pilot's seeds."""
+    ends: dict[str, dict[float, list[float]]] = {}
+    for line in lines:
+        found = ends.setdefault(line["schedule"], {}).setdefault(line["learning_rate"], [])
+        found.append(line["bits_per_dim"][-1])
+    rates = sorted({rate for one in ends.values() for rate in one})
+    rows = [[name, *(f"{np.mean(one[r]):.3f}" for r in rates)] for name, one in ends.items()]
+    table(["pilot, bits/dim at learning rate", *map(str, rates)], rows)
+
+
 def main() -> None:
     """Print and draw."""
     scores = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "scores.jsonl"
-    lines = [one for one in map(json.loads, scores.open()) if one["num_checkpoints"] > 1]
+    stored = [*map(json.loads, scores.open())]
+    pilot([one for one in stored if one["num_checkpoints"] == 1])
+    lines = [one for one in stored if one["num_checkpoints"] > 1]
     for is_tuned in (False, True):
         found = columns(lines, is_tuned=is_tuned)
-        base = next(column for column in found if column.name == BASE)
+        named = {column.name: column for column in found}
+        base = named[BASE]
         rate = "each schedule's own" if is_tuned else "the preset's"
         print(f"Learning rate: {rate}. n = {len(base.curves['images'])} seeds.\n")
         ends(found, base)
+        ends([named[name] for name in ("InfoNoise", "EDM") if name in named], named["adaptive"])
         for axis in ("images", "seconds"):
             needs(found, base, axis)
         table(["schedule", "ms of a core per image", f"over {BASE}"], overheads(found, base))
