@@ -16,7 +16,7 @@ runs go at once:
   a training of its default length, and so it does here.
 
 Networks are of our size: two resolutions and 0.7 to 1.0 million parameters. The projects' defaults,
-of 36 to 114 million, would see a few hundred images in these minutes. Two short runs at once give
+of 36 to 114 million, would see far too few images in these minutes. Two short runs at once give
 the seconds an image, and so how many fit into the minutes. Training is timed from the first step of
 the optimizer to the last, with all that the project does meanwhile; what comes before is a column.
 

@@ -16,11 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import t as student
 
 from elbos.base.colors import COLORS
+from elbos.base.numbers import interval, signed
+from elbos.base.tables import Table
 
 HERE = Path(__file__).parent
 BASE, PRESET_RATE = "cosine", 2e-3
@@ -30,10 +33,7 @@ METRICS = {
     "kernel_distance": "kernel distance",
 }
 TARGETS = [*itertools.product(("bits_per_dim", "kernel_distance"), (0.5, 0.75, 1.0))]
-TICKS = {
-    "bits_per_dim": (2, 2.1, 2.2, 2.3, 2.5, 3, 4, 5),
-    "kernel_distance": [digit * 10.0**power for power in range(-4, 1) for digit in (1, 2, 5)],
-}
+TICKS = {"bits_per_dim": (2.5, 3, 4), "kernel_distance": (0.03, 0.05, 0.1, 0.2, 0.4)}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def columns(lines: Sequence[dict], *, is_tuned: bool) -> list[Column]:
     return found
 
 
-def interval(values: Float[np.ndarray, " s"]) -> Float[np.ndarray, "3"]:
+def with_ends(values: Float[np.ndarray, " s"]) -> Float[np.ndarray, "3"]:
     """Return the mean and the ends of its 95 % interval by Student's t."""
     half = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return values.mean() + half * np.array([0, -1, 1])
@@ -83,15 +83,13 @@ def ratio(values: Float[np.ndarray, " s"], base: Float[np.ndarray, " s"]) -> str
     """Format the mean ratio, geometric, with its interval."""
     if num_missed := int(np.isnan(values).sum()):
         return f"not reached by {num_missed} of {len(values)}"
-    mean, low, high = np.exp(interval(np.log(values / base)))
+    mean, low, high = np.exp(with_ends(np.log(values / base)))
     return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table as Markdown."""
-    for cells in (heads, ["---"] * len(heads), *rows):
-        print(f"| {' | '.join(cells)} |")
-    print()
+    print(Table(heads, rows).markdown(), end="\n\n")
 
 
 def ends(found: Sequence[Column], base: Column) -> None:
@@ -101,8 +99,8 @@ def ends(found: Sequence[Column], base: Column) -> None:
         cells = [one.name, f"{one.learning_rate:g}"]
         for metric in METRICS:
             last = one.curves[metric][:, -1]
-            mean, low, high = interval(last - base.curves[metric][:, -1])
-            difference = f"{mean:+.4f} ({low:+.4f} to {high:+.4f})".replace("-", "−")
+            mean, *bounds = with_ends(last - base.curves[metric][:, -1])
+            difference = f"{signed(mean, 4)} ({interval(*bounds, 4)})"
             cells += [f"{last.mean():.4f}", "" if one is base else difference]
         rows.append(cells)
     heads = [head for metric in METRICS.values() for head in (metric, f"minus {base.name}")]
@@ -159,49 +157,26 @@ def main() -> None:
         for axis in ("images", "seconds"):
             needs(found, base, axis)
         table(["schedule", "ms of a core per image", f"over {BASE}"], overheads(found, base))
-    (scores.parent / "curves.svg").write_text(picture(columns(lines, is_tuned=False)))
+    draw(columns(lines, is_tuned=False), scores.parent / "curves.svg")
 
 
-def dash(column: Column) -> str:
-    """Return the dashes of a line: fixed schedules have some."""
-    return "" if column.name in ("adaptive", "InfoNoise") else ' stroke-dasharray="7 3"'
-
-
-def picture(found: Sequence[Column]) -> str:
-    """Draw the mean curves over seeds on logarithmic axes, on white."""
-    parts = []
-    for left, metric in zip((70, 460), TICKS, strict=True):
-        lines = [(one.curves["images"][0], one.curves[metric].mean(0).clip(1e-4)) for one in found]
-        x, y = (np.log(np.concatenate(values)) for values in zip(*lines, strict=True))
-        low, high = y.min(), y.max()
-
-        def place(images: float, value: float, left=left, x=x, low=low, high=high) -> str:
-            across = (math.log(images) - x.min()) / (x.max() - x.min())
-            down = (high - math.log(value)) / (high - low)
-            return f"{left + 300 * across:.1f} {40 + 250 * down:.1f}"
-
-        parts.append(f'<text x="{left}" y="20">{METRICS[metric]}</text>')
-        for value in (v for v in TICKS[metric] if low <= math.log(v) <= high):
-            _, top = place(1, value).split()
-            parts.append(f'<path d="M{left} {top}h300" stroke="#dddddd"/>')
-            parts.append(
-                f'<text x="{left - 6}" y="{top}" dy="4" text-anchor="end">{value:g}</text>'
-            )
-        for images in lines[0][0][[0, 1, 3, -1]]:
-            across, _ = place(images, 1).split()
-            parts.append(f'<text x="{across}" y="312" text-anchor="middle">{images:,}</text>')
-        parts.append(f'<text x="{left + 150}" y="335" text-anchor="middle">images seen</text>')
-        for (images, values), one, color in zip(lines, found, COLORS, strict=False):
-            path = "L".join(itertools.starmap(place, zip(images, values, strict=True)))
-            look = f'stroke="{color}" stroke-width="2" fill="none"{dash(one)}'
-            parts.append(f'<path d="M{path}" {look}/>')
-    for i, (one, color) in enumerate(zip(found, COLORS, strict=False)):
-        y = 50 + 24 * i
-        parts.append(f'<path d="M785 {y}h30" stroke="{color}" stroke-width="2"{dash(one)}/>')
-        parts.append(f'<text x="823" y="{y + 4}">{one.name}</text>')
-    head = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 930 345" font-family="sans-serif"'
-    white = '<rect width="930" height="345" fill="white"/>'
-    return "\n".join([f'{head} font-size="13">', white, *parts, "</svg>\n"])
+def draw(found: Sequence[Column], path: Path) -> None:
+    """Draw the mean curves over seeds; those of fixed schedules are dashed."""
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "schedules"}
+    figure, panels = plt.subplots(1, 2, figsize=(9.3, 3.6), layout="constrained")
+    for panel, (metric, ticks) in zip(panels, TICKS.items(), strict=True):
+        for one, color in zip(found, COLORS, strict=False):
+            images, values = one.curves["images"][0], one.curves[metric].mean(0)
+            style = "-" if one.name in ("adaptive", "InfoNoise") else "--"
+            panel.loglog(images, values, style, color=color, label=one.name)
+        panel.set(xlabel="images seen", ylabel=METRICS[metric])
+        for axis, places in ((panel.xaxis, images[[0, 1, 3, -1]]), (panel.yaxis, ticks)):
+            axis.set_ticks(places, labels=[f"{place:,g}" for place in places])
+            axis.minorticks_off()
+        panel.grid(color="0.92")
+    panels[1].legend()
+    figure.savefig(path, metadata={"Date": None})
+    print(path)
 
 
 if __name__ == "__main__":
