@@ -1,14 +1,14 @@
 r"""Sample quality after some minutes of training on one core, beside other people's training code.
 
     python benchmarks/time_to_quality.py FOLDER [--minutes 6] [--seeds 0 1 2]
-        [--codes elbos elbos-wide diffusers lucidrains edm]
+        [--codes elbos diffusers lucidrains edm]
         [--diffusers train_unconditional.py] [--edm CLONE] [--table]
 
 Data are 10,000 images of Fashion-MNIST at 16x16 as RGB pictures in a folder, without labels. Each
 project trains with its own script, loop, loss, optimizer, average and precision, on one core; two
 runs go at once:
 
-- elbos: `elbos train fashion-small`; `elbos-wide` has about the others' FLOPs an image;
+- elbos: `elbos train fashion-small`;
 - diffusers: the script `examples/unconditional_image_generation/train_unconditional.py` as it is,
   with a `UNet2DModel` of our size; its cosine decay ends with the last step;
 - lucidrains: `Trainer` of denoising-diffusion-pytorch, with the settings of its README;
@@ -46,6 +46,8 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from trainings import SIZE, TRAININGS, Job, precision, sample_ours
 
+from elbos.base.numbers import plus_minus
+from elbos.base.tables import Table
 from elbos.evaluation.estimators import kernel_distance
 from elbos.evaluation.features import Lite0, extract
 from elbos.training.data import Fashion
@@ -57,7 +59,6 @@ BATCH = 150  # samples at once
 NUM_SHOWN = 16  # samples in a row of the picture
 RATES = {  # of learning: the preset's, and 1e-3, since defaults of 1e-4 are for longer trainings
     "elbos": 8e-3,
-    "elbos-wide": 8e-3,
     "diffusers": 1e-3,
     "lucidrains": 1e-3,
     "edm": 1e-3,
@@ -189,30 +190,25 @@ def table(results: dict[str, Any]) -> str:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in results["runs"]:
         groups.setdefault(order(one), []).append(one)
-    real, error = results["protocol"]["real"]
-    lines = [
-        "| minutes | code | parameters | learning rate | n | images | images/s | start, s "
-        "| own sampler | kernel distance | with ours |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-        f"| | real | | | | | | | | {real:.4f} ± {error:.4f} | |",
-    ]
+    heads = ["code", "minutes", "parameters", "learning rate", "n", "images", "images/s"]
+    heads += ["start, s", "own sampler", "kernel distance", "with ours"]
+    rows = []
     for (minutes, _, rate), runs in sorted(groups.items()):
         first, names = runs[0], ("seconds", "seconds_to_start")
         seconds, start = (statistics.mean(one[name] for one in runs) for name in names)
         cells = [
-            *(f"{seconds / 60:.1f} (of {minutes:g})", first["code"]),
+            *(first["code"], f"{seconds / 60:.1f} (of {minutes:g})"),
             *(f"{first['num_parameters']:,}", f"{rate:g}", f"{len(runs)}"),
-            *(f"{first['num_images']:,}", f"{first['num_images'] / seconds:.0f}"),
-            f"{start:.0f}",
-            *(first["sampler"], *(spread([one[k][0] for one in runs]) for k in ("own", "ours"))),
+            *(f"{first['num_images']:,}", f"{first['num_images'] / seconds:.0f}", f"{start:.0f}"),
+            first["sampler"],
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def spread(values: list[float]) -> str:
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{deviation}"
+        for sampler in ("own", "ours"):
+            distances = [one[sampler][0] for one in runs]
+            deviation = statistics.stdev(distances) if len(runs) > 1 else None
+            cells.append(plus_minus(statistics.mean(distances), deviation))
+        rows.append(cells)
+    rows.append(["real", *[""] * 8, plus_minus(*results["protocol"]["real"]), ""])
+    return Table(heads, rows).markdown()
 
 
 def main() -> None:
@@ -221,7 +217,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--codes", nargs="+", choices=RATES, default=["elbos", "elbos-wide"])
+    parser.add_argument("--codes", nargs="+", choices=RATES, default=["elbos"])
     parser.add_argument("--diffusers", type=Path, help="train_unconditional.py of its examples")
     parser.add_argument("--edm", type=Path, help="a clone of NVlabs/edm")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates, in place of RATES")

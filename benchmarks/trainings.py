@@ -70,10 +70,9 @@ class Finished(Exception):
 
 
 def train_elbos(job: Job) -> Trained:
-    """`elbos train fashion-small`, or with the widths of `fashion`."""
-    wide = ["--network.channels", "128", "256"] if job.code == "elbos-wide" else []
+    """`elbos train fashion-small`."""
     sys.argv = [
-        *("elbos", "train", "fashion-small", *wide),
+        *("elbos", "train", "fashion-small"),
         *("--num-images", str(job.num_images), "--seed", str(job.seed)),
         *("--optimizer.learning-rate", str(job.learning_rate), "--run", str(job.folder / "run")),
         *("data:folder", "--data.root", str(job.pictures), "--data.size", str(SIZE)),
@@ -222,7 +221,6 @@ def train_edm(job: Job) -> Trained:
 
 TRAININGS = {
     "elbos": train_elbos,
-    "elbos-wide": train_elbos,
     "diffusers": train_diffusers,
     "lucidrains": train_lucidrains,
     "edm": train_edm,
