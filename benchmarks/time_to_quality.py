@@ -54,7 +54,12 @@ from elbos.training.data import Fashion
 from elbos.training.pictures import png
 
 NUM_TRAIN, NUM_TEST = 10_000, 5_000
-NUM_TIMED = 1_280  # images of a run that gives the speed
+NUM_TIMED = {  # images of a run that gives the speed: a hundred steps
+    "elbos": 12_800,
+    "diffusers": 1_600,
+    "lucidrains": 3_200,
+    "edm": 6_400,
+}
 BATCH = 150  # samples at once
 NUM_SHOWN = 16  # samples in a row of the picture
 RATES = {  # of learning: the preset's, and 1e-3, since defaults of 1e-4 are for longer trainings
@@ -245,7 +250,7 @@ def main() -> None:
         if arguments.num_images is None:
             timed = {code: [f"speed/{code}-{i}" for i in (0, 1)] for code in nums}
             shorter = [(code, name) for code, names in timed.items() for name in names]
-            run_all([job(name, code, NUM_TIMED, RATES[code]) for code, name in shorter], 2)
+            run_all([job(name, code, NUM_TIMED[code], RATES[code]) for code, name in shorter], 2)
             for code, names in timed.items():
                 image = max(read(folder / name)["seconds_per_image"] for name in names)
                 nums[code] = round(60 * arguments.minutes / image)
