@@ -18,6 +18,7 @@ from commands import Elbos, assert_one_line
 from torch import Tensor
 
 from elbos.base import files
+from elbos.base.numbers import plus_minus
 from elbos.base.progress import silent
 from elbos.evaluation import Evaluation, OdeConfig, quality
 from elbos.evaluation.config import EvaluationConfig
@@ -31,7 +32,7 @@ from elbos.evaluation.metrics import (
     Value,
 )
 from elbos.evaluation.model import model_store
-from elbos.evaluation.page import evaluation_page, evaluation_tables
+from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table
 from elbos.evaluation.samples import NotFiniteError
 from elbos.runs.run import Run
 from elbos.theory.schedules import EDMSampling
@@ -425,6 +426,31 @@ def test_several_runs_are_a_table(elbos: Elbos) -> None:
     assert "digits" in table and "toy" in table
     both = json.loads(elbos(*words, "--json").out)
     assert both == [Evaluation.load(f"{name}/eval.json").to_dict() for name in ("digits", "toy")]
+
+
+def test_the_difference_of_two_models_is_paired_over_images(first: Evaluation) -> None:
+    """Here of one network with and without labels, as if they were two models."""
+    free, given = first.results.values()
+    other = replace(first, results={"unconditional": given})
+    (found,) = other.difference(first).values()
+    assert free.bounds is not None and given.bounds is not None
+    assert free.bounds.mean().item() == pytest.approx(free.bits_per_dim, rel=1e-6)
+    assert found.mean == pytest.approx(given.bits_per_dim - free.bits_per_dim, abs=1e-6)
+    gaps = (given.bounds - free.bounds).numpy()
+    assert found.standard_error == pytest.approx(gaps.std(ddof=1) / math.sqrt(20), rel=1e-5)
+    assert found.standard_error < 0.5 * math.hypot(free.standard_error, given.standard_error)
+    assert other.difference(replace(first, results={})) == {}
+    shown = [row[3].text for row in runs_table([first, other]).body_cells]
+    assert shown == ["", "", plus_minus(found.mean, found.standard_error)]
+
+
+def test_evaluations_of_other_images_have_no_difference(first: Evaluation) -> None:
+    protocol = replace(first.protocol, data_sha256="0")
+    others = replace(first, split="val"), replace(first, protocol=protocol)
+    for other in (*others, Evaluation.from_dict(first.to_dict())):
+        with pytest.raises(ValueError):
+            first.difference(other)
+        assert "minus the first" not in [one.title for one in runs_table([first, other]).heads]
 
 
 REFUSED = [

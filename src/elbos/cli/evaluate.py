@@ -48,10 +48,11 @@ class Evaluate:
     results are written, or the folder of a diffusers pipeline with data:TYPE, the images for its
     evaluation. OWNER/NAME is either of them on the Hugging Face Hub. A text-to-image pipeline is
     given cached latents and embeddings: see `elbos evaluate MODEL --latents CACHE --help`. A run is
-    evaluated on its training data, or on data:TYPE. The same command again
-    resumes where it was interrupted. Several models end in one table; each uses its own sampler,
-    unless an option of sampling is given: then all models use the sampler of the first with that
-    option. On several processes: `torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
+    evaluated on its training data, or on data:TYPE. The same command again resumes where it was
+    interrupted. Several models end in one table, with the paired difference of each bound from the
+    first; each uses its own sampler, unless an option of sampling is given: then all models use the
+    sampler of the first with that option. On several processes:
+    `torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]

@@ -3,6 +3,7 @@
 import base64
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from elbos.evaluation.metrics import FRECHET_DISTANCE
 from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood
 from elbos.evaluation.scores import SampleQuality, SampleSets, Scores, Sweep
 from elbos.theory.floor import Floor
+from elbos.validation import Estimate
 from elbos.validation.result import NATS_PER_BIT
 
 _NUM_LEVELS = 13  # rows in tables of curves
@@ -131,18 +133,27 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
     rows = []
     for result in results:
         own, quality = unit_of(result), result.quality
+        gaps: dict[str, Estimate] = {}
+        with suppress(ValueError):  # of other images
+            gaps = {} if result is results[0] else result.difference(results[0])
         for name, one in result.results.items():
-            bits = own.plus_minus(one.bits_per_dim, one.standard_error)
+            gap, bits = gaps.get(name), own.plus_minus(one.bits_per_dim, one.standard_error)
             rows.append(
                 (
                     f"{result.run}, {name.replace('_', ' ')}",
                     count(result.step),
                     *(bits if own == unit else "" for unit in units),
+                    "" if gap is None else own.plus_minus(gap.mean, gap.standard_error),
                     own.number(one.ode.bits_per_dim if one.ode else None),
                     *(number(quality.samples[m].value if quality else None) for m in metrics),
                 )
             )
-    titles = *(unit.title for unit in units), "ODE", *(metric.title for metric in metrics)
+    titles = (
+        *(unit.title for unit in units),
+        "minus the first",
+        "ODE",
+        *(metric.title for metric in metrics),
+    )
     return Table(["", "step", *titles], rows, "runs").without_empty_columns()
 
 

@@ -5,13 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 from elbos.base import files
 from elbos.base.pages import shown_by
 from elbos.base.records import from_json, require_format, to_json
 from elbos.evaluation.scores import SampleQuality, Sweep
 from elbos.theory.floor import Floor
 from elbos.training.config import Training
-from elbos.validation import Curve
+from elbos.validation import Curve, Estimate
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -89,6 +92,8 @@ class Likelihood:
         curve, elbo: The loss at each noise level; the negative ELBO of data noised to each level.
         exact_bits_per_dim: The exact negative log-likelihood; None if unknown.
         ode: The ODE likelihood; None if not measured.
+        bounds: The bound of each image, in bits/dim; None if read from a file, which does not hold
+            it.
     """
 
     bits_per_dim: float
@@ -108,6 +113,12 @@ class Likelihood:
     exact_bits_per_dim: float | None = None
     weightings: tuple[TheoremCheck, ...] = ()
     ode: OdeLikelihood | None = None
+    bounds: Float[Tensor, " n"] | None = field(
+        default=None,
+        repr=False,
+        compare=False,
+        metadata={"is_flat": True, "encode": lambda _: {}, "decode": lambda _: None},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +224,34 @@ class Evaluation:
         Such a density is known only up to a constant.
         """
         return self.protocol.origin is not None and self.protocol.origin.latents is not None
+
+    def difference(self, other: "Evaluation") -> dict[str, Estimate]:
+        """Estimate the paired difference between the bounds of two models on the same images.
+
+        It is `self` minus `other`, in bits/dim, for each condition that both have. How likely an
+        image is under any model is common to both, so that most of the variance cancels.
+
+        Raises:
+            ValueError: If the images differ, the likelihoods are of latents, or an evaluation was
+                read from a file: evaluate again, which resumes.
+        """
+        if self.is_of_latents or other.is_of_latents:
+            raise ValueError(
+                "likelihoods of latents of two encoders have no difference: compare models of one "
+                "encoder with elbos evaluate MODEL... --latents CACHE."
+            )
+        images = [(one.split, one.num_images, one.protocol.data_sha256) for one in (self, other)]
+        if images[0] != images[1]:
+            raise ValueError("the two evaluations are of other images: evaluate on the same data.")
+        found = {}
+        for name in (name for name in self.results if name in other.results):
+            own, others = self.results[name].bounds, other.results[name].bounds
+            if own is None or others is None:
+                raise ValueError(
+                    "a file does not hold the bound of each image: evaluate again, which resumes."
+                )
+            found[name] = Estimate.from_rounds((own - others)[:, None], is_lattice=False)
+        return found
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
