@@ -26,6 +26,7 @@ test images; `real` is that of training images. Runs that are in FOLDER are not 
 """
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -46,7 +47,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from trainings import SIZE, TRAININGS, Job, precision, sample_ours
 
-from elbos.base.numbers import plus_minus
+from elbos.base.numbers import plus_minus, signed
 from elbos.base.tables import Table
 from elbos.evaluation.estimators import kernel_distance
 from elbos.evaluation.features import Lite0, extract
@@ -62,6 +63,7 @@ NUM_TIMED = {  # images of a run that gives the speed: a hundred steps
 }
 BATCH = 150  # samples at once
 NUM_SHOWN = 16  # samples in a row of the picture
+SAMPLERS = "own", "ours"
 RATES = {  # of learning: the preset's, and 1e-3, since defaults of 1e-4 are for longer trainings
     "elbos": 8e-3,
     "diffusers": 1e-3,
@@ -163,7 +165,7 @@ def score(folder: Path, num_samples: int) -> None:
     for path in sorted((folder / "runs").glob("*/result.json")):
         result = read(path.parent)
         if "own" not in result:
-            for name in ("own", "ours"):
+            for name in SAMPLERS:
                 x = torch.from_numpy(np.load(path.parent / f"{name}.npy"))
                 result[name] = kernel_distance(features(x), reference)
             path.write_text(json.dumps(result))
@@ -191,29 +193,44 @@ def order(run: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Kernel distances by minutes, code and learning rate: means and deviations over seeds."""
+    """Kernel distances by minutes, code and learning rate: means and deviations over seeds.
+
+    With each project's own sampler, also the difference from ours after as many minutes, and in how
+    many pairs of seeds the project is behind.
+    """
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in results["runs"]:
         groups.setdefault(order(one), []).append(one)
     heads = ["code", "minutes", "parameters", "learning rate", "n", "images", "images/s"]
-    heads += ["start, s", "own sampler", "kernel distance", "with ours"]
-    rows = []
+    heads += ["start, s", "own sampler", "kernel distance", "minus elbos (behind)", "with ours"]
+    rows, ours = [], {}
     for (minutes, _, rate), runs in sorted(groups.items()):
         first, names = runs[0], ("seconds", "seconds_to_start")
         seconds, start = (statistics.mean(one[name] for one in runs) for name in names)
-        cells = [
-            *(first["code"], f"{seconds / 60:.1f} (of {minutes:g})"),
-            *(f"{first['num_parameters']:,}", f"{rate:g}", f"{len(runs)}"),
-            *(f"{first['num_images']:,}", f"{first['num_images'] / seconds:.0f}", f"{start:.0f}"),
-            first["sampler"],
-        ]
-        for sampler in ("own", "ours"):
-            distances = [one[sampler][0] for one in runs]
-            deviation = statistics.stdev(distances) if len(runs) > 1 else None
-            cells.append(plus_minus(statistics.mean(distances), deviation))
-        rows.append(cells)
-    rows.append(["real", *[""] * 8, plus_minus(*results["protocol"]["real"]), ""])
+        own, with_ours = ([one[sampler][0] for one in runs] for sampler in SAMPLERS)
+        if first["code"] == "elbos":
+            ours[minutes] = own
+        gap = ""
+        if minutes in ours and own is not ours[minutes]:
+            num_behind = sum(a > b for a, b in itertools.product(own, ours[minutes]))
+            difference = signed(statistics.mean(own) - statistics.mean(ours[minutes]), 3)
+            gap = f"{difference} ({num_behind} of {len(own) * len(ours[minutes])})"
+        rows.append(
+            [
+                *(first["code"], f"{seconds / 60:.1f} (of {minutes:g})"),
+                *(f"{first['num_parameters']:,}", f"{rate:g}", f"{len(runs)}"),
+                *(f"{first['num_images']:,}", f"{first['num_images'] / seconds:.0f}"),
+                *(f"{start:.0f}", first["sampler"], over_seeds(own), gap, over_seeds(with_ours)),
+            ]
+        )
+    rows.append(["real", *[""] * 8, plus_minus(*results["protocol"]["real"]), "", ""])
     return Table(heads, rows).markdown()
+
+
+def over_seeds(values: list[float]) -> str:
+    return plus_minus(
+        statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+    )
 
 
 def main() -> None:
