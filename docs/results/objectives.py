@@ -1,7 +1,9 @@
-r"""Prints the tables of README.md and draws its pictures, from stored scores.
+r"""Prints the tables and draws the pictures of a comparison of objectives, from stored scores.
 
-python docs/results/digits/make.py                  from report.json, scores.json and samples/
-python docs/results/digits/make.py --runs FOLDER    writes these first, from a finished comparison
+python docs/results/objectives.py digits                  from report.json, scores.json and samples/
+python docs/results/objectives.py digits --runs FOLDER    writes these first, from finished runs
+
+Instead of `digits`, `fashion`. All files are in the folder of that name, beside this one.
 
 report.json is the comparison's own result. scores.json adds what it holds only as means over seeds:
 for each run the ELBO of noisy test images at each log-SNR, and the loss under each weighting.
@@ -24,11 +26,12 @@ within objectives of all groups alike, so that what objectives have in common st
 """
 
 import argparse
-import io
 import itertools
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -38,31 +41,90 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from scipy import stats
 
+from elbos import Run
 from elbos.base.colors import COLORS
 from elbos.base.numbers import decimals, fixed, interval, plus_minus, signed
 from elbos.base.tables import Column, Table
 from elbos.comparison.result import Comparison
 from elbos.comparison.tables import weighting_label
-from elbos.training.data import Digits, to_unit
+from elbos.training.data import to_unit
 from elbos.training.pictures import png
 
-HERE = Path(__file__).parent
 SAMPLERS = "ancestral", "heun"
 ANCESTRAL, HEUN, BITS = "kernel_ancestral", "kernel_heun", "bits_per_dim"
-MARGINS = {ANCESTRAL: 0.004, HEUN: 0.004, BITS: 0.04}
 PICKING, TESTING = slice(3), slice(3, None)  # seeds that pick a noise level, and that test it
 NUM_PERMUTATIONS = 10_000
-CURVE = ("k-2", "k0", "k1", "v-adaptive-sigmoid-2", "k3", "k4", "k6", "elbo")
-K = ("−2", "0", "1", "2", "3", "4", "6", "∞")  # of sigmoid(k - λ), whose limit is the ELBO
-MAX_BITS = 2.7  # of the picture; objectives beyond are marked at its edge
 BLUE, ORANGE, GREEN, *_, GREY = COLORS
 Correlations = Float[np.ndarray, "d k"]  # the observed ones, then those of permutations
 
 
-def collect(runs: Path) -> None:
+@dataclass(frozen=True)
+class Study:
+    """A comparison in a folder beside this file, and what its protocol fixes.
+
+    Attributes:
+        name: Name of the folder.
+        margins: Largest difference that is as good, by metric.
+        max_bits: Largest bits/dim in the picture; objectives beyond are marked at its edge.
+        levels: Log-SNRs of ELBOs that were chosen before the runs.
+        curve: k of sigmoid(k - λ) by objective, in the order of the curve.
+    """
+
+    name: str
+    margins: dict[str, float]
+    max_bits: float
+    levels: tuple[float, ...] = ()
+    curve: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return Path(__file__).parent / self.name
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        return Comparison.from_dict(json.loads((self.folder / "report.json").read_text()))
+
+    @cached_property
+    def stored(self) -> dict:
+        return json.loads((self.folder / "scores.json").read_text())
+
+    def values(self, key: str) -> Float[np.ndarray, "r n"]:
+        """A metric by objective and seed."""
+        found = [list(one.scores[key].values.values()) for one in self.comparison.objectives]
+        return np.array(found)
+
+    def quantities(self) -> Float[np.ndarray, "r n k"]:
+        """What may rank models: the ELBO at each noise level, losses by weighting, and bits/dim."""
+        runs, seeds = self.stored["runs"], self.comparison.seeds
+        x = [[runs[f"{one.name}-{s}"] for s in seeds] for one in self.comparison.objectives]
+        return np.concatenate([np.array(x), self.values(BITS)[..., None]], axis=2)
+
+    def save(self, figure: plt.Figure, name: str) -> None:
+        figure.savefig(self.folder / name, metadata={"Date": None})
+
+
+DIGITS = Study(
+    "digits",
+    margins={ANCESTRAL: 0.004, HEUN: 0.004, BITS: 0.04},
+    max_bits=2.7,
+    curve={
+        "k-2": "−2",
+        "k0": "0",
+        "k1": "1",
+        "v-adaptive-sigmoid-2": "2",
+        "k3": "3",
+        "k4": "4",
+        "k6": "6",
+        "elbo": "∞",  # the limit is the ELBO
+    },
+)
+STUDIES = {study.name: study for study in (DIGITS,)}
+
+
+def collect(study: Study, runs: Path) -> None:
     """Write report.json, scores.json and samples/ from the folder of a finished comparison."""
     report = json.loads((runs / "report.json").read_text())
-    (HERE / "report.json").write_text(json.dumps(report) + "\n")
+    (study.folder / "report.json").write_text(json.dumps(report) + "\n")
     found = {}
     for row, seed in itertools.product(report["rows"], report["seeds"]):
         run = runs / "runs" / f"{row['name']}-{seed}"
@@ -70,20 +132,26 @@ def collect(runs: Path) -> None:
         numbers = *scores["elbo"]["nats_per_dim"], *scores["losses"].values()
         found[run.name] = [float(f"{number:.6g}") for number in numbers]
         for sampler in SAMPLERS if seed == report["seeds"][0] else ():
-            picture = HERE / "samples" / sampler / f"{row['name']}.png"
+            picture = study.folder / "samples" / sampler / f"{row['name']}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(run / "samples" / f"{sampler}.png", picture)
     shared = {"logsnr": scores["elbo"]["logsnr"], "weightings": list(scores["losses"])}
-    (HERE / "scores.json").write_text(json.dumps({**shared, "runs": found}) + "\n")
+    content = json.dumps({**shared, "runs": found})
+    (study.folder / "scores.json").write_text(content + "\n")
+    data = Run(run).config.data.load()
+    rows = torch.stack([(data.test.labels == label).nonzero()[:4, 0] for label in range(10)], 1)
+    for sampler, part in zip(SAMPLERS, rows.split(2), strict=True):
+        real = to_unit(data.test.x[part.flatten()], data.num_levels)
+        (study.folder / "samples" / f"real-{sampler}.png").write_bytes(png(real, num_columns=10))
 
 
 # --- as good, better or worse ---------------------------------------------------------------------
 
 
-def equivalence(comparison: Comparison) -> Table:
+def equivalence(study: Study) -> Table:
     """The planned pairs in the main metrics, by the report's interval and by their own seeds."""
-    scores = {one.name: one.scores for one in comparison.objectives}
-    num, rows = len(comparison.seeds), []
+    comparison, rows = study.comparison, []
+    scores, num = {one.name: one.scores for one in comparison.objectives}, len(comparison.seeds)
     pairs = list(itertools.product(comparison.pairs, comparison.main_metrics))
     for pair, metric in pairs:
         names, key = (pair.monotone, pair.non_monotone), metric.key
@@ -94,7 +162,7 @@ def equivalence(comparison: Comparison) -> Table:
         row = [" minus ".join(names), metric.short, signed(found.mean, places)]
         for width in (found.detectable, alone):
             low, high = found.mean - width, found.mean + width
-            row += [interval(low, high, places), verdict(low, high, MARGINS[key])]
+            row += [interval(low, high, places), verdict(low, high, study.margins[key])]
         rows.append(row)
     heads = ["score", "difference", "interval", "monotone is", "own seeds alone", "is"]
     return Table(["pair", *(Column(head, is_numeric=False) for head in heads)], rows)
@@ -109,17 +177,6 @@ def verdict(low: float, high: float, margin: float) -> str:
 # --- which ELBO ranks models ----------------------------------------------------------------------
 
 
-def values(comparison: Comparison, key: str) -> Float[np.ndarray, "r n"]:
-    """A metric by objective and seed."""
-    return np.array([list(one.scores[key].values.values()) for one in comparison.objectives])
-
-
-def quantities(comparison: Comparison, stored: dict) -> Float[np.ndarray, "r n k"]:
-    """What may rank models: the ELBO at each noise level, losses by weighting, and bits/dim."""
-    x = [[stored["runs"][f"{o.name}-{s}"] for s in comparison.seeds] for o in comparison.objectives]
-    return np.concatenate([np.array(x), values(comparison, BITS)[..., None]], axis=2)
-
-
 def correlations(x: Float[np.ndarray, "g m k"], y: Float[np.ndarray, "g m"]) -> Correlations:
     """Spearman's correlations of quantities with a score, mean over groups."""
     x, y = (stats.rankdata(one, axis=1) - (one.shape[1] + 1) / 2 for one in (x, y))
@@ -130,18 +187,17 @@ def correlations(x: Float[np.ndarray, "g m k"], y: Float[np.ndarray, "g m"]) -> 
     return np.einsum("gmk,gdm->dk", x, y[:, orders]) / len(x)
 
 
-def between(comparison: Comparison, stored: dict, seeds: slice) -> Correlations:
+def between(study: Study, seeds: slice) -> Correlations:
     """Correlations over distinct monotone weightings."""
-    trained = np.array([one.weighting for one in comparison.objectives])
-    groups = [trained == weighting for weighting in comparison.ranking.weightings]
-    scores = quantities(comparison, stored), values(comparison, HEUN)
-    x, y = (one[:, seeds].mean(1) for one in scores)
+    trained = np.array([one.weighting for one in study.comparison.objectives])
+    groups = [trained == weighting for weighting in study.comparison.ranking.weightings]
+    x, y = (one[:, seeds].mean(1) for one in (study.quantities(), study.values(HEUN)))
     return correlations(*(np.array([one[of].mean(0) for of in groups])[None] for one in (x, y)))
 
 
-def within(comparison: Comparison, stored: dict) -> Correlations:
+def within(study: Study) -> Correlations:
     """Correlations over the seeds of an objective, mean over all objectives."""
-    scores = quantities(comparison, stored), values(comparison, HEUN)
+    scores = study.quantities(), study.values(HEUN)
     deviations = (one - one.mean(1, keepdims=True) for one in scores)
     return correlations(*(one - np.median(one, 0) for one in deviations))
 
@@ -152,11 +208,19 @@ def p_value(found: Correlations) -> float:
     return float((highest >= highest[0] - 1e-9).mean())
 
 
-def ranking(stored: dict, titles: Sequence[str], found: Sequence[Correlations]) -> Table:
-    """Correlations of the picked level, of the highest, of bits/dim and of weighted losses."""
+def picked(study: Study, found: Sequence[Correlations]) -> list[int]:
+    """The noise levels that the protocol names, or the one that the first seeds pick."""
+    logsnr = np.array(study.stored["logsnr"])
+    if study.levels:
+        return [int(abs(logsnr - level).argmin()) for level in study.levels]
+    return [int(found[0][0, : len(logsnr)].argmax())]
+
+
+def ranking(study: Study, titles: Sequence[str], found: Sequence[Correlations]) -> Table:
+    """Correlations of the picked levels, of the highest, of bits/dim and of weighted losses."""
+    stored, levels = study.stored, picked(study, found)
     num = len(stored["logsnr"])
-    level = found[0][0, :num].argmax()
-    parts = {f"ELBO at log-SNR {stored['logsnr'][level]:.1f}": slice(level, level + 1)}
+    parts = {f"ELBO at log-SNR {stored['logsnr'][i]:.1f}": slice(i, i + 1) for i in levels}
     parts |= {f"highest of {num} noise levels": slice(num), "bits/dim": slice(-1, None)}
     for i, name in enumerate(stored["weightings"], num):
         parts[f"loss under {weighting_label(name)}"] = slice(i, i + 1)
@@ -171,11 +235,10 @@ def ranking(stored: dict, titles: Sequence[str], found: Sequence[Correlations]) 
     return Table(["ρ", *itertools.chain(*((title, "p") for title in titles))], rows)
 
 
-def draw_ranking(stored: dict, titles: Sequence[str], found: Sequence[Correlations]) -> None:
+def draw_ranking(study: Study, titles: Sequence[str], found: Sequence[Correlations]) -> None:
     """Correlation by noise level, between and within objectives, with bands of permutations."""
-    logsnr = np.array(stored["logsnr"])
+    logsnr, levels = np.array(study.stored["logsnr"]), picked(study, found)
     curves = [one[:, : len(logsnr)] for one in found]
-    level = curves[0][0].argmax()
     figure, panels = plt.subplots(1, 2, figsize=(9.3, 3.6), sharey=True, layout="constrained")
     for panel, one, title in zip(panels, curves[2:], ("between", "within"), strict=True):
         band, highest = np.quantile(one, [0.025, 0.975], axis=0), np.quantile(one.max(1), 0.95)
@@ -185,23 +248,23 @@ def draw_ranking(stored: dict, titles: Sequence[str], found: Sequence[Correlatio
         panel.set(title=f"{title} objectives", xlabel="noisy ← log-SNR → clean", ylim=(-1.05, 1.05))
         panel.grid(color="0.92")
     for one, title, color in zip(curves[:2], titles[:2], (ORANGE, GREEN), strict=True):
-        panels[0].plot(logsnr, one[0], "-o", color=color, lw=1, markevery=[level], label=title)
+        panels[0].plot(logsnr, one[0], "-o", color=color, lw=1, markevery=levels, label=title)
     panels[0].set(ylabel="rank correlation of ELBO\nand kernel distance (Heun)")
     panels[0].legend(fontsize=8, loc="lower right")
-    figure.savefig(HERE / "ranking.svg", metadata={"Date": None})
+    study.save(figure, "ranking.svg")
 
 
 # --- likelihood against sample quality ------------------------------------------------------------
 
 
-def front(comparison: Comparison) -> Table:
+def front(study: Study) -> Table:
     """Scores over k, and their differences from the best of all objectives."""
-    found = {one.name: one.scores for one in comparison.objectives}
-    rows, heads = [[k] for k in K], ["k"]
-    for metric in comparison.main_metrics:
+    found = {one.name: one.scores for one in study.comparison.objectives}
+    rows, heads = [[k] for k in study.curve.values()], ["k"]
+    for metric in study.comparison.main_metrics:
         heads += [metric.short, "above the best of all"]
         best = next(s[metric.key].mean for s in found.values() if s[metric.key].is_best)
-        for name, row in zip(CURVE, rows, strict=True):
+        for name, row in zip(study.curve, rows, strict=True):
             score = found[name][metric.key]
             above, error, places = score.mean - best, score.detectable, decimals(score.detectable)
             row.append(plus_minus(score.mean, score.std))
@@ -210,17 +273,18 @@ def front(comparison: Comparison) -> Table:
     return Table(heads, rows)
 
 
-def draw_front(comparison: Comparison) -> None:
+def draw_front(study: Study) -> None:
     """Bits/dim against kernel distances: a curve over k, and the other objectives."""
     figure, panels = plt.subplots(1, 2, figsize=(9.3, 4.2), layout="constrained")
+    comparison = study.comparison
     found = {one.name: one.scores for one in comparison.objectives}
     for panel, metric in zip(panels, comparison.main_metrics[:2], strict=True):
         for one in comparison.objectives:
             bits, distance = one.scores[BITS], one.scores[metric.key]
-            x, y, is_far = min(bits.mean, MAX_BITS), distance.mean, bits.mean > MAX_BITS
+            x, y = min(bits.mean, study.max_bits), distance.mean
+            is_far = bits.mean > study.max_bits
             color, label, side, offset = ORANGE, one.name.replace("-adaptive", ""), "left", (4, 4)
-            if one.name in CURVE:
-                k = K[CURVE.index(one.name)]
+            if k := study.curve.get(one.name):
                 color, label, side = BLUE, f"k = {k}", "right"
                 offset = {"1": (4, 6), "2": (15, -13), "3": (6, -13)}.get(k, (-6, 2))
             elif is_far:
@@ -229,12 +293,12 @@ def draw_front(comparison: Comparison) -> None:
             panel.errorbar(x, y, distance.std, error, ">" if is_far else "o", color=color, mfc=face)
             if not one.name.endswith("-monotonic"):  # which lies beside its non-monotone twin
                 panel.annotate(label, (x, y), offset, "data", "offset points", ha=side, fontsize=8)
-        line = [[found[name][key].mean for name in CURVE] for key in (BITS, metric.key)]
+        line = [[found[name][key].mean for name in study.curve] for key in (BITS, metric.key)]
         panel.plot(*line, color=BLUE, lw=1)
         panel.axhline(metric.baseline, color=GREY, ls="--", lw=1)
-        panel.set(xlabel="bits/dim", ylabel=metric.title, xlim=(1.96, MAX_BITS + 0.02))
+        panel.set(xlabel="bits/dim", ylabel=metric.title, xlim=(None, study.max_bits + 0.02))
         panel.grid(color="0.92")
-    figure.savefig(HERE / "front.svg", metadata={"Date": None})
+    study.save(figure, "front.svg")
 
 
 # --- samples --------------------------------------------------------------------------------------
@@ -250,14 +314,12 @@ def shown(comparison: Comparison) -> list[str]:
     return list(dict.fromkeys(itertools.chain(*groups)))
 
 
-def draw_samples(comparison: Comparison) -> None:
-    """Real digits, and samples of both samplers from the first seed: two of each class."""
-    test = Digits().load().test
-    rows = torch.stack([(test.labels == label).nonzero()[:4, 0] for label in range(10)], 1)
-    real = [png(to_unit(test.x[part.flatten()], 17), num_columns=10) for part in rows.split(2)]
-    lines = {"test images": [io.BytesIO(one) for one in real]}
-    for name in shown(comparison):
-        lines[name] = [HERE / "samples" / sampler / f"{name}.png" for sampler in SAMPLERS]
+def draw_samples(study: Study) -> None:
+    """Real images, and samples of both samplers from the first seed: two of each class."""
+    folder = study.folder / "samples"
+    lines = {"test images": [folder / f"real-{sampler}.png" for sampler in SAMPLERS]}
+    for name in shown(study.comparison):
+        lines[name] = [folder / sampler / f"{name}.png" for sampler in SAMPLERS]
     left, top, width, height = 210, 30, 518, 118  # of names, of titles, and of a picture
     sheet = Image.new("RGB", (left + 2 * width, top + len(lines) * height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
@@ -267,33 +329,35 @@ def draw_samples(comparison: Comparison) -> None:
         draw.text((6, top + (i + 0.4) * height), name, "black", font)
         for j, picture in enumerate(pictures):
             sheet.paste(Image.open(picture), (left + j * width, top + i * height))
-    sheet.save(HERE / "samples.png")
+    sheet.save(study.folder / "samples.png")
 
 
 def main() -> None:
     """Print the tables, draw the pictures, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", choices=STUDIES)
     parser.add_argument("--runs", type=Path, help="the folder of a finished comparison")
-    if runs := parser.parse_args().runs:
-        collect(runs)
-    comparison = Comparison.from_dict(json.loads((HERE / "report.json").read_text()))
-    stored = json.loads((HERE / "scores.json").read_text())
-    found = [between(comparison, stored, part) for part in (PICKING, TESTING, slice(None))]
-    found.append(within(comparison, stored))
+    arguments = parser.parse_args()
+    study = STUDIES[arguments.study]
+    if arguments.runs:
+        collect(study, arguments.runs)
+    comparison = study.comparison
+    found = [between(study, part) for part in (PICKING, TESTING, slice(None))]
+    found.append(within(study))
     titles = [f"seeds {', '.join(map(str, comparison.seeds[part]))}" for part in (PICKING, TESTING)]
     titles += ["all seeds", "within objectives"]
-    for table in (equivalence(comparison), ranking(stored, titles, found), front(comparison)):
+    for table in (equivalence(study), ranking(study, titles, found), front(study)):
         print(table.markdown(), end="\n\n")
     for metric in comparison.main_metrics:
         residual_std = comparison.statistics[metric.key].residual_std
         print(f"A score scatters over seeds by {residual_std:.2g} ({metric.title}).")
-    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "digits"}
-    draw_ranking(stored, titles, found)
-    draw_front(comparison)
-    draw_samples(comparison)
-    (HERE / "report.md").write_text(comparison.to_markdown())
-    samples = {one.stem: one.read_bytes() for one in (HERE / "samples/heun").glob("*.png")}
-    comparison.to_html(HERE / "report.html", samples=samples)
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": study.name}
+    draw_ranking(study, titles, found)
+    draw_front(study)
+    draw_samples(study)
+    (study.folder / "report.md").write_text(comparison.to_markdown())
+    samples = {one.stem: one.read_bytes() for one in (study.folder / "samples/heun").glob("*.png")}
+    comparison.to_html(study.folder / "report.html", samples=samples)
 
 
 if __name__ == "__main__":
