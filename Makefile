@@ -80,7 +80,7 @@ gallery: .venv/dev
 
 pages: gallery
 	$(BIN)/python docs/results/fashion/make.py
-	$(BIN)/python docs/results/digits/make.py
+	$(BIN)/python docs/results/objectives.py digits
 
 release-check: .venv/release
 	rm -rf dist
