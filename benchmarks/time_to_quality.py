@@ -1,28 +1,34 @@
 r"""Sample quality after some minutes of training on one core, beside other people's training code.
 
-    python benchmarks/time_to_quality.py FOLDER [--minutes 6] [--seeds 0 1 2]
-        [--codes elbos diffusers lucidrains edm]
-        [--diffusers train_unconditional.py] [--edm CLONE] [--table]
+    python benchmarks/time_to_quality.py FOLDER [--minutes 6] [--seeds 0 1 2] [--table]
+        [--codes elbos elbos-unet diffusers lucidrains edm]
+        [--diffusers train_unconditional.py] [--edm CLONE]
+    python benchmarks/time_to_quality.py FOLDER --codes elbos --num-images 20000
 
 Data are 10,000 images of Fashion-MNIST at 16x16 as RGB pictures in a folder, without labels. Each
 project trains with its own script, loop, loss, optimizer, average and precision, on one core; two
 runs go at once:
 
-- elbos: `elbos train fashion-small`;
+- elbos: `elbos train fashion-small`, which keeps 5 % of the images for validation;
+- elbos-unet: the same with the network of diffusers, which tells the network from all else;
 - diffusers: the script `examples/unconditional_image_generation/train_unconditional.py` as it is,
-  with a `UNet2DModel` of our size; its cosine decay ends with the last step;
-- lucidrains: `Trainer` of denoising-diffusion-pytorch, with the settings of its README;
-- edm: `train.py` of a clone of NVlabs/edm, with a batch of 64. Its learning rate rises over 5 % of
-  a training of its default length, and so it does here.
+  with a `UNet2DModel` of our size; its cosine decay ends with the last step, and its preview of 16
+  images has one step;
+- lucidrains: `Trainer` of denoising-diffusion-pytorch. It averages after every step: after every
+  ten, as by default, half of so short a training is in the average;
+- edm: `train.py` of a clone of NVlabs/edm, with batches of 32, without dropout and augmentation.
+  Its learning rate rises over 5 % of a training of its default length, and so it does here.
 
 Networks are of our size: two resolutions and 0.7 to 1.0 million parameters. The projects' defaults,
-of 36 to 114 million, would see far too few images in these minutes. Two short runs at once give
-the seconds an image, and so how many fit into the minutes. Training is timed from the first step of
-the optimizer to the last, with all that the project does meanwhile; what comes before is a column.
+of 36 to 114 million, would see far too few images in these minutes. Ours works on patches of 2x2,
+the others on every pixel. Two short runs at once give the seconds an image, and so how many fit
+into the minutes. Training is timed from the first step of the optimizer to the last, with all that
+the project does meanwhile; what comes before is a column.
 
-Samples are drawn twice: by a fast sampler of the project's own, and by ours with 16 evaluations of
-an adapter's denoiser. Their kernel distance, in features of EfficientNet-Lite0, is to 5,000
-test images; `real` is that of training images. Runs that are in FOLDER are not run again.
+Samples are drawn by fast samplers of the project's own, of which the best counts, and by ours with
+16 evaluations of an adapter's denoiser. Their kernel distance, in features of EfficientNet-Lite0,
+is to 5,000 test images; `real` is that of training images. Runs that are in FOLDER are not run
+again.
 """
 
 import argparse
@@ -34,6 +40,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -45,7 +52,7 @@ from PIL import Image
 from timing import cpu_model
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from trainings import SIZE, TRAININGS, Job, precision, sample_ours
+from trainings import SIZE, TRAININGS, Job, sample_ours
 
 from elbos.base.numbers import plus_minus, signed
 from elbos.base.tables import Table
@@ -56,16 +63,17 @@ from elbos.training.pictures import png
 
 NUM_TRAIN, NUM_TEST = 10_000, 5_000
 NUM_TIMED = {  # images of a run that gives the speed: a hundred steps
-    "elbos": 12_800,
+    "elbos": 6_400,
+    "elbos-unet": 6_400,
     "diffusers": 1_600,
     "lucidrains": 3_200,
-    "edm": 6_400,
+    "edm": 3_200,
 }
-BATCH = 150  # samples at once
 NUM_SHOWN = 16  # samples in a row of the picture
-SAMPLERS = "own", "ours"
+OURS = "ours"  # our sampler
 RATES = {  # of learning: the preset's, and 1e-3, since defaults of 1e-4 are for longer trainings
     "elbos": 8e-3,
+    "elbos-unet": 8e-3,
     "diffusers": 1e-3,
     "lucidrains": 1e-3,
     "edm": 1e-3,
@@ -86,21 +94,21 @@ def run(job: Job, core: int, num_samples: int) -> None:
     hook = register_optimizer_step_post_hook(lambda *_: steps.append(time.perf_counter()))
     trained = TRAININGS[job.code](job)
     hook.remove()
+    torch.save(trained.network.state_dict(), job.folder / "weights.pt")
     half = len(steps) // 2
     result = {
-        **{key: getattr(job, key) for key in ("code", "minutes", "learning_rate", "seed")},
-        "num_images": job.num_images,
+        **{key: getattr(job, key) for key in ("code", "num_images", "learning_rate", "seed")},
+        **{key: getattr(trained, key) for key in ("batch_size", "precision")},
         "seconds_to_start": steps[1] - steps[0],
         "seconds": steps[-1] - steps[1],
-        "seconds_per_image": (steps[-1] - steps[half]) / (1 - half / len(steps)) / job.num_images,
+        "images_per_second": job.num_images * (1 - half / len(steps)) / (steps[-1] - steps[half]),
         "num_parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
-        "sampler": trained.sampler,
+        "samplers": [*trained.samplers],
     }
-    samplers = {"own": trained.sample, "ours": partial(sample_ours, trained.denoiser())}
-    for name, sample in samplers.items():
+    ours = partial(sample_ours, trained.denoiser())
+    for name, sample in {**trained.samplers, OURS: ours}.items():
         torch.manual_seed(1000 + job.seed)
-        sizes = [len(part) for part in torch.arange(num_samples).split(BATCH)]
-        x = torch.cat([sample(size) for size in sizes]).clamp(-1, 1)
+        x = sample(num_samples).clamp(-1, 1)
         np.save(job.folder / f"{name}.npy", (x * 127.5 + 127.5).round().to(torch.uint8).numpy())
     (job.folder / "result.json").write_text(json.dumps(result))
 
@@ -164,67 +172,80 @@ def score(folder: Path, num_samples: int) -> None:
     runs = []
     for path in sorted((folder / "runs").glob("*/result.json")):
         result = read(path.parent)
-        if "own" not in result:
-            for name in SAMPLERS:
-                x = torch.from_numpy(np.load(path.parent / f"{name}.npy"))
-                result[name] = kernel_distance(features(x), reference)
+        if "distances" not in result:
+            found = {name: path.parent / f"{name}.npy" for name in (*result["samplers"], OURS)}
+            result["distances"] = {
+                name: kernel_distance(features(torch.from_numpy(np.load(x))), reference)
+                for name, x in found.items()
+            }
             path.write_text(json.dumps(result))
         runs.append({"name": path.parent.name, **result})
     write_picture(folder, read_pictures(pictures / "train", NUM_SHOWN), runs)
     protocol = {"num_samples": num_samples, "num_reference": len(reference), "real": real}
-    machine = {"processor": cpu_model(), "precision": precision(), "torch": torch.__version__}
+    machine = {"processor": cpu_model(), "torch": torch.__version__}
     results = {"machine": machine, "protocol": protocol, "runs": runs}
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 def write_picture(folder: Path, real: Tensor, runs: list[dict[str, Any]]) -> None:
-    """Write samples.png: real images, and a row of samples for each length and code, first seed."""
-    rows, first = [real], min(one["seed"] for one in runs)
-    for one in sorted(runs, key=order):
-        if one["seed"] == first:
-            path = folder / "runs" / one["name"] / "own.npy"
-            rows.append(torch.from_numpy(np.load(path)[:NUM_SHOWN]))
+    """Write samples.png: real images, and a row of samples for each row of the table."""
+    rows = [real]
+    for group in grouped(runs).values():
+        path = folder / "runs" / group[0]["name"] / f"{best_sampler(group)}.npy"
+        rows.append(torch.from_numpy(np.load(path)[:NUM_SHOWN]))
     x = torch.cat(rows).float() / 127.5 - 1
     (folder / "samples.png").write_bytes(png(x, num_columns=NUM_SHOWN))
 
 
-def order(run: dict[str, Any]) -> tuple[Any, ...]:
-    return run["minutes"], list(RATES).index(run["code"]), run["learning_rate"]
+def grouped(runs: list[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Runs that differ in the seed alone, in the order of the table."""
+
+    def order(one: dict[str, Any]) -> tuple[Any, ...]:
+        return list(RATES).index(one["code"]), -one["num_images"], one["learning_rate"]
+
+    return {key: list(group) for key, group in groupby(sorted(runs, key=order), order)}
+
+
+def distances(runs: list[dict[str, Any]], sampler: str) -> list[float]:
+    return [one["distances"][sampler][0] for one in runs]
+
+
+def best_sampler(runs: list[dict[str, Any]]) -> str:
+    """The sampler of the project's own with the lowest mean distance."""
+    return min(runs[0]["samplers"], key=lambda name: statistics.mean(distances(runs, name)))
 
 
 def table(results: dict[str, Any]) -> str:
-    """Kernel distances by minutes, code and learning rate: means and deviations over seeds.
+    """Kernel distances, and their differences from the first row's.
 
-    With each project's own sampler, also the difference from ours after as many minutes, and in how
-    many pairs of seeds the project is behind.
+    With the number of pairs of seeds in which a row is behind.
     """
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for one in results["runs"]:
-        groups.setdefault(order(one), []).append(one)
-    heads = ["code", "minutes", "parameters", "learning rate", "n", "images", "images/s"]
-    heads += ["start, s", "own sampler", "kernel distance", "minus elbos (behind)", "with ours"]
-    rows, ours = [], {}
-    for (minutes, _, rate), runs in sorted(groups.items()):
-        first, names = runs[0], ("seconds", "seconds_to_start")
-        seconds, start = (statistics.mean(one[name] for one in runs) for name in names)
-        own, with_ours = ([one[sampler][0] for one in runs] for sampler in SAMPLERS)
-        if first["code"] == "elbos":
-            ours[minutes] = own
+    heads = ["code", "n", "parameters", "rate", "batch", "precision", "images", "images/s"]
+    heads += ["minutes", "start, s", "own sampler", "kernel distance", "minus the first (behind)"]
+    rows: list[list[str]] = []
+    first: list[float] = []
+    for runs in grouped(results["runs"]).values():
+        one, sampler = runs[0], best_sampler(runs)
+        own, seconds = distances(runs, sampler), statistics.mean(run["seconds"] for run in runs)
+        start = statistics.mean(run["seconds_to_start"] for run in runs)
         gap = ""
-        if minutes in ours and own is not ours[minutes]:
-            num_behind = sum(a > b for a, b in itertools.product(own, ours[minutes]))
-            difference = signed(statistics.mean(own) - statistics.mean(ours[minutes]), 3)
-            gap = f"{difference} ({num_behind} of {len(own) * len(ours[minutes])})"
+        if first:
+            difference = signed(statistics.mean(own) - statistics.mean(first), 3)
+            num_behind = sum(a > b for a, b in itertools.product(own, first))
+            gap = f"{difference} ({num_behind} of {len(own) * len(first)})"
         rows.append(
             [
-                *(first["code"], f"{seconds / 60:.1f} (of {minutes:g})"),
-                *(f"{first['num_parameters']:,}", f"{rate:g}", f"{len(runs)}"),
-                *(f"{first['num_images']:,}", f"{first['num_images'] / seconds:.0f}"),
-                *(f"{start:.0f}", first["sampler"], over_seeds(own), gap, over_seeds(with_ours)),
+                *(one["code"], f"{len(runs)}", f"{one['num_parameters']:,}"),
+                *(f"{one['learning_rate']:g}", f"{one['batch_size']}", one["precision"]),
+                *(f"{one['num_images']:,}", f"{one['num_images'] / seconds:.0f}"),
+                *(f"{seconds / 60:.1f}", f"{start:.0f}", sampler, over_seeds(own), gap),
+                over_seeds(distances(runs, OURS)),
             ]
         )
-    rows.append(["real", *[""] * 8, plus_minus(*results["protocol"]["real"]), "", ""])
-    return Table(heads, rows).markdown()
+        first = first or own
+    real = plus_minus(*results["protocol"]["real"])
+    rows.append(["real", *[""] * 10, real, "", ""])
+    return Table([*heads, "with ours"], rows).markdown()
 
 
 def over_seeds(values: list[float]) -> str:
@@ -259,7 +280,6 @@ def main() -> None:
                 folder=folder / name,
                 learning_rate=rate,
                 seed=seed,
-                minutes=arguments.minutes,
                 num_images=num_images,
             )
 
@@ -269,10 +289,10 @@ def main() -> None:
             shorter = [(code, name) for code, names in timed.items() for name in names]
             run_all([job(name, code, NUM_TIMED[code], RATES[code]) for code, name in shorter], 2)
             for code, names in timed.items():
-                image = max(read(folder / name)["seconds_per_image"] for name in names)
-                nums[code] = round(60 * arguments.minutes / image)
+                rate = min(read(folder / name)["images_per_second"] for name in names)
+                nums[code] = 1000 * round(60 * arguments.minutes * rate / 1000)  # as EDM counts
         jobs = [
-            job(f"runs/{code}-{arguments.minutes:g}-{rate:g}-{seed}", code, num, rate, seed)
+            job(f"runs/{code}-{num}-{rate:g}-{seed}", code, num, rate, seed)
             for seed in arguments.seeds
             for code, num in nums.items()
             for rate in arguments.rates or [RATES[code]]

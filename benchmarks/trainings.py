@@ -1,8 +1,9 @@
 """Trainings by other people's code and by ours, each as its users start it, at our size.
 
 Every function trains for a number of images on a folder of 16x16 pictures, and returns the averaged
-network as a denoiser of ours, with the project's own sampler. Where a project's script cannot stop
-after a number of steps, or asks for a GPU, a name of it is replaced; nothing of it is here.
+network as a denoiser of ours, with fast samplers of the project's own. Where a project's script
+cannot stop after a number of steps, or asks for a GPU, a name of it is replaced; nothing of it is
+here. Precision is the project's default for a processor.
 """
 
 import contextlib
@@ -20,7 +21,6 @@ from torch import Tensor
 import elbos
 from elbos.models.samplers import StochasticDPMSolver, grid
 from elbos.theory.schedules import EDMSampling
-from elbos.training.machine import best_precision
 
 SIZE = 16
 LOGSNR_MIN, LOGSNR_MAX = -10.0, 13.3  # of our training and our sampler
@@ -36,7 +36,6 @@ class Job:
     folder: Path
     learning_rate: float
     seed: int
-    minutes: float
     num_images: int
 
     @property
@@ -46,12 +45,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Trained:
-    """An averaged network, what makes a denoiser of ours of it, and its project's sampler."""
+    """An averaged network, what makes a denoiser of ours of it, and its project's samplers."""
 
     network: torch.nn.Module
     denoiser: Callable[[], Any]
-    sampler: str
-    sample: Callable[[int], Tensor]
+    samplers: dict[str, Callable[[int], Tensor]]
+    batch_size: int
+    precision: str
 
 
 @torch.no_grad()
@@ -69,32 +69,33 @@ class Finished(Exception):
     """Raised inside a project's loop after its last step."""
 
 
-def train_elbos(job: Job) -> Trained:
+def train_elbos(job: Job, *network: str) -> Trained:
     """`elbos train fashion-small`."""
     sys.argv = [
         *("elbos", "train", "fashion-small"),
         *("--num-images", str(job.num_images), "--seed", str(job.seed)),
         *("--optimizer.learning-rate", str(job.learning_rate), "--run", str(job.folder / "run")),
-        *("data:folder", "--data.root", str(job.pictures), "--data.size", str(SIZE)),
+        *("data:folder", "--data.root", str(job.pictures), "--data.size", str(SIZE), *network),
     ]
     runpy.run_module("elbos", run_name="__main__")
     run = elbos.Run(job.folder / "run")
-    sample = partial(sample_ours, run.denoiser)
-    return Trained(run.network, lambda: run.denoiser, "SDE-DPM-Solver++(2M), 16", sample)
+    samplers = {"SDE-DPM-Solver++(2M), 16": partial(run.sample, seed=job.seed)}
+    config = run.config
+    return Trained(run.network, lambda: run.denoiser, samplers, config.batch_size, run.precision)
 
 
-def train_diffusers(job: Job) -> Trained:
-    """The script `train_unconditional.py` of diffusers' examples."""
-    from diffusers import (
-        DDIMPipeline,
-        DDIMScheduler,
-        DDPMScheduler,
-        UNet2DModel,
-        optimization,
-        training_utils,
-    )
+def train_elbos_unet(job: Job) -> Trained:
+    """The same with the network that diffusers' script gets."""
+    unet().save_config(job.folder / "network")
+    config = job.folder / "network" / "config.json"
+    return train_elbos(job, "network:diffusers", "--network.config", str(config))
 
-    network = UNet2DModel(
+
+def unet() -> Any:
+    """The network of diffusers, at our size: two resolutions, with attention at the lower one."""
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(
         sample_size=SIZE,
         in_channels=3,
         out_channels=3,
@@ -103,6 +104,21 @@ def train_diffusers(job: Job) -> Trained:
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
     )
+
+
+def train_diffusers(job: Job) -> Trained:
+    """The script `train_unconditional.py` of diffusers' examples."""
+    from diffusers import (
+        DDIMPipeline,
+        DDIMScheduler,
+        DDPMPipeline,
+        DDPMScheduler,
+        DPMSolverMultistepScheduler,
+        optimization,
+        training_utils,
+    )
+
+    network = unet()
     network.save_config(job.folder / "network")
     batch_size = 16
     num_steps = job.num_images // batch_size
@@ -122,23 +138,32 @@ def train_diffusers(job: Job) -> Trained:
         *(str(job.source), "--train_data_dir", job.train, "--resolution", str(SIZE)),
         *("--model_config_name_or_path", str(job.folder / "network"), "--use_ema"),
         *("--train_batch_size", str(batch_size), "--num_epochs", "1000"),
-        *("--learning_rate", str(job.learning_rate), "--mixed_precision", precision()),
+        *("--learning_rate", str(job.learning_rate), "--ddpm_num_inference_steps", "1"),
         *("--lr_warmup_steps", str(min(500, num_steps // 20))),
         *("--output_dir", str(job.folder / "out"), "--checkpointing_steps", "1000000"),
     ]
     with contextlib.suppress(Finished):
         runpy.run_path(str(job.source), run_name="__main__")
     levels = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
-    ddim = DDIMScheduler.from_config(levels.config)
-    pipeline = DDIMPipeline(unet=network.eval(), scheduler=ddim)
-    pipeline.set_progress_bar_config(disable=True)
+    network.eval()
 
-    def sample(num: int) -> Tensor:
-        images = pipeline(batch_size=num, num_inference_steps=50, output_type="np").images
-        return torch.from_numpy(images).movedim(-1, 1) * 2 - 1
+    def sampler(pipeline: Any, scheduler: Any, num_steps: int, **settings: Any) -> Any:
+        made = pipeline(unet=network, scheduler=scheduler.from_config(levels.config))
+        made.set_progress_bar_config(disable=True)
 
+        def sample(num: int) -> Tensor:
+            images = made(num, num_inference_steps=num_steps, output_type="np", **settings).images
+            return torch.from_numpy(images).movedim(-1, 1) * 2 - 1
+
+        return sample
+
+    samplers = {
+        "DDPM, 50": sampler(DDPMPipeline, DDPMScheduler, 50),
+        "DDIM, 50": sampler(DDIMPipeline, DDIMScheduler, 50, use_clipped_model_output=True),
+        "DPM-Solver++(2M), 25": sampler(DDPMPipeline, DPMSolverMultistepScheduler, 25),
+    }
     denoiser = partial(elbos.adapters.diffusers.denoiser, network, levels)
-    return Trained(network, denoiser, "DDIM, 50", sample)
+    return Trained(network, denoiser, samplers, batch_size, "fp32")
 
 
 def train_lucidrains(job: Job) -> Trained:
@@ -156,8 +181,7 @@ def train_lucidrains(job: Job) -> Trained:
         train_lr=job.learning_rate,
         train_num_steps=job.num_images // batch_size,
         augment_horizontal_flip=False,
-        amp=precision() == "bf16",
-        mixed_precision_type="bf16",
+        ema_update_every=1,
         calculate_fid=False,
         save_and_sample_every=10**9,
         results_folder=str(job.folder / "out"),
@@ -176,7 +200,7 @@ def train_lucidrains(job: Job) -> Trained:
         return found
 
     sample = lambda num: averaged.sample(batch_size=num) * 2 - 1  # noqa: E731
-    return Trained(network, denoiser, "DDIM, 50", sample)
+    return Trained(network, denoiser, {"DDIM, 50": sample}, batch_size, "fp32")
 
 
 def train_edm(job: Job) -> Trained:
@@ -205,9 +229,10 @@ def train_edm(job: Job) -> Trained:
     torch.nn.parallel.DistributedDataParallel = OneProcess
     torch.utils.data.Sampler.__init__ = lambda sampler, dataset=None: None  # as older torch had it
     misc.check_ddp_consistency = averages.append  # called with the average before it is saved
+    batch_size = 32
     words = [
         *(f"--outdir={job.folder}", f"--data={job.train}", f"--seed={job.seed}"),
-        *("--cbase=24", "--cres=1,2", "--dropout=0", "--batch=64"),
+        *("--cbase=24", "--cres=1,2", "--dropout=0", "--augment=0", f"--batch={batch_size}"),
         *(f"--lr={job.learning_rate}", f"--duration={job.num_images / 1e6}"),
     ]
     train.main(words, standalone_mode=False)
@@ -216,17 +241,14 @@ def train_edm(job: Job) -> Trained:
     def sample(num: int) -> Tensor:
         return edm_sampler(network, torch.randn(num, 3, SIZE, SIZE), num_steps=18).float()
 
-    return Trained(network, partial(elbos.adapters.edm.denoiser, network), "Heun, 35", sample)
+    denoiser = partial(elbos.adapters.edm.denoiser, network)
+    return Trained(network, denoiser, {"Heun, 35": sample}, batch_size, "fp32")
 
 
 TRAININGS = {
     "elbos": train_elbos,
+    "elbos-unet": train_elbos_unet,
     "diffusers": train_diffusers,
     "lucidrains": train_lucidrains,
     "edm": train_edm,
 }
-
-
-def precision() -> str:
-    """Return accelerate's name of the precision that the processor computes in."""
-    return best_precision(torch.device("cpu")).replace("fp32", "no")
