@@ -67,8 +67,9 @@ bench: .venv/dev .venv/bench
 	$(BIN)/python benchmarks/audit.py
 	$(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/samplers.py
-	$(BIN)/python benchmarks/digits.py --runs runs/digits-benchmark --seeds 0
-	$(BIN)/python benchmarks/variance.py runs/digits-benchmark/sigmoid-2-0
+	$(BIN)/python benchmarks/mixture.py
+	$(BIN)/elbos train digits
+	$(BIN)/python benchmarks/variance.py runs/digits
 	$(BIN)/elbos train fashion
 	$(BIN)/python benchmarks/evaluation.py runs/fashion
 	$(BIN)/elbos train fashion-small --run runs/checkpoints --num-images 99456 --output.num-kept 21 \
