@@ -80,7 +80,7 @@ gallery: .venv/dev
 	$(BIN)/python docs/gallery/make.py
 
 pages: gallery
-	$(BIN)/python docs/results/fashion/make.py
+	$(BIN)/python docs/results/objectives.py fashion
 	$(BIN)/python docs/results/objectives.py digits
 
 release-check: .venv/release
