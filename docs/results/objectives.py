@@ -256,7 +256,7 @@ def draw_ranking(study: Study, titles: Sequence[str], found: Sequence[Correlatio
     for one, title, color in zip(curves[:2], titles[:2], (ORANGE, GREEN), strict=True):
         panels[0].plot(logsnr, one[0], "-o", color=color, lw=1, markevery=levels, label=title)
     panels[0].set(ylabel="rank correlation of ELBO\nand kernel distance (Heun)")
-    panels[0].legend(fontsize=8, loc="lower right")
+    panels[0].legend(fontsize=8, loc="upper left")
     study.save(figure, "ranking.svg")
 
 
