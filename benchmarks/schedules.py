@@ -62,10 +62,7 @@ PRESET = PRESETS["digits"]
 PRESET_RATE, RATES = PRESET.optimizer.learning_rate, (1e-3, 2e-3, 4e-3)
 PILOT_SEEDS, SEEDS = (0, 1), (20, 21, 22, 23, 24)
 NUM_CHECKPOINTS = 8
-GATE_EXPONENT, GATE_SIGMA = (
-    3,
-    0.15,
-)  # n and c for images, as reimplementations of the paper have them
+GATE_EXPONENT, GATE_SIGMA = 3, 0.15  # n, and c for images, as reimplementations have them
 SCORES = Path(__file__).parents[1] / "docs" / "results" / "schedules" / "scores.jsonl"
 
 

@@ -32,7 +32,6 @@ again.
 """
 
 import argparse
-import itertools
 import json
 import multiprocessing
 import os
@@ -40,7 +39,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -182,7 +181,7 @@ def score(folder: Path, num_samples: int) -> None:
         runs.append({"name": path.parent.name, **result})
     write_picture(folder, read_pictures(pictures / "train", NUM_SHOWN), runs)
     protocol = {"num_samples": num_samples, "num_reference": len(reference), "real": real}
-    machine = {"processor": cpu_model(), "torch": torch.__version__}
+    machine = {"processor": cpu_model(), "torch": torch.__version__.partition("+")[0]}
     results = {"machine": machine, "protocol": protocol, "runs": runs}
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
@@ -231,7 +230,7 @@ def table(results: dict[str, Any]) -> str:
         gap = ""
         if first:
             difference = signed(statistics.mean(own) - statistics.mean(first), 3)
-            num_behind = sum(a > b for a, b in itertools.product(own, first))
+            num_behind = sum(a > b for a, b in product(own, first))
             gap = f"{difference} ({num_behind} of {len(own) * len(first)})"
         rows.append(
             [
