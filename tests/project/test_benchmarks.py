@@ -10,12 +10,10 @@ import pytest
 from elbos.training import checkpoint
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-NETWORK = ["--network.channels", "16", "32", "--network.embedding-dim", "32"]
-TRAINING = [*NETWORK, "--num-images", "32", "--batch-size", "16", "--sampling.num-steps", "2"]
 SHARED = {"networks", "timing", "roofline", "trainings"}  # what benchmarks import
 FOREIGN = {"time_to_quality", "trainers"}  # they run other projects' code, or start processes
 NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - SHARED - FOREIGN)
-LONG = {"audit", "startup", "step"}
+LONG = {"audit", "mixture", "startup", "step"}
 ARGUMENTS = {  # RUN is a trained one
     "audit": [
         *("--tiny", "--seeds", "0", "--rounds", "1", "--drawn", "1"),
@@ -23,9 +21,9 @@ ARGUMENTS = {  # RUN is a trained one
     ],
     "coverage": ["--num-tables", "2"],
     "data": ["--nums", "20", "40", "--folder", "data", "--jobs", "1", "--num-steps", "3"],
-    "digits": ["--tiny", "--runs", "runs", "--", *TRAINING],
     "evaluation": ["RUN", "--tiny", "--rounds", "1"],
     "gpu": ["--presets", "digits", "--tiny", "--batch-size", "2", "--steps", "1", "--rounds", "1"],
+    "mixture": [],
     "samplers": ["--num", "10", "--num-fine", "30", "--nfe", "4", "8"],
     "startup": ["--tiny"],
     "schedules": [
