@@ -29,7 +29,7 @@ import argparse
 import itertools
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -174,6 +174,44 @@ def equivalence(study: Study) -> Table:
     return Table(["pair", *(Column(head, is_numeric=False) for head in heads)], rows)
 
 
+def rising(study: Study) -> Table:
+    """Where the weightings rise that planned pairs replace, and how much of the loss is there.
+
+    The loss is that of test images under the objective's own weighting, after training.
+    """
+    found, rows = {one.name: one for one in study.comparison.objectives}, []
+    for name in dict.fromkeys(pair.non_monotone for pair in study.comparison.pairs):
+        one = found[name]
+        logsnr, nats = (np.array(x) for x in (one.curve.logsnr, one.curve.nats_per_dim))
+        loss = nats * np.interp(logsnr, one.weights.logsnr, np.array(one.weights.w))
+        rises = np.any([(low <= logsnr) & (logsnr < high) for low, high in one.rising], axis=0)
+        ends = ", ".join(interval(low, high, 1) for low, high in one.rising)
+        share = f"{100 * loss[rises].sum() / loss.sum():.0f} %"
+        rows.append([name, one.parameterization, weighting_label(one.weighting), ends, share])
+    heads = [
+        Column(head, is_numeric=False) for head in ("predicts", "weighting", "rises at log-SNR")
+    ]
+    return Table(["objective", *heads, "loss there"], rows)
+
+
+def together(study: Study) -> Table:
+    """Mean over the pairs whose weighting was made monotone; not planned, and not corrected."""
+    comparison, rows = study.comparison, []
+    found = {one.name: one for one in comparison.objectives}
+    pairs = [(found[pair.monotone], found[pair.non_monotone]) for pair in comparison.pairs]
+    made = [(yes, no) for yes, no in pairs if yes.weighting.startswith("Monotone(")]
+    for metric in comparison.main_metrics:
+        values = [[[*one.scores[metric.key].values.values()] for one in pair] for pair in made]
+        yes, no = np.moveaxis(np.array(values), 1, 0)
+        mean, places = (yes - no).mean(0), 3 if metric.key == BITS else 4
+        tested = stats.ttest_1samp(mean, 0)
+        ends = interval(*tested.confidence_interval(0.95), places)
+        num_worse = f"{(yes > no).sum()} of {yes.size}"
+        rows.append([metric.short, signed(mean.mean(), places), ends, f"{tested.pvalue:.2g}"])
+        rows[-1].append(num_worse)
+    return Table(["made monotone, mean over pairs", "difference", "95 %", "p", "worse"], rows)
+
+
 def verdict(low: float, high: float, margin: float) -> str:
     """What an interval says of a monotone weighting in a score of which less is better."""
     words = {"better": high < 0, "worse": low > 0, "as good": max(-low, high) <= margin}
@@ -214,15 +252,15 @@ def p_value(found: Correlations) -> float:
     return float((highest >= highest[0] - 1e-9).mean())
 
 
-def picked(study: Study, found: Sequence[Correlations]) -> list[int]:
+def picked(study: Study, found: Mapping[str, Correlations]) -> list[int]:
     """The noise levels that the protocol names, or the one that the first seeds pick."""
     logsnr = np.array(study.stored["logsnr"])
     if study.levels:
         return [int(abs(logsnr - level).argmin()) for level in study.levels]
-    return [int(found[0][0, : len(logsnr)].argmax())]
+    return [int(next(iter(found.values()))[0, : len(logsnr)].argmax())]
 
 
-def ranking(study: Study, titles: Sequence[str], found: Sequence[Correlations]) -> Table:
+def ranking(study: Study, found: Mapping[str, Correlations]) -> Table:
     """Correlations of the picked levels, of the highest, of bits/dim and of weighted losses."""
     stored, levels = study.stored, picked(study, found)
     num = len(stored["logsnr"])
@@ -233,27 +271,28 @@ def ranking(study: Study, titles: Sequence[str], found: Sequence[Correlations]) 
     rows = []
     for title, part in parts.items():
         row = [title]
-        for one in found:
+        for one in found.values():
             highest = one[0, part].argmax()
             at = f" (at {fixed(stored['logsnr'][highest], 1)})" if part == slice(num) else ""
             row += [signed(one[0, part][highest], 2) + at, f"{p_value(one[:, part]):.2g}"]
         rows.append(row)
-    return Table(["ρ", *itertools.chain(*((title, "p") for title in titles))], rows)
+    return Table(["ρ", *itertools.chain(*((title, "p") for title in found))], rows)
 
 
-def draw_ranking(study: Study, titles: Sequence[str], found: Sequence[Correlations]) -> None:
+def draw_ranking(study: Study, found: Mapping[str, Correlations]) -> None:
     """Correlation by noise level, between and within objectives, with bands of permutations."""
     logsnr, levels = np.array(study.stored["logsnr"]), picked(study, found)
-    curves = [one[:, : len(logsnr)] for one in found]
+    *parts, every, within = ((title, one[:, : len(logsnr)]) for title, one in found.items())
     figure, panels = plt.subplots(1, 2, figsize=(9.3, 3.6), sharey=True, layout="constrained")
-    for panel, one, title in zip(panels, curves[2:], ("between", "within"), strict=True):
+    for panel, one, title in zip(panels, (every[1], within[1]), ("between", "within"), strict=True):
         band, highest = np.quantile(one, [0.025, 0.975], axis=0), np.quantile(one.max(1), 0.95)
         panel.fill_between(logsnr, *band, color=GREY, alpha=0.25, lw=0, label="95 % by chance")
         panel.axhline(highest, color=GREY, ls="--", lw=1, label="95 % of the highest by chance")
         panel.plot(logsnr, one[0], color=BLUE, lw=2, label="all seeds")
+        panel.plot(logsnr[levels], one[0, levels], "o", color=BLUE)
         panel.set(title=f"{title} objectives", xlabel="noisy ← log-SNR → clean", ylim=(-1.05, 1.05))
         panel.grid(color="0.92")
-    for one, title, color in zip(curves[:2], titles[:2], (ORANGE, GREEN), strict=True):
+    for (title, one), color in zip(parts, (ORANGE, GREEN), strict=False):
         panels[0].plot(logsnr, one[0], "-o", color=color, lw=1, markevery=levels, label=title)
     panels[0].set(ylabel="rank correlation of ELBO\nand kernel distance (Heun)")
     panels[0].legend(fontsize=8, loc="upper left")
@@ -349,17 +388,21 @@ def main() -> None:
     if arguments.runs:
         collect(study, arguments.runs)
     comparison = study.comparison
-    found = [between(study, part) for part in (PICKING, TESTING, slice(None))]
-    found.append(within(study))
-    titles = [f"seeds {', '.join(map(str, comparison.seeds[part]))}" for part in (PICKING, TESTING)]
-    titles += ["all seeds", "within objectives"]
-    for table in (equivalence(study), ranking(study, titles, found), front(study)):
+    parts = (
+        () if study.levels else (PICKING, TESTING)
+    )  # a level of before needs no seeds to pick it
+    found = {
+        f"seeds {', '.join(map(str, comparison.seeds[one]))}": between(study, one) for one in parts
+    }
+    found |= {"all seeds": between(study, slice(None)), "within objectives": within(study)}
+    tables = equivalence(study), rising(study), together(study), ranking(study, found), front(study)
+    for table in tables:
         print(table.markdown(), end="\n\n")
     for metric in comparison.main_metrics:
         residual_std = comparison.statistics[metric.key].residual_std
         print(f"A score scatters over seeds by {residual_std:.2g} ({metric.title}).")
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": study.name}
-    draw_ranking(study, titles, found)
+    draw_ranking(study, found)
     draw_front(study)
     draw_samples(study)
     (study.folder / "report.md").write_text(comparison.to_markdown())
