@@ -10,7 +10,7 @@ project trains with its own script, loop, loss, optimizer, average and precision
 runs go at once:
 
 - elbos: `elbos train fashion-small`, which keeps 5 % of the images for validation;
-- elbos-unet: the same with the network of diffusers, which tells the network from all else;
+- elbos-unet: the same with the network and the precision of diffusers: what is left is the code;
 - diffusers: the script `examples/unconditional_image_generation/train_unconditional.py` as it is,
   with a `UNet2DModel` of our size; its cosine decay ends with the last step, and its preview of 16
   images has one step;

@@ -69,10 +69,10 @@ class Finished(Exception):
     """Raised inside a project's loop after its last step."""
 
 
-def train_elbos(job: Job, *network: str) -> Trained:
+def train_elbos(job: Job, *options: str, network: tuple[str, ...] = ()) -> Trained:
     """`elbos train fashion-small`."""
     sys.argv = [
-        *("elbos", "train", "fashion-small"),
+        *("elbos", "train", "fashion-small", *options),
         *("--num-images", str(job.num_images), "--seed", str(job.seed)),
         *("--optimizer.learning-rate", str(job.learning_rate), "--run", str(job.folder / "run")),
         *("data:folder", "--data.root", str(job.pictures), "--data.size", str(SIZE), *network),
@@ -85,10 +85,11 @@ def train_elbos(job: Job, *network: str) -> Trained:
 
 
 def train_elbos_unet(job: Job) -> Trained:
-    """The same with the network that diffusers' script gets."""
+    """The same with the network that diffusers' script gets, and in its precision."""
     unet().save_config(job.folder / "network")
     config = job.folder / "network" / "config.json"
-    return train_elbos(job, "network:diffusers", "--network.config", str(config))
+    network = "network:diffusers", "--network.config", str(config)
+    return train_elbos(job, "--precision", "fp32", network=network)
 
 
 def unet() -> Any:
