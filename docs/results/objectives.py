@@ -233,10 +233,15 @@ def correlations(x: Float[np.ndarray, "g m k"], y: Float[np.ndarray, "g m"]) -> 
 
 def between(study: Study, seeds: slice) -> Correlations:
     """Correlations over distinct monotone weightings."""
+    scores = study.quantities(), study.values(HEUN)
+    return correlations(*(weighting_means(study, one[:, seeds])[None] for one in scores))
+
+
+def weighting_means(study: Study, x: Float[np.ndarray, "r n *k"]) -> Float[np.ndarray, "m *k"]:
+    """Means over seeds and over the objectives of each distinct monotone weighting."""
     trained = np.array([one.weighting for one in study.comparison.objectives])
-    groups = [trained == weighting for weighting in study.comparison.ranking.weightings]
-    x, y = (one[:, seeds].mean(1) for one in (study.quantities(), study.values(HEUN)))
-    return correlations(*(np.array([one[of].mean(0) for of in groups])[None] for one in (x, y)))
+    weightings = study.comparison.ranking.weightings
+    return np.array([x[trained == weighting].mean((0, 1)) for weighting in weightings])
 
 
 def within(study: Study) -> Correlations:
