@@ -1,7 +1,7 @@
 r"""Sample quality after some minutes of training on one core, beside other people's training code.
 
     python benchmarks/time_to_quality.py FOLDER [--minutes 6] [--seeds 0 1 2] [--table]
-        [--codes elbos elbos-unet diffusers lucidrains edm]
+        [--codes elbos elbos-unet elbos-adamw diffusers lucidrains edm]
         [--diffusers train_unconditional.py] [--edm CLONE]
     python benchmarks/time_to_quality.py FOLDER --codes elbos --num-images 20000
 
@@ -11,6 +11,8 @@ runs go at once:
 
 - elbos: `elbos train fashion-small`, which keeps 5 % of the images for validation;
 - elbos-unet: the same with the network and the precision of diffusers: what is left is the code;
+- elbos-adamw: with its optimizer, learning rate and batch, too: what is left is the objective, with
+  its noise levels, the average and the sampler;
 - diffusers: the script `examples/unconditional_image_generation/train_unconditional.py` as it is,
   with a `UNet2DModel` of our size; its cosine decay ends with the last step, and its preview of 16
   images has one step;
@@ -64,6 +66,7 @@ NUM_TRAIN, NUM_TEST = 10_000, 5_000
 NUM_TIMED = {  # images of a run that gives the speed: a hundred steps
     "elbos": 6_400,
     "elbos-unet": 6_400,
+    "elbos-adamw": 1_600,
     "diffusers": 1_600,
     "lucidrains": 3_200,
     "edm": 3_200,
@@ -73,6 +76,7 @@ OURS = "ours"  # our sampler
 RATES = {  # of learning: the preset's, and 1e-3, since defaults of 1e-4 are for longer trainings
     "elbos": 8e-3,
     "elbos-unet": 8e-3,
+    "elbos-adamw": 1e-3,
     "diffusers": 1e-3,
     "lucidrains": 1e-3,
     "edm": 1e-3,

@@ -84,12 +84,17 @@ def train_elbos(job: Job, *options: str, network: tuple[str, ...] = ()) -> Train
     return Trained(run.network, lambda: run.denoiser, samplers, config.batch_size, run.precision)
 
 
-def train_elbos_unet(job: Job) -> Trained:
+def train_elbos_unet(job: Job, *options: str) -> Trained:
     """The same with the network that diffusers' script gets, and in its precision."""
     unet().save_config(job.folder / "network")
     config = job.folder / "network" / "config.json"
     network = "network:diffusers", "--network.config", str(config)
-    return train_elbos(job, "--precision", "fp32", network=network)
+    return train_elbos(job, "--precision", "fp32", *options, network=network)
+
+
+def train_elbos_adamw(job: Job) -> Trained:
+    """The same with diffusers' optimizer and batch, too."""
+    return train_elbos_unet(job, "--optimizer.no-use-muon", "--batch-size", "16")
 
 
 def unet() -> Any:
@@ -249,6 +254,7 @@ def train_edm(job: Job) -> Trained:
 TRAININGS = {
     "elbos": train_elbos,
     "elbos-unet": train_elbos_unet,
+    "elbos-adamw": train_elbos_adamw,
     "diffusers": train_diffusers,
     "lucidrains": train_lucidrains,
     "edm": train_edm,
