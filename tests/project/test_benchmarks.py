@@ -10,8 +10,8 @@ import pytest
 from elbos.training import checkpoint
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SHARED = {"networks", "timing", "roofline", "trainings"}  # what benchmarks import
-FOREIGN = {"time_to_quality", "trainers"}  # they run other projects' code, or start processes
+SHARED = {"networks", "public_losses", "timing", "roofline", "trainings"}  # what benchmarks import
+FOREIGN = {"conventions", "time_to_quality", "trainers"}  # run foreign code, or start processes
 NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - SHARED - FOREIGN)
 LONG = {"audit", "mixture", "startup", "step"}
 ARGUMENTS = {  # RUN is a trained one
