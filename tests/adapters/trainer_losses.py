@@ -191,6 +191,11 @@ def ai_toolkit_flux_shift(network, x):
     return flow_error(network, x, t[torch.randint(0, 999, (len(x),))]).mean()
 
 
+def ai_toolkit_lost_shift(network, x):
+    """`arch` lumina2, `timestep_type` shift: the shift of 6 does not reach the scheduler."""
+    return flow_error(network, x, LINEAR_1000[torch.randint(0, 999, (len(x),))]).mean()
+
+
 def ai_toolkit_content(network, x):
     """`content_or_style` content, `timestep_type` linear."""
     step = (torch.rand(len(x)) ** 3 * 1000).long().clamp(0, 999)

@@ -36,6 +36,8 @@ SETTINGS = {
     "ai_toolkit_half_bell": ai_toolkit(FLOWMATCH | {"linear_timesteps2": True}),
     "ai_toolkit_flux_shift": ai_toolkit(FLOWMATCH | {"timestep_type": "flux_shift"},
         model={"is_flux": True}, datasets=[{"resolution": [1024]}]),
+    "ai_toolkit_lost_shift": ai_toolkit(FLOWMATCH | {"timestep_type": "shift"},
+        model={"arch": "lumina2"}),
     "ai_toolkit_content": ai_toolkit(FLOWMATCH | {"content_or_style": "content",
         "timestep_type": "linear"}),
     "ai_toolkit_style_sigmoid": ai_toolkit(FLOWMATCH | {"content_or_style": "style"}),

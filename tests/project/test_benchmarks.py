@@ -11,7 +11,8 @@ from elbos.training import checkpoint
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SHARED = {"networks", "public_losses", "timing", "roofline", "trainings"}  # what benchmarks import
-FOREIGN = {"conventions", "time_to_quality", "trainers"}  # run foreign code, or start processes
+SHARED |= {"foreign", "framework_cases", "trainer_cases"}
+FOREIGN = {"conventions", "loops", "time_to_quality", "trainers"}  # others' code, or processes
 NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - SHARED - FOREIGN)
 LONG = {"audit", "mixture", "startup", "step"}
 ARGUMENTS = {  # RUN is a trained one

@@ -6,7 +6,8 @@ r"""Trainer ai-toolkit: random tables of 1,000 time steps, and loss weights by t
 - `linear`, `weighted`: $t = 1, .999, \ldots, .001$;
 - `sigmoid`, the default: 1,000 sorted draws of $\mathrm{sigmoid}(n)$, $n \sim N(0, 1)$;
 - `shift`, `flux_shift`, `lumina2_shift`: the scheduler's table, shifted by resolution, or by a
-  constant $s$, which moves the clean end twice;
+  constant $s$, which moves the clean end twice; that of SD3 and Lumina 2 is lost when their
+  scheduler is made of its configuration;
 - `lognorm_blend`: 250 even steps among 750 of $1 - l/\max l$, $\ln l \sim N(0, .333^2)$, rounded.
 
 The step (`jobs/process/BaseSDTrainProcess.py`) is uniform from `min_denoising_steps` to below
@@ -47,7 +48,7 @@ from elbos.theory.recipes.flow import bell
 from elbos.theory.schedules import Normal
 
 _TYPES = ("sigmoid", "linear", "weighted", "shift", "flux_shift", "lumina2_shift", "lognorm_blend")
-_STATIC_SHIFT = {"sd3": 3.0, "lumina2": 6.0, "wan21": 3.0, "hidream": 3.0, "zimage": 3.0}
+_STATIC_SHIFT = {"sd3": 1.0, "lumina2": 1.0, "wan21": 3.0, "hidream": 3.0, "zimage": 3.0}
 _PIXELS_PER_TOKEN = {"flux": 16, "flex1": 16, "flex2": 16, "chroma": 8}
 _WEIGHTED_STEPS = (
     *(0, 8, 25, 50, 75, 100, 150, 200, 300, 400, 500),
