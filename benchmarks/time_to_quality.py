@@ -223,8 +223,8 @@ def table(results: dict[str, Any]) -> str:
 
     With the number of pairs of seeds in which a row is behind.
     """
-    heads = ["code", "n", "parameters", "rate", "batch", "precision", "images", "images/s"]
-    heads += ["minutes", "start, s", "own sampler", "kernel distance", "minus the first (behind)"]
+    heads = ["code", "n", "images", "kernel distance", "minus the first (behind)", "with ours"]
+    heads += ["images/s", "minutes", "start, s", "parameters", "rate", "batch", "precision"]
     rows: list[list[str]] = []
     first: list[float] = []
     for runs in grouped(results["runs"]).values():
@@ -238,17 +238,17 @@ def table(results: dict[str, Any]) -> str:
             gap = f"{difference} ({num_behind} of {len(own) * len(first)})"
         rows.append(
             [
-                *(one["code"], f"{len(runs)}", f"{one['num_parameters']:,}"),
-                *(f"{one['learning_rate']:g}", f"{one['batch_size']}", one["precision"]),
-                *(f"{one['num_images']:,}", f"{one['num_images'] / seconds:.0f}"),
-                *(f"{seconds / 60:.1f}", f"{start:.0f}", sampler, over_seeds(own), gap),
-                over_seeds(distances(runs, OURS)),
+                *(one["code"], f"{len(runs)}", f"{one['num_images']:,}"),
+                *(over_seeds(own), gap, over_seeds(distances(runs, OURS))),
+                *(f"{one['num_images'] / seconds:.0f}", f"{seconds / 60:.1f}", f"{start:.0f}"),
+                *(f"{one['num_parameters']:,}", f"{one['learning_rate']:g}"),
+                *(f"{one['batch_size']}", one["precision"], sampler),
             ]
         )
         first = first or own
     real = plus_minus(*results["protocol"]["real"])
-    rows.append(["real", *[""] * 10, real, "", ""])
-    return Table([*heads, "with ours"], rows).markdown()
+    rows.append(["real", "", "", real, *[""] * 10])
+    return Table([*heads, "own sampler"], rows).markdown()
 
 
 def over_seeds(values: list[float]) -> str:
