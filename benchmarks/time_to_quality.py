@@ -12,14 +12,15 @@ runs go at once:
 - elbos: `elbos train fashion-small`, which keeps 5 % of the images for validation;
 - elbos-unet: the same with the network and the precision of diffusers: what is left is the code;
 - elbos-adamw: with its optimizer, learning rate and batch, too: what is left is the objective, with
-  its noise levels, the average and the sampler;
+  its noise levels, the average of the weights, the decay of the learning rate and the sampler;
 - diffusers: the script `examples/unconditional_image_generation/train_unconditional.py` as it is,
   with a `UNet2DModel` of our size; its cosine decay ends with the last step, and its preview of 16
   images has one step;
 - lucidrains: `Trainer` of denoising-diffusion-pytorch. It averages after every step: after every
   ten, as by default, half of so short a training is in the average;
 - edm: `train.py` of a clone of NVlabs/edm, with batches of 32, without dropout and augmentation.
-  Its learning rate rises over 5 % of a training of its default length, and so it does here.
+
+The learning rate of elbos, diffusers and edm rises over 5 % of the training.
 
 Networks are of our size: two resolutions and 0.7 to 1.0 million parameters. The projects' defaults,
 of 36 to 114 million, would see far too few images in these minutes. Ours works on patches of 2x2,

@@ -75,6 +75,7 @@ def train_elbos(job: Job, *options: str, network: tuple[str, ...] = ()) -> Train
         *("elbos", "train", "fashion-small", *options),
         *("--num-images", str(job.num_images), "--seed", str(job.seed)),
         *("--optimizer.learning-rate", str(job.learning_rate), "--run", str(job.folder / "run")),
+        *("--optimizer.warmup-images", str(min(10_000, job.num_images // 20))),
         *("data:folder", "--data.root", str(job.pictures), "--data.size", str(SIZE), *network),
     ]
     runpy.run_module("elbos", run_name="__main__")
@@ -93,8 +94,10 @@ def train_elbos_unet(job: Job, *options: str) -> Trained:
 
 
 def train_elbos_adamw(job: Job) -> Trained:
-    """The same with diffusers' optimizer and batch, too."""
-    return train_elbos_unet(job, "--optimizer.no-use-muon", "--batch-size", "16")
+    """The same with the optimizer and the batch of diffusers' script, too."""
+    options = ["--optimizer.no-use-muon", "--optimizer.betas", "0.95", "0.999"]
+    options += ["--optimizer.weight-decay", "1e-6", "--batch-size", "16"]
+    return train_elbos_unet(job, *options)
 
 
 def unet() -> Any:
@@ -109,6 +112,7 @@ def unet() -> Any:
         block_out_channels=(32, 64),
         down_block_types=("DownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=8,  # 32, its default, would normalize every channel alone
     )
 
 
@@ -153,20 +157,26 @@ def train_diffusers(job: Job) -> Trained:
     levels = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     network.eval()
 
-    def sampler(pipeline: Any, scheduler: Any, num_steps: int, **settings: Any) -> Any:
-        made = pipeline(unet=network, scheduler=scheduler.from_config(levels.config))
+    def sampler(pipeline: Any, scheduler: Any, num: int, **settings: Any) -> Any:
+        made = pipeline(unet=network, scheduler=scheduler.from_config(levels.config, **settings))
         made.set_progress_bar_config(disable=True)
+        clipped = {"use_clipped_model_output": True} if pipeline is DDIMPipeline else {}
+        steps = partial(made, num_inference_steps=num, output_type="np", **clipped)
 
         def sample(num: int) -> Tensor:
-            images = made(num, num_inference_steps=num_steps, output_type="np", **settings).images
+            images = steps(num).images
             return torch.from_numpy(images).movedim(-1, 1) * 2 - 1
 
         return sample
 
     samplers = {
         "DDPM, 50": sampler(DDPMPipeline, DDPMScheduler, 50),
-        "DDIM, 50": sampler(DDIMPipeline, DDIMScheduler, 50, use_clipped_model_output=True),
-        "DPM-Solver++(2M), 25": sampler(DDPMPipeline, DPMSolverMultistepScheduler, 25),
+        "DDIM, 50": sampler(DDIMPipeline, DDIMScheduler, 50),
+        "SDE-DPM-Solver++(2M), 25": sampler(
+            *(DDPMPipeline, DPMSolverMultistepScheduler, 25),
+            algorithm_type="sde-dpmsolver++",
+            thresholding=True,
+        ),
     }
     denoiser = partial(elbos.adapters.diffusers.denoiser, network, levels)
     return Trained(network, denoiser, samplers, batch_size, "fp32")
@@ -205,8 +215,12 @@ def train_lucidrains(job: Job) -> Trained:
         averaged.model = network
         return found
 
-    sample = lambda num: averaged.sample(batch_size=num) * 2 - 1  # noqa: E731
-    return Trained(network, denoiser, {"DDIM, 50": sample}, batch_size, "fp32")
+    def sample(num: int, eta: float) -> Tensor:
+        averaged.ddim_sampling_eta = eta
+        return averaged.sample(batch_size=num) * 2 - 1
+
+    samplers = {f"DDIM, eta {eta}, 50": partial(sample, eta=eta) for eta in (0, 1)}
+    return Trained(network, denoiser, samplers, batch_size, "fp32")
 
 
 def train_edm(job: Job) -> Trained:
@@ -229,7 +243,12 @@ def train_edm(job: Job) -> Trained:
     averages: list[Any] = []
     loop, warmup = train.training_loop.training_loop, {"lr_rampup_kimg": job.num_images / 20_000}
     on_processor = {**warmup, "device": torch.device("cpu")}
-    train.training_loop.training_loop = lambda **settings: loop(**settings, **on_processor)
+
+    def at_our_size(**settings: Any) -> None:
+        settings["network_kwargs"].attn_resolutions = [SIZE // 2]  # the lower one, as of 32x32
+        loop(**settings, **on_processor)
+
+    train.training_loop.training_loop = at_our_size
     train.dist.init = torch.cuda.reset_peak_memory_stats = lambda: None
     torch.multiprocessing.set_start_method = lambda method: None
     torch.nn.parallel.DistributedDataParallel = OneProcess
@@ -244,11 +263,14 @@ def train_edm(job: Job) -> Trained:
     train.main(words, standalone_mode=False)
     network = averages[-1]
 
-    def sample(num: int) -> Tensor:
-        return edm_sampler(network, torch.randn(num, 3, SIZE, SIZE), num_steps=18).float()
+    def sample(num: int, **churn: float) -> Tensor:
+        noise = torch.randn(num, 3, SIZE, SIZE)
+        return edm_sampler(network, noise, num_steps=18, **churn).float()
 
     denoiser = partial(elbos.adapters.edm.denoiser, network)
-    return Trained(network, denoiser, {"Heun, 35": sample}, batch_size, "fp32")
+    churn = {"S_churn": 40, "S_min": 0.05, "S_max": 50, "S_noise": 1.003}  # of ImageNet-64
+    samplers = {"Heun, 35": sample, "Heun with churn, 35": partial(sample, **churn)}
+    return Trained(network, denoiser, samplers, batch_size, "fp32")
 
 
 TRAININGS = {
