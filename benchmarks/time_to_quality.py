@@ -20,7 +20,7 @@ runs go at once:
   ten, as by default, half of so short a training is in the average;
 - edm: `train.py` of a clone of NVlabs/edm, with batches of 32, without dropout and augmentation.
 
-The learning rate of elbos, diffusers and edm rises over 5 % of the training.
+The learning rate of elbos, diffusers and edm rises over at most 5 % of the training.
 
 Networks are of our size: two resolutions and 0.7 to 1.0 million parameters. The projects' defaults,
 of 36 to 114 million, would see far too few images in these minutes. Ours works on patches of 2x2,

@@ -157,26 +157,24 @@ def train_diffusers(job: Job) -> Trained:
     levels = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     network.eval()
 
-    def sampler(pipeline: Any, scheduler: Any, num: int, **settings: Any) -> Any:
-        made = pipeline(unet=network, scheduler=scheduler.from_config(levels.config, **settings))
+    def sampler(pipeline: Any, scheduler: Any, num_steps: int, **settings: Any) -> Any:
+        made = pipeline(unet=network, scheduler=scheduler)
         made.set_progress_bar_config(disable=True)
-        clipped = {"use_clipped_model_output": True} if pipeline is DDIMPipeline else {}
-        steps = partial(made, num_inference_steps=num, output_type="np", **clipped)
 
         def sample(num: int) -> Tensor:
-            images = steps(num).images
+            images = made(num, num_inference_steps=num_steps, output_type="np", **settings).images
             return torch.from_numpy(images).movedim(-1, 1) * 2 - 1
 
         return sample
 
+    ddim = DDIMScheduler.from_config(levels.config)
+    solver = DPMSolverMultistepScheduler.from_config(
+        levels.config, algorithm_type="sde-dpmsolver++", thresholding=True
+    )
     samplers = {
-        "DDPM, 50": sampler(DDPMPipeline, DDPMScheduler, 50),
-        "DDIM, 50": sampler(DDIMPipeline, DDIMScheduler, 50),
-        "SDE-DPM-Solver++(2M), 25": sampler(
-            *(DDPMPipeline, DPMSolverMultistepScheduler, 25),
-            algorithm_type="sde-dpmsolver++",
-            thresholding=True,
-        ),
+        "DDPM, 50": sampler(DDPMPipeline, levels, 50),
+        "DDIM, 50": sampler(DDIMPipeline, ddim, 50, use_clipped_model_output=True),
+        "SDE-DPM-Solver++(2M), 25": sampler(DDPMPipeline, solver, 25),
     }
     denoiser = partial(elbos.adapters.diffusers.denoiser, network, levels)
     return Trained(network, denoiser, samplers, batch_size, "fp32")

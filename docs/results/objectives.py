@@ -66,14 +66,14 @@ class Study:
         name: Name of the folder.
         margins: Largest difference that is as good, by metric.
         max_bits: Largest bits/dim in the picture; objectives beyond are marked at its edge.
-        levels: Log-SNRs of ELBOs that were chosen before the runs.
+        level: Log-SNR of the ELBO that was chosen before the runs; None if the first seeds pick it.
         curve: k of sigmoid(k - λ) by objective, in the order of the curve.
     """
 
     name: str
     margins: dict[str, float]
     max_bits: float
-    levels: tuple[float, ...] = ()
+    level: float | None = None
     curve: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -122,7 +122,7 @@ FASHION = Study(
     "fashion",
     margins={ANCESTRAL: 0.008, HEUN: 0.008, BITS: 0.05},
     max_bits=5.1,
-    levels=(3.8,),  # the one that digits' seeds picked
+    level=3.8,  # the one that digits' seeds picked
 )
 STUDIES = {study.name: study for study in (DIGITS, FASHION)}
 
@@ -188,17 +188,16 @@ def rising(study: Study) -> Table:
         ends = ", ".join(interval(low, high, 1) for low, high in one.rising)
         share = f"{100 * loss[rises].sum() / loss.sum():.0f} %"
         rows.append([name, one.parameterization, weighting_label(one.weighting), ends, share])
-    heads = [
-        Column(head, is_numeric=False) for head in ("predicts", "weighting", "rises at log-SNR")
-    ]
+    texts = ("predicts", "weighting", "rises at log-SNR")
+    heads = [Column(text, is_numeric=False) for text in texts]
     return Table(["objective", *heads, "loss there"], rows)
 
 
 def together(study: Study) -> Table:
     """Mean over the pairs whose weighting was made monotone; not planned, and not corrected."""
     comparison, rows = study.comparison, []
-    found = {one.name: one for one in comparison.objectives}
-    pairs = [(found[pair.monotone], found[pair.non_monotone]) for pair in comparison.pairs]
+    named = {one.name: one for one in comparison.objectives}
+    pairs = [(named[pair.monotone], named[pair.non_monotone]) for pair in comparison.pairs]
     made = [(yes, no) for yes, no in pairs if yes.weighting.startswith("Monotone(")]
     for metric in comparison.main_metrics:
         values = [[[*one.scores[metric.key].values.values()] for one in pair] for pair in made]
@@ -207,8 +206,8 @@ def together(study: Study) -> Table:
         tested = stats.ttest_1samp(mean, 0)
         ends = interval(*tested.confidence_interval(0.95), places)
         num_worse = f"{(yes > no).sum()} of {yes.size}"
-        rows.append([metric.short, signed(mean.mean(), places), ends, f"{tested.pvalue:.2g}"])
-        rows[-1].append(num_worse)
+        found = signed(mean.mean(), places), ends, f"{tested.pvalue:.2g}"
+        rows.append([metric.short, *found, num_worse])
     return Table(["made monotone, mean over pairs", "difference", "95 %", "p", "worse"], rows)
 
 
@@ -257,19 +256,19 @@ def p_value(found: Correlations) -> float:
     return float((highest >= highest[0] - 1e-9).mean())
 
 
-def picked(study: Study, found: Mapping[str, Correlations]) -> list[int]:
-    """The noise levels that the protocol names, or the one that the first seeds pick."""
+def picked(study: Study, found: Mapping[str, Correlations]) -> int:
+    """The noise level that the protocol names, or the one that the first seeds pick."""
     logsnr = np.array(study.stored["logsnr"])
-    if study.levels:
-        return [int(abs(logsnr - level).argmin()) for level in study.levels]
-    return [int(next(iter(found.values()))[0, : len(logsnr)].argmax())]
+    if study.level is not None:
+        return int(abs(logsnr - study.level).argmin())
+    return int(next(iter(found.values()))[0, : len(logsnr)].argmax())
 
 
 def ranking(study: Study, found: Mapping[str, Correlations]) -> Table:
     """Correlations of the picked levels, of the highest, of bits/dim and of weighted losses."""
-    stored, levels = study.stored, picked(study, found)
+    stored, i = study.stored, picked(study, found)
     num = len(stored["logsnr"])
-    parts = {f"ELBO at log-SNR {stored['logsnr'][i]:.1f}": slice(i, i + 1) for i in levels}
+    parts = {f"ELBO at log-SNR {stored['logsnr'][i]:.1f}": slice(i, i + 1)}
     parts |= {f"highest of {num} noise levels": slice(num), "bits/dim": slice(-1, None)}
     for i, name in enumerate(stored["weightings"], num):
         parts[f"loss under {weighting_label(name)}"] = slice(i, i + 1)
@@ -286,7 +285,7 @@ def ranking(study: Study, found: Mapping[str, Correlations]) -> Table:
 
 def draw_ranking(study: Study, found: Mapping[str, Correlations]) -> None:
     """Correlation by noise level, between and within objectives, with bands of permutations."""
-    logsnr, levels = np.array(study.stored["logsnr"]), picked(study, found)
+    logsnr, i = np.array(study.stored["logsnr"]), picked(study, found)
     *parts, every, within = ((title, one[:, : len(logsnr)]) for title, one in found.items())
     figure, panels = plt.subplots(1, 2, figsize=(9.3, 3.6), sharey=True, layout="constrained")
     for panel, one, title in zip(panels, (every[1], within[1]), ("between", "within"), strict=True):
@@ -294,11 +293,11 @@ def draw_ranking(study: Study, found: Mapping[str, Correlations]) -> None:
         panel.fill_between(logsnr, *band, color=GREY, alpha=0.25, lw=0, label="95 % by chance")
         panel.axhline(highest, color=GREY, ls="--", lw=1, label="95 % of the highest by chance")
         panel.plot(logsnr, one[0], color=BLUE, lw=2, label="all seeds")
-        panel.plot(logsnr[levels], one[0, levels], "o", color=BLUE)
+        panel.plot(logsnr[i], one[0, i], "o", color=BLUE)
         panel.set(title=f"{title} objectives", xlabel="noisy ← log-SNR → clean", ylim=(-1.05, 1.05))
         panel.grid(color="0.92")
     for (title, one), color in zip(parts, (ORANGE, GREEN), strict=False):
-        panels[0].plot(logsnr, one[0], "-o", color=color, lw=1, markevery=levels, label=title)
+        panels[0].plot(logsnr, one[0], "-o", color=color, lw=1, markevery=[i], label=title)
     panels[0].set(ylabel="rank correlation of ELBO\nand kernel distance (Heun)")
     panels[0].legend(fontsize=8, loc="upper left")
     study.save(figure, "ranking.svg")
@@ -393,12 +392,10 @@ def main() -> None:
     if arguments.runs:
         collect(study, arguments.runs)
     comparison = study.comparison
-    parts = (
-        () if study.levels else (PICKING, TESTING)
-    )  # a level of before needs no seeds to pick it
-    found = {
-        f"seeds {', '.join(map(str, comparison.seeds[one]))}": between(study, one) for one in parts
-    }
+    found = {}
+    for part in (PICKING, TESTING) if study.level is None else ():
+        seeds = ", ".join(map(str, comparison.seeds[part]))
+        found[f"seeds {seeds}"] = between(study, part)
     found |= {"all seeds": between(study, slice(None)), "within objectives": within(study)}
     tables = equivalence(study), rising(study), together(study), ranking(study, found), front(study)
     for table in tables:

@@ -156,8 +156,7 @@ def ranking(stored: dict) -> Table:
     second = weighting_means(DIGITS, values(stored, "heun"))
     found = [correlations(x[None], y[None]) for y in (first, second)]
     logsnr = DIGITS.stored["logsnr"]
-    picked = int(found[0][0, : len(logsnr)].argmax())
-    highest = int(found[1][0, : len(logsnr)].argmax())
+    picked, highest = (int(one[0, : len(logsnr)].argmax()) for one in found)
     rows = []
     for title, part in {
         f"ELBO at log-SNR {logsnr[picked]:.1f}": slice(picked, picked + 1),

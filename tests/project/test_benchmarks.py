@@ -10,8 +10,10 @@ import pytest
 from elbos.training import checkpoint
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SHARED = {"networks", "public_losses", "timing", "roofline", "trainings"}  # what benchmarks import
-SHARED |= {"foreign", "framework_cases", "trainer_cases"}
+SHARED = {  # what benchmarks import
+    *("foreign", "framework_cases", "networks", "public_losses", "roofline", "timing"),
+    *("trainer_cases", "trainings"),
+}
 FOREIGN = {"conventions", "loops", "time_to_quality", "trainers"}  # others' code, or processes
 NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - SHARED - FOREIGN)
 LONG = {"audit", "mixture", "startup", "step"}
