@@ -1,5 +1,6 @@
 """Pinning a weighting in a test: four planted bugs, and losses that are the same objective."""
 
+import dataclasses
 import math
 from functools import cache, partial
 
@@ -143,9 +144,41 @@ def test_a_stored_audit_is_read_back(tmp_path):
     write_golden(found, tmp_path / "tests" / "loss.json")
     stored = expected_audit(tmp_path / "tests" / "loss.json")
     assert not Difference.between(found, stored)
-    assert found.distance(stored).value < 0.005  # 101 of its 401 noise levels
-    assert len(stored.logsnr) == 101
+    assert torch.equal(stored.logsnr, found.logsnr)
+    assert found.distance(stored).value < 1e-4
     assert math.isclose(stored.weight[0], found.weight[0], rel_tol=1e-4)
+
+
+def jump_of_weight(network, x):
+    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    error = network((1 - t) * x + t * eps, t.flatten()) - (eps - x)
+    return (torch.where(t < 0.4, 10.0, 1.0) * error.square()).mean()
+
+
+def jump_of_density(network, x):
+    u, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    t = torch.where(u < 0.8, u / 2, 3 * u - 2)
+    return (network((1 - t) * x + t * eps, t.flatten()) - (eps - x)).square().mean()
+
+
+@pytest.mark.parametrize("loss", [jump_of_weight, jump_of_density])
+def test_an_unchanged_loss_with_a_jump_passes(loss, tmp_path):
+    found = probe(loss, X)
+    write_golden(found, tmp_path / "loss.json")
+    assert not Difference.between(probe(loss, X), expected_audit(tmp_path / "loss.json"))
+
+
+def test_a_file_of_101_levels_is_read_back(tmp_path):
+    """Files were written so at first."""
+    found = expected()
+    every_fourth = {
+        name: one[::4].clone() for name, one in vars(found).items() if isinstance(one, torch.Tensor)
+    }
+    thinned = dataclasses.replace(found, **every_fourth)
+    write_golden(thinned, tmp_path / "loss.json")
+    stored = expected_audit(tmp_path / "loss.json")
+    assert len(stored.logsnr) == 101
+    assert not Difference.between(found, stored)
 
 
 def test_a_file_without_an_audit_is_one_line(tmp_path):

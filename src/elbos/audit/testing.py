@@ -36,7 +36,6 @@ from elbos.base.numbers import NONE, fixed, number, percent
 
 WITHIN = 0.02
 _NUM_ERRORS = 3.0  # standard errors that a difference has to exceed
-_GOLDEN_LEVELS = 101  # noise levels of a stored audit
 _EDGE = 0.01  # share of the noise levels at each end whose factors are not named
 
 
@@ -249,18 +248,17 @@ def expected_audit(like: str | Path | Audit) -> Audit:
 def write_golden(audit: Audit, path: Path) -> None:
     """Save an audit to a file as the expected result of a test.
 
-    The file holds 101 noise levels to five digits.
+    The file holds the curves to five digits at the exact noise levels of the audit, so that a jump
+    of the weighting or of the density stays where it is.
 
     Raises:
         OSError: If the file cannot be written.
     """
     content = audit.to_dict()
-    grid = audit.logsnr.numpy()
-    levels = np.linspace(grid[0], grid[-1], _GOLDEN_LEVELS)
     stored: dict[str, Any] = {name: one for name, one in content.items() if name not in DERIVED}
     for name, value in vars(audit).items():
-        if isinstance(value, Tensor):
-            stored[name] = _rounded(np.interp(levels, grid, value.numpy()))
+        if isinstance(value, Tensor) and name != "logsnr":
+            stored[name] = _rounded(value.numpy())
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in stored.items())
     files.write(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
