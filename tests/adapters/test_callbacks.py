@@ -1,9 +1,13 @@
 """Recordings by the callbacks of other trainers; skipped where those are not installed."""
 
+import os
+import warnings
 from typing import Any, ClassVar
 
 import pytest
 import torch
+import torch.distributed as dist
+from forking import in_processes
 from torch import Tensor, nn
 
 from elbos.adapters import flow
@@ -35,7 +39,43 @@ def test_a_recording_ends_by_itself() -> None:
         steps.step()
     steps.stop()
     assert steps.audit is not None
-    assert (steps.audit.parameterization, steps.audit.num_samples) == ("flow", 9 * 64)
+    assert (steps.audit.parameterization, steps.audit.num_samples) == ("flow", 10 * 64)
+
+
+def test_a_training_outlives_a_loss_that_cannot_be_audited() -> None:
+    model = nn.ModuleDict({"network": nn.Linear(32, 32)})
+    steps = RecordedSteps("network", 10)
+    steps.start(model)
+    with pytest.warns(UserWarning) as warned:
+        for _ in range(15):
+            x = torch.rand(64, 32)
+            t, eps = torch.rand(64, 1), torch.randn_like(x)
+            y = model["network"]((1 - t) * x + t * eps)
+            nn.functional.smooth_l1_loss(y, eps - x).backward()
+            steps.step()
+        steps.stop()
+    assert len(warned) == 1
+    assert (steps.audit, type(steps.error)) == (None, ValueError)
+
+
+def _recorded_by_rank() -> None:
+    """Record steps in the first of two processes, and none in the other."""
+    rank = int(os.environ["RANK"])
+    dist.init_process_group("gloo")
+    model = nn.ModuleDict({"network": nn.Linear(32, 32)})
+    steps = RecordedSteps("network", 10)
+    steps.start(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(10):
+            if rank == 0:
+                loss(model["network"], torch.rand(64, 32)).backward()
+            steps.step()
+    assert (steps.audit is None, steps.error is None) == (rank == 1, rank == 0)
+
+
+def test_no_process_waits_for_one_whose_audit_fails() -> None:
+    in_processes(2, _recorded_by_rank)
 
 
 def lightning_module() -> Any:
@@ -73,7 +113,7 @@ def test_lightning(tmp_path: Any) -> None:
     )
     trainer.fit(lightning_module(), torch.utils.data.DataLoader(data, batch_size=64))
     assert callback.audit is not None
-    assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 11 * 64)
+    assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 12 * 64)
     assert list(history.results) == [5, 10, 15]
     logged = trainer.callback_metrics["validation_bits_per_dim"].item()
     assert logged == pytest.approx(history.results[15].bits_per_dim)
@@ -168,7 +208,7 @@ def test_transformers(tmp_path: Any) -> None:
     trainer = transformers.Trainer(Model(), args, train_dataset=data, callbacks=callbacks)
     trainer.train()
     assert callback.audit is not None
-    assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 11 * 64)
+    assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 12 * 64)
     logged = [one for one in trainer.state.log_history if "validation_bits_per_dim" in one]
     assert [one["step"] for one in logged] == list(history.results) == [5, 10]
     assert logged[1]["validation_bits_per_dim"] == history.results[10].bits_per_dim

@@ -112,7 +112,55 @@ def test_what_the_stand_in_draws_is_not_recorded():
     with Recorder() as alone:
         alone.reset(0, 1)
         torch.rand(1)
-    assert len(instrument.recorder.draws.quantiles) == len(alone.draws.quantiles) == 1
+    assert len(instrument.recorder.draws.numbers) == len(alone.draws.numbers) == 1
+
+
+def stratified(num):
+    return (torch.arange(num) + torch.rand(num)) / num
+
+
+def evenly_spaced(num):
+    return (torch.rand(()) + torch.arange(num) / num) % 1
+
+
+def antithetic(num):
+    u = torch.rand((num + 1) // 2)
+    return torch.cat([u, 1 - u])[:num]
+
+
+def of_frames(num, per_clip=3):
+    return torch.rand(num // per_clip, 1).expand(-1, per_clip).flatten()
+
+
+@pytest.mark.parametrize(
+    ("times", "nums"),
+    [
+        (torch.rand, range(1, 9)),
+        (stratified, range(1, 9)),
+        (evenly_spaced, range(1, 9)),
+        (antithetic, range(1, 9)),
+        (of_frames, (3, 6, 9)),
+    ],
+    ids=lambda one: getattr(one, "__name__", ""),
+)
+def test_the_times_of_any_batch_are_among_the_designs(times, nums):
+    """The batch size is known after the draws only, when the network is called."""
+    for num in nums:
+        recorder = Recorder()
+        with recorder:
+            drawn = times(num)
+        found = [torch.sigmoid(one.logits) for one in recorder.draws.designs(num)]
+        assert {len(one) for one in found} == {num}
+        assert min((one - drawn).abs().max() for one in found) < 1e-6
+
+
+def test_a_draw_is_recorded_before_the_loss_changes_it():
+    recorder = Recorder()
+    with recorder:
+        drawn = torch.rand(5)
+        expected = drawn.double().logit()
+        drawn.mul_(1000)
+    assert recorder.draws.designs(5)[0].logits == pytest.approx(expected)
 
 
 def test_the_seed_decides():

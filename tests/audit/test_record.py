@@ -1,6 +1,8 @@
 """Live trainings, recorded: the same audit as that of their loss, and the same training."""
 
+import gc
 import os
+import random
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +12,7 @@ from forking import in_processes
 from torch import Tensor, nn
 
 from elbos import audit
+from elbos.audit.words import views
 
 
 class Network(nn.Module):
@@ -108,7 +111,7 @@ TARGETS = {eps_cosine: "eps", v_min_snr: "v", logit_normal_flow: "flow", edm: "e
 def test_the_weighting_is_the_closed_form(loss: Callable[..., Tensor], seed: int) -> None:
     _, recorded = train(loss, 200, seed, is_recorded=True)
     assert recorded is not None
-    assert recorded.num_samples == 199 * 64  # all but the first step
+    assert recorded.num_samples == 200 * 64
     found = recorded.audit()
     assert found.parameterization == TARGETS[loss]
     assert found.sigma_data == (pytest.approx(0.5, 0.01) if loss is edm else None)
@@ -127,6 +130,75 @@ def test_the_training_is_the_same_bit_for_bit(loss: Callable[..., Tensor]) -> No
     assert torch.equal(state, torch.get_rng_state())
     for one, other in zip(plain.parameters(), recorded.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def independent(num: int) -> Tensor:
+    return torch.rand(num, 1)
+
+
+def low_discrepancy(num: int) -> Tensor:
+    """The times of VDM: one draw for the whole batch."""
+    return ((torch.rand(()) + torch.arange(num) / num) % 1)[:, None]
+
+
+def antithetic(num: int) -> Tensor:
+    """Steps of DDPM's code, drawn for half of the batch."""
+    u = torch.rand(num // 2 + 1, 1)
+    return torch.cat([u, 1 - u])[:num]
+
+
+def flow_step(net: Callable[..., Tensor], x: Tensor, t: Tensor) -> None:
+    eps = torch.randn_like(x)
+    (net((1 - t) * x + t * eps, t) - (eps - x)).square().mean().backward()
+
+
+@pytest.mark.parametrize("num_last", [1, 16])
+@pytest.mark.parametrize("times", [independent, low_discrepancy, antithetic])
+def test_the_last_batch_of_an_epoch_may_be_smaller(
+    times: Callable[[int], Tensor], num_last: int
+) -> None:
+    torch.manual_seed(0)
+    net, data = Network(), torch.rand(30 * 64 + num_last, 64)
+    with audit.record(net) as recorded:
+        for x in [*data.split(64), *data.split(64)]:
+            [random.uniform(-1, 1) for _ in x]  # noqa: S311, as a data loader turns images
+            flow_step(net, x, times(len(x)))
+    found = recorded.audit()
+    assert (found.num_samples, found.schedule) == (2 * len(data), "Flow()")
+    assert found.density_kind == "named"  # the smooth density of so few samples is 10 % off
+    ratio = found.weight.log() + found.logsnr / 2
+    assert (ratio - ratio.median())[found.logsnr.abs() < 4].abs().max() < 0.01
+
+
+def test_sampling_between_training_steps_keeps_little() -> None:
+    torch.manual_seed(0)
+    net, x, nums = Network(), torch.rand(64, 64), []
+    with audit.record(net) as recorded:
+        for num_calls in [0] * 20 + [50, 500]:
+            with torch.no_grad():
+                z = torch.randn(64, 64)
+                for _ in range(num_calls):
+                    z = net(z, torch.rand(64, 1)) + torch.randn_like(z)
+            nums.append(sum(isinstance(one, Tensor) for one in gc.get_objects()))
+            flow_step(net, x, torch.rand(64, 1))
+    assert nums[-1] - nums[-2] < 50  # tensors alive; a step keeps a few
+    found = recorded.audit()
+    assert (found.num_samples, found.density_kind) == (22 * 64, "named")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_sign_of_a_flow_is_that_of_the_recorded_time(sign: int) -> None:
+    """The target x - eps is the velocity where the network's time runs from noise to data."""
+    torch.manual_seed(0)
+    net, x = Network(), torch.rand(64, 64)
+    with audit.record(net) as recorded:
+        for _ in range(20):
+            t, eps = torch.rand(64, 1), torch.randn_like(x)
+            y = net(t * x + (1 - t) * eps, t if sign > 0 else 1 - t)
+            (y - (x - eps)).square().mean().backward()
+    found = recorded.audit()
+    assert (found.time_sign, found.parameterization_factor) == (sign, -1)
+    assert [one.change for one in views([found])[0].slips] == (["the other sign"] * (sign < 0))
 
 
 def test_data_that_the_noise_was_not_drawn_like() -> None:

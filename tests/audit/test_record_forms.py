@@ -123,7 +123,7 @@ def test_a_form_of_training(form: Any) -> None:
     for mine, its in zip(net.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, its)
     assert recorded is not None
-    assert recorded.num_samples == 64 * (NUM_STEPS - 1)
+    assert recorded.num_samples == 64 * NUM_STEPS
     found = recorded.audit()
     is_flow = form is averaged
     assert found.parameterization == ("flow" if is_flow else "eps")

@@ -1,5 +1,6 @@
 """Recorder of the first training steps, the base of the audit callbacks for other trainers."""
 
+import warnings
 from contextlib import ExitStack
 from operator import attrgetter
 from typing import Any
@@ -22,11 +23,13 @@ class RecordedSteps:
 
     Attributes:
         audit: The audit; None until the last step is recorded.
+        error: Why the recorded steps determine no audit; None otherwise. The training continues.
     """
 
     def __init__(self, network: str, num_steps: int = 300) -> None:
         super().__init__()
         self.audit: Audit | None = None
+        self.error: ValueError | None = None
         self._network, self._num_left = network, num_steps
         self._stack = ExitStack()
         self._recorded: Recording | None = None
@@ -45,4 +48,9 @@ class RecordedSteps:
         if self._recorded is not None:
             recorded, self._recorded = self._recorded, None
             is_shared = dist.is_available() and dist.is_initialized()
-            self.audit = recorded.audit(title=self._network or "network", is_shared=is_shared)
+            title = self._network or "network"
+            try:
+                self.audit = recorded.audit(title=title, is_shared=is_shared)
+            except ValueError as error:
+                self.error = error
+                warnings.warn(f"the loss of {title} is not audited: {error}", stacklevel=3)

@@ -61,7 +61,7 @@ class Drawn:
 
     def standardized(self, value: Tensor) -> Tensor:
         if self.first is _ZERO:
-            return value.clone()
+            return value
         scale = torch.where(self.second == 0, 1.0, self.second)
         return (value - self.first.to(value)) / scale.to(value)
 

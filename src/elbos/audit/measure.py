@@ -64,7 +64,7 @@ class Samples:
     sigma: Float[Tensor, " n"]
     inputs: Mapping[Slot, Float[Tensor, " n"]]  # of the network, of one number per sample
     example: Arguments | None  # of a call of the network; None for another layout of the data
-    time_sign: int = 0  # as `scatter.time_sign`
+    time_sign: int  # as `scatter.time_sign`
     diagnostics: list[Diagnostic]
 
 

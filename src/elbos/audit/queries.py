@@ -177,15 +177,15 @@ class Queries:
             if self.noised is not None:
                 normals = [self.select_noised(draw) for draw in normals]
                 shared = [self.select_noised(draw.expand_as(z)) for draw in shared]
-            fitting = [i for i, quantile in enumerate(draws.quantiles) if len(quantile) == len(z)]
+            designs = draws.designs(len(z))
             single = SingleCall(
                 z=self.select_noised(z),
                 answer=self.select_noised(answer),
                 gradient=self.select_noised(gradient),
                 normals=normals,
                 shared=shared,
-                quantiles=[draws.quantiles[i] for i in fitting],
-                places=[draws.places[i] for i in fitting],
+                quantiles=[one.logits for one in designs],
+                places=[one.place for one in designs],
                 conditions=[*call.arguments.others.values(), *rest],
                 inputs=call.arguments.numbers(),
             )

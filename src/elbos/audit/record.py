@@ -30,7 +30,7 @@ from elbos.audit.estimate import Estimate
 from elbos.audit.noise import MAX_UNEXPLAINED
 from elbos.audit.normals import is_shared, without_mean
 from elbos.audit.result import Audit
-from elbos.audit.rng import Draws, Recorder
+from elbos.audit.rng import Draws, Recent, Recorder
 from elbos.audit.steps import MIN_SAMPLES, Step, gram_of, least_squares, power_beside, samples_of
 from elbos.base.sharing import require_processes
 
@@ -95,14 +95,14 @@ class Recording:
             ValueError: In one line, if too few samples were recorded, or the loss is no squared
                 error in normal noise.
         """
+        # first of all, because other processes wait for this one even if its audit fails
+        shared = self._shared_between_processes() if is_shared else []
         if self.num_samples < MIN_SAMPLES:
             raise ValueError(
                 f"{self.num_samples} samples were recorded, of at least {MIN_SAMPLES}: "
                 f"{self.reason or 'record more steps'}."
             )
-        found: list[Diagnostic] = [DerivativeTerm()] if self._is_differentiated else []
-        if is_shared:
-            found += self._shared_between_processes()
+        found = [*([DerivativeTerm()] if self._is_differentiated else []), *shared]
         samples = samples_of(self._steps, self._example, data_scale, self._error, found)
         return Estimate.from_samples(samples).audit(samples, title=title)
 
@@ -135,19 +135,17 @@ class Recording:
             answer = next(_tensors(output), None)
             if answer is None or not answer.requires_grad or not torch.is_grad_enabled():
                 return
-            is_first = not self._recorder.is_started
-            draws, likes = self._recorder.taken(len(answer))
+            draws, likes = self._recorder.taken()
             data, self._given = likes if self._given is None else [self._given], None
             inputs = [one for one in _tensors([args, kwargs]) if one.shape[0] == len(answer)]
             found = _components(inputs, data, draws.normals)
             if found is None:
-                if not is_first:  # the draws of the first step were not recorded
-                    self.reason = (
-                        "the network's input is not the data, scaled, plus a normal draw"
-                        if data
-                        else "the loss does not draw its noise by torch.randn_like(x): call "
-                        "recorded.data(x)"
-                    )
+                self.reason = (
+                    "the network's input is not the data, scaled, plus a normal draw"
+                    if data
+                    else "the loss does not draw its noise by torch.randn_like(x): call "
+                    "recorded.data(x)"
+                )
                 return
             z = found.z
             if answer.shape[0] != len(z) or answer.numel() < z.numel():
@@ -159,6 +157,9 @@ class Recording:
             arguments = Arguments.of_call(found.given, args, kwargs)
             self._example = arguments if found.given.shape == z.shape else None
             numbers = arguments.numbers()
+            quantiles: dict[str, list[Tensor]] = {}
+            for design in reversed(draws.designs(len(z))):
+                quantiles.setdefault(design.name, []).append(design.logits)
 
             def differentiated(g: Tensor) -> None:
                 with torch._C.DisableTorchFunction():
@@ -172,7 +173,7 @@ class Recording:
                     flat = [one.detach().flatten(1).double() for one in vectors]
                     gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
                     gram = gram_of([*flat, gradient, *found.draws])
-                    step = (gram, found.shapes, size, found.axis, draws.quantiles, conditions)
+                    step = (gram, found.shapes, size, found.axis, quantiles, conditions)
                     self._steps.append(Step(*step, numbers))
                     self._fingerprints.append(
                         {
@@ -192,8 +193,7 @@ def record(model: nn.Module) -> Iterator[Recording]:
 
     Training is unaffected: random states, gradients and the number of calls stay the same. Each
     step must call the network once with gradients, on data plus noise; calls without gradients do
-    not count. The first step is not recorded. A few hundred steps determine the weighting to a few
-    per cent.
+    not count. A few hundred steps determine the weighting to a few per cent.
 
     Args:
         model: The network, as the training calls it: what `torch.compile` returned, or `prepare`.
@@ -209,7 +209,7 @@ def record(model: nn.Module) -> Iterator[Recording]:
         ...         (y - (eps - x)).square().mean().backward()
         >>> audit = recorded.audit()
         >>> audit.parameterization, audit.process, audit.num_samples
-        ('flow', 'rectified flow', 2496)
+        ('flow', 'rectified flow', 2560)
     """
     recording = Recording(model)
     with recording.observing():
@@ -217,26 +217,33 @@ def record(model: nn.Module) -> Iterator[Recording]:
 
 
 class _LiveRecorder(Recorder):
-    """Random-number recorder that leaves all random states unchanged."""
+    """Random-number recorder that leaves all random states unchanged.
+
+    Between two training steps, as many numbers may be drawn as in a loop over the samples, or by a
+    sampler. The most recent draws of each shape are kept.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.likes: list[Tensor] = []  # arguments of torch.randn_like
-        self.is_started = False
+        self.draws = Draws(Recent(_MAX_DRAWS), Recent(_MAX_DRAWS))
+        self.likes = Recent[Tensor](_MAX_DRAWS)  # arguments of torch.randn_like
 
-    def taken(self, num: int) -> tuple[Draws, list[Tensor]]:
+    def taken(self) -> tuple[Draws, list[Tensor]]:
         draws, likes = self.draws, self.likes
-        self.draws, self.likes = replace(draws, normals=[], quantiles=[], places=[]), []
-        self._num, self.is_started = num, True
+        self.draws = Draws(Recent(_MAX_DRAWS), Recent(_MAX_DRAWS))
+        self.likes = Recent(_MAX_DRAWS)
         return draws, likes
+
+    @property
+    def _is_in_loop(self) -> bool:
+        return False
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if not self.is_started:
-            return func(*args, **(kwargs or {}))
         if func is torch.randn_like:
-            self.likes.append((args[0] if args else (kwargs or {})["input"]).detach().clone())
+            like = args[0] if args else (kwargs or {})["input"]
+            self.likes.add(like.detach().clone())
         return super().__torch_function__(func, types, args, kwargs)
 
 
@@ -272,8 +279,8 @@ class _Components:
         size = x[0].numel()
         whole = [one for one in normals if one.shape[1:] == x.shape[1:] and is_shared(one, x)]
         shared = [one for one in normals if one.shape[1:] != x.shape[1:] and is_shared(one, x)]
-        whole = whole[-min(_MAX_DRAWS, max(1, size // 2 - 2)) :]
-        shared = shared[-min(_MAX_DRAWS, max(0, size // 2 - 2 - len(whole))) :] if size > 4 else []
+        whole = whole[::-1][: min(_MAX_DRAWS, max(1, size // 2 - 2))]
+        shared = shared[::-1][: min(_MAX_DRAWS, max(0, size // 2 - 2 - len(whole)))]
         draws = [one.expand_as(x).flatten(1).double() for one in (*whole, *shared)]
         shapes = [one.shape for one in shared]
         return cls(x, given.detach().reshape(x.shape).clone(), given, draws, shapes)

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.quasirandom import SobolEngine
@@ -73,24 +74,63 @@ def distant_seed(seed: int) -> int:
     return int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
 
 
-def _designs(quantile: Tensor, num: int, *, is_uniform: bool) -> Iterator[Tensor]:
-    """Yield the quantiles of a batch under each plausible sampling design.
+class Design(NamedTuple):
+    """Quantiles of the samples of a batch under one sampling design of a random draw."""
 
-    They are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$ modulo 1;
-    antithetic, $u$ and $1 - u$; or shared, as by the frames of a clip.
-    """
-    grid = torch.arange(num, dtype=torch.float64) / num
-    if len(quantile) == num:
-        yield quantile
-        if is_uniform and num > 1:
-            yield torch.logit(grid + torch.sigmoid(quantile) / num)
-    elif len(quantile) == 1 and is_uniform:
-        yield torch.logit((torch.sigmoid(quantile) + grid) % 1)
-    elif len(quantile) in (num // 2, num // 2 + 1):
-        yield torch.cat([quantile, -quantile])[:num]
-    if 1 < len(quantile) < num and num % len(quantile) == 0:
-        yield quantile.repeat(num // len(quantile))
-        yield quantile.repeat_interleave(num // len(quantile))
+    name: str
+    logits: Float[Tensor, " n"]
+    place: int | None  # index among the draws of one number per sample; None if computed from it
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Random numbers that one call of a random-number function drew."""
+
+    shape: torch.Size
+    logit: Callable[[], Float[Tensor, " k"]]  # of their quantiles
+    place: int | None  # index among the draws of one number per sample
+    is_uniform: bool
+
+    def designs(self, num: int) -> Iterator[tuple[str, Float[Tensor, " n"]]]:
+        """Yield the quantiles of a batch under each plausible sampling design.
+
+        They are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$ modulo
+        1; antithetic, $u$ and $1 - u$; or shared, as by the frames of a clip. In a batch of one
+        sample, all designs are equal.
+        """
+        size = self.shape.numel()
+        is_half = num <= 2 * size <= num + 2
+        if num % size and not is_half:
+            return
+        logit, grid = self.logit(), torch.arange(num, dtype=torch.float64) / num
+        if size == num:
+            yield "independent", logit
+            if self.is_uniform:
+                yield "stratified", torch.logit(grid + torch.sigmoid(logit) / num)
+        if size == 1 and self.is_uniform:
+            yield "grid", torch.logit((torch.sigmoid(logit) + grid) % 1)
+        if is_half:
+            yield "antithetic", torch.cat([logit, -logit])[:num]
+        if num % size == 0:
+            yield "repeated", logit.repeat(num // size)
+            yield "repeated elements", logit.repeat_interleave(num // size)
+
+
+_Draw = TypeVar("_Draw", Tensor, Numbers)
+
+
+class Recent(list[_Draw]):
+    """Draws in the order drawn, of which only the most recent ones of each shape may be kept."""
+
+    def __init__(self, max_of_shape: int | None = None) -> None:
+        super().__init__()
+        self._max_of_shape = max_of_shape
+
+    def add(self, draw: _Draw) -> None:
+        same = [i for i, one in enumerate(self) if one.shape == draw.shape]
+        if len(same) == self._max_of_shape:
+            del self[same[0]]
+        self.append(draw)
 
 
 @dataclass
@@ -98,19 +138,24 @@ class Draws:
     """Random numbers that a loss drew in one evaluation.
 
     Attributes:
-        normals: Normal numbers, standardized, in the order drawn.
-        quantiles: Logits of the quantiles of draws that may determine the noise levels, `[num]`.
-        places: Index of each of `quantiles` among the draws of one number per sample; None for
-            numbers computed from several of these, or drawn otherwise.
+        normals: Normal numbers, standardized.
+        numbers: Draws that may determine the noise levels.
         num_per_sample: Number of draws of one number per sample.
         num_per_batch: Number of draws of one number for a batch of several samples.
     """
 
-    normals: list[Tensor] = field(default_factory=list)
-    quantiles: list[Tensor] = field(default_factory=list)
-    places: list[int | None] = field(default_factory=list)
+    normals: Recent[Tensor] = field(default_factory=Recent)
+    numbers: Recent[Numbers] = field(default_factory=Recent)
     num_per_sample: int = 0
     num_per_batch: int = 0
+
+    def designs(self, num: int) -> list[Design]:
+        """List the quantiles of a batch of `num` samples that may determine the noise levels."""
+        return [
+            Design(name, logits, one.place if name == "independent" else None)
+            for one in self.numbers
+            for name, logits in one.designs(num)
+        ]
 
 
 class Recorder(TorchFunctionMode):
@@ -172,9 +217,9 @@ class Recorder(TorchFunctionMode):
             self._keep(engine, restarting)
             with torch._C.DisableTorchFunction():
                 result = draw(engine, *args, **kwargs)
-                for column in result.detach().unbind(-1) if len(result) == self._num else ():
+                for column in result.detach().clone().unbind(-1):
                     drawn = _UNIFORM.of_call((), {}, column)
-                    self._record(drawn.logit(column), None, is_uniform=True)
+                    self._record(column.shape, partial(drawn.logit, column), is_uniform=True)
             return result
 
         SobolEngine.draw = recorded_draw  # type: ignore[method-assign,assignment]
@@ -212,8 +257,8 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _keep(self, own: Any, restarting: Callable[[], Callable[[], object]]) -> None:
-        kept = self._own.setdefault(self._seed, {})
-        if id(own) not in kept:
+        kept = self._own.get(self._seed)  # None before a reset: there is no state to restart from
+        if kept is not None and id(own) not in kept:
             kept[id(own)] = own, restarting()
 
     def _of_numbers(
@@ -249,23 +294,31 @@ class Recorder(TorchFunctionMode):
         place, quantile = self._next_quantile(num)
         if quantile is not None:
             value = drawn.at(quantile, value)
-        if drawn.is_normal:
-            self.draws.normals.append(drawn.standardized(value))
-        if num and (num == self._num // 2 + 1 or self._num % num == 0):
-            if not is_coarse:
-                self._record(drawn.logit(value), place, is_uniform=not drawn.is_normal)
-            elif quantile is not None:  # rounded numbers have ties
-                self._record(torch.logit(quantile), place, is_uniform=not drawn.is_normal)
+        kept, is_normal = value.clone(), drawn.is_normal  # the loss may change its tensor in place
+        if is_normal:
+            self.draws.normals.add(drawn.standardized(kept))
+        if not is_coarse:
+            logit = partial(drawn.logit, kept)
+            self._record(value.shape, logit, place, is_uniform=not is_normal)
+        elif quantile is not None:  # rounded numbers have ties
+            logit = partial(torch.logit, quantile)
+            self._record(value.shape, logit, place, is_uniform=not is_normal)
         return value
 
     @property
     def _is_in_loop(self) -> bool:
         return self._is_loop or self.draws.num_per_batch >= _MAX_PER_BATCH
 
-    def _record(self, logit: Tensor, place: int | None, *, is_uniform: bool) -> None:
-        designs = list(_designs(logit, self._num, is_uniform=is_uniform))
-        self.draws.quantiles += designs
-        self.draws.places += [place if i == 0 else None for i in range(len(designs))]
+    def _record(
+        self,
+        shape: torch.Size,
+        logit: Callable[[], Tensor],
+        place: int | None = None,
+        *,
+        is_uniform: bool,
+    ) -> None:
+        if shape.numel():
+            self.draws.numbers.add(Numbers(shape, logit, place, is_uniform))
 
     def _next_quantile(self, num: int) -> tuple[int | None, Tensor | None]:
         draws = self.draws
@@ -284,27 +337,32 @@ class Recorder(TorchFunctionMode):
             value.copy_(torch.stack([first, 1 - first], dim=-1))
             return
         total = concentration.double().sum(-1)
-        if value[..., 0].numel() == self._num:
-            for share, a in zip(value.unbind(-1), concentration.double().unbind(-1), strict=True):
-                self._record(Drawn("beta", a, total - a).logit(share), None, is_uniform=True)
+        for share, a in zip(
+            value.clone().unbind(-1), concentration.double().unbind(-1), strict=True
+        ):
+            logit = partial(Drawn("beta", a, total - a).logit, share)
+            self._record(share.shape, logit, is_uniform=True)
 
     def _recorded_options(self, index: Tensor, weights: Tensor) -> Tensor:
-        if index.numel() != self._num:
-            return index
-        weights = weights.detach().double().cpu().expand(self._num, -1)
-        below = weights.cumsum(-1)
-        _, quantile = self._next_quantile(self._num)
+        weights, is_per_sample = weights.detach().clone(), index.numel() == self._num
+        _, quantile = self._next_quantile(self._num) if is_per_sample else (None, None)
         if quantile is not None:
+            below = weights.double().cpu().expand(self._num, -1).cumsum(-1)
             chosen = torch.searchsorted(below, quantile[:, None] * below[:, -1:], right=True)
             chosen = chosen.clamp(max=weights.shape[-1] - 1)
             index = chosen.reshape(index.shape).to(index)
-        at = index.cpu().reshape(-1, 1)
-        half = weights.gather(1, at) / 2
-        smaller = below.gather(1, at) - half
-        greater = weights.flip(-1).cumsum(-1).flip(-1).gather(1, at) - half
-        self.draws.quantiles.append((smaller.log() - greater.log()).flatten())
-        self.draws.places.append(None)
+        logit = partial(_middle_logit, index.clone(), weights)
+        self._record(index.shape, logit, is_uniform=False)
         return index
+
+
+def _middle_logit(index: Tensor, weights: Tensor) -> Float[Tensor, " n"]:
+    """Compute the logit of the middle of the interval of quantiles that leads to each option."""
+    weights, at = weights.double().cpu().expand(index.numel(), -1), index.cpu().reshape(-1, 1)
+    half = weights.gather(1, at) / 2
+    smaller = weights.cumsum(-1).gather(1, at) - half
+    greater = weights.flip(-1).cumsum(-1).flip(-1).gather(1, at) - half
+    return (smaller.log() - greater.log()).flatten()
 
 
 @contextmanager

@@ -29,13 +29,16 @@ _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 @dataclass
 class Step:
-    """Dot products recorded in one training step."""
+    """Dot products recorded in one training step.
+
+    The most recent draw comes first: a data loader or a sampler may draw before the loss does.
+    """
 
     gram: Float[Tensor, "b r r"]  # of x, z, output, gradient and draws, shared draws last
     shapes: Sequence[Sequence[int]]  # of the draws that many elements share
     size: int  # number of elements of a sample
     axis: int | None  # along which the draws are centred
-    quantiles: list[Tensor]  # of draws that may determine the noise levels (`rng.Draws`)
+    quantiles: Mapping[str, list[Float[Tensor, " b"]]]  # of draws, by sampling design (`rng.Draws`)
     conditions: list[Tensor]  # other arguments of the network, one row per sample
     inputs: Mapping[Slot, Tensor]  # those of one number per sample
 
@@ -61,7 +64,8 @@ def least_squares(
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
     """Regress one vector on several others, given their dot products."""
     products, right = gram[:, basis][:, :, basis], gram[:, basis, of]
-    factors = torch.linalg.lstsq(products, right[:, :, None]).solution[:, :, 0]
+    # by singular values: some draws are zero in some samples
+    factors = torch.linalg.lstsq(products, right[:, :, None], driver="gelsd").solution[:, :, 0]
     left = 1 - (factors * right).sum(1) / gram[:, of, of].clamp(min=1e-300)
     return factors, left.clamp(min=0)
 
@@ -97,11 +101,13 @@ def samples_of(
         grams.append(gram)
     gram, sizes = torch.cat(grams), [len(step) for step in steps]
     batch = torch.arange(len(steps), dtype=torch.float64).repeat_interleave(torch.tensor(sizes))
-    num = min(len(step.quantiles) for step in steps)  # of draws recorded in every step
-    columns = (
-        torch.stack(step.quantiles[:num], 1) if num else torch.empty(len(step), 0) for step in steps
-    )
-    quantiles = torch.cat(list(columns))
+    columns = [torch.empty(len(gram), 0)]
+    for design in steps[0].quantiles:
+        num = min(len(step.quantiles.get(design, [])) for step in steps)
+        for i in range(num):
+            column = torch.cat([step.quantiles[design][i] for step in steps])
+            columns.append(column[:, None])
+    quantiles = torch.cat(columns, 1)
     draws = list(range(_FIRST_DRAW, gram.shape[1]))
     own_share = least_squares(gram, [_X, *draws], _OUTPUT)[1]
     kept = (own_share > _MIN_OWN) & gram.isfinite().flatten(1).all(1)
@@ -190,6 +196,7 @@ def samples_of(
         places=[None] * quantiles.shape[1],
         alpha=alpha,
         sigma=sigma,
+        time_sign=scatter.time_sign(logsnr, conditions.single),
         inputs={
             slot: torch.cat([step.inputs[slot] for step in steps])[kept]
             for slot in set.intersection(*(set(step.inputs) for step in steps))
