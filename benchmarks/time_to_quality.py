@@ -1,6 +1,6 @@
 r"""Sample quality after some minutes of training on one core, beside other people's training code.
 
-    python benchmarks/time_to_quality.py FOLDER [--minutes 6] [--seeds 0 1 2] [--table]
+    python benchmarks/time_to_quality.py FOLDER [--minutes 6] [--seeds 1 2 3] [--table]
         [--codes elbos elbos-unet elbos-adamw diffusers lucidrains edm]
         [--diffusers train_unconditional.py] [--edm CLONE]
     python benchmarks/time_to_quality.py FOLDER --codes elbos --num-images 20000
@@ -35,6 +35,7 @@ again.
 """
 
 import argparse
+import io
 import json
 import multiprocessing
 import os
@@ -43,6 +44,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import groupby, product
+from operator import itemgetter
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -50,7 +52,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from timing import cpu_model
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -74,6 +76,7 @@ NUM_TIMED = {  # images of a run that gives the speed: a hundred steps
 }
 NUM_SHOWN = 16  # samples in a row of the picture
 OURS = "ours"  # our sampler
+PICKING_SEED = 0  # of the runs that learning rates are picked by
 RATES = {  # of learning: the preset's, and 1e-3, since defaults of 1e-4 are for longer trainings
     "elbos": 8e-3,
     "elbos-unet": 8e-3,
@@ -142,7 +145,7 @@ def read(folder: Path) -> dict[str, Any]:
     return result
 
 
-def write_pictures(folder: Path) -> None:
+def write_images(folder: Path) -> None:
     """Write images of Fashion-MNIST at 16x16 as PNG files in train/ and test/."""
     data = Fashion().load()
     for name, split, num in (("train", data.train, NUM_TRAIN), ("test", data.test, NUM_TEST)):
@@ -184,7 +187,8 @@ def score(folder: Path, num_samples: int) -> None:
             }
             path.write_text(json.dumps(result))
         runs.append({"name": path.parent.name, **result})
-    write_picture(folder, read_pictures(pictures / "train", NUM_SHOWN), runs)
+    seen = [one for one in runs if one["seed"] != PICKING_SEED]
+    write_picture(folder, read_pictures(pictures / "train", NUM_SHOWN), seen)
     protocol = {"num_samples": num_samples, "num_reference": len(reference), "real": real}
     machine = {"processor": cpu_model(), "torch": torch.__version__.partition("+")[0]}
     results = {"machine": machine, "protocol": protocol, "runs": runs}
@@ -193,12 +197,22 @@ def score(folder: Path, num_samples: int) -> None:
 
 def write_picture(folder: Path, real: Tensor, runs: list[dict[str, Any]]) -> None:
     """Write samples.png: real images, and a row of samples for each row of the table."""
-    rows = [real]
-    for group in grouped(runs).values():
+    rows = {"training images": real}
+    for (code, num_images, rate), group in grouped(runs).items():
         path = folder / "runs" / group[0]["name"] / f"{best_sampler(group)}.npy"
-        rows.append(torch.from_numpy(np.load(path)[:NUM_SHOWN]))
-    x = torch.cat(rows).float() / 127.5 - 1
-    (folder / "samples.png").write_bytes(png(x, num_columns=NUM_SHOWN))
+        title = f"{code}, {num_images:,} images, {rate:g}"
+        rows[title] = torch.from_numpy(np.load(path)[:NUM_SHOWN])
+    pictures = [
+        Image.open(io.BytesIO(png(x.float() / 127.5 - 1, num_columns=NUM_SHOWN)))
+        for x in rows.values()
+    ]
+    left, (width, height) = 270, pictures[0].size
+    sheet = Image.new("RGB", (left + width, len(rows) * height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+    for i, (title, picture) in enumerate(zip(rows, pictures, strict=True)):
+        draw.text((6, (i + 0.3) * height), title, "black", font)
+        sheet.paste(picture, (left, i * height))
+    sheet.save(folder / "samples.png")
 
 
 def grouped(runs: list[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
@@ -207,7 +221,9 @@ def grouped(runs: list[dict[str, Any]]) -> dict[tuple[Any, ...], list[dict[str, 
     def order(one: dict[str, Any]) -> tuple[Any, ...]:
         return list(RATES).index(one["code"]), -one["num_images"], one["learning_rate"]
 
-    return {key: list(group) for key, group in groupby(sorted(runs, key=order), order)}
+    groups = (list(group) for _, group in groupby(sorted(runs, key=order), order))
+    key = itemgetter("code", "num_images", "learning_rate")
+    return {key(group[0]): group for group in groups}
 
 
 def distances(runs: list[dict[str, Any]], sampler: str) -> list[float]:
@@ -219,37 +235,58 @@ def best_sampler(runs: list[dict[str, Any]]) -> str:
     return min(runs[0]["samplers"], key=lambda name: statistics.mean(distances(runs, name)))
 
 
-def table(results: dict[str, Any]) -> str:
+def quality(runs: list[dict[str, Any]], real: tuple[float, float]) -> Table:
     """Kernel distances, and their differences from the first row's.
 
     With the number of pairs of seeds in which a row is behind.
     """
-    heads = ["code", "n", "images", "kernel distance", "minus the first (behind)", "with ours"]
-    heads += ["images/s", "minutes", "start, s", "parameters", "rate", "batch", "precision"]
+    heads = ["code", "n", "images", "steps", "kernel distance", "minus the first (behind)"]
     rows: list[list[str]] = []
     first: list[float] = []
-    for runs in grouped(results["runs"]).values():
-        one, sampler = runs[0], best_sampler(runs)
-        own, seconds = distances(runs, sampler), statistics.mean(run["seconds"] for run in runs)
-        start = statistics.mean(run["seconds_to_start"] for run in runs)
-        gap = ""
+    for (code, num_images, _), group in grouped(runs).items():
+        sampler, gap = best_sampler(group), ""
+        own = distances(group, sampler)
         if first:
             difference = signed(statistics.mean(own) - statistics.mean(first), 3)
             num_behind = sum(a > b for a, b in product(own, first))
             gap = f"{difference} ({num_behind} of {len(own) * len(first)})"
-        rows.append(
-            [
-                *(one["code"], f"{len(runs)}", f"{one['num_images']:,}"),
-                *(over_seeds(own), gap, over_seeds(distances(runs, OURS))),
-                *(f"{one['num_images'] / seconds:.0f}", f"{seconds / 60:.1f}", f"{start:.0f}"),
-                *(f"{one['num_parameters']:,}", f"{one['learning_rate']:g}"),
-                *(f"{one['batch_size']}", one["precision"], sampler),
-            ]
-        )
+        num_steps = num_images // group[0]["batch_size"]
+        row = [code, f"{len(group)}", f"{num_images:,}", f"{num_steps:,}", over_seeds(own), gap]
+        rows.append([*row, sampler, over_seeds(distances(group, OURS))])
         first = first or own
-    real = plus_minus(*results["protocol"]["real"])
-    rows.append(["real", "", "", real, *[""] * 10])
-    return Table([*heads, "own sampler"], rows).markdown()
+    rows.append(["real", "", "", "", plus_minus(*real), "", "", ""])
+    return Table([*heads, "own sampler, evaluations", "with ours, 16"], rows)
+
+
+def training(runs: list[dict[str, Any]]) -> Table:
+    """What was trained, and how fast."""
+    heads = ["code", "images", "images/s", "minutes", "start, s"]
+    rows: list[list[str]] = []
+    for (code, num_images, rate), group in grouped(runs).items():
+        seconds, start = (
+            statistics.mean(run[key] for run in group) for key in ("seconds", "seconds_to_start")
+        )
+        speed = f"{num_images / seconds:.0f}", f"{seconds / 60:.1f}", f"{start:.0f}"
+        row = [code, f"{num_images:,}", *speed, f"{group[0]['num_parameters']:,}", f"{rate:g}"]
+        rows.append([*row, f"{group[0]['batch_size']}", group[0]["precision"]])
+    return Table([*heads, "parameters", "peak rate", "batch", "precision"], rows)
+
+
+def picking(runs: list[dict[str, Any]]) -> Table:
+    """Kernel distances of the learning rates that were tried, by the best own sampler of each."""
+    rates = sorted({one["learning_rate"] for one in runs})
+    found: dict[str, dict[float, str]] = {}
+    for (code, _, rate), group in grouped(runs).items():
+        found.setdefault(code, {})[rate] = over_seeds(distances(group, best_sampler(group)))
+    rows = [[code, *(row.get(rate, "") for rate in rates)] for code, row in found.items()]
+    return Table(["code", *(f"{rate:g}" for rate in rates)], rows)
+
+
+def tables(results: dict[str, Any]) -> str:
+    picked = [one for one in results["runs"] if one["seed"] == PICKING_SEED]
+    runs = [one for one in results["runs"] if one["seed"] != PICKING_SEED]
+    found = [quality(runs, results["protocol"]["real"]), training(runs), picking(picked)]
+    return "\n\n".join(table.markdown() for table in found if table.rows)
 
 
 def over_seeds(values: list[float]) -> str:
@@ -263,7 +300,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--minutes", type=float, default=6.0)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--codes", nargs="+", choices=RATES, default=["elbos"])
     parser.add_argument("--diffusers", type=Path, help="train_unconditional.py of its examples")
     parser.add_argument("--edm", type=Path, help="a clone of NVlabs/edm")
@@ -274,7 +311,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder, num_samples = arguments.folder.absolute(), arguments.num_samples
     if not arguments.table:
-        write_pictures(folder / "pictures")
+        write_images(folder / "pictures")
 
         def job(name: str, code: str, num_images: int, rate: float, seed: int = 0) -> Job:
             return Job(
@@ -303,7 +340,7 @@ def main() -> None:
         ]
         run_all(jobs, num_samples)
         score(folder, num_samples)
-    print(table(json.loads((folder / "results.json").read_text())))
+    print(tables(json.loads((folder / "results.json").read_text())))
 
 
 if __name__ == "__main__":

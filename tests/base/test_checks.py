@@ -3,12 +3,14 @@
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 import elbos
 from elbos.base.checks import require_type, typed
+from elbos.base.codec import digest, encode
 from elbos.evaluation import EvaluationConfig
 from elbos.models import samplers
 from elbos.models.networks import NETWORKS
@@ -73,6 +75,23 @@ def test_an_annotation_admits_its_values_alone(
     for value in wrong:
         with pytest.raises(ValueError, match="value"):
             require_type(kind, value=value)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("k", [3, np.int64(3), np.float32(3), np.float64(3)])
+def test_equal_numbers_make_equal_objects_texts_and_digests(k: Any) -> None:
+    made, expected = weightings.Sigmoid(k=k), weightings.Sigmoid(k=3.0)
+    assert made == expected
+    assert repr(made) == repr(expected)
+    assert digest(encode(made)) == digest(encode(expected))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_list_is_stored_as_a_tuple() -> None:
+    made = Optimizer(betas=[0, np.float64(0.5)])  # type: ignore[arg-type]
+    assert made.betas == (0.0, 0.5)
+    assert [type(beta) for beta in made.betas] == [float, float]
+    assert hash(made) == hash(Optimizer(betas=(0.0, 0.5)))
 
 
 def test_functions_check_their_arguments_before_they_begin() -> None:

@@ -8,7 +8,7 @@ import numbers
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
@@ -65,13 +65,18 @@ def require_type(kind: Any, /, **values: Any) -> None:
 class Typed:
     """Mixin for dataclasses that checks the types of field values.
 
-    A value that does not match its field's type annotation raises a WrongTypeError.
+    A value that does not match its field's type annotation raises a WrongTypeError. Numbers and
+    sequences are stored as the annotation says: 3 and `np.float64(3)` as 3.0 for a float, a list as
+    a tuple. So equal objects have equal texts and digests.
     """
 
     def __post_init__(self) -> None:
         cls: Any = type(self)
         for name, kind in _field_types(cls).items():
-            require_type(kind, **{name: getattr(self, name)})
+            value = getattr(self, name)
+            require_type(kind, **{name: value})
+            if (stored := _as_annotated(kind, value)) is not value:
+                object.__setattr__(self, name, stored)  # also of a frozen dataclass
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -79,8 +84,8 @@ class Typed:
 
             @functools.wraps(own)
             def checked(self: Typed) -> None:
-                Typed.__post_init__(self)
                 try:
+                    Typed.__post_init__(self)
                     own(self)
                 except OverflowError as error:
                     raise ValueError(
@@ -144,9 +149,11 @@ def _is(value: Any, kind: Any) -> bool:
     origin, inner = get_origin(kind) or kind, get_args(kind)
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inner)
-    if origin in (int, float):
-        is_number = isinstance(value, int | origin) and not isinstance(value, bool)
-        return is_number and (origin is float or -MAX_INT <= value <= MAX_INT)
+    if origin is int:
+        is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return is_integer and -MAX_INT <= value <= MAX_INT
+    if origin is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
     if origin is tuple:
         is_list = isinstance(value, tuple | list)
         kinds = inner[:1] * len(value) if is_list and ... in inner else inner
@@ -167,6 +174,20 @@ def _admits(kind: Any, value: Any) -> bool:
     if type(value) is kind and kind is not int:  # which has to fit in a tensor
         return True
     return any(_is(value, one) for one in alternatives(kind))
+
+
+def _as_annotated(kind: Any, value: Any) -> Any:
+    """Return an admitted value with Python's numbers and tuples where the annotation has them."""
+    if type(value) in (str, bool, NoneType):
+        return value
+    one = next((one for one in alternatives(kind) if _is(value, one)), None)
+    if one in (int, float):
+        return one(value)
+    if get_origin(one) is tuple:
+        inner = get_args(one)
+        kinds = inner[:1] * len(value) if ... in inner else inner
+        return tuple(map(_as_annotated, kinds, value))
+    return value
 
 
 @functools.cache

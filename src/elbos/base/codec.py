@@ -163,10 +163,18 @@ def _types(cls: type) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
-def require_encodable(value: Any) -> None:
+def normalize(value: Any) -> None:
+    """Replace the fields of a dataclass by what a file gives back: 3 by 3.0, a list by a tuple.
+
+    So that a configuration and its copy from a file have the same digest.
+
+    Raises:
+        ValueError: If a field cannot be stored; the message names it.
+    """
     hints = _types(value.__class__)
     for f in dataclasses.fields(value):
-        decode(hints[f.name], encode(getattr(value, f.name)), f.name)
+        stored = decode(hints[f.name], encode(getattr(value, f.name)), f.name)
+        object.__setattr__(value, f.name, stored)  # also of a frozen dataclass
 
 
 def digest(value: Any) -> str:

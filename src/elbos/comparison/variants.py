@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from elbos.base.codec import parse, require_encodable
+from elbos.base.codec import normalize, parse
 from elbos.base.errors import shortened, suggestion
 from elbos.theory import weightings
 from elbos.theory.adaptive import Adaptive
@@ -65,7 +65,7 @@ class Variant:
 
     def __post_init__(self) -> None:
         require_storable(self.weighting)
-        require_encodable(self)
+        normalize(self)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", self.name):
             raise ValueError(
                 f"{shortened(self.name)!r} is no name: give letters, digits, dots and dashes."

@@ -14,7 +14,7 @@ import tyro
 
 from elbos.base import files
 from elbos.base.checks import Typed, require_finite, require_positive
-from elbos.base.codec import decode, encode, require_encodable
+from elbos.base.codec import decode, encode, normalize
 from elbos.theory.objective import Objective
 from elbos.theory.tabulated import require_reach
 from elbos.training.choices import (
@@ -221,7 +221,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require_storable(self.weighting)
-        require_encodable(self)
+        normalize(self)
         require_positive(batch_size=self.batch_size)
         if self.num_images < self.batch_size:
             raise ValueError(
