@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from elbos.adapters.diffusers import denoiser
+from elbos.theory.denoiser import unwrapped
 from elbos.theory.parameterizations import Eps, Flow
 
 diffusers = pytest.importorskip("diffusers")
@@ -96,6 +97,25 @@ def test_a_learned_embedding_of_time_gets_whole_steps(randn):
     table = torch.logit(diffusers.DDPMScheduler().alphas_cumprod.double())
     logsnr = torch.lerp(table[between.long()], table[between.long() + 1], between.frac()).float()
     torch.testing.assert_close(denoise(z, logsnr)[1], unet(z, step).sample, rtol=0, atol=1e-6)
+
+
+def test_a_module_that_calls_another_is_a_network_of_its_own():
+    class Inner(torch.nn.Module):
+        def forward(self, z, c_noise, aug):
+            return z
+
+    class Preconditioned(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.module = Inner()
+
+        def forward(self, z, sigma):
+            return self.module(z, sigma.log(), None)
+
+    network = Preconditioned()
+    assert unwrapped(network) is network
+    assert unwrapped(torch.nn.DataParallel(network)) is network
+    assert unwrapped(torch.optim.swa_utils.AveragedModel(network)).__class__ is Preconditioned
 
 
 @torch.no_grad()

@@ -409,6 +409,8 @@ REFUSED = [
     (ADMConfig(), (3, 28, 28), "side 28 is not divisible by 8"),
     (ADMConfig(channels=(192, 200)), (3, 64, 64), "multiples of 16, got 200"),
     (ADMConfig(head_dim=100), (3, 64, 64), "head_dim 100"),
+    (ADMConfig(head_dim=0), (3, 64, 64), "head_dim is 0"),
+    (ADMConfig(channels=(16, 32), num_attention_levels=0), (3, 64, 64), "head_dim 64"),
     (ADMConfig(num_blocks=0), (3, 64, 64), "num_blocks is 0"),
     (ADMConfig(embedding_dim=0), (3, 64, 64), "embedding_dim is 0"),
     (ADMConfig(dropout=-0.1), (3, 64, 64), "dropout is -0.1"),

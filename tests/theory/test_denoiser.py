@@ -9,6 +9,7 @@ from elbos.base.conditions import cond_at
 from elbos.theory.denoiser import Denoiser, Guided
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.process import diffuse
+from elbos.theory.schedules import Cosine
 
 LOGSNR = torch.linspace(-8, 8, 40, dtype=torch.float64)
 PAIR = ByClass([gaussian(0.3), gaussian(2.0), bimodal()])
@@ -48,6 +49,21 @@ def test_a_network_may_change_its_input_in_place(randn):
         strict=True,
     ):
         assert torch.equal(estimate, exact)
+
+
+def test_the_network_is_given_levels_like_its_data(randn):
+    """As in training: levels are drawn in float64, networks often compute with both in float32."""
+    layer = torch.nn.Linear(3, 2)
+    z, schedule = randn(8, 2).float(), Cosine()
+
+    def network(z, logsnr):
+        return layer(torch.cat([z, logsnr[:, None]], dim=1))
+
+    levels = schedule.sample(8)
+    assert levels.dtype == torch.float64
+    parameterization = PARAMETERIZATIONS[0]
+    found = Denoiser(network, parameterization).output(z, levels)
+    assert torch.equal(found, network(z, levels.float()))
 
 
 def test_one_level_stands_for_the_whole_batch_of_images(randn):

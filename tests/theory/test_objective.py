@@ -333,6 +333,19 @@ def test_integers_are_refused(number):
         objective()(lambda z, *_: z, *tensors)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_data_in_half_precision_are_refused(dtype):
+    """In bfloat16 alpha x + sigma eps at log-SNR 13 loses half of the noise."""
+    x = torch.randn(6, 4).to(dtype)
+    for call in (
+        lambda: objective().loss(lambda z, *_: z, x),
+        lambda: objective()(lambda z, *_: z, x, x, torch.zeros(6)),
+    ):
+        with pytest.raises(ValueError, match=str(dtype)):
+            call()
+
+
 LOSSES = {
     "loss": lambda x: replace(OBJECTIVE).loss(blank, x),
     "validator": lambda x: Validator(x)(Denoiser(blank, V())),

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import torch
 from torch import Tensor
 
 from elbos.base.errors import MAX_SHOWN
@@ -232,6 +233,25 @@ def require_floating(**tensors: Tensor) -> None:
             require_type(Tensor, **{name: tensor})
         if not tensor.is_floating_point():
             raise ValueError(f"{name} is {tensor.dtype}: give floating-point numbers.")
+
+
+def require_single(**tensors: Tensor) -> None:
+    """Raise a ValueError if a tensor is in half precision, in which close noise levels are equal.
+
+    Examples:
+        >>> import torch
+        >>> require_single(z=torch.zeros(2))
+        >>> require_single(z=torch.zeros(2).half())
+        Traceback (most recent call last):
+        ...
+        ValueError: z is torch.float16: give float32; the network may be in half precision.
+    """
+    require_floating(**tensors)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"{name} is {tensor.dtype}: give float32; the network may be in half precision."
+            )
 
 
 def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:

@@ -256,8 +256,10 @@ def expanded(path: Path | str) -> Path:
 
 @contextmanager
 def named_errors(path: Path) -> Iterator[None]:
-    """Add a file's path to every OSError that the `with` block raises."""
+    """Add a file's path to every OSError of the system that the `with` block raises."""
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # a message of its own
+            raise
         raise type(error)(error.errno, error.strerror, str(path)) from error

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.base.conditions import Condition
+from elbos.theory.denoiser import unwrapped
 
 ForeignNetwork = Callable[..., Any]
 
@@ -111,12 +112,6 @@ def require_logsnr(logsnr: Float[Tensor, " b"], low: float, high: float, of: str
             f"log-SNR {most if most > high else least:.4g} is outside of {of}, {low:.4g} to "
             f"{high:.4g}: give logsnr_min and logsnr_max within them."
         )
-
-
-def unwrapped(network: ForeignNetwork) -> ForeignNetwork:
-    """Return a network without wrappers such as `torch.compile`."""
-    inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
-    return unwrapped(inner) if isinstance(inner, nn.Module) else network
 
 
 def signature(network: ForeignNetwork) -> inspect.Signature:

@@ -8,7 +8,7 @@ exact denoisers of `oracles`, another project's network behind an adapter, or a 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -55,16 +55,27 @@ def with_three_arguments(network: Network) -> Network:
 def _takes(network: Network, num: int) -> bool:
     if torch.compiler.is_compiling():  # signatures do not compile: networks then take all three
         return True
-    function = network.forward if isinstance(network, nn.Module) else network
+    inner = unwrapped(network)
     try:
-        signature = inspect.signature(function)
-        signature.bind(*[None] * num)
+        inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner).bind(
+            *[None] * num
+        )
     except (TypeError, ValueError):  # ValueError: it has no signature
         return False
-    takes_any = any(one.kind is one.VAR_POSITIONAL for one in signature.parameters.values())
-    # torch.compile, data parallelism and averages of weights wrap a network so
+    return True
+
+
+def unwrapped(network: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a network without wrappers that pass on all arguments.
+
+    So `torch.compile`, data parallelism and averages of weights wrap a network.
+    """
     inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
-    return _takes(inner, num) if takes_any and isinstance(inner, nn.Module) else True
+    if not (isinstance(network, nn.Module) and isinstance(inner, nn.Module)):
+        return network
+    parameters = inspect.signature(network.forward).parameters.values()
+    passes_all = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+    return unwrapped(inner) if passes_all else network
 
 
 def network_output(
@@ -135,7 +146,8 @@ class Denoiser(Typed):
         Errors as when called.
         """
         own = z.clone()  # the network may change it in place
-        return network_output(self.network, own, logsnr.expand(len(z)), cond).to(z.dtype)
+        levels = logsnr.expand(len(z)).to(z)  # as in training
+        return network_output(self.network, own, levels, cond).to(z.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

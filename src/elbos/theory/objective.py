@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from elbos.base.checks import Typed, require_floating, require_scaled, require_type
+from elbos.base.checks import Typed, require_floating, require_scaled, require_single, require_type
 from elbos.base.conditions import Condition
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.denoiser import Network, network_output
@@ -107,7 +107,7 @@ class Objective(Typed):
         Args:
             network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
                 condition; its output may be of lower precision.
-            x: Data in [-1, 1], or of about that size.
+            x: Data in [-1, 1], or of about that size, in float32 or float64.
             cond: What the network is conditioned on, or None.
             generator: Source of noise levels and noise, on the CPU, where both are then drawn.
                 Default: torch's global ones, the noise on the device of `x`.
@@ -153,8 +153,9 @@ class Objective(Typed):
         Args:
             network: Called as `network(z, logsnr, cond)`, or `network(z, logsnr)` if it takes no
                 condition; its output may be of lower precision.
-            x: Data in [-1, 1], or of about that size. Images from 0 to 1 or to 255 are not
-                rescaled: the noise levels would then differ from the intended ones.
+            x: Data in [-1, 1], or of about that size, in float32 or float64. Images from 0 to
+                1 or to 255 are not rescaled: the noise levels would then differ from the intended
+                ones.
             eps: Standard normal noise.
             logsnr: Drawn from `schedule`, `schedule.logsnr(u)` for uniform `u`: best in float64,
                 and then best on the CPU, since not every device has it.
@@ -165,9 +166,10 @@ class Objective(Typed):
 
         Raises:
             TypeError: If data, noise or log-SNR are no tensors.
-            ValueError: If data, noise or log-SNR are not floating-point numbers, or shapes differ
-                that would broadcast: there has to be one log-SNR per sample, and noise like the
-                data; or if the network does not return one tensor like the data.
+            ValueError: If data, noise or log-SNR are not floating-point numbers; data are in half
+                precision, in which clean noise levels are lost; shapes differ that would broadcast:
+                there has to be one log-SNR per sample, and noise like the data; or the network does
+                not return one tensor like the data.
         """
         _require_batch(x)
         require_floating(eps=eps, logsnr=logsnr)
@@ -220,6 +222,6 @@ class Objective(Typed):
 
 
 def _require_batch(x: Tensor) -> None:
-    require_floating(x=x)
+    require_single(x=x)
     if x.ndim < 2:
         raise ValueError(f"x has shape {tuple(x.shape)}: give a batch of samples, [b, ...].")

@@ -19,8 +19,7 @@ from elbos.adapters.caches.formats import FORMATS, Encoded, Format, Sample, padd
 from elbos.adapters.diffusers import Pipeline, ScheduledDenoiser
 from elbos.base.conditions import Condition, map_tensors
 from elbos.base.progress import Start, silent
-from elbos.models.calls import unwrapped
-from elbos.theory.denoiser import Denoise
+from elbos.theory.denoiser import Denoise, unwrapped
 from elbos.validation import Measurements, Validation, Validator
 
 __all__ = ["Cache", "load", "validate"]

@@ -15,7 +15,7 @@ from typing import Any
 from elbos.adapters.diffusers.pipeline import Pipeline, imported, read_json
 from elbos.base.errors import flat
 from elbos.base.extras import needs
-from elbos.models.calls import unwrapped
+from elbos.theory.denoiser import unwrapped
 
 _OF_TEXT = ("lora_te", "text_encoder")  # prefixes of keys
 

@@ -33,7 +33,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from elbos.models.calls import called, unwrapped
+from elbos.models.calls import called
+from elbos.theory.denoiser import unwrapped
 
 _NUM_STEPS = 1000  # timesteps of the training scripts, whatever the scheduler's configuration
 

@@ -29,9 +29,8 @@ from elbos.models.calls import (
     require_logsnr,
     require_output,
     signature,
-    unwrapped,
 )
-from elbos.theory.denoiser import Clipping
+from elbos.theory.denoiser import Clipping, unwrapped
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align
 

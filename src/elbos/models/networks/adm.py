@@ -62,7 +62,8 @@ class ADMConfig(Typed):
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
         require_positive(num_blocks=self.num_blocks, embedding_dim=self.embedding_dim)
-        require_channels(self.channels, self.num_attention_levels, self.head_dim)
+        num_levels = max(1, self.num_attention_levels)  # the middle has attention, too
+        require_channels(self.channels, num_levels, self.head_dim)
         require_dropout(self.dropout)
         num_halvings = len(self.channels) - 1
         require_images("ADM", shape, 2**num_halvings, f"halved {num_halvings} times")

@@ -85,7 +85,6 @@ class UNetConfig(Typed):
         require_positive(
             patch_size=self.patch_size,
             num_blocks=self.num_blocks,
-            head_dim=self.head_dim,
             embedding_dim=self.embedding_dim,
         )
         require_channels(self.channels, self.num_attention_levels, self.head_dim)
@@ -220,6 +219,7 @@ def group_norm(num_channels: int) -> GroupNorm:
 
 
 def require_channels(channels: tuple[int, ...], num_attention_levels: int, head_dim: int) -> None:
+    require_positive(head_dim=head_dim)
     num_resolutions = len(channels)
     if num_resolutions == 0:
         raise ValueError("channels is empty: give at least one resolution.")

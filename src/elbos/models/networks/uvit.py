@@ -61,7 +61,6 @@ class UViTConfig(Typed):
         require_positive(
             num_blocks=self.num_blocks,
             num_transformer_blocks=self.num_transformer_blocks,
-            head_dim=self.head_dim,
             embedding_dim=self.embedding_dim,
         )
         require_channels(self.channels, 1, self.head_dim)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.checks import Typed, typed
+from elbos.base.checks import Typed, require_single, typed
 from elbos.base.conditions import Condition
 from elbos.theory.denoiser import Clipping, Denoise, clipping_of, estimate
 from elbos.theory.process import align, alpha_sigma
@@ -63,11 +63,7 @@ class Sampler(Typed, abc.ABC):
                 levels are not increasing from a finite first level, or the denoiser does not return
                 a pair of estimates.
         """
-        if z.dtype not in (torch.float32, torch.float64):
-            raise ValueError(
-                f"z is {z.dtype}: give float32, and run the network in half precision under "
-                "torch.autocast."
-            )
+        require_single(z=z)
         is_grid = len(logsnrs) > 1 and logsnrs[0] > -math.inf and (logsnrs.diff() > 0).all()
         if not is_grid:
             raise ValueError(
