@@ -92,6 +92,19 @@ def test_control_variate_and_density_change_no_mean(generator):
     assert z_score(found.diffusion.mean(1), expected) < 4
 
 
+def test_a_pilot_of_some_samples_has_the_error_that_it_states(generator):
+    """Scatter over 300 pilots, of 40 of 400 samples, by the stated error: 1, to 4 %, n = 300."""
+    x, _ = gaussian(0.5, 8).sample(400, generator)
+    exact = quad(lambda level: gaussian_loss(level, 0.5, 0.8), -10, 13.3)[0]
+    scores = []
+    for seed in range(300):
+        some = Validator(x[torch.randperm(400, generator=generator)], seed=seed)
+        found = some.pilot(gaussian(0.8, 8), num_samples=40, num_times=1)
+        bound = found.estimate(found.integral(torch.ones_like))
+        scores.append((bound.mean - exact) / bound.standard_error)
+    assert 0.85 < torch.tensor(scores).std() < 1.15
+
+
 def test_fitting_makes_the_measurement_precise(generator):
     r"""Neyman's allocation: $\int s / \sqrt{19 \int s^2}$ of the error of uniform levels, where the
     scatter s of the loss of 256 dimensions is in proportion to it; 600 images, to 15 %.

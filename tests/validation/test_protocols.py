@@ -5,8 +5,9 @@ import torch
 from oracles import gaussian, gaussian_loss
 from scipy.integrate import quad
 
-from elbos import Validator
+from elbos import Denoiser, Validator
 from elbos.adapters import flow
+from elbos.models.networks import MLPConfig
 from elbos.theory import parameterizations, schedules
 from elbos.validation.draws import FIXED, Draws
 from elbos.validation.protocols import (
@@ -59,6 +60,16 @@ def test_a_protocol_is_its_written_out_loop(protocol, times, generator):
     denoiser = flow.denoiser(network, data_at=0)
     found = protocol(Validator(x), denoiser)
     assert found.mean == pytest.approx(sum(means) / len(means), rel=1e-6)
+
+
+@pytest.mark.parametrize("parameterization", [parameterizations.V(), parameterizations.Eps()])
+def test_clean_data_are_given_to_our_networks(parameterization):
+    """Which take features of log-SNR; at time 0 no network can tell the noise, and v is eps - x."""
+    network = MLPConfig().build((2,), None)  # a new one, which returns 0
+    x = torch.zeros(2000, 2)
+    protocol = mlperf(1)
+    found = protocol(Validator(x), Denoiser(network, parameterization))
+    assert abs(found.mean - 1) < 4 * found.standard_error
 
 
 def test_the_mean_over_fixed_steps_is_ddpms_loss(generator):

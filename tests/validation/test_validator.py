@@ -9,6 +9,7 @@ import torch
 from oracles import ByClass, gaussian, gaussian_loss, in_parts, quantized, z_score
 from scipy.integrate import quad
 from torch import nn
+from torch.utils.data import DataLoader, SubsetRandomSampler
 from transfers import META, Transfers
 
 from elbos import Denoiser, Validator
@@ -419,6 +420,13 @@ MISTAKES = {
     "integers": (lambda: Validator(IMAGES.int()), "int32"),
     "flat": (lambda: Validator(torch.zeros(5)), "one number"),
     "ends": (lambda: Validator(IMAGES, logsnr_min=3.0, logsnr_max=2.0), "logsnr_min"),
+    "no end": (lambda: Validator(IMAGES, logsnr_max=math.inf), "logsnr_max is inf"),
+    "collated": (lambda: Validator(DataLoader(IMAGES, collate_fn=torch.stack)), "collate_fn"),
+    "sampled": (lambda: Validator(DataLoader(IMAGES, sampler=SubsetRandomSampler([1, 2]))),
+        "sampler"),
+    "pixels of a pilot": (lambda: Validator(255 * IMAGES.abs()).pilot(DENOISER), "2 x / 255"),
+    "pixels at levels": (lambda: Validator(255 * IMAGES.abs()).at_levels(DENOISER, [0.0]),
+        "2 x / 255"),
     "evaluations": (lambda: Validator(IMAGES, num_evaluations=6), "num_evaluations is 6"),
     "no evaluations": (lambda: Validator(IMAGES, num_evaluations=0), "num_evaluations"),
     "seed": (lambda: Validator(IMAGES, seed=-1), "seed is -1"),
@@ -464,6 +472,14 @@ def test_a_mistake_is_one_line(call, match):
     with pytest.raises(ValueError, match=match) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_the_order_of_a_loader_does_not_count():
+    loader = DataLoader(IMAGES, batch_size=7, shuffle=True)
+    found = Validator(loader, num_levels=256)(DENOISER)
+    assert found.bits_per_dim == Validator(IMAGES, num_levels=256)(DENOISER).bits_per_dim
+    scaled = DataLoader(IMAGES, collate_fn=torch.stack)
+    assert len(Validator(scaled, to_item=lambda x: x)) == len(IMAGES)
 
 
 def test_data_of_one_sample_have_no_error():

@@ -88,7 +88,7 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None
             _require_consistent(x_hat, eps_hat, z, logsnr)
             return
         low, high = (denoiser.output(x, torch.full((len(x),), end).to(x), cond) for end in ends)
-    if torch.equal(low, high) and low.any():
+    if ends[0] < ends[1] and torch.equal(low, high) and low.any():
         warnings.warn(
             "the network ignores its second argument: its output is the same at both ends.",
             TimeIgnoredWarning,

@@ -29,6 +29,7 @@ from elbos.validation.result import Validation
 from elbos.validation.validator import Validator
 
 NUM_STEPS = 1000  # of DDPM's table
+CLEAN = 40.0  # log-SNR of clean data, to the last digit of float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +156,12 @@ def equispaced_times(num: int = 8) -> FixedLevels:
 def mlperf(num: int = 8) -> FixedLevels:
     """Return the validation protocol of MLPerf Training for text-to-image models.
 
-    It measures velocity errors at the flow-matching times k / num, k = 0 ... num - 1. Time 0 is
-    clean data, at an infinite log-SNR.
+    It measures velocity errors at the flow-matching times k / num, k = 0 ... num - 1. Time 0, clean
+    data, is taken at log-SNR 40, where the noise has a standard deviation of 2e-9.
     """
     require_positive(num=num)
     times = torch.arange(num, dtype=torch.float64) / num
-    levels = 2 * torch.log((1 - times) / times)
+    levels = (2 * torch.log((1 - times) / times)).clamp(max=CLEAN)
     name = f"velocity, MLPerf's {num} times"
     return FixedLevels(name=name, logsnr=tuple(levels.tolist()), parameterization=Flow())
 

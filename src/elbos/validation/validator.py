@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
@@ -10,7 +11,14 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+    default_convert,
+)
 
 from elbos.base.checks import Typed, require_positive, typed
 from elbos.base.conditions import Condition, cond_at, map_tensors, to_device
@@ -53,8 +61,8 @@ class Validator(Typed):
 
     Attributes:
         data: Held-out data in [-1, 1], or latents: a tensor `[n, ...]` or a dataset whose `data[i]`
-            is `x` or `(x, cond)`, without augmentation, or a `DataLoader` of one. With a single
-            sample the standard error is NaN.
+            is `x` or `(x, cond)`, without augmentation, or a `DataLoader` of one, in any order.
+            With a single sample the standard error is NaN.
         to_item: Makes `x` or `(x, cond)` of an item of the dataset, such as `lambda item:
             (item["image"], item["label"])`. Default: the item itself.
         num_levels: $K$, if the data are discrete, $2k/(K-1) - 1$. Default: continuous data.
@@ -68,7 +76,8 @@ class Validator(Typed):
         control: The control variate, which affects errors, not the mean. Default: none.
 
     Raises:
-        ValueError: If the log-SNR range is empty, numbers are out of range, or there is no sample.
+        ValueError: If the log-SNR range is empty or infinite, numbers are out of range, there is no
+            sample, or a `DataLoader` has a `collate_fn` or a sampler that changes the samples.
 
     Examples:
         >>> from elbos import oracles
@@ -104,6 +113,10 @@ class Validator(Typed):
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.num_levels is not None and self.num_levels < 2:
             raise ValueError(f"num_levels is {self.num_levels}: give 2 or more, or None.")
+        for name in ("logsnr_min", "logsnr_max"):
+            if not math.isfinite(end := getattr(self, name)):
+                default = getattr(type(self), name)
+                raise ValueError(f"{name} is {end}: give a finite log-SNR, such as {default}.")
         schedule = copy.deepcopy(self.schedule)  # the original may go on learning
         object.__setattr__(self, "schedule", schedule)
         others = [(self._schedule.logsnr_min, self._schedule.logsnr_max)]
@@ -132,10 +145,20 @@ class Validator(Typed):
     def _source(self) -> Batched:
         if isinstance(self.data, Batched) and not hasattr(self.data, "__getitem__"):
             return self.data  # other libraries' datasets have a method `batch`, too
-        data = self.data.dataset if isinstance(self.data, DataLoader) else self.data
+        data = self._dataset(self.data) if isinstance(self.data, DataLoader) else self.data
         is_double = isinstance(data, Tensor) and data.dtype == torch.float64
         dtype = torch.float64 if is_double else torch.float32
         return Items(data, is_bounded=False, dtype=dtype, to_item=self.to_item)
+
+    def _dataset(self, loader: "DataLoader[Any]") -> Any:
+        is_collated = loader.collate_fn not in (default_collate, default_convert)
+        in_any_order = SequentialSampler, RandomSampler, DistributedSampler
+        if (is_collated and self.to_item is None) or not isinstance(loader.sampler, in_any_order):
+            raise ValueError(
+                "the DataLoader has its own collate_fn or sampler, and a validator reads the "
+                "dataset: give the dataset, with to_item, or the Subset that is held out."
+            )
+        return loader.dataset
 
     @property
     def _schedule(self) -> Schedule:
@@ -233,8 +256,11 @@ class Validator(Typed):
         logsnr = even._logsnr(num, PILOT, num_times or num_pilot_times(num))
         execution = self._execution(denoiser, cond, batch_size, is_shared, device, parts, start)
         with evaluating(denoiser):
+            check(execution, self._draws, (self.logsnr_min, self.logsnr_max))
             found = self._round(execution, "pilot", PILOT, logsnr)
-        return Measurements(even._schedule, logsnr[:, None], found["loss"][:, None])
+        loss = found["loss"][:, None]
+        is_lattice = num == len(self)
+        return Measurements(even._schedule, logsnr[:, None], loss, is_lattice=is_lattice)
 
     @typed
     def at_levels(
@@ -255,6 +281,7 @@ class Validator(Typed):
         levels = torch.tensor(logsnr, dtype=torch.float64).expand(len(self), -1)
         execution = self._execution(denoiser, cond, batch_size, is_shared, device)
         with evaluating(denoiser):
+            check(execution, self._draws, (min(logsnr), max(logsnr)))
             return self._round(execution, "levels", FIXED, levels)["loss"]
 
     @typed
