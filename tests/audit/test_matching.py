@@ -1,5 +1,6 @@
 """What a loss is near: a likelihood objective, by a factor; and its names."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -12,8 +13,36 @@ from audited import (
 )
 
 from elbos import audit
+from elbos.audit.declare import DeclaredLoss, from_loss, from_recipe
 from elbos.audit.matching import MIN_GAIN, SAME, coefficient_name, nearest_weightings
-from elbos.theory import weightings
+from elbos.audit.result import Undecided
+from elbos.theory import parameterizations, schedules, weightings
+
+
+def test_an_undecided_weighting_has_no_significant_rise_to_remove():
+    exact = from_recipe("flow")
+    open_ = dataclasses.replace(exact, undecided=[Undecided(-2.0, -1.0, 1.1)])
+    assert open_.verdict == "undecided"
+    assert (open_.monotone_factor(open_.logsnr) == 1).all()
+
+
+@pytest.mark.parametrize("sign", [0.0, -1.0])
+def test_a_coefficient_may_be_0_at_some_levels_and_nowhere_below(sign):
+    """Levels without weight, as of a loss on a part of the noise levels."""
+    loss = DeclaredLoss(
+        title="half",
+        schedule=schedules.Cosine(),
+        parameterization=parameterizations.V(),
+        coefficient=lambda logsnr: torch.where(logsnr > 0, 1.0, sign),
+    )
+    if sign:
+        with pytest.raises(ValueError, match="below 0"):
+            from_loss(loss)
+        return
+    audit = from_loss(loss)
+    assert audit.weight.isfinite().all()
+    assert audit.rising[0][1] == pytest.approx(0.0, abs=0.1)
+    assert audit.closest
 
 
 def test_no_factor_lifts_levels_that_have_no_weight():

@@ -139,6 +139,9 @@ def from_loss(loss: DeclaredLoss) -> Audit:
 
     It covers the log-SNR range that 100,000 samples would cover.
 
+    Raises:
+        ValueError: If the coefficient is negative or infinite at some noise level, or 0 at all.
+
     Examples:
         >>> from elbos import parameterizations, schedules
         >>> flow = DeclaredLoss(
@@ -159,8 +162,8 @@ def from_loss(loss: DeclaredLoss) -> Audit:
         title=loss.title,
         grid=grid.numpy(),
         log_p=loss.schedule.density(grid).log().numpy(),
-        log_w=loss.weighting(grid).log().numpy(),
-        log_c=loss.coefficient(grid).log().numpy(),
+        log_w=_log(loss.weighting(grid)).numpy(),
+        log_c=_log(loss.coefficient(grid)).numpy(),
         rising=rising_intervals(loss.weighting, low, high),
         a=loss.factor * a.numpy(),
         b=loss.factor * b.numpy(),
@@ -261,8 +264,8 @@ def _log_density(steps: LossTable, logsnr: Array) -> tuple[Array, Array]:
 def _log(values: Tensor) -> Tensor:
     if not (values.isfinite() & (values >= 0)).all() or not values.any():
         raise ValueError(
-            "The coefficient is 0 everywhere, or below 0 or infinite at some step: there is no "
-            "weighting to compute."
+            "The coefficient is 0 everywhere, or below 0 or infinite at some noise level: there is "
+            "no weighting to compute."
         )
     log = values.log()
     return log.clamp(min=log[log.isfinite()].min().item() + math.log(1e-12))

@@ -145,7 +145,7 @@ class Audit:
 
     @property
     def is_monotone(self) -> bool:
-        """True if the weighting never increases with log-SNR."""
+        """True if the verdict is "monotone"; an undecided weighting and a code error are not."""
         return self.verdict == "monotone"
 
     @property
@@ -273,13 +273,14 @@ class Audit:
     def monotone_factor(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """Compute per-sample loss factors that give the nearest likelihood objective.
 
-        That is another objective, not a repair of a bug. The factor of a monotone weighting is 1.
+        That is another objective, not a repair of a bug. The factor of a weighting without a
+        significant increase is 1.
 
         Raises:
             ValueError: If no factor exists: no weighting describes the loss, the code of the loss
                 has an error, or some noise levels have no weight.
         """
-        if self.is_monotone:
+        if self.is_judged and not self.rising:
             return torch.ones_like(logsnr)
         if self.factor is None:
             raise ValueError(f"No factor makes {self.title} a likelihood objective.")

@@ -44,7 +44,7 @@ def evaluate(
 
     Args:
         model: A `Run`, or a `Pretrained` model.
-        config: What to measure. Default: all but the sweep.
+        config: What to measure. Default: `EvaluationConfig()`.
         sampling: Sampler and its settings. Default: those of the model.
         start: Starts a progress display for each measurement. Default: no display.
 
