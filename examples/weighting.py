@@ -1,7 +1,8 @@
 """A custom weighting: a function from a tensor of log-SNRs to weights.
 
     elbos train digits weighting:own --weighting.function examples/weighting.py:w
-    elbos compare digits --objectives edm "mine=V(),Adaptive(),examples/weighting.py:w"
+    elbos compare digits --objectives "edm-weighting=V(),Adaptive(),EDM()" \
+        "mine=V(),Adaptive(),examples/weighting.py:w"
 
 It decreases with log-SNR, so the loss is a likelihood objective of noisy data.
 """
