@@ -301,8 +301,11 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
     frame = (theirs or frames)[-1]
     text = (
         f"The loss raised {type(error).__name__} ({Path(frame.filename).name}, line "
-        f"{frame.lineno}): {message(error)} (x has shape {list(x.shape)}"
+        f"{frame.lineno}): {message(error)}"
     )
+    if isinstance(error, NameError):  # which no other shape of the data mends
+        return f"{text}."
+    text = f"{text} (x has shape {list(x.shape)}"
     if not network.calls:
         return f"{text}: if that is not the shape of your data, give theirs, [batch, ...])."
     return (
