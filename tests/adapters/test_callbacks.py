@@ -1,9 +1,11 @@
 """Recordings by the callbacks of other trainers; skipped where those are not installed."""
 
 import os
+import random
 import warnings
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -40,6 +42,15 @@ def test_a_recording_ends_by_itself() -> None:
     steps.stop()
     assert steps.audit is not None
     assert (steps.audit.parameterization, steps.audit.num_samples) == ("flow", 10 * 64)
+
+
+def test_a_training_that_fails_leaves_no_recording_behind() -> None:
+    functions = random.random, np.random.randn
+    steps = RecordedSteps("", 10)
+    steps.start(nn.Linear(32, 32))
+    assert (random.random, np.random.randn) != functions
+    steps.close()
+    assert (random.random, np.random.randn) == functions
 
 
 def test_a_training_outlives_a_loss_that_cannot_be_audited() -> None:

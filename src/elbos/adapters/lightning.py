@@ -24,6 +24,9 @@ class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
     def on_train_end(self, *_: Any) -> None:
         self.stop()
 
+    def on_exception(self, *_: Any) -> None:
+        self.close()
+
 
 class ValidationCallback(Callback):  # type: ignore[misc]
     """Lightning callback that validates the model during training.

@@ -43,8 +43,12 @@ class RecordedSteps:
         if self._num_left == 0:
             self.stop()
 
-    def stop(self) -> None:
+    def close(self) -> None:
+        """End the recording, also where the training fails."""
         self._stack.close()
+
+    def stop(self) -> None:
+        self.close()
         if self._recorded is not None:
             recorded, self._recorded = self._recorded, None
             is_shared = dist.is_available() and dist.is_initialized()
