@@ -164,9 +164,10 @@ def _types(cls: type) -> dict[str, Any]:
 
 
 def normalize(value: Any) -> None:
-    """Replace the fields of a dataclass by what a file gives back: 3 by 3.0, a list by a tuple.
+    """Replace numbers and lists of a dataclass by what a file gives back: 3 by 3.0, a tuple.
 
-    So that a configuration and its copy from a file have the same digest.
+    So that a configuration and its copy from a file have the same digest. Objects stay themselves:
+    `Typed` has done the same with theirs.
 
     Raises:
         ValueError: If a field cannot be stored; the message names it.
@@ -174,7 +175,8 @@ def normalize(value: Any) -> None:
     hints = _types(value.__class__)
     for f in dataclasses.fields(value):
         stored = decode(hints[f.name], encode(getattr(value, f.name)), f.name)
-        object.__setattr__(value, f.name, stored)  # also of a frozen dataclass
+        if not dataclasses.is_dataclass(stored):
+            object.__setattr__(value, f.name, stored)  # also of a frozen dataclass
 
 
 def digest(value: Any) -> str:
