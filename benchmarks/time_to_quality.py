@@ -20,6 +20,8 @@ runs go at once:
   ten, as by default, half of so short a training is in the average;
 - edm: `train.py` of a clone of NVlabs/edm, with batches of 32, without dropout and augmentation.
 
+Runs with seed 0 pick learning rates, by `--rates`; the other seeds are what is reported.
+
 The learning rate of elbos, diffusers and edm rises over at most 5 % of the training.
 
 Networks are of our size: two resolutions and 0.7 to 1.0 million parameters. The projects' defaults,

@@ -187,6 +187,15 @@ def test_numpy_is_left_as_it_was_found(monkeypatch):
     assert np.random.rand is mine
 
 
+def test_a_missing_name_is_not_blamed_on_the_shape_of_the_data():
+    shape = str(list(X.shape))
+    with pytest.raises(ValueError, match="no_such_name") as missing:
+        audit.probe(lambda network, x: no_such_name(x), X, 300)  # noqa: F821
+    with pytest.raises(ValueError, match="The loss raised") as unfit:
+        audit.probe(lambda network, x: network(x, x.view(7)).sum(), X, 300)
+    assert shape not in str(missing.value) and shape in str(unfit.value)
+
+
 def test_seeds_have_no_level_in_common():
     drawn = []
     for seed in (0, 1):

@@ -76,12 +76,12 @@ def probe(
 ) -> Audit:
     r"""Measure the noise-level weighting $w(\lambda)$ that a training loss implies.
 
-    The loss is called about `num_samples / b` times: three times as often if it is not a plain
-    squared error in recorded noise, and up to eight times while the verdict is open. The network is
-    a stand-in that accepts any arguments. The loss may return a number, a number per sample or per
-    element, a tuple with the loss first, or a dict with the key "loss". It may call the network
-    several times, with the data in any layout, and use the output as a tensor, a tuple, a pair, or
-    `.sample`, also with twice the channels of the data.
+    The loss is called about `num_samples / b` times, three times as often if it is not a plain
+    squared error in recorded noise, and up to eight times as often while the verdict is open. The
+    network is a stand-in that accepts any arguments. The loss may return a number, a number per
+    sample or per element, a tuple with the loss first, or a dict with the key "loss". It may call
+    the network several times, with the data in any layout, and use the output as a tensor, a tuple,
+    a pair, or `.sample`, also with twice the channels of the data.
 
     Args:
         loss_fn: `loss_fn(network, x)`, an unmodified training loss. If the loss needs labels or

@@ -140,7 +140,8 @@ def from_loss(loss: DeclaredLoss) -> Audit:
     It covers the log-SNR range that 100,000 samples would cover.
 
     Raises:
-        ValueError: If the coefficient is negative or infinite at some noise level, or 0 at all.
+        ValueError: If the coefficient is negative or infinite at some noise level, or 0 at all
+            of them.
 
     Examples:
         >>> from elbos import parameterizations, schedules

@@ -111,7 +111,7 @@ class Numbers:
             yield "grid", torch.logit((torch.sigmoid(logit) + grid) % 1)
         if is_half:
             yield "antithetic", torch.cat([logit, -logit])[:num]
-        if num % size == 0:
+        if num % size == 0 and (size < num or num == 1):
             yield "repeated", logit.repeat(num // size)
             yield "repeated elements", logit.repeat_interleave(num // size)
 

@@ -164,7 +164,7 @@ def _types(cls: type) -> dict[str, Any]:
 
 
 def normalize(value: Any) -> None:
-    """Replace numbers and lists of a dataclass by what a file gives back: 3 by 3.0, a tuple.
+    """Store the numbers and lists of a dataclass as a file gives them back, such as 3 as 3.0.
 
     So that a configuration and its copy from a file have the same digest. Objects stay themselves:
     `Typed` has done the same with theirs.

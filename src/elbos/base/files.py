@@ -124,7 +124,7 @@ def write(path: Path, content: bytes) -> None:
 def writing(path: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file that replaces `path` at the end of the `with` block.
 
-    The replacement is atomic; after an error there is none.
+    The replacement is atomic; after an error `path` is as before.
     """
     with _beside(path) as (temporary, file):
         yield file

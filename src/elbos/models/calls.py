@@ -1,6 +1,5 @@
 """Calls of networks from other libraries, with checks of the arguments and the output."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.base.conditions import Condition
-from elbos.theory.denoiser import unwrapped
+from elbos.theory.denoiser import signature
 
 ForeignNetwork = Callable[..., Any]
 
@@ -112,8 +111,3 @@ def require_logsnr(logsnr: Float[Tensor, " b"], low: float, high: float, of: str
             f"log-SNR {most if most > high else least:.4g} is outside of {of}, {low:.4g} to "
             f"{high:.4g}: give logsnr_min and logsnr_max within them."
         )
-
-
-def signature(network: ForeignNetwork) -> inspect.Signature:
-    inner = unwrapped(network)
-    return inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner)

@@ -55,11 +55,8 @@ def with_three_arguments(network: Network) -> Network:
 def _takes(network: Network, num: int) -> bool:
     if torch.compiler.is_compiling():  # signatures do not compile: networks then take all three
         return True
-    inner = unwrapped(network)
     try:
-        inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner).bind(
-            *[None] * num
-        )
+        signature(network).bind(*[None] * num)
     except (TypeError, ValueError):  # ValueError: it has no signature
         return False
     return True
@@ -76,6 +73,11 @@ def unwrapped(network: Callable[..., Any]) -> Callable[..., Any]:
     parameters = inspect.signature(network.forward).parameters.values()
     passes_all = any(one.kind is one.VAR_POSITIONAL for one in parameters)
     return unwrapped(inner) if passes_all else network
+
+
+def signature(network: Callable[..., Any]) -> inspect.Signature:
+    inner = unwrapped(network)
+    return inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner)
 
 
 def network_output(

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
@@ -20,7 +19,7 @@ from torch.utils.data import (
     default_convert,
 )
 
-from elbos.base.checks import Typed, require_positive, typed
+from elbos.base.checks import Typed, require_finite, require_positive, typed
 from elbos.base.conditions import Condition, cond_at, map_tensors, to_device
 from elbos.base.items import Batched, Items, first_item
 from elbos.base.progress import Start, silent
@@ -114,9 +113,7 @@ class Validator(Typed):
         if self.num_levels is not None and self.num_levels < 2:
             raise ValueError(f"num_levels is {self.num_levels}: give 2 or more, or None.")
         for name in ("logsnr_min", "logsnr_max"):
-            if not math.isfinite(end := getattr(self, name)):
-                default = getattr(type(self), name)
-                raise ValueError(f"{name} is {end}: give a finite log-SNR, such as {default}.")
+            require_finite(getattr(self, name), name)
         schedule = copy.deepcopy(self.schedule)  # the original may go on learning
         object.__setattr__(self, "schedule", schedule)
         others = [(self._schedule.logsnr_min, self._schedule.logsnr_max)]

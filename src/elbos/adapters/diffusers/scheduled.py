@@ -28,9 +28,8 @@ from elbos.models.calls import (
     output,
     require_logsnr,
     require_output,
-    signature,
 )
-from elbos.theory.denoiser import Clipping, unwrapped
+from elbos.theory.denoiser import Clipping, signature, unwrapped
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align
 
