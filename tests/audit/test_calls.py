@@ -190,7 +190,7 @@ def test_numpy_is_left_as_it_was_found(monkeypatch):
 def test_a_missing_name_is_not_blamed_on_the_shape_of_the_data():
     shape = str(list(X.shape))
     with pytest.raises(ValueError, match="no_such_name") as missing:
-        audit.probe(lambda network, x: no_such_name(x), X, 300)  # noqa: F821
+        audit.probe(lambda network, x: no_such_name(x), X, 300)
     with pytest.raises(ValueError, match="The loss raised") as unfit:
         audit.probe(lambda network, x: network(x, x.view(7)).sum(), X, 300)
     assert shape not in str(missing.value) and shape in str(unfit.value)
