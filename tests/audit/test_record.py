@@ -12,7 +12,6 @@ from forking import in_processes
 from torch import Tensor, nn
 
 from elbos import audit
-from elbos.audit.words import views
 
 
 class Network(nn.Module):
@@ -198,7 +197,6 @@ def test_the_sign_of_a_flow_is_that_of_the_recorded_time(sign: int) -> None:
             (y - (x - eps)).square().mean().backward()
     found = recorded.audit()
     assert (found.time_sign, found.parameterization_factor) == (sign, -1)
-    assert [one.change for one in views([found])[0].slips] == (["the other sign"] * (sign < 0))
 
 
 def test_data_that_the_noise_was_not_drawn_like() -> None:
