@@ -108,6 +108,8 @@ def run(job: Job, core: int, num_samples: int) -> None:
     result = {
         **{key: getattr(job, key) for key in ("code", "num_images", "learning_rate", "seed")},
         **{key: getattr(trained, key) for key in ("batch_size", "precision")},
+        "processor": cpu_model(),
+        "torch": torch.__version__.partition("+")[0],
         "seconds_to_start": steps[1] - steps[0],
         "seconds": steps[-1] - steps[1],
         "images_per_second": job.num_images * (1 - half / len(steps)) / (steps[-1] - steps[half]),
@@ -192,8 +194,7 @@ def score(folder: Path, num_samples: int) -> None:
     seen = [one for one in runs if one["seed"] != PICKING_SEED]
     write_picture(folder, read_pictures(pictures / "train", NUM_SHOWN), seen)
     protocol = {"num_samples": num_samples, "num_reference": len(reference), "real": real}
-    machine = {"processor": cpu_model(), "torch": torch.__version__.partition("+")[0]}
-    results = {"machine": machine, "protocol": protocol, "runs": runs}
+    results = {"protocol": protocol, "runs": runs}
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -87,6 +87,17 @@ def test_kohya_sd3_flux_and_lumina(tmp_path: Path) -> None:
         torch.testing.assert_close(x, (raw - SHIFT) * SCALE if kind == "sd3" else raw)
 
 
+def test_caches_of_two_models_share_no_text(tmp_path: Path) -> None:
+    """sd-scripts writes them beside the images, each with its own ending."""
+    kohya(tmp_path, "flux", "flux_te", "latents_8x16", l_pooled=array(5), t5_out=array(9, 10))
+    np.savez(tmp_path / "a b_sd3_te.npz", lg_out=array(7, 6), lg_pooled=array(3))
+    (sample,) = caches.load(tmp_path, pipeline("FluxTransformer2DModel")).samples
+    assert sample.text == tmp_path / "a b_flux_te.npz"
+    kohya(tmp_path, "sd3", "sd3_te", "latents_8x16", lg_out=array(7, 6), lg_pooled=array(3))
+    with pytest.raises(ValueError, match="flux and sd3"):
+        caches.load(tmp_path, pipeline("FluxTransformer2DModel"))
+
+
 def test_guidance_is_that_of_training(tmp_path: Path) -> None:
     kohya(tmp_path, "flux", "flux_te", "latents_8x16", l_pooled=array(5), t5_out=array(9, 10))
     distilled = pipeline("FluxTransformer2DModel")

@@ -1,9 +1,12 @@
 """What a network of diffusers is given and what is made of its output, against diffusers itself."""
 
+import inspect
+
 import pytest
 import torch
 
 from elbos.adapters.diffusers import denoiser
+from elbos.adapters.diffusers.schedulers import BETAS
 from elbos.theory.process import alpha_sigma
 
 diffusers = pytest.importorskip("diffusers")
@@ -240,3 +243,17 @@ def test_time_scale_multiplies_the_timestep(randn):
     denoise = denoiser(Recorder(), config, time_scale=1 / 1000)
     denoise(randn(1, 3), torch.zeros(1).double())
     assert denoise.network.timestep.item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", sorted({*BETAS} - {"DPMSolverSDEScheduler"}))  # needs torchsde
+def test_what_the_scheduler_clips_is_clipped(name):
+    """By the source of diffusers: some schedulers store `clip_sample` and do not read it."""
+    scheduler = getattr(diffusers, name)()
+    reads = "if self.config.clip_sample:" in inspect.getsource(type(scheduler))
+    expected = reads and scheduler.config.clip_sample
+    network = lambda z, timestep: z  # noqa: E731
+    given = {"_class_name": name}
+    for found in (denoiser(network, scheduler), denoiser(network, given)):
+        assert (found.clipping is not None) == expected
+    if not reads:
+        assert denoiser(network, given | {"clip_sample": True}).clipping is None

@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+import torch
 
 from elbos.adapters.trainers import TRAINERS, Settings, read_settings
 from elbos.audit import from_recipe
@@ -102,6 +103,31 @@ def test_wrong_values_are_named(getter, values, how):
     assert "\n" not in str(found.value)
 
 
+def test_a_setting_of_the_file_itself_counts_more_than_one_inside():
+    config = {"type": "smolvla", "input_features": {"image": {"type": "VISUAL"}}}
+    assert TRAINERS["lerobot"].loss(Settings(config)).title == "lerobot, smolvla"
+
+
+def test_a_gamma_of_zero_is_off():
+    off, left_out = (
+        TRAINERS["ai-toolkit"].loss(Settings({"min_snr_gamma": 5} | more))
+        for more in ({"snr_gamma": 0}, {})
+    )
+    assert torch.equal(off.coefficient, left_out.coefficient)
+
+
+def test_another_setting_is_not_a_misspelt_one():
+    """Settings that ai-toolkit has, and that resemble those of its loss."""
+    given = {"loss_multiplier": 2, "te_name_or_path": "a"}
+    loss = TRAINERS["ai-toolkit"].loss(Settings(given))
+    assert "unread-settings" in {one.kind for one in loss.diagnostics}
+    with pytest.raises(ValueError, match=r"give one of .*hidream"):
+        TRAINERS["simpletuner"].loss(Settings({"model_family": "ideogram"}))
+    named = (Settings({"model_family": f"kandinsky5{dash}image"}) for dash in "-_")
+    first, second = (TRAINERS["simpletuner"].loss(settings).schedule for settings in named)
+    assert first == second
+
+
 def test_what_was_not_read_is_named_and_what_is_misspelt_refused():
     loss = TRAINERS["kohya"].loss(Settings({"min_snr_gamma": 5, "learning_rate": 1e-4}))
     (unread,) = loss.diagnostics
@@ -157,7 +183,7 @@ BAD = {
         ("resolution", {"flow_schedule_auto_shift": True}, [1, "big", "1.2.3"]),
     ],
     "ai-toolkit": [
-        ("min_snr_gamma", {}, [0, -5, "nan", "five"]),
+        ("min_snr_gamma", {}, [-5, "nan", "five"]),
         ("max_denoising_steps", {"min_denoising_steps": 500}, [400, 500, 1001, "nan"]),
         ("timestep_type", {"noise_scheduler": "flowmatch"}, ["sigmoidal"]),
     ],

@@ -8,13 +8,19 @@ import pytest
 import torch
 from commands import Elbos, assert_one_line
 
-from elbos.adapters.diffusers import load
+from elbos.adapters.diffusers import load, load_vae
 from elbos.base import hub
 from elbos.runs.export import export
 from elbos.runs.run import Run
 
 constants = pytest.importorskip("huggingface_hub.constants")
 
+filter_repo_objects = pytest.importorskip("huggingface_hub.utils").filter_repo_objects
+
+WEIGHTS = tuple(
+    f"{part}diffusion_pytorch_model{number}.safetensors"
+    for part, number in (("", ""), ("vae/", ""), ("unet/", "-00001-of-00002"), ("transformer/", ""))
+)
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -77,6 +83,35 @@ def test_a_pipeline_is_read_with_its_commit(published, tmp_path: Path) -> None:
     z, logsnr = torch.randn(2, 3, 8, 8), torch.zeros(2)
     want, found = load(tmp_path / "saved").denoiser(z, logsnr), pipeline.denoiser(z, logsnr)
     assert torch.equal(want[0], found[0])
+
+
+@pytest.mark.parametrize(
+    ("read", "wanted"),
+    [
+        (load, {"model_index.json", "unet/config.json", "vae/config.json", *WEIGHTS}),
+        (load_vae, {"model_index.json", "unet/config.json", "vae/config.json", *WEIGHTS[:2]}),
+    ],
+)
+def test_weights_are_fetched_once_and_of_nothing_else(
+    read, wanted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large repository has each network in several precisions, and text encoders."""
+    files = [
+        *("model_index.json", "unet/config.json", "vae/config.json", *WEIGHTS),
+        *(path.replace(".safetensors", ".fp16.safetensors") for path in WEIGHTS),
+        *("text_encoder/model.safetensors", "sd_xl_base_1.0.safetensors"),
+        *("vae_1_0/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"),
+    ]
+    fetched: set[str] = set()
+
+    def snapshot_download(*_: str, allow_patterns: list[str], **__: str) -> str:
+        fetched.update(filter_repo_objects(files, allow_patterns=allow_patterns))
+        return "none"
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(FileNotFoundError):
+        read("me/large")
+    assert fetched == wanted
 
 
 def test_what_is_here_is_not_looked_for_elsewhere(

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
 from elbos.adapters.caches.formats import FORMATS, Encoded, Format, Sample, padded
 from elbos.adapters.diffusers import Pipeline, ScheduledDenoiser
@@ -169,6 +170,11 @@ def load(folder: str | Path, pipeline: Pipeline, *, guidance: float | None = Non
             "musubi-tuner or ai-toolkit cached, or a safetensors file with latents "
             "(docs/evaluation.md)."
         )
+    models = sorted({sample.kind for sample in samples})
+    if len(models) > 1:
+        raise ValueError(
+            f"{folder} holds latents of {' and '.join(models)}: give a folder of one model's files."
+        )
     return Cache(folder=folder, format=form, samples=samples, pipeline=pipeline, guidance=guidance)
 
 
@@ -204,15 +210,15 @@ def validate(
         ValueError: As `Validator` does, or if the conditions do not fit the network.
     """
     low, high = ends(cache.pipeline.denoiser)
-    shapes: dict[str, list[Sample]] = defaultdict(list)
-    for i, sample in enumerate(cache.samples):
+    shapes: dict[str, list[int]] = defaultdict(list)
+    for i in range(len(cache)):
         x, cond = cache[i]
         shape = map_tensors(lambda part: tuple(part.shape), {"x": x, "cond": cond})
-        shapes[repr(shape)].append(sample)
+        shapes[repr(shape)].append(i)
     parts = []
-    for number, samples in enumerate(shapes.values()):
+    for number, indices in enumerate(shapes.values()):
         validator = Validator(
-            replace(cache, samples=samples),
+            Subset(cache, indices),
             logsnr_min=low if logsnr_min is None else logsnr_min,
             logsnr_max=high if logsnr_max is None else logsnr_max,
             num_evaluations=num_evaluations,

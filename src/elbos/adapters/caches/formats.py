@@ -68,12 +68,14 @@ class Sample:
         latents: File of the latents.
         text: File of the text embeddings, if there is one.
         key: Name of the latents in their file; the row, if the file is of many images.
+        kind: Model of the latents, where the file's name says it.
     """
 
     name: str
     latents: Path
     text: Path | None
     key: str | int
+    kind: str = ""
 
 
 class Format(abc.ABC):
@@ -103,25 +105,23 @@ class Kohya(Format):
     is_scaled: ClassVar = {"sd": False, "sdxl": False, "sd3": False, "flux": True, "lumina": True}
 
     def samples(self, folder: Path) -> Iterator[Sample]:
-        paths = sorted(folder.rglob("*.npz"))
-        of_text = r"(.+)_(?:te_outputs|\w+_te)"
-        texts = _by_name((path, re.fullmatch(of_text, path.stem)) for path in paths)
-        for path in paths:
-            if re.fullmatch(of_text, path.stem):
+        for path in sorted(folder.rglob("*.npz")):
+            if re.fullmatch(r".+_(te_outputs|[a-z0-9]+_te)", path.stem):
                 continue
-            sized = re.fullmatch(r"(.+)_\d{4,}x\d{4,}_[a-z0-9_]+", path.stem)
-            name = str(path.with_name(sized[1] if sized else path.stem))
+            sized = re.fullmatch(r"(.+)_\d{4,}x\d{4,}_([a-z0-9_]+)", path.stem)
+            stem, kind = sized.groups() if sized else (path.stem, "sdxl")  # as SD's, of before
+            name = str(path.with_name(stem))
+            text = path.with_name(f"{stem}_{'te_outputs' if kind == 'sdxl' else f'{kind}_te'}.npz")
             with _npz(path) as arrays:
                 keys = [one for one in arrays if re.fullmatch(r"latents(_\d+x\d+)?", one)]
                 _require(keys, path, arrays)
-            yield from (Sample(name, path, texts.get(name), key) for key in keys)
+            own = text if text.is_file() else None
+            yield from (Sample(name, path, own, key, kind) for key in keys)
 
     def read(self, sample: Sample) -> Encoded:
-        kind = re.fullmatch(r".+_\d{4,}x\d{4,}_([a-z0-9_]+)", sample.latents.stem)
-        kind_name = kind[1] if kind else "sd"
-        if kind_name not in self.is_scaled:
+        if sample.kind not in self.is_scaled:
             raise ValueError(
-                f"{sample.latents} is of {kind_name}, which is unknown here: known are "
+                f"{sample.latents} is of {sample.kind}, which is unknown here: known are "
                 f"{', '.join(self.is_scaled)}."
             )
         resolution = str(sample.key).removeprefix("latents")
@@ -132,7 +132,7 @@ class Kohya(Format):
         size = [height, width, top, left, *(_PIXELS * side for side in latents.shape[-2:])]
         found = Encoded(
             latents=latents,
-            is_scaled=self.is_scaled[kind_name],
+            is_scaled=self.is_scaled[sample.kind],
             size=torch.tensor(size, dtype=torch.float32),
         )
         return found if sample.text is None else replace(found, **self._text(sample.text))
@@ -179,18 +179,16 @@ class Musubi(Format):
     num_tokens: ClassVar = {"wan": 512}  # zeros follow the tokens of the caption
 
     def samples(self, folder: Path) -> Iterator[Sample]:
-        paths = sorted(folder.rglob("*.safetensors"))
-        of_text = r"(.+_[a-z0-9]+)_te"
-        texts = _by_name((path, re.fullmatch(of_text, path.stem)) for path in paths)
-        for path in paths:
+        for path in sorted(folder.rglob("*.safetensors")):
             found = re.fullmatch(r"(.+?)(?:_\d{5}-\d{3})?_\d{4,}x\d{4,}_([a-z0-9]+)", path.stem)
             if found and found[2] != "te":
                 name, kind = found.groups()
-                text = texts.get(str(path.with_name(f"{name}_{kind}")))
-                yield Sample(str(path.with_name(name)), path, text, kind)
+                text = path.with_name(f"{name}_{kind}_te.safetensors")
+                own = text if text.is_file() else None
+                yield Sample(str(path.with_name(name)), path, own, "latents", kind)
 
     def read(self, sample: Sample) -> Encoded:
-        kind = str(sample.key)
+        kind = sample.kind
         if kind not in self.is_scaled:
             raise ValueError(
                 f"{sample.latents} is of the architecture {kind}, which is unknown here: known are "
@@ -303,10 +301,6 @@ class Plain(Format):
 
 
 FORMATS: tuple[Format, ...] = (Kohya(), Musubi(), AiToolkit(), Plain())
-
-
-def _by_name(found: Iterator[tuple[Path, "re.Match[str] | None"]]) -> dict[str, Path]:
-    return {str(path.with_name(match[1])): path for path, match in found if match}
 
 
 def padded(tokens: Tensor, num: int) -> Tensor:

@@ -30,15 +30,17 @@ _NETWORKS = (  # called with the scheduler's timestep and plain latents or image
     *FAMILIES,
 )
 _WEIGHTS = "diffusion_pytorch_model*.safetensors"
-_OF_PIPELINE = (  # files on the Hub, without copies of the weights in other precisions
-    "*.json",
-    *(
-        f"{part}/diffusion_pytorch_model{number}.safetensors"
-        for part in ("unet", "transformer", "vae")
-        for number in ("", "-?????-of-?????")
-    ),
+_OF_VAE, _OF_PIPELINE = (  # files on the Hub, without copies of the weights in other precisions
+    (
+        "*.json",
+        *(
+            f"{part}diffusion_pytorch_model{number}.safetensors"
+            for part in parts
+            for number in ("", "-?????-of-?????")
+        ),
+    )
+    for parts in (("", "vae/"), ("", "unet/", "transformer/", "vae/"))
 )
-_OF_VAE = ("config.json", "*.safetensors", "vae/config.json", "vae/*.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)

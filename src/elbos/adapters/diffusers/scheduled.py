@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from elbos.adapters.diffusers.families import FAMILIES, FamilyNetwork
 from elbos.adapters.diffusers.levels import FlowTime, Levels, LogSigma, Steps, levels_of
-from elbos.adapters.diffusers.schedulers import loss_table
+from elbos.adapters.diffusers.schedulers import BETAS, loss_table
 from elbos.adapters.diffusers.training import Config, Training, flag, number
 from elbos.base.checks import require_positive
 from elbos.base.conditions import Condition
@@ -37,7 +37,6 @@ from elbos.theory.process import align
 _TIMES_TO_ONE = (
     *("AuraFlow", "BriaFibo2", "Chroma", "Flux", "Krea2", "LongCat", "Ovis", "PRX", "Qwen"),
 )
-_CLIPPED = ("DDPM", "DDIM", "RePaint", "UnCLIP")  # where `clip_sample` is true by default
 _REVERSED_TIMES = ("Ideogram4", "Lumina", "ZImage")
 
 
@@ -221,13 +220,13 @@ def denoiser(
 
 
 def _clipping(config: Config) -> Clipping | None:
-    name = str(config["_class_name"]).removesuffix("Scheduler").removesuffix("Parallel")
     if flag(config, "thresholding"):
         return Clipping(
             limit=number(config, "sample_max_value", 1.0, above=0),
             quantile=number(config, "dynamic_thresholding_ratio", 0.995, above=0),
         )
-    if bool(config.get("clip_sample", name in _CLIPPED)):
+    kind = BETAS.get(config["_class_name"])
+    if kind is not None and kind.clips is not None and config.get("clip_sample", kind.clips):
         return Clipping(limit=number(config, "clip_sample_range", 1.0, above=0))
     return None
 

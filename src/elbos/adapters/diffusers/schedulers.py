@@ -43,6 +43,7 @@ from elbos.adapters.diffusers.training import (
     num_steps_of,
     number,
     one_of,
+    scheme_weight,
     step_probability,
 )
 from elbos.audit import Diagnostic, LossTable
@@ -134,6 +135,7 @@ class Betas:
     r"""Defaults and options of a diffusers scheduler with a beta schedule.
 
     `last` is $\bar\alpha$ of the last step after `rescale_betas_zero_snr`; None without the option.
+    `clips` is the default of `clip_sample`; None where sampling does not read it.
     """
 
     beta_start: float = 0.0001
@@ -142,6 +144,7 @@ class Betas:
     schedules: tuple[str, ...] = ("linear", "scaled_linear", "squaredcos_cap_v2")
     last: float | None = None
     snr_shift_scale: float | None = None
+    clips: bool | None = None
     has_flow: bool = False
     has_dynamic_shift: bool = False
 
@@ -238,25 +241,27 @@ _SCHEDULES: dict[str, Callable[[float, float, int], Tensor]] = {
 }
 
 _PLAIN = Betas()
-_ZERO_SNR = Betas(last=0.0)
+_ZERO_SNR = Betas(last=0.0, clips=True)
 _DDPM = replace(_ZERO_SNR, schedules=(*_PLAIN.schedules, "sigmoid", "laplace"))
 _LATENT = Betas(beta_start=0.00085, beta_end=0.012)
 _LCM = replace(_LATENT, beta_schedule="scaled_linear", last=0.0)
+_UNCLIP = Betas(beta_schedule="squaredcos_cap_v2", clips=True)
 _FLOW = Betas(has_flow=True, has_dynamic_shift=True)
 _CLASSES: list[tuple[Betas, str]] = [
     (_DDPM, "DDPM DDPMParallel"),
     (_ZERO_SNR, "DDIM DDIMInverse DDIMParallel"),
     (_PLAIN, "LMSDiscrete PNDM"),
-    (replace(_PLAIN, schedules=(*_PLAIN.schedules, "sigmoid")), "RePaint"),
+    (replace(_PLAIN, schedules=(*_PLAIN.schedules, "sigmoid"), clips=True), "RePaint"),
     (replace(_PLAIN, last=2**-24), "EulerAncestralDiscrete EulerDiscrete"),
     (_LATENT, "DPMSolverSDE KDPM2AncestralDiscrete KDPM2Discrete"),
-    (replace(_LATENT, schedules=(*_PLAIN.schedules, "exp")), "HeunDiscrete"),
-    (_LCM, "LCM TCD"),
+    (replace(_LATENT, schedules=(*_PLAIN.schedules, "exp"), clips=False), "HeunDiscrete"),
+    (_LCM, "TCD"),
+    (replace(_LCM, clips=False), "LCM"),
     (replace(_LCM, snr_shift_scale=3.0), "CogVideoXDDIM CogVideoXDPM"),
     (_FLOW, "DEISMultistep DPMSolverSinglestep"),
     (replace(_FLOW, last=2**-24), "DPMSolverMultistep UniPCMultistep"),
     (replace(_FLOW, has_dynamic_shift=False), "DPMSolverMultistepInverse SASolver"),
-    (Betas(beta_schedule="squaredcos_cap_v2", schedules=("squaredcos_cap_v2",)), "UnCLIP"),
+    (replace(_UNCLIP, schedules=("squaredcos_cap_v2",)), "UnCLIP"),
 ]
 BETAS = {f"{name}Scheduler": kind for kind, names in _CLASSES for name in names.split()}
 """The scheduler classes of diffusers that are defined by betas."""
@@ -283,11 +288,7 @@ def _from_flow(
     logsnr = 2 * (torch.log(num_steps - i) - torch.log(i) - math.log(shift))
 
     sigma = torch.sigmoid(-logsnr / 2)
-    coefficient = torch.ones_like(sigma)
-    if scheme == "sigma_sqrt":
-        coefficient = sigma**-2
-    elif scheme == "cosmap":
-        coefficient = 2 / (math.pi * (1 - 2 * sigma + 2 * sigma**2))
+    coefficient = scheme_weight(training, sigma)
     if training.precondition_outputs:
         coefficient = coefficient * sigma**2
 

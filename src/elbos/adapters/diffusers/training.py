@@ -90,6 +90,15 @@ def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor
     return u.diff()
 
 
+def scheme_weight(training: Training, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Return the coefficient of the loss at a time of flow matching, by the script's flags."""
+    if training.weighting_scheme == "sigma_sqrt":
+        return t**-2
+    if training.weighting_scheme == "cosmap":
+        return 2 / (math.pi * (1 - 2 * t + 2 * t**2))
+    return torch.ones_like(t)
+
+
 def num_steps_of(config: Config) -> int:
     value = config.get("num_train_timesteps", 1000)
     if type(value) is not int or not 1 <= value <= 1_000_000:

@@ -98,10 +98,10 @@ def _read(settings: Settings) -> Loss:
         raise ValueError("is_v_pred fails in this version, with a target of pixels: leave it out.")
     p = _step_probability(settings, edge=1).flip(0)  # steps count from noise to data
     snr, coefficient = stable_diffusion_logsnr().exp(), None
-    gamma, least = (settings.number(name, 1, above=0) for name in ("snr_gamma", "min_snr_gamma"))
-    if settings.has("snr_gamma"):
+    gamma, least = (settings.number(name, 0, low=0) for name in ("snr_gamma", "min_snr_gamma"))
+    if gamma > 1e-6:
         coefficient = gamma / snr
-    elif settings.has("min_snr_gamma"):
+    elif least > 1e-6:
         coefficient = min_snr(snr, least)
     return stable_diffusion("ai-toolkit, Stable Diffusion", coefficient, p / p.sum())
 

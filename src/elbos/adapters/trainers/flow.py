@@ -116,14 +116,6 @@ def read_scheme(settings: Settings) -> Training:
     return Training(weighting_scheme=scheme)
 
 
-def scheme_weight(scheme: Training, t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    if scheme.weighting_scheme == "sigma_sqrt":
-        return t**-2
-    if scheme.weighting_scheme == "cosmap":
-        return 1 / (1 - 2 * t + 2 * t**2)
-    return torch.ones_like(t)
-
-
 def flow_loss(
     title: str,
     schedule: Schedule,

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.adapters.diffusers import Training, loss_table
-from elbos.adapters.diffusers.training import step_probability
+from elbos.adapters.diffusers.training import scheme_weight, step_probability
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import (
@@ -131,7 +131,7 @@ def _sd3(settings: Settings) -> LossTable:
     probability = step_probability(scheme, flow.unshifted(edges, shift))
     if scheme.weighting_scheme == "sigma_sqrt" and t[0] == 0:  # infinity times 0
         settings.diagnostics.append(kinds.NotFinite(share=probability[0].item()))
-    coefficient = (t**2 * flow.scheme_weight(scheme, t)).nan_to_num()
+    coefficient = (t**2 * scheme_weight(scheme, t)).nan_to_num()
     return flow_table("sd-scripts, SD3", t, probability, coefficient)
 
 
@@ -162,7 +162,7 @@ def _flow(settings: Settings, name: str) -> Loss:
 
     def coefficient(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         t = flow.time_of(logsnr)
-        weight = flow.scheme_weight(scheme, t) if is_weighted else torch.ones_like(t)
+        weight = scheme_weight(scheme, t) if is_weighted else torch.ones_like(t)
         return t**2 * weight if output == "sigma_scaled" else weight
 
     target = Flow() if output == "raw" else flow.Residual(output == "sigma_scaled", model.sign)

@@ -6,7 +6,9 @@ linear in the tokens, through (1024, 0.95) and (4096, 2.05), stretches it so tha
 noise. A share `uniform_prob`, by default 10 %, is uniform from $\varepsilon$ to 1. The loss is the
 plain $\|\hat u - (\epsilon - x)\|^2$.
 
-The tokens follow from `resolution_buckets` of its `process_dataset.py`, as 960x544x49.
+The tokens follow from `resolution_buckets` of its `process_dataset.py`. Where audio is generated,
+too, its loss is added, with times by its own number of tokens. Conditions are clean positions,
+which have no loss.
 
 References:
     https://github.com/Lightricks/LTX-2
@@ -22,11 +24,12 @@ from torch import Tensor
 from elbos.adapters.trainers.flow import flow_loss, logsnr_of, time_of
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import flow_table
-from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
+from elbos.adapters.trainers.trainer import Loss, Option, Trainer
 from elbos.audit import diagnostics as kinds
 from elbos.theory.schedules import Flow as Uniform
 from elbos.theory.schedules import FlowTimes
 
+_BUCKET = "960x544x49"  # width, height and frames of the trainer's examples
 _NUM_CELLS = 4000
 _NOISIEST = -20.0  # log-SNR from which times count as 1
 
@@ -41,6 +44,12 @@ def _read(settings: Settings) -> Loss:
     std = settings.number("timestep_sampling_params.std", 1, above=0)
     eps = settings.number("timestep_sampling_params.eps", 1e-3, above=0, high=0.1)
     share = settings.number("uniform_prob", 0.1, low=0, high=1)
+    is_video, is_audio = (settings.flag(f"{one}.is_generated") for one in ("video", "audio"))
+    if is_audio and not is_video:
+        raise ValueError(
+            "training_strategy generates audio alone, whose times are not computed here: give a "
+            "configuration that generates video."
+        )
     mu = 0.95 + (2.05 - 0.95) * (_num_tokens(settings) - 1024) / (4096 - 1024)
     low, high = (1 / (1 + math.exp(-mu - std * n)) for n in (-2.5758, 3.0902))
 
@@ -60,6 +69,10 @@ def _read(settings: Settings) -> Loss:
 
 def _num_tokens(settings: Settings) -> int:
     text = settings.text("resolution_buckets")
+    if not text:
+        text = _BUCKET
+        found = kinds.DeclaredResolution(resolution=text, setting="resolution_buckets")
+        settings.diagnostics.append(found)
     sides = [int(side) for side in re.findall(r"\d+", text)]
     if len(sides) != 3 or not all(sides):
         raise ValueError(
@@ -70,7 +83,6 @@ def _num_tokens(settings: Settings) -> int:
     return (width // 32) * (height // 32) * ((frames - 1) // 8 + 1)
 
 
-_BUCKET: Values = {"resolution_buckets": "960x544x49"}
 LTX = Trainer(
     name="ltx",
     version="LTX-2 trainer 1.2.0, 400fd31",
@@ -78,12 +90,12 @@ LTX = Trainer(
     read=_read,
     is_flags=False,
     findings={
-        kinds.DeclaredUneven: ("first_frame_conditioning_p",),
-        kinds.DeclaredTerm: ("with_audio",),
+        kinds.DeclaredUneven: ("first_frame_conditioning_p", "video.conditions"),
+        kinds.DeclaredTerm: ("with_audio", "audio.is_generated"),
     },
     options=(
         Option(
-            settings=_BUCKET,
+            settings={"resolution_buckets": _BUCKET},
             free={
                 "timestep_sampling_params.std": (1.0, 0.2, 4.0),
                 "uniform_prob": (0.1, 0.0, 1.0),

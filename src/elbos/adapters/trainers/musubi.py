@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.adapters.diffusers import Training
-from elbos.adapters.diffusers.training import step_probability
+from elbos.adapters.diffusers.training import scheme_weight, step_probability
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import NUM_STEPS, flow_table, steps_between
@@ -61,7 +61,7 @@ def _read(settings: Settings) -> Loss:
     def coefficient(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         t = flow.time_of(logsnr)
         step = t if sampling == "sigma" else (t + 1 / NUM_STEPS).clamp(max=1)
-        return flow.scheme_weight(scheme, step)
+        return scheme_weight(scheme, step)
 
     sign = -1.0 if script.startswith(_DATA_LESS_NOISE) else 1.0
     return flow.weighted(loss, coefficient, title=f"musubi-tuner, {sampling}", factor=sign)

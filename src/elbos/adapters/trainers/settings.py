@@ -4,8 +4,8 @@ read.
 A trainer's adapter reads the settings that change its loss, by name and type. Settings that the
 adapter never reads do not affect the loss, and are reported; an unread name that is close to a
 readable one raises an error as a probable mistake. Nested keys are dotted, and found by their end:
-`timestep_type` finds `config.process.0.train.timestep_type`. A setting without a value, or with
-null, counts as missing.
+`timestep_type` finds `config.process.0.train.timestep_type`, unless there is a key
+`timestep_type`. A setting without a value, or with null, counts as missing.
 
 Settings whose effect on the loss no weighting describes give diagnostics, each a type of
 `audit.diagnostics.declared`: noise that is not white, masks, errors that are not squared.
@@ -25,7 +25,6 @@ from elbos.base.errors import flat, shortened
 
 T = TypeVar("T", bound=str)
 
-_SIMILAR = 0.8  # difflib ratio: two letters swapped, one missing or doubled
 _NULL = ("none", "null")
 _OFF = (*_NULL, "", "false", "0", "0.0", "[]")
 
@@ -111,15 +110,15 @@ class Settings:
     def one_of(self, name: str, default: T, choices: Sequence[T]) -> T:
         """Return the value of a trainer setting as one of the given choices.
 
-        Case is ignored, and any other value raises a ValueError.
+        Case is ignored, as are dashes for underscores. Any other value raises a ValueError.
         """
         value = self._get(name)
         if value is None:
             return default
-        found = next((one for one in choices if one.lower() == str(value).lower()), None)
+        found = next((one for one in choices if _plain(one) == _plain(value)), None)
         if found is None:
-            near = get_close_matches(str(value), choices, n=1)
-            raise _wrong(name, value, f"{near[0]}" if near else f"one of {', '.join(choices)}")
+            near = _misspelt(str(value), choices)
+            raise _wrong(name, value, near or f"one of {', '.join(choices)}")
         return found
 
     def text(self, name: str, default: str = "") -> str:
@@ -163,9 +162,8 @@ class Settings:
         left_out = [n for n in self._read if all(value is None for value in self._all(n))]
         known = {name.split(".")[-1]: name for name in left_out}
         for name in unread:
-            near = get_close_matches(name.split(".")[-1], known, n=1, cutoff=_SIMILAR)
-            if near:
-                raise ValueError(f"There is no setting {name}: did you mean {known[near[0]]}?")
+            if near := _misspelt(name.split(".")[-1], known):
+                raise ValueError(f"There is no setting {name}: did you mean {known[near]}?")
         return unread
 
     def _all(self, name: str) -> list[Any]:
@@ -174,7 +172,8 @@ class Settings:
 
     def _get(self, name: str) -> Any:
         self._read.add(name)
-        found = {key: value for key, value in self._values.items() if _ends(key, name)}
+        keys = [name] if name in self._values else [k for k in self._values if _ends(k, name)]
+        found = {key: self._values[key] for key in keys}
         if len({repr(value) for value in found.values()}) > 1:
             first, second = list(found)[:2]
             raise ValueError(f"{name} is given twice, as {first} and {second}: leave one out.")
@@ -262,6 +261,17 @@ def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _ends(key: str, name: str) -> bool:
     return f".{key}".endswith(f".{name}")
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower().replace("-", "_")
+
+
+def _misspelt(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that differs by a letter, or in long words by two."""
+    cutoff = max(0.8, 1 - 2.01 / max(len(word), 1))  # difflib's ratio
+    near = get_close_matches(word, known, n=1, cutoff=cutoff)
+    return near[0] if near else None
 
 
 def _number(value: Any) -> float:

@@ -135,10 +135,10 @@ class DeclaredModel(Diagnostic):
 
 class DeclaredResolution(Diagnostic):
     sentence = (
-        "The time shift depends on the resolution, {resolution} here: give --resolution for "
-        "another."
+        "The time shift depends on the resolution, {resolution} here: give --{setting} for another."
     )
     resolution: str
+    setting: str = "resolution"
 
 
 class RoundedTimes(Diagnostic):
