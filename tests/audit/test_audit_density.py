@@ -122,6 +122,30 @@ def test_a_table_is_exact(num_steps):
     assert np.abs(density.log_p - true)[inner].max() < max(2e-3, 150 / num_steps**2)
 
 
+def karras(num, rho):
+    return np.linspace(80.0 ** (1 / rho), 0.002 ** (1 / rho), num) ** rho
+
+
+def ddpm(betas):
+    alpha_bar = np.cumprod(1 - betas)
+    return np.sqrt((1 - alpha_bar) / alpha_bar)
+
+
+TABLES = [  # noise levels sigma/alpha, and the schedule of many steps
+    (karras(18, 7), schedules.EDMSampling(rho=7.0), 0.1),
+    (ddpm(np.linspace(1e-3, 0.2, 50)), schedules.DDPM(), 0.0),
+    (ddpm(np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)[:500], schedules.StableDiffusion(), 0),
+]
+
+
+@pytest.mark.parametrize(("sigma", "schedule", "tolerance"), TABLES, ids=repr)
+def test_a_short_table_has_the_name_of_its_schedule(sigma, schedule, tolerance):
+    _, density = estimate(np.random.default_rng(0).choice(-2 * np.log(sigma), 20_000))
+    named = density.schedule
+    assert (density.kind, type(named)) == ("table", type(schedule))
+    assert abs(getattr(named, "rho", 0) - getattr(schedule, "rho", 0)) <= tolerance
+
+
 def test_a_table_of_unequal_steps_has_its_spacing_exact_and_its_probabilities_smooth():
     table = np.linspace(-9, 7, 1000) + 0.3 * np.sin(np.linspace(-9, 7, 1000))
     probability = 1 + 0.8 * np.cos(np.linspace(0, np.pi, 1000))

@@ -17,7 +17,7 @@ of $x$, also where that of the audit refers to scaled data.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
+from scipy.special import expit, log_expit
 from torch import Tensor
 
 from elbos.audit.arguments import Arguments, Slot, has_rows
@@ -32,7 +33,6 @@ from elbos.audit.diagnostics import Encoded, InputPerturbation
 from elbos.audit.measure import Samples
 from elbos.base.arrays import Array
 from elbos.theory.parameterizations import EDM, Parameterization, Score, V
-from elbos.theory.process import alpha_sigma
 
 _Formula = Callable[[Float[Array, " n"]], Float[Array, " n"]]
 
@@ -46,28 +46,17 @@ _MIN_RANGE = 5  # of log-SNR: what formulas have to fit to be used beyond the sa
 _EPS = 4 * 6e-8  # rounding of an argument of the network, in float32
 
 
-def _ones(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-    return np.ones_like(logsnr)
-
-
-def _log_alpha(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-    return np.asarray(alpha_sigma(torch.from_numpy(logsnr))[0].log())
-
-
-def _sigma_tilde(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-    return np.exp(-logsnr / 2)
-
-
-def _flow_time(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-    return 1 / (1 + np.exp(logsnr / 2))
-
-
-def _angle(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-    return np.arctan(np.exp(-logsnr / 2))  # of the cosine schedule
-
-
-def _log_flow_alpha(logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-    return -np.logaddexp(0, -logsnr / 2)
+_TIMES: list[_Formula] = [  # log-SNR, sigma/alpha, time of rectified flow, angle of the cosine
+    lambda logsnr: logsnr,
+    lambda logsnr: np.exp(-logsnr / 2),
+    lambda logsnr: expit(-logsnr / 2),
+    lambda logsnr: np.arctan(np.exp(-logsnr / 2)),
+]
+_LOG_ALPHAS: list[_Formula] = [  # variance exploding, variance preserving, rectified flow
+    np.ones_like,
+    lambda logsnr: log_expit(logsnr) / 2,
+    lambda logsnr: log_expit(logsnr / 2),
+]
 
 
 @dataclass(frozen=True)
@@ -88,7 +77,7 @@ class Curve:
         cls,
         logsnr: Float[Array, " k"],
         values: Float[Array, " k"],
-        formulas: Sequence[_Formula],
+        formulas: Iterable[_Formula],
         unit: Float[Array, " k"],
         rounding: Float[Array, " k"],
     ) -> "Curve":
@@ -106,7 +95,7 @@ class Curve:
         """
         admitted = _MAX_ERROR * unit + rounding
         for formula in formulas:
-            basis = np.stack([formula(logsnr), _ones(logsnr)], 1) / admitted[:, None]
+            basis = np.stack([formula(logsnr), np.ones_like(logsnr)], 1) / admitted[:, None]
             (factor, constant), *_ = np.linalg.lstsq(basis, values / admitted, rcond=None)
             left = np.abs(factor * formula(logsnr) + constant - values)
             if (left < admitted).all():
@@ -233,7 +222,7 @@ class Convention:
         if sigma_data:
             targets.append(EDM(sigma_data=sigma_data))
         of_a, of_b = (
-            [_ones, *(scaled(_coefficient(target, i)) for target in targets)] for i in (0, 1)
+            [np.ones_like, *(scaled(_coefficient(target, i)) for target in targets)] for i in (0, 1)
         )
         curves = {}
         for slot in times:
@@ -244,9 +233,8 @@ class Convention:
                 continue
             slope = np.abs(np.gradient(values, at)).clip(1e-12)
             error = rounding * slope + _EPS * np.abs(values)
-            formulas = [lambda one: one, _sigma_tilde, scaled(_flow_time), scaled(_angle)]
-            curves[slot] = Curve.fitted(at, values, formulas, slope, error)
-        log_alphas = [_ones, scaled(_log_alpha), scaled(_log_flow_alpha)]
+            curves[slot] = Curve.fitted(at, values, map(scaled, _TIMES), slope, error)
+        log_alphas = [*map(scaled, _LOG_ALPHAS)]
         if sigma_data:
             variance = sigma_data**2
             log_alphas.append(scaled(lambda one: -np.log(variance + np.exp(-one)) / 2))
@@ -262,7 +250,7 @@ class Convention:
         ]
         log_alpha = column(samples.alpha.log())[knots]
         found = cls(
-            log_alpha=Curve.fitted(at, log_alpha, log_alphas, _ones(at), rounding),
+            log_alpha=Curve.fitted(at, log_alpha, log_alphas, np.ones_like(at), rounding),
             a=Curve.fitted(at, a, of_a, size, rounding * size),
             b=Curve.fitted(at, b, of_b, size, rounding * size),
             times=curves,

@@ -210,26 +210,6 @@ def is_central(log_p: Float[Array, " g"], tail: float) -> NDArray[np.bool_]:
     return np.asarray((below > tail * below[-1]) & (below < (1 - tail) * below[-1]))
 
 
-@dataclass(frozen=True)
-class SmoothDensity:
-    """Density of log-SNR whose logarithm is a spline."""
-
-    spline: Splines  # the log-probabilities of the bins
-    width: float  # of a bin
-
-    @classmethod
-    def fit(cls, logsnr: Float[Array, " n"], block: Float[Array, " n"]) -> "SmoothDensity":
-        edges = np.linspace(logsnr.min(), logsnr.max(), _NUM_BINS + 1)
-        counts = counts_by_block(np.searchsorted(edges[1:-1], logsnr), block, _NUM_BINS)
-        return cls(Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts), edges[1] - edges[0])
-
-    def log_p(self, logsnr: Array) -> Array:
-        return np.asarray(self.spline(logsnr) - np.log(self.width))
-
-    def covariance(self, logsnr: Array) -> Array:
-        return self.spline.covariance(logsnr)
-
-
 def counts_by_block(
     place: NDArray[np.int64], block: Float[Array, " n"], num_places: int
 ) -> Float[Array, "r m"]:

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from elbos.audit.curves import SmoothDensity
-from elbos.audit.families import named_schedule, schedule_of_shape
+from elbos.audit.curves import Splines, counts_by_block
+from elbos.audit.families import schedule_of_shape
 from elbos.audit.levels import Levels, Table, table_log_density
 from elbos.audit.quantiles import DecidingDraw, StepCurve, inverse_cdf_density
 from elbos.base.arrays import Array
@@ -35,6 +35,7 @@ from elbos.theory.schedules import Schedule
 _MAX_ERROR_TO_NAME = 0.05  # mean error up to which a curve distinguishes schedules
 _MAX_ERROR_TO_REPLACE = 0.02  # mean error up to which a published schedule replaces the curve
 _NUM_IN_TAILS = 1024
+_NUM_BINS = 1024
 _MAX_BISECTIONS = 12
 
 
@@ -120,8 +121,7 @@ class Evidence:
             density = Density("smooth", log_p, table.covariance(grid), is_fitted=True)
             density = replace(density, num_steps=len(table), spacing_error=spacing)
         else:
-            smooth = SmoothDensity.fit(self.levels.logsnr, self.levels.block)
-            density = Density("smooth", smooth.log_p(grid), smooth.covariance(grid), is_fitted=True)
+            density = _of_bins(self.levels, grid)
         return _named(density, self.levels.logsnr, grid)
 
     def _of_draw(self, grid: Float[Array, " g"]) -> Density | None:
@@ -148,10 +148,18 @@ class Evidence:
         return _named(density, levels.logsnr, grid)
 
 
+def _of_bins(levels: Levels, grid: Float[Array, " g"]) -> Density:
+    edges = np.linspace(levels.logsnr.min(), levels.logsnr.max(), _NUM_BINS + 1)
+    counts = counts_by_block(np.searchsorted(edges[1:-1], levels.logsnr), levels.block, _NUM_BINS)
+    spline = Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts)
+    log_p = spline(grid) - np.log(edges[1] - edges[0])
+    return Density("smooth", log_p, spline.covariance(grid), is_fitted=True)
+
+
 def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:
-    name = named_schedule(table.levels)
     log_probability = np.full(len(table.levels), -np.log(len(table)))
     log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
+    name, _ = schedule_of_shape(grid, log_p, spacing, table.levels, is_table=True)
     exact = np.zeros((len(grid), len(grid)))
     return Density("table", log_p, exact, name, len(table), spacing_error=spacing)
 

@@ -6,6 +6,7 @@ with $\bar p$ the mean of the two densities of noise levels: 0.02 is a differenc
 factor makes no difference.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -55,11 +56,17 @@ class Distance(NamedTuple):
             np.interp(levels, audit.logsnr.numpy(), audit.weight_error.numpy()) ** 2
             for audit in (one, other)
         )
-        value = float(np.sqrt((p * log_ratio**2).sum()))
-        return cls(
-            value if np.isfinite(log_ratio).all() else float("inf"),
-            float(np.sqrt((p * variance).sum())),
-        )
+        return cls(spread(log_ratio, p), float(np.sqrt((p * variance).sum())))
+
+
+def spread(log_ratio: Float[Array, " g"], p: Float[Array, " g"]) -> float:
+    """Compute the standard deviation of a log-ratio under probabilities.
+
+    Infinity if the ratio is 0 or infinite at a grid point.
+    """
+    if not np.isfinite(log_ratio).all():
+        return math.inf
+    return float(np.sqrt((p * (log_ratio - (p * log_ratio).sum()) ** 2).sum()))
 
 
 def log_ratio_of(
@@ -68,17 +75,24 @@ def log_ratio_of(
     r"""Compute the log-ratio of the weightings of two losses.
 
     Returns log-SNR, $\log w_1 - \log w_2$ (with mean 0) and probability; empty arrays if the losses
-    share no noise levels.
+    share no noise levels. The ratio is 1 where both are 0, and infinite or 0 where one is.
     """
     levels = common_levels([one, other])
+    if not len(levels):
+        return levels, levels, levels
     logs, p = [], np.zeros(len(levels))
     for audit in (one, other):
         grid = audit.logsnr.numpy()
-        logs.append(PchipInterpolator(grid, getattr(audit, curve).log().numpy())(levels))
+        log = getattr(audit, curve).log().numpy()
+        known = np.isfinite(log)
+        interpolated = PchipInterpolator(grid[known], log[known])(levels)
+        logs.append(np.where(np.interp(levels, grid, known) == 1, interpolated, -np.inf))
         p += np.interp(levels, grid, audit.density.numpy())
-    p /= p.sum() if len(p) else 1.0
-    log_ratio = logs[0] - logs[1]
-    return levels, log_ratio - (p * log_ratio).sum(), p
+    p /= p.sum()
+    with np.errstate(invalid="ignore"):
+        log_ratio = np.where(logs[0] == logs[1], 0.0, logs[0] - logs[1])
+    known = np.isfinite(log_ratio)
+    return levels, log_ratio - (p * log_ratio)[known].sum() / p[known].sum(), p
 
 
 def common_levels(audits: Sequence[Curves]) -> Float[Array, " g"]:

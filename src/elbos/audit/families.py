@@ -1,24 +1,24 @@
 r"""Parametric families of schedules, and the named schedule that fits measured noise levels.
 
 Given an estimated density (`density`), a schedule of a published recipe, or with fitted parameters,
-is named if its density has the same shape within the errors of the estimate. The equally likely
-levels of a table are quantiles of a schedule: families are fitted by maximum likelihood, and the
-best Bayesian information criterion decides; a published schedule of the same type is preferred.
+is named if its density has the same shape within the errors of the estimate; a published one, and
+then one with fewer parameters, is preferred. The density of a table of equally likely levels
+follows from their spacing.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.optimize import minimize
-from torch import Tensor
 
 from elbos.audit.curves import is_central
+from elbos.audit.distance import spread
 from elbos.base.arrays import Array
 from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import (
@@ -37,9 +37,8 @@ T = TypeVar("T")
 
 _FIRST_STEP = 0.1  # of a parameter from 0; SciPy's default is too small
 _MAX_PARAMETER = 20.0  # of a mean log-SNR or log-scale; larger is implausible
-_TABLE_TOLERANCE = 0.01  # of the distribution function
-_FAR = 0.1  # difference of the distribution functions above which a family is skipped
 _TAIL = 5e-4  # share of the samples at either end that is not compared
+_SAME_TABLE = 0.08  # of the log-density: published densities are limits of many steps
 _SHAPE_ERROR = 5e-4  # of a log-density, by rounding
 
 
@@ -131,68 +130,21 @@ def _published() -> list[Schedule]:
     return [schedule for schedule in schedules if not isinstance(schedule, Linear)]
 
 
-_FITTED = (Linear, StableDiffusion, Cosine, Flow, Normal, Laplace, DDPM, EDMSampling)
-_FIXED: list[_Family] = [  # published schedules without parameters to fit
-    _Family(partial(dataclasses.replace, schedule), lambda _: [])
-    for schedule in _published()
-    if not isinstance(schedule, _FITTED)
-]
-
-
-@dataclass(frozen=True)
-class _Levels:
-    logsnr: Array
-
-    @cached_property
-    def ends(self) -> dict[str, float]:
-        low, high, num = float(self.logsnr.min()), float(self.logsnr.max()), len(self.logsnr)
-        pad = 0.0 if num < 2 else (high - low) / num
-        return {"logsnr_min": low - pad, "logsnr_max": high + pad}
-
-    @cached_property
-    def quantiles(self) -> Tensor:
-        return torch.from_numpy(np.quantile(self.logsnr, (np.arange(2000) + 0.5) / 2000))
-
-
-@dataclass(frozen=True)
-class _Fit:
-    family: _Family
-    levels: _Levels
-
-    @cached_property
-    def start(self) -> list[float]:
-        return self.family.start(self.levels.logsnr)
-
-    @cached_property
-    def rough(self) -> list[float]:
-        return fit_family(self.schedule, self.start, self._surprise, xatol=0.1, fatol=1e-2)
-
-    @cached_property
-    def theta(self) -> list[float]:
-        return fit_family(self.schedule, self.rough, self._surprise, xatol=1e-6, fatol=1e-8)
-
-    def _surprise(self, schedule: Schedule) -> float:
-        return -schedule.log_density(self.levels.quantiles).mean().item()
-
-    def schedule(self, *theta: float) -> Schedule:
-        return self.family.build(*theta, **self.levels.ends)
-
-    def nearest(self, distance: Callable[[Schedule], float]) -> Schedule | None:
-        theta = fit_family(self.schedule, self.rough, distance, xatol=1e-6, fatol=1e-14)
-        return self.schedule(*theta) if max(map(abs, theta), default=0) < _MAX_PARAMETER else None
-
-
 def schedule_of_shape(
     grid: Float[Array, " g"],
     log_p: Float[Array, " g"],
     error: Float[Array, " g"],
     logsnr: Float[Array, " n"],
+    *,
+    is_table: bool = False,
 ) -> tuple[Schedule | None, bool]:
     """Find the noise schedule that matches an estimated log-density.
 
     Also returns True if the schedule has no fitted shape parameter.
     """
-    is_drawn = is_central(log_p, _TAIL)  # the loss itself rounds in the tails
+    # the loss itself rounds in the tails, and the ends of a table are off its limit
+    is_drawn = is_central(log_p, max(_TAIL, 2.5 / len(logsnr)) if is_table else _TAIL)
+    p = is_drawn * np.exp(log_p - log_p.max())
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)
 
     def residual(schedule: Schedule) -> Array:
@@ -203,54 +155,30 @@ def schedule_of_shape(
         return float((weight * residual(schedule) ** 2).sum() / weight.sum())
 
     def has_shape(schedule: Schedule) -> bool:
+        if is_table:
+            return spread(residual(schedule), p / p.sum()) < _SAME_TABLE
         return bool((np.abs(residual(schedule)) < 5 * (error + _SHAPE_ERROR))[is_drawn].all())
 
-    levels = _Levels(logsnr)
-    fits = [_Fit(family, levels) for family in _FAMILIES]
-    published = (dataclasses.replace(s, **levels.ends) for s in _published())
-    exact = [*published, *(fit.schedule() for fit in fits if not fit.start)]
+    low, high, num = float(logsnr.min()), float(logsnr.max()), len(logsnr)
+    pad = 0.0 if num < 2 else (high - low) / num
+    ends = {"logsnr_min": low - pad, "logsnr_max": high + pad}
+
+    def fitted(family: _Family) -> Schedule | None:
+        build = partial(family.build, **ends)
+        theta = fit_family(build, family.start(logsnr), distance, xatol=1e-6, fatol=1e-14)
+        return build(*theta) if max(map(abs, theta), default=0) < _MAX_PARAMETER else None
+
+    exact = [dataclasses.replace(schedule, **ends) for schedule in _published()]
+    exact += [family.build(**ends) for family in _FAMILIES if not family.start(logsnr)]
     exact = [schedule for schedule in exact if has_shape(schedule)]
     if exact:
         return _with_default_ends(min(exact, key=distance), len(logsnr)), True
-    nearest = ((len(fit.start), fit.nearest(distance)) for fit in fits if fit.start)
+    nearest = ((len(f.start(logsnr)), fitted(f)) for f in _FAMILIES if f.start(logsnr))
     fitting = [(num, s) for num, s in nearest if s is not None and has_shape(s)]
     if not fitting:
         return None, False
     _, best = min(fitting, key=lambda candidate: (candidate[0], distance(candidate[1])))
     return _with_default_ends(best, len(logsnr)), False
-
-
-def named_schedule(logsnr: Float[Array, " n"]) -> Schedule | None:
-    """Find the noise schedule that matches a table of noise levels."""
-    num, levels = len(logsnr), _Levels(logsnr)
-    tolerance = max(2.5 / num, _TABLE_TOLERANCE)
-    fitting: list[tuple[float, Schedule]] = []
-    for family in [*_FAMILIES, *_FIXED]:
-        fit = _Fit(family, levels)
-        try:
-            if _kolmogorov(fit.schedule(*fit.rough), logsnr) > _FAR:
-                continue
-            schedule = fit.schedule(*fit.theta)
-        except (ValueError, OverflowError):
-            continue
-        if _kolmogorov(schedule, logsnr) < tolerance:
-            penalty = len(fit.theta) * np.log(num) / 2
-            likelihood = schedule.log_density(torch.from_numpy(logsnr)).sum().item()
-            fitting.append((likelihood - penalty, schedule))
-    if not fitting:
-        return None
-    _, schedule = max(fitting, key=lambda item: item[0])
-    alike = [s for s in _published() if type(s) is type(schedule)]
-    cuts = (dataclasses.replace(s, **levels.ends) for s in alike)
-    published = (cut for cut in cuts if _kolmogorov(cut, logsnr) < tolerance)
-    return _with_default_ends(next(published, schedule), num)
-
-
-def _kolmogorov(schedule: Schedule, logsnr: Array) -> float:
-    ordered = np.sort(logsnr)
-    below = 1 - schedule.time(torch.from_numpy(ordered)).numpy()
-    rank = np.arange(len(ordered)) / len(ordered)
-    return float(max((below - rank).max(), (rank + 1 / len(ordered) - below).max()))
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:

@@ -27,6 +27,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from elbos.audit.distance import spread
 from elbos.audit.families import fit_family
 from elbos.base.arrays import Array
 from elbos.base.codec import parse
@@ -101,17 +102,6 @@ def prediction_of(
     return Prediction(None)
 
 
-def distance(log_w: Array, log_v: Array, p: Array) -> float:
-    """Compute the standard deviation of `log_w - log_v` under the probabilities `p`.
-
-    Infinity if either function is infinite at a grid point.
-    """
-    difference = log_w - log_v
-    if not np.isfinite(difference).all():
-        return math.inf
-    return float(np.sqrt((p * (difference - (p * difference).sum()) ** 2).sum()))
-
-
 @dataclasses.dataclass(frozen=True)
 class _Family:
     build: Callable[..., Weighting]
@@ -161,11 +151,11 @@ def nearest_weightings(
             return np.asarray(np.log(weighting(levels).numpy()))
 
     def distance_of(weighting: Weighting) -> float:
-        return distance(log_w, curve(weighting), p)
+        return spread(log_w - curve(weighting), p)
 
     def candidates(some: Iterable[Weighting], least: float) -> list[_Candidate]:
         curves = ((w, curve(w)) for w in some)
-        found = [_Candidate(distance(log_w, log_v, p), w, log_v, least) for w, log_v in curves]
+        found = [_Candidate(spread(log_w - log_v, p), w, log_v, least) for w, log_v in curves]
         return sorted(found, key=attrgetter("distance"))
 
     published = sorted({recipe.closed_form for recipe in RECIPES.values()}, key=repr)
@@ -186,9 +176,7 @@ def nearest_weightings(
     for one in found:  # keep one name per curve, published names first
         # curves at different distances are at least the difference apart
         alike = (v.log_v for v in named if abs(one.distance - v.distance) <= one.least)
-        if math.isfinite(one.distance) and all(
-            distance(one.log_v, v, p) > one.least for v in alike
-        ):
+        if math.isfinite(one.distance) and all(spread(one.log_v - v, p) > one.least for v in alike):
             named.append(one)
     named.sort(key=attrgetter("distance"))
     return [Nearest(code(one.weighting), one.distance) for one in named]
@@ -247,7 +235,7 @@ def fit_formula(
         return math.inf, 1.0
 
     def distance_at(g: float) -> float:
-        return distance(log_c, _log_value(formula, snr, g), p)
+        return spread(log_c - _log_value(formula, snr, g), p)
 
     if not re.search(r"\bg\b", formula):
         return distance_at(1.0), 1.0

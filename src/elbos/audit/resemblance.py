@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from elbos.audit.matching import MIN_GAIN, SAME, distance, fit_formula, prediction_of
+from elbos.audit.distance import spread
+from elbos.audit.matching import MIN_GAIN, SAME, fit_formula, prediction_of
 from elbos.audit.scales import BUT_FOR
 from elbos.base.arrays import Array
 from elbos.theory.names import code
@@ -196,7 +197,7 @@ class LossCurves:
         if (self.p * kept).sum() < 0.99:  # some noise levels are beyond the ends of the schedule
             return False
         p = self.p[kept] / self.p[kept].sum()
-        return distance(self.log_p[kept], log_q[kept], p) < _SAME_DENSITY[self.density_kind]
+        return spread((self.log_p - log_q)[kept], p) < _SAME_DENSITY[self.density_kind]
 
 
 def published_recipe(loss: LossCurves) -> str | None:
@@ -209,7 +210,7 @@ def published_recipe(loss: LossCurves) -> str | None:
         if loss.has_density(recipe.schedule):
             coefficient = recipe.coefficient(levels).log()
             per_error = recipe.parameterization.eps_error_per_error(levels).log()
-            d = distance(log_k, (coefficient - per_error).numpy(), used)
+            d = spread(log_k - (coefficient - per_error).numpy(), used)
             if d < SAME:
                 kind = type(recipe.parameterization).__name__.lower()
                 found[name] = kind != loss.prediction, d

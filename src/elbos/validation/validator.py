@@ -216,9 +216,9 @@ class Validator(Typed):
                 number = len(rounds)
                 logsnr = self._logsnr(len(self), number, ROUND_TIMES)
                 rounds.append(self._round(execution, f"round-{number + 1}", number, logsnr))
-                result = self._result(rounds)
                 if len(rounds) * ROUND_TIMES < self.num_evaluations:
                     continue
+                result = self._result(rounds)
                 if len(rounds) >= MAX_ROUNDS or result.nats.is_enough(target):
                     break
         if target_se is not None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from elbos.theory import schedules, weightings
 from elbos.theory.parameterizations import EDM, Eps, Score, V, X
-from elbos.theory.recipes.recipe import Recipe, exact, one
+from elbos.theory.recipes.recipe import Recipe, exact
 from elbos.theory.schedules import Cosine, Linear
 
 _VDMPP = "Kingma & Gao (2023), https://arxiv.org/abs/2303.00848"
@@ -48,7 +48,6 @@ DIFFUSION: dict[str, Recipe] = {
         title="eps-loss with log-SNR linear in time",
         schedule=Linear(),
         parameterization=Eps(),
-        coefficient=one,
         closed_form=weightings.ELBO(),
         reference="Kingma et al. (2021), https://arxiv.org/abs/2107.00630",
     ),
@@ -56,7 +55,6 @@ DIFFUSION: dict[str, Recipe] = {
         title="improved DDPM: eps-loss on the cosine schedule",
         schedule=Cosine(),
         parameterization=Eps(),
-        coefficient=one,
         closed_form=weightings.IDDPM(),
         reference="Nichol & Dhariwal (2021), https://arxiv.org/abs/2102.09672",
     ),
@@ -64,7 +62,6 @@ DIFFUSION: dict[str, Recipe] = {
         title="DDPM: eps-loss on the linear-beta schedule",
         schedule=schedules.DDPM(),
         parameterization=Eps(),
-        coefficient=one,
         closed_form=weightings.DDPM(),
         reference="Ho et al. (2020), https://arxiv.org/abs/2006.11239",
     ),
@@ -90,7 +87,6 @@ DIFFUSION: dict[str, Recipe] = {
         title="v-loss on the cosine schedule",
         schedule=Cosine(),
         parameterization=V(),
-        coefficient=one,
         closed_form=weightings.Exponential(),
         reference=_DISTILLATION,
     ),
@@ -170,7 +166,6 @@ DIFFUSION: dict[str, Recipe] = {
         title="v-loss with Laplace(0, 0.5) log-SNR",
         schedule=schedules.Laplace(),
         parameterization=V(),
-        coefficient=one,
         closed_form=weightings.Laplace(),
         reference="Hang & Gu (2024), https://arxiv.org/abs/2407.03297",
     ),

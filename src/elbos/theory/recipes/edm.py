@@ -2,7 +2,7 @@ r"""EDM's family: $\ln\tilde\sigma \sim \mathcal N(P_\mathrm{mean}, P_\mathrm{st
 
 from elbos.theory import weightings
 from elbos.theory.parameterizations import EDM
-from elbos.theory.recipes.recipe import Recipe, exact, one
+from elbos.theory.recipes.recipe import Recipe, exact
 from elbos.theory.schedules import Normal
 
 _EDM2 = "Karras et al. (2024), https://arxiv.org/abs/2312.02696"
@@ -17,26 +17,17 @@ def _edm(title: str, p_mean: float, p_std: float, sigma_data: float, reference: 
         title=title,
         schedule=Normal.edm(p_mean=p_mean, p_std=p_std),
         parameterization=EDM(sigma_data=sigma_data),
-        coefficient=one,
         closed_form=weightings.EDM(mean=-2 * p_mean, std=2 * p_std, sigma_data=sigma_data),
         reference=reference,
     )
 
 
 EDMS: dict[str, Recipe] = {
-    "edm": Recipe(
-        title="EDM",
-        schedule=Normal.edm(),
-        parameterization=EDM(),
-        coefficient=one,
-        closed_form=weightings.EDM(),
-        reference="Karras et al. (2022), https://arxiv.org/abs/2206.00364",
-    ),
+    "edm": _edm("EDM", -1.2, 1.2, 0.5, "Karras et al. (2022), https://arxiv.org/abs/2206.00364"),
     "edm2": Recipe(
         title="EDM2 on latents, before its learned factor",
         schedule=Normal.edm(p_mean=-0.4, p_std=1.0),
         parameterization=EDM(),
-        coefficient=one,
         closed_form=weightings.EDM2(),
         reference=_EDM2,
     ),
@@ -44,7 +35,6 @@ EDMS: dict[str, Recipe] = {
         title="EDM2 on ImageNet-64 pixels, before its learned factor",
         schedule=Normal.edm(p_mean=-0.8, p_std=1.6),
         parameterization=EDM(),
-        coefficient=one,
         closed_form=weightings.EDM2(mean=1.6, std=3.2),
         reference=_EDM2,
     ),

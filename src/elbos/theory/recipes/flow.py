@@ -9,7 +9,7 @@ from torch import Tensor
 
 from elbos.theory import schedules, weightings
 from elbos.theory.parameterizations import Eps, Flow, X
-from elbos.theory.recipes.recipe import Recipe, one
+from elbos.theory.recipes.recipe import Recipe
 from elbos.theory.schedules import Beta, Cosine, FlowTimes, Mixture, Mode, Normal, Schedule, UShape
 from elbos.theory.weightings import Weighting
 
@@ -25,7 +25,7 @@ def _velocity(
     schedule: Schedule,
     closed_form: Weighting,
     reference: str,
-    coefficient: Callable[[Tensor], Tensor] = one,
+    coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
 ) -> Recipe:
     return Recipe(
         title=title,
@@ -99,13 +99,10 @@ _THREE = (
 )
 
 FLOW: dict[str, Recipe] = {
-    "flow": Recipe(
-        title="flow matching on the OT path, uniform times",
-        schedule=schedules.Flow(),
-        parameterization=Flow(),
-        coefficient=one,
-        closed_form=weightings.Exponential(),
-        reference="Lipman et al. (2023), https://arxiv.org/abs/2210.02747",
+    "flow": _velocity(
+        "flow matching on the OT path, uniform times",
+        *(schedules.Flow(), weightings.Exponential()),
+        "Lipman et al. (2023), https://arxiv.org/abs/2210.02747",
     ),
     "sit-velocity": _velocity(
         "SiT, linear path, velocity loss", schedules.Flow(), weightings.Exponential(), _SIT
@@ -119,7 +116,6 @@ FLOW: dict[str, Recipe] = {
         title="eps-loss on the flow path, uniform times",
         schedule=schedules.Flow(),
         parameterization=Eps(),
-        coefficient=one,
         closed_form=weightings.BetaFlow(a=1.0, b=3.0),
         reference=_TRAINERS,
     ),
@@ -127,7 +123,6 @@ FLOW: dict[str, Recipe] = {
         title="inversion by direct iteration: x-loss on the flow path",
         schedule=schedules.Flow(),
         parameterization=X(),
-        coefficient=one,
         closed_form=weightings.InDI(),
         reference="Delbracio & Milanfar (2023), https://arxiv.org/abs/2303.11435",
     ),
@@ -163,13 +158,8 @@ FLOW: dict[str, Recipe] = {
         Mixture(schedules=_THREE, shares=(0.79, 0.11, 0.1)),
         *(weightings.NormalMixtureFlow(), _TRAINERS),
     ),
-    "sd3-cosmap": Recipe(
-        title="flow matching with the cosine schedule's times",
-        schedule=Cosine(),
-        parameterization=Flow(),
-        coefficient=one,
-        closed_form=weightings.CosMap(),
-        reference=_SD3,
+    "sd3-cosmap": _velocity(
+        "flow matching with the cosine schedule's times", Cosine(), weightings.CosMap(), _SD3
     ),
     "cosmap-weight": _velocity(
         "flow matching, uniform times, weighted as the cosine schedule's times",

@@ -24,7 +24,7 @@ class Recipe:
         title: The method, in a few words.
         schedule: The distribution $p$ of log-SNR in training.
         parameterization: The prediction type of the network output $y$.
-        coefficient: $c(\lambda)$, the factor of $\|\hat y - y\|^2$ in the loss.
+        coefficient: $c(\lambda)$, the factor of $\|\hat y - y\|^2$ in the loss. Default: 1.
         closed_form: The implied weighting, up to a constant.
         reference: Publication of the method, or the origin of its settings, such as "as set by
             trainers".
@@ -33,7 +33,7 @@ class Recipe:
     title: str
     schedule: Schedule
     parameterization: Parameterization
-    coefficient: Callable[[Tensor], Tensor]
+    coefficient: Callable[[Tensor], Tensor] = torch.ones_like
     closed_form: Weighting
     reference: str
 
@@ -59,7 +59,3 @@ def exact(
         * torch.exp(-schedule.log_density(logsnr))
         * parameterization.eps_error_per_error(logsnr)
     )
-
-
-def one(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    return torch.ones_like(logsnr)

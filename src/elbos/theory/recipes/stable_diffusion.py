@@ -4,7 +4,7 @@ import torch
 
 from elbos.theory import weightings
 from elbos.theory.parameterizations import Eps, V
-from elbos.theory.recipes.recipe import Recipe, one
+from elbos.theory.recipes.recipe import Recipe
 from elbos.theory.schedules import StableDiffusion, ZeroTerminal
 
 _MIN_SNR = "Hang et al. (2023), https://arxiv.org/abs/2303.09556 (as set by trainers)"
@@ -15,7 +15,6 @@ def _zero_terminal_v(title: str, snr_shift: float) -> Recipe:
         title=f"{title}: v-loss on the scaled-linear schedule with zero terminal SNR",
         schedule=ZeroTerminal(inner=StableDiffusion(), snr_shift=snr_shift),
         parameterization=V(),
-        coefficient=one,
         closed_form=weightings.ZeroTerminalV(snr_shift=snr_shift),
         reference="Yang et al. (2024), https://arxiv.org/abs/2408.06072",
     )
@@ -26,7 +25,6 @@ STABLE_DIFFUSION: dict[str, Recipe] = {
         title="Stable Diffusion 1, XL: eps-loss on the scaled-linear schedule",
         schedule=StableDiffusion(),
         parameterization=Eps(),
-        coefficient=one,
         closed_form=weightings.StableDiffusion(),
         reference="Rombach et al. (2022), https://arxiv.org/abs/2112.10752",
     ),
@@ -34,7 +32,6 @@ STABLE_DIFFUSION: dict[str, Recipe] = {
         title="Stable Diffusion 2: v-loss on the scaled-linear schedule",
         schedule=StableDiffusion(),
         parameterization=V(),
-        coefficient=one,
         closed_form=weightings.StableDiffusionV(),
         reference="Salimans & Ho (2022), https://arxiv.org/abs/2202.00512",
     ),
