@@ -382,6 +382,7 @@ REFUSED: dict[str, Any] = {
         "objective": replace(OBJECTIVE, schedule=schedules.Cosine(**ENDS))}),
     "samples of no numbers": ("number", lambda: {"dataset": torch.zeros(8, 0)}),
     "more than all conditions": ("cond_dropout is 2", lambda: {"cond_dropout": 2}),
+    "all conditions": ("cond_dropout is 1", lambda: {"cond_dropout": 1}),
     "samples that are numbers": ("number", lambda: {"dataset": torch.zeros(8)}),
     "samples of several shapes": ("validation.*shape",
         lambda: {"dataset": torch.zeros(8, 2), "validation": [torch.zeros(2), torch.zeros(3)]}),
@@ -477,6 +478,17 @@ def test_a_network_copied_during_a_fit_is_as_any_other(tmp_path: Path) -> None:
     fit(network, Points(), OBJECTIVE, run=tmp_path / "run", **settings)
     layer = pickle.loads(copies[0]).dropout  # noqa: S301
     assert vars(layer).keys() == vars(network.dropout).keys() == vars(nn.Dropout()).keys()
+
+
+def test_a_schedule_that_has_learned_starts_anew(tmp_path: Path) -> None:
+    """What it has learned is in no file, so that the run could not be resumed."""
+    schedule = Adaptive(**ENDS)
+    logsnr = schedule.sample(64)
+    schedule.update(logsnr, logsnr.sigmoid())
+    for name, objective in (("a", replace(OBJECTIVE, schedule=schedule)), ("b", OBJECTIVE)):
+        fit(new_net(), Points(), objective, run=tmp_path / name, **SETTINGS)
+    assert_same(tmp_path / "a", tmp_path / "b")
+    assert schedule.state_dict()["count"].sum() == 64
 
 
 def test_latents_are_not_bounded(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def fit(
             run checks on 16 samples that the dataset is the same, unless it augments with other
             random numbers.
         objective: Weighting, schedule and prediction type. A weighting given as a function is
-            tabulated at 2,001 points.
+            tabulated at 2,001 points; an adaptive schedule starts uniform, whatever it has learned.
         run: The run directory, created if missing.
         num_images: Length of the training in images, counted with repetition.
         batch_size: Images per step, summed over all processes.
@@ -110,8 +110,8 @@ def fit(
             validation.
         num_levels: The number $K$ of values $2k/(K-1) - 1$ of discrete data, 256 for 8-bit images,
             so that the likelihood is that of pixel values. Default: continuous data.
-        cond_dropout: Probability of replacing a condition by `null_cond`, for classifier-free
-            guidance. Default: 0.
+        cond_dropout: Probability of replacing a condition by `null_cond`, below 1, for
+            classifier-free guidance. Default: 0.
         null_cond: The null (unconditional) condition of one sample, in a batch of one, `[1, ...]`:
             a label beyond the classes, or the embedding of an empty text. Required for
             `cond_dropout`.
@@ -137,8 +137,11 @@ def fit(
     Examples:
         See examples/own_network.py.
     """
-    if not 0 <= cond_dropout <= 1:
-        raise ValueError(f"cond_dropout is {cond_dropout}: give a share from 0 to 1.")
+    if not 0 <= cond_dropout < 1:
+        raise ValueError(
+            f"cond_dropout is {cond_dropout}: give a share from 0 to below 1; a dataset of x alone "
+            "trains without conditions."
+        )
     require_few(num_workers=num_workers)
     if not str(run):
         raise ValueError("run is empty: name a directory.")
