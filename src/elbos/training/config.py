@@ -120,7 +120,7 @@ class Output(Typed):
     this time."""
 
     save_every: int | None = None
-    """Further checkpoints at multiples of this number of images."""
+    """Further checkpoints at multiples of this number of images; `num_kept` counts them, too."""
 
     num_kept: int = 2
     """Number of the latest checkpoints that are not deleted."""
@@ -282,6 +282,17 @@ class Config:
     @property
     def num_steps(self) -> int:
         return -(-self.num_images // self.batch_size)
+
+    def is_due(self, every: int | None, step: int) -> bool:
+        """Return whether a periodic action is due after a number of training steps.
+
+        It is due when the number of images seen passes a multiple of `every`, and never if `every`
+        is None.
+        """
+        if every is None:
+            return False
+        num_images = step * self.batch_size
+        return num_images // every > (num_images - self.batch_size) // every
 
     def learning_rate(self, step: int) -> float:
         num_images = (step + 1) * self.batch_size
