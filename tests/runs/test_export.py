@@ -240,7 +240,12 @@ def test_damaged_and_claimed_exports_are_one_line(elbos: Elbos) -> None:
     assert_one_line(elbos(*words), "exported model")
     with pytest.raises(ValueError, match="step"):
         Run("model", step=3)
-    weights = Path("model/model.safetensors")
+    manifest, weights = Path("model/elbos.json"), Path("model/model.safetensors")
+    known = manifest.read_text()
+    manifest.write_text(json.dumps({**json.loads(known), "format": 99}))
+    with pytest.raises(ValueError, match="format is 99"):
+        Run("model")
+    manifest.write_text(known)
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert_one_line(elbos("sample", "model"), "model.safetensors", "export the run again")
 

@@ -381,6 +381,8 @@ REFUSED: dict[str, Any] = {
         lambda: {"dataset": Labelled(), "validation": Labelled(), "num_levels": 256,
         "objective": replace(OBJECTIVE, schedule=schedules.Cosine(**ENDS))}),
     "samples of no numbers": ("number", lambda: {"dataset": torch.zeros(8, 0)}),
+    "two learning rates": ("learning_rate",
+        lambda: {"learning_rate": 1e-4, "optimizer": Optimizer(weight_decay=0.0)}),
     "more than all conditions": ("cond_dropout is 2", lambda: {"cond_dropout": 2}),
     "all conditions": ("cond_dropout is 1", lambda: {"cond_dropout": 1}),
     "samples that are numbers": ("number", lambda: {"dataset": torch.zeros(8)}),
@@ -403,6 +405,13 @@ def test_what_cannot_be_trained_is_refused_before(tmp_path: Path, name: str) -> 
         fit(**{**given, "run": tmp_path / "run", **changes()})
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_other_files_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        fit(new_net(), Points(), OBJECTIVE, run=tmp_path, **SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 CHANGED = {

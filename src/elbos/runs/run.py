@@ -95,7 +95,8 @@ class Run(Sampled):
         self.weighting = config.weighting
         self.precision, self.relative_width = config.precision, config.averaging.relative_width
         self.source: KnownData | Given = config.data
-        files.require_plain(folder, may_link=not is_local)  # the Hub's client links to its cache
+        # the Hub's client links to its cache
+        files.require_plain(self.directory.path, may_link=not is_local)
         weights = exported.averaged(self.directory, step)
         self.device = local_device()
         self.processes = ALONE

@@ -44,7 +44,8 @@ class Request(Typed):
     """Class of all samples. Default: cycle through the classes of a conditional network."""
 
     out: Path | None = None
-    """Output path without suffix; `.png` and `.npz` are added. Default: in RUN/samples."""
+    """Output path without suffix; `.png` and `.npz` are added. Default: in RUN/samples, or
+    of a model on the Hub in the cache directory."""
 
     def __post_init__(self) -> None:
         require_positive(num=self.num)
