@@ -10,7 +10,6 @@ from tiny import DIGITS
 from elbos.runs.fit import train
 from elbos.runs.run import Run
 
-ONE_STEP = replace(DIGITS, num_images=16)
 CONDITIONS = {0.0: ("given_label",), 0.5: ("unconditional", "given_label")}
 
 
@@ -18,7 +17,7 @@ CONDITIONS = {0.0: ("given_label",), 0.5: ("unconditional", "given_label")}
 def test_the_likelihood_is_that_of_a_condition_that_was_trained(
     tmp_path: Path, label_dropout: float
 ) -> None:
-    train(replace(ONE_STEP, label_dropout=label_dropout), tmp_path)
+    train(replace(DIGITS, label_dropout=label_dropout), tmp_path)
     run, x = Run(tmp_path), torch.zeros(4, 1, 8, 8)
     assert run.conditions == CONDITIONS[label_dropout]
     labelled = [(one, torch.tensor(3)) for one in x]
@@ -35,6 +34,6 @@ def test_a_path_is_a_text_and_may_be_in_the_home_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    train(ONE_STEP, "~/run")
+    train(replace(DIGITS, num_images=16), "~/run")
     assert Run("~/run").directory.path == tmp_path / "home" / "run"
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
