@@ -31,6 +31,7 @@ from elbos.training import checkpoint
 from elbos.training.config import Config, read_config
 from elbos.training.data import Digits, Folder
 from elbos.training.directory import RunDirectory
+from elbos.training.network import OwnNetwork
 from elbos.training.ownership import claim
 from elbos.training.state import build_network
 
@@ -239,7 +240,12 @@ def test_damaged_and_claimed_exports_are_one_line(elbos: Elbos) -> None:
     assert_one_line(elbos(*words), "exported model")
     with pytest.raises(ValueError, match="step"):
         Run("model", step=3)
-    weights = Path("model/model.safetensors")
+    manifest, weights = Path("model/elbos.json"), Path("model/model.safetensors")
+    known = manifest.read_text()
+    manifest.write_text(json.dumps({**json.loads(known), "format": 99}))
+    with pytest.raises(ValueError, match="format is 99"):
+        Run("model")
+    manifest.write_text(known)
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert_one_line(elbos("sample", "model"), "model.safetensors", "export the run again")
 
@@ -251,6 +257,17 @@ def test_no_path_of_this_machine_is_handed_on(tmp_path: Path) -> None:
     texts = [path.read_text() for path in Path("model").iterdir() if path.suffix != ".safetensors"]
     assert len(texts) == 4
     assert not any(str(tmp_path) in text for text in texts)
+
+
+def test_a_network_of_a_file_is_named_without_its_folder(tmp_path: Path) -> None:
+    build = "import torch\ndef build(shape, num_classes): return torch.nn.Linear(8, 8)\n"
+    (tmp_path / "net.py").write_text(build)
+    network = OwnNetwork.from_file(f"{tmp_path}/net.py:build")
+    path = write_run(Path("run"), replace(DIGITS, network=network))
+    export(Run(path, torch.nn.Linear(8, 8)), "model")
+    assert read_config(Path("model/config.json")).network == OwnNetwork(name="net.py:build")
+    for name in ("config.json", "README.md", "data.json", "elbos.json"):
+        assert str(tmp_path) not in Path("model", name).read_text()
 
 
 def test_a_folder_is_free_or_an_export_of_the_same_run() -> None:

@@ -381,7 +381,10 @@ REFUSED: dict[str, Any] = {
         lambda: {"dataset": Labelled(), "validation": Labelled(), "num_levels": 256,
         "objective": replace(OBJECTIVE, schedule=schedules.Cosine(**ENDS))}),
     "samples of no numbers": ("number", lambda: {"dataset": torch.zeros(8, 0)}),
+    "two learning rates": ("learning_rate",
+        lambda: {"learning_rate": 1e-4, "optimizer": Optimizer(weight_decay=0.0)}),
     "more than all conditions": ("cond_dropout is 2", lambda: {"cond_dropout": 2}),
+    "all conditions": ("cond_dropout is 1", lambda: {"cond_dropout": 1}),
     "samples that are numbers": ("number", lambda: {"dataset": torch.zeros(8)}),
     "samples of several shapes": ("validation.*shape",
         lambda: {"dataset": torch.zeros(8, 2), "validation": [torch.zeros(2), torch.zeros(3)]}),
@@ -402,6 +405,13 @@ def test_what_cannot_be_trained_is_refused_before(tmp_path: Path, name: str) -> 
         fit(**{**given, "run": tmp_path / "run", **changes()})
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_other_files_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        fit(new_net(), Points(), OBJECTIVE, run=tmp_path, **SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 CHANGED = {
@@ -477,6 +487,17 @@ def test_a_network_copied_during_a_fit_is_as_any_other(tmp_path: Path) -> None:
     fit(network, Points(), OBJECTIVE, run=tmp_path / "run", **settings)
     layer = pickle.loads(copies[0]).dropout  # noqa: S301
     assert vars(layer).keys() == vars(network.dropout).keys() == vars(nn.Dropout()).keys()
+
+
+def test_a_schedule_that_has_learned_starts_anew(tmp_path: Path) -> None:
+    """What it has learned is in no file, so that the run could not be resumed."""
+    schedule = Adaptive(**ENDS)
+    logsnr = schedule.sample(64)
+    schedule.update(logsnr, logsnr.sigmoid())
+    for name, objective in (("a", replace(OBJECTIVE, schedule=schedule)), ("b", OBJECTIVE)):
+        fit(new_net(), Points(), objective, run=tmp_path / name, **SETTINGS)
+    assert_same(tmp_path / "a", tmp_path / "b")
+    assert schedule.state_dict()["count"].sum() == 64
 
 
 def test_latents_are_not_bounded(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from commands import Elbos, assert_one_line
 
 from elbos.adapters.diffusers import load, load_vae
 from elbos.base import hub
+from elbos.base.cache import cache_dir
 from elbos.runs.export import export
 from elbos.runs.run import Run
 
@@ -59,8 +60,12 @@ def test_a_run_is_read_with_its_commit(published, runs: Path, elbos: Elbos) -> N
     assert result.status == 0
     assert json.loads(result.out)["run"] == run.name
     assert Path("runs/evaluate-digits/eval.json").exists()
+    result = elbos("sample", "me/digits", "--num", "2", "--num-steps", "2", "--json")
+    assert result.status == 0
+    for path in json.loads(result.out).values():
+        assert Path(path).is_relative_to(cache_dir() / "hub/me" / f"digits@{COMMIT}")
     files = [path for path in Path("../hub").rglob("*") if not path.is_symlink()]
-    assert not [path for path in files if path.name == "evaluation"]  # nothing is written there
+    assert not {path.name for path in files} & {"evaluation", "samples"}  # nothing is written there
 
 
 def test_a_pipeline_is_read_with_its_commit(published, tmp_path: Path) -> None:

@@ -218,6 +218,7 @@ def test_unknown_entries_are_refused() -> None:
         ({"num_images": 0}, "num_images is 0"),
         ({"batch_size": -8}, "batch_size is -8"),
         ({"label_dropout": 2.0}, r"label_dropout is 2\.0"),
+        ({"label_dropout": 1.0}, r"label_dropout is 1\.0.*--no-use-labels"),
         ({"label_dropout": math.nan}, "label_dropout is nan"),
         ({"seed": -1}, "seed is -1"),
     ],

@@ -191,6 +191,25 @@ def test_a_service_that_does_not_start_is_one_line(
         train(tracked("wandb"), tmp_path)
 
 
+def test_the_speed_is_that_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only batches, of a second, and validations, of an hour, move on."""
+    now, batch, validate = [0.0], Trainer.batch, Trainer.validate
+
+    def slow(seconds: float, function: Callable[[Trainer], Any]) -> Callable[[Trainer], Any]:
+        def slowed(self: Trainer) -> Any:
+            now[0] += seconds
+            return function(self)
+
+        return slowed
+
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(Trainer, "batch", slow(1.0, batch))
+    monkeypatch.setattr(Trainer, "validate", slow(3600.0, validate))
+    train(tracked(), tmp_path)
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [line["images_per_sec"] for line in lines if "loss" in line] == [64.0] * 5
+
+
 def test_trackers_change_nothing_that_is_trained(tmp_path: Path, server: Server) -> None:
     train(tracked("wandb"), tmp_path / "tracked")
     train(tracked(), tmp_path / "alone")

@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from elbos.adapters.diffusers.pipeline import load_vae
+from elbos.base import hub
 from elbos.base.processes import Processes
 from elbos.base.progress import progress
 from elbos.cli.parse import first_path, parse
@@ -30,7 +31,7 @@ class Sample:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The run directory."""
+    """The run directory, an export, or OWNER/NAME on the Hugging Face Hub."""
 
     request: Annotated[Request, tyro.conf.arg(name="")] = field(default_factory=Request)
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
@@ -73,6 +74,7 @@ def command(words: list[str]) -> Sample:
             f"{path} is a pipeline of diffusers: sample it there (the model card of an export "
             "shows how), or measure it with `elbos evaluate`."
         )
-    sampling = run_config(RunDirectory(path)).sampling
+    folder, _ = hub.resolved(path, ["*.json"])
+    sampling = run_config(RunDirectory(folder)).sampling
     default = Sample(run=path, sampling=sampling)
     return parse("sample", Sample, words, default, start=words[:1])

@@ -27,13 +27,13 @@ from elbos.training.directory import RunDirectory
 from elbos.training.machine import keep_freed_memory, require_few, resolved
 from elbos.training.monitor import OnImages, require_installed
 from elbos.training.network import OwnNetwork, require_storable_state
-from elbos.training.ownership import claim, require_same_data
+from elbos.training.ownership import claim, require_run_directory, require_same_data
 from elbos.training.sampling import Sampling
 from elbos.training.trainer import Trainer
 
 
 @naming_lost_processes()
-def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> None:
+def train(config: Config, path: Path | str, on_images: OnImages = lambda _: None) -> None:
     """Train a model from a configuration.
 
     The training resumes from the latest checkpoint in the run directory, if there is one.
@@ -51,7 +51,7 @@ def train(config: Config, path: Path, on_images: OnImages = lambda _: None) -> N
         Interrupted: On SIGINT or SIGTERM, with a checkpoint written.
         OSError: If a file cannot be written; the latest checkpoint is complete.
     """
-    _train(config, RunDirectory(path), config.data.load, on_images)
+    _train(config, RunDirectory(Path(path)), config.data.load, on_images)
 
 
 @typed
@@ -64,7 +64,7 @@ def fit(
     run: Path | str,
     num_images: int,
     batch_size: int = 128,
-    learning_rate: float = 1e-3,
+    learning_rate: float | None = None,
     validation: Any = None,
     num_levels: int | None = None,
     cond_dropout: float = 0.0,
@@ -101,24 +101,25 @@ def fit(
             run checks on 16 samples that the dataset is the same, unless it augments with other
             random numbers.
         objective: Weighting, schedule and prediction type. A weighting given as a function is
-            tabulated at 2,001 points.
+            tabulated at 2,001 points; an adaptive schedule starts uniform, whatever it has learned.
         run: The run directory, created if missing.
         num_images: Length of the training in images, counted with repetition.
         batch_size: Images per step, summed over all processes.
-        learning_rate: The peak learning rate. Ignored if `optimizer` is given.
+        learning_rate: The peak learning rate of AdamW. Default: 1e-3. Give this or `optimizer`.
         validation: A held-out dataset on which the likelihood bound is logged. Default: no
             validation.
         num_levels: The number $K$ of values $2k/(K-1) - 1$ of discrete data, 256 for 8-bit images,
             so that the likelihood is that of pixel values. Default: continuous data.
-        cond_dropout: Probability of replacing a condition by `null_cond`, for classifier-free
-            guidance. Default: 0.
+        cond_dropout: Probability of replacing a condition by `null_cond`, below 1, for
+            classifier-free guidance. Default: 0.
         null_cond: The null (unconditional) condition of one sample, in a batch of one, `[1, ...]`:
             a label beyond the classes, or the embedding of an empty text. Required for
             `cond_dropout`.
         is_bounded: Whether `x` has to be in [-1, 1]; False for latents.
         num_workers: Data-loading processes per training process; at most 64, or four per core if
             that is more.
-        optimizer: Optimizer settings. Default: AdamW with this learning rate, warm-up and decay.
+        optimizer: Optimizer settings with their learning rate. Default: AdamW with `learning_rate`,
+            warm-up and decay.
         averaging: Width of the average of the weights.
         sampling: Sampler settings for sample grids, and the default for samples of the run.
         output: Which files are written, and how often.
@@ -137,9 +138,19 @@ def fit(
     Examples:
         See examples/own_network.py.
     """
-    if not 0 <= cond_dropout <= 1:
-        raise ValueError(f"cond_dropout is {cond_dropout}: give a share from 0 to 1.")
+    if not 0 <= cond_dropout < 1:
+        raise ValueError(
+            f"cond_dropout is {cond_dropout}: give a share from 0 to below 1; a dataset of x alone "
+            "trains without conditions."
+        )
     require_few(num_workers=num_workers)
+    if learning_rate is not None:
+        if optimizer is not None:
+            raise ValueError(
+                f"learning_rate is {learning_rate}, and optimizer has one, too: give "
+                f"Optimizer(learning_rate={learning_rate}, ...) alone."
+            )
+        optimizer = Optimizer(learning_rate=learning_rate)
     if not str(run):
         raise ValueError("run is empty: name a directory.")
     data = GivenData.from_datasets(
@@ -162,7 +173,7 @@ def fit(
         parameterization=objective.parameterization,
         schedule=objective.schedule,
         weighting=weighting,
-        optimizer=optimizer or Optimizer(learning_rate=learning_rate),
+        optimizer=optimizer or Optimizer(),
         averaging=averaging or Averaging(),
         sampling=sampling or Sampling(),
         output=output or Output(),
@@ -196,6 +207,7 @@ def _train(
 
         def claimed() -> None:
             if processes.is_main:
+                require_run_directory(run)  # before the lock, which is a file
                 stack.enter_context(run.lock())
                 claim(run, config, trainer.data)
 

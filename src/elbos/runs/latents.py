@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,6 +17,7 @@ from elbos.adapters import caches
 from elbos.adapters.diffusers import Pipeline, adapted, denoiser, load
 from elbos.adapters.diffusers.pipeline import read_scheduler
 from elbos.base import hub
+from elbos.base.checks import require_positive, typed
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
 from elbos.base.records import from_json, require_format, to_json
@@ -99,6 +100,7 @@ class LatentEvaluation:
         return found
 
 
+@typed
 def evaluate_latents(
     models: Sequence[str | Path],
     latents: str | Path,
@@ -108,7 +110,7 @@ def evaluate_latents(
     guidance: float | None = None,
     num_evaluations: int = 8,
     batch_size: int = 8,
-    precision: str = "fp32",
+    precision: Literal["fp32", "bf16"] = "fp32",
     seed: int = 0,
     processes: Processes = ALONE,
     start: Start = silent,
@@ -124,7 +126,7 @@ def evaluate_latents(
         num_evaluations: Function evaluations of each image, a multiple of 4 from 8 on: errors are
             estimated from two rounds of 4 or more.
         batch_size: Function evaluations at once, which does not affect results.
-        precision: Precision of the networks, "fp32" or "bf16".
+        precision: Precision of the networks.
         seed: Seed of the choice of images, the noise and the noise levels.
         processes: The processes that share the work.
         start: Starts a progress display. Default: none.
@@ -134,8 +136,12 @@ def evaluate_latents(
 
     Raises:
         OSError: If a file cannot be read.
-        ValueError: If a pipeline, an adapter and the cache do not fit each other.
+        ValueError: If an argument is of another type or out of range, or a pipeline, an adapter and
+            the cache do not fit each other.
     """
+    if not models:
+        raise ValueError("models is empty: give one pipeline or more.")
+    require_positive(batch_size=batch_size, num_images=1 if num_images is None else num_images)
     if num_evaluations < 2 * ROUND_TIMES:
         raise ValueError(f"num_evaluations is {num_evaluations}: give {2 * ROUND_TIMES} or more.")
     low, high = zip(*map(_ends, models), strict=True)

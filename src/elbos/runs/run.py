@@ -95,7 +95,8 @@ class Run(Sampled):
         self.weighting = config.weighting
         self.precision, self.relative_width = config.precision, config.averaging.relative_width
         self.source: KnownData | Given = config.data
-        files.require_plain(folder, may_link=not is_local)  # the Hub's client links to its cache
+        # the Hub's client links to its cache
+        files.require_plain(self.directory.path, may_link=not is_local)
         weights = exported.averaged(self.directory, step)
         self.device = local_device()
         self.processes = ALONE
@@ -179,8 +180,8 @@ class Run(Sampled):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        dropout = self.config.label_dropout if self.has_labels else 1.0
-        return ("unconditional",) * (dropout > 0) + ("given_label",) * (dropout < 1)
+        is_dropped = not self.has_labels or self.config.label_dropout > 0
+        return ("unconditional",) * is_dropped + ("given_label",) * self.has_labels
 
     @property
     def trained(self) -> Training:
@@ -276,22 +277,30 @@ class Run(Sampled):
         It is in bits per dimension.
 
         Args:
-            dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do.
+            dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do. A network
+                that was trained with every label (`label_dropout=0`) needs labels.
             num_samples: The number of samples, a random subset. Default: all.
             num_evaluations: Function evaluations per sample, a multiple of 4.
             seed: Seed of the choice, the noise and the noise levels.
 
         Raises:
-            ValueError: If there are no samples, or they have another shape than in training.
+            ValueError: If there are no samples, they have another shape than in training, or lack
+                labels that the network needs.
         """
         if num_samples is not None:
             require_positive(num_samples=num_samples)
         source = Items(dataset, is_bounded=False)
-        shape = tuple(first_item(source)[0].shape[1:])
+        x, cond = first_item(source)
+        shape = tuple(x.shape[1:])
         if shape != self.shape:
             raise ValueError(
                 f"samples have shape {shape}, the training data {self.shape}: give data of that "
                 "shape."
+            )
+        if cond is None and "unconditional" not in self.conditions:
+            raise ValueError(
+                "the network was trained with the label of every sample (label_dropout=0): give "
+                "(x, label)."
             )
         rows = torch.randperm(len(source), generator=generator(seed))[:num_samples]
         validator = Validator(

@@ -44,7 +44,8 @@ class Request(Typed):
     """Class of all samples. Default: cycle through the classes of a conditional network."""
 
     out: Path | None = None
-    """Output path without suffix; `.png` and `.npz` are added. Default: in RUN/samples."""
+    """Output path without suffix; `.png` and `.npz` are added. Default: in RUN/samples, or
+    of a model on the Hub in the cache directory."""
 
     def __post_init__(self) -> None:
         require_positive(num=self.num)
@@ -66,9 +67,9 @@ def write_samples(
 
     The main process writes a PNG and an .npz file. The PNG shows the first 400 samples, decoded by
     `decode` if they are latents; its path is None if samples cannot be drawn. The .npz holds `x`,
-    the samples (uint8 pixel values `[n, c, h, w]`, or float32 points), `labels` if the network is
-    conditioned on classes, and `sampling`, the sampling settings as JSON. `on_images` is called
-    with the number of new samples.
+    the samples (pixel values `[n, c, h, w]` as by `to_levels`, or float32 points), `labels` if the
+    network is conditioned on classes, and `sampling`, the sampling settings as JSON. `on_images` is
+    called with the number of new samples.
 
     Raises:
         ConnectionError: If another process has failed, after reporting its error.

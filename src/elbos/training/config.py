@@ -120,7 +120,7 @@ class Output(Typed):
     this time."""
 
     save_every: int | None = None
-    """Further checkpoints at multiples of this number of images."""
+    """Further checkpoints at multiples of this number of images; `num_kept` counts them, too."""
 
     num_kept: int = 2
     """Number of the latest checkpoints that are not deleted."""
@@ -207,7 +207,7 @@ class Config:
     """Condition the network on the class, where the data have classes."""
 
     label_dropout: float = 0.1
-    """Probability of dropping a label in training, so that the network is conditional and
+    """Probability of dropping a label in training, below 1, so that the network is conditional and
     unconditional, as classifier-free guidance requires."""
 
     precision: Precision = "auto"
@@ -227,8 +227,11 @@ class Config:
             raise ValueError(
                 f"num_images is {self.num_images}: give at least batch_size, {self.batch_size}."
             )
-        if not 0 <= self.label_dropout <= 1:
-            raise ValueError(f"label_dropout is {self.label_dropout}: give a share from 0 to 1.")
+        if not 0 <= self.label_dropout < 1:
+            raise ValueError(
+                f"label_dropout is {self.label_dropout}: give a share from 0 to below 1; "
+                "--no-use-labels trains without labels."
+            )
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.init is not None:  # absolute: the run may be resumed from another folder
@@ -254,10 +257,10 @@ class Config:
             )
 
     def require_guidable(self, sampling: Sampling) -> None:
-        if sampling.guidance != 1 and not (self.use_labels and 0 < self.label_dropout < 1):
+        if sampling.guidance != 1 and not (self.use_labels and self.label_dropout > 0):
             raise ValueError(
                 f"guidance is {sampling.guidance}, but the network does not learn both with and "
-                "without labels: train with labels and a label_dropout between 0 and 1, or leave "
+                "without labels: train with labels and a label_dropout above 0, or leave "
                 "guidance at 1."
             )
 
@@ -279,6 +282,17 @@ class Config:
     @property
     def num_steps(self) -> int:
         return -(-self.num_images // self.batch_size)
+
+    def is_due(self, every: int | None, step: int) -> bool:
+        """Return whether a periodic action is due after a number of training steps.
+
+        It is due when the number of images seen passes a multiple of `every`, and never if `every`
+        is None.
+        """
+        if every is None:
+            return False
+        num_images = step * self.batch_size
+        return num_images // every > (num_images - self.batch_size) // every
 
     def learning_rate(self, step: int) -> float:
         num_images = (step + 1) * self.batch_size

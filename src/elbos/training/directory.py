@@ -51,12 +51,17 @@ class RunDirectory:
     Provides paths, lock, JSON files and log.
 
     Attributes:
-        path: The directory.
-        results: Directory of an evaluation's parts, if they are not to be written to `path`.
+        path: The directory; `~` is expanded.
+        results: Directory of samples and of an evaluation's parts, if they are not to be written to
+            `path`.
     """
 
     path: Path
     results: Path | None = None
+
+    def __post_init__(self) -> None:
+        if str(self.path).startswith("~"):
+            object.__setattr__(self, "path", files.expanded(self.path))
 
     @property
     def checkpoints(self) -> Path:
@@ -64,7 +69,7 @@ class RunDirectory:
 
     @property
     def samples(self) -> Path:
-        return self.path / "samples"
+        return (self.results or self.path) / "samples"
 
     @property
     def averages(self) -> Path:

@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -44,17 +45,22 @@ def ends(directory: RunDirectory) -> tuple[float, float] | None:
 
     None if elbos.json is missing.
     """
-    manifest = directory.read(MANIFEST)
-    try:
-        require_format(manifest or {}, FORMAT)
-    except ValueError as error:
-        raise ValueError(f"{directory.path / MANIFEST} cannot be read ({error}).") from error
+    manifest = _manifest(directory)
     match None if manifest is None else manifest.get("logsnr"):
         case [float() as low, float() as high] if low < high:
             return low, high
         case None if manifest is None:
             return None
     raise ValueError(f"{directory.path / MANIFEST} is corrupt: export the run again.")
+
+
+def _manifest(directory: RunDirectory) -> dict[str, Any] | None:
+    manifest = directory.read(MANIFEST)
+    try:
+        require_format(manifest or {}, FORMAT)
+    except ValueError as error:
+        raise ValueError(f"{directory.path / MANIFEST} cannot be read ({error}).") from error
+    return manifest
 
 
 def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
@@ -96,7 +102,7 @@ def _reading_checkpoint(directory: RunDirectory, step: int | None) -> Iterator[t
 
 @contextmanager
 def _reading_export(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
-    manifest, path = directory.read(MANIFEST) or {}, directory.path / WEIGHTS
+    manifest, path = _manifest(directory) or {}, directory.path / WEIGHTS
     content, step = files.read(path), manifest.get("step")
     is_same = manifest.get("sha256") == hashlib.sha256(content).hexdigest()
     if not is_same or type(step) is not int:

@@ -8,7 +8,8 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -131,10 +132,9 @@ class Monitor:
         state, num_images = self.state, self.state.step * self.config.batch_size
         is_clipped = grad_norm > self.config.optimizer.max_grad_norm
         state.unlogged += torch.tensor([loss.mean().item(), 1.0, float(is_clipped)])
-        every = self.config.output.log_every
         self.progress.update(self.task, completed=num_images)
         self.on_images(num_images)
-        if num_images // every == (num_images - self.config.batch_size) // every:
+        if not self.config.is_due(self.config.output.log_every, state.step):
             return
         now = time.perf_counter()
         mean_loss = (state.unlogged[0] / state.unlogged[1]).item()
@@ -175,6 +175,13 @@ class Monitor:
         state.unlogged.zero_()
         state.by_level.reset()
         self.step_before, self.since, self.waited_before = state.step, now, waited
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Exclude the `with` block from the speed of the training."""
+        before = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - before
 
     def _print(self, line: str) -> None:
         if self.is_main:

@@ -13,17 +13,27 @@ from elbos.training.data import DataSpec, Samples, null_digest
 from elbos.training.directory import RunDirectory
 
 
+def require_run_directory(directory: RunDirectory) -> None:
+    """Raise a ValueError if a directory holds files that are not those of a run."""
+    path = directory.path
+    if exported.is_export(path):
+        raise ValueError(f"{path} holds an exported model: name another directory with --run.")
+    others = [p.name for p in path.glob("*") if not p.name.startswith(".")]
+    if others and not (path / "config.json").exists():
+        raise ValueError(
+            f"{path} is not a run directory, it holds {others[0]}: name a new one with --run."
+        )
+
+
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
     """Record the configuration and data of a run in the run directory.
 
     A run may be extended to more images, with a warning if the learning rate has decayed.
 
     Raises:
-        ValueError: If the directory holds another configuration, other data, or other files.
+        ValueError: If the directory holds another configuration or other data.
     """
     path = directory.path
-    if exported.is_export(path):
-        raise ValueError(f"{path} holds an exported model: name another directory with --run.")
     if (path / "config.json").exists():
         stored = run_config(directory)
         num_images = max(stored.num_images, config.num_images)
@@ -39,10 +49,6 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
                 "of full length from the start (unless trained with --optimizer.no-use-decay).",
                 stacklevel=5,
             )
-    elif others := [p.name for p in path.glob("*") if not p.name.startswith(".")]:
-        raise ValueError(
-            f"{path} is not a run directory, it holds {others[0]}: name a new one with --run."
-        )
     require_own_data(directory, data)
     directory.write("config.json", encode(config))
     directory.write("data.json", _identity(data))

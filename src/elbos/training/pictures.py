@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 _MARGIN = 2  # pixels between images
+_MAX_COLUMNS = 32  # asked for
 
 
 def is_drawable(shape: tuple[int, ...]) -> bool:
@@ -20,7 +21,8 @@ def png(x: Float[Tensor, "n *d"], *, num_columns: int | None = None) -> bytes:
 
     Images `[n, c, h, w]` form a grid, points `[n, 2]` a scatter plot. Images are in [-1, 1], points
     in [-2, 2]. Small images are enlarged by a whole factor to about 48 pixels, without
-    interpolation. The grid is nearly square by default.
+    interpolation. The grid is nearly square by default, and also where `num_columns` is more than
+    32 or than there are images.
     """
     pixels = _scatter(x) if x.ndim == 2 else _grid(x, num_columns)
     buffer = io.BytesIO()
@@ -33,7 +35,8 @@ def _grid(x: Float[Tensor, "n c h w"], num_columns: int | None) -> UInt8[np.ndar
     images = ((x.clamp(-1, 1) + 1) * 127.5).round().byte()
     images = images.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
     tiles = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
-    num_columns = num_columns or math.ceil(math.sqrt(len(tiles)))
+    if num_columns is None or num_columns > min(len(tiles), _MAX_COLUMNS):
+        num_columns = math.ceil(math.sqrt(len(tiles)))
     num_rows = math.ceil(len(tiles) / num_columns)
     height, width = tiles.shape[1] + _MARGIN, tiles.shape[2] + _MARGIN
     canvas = np.full((num_rows * height + _MARGIN, num_columns * width + _MARGIN, 3), 255, np.uint8)

@@ -104,7 +104,7 @@ def write_average(run: str | Path, width: float, out: str | Path) -> Posthoc:
         ValueError: If the run has no snapshots, snapshots are corrupt or of another network, the
             width is invalid, or `out` exists.
     """
-    directory, out = RunDirectory(Path(run)), Path(out)
+    directory, out = RunDirectory(Path(run)), RunDirectory(Path(out)).path
     config, averaging = run_config(directory), Averaging(relative_width=width)
     if not config.averaging.snapshot_widths:
         raise ValueError(

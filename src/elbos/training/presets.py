@@ -39,11 +39,7 @@ _FASHION = Config(
     batch_size=64,
 )
 
-_RARELY = Output(
-    log_every=200_000,
-    validate_every=20_000_000,
-    save_every=5_000_000,
-)
+_RARELY = Output(log_every=200_000, validate_every=20_000_000)
 
 PRESETS: dict[str, Config] = {
     "toy": Config(

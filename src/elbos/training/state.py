@@ -1,7 +1,6 @@
 """Training state: everything that a training step changes and a checkpoint stores."""
 
-import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -147,5 +146,5 @@ def new_state(
     for one in (network, *ema.networks.values()):
         shard(one, processes, config.execution.shard_size, by_blocks=by_blocks, dtype=dtype)
     optimizer = new_optimizer(network, config.optimizer, dtype)
-    schedule = copy.deepcopy(config.schedule)  # adaptive schedules change
-    return State(network, ema, optimizer, schedule, LossByLevel(config.schedule))
+    schedule = replace(config.schedule)  # adaptive schedules change: this one starts uniform
+    return State(network, ema, optimizer, schedule, LossByLevel(schedule))

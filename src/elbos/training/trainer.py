@@ -171,11 +171,13 @@ class Trainer:
                 monitor.step(losses, grad_norm, waited=self.waited)
                 if not is_busy:
                     saver.go_on()
-                if self.is_due(config.snapshot_every):
+                if config.is_due(config.snapshot_every, state.step):
                     saver.save_snapshots(state.step, state.ema)
-                if self.is_due(output.validate_every) or is_last:
-                    monitor.validation(self.validate())
-                if self.is_due(output.save_every) or is_time or is_last or is_stopping:
+                if config.is_due(output.validate_every, state.step) or is_last:
+                    with monitor.paused():
+                        monitor.validation(self.validate())
+                is_due = config.is_due(output.save_every, state.step)
+                if is_due or is_time or is_last or is_stopping:
                     saver.save(state.step, state.groups())
                 if is_last or is_stopping:
                     saver.wait()  # in all processes: a launcher ends all when the first one ends
@@ -292,17 +294,6 @@ class Trainer:
             self.run.samples.mkdir(exist_ok=True)
             files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
         return found
-
-    def is_due(self, every: int | None) -> bool:
-        """Return whether a periodic action is due after the training step just taken.
-
-        It is due when the number of images seen passes a multiple of `every`, and never if `every`
-        is None.
-        """
-        if every is None:
-            return False
-        now = self.state.step * self.config.batch_size
-        return now // every > (now - self.config.batch_size) // every
 
     # --- before and after ------------------------------------------------------------------------
 

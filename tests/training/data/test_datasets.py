@@ -9,10 +9,18 @@ from tiny import rows
 
 from elbos.training import data
 
+DTYPES = {
+    2: torch.uint8,
+    17: torch.uint8,
+    256: torch.uint8,
+    300: torch.uint16,
+    65_536: torch.uint16,
+}
 
-@pytest.mark.parametrize("num_levels", [2, 17, 256])
+
+@pytest.mark.parametrize("num_levels", [*DTYPES, 70_000])
 def test_levels_are_an_inverse_pair(num_levels):
-    k = torch.arange(num_levels, dtype=torch.uint8)
+    k = torch.arange(num_levels).to(DTYPES.get(num_levels, torch.int32))
     x = data.to_unit(k, num_levels)
     assert (x[0], x[-1]) == (-1.0, 1.0)
     torch.testing.assert_close(x.diff(), torch.full_like(x[1:], 2 / (num_levels - 1)))

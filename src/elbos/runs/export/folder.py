@@ -1,5 +1,6 @@
 """Writing of the folder of an exported model, which is moved into place when complete."""
 
+import copy
 import glob
 import json
 import shutil
@@ -20,6 +21,7 @@ from elbos.runs.run import Run
 from elbos.training import exported
 from elbos.training.config import Config
 from elbos.training.directory import RunDirectory
+from elbos.training.network import OwnNetwork
 
 
 def export(
@@ -47,6 +49,8 @@ def export(
     """
     folder = Path(folder)
     require_exportable(run, folder, vae)
+    published = copy.copy(run)
+    published.config = _without_places(run.config)
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = files.partial(folder.resolve())
     files.remove_leftovers(partial.parent, glob.escape(folder.resolve().name))
@@ -60,11 +64,11 @@ def export(
                 _write_pipeline(run.network, run.config, partial, vae)
             else:
                 directory = RunDirectory(partial)
-                directory.write("config.json", encode(_without_places(run.config)))
+                directory.write("config.json", encode(published.config))
                 directory.write("data.json", run.directory.read("data.json") or {})
                 manifest["sha256"] = exported.write(partial, run.network.state_dict())
             where = repo or folder.resolve().name
-            files.write(partial / "README.md", card(run, where, vae).encode())
+            files.write(partial / "README.md", card(published, where, vae).encode())
             RunDirectory(partial).write(exported.MANIFEST, manifest)
         return _moved(partial, folder)
     finally:
@@ -149,12 +153,15 @@ def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> st
 
 def _without_places(config: Config) -> Config:
     data: Any = config.data
+    network = config.network
+    if isinstance(network, OwnNetwork):
+        network = replace(network, name=Path(network.name).name)
     places = {
         name: type(value)(Path("/") / Path(value).name)
         for name, value in vars(data).items()
         if isinstance(value, Path | str) and Path(value).is_absolute()
     }
-    return replace(config, init=None, data=replace(data, **places))
+    return replace(config, init=None, network=network, data=replace(data, **places))
 
 
 def _moved(partial: Path, folder: Path) -> list[str]:

@@ -319,8 +319,9 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
     """Convert samples in [-1, 1] to pixel values `0..num_levels-1`.
 
-    The inverse of `to_unit`: samples are clamped to [-1, 1] and rounded. Continuous data
-    (`num_levels=None`) are returned unchanged.
+    The inverse of `to_unit`: samples are clamped to [-1, 1] and rounded. The dtype is the first of
+    uint8, uint16 and int32 that holds all values. Continuous data (`num_levels=None`) are returned
+    unchanged.
 
     Examples:
         >>> to_levels(torch.tensor([-1.3, 0.01, 1.0]), num_levels=17)
@@ -328,8 +329,10 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
     """
     if num_levels is None:
         return x
+    dtypes = (torch.uint8, torch.uint16, torch.int32)
+    dtype = next(one for one in dtypes if num_levels - 1 <= torch.iinfo(one).max)
     levels = (x + 1) * (num_levels - 1) / 2
-    return levels.round().clamp(0, num_levels - 1).to(torch.uint8)
+    return levels.round().clamp(0, num_levels - 1).to(dtype)
 
 
 def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
