@@ -3,10 +3,12 @@
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,3 +181,15 @@ LINE = 7  # of the first line that a loss goes on with
 def content(result: Result) -> Any:
     assert result.status == 0, result.err
     return json.loads(result.out)
+
+
+@contextmanager
+def few_files(num: int) -> Iterator[None]:
+    """Let this process open `num` more files at once."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    last = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (last + num, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

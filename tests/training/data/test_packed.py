@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from commands import endless, snapshot
+from commands import endless, few_files, snapshot
 from PIL import Image
 from tiny import rows
 
@@ -273,6 +273,24 @@ def test_labels_beyond_the_classes_are_noticed_before_a_training(pictures, tmp_p
     (tmp_path / "out" / "val.labels").write_bytes(np.full(num, 2).tobytes())
     with pytest.raises(ValueError, match="2 classes"):
         data.Packed(path=tmp_path / "out").load().fingerprint()
+
+
+def test_more_shards_than_files_may_be_open(pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "SHARD_SAMPLES", 1)
+    pack_into(pictures, tmp_path / "out", 4)
+    opened = data.Packed(path=tmp_path / "out").load()
+    expected = rows(opened)
+    with few_files(20):
+        assert rows(data.Packed(path=tmp_path / "out").load()) == expected
+
+
+def test_a_shard_that_is_cut_short_after_opening_is_named(pictures, tmp_path):
+    pack_into(pictures, tmp_path / "out", 4)
+    opened = data.Packed(path=tmp_path / "out").load()
+    assert opened.train.x[:].any()
+    os.truncate(tmp_path / "out" / "train-00001.bin", 100)
+    with pytest.raises(ValueError, match="train-00001"):
+        opened.train.x[:]
 
 
 @pytest.mark.usefixtures("at_once")

@@ -1,4 +1,4 @@
-"""Image folders as datasets: the images are decoded into the cache once, then memory-mapped."""
+"""Image folders as datasets: the images are decoded into the cache once, and read from there."""
 
 import hashlib
 import json

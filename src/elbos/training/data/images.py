@@ -85,7 +85,8 @@ class Archive(abc.ABC):
         return []
 
     def labels_of(self, numbers: Numbers) -> Int64[Tensor, "_"] | None:
-        return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
+        # indexed by NumPy: torch warns of numbers in a read-only file
+        return None if self.labels is None else torch.from_numpy(self.labels.numpy()[numbers])
 
     def dataset(self, size: int, *, skip_bad: bool = False) -> Dataset:
         """Return a dataset of the images, decoded to `size` by `size` pixels on reading.
