@@ -12,20 +12,18 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from elbos.base import files
-from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import digest
 from elbos.base.errors import flat, suggestion
 from elbos.base.extras import needs
-from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import Dataset, are_downloads_allowed
-from elbos.training.data.images import Archive, BadPicture
+from elbos.training.data.dataset import are_downloads_allowed
+from elbos.training.data.images import Archive, BadPicture, Pictures
 from elbos.training.data.splits import SPLIT_WORDS, divided
 
 _OFFLINE = "HF_HUB_OFFLINE"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hub(Typed):
+class Hub(Pictures):
     """Images of a Hugging Face dataset, decoded on reading to 8-bit RGB of size x size pixels.
 
     Needs `pip install 'elbos[datasets]'`.
@@ -47,25 +45,18 @@ class Hub(Typed):
     label: str | None = "label"
     """The column of class labels; None ignores labels."""
 
-    size: int = 64
-    """Height and width after resizing and cropping, in pixels."""
-
-    flip: bool = False
-    """Mirror half of the training pictures left to right, another half in each epoch."""
-
-    crop: int | None = None
-    """Height and width of the part of a picture that is trained on, at another place in each epoch;
-    validation and test use the centre. Default: the entire picture."""
-
-    skip_bad: bool = False
-    """Replace a picture that cannot be decoded by the next one, with a warning, not an error."""
-
     def __post_init__(self) -> None:
-        require_positive(size=self.size)
+        super().__post_init__()
         if Path(self.path).expanduser().is_dir():  # runs resume from other folders
             object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
     def archive(self) -> "HubArchive":
+        """Return the rows of the dataset, which the first call may download.
+
+        Raises:
+            ValueError: If the dataset cannot be loaded or divided, a column is missing, or a label
+                is not a class.
+        """
         groups = self._groups()
         labels, class_names = self._labels(groups)
         parts = [part.select_columns(self.image) for part in groups.values()]
@@ -85,14 +76,6 @@ class Hub(Typed):
             rows=imported().concatenate_datasets(parts),
             column=self.image,
         )
-
-    def load(self) -> Dataset:
-        """Return the Hugging Face dataset without decoding images.
-
-        The first call may download the images; each is decoded when it is read.
-        """
-        dataset = self.archive().dataset(self.size, skip_bad=self.skip_bad)
-        return augmented(dataset, flip=self.flip, crop=self.crop)
 
     def _groups(self) -> dict[str, Any]:
         # without a train split, the first split is loaded, under the key ""

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from jaxtyping import Int64
 from PIL import Image
@@ -30,7 +30,7 @@ from elbos.base import codec, files
 from elbos.base.formats import read_object
 from elbos.base.progress import Advance, Start, silent
 from elbos.training.data.dataset import SPLITS, digest_of
-from elbos.training.data.images import Archive, BadPicture, decode
+from elbos.training.data.images import Archive, BadPicture, Pictures, decode
 from elbos.training.data.shards import INDEX, Index, SplitIndex, labels_file, shard_name
 from elbos.training.directory import locked
 
@@ -192,19 +192,7 @@ class PackWriter:
         return index
 
 
-class Packable(Protocol):
-    """Interface of image datasets that can be decoded in advance."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def skip_bad(self) -> bool: ...
-
-    def archive(self) -> Archive: ...
-
-
-def pack(data: Packable, out: Path, *, jobs: int | None = None, start: Start = silent) -> Index:
+def pack(data: Pictures, out: Path, *, jobs: int | None = None, start: Start = silent) -> Index:
     """Decode images and write them to a folder of shards.
 
     Shards that are complete are skipped; the index of the folder is returned. One thread per core

@@ -20,13 +20,11 @@ import torch
 
 from elbos.base import files
 from elbos.base.cache import DamagedFolder, build_once
-from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import digest
 from elbos.base.errors import flat
 from elbos.base.progress import begin, progress
-from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import MAX_CLASSES, SPLITS, Dataset
-from elbos.training.data.images import EXTENSIONS, Archive
+from elbos.training.data.dataset import MAX_CLASSES, SPLITS
+from elbos.training.data.images import EXTENSIONS, Archive, Pictures
 from elbos.training.data.splits import SPLIT_WORDS, divided
 
 _FORMAT = 2  # increment when the format of the index changes
@@ -35,7 +33,7 @@ _ARRAYS, _DIGEST = ("places", "names", *SPLITS), "sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tar(Typed):
+class Tar(Pictures):
     """Images in WebDataset tar files, decoded on reading to 8-bit RGB of size x size pixels.
 
     Tars with the words train, val or test in their names are of these splits, else 5 % of the
@@ -47,42 +45,23 @@ class Tar(Typed):
     """The tars: a folder of them, or a pattern, quoted, as 'shards/*.tar', 'train-{000..099}.tar'.
     Stored as an absolute path."""
 
-    size: int = 64
-    """Height and width after resizing and cropping, in pixels."""
-
     label: str = "cls"
     """Extension of the files that hold the class labels, if present."""
 
-    flip: bool = False
-    """Mirror half of the training pictures left to right, another half in each epoch."""
-
-    crop: int | None = None
-    """Height and width of the part of a picture that is trained on, at another place in each epoch;
-    validation and test use the centre. Default: the entire picture."""
-
-    skip_bad: bool = False
-    """Replace a picture that cannot be decoded by the next one, with a warning, not an error."""
-
     def __post_init__(self) -> None:
-        require_positive(size=self.size)
+        super().__post_init__()
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def archive(self) -> "TarArchive":
-        name = self.path.name if self.path.is_dir() else self.path.parent.name
-        return TarArchive.indexed(self._tars(), self.label, name=name, place=str(self.path))
-
-    def load(self) -> Dataset:
-        """Return the dataset of the images in tar files.
-
-        The first call indexes the tar files; each image is decoded when it is read.
+        """Return the index of the images, which the first call makes of the tars.
 
         Raises:
             FileNotFoundError: If there is no tar file.
             ValueError: If a file is not a tar, there are no pictures, a sample holds two, or some
                 labels are missing.
         """
-        dataset = self.archive().dataset(self.size, skip_bad=self.skip_bad)
-        return augmented(dataset, flip=self.flip, crop=self.crop)
+        name = self.path.name if self.path.is_dir() else self.path.parent.name
+        return TarArchive.indexed(self._tars(), self.label, name=name, place=str(self.path))
 
     def _tars(self) -> list[Path]:
         pattern = str(self.path / "*.tar") if self.path.is_dir() else str(self.path)
