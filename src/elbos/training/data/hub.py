@@ -1,6 +1,7 @@
 """Hugging Face datasets: downloaded from the Hub, in a folder, or saved by `save_to_disk`."""
 
 import importlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ class Hub(Pictures):
 
     The splits train, validation and test are used, and other splits ignored. Without test, a tenth
     of validation is for validation and the rest for testing; without both, 5 % of the pictures are
-    for each.
+    for each. A validation or test split whose labels are hidden (all are -1) counts as missing.
     """
 
     path: str
@@ -57,8 +58,7 @@ class Hub(Pictures):
             ValueError: If the dataset cannot be loaded or divided, a column is missing, or a label
                 is not a class.
         """
-        groups = self._groups()
-        labels, class_names = self._labels(groups)
+        groups, labels, class_names = self._labelled(self._groups())
         parts = [part.select_columns(self.image) for part in groups.values()]
         names, start = {}, 0  # rows are numbered consecutively over all splits
         for name, group in groups.items():
@@ -120,25 +120,37 @@ class Hub(Pictures):
         with mock.patch.object(both[0], _OFFLINE, True), mock.patch.object(both[1], _OFFLINE, True):
             return datasets.load_dataset(self.path, self.name)
 
-    def _labels(
+    def _labelled(
         self, groups: dict[str, Any]
-    ) -> tuple[Int64[Tensor, " n"] | None, tuple[str, ...] | None]:
-        # where the dataset names no classes, class names are the sorted values of the column
+    ) -> tuple[dict[str, Any], Int64[Tensor, " n"] | None, tuple[str, ...] | None]:
+        # Returns the splits that are used, the labels of their rows, and the names of the classes:
+        # where the dataset has none, the sorted values of the training split.
         if self.label is None:
-            return None, None
-        column = [value for part in groups.values() for value in part[self.label]]
-        names = getattr(next(iter(groups.values())).features[self.label], "names", None)
-        if names is not None and all(
-            isinstance(value, int) and 0 <= value < len(names) for value in column
-        ):
-            return torch.tensor(column), tuple(names)
-        if not all(isinstance(value, int | str) for value in column):
+            return groups, None, None
+        columns = {name: list(part[self.label]) for name, part in groups.items()}
+        train = "train" if "train" in groups else ""
+        names = getattr(groups[train].features[self.label], "names", None)
+        if names is None and not all(isinstance(value, int | str) for value in columns[train]):
             raise ValueError(
                 f"the column {self.label} of {self.path} does not hold classes: name another"
             )
-        known = sorted(set(column))
-        number = {value: i for i, value in enumerate(known)}
-        return torch.tensor([number[value] for value in column]), tuple(map(str, known))
+        classes = range(len(names)) if names is not None else sorted(set(columns[train]))
+        number = {value: i for i, value in enumerate(classes)}
+        for name in groups.keys() - {train}:
+            if not any(value in number for value in columns[name]):  # by convention, all are -1
+                warnings.warn(
+                    f"the labels of {name} in {self.path} are hidden: this split is left out",
+                    stacklevel=2,
+                )
+                del columns[name]
+        column = [value for some in columns.values() for value in some]
+        if unknown := [value for value in column if value not in number]:
+            raise ValueError(
+                f"the column {self.label} of {self.path} holds {unknown[0]!r}, none of its "
+                f"{len(number)} classes: name another, or None"
+            )
+        labels = torch.tensor([number[value] for value in column])
+        return {name: groups[name] for name in columns}, labels, tuple(names or map(str, classes))
 
 
 @dataclass(frozen=True, kw_only=True)
