@@ -155,9 +155,7 @@ class Verify:
 
     def __call__(self) -> None:
         with progress() as bar:
-            index = verify(self.out, partial(begin, bar))
-        if index.class_names is not None and not index.labels_sha256:
-            sys.stderr.write("Its labels have no digests: an earlier version wrote them.\n")
+            verify(self.out, partial(begin, bar))
         print(self.out)  # noqa: T201
 
 

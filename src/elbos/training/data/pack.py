@@ -5,8 +5,9 @@ OUT/
     making/train-00000.json    a complete shard: the identifier of its samples, and bad images
     index.json                 written last; `making` is then deleted
 
-The next call writes the missing shards, and shards whose images have changed since. Threads decode:
-Pillow releases Python's lock for nine tenths of the time of a JPEG.
+The next call writes the missing shards, and shards whose images have changed since; a complete
+folder stays as it is. Threads decode: Pillow releases Python's lock for nine tenths of the time of
+a JPEG.
 """
 
 import hashlib
@@ -199,19 +200,23 @@ def pack(data: Pictures, out: Path, *, jobs: int | None = None, start: Start = s
     decodes by default; `start` starts a progress bar.
 
     Raises:
-        ValueError: If the images cannot be divided, images are bad, or `out` belongs to other data.
+        ValueError: If the images cannot be divided, images are bad, `out` belongs to other data, or
+            `out` is complete and images were added, removed or changed since.
         OSError: If a file cannot be read or written.
     """
     archive, size, skip_bad = data.archive(), data.size, data.skip_bad
     identity = {"pictures": archive.place, **archive.identity(size), "size": str(size)}
     writer = PackWriter(out, identity)
     if (index := writer.index()) is not None:
+        if index.fingerprint not in (archive.fingerprint(), None):  # None in files of elbos 0.1.0
+            raise ValueError(f"{archive.place} has changed since {out}: pack into a new folder.")
         return index
     with writer.claimed():
+        fingerprint = archive.fingerprint()  # of before the images are read
         advance = start(f"packing {archive.name}", sum(map(len, archive.splits)), "pictures")
         records = write_images(writer, archive, size, advance, skip_bad=skip_bad, jobs=jobs)
         archive.require_good(bad_images(records), "--skip-bad", skip_bad)
-        return finish_images(writer, archive, size, records)
+        return finish_images(writer, archive, size, records, fingerprint=fingerprint)
 
 
 def write_images(
@@ -268,7 +273,12 @@ def bad_images(records: dict[str, ShardRecord]) -> dict[str, str]:
 
 
 def finish_images(
-    writer: PackWriter, archive: Archive, size: int, records: dict[str, ShardRecord]
+    writer: PackWriter,
+    archive: Archive,
+    size: int,
+    records: dict[str, ShardRecord],
+    *,
+    fingerprint: str | None = None,
 ) -> Index:
     splits = archive.good(bad_images(records))
     labels = [some for split in splits if (some := archive.labels_of(split)) is not None]
@@ -280,4 +290,5 @@ def finish_images(
         dtype="uint8",
         num_levels=256,
         class_names=archive.class_names,
+        fingerprint=fingerprint,
     )

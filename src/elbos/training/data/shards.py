@@ -52,8 +52,9 @@ class Index:
     """Index of a dataset stored as a folder of shards.
 
     Holds shape, dtype and classes of the samples, and sizes and digests of the files. `source`
-    holds the data and settings from which the shards were made. Without classes, and for data
-    packed by early versions, there are no digests of labels.
+    holds the data and settings from which the shards were made, `fingerprint` the digest of the
+    archive of images, which tells whether an image has changed since. Without classes there are no
+    digests of labels.
     """
 
     format: Literal[1] = 1
@@ -64,7 +65,8 @@ class Index:
     class_names: tuple[str, ...] | None
     splits: tuple[SplitIndex, SplitIndex, SplitIndex]
     source: dict[str, str]
-    labels_sha256: tuple[str, ...] = ()
+    labels_sha256: tuple[str, ...]
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         levels, num = self.num_levels, sum(sum(split.nums) for split in self.splits)
@@ -75,6 +77,8 @@ class Index:
             raise ValueError(f"dtype {self.dtype} does not fit num_levels {levels}")
         if self.class_names is not None and not self.class_names:
             raise ValueError("class_names is empty")
+        if self.class_names is not None and len(self.labels_sha256) != len(SPLITS):
+            raise ValueError(f"labels of {len(SPLITS)} splits, {len(self.labels_sha256)} digests")
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
@@ -219,7 +223,7 @@ def verify(folder: Path, start: Start = silent) -> Index:
     }
     digests |= {
         labels_file(folder, name): sha256
-        for name, sha256 in zip(SPLITS, index.labels_sha256, strict=False)
+        for name, sha256 in zip(SPLITS, index.labels_sha256, strict=bool(index.labels_sha256))
     }
     damaged, advance = [], start(f"verifying {folder.name}", len(digests), "files")
     for path, sha256 in digests.items():
