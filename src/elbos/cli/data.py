@@ -22,7 +22,6 @@ from elbos.training.data.encode import encode
 from elbos.training.data.images import Pictures
 from elbos.training.data.pack import pack
 from elbos.training.data.shards import INDEX, Index, verify
-from elbos.training.machine import require_few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +58,6 @@ class Pack:
 
     def __post_init__(self) -> None:
         require_positive(size=self.size, jobs=self.jobs)
-        require_few(jobs=self.jobs)
 
     def __call__(self) -> None:
         path, how = Path(self.pictures), {"size": self.size, "skip_bad": self.skip_bad}

@@ -126,13 +126,12 @@ def test_tars_of_one_name_in_several_folders_are_all_read(tmp_path):
         assert [i for i in numbers(split) if i < 20] == numbers(some)
 
 
-def test_more_tars_than_files_may_be_open(tmp_path, monkeypatch):
+def test_more_tars_than_files_may_be_open(tmp_path):
     for i in range(40):
         write(tmp_path / f"{i:02}.tar", shard([i]))
-    dataset = data.Tar(path=tmp_path, size=4).load()
-    rows(dataset)  # whatever is imported on reading
+    expected = rows(data.Tar(path=tmp_path, size=4).load())
     with few_files(20):
-        assert sum(map(len, rows(dataset))) == 40
+        assert rows(data.Tar(path=tmp_path, size=4).load()) == expected
 
 
 def test_the_identifier_is_that_of_names_labels_and_contents(shards):
