@@ -1,5 +1,6 @@
 """Commands as the tests run them, and trained runs to run them on."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -187,8 +188,10 @@ def content(result: Result) -> Any:
 def few_files(num: int) -> Iterator[None]:
     """Let this process open `num` more files at once."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    last = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
-    resource.setrlimit(resource.RLIMIT_NOFILE, (last + num, limits[1]))
+    is_open = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+    free = (number for number in itertools.count() if number not in is_open)
+    limit = next(itertools.islice(free, num, None))  # files have the lowest numbers that are free
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
     try:
         yield
     finally:
