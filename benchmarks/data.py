@@ -108,7 +108,7 @@ def wait_for_batches(out: Path, num_steps: int) -> None:
     """Say what share of a training's time is waited for batches, ahead and in turn."""
     for name in ("cold pages", "with faults"):
         for is_ahead in (False, True):
-            drop_from_memory(out)  # nothing is mapped now, which would stay
+            drop_from_memory(out)
             begin = time.perf_counter()
             waits = list(waiting(batches(out, num_steps, name == "with faults", is_ahead)))
             seconds = time.perf_counter() - begin

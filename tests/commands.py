@@ -1,12 +1,15 @@
 """Commands as the tests run them, and trained runs to run them on."""
 
+import itertools
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,3 +182,17 @@ LINE = 7  # of the first line that a loss goes on with
 def content(result: Result) -> Any:
     assert result.status == 0, result.err
     return json.loads(result.out)
+
+
+@contextmanager
+def few_files(num: int) -> Iterator[None]:
+    """Let this process open `num` more files at once."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    is_open = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+    free = (number for number in itertools.count() if number not in is_open)
+    limit = next(itertools.islice(free, num, None))  # files have the lowest numbers that are free
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

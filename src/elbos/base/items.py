@@ -5,6 +5,7 @@ A dataset is a tensor `[n, ...]`, or an object with a length and `dataset[i]`. A
 of one sample. Batches are made by torch's `default_collate`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -60,7 +61,8 @@ class Items:
         The condition is None if the dataset has none.
 
         Raises:
-            ValueError: If `x` is not a tensor of floating-point numbers, or beyond [-1, 1].
+            ValueError: If `x` is not a tensor of floating-point numbers, not finite, or beyond
+                [-1, 1].
         """
         if isinstance(self.dataset, Tensor):
             x, cond = self.dataset[rows], None
@@ -79,9 +81,13 @@ class Items:
         if x.ndim < 2 or not x.numel():
             num = "one" if x.numel() else "no"
             raise ValueError(f"the dataset's x is {num} number: give a tensor, [c, h, w] or [d].")
-        if self.is_bounded and not x.abs().max() <= 1 + _TOLERANCE:
+        low, high = map(float, x.aminmax())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            first = int(x.flatten(1).isfinite().all(1).int().argmin())
+            raise ValueError(f"dataset[{rows[first]}] holds NaN or infinity: repair or remove it.")
+        if self.is_bounded and max(-low, high) > 1 + _TOLERANCE:
             raise ValueError(
-                f"the dataset's x runs from {x.min():.4g} to {x.max():.4g}: give numbers from -1 "
+                f"the dataset's x runs from {low:.4g} to {high:.4g}: give numbers from -1 "
                 "to 1 (2 * x / 255 - 1 of 8-bit pixels), or is_bounded=False for latents."
             )
         return x.to(self.dtype), cond

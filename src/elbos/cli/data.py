@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -19,9 +19,9 @@ from elbos.cli.parse import parse
 from elbos.training.data import Dataset, Folder, Hub, Packed, Tar
 from elbos.training.data.dataset import SPLITS
 from elbos.training.data.encode import encode
+from elbos.training.data.images import Pictures
 from elbos.training.data.pack import pack
 from elbos.training.data.shards import INDEX, Index, verify
-from elbos.training.machine import require_few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +52,23 @@ class Pack:
     image: str = "image"
     """For hub:NAME: the column of pictures."""
 
-    label: str | None = None
-    """For tars: the file extension of class numbers, default cls. For hub:NAME: the column of
-    classes, default label."""
+    label: str | None = ""
+    """For tars: the file extension of class numbers, cls if empty. For hub:NAME: the column of
+    classes, label if empty; None ignores labels."""
 
     def __post_init__(self) -> None:
         require_positive(size=self.size, jobs=self.jobs)
-        require_few(jobs=self.jobs)
 
     def __call__(self) -> None:
-        path, size, skip_bad = Path(self.pictures), self.size, self.skip_bad
+        path, how = Path(self.pictures), {"size": self.size, "skip_bad": self.skip_bad}
+        label: dict[str, Any] = {} if self.label == "" else {"label": self.label}
         if self.pictures.startswith("hub:"):
-            name, label = self.pictures.removeprefix("hub:"), self.label or "label"
-            data: Folder | Tar | Hub = Hub(
-                path=name, image=self.image, label=label, size=size, skip_bad=skip_bad
-            )
+            name = self.pictures.removeprefix("hub:")
+            data: Pictures = Hub(path=name, image=self.image, **label, **how)
         elif path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
-            data = Tar(path=path, label=self.label or "cls", size=size, skip_bad=skip_bad)
+            data = Tar(path=path, **label, **how)
         else:
-            data = Folder(root=path, size=size, skip_bad=skip_bad)
+            data = Folder(root=path, **how)
         with progress() as bar:
             index = pack(data, self.out, jobs=self.jobs, start=partial(begin, bar))
         _tell(index, index.shape, self.out, "packed")
@@ -155,9 +153,7 @@ class Verify:
 
     def __call__(self) -> None:
         with progress() as bar:
-            index = verify(self.out, partial(begin, bar))
-        if index.class_names is not None and not index.labels_sha256:
-            sys.stderr.write("Its labels have no digests: an earlier version wrote them.\n")
+            verify(self.out, partial(begin, bar))
         print(self.out)  # noqa: T201
 
 

@@ -28,7 +28,6 @@ from elbos.base.hardware import num_cores
 from elbos.base.user_code import no_modules_here
 from elbos.comparison.job import Job, run_job, stop
 from elbos.comparison.objective_result import Failure
-from elbos.training.machine import require_few
 
 _WAIT_SECONDS = 2.0
 _GRACE_SECONDS = 60.0
@@ -85,7 +84,6 @@ class Local(Executor):
     @typed
     def __init__(self, num_workers: int | None = None, gpus_per_run: int = 1) -> None:
         require_positive(gpus_per_run=gpus_per_run)
-        require_few(num_workers=num_workers or 0, gpus_per_run=gpus_per_run)
         cores, devices = num_cores(), 0
         if torch.accelerator.is_available():
             devices = torch.accelerator.device_count()

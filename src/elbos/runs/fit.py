@@ -24,7 +24,7 @@ from elbos.training.choices import require_storable
 from elbos.training.config import Averaging, Config, Execution, Optimizer, Output, Precision
 from elbos.training.data import Given, GivenData, Samples
 from elbos.training.directory import RunDirectory
-from elbos.training.machine import keep_freed_memory, require_few, resolved
+from elbos.training.machine import keep_freed_memory, resolved
 from elbos.training.monitor import OnImages, require_installed
 from elbos.training.network import OwnNetwork, require_storable_state
 from elbos.training.ownership import claim, require_run_directory, require_same_data
@@ -116,8 +116,8 @@ def fit(
             a label beyond the classes, or the embedding of an empty text. Required for
             `cond_dropout`.
         is_bounded: Whether `x` has to be in [-1, 1]; False for latents.
-        num_workers: Data-loading processes per training process; at most 64, or four per core if
-            that is more.
+        num_workers: Data-loading processes per training process. Default: 0, the training process
+            itself.
         optimizer: Optimizer settings with their learning rate. Default: AdamW with `learning_rate`,
             warm-up and decay.
         averaging: Width of the average of the weights.
@@ -143,7 +143,8 @@ def fit(
             f"cond_dropout is {cond_dropout}: give a share from 0 to below 1; a dataset of x alone "
             "trains without conditions."
         )
-    require_few(num_workers=num_workers)
+    if num_workers < 0:
+        raise ValueError(f"num_workers is {num_workers}: give 0 or more.")
     if learning_rate is not None:
         if optimizer is not None:
             raise ValueError(

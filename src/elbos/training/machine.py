@@ -16,7 +16,7 @@ from importlib.metadata import version
 
 import torch
 
-from elbos.base.hardware import device_name, num_cores
+from elbos.base.hardware import device_name
 from elbos.base.processes import Processes
 from elbos.training.config import Config, Precision, run_config
 from elbos.training.directory import RunDirectory
@@ -56,17 +56,6 @@ def machine(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name).partition("+")[0] for name in ("elbos", "torch")},
     }
-
-
-def require_few(**counts: int) -> None:
-    """Raise a ValueError if a number of processes is negative or too large.
-
-    The maximum is 64, or four per CPU core if that is more.
-    """
-    limit = max(64, 4 * num_cores())
-    for name, num in counts.items():
-        if not 0 <= num <= limit:
-            raise ValueError(f"{name} is {num}: give at most {limit}.")
 
 
 def peak_flops(config: Config, device: torch.device) -> float | None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import threading
 
 import pytest
@@ -127,6 +128,19 @@ def test_an_error_comes_where_its_batch_is_asked_for():
         next(ahead)
     with pytest.raises(OSError, match="train-00000"):
         next(ahead)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_stops_no_worker(number):
+    """Terminals, torchrun and SLURM send it to the workers, too: the training ends by itself."""
+    made = batches(Counted(400))
+    ahead = made.prefetched(0, 40, num_workers=2)
+    found = [next(ahead) for _ in range(4)]  # both workers have started
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, number)
+    found += ahead
+    assert all(torch.equal(batch.x, made[step].x) for step, batch in enumerate(found))
+    assert len(found) == 40
 
 
 def test_closing_ends_the_threads():

@@ -3,6 +3,7 @@
 import io
 import itertools
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from tiny import rows
 from elbos.base.extras import MissingExtra
 from elbos.training import data
 from elbos.training.data.hub import HubArchive
+from elbos.training.data.images import Pictures
 from elbos.training.data.pack import pack
 
 NUM = 30
+NAMES = ["cat", "dog", "frog"]
 
 
 def png(number):
@@ -63,8 +66,7 @@ def require_right(dataset):
 
 
 def test_a_saved_data_set_is_read(datasets, tmp_path):
-    names = ["cat", "dog", "frog"]
-    dataset(datasets, range(NUM), names).save_to_disk(tmp_path / "saved")
+    dataset(datasets, range(NUM), NAMES).save_to_disk(tmp_path / "saved")
     found = opened(tmp_path / "saved")
     require_right(found)
     assert (found.class_names, found.shape) == (("cat", "dog", "frog"), (3, 6, 6))
@@ -82,6 +84,52 @@ def test_splits_are_taken_and_divided(datasets, tmp_path):
     require_right(found)
     assert len(found.train) == 20
     assert len(found.val) < len(found.test)
+
+
+@pytest.mark.parametrize("names", [None, NAMES])
+def test_a_split_of_hidden_labels_is_as_if_it_were_missing(datasets, tmp_path, names):
+    parts = {"test": range(9), "train": range(20), "validation": range(20, 30)}
+    whole = {name: dataset(datasets, numbers, names) for name, numbers in parts.items()}
+    hidden = {"kind": [-1] * 9, "picture": whole["test"]["picture"], "text": whole["test"]["text"]}
+    whole["test"] = datasets.Dataset.from_dict(hidden, features=whole["test"].features)
+    datasets.DatasetDict(whole).save_to_disk(tmp_path / "all")
+    del whole["test"]
+    datasets.DatasetDict(whole).save_to_disk(tmp_path / "without")
+    with pytest.warns(UserWarning, match="test"):
+        found = opened(tmp_path / "all")
+    require_right(found)
+    expected = opened(tmp_path / "without")
+    assert (found.num_classes, found.class_names) == (3, expected.class_names)
+    assert rows(found) == rows(expected)
+    assert len(opened(tmp_path / "all", label=None).test) == 9
+
+
+@pytest.mark.parametrize(
+    ("split", "names"), [("validation", None), ("validation", NAMES), ("train", NAMES)]
+)
+def test_a_label_of_no_class_is_refused(datasets, tmp_path, split, names):
+    parts = {"train": range(20), "validation": range(20, 30)}
+    whole = {name: dataset(datasets, numbers, names) for name, numbers in parts.items()}
+    features = whole[split].features
+    some = {**whole[split].to_dict(), "kind": [-1, *whole[split]["kind"][1:]]}
+    whole[split] = datasets.Dataset.from_dict(some, features=features)
+    datasets.DatasetDict(whole).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"\A[^\n]*kind[^\n]*-1[^\n]*\Z"):
+        opened(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(("label", "num_classes"), [("kind", 3), ("None", None)])
+def test_a_data_set_is_packed_with_and_without_labels(
+    datasets, elbos, tmp_path, label, num_classes
+):
+    dataset(datasets, range(NUM)).save_to_disk(tmp_path / "saved")
+    words = ["--image", "picture", "--label", label, "--size", 6, "--jobs", 1]
+    found = elbos("data", "pack", f"hub:{tmp_path / 'saved'}", tmp_path / "out", *words)
+    assert found.status == 0, found.err
+    packed = data.Packed(path=tmp_path / "out").load()
+    assert packed.num_classes == num_classes
+    expected = opened(tmp_path / "saved", label="kind" if num_classes else None)
+    assert rows(packed) == rows(expected)
 
 
 def test_a_folder_of_parquet_is_read(datasets, tmp_path):
@@ -112,10 +160,9 @@ def test_what_holds_no_pictures_is_refused(datasets, tmp_path):
         opened(tmp_path / "nowhere")
 
 
-class Nulls:
+@dataclass(frozen=True, kw_only=True)
+class Nulls(Pictures):
     """Images of which every other one is missing."""
-
-    size, skip_bad = 6, True
 
     def archive(self):
         nulls = itertools.cycle([None, {"bytes": None, "path": None}, {}])
@@ -125,11 +172,13 @@ class Nulls:
 
 
 def test_a_missing_image_is_a_bad_one(tmp_path):
-    source = Nulls().archive().dataset(6, skip_bad=True).train.x  # 0, 3, 6, ...: the odd ones miss
-    with pytest.warns(UserWarning, match="row 3"):
-        assert source[torch.arange(2)][:, 0, 0, 0].tolist() == [0, 6]
+    nulls = Nulls(size=6, skip_bad=True)
+    source = nulls.archive().dataset(6).train.x  # 0, 3, 6, ...: the odd ones miss
+    assert source[torch.tensor([0, 2])][:, 0, 0, 0].tolist() == [0, 6]
+    with pytest.raises(ValueError, match="row 3"):
+        source[torch.arange(2)]
     with pytest.warns(UserWarning, match=f"{NUM // 2} of {NUM} "):
-        pack(Nulls(), tmp_path / "out")
+        pack(nulls, tmp_path / "out")
     packed = data.Packed(path=tmp_path / "out").load()
     assert packed.train.x[:][:, 0, 0, 0].tolist() == [0, 6, 12, 18, 24]
 

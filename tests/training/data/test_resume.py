@@ -56,6 +56,7 @@ def latents(folder):
         class_names=None,
         splits=tuple(splits),
         source={"made": "here"},
+        labels_sha256=(),
     ).write(folder / "latents")
     return data.Latents(path=folder / "latents")
 

@@ -112,7 +112,7 @@ class Batches(Dataset[StoredBatch]):
                 batch_size=None,
                 sampler=range(step, num_steps),
                 num_workers=num_workers,
-                worker_init_fn=_ignore_interrupts,
+                worker_init_fn=_ignore_signals,
                 pin_memory=torch.accelerator.is_available(),
             )
             with no_modules_here():
@@ -138,5 +138,7 @@ class Batches(Dataset[StoredBatch]):
         return batch.pinned() if torch.cuda.is_available() else batch
 
 
-def _ignore_interrupts(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(_: int) -> None:
+    # a terminal and a scheduler signal all processes at once: the training process decides
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Image folders as datasets: the images are decoded into the cache once, then memory-mapped."""
+"""Image folders as datasets: the images are decoded into the cache once, and read from there."""
 
 import hashlib
 import json
@@ -15,12 +15,11 @@ import torch
 
 from elbos.base import files
 from elbos.base.cache import DamagedFolder, build_once
-from elbos.base.checks import Typed, require_positive
 from elbos.base.formats import read_object
 from elbos.base.progress import progress
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import SPLITS, Dataset, digest_of
-from elbos.training.data.images import EXTENSIONS, Archive
+from elbos.training.data.images import EXTENSIONS, Archive, Pictures
 from elbos.training.data.pack import PackWriter, bad_images, finish_images, write_images
 from elbos.training.data.shards import load_shards, verify
 from elbos.training.data.splits import by_path, divided
@@ -30,7 +29,7 @@ _FORMAT = "4"  # increment when decoded pixels change, so that old caches are no
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder(Typed):
+class Folder(Pictures):
     """Images in a folder, decoded to 8-bit RGB of size x size pixels.
 
     Classes are the sub-folders of the first level; pictures directly in the folder have none. With
@@ -51,18 +50,8 @@ class Folder(Typed):
     size: int = 32
     """Height and width after resizing and cropping, in pixels."""
 
-    skip_bad: bool = False
-    """Leave out files that cannot be decoded, with a warning, instead of stopping."""
-
-    flip: bool = False
-    """Mirror half of the training pictures left to right, another half in each epoch."""
-
-    crop: int | None = None
-    """Height and width of the part of a picture that is trained on, at another place in each epoch;
-    validation and test use the centre. Default: the entire picture."""
-
     def __post_init__(self) -> None:
-        require_positive(size=self.size)
+        super().__post_init__()
         # absolute: the run may be sampled and evaluated from other folders
         object.__setattr__(self, "root", files.expanded(self.root))
 

@@ -1,6 +1,7 @@
 """Hugging Face datasets: downloaded from the Hub, in a folder, or saved by `save_to_disk`."""
 
 import importlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +13,25 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from elbos.base import files
-from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import digest
 from elbos.base.errors import flat, suggestion
 from elbos.base.extras import needs
-from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import Dataset, are_downloads_allowed
-from elbos.training.data.images import Archive, BadPicture
+from elbos.training.data.dataset import are_downloads_allowed
+from elbos.training.data.images import Archive, BadPicture, Pictures
 from elbos.training.data.splits import SPLIT_WORDS, divided
 
 _OFFLINE = "HF_HUB_OFFLINE"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hub(Typed):
+class Hub(Pictures):
     """Images of a Hugging Face dataset, decoded on reading to 8-bit RGB of size x size pixels.
 
     Needs `pip install 'elbos[datasets]'`.
 
     The splits train, validation and test are used, and other splits ignored. Without test, a tenth
     of validation is for validation and the rest for testing; without both, 5 % of the pictures are
-    for each.
+    for each. A validation or test split whose labels are hidden (all are -1) counts as missing.
     """
 
     path: str
@@ -47,27 +46,19 @@ class Hub(Typed):
     label: str | None = "label"
     """The column of class labels; None ignores labels."""
 
-    size: int = 64
-    """Height and width after resizing and cropping, in pixels."""
-
-    flip: bool = False
-    """Mirror half of the training pictures left to right, another half in each epoch."""
-
-    crop: int | None = None
-    """Height and width of the part of a picture that is trained on, at another place in each epoch;
-    validation and test use the centre. Default: the entire picture."""
-
-    skip_bad: bool = False
-    """Replace a picture that cannot be decoded by the next one, with a warning, not an error."""
-
     def __post_init__(self) -> None:
-        require_positive(size=self.size)
+        super().__post_init__()
         if Path(self.path).expanduser().is_dir():  # runs resume from other folders
             object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
     def archive(self) -> "HubArchive":
-        groups = self._groups()
-        labels, class_names = self._labels(groups)
+        """Return the rows of the dataset, which the first call may download.
+
+        Raises:
+            ValueError: If the dataset cannot be loaded or divided, a column is missing, or a label
+                is not a class.
+        """
+        groups, labels, class_names = self._labelled(self._groups())
         parts = [part.select_columns(self.image) for part in groups.values()]
         names, start = {}, 0  # rows are numbered consecutively over all splits
         for name, group in groups.items():
@@ -85,14 +76,6 @@ class Hub(Typed):
             rows=imported().concatenate_datasets(parts),
             column=self.image,
         )
-
-    def load(self) -> Dataset:
-        """Return the Hugging Face dataset without decoding images.
-
-        The first call may download the images; each is decoded when it is read.
-        """
-        dataset = self.archive().dataset(self.size, skip_bad=self.skip_bad)
-        return augmented(dataset, flip=self.flip, crop=self.crop)
 
     def _groups(self) -> dict[str, Any]:
         # without a train split, the first split is loaded, under the key ""
@@ -137,25 +120,37 @@ class Hub(Typed):
         with mock.patch.object(both[0], _OFFLINE, True), mock.patch.object(both[1], _OFFLINE, True):
             return datasets.load_dataset(self.path, self.name)
 
-    def _labels(
+    def _labelled(
         self, groups: dict[str, Any]
-    ) -> tuple[Int64[Tensor, " n"] | None, tuple[str, ...] | None]:
-        # where the dataset names no classes, class names are the sorted values of the column
+    ) -> tuple[dict[str, Any], Int64[Tensor, " n"] | None, tuple[str, ...] | None]:
+        # Returns the splits that are used, the labels of their rows, and the names of the classes:
+        # where the dataset has none, the sorted values of the training split.
         if self.label is None:
-            return None, None
-        column = [value for part in groups.values() for value in part[self.label]]
-        names = getattr(next(iter(groups.values())).features[self.label], "names", None)
-        if names is not None and all(
-            isinstance(value, int) and 0 <= value < len(names) for value in column
-        ):
-            return torch.tensor(column), tuple(names)
-        if not all(isinstance(value, int | str) for value in column):
+            return groups, None, None
+        columns = {name: list(part[self.label]) for name, part in groups.items()}
+        train = "train" if "train" in groups else ""
+        names = getattr(groups[train].features[self.label], "names", None)
+        if names is None and not all(isinstance(value, int | str) for value in columns[train]):
             raise ValueError(
                 f"the column {self.label} of {self.path} does not hold classes: name another"
             )
-        known = sorted(set(column))
-        number = {value: i for i, value in enumerate(known)}
-        return torch.tensor([number[value] for value in column]), tuple(map(str, known))
+        classes = range(len(names)) if names is not None else sorted(set(columns[train]))
+        number = {value: i for i, value in enumerate(classes)}
+        for name in groups.keys() - {train}:
+            if not any(value in number for value in columns[name]):  # by convention, all are -1
+                warnings.warn(
+                    f"the labels of {name} in {self.path} are hidden: this split is left out",
+                    stacklevel=2,
+                )
+                del columns[name]
+        column = [value for some in columns.values() for value in some]
+        if unknown := [value for value in column if value not in number]:
+            raise ValueError(
+                f"the column {self.label} of {self.path} holds {unknown[0]!r}, none of its "
+                f"{len(number)} classes: name another, or None"
+            )
+        labels = torch.tensor([number[value] for value in column])
+        return {name: groups[name] for name in columns}, labels, tuple(names or map(str, classes))
 
 
 @dataclass(frozen=True, kw_only=True)

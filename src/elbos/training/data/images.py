@@ -1,4 +1,8 @@
-"""Encoded images in folders, tar files or datasets, and their decoding into small RGB squares."""
+"""Encoded images in folders, tar files or datasets, and their decoding into small RGB squares.
+
+A configuration (`Pictures`) opens an archive, which numbers the images; they are decoded when they
+are read (`Decoded`), or in advance (`pack`).
+"""
 
 import abc
 import hashlib
@@ -15,7 +19,9 @@ from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import digest
+from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import SPLITS, Dataset, Source, Split
 
 EXTENSIONS = (
@@ -24,7 +30,6 @@ EXTENSIONS = (
 )
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # some other formats run programs
 _NUM_IN_IDENTIFIER = 64
-_MAX_BAD = 100  # consecutive bad images
 Numbers = Int64[np.ndarray, "_"]
 
 
@@ -85,14 +90,12 @@ class Archive(abc.ABC):
         return []
 
     def labels_of(self, numbers: Numbers) -> Int64[Tensor, "_"] | None:
-        return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
+        # indexed by NumPy: torch warns of numbers in a read-only file
+        return None if self.labels is None else torch.from_numpy(self.labels.numpy()[numbers])
 
-    def dataset(self, size: int, *, skip_bad: bool = False) -> Dataset:
-        """Return a dataset of the images, decoded to `size` by `size` pixels on reading.
-
-        With `skip_bad`, the next image replaces an image that cannot be decoded.
-        """
-        sources = [Decoded(self, numbers, size, skip_bad) for numbers in self.splits]
+    def dataset(self, size: int) -> Dataset:
+        """Return a dataset of the images, decoded to `size` by `size` pixels on reading."""
+        sources = [Decoded(self, numbers, size) for numbers in self.splits]
         train, val, test = (Split(one, self.labels_of(one.numbers)) for one in sources)
         known = digest([source.fingerprint() for source in sources])
         num_classes = None if self.class_names is None else len(self.class_names)
@@ -144,6 +147,46 @@ class Archive(abc.ABC):
                 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pictures(Typed, abc.ABC):
+    """Images of a folder, of tars or of the Hub, as 8-bit RGB of size x size pixels."""
+
+    size: int = 64
+    """Height and width after resizing and cropping, in pixels."""
+
+    flip: bool = False
+    """Mirror half of the training pictures left to right, another half in each epoch."""
+
+    crop: int | None = None
+    """Height and width of the part of a picture that is trained on, at another place in each epoch;
+    validation and test use the centre. Default: the entire picture."""
+
+    skip_bad: bool = False
+    """Leave out pictures that cannot be decoded, with a warning, instead of stopping. Those of tars
+    and of the Hub have to be packed for that."""
+
+    def __post_init__(self) -> None:
+        require_positive(size=self.size)
+
+    @abc.abstractmethod
+    def archive(self) -> Archive:
+        """Return the encoded images, their labels and splits."""
+
+    def load(self) -> Dataset:
+        """Return the dataset of the images, which are decoded when they are read.
+
+        Raises:
+            OSError: If a file cannot be read.
+            ValueError: If the images cannot be divided, or `skip_bad` is set.
+        """
+        if self.skip_bad:
+            raise ValueError(
+                "pictures of tars and of the Hub are decoded when read: leave bad ones out "
+                "with `elbos data pack --skip-bad`."
+            )
+        return augmented(self.archive().dataset(self.size), flip=self.flip, crop=self.crop)
+
+
 @dataclass(frozen=True)
 class Decoded(Source):
     """Images of a dataset split, decoded and cropped on reading.
@@ -154,7 +197,6 @@ class Decoded(Source):
     archive: Archive
     numbers: Numbers
     size: int
-    skip_bad: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -162,21 +204,14 @@ class Decoded(Source):
 
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 3 s s"]:
         out = np.empty((len(rows), *self.shape[1:]), np.uint8)
-        for place, row in enumerate(rows.tolist()):
-            for i in range(_MAX_BAD):
-                number = int(self.numbers[(row + i) % len(self)])
-                try:
-                    out[place] = decode(self.archive.content(number), self.size)
-                    break
-                except BadPicture as error:
-                    bad = f"the picture {self.archive.describe(number)} cannot be used ({error})"
-                    if not self.skip_bad:
-                        raise ValueError(
-                            f"{bad}: remove it, or pass --data.skip-bad, which takes the next one."
-                        ) from error
-                    warnings.warn(f"{bad}: the next one is taken", stacklevel=2)
-            else:
-                raise ValueError(f"{bad}, like the {_MAX_BAD - 1} before it.")
+        for place, number in enumerate(self.numbers[rows.numpy()].tolist()):
+            try:
+                out[place] = decode(self.archive.content(number), self.size)
+            except BadPicture as error:
+                raise ValueError(
+                    f"the picture {self.archive.describe(number)} cannot be used ({error}): remove "
+                    "it, or leave it out with `elbos data pack --skip-bad`."
+                ) from error
         return torch.from_numpy(out)
 
     def fingerprint(self) -> str:

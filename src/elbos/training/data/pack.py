@@ -5,8 +5,9 @@ OUT/
     making/train-00000.json    a complete shard: the identifier of its samples, and bad images
     index.json                 written last; `making` is then deleted
 
-The next call writes the missing shards, and shards whose images have changed since. Threads decode:
-Pillow releases Python's lock for nine tenths of the time of a JPEG.
+The next call writes the missing shards, and shards whose images have changed since; a complete
+folder stays as it is. Threads decode: Pillow releases Python's lock for nine tenths of the time of
+a JPEG.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from jaxtyping import Int64
 from PIL import Image
@@ -30,7 +31,7 @@ from elbos.base import codec, files
 from elbos.base.formats import read_object
 from elbos.base.progress import Advance, Start, silent
 from elbos.training.data.dataset import SPLITS, digest_of
-from elbos.training.data.images import Archive, BadPicture, decode
+from elbos.training.data.images import Archive, BadPicture, Pictures, decode
 from elbos.training.data.shards import INDEX, Index, SplitIndex, labels_file, shard_name
 from elbos.training.directory import locked
 
@@ -192,38 +193,30 @@ class PackWriter:
         return index
 
 
-class Packable(Protocol):
-    """Interface of image datasets that can be decoded in advance."""
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def skip_bad(self) -> bool: ...
-
-    def archive(self) -> Archive: ...
-
-
-def pack(data: Packable, out: Path, *, jobs: int | None = None, start: Start = silent) -> Index:
+def pack(data: Pictures, out: Path, *, jobs: int | None = None, start: Start = silent) -> Index:
     """Decode images and write them to a folder of shards.
 
     Shards that are complete are skipped; the index of the folder is returned. One thread per core
     decodes by default; `start` starts a progress bar.
 
     Raises:
-        ValueError: If the images cannot be divided, images are bad, or `out` belongs to other data.
+        ValueError: If the images cannot be divided, images are bad, `out` belongs to other data, or
+            `out` is complete and images were added, removed or changed since.
         OSError: If a file cannot be read or written.
     """
     archive, size, skip_bad = data.archive(), data.size, data.skip_bad
     identity = {"pictures": archive.place, **archive.identity(size), "size": str(size)}
     writer = PackWriter(out, identity)
     if (index := writer.index()) is not None:
+        if index.fingerprint not in (archive.fingerprint(), None):  # None in files of elbos 0.1.0
+            raise ValueError(f"{archive.place} has changed since {out}: pack into a new folder.")
         return index
     with writer.claimed():
+        fingerprint = archive.fingerprint()  # of before the images are read
         advance = start(f"packing {archive.name}", sum(map(len, archive.splits)), "pictures")
         records = write_images(writer, archive, size, advance, skip_bad=skip_bad, jobs=jobs)
         archive.require_good(bad_images(records), "--skip-bad", skip_bad)
-        return finish_images(writer, archive, size, records)
+        return finish_images(writer, archive, size, records, fingerprint=fingerprint)
 
 
 def write_images(
@@ -280,7 +273,12 @@ def bad_images(records: dict[str, ShardRecord]) -> dict[str, str]:
 
 
 def finish_images(
-    writer: PackWriter, archive: Archive, size: int, records: dict[str, ShardRecord]
+    writer: PackWriter,
+    archive: Archive,
+    size: int,
+    records: dict[str, ShardRecord],
+    *,
+    fingerprint: str | None = None,
 ) -> Index:
     splits = archive.good(bad_images(records))
     labels = [some for split in splits if (some := archive.labels_of(split)) is not None]
@@ -292,4 +290,5 @@ def finish_images(
         dtype="uint8",
         num_levels=256,
         class_names=archive.class_names,
+        fingerprint=fingerprint,
     )

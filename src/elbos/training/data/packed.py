@@ -29,7 +29,7 @@ _NUM_AT_ONCE = 256  # samples: drawing noise takes ten times the memory of a sam
 
 @dataclass(frozen=True, kw_only=True)
 class Packed(Typed):
-    """Memory-mapped images decoded by `elbos data pack`.
+    """Images decoded in advance by `elbos data pack`.
 
     The split into training, validation and test images was made when the images were packed.
     """

@@ -1,7 +1,8 @@
 """WebDataset tars: images and labels in uncompressed archives, read in random order.
 
-Files of a tar whose names agree up to the first dot are one sample: `0012.jpg`, `0012.cls`. The
-archives are read through once, for the offset of each image; that index is stored in the cache.
+Files of a tar whose names agree up to the first dot are one sample, which holds one image:
+`0012.jpg`, `0012.cls`. The archives are read through once, for the offset of each image; that index
+is stored in the cache.
 (Hugging Face's `datasets` reads such tars, too, but copies all images into its cache.)
 """
 
@@ -9,32 +10,30 @@ import hashlib
 import os
 import re
 import tarfile
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from elbos.base import files
 from elbos.base.cache import DamagedFolder, build_once
-from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import digest
 from elbos.base.errors import flat
 from elbos.base.progress import begin, progress
-from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import MAX_CLASSES, SPLITS, Dataset
-from elbos.training.data.images import EXTENSIONS, Archive
+from elbos.training.data.dataset import MAX_CLASSES, SPLITS
+from elbos.training.data.images import EXTENSIONS, Archive, Pictures
 from elbos.training.data.splits import SPLIT_WORDS, divided
 
-_FORMAT = 1  # increment when the format of the index changes
+_FORMAT = 2  # increment when the format of the index changes
 _COLUMNS = ("file", "offset", "size", "label")
 _ARRAYS, _DIGEST = ("places", "names", *SPLITS), "sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tar(Typed):
+class Tar(Pictures):
     """Images in WebDataset tar files, decoded on reading to 8-bit RGB of size x size pixels.
 
     Tars with the words train, val or test in their names are of these splits, else 5 % of the
@@ -46,41 +45,23 @@ class Tar(Typed):
     """The tars: a folder of them, or a pattern, quoted, as 'shards/*.tar', 'train-{000..099}.tar'.
     Stored as an absolute path."""
 
-    size: int = 64
-    """Height and width after resizing and cropping, in pixels."""
-
     label: str = "cls"
     """Extension of the files that hold the class labels, if present."""
 
-    flip: bool = False
-    """Mirror half of the training pictures left to right, another half in each epoch."""
-
-    crop: int | None = None
-    """Height and width of the part of a picture that is trained on, at another place in each epoch;
-    validation and test use the centre. Default: the entire picture."""
-
-    skip_bad: bool = False
-    """Replace a picture that cannot be decoded by the next one, with a warning, not an error."""
-
     def __post_init__(self) -> None:
-        require_positive(size=self.size)
+        super().__post_init__()
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def archive(self) -> "TarArchive":
-        name = self.path.name if self.path.is_dir() else self.path.parent.name
-        return TarArchive.indexed(self._tars(), self.label, name=name, place=str(self.path))
-
-    def load(self) -> Dataset:
-        """Return the dataset of the images in tar files.
-
-        The first call indexes the tar files; each image is decoded when it is read.
+        """Return the index of the images, which the first call makes of the tars.
 
         Raises:
             FileNotFoundError: If there is no tar file.
-            ValueError: If a file is not a tar, there are no pictures, or some labels are missing.
+            ValueError: If a file is not a tar, there are no pictures, a sample holds two, or some
+                labels are missing.
         """
-        dataset = self.archive().dataset(self.size, skip_bad=self.skip_bad)
-        return augmented(dataset, flip=self.flip, crop=self.crop)
+        name = self.path.name if self.path.is_dir() else self.path.parent.name
+        return TarArchive.indexed(self._tars(), self.label, name=name, place=str(self.path))
 
     def _tars(self) -> list[Path]:
         pattern = str(self.path / "*.tar") if self.path.is_dir() else str(self.path)
@@ -107,7 +88,6 @@ class TarArchive(Archive):
     places: np.ndarray  # number of the tar, offset, size, and label or -1, of each image
     names: np.ndarray
     digest: str
-    _open: dict[int, int] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def indexed(cls, tars: list[Path], label: str, *, name: str, place: str) -> "TarArchive":
@@ -153,20 +133,17 @@ class TarArchive(Archive):
 
     def content(self, number: int) -> bytes:
         file, offset, size, _ = self.places[number].item()
-        with files.named_errors(self.tars[file]):
-            if file not in self._open:
-                self._open[file] = os.open(files.regular(self.tars[file]), os.O_RDONLY)
-            return os.pread(self._open[file], size, offset)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}  # another process opens the files itself
+        # opened each time: there may be more tars than files that a process may have open
+        with files.named_errors(self.tars[file]), files.regular(self.tars[file]).open("rb") as tar:
+            tar.seek(offset)
+            return tar.read(size)
 
 
 def _build(folder: Path, tars: list[Path], label: str) -> None:
     places: list[tuple[int, int, int, int]] = []
     names: list[bytes] = []
     groups: dict[str, list[str]] = {}
-    numbers: dict[str, int] = {}
+    numbers: defaultdict[str, list[int]] = defaultdict(list)  # several from tars of one name
     with progress() as bar:
         advance = begin(bar, f"reading through {tars[0].parent.name}", len(tars), "tars")
         for file, tar in enumerate(tars):
@@ -174,10 +151,11 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
             split = next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "")
             for name, offset, size, number in _samples(tar, label):
                 path = f"{tar.name}/{name}"
-                numbers[path] = len(places)
+                if path not in numbers:
+                    groups.setdefault(split, []).append(path)
+                numbers[path].append(len(places))
                 places.append((file, offset, size, number))
                 names.append(os.fsencode(name))
-                groups.setdefault(split, []).append(path)
             advance(1)
     where = str(tars[0].parent)
     if not places:
@@ -189,7 +167,8 @@ def _build(folder: Path, tars: list[Path], label: str) -> None:
     if (table["label"] < 0).any() and (table["label"] >= 0).any():
         first = names[int(table["label"].argmin())].decode(errors="replace")
         raise ValueError(f"{first} in the tars of {where} has no .{label}, unlike others: add it")
-    splits = [[numbers[path] for path in split] for split in divided(groups, where)]
+    divisions = divided(groups, where)
+    splits = [[number for path in split for number in numbers[path]] for split in divisions]
     for name, array in zip(_ARRAYS, (table, np.array(names), *splits), strict=True):
         np.save(folder / f"{name}.npy", np.asarray(array))
     known = hashlib.sha256(b"\0".join(names))
@@ -201,6 +180,9 @@ def _samples(path: Path, label: str) -> list[tuple[str, int, int, int]]:
     """Return name, byte offset, size and label of each image in a tar file.
 
     A missing label is -1.
+
+    Raises:
+        ValueError: If the file is not a tar, a sample holds two images, or a label is no class.
     """
     pictures: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, int] = {}
@@ -212,6 +194,11 @@ def _samples(path: Path, label: str) -> list[tuple[str, int, int, int]]:
                 if not member.isreg() or base[:1] == ".":
                     continue
                 if base.lower().endswith(EXTENSIONS):
+                    if key in pictures:
+                        raise ValueError(
+                            f"{pictures[key][0]} and {member.name} in {path} are one sample, as "
+                            "their names agree up to the first dot: give each sample one picture"
+                        )
                     pictures[key] = (member.name, member.offset_data, member.size)
                 elif base.endswith(f".{label}"):
                     file = tar.extractfile(member)
