@@ -81,10 +81,10 @@ def compare(
         raise ValueError(f"There is no preset {data!r}: {suggestion(data, PRESETS)}")
     if isinstance(objectives, str) or not isinstance(objectives, Sequence):
         raise ValueError(f"objectives is {objectives!r}: give a list of them.")
-    if type(seeds) is int and seeds > 0:
+    if not isinstance(seeds, Sequence):
+        if seeds < 1:
+            raise ValueError(f"seeds is {seeds!r}: give their number, or a list of whole numbers.")
         seeds = range(seeds)
-    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
-        raise ValueError(f"seeds is {seeds!r}: give their number, or a list of whole numbers.")
     experiment = Experiment(
         config=PRESETS[data] if isinstance(data, str) else data,
         scoring=Scoring() if scoring is None else scoring,
