@@ -94,6 +94,15 @@ def test_the_protocol_says_how_all_runs_were_made():
     assert rows["features"].startswith("Lite0, 2,000 samples")
 
 
+def test_the_protocol_names_the_metrics_of_fewer_samples(report):
+    """Those that were measured and depend on the number of samples."""
+    report["num_compared"] = 500
+    report["metrics"][-1] |= {"key": "classifier_score_heun", "title": "classifier score, Heun"}
+    rows = dict(protocol_table(Comparison.from_dict(report)).rows)
+    (titles,) = [title for title, text in rows.items() if " 500 samples" in text]
+    assert titles == "Fréchet distance, precision, recall, classifier score"
+
+
 def test_the_table_has_every_objective_and_every_metric():
     table = results_table(COMPARISON)
     assert [column.title for column in table.columns[2:-3]] == [m.short for m in COMPARISON.metrics]

@@ -10,9 +10,9 @@ from elbos.base.html import sentences
 from elbos.base.numbers import NONE, decimals, fixed, interval, number, signed
 from elbos.base.tables import Cell, Column, Row, Table
 from elbos.comparison import figures
-from elbos.comparison.objective_result import Metric, Score
+from elbos.comparison.objective_result import Metric, Score, metric_key
 from elbos.comparison.result import Comparison, Difference, RankCorrelation
-from elbos.evaluation.metrics import BITS_PER_DIM
+from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS
 from elbos.theory.names import label
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.schedules import Schedule
@@ -211,6 +211,13 @@ def protocol_table(comparison: Comparison) -> Table | None:
 
     They are the settings of training and scoring; None if unknown.
     """
-    lines = sentences("comparison/words.txt", "protocol", comparison, comparison.protocol)
+    protocol, keys = comparison.protocol, {metric.key for metric in comparison.metrics}
+    samplers = protocol.samplers if protocol else ()
+    titles = [  # of metrics of `num_compared` samples
+        metric.title
+        for metric in SAMPLE_METRICS
+        if metric.depends_on_num and any(metric_key(metric.name, one) in keys for one in samplers)
+    ]
+    lines = sentences("comparison/words.txt", "protocol", comparison, protocol, titles)
     rows = [line.partition(": ")[::2] for line in lines]
     return Table(["", Column("", is_numeric=False)], rows) if rows else None
