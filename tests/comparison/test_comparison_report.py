@@ -127,6 +127,16 @@ def test_numbers_have_two_digits_of_their_deviation():
     assert "2777 ± 768?" in shown(COMPARISON)
 
 
+def test_deviations_stand_below_the_means_on_a_page(report):
+    """And names are as they were given."""
+    report["rows"][0]["weighting"] = "mine ± 2"
+    comparison = Comparison.from_dict(report)
+    beside, below = (results_table(comparison, is_stacked=one) for one in (False, True))
+    assert (beside.body_cells[0][4].text, beside.body_cells[0][4].note) == ("2.8415 ± 0.0027", "")
+    assert (below.body_cells[0][4].text, below.body_cells[0][4].note) == ("2.8415", "± 0.0027")
+    assert "mine ± 2" in page(comparison, {})
+
+
 def test_weightings_have_short_names():
     """One whose values are stored has its own."""
     assert weighting_label("Monotone(inner=EDM(mean=2.4, std=2.4, sigma_data=0.5))") == (
