@@ -96,7 +96,7 @@ def read_scores(
         if stored["digest"] != _digest(config, scoring, stored["scores"]):
             return None
         scores: RunScores = from_json(RunScores, stored["scores"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return scores if set(weightings) <= set(scores.losses) else None
 
