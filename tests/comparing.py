@@ -51,13 +51,10 @@ class Here(Executor):
     def call(self, function, *args):
         return "a machine, fp32" if function is timing.hardware else function(*args)
 
-    def do(self, job):
+    def do(self, job, stopping):
         self.before(len(self.made), job)
         self.made.append(job.path.name)
         return work(job)
-
-    def close(self):
-        pass
 
 
 @contextlib.contextmanager

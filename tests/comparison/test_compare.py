@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commands import assert_one_line
 from comparing import USERS, Here, own_folder, small_experiment
@@ -77,12 +78,12 @@ def test_what_is_done_is_not_done_again(small, finished, done):
 
 
 def test_python_compares_as_the_command_does(small, folder):
-    """Objectives by name, as text and as variants; seeds by their number."""
+    """Objectives by name, as text and as variants; seeds by their number, of numpy, too."""
     mine = replace(VARIANTS["elbo"], name="mine")
     found = elbos.compare(
         ["iddpm", "held=V(),Adaptive(),ELBO()", mine],
         data=small.config,
-        seeds=1,
+        seeds=np.int64(1),
         out="c",
         scoring=small.scoring,
         executor=Here(),
@@ -104,6 +105,7 @@ def test_python_compares_as_the_command_does(small, folder):
         ({"data": 5}, "data is 5"),
         ({"seeds": 0}, "seeds is 0"),
         ({"seeds": -1}, "seeds is -1"),
+        ({"seeds": True}, "seeds is True"),
         ({"seeds": "a"}, "seeds is 'a'"),
         ({"seeds": [0, 1.5]}, r"seeds is \[0, 1\.5\]"),
         ({"scoring": {"num_samples": 50}}, "scoring is .*Scoring"),
@@ -205,6 +207,7 @@ def test_a_directory_belongs_to_one_comparison(small, done):
         (["--workers", "0"], "num_workers is 0"),
         (["--scoring.num-samples", "3"], "num_samples 3"),
         (["--samplers", "fast=Heun()"], "fast"),
+        (["--samplers", "fast=Heun(),9", "fast=DDIM(),9"], "sampler fast"),
         (["--samplers", "fast=Heum(),9"], "Heum"),
         (["--samplers", "=Heun(),9"], "sampler"),
         (["--out", "mine.py"], "mine.py"),
@@ -353,8 +356,8 @@ def test_a_budget_is_the_same_number_of_images_for_all_and_for_good(small, folde
 
 def test_any_sampler_may_score(pictures, folder):
     """One of the library's, under a name of its own; its samples are shown."""
-    fast = elbos.comparison.experiment.parse_sampling("fast=UniPC(order=3),2")
-    scoring = replace(pictures.scoring, samplings=dict([fast]))
+    fast = elbos.comparison.experiment.parse_samplings(["fast=UniPC(order=3),2"])
+    scoring = replace(pictures.scoring, samplings=fast)
     found, _ = compared(replace(first(pictures), scoring=scoring))
     assert [metric.key for metric in found.main_metrics] == ["frechet_fast", "bits_per_dim"]
     assert found.objectives[0].scores["frechet_fast"].mean > 0

@@ -94,6 +94,15 @@ def test_the_protocol_says_how_all_runs_were_made():
     assert rows["features"].startswith("Lite0, 2,000 samples")
 
 
+def test_the_protocol_names_the_metrics_of_fewer_samples(report):
+    """Those that were measured and depend on the number of samples."""
+    report["num_compared"] = 500
+    report["metrics"][-1] |= {"key": "classifier_score_heun", "title": "classifier score, Heun"}
+    rows = dict(protocol_table(Comparison.from_dict(report)).rows)
+    (titles,) = [title for title, text in rows.items() if " 500 samples" in text]
+    assert titles == "Fréchet distance, precision, recall, classifier score"
+
+
 def test_the_table_has_every_objective_and_every_metric():
     table = results_table(COMPARISON)
     assert [column.title for column in table.columns[2:-3]] == [m.short for m in COMPARISON.metrics]
@@ -116,6 +125,16 @@ def test_numbers_have_two_digits_of_their_deviation():
     assert (wild[4].text, wild[4].note) == ("2777 ± 768", "unresolved")
     assert iddpm[4].is_bold and not wild[4].is_bold
     assert "2777 ± 768?" in shown(COMPARISON)
+
+
+def test_deviations_stand_below_the_means_on_a_page(report):
+    """And names are as they were given."""
+    report["rows"][0]["weighting"] = "mine ± 2"
+    comparison = Comparison.from_dict(report)
+    beside, below = (results_table(comparison, is_stacked=one) for one in (False, True))
+    assert (beside.body_cells[0][4].text, beside.body_cells[0][4].note) == ("2.8415 ± 0.0027", "")
+    assert (below.body_cells[0][4].text, below.body_cells[0][4].note) == ("2.8415", "± 0.0027")
+    assert "mine ± 2" in page(comparison, {})
 
 
 def test_weightings_have_short_names():

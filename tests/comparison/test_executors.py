@@ -19,7 +19,7 @@ from comparing import USERS, Here
 
 from elbos.comparison import executors
 from elbos.comparison.compare import run_experiment
-from elbos.comparison.executors import Local
+from elbos.comparison.executors import Local, do_all
 from elbos.comparison.job import Job, work
 
 OPTIONS = [
@@ -93,6 +93,32 @@ def test_runs_have_no_more_threads_than_this_process(
     assert Local(num_workers).num_threads == expected
 
 
+def test_an_executor_serves_any_number_of_comparisons(small, folder):
+    executor = Local(1)
+    assert do_all({}, executor) == {}
+    job = Job.from_experiment(small, folder / "run", small.objectives[0], 0)
+    assert do_all({("iddpm", 0): job}, executor) == {}
+    assert job.scores() is not None
+
+
+@pytest.mark.slow
+def test_a_job_that_is_stopped_saves_its_checkpoint(small, folder):
+    """And no failure is noted."""
+    config = replace(small.config, num_images=10**7)
+    longer = replace(small, config=replace(config, output=replace(config.output, log_every=64)))
+    job = Job.from_experiment(longer, folder / "run", small.objectives[0], 0)
+    stopping, found = Event(), []
+    thread = Thread(target=lambda: found.append(Local(1).do(job, stopping)))
+    thread.start()
+    while thread.is_alive() and not (job.path / "metrics.jsonl").exists():
+        time.sleep(0.05)
+    stopping.set()
+    thread.join()
+    assert found == [None]
+    assert list(job.path.glob("checkpoints/*")) and job.scores() is None
+    assert not job.is_running()
+
+
 @pytest.mark.slow
 def test_processes_that_train_a_run_together_end_where_one_does(small, folder, monkeypatch):
     """Two of this machine, who know nothing of those among whom they were started."""
@@ -103,7 +129,7 @@ def test_processes_that_train_a_run_together_end_where_one_does(small, folder, m
     strange = {"RANK": "5", "WORLD_SIZE": "7", "LOCAL_RANK": "5", "SLURM_PROCID": "5"}
     for name, value in (strange | {"SLURM_NTASKS": "7"}).items():
         monkeypatch.setenv(name, value)
-    assert Local(1, gpus_per_run=2).do(shared) is None
+    assert Local(1, gpus_per_run=2).do(shared, Event()) is None
     expected, found = alone.scores(), shared.scores()
     assert found.bits_per_dim == pytest.approx(expected.bits_per_dim, abs=1e-5)
     assert found.learning.bits_per_dim == pytest.approx(expected.learning.bits_per_dim, abs=1e-5)
@@ -172,7 +198,6 @@ if __name__ == "__main__":
     processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     connections = [c for p in processes for c in p.net_connections("inet")]
     found["addresses"] = [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN]
-    executor.close()
     print("found", json.dumps(found))
 """
 

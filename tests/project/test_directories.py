@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -92,6 +93,6 @@ def test_no_module_of_the_current_folder_is_imported(
     was_run = hostile_modules(folder)
     monkeypatch.setenv("PYTHONPATH", str(Path(files.__file__).parents[2]))
     job = Job.from_experiment(one, folder / "run", one.objectives[0], 0)
-    assert Local(2).do(job) is None  # of one thread
+    assert Local(2).do(job, Event()) is None  # of one thread
     assert (folder / "run" / "scores.json").exists()
     assert not was_run.exists()

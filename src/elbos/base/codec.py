@@ -241,7 +241,7 @@ def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool =
     quoted = re.sub(_FUNCTION, lambda found: found[1] or repr(found[0]), text.strip())
     try:
         node = ast.parse(quoted, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError):
         raise ValueError(f"{where} is {_shown(text)!r}: expected a class and its fields.") from None
     return decode(annotation, _as_json(annotation, node, where, runs_files), where)
 
@@ -263,7 +263,7 @@ def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> A
         return word
     try:
         return encode(ast.literal_eval(node))
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+    except (ValueError, TypeError, SyntaxError):
         raise ValueError(f"{_shown(node)} is no number.") from None
 
 

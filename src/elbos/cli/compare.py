@@ -13,7 +13,7 @@ from rich.console import Console
 from elbos.cli.parse import parse
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.executors import Local, OnRay
-from elbos.comparison.experiment import Experiment, Scoring, parse_sampling
+from elbos.comparison.experiment import Experiment, Scoring, parse_samplings
 from elbos.comparison.page import terminal
 from elbos.comparison.result import Comparison
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
@@ -72,10 +72,9 @@ class Compare:
         if self.minutes is not None and config.num_images != PRESETS[preset].num_images:
             raise ValueError("--minutes sets the number of images: leave one of the two out.")
         names = [n for one in self.objectives for n in (VARIANTS if one == "all" else [one])]
-        samplings = dict(map(parse_sampling, self.samplers))
         experiment = Experiment(
             config=config,
-            scoring=replace(self.scoring, samplings=samplings),
+            scoring=replace(self.scoring, samplings=parse_samplings(self.samplers)),
             objectives=tuple(map(Variant.parse, names)),
             seeds=self.seeds,
         )

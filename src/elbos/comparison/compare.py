@@ -2,7 +2,6 @@
 report.
 """
 
-import contextlib
 import itertools
 import json
 import time
@@ -81,10 +80,10 @@ def compare(
         raise ValueError(f"There is no preset {data!r}: {suggestion(data, PRESETS)}")
     if isinstance(objectives, str) or not isinstance(objectives, Sequence):
         raise ValueError(f"objectives is {objectives!r}: give a list of them.")
-    if type(seeds) is int and seeds > 0:
+    if not isinstance(seeds, Sequence):
+        if seeds < 1:
+            raise ValueError(f"seeds is {seeds!r}: give their number, or a list of whole numbers.")
         seeds = range(seeds)
-    if isinstance(seeds, str) or not isinstance(seeds, Sequence):
-        raise ValueError(f"seeds is {seeds!r}: give their number, or a list of whole numbers.")
     experiment = Experiment(
         config=PRESETS[data] if isinstance(data, str) else data,
         scoring=Scoring() if scoring is None else scoring,
@@ -107,60 +106,58 @@ def run_experiment(
     """Run a comparison of training objectives.
 
     Models that are not scored yet are trained and scored; the report is written, and the results
-    are returned. Several commands may share the work. The executor is closed at the end; the report
-    shows the command line.
+    are returned. Several commands may share the work. The report shows the command line.
     """
     directory = ComparisonDirectory(path)
-    with contextlib.closing(executor):
-        if minutes is not None:
-            require_positive(minutes=minutes)
-            require_finite(minutes, "minutes")
-        dataset = experiment.config.data.load()
-        config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
-        require_installed(config.output.trackers)
-        network = build_network(config, dataset.spec, torch.device("cpu"))
-        num_parameters = sum(parameter.numel() for parameter in network.parameters())
-        for sampling in experiment.scoring.samplings.values():
-            require_guidable(config, dataset.spec, sampling)
-            sampling.logsnrs(config.schedule)  # raises for an invalid grid
-        extractor = None
-        if dataset.num_levels is not None:
-            extractor = experiment.scoring.extractor.load(local_device())
-        features = extractor.name if extractor else None
-        is_new = directory.stored() is None
-        experiment = _claimed(experiment, directory, dataset, features, minutes, executor)
-        jobs = {  # all objectives with one seed, then with the next
-            (one.name, seed): Job.from_experiment(
-                experiment, directory.run(one, seed).absolute(), one, seed
-            )
-            for seed in experiment.seeds
-            for one in experiment.objectives
-        }
-        left = {key: job for key, job in jobs.items() if job.scores() is None}
-        if left:
-            machine = executor.call(hardware, next(iter(left.values())).config)
-            LOGGER.info(
-                "%s",
-                f"{machine}, {num_parameters:,} parameters, {printable(str(path))}: "
-                f"{'new' if is_new else 'resumed'}, {len(jobs) - len(left)} of {len(jobs)} runs "
-                f"done, {executor.num_workers} at once",
-            )
-            if experiment.config.long_warmup:
-                LOGGER.info("%s", f"{experiment.config.long_warmup} (--optimizer.warmup-images)")
-        try:
-            if extractor:  # compute once, with all cores, and fail before training
-                with progress(Console(stderr=True)) as bar:
-                    reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
-            failures = do_all(left, executor, _reporter(jobs, left))
-        except KeyboardInterrupt:
-            done = [seed for (_, seed), job in jobs.items() if job.scores() is not None]
-            num = len(experiment.objectives)
-            complete = [str(seed) for seed in experiment.seeds if done.count(seed) == num]
-            early = f", and --seeds {' '.join(complete)} reports on these" if complete else ""
-            raise Interrupted(
-                f"Stopped with {len(done)} of {len(jobs)} runs done: the same command resumes from "
-                f"there{early}."
-            ) from None
+    if minutes is not None:
+        require_positive(minutes=minutes)
+        require_finite(minutes, "minutes")
+    dataset = experiment.config.data.load()
+    config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
+    require_installed(config.output.trackers)
+    network = build_network(config, dataset.spec, torch.device("cpu"))
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    for sampling in experiment.scoring.samplings.values():
+        require_guidable(config, dataset.spec, sampling)
+        sampling.logsnrs(config.schedule)  # raises for an invalid grid
+    extractor = None
+    if dataset.num_levels is not None:
+        extractor = experiment.scoring.extractor.load(local_device())
+    features = extractor.name if extractor else None
+    is_new = directory.stored() is None
+    experiment = _claimed(experiment, directory, dataset, features, minutes, executor)
+    jobs = {  # all objectives with one seed, then with the next
+        (one.name, seed): Job.from_experiment(
+            experiment, directory.run(one, seed).absolute(), one, seed
+        )
+        for seed in experiment.seeds
+        for one in experiment.objectives
+    }
+    left = {key: job for key, job in jobs.items() if job.scores() is None}
+    if left:
+        machine = executor.call(hardware, next(iter(left.values())).config)
+        LOGGER.info(
+            "%s",
+            f"{machine}, {num_parameters:,} parameters, {printable(str(path))}: "
+            f"{'new' if is_new else 'resumed'}, {len(jobs) - len(left)} of {len(jobs)} runs "
+            f"done, {executor.num_workers} at once",
+        )
+        if experiment.config.long_warmup:
+            LOGGER.info("%s", f"{experiment.config.long_warmup} (--optimizer.warmup-images)")
+    try:
+        if extractor:  # compute once, with all cores, and fail before training
+            with progress(Console(stderr=True)) as bar:
+                reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
+        failures = do_all(left, executor, _reporter(jobs, left))
+    except KeyboardInterrupt:
+        done = [seed for (_, seed), job in jobs.items() if job.scores() is not None]
+        num = len(experiment.objectives)
+        complete = [str(seed) for seed in experiment.seeds if done.count(seed) == num]
+        early = f", and --seeds {' '.join(complete)} reports on these" if complete else ""
+        raise Interrupted(
+            f"Stopped with {len(done)} of {len(jobs)} runs done: the same command resumes from "
+            f"there{early}."
+        ) from None
     about = {
         "command": command and printable(command),
         "features": features,

@@ -58,7 +58,7 @@ class ComparisonDirectory:
             return None
         try:
             found = decode(Stored, files.read_json(self.path / _FILE), "comparison")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ValueError(
                 f"{self.path / _FILE} is damaged ({error}): restore it, or name another with --out."
             ) from error

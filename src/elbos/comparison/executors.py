@@ -13,10 +13,10 @@ import logging
 import os
 import queue
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from threading import Event
 from typing import Any, TypeVar
 
 import torch
@@ -26,7 +26,7 @@ from elbos.base.errors import flat
 from elbos.base.extras import needs
 from elbos.base.hardware import num_cores
 from elbos.base.user_code import no_modules_here
-from elbos.comparison.job import Job, run_job, stop
+from elbos.comparison.job import POLL_SECONDS, Job, run_job
 from elbos.comparison.objective_result import Failure
 
 _WAIT_SECONDS = 2.0
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 
 class Executor(abc.ABC):
-    """Interface of an executor of training jobs.
+    """Interface of an executor of training jobs, for any number of comparisons.
 
     It runs `num_workers` jobs at a time, each in `num_processes` processes of `num_threads` cores.
     """
@@ -52,17 +52,11 @@ class Executor(abc.ABC):
         """Call a function on a machine that executes training jobs."""
 
     @abc.abstractmethod
-    def do(self, job: Job) -> Failure | None:
+    def do(self, job: Job, stopping: Event) -> Failure | None:
         """Execute a training job and wait until it ends.
 
-        Returns the failure, or None on success.
-        """
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Stop all running training jobs.
-
-        Each job saves a checkpoint first.
+        Once `stopping` is set, the job saves a checkpoint and ends. Returns the failure, or None on
+        success.
         """
 
 
@@ -101,34 +95,21 @@ class Local(Executor):
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(num_workers):
             self._slots.put(slot)
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._is_closed = False
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         return function(*args)
 
-    def do(self, job: Job) -> Failure | None:
+    def do(self, job: Job, stopping: Event) -> Failure | None:
         slot = self._slots.get()
         environment = {"OMP_NUM_THREADS": str(self.num_threads)}
         if self._num_devices > 1:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
             names = device_names(slot, self._num_devices, visible, self.num_processes)
             environment["CUDA_VISIBLE_DEVICES"] = names
-
-        def on_start(process: subprocess.Popen[bytes]) -> None:
-            self._running.add(process)
-            if self._is_closed:
-                stop(process)
-
         try:
-            return run_job(job, self.num_processes, environment, on_start)
+            return run_job(job, self.num_processes, environment, stopping)
         finally:
             self._slots.put(slot)
-
-    def close(self) -> None:
-        self._is_closed = True
-        for process in list(self._running):
-            stop(process)
 
 
 def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str:
@@ -149,8 +130,9 @@ def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str
 class OnRay(Executor):
     """Executor of training jobs on a Ray cluster.
 
-    The cluster is the one at `RAY_ADDRESS`, or a new one on this machine. A cluster started here
-    listens on the loopback address only. All machines of a cluster need elbos, and must see the
+    The cluster is the one that this process is connected to, the one at `RAY_ADDRESS`, or a new one
+    on this machine. A cluster started here listens on the loopback address only, and ends with the
+    process or by `ray.shutdown()`. All machines of a cluster need elbos, and must see the
     comparison's directory under the same path.
 
     Args:
@@ -179,12 +161,13 @@ class OnRay(Executor):
         try:
             # workers import modules from the folder in which Ray is started
             with no_modules_here(), contextlib.chdir(os.sep):
-                ray.init(
-                    address=address or "local",
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    include_dashboard=None if address else False,
-                )
+                if not ray.is_initialized():
+                    ray.init(
+                        address=address or "local",
+                        log_to_driver=False,
+                        logging_level=logging.ERROR,
+                        include_dashboard=None if address else False,
+                    )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ValueError(
                 f"Ray at {address or 'this machine'} does not answer: {error}"
@@ -200,7 +183,6 @@ class OnRay(Executor):
         self._remote = ray.remote(
             num_cpus=self.num_threads * gpus_per_run, num_gpus=num_gpus, max_calls=1, max_retries=0
         )
-        self._running: set[Any] = set()
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
         try:
@@ -212,25 +194,18 @@ class OnRay(Executor):
             ) from error
         return found
 
-    def do(self, job: Job) -> Failure | None:
+    def do(self, job: Job, stopping: Event) -> Failure | None:
         task = self._remote(_do_here).remote(job, self.num_processes, self.num_threads)
-        self._running.add(task)
+        while not self._ray.wait([task], timeout=POLL_SECONDS)[0]:
+            if stopping.is_set():
+                self._ray.cancel(task)
+                self._ray.wait([task], timeout=_GRACE_SECONDS)
+                return None
         try:
             failure: Failure | None = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             return job.failed(flat(f"Ray: {str(error).strip().splitlines()[-1]}"))
-        finally:
-            self._running.discard(task)
         return failure
-
-    def close(self) -> None:
-        running = list(self._running)
-        self._running.clear()
-        for task in running:
-            self._ray.cancel(task)
-        if running:
-            self._ray.wait(running, num_returns=len(running), timeout=_GRACE_SECONDS)
-        self._ray.shutdown()
 
 
 def shares(
@@ -270,7 +245,7 @@ def _do_here(job: Job, num_processes: int, num_threads: int) -> Failure | None:
             "machines share."
         )
     environment = {"OMP_NUM_THREADS": str(min(num_threads, torch.get_num_threads()))}
-    return run_job(job, num_processes, environment)
+    return run_job(job, num_processes, environment, Event())  # Ray cancels it by an exception
 
 
 def do_all(
@@ -283,12 +258,12 @@ def do_all(
     Jobs are executed even if others fail; failures are keyed by job. `on_end` is called when a job
     has ended, with its key and its failure or None.
     """
-    left, failures = dict(jobs), {}
+    left, failures, stopping = dict(jobs), {}, Event()
 
     def attempt(job: Job) -> tuple[bool, Failure | None]:  # whether it has ended, and its failure
         failure = None
         if job.scores() is None and not job.is_running():
-            failure = executor.do(job)
+            failure = executor.do(job, stopping)
         has_scores = job.scores() is not None
         return has_scores or failure is not None, None if has_scores else failure
 
@@ -306,7 +281,6 @@ def do_all(
             if left:  # other commands are doing these jobs
                 time.sleep(_WAIT_SECONDS)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        executor.close()
-        pool.shutdown()
+        stopping.set()
+        pool.shutdown(cancel_futures=True)
     return failures

@@ -1,6 +1,7 @@
 """Settings of a comparison: training objectives, common training settings, seeds and scoring."""
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -34,11 +35,20 @@ def default_samplings() -> dict[str, Sampling]:
     }
 
 
-def parse_sampling(text: str) -> tuple[str, Sampling]:
-    """Parse the name and settings of a sampler.
+def parse_samplings(texts: Iterable[str]) -> dict[str, Sampling]:
+    """Parse the names and settings of samplers.
 
-    The text is `NAME=SAMPLER,NUM_STEPS` or `NAME=Sampling(...)`.
+    A text is `NAME=SAMPLER,NUM_STEPS` or `NAME=Sampling(...)`.
+
+    Raises:
+        ValueError: If a text is not of this form, or a name is given twice.
     """
+    parsed = [_parse_sampling(text) for text in texts]
+    _require_distinct("sampler", [name for name, _ in parsed])
+    return dict(parsed)
+
+
+def _parse_sampling(text: str) -> tuple[str, Sampling]:
     name, _, given = (part.strip() for part in text.partition("="))
     where = f"sampler {name!r}"
     if given.startswith("Sampling("):
@@ -48,6 +58,11 @@ def parse_sampling(text: str) -> tuple[str, Sampling]:
     except ValueError as error:
         raise ValueError(f"{error} Give its name, a sampler and steps, as {_EXAMPLE}.") from error
     return name, Sampling(sampler=sampler, num_steps=num_steps)
+
+
+def _require_distinct(what: str, given: Sequence[str]) -> None:
+    if twice := [one for one in given if given.count(one) > 1]:
+        raise ValueError(f"The {what} {twice[0]} is given twice.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +115,6 @@ class Experiment(Typed):
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def __post_init__(self) -> None:
-        names = [one.name for one in self.objectives]
         if not self.objectives or not self.seeds:
             raise ValueError("There is nothing to compare: give an objective and a seed or more.")
         for part in (self.config.data, self.config.network):
@@ -108,9 +122,8 @@ class Experiment(Typed):
                 raise ValueError(
                     f"{part.name} is user-defined: a comparison needs settings that fit in files."
                 )
-        for what, given in (("objective", names), ("seed", [str(seed) for seed in self.seeds])):
-            if twice := [one for one in given if given.count(one) > 1]:
-                raise ValueError(f"The {what} {twice[0]} is given twice.")
+        _require_distinct("objective", [one.name for one in self.objectives])
+        _require_distinct("seed", [str(seed) for seed in self.seeds])
         for one in self.objectives:
             one.config(self.config)  # raises if the loss is not usable
         replace(self.config, seed=min(self.seeds))  # raises if the seed is invalid

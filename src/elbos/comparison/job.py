@@ -11,9 +11,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ from elbos.runs.fit import train
 from elbos.runs.run import Run
 from elbos.training.choices import Weight
 from elbos.training.config import Config
+
+POLL_SECONDS = 0.2  # between looks at whether a running job should stop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +124,12 @@ def run_job(
     job: Job,
     num_processes: int,
     environment: Mapping[str, str],
-    on_start: Callable[[subprocess.Popen[bytes]], None] = lambda _: None,
+    stopping: threading.Event,
 ) -> Failure | None:
     """Execute a training job in new processes.
 
-    Several processes run under torchrun. Returns the failure, or None on success. `on_start` is
-    called with the process once it has the job; `stop` ends it early.
+    Several processes run under torchrun. Once `stopping` is set, they save a checkpoint and end.
+    Returns the failure, or None on success.
     """
     torchrun = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     launcher = [*torchrun, f"--nproc-per-node={num_processes}", "-m"] if num_processes > 1 else []
@@ -139,44 +142,37 @@ def run_job(
         if name not in roles and not name.startswith(prefixes)
     }
     job.path.mkdir(parents=True, exist_ok=True)
-    with job.log.open("ab") as log:
+    with job.log.open("ab") as log, tempfile.TemporaryFile() as answer:
         process = subprocess.Popen(  # noqa: S603 (words of ours)
             [sys.executable, "-m", *launcher, "elbos.comparison.job"],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=answer,
             stderr=log,
             env=inherited | {"PYTHONSAFEPATH": "1"} | dict(environment),
             start_new_session=True,  # Ctrl-C must reach only the parent process
         )
-    with process:
-        assert process.stdin is not None
-        try:
-            with contextlib.suppress(BrokenPipeError):  # the exit status tells more
-                process.stdin.write(json.dumps(encode(job)).encode() + b"\n")
-                process.stdin.flush()
-            on_start(process)
-            assert process.stdout is not None
-            answer, status = process.stdout.read(), process.wait()
-        finally:
-            stop(process)
-    if answer:
-        return Failure(**json.loads(answer))
+        with process:
+            assert process.stdin is not None
+            try:
+                with contextlib.suppress(BrokenPipeError):  # the exit status tells more
+                    process.stdin.write(json.dumps(encode(job)).encode() + b"\n")
+                    process.stdin.flush()
+                while process.poll() is None and not stopping.wait(POLL_SECONDS):
+                    pass
+            finally:
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.close()  # on which the job stops
+            status = process.wait()
+        answer.seek(0)
+        failure = answer.read()
+    if failure:
+        return Failure(**json.loads(failure))
     if status == 0:
         return None
     how = f"with status {status}"
     if status < 0:
         how = f"by {signal.Signals(-status).name} (out of memory?)"
     return job.failed(f"its process ended {how}: see {job.log}.")
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop the process of a training job.
-
-    The standard input of the process is closed.
-    """
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError):
-        process.stdin.close()
 
 
 def main() -> None:

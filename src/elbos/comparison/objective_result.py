@@ -69,6 +69,11 @@ class Metric:
     baseline: Known = field(metadata={"json": "floor"})
 
 
+def metric_key(metric: str, sampler: str) -> str:
+    """Return the key of a metric of samples, such as "frechet_heun" for the sampler "heun"."""
+    return f"{metric.removesuffix('_distance')}_{sampler}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """Values of one metric for one objective over all seeds.

@@ -6,7 +6,7 @@ The sentences are in `templates/words.txt`, the page in `templates/page.html` of
 import base64
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import numpy as np
 from elbos.base.colors import Swatch
 from elbos.base.html import document, render, sentences, write_html
 from elbos.base.numbers import decimals, percent
-from elbos.base.tables import Cell, Table
 from elbos.comparison import figures, tables
 from elbos.comparison.objective_result import Metric, ObjectiveResult
 from elbos.comparison.result import Comparison
@@ -45,12 +44,11 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
 
     It has a row of sample images per objective.
     """
-    shown, ranking = _tables(comparison), comparison.ranking
-    titles = tables.ranked(comparison)
+    ranking, titles = comparison.ranking, tables.ranked(comparison)
     return document(
         "comparison/page.html",
         **_words(comparison),
-        **{**shown, "results": _stacked(shown["results"])},
+        **{**_tables(comparison), "results": tables.results_table(comparison, is_stacked=True)},
         command=comparison.command,
         samples={name: base64.b64encode(png).decode() for name, png in samples.items()},
         swatches=figures.swatches(comparison.objectives),
@@ -108,15 +106,6 @@ def _tables(comparison: Comparison) -> dict[str, Any]:
         "weightings": tables.weightings_table(comparison),
         "protocol": tables.protocol_table(comparison),
     }
-
-
-def _stacked(table: Table) -> Table:
-    def stacked(cell: Cell) -> Cell:
-        mean, sign, std = cell.text.partition(" ± ")
-        note = f"± {std}\n{cell.note}".strip() if sign else cell.note
-        return replace(cell, text=mean, note=note)
-
-    return replace(table, rows=[[stacked(cell) for cell in row] for row in table.body_cells])
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from elbos.base.codec import digest, encode
 from elbos.base.progress import Start, silent
 from elbos.base.records import from_json, to_json
 from elbos.comparison.experiment import Scoring
-from elbos.comparison.objective_result import Density, LearningCurve, LevelCurve, Metric
+from elbos.comparison.objective_result import Density, LearningCurve, LevelCurve, Metric, metric_key
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.likelihood import chosen_images, conditions, measure, summary
 from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS, leading_distance
@@ -80,7 +80,7 @@ class RunScores:
     def values(self) -> dict[str, float]:
         found = {BITS_PER_DIM.name: self.bits_per_dim}
         for sampler, scores in (self.samples or {}).items():
-            found |= {_key(name, sampler): one.value for name, one in scores.values.items()}
+            found |= {metric_key(name, sampler): one.value for name, one in scores.values.items()}
         return found
 
 
@@ -96,7 +96,7 @@ def read_scores(
         if stored["digest"] != _digest(config, scoring, stored["scores"]):
             return None
         scores: RunScores = from_json(RunScores, stored["scores"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return scores if set(weightings) <= set(scores.losses) else None
 
@@ -223,7 +223,7 @@ def measured_metrics(scores: RunScores) -> tuple[Metric, ...]:
     of_real = scores.baseline.scores.values if scores.baseline else {}
     of_samples = [
         Metric(
-            key=_key(metric.name, sampler),
+            key=metric_key(metric.name, sampler),
             title=f"{metric.title}, {_SAMPLER_TITLES.get(sampler, sampler)}",
             short=f"{metric.short}, {_SAMPLER_TITLES.get(sampler, sampler)}",
             is_lower_better=metric.is_lower_better,
@@ -236,7 +236,3 @@ def measured_metrics(scores: RunScores) -> tuple[Metric, ...]:
     ]
     main = [metric for metric in of_samples if metric.is_main]
     return *main, bits, *(metric for metric in of_samples if not metric.is_main)
-
-
-def _key(metric: str, sampler: str) -> str:
-    return f"{metric.removesuffix('_distance')}_{sampler}"

@@ -10,9 +10,9 @@ from elbos.base.html import sentences
 from elbos.base.numbers import NONE, decimals, fixed, interval, number, signed
 from elbos.base.tables import Cell, Column, Row, Table
 from elbos.comparison import figures
-from elbos.comparison.objective_result import Metric, Score
+from elbos.comparison.objective_result import Metric, Score, metric_key
 from elbos.comparison.result import Comparison, Difference, RankCorrelation
-from elbos.evaluation.metrics import BITS_PER_DIM
+from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS
 from elbos.theory.names import label
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.schedules import Schedule
@@ -101,7 +101,14 @@ def measured(comparison: Comparison) -> list[Metric]:
     return [metric for metric in comparison.metrics if metric.key in known]
 
 
-def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
+def results_table(
+    comparison: Comparison, *, is_short: bool = False, is_stacked: bool = False
+) -> Table:
+    """Return a table of the scores of all objectives.
+
+    It has the main metrics only if `is_short`. Standard deviations stand behind the means, or below
+    them if `is_stacked`.
+    """
     metrics = list(comparison.main_metrics) if is_short else measured(comparison)
     settings = [] if is_short else ["predicts", "schedule", "weighting"]  # after the scores
     columns = [Column("objective"), Column("monotone", is_numeric=False)]
@@ -116,7 +123,9 @@ def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
         missing = f"{num} of {len(comparison.seeds)} seeds" if num else "failed"
         name = Cell(one.name, note="" if one.is_complete else missing, swatch=looks[one.name])
         kind = Cell("yes", kind="yes") if one.is_monotone else Cell("no", kind="no")
-        scores = [_score(comparison, one.scores.get(m.key), m, is_short) for m in metrics]
+        scores = [
+            _score(comparison, one.scores.get(m.key), m, is_short, is_stacked) for m in metrics
+        ]
         labels = [
             Cell(_label(Parameterization, one.parameterization)),
             Cell(_label(Schedule, one.schedule)),
@@ -139,17 +148,23 @@ def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
     return Table(columns, rows, foot=foot)
 
 
-def _score(comparison: Comparison, score: Score | None, metric: Metric, is_short: bool) -> Cell:
+def _score(
+    comparison: Comparison, score: Score | None, metric: Metric, is_short: bool, is_stacked: bool
+) -> Cell:
     if score is None or score.mean is None:
         return Cell(NONE)
     places = places_of(comparison, metric.key, score.std, digits=1 if is_short else 2)
     text = text_of(score.mean, places)
-    if score.std is not None:
-        text += f" ± {text_of(score.std, places)}"
+    std = "" if score.std is None else f"± {text_of(score.std, places)}"
+    note = "unresolved" if score.is_unresolved and not is_short else ""
+    if is_stacked:
+        note = f"{std}\n{note}".strip()
+    else:
+        text = f"{text} {std}".strip()
     return Cell(
         f"{text}?" if is_short and score.is_unresolved else text,
         is_best=score.is_best,
-        note="unresolved" if score.is_unresolved and not is_short else "",
+        note=note,
         is_bold=score.is_best_within_error,
         value=score.mean,
     )
@@ -211,6 +226,13 @@ def protocol_table(comparison: Comparison) -> Table | None:
 
     They are the settings of training and scoring; None if unknown.
     """
-    lines = sentences("comparison/words.txt", "protocol", comparison, comparison.protocol)
+    protocol, keys = comparison.protocol, {metric.key for metric in comparison.metrics}
+    samplers = protocol.samplers if protocol else ()
+    titles = [  # of metrics of `num_compared` samples
+        metric.title
+        for metric in SAMPLE_METRICS
+        if metric.depends_on_num and any(metric_key(metric.name, one) in keys for one in samplers)
+    ]
+    lines = sentences("comparison/words.txt", "protocol", comparison, protocol, titles)
     rows = [line.partition(": ")[::2] for line in lines]
     return Table(["", Column("", is_numeric=False)], rows) if rows else None

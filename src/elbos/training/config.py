@@ -354,7 +354,7 @@ def read_config(path: Path) -> Config:
     """
     try:
         config: Config = decode(Config, files.read_value(path))
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{path} is not a configuration ({error}): restore the original file, or write a new "
             "one by `elbos train PRESET --dry-run`."

@@ -273,7 +273,7 @@ class Validation:
         path = Path(path)
         try:
             return cls._from_parts(*saved.read(path))
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ValueError(f"{path} is not a readable validation: {flat(error)}.") from error
 
     def to_dict(self) -> dict[str, Any]:
