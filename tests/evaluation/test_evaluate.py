@@ -20,6 +20,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.numbers import plus_minus
 from elbos.base.progress import silent
+from elbos.cli import evaluate as evaluate_verb
 from elbos.evaluation import Evaluation, OdeConfig, quality
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.features import Module
@@ -38,6 +39,7 @@ from elbos.runs.run import Run
 from elbos.theory.schedules import EDMSampling
 from elbos.training.config import Training
 from elbos.training.data import InMemory, Split
+from elbos.training.sampling import Sampling
 from elbos.validation import measurements, validator
 from elbos.validation.measurements import NUM_BINS
 
@@ -435,6 +437,36 @@ def test_several_runs_are_a_table(elbos: Elbos) -> None:
     assert "digits" in table and "toy" in table
     both = json.loads(elbos(*words, "--json").out)
     assert both == [Evaluation.load(f"{name}/eval.json").to_dict() for name in ("digits", "toy")]
+
+
+@pytest.mark.parametrize(
+    ("words", "num_steps"),
+    [
+        ([], [2, 3]),
+        (["--num-steps", "2"], [2, 2]),  # as the first has without it
+        (["--num_steps=4"], [4, 4]),
+        (["sampler:heun"], [2, 2]),
+        (["--num-images", "9", "--ode.num-images", "0"], [2, 3]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_an_option_of_sampling_is_for_all_models(
+    elbos: Elbos, monkeypatch: pytest.MonkeyPatch, words: list[str], num_steps: list[int]
+) -> None:
+    config = Path("toy/config.json")
+    content = json.loads(config.read_text())
+    content["sampling"]["num_steps"] = 3
+    config.write_text(json.dumps(content))
+    found = []
+
+    def note(model: Run, config: EvaluationConfig, sampling: Sampling) -> None:
+        found.append(sampling)
+        if len(found) == 2:
+            raise ValueError("that is all")
+
+    monkeypatch.setattr(evaluate_verb, "require_measurable", note)
+    assert_one_line(elbos("evaluate", "digits", "toy", *words), "that is all")
+    assert [one.num_steps for one in found] == num_steps
 
 
 def test_the_difference_of_two_models_is_paired_over_images(first: Evaluation) -> None:
