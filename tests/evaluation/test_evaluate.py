@@ -20,6 +20,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.numbers import plus_minus
 from elbos.base.progress import silent
+from elbos.cli import evaluate as evaluate_verb
 from elbos.evaluation import Evaluation, OdeConfig, quality
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.features import Module
@@ -38,6 +39,7 @@ from elbos.runs.run import Run
 from elbos.theory.schedules import EDMSampling
 from elbos.training.config import Training
 from elbos.training.data import InMemory, Split
+from elbos.training.sampling import Sampling
 from elbos.validation import measurements, validator
 from elbos.validation.measurements import NUM_BINS
 
@@ -238,6 +240,21 @@ def test_a_metric_of_ones_own_is_found_everywhere() -> None:
         assert "mean feature" in heads
     finally:
         SAMPLE_METRICS.remove(mine)
+    assert Evaluation.from_dict(content) == result  # whoever reads it need not know the metric
+
+
+def test_a_changed_metric_has_new_values() -> None:
+    """Of the same name, on features that were stored."""
+    found = []
+    for value in (1.0, 2.0):
+        mine = SampleMetric("mine", "mine", "mine", True, compute=lambda _, v=value: Value(v))
+        SAMPLE_METRICS.append(mine)
+        try:
+            found.append(Run("digits").evaluate(**few()).quality)
+        finally:
+            SAMPLE_METRICS.remove(mine)
+    assert [one.samples.mean["mine"] for one in found] == [1, 2]
+    assert [one.baseline.scores.values["mine"] for one in found] == [Value(1.0), Value(2.0)]
 
 
 def test_the_guide_evaluates_a_run() -> None:
@@ -263,10 +280,10 @@ def test_a_second_time_nothing_is_computed(evaluated: Any, monkeypatch: pytest.M
     _, first, computed = evaluated
     read: dict[str, set[bool]] = {}
     monkeypatch.setattr(Run, "sample_batches", fail)
-    monkeypatch.setattr(quality, "scores", fail)
+    monkeypatch.setattr(quality, "extract", fail)
     monkeypatch.setattr(validator, "eps_loss", fail)
     assert Run("digits").evaluate(**few(), start=noting(read)) == first
-    computed = {what: flags for what, flags in computed.items() if "features" not in what}
+    computed = {what: flags for what, flags in computed.items() if "train+val" not in what}
     assert computed.keys() == read.keys()
     assert {what.split(",")[-1] for what in read} >= {" pilot", " round 2", " ODE"}
     assert (set.union(*computed.values()), set.union(*read.values())) == ({False}, {True})
@@ -339,21 +356,15 @@ def test_all_that_numbers_depend_on_is_part_of_the_key(other: Any) -> None:
 def test_the_baseline_is_computed_once_for_all_runs_on_the_same_data(
     here: Path, first: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored, scores = [], quality.scores
-    monkeypatch.setattr(quality, "scores", lambda *a: scored.append(a) or scores(*a))
-
-    def found(run: Run) -> quality.SampleQuality:
-        scored.clear()
-        return run.evaluate(**few(ode=NO_ODE)).quality
-
+    seen, extract = [], quality.extract
+    monkeypatch.setattr(quality, "extract", lambda *a, **k: seen.append(a) or extract(*a, **k))
     other = changed(Run("digits"), weights_digest=lambda: "of another run")
-    assert found(other) == first.quality
-    assert len(scored) == 1  # of samples
-    monkeypatch.setattr(quality, "_ESTIMATORS", 0)
-    found(Run("digits"))
-    assert len(scored) == 2  # of another estimator
+    assert other.evaluate(**few(ode=NO_ODE)).quality == first.quality
+    assert len(seen) == 1  # of samples
     (here / "mine.py").write_text(USERS.replace("255", "2"))
-    assert found(Run("digits")).baseline != first.quality.baseline
+    found = Run("digits").evaluate(**few(ode=NO_ODE)).quality
+    assert found.baseline != first.quality.baseline
+    assert len(seen) == 3
 
 
 def test_scores_are_of_the_function_that_is_named(here: Path, first: Evaluation) -> None:
@@ -426,6 +437,36 @@ def test_several_runs_are_a_table(elbos: Elbos) -> None:
     assert "digits" in table and "toy" in table
     both = json.loads(elbos(*words, "--json").out)
     assert both == [Evaluation.load(f"{name}/eval.json").to_dict() for name in ("digits", "toy")]
+
+
+@pytest.mark.parametrize(
+    ("words", "num_steps"),
+    [
+        ([], [2, 3]),
+        (["--num-steps", "2"], [2, 2]),  # as the first has without it
+        (["--num_steps=4"], [4, 4]),
+        (["sampler:heun"], [2, 2]),
+        (["--num-images", "9", "--ode.num-images", "0"], [2, 3]),
+    ],
+    ids=lambda value: " ".join(map(str, value)),
+)
+def test_an_option_of_sampling_is_for_all_models(
+    elbos: Elbos, monkeypatch: pytest.MonkeyPatch, words: list[str], num_steps: list[int]
+) -> None:
+    config = Path("toy/config.json")
+    content = json.loads(config.read_text())
+    content["sampling"]["num_steps"] = 3
+    config.write_text(json.dumps(content))
+    found = []
+
+    def note(model: Run, config: EvaluationConfig, sampling: Sampling) -> None:
+        found.append(sampling)
+        if len(found) == 2:
+            raise ValueError("that is all")
+
+    monkeypatch.setattr(evaluate_verb, "require_measurable", note)
+    assert_one_line(elbos("evaluate", "digits", "toy", *words), "that is all")
+    assert [one.num_steps for one in found] == num_steps
 
 
 def test_the_difference_of_two_models_is_paired_over_images(first: Evaluation) -> None:

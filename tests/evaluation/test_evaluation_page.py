@@ -381,6 +381,28 @@ def test_terminal_shows_the_numbers_of_the_page(result):
     assert first[:1] != second[:1] and second[2].text == "2.871 ± 0.012"
 
 
+def test_samples_of_a_model_with_labels_are_said_to_be_balanced_over_classes(result):
+    shown = "classes of samples"
+    assert shown in words(evaluation_page(result))
+    free = {"unconditional": result.results["unconditional"]}
+    floors = {"unconditional": result.floors["unconditional"]}
+    assert shown not in words(evaluation_page(replace(result, results=free, floors=floors)))
+
+
+def test_samplers_of_several_models_are_shown_where_they_differ(result):
+    def cells(**changes):
+        how = replace(HOW, **changes)
+        other = replace(result, quality=replace(result.quality, protocol=how))
+        table = runs_table([result, other])
+        at = [column.title for column in table.heads].index("ODE") + 1
+        return table.heads[at].title, [row[at].text for row in table.body_cells]
+
+    same, _ = cells()
+    title, shown = cells(num_evaluations=18)
+    assert title != same
+    assert shown == 2 * ["DPMSolver, EDM sampling, 32"] + 2 * ["DPMSolver, EDM sampling, 18"]
+
+
 def test_fewer_real_images_than_samples_are_held_against_as_many_samples(result):
     """On the card, too; and the kernel distance leads where these are fewer than features."""
     real = scores(frechet_distance=4.56, kernel_distance=(0.0021, 0.0012))

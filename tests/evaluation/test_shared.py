@@ -17,7 +17,7 @@ from elbos import Denoiser, Validator
 from elbos.base import files
 from elbos.base.processes import Processes
 from elbos.base.store import Part, Store
-from elbos.evaluation import EvaluationConfig, OdeConfig, ode, samples
+from elbos.evaluation import EvaluationConfig, OdeConfig, ode, quality, samples
 from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Module
 from elbos.evaluation.samples import NotFiniteError
@@ -48,7 +48,7 @@ def test_two_processes_measure_what_one_does_and_each_a_half(
     runs: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None
 ) -> None:
     """Bit for bit, in both: likelihood, ODE, reference, samples and their features."""
-    for module, size in ((samples, 4), (sampling, 4), (ode, 1)):
+    for module, size in ((samples, 4), (sampling, 4), (quality, 4), (ode, 1)):
         monkeypatch.setattr(module, "BATCH_SIZE", size)
     monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
     (runs / "mine.py").write_text(USERS)
@@ -72,10 +72,9 @@ def test_two_processes_measure_what_one_does_and_each_a_half(
     first, second = (set(written) for _, written in found)
     assert not first & second
     assert sum(len(written) for _, written in found) == len(first | second)
-    for kind in ("given_label", "ode", "samples-", "features"):
+    for kind in ("given_label", "ode", "samples-", "features-", "features/", "baselines"):
         counts = [sum(kind in path for path in written) for written in (first, second)]
         assert 0 < counts[1] <= counts[0], (kind, counts)
-    assert not list(Path("digits/evaluation").glob("features-*"))
 
 
 def patient() -> None:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Elbos, assert_one_line
+from commands import Elbos, assert_one_line, snapshot
 
 from elbos.adapters.diffusers import load
+from elbos.runs import latents
 from elbos.runs.latents import LatentEvaluation, evaluate_latents
 from elbos.validation import Validation, Validator
 from elbos.validation.result import NATS_PER_BIT
@@ -118,7 +119,51 @@ def test_the_command_writes_results_that_can_be_compared(
     assert abs(stored.difference(other).mean) < 0.05  # the same images, noise and levels
 
 
-def test_wrong_words_are_one_line(place: Path, elbos: Elbos) -> None:
+def test_results_belong_to_their_models_and_cache(
+    place: Path, elbos: Elbos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.safetensors").write_bytes((place / "cache.safetensors").read_bytes())
+    cache, out = ["--latents", place / "cache.safetensors"], ["--out", "both"]
+    first, second = place / "first", place / "second"
+    assert elbos("evaluate", first, second, *cache, *out).status == 0
+    before = snapshot(Path("both"))
+    assert before.keys() > {"latents-0.safetensors", "latents-1.safetensors"}
+    for words in ([second, first, *cache], [first, second, "--latents", "other.safetensors"]):
+        assert_one_line(elbos("evaluate", *words, *out), "--out", str(second))
+        assert snapshot(Path("both")) == before
+    assert_one_line(elbos("evaluate", first, *cache, "--out", first / "in"), "--out")
+    Path("both/latents-7.safetensors").touch()  # of another command with more adapters
+    assert elbos("evaluate", first, second, *cache, *out, "--seed", "1").status == 0
+    after = snapshot(Path("both"))
+    assert after.keys() == before.keys() and after != before
+
+
+def test_a_validation_is_stored_when_it_is_measured(
+    place: Path, elbos: Elbos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    validate, results = latents.caches.validate, []
+
+    def stop(*arguments: Any, **settings: Any) -> Validation:
+        if results:
+            raise KeyboardInterrupt
+        results.append(validate(*arguments, **settings))
+        return results[0]
+
+    monkeypatch.setattr(latents.caches, "validate", stop)
+    cache = place / "cache.safetensors"
+    result = elbos("evaluate", place / "first", place / "second", "--latents", cache)
+    assert result.status == 1
+    stored = Validation.load("runs/latents-first/latents-0.safetensors")
+    assert stored.nats == results[0].nats
+    assert not Path("runs/latents-first/latents.json").exists()
+
+
+def test_wrong_words_are_one_line(
+    place: Path, elbos: Elbos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
     folder, cache = place / "first", place / "cache.safetensors"
     lora = ["--adapter", place / "lora.safetensors"]
     assert_one_line(elbos("evaluate", folder, "--latents", place / "absent"), "absent")
@@ -129,6 +174,7 @@ def test_wrong_words_are_one_line(place: Path, elbos: Elbos) -> None:
     few = ["--latents", cache, "--num-evaluations", "4"]
     assert_one_line(elbos("evaluate", folder, *few), "num_evaluations is 4")
     assert_one_line(elbos("evaluate", folder, "data:digits"), "--latents")
+    assert not list(tmp_path.rglob("*"))
 
 
 @pytest.mark.skipif(not find_spec("peft"), reason="needs peft")

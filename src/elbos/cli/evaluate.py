@@ -1,10 +1,11 @@
 """`elbos evaluate`: evaluate trained models, with standard errors."""
 
 import json
+import re
 import shlex
 import sys
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, get_args
@@ -19,6 +20,7 @@ from elbos.base.progress import begin, progress
 from elbos.cli.latents import Latents
 from elbos.cli.latents import command as latents
 from elbos.cli.parse import first_path, parse
+from elbos.cli.results import Results, named
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.evaluate import evaluate, require_measurable, samples_picture
 from elbos.evaluation.model import Model
@@ -68,6 +70,9 @@ class Evaluate:
     )
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
 
+    is_sampling_given: tyro.conf.Suppress[bool] = False
+    """Whether an option of `sampling` is given, so that all models use that sampler."""
+
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
@@ -112,8 +117,9 @@ class Evaluate:
         outs = [self._results(*one) for one in zip(self.models, models, strict=True)]
         if len(set(outs)) < len(set(self.models)):
             raise ValueError(_ONE_NAME)
-        is_changed = self.sampling != models[0].sampling
-        samplings = [self.sampling if is_changed else model.sampling for model in models]
+        samplings = [
+            self.sampling if self.is_sampling_given else model.sampling for model in models
+        ]
         for model, sampling in zip(models, samplings, strict=True):
             require_measurable(model, self.config, sampling)  # early, not after hours
         try:
@@ -133,7 +139,7 @@ class Evaluate:
     def _model(self, path: Path) -> Run | Pretrained:
         if is_pipeline(path):
             assert self.data is not None
-            _require_own(self._out(path), _named(path))
+            _claimable(self._out(path), named(path)).require_own()
             size = {} if self.batch_size is None else {"batch_size": self.batch_size}
             return Pretrained.from_folder(path, self.data, self._out(path), **size)
         run = Run.with_function(path, self.network)
@@ -147,7 +153,7 @@ class Evaluate:
             is_own = self.data is None or is_own_data(model.directory, model.dataset)
             if is_own and path.exists():
                 return path
-            _require_own(self._out(path), _named(path))
+            _claimable(self._out(path), named(path)).require_own()
         return self._out(path)
 
     def _measure(self, model: Model, path: Path, sampling: Sampling) -> Evaluation:
@@ -156,8 +162,7 @@ class Evaluate:
             samples_picture(model, self.config, sampling)
             return result
         if path != Path(model.name):
-            path.mkdir(parents=True, exist_ok=True)
-            RunDirectory(path).write(_OWNER, _owner(Path(model.name)))
+            _claimable(path, Path(model.name)).claim()
         files.require_writable(path / "eval.json")
         files.require_writable(path / "eval.html")
         with progress() as bar:
@@ -175,40 +180,23 @@ class Evaluate:
         return result
 
 
-_OWNER = "model.json"  # names the evaluated folder in a results directory
+def _claimable(out: Path, model: Path) -> Results:
+    return Results(out, (model,), {"folder": str(model.resolve())})
 
 
-def _require_own(out: Path, folder: Path) -> None:
-    if folder.resolve() in (out.resolve(), *out.resolve().parents):
-        raise ValueError(f"{out} is in the model's own folder: name another directory with --out.")
-    if out.is_symlink():
-        raise ValueError(f"{out} is a link, which is not followed: name a directory with --out.")
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: name a directory with --out.")
-    files.require_plain(out)
-    stored = RunDirectory(out).read(_OWNER)
-    others = [path.name for path in out.glob("*") if not path.name.startswith(".")]
-    if stored is None and others:
-        raise ValueError(
-            f"{out} holds {others[0]} but no evaluation of a pipeline: name a new one with --out."
-        )
-    if stored is not None and stored != _owner(folder):
-        raise ValueError(
-            f"{out} holds the evaluation of {stored.get('folder')}: name another with --out."
-        )
-
-
-def _named(path: Path) -> Path:
-    return Path(hub.resolved(path, ["*.json"])[1])
-
-
-def _owner(folder: Path) -> dict[str, str]:
-    return {"folder": str(folder.resolve())}
+def _is_of_sampling(word: str) -> bool:
+    """Return whether a word of the command line is an option of `Sampling`."""
+    names = "|".join(one.name for one in fields(Sampling))
+    return bool(re.match(rf"__({names})([.=]|$)|({names}):", word.replace("-", "_")))
 
 
 def command(words: list[str]) -> Evaluate | Latents:
     if any(word.partition("=")[0] == "--latents" for word in words):
         return latents(words)
+    return replace(_parsed(words), is_sampling_given=any(map(_is_of_sampling, words)))
+
+
+def _parsed(words: list[str]) -> Evaluate:
     path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
     if path is None:
         return parse("evaluate", Evaluate, words)

@@ -15,18 +15,20 @@ from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
 from elbos.base.tables import Table
 from elbos.cli.parse import parse
+from elbos.cli.results import Results, named
 from elbos.runs.latents import LatentEvaluation, evaluate_latents
+from elbos.validation import Validation
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
     """Evaluate diffusers pipelines on cached latents and text embeddings.
 
-    The results are written to latents.json. The cache is one that sd-scripts, musubi-tuner or
-    ai-toolkit wrote, or a safetensors file with `latents` and the network's keywords. The bound on
-    latents is known up to a constant; all models and adapters see the same images, noise and noise
-    levels, and differences to the first are paired. Nothing is unpickled, and no code of a folder
-    is run.
+    The results are written to latents.json, and each validation to latents-N.safetensors as soon as
+    it is measured. The cache is one that sd-scripts, musubi-tuner or ai-toolkit wrote, or a
+    safetensors file with `latents` and the network's keywords. The bound on latents is known up to
+    a constant; all models and adapters see the same images, noise and noise levels, and differences
+    to the first are paired. Nothing is unpickled, and no code of a folder is run.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
@@ -58,7 +60,8 @@ class Latents:
     """Seed of the choice of images, the noise and the noise levels."""
 
     out: Path | None = None
-    """Directory of the results. Default: runs/latents-NAME."""
+    """Directory of the results, which belongs to these models and this cache: an earlier result of
+    theirs is replaced. Default: runs/latents-NAME."""
 
     json: bool = False
     """Print the results as JSON."""
@@ -70,11 +73,28 @@ class Latents:
     def __call__(self) -> None:
         processes = Processes.joined()
         out = self.out or Path("runs") / f"latents-{self.models[0].resolve().name}"
+        models = tuple(map(named, self.models))
+        owner = {
+            "models": [str(model.resolve()) for model in models],
+            "latents": str(self.latents.resolve()),
+        }
+        results = Results(out, models, owner)
         if processes.is_main:
-            out.mkdir(parents=True, exist_ok=True)
-            files.require_writable(out / "latents.json")
+            results.require_own()
+            existing = next(path for path in (out, *out.parents) if path.exists())
+            files.require_writable(existing / "latents.json")
+
+        def store(number: int, validation: Validation) -> None:
+            if not processes.is_main:
+                return
+            if number == 0:
+                results.claim()
+                for path in (out / "latents.json", *out.glob("latents-*.safetensors")):
+                    path.unlink(missing_ok=True)  # of an earlier command
+            validation.save(out / f"latents-{number}.safetensors")
+
         with progress() as bar:
-            result, validations = evaluate_latents(
+            result, _ = evaluate_latents(
                 self.models,
                 self.latents,
                 adapters=self.adapter,
@@ -86,13 +106,12 @@ class Latents:
                 seed=self.seed,
                 processes=processes,
                 start=partial(begin, bar),
+                on_validation=store,
             )
         if not processes.is_main:
             return
         text = json.dumps(result.to_dict(), indent=2)
         files.write(out / "latents.json", text.encode())
-        for number, validation in enumerate(validations):
-            validation.save(out / f"latents-{number}.safetensors")
         if self.json:
             print(text)  # noqa: T201
             return

@@ -113,6 +113,10 @@ def evaluate(
 
 
 def require_measurable(model: Model, config: EvaluationConfig, sampling: Sampling) -> None:
+    """Raise a ValueError if a model cannot be evaluated with these settings.
+
+    Nothing is measured.
+    """
     model.require_guidable(sampling)
     sampling.logsnrs(model.schedule)  # raises for an invalid grid
     chosen_images(model, config)
@@ -120,6 +124,9 @@ def require_measurable(model: Model, config: EvaluationConfig, sampling: Samplin
         raise ValueError(
             f"The irreducible loss needs pixel values; {model.name} generates latents."
         )
+    num, wanted = len(model.dataset.train), config.floor_images
+    if config.floor and wanted is not None and wanted > num:
+        raise ValueError(f"floor_images is {wanted}: give at most {num}, the training images.")
 
 
 def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:

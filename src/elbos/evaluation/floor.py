@@ -34,14 +34,9 @@ def measure_floors(
 
     One result per condition is returned. `levels` are the noise levels of each condition's loss
     curve. Given the label, noised images are compared with training images of the same class only.
-
-    Raises:
-        ValueError: If `floor_images` exceeds the number of training images.
     """
     train = model.dataset.train
     num = len(train) if config.floor_images is None else config.floor_images
-    if num > len(train):
-        raise ValueError(f"floor_images is {num}: give at most {len(train)}, the training images.")
     labels = None if train.labels is None else train.labels.to(model.device)
     data = FiniteSet(train.x[:].to(model.device), model.dataset.num_levels, labels)
     return {

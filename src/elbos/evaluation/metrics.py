@@ -1,7 +1,8 @@
 """Metrics by which models are compared: bits/dim, and metrics of sample quality.
 
 A metric of samples is a function of the features of samples and of real images, with an entry in
-`SAMPLE_METRICS`. All files, tables, pages and reports include it. To add a metric:
+`SAMPLE_METRICS`. Evaluations of this process include it in their files, tables and pages. The runs
+of a comparison are scored in other processes, by the metrics of this file. To add a metric:
 
     SAMPLE_METRICS.append(SampleMetric("my_metric", "my metric", "mine", False, compute=function))
 """
@@ -193,14 +194,10 @@ def feature_sets(
     dataset: Dataset,
     reference: Reference,
     extractor: Extractor,
-    *,
-    on_images: Callable[[int], None] = lambda _: None,
-    features: Features | None = None,
 ) -> FeatureSets:
     """Extract the features of generated samples.
 
-    They are returned with the features of the real reference images. `on_images` is called with the
-    number of images in each batch.
+    They are returned with the features of the real reference images.
 
     Raises:
         ValueError: If the samples have another shape, or the reference another extractor.
@@ -216,7 +213,6 @@ def feature_sets(
             f"Reference and samples have features of {reference.extractor} and {extractor.name}: "
             "use the same extractor."
         )
-    if features is None:
-        num_levels = require_images(dataset)
-        features = extract(extractor, samples, num_levels=num_levels, on_images=on_images)
+    num_levels = require_images(dataset)
+    features = extract(extractor, samples, num_levels=num_levels, on_images=lambda _: None)
     return FeatureSets(features, reference, extractor.is_inception)

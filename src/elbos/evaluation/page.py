@@ -130,8 +130,11 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
     scored = next((result.quality for result in results if result.quality), None)
     metrics = [m for m in (scored.metrics if scored else ()) if not m.name.endswith("_score")]
     units = list(dict.fromkeys(map(unit_of, results)))
+    samplers = [_sampler(result) for result in results]
+    if len(set(filter(None, samplers))) == 1:
+        samplers = [""] * len(results)
     rows = []
-    for result in results:
+    for result, sampler in zip(results, samplers, strict=True):
         own, quality = unit_of(result), result.quality
         gaps: dict[str, Estimate] = {}
         with suppress(ValueError):  # of other images
@@ -145,6 +148,7 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
                     *(bits if own == unit else "" for unit in units),
                     "" if gap is None else own.plus_minus(gap.mean, gap.standard_error),
                     own.number(one.ode.bits_per_dim if one.ode else None),
+                    sampler,
                     *(number(quality.samples[m].value if quality else None) for m in metrics),
                 )
             )
@@ -152,9 +156,17 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
         *(unit.title for unit in units),
         "minus the first",
         "ODE",
+        "sampler, grid, evaluations",
         *(metric.title for metric in metrics),
     )
     return Table(["", "step", *titles], rows, "runs").without_empty_columns()
+
+
+def _sampler(result: Evaluation) -> str:
+    if result.quality is None:
+        return ""
+    how = result.quality.protocol
+    return f"{how.sampler_label}, {how.grid_label}, {count(how.num_evaluations)}"
 
 
 def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:

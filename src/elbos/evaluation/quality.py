@@ -2,12 +2,13 @@
 
 The real-data baseline, the scores of held-out images, is what samples as good as the data would
 have, at equal numbers of images: all scores but the kernel distance depend on the number.
+
+The features of images are stored. Metrics are computed from them each time, which takes seconds, so
+that a changed metric never returns an old score.
 """
 
 import hashlib
-import math
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -25,8 +26,8 @@ from elbos.evaluation.metrics import (
     FRECHET_DISTANCE,
     MIN_IMAGES,
     SAMPLE_METRICS,
-    Value,
-    feature_sets,
+    FeatureSets,
+    SampleMetric,
     num_manifold,
     scores,
 )
@@ -51,7 +52,6 @@ from elbos.training.sampling import Sampling
 REFERENCE_SPLIT = "train+val"
 BASELINE_SPLIT = "test"
 SWEEP_GRIDS = (EDMSampling(), Cosine(), Flow())
-_ESTIMATORS = 3  # version of the estimators: a change invalidates stored scores
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,14 @@ class Scorer:
         first `num_matched` samples; None if all samples are compared.
         """
         x = stored_samples(self.model, sampling, num, seed, start)
+        key = {"num": num, "sampling": sampling, "seed": seed}
+        store = model_store(self.model, "features", samples=FORMAT, **self._key, **key)
+        sets = self._sets(x, store, f"seed {seed}", start)
         num_matched = self.num_matched(num)
-        key = {"num": num, "matched": num_matched, "sampling": sampling, "seed": seed}
-        store = model_store(self.model, "scores", samples=FORMAT, **self._key, **key)
-        return self._stored_scores(x, store, f"seed {seed}", start, num_matched)
+        if num_matched is None:
+            return self._scores(sets), None
+        sized = [metric for metric in SAMPLE_METRICS if metric.depends_on_num]
+        return self._scores(sets), self._scores(sets.first(num_matched), sized)
 
     def baseline(self, num: int, start: Start) -> Baseline:
         """Score real test images as a baseline for generated samples.
@@ -109,7 +113,7 @@ class Scorer:
         found = Scores({})
         if len(x) >= MIN_IMAGES:
             store = data_store(self.model, "baselines", num=len(x), **self._key)
-            found, _ = self._stored_scores(x, store, f"{BASELINE_SPLIT} images", start)
+            found = self._scores(self._sets(x, store, f"{BASELINE_SPLIT} images", start))
         return Baseline(split=BASELINE_SPLIT, num=len(x), scores=found)
 
     def protocol(self, sampling: Sampling, num: int, seeds: range) -> SamplingProtocol:
@@ -140,74 +144,36 @@ class Scorer:
     @cached_property
     def _key(self) -> dict[str, Any]:
         digest = hashlib.sha256(self.reference.rows.numpy().tobytes()).hexdigest()
-        names = [metric.name for metric in SAMPLE_METRICS]
-        return {"extractor": [self.extractor.name, digest], "metrics": [_ESTIMATORS, *names]}
+        return {"extractor": [self.extractor.name, digest]}
 
-    def _stored_scores(
-        self,
-        x: UInt8[Tensor, "n c h w"],
-        store: Store,
-        what: str,
-        start: Start,
-        num_matched: int | None = None,
-    ) -> tuple[Scores, Scores | None]:
-        processes, features, of_parts = self.model.processes, None, None
+    def _sets(
+        self, x: UInt8[Tensor, "n c h w"], store: Store, what: str, start: Start
+    ) -> FeatureSets:
+        """Return the features of images, read from `store` or else extracted."""
         num_levels = require_images(self.model.dataset)
 
-        def begin() -> Advance:
-            return start(f"features of {what}", len(x), "images")
-
-        def part(some: UInt8[Tensor, "b c h w"]) -> Tensors:
+        def batch(some: UInt8[Tensor, "b c h w"]) -> Tensors:
             found = extract(self.extractor, some, num_levels=num_levels, on_images=lambda _: None)
             return {key: value for key, value in vars(found).items() if value is not None}
 
-        if processes.num > 1 and processes.from_main("all" not in store):
-            of_parts = model_store(self.model, "features", scores=store.folder.name)
-            parts = (
-                Part(f"{i:05d}", len(some), partial(part, some))
-                for i, some in enumerate(torch.split(x, BATCH_SIZE))
-            )
-            found = of_parts.concatenated(parts, begin())
-            features = Features(found["pooled"], found.get("logits"))
-
-        def compute() -> Tensors:
-            sets = feature_sets(
-                x,
-                self.model.dataset,
-                self.reference,
-                self.extractor,
-                on_images=(lambda _: None) if features else begin(),
-                features=features,
-            )
-            found = _as_tensors("all", scores(sets))
-            if num_matched is not None:
-                sized = [metric for metric in SAMPLE_METRICS if metric.depends_on_num]
-                found |= _as_tensors("matched", scores(sets.first(num_matched), sized))
-            return found
-
-        found = store.of_main("all", compute)
-        if of_parts is not None and processes.is_main:
-            shutil.rmtree(of_parts.folder)  # every process has read the features
-        matched = None if num_matched is None else _from_tensors("matched", found)
-        return _from_tensors("all", found), matched
-
-
-def _as_tensors(prefix: str, values: dict[str, Value]) -> Tensors:
-    return {
-        f"{prefix}.{name}": torch.tensor(
-            [one.value, math.nan if one.standard_error is None else one.standard_error],
-            dtype=torch.float64,
+        parts = (
+            Part(f"{i:05d}", len(some), partial(batch, some))
+            for i, some in enumerate(torch.split(x, BATCH_SIZE))
         )
-        for name, one in values.items()
-    }
+        found = store.concatenated(parts, start(f"features of {what}", len(x), "images"))
+        features = Features(found["pooled"], found.get("logits"))
+        return FeatureSets(features, self.reference, self.extractor.is_inception)
 
-
-def _from_tensors(prefix: str, tensors: Tensors) -> Scores:
-    found = {name: tensors.get(f"{prefix}.{name}") for name in (m.name for m in SAMPLE_METRICS)}
-    pairs = {name: tensor.tolist() for name, tensor in found.items() if tensor is not None}
-    return Scores(
-        {name: Value(v, None if math.isnan(error) else error) for name, (v, error) in pairs.items()}
-    )
+    def _scores(
+        self, sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS
+    ) -> Scores:
+        """Return scores that the main process computes for all processes."""
+        processes = self.model.processes
+        return Scores(
+            processes.from_main(
+                processes.together(lambda: scores(sets, metrics) if processes.is_main else {})
+            )
+        )
 
 
 def measure_quality(

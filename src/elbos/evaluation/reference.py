@@ -17,7 +17,7 @@ from torch.utils.data import ConcatDataset
 from elbos.base import files, store
 from elbos.base.cache import DamagedFolder, build_once, cache_dir, kept
 from elbos.base.codec import digest
-from elbos.base.processes import Processes
+from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
 from elbos.base.store import Part, Store, Tensors
 from elbos.evaluation.estimators import Statistics, mean_kernel
@@ -58,7 +58,7 @@ def reference(
     split_name: str,
     extractor: Extractor,
     start: Start = silent,
-    processes: Processes | None = None,
+    processes: Processes = ALONE,
 ) -> Reference:
     """Return the features of the real images in a dataset split.
 
@@ -79,7 +79,7 @@ def reference(
     some = torch.randperm(num, generator=torch.Generator().manual_seed(_SEED))[:_MAX_ROWS]
     identity = [_FORMAT, dataset.fingerprint(), num_levels, split_name, extractor.name]
     name = f"features/{digest(identity)[:16]}"
-    is_shared = processes is not None and processes.num > 1
+    is_shared = processes.num > 1
 
     def features(x: Source | Tensor, rows: Int64[Tensor, " b"] | slice) -> Tensors:
         found = extract(extractor, x[rows], num_levels=num_levels, on_images=lambda _: None)
@@ -127,7 +127,7 @@ def reference(
         return Reference(statistics, rows, kernel, *names, dataset.shape)
 
     try:
-        if processes is not None and is_shared:
+        if is_shared:
             is_kept = processes.is_main and kept(name, read) is not None
             if not processes.from_main(is_kept):
                 pooled(Store(cache_dir() / f"{name}.parts", processes), start)

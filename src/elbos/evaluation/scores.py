@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from elbos.base.records import from_json
@@ -27,11 +27,17 @@ def _scores_as_json(values: Mapping[str, Value]) -> dict[str, float | None]:
 
 
 def _scores_from_json(data: Mapping[str, Any]) -> dict[str, Value]:
-    names = (metric.name for metric in SAMPLE_METRICS)
+    """Return all scores in JSON values, also of metrics that are not registered here.
+
+    Scores may be merged into the other entries of a set of images, which are left out.
+    """
+    registered = {metric.name for metric in SAMPLE_METRICS}
+    others = {f.name for kind in (SampleSet, Baseline, SamplingProtocol) for f in fields(kind)}
+    numbers = {name for name, value in data.items() if type(value) in (int, float)} - others
     return {
-        n: Value(from_json(float, data[n]), from_json(float | None, data.get(f"{n}_se")))
-        for n in names
-        if data.get(n) is not None
+        name: Value(from_json(float, value), from_json(float | None, data.get(f"{name}_se")))
+        for name, value in data.items()
+        if value is not None and name in registered | numbers and not name.endswith("_se")
     }
 
 

@@ -5,7 +5,7 @@ differences between checkpoints are meaningful. All models and adapters see the 
 and noise levels, so that most of the variance cancels in a difference.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,6 +114,7 @@ def evaluate_latents(
     seed: int = 0,
     processes: Processes = ALONE,
     start: Start = silent,
+    on_validation: Callable[[int, Validation], None] = lambda *_: None,
 ) -> tuple[LatentEvaluation, list[Validation]]:
     """Measure the variational bound of diffusers pipelines on cached latents.
 
@@ -130,6 +131,8 @@ def evaluate_latents(
         seed: Seed of the choice of images, the noise and the noise levels.
         processes: The processes that share the work.
         start: Starts a progress display. Default: none.
+        on_validation: Called with the number of each checkpoint, from 0, and its validation, as
+            soon as it is measured.
 
     Returns:
         The scores, and the validations that they are from, in the same order.
@@ -169,6 +172,7 @@ def evaluate_latents(
                     is_shared=processes.num > 1,
                     start=start,
                 )
+            on_validation(len(found), result)
             found.append(result)
             is_first = len(found) == 1
             difference = None if is_first else result.difference(found[0]) / _BITS_PER_NAT
