@@ -13,7 +13,8 @@ from trainer_losses_onetrainer import ONETRAINER
 from elbos import audit
 from elbos.adapters.trainers import TRAINERS, Settings, read_settings, translate
 from elbos.audit.declare import log_weighting
-from elbos.audit.matching import Prediction, distance
+from elbos.audit.distance import spread
+from elbos.audit.matching import Prediction
 
 ALL = [
     *(("kohya", flags, loss) for flags, loss in KOHYA.items()),
@@ -36,7 +37,7 @@ def assert_measured(name, source, loss, num_samples):
     log_v = log_weighting(declared, measured.logsnr.numpy())
     p = np.where(np.isfinite(log_v), measured.density.numpy(), 0)
     assert p.sum() > 0.99 * measured.density.sum().item()
-    off = distance(measured.weight.log().numpy(), np.nan_to_num(log_v), p / p.sum())
+    off = spread(measured.weight.log().numpy() - np.nan_to_num(log_v), p / p.sum())
     assert off < TOLERANCE
     assert "unread-settings" not in kinds(declared)
     name, *_ = Prediction.from_target(declared.parameterization)

@@ -9,7 +9,7 @@ from trainer_settings import LOSSES, SETTINGS, trainer_of
 from elbos import audit
 from elbos.adapters.trainers import Settings
 from elbos.audit import LossTable
-from elbos.audit.matching import distance
+from elbos.audit.distance import spread
 from elbos.audit.measure import measuring
 
 FAST = ["torchtitan_flux", "simpletuner_flux", "diffusion_pipe_cosmos", "physicsnemo_stormcast"]
@@ -27,7 +27,7 @@ def agreement(found, result):
     log_p = np.interp(grid, found.logsnr, found.density.log())
     p = np.exp(log_p - log_p.max())
     log_w, log_v = found.weighting(grid).log().numpy(), result.weighting(grid).log().numpy()
-    return distance(log_w, log_v, p / p.sum())
+    return spread(log_w - log_v, p / p.sum())
 
 
 @pytest.mark.parametrize("name", FAST)

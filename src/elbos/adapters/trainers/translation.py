@@ -1,7 +1,7 @@
 """Translation of a loss into the settings of another trainer with the closest weighting.
 
 Each of the trainer's options is a family of weightings; its free settings are fitted to the loss's
-weighting. The distance is that of `audit.matching`, over the noise levels that the loss draws: 0.05
+weighting. The distance is that of `audit.distance`, over the noise levels that the loss draws: 0.05
 means that the weightings differ by 5 %. Options with the network target of the loss take precedence
 over all others.
 """
@@ -19,8 +19,9 @@ from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
 from elbos.audit import Audit
 from elbos.audit.declare import log_weighting
+from elbos.audit.distance import spread
 from elbos.audit.families import fit_family
-from elbos.audit.matching import MIN_GAIN, SAME, Prediction, distance
+from elbos.audit.matching import MIN_GAIN, SAME, Prediction
 from elbos.audit.words import in_words
 from elbos.base.html import render
 
@@ -125,7 +126,7 @@ def _fitted(audit: Audit, trainer: Trainer, option: Option) -> tuple[Values, flo
         is_drawn = np.isfinite(log_v)
         if p[is_drawn].sum() < (1 - _MAX_UNDRAWN) * p.sum():
             return math.inf
-        return distance(log_w[is_drawn], log_v[is_drawn], p[is_drawn] / p[is_drawn].sum())
+        return spread((log_w - log_v)[is_drawn], p[is_drawn] / p[is_drawn].sum())
 
     free = [[math.log(value) if one[1] > 0 else value for value in one] for one in limits]
     start, bounds = [one[0] for one in free], [(one[1], one[2]) for one in free]
