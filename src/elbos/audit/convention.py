@@ -221,9 +221,11 @@ class Convention:
         targets: list[Parameterization] = [V(), Score()]
         if sigma_data:
             targets.append(EDM(sigma_data=sigma_data))
-        of_a, of_b = (
-            [np.ones_like, *(scaled(_coefficient(target, i)) for target in targets)] for i in (0, 1)
-        )
+        of_a: list[_Formula] = [np.ones_like]
+        of_b: list[_Formula] = [np.ones_like]
+        for target in targets:
+            of_a.append(scaled(_coefficient(target, 0)))
+            of_b.append(scaled(_coefficient(target, 1)))
         curves = {}
         for slot in times:
             values = inputs[slot][knots]

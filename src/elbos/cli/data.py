@@ -60,7 +60,8 @@ class Pack:
         require_positive(size=self.size, jobs=self.jobs)
 
     def __call__(self) -> None:
-        path, how = Path(self.pictures), {"size": self.size, "skip_bad": self.skip_bad}
+        path = Path(self.pictures)
+        how: dict[str, Any] = {"size": self.size, "skip_bad": self.skip_bad}
         label: dict[str, Any] = {} if self.label == "" else {"label": self.label}
         if self.pictures.startswith("hub:"):
             name = self.pictures.removeprefix("hub:")

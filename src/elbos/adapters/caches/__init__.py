@@ -209,6 +209,7 @@ def validate(
     Raises:
         ValueError: As `Validator` does, or if the conditions do not fit the network.
     """
+    dataset: Any = cache  # torch's annotations want a subclass of its Dataset
     low, high = ends(cache.pipeline.denoiser)
     shapes: dict[str, list[int]] = defaultdict(list)
     for i in range(len(cache)):
@@ -218,7 +219,7 @@ def validate(
     parts = []
     for number, indices in enumerate(shapes.values()):
         validator = Validator(
-            Subset(cache, indices),
+            Subset(dataset, indices),
             logsnr_min=low if logsnr_min is None else logsnr_min,
             logsnr_max=high if logsnr_max is None else logsnr_max,
             num_evaluations=num_evaluations,
