@@ -168,6 +168,7 @@ def made(family):
     kind = getattr(diffusers, config.pop("_class_name"), None)
     if kind is None:
         pytest.skip(f"this diffusers has no network of {family}")
+    torch.manual_seed(0)
     network = kind(**config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
