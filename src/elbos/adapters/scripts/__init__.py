@@ -67,6 +67,12 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
         raise ValueError(
             f"{path} calls no backward(): name a function, as in {path}:FUNCTION. {ADVICE}"
         )
+    if script.others:
+        lines = ", ".join(map(str, sorted({one.lineno for one in (script.loss, *script.others)})))
+        raise ValueError(
+            f"{path} has several losses, in lines {lines}: name a function that computes one, as "
+            f"in {path}:FUNCTION. {ADVICE}"
+        )
     failures: list[Failure] = []
     for x in xs:
         for data in Run(script, path, flags, x).candidates():

@@ -24,7 +24,7 @@ def arguments_of(
     None if the script parses no arguments. Required arguments are optional. A RefusedArgumentsError
     says why the parser refuses the flags.
     """
-    if not any(_is_parsing(tree, one) for one in definitions):
+    if not any(is_parsing(tree, one) for one in definitions):
         return None
     parser = _absl_parser(tree) if any(map(_is_absl, definitions)) else _parser(tree, path)
     for action in parser._actions:
@@ -45,17 +45,28 @@ def arguments_of(
     return parser.parse_args(list(flags))
 
 
-def _is_parsing(tree: ast.Module, statement: ast.stmt) -> bool:
-    value = getattr(statement, "value", None)
-    if _is_absl(statement):
-        return True
-    if not isinstance(value, ast.Call):
-        return False
-    if isinstance(value.func, ast.Attribute):
-        return value.func.attr in ("parse_args", "parse_known_args")
+def is_parsing(tree: ast.Module, statement: ast.stmt) -> bool:
+    match getattr(statement, "value", None):
+        case ast.Call(ast.Attribute(_, "parse_args" | "parse_known_args")):
+            return True
+    return _is_absl(statement) or bool(_parsing_functions(tree, statement))
+
+
+def changed_in_parsing(tree: ast.Module, statement: ast.stmt) -> dict[str, int]:
+    """Return the attributes that a script's own parsing function assigns, with the lines."""
+    functions = _parsing_functions(tree, statement)
+    nodes = [node for function in functions for node in ast.walk(function)]
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+    return {one.attr: one.lineno for one in attributes if isinstance(one.ctx, ast.Store)}
+
+
+def _parsing_functions(tree: ast.Module, statement: ast.stmt) -> list[ast.FunctionDef]:
+    call = getattr(statement, "value", None)
+    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+        return []
     functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    called = [f for f in functions if isinstance(value.func, ast.Name) and f.name == value.func.id]
-    return any(_builds_parser(one) for f in called for one in simple(f.body))
+    called = [one for one in functions if one.name == call.func.id]
+    return [one for one in called if any(map(_builds_parser, simple(one.body)))]
 
 
 def _is_absl(statement: ast.stmt) -> bool:

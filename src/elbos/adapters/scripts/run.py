@@ -2,9 +2,9 @@
 data.
 """
 
+import argparse
 import ast
 import re
-import sys
 import traceback
 import warnings
 from collections.abc import Sequence
@@ -16,13 +16,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from elbos.adapters.scripts.arguments import RefusedArgumentsError, arguments_of
+from elbos.adapters.scripts.arguments import (
+    RefusedArgumentsError,
+    arguments_of,
+    changed_in_parsing,
+    is_parsing,
+)
 from elbos.adapters.scripts.schedulers import MissingError, with_local_configuration
 from elbos.adapters.scripts.slicing import (
+    SAFE_MODULES,
     Script,
     assignment,
     data_into,
     defined,
+    failing,
     guarded,
     is_loading,
     kept,
@@ -40,7 +47,6 @@ from elbos.audit.instrument import OutputForm, ProbeNetwork
 from elbos.base.errors import message
 
 _TORCH_LOSS = re.compile(r"(torch\.)?nn\.\w*Loss\(|\b(MSE|L1|SmoothL1|Huber)Loss\(")
-_SAFE_MODULES = frozenset({*sys.stdlib_module_names, "torch", "numpy", "scipy", "einops"})
 _NEVER = re.compile(r"Dataset|DataLoader|load_dataset|Accelerator|Tokenizer|optim\.|tqdm|logger")
 _OF_AN_ERROR, _OF_NO_NETWORK = 3, 10  # counted as this many unknown names
 _DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
@@ -85,6 +91,7 @@ class Run:
     def __post_init__(self) -> None:
         self.body = self.script.lines
         self.kept = kept(self.body, read(self.script.loss), self.script.loss.lineno)
+        self.tests = list(tests_around(self.body, self.kept))
         loop = self.script.region
         targets = ast.walk(loop.target) if isinstance(loop, ast.For) else []
         self.of_the_loop = {n.id for n in targets if isinstance(n, ast.Name)}
@@ -257,11 +264,11 @@ class Run:
             "__failed__": self._failed,
             "__seen__": self._succeeded,
             "__stage__": self.stage,
+            "__changed__": _changed,
         }
         names = {name for one in self.kept for name in read(one) | defined(one)}
         names |= read(self.script.loss)
-        names |= {name for test in tests_around(self.body, self.kept) for name in read(test)}
-        self._define(names)
+        self._define(names | {name for test in self.tests for name in read(test)})
         lines = sliced(self.body, self.kept, self._written)
         if self.data and not self.data.after and not self.data.item:
             lines.insert(0, data_into(self.data.name, self.script.loss))
@@ -271,33 +278,31 @@ class Run:
         self.initial = {name: self.space[name] for name in assigned if name in self.space}
 
     def _define(self, names: set[str]) -> None:
-        todo, seen, found = set(names), set[str](), set[ast.stmt]()
+        seen, found = set(self.space), set[ast.stmt]()
+        todo = names - seen
+        changes: list[ast.stmt] = []  # of the script's arguments
         while todo:
             name = todo.pop()
-            if name in seen:
-                continue
             seen.add(name)
             definitions = self._definitions(name)
+            self.space[name] = Unknown(self.stage, frozenset({name}), name)
             arguments = arguments_of(self.script.tree, definitions, self.flags, self.path)
             if arguments is not None:
-                self.space[name] = arguments
-                continue
-            self.space[name] = Unknown(self.stage, frozenset({name}), name)
-            if name.rpartition(".")[2] == "device":
+                self.space[name] = self._parsed(name, arguments, definitions)
+                changes += [one for one in definitions if not is_parsing(self.script.tree, one)]
+            elif name.rpartition(".")[2] == "device":
                 self.space[name] = self.x.device
-                continue
-            if any(_TORCH_LOSS.search(ast.unparse(one)) for one in definitions):
-                self.known |= {name} if self._is_definable(name) else set()
-            for one in definitions:
-                if isinstance(one, _IMPORTS):
-                    self._import(one, name)
-                elif isinstance(one, _DEFINITIONS) or name in self.known:
-                    found.add(one)
-                    todo |= read(one)
-        for scope in reversed([*self.script.scopes]):
-            todo |= {n for test in tests_around(scope, found) for n in read(test)} - seen
-        if todo:
-            self._define(todo)
+            else:
+                if any(_TORCH_LOSS.search(ast.unparse(one)) for one in definitions):
+                    self.known |= {name} if self._is_definable(name) else set()
+                for one in definitions:
+                    if isinstance(one, _IMPORTS):
+                        self._import(one, name)
+                    elif isinstance(one, _DEFINITIONS) or name in self.known:
+                        found.add(one)
+            found |= {one for one in changes if self._is_read(one, found)}
+            tests = [test for scope in self.script.scopes for test in tests_around(scope, found)]
+            todo |= {name for one in (*found, *tests) for name in read(one)} - seen
         definitions = sorted(found, key=lambda one: one.lineno)
         self.definitions += definitions
         # Functions and classes run first, then the scopes, the module's first.
@@ -309,11 +314,36 @@ class Run:
         for scope in reversed(self.script.scopes):
             self._execute(sliced(scope, rest, self._written))
 
+    def _parsed(
+        self, name: str, arguments: argparse.Namespace, definitions: list[ast.stmt]
+    ) -> argparse.Namespace:
+        """Return arguments; those that the script's parsing function assigns are unknown."""
+        for statement in definitions:
+            for attribute, line in changed_in_parsing(self.script.tree, statement).items():
+                key = f"{name}.{attribute}"
+                setattr(arguments, attribute, Unknown(self.stage, frozenset({key}), key))
+                self.reasons[key] = line, f"{key} is assigned where the arguments are parsed"
+        return arguments
+
+    def _is_read(self, change: ast.stmt, found: set[ast.stmt]) -> bool:
+        """Return whether a statement assigns arguments that the loss may read.
+
+        Functions of the script that the statement calls are looked through, imported ones are not.
+        """
+        is_call = "__changed__" in read(change)
+        called = [one for name in read(change) for one in self._definitions(name)]
+        functions = [one for one in called if isinstance(one, ast.FunctionDef)]
+        assigned = _attributes(ast.Store, change, *functions)
+        if not is_call and not assigned:
+            return not isinstance(change, ast.Expr)  # other arguments in their place
+        tests = (test for scope in self.script.scopes for test in tests_around(scope, found))
+        return bool(assigned & _attributes(ast.Load, *self.kept, *self.tests, *found, *tests))
+
     def _import(self, statement: ast.Import | ast.ImportFrom, name: str) -> None:
         alias = next(a for a in statement.names if name == (a.asname or a.name).partition(".")[0])
         module = getattr(statement, "module", None) or alias.name
         self.space[name] = Unknown(self.stage, frozenset({name}), name, is_method=True)
-        if name not in self.known and module.partition(".")[0] not in _SAFE_MODULES:
+        if name not in self.known and module.partition(".")[0] not in SAFE_MODULES:
             return
         try:
             self._execute([type(statement)(**{**vars(statement), "names": [alias]})])
@@ -342,7 +372,7 @@ class Run:
         root = ast.unparse(call.func).partition(".")[0]
         return all(
             isinstance(one, _IMPORTS)
-            and (getattr(one, "module", None) or root).partition(".")[0] in _SAFE_MODULES
+            and (getattr(one, "module", None) or root).partition(".")[0] in SAFE_MODULES
             for one in self._definitions(root)
         )
 
@@ -362,7 +392,7 @@ class Run:
         if not names and statement in self.kept:
             raise error
         if not names:
-            names = defined(statement)
+            names = frozenset(failing(statement))
             for name in names:
                 self._forget(name, statement, f"{name} fails, {type(error).__name__}: {error}")
         return Unknown(self.stage, names)
@@ -383,6 +413,16 @@ class Run:
     def _succeeded(self, index: int) -> None:
         statement = self.statements[index]
         self.values[statement] = {name: self.space.get(name) for name in defined(statement)}
+
+
+def _attributes(context: type, *nodes: ast.AST) -> set[str]:
+    inner = (node for one in nodes for node in ast.walk(one) if isinstance(node, ast.Attribute))
+    return {node.attr for node in inner if isinstance(node.ctx, context)}
+
+
+def _changed(result: Any, *values: Any) -> tuple[Any, ...]:
+    """Return the arguments of a function after its call: unknown if the function is."""
+    return tuple(result if isinstance(result, Unknown) else value for value in values)
 
 
 def _ranges(lines: set[int]) -> str:

@@ -12,10 +12,12 @@ Without a call of `backward`, the slice starts at the value returned by a method
 import ast
 import builtins
 import copy
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import product
+from typing import Any
 
 from elbos.adapters.scripts.classes import BACKWARD_METHODS, LOSS_METHODS, flattened
 
@@ -24,6 +26,7 @@ _LOOPS = (ast.For, ast.While)
 _IMPORTS = (ast.Import, ast.ImportFrom)
 _OF_NETWORKS = {"parameters", "named_parameters", "train", "eval", "requires_grad_", "state_dict"}
 _NUM_NODES = 2**14  # cache size: more nodes than a script has
+SAFE_MODULES = frozenset({*sys.stdlib_module_names, "torch", "numpy", "scipy", "einops"})
 _LOADERS = {"from_pretrained", "from_single_file", "load_dataset", "DataLoader", "open", "load"}
 
 
@@ -31,12 +34,14 @@ _LOADERS = {"from_pretrained", "from_single_file", "load_dataset", "DataLoader",
 class Script:
     """Syntax tree and loss expression of a training script.
 
-    `around` are the nodes that enclose the call of `backward`.
+    `around` are the nodes that enclose the call of `backward`; `others` are other losses of the
+    script, of which it is not known when they are computed.
     """
 
     tree: ast.Module
     around: list[ast.AST]
     loss: ast.expr
+    others: list[ast.expr]
 
     @classmethod
     def from_source(cls, source: str) -> "Script | None":
@@ -48,17 +53,21 @@ class Script:
         found = [(_loss_of(path[-1]), path[:-1]) for path in _paths(tree, [], ast.Call)]
         calls = [(loss, path) for loss, path in found if loss is not None] or _returned(tree)
         in_loops = [call for call in calls if any(isinstance(node, _LOOPS) for node in call[1])]
-        for loss, path in (in_loops or calls)[:1]:
-            for function in (n for n in path if isinstance(n, ast.FunctionDef)):
-                for inner in (one for one in simple(function.body) if type(one) is ast.FunctionDef):
-                    inner.body = [  # inner functions are run outside of their function
-                        ast.copy_location(ast.Global(one.names), one)
-                        if isinstance(one, ast.Nonlocal)
-                        else one
-                        for one in inner.body
-                    ]
-            return cls(tree, path, loss)
-        return None
+        if not calls:
+            return None
+        loss, path = (in_loops or calls)[0]
+        for function in (n for n in path if isinstance(n, ast.FunctionDef)):
+            for inner in (one for one in simple(function.body) if type(one) is ast.FunctionDef):
+                inner.body = [  # inner functions are run outside of their function
+                    ast.copy_location(ast.Global(one.names), one)
+                    if isinstance(one, ast.Nonlocal)
+                    else one
+                    for one in inner.body
+                ]
+        region = _region(path)
+        others = [x for x, around in in_loops or calls if not _is_same(region, loss, around, x)]
+        _Changes(tree, path).visit(tree)
+        return cls(tree, path, loss, others)
 
     @cached_property
     def region(self) -> ast.AST:
@@ -66,8 +75,7 @@ class Script:
 
         Without a loop, it is the function or module that contains the loss.
         """
-        inner = reversed(self.around)
-        return next(node for node in inner if isinstance(node, (*_LOOPS, *_SCOPES, ast.Module)))
+        return _region(self.around)
 
     @cached_property
     def lines(self) -> list[ast.stmt]:
@@ -157,32 +165,95 @@ def _paths(node: ast.AST, above: list[ast.AST], kind: type) -> Iterator[list[ast
         yield [*above, node]
 
 
+def _region(around: list[ast.AST]) -> ast.AST:
+    kinds = (*_LOOPS, *_SCOPES, ast.Module)
+    return next(node for node in reversed(around) if isinstance(node, kinds))
+
+
+def _is_same(region: ast.AST, loss: ast.expr, around: list[ast.AST], other: ast.expr) -> bool:
+    """Return whether two losses of a script have one value, as those with and without a scaler."""
+    if _region(around) is not region or ast.unparse(loss) != ast.unparse(other):
+        return False
+    first, last = sorted([loss.lineno, other.lineno])
+    between = (one for one in simple(getattr(region, "body", [])) if first < one.lineno < last)
+    return not any(stored(one) & read(loss) for one in between)
+
+
 def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
     paths = [path for path in _paths(tree, [], ast.FunctionDef) if len(path) == 3]
     for name, path in product(LOSS_METHODS, paths):
         method = path[-1]
         assert isinstance(method, ast.FunctionDef)
-        returns = [one for one in simple(method.body) if isinstance(one, ast.Return)]
-        if method.name != f"self.{name}" or not returns or returns[-1].value is None:
+        returns = [one.value for one in simple(method.body) if isinstance(one, ast.Return)]
+        losses = [one for one in returns if one and not isinstance(one, ast.Constant)]
+        if method.name != f"self.{name}" or not losses:
             continue
-        loss = returns[-1].value
-        if isinstance(loss, ast.Dict):
-            items = zip(loss.keys, loss.values, strict=True)
-            loss = next((v for k, v in items if getattr(k, "value", "") == "loss"), loss)
-        return [(loss, path)]
+        for i, loss in enumerate(losses):
+            if isinstance(loss, ast.Dict):
+                items = zip(loss.keys, loss.values, strict=True)
+                losses[i] = next((v for k, v in items if getattr(k, "value", "") == "loss"), loss)
+        return [(loss, path) for loss in reversed(losses)]
     return []
 
 
 def _loss_of(call: ast.AST) -> ast.expr | None:
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
-        return None
-    if call.func.attr not in BACKWARD_METHODS:
-        return None
-    is_method = not call.args or isinstance(call.args[0], ast.Constant)
-    loss = call.func.value if is_method else call.args[0]
-    if isinstance(loss, ast.Call) and isinstance(loss.func, ast.Attribute) and loss.args:
-        return loss.args[0] if loss.func.attr in ("scale", "scale_loss") else loss
+    match call:
+        case ast.Call(ast.Name(name), [loss, *_]):
+            return loss if name == "self.manual_backward" else None
+        case ast.Call(ast.Attribute(owner, name), arguments) if name in BACKWARD_METHODS:
+            is_method = not arguments or isinstance(arguments[0], ast.Constant)
+            loss = owner if is_method else arguments[0]
+        case _:
+            return None
+    match loss:
+        case ast.Call(ast.Attribute(_, "scale" | "scale_loss"), [scaled, *_]):
+            return scaled
     return loss
+
+
+class _Changes(ast.NodeTransformer):
+    """Rewriting of calls above the loop that may change their arguments as assignments.
+
+    `to_zero(scheduler)` becomes `scheduler, = __changed__(to_zero(scheduler), scheduler)`. A
+    function of the script changes the arguments that it assigns to, or calls a method of; an
+    imported one may change each.
+    """
+
+    def __init__(self, tree: ast.Module, around: list[ast.AST]) -> None:
+        nodes = list(ast.walk(tree))
+        functions = [one for one in nodes if isinstance(one, ast.FunctionDef) if one not in around]
+        self.region, self.functions = _region(around), {one.name: one for one in functions}
+        self.imported = {
+            (alias.asname or alias.name).partition(".")[0]
+            for one in nodes
+            if isinstance(one, _IMPORTS)
+            for alias in one.names
+            if (getattr(one, "module", None) or alias.name).partition(".")[0] not in SAFE_MODULES
+        }
+
+    def visit(self, node: ast.AST) -> Any:
+        return node if node is self.region else super().visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.stmt:
+        if not isinstance(call := node.value, ast.Call):
+            return node
+        given = dict(enumerate(call.args)) | {one.arg: one.value for one in call.keywords}
+        name = ast.unparse(call.func)
+        if name in self.functions:
+            function = self.functions[name]
+            arguments = [one.arg for one in function.args.args]
+            changed = {one for line in simple(function.body) for one in defined(line)}
+            keys = {i for i, one in enumerate(arguments) if one in changed} | changed
+            given = {key: value for key, value in given.items() if key in keys}
+        elif name.partition(".")[0] not in self.imported:
+            return node
+        names = list(dict.fromkeys(one.id for one in given.values() if isinstance(one, ast.Name)))
+        if not names:
+            return node
+        target = ast.Tuple([ast.Name(name, ast.Store()) for name in names], ast.Store())
+        values: list[ast.expr] = [ast.Name(name, ast.Load()) for name in names]
+        value = ast.Call(ast.Name("__changed__", ast.Load()), [call, *values], [])
+        return ast.fix_missing_locations(ast.copy_location(ast.Assign([target], value), node))
 
 
 # --- names ---------------------------------------------------------------------------------------
@@ -332,12 +403,22 @@ def sliced(
 # --- rewriting: statements that run without the objects which the script would load ------------
 
 
+def failing(statement: ast.stmt) -> list[str]:
+    """Return the variables that become unknown if a statement fails, or the attributes."""
+    match statement:
+        case ast.Assign([ast.Attribute(ast.Name()) as target]) | ast.AugAssign(
+            ast.Attribute(ast.Name()) as target
+        ):
+            return [ast.unparse(target)]
+    return sorted(defined(statement))
+
+
 def guarded(statement: ast.stmt, index: int) -> list[ast.stmt]:
     """Wrap a statement in a `try` block.
 
-    If the statement fails, the variables that it assigns become unknown values.
+    If the statement fails, the variables or attributes that it assigns become unknown values.
     """
-    targets = sorted(defined(statement)) or ["__ignored__"]
+    targets = failing(statement) or ["__ignored__"]
     failed = "".join(f"{name} = " for name in targets) + f"__failed__(__error__, {index})"
     handler = ast.parse(f"try: pass\nexcept Exception as __error__: {failed}").body[0]
     assert isinstance(handler, ast.Try)
