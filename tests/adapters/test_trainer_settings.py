@@ -22,6 +22,7 @@ BROKEN = {
     "broken.json": '{"a": ',
     "broken.toml": "a = = 1",
     "broken.yaml": "a: [1",
+    "deep.yaml": "[" * 9999,
     "list.json": "[1]",
     "code.yaml": "a: !!python/object/apply:os.system ['true']",
     "latin.toml": "name = '\xe9'",

@@ -135,6 +135,7 @@ FINDINGS = [
     ("fastvideo", SETTINGS["fastvideo_hunyuan"], "setting-ignored"),
     ("onetrainer", {"model_type": "CHROMA_1", "dynamic_timestep_shifting": True},
         "setting-ignored"),
+    ("onetrainer", {"training_method": "LORA", "force_v_prediction": True}, "setting-ignored"),
 ]  # fmt: skip
 
 

@@ -67,6 +67,15 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def _nested() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+@_nested()
 def read_json(path: Path) -> Any:
     """Return the value stored in a JSON file.
 
@@ -74,15 +83,13 @@ def read_json(path: Path) -> Any:
         OSError: As `read` does.
         ValueError: If the content is not JSON, or is nested too deeply.
     """
-    try:
-        return json.loads(read(path).decode("utf-8-sig"))
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+    return json.loads(read(path).decode("utf-8-sig"))
 
 
 TEXT_FORMATS = (".json", ".toml", ".yaml", ".yml")
 
 
+@_nested()
 def read_value(path: Path) -> Any:
     """Return the value stored in a JSON, TOML or YAML file.
 
@@ -90,7 +97,7 @@ def read_value(path: Path) -> Any:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If the content is not in the format of the suffix.
+        ValueError: If the content is not in the format of the suffix, or is nested too deeply.
     """
     if path.suffix not in TEXT_FORMATS[1:]:
         return read_json(path)

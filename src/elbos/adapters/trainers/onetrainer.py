@@ -54,6 +54,7 @@ _MOST_SHIFTED = {
 }
 _MODEL_SHIFT = ("ANIMA", "KREA_2", "ERNIE")  # by the scheduler file of the model
 _UNWEIGHTED = ("UNIFORM", "COS_MAP")  # distributions that ignore noising_weight and noising_bias
+_FORCE_V, _FORCE_EPS = "force_v_prediction", "force_epsilon_prediction"  # of whole models alone
 _NOISE = ("offset_noise_weight", "perturbation_noise_weight")
 _FINDINGS = {
     kinds.DeclaredNotSquared: ("mae_strength", "log_cosh_strength", "huber_strength"),
@@ -79,9 +80,12 @@ def _read(settings: Settings) -> LossTable:
 
 def _diffusion(settings: Settings, model: str) -> LossTable:
     is_zero = settings.flag("rescale_noise_scheduler_to_zero_terminal_snr")
-    is_v = is_zero or settings.flag("force_v_prediction")
-    if not is_v and not settings.flag("force_epsilon_prediction"):
-        is_v = model in _V_MODELS
+    forced = [name for name in (_FORCE_V, _FORCE_EPS) if settings.flag(name)]
+    methods = ("FINE_TUNE", "LORA", "EMBEDDING", "FINE_TUNE_VAE")
+    if settings.one_of("training_method", "FINE_TUNE", methods) != "FINE_TUNE":
+        settings.diagnostics += map(kinds.SettingIgnored, forced)
+        forced = []
+    is_v = is_zero or _FORCE_V in forced or (not forced and model in _V_MODELS)
     probability = _probability(settings, settings.number("timestep_shift", 1, above=0))
     title = f"OneTrainer, {model}"
     loss = stable_diffusion(title, None, probability, is_v=is_v, is_zero_terminal=is_zero)
