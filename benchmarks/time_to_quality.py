@@ -1,7 +1,7 @@
 r"""Sample quality after some minutes of training on one core, beside other people's training code.
 
     python benchmarks/time_to_quality.py FOLDER [--minutes 6] [--seeds 1 2 3] [--table]
-        [--codes elbos elbos-unet elbos-adamw diffusers lucidrains edm]
+        [--codes elbos elbos-pixels elbos-unet elbos-adamw diffusers lucidrains edm]
         [--diffusers train_unconditional.py] [--edm CLONE]
     python benchmarks/time_to_quality.py FOLDER --codes elbos --num-images 20000
 
@@ -10,7 +10,8 @@ project trains with its own script, loop, loss, optimizer, average and precision
 runs go at once:
 
 - elbos: `elbos train fashion-small`, which keeps 5 % of the images for validation;
-- elbos-unet: the same with the network and the precision of diffusers: what is left is the code;
+- elbos-pixels: elbos with a network on pixels, not on patches of 2x2;
+- elbos-unet: elbos with the network and the precision of diffusers: what is left is the code;
 - elbos-adamw: with its optimizer, learning rate and batch, too: what is left is the objective, with
   its noise levels, the average of the weights, the decay of the learning rate and the sampler;
 - diffusers: the script `examples/unconditional_image_generation/train_unconditional.py` as it is,
@@ -70,6 +71,7 @@ from elbos.training.pictures import png
 NUM_TRAIN, NUM_TEST = 10_000, 5_000
 NUM_TIMED = {  # images of a run that gives the speed: a hundred steps
     "elbos": 6_400,
+    "elbos-pixels": 6_400,
     "elbos-unet": 6_400,
     "elbos-adamw": 1_600,
     "diffusers": 1_600,
@@ -81,6 +83,7 @@ OURS = "ours"  # our sampler
 PICKING_SEED = 0  # of the runs that learning rates are picked by
 RATES = {  # of learning: the preset's, and 1e-3, since defaults of 1e-4 are for longer trainings
     "elbos": 8e-3,
+    "elbos-pixels": 8e-3,
     "elbos-unet": 8e-3,
     "elbos-adamw": 1e-3,
     "diffusers": 1e-3,

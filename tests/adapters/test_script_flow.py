@@ -91,6 +91,12 @@ def audited(folder: Path, source: str, *flags: str) -> audit.Audit:
     return audit.from_script(path, x, flags, num_samples=1000)
 
 
+def shift(result: audit.Audit) -> float:
+    """Return the shift of uniform times, from the mean log-SNR."""
+    mean = torch.trapezoid(result.density * result.logsnr, result.logsnr)
+    return (-mean / torch.trapezoid(result.density, result.logsnr) / 2).exp().item()
+
+
 def indented(text: str, by: int = 4) -> str:
     return "".join(f"{' ' * by}{line}\n" for line in text.splitlines())
 
@@ -100,6 +106,7 @@ SEVERAL = {
     "a jump": 'if args.objective == "v":\n    of_v.backward()\n    continue\nof_eps.backward()',
     "both": "of_v.backward()\nof_eps.backward()",
     "one name": "loss = of_v\nloss.backward()\nloss = of_eps\nloss.backward()",
+    "an item": 'out = {"a": of_v}\nout["a"].backward()\nout["a"] = of_eps\nout["a"].backward()',
     "two loops": "of_v.backward()\nfor _ in range(2):\n    of_eps.backward()",
 }
 
@@ -126,20 +133,28 @@ def test_one_loss_in_two_places(tmp_path: Path) -> None:
     assert audited(tmp_path, LOOP + indented(ways)).parameterization == "v"
 
 
-@pytest.mark.parametrize("way", ["return loss", "self.manual_backward(loss)"])
+WAYS = ["return loss", "if x.log:\n    return loss, x\nreturn loss", "self.manual_backward(loss)"]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_the_loss_of_a_module(way: str, tmp_path: Path) -> None:
     source = MODULE + indented(f"loss = {OF_EPS}\n{way}\n", 8)
     assert audited(tmp_path, source).parameterization == "eps"
 
 
+@pytest.mark.parametrize("is_inside", [False, True])
 @pytest.mark.parametrize("is_imported", [False, True])
 def test_a_call_that_changes_the_noise_levels(
-    is_imported: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    is_inside: bool, is_imported: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rescaling.py").write_text(TO_ZERO)
     definition = "from rescaling import to_zero" if is_imported else TO_ZERO
-    result = audited(tmp_path, TABLE.format(definition, "to_zero(scheduler, least=0.02)"))
+    source = TABLE.format(definition, "to_zero(scheduler, least=0.02)")
+    if not is_inside:
+        built = "    scheduler = Scheduler()\n"
+        source = source.replace(built, "").replace("def main", f"{built.lstrip()}\ndef main")
+    result = audited(tmp_path, source)
     assert result.logsnr.min().sigmoid().item() == pytest.approx(0.02, abs=0.005)
 
 
@@ -147,6 +162,12 @@ def test_a_call_of_what_is_not_installed(tmp_path: Path) -> None:
     source = TABLE.format("from no_such_library import to_zero", "to_zero(scheduler)")
     with pytest.raises(ValueError, match="to_zero cannot be imported"):
         audited(tmp_path, source)
+
+
+def test_calls_of_loggers(tmp_path: Path) -> None:
+    source = TABLE.format("import no_such_logger\nlevel = 500", "no_such_logger.init(config=level)")
+    source = source.replace("randint(0, 500", "randint(0, level")
+    assert audited(tmp_path, source).logsnr.min().sigmoid().item() == pytest.approx(0.5, abs=0.005)
 
 
 def test_calls_that_change_nothing_are_not_run(
@@ -168,6 +189,9 @@ CHANGES = {
     "by a function": "def finish(opt):\n    opt.shift = opt.shift ** 2\nfinish(args)",
     "others": "args = argparse.Namespace(shift=args.shift ** 2)",
     "two": "args.power = 2\nargs.shift = args.shift ** args.power",
+    "by name": 'setattr(args, "shift", args.shift ** 2)',
+    "all": "vars(args).update(shift=args.shift ** 2)",
+    "a loop": "for k, v in {'shift': 9.0}.items():\n    setattr(args, k, v)",
 }
 
 
@@ -176,10 +200,18 @@ def test_arguments_that_change(case: str, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     source = SETTINGS + CHANGES[case] + '\nargs.file = open("is_run", "w")\n' + FLOW
     result = audited(tmp_path, source)
-    mean = torch.trapezoid(result.density * result.logsnr, result.logsnr)
-    mean = mean / torch.trapezoid(result.density, result.logsnr)
-    assert (-mean / 2).exp().item() == pytest.approx(9, rel=0.3)  # the shift of uniform times
+    assert shift(result) == pytest.approx(9, rel=0.3)
     assert [one.name for one in tmp_path.iterdir()] == ["train.py"]
+
+
+@pytest.mark.parametrize("name", ["args", "opt"])
+@pytest.mark.parametrize("read", ["args.shift", 'getattr(args, "shift")', 'vars(args)["shift"]'])
+def test_arguments_that_the_function_of_the_loop_changes(
+    name: str, read: str, tmp_path: Path
+) -> None:
+    main = "args.shift = args.shift ** 2\n" + FLOW.replace("args.shift", read)
+    source = SETTINGS + f"def main({name}):\n" + indented(main.replace("args", name))
+    assert shift(audited(tmp_path, source + "main(args)\n")) == pytest.approx(9, rel=0.3)
 
 
 UNKNOWN = {

@@ -24,8 +24,10 @@ from elbos.adapters.scripts.arguments import (
 )
 from elbos.adapters.scripts.schedulers import MissingError, with_local_configuration
 from elbos.adapters.scripts.slicing import (
+    CHANGED,
     SAFE_MODULES,
     Script,
+    assigned,
     assignment,
     data_into,
     defined,
@@ -34,6 +36,7 @@ from elbos.adapters.scripts.slicing import (
     is_loading,
     kept,
     read,
+    rebound,
     simple,
     sliced,
     stored,
@@ -236,13 +239,13 @@ class Run:
         if given is None:
             found = definitions(name)
         elif isinstance(given, ast.Name) and given.id == name:
-            found = definitions(name, first=1) + definitions(name, last=1)
+            found = definitions(name, first=1) + self.script.changes(name)
         else:
-            found = [assignment(name, given, given), *definitions(name, last=1)]
+            found = [assignment(name, given, given), *self.script.changes(name)]
         if name in self.wrappers:  # without loading weights or wrapping for processes
-            changes = [one for one in found if isinstance(one, ast.Assign) and name in read(one)]
             kinds = (*_DEFINITIONS, *_IMPORTS, ast.Assign)
-            found = [one for one in found if isinstance(one, kinds) and one not in changes]
+            again = [one for one in found if name in rebound(one) & read(one)]
+            found = [one for one in found if isinstance(one, kinds) and one not in again]
         return found
 
     def _is_definable(self, name: str) -> bool:
@@ -264,7 +267,7 @@ class Run:
             "__failed__": self._failed,
             "__seen__": self._succeeded,
             "__stage__": self.stage,
-            "__changed__": _changed,
+            CHANGED: _changed,
         }
         names = {name for one in self.kept for name in read(one) | defined(one)}
         names |= read(self.script.loss)
@@ -274,13 +277,13 @@ class Run:
             lines.insert(0, data_into(self.data.name, self.script.loss))
         lines += self._written(assignment("__loss__", self.script.loss, self.script.loss))
         self.code = self._compiled(lines)
-        assigned = {name for one in self.kept for name in stored(one)}
-        self.initial = {name: self.space[name] for name in assigned if name in self.space}
+        names = {name for one in self.kept for name in stored(one)}
+        self.initial = {name: self.space[name] for name in names if name in self.space}
 
     def _define(self, names: set[str]) -> None:
         seen, found = set(self.space), set[ast.stmt]()
         todo = names - seen
-        changes: list[ast.stmt] = []  # of the script's arguments
+        changes: dict[ast.stmt, str] = {}  # of the script's arguments
         while todo:
             name = todo.pop()
             seen.add(name)
@@ -289,7 +292,8 @@ class Run:
             arguments = arguments_of(self.script.tree, definitions, self.flags, self.path)
             if arguments is not None:
                 self.space[name] = self._parsed(name, arguments, definitions)
-                changes += [one for one in definitions if not is_parsing(self.script.tree, one)]
+                others = [one for one in definitions if not is_parsing(self.script.tree, one)]
+                changes |= dict.fromkeys(others, name)
             elif name.rpartition(".")[2] == "device":
                 self.space[name] = self.x.device
             else:
@@ -300,7 +304,8 @@ class Run:
                         self._import(one, name)
                     elif isinstance(one, _DEFINITIONS) or name in self.known:
                         found.add(one)
-            found |= {one for one in changes if self._is_read(one, found)}
+            while new := {x for x, of in changes.items() if self._is_read(x, of, found)} - found:
+                found |= new
             tests = [test for scope in self.script.scopes for test in tests_around(scope, found)]
             todo |= {name for one in (*found, *tests) for name in read(one)} - seen
         definitions = sorted(found, key=lambda one: one.lineno)
@@ -325,19 +330,21 @@ class Run:
                 self.reasons[key] = line, f"{key} is assigned where the arguments are parsed"
         return arguments
 
-    def _is_read(self, change: ast.stmt, found: set[ast.stmt]) -> bool:
-        """Return whether a statement assigns arguments that the loss may read.
-
-        Functions of the script that the statement calls are looked through, imported ones are not.
-        """
-        is_call = "__changed__" in read(change)
-        called = [one for name in read(change) for one in self._definitions(name)]
+    def _is_read(self, change: ast.stmt, name: str, found: set[ast.stmt]) -> bool:
+        """Return whether the loss may read what a statement changes of the script's arguments."""
+        if name not in assigned(change) or (is_loading(change) and name not in stored(change)):
+            return False
+        called = [one for other in read(change) for one in self._definitions(other)]
         functions = [one for one in called if isinstance(one, ast.FunctionDef)]
-        assigned = _attributes(ast.Store, change, *functions)
-        if not is_call and not assigned:
-            return not isinstance(change, ast.Expr)  # other arguments in their place
+        nodes = [node for one in (change, *functions) for node in ast.walk(one)]
+        attributes = [one for one in nodes if isinstance(one, ast.Attribute)]
+        changed = {one.attr for one in attributes if isinstance(one.ctx, ast.Store)}
         tests = (test for scope in self.script.scopes for test in tests_around(scope, found))
-        return bool(assigned & _attributes(ast.Load, *self.kept, *self.tests, *found, *tests))
+        used = [node for one in (*self.kept, *self.tests, *found, *tests) for node in ast.walk(one)]
+        own = [one for one in used if isinstance(one, ast.Attribute) and _is_name(one.value, name)]
+        if sum(_is_name(one, name) for one in used) > len(own):
+            return True  # the arguments as a whole, as in `vars(args)`
+        return not changed or not changed.isdisjoint(one.attr for one in own)
 
     def _import(self, statement: ast.Import | ast.ImportFrom, name: str) -> None:
         alias = next(a for a in statement.names if name == (a.asname or a.name).partition(".")[0])
@@ -360,7 +367,8 @@ class Run:
     def _written(self, statement: ast.stmt) -> list[ast.stmt]:
         if isinstance(statement, (*_DEFINITIONS, *_IMPORTS)):
             return [statement]
-        if statement not in self.kept and defined(statement) & self.wrappers:
+        is_built = statement not in self.kept and CHANGED not in read(statement)
+        if is_built and defined(statement) & self.wrappers:
             statement = with_stand_ins(statement, self._is_safe)
         self.statements.append(statement)
         result = guarded(statement, len(self.statements) - 1)
@@ -415,9 +423,8 @@ class Run:
         self.values[statement] = {name: self.space.get(name) for name in defined(statement)}
 
 
-def _attributes(context: type, *nodes: ast.AST) -> set[str]:
-    inner = (node for one in nodes for node in ast.walk(one) if isinstance(node, ast.Attribute))
-    return {node.attr for node in inner if isinstance(node.ctx, context)}
+def _is_name(node: ast.AST, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
 
 
 def _changed(result: Any, *values: Any) -> tuple[Any, ...]:

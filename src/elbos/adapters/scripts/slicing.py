@@ -12,11 +12,11 @@ Without a call of `backward`, the slice starts at the value returned by a method
 import ast
 import builtins
 import copy
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import product
 from typing import Any
 
 from elbos.adapters.scripts.classes import BACKWARD_METHODS, LOSS_METHODS, flattened
@@ -27,6 +27,8 @@ _IMPORTS = (ast.Import, ast.ImportFrom)
 _OF_NETWORKS = {"parameters", "named_parameters", "train", "eval", "requires_grad_", "state_dict"}
 _NUM_NODES = 2**14  # cache size: more nodes than a script has
 SAFE_MODULES = frozenset({*sys.stdlib_module_names, "torch", "numpy", "scipy", "einops"})
+CHANGED = "__changed__"  # the arguments of a call after it
+_SCHEDULERS = re.compile("(?i)schedule|diffusion")
 _LOADERS = {"from_pretrained", "from_single_file", "load_dataset", "DataLoader", "open", "load"}
 
 
@@ -55,7 +57,7 @@ class Script:
         in_loops = [call for call in calls if any(isinstance(node, _LOOPS) for node in call[1])]
         if not calls:
             return None
-        loss, path = (in_loops or calls)[0]
+        loss, path = (in_loops or calls)[-1]  # of one loss in two branches the lines of both
         for function in (n for n in path if isinstance(n, ast.FunctionDef)):
             for inner in (one for one in simple(function.body) if type(one) is ast.FunctionDef):
                 inner.body = [  # inner functions are run outside of their function
@@ -65,7 +67,7 @@ class Script:
                     for one in inner.body
                 ]
         region = _region(path)
-        others = [x for x, around in in_loops or calls if not _is_same(region, loss, around, x)]
+        others = [x for x, around in calls if not _is_same(region, loss, around, x)]
         _Changes(tree, path).visit(tree)
         return cls(tree, path, loss, others)
 
@@ -137,16 +139,22 @@ class Script:
             if node.attr in _OF_NETWORKS and isinstance(node.value, ast.Name)
         )
 
-    def definitions(self, name: str, first: int = 0, last: int | None = None) -> list[ast.stmt]:
+    def definitions(self, name: str, first: int = 0) -> list[ast.stmt]:
         """Return the statements that define a name.
 
-        The scope is the innermost one that defines the name.
+        The scope is the innermost one that assigns it; those further in may change it.
         """
-        for scope in self._index[first:last]:
-            found = scope.get(name, [])
-            if any(name in stored(one) for one in found):
+        found: list[ast.stmt] = []
+        for scope in self._index[first:]:
+            here = scope.get(name, [])
+            found = [*here, *found]
+            if any(name in rebound(one) for one in here):
                 return found
         return []
+
+    def changes(self, name: str) -> list[ast.stmt]:
+        """Return the statements of the innermost function that define or change a name."""
+        return self._index[0].get(name, [])
 
     @cached_property
     def _index(self) -> list[dict[str, list[ast.stmt]]]:
@@ -175,25 +183,36 @@ def _is_same(region: ast.AST, loss: ast.expr, around: list[ast.AST], other: ast.
     if _region(around) is not region or ast.unparse(loss) != ast.unparse(other):
         return False
     first, last = sorted([loss.lineno, other.lineno])
-    between = (one for one in simple(getattr(region, "body", [])) if first < one.lineno < last)
-    return not any(stored(one) & read(loss) for one in between)
+    lines = [one for one in simple(getattr(region, "body", [])) if not isinstance(one, ast.Expr)]
+    lines = [one for one in lines if defined(one) & read(loss)]
+    before = {ast.unparse(one) for one in lines if one.lineno < first}
+    return before >= {ast.unparse(one) for one in lines if first < one.lineno < last}
 
 
 def _returned(tree: ast.Module) -> list[tuple[ast.expr, list[ast.AST]]]:
     paths = [path for path in _paths(tree, [], ast.FunctionDef) if len(path) == 3]
-    for name, path in product(LOSS_METHODS, paths):
-        method = path[-1]
-        assert isinstance(method, ast.FunctionDef)
-        returns = [one.value for one in simple(method.body) if isinstance(one, ast.Return)]
-        losses = [one for one in returns if one and not isinstance(one, ast.Constant)]
-        if method.name != f"self.{name}" or not losses:
-            continue
-        for i, loss in enumerate(losses):
-            if isinstance(loss, ast.Dict):
-                items = zip(loss.keys, loss.values, strict=True)
-                losses[i] = next((v for k, v in items if getattr(k, "value", "") == "loss"), loss)
-        return [(loss, path) for loss in reversed(losses)]
+    for name in LOSS_METHODS:
+        methods = [(p[-1], p) for p in paths if getattr(p[-1], "name", "") == f"self.{name}"]
+        losses = [
+            (_first(one.value), path)
+            for method, path in methods
+            for one in simple(getattr(method, "body", []))
+            if isinstance(one, ast.Return) and not isinstance(one.value, ast.Constant | None)
+        ]
+        if losses:
+            return losses
     return []
+
+
+def _first(value: ast.expr) -> ast.expr:
+    """Return the loss of what a method returns."""
+    match value:
+        case ast.Tuple([loss, *_]):
+            return loss
+        case ast.Dict(keys, values):
+            items = zip(keys, values, strict=True)
+            return next((v for k, v in items if getattr(k, "value", "") == "loss"), value)
+    return value
 
 
 def _loss_of(call: ast.AST) -> ast.expr | None:
@@ -215,14 +234,15 @@ class _Changes(ast.NodeTransformer):
     """Rewriting of calls above the loop that may change their arguments as assignments.
 
     `to_zero(scheduler)` becomes `scheduler, = __changed__(to_zero(scheduler), scheduler)`. A
-    function of the script changes the arguments that it assigns to, or calls a method of; an
-    imported one may change each.
+    function of the script changes the arguments to whose attributes it assigns; an imported one is
+    taken to change schedulers.
     """
 
     def __init__(self, tree: ast.Module, around: list[ast.AST]) -> None:
         nodes = list(ast.walk(tree))
         functions = [one for one in nodes if isinstance(one, ast.FunctionDef) if one not in around]
-        self.region, self.functions = _region(around), {one.name: one for one in functions}
+        self.functions = {one.name: one for one in functions}
+        self.closed = {_region(around), *functions}
         self.imported = {
             (alias.asname or alias.name).partition(".")[0]
             for one in nodes
@@ -232,27 +252,30 @@ class _Changes(ast.NodeTransformer):
         }
 
     def visit(self, node: ast.AST) -> Any:
-        return node if node is self.region else super().visit(node)
+        return node if node in self.closed else super().visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.stmt:
         if not isinstance(call := node.value, ast.Call):
             return node
         given = dict(enumerate(call.args)) | {one.arg: one.value for one in call.keywords}
+        names = {key: one.id for key, one in given.items() if isinstance(one, ast.Name)}
         name = ast.unparse(call.func)
         if name in self.functions:
             function = self.functions[name]
             arguments = [one.arg for one in function.args.args]
-            changed = {one for line in simple(function.body) for one in defined(line)}
+            changed = {one for line in simple(function.body) for one in assigned(line)}
             keys = {i for i, one in enumerate(arguments) if one in changed} | changed
-            given = {key: value for key, value in given.items() if key in keys}
-        elif name.partition(".")[0] not in self.imported:
+            names = {key: one for key, one in names.items() if key in keys}
+        elif name.partition(".")[0] in self.imported:
+            names = {key: one for key, one in names.items() if _SCHEDULERS.search(one)}
+        else:
             return node
-        names = list(dict.fromkeys(one.id for one in given.values() if isinstance(one, ast.Name)))
         if not names:
             return node
-        target = ast.Tuple([ast.Name(name, ast.Store()) for name in names], ast.Store())
-        values: list[ast.expr] = [ast.Name(name, ast.Load()) for name in names]
-        value = ast.Call(ast.Name("__changed__", ast.Load()), [call, *values], [])
+        once = dict.fromkeys(names.values())
+        target = ast.Tuple([ast.Name(name, ast.Store()) for name in once], ast.Store())
+        values: list[ast.expr] = [ast.Name(name, ast.Load()) for name in once]
+        value = ast.Call(ast.Name(CHANGED, ast.Load()), [call, *values], [])
         return ast.fix_missing_locations(ast.copy_location(ast.Assign([target], value), node))
 
 
@@ -283,9 +306,34 @@ def stored(statement: ast.stmt) -> frozenset[str]:
     return frozenset(n.id for n in names if isinstance(n.ctx, ast.Store)) - _inner(statement)
 
 
+def rebound(statement: ast.stmt) -> frozenset[str]:
+    """Return the variables that a statement gives another object."""
+    return frozenset() if CHANGED in read(statement) else stored(statement)
+
+
 def _inner(node: ast.AST) -> set[str]:
     loops = [n.target for n in ast.walk(node) if isinstance(n, ast.comprehension)]
     return {n.id for target in loops for n in ast.walk(target) if isinstance(n, ast.Name)}
+
+
+@lru_cache(_NUM_NODES)
+def assigned(statement: ast.stmt) -> frozenset[str]:
+    """Return the names of the variables that a statement assigns, or an item or attribute of.
+
+    `setattr(x, ...)` and `vars(x).update(...)` are such assignments.
+    """
+    if isinstance(statement, (*_SCOPES, *_IMPORTS)):
+        return stored(statement)
+    roots = set[str]()
+    for node in ast.walk(statement):
+        match node:
+            case ast.Attribute(inner, _, ast.Store()) | ast.Subscript(inner, _, ast.Store()):
+                roots |= _root(inner)
+            case ast.Call(ast.Name("setattr" | "vars"), [inner, *_]) | ast.Attribute(
+                inner, "__dict__"
+            ):
+                roots |= _root(inner)
+    return stored(statement) | roots
 
 
 @lru_cache(_NUM_NODES)
@@ -296,18 +344,16 @@ def defined(statement: ast.stmt) -> frozenset[str]:
     """
     if isinstance(statement, (*_SCOPES, *_IMPORTS)):
         return stored(statement)
-    nodes = list(ast.walk(statement))
-    changed = [n for n in nodes if isinstance(getattr(n, "ctx", None), ast.Store)]
-    values = [n.value for n in nodes if isinstance(n, ast.Expr)]
-    changed += [value.func for value in values if isinstance(value, ast.Call)]
-    roots = set[str]()
-    for node in changed:
-        root = node
-        while isinstance(root, ast.Attribute | ast.Subscript):
-            root = root.value
-        if root is not node and isinstance(root, ast.Name):
-            roots.add(root.id)
-    return stored(statement) | roots
+    values = [node.value for node in ast.walk(statement) if isinstance(node, ast.Expr)]
+    methods = [one.func for one in values if isinstance(one, ast.Call)]
+    roots = (_root(one.value) for one in methods if isinstance(one, ast.Attribute))
+    return assigned(statement).union(*roots)
+
+
+def _root(node: ast.expr) -> set[str]:
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return {node.id} if isinstance(node, ast.Name) else set()
 
 
 @lru_cache(_NUM_NODES)
