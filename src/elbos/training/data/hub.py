@@ -1,7 +1,10 @@
 """Hugging Face datasets: downloaded from the Hub, in a folder, or saved by `save_to_disk`."""
 
+import contextlib
 import importlib
+import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,17 @@ from elbos.training.data.images import Archive, BadPicture, Pictures
 from elbos.training.data.splits import SPLIT_WORDS, divided
 
 _OFFLINE = "HF_HUB_OFFLINE"
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +128,8 @@ class Hub(Pictures):
         if is_saved:
             return datasets.load_from_disk(self.path)
         if are_downloads_allowed():
-            return datasets.load_dataset(self.path, self.name)
+            with _quiet("huggingface_hub"):  # a line for each retry without a network
+                return datasets.load_dataset(self.path, self.name)
         constants = importlib.import_module("huggingface_hub.constants")
         both = (datasets.config, constants)  # config is for names, constants for requests
         with mock.patch.object(both[0], _OFFLINE, True), mock.patch.object(both[1], _OFFLINE, True):
