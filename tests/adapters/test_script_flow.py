@@ -191,6 +191,7 @@ CHANGES = {
     "two": "args.power = 2\nargs.shift = args.shift ** args.power",
     "by name": 'setattr(args, "shift", args.shift ** 2)',
     "all": "vars(args).update(shift=args.shift ** 2)",
+    "an item": "vars(args)['shift'] = args.shift ** 2",
     "a loop": "for k, v in {'shift': 9.0}.items():\n    setattr(args, k, v)",
 }
 

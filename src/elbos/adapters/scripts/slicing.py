@@ -327,10 +327,13 @@ def assigned(statement: ast.stmt) -> frozenset[str]:
     roots = set[str]()
     for node in ast.walk(statement):
         match node:
-            case ast.Attribute(inner, _, ast.Store()) | ast.Subscript(inner, _, ast.Store()):
-                roots |= _root(inner)
-            case ast.Call(ast.Name("setattr" | "vars"), [inner, *_]) | ast.Attribute(
-                inner, "__dict__"
+            case (
+                ast.Call(ast.Name("setattr"), [inner, *_])
+                | ast.Subscript(ast.Call(ast.Name("vars"), [inner]), _, ast.Store())
+                | ast.Attribute(ast.Call(ast.Name("vars"), [inner]), "update")
+                | ast.Attribute(ast.Attribute(inner, "__dict__"), "update")
+                | ast.Attribute(inner, _, ast.Store())
+                | ast.Subscript(inner, _, ast.Store())
             ):
                 roots |= _root(inner)
     return stored(statement) | roots
