@@ -93,7 +93,7 @@ def script_loss(path: Path, xs: Sequence[Tensor], flags: Sequence[str] = ()) -> 
 def is_training_script(path: Path) -> bool:
     """Return whether a file is a Python training script.
 
-    Such a script calls `backward`; a file that cannot be read is none.
+    Such a script calls `backward`. The result is False for a file that cannot be read.
     """
     try:
         return Script.from_source(files.read(path).decode("utf-8-sig")) is not None
