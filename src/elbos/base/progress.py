@@ -28,16 +28,26 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def log_on_terminal() -> Iterator[None]:
-    """Print the messages of the logger `elbos` to standard error within the `with` block."""
-    handler, level = _Lines(), LOGGER.level
-    LOGGER.addHandler(handler)
-    LOGGER.setLevel(logging.INFO)
+def at_level(logger: logging.Logger, level: int) -> Iterator[None]:
+    """Set the level of a logger within the `with` block."""
+    before = logger.level
+    logger.setLevel(level)
     try:
         yield
     finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def log_on_terminal() -> Iterator[None]:
+    """Print the messages of the logger `elbos` to standard error within the `with` block."""
+    handler = _Lines()
+    LOGGER.addHandler(handler)
+    try:
+        with at_level(LOGGER, logging.INFO):
+            yield
+    finally:
         LOGGER.removeHandler(handler)
-        LOGGER.setLevel(level)
 
 
 class Advance(Protocol):

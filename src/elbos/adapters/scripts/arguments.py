@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from elbos.adapters.scripts.slicing import read, simple, stored
+from elbos.adapters.scripts.names import read, simple, stored
 
 
 class RefusedArgumentsError(ValueError):

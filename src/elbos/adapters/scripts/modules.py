@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from elbos.adapters.scripts.slicing import defined, read
+from elbos.adapters.scripts.names import defined, read
 from elbos.base import files
 from elbos.base.user_code import places
 

@@ -22,24 +22,27 @@ from elbos.adapters.scripts.arguments import (
     changed_in_parsing,
     is_parsing,
 )
-from elbos.adapters.scripts.schedulers import MissingError, with_local_configuration
-from elbos.adapters.scripts.slicing import (
+from elbos.adapters.scripts.names import (
     CHANGED,
+    IMPORTS,
     SAFE_MODULES,
-    Script,
     assigned,
-    assignment,
-    data_into,
     defined,
-    failing,
-    guarded,
     is_loading,
-    kept,
     read,
     rebound,
     simple,
-    sliced,
     stored,
+)
+from elbos.adapters.scripts.schedulers import MissingError, with_local_configuration
+from elbos.adapters.scripts.slicing import (
+    Script,
+    assignment,
+    data_into,
+    failing,
+    guarded,
+    kept,
+    sliced,
     tests_around,
     with_stand_ins,
 )
@@ -53,7 +56,6 @@ _TORCH_LOSS = re.compile(r"(torch\.)?nn\.\w*Loss\(|\b(MSE|L1|SmoothL1|Huber)Loss
 _NEVER = re.compile(r"Dataset|DataLoader|load_dataset|Accelerator|Tokenizer|optim\.|tqdm|logger")
 _OF_AN_ERROR, _OF_NO_NETWORK = 3, 10  # counted as this many unknown names
 _DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
-_IMPORTS = (ast.Import, ast.ImportFrom)
 
 
 class _Data(NamedTuple):
@@ -243,7 +245,7 @@ class Run:
         else:
             found = [assignment(name, given, given), *self.script.changes(name)]
         if name in self.wrappers:  # without loading weights or wrapping for processes
-            kinds = (*_DEFINITIONS, *_IMPORTS, ast.Assign)
+            kinds = (*_DEFINITIONS, *IMPORTS, ast.Assign)
             again = [one for one in found if name in rebound(one) & read(one)]
             found = [one for one in found if isinstance(one, kinds) and one not in again]
         return found
@@ -254,7 +256,7 @@ class Run:
         never = self.never | self.of_the_loop | (self.script.networks - self.wrappers)
         if not found or name in never or any(map(is_loading, found)):
             return False
-        if any(isinstance(one, (*_DEFINITIONS, *_IMPORTS)) for one in found):
+        if any(isinstance(one, (*_DEFINITIONS, *IMPORTS)) for one in found):
             return "download" not in name
         return not any(_NEVER.search(ast.unparse(one)) for one in found)
 
@@ -300,7 +302,7 @@ class Run:
                 if any(_TORCH_LOSS.search(ast.unparse(one)) for one in definitions):
                     self.known |= {name} if self._is_definable(name) else set()
                 for one in definitions:
-                    if isinstance(one, _IMPORTS):
+                    if isinstance(one, IMPORTS):
                         self._import(one, name)
                     elif isinstance(one, _DEFINITIONS) or name in self.known:
                         found.add(one)
@@ -365,7 +367,7 @@ class Run:
             self.space[name] = with_local_configuration(value, self.script.tree, self.assumed)
 
     def _written(self, statement: ast.stmt) -> list[ast.stmt]:
-        if isinstance(statement, (*_DEFINITIONS, *_IMPORTS)):
+        if isinstance(statement, (*_DEFINITIONS, *IMPORTS)):
             return [statement]
         is_built = statement not in self.kept and CHANGED not in read(statement)
         if is_built and defined(statement) & self.wrappers:
@@ -379,7 +381,7 @@ class Run:
     def _is_safe(self, call: ast.Call) -> bool:
         root = ast.unparse(call.func).partition(".")[0]
         return all(
-            isinstance(one, _IMPORTS)
+            isinstance(one, IMPORTS)
             and (getattr(one, "module", None) or root).partition(".")[0] in SAFE_MODULES
             for one in self._definitions(root)
         )

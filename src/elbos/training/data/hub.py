@@ -1,10 +1,8 @@
 """Hugging Face datasets: downloaded from the Hub, in a folder, or saved by `save_to_disk`."""
 
-import contextlib
 import importlib
 import logging
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,22 +17,12 @@ from elbos.base import files
 from elbos.base.codec import digest
 from elbos.base.errors import flat, suggestion
 from elbos.base.extras import needs
+from elbos.base.progress import at_level
 from elbos.training.data.dataset import are_downloads_allowed
 from elbos.training.data.images import Archive, BadPicture, Pictures
 from elbos.training.data.splits import SPLIT_WORDS, divided
 
 _OFFLINE = "HF_HUB_OFFLINE"
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +116,8 @@ class Hub(Pictures):
         if is_saved:
             return datasets.load_from_disk(self.path)
         if are_downloads_allowed():
-            with _quiet("huggingface_hub"):  # a line for each retry without a network
+            # Without a network, each retry is a warning.
+            with at_level(logging.getLogger("huggingface_hub"), logging.ERROR):
                 return datasets.load_dataset(self.path, self.name)
         constants = importlib.import_module("huggingface_hub.constants")
         both = (datasets.config, constants)  # config is for names, constants for requests
