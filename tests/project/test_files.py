@@ -114,7 +114,7 @@ def test_what_is_no_regular_file_is_named_and_stays(tmp_path, attempt):
 
 
 def test_only_what_killed_processes_left_is_deleted(tmp_path):
-    code = "import os, pathlib, sys; from elbos import files; "
+    code = "import os, pathlib, sys; from elbos.base import files; "
     path = tmp_path / "file"
     code += "files.partial(pathlib.Path(sys.argv[1])).touch(); os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, path], check=False)

@@ -44,7 +44,6 @@ from elbos.audit.instrument import LossFunction
 from elbos.audit.measure import measuring
 from elbos.audit.record import Recording, record
 from elbos.audit.result import Audit
-from elbos.base.aliases import moved_names
 from elbos.base.checks import typed
 
 __all__ = [
@@ -116,6 +115,3 @@ def probe(
     title = title or str(getattr(loss_fn, "__name__", "loss"))
     with measuring(loss_fn, x, num_samples, seed, data_scale, advance) as measurement:
         return audit_of(measurement, num_samples, title=title)
-
-
-__getattr__ = moved_names({"from_script": "elbos.adapters.scripts"})

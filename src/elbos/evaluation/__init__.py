@@ -5,11 +5,8 @@ scores `samples` by `metrics` against a `reference` in terms of `features`. `res
 hold the numbers, which `page` and `figures` show.
 """
 
-from elbos.base.aliases import moved_names
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.result import Evaluation
 
-__all__ = ["Evaluation", "EvaluationConfig", "OdeConfig", "Pretrained", "evaluate"]
-
-__getattr__ = moved_names({"Pretrained": "elbos.runs.pretrained"})
+__all__ = ["Evaluation", "EvaluationConfig", "OdeConfig", "evaluate"]

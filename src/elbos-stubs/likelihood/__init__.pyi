@@ -1,1 +1,0 @@
-from elbos.models.likelihood import *

@@ -1,1 +1,0 @@
-from elbos.models.networks.unet import *

@@ -1,1 +1,0 @@
-from elbos.theory.parameterizations import *

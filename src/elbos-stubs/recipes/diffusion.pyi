@@ -1,1 +1,0 @@
-from elbos.theory.recipes.diffusion import *

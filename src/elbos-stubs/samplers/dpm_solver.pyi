@@ -1,1 +1,0 @@
-from elbos.models.samplers.dpm_solver import *

@@ -1,1 +1,0 @@
-from elbos.audit.testing import *

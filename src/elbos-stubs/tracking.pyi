@@ -1,1 +1,0 @@
-from elbos.training.tracking import *
