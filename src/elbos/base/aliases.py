@@ -23,7 +23,7 @@ PATHS |= {"analysis": "theory.elbo"}
 class ShortPaths:
     """Finder of modules by their short paths; both paths import the same module object."""
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    def find_spec(self, fullname: str, *_: Any) -> ModuleSpec | None:
         package, _, name = fullname.partition(".")
         head, _, rest = name.partition(".")
         if package != "elbos" or head not in PATHS:

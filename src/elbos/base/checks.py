@@ -6,19 +6,17 @@ import inspect
 import math
 import numbers
 import warnings
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import NoneType, SimpleNamespace, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast, get_type_hints
 
 import torch
 from torch import Tensor
 
-from elbos.base.errors import MAX_SHOWN
+from elbos.base.codec import convert
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_SIZE = 100.0  # largest magnitude in data: latents reach dozens, 8-bit pixels hundreds
-MAX_INT = 2**63 - 1  # largest integer of a tensor
 MIN_NUMBERS = 64  # data in [-1, 1] have a negative number among so many
 
 
@@ -39,10 +37,6 @@ def require_positive(**values: float) -> None:
             raise ValueError(f"{name} is {value!r}: give a number above 0.")
 
 
-class WrongTypeError(TypeError, ValueError):
-    """Error: a value does not match its type annotation."""
-
-
 def require_type(kind: Any, /, **values: Any) -> None:
     """Raise a WrongTypeError unless all given values are of a given type.
 
@@ -53,14 +47,10 @@ def require_type(kind: Any, /, **values: Any) -> None:
         >>> require_type(int, num_images=1.5)
         Traceback (most recent call last):
         ...
-        elbos.base.checks.WrongTypeError: num_images is 1.5: give an object of type int.
+        elbos.base.codec.WrongTypeError: num_images is 1.5: give an object of type int.
     """
     for name, value in values.items():
-        if not _admits(kind, value):
-            what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
-            is_short = len(what) <= MAX_SHOWN and what.isprintable()
-            shown = what if is_short else f"of type {type(value).__name__}"
-            raise WrongTypeError(f"{name} is {shown}: give an object of type {type_names(kind)}.")
+        convert(kind, value, name)
 
 
 class Typed:
@@ -72,22 +62,21 @@ class Typed:
     """
 
     def __post_init__(self) -> None:
-        cls: Any = type(self)
-        for name, kind in _field_types(cls).items():
-            value = getattr(self, name)
-            require_type(kind, **{name: value})
-            if (stored := _as_annotated(kind, value)) is not value:
-                object.__setattr__(self, name, stored)  # also of a frozen dataclass
+        for f in dataclasses.fields(cast("Any", self)):
+            if f.init and (kind := _hints(type(self)).get(f.name)) is not None:
+                value = getattr(self, f.name)
+                if (stored := convert(kind, value, f.name)) is not value:
+                    object.__setattr__(self, f.name, stored)  # also of a frozen dataclass
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if own := vars(cls).get("__post_init__"):
+        if (post_init := vars(cls).get("__post_init__")) is not None:
 
-            @functools.wraps(own)
+            @functools.wraps(post_init)
             def checked(self: Typed) -> None:
                 try:
                     Typed.__post_init__(self)
-                    own(self)
+                    post_init(self)
                 except OverflowError as error:
                     raise ValueError(
                         f"{type(self).__name__} has too large a number: {error}."
@@ -103,115 +92,34 @@ def typed(function: F) -> F:
     """
     signature = inspect.signature(function)
 
+    @functools.cache
+    def kinds() -> dict[str, Any]:  # without the result's, which may be a name of type checkers
+        named = {n: kind for n, kind in function.__annotations__.items() if n != "return"}
+        annotated: Any = SimpleNamespace(__annotations__=named)
+        try:
+            return get_type_hints(annotated, inspect.unwrap(function).__globals__)
+        except NameError:
+            return {}
+
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            arguments = signature.bind(*args, **kwargs).arguments
         except TypeError:  # an argument is missing: Python says so
-            given = {}
-        kinds = _argument_types(function)
-        for name, value in given.items():
-            if name in kinds:
-                require_type(kinds[name], **{name: value})
+            arguments = {}
+        for name, value in arguments.items():
+            if name in kinds():
+                convert(kinds()[name], value, name)
         return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
 
 
-def alternatives(kind: Any) -> tuple[Any, ...]:
-    """Return the members of a union type.
-
-    `Annotated` is stripped; for any other type, the result is a tuple of that type.
-    """
-    if get_origin(kind) is Annotated:
-        return alternatives(get_args(kind)[0])
-    if get_origin(kind) in (Union, UnionType):
-        return tuple(one for member in get_args(kind) for one in alternatives(member))
-    return (kind,)
-
-
-def type_names(kind: Any) -> str:
-    names: list[str] = []
-    for one in alternatives(kind):
-        if get_origin(one) is Literal:
-            names += map(repr, get_args(one))
-        elif get_origin(one) in (tuple, Sequence):
-            names.append(f"{get_origin(one).__name__} of {type_names(get_args(one)[0])}")
-        else:
-            one = getattr(one, "array_type", one)  # jaxtyping's
-            names.append("None" if one is type(None) else getattr(one, "__name__", str(one)))
-    more = f" or {len(names) - 5} more" if len(names) > 6 else ""
-    return " or ".join(names[:5] if more else names) + more
-
-
-def _is(value: Any, kind: Any) -> bool:
-    if kind is Any:
-        return True
-    origin, inner = get_origin(kind) or kind, get_args(kind)
-    if origin is Literal:
-        return any(type(value) is type(one) and value == one for one in inner)
-    if origin is int:
-        is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        return is_integer and -MAX_INT <= value <= MAX_INT
-    if origin is float:
-        return isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if origin is tuple:
-        is_list = isinstance(value, tuple | list)
-        kinds = inner[:1] * len(value) if is_list and ... in inner else inner
-        return is_list and all(map(_admits, kinds, value)) and len(kinds) == len(value)
-    if origin is Callable:
-        return callable(value)
-    if origin is Sequence:
-        is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-        return is_sequence and all(_admits(inner[0], item) for item in value)
-    origin = str | Path if origin is Path else getattr(origin, "array_type", origin)  # jaxtyping's
-    is_checkable = getattr(origin, "_is_runtime_protocol", True)  # or no protocol
-    if not isinstance(origin, type | UnionType) or not is_checkable:
-        return True
-    return isinstance(value, origin)
-
-
-def _admits(kind: Any, value: Any) -> bool:
-    if type(value) is kind and kind is not int:  # which has to fit in a tensor
-        return True
-    return any(_is(value, one) for one in alternatives(kind))
-
-
-def _as_annotated(kind: Any, value: Any) -> Any:
-    """Return an admitted value with Python's numbers and tuples where the annotation has them."""
-    if type(value) in (str, bool, NoneType):
-        return value
-    one = next((one for one in alternatives(kind) if _is(value, one)), None)
-    if one in (int, float):
-        return one(value)
-    if get_origin(one) is tuple:
-        inner = get_args(one)
-        kinds = inner[:1] * len(value) if ... in inner else inner
-        return tuple(map(_as_annotated, kinds, value))
-    return value
-
-
 @functools.cache
-def _field_types(cls: Any) -> dict[str, Any]:
-    kinds = _types(cls)
-    return {f.name: kinds[f.name] for f in dataclasses.fields(cls) if f.init and f.name in kinds}
-
-
-@functools.cache
-def _argument_types(function: Any) -> dict[str, Any]:
-    own = {name: kind for name, kind in function.__annotations__.items() if name != "return"}
-    arguments: Any = SimpleNamespace(__annotations__=own)
+def _hints(cls: type) -> dict[str, Any]:
     try:
-        return get_type_hints(arguments, inspect.unwrap(function).__globals__)
-    except NameError:
-        return {}
-
-
-@functools.cache
-def _types(annotated: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(annotated)
-    except NameError:
+        return get_type_hints(cls)
+    except NameError:  # a name of type checkers
         return {}
 
 

@@ -6,7 +6,8 @@
 | `repr`, `parse` | the command line, reports | `Sigmoid(k=2.0)` |
 
 Only classes that the annotation of a field admits are constructed. An abstract class admits the
-dataclasses of a table that is registered here (by `elbos.theory.names`).
+dataclasses of a table that is registered here (by `elbos.theory.names`). The same interpreter of
+annotations, `convert`, checks the arguments of functions and the fields of objects (`base.checks`).
 """
 
 import ast
@@ -15,21 +16,26 @@ import functools
 import hashlib
 import json
 import math
+import numbers
 import re
-import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from elbos.base.checks import alternatives, type_names
-from elbos.base.errors import shortened, suggestion
+from elbos.base.errors import MAX_SHOWN, shortened, suggestion
 
-LATE = "late"  # metadata key of a field added after objects of the class had been saved
+MAX_INT = 2**63 - 1  # largest integer of a tensor
 _MAX_LISTED = 8  # numbers in a message
 _MAX_TEXT = 200  # characters
 _FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""  # a quoted text, or FILE.py:FUNCTION
+_MISFIT: Any = object()
 _tables: dict[Any, Callable[[], tuple[type, ...]]] = {}
 _from_file: dict[type, Callable[[str], Any]] = {}
+
+
+class WrongTypeError(TypeError, ValueError):
+    """Error: a value does not match its type annotation."""
 
 
 def register(annotation: Any, table: Callable[[], tuple[type, ...]]) -> None:
@@ -48,56 +54,148 @@ def register_file_reader(kind: type, read: Callable[[str], Any]) -> None:
     _from_file[kind] = read
 
 
+# --- annotations ---------------------------------------------------------------------------------
+
+
+@functools.cache
+def alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union type.
+
+    `Annotated` is stripped; for any other type, the result is a tuple of that type.
+    """
+    if get_origin(annotation) is Annotated:
+        return alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(o for member in get_args(annotation) for o in alternatives(member))
+    return (annotation,)
+
+
 def options(annotation: Any) -> tuple[Any, ...]:
-    """Return the types that a type annotation allows.
+    """Return the types that a type annotation allows in a configuration.
 
     A registered abstract class is replaced by its concrete dataclasses.
     """
-    return _options(annotation, tuple((kind, table()) for kind, table in _tables.items()))
-
-
-@functools.cache
-def _options(annotation: Any, tables: tuple[tuple[Any, tuple[type, ...]], ...]) -> tuple[Any, ...]:
-    for kind, table in tables:
-        if annotation == kind:
-            return table
+    tables = (table() for kind, table in _tables.items() if kind == annotation)
+    if (table := next(tables, None)) is not None:
+        return table
     members = alternatives(annotation)
-    return members if len(members) == 1 else tuple(o for m in members for o in _options(m, tables))
+    return members if len(members) == 1 else tuple(o for m in members for o in options(m))
 
 
 def classes(annotation: Any) -> dict[str, type]:
-    return dict(_classes(options(annotation)))
+    kinds = options(annotation)
+    return {k.__name__: k for k in kinds if isinstance(k, type) and dataclasses.is_dataclass(k)}
 
 
 @functools.cache
-def _classes(admitted: tuple[Any, ...]) -> dict[str, type]:
-    kinds = [o for o in admitted if isinstance(o, type) and dataclasses.is_dataclass(o)]
-    return {kind.__name__: kind for kind in kinds}
+def hints(annotated: Any) -> dict[str, Any]:
+    return get_type_hints(annotated, include_extras=True)
+
+
+def type_names(annotation: Any) -> str:
+    names: list[str] = []
+    for option in alternatives(annotation):
+        if get_origin(option) is Literal:
+            names += map(repr, get_args(option))
+        elif get_origin(option) in (tuple, Sequence):
+            names.append(f"{get_origin(option).__name__} of {type_names(get_args(option)[0])}")
+        else:
+            kind = getattr(option, "array_type", option)  # jaxtyping's
+            names.append("None" if kind is type(None) else getattr(kind, "__name__", str(kind)))
+    more = f" or {len(names) - 5} more" if len(names) > 6 else ""
+    return " or ".join(names[:5] if more else names) + more
+
+
+def convert(annotation: Any, value: Any, where: str) -> Any:
+    """Return a value as its annotation says: 3 as 3.0 for a float, a list as a tuple.
+
+    Raises:
+        WrongTypeError: If the annotation does not admit the value.
+    """
+    if type(value) is annotation and annotation is not int:  # which has to fit in a tensor
+        return value
+    for option in alternatives(annotation):
+        if (converted := _converted(option, value, where, convert)) is not _MISFIT:
+            return converted
+    return _refuse(annotation, value, where)
+
+
+def _converted(option: Any, value: Any, where: str, inner: Callable[[Any, Any, str], Any]) -> Any:
+    """Return a value as one option says, or `_MISFIT`; `inner` converts the items."""
+    origin, kinds = get_origin(option) or option, get_args(option)
+    if option is Any:
+        return value
+    if origin is Literal:
+        is_listed = any(type(value) is type(item) and value == item for item in kinds)
+        return value if is_listed else _MISFIT
+    if origin is int:
+        is_int = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return int(value) if is_int and -MAX_INT <= value <= MAX_INT else _MISFIT
+    if origin is float:
+        is_real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return float(value) if is_real else _MISFIT
+    if origin in (tuple, Sequence):
+        admitted = tuple | list if origin is tuple else Sequence
+        if not isinstance(value, admitted) or isinstance(value, str | bytes):
+            return _MISFIT
+        items = kinds[:1] * len(value) if ... in kinds or origin is Sequence else kinds
+        if len(items) != len(value):
+            return _MISFIT
+        try:
+            converted = tuple(map(inner, items, value, (where,) * len(items)))
+        except WrongTypeError:
+            return _MISFIT
+        return converted if origin is tuple else value
+    if origin is Callable:
+        return value if callable(value) else _MISFIT
+    origin = str | Path if origin is Path else getattr(origin, "array_type", origin)  # jaxtyping's
+    is_checkable = getattr(origin, "_is_runtime_protocol", True)  # or no protocol
+    if not isinstance(origin, type | UnionType) or not is_checkable:
+        return value
+    return value if isinstance(value, origin) else _MISFIT
+
+
+def _refuse(annotation: Any, value: Any, where: str) -> Any:
+    what = f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+    if len(what) > MAX_SHOWN or not what.isprintable():
+        is_text = isinstance(value, str)
+        what = shortened(what) if is_text else f"of type {type(value).__name__}"
+    raise WrongTypeError(f"{where} is {what}: give an object of type {type_names(annotation)}.")
 
 
 # --- JSON ----------------------------------------------------------------------------------------
 
 
-def encode(value: Any) -> Any:
+def encode(value: Any, *, has_defaults: bool = True) -> Any:
     """Convert a dataclass to JSON values.
 
-    Values of fields are converted likewise. Fields marked `LATE` are omitted at their default, so
-    that earlier digests stay valid.
+    Values of fields are converted likewise.
+
+    Args:
+        value: The dataclass.
+        has_defaults: Whether fields at their default are included. A configuration's identity, of
+            which digests are made, is without them, so that a new option changes no identity.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {
-            f.name: encode(getattr(value, f.name))
+            f.name: encode(getattr(value, f.name), has_defaults=has_defaults)
             for f in dataclasses.fields(value)
-            if f.init and not (f.metadata.get(LATE) and getattr(value, f.name) == f.default)
+            if f.init and (has_defaults or not _is_default(f, getattr(value, f.name)))
         }
         return {"type": type(value).__name__, **fields}
     if isinstance(value, tuple):
-        return [encode(item) for item in value]
+        return [encode(item, has_defaults=has_defaults) for item in value]
     if isinstance(value, dict):  # of names: none is "type"
         return {"type": "dict", **{name: encode(item) for name, item in value.items()}}
     if isinstance(value, Path) or value in (math.inf, -math.inf):  # JSON has no infinity
         return str(value)
     return value
+
+
+def _is_default(field: "dataclasses.Field[Any]", value: Any) -> bool:
+    if field.default_factory is not dataclasses.MISSING:
+        return bool(value == field.default_factory())
+    return field.default is not dataclasses.MISSING and bool(value == field.default)
 
 
 def decode(annotation: Any, value: Any, where: str = "config") -> Any:
@@ -112,55 +210,44 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
     admitted = options(annotation)
     if value is None and type(None) in admitted:
         return None
-    if known := classes(annotation):
+    if admitted_classes := classes(annotation):
         name = value.get("type") if isinstance(value, dict) else value
         if isinstance(value, dict) and "type" not in value:
-            raise ValueError(f'{where} has no "type", such as "{next(iter(known))}".')
-        if not (isinstance(value, dict) and isinstance(name, str) and name in known):
-            raise ValueError(f"{where} is {_shown(repr(name))}: {suggestion(str(name), known)}")
-        return _decode_fields(known[name], value, where)
+            raise ValueError(f'{where} has no "type", such as "{next(iter(admitted_classes))}".')
+        if not (isinstance(value, dict) and isinstance(name, str) and name in admitted_classes):
+            hint = suggestion(str(name), admitted_classes)
+            raise ValueError(f"{where} is {shortened(repr(name))}: {hint}")
+        return _decode_fields(admitted_classes[name], value, where)
     for option in admitted:
         if get_origin(option) is dict and isinstance(value, dict):
             kind = get_args(option)[1]
             named = {name: v for name, v in value.items() if name != "type"}
             return {name: decode(kind, v, f"{where}.{name}") for name, v in named.items()}
-        if get_origin(option) is tuple and isinstance(value, list):
-            kinds = get_args(option)
-            kinds = kinds[:1] * len(value) if kinds[-1] is ... else kinds
-            if len(kinds) == len(value):
-                return tuple(decode(kind, v, where) for kind, v in zip(kinds, value, strict=True))
-        if get_origin(option) is typing.Literal and value in get_args(option):
-            return value
         if option is Path and isinstance(value, str):
             return Path(value)
-        if option is float and (type(value) is int or value in ("inf", "-inf")):
+        if option is float and value in ("inf", "-inf"):
             return float(value)
-        if isinstance(option, type) and type(value) is option:
-            return value
-    raise ValueError(f"{where} is {_shown(repr(value))}: expected {type_names(annotation)}.")
+        if (converted := _converted(option, value, where, decode)) is not _MISFIT:
+            return converted
+    return _refuse(annotation, value, where)
 
 
 def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    given = value.keys() - {"type"}
-    if unknown := sorted(given - fields.keys()):
+    names = value.keys() - {"type"}
+    if unknown := sorted(names - fields.keys()):
         raise ValueError(f"{where} has no entry {unknown[0]!r}: {suggestion(unknown[0], fields)}")
-    if missing := sorted(name for name in fields.keys() - given if _is_required(fields[name])):
+    absent = (f for name, f in fields.items() if name not in names)
+    if missing := sorted(
+        f.name for f in absent if f.default is f.default_factory is dataclasses.MISSING
+    ):
         raise ValueError(f"{where} lacks {', '.join(missing)}.")
-    hints = _types(cls)
     try:
-        return cls(**{name: decode(hints[name], value[name], f"{where}.{name}") for name in given})
+        return cls(**{n: decode(hints(cls)[n], value[n], f"{where}.{n}") for n in names})
     except (TypeError, OverflowError) as error:
+        if isinstance(error, WrongTypeError):
+            raise
         raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
-
-
-def _is_required(field: "dataclasses.Field[Any]") -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-@functools.cache
-def _types(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls, include_extras=True)
 
 
 def normalize(value: Any) -> None:
@@ -172,9 +259,8 @@ def normalize(value: Any) -> None:
     Raises:
         ValueError: If a field cannot be stored; the message names it.
     """
-    hints = _types(value.__class__)
     for f in dataclasses.fields(value):
-        stored = decode(hints[f.name], encode(getattr(value, f.name)), f.name)
+        stored = decode(hints(type(value))[f.name], encode(getattr(value, f.name)), f.name)
         if not dataclasses.is_dataclass(stored):
             object.__setattr__(value, f.name, stored)  # also of a frozen dataclass
 
@@ -192,13 +278,15 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
     """
     if isinstance(old, dict) and isinstance(new, dict) and old["type"] == new["type"]:
         if old.keys() != new.keys():
-            names = (", ".join(name for name in one if name != "type") for one in (old, new))
+            names = (
+                ", ".join(name for name in entries if name != "type") for entries in (old, new)
+            )
             return f"{where} = {', not '.join(names)}"
         for name in old:
             if name not in ("output", "execution"):
-                found = difference(old[name], new[name], f"{where}.{name}" if where else name)
-                if found:
-                    return found
+                inner = f"{where}.{name}" if where else name
+                if different := difference(old[name], new[name], inner):
+                    return different
         return None
     if old == new:
         return None
@@ -238,11 +326,13 @@ def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool =
         >>> parse(tuple[Parameterization, Weighting], "V(), Sigmoid")
         (V(), Sigmoid(k=2.0))
     """
-    quoted = re.sub(_FUNCTION, lambda found: found[1] or repr(found[0]), text.strip())
+    quoted = re.sub(_FUNCTION, lambda match: match[1] or repr(match[0]), text.strip())
     try:
         node = ast.parse(quoted, mode="eval").body
     except (SyntaxError, ValueError):
-        raise ValueError(f"{where} is {_shown(text)!r}: expected a class and its fields.") from None
+        raise ValueError(
+            f"{where} is {shortened(text)!r}: expected a class and its fields."
+        ) from None
     return decode(annotation, _as_json(annotation, node, where, runs_files), where)
 
 
@@ -253,12 +343,13 @@ def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> A
             raise ValueError(
                 f"{where} is {_shown(node)!r}: expected {', '.join(map(type_names, kinds))}."
             )
-        return [_as_json(*one, where, runs_files) for one in zip(kinds, parts, strict=True)]
+        pairs = zip(kinds, parts, strict=True)
+        return [_as_json(kind, part, where, runs_files) for kind, part in pairs]
     if get_origin(annotation) is tuple and classes(get_args(annotation)[0]):
         parts = node.elts if isinstance(node, ast.Tuple) else [node]
         return [_as_json(get_args(annotation)[0], part, where, runs_files) for part in parts]
-    if known := classes(annotation):
-        return _call_as_json(known, node, where, runs_files)
+    if admitted := classes(annotation):
+        return _call_as_json(admitted, node, where, runs_files)
     if (word := ast.unparse(node)) in ("inf", "-inf"):  # as `repr` writes infinity
         return word
     try:
@@ -267,35 +358,30 @@ def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> A
         raise ValueError(f"{_shown(node)} is no number.") from None
 
 
-def _call_as_json(known: dict[str, type], node: ast.expr, where: str, runs_files: bool) -> Any:
-    readers = [read for kind, read in _from_file.items() if runs_files and kind in known.values()]
+def _call_as_json(admitted: dict[str, type], node: ast.expr, where: str, runs_files: bool) -> Any:
+    readers = [
+        read for kind, read in _from_file.items() if runs_files and kind in admitted.values()
+    ]
     if readers and isinstance(node, ast.Constant) and type(node.value) is str:
         return encode(readers[0](node.value))
     function = node.func if isinstance(node, ast.Call) else node
-    if not isinstance(function, ast.Name) or function.id not in known:
+    if not isinstance(function, ast.Name) or function.id not in admitted:
         files = " and it is no FILE.py:FUNCTION" if readers else ""
         name = function.id if isinstance(function, ast.Name) else ""
-        raise ValueError(f"There is no {_shown(node)}{files}: {suggestion(name, known)}")
-    cls = known[function.id]
-    hints = _types(cls)
-    fields = [f for f in dataclasses.fields(cls) if f.init]
-    defaults = {f.name: encode(f.default) for f in fields if f.default is not dataclasses.MISSING}
-    given = _arguments(node, [f.name for f in fields if not f.kw_only])
-    values = {
-        name: _as_json(hints.get(name), value, where, runs_files) for name, value in given.items()
-    }
-    return {"type": function.id, **defaults, **values}
-
-
-def _arguments(node: ast.expr, positional: list[str]) -> dict[str, ast.expr]:
-    if not isinstance(node, ast.Call):
-        return {}
-    names = [*positional[: len(node.args)], *(keyword.arg for keyword in node.keywords)]
-    values = [*node.args, *(keyword.value for keyword in node.keywords)]
+        raise ValueError(f"There is no {_shown(node)}{files}: {suggestion(name, admitted)}")
+    cls = admitted[function.id]
+    positional = [f.name for f in dataclasses.fields(cls) if f.init and not f.kw_only]
+    args, keywords = (node.args, node.keywords) if isinstance(node, ast.Call) else ([], [])
+    names = [*positional[: len(args)], *(keyword.arg for keyword in keywords)]
+    values = [*args, *(keyword.value for keyword in keywords)]
     if len(names) < len(values) or None in names or len(set(names)) < len(names):
         raise ValueError(f"{_shown(node)}: write each of its numbers once, with its name.")
-    return dict(zip(map(str, names), values, strict=True))
+    entries = {
+        str(name): _as_json(hints(cls).get(str(name)), value, where, runs_files)
+        for name, value in zip(names, values, strict=True)
+    }
+    return {"type": function.id, **entries}
 
 
-def _shown(text: ast.expr | str) -> str:
-    return shortened(text if isinstance(text, str) else ast.unparse(text))
+def _shown(node: ast.expr) -> str:
+    return shortened(ast.unparse(node))

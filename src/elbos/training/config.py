@@ -270,8 +270,9 @@ class Config:
         The settings are encoded as JSON values. Names of runs and keys of scores are digests of
         this encoding.
         """
-        encoded: dict[str, Any] = encode(self)
-        del encoded["output"], encoded["execution"]
+        encoded: dict[str, Any] = encode(self, has_defaults=False)
+        for name in ("output", "execution"):
+            encoded.pop(name, None)
         return encoded
 
     @property

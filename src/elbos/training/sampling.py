@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.base.checks import Typed, require_finite, require_positive
-from elbos.base.codec import LATE
 from elbos.base.conditions import Condition, cond_at, to_device
 from elbos.models import samplers
 from elbos.models.samplers import DPMSolver, Sampler
@@ -48,7 +47,7 @@ class Sampling(Typed):
     guidance_max: float = math.inf
     """Highest log-SNR with guidance."""
 
-    clip: float | None = field(default=None, metadata={LATE: True})
+    clip: float | None = None
     """The estimate of the data is clamped to [-clip, clip]. Default: as the scheduler of a folder
     of diffusers says, where a large number turns it off; of a run not at all."""
 
