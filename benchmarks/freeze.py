@@ -177,7 +177,7 @@ def record_audits(corpora: Path) -> dict[str, Any]:
         except Exception as error:  # a refusal is an answer
             numbers[name] = {"refused": type(error).__name__, "why": str(error)[:300]}
         if i % 25 == 0:
-            print(f"{i} of {len(cases)} audits", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"{i} of {len(cases)} audits", file=sys.stderr, flush=True)
     return numbers
 
 
@@ -216,7 +216,7 @@ def main() -> None:
             begin = time.perf_counter()
             record[part] = parts[part]()
             out.write_text(json.dumps(record, indent=1))
-            print(f"{part}: {time.perf_counter() - begin:.0f} s", file=sys.stderr)  # noqa: T201
+            print(f"{part}: {time.perf_counter() - begin:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

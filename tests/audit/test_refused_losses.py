@@ -154,7 +154,6 @@ def test_a_control_variate_changes_nothing(seed):
     assert result.is_monotone
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_mean_flow_in_torch_func_is_told_what_can_be_audited():
     def loss(network, x):
         t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)

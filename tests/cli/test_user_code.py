@@ -35,7 +35,7 @@ NO_FUNCTION = {
     "indentation": ("def loss():\n1", "IndentationError: expected an indented block"),
     "exit": ("import sys\nsys.exit(3)", "exits when it is run (3): keep what trains"),
     "exit with words": ("import sys\nsys.exit('no data')", "exits when it is run (no data)"),
-    "input": ("input('sure? ')", "cannot be run: RuntimeError (line 1): input(): lost sys.stdin"),
+    "input": ("input('sure? ')", "cannot be run: RuntimeError (line 1)"),
     "interrupted": ("raise KeyboardInterrupt", "Interrupted while loss.py was run: keep what"),
 }
 
@@ -57,7 +57,7 @@ BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "channels": raising(
         "return F.conv2d(z, torch.ones(4, 3, 1, 1))", "to have 3 channels, but got 2 channels"
     ),
-    "input": raising("return input('loss? ')", "input()"),
+    "input": raising("return input('loss? ')", "lost sys.stdin"),
     "attribute": raising("return network(z, t) * network.config.in_channels", "'config'"),
     "no tensors": raising("return network(3, t=[4])", "the network is called without any tensor"),
     "integers": raising("return network(t.long())", "the network is called without any tensor"),

@@ -29,4 +29,5 @@ def test_examples_are_true(name):
         runner.run(test)
     assert runner.failures == 0
     lines = [line for line in MODULES[name].read_text().splitlines() if ">>> " in line]
-    assert runner.tries == sum("+SKIP" not in line for line in lines)  # none was missed
+    tried = runner.tries - getattr(runner, "skips", 0)  # which Python 3.13 counts, too
+    assert tried == sum("+SKIP" not in line for line in lines)  # none was missed

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -224,12 +225,20 @@ class Energy(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own modules
-def test_gradients_of_gradients_which_torch_does_not_compile_are_refused() -> None:
+def test_compiled_gradients_of_gradients_are_right_or_refused() -> None:
+    """Torch compiles them from 2.14 or so on."""
     torch._dynamo.reset()
-    compiled = torch.compile(Energy(), backend="aot_eager")
-    refused = pytest.raises(ValueError, match=r"double backward.*--execution\.compile off")
-    with refused, compiling(is_on=True):
-        compiled(torch.ones(3, 2)).sum().backward()
+    network, z = Energy(), torch.ones(3, 2)
+    network(z).sum().backward()
+    expected = network.layer.weight.grad.clone()
+    network.zero_grad()
+    try:
+        with compiling(is_on=True):
+            torch.compile(network, backend="aot_eager")(z).sum().backward()
+    except ValueError as error:
+        assert re.search(r"double backward.*--execution\.compile off", str(error))
+    else:
+        torch.testing.assert_close(network.layer.weight.grad, expected)
 
 
 NET = """

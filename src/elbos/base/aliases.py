@@ -6,7 +6,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_ROOMS = {
+_ROOMS: dict[str, tuple[str, ...]] = {
     "models": ("likelihood", "networks", "samplers"),
     "theory": (
         *("adaptive", "denoiser", "floor", "objective", "oracles", "parameterizations"),

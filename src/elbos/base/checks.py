@@ -8,7 +8,7 @@ import numbers
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -62,8 +62,9 @@ class Typed:
     """
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(cast("Any", self)):
-            if f.init and (kind := _hints(type(self)).get(f.name)) is not None:
+        cls: Any = type(self)
+        for f in dataclasses.fields(cls):
+            if f.init and (kind := _hints(cls).get(f.name)) is not None:
                 value = getattr(self, f.name)
                 if (stored := convert(kind, value, f.name)) is not value:
                     object.__setattr__(self, f.name, stored)  # also of a frozen dataclass
@@ -116,7 +117,7 @@ def typed(function: F) -> F:
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     try:
         return get_type_hints(cls)
     except NameError:  # a name of type checkers
@@ -181,7 +182,7 @@ def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
         ...
         ValueError: the data run from 0 to 255: give numbers from -1 to 1, 2 x / 255 - 1 of pixels.
     """
-    low, high = (float(end) for end in x.aminmax())
+    low, high = (float(end) for end in x.detach().aminmax())
     if MAX_SIZE < max(-low, high) < math.inf:
         raise ValueError(
             f"the data run from {low:g} to {high:g}: give numbers from -1 to 1, 2 x / 255 - 1 of "

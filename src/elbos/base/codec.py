@@ -242,8 +242,9 @@ def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
         f.name for f in absent if f.default is f.default_factory is dataclasses.MISSING
     ):
         raise ValueError(f"{where} lacks {', '.join(missing)}.")
+    kinds: dict[str, Any] = hints(cls)  # type: ignore[arg-type]
     try:
-        return cls(**{n: decode(hints(cls)[n], value[n], f"{where}.{n}") for n in names})
+        return cls(**{n: decode(kinds[n], value[n], f"{where}.{n}") for n in names})
     except (TypeError, OverflowError) as error:
         if isinstance(error, WrongTypeError):
             raise

@@ -81,7 +81,7 @@ class Items:
         if x.ndim < 2 or not x.numel():
             num = "one" if x.numel() else "no"
             raise ValueError(f"the dataset's x is {num} number: give a tensor, [c, h, w] or [d].")
-        low, high = map(float, x.aminmax())
+        low, high = map(float, x.detach().aminmax())
         if not (math.isfinite(low) and math.isfinite(high)):
             first = int(x.flatten(1).isfinite().all(1).int().argmin())
             raise ValueError(f"dataset[{rows[first]}] holds NaN or infinity: repair or remove it.")
