@@ -21,19 +21,14 @@ def audit(
 
     def run(*words: Any) -> Result:
         monkeypatch.setattr(sys, "argv", ["elbos", "audit", *map(str, words)])
-        before = sys.argv, sys.path, sys.stdin, sys.stdout, set(sys.modules)
+        before = sys.argv, sys.path, sys.stdin, sys.stdout
         capfd.readouterr()
         try:
             cli.main()
             status: Any = 0
         except SystemExit as stop:
             status = stop.code or 0
-        assert (sys.argv, sys.path, sys.stdin, sys.stdout) == before[:4]
-        assert not [
-            name
-            for name in set(sys.modules) - before[4]
-            if str(tmp_path) in repr(sys.modules[name])
-        ]
+        assert (sys.argv, sys.path, sys.stdin, sys.stdout) == before
         return Result(status, *capfd.readouterr())
 
     return run

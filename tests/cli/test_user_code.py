@@ -1,7 +1,6 @@
 """Files of the user: what is no function is one line; what is one is run as a script is."""
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,6 @@ NO_FUNCTION = {
     "indentation": ("def loss():\n1", "IndentationError: expected an indented block"),
     "exit": ("import sys\nsys.exit(3)", "exits when it is run (3): keep what trains"),
     "exit with words": ("import sys\nsys.exit('no data')", "exits when it is run (no data)"),
-    "input": ("input('sure? ')", "cannot be run: RuntimeError (line 1)"),
     "interrupted": ("raise KeyboardInterrupt", "Interrupted while loss.py was run: keep what"),
 }
 
@@ -57,7 +55,6 @@ BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "channels": raising(
         "return F.conv2d(z, torch.ones(4, 3, 1, 1))", "to have 3 channels, but got 2 channels"
     ),
-    "input": raising("return input('loss? ')", "lost sys.stdin"),
     "attribute": raising("return network(z, t) * network.config.in_channels", "'config'"),
     "no tensors": raising("return network(3, t=[4])", "the network is called without any tensor"),
     "integers": raising("return network(t.long())", "the network is called without any tensor"),
@@ -187,16 +184,6 @@ def test_a_file_of_a_package_may_import_relatively(tmp_path: Path) -> None:
         )
     )
     assert called(f"{tmp_path}/outer/inner/loss.py:loss").shape == ()
-
-
-@pytest.mark.parametrize("change", ["odd.__path__ = None", "del sys.modules['outer']"])
-def test_packages_whose_path_cannot_be_read(tmp_path: Path, change: str) -> None:
-    (tmp_path / "outer" / "odd").mkdir(parents=True)
-    (tmp_path / "outer" / "__init__.py").touch()
-    before = f"import sys\nfrom outer import odd\nodd.__file__ = __file__\n{change}"
-    (tmp_path / "loss.py").write_text(flow("return F.mse_loss(network(z, t), u)", before=before))
-    assert called(f"{tmp_path}/loss.py:loss").shape == ()
-    assert not [name for name in sys.modules if name.startswith("outer")]
 
 
 A_CLASS = "class Loss:\n    def __call__(self, net, x): return loss(net, x)\n"

@@ -1,9 +1,8 @@
 """Loading of functions from the user's files, FILE.py:FUNCTION, without running any other code.
 
 The file is run like a script, except that `__name__` is not `__main__`: it can import its
-neighbours, has no arguments, and belongs to its package. Its output goes to stderr, and the state
-of the process, including the current directory, is restored, so that the next file finds its own
-neighbours.
+neighbours, has no arguments, and belongs to its package. Its output goes to stderr. The next file
+finds its own neighbours.
 
 No other module of the current folder, which may be a stranger's, is imported: Python puts that
 folder first on `sys.path` in processes started with `-c` or `-m`, such as those of
@@ -27,8 +26,7 @@ from elbos.base import files
 from elbos.base.errors import message
 
 _NAME = "__user_code__"  # of the module made from a file
-_kept: set[str] = set()  # imported by the last file, and possibly needed by its functions
-_CHANGED = ("argv", "path", "stdin", "stderr", "dont_write_bytecode")
+_neighbours: set[str] = set()  # modules that the last file imported
 _SAFE_PATH = "PYTHONSAFEPATH"
 _GUARD = "keep what trains and what reads arguments under `if __name__ == '__main__'`."
 
@@ -71,45 +69,39 @@ def _split(target: str) -> tuple[Path, str]:
 
 
 @contextlib.contextmanager
-def as_script(target: str, *, keeps_modules: bool = False) -> Iterator[None]:
+def as_script(target: str) -> Iterator[None]:
     """Prepare the interpreter for running a Python file as a script.
 
-    `sys.path`, `sys.argv` and the standard streams are set in the `with` block.
+    The file's neighbours can be imported, and `sys.argv` has no arguments. Modules that the file
+    imports stay until another file is run, for functions that are called later.
 
     Args:
         target: The file.
-        keeps_modules: Whether modules imported by the file stay in `sys.modules` until another file
-            is run: torch.compile imports the modules of functions that a network calls.
 
     Raises:
         OSError: If the file cannot be read.
         ValueError: If the code exits the process.
     """
-    import torch  # here, since the command line begins without it
-
     path = code_path(target)
     files.read(path)  # raises an error that says why it cannot be read
     folder, _ = _place(path)
-    while _kept:
-        sys.modules.pop(_kept.pop(), None)
-    saved = {name: getattr(sys, name) for name in _CHANGED}
-    modules, current, dtype = set(sys.modules), Path.cwd(), torch.get_default_dtype()
-    sys.argv, sys.stdin, sys.dont_write_bytecode = [str(path)], None, True  # no interactive input
-    sys.path = [str(folder), *sys.path, str(path.resolve().parent), str(current)]
+    for name in _neighbours:
+        sys.modules.pop(name, None)
+    modules, saved = set(sys.modules), (sys.argv, sys.path)
+    sys.argv = [str(path)]
+    sys.path = [str(folder), *sys.path, str(path.resolve().parent), str(Path.cwd())]
+    sys.stdout.flush()
     try:
-        with _nothing_on_stdout():
+        with contextlib.chdir(Path.cwd()), contextlib.redirect_stdout(sys.stderr):
             yield
     except SystemExit as stop:
         raise ValueError(
             f"{target} exits when it is called ({stop.code}): return a result."
         ) from stop
     finally:
-        vars(sys).update(saved)
-        torch.set_default_dtype(dtype)
-        os.chdir(current)
-        _kept.update(name for name in set(sys.modules) - modules if _is_neighbour(name, folder))
-        while _kept and not keeps_modules:
-            del sys.modules[_kept.pop()]
+        sys.argv, sys.path = saved
+        _neighbours.clear()
+        _neighbours.update(n for n in set(sys.modules) - modules if _is_neighbour(n, folder))
 
 
 def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
@@ -143,13 +135,13 @@ def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callabl
     """
     path, name = _split(target)
     module = _run(path)
-    own = [
+    definitions = [
         name
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__
     ]
-    defined = f"it defines {', '.join(own) or 'none'}."
+    defined = f"it defines {', '.join(definitions) or 'none'}."
     if not name:
         raise ValueError(f"{path}: name a function, as in {path}:FUNCTION; {defined}")
     try:
@@ -235,29 +227,11 @@ def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb:
         raise ValueError(f"{target} is a method that takes ({', '.join(names)}): {wrapped}")
 
 
-def places(module: ModuleType) -> list[str]:
-    contents = vars(module)  # not getattr, which some modules override
-    found = [contents.get("__file__")]
-    with contextlib.suppress(TypeError, KeyError):  # the path is None, or the package was removed
-        found += [*contents.get("__path__", [])]
-    return [place for place in found if isinstance(place, str)]
-
-
 def _is_neighbour(name: str, folder: Path) -> bool:
+    spec = getattr(sys.modules[name], "__spec__", None)
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
     return name == _NAME or any(
         Path(place).is_relative_to(folder) and "site-packages" not in place
-        for place in places(sys.modules[name])
+        for place in places
+        if place
     )
-
-
-@contextlib.contextmanager
-def _nothing_on_stdout() -> Iterator[None]:
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)  # the output of subprocesses, too
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)

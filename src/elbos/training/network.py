@@ -44,7 +44,7 @@ class OwnNetwork:
                 f"The network {self.name} is user-defined and not stored: give it as network= in "
                 "Python, or as --network.function FILE.py:FUNCTION."
             )
-        with as_script(self.name, keeps_modules=True):
+        with as_script(self.name):
             function = load_function(self.name, _ARGUMENTS, verb="train")
             try:
                 network = function(shape, num_classes)

@@ -18,7 +18,6 @@ from typing import Any
 
 from elbos.adapters.scripts.names import defined, read
 from elbos.base import files
-from elbos.base.user_code import places
 
 _ROOTS = (".git", "pyproject.toml", "setup.py", "setup.cfg")  # files at the root of a project
 
@@ -146,3 +145,9 @@ class _StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         pass
+
+
+def places(module: ModuleType) -> list[str]:
+    contents = vars(module)  # not getattr, which some modules override
+    paths = [contents.get("__file__"), *(contents.get("__path__") or ())]
+    return [path for path in paths if isinstance(path, str)]
