@@ -40,7 +40,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import elbos
-from elbos.audit.formulas import prediction_formula
+from elbos.audit.names.formulas import prediction_formula
 from elbos.audit.testing import Difference
 from elbos.base.numbers import fixed
 from elbos.base.tables import Column, Table

@@ -147,8 +147,6 @@ def record_audits(corpora: Path) -> dict[str, Any]:
     sys.path[:0] = [str(corpora / "tests"), str(corpora / "tests/audit")]
     import held_out_losses
     import level_losses
-    import refused_losses
-    import twelve_losses
     from audited import X, all_audits
 
     from elbos import audit
@@ -161,15 +159,6 @@ def record_audits(corpora: Path) -> dict[str, Any]:
         cases[f"held out/{name}"] = lambda case=case, x=x: audit.probe(case.loss, x, 1000)
     for name, case in level_losses.CASES.items():
         cases[f"levels/{name}"] = lambda case=case: audit.probe(case.loss, X[:, :, :4, :4], 4000)
-    for loss in [*twelve_losses.RIGHT, *twelve_losses.WRONG]:
-        function = getattr(twelve_losses, loss) if isinstance(loss, str) else loss
-        name = f"twelve/{function.__name__}"
-        cases[name] = lambda function=function: audit.probe(function, X, 2000)
-    for refused in refused_losses.REFUSED:
-        function = refused if callable(refused) else refused[0]
-        if callable(function):
-            name = f"refused/{function.__name__}"
-            cases[name] = lambda function=function: audit.probe(function, X[:64], 1000)
     numbers = {}
     for i, (name, probe) in enumerate(cases.items()):
         try:

@@ -13,8 +13,8 @@ from trainer_losses_onetrainer import ONETRAINER
 from elbos import audit
 from elbos.adapters.trainers import TRAINERS, Settings, read_settings, translate
 from elbos.audit.declare import log_weighting
-from elbos.audit.distance import spread
-from elbos.audit.matching import Prediction
+from elbos.audit.density.distance import spread
+from elbos.audit.names.matching import Prediction
 
 ALL = [
     *(("kohya", flags, loss) for flags, loss in KOHYA.items()),

@@ -9,8 +9,8 @@ from trainer_settings import LOSSES, SETTINGS, trainer_of
 from elbos import audit
 from elbos.adapters.trainers import Settings
 from elbos.audit import LossTable
-from elbos.audit.distance import spread
-from elbos.audit.measure import measuring
+from elbos.audit.density.distance import spread
+from elbos.audit.probing.measure import measuring
 
 FAST = ["torchtitan_flux", "simpletuner_flux", "diffusion_pipe_cosmos", "physicsnemo_stormcast"]
 

@@ -8,10 +8,10 @@ import torch
 from scipy import optimize, stats
 from scipy.special import expit
 
-from elbos.audit.curves import Curve
-from elbos.audit.density import Evidence
+from elbos.audit.density.curves import Curve
+from elbos.audit.density.density import Evidence
+from elbos.audit.density.levels import Levels
 from elbos.audit.estimate import Estimate, possible_rises, significant_rises
-from elbos.audit.levels import Levels
 from elbos.theory import schedules
 
 NUM_POINTS = 401

@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from elbos.audit import Audit, Diagnostic, from_recipe
 from elbos.audit.diagnostics import KINDS, BatchMean, Clamped, NotFinite, NotSquared
-from elbos.audit.matching import SAME
+from elbos.audit.names.matching import SAME
 from elbos.audit.page import figure
 from elbos.audit.result import Undecided
 from elbos.audit.terminal import as_text

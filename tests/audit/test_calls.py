@@ -21,9 +21,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from elbos import audit
-from elbos.audit.instrument import SIGNS, Instrument, OutputForm, _values
-from elbos.audit.measure import measuring
-from elbos.audit.rng import Recorder, preserved_random_states
+from elbos.audit.probing.instrument import SIGNS, Instrument, OutputForm, _values
+from elbos.audit.probing.measure import measuring
+from elbos.audit.probing.rng import Recorder, preserved_random_states
 from elbos.theory import weightings
 from elbos.theory.recipes import RECIPES
 

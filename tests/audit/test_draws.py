@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from elbos.audit.rng import Recorder
+from elbos.audit.probing.rng import Recorder
 
 U = torch.linspace(0.01, 0.99, 16, dtype=torch.float64)
 THREE_TO_TEN = stats.randint(3, 11).ppf(U)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from elbos.audit.families import fit_family
+from elbos.audit.density.families import fit_family
 
 
 @pytest.mark.parametrize("start", [0.0, 0.5])

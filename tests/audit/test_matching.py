@@ -14,7 +14,7 @@ from audited import (
 
 from elbos import audit
 from elbos.audit.declare import DeclaredLoss, from_loss, from_recipe
-from elbos.audit.matching import MIN_GAIN, SAME, coefficient_name, nearest_weightings
+from elbos.audit.names.matching import MIN_GAIN, SAME, coefficient_name, nearest_weightings
 from elbos.audit.result import Undecided
 from elbos.theory import parameterizations, schedules, weightings
 

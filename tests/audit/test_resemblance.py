@@ -9,8 +9,8 @@ from audited import X
 from twelve_losses import RIGHT, WRONG
 
 from elbos import audit
-from elbos.audit.matching import fit_formula
-from elbos.audit.resemblance import COEFFICIENTS, EDITS
+from elbos.audit.names.matching import fit_formula
+from elbos.audit.names.resemblance import COEFFICIENTS, EDITS
 from elbos.audit.words import prose, views
 from elbos.theory import parameterizations
 from elbos.theory.recipes import RECIPES

@@ -9,25 +9,18 @@ $$w(\lambda) \propto p(\lambda)\; c(\lambda)\;
 whatever it calls its times, scales and targets. `probe` measures all of these from the inputs that
 the loss gives its network, and from its gradient.
 
-A loss passes through these modules in this order:
+A loss passes through these folders in this order:
 
-| module | content |
+| folder | content |
 |---|---|
-| `draws`, `rng`, `instrument` | one call of the loss: recorded random draws, a stand-in network |
-| `queries` | calls with different data or network outputs, in the layout of the data |
-| `decompose` | from dot products to $\alpha, \sigma, a, b$ of every sample |
-| `data`, `noise`, `scales` | the clean data, the noise and the diffusion process |
-| `scatter`, `squared_error` | tests that a weighting describes the loss |
-| `refusals` | reasons why an input is not data plus noise |
-| `diagnostics` | findings that a weighting does not show: a type and a sentence each |
-| `pilot`, `measure` | a few batches with all paired calls, then all samples |
-| `record`, `steps` | recorded steps of a live training, instead of calls of its loss |
-| `levels` | the independently drawn noise levels |
-| `curves`, `families`, `quantiles`, `density` | the density $p$ of noise levels |
-| `matching` | names of formulas and weightings; the nearest likelihood objective |
-| `resemblance` | published losses equal to parts of the loss, or but for one coding mistake |
-| `result` | the `Audit`; built from samples by `estimate`, from recipes and tables by `declare` |
-| `page`, `figure`, `words`, `formulas`, `terminal`, `gallery` | pages, figures and text |
+| `probing/` | `draws`, `rng`, `instrument`: one call of the loss, with recorded random draws and a stand-in network; `queries`: calls with different data or network outputs; `decompose`: from dot products to $\alpha, \sigma, a, b$ of every sample; `data`, `noise`, `scales`, `convention`: clean data, noise, process and the network's input; `scatter`, `squared_error`, `refusals`: why no weighting describes a loss; `pilot`, `measure`: a few batches with all paired calls, then all samples |
+| `live/` | recorded steps of a running training, instead of calls of its loss |
+| `density/` | the density $p$ of the noise levels: `levels`, `curves`, `families`, `quantiles` |
+| `names/` | `matching`: the nearest published weighting and schedule; `resemblance`: published losses equal to parts of the loss, or but for one coding mistake |
+| `diagnostics/` | findings that a weighting does not show: a type and a sentence each |
+
+`result` defines the `Audit`; `estimate` builds it from samples, `declare` from recipes and tables.
+`page`, `figure`, `words` and `terminal` show it.
 
 `elbos.adapters.scripts` turns a training script into such a loss (`from_script`).
 """
@@ -40,9 +33,9 @@ from torch import Tensor
 from elbos.audit.declare import DeclaredLoss, LossTable, from_loss, from_recipe, from_table
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.estimate import audit_of
-from elbos.audit.instrument import LossFunction
-from elbos.audit.measure import measuring
-from elbos.audit.record import Recording, record
+from elbos.audit.live.record import Recording, record
+from elbos.audit.probing.instrument import LossFunction
+from elbos.audit.probing.measure import measuring
 from elbos.audit.result import Audit
 from elbos.base.checks import typed
 

@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from elbos.audit.density.levels import table_log_density
 from elbos.audit.diagnostics import Diagnostic, UnknownTarget
 from elbos.audit.estimate import NUM_POINTS, assembled, significant_rises
-from elbos.audit.levels import table_log_density
-from elbos.audit.matching import Prediction
+from elbos.audit.names.matching import Prediction
 from elbos.audit.result import Audit
 from elbos.base.arrays import Array
 from elbos.base.errors import suggestion

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
-from elbos.audit.curves import MAX_SCATTER, Curve, is_central
-from elbos.audit.density import Density, Evidence
+from elbos.audit.density.curves import MAX_SCATTER, Curve, is_central
+from elbos.audit.density.density import Density, Evidence
+from elbos.audit.density.levels import Levels, independent_levels
 from elbos.audit.diagnostics import (
     BatchMean,
     DataDependent,
@@ -24,9 +25,13 @@ from elbos.audit.diagnostics import (
     UnknownTarget,
     Unused,
 )
-from elbos.audit.levels import Levels, independent_levels
-from elbos.audit.matching import Prediction, coefficient_name, nearest_weightings, prediction_of
-from elbos.audit.measure import Measurement, Samples
+from elbos.audit.names.matching import (
+    Prediction,
+    coefficient_name,
+    nearest_weightings,
+    prediction_of,
+)
+from elbos.audit.probing.measure import Measurement, Samples
 from elbos.audit.result import Audit, Undecided
 from elbos.base.arrays import Array
 from elbos.theory.extrema import rises

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from plotly.graph_objects import Figure, Scatter
 
-from elbos.audit.distance import common_levels
+from elbos.audit.density.distance import common_levels
 from elbos.audit.result import Audit
 from elbos.audit.words import View
 from elbos.base.arrays import Array

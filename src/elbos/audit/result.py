@@ -14,13 +14,13 @@ from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from elbos.audit.convention import MAX_QUIET_ERROR, Convention
+from elbos.audit.density.distance import CurveName, Distance
 from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.distance import CurveName, Distance
 from elbos.audit.foreign import ConventionDenoiser, ConventionNetwork
-from elbos.audit.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
-from elbos.audit.measure import Samples
-from elbos.audit.resemblance import LossCurves, Resemblance, published_recipe, resemblances
+from elbos.audit.names.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
+from elbos.audit.names.resemblance import LossCurves, Resemblance, published_recipe, resemblances
+from elbos.audit.probing.convention import MAX_QUIET_ERROR, Convention
+from elbos.audit.probing.measure import Samples
 from elbos.base.pages import shown_by
 from elbos.base.records import require_format
 from elbos.models.calls import ForeignNetwork
@@ -309,7 +309,7 @@ class Audit:
 
         The audit has measured how the loss calls its network: which argument is the noisy data and
         in what scale, which one the time and what time belongs to which noise level, and what the
-        output is. See `elbos.audit.convention` for the formulas.
+        output is. See `elbos.audit.probing.convention` for the formulas.
 
         Args:
             network: A network that the loss could be given, called exactly as the loss calls it.

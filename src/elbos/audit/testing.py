@@ -26,8 +26,8 @@ from torch import Tensor
 
 from elbos.audit import probe
 from elbos.audit.declare import from_recipe
-from elbos.audit.distance import Distance, log_ratio_of
-from elbos.audit.instrument import LossFunction
+from elbos.audit.density.distance import Distance, log_ratio_of
+from elbos.audit.probing.instrument import LossFunction
 from elbos.audit.result import DERIVED, Audit
 from elbos.base import files
 from elbos.base.arrays import Array

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from elbos.audit.formulas import (
+from elbos.audit.names.formulas import (
     central_coordinates,
     data_formula,
     normal_levels,
     prediction_formula,
     target_formula,
 )
-from elbos.audit.matching import NEAR, SAME
-from elbos.audit.resemblance import Resemblance
+from elbos.audit.names.matching import NEAR, SAME
+from elbos.audit.names.resemblance import Resemblance
 from elbos.audit.result import Audit
 from elbos.base.arrays import Array
 from elbos.base.codec import parse

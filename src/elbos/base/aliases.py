@@ -16,7 +16,7 @@ _ROOMS: dict[str, tuple[str, ...]] = {
     "training": ("tracking",),
     "runs": ("export",),
 }
-PATHS = {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names}
+PATHS: dict[str, str] = {name: f"{room}.{name}" for room, names in _ROOMS.items() for name in names}
 PATHS |= {"analysis": "theory.elbo"}
 
 
@@ -24,12 +24,11 @@ class ShortPaths:
     """Finder of modules by their short paths; both paths import the same module object."""
 
     def find_spec(self, fullname: str, *_: Any) -> ModuleSpec | None:
-        package, _, name = fullname.partition(".")
-        head, _, rest = name.partition(".")
-        if package != "elbos" or head not in PATHS:
+        package, *parts = fullname.split(".")
+        if package != "elbos" or not parts or parts[0] not in PATHS:
             return None
         loader: Any = self
-        return ModuleSpec(fullname, loader, origin=f"elbos.{PATHS[head]}.{rest}".rstrip("."))
+        return ModuleSpec(fullname, loader, origin=".".join(["elbos", PATHS[parts[0]], *parts[1:]]))
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(str(spec.origin))

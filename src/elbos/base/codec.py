@@ -242,7 +242,7 @@ def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
         f.name for f in absent if f.default is f.default_factory is dataclasses.MISSING
     ):
         raise ValueError(f"{where} lacks {', '.join(missing)}.")
-    kinds: dict[str, Any] = hints(cls)  # type: ignore[arg-type]
+    kinds: dict[str, Any] = hints(cls)
     try:
         return cls(**{n: decode(kinds[n], value[n], f"{where}.{n}") for n in names})
     except (TypeError, OverflowError) as error:
@@ -260,8 +260,9 @@ def normalize(value: Any) -> None:
     Raises:
         ValueError: If a field cannot be stored; the message names it.
     """
+    kinds = hints(value.__class__)
     for f in dataclasses.fields(value):
-        stored = decode(hints(type(value))[f.name], encode(getattr(value, f.name)), f.name)
+        stored = decode(kinds[f.name], encode(getattr(value, f.name)), f.name)
         if not dataclasses.is_dataclass(stored):
             object.__setattr__(value, f.name, stored)  # also of a frozen dataclass
 

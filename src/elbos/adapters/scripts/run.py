@@ -49,7 +49,7 @@ from elbos.adapters.scripts.slicing import (
 from elbos.adapters.scripts.unknown import OnOneDevice, Stage, Unknown, origins
 from elbos.audit import diagnostics as kinds
 from elbos.audit.diagnostics import Diagnostic
-from elbos.audit.instrument import OutputForm, ProbeNetwork
+from elbos.audit.probing.instrument import OutputForm, ProbeNetwork
 from elbos.base.errors import message
 
 _TORCH_LOSS = re.compile(r"(torch\.)?nn\.\w*Loss\(|\b(MSE|L1|SmoothL1|Huber)Loss\(")

@@ -19,9 +19,9 @@ from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
 from elbos.audit import Audit
 from elbos.audit.declare import log_weighting
-from elbos.audit.distance import spread
-from elbos.audit.families import fit_family
-from elbos.audit.matching import MIN_GAIN, SAME, Prediction
+from elbos.audit.density.distance import spread
+from elbos.audit.density.families import fit_family
+from elbos.audit.names.matching import MIN_GAIN, SAME, Prediction
 from elbos.audit.words import in_words
 from elbos.base.html import render
 

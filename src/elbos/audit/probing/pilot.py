@@ -12,10 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit import scatter, squared_error
-from elbos.audit.arguments import Slot
-from elbos.audit.data import centred_noise, reference_data
-from elbos.audit.decompose import are_some_enough, paired_grams, single_products
 from elbos.audit.diagnostics import (
     CentredNoise,
     CleanElements,
@@ -25,13 +21,17 @@ from elbos.audit.diagnostics import (
     Uneven,
     UntrainedElements,
 )
-from elbos.audit.instrument import LossFunction
-from elbos.audit.noise import Noise, find_noise
-from elbos.audit.queries import PairedCalls, Queries
-from elbos.audit.refusals import reason
-from elbos.audit.rng import Draws, Quantiles
-from elbos.audit.scales import given_scale
-from elbos.audit.scatter import Conditions
+from elbos.audit.probing import scatter, squared_error
+from elbos.audit.probing.arguments import Slot
+from elbos.audit.probing.data import centred_noise, reference_data
+from elbos.audit.probing.decompose import are_some_enough, paired_grams, single_products
+from elbos.audit.probing.instrument import LossFunction
+from elbos.audit.probing.noise import Noise, find_noise
+from elbos.audit.probing.queries import PairedCalls, Queries
+from elbos.audit.probing.refusals import reason
+from elbos.audit.probing.rng import Draws, Quantiles
+from elbos.audit.probing.scales import given_scale
+from elbos.audit.probing.scatter import Conditions
 
 _NUM_PILOT_SAMPLES = 256
 _MIN_DIMENSIONS = 32  # enough for data, noise and signs to be nearly orthogonal

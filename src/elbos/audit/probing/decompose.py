@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.queries import PairedCalls, SingleCall
+from elbos.audit.probing.queries import PairedCalls, SingleCall
 
 _VECTORS = ("x", "dx", "z", "dz", "y", "dy", "eps", "one")
 _NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements in large samples

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.decompose import along, are_some_enough, some_elements
 from elbos.audit.diagnostics import Diagnostic, SampledData
-from elbos.audit.normals import without_mean
-from elbos.audit.queries import PairedCalls, SingleCall, unlike
-from elbos.audit.scales import relative_scale
+from elbos.audit.probing.decompose import along, are_some_enough, some_elements
+from elbos.audit.probing.normals import without_mean
+from elbos.audit.probing.queries import PairedCalls, SingleCall, unlike
+from elbos.audit.probing.scales import relative_scale
 
 _EXACT = 1e-6  # largest unexplained share of an exact fit, from float32 arithmetic
 _NO_MEAN = 1e-9  # largest share of the noise's power in its means, from rounding

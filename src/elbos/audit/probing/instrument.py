@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from elbos.audit.arguments import Arguments, noisy_data, wider_axis
-from elbos.audit.rng import Draws, Quantiles, Recorder
+from elbos.audit.probing.arguments import Arguments, noisy_data, wider_axis
+from elbos.audit.probing.rng import Draws, Quantiles, Recorder
 from elbos.base.errors import message
 
 LossFunction = Callable[[Any, Tensor], Any]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.queries import PairedCalls
+from elbos.audit.probing.queries import PairedCalls
 
 _LEAD = "The network's input is not the data, scaled, plus noise of one level per sample: "
 REFUSAL = (

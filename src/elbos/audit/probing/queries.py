@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from elbos.audit.arguments import Arguments, Slot, wider_axis
-from elbos.audit.instrument import SIGNS, ZERO, Call, Instrument, LossFunction, Observation
-from elbos.audit.normals import DrawSum, is_shared, without_mean
-from elbos.audit.rng import Quantiles
+from elbos.audit.probing.arguments import Arguments, Slot, wider_axis
+from elbos.audit.probing.instrument import SIGNS, ZERO, Call, Instrument, LossFunction, Observation
+from elbos.audit.probing.normals import DrawSum, is_shared, without_mean
+from elbos.audit.probing.rng import Quantiles
 
 
 @dataclass(frozen=True)

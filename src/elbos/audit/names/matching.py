@@ -27,8 +27,8 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from elbos.audit.distance import spread
-from elbos.audit.families import fit_family
+from elbos.audit.density.distance import spread
+from elbos.audit.density.families import fit_family
 from elbos.base.arrays import Array
 from elbos.base.codec import parse
 from elbos.theory import weightings

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit import scatter
-from elbos.audit.arguments import Arguments, Slot
 from elbos.audit.diagnostics import CentredNoise, Diagnostic
-from elbos.audit.measure import NUM_BLOCKS, Samples
-from elbos.audit.noise import DrawFactors, of_the_draws, of_the_target
-from elbos.audit.refusals import REFUSAL, require_explained
-from elbos.audit.scales import given_scale, process_of
-from elbos.audit.scatter import Conditions
+from elbos.audit.probing import scatter
+from elbos.audit.probing.arguments import Arguments, Slot
+from elbos.audit.probing.measure import NUM_BLOCKS, Samples
+from elbos.audit.probing.noise import DrawFactors, of_the_draws, of_the_target
+from elbos.audit.probing.refusals import REFUSAL, require_explained
+from elbos.audit.probing.scales import given_scale, process_of
+from elbos.audit.probing.scatter import Conditions
 
 MIN_SAMPLES = 100
 _MIN_OWN = 1e-7  # share of the output that is not data or noise; less is rounding

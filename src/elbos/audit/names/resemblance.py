@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from elbos.audit.distance import spread
-from elbos.audit.matching import MIN_GAIN, SAME, fit_formula, prediction_of
-from elbos.audit.scales import BUT_FOR
+from elbos.audit.density.distance import spread
+from elbos.audit.names.matching import MIN_GAIN, SAME, fit_formula, prediction_of
+from elbos.audit.probing.scales import BUT_FOR
 from elbos.base.arrays import Array
 from elbos.theory.names import code
 from elbos.theory.recipes import FAMILIES, RECIPES

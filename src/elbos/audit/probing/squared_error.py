@@ -32,8 +32,8 @@ from elbos.audit.diagnostics import (
     UntrainedCalls,
     UntrainedElements,
 )
-from elbos.audit.instrument import SIGNS, ZERO, Answer, Call, Instrument, Observation
-from elbos.audit.queries import Queries, is_same
+from elbos.audit.probing.instrument import SIGNS, ZERO, Answer, Call, Instrument, Observation
+from elbos.audit.probing.queries import Queries, is_same
 
 
 class _Response(NamedTuple):

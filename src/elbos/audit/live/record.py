@@ -23,15 +23,22 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elbos.audit import scatter
-from elbos.audit.arguments import Arguments
 from elbos.audit.diagnostics import DerivativeTerm, Diagnostic, SharedBetweenProcesses
 from elbos.audit.estimate import Estimate
-from elbos.audit.noise import MAX_UNEXPLAINED
-from elbos.audit.normals import is_shared, without_mean
+from elbos.audit.live.steps import (
+    MIN_SAMPLES,
+    Step,
+    gram_of,
+    least_squares,
+    power_beside,
+    samples_of,
+)
+from elbos.audit.probing import scatter
+from elbos.audit.probing.arguments import Arguments
+from elbos.audit.probing.noise import MAX_UNEXPLAINED
+from elbos.audit.probing.normals import is_shared, without_mean
+from elbos.audit.probing.rng import Draws, Recent, Recorder
 from elbos.audit.result import Audit
-from elbos.audit.rng import Draws, Recent, Recorder
-from elbos.audit.steps import MIN_SAMPLES, Step, gram_of, least_squares, power_beside, samples_of
 from elbos.base.sharing import require_processes
 
 _NUM_FINGERPRINTED = 64  # numbers

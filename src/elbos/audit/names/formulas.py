@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.resemblance import NEGATIVES, TARGETS
+from elbos.audit.names.resemblance import NEGATIVES, TARGETS
 from elbos.audit.result import Audit
 from elbos.base.numbers import NONE, fixed, number, signed
 from elbos.theory.schedules import Normal

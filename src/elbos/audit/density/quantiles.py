@@ -13,8 +13,8 @@ from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import maximum_filter1d
 from scipy.special import expit, log_expit, logit
 
-from elbos.audit.curves import scatter
-from elbos.audit.levels import Levels, Table
+from elbos.audit.density.curves import scatter
+from elbos.audit.density.levels import Levels, Table
 from elbos.base.arrays import Array
 
 _NUM_POINTS = 500  # of a curve

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.ndimage import median_filter
 
-from elbos.audit.curves import Splines, counts_by_block
+from elbos.audit.density.curves import Splines, counts_by_block
 from elbos.audit.diagnostics import Clamped, Diagnostic, OneLevelPerBatch, SharedLevels
-from elbos.audit.measure import Samples
+from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
 
 _COLUMNS = ("logsnr", "error", "quantiles", "block")

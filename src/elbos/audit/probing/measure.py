@@ -17,17 +17,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit import scatter
-from elbos.audit.arguments import Arguments, Slot
-from elbos.audit.decompose import single_grams, solve
 from elbos.audit.diagnostics import Diagnostic, NotFinite, UntrainedSamples
-from elbos.audit.draws import EvenQuantiles
-from elbos.audit.instrument import LossFunction
-from elbos.audit.noise import of_the_target
-from elbos.audit.pilot import Batch, Pilot
-from elbos.audit.refusals import require_explained
-from elbos.audit.rng import distant_seed, preserved_random_states
-from elbos.audit.scales import Process, process_of
+from elbos.audit.probing import scatter
+from elbos.audit.probing.arguments import Arguments, Slot
+from elbos.audit.probing.decompose import single_grams, solve
+from elbos.audit.probing.draws import EvenQuantiles
+from elbos.audit.probing.instrument import LossFunction
+from elbos.audit.probing.noise import of_the_target
+from elbos.audit.probing.pilot import Batch, Pilot
+from elbos.audit.probing.refusals import require_explained
+from elbos.audit.probing.rng import distant_seed, preserved_random_states
+from elbos.audit.probing.scales import Process, process_of
 from elbos.base.arrays import Array
 from elbos.base.checks import require_positive
 

@@ -15,8 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.data import Reference
-from elbos.audit.decompose import Coefficients, paired_grams, solve, target_of
 from elbos.audit.diagnostics import (
     ColouredNoise,
     Diagnostic,
@@ -29,7 +27,9 @@ from elbos.audit.diagnostics import (
     SummedNoise,
     TargetNoise,
 )
-from elbos.audit.queries import PairedCalls, SingleCall
+from elbos.audit.probing.data import Reference
+from elbos.audit.probing.decompose import Coefficients, paired_grams, solve, target_of
+from elbos.audit.probing.queries import PairedCalls, SingleCall
 
 _MIN_SHARE = 1e-6  # share of the noise's power above which a draw counts
 _SAME = 1e-6  # share of squares up to which two functions of the noise level are the same

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from elbos.audit.curves import Splines, counts_by_block
-from elbos.audit.families import schedule_of_shape
-from elbos.audit.levels import Levels, Table, table_log_density
-from elbos.audit.quantiles import DecidingDraw, StepCurve, inverse_cdf_density
+from elbos.audit.density.curves import Splines, counts_by_block
+from elbos.audit.density.families import schedule_of_shape
+from elbos.audit.density.levels import Levels, Table, table_log_density
+from elbos.audit.density.quantiles import DecidingDraw, StepCurve, inverse_cdf_density
 from elbos.base.arrays import Array
 from elbos.theory.schedules import Schedule
 

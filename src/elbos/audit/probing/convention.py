@@ -28,9 +28,9 @@ from scipy.interpolate import PchipInterpolator
 from scipy.special import expit, log_expit
 from torch import Tensor
 
-from elbos.audit.arguments import Arguments, Slot, has_rows
 from elbos.audit.diagnostics import Encoded, InputPerturbation
-from elbos.audit.measure import Samples
+from elbos.audit.probing.arguments import Arguments, Slot, has_rows
+from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
 from elbos.theory.parameterizations import EDM, Parameterization, Score, V
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.quasirandom import SobolEngine
 
-from elbos.audit.draws import Distribution, Drawn
+from elbos.audit.probing.draws import Distribution, Drawn
 
 _UNIFORM, _NORMAL = Distribution("uniform"), Distribution("normal")
 _TORCH: dict[Callable[..., Any], Distribution] = {

@@ -1,0 +1,1 @@
+"""Recording of the losses of a running training."""

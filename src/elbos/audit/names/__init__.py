@@ -1,0 +1,1 @@
+"""Names of measured objectives: the nearest published weightings, schedules and formulas."""
