@@ -11,13 +11,18 @@ the loss gives its network, and from its gradient.
 
 A loss passes through these folders in this order:
 
-| folder | content |
-|---|---|
-| `probing/` | `draws`, `rng`, `instrument`: one call of the loss, with recorded random draws and a stand-in network; `queries`: calls with different data or network outputs; `decompose`: from dot products to $\alpha, \sigma, a, b$ of every sample; `data`, `noise`, `scales`, `convention`: clean data, noise, process and the network's input; `scatter`, `squared_error`, `refusals`: why no weighting describes a loss; `pilot`, `measure`: a few batches with all paired calls, then all samples |
-| `live/` | recorded steps of a running training, instead of calls of its loss |
-| `density/` | the density $p$ of the noise levels: `levels`, `curves`, `families`, `quantiles` |
-| `names/` | `matching`: the nearest published weighting and schedule; `resemblance`: published losses equal to parts of the loss, or but for one coding mistake |
-| `diagnostics/` | findings that a weighting does not show: a type and a sentence each |
+- `probing/` goes from one call of the loss to its coefficients at every noise level. `draws`, `rng`
+  and `instrument` record the random draws and stand in for the network; `queries` calls the loss
+  with different data or network outputs; `decompose` turns dot products into
+  $\alpha, \sigma, a, b$ of every sample; `data`, `noise`, `scales` and `convention` find the clean
+  data, the noise, the process and the form of the network's input; `scatter`, `squared_error` and
+  `refusals` say why no weighting describes a loss; `pilot` measures a few batches with all paired
+  calls, `measure` all samples.
+- `live/` records the steps of a running training instead of calls of its loss.
+- `density/` finds the density $p$ of the noise levels.
+- `names/` finds the nearest published weighting and schedule (`matching`), and published losses
+  equal to parts of the loss, or but for one coding mistake (`resemblance`).
+- `diagnostics/` holds findings that a weighting does not show: a type and a sentence each.
 
 `result` defines the `Audit`; `estimate` builds it from samples, `declare` from recipes and tables.
 `page`, `figure`, `words` and `terminal` show it.
