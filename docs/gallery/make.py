@@ -11,11 +11,11 @@ import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from page import Card, page
 from showcases import SHOWCASES
 
 from elbos import audit
 from elbos.adapters.trainers import TRAINERS, Option, Settings
-from elbos.audit.gallery import Card, page
 from elbos.base.errors import suggestion
 from elbos.base.html import write_html
 from elbos.theory.recipes import RECIPES

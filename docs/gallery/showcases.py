@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from page import Card, Showcase
 
 from elbos import audit
-from elbos.audit.gallery import Card, Showcase
 
 EXAMPLES = Path(__file__).parents[2] / "examples/audit"
 SHAPE = (3, 8, 8)

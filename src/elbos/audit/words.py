@@ -1,4 +1,4 @@
-"""Sentences and tables that describe audits, for the terminal, pages, JSON and the gallery."""
+"""Sentences and tables that describe audits, for the terminal, pages and JSON."""
 
 import math
 import re

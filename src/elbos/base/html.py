@@ -37,7 +37,8 @@ def render(template: str, **context: Any) -> str:
     """Render a template with given variables.
 
     Args:
-        template: A file in `templates`, ROOM/NAME of a room above, such as "audit/page.html".
+        template: A file in `templates`, ROOM/NAME of a room above, such as "audit/page.html", or an
+            absolute path.
         **context: Variables of the template. None is rendered as a dash.
 
     Returns:
@@ -173,6 +174,8 @@ def _for_markdown(value: Any) -> str:
 
 @cache
 def _template(name: str) -> str:
+    if Path(name).is_absolute():
+        return Path(name).read_text(encoding="utf-8")
     room, _, file = name.rpartition("/")
     package = ".".join(["elbos", *(room or "base").split("/")])
     return resources.files(package).joinpath("templates", file).read_text(encoding="utf-8")

@@ -7,17 +7,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 from markupsafe import Markup, escape
+from picture import DECADES, HEIGHT, LOGSNR, WIDTH, picture
 
 from elbos import __version__
-from elbos.audit.gallery_figure import DECADES, HEIGHT, LOGSNR, WIDTH, picture
 from elbos.audit.result import Audit
 from elbos.audit.words import View, facts, in_words, prose, views
 from elbos.base.html import document
 from elbos.base.numbers import NONE
 
+HERE = Path(__file__).resolve().parent
 _SHOWN = (
     *("predicts", "coefficient", "noise levels", "w rises on", "negative share", "undecided on"),
     *("expected loss", "nearest", "diagnostics"),
@@ -47,8 +49,8 @@ class Card:
 
     @property
     def facts(self) -> dict[str, str]:
-        found = facts(self.audit)
-        shown = {name: found[name] for name in _SHOWN if found[name] != NONE}
+        values = facts(self.audit)
+        shown = {name: values[name] for name in _SHOWN if values[name] != NONE}
         off = self.audit.distance(self.beside) if self.beside else None
         beside = {} if off is None else {"off the first by": in_words(off.value)}
         return shown | beside
@@ -87,10 +89,10 @@ class Showcase:
 
 def page(cards: Sequence[Card], showcases: Sequence[Showcase], *, command: str) -> str:
     """Return the self-contained HTML page of the gallery."""
-    everything = [*(card for one in showcases for card in one.cards), *cards]
+    everything = [*(card for showcase in showcases for card in showcase.cards), *cards]
     return document(
-        "audit/gallery.html",
-        script_file="audit/gallery.js",
+        str(HERE / "gallery.html"),
+        script_file=str(HERE / "gallery.js"),
         has_plots=False,
         cards=cards,
         showcases=showcases,

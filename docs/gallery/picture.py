@@ -34,16 +34,16 @@ def picture(audit: Audit, beside: Audit | None = None) -> Markup:
     levels = np.linspace(low, high, max(2, round((_across(high) - _across(low)) / _EVERY)))
     p = np.interp(levels, audit.logsnr.numpy(), audit.density.numpy())
     log_w = _log_weight(audit, levels)
-    undecided = [one[:2] for one in audit.undecided]
+    undecided = [interval[:2] for interval in audit.undecided]
     outline = f"{_path(levels, p / p.max() / 2)}V{HEIGHT}H{_across(low):.1f}Z"
     shapes = [_ticks(), *_bands(audit.rising, "rising"), *_bands(undecided, "undecided")]
     shapes.append(Markup('<path class="density" d="{}"/>').format(outline))
     if beside is not None:
-        kept = (levels >= beside.logsnr[0].item()) & (levels <= beside.logsnr[-1].item())
-        if kept.any():
-            log_v = _log_weight(beside, levels[kept])
-            log_v += np.average(log_w[kept] - log_v, weights=p[kept])
-            shapes.append(_line(levels[kept], log_v - log_w.max(), "line beside"))
+        is_common = (levels >= beside.logsnr[0].item()) & (levels <= beside.logsnr[-1].item())
+        if is_common.any():
+            log_v = _log_weight(beside, levels[is_common])
+            log_v += np.average(log_w[is_common] - log_v, weights=p[is_common])
+            shapes.append(_line(levels[is_common], log_v - log_w.max(), "line beside"))
     return Markup("").join([*shapes, _line(levels, log_w - log_w.max(), "line")])
 
 
