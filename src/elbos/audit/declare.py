@@ -106,9 +106,9 @@ class LossTable:
         """
         return self.coefficient * (self.b - self.a * torch.exp(-self.logsnr / 2)) ** 2
 
-    def at(self, kept: Bool[Tensor, " steps"] | Int[Tensor, " kept"]) -> "LossTable":
+    def at(self, steps: Bool[Tensor, " steps"] | Int[Tensor, " kept"]) -> "LossTable":
         columns = ("logsnr", "probability", "coefficient")
-        return replace(self, **{name: getattr(self, name)[kept] for name in columns})
+        return replace(self, **{name: getattr(self, name)[steps] for name in columns})
 
 
 def from_recipe(name: str) -> Audit:

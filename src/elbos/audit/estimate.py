@@ -63,7 +63,7 @@ def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit
     for num in nums:
         samples = measurement.samples(num)
         estimate = Estimate.from_samples(samples, measurement)
-        if estimate.is_decided or any(one.is_fatal for one in samples.diagnostics):
+        if estimate.is_decided or any(diagnostic.is_fatal for diagnostic in samples.diagnostics):
             break
     return estimate.audit(samples, title=title)
 
@@ -77,7 +77,7 @@ class Estimate:
     density: Density
     k: Curve  # coefficient of the squared error of the noise
     c: Curve  # coefficient of the squared error of the target
-    found: list[Diagnostic]  # about the noise levels
+    diagnostics: list[Diagnostic]  # about the noise levels
     is_variance_preserving: bool
 
     @classmethod
@@ -90,7 +90,7 @@ class Estimate:
         Raises:
             ValueError: If there are too few noise levels.
         """
-        levels, found = independent_levels(samples)
+        levels, diagnostics = independent_levels(samples)
         evidence = Evidence.from_levels(levels)
         while measurement is not None and (request := evidence.request) is not None:
             place = samples.places[request.column]
@@ -109,7 +109,7 @@ class Estimate:
         k_curve, c_curve = (Curve.from_samples(logsnr, values, grid) for values in (k, c))
         density = evidence.density(grid)
         is_vp = samples.process.name == "variance preserving"
-        return cls(len(logsnr), grid, density, k_curve, c_curve, found, is_vp)
+        return cls(len(logsnr), grid, density, k_curve, c_curve, diagnostics, is_vp)
 
     @cached_property
     def log_w(self) -> Float[Array, " g"]:
@@ -181,8 +181,12 @@ class Estimate:
         prediction = prediction_of(*target, rtol=samples.logsnr_error)
         if prediction.sigma_data is None:
             prediction = prediction._replace(sigma_data=samples.process.sigma_data)
-        diagnostics = [*samples.diagnostics, *self.found, *_of_the_coefficient(samples, self.c)]
-        if prediction.name is None and not any(one.is_fatal for one in diagnostics):
+        diagnostics = [
+            *samples.diagnostics,
+            *self.diagnostics,
+            *_of_the_coefficient(samples, self.c),
+        ]
+        if prediction.name is None and not any(diagnostic.is_fatal for diagnostic in diagnostics):
             diagnostics.append(UnknownTarget())
         # the share of samples with a coefficient, near each point of the grid
         logsnr, c = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()
@@ -279,16 +283,16 @@ def significant_rises(
     """
     variance = np.diag(covariance)
 
-    def tolerance(i: int, others: slice) -> Array:
-        of_difference = variance[i] + variance[others] - 2 * covariance[i, others]
+    def tolerance(i: int, rest: slice) -> Array:
+        of_difference = variance[i] + variance[rest] - 2 * covariance[i, rest]
         return np.asarray(num_errors * np.sqrt(np.maximum(of_difference, 0)) + _MIN_RISE)
 
-    found = []
+    intervals = []
     for start, end in rises(log_w, tolerance):
         is_level = log_w[start:end] <= log_w[start] + _MIN_RISE
         start += int(np.flatnonzero(is_level)[-1])
-        found.append((float(grid[start]), float(grid[end])))
-    return found
+        intervals.append((float(grid[start]), float(grid[end])))
+    return intervals
 
 
 def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecided]:
@@ -315,8 +319,8 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
     logsnr, value = levels.numpy(), values.numpy()
     order = np.argsort(logsnr, kind="stable")
     size, num_larger = divmod(len(order), num := min(NUM_POINTS, len(order)))
-    larger, others = np.split(order, [num_larger * (size + 1)])
-    groups = (larger.reshape(-1, size + 1), others.reshape(num - num_larger, size))
+    larger, smaller = np.split(order, [num_larger * (size + 1)])
+    groups = (larger.reshape(-1, size + 1), smaller.reshape(num - num_larger, size))
     at, medians = (
         np.concatenate([np.median(values[some], axis=1) for some in groups])
         for values in (logsnr, value)
@@ -325,20 +329,20 @@ def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
 
 
 def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
-    found = list[Diagnostic]()
+    diagnostics = list[Diagnostic]()
     c = samples.coefficient.numpy()
     if (c < 0).any():
-        found.append(Negative(float((c < 0).mean())))
+        diagnostics.append(Negative(float((c < 0).mean())))
     is_unused = (c == 0) & samples.logsnr.isfinite().numpy()
     if is_unused.mean() > 5e-4:
         levels = samples.logsnr.numpy()[is_unused]
         low, high = float(levels.min()), float(levels.max())
-        found.append(Unused(float(is_unused.mean()), low, high))
+        diagnostics.append(Unused(float(is_unused.mean()), low, high))
     is_explained = any(d.is_fatal or isinstance(d, DataDependent) for d in samples.diagnostics)
     if curve.scatter < MAX_SCATTER or is_explained:
-        return found
+        return diagnostics
     firsts = np.flatnonzero(np.diff(samples.batch.numpy(), prepend=-1))
     largest, smallest = np.maximum.reduceat(c, firsts), np.minimum.reduceat(c, firsts)
     if np.median(largest - smallest) < 1e-3 * np.median(largest):
-        return [*found, BatchMean()]
-    return [*found, Scattered(curve.scatter)]
+        return [*diagnostics, BatchMean()]
+    return [*diagnostics, Scattered(curve.scatter)]

@@ -65,9 +65,13 @@ def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
         for ends in view.audit.rising
     ]
     undecided = [
-        (one.start, one.end, faint(_UNDECIDED, 0.2) if is_alone else faint(view.color, 0.07))
+        (
+            interval.start,
+            interval.end,
+            faint(_UNDECIDED, 0.2) if is_alone else faint(view.color, 0.07),
+        )
         for view in shown
-        for one in view.audit.undecided
+        for interval in view.audit.undecided
     ]
     return [*rising, *undecided]
 

@@ -44,7 +44,7 @@ class MeasuredTarget(Parameterization):
 
     def coefficients(self, logsnr: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
         level = logsnr.detach().double().cpu().numpy()
-        a, b = (one.f(level) for one in (self.convention.a, self.convention.b))
+        a, b = (curve.f(level) for curve in (self.convention.a, self.convention.b))
         return torch.from_numpy(a).to(logsnr), torch.from_numpy(b).to(logsnr)
 
 
@@ -79,17 +79,19 @@ class ConventionNetwork:
         Raises:
             ValueError: If `cond` lacks an argument, or a noise level is beyond those of the loss.
         """
-        known = self.convention
+        convention = self.convention
         logsnr = logsnr.expand(len(z))
         level = logsnr.detach().double().cpu().numpy()
-        require_logsnr(logsnr, known.logsnr_min, known.logsnr_max, "the noise levels of the loss")
+        require_logsnr(
+            logsnr, convention.logsnr_min, convention.logsnr_max, "the noise levels of the loss"
+        )
 
         def at(values: Array) -> Tensor:
             return align(torch.from_numpy(values).to(z), z)
 
-        alpha = np.exp(known.log_alpha.f(level))
+        alpha = np.exp(convention.log_alpha.f(level))
         vp_alpha = np.asarray(alpha_sigma(torch.from_numpy(level))[0])
-        arguments = self._arguments(at(alpha / vp_alpha) * z + at(alpha * known.offset), level)
+        arguments = self._arguments(at(alpha / vp_alpha) * z + at(alpha * convention.offset), level)
         arguments |= self._conditions(cond)
         num = sum(isinstance(slot, int) for slot in arguments)
         y = called(
@@ -99,15 +101,15 @@ class ConventionNetwork:
         ).to(z.dtype)
         if y.shape[:1] == z.shape[:1] and y.shape[1] == 2 * z.shape[1]:  # with a variance
             y = y[:, : z.shape[1]]
-        return require_output(y, z, logsnr) - at(known.a.f(level) * known.offset)
+        return require_output(y, z, logsnr) - at(convention.a.f(level) * convention.offset)
 
     def _arguments(self, z: Float[Tensor, "b *d"], level: Float[Array, " b"]) -> dict[Slot, Any]:
-        known, example = self.convention, self.convention.example
+        convention, example = self.convention, self.convention.example
         dtype = input_dtype(self.network, z)
         assert example.noisy is not None
-        found: dict[Slot, Any] = {example.noisy: z.to(dtype, copy=True)}
-        for slot, curve in known.times.items():
-            time, like = torch.from_numpy(curve.f(level)), example.others[slot]
+        arguments: dict[Slot, Any] = {example.noisy: z.to(dtype, copy=True)}
+        for slot, curve in convention.times.items():
+            time, like = torch.from_numpy(curve.f(level)), example.rest[slot]
             if self.is_discrete:
                 time = time.round().long()
             elif like.is_floating_point() and dtype != torch.float64:
@@ -115,21 +117,21 @@ class ConventionNetwork:
             else:
                 time = time.to(dtype if dtype == torch.float64 else torch.float32)
             shape = like.shape[1:] if like.ndim else ()
-            found[slot] = time.to(z.device).reshape(-1, *shape)
-        for slot, value in known.constants.items():
+            arguments[slot] = time.to(z.device).reshape(-1, *shape)
+        for slot, value in convention.constants.items():
             is_one_each = has_rows(value, example.num) and isinstance(value, Tensor)
-            found[slot] = value[:1].expand(len(z), *value.shape[1:]) if is_one_each else value
-        return found
+            arguments[slot] = value[:1].expand(len(z), *value.shape[1:]) if is_one_each else value
+        return arguments
 
     def _conditions(self, cond: Condition) -> dict[Slot, Any]:
-        known = self.convention
+        convention = self.convention
         if cond is None or isinstance(cond, Mapping):
-            given: dict[Slot, Any] = dict(cond or {})
+            conditions: dict[Slot, Any] = dict(cond or {})
         else:
-            slots = known.conditions or [
+            slots = convention.conditions or [
                 slot
-                for slot, one in known.constants.items()
-                if one is None or has_rows(one, known.example.num)
+                for slot, constant in convention.constants.items()
+                if constant is None or has_rows(constant, convention.example.num)
             ]
             if len(slots) != 1:
                 names = ", ".join(map(shown, slots)) or "no argument besides data and time"
@@ -137,13 +139,13 @@ class ConventionNetwork:
                     f"the loss gives its network {names}: give cond as a dict by name (or "
                     "position)."
                 )
-            given = {slots[0]: cond}
-        if lacking := [shown(slot) for slot in known.conditions if slot not in given]:
+            conditions = {slots[0]: cond}
+        if lacking := [shown(slot) for slot in convention.conditions if slot not in conditions]:
             raise ValueError(
                 f"the loss gives its network {', '.join(lacking)}: give it as cond, as in "
                 "validator(denoiser, cond=labels), or several in a dict by name (or position)."
             )
-        return given
+        return conditions
 
 
 @dataclass(frozen=True)

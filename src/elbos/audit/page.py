@@ -75,8 +75,8 @@ def as_html(audits: Sequence[Audit]) -> str:
     for view in shown:
         notes = [Markup("<li>{} {}</li>").format(note.mark, note.text) for note in view.notes]
         head = Markup("<p><strong>{}</strong>: {}</p><ul>{}</ul><p>{}</p>")
-        given = (view.audit.title, view.summary, Markup("").join(notes), view.explanation)
-        parts.append(head.format(*given))
+        parts_of_view = (view.audit.title, view.summary, Markup("").join(notes), view.explanation)
+        parts.append(head.format(*parts_of_view))
     return Markup("").join([*parts, *(table.html() for table in _facts(shown))])
 
 

@@ -137,7 +137,7 @@ class Audit:
         """
         if not self.is_weighted_elbo:
             return "no weighting"
-        if any(one.is_error for one in self.diagnostics):
+        if any(diagnostic.is_error for diagnostic in self.diagnostics):
             return "code error"
         if self.rising:
             return "not monotone"
@@ -151,7 +151,7 @@ class Audit:
     @property
     def is_weighted_elbo(self) -> bool:
         """True if the loss is a squared error of a network that is given noisy data."""
-        return not any(one.is_fatal for one in self.diagnostics)
+        return not any(diagnostic.is_fatal for diagnostic in self.diagnostics)
 
     @property
     def is_judged(self) -> bool:
@@ -366,20 +366,20 @@ class Audit:
             ValueError: If the values are of a newer format.
         """
         require_format(content, FORMAT)
-        given = {f.name: content[f.name] for f in _stored() if f.name in content}
+        values = {f.name: content[f.name] for f in _stored() if f.name in content}
         for column in _stored():
             if "Tensor" in str(column.type):
-                given[column.name] = torch.tensor(given[column.name], dtype=torch.float64)
-        given["rising"] = [(start, end) for start, end in given["rising"]]
-        given["undecided"] = [Undecided(**one) for one in given["undecided"]]
-        given["closest"] = [
-            Nearest(one["name"], math.inf if one["distance"] is None else one["distance"])
-            for one in given["closest"]
+                values[column.name] = torch.tensor(values[column.name], dtype=torch.float64)
+        values["rising"] = [(start, end) for start, end in values["rising"]]
+        values["undecided"] = [Undecided(**item) for item in values["undecided"]]
+        values["closest"] = [
+            Nearest(item["name"], math.inf if item["distance"] is None else item["distance"])
+            for item in values["closest"]
         ]
-        given["diagnostics"] = [
-            Diagnostic.from_values(one["kind"], one["values"]) for one in given["diagnostics"]
+        values["diagnostics"] = [
+            Diagnostic.from_values(item["kind"], item["values"]) for item in values["diagnostics"]
         ]
-        return cls(**given)
+        return cls(**values)
 
     def to_json(self) -> str:
         """Return the audit as JSON text."""
@@ -396,14 +396,14 @@ class Audit:
         text: str = terminal.as_text([self])
         return text
 
-    def plot(self, *others: "Audit") -> "Figure":
+    def plot(self, *audits: "Audit") -> "Figure":
         """Plot the weightings, noise-level densities and ELBO mixtures of this and other audits."""
-        figure: Figure = shown_by(self).figure([self, *others])
+        figure: Figure = shown_by(self).figure([self, *audits])
         return figure
 
-    def to_html(self, path: str | Path, *others: "Audit") -> None:
+    def to_html(self, path: str | Path, *audits: "Audit") -> None:
         """Write a self-contained HTML page of this and other audits."""
-        shown_by(self).write_page([self, *others], Path(path))
+        shown_by(self).write_page([self, *audits], Path(path))
 
     def _repr_html_(self) -> str:
         html: str = shown_by(self).as_html([self])
@@ -411,7 +411,7 @@ class Audit:
 
 
 def _stored() -> "list[Field[Any]]":
-    return [one for one in fields(Audit) if one.name != "samples"]
+    return [stored for stored in fields(Audit) if stored.name != "samples"]
 
 
 def _plain(value: Any) -> Any:

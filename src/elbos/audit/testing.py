@@ -63,7 +63,7 @@ class Difference:
 
     @classmethod
     def between(cls, audit: Audit, expected: Audit, within: float = WITHIN) -> "Difference":
-        known = {one.kind for one in expected.diagnostics}
+        expected_kinds = {diagnostic.kind for diagnostic in expected.diagnostics}
         return cls(
             audit=audit,
             expected=expected,
@@ -71,7 +71,11 @@ class Difference:
             weighting=audit.distance(expected),
             density=audit.distance(expected, "density"),
             outside=max(_outside(audit, expected), _outside(expected, audit)),
-            diagnostics=[one.text for one in audit.diagnostics if one.kind not in known],
+            diagnostics=[
+                diagnostic.text
+                for diagnostic in audit.diagnostics
+                if diagnostic.kind not in expected_kinds
+            ],
         )
 
     @property
@@ -117,11 +121,11 @@ class Difference:
             change = f"{_size(value)} ± {percent(error, 2)}, tolerance {percent(self.within)}"
         verdict = "has changed" if self.has_other_weighting else "has not changed"
         cells: dict[str, Callable[[Audit], str]] = {
-            "predicts": lambda one: one.parameterization or NONE,
+            "predicts": lambda audit: audit.parameterization or NONE,
             "noise levels": _levels,
-            "w rises with log-SNR": lambda one: _intervals(one.rising),
-            "verdict": lambda one: one.verdict,
-            "diagnostics": lambda one: ", ".join(d.kind for d in one.diagnostics) or NONE,
+            "w rises with log-SNR": lambda audit: _intervals(audit.rising),
+            "verdict": lambda audit: audit.verdict,
+            "diagnostics": lambda audit: ", ".join(d.kind for d in audit.diagnostics) or NONE,
         }
         table = [f"| {name} | {of(then)} | {of(now)} |" for name, of in cells.items()]
         head = [f"**The weighting of {self.audit.title} {verdict}** ({change}).", ""]
@@ -159,8 +163,8 @@ def _levels(audit: Audit) -> str:
     return f"log-SNR {low} to {high}, {audit.schedule or 'no named schedule'}"
 
 
-def _intervals(found: Sequence[tuple[float, float]]) -> str:
-    return ", ".join(f"{fixed(start, 2)} to {fixed(end, 2)}" for start, end in found) or "never"
+def _intervals(intervals: Sequence[tuple[float, float]]) -> str:
+    return ", ".join(f"{fixed(start, 2)} to {fixed(end, 2)}" for start, end in intervals) or "never"
 
 
 def _ends(audit: Audit) -> tuple[float, float]:
@@ -215,15 +219,15 @@ def assert_weighting(
         Audit('loss', flow, monotone)
     """
     __tracebackhide__ = True
-    found = probe(loss_fn, x, num_samples, seed)
+    audit = probe(loss_fn, x, num_samples, seed)
     if isinstance(like, str | Path | Audit):
         expected = expected_audit(like)
     else:
         expected = probe(like, x, num_samples, seed)
-    difference = Difference.between(found, expected, within)
+    difference = Difference.between(audit, expected, within)
     if difference.has_other_weighting:
-        raise AssertionError(f"{found.title} is not weighted like {expected.title}:\n{difference}")
-    return found
+        raise AssertionError(f"{audit.title} is not weighted like {expected.title}:\n{difference}")
+    return audit
 
 
 def expected_audit(like: str | Path | Audit) -> Audit:
@@ -255,7 +259,7 @@ def write_golden(audit: Audit, path: Path) -> None:
         OSError: If the file cannot be written.
     """
     content = audit.to_dict()
-    stored: dict[str, Any] = {name: one for name, one in content.items() if name not in DERIVED}
+    stored: dict[str, Any] = {name: entry for name, entry in content.items() if name not in DERIVED}
     for name, value in vars(audit).items():
         if isinstance(value, Tensor) and name != "logsnr":
             stored[name] = _rounded(value.numpy())

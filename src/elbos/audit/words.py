@@ -73,8 +73,8 @@ class View:
     @property
     def summary(self) -> str:
         """One-line summary of the loss."""
-        found = facts(self.audit)
-        parts = (f"{name} {found[name]}" for name in ("predicts", "coefficient", "noise levels"))
+        values = facts(self.audit)
+        parts = (f"{name} {values[name]}" for name in ("predicts", "coefficient", "noise levels"))
         return " · ".join(parts)
 
     @cached_property
@@ -96,8 +96,8 @@ class View:
         The opposite sign of a flow target is no mistake if time runs from noise to data.
         """
         velocity = ("target", "flow", "the other sign") if self.audit.time_sign > 0 else ()
-        found = [one for one in self.audit.resembles if one.change]
-        return [one for one in found if (one.part, one.name, one.change) != velocity]
+        slips = [slip for slip in self.audit.resembles if slip.change]
+        return [slip for slip in slips if (slip.part, slip.name, slip.change) != velocity]
 
     @property
     def target(self) -> str:
@@ -112,7 +112,7 @@ class View:
 
     @property
     def largest_doubt(self) -> str:
-        largest = max((one.factor for one in self.audit.undecided), default=1.0)
+        largest = max((interval.factor for interval in self.audit.undecided), default=1.0)
         return in_words(math.log(largest))
 
     @property
@@ -130,8 +130,8 @@ class View:
     @property
     def undecided(self) -> str:
         return ", ".join(
-            f"{_interval(one.start, one.end)} by up to {in_words(math.log(one.factor))}"
-            for one in self.audit.undecided
+            f"{_interval(start, end)} by up to {in_words(math.log(factor))}"
+            for start, end, factor in self.audit.undecided
         )
 
     @property
@@ -157,15 +157,15 @@ class View:
 
     @property
     def nearest(self) -> list[tuple[str, str]]:
-        found = list[tuple[str, str]]()
+        rows = list[tuple[str, str]]()
         for name, distance in self.audit.closest[:_NUM_NEAREST]:
             off = f"off by {in_words(distance)}"
-            if not found and distance < SAME:
+            if not rows and distance < SAME:
                 off = f"same curve ({in_words(distance)}, below {percent(SAME, 0)})"
-            elif not found and distance > NEAR:
+            elif not rows and distance > NEAR:
                 off += ": none is near"
-            found.append((_spelled(Weighting, name), off))
-        return found
+            rows.append((_spelled(Weighting, name), off))
+        return rows
 
     @property
     def central_weights(self) -> Float[Array, " c"]:
@@ -191,13 +191,13 @@ def views(audits: Sequence[Audit]) -> list[View]:
     ]
 
 
-def _short(title: str, others: set[str]) -> str:
-    if not (others and _TARGET.fullmatch(title)):
+def _short(title: str, titles: set[str]) -> str:
+    if not (titles and _TARGET.fullmatch(title)):
         return title
     parts = re.split(r"(?<=[/:])", title)
     for i in reversed(range(len(parts))):
         part = "".join(parts[i:])
-        if not any(other == part or other.endswith((f"/{part}", f":{part}")) for other in others):
+        if not any(other == part or other.endswith((f"/{part}", f":{part}")) for other in titles):
             return part
     return title
 
@@ -218,10 +218,10 @@ def as_dict(audit: Audit) -> dict[str, Any]:
 
 def difference(audit: Audit, other: Audit) -> str:
     """Return a sentence that states how much the weightings of two audits differ."""
-    found = audit.distance(other)
-    if found is None:
+    distance = audit.distance(other)
+    if distance is None:
         return "The two losses have no noise level in common."
-    d = found.value
+    d = distance.value
     weight = "weight" if d < SAME else "do not weight"
     return f"The two losses {weight} noise levels alike: their weightings differ by {in_words(d)}."
 
@@ -239,7 +239,7 @@ def facts(audit: Audit) -> dict[str, str]:
     schedule = view.noise_levels(audit.schedule) if audit.schedule else ""
     unknown = "" if steps else "none of the named schedules"
     rises = audit.verdict == "not monotone"
-    formula = next((one.formula for one in audit.resembles if one.part == "coefficient"), "")
+    formula = next((item.formula for item in audit.resembles if item.part == "coefficient"), "")
     return {
         "predicts": prediction_formula(audit),
         "coefficient": audit.coefficient_name or formula or "none of the usual formulas",
@@ -255,7 +255,7 @@ def facts(audit: Audit) -> dict[str, str]:
         "data": data_formula(audit),
         "pure noise": pure,
         "no noise": clean,
-        "diagnostics": ", ".join(one.kind for one in audit.diagnostics) or NONE,
+        "diagnostics": ", ".join(item.kind for item in audit.diagnostics) or NONE,
         "source": f"measured on {audit.num_samples:,} samples"
         if is_measured
         else ", ".join(filter(None, ("declared, exact", audit.version))),

@@ -81,20 +81,20 @@ def suggestion(word: str, names: Iterable[str]) -> str:
         >>> suggestion("nope", map(str, range(28)))
         'choose from 0, 1, 2, 3, 4 and 23 more.'
     """
-    known = list(names)
-    lower = {name.lower(): name for name in known}
+    choices = list(names)
+    lower = {name.lower(): name for name in choices}
     if close := get_close_matches(word.lower(), lower, cutoff=0.6):
         return f"did you mean {' or '.join(lower[name] for name in close)}?"
-    num = len(known) if len(known) <= 8 else 5
-    others = f" and {len(known) - num} more" if num < len(known) else ""
-    return f"choose from {', '.join(known[:num])}{others}."
+    num = len(choices) if len(choices) <= 8 else 5
+    more = f" and {len(choices) - num} more" if num < len(choices) else ""
+    return f"choose from {', '.join(choices[:num])}{more}."
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    found: BaseException | None = error
-    while found is not None:
-        yield found
-        found = found.__cause__ or found.__context__
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -46,10 +46,10 @@ def identity(path: Path) -> tuple[int, int] | None:
     The result is None if the path does not exist.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def read(path: Path) -> bytes:

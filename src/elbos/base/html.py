@@ -159,7 +159,7 @@ def _environment(suffix: str) -> Environment:
     )
     filters = {name: getattr(numbers, name) for name in _NUMBERS}
     markup = (breakable, fenced, inert, to_json, without_legend)
-    environment.filters.update(filters, **{one.__name__: one for one in markup})
+    environment.filters.update(filters, **{function.__name__: function for function in markup})
     environment.globals.update(filters, NONE=numbers.NONE, version=__version__)
     return environment
 

@@ -28,10 +28,10 @@ def resolved(name: str | Path, patterns: Sequence[str]) -> tuple[Path, str]:
     Raises:
         FileNotFoundError: If the repository cannot be read.
     """
-    path, found = Path(name), _NAME.fullmatch(str(name))
-    if path.exists() or found is None or Path(found[1]).exists():
+    path, match = Path(name), _NAME.fullmatch(str(name))
+    if path.exists() or match is None or Path(match[1]).exists():
         return path, str(path)
-    owner, repo, revision = found.groups()
+    owner, repo, revision = match.groups()
     try:
         with needs("hub"):
             from huggingface_hub import snapshot_download

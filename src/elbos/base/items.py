@@ -72,10 +72,8 @@ class Items:
                 x, cond = _collated(items if self.to_item is None else self._made(items))
         if not isinstance(x, Tensor):
             kind = type(x).__name__
-            given = ", or to_item to make them of an item" if isinstance(x, dict) else ""
-            raise ValueError(
-                f"the dataset's x is a {kind}: give x or (x, cond), x a tensor{given}."
-            )
+            hint = ", or to_item to make them of an item" if isinstance(x, dict) else ""
+            raise ValueError(f"the dataset's x is a {kind}: give x or (x, cond), x a tensor{hint}.")
         if not x.is_floating_point():
             raise ValueError(f"the dataset's x is {x.dtype}: give numbers from -1 to 1.")
         if x.ndim < 2 or not x.numel():
@@ -95,7 +93,7 @@ class Items:
     def _made(self, items: list[Any]) -> list[Any]:
         assert self.to_item is not None
         try:
-            return [self.to_item(one) for one in items]
+            return [self.to_item(item) for item in items]
         except Exception as error:
             raise ValueError(
                 f"to_item fails on an item of the dataset, a {type(items[0]).__name__}: "
@@ -130,8 +128,8 @@ def first_item(items: Items) -> tuple[Float[Tensor, "1 *d"], Condition]:
         ValueError: If the dataset is empty, or has no length or no indexing.
     """
     kind = type(items.dataset)
-    own = getattr(kind, "__getitem__", Dataset.__getitem__)  # torch's default only raises
-    if not hasattr(kind, "__len__") or own is Dataset.__getitem__:
+    indexing = getattr(kind, "__getitem__", Dataset.__getitem__)  # torch's default only raises
+    if not hasattr(kind, "__len__") or indexing is Dataset.__getitem__:
         raise ValueError(f"a {kind.__name__} is no dataset: give one with a length and dataset[i].")
     if len(items) == 0:
         raise ValueError("the dataset is empty.")

@@ -81,7 +81,7 @@ def plus_minus(value: float | None, error: float | None) -> str:
         return f"{fixed(value, places)} ± {fixed(error, places)}"
     exponent = math.floor(math.log10(largest))
     places = max(0, places + exponent)
-    pair = (fixed(one * 10.0**-exponent, places) for one in (value, error))
+    pair = (fixed(part * 10.0**-exponent, places) for part in (value, error))
     return f"({' ± '.join(pair)}){_minus(f'e{exponent:03}')}"
 
 

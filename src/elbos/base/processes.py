@@ -86,16 +86,16 @@ class Processes:
         """
         return slice(num * self.rank // self.num, num * (self.rank + 1) // self.num)
 
-    def gathered(self, own: Shaped[Tensor, "b *d"], num: int) -> Shaped[Tensor, "n *d"]:
+    def gathered(self, samples: Shaped[Tensor, "b *d"], num: int) -> Shaped[Tensor, "n *d"]:
         """Gather the samples of all processes in rank order.
 
         Every process passes its slice and receives all samples.
         """
         if self.num == 1:
-            return own
+            return samples
         sizes = [num * (i + 1) // self.num - num * i // self.num for i in range(self.num)]
-        padded = own.new_zeros(max(sizes), *own.shape[1:])
-        padded[: len(own)] = own
+        padded = samples.new_zeros(max(sizes), *samples.shape[1:])
+        padded[: len(samples)] = samples
         parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
@@ -104,9 +104,9 @@ class Processes:
         """Return the logical OR of each flag over all processes."""
         if self.num == 1:
             return list(flags)
-        found = torch.tensor(flags, dtype=torch.int32)
-        dist.all_reduce(found, dist.ReduceOp.MAX)
-        return found.bool().tolist()
+        counts = torch.tensor(flags, dtype=torch.int32)
+        dist.all_reduce(counts, dist.ReduceOp.MAX)
+        return counts.bool().tolist()
 
     def wait(self) -> None:
         if self.num > 1:
@@ -125,14 +125,14 @@ class Processes:
             dist.broadcast_object_list(values)
         return values[0]
 
-    def lists(self, own: list[_T]) -> list[_T]:
+    def lists(self, items: list[_T]) -> list[_T]:
         """Concatenate the lists of all processes in rank order.
 
         Every process receives the whole list.
         """
-        lists: list[list[_T]] = [own] * self.num
+        lists: list[list[_T]] = [items] * self.num
         if self.num > 1:
-            dist.all_gather_object(lists, own)
+            dist.all_gather_object(lists, items)
         return list(itertools.chain.from_iterable(lists))
 
 
@@ -157,31 +157,31 @@ def _store_of_attempt() -> Store | None:
     process opens another store, and the others read its port from torchrun's; if nobody answers at
     that port, they read it again.
     """
-    given = os.environ
-    if given.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    environment = os.environ
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     torchruns, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
     new = partial(
         dist.TCPStore,  # type: ignore[attr-defined]
-        given["MASTER_ADDR"],
+        environment["MASTER_ADDR"],
         wait_for_workers=False,
-        use_libuv=given.get("USE_LIBUV", "1") == "1",  # torch's default
+        use_libuv=environment.get("USE_LIBUV", "1") == "1",  # torch's default
     )
-    own: Store
+    store: Store
     if rank == 0:
-        own = new(port=0, is_master=True, timeout=TIMEOUT)
-        torchruns.set(_PORT, str(own.port))
-        return own
+        store = new(port=0, is_master=True, timeout=TIMEOUT)
+        torchruns.set(_PORT, str(store.port))
+        return store
     end = time.monotonic() + TIMEOUT.total_seconds()
     while True:
         try:
-            own = new(port=int(torchruns.get(_PORT)), timeout=_PATIENCE)
+            store = new(port=int(torchruns.get(_PORT)), timeout=_PATIENCE)
         except dist.DistError:
             if time.monotonic() > end:
                 raise
         else:
-            own.set_timeout(TIMEOUT)
-            return own
+            store.set_timeout(TIMEOUT)
+            return store
 
 
 def _leave() -> None:

@@ -18,11 +18,11 @@ from elbos import __version__
 
 def to_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        found: dict[str, Any] = {}
+        entries: dict[str, Any] = {}
         for f in dataclasses.fields(value):
             entry = f.metadata.get("encode", to_json)(getattr(value, f.name))
-            found |= entry if _is_flat(f) else {_key(f): entry}
-        return found
+            entries |= entry if _is_flat(f) else {_key(f): entry}
+        return entries
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}
     return [to_json(item) for item in value] if isinstance(value, list | tuple) else value
@@ -41,12 +41,12 @@ def from_json(annotation: Any, value: Any) -> Any:
         return None if value is None else from_json(kinds[0], value)
     if dataclasses.is_dataclass(annotation) and isinstance(value, Mapping):
         hints = get_type_hints(annotation)
-        given = {
+        fields = {
             f.name: _decoded(f, hints[f.name], value)
             for f in dataclasses.fields(annotation)
             if _is_flat(f) or _key(f) in value
         }
-        return annotation(**given)  # type: ignore[operator]
+        return annotation(**fields)  # type: ignore[operator]
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(from_json(kinds[0], item) for item in value)
     if origin is Mapping and isinstance(value, Mapping):
@@ -62,8 +62,8 @@ def require_format(content: Mapping[str, Any], latest: int) -> None:
 
     Values without the entry `format` count as format 1.
     """
-    if (found := content.get("format", 1)) not in range(1, latest + 1):
-        raise ValueError(f"its format is {found}, and elbos {__version__} reads up to {latest}")
+    if (version := content.get("format", 1)) not in range(1, latest + 1):
+        raise ValueError(f"its format is {version}, and elbos {__version__} reads up to {latest}")
 
 
 def _is_of(annotation: Any, value: Any) -> bool:

@@ -79,12 +79,12 @@ def together(work: Callable[[], T]) -> T:
         ConnectionError: If another process has exited.
     """
     try:
-        found = work()
+        result = work()
     except Exception as error:
         _settle(error)
         raise
     _settle(None)
-    return found
+    return result
 
 
 def meet() -> None:
@@ -108,12 +108,12 @@ def _patient() -> dist.ProcessGroup:
     return _patient_groups[world]
 
 
-def _settle(own: Exception | None) -> None:
+def _settle(failure: Exception | None) -> None:
     errors: list[Exception | None] = [None] * dist.get_world_size()
     with naming_lost_processes():
-        dist.all_gather_object(errors, own, group=_patient())
-    if own is None and (others := [error for error in errors if error is not None]):
-        raise others[0]
+        dist.all_gather_object(errors, failure, group=_patient())
+    if failure is None and (failures := [error for error in errors if error is not None]):
+        raise failures[0]
 
 
 def require_alike(values: tuple[float, ...], device: torch.device) -> None:
@@ -131,7 +131,7 @@ def require_alike(values: tuple[float, ...], device: torch.device) -> None:
 
 
 def summed(
-    found: list[tuple[Tensor, dict[str, Tensor]]],
+    parts: list[tuple[Tensor, dict[str, Tensor]]],
     num: int,
     is_shared: bool,
     device: torch.device,
@@ -141,9 +141,9 @@ def summed(
     They have `num` rows, and are on the CPU in float64.
     """
     merged = {}
-    rows = torch.cat([some for some, _ in found])
-    for key in sorted(found[0][1]):  # parts that were read have another order
-        values = torch.cat([tensors[key] for _, tensors in found]).cpu().double()
+    rows = torch.cat([some for some, _ in parts])
+    for key in sorted(parts[0][1]):  # parts that were read have another order
+        values = torch.cat([tensors[key] for _, tensors in parts]).cpu().double()
         merged[key] = torch.zeros(num, *values.shape[1:], dtype=torch.float64)
         merged[key][rows] = values
         if is_shared:

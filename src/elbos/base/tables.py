@@ -101,7 +101,7 @@ class Table:
 
     @cached_property
     def heads(self) -> list[Column]:
-        return [one if isinstance(one, Column) else Column(one) for one in self.columns]
+        return [column if isinstance(column, Column) else Column(column) for column in self.columns]
 
     @property
     def body_cells(self) -> list[list[Cell]]:
@@ -113,13 +113,13 @@ class Table:
 
     def without_empty_columns(self) -> "Table":
         cells = [*self.body_cells, *self.foot_cells]
-        kept = [
+        filled = [
             i
             for i in range(len(self.columns))
             if i == 0 or any(row[i].text not in ("", NONE) for row in cells)
         ]
-        rows, foot = ([[row[i] for i in kept] for row in part] for part in (self.rows, self.foot))
-        return replace(self, columns=[self.columns[i] for i in kept], rows=rows, foot=foot)
+        rows, foot = ([[row[i] for i in filled] for row in part] for part in (self.rows, self.foot))
+        return replace(self, columns=[self.columns[i] for i in filled], rows=rows, foot=foot)
 
     def rich(self) -> rich.table.Table:
         drawn = rich.table.Table(
@@ -178,7 +178,7 @@ def evenly(num: int, most: int) -> list[int]:
 
 
 def _cells(rows: Sequence[Row]) -> list[list[Cell]]:
-    return [[one if isinstance(one, Cell) else Cell(one) for one in row] for row in rows]
+    return [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
 
 
 def _for_terminal(cell: Cell) -> Text:

@@ -47,7 +47,7 @@ def called(
         ValueError: If the network does not take these arguments, or returns no tensor.
     """
     try:
-        found = network(*arguments, **named)
+        output = network(*arguments, **named)
     except TypeError as error:
         try:
             signature(network).bind(*arguments, **named)
@@ -57,14 +57,14 @@ def called(
                 "cond, of which a dict is its keywords."
             ) from error
         raise
-    found = getattr(found, "sample", found)
-    found = found[0] if isinstance(found, tuple | list) and found else found
-    if not isinstance(found, Tensor):
+    output = getattr(output, "sample", output)
+    output = output[0] if isinstance(output, tuple | list) and output else output
+    if not isinstance(output, Tensor):
         raise ValueError(
-            f"the network returned {type(found).__name__}: it has to return a tensor, a tuple that "
-            "begins with one, or an object that has one as .sample."
+            f"the network returned {type(output).__name__}: it has to return a tensor, a tuple "
+            "that begins with one, or an object that has one as .sample."
         )
-    return found
+    return output
 
 
 def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
@@ -73,7 +73,9 @@ def input_dtype(network: ForeignNetwork, z: Tensor) -> torch.dtype:
     It is that of the network's floating-point parameters; if there are none, that of `z`.
     """
     parameters = network.parameters() if isinstance(network, nn.Module) else ()
-    return next((one.dtype for one in parameters if one.is_floating_point()), z.dtype)
+    return next(
+        (parameter.dtype for parameter in parameters if parameter.is_floating_point()), z.dtype
+    )
 
 
 def require_output(

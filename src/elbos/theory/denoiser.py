@@ -71,7 +71,7 @@ def unwrapped(network: Callable[..., Any]) -> Callable[..., Any]:
     if not (isinstance(network, nn.Module) and isinstance(inner, nn.Module)):
         return network
     parameters = inspect.signature(network.forward).parameters.values()
-    passes_all = any(one.kind is one.VAR_POSITIONAL for one in parameters)
+    passes_all = any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters)
     return unwrapped(inner) if passes_all else network
 
 
@@ -147,9 +147,9 @@ class Denoiser(Typed):
 
         Errors as when called.
         """
-        own = z.clone()  # the network may change it in place
+        copied = z.clone()  # the network may change it in place
         levels = logsnr.expand(len(z)).to(z)  # as in training
-        return network_output(self.network, own, levels, cond).to(z.dtype)
+        return network_output(self.network, copied, levels, cond).to(z.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,8 +189,8 @@ def clipping_of(denoiser: object) -> Clipping | None:
     Of a wrapper they are those of the denoiser inside; None without clipping.
     """
     while denoiser is not None:
-        if isinstance(own := getattr(denoiser, "clipping", None), Clipping):
-            return own
+        if isinstance(clipping := getattr(denoiser, "clipping", None), Clipping):
+            return clipping
         denoiser = getattr(denoiser, "denoiser", None)
     return None
 

@@ -84,7 +84,7 @@ def rises(
         >>> rises(np.array([2.0, 0.0, 3.0, 2.9, 4.0]), lambda i, others: np.array(0.5))
         [(1, 4)]
     """
-    found: list[tuple[int, int]] = []
+    intervals: list[tuple[int, int]] = []
     origin, start, top = 0, 0, None
     for i, value in enumerate(values):
         if top is None:
@@ -95,9 +95,9 @@ def rises(
         top = i if value > values[top] else top
         since = slice(top, i)
         if (values[since] - value > tolerance(i, since)).any():
-            found.append((start, top))
+            intervals.append((start, top))
             origin, top = top, None
-    return found if top is None else [*found, (start, top)]
+    return intervals if top is None else [*intervals, (start, top)]
 
 
 def _rises_of_grid(values: Float[Array, " n"], rtol: float) -> list[tuple[int, int]]:
@@ -106,7 +106,7 @@ def _rises_of_grid(values: Float[Array, " n"], rtol: float) -> list[tuple[int, i
     size = np.abs(values)
     sizes = size[turns]
     pairs = []
-    for i, j in rises(values[turns], lambda i, others: rtol * np.maximum(sizes[i], sizes[others])):
+    for i, j in rises(values[turns], lambda i, rest: rtol * np.maximum(sizes[i], sizes[rest])):
         low, high = int(turns[i]), int(turns[j])
         part = values[low : high + 1]
         at_foot = part - values[low] <= rtol * np.maximum(abs(part), size[low])

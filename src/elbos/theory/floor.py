@@ -203,8 +203,8 @@ def floor_losses(
         groups = [(data.only(c), (label == c).nonzero()[:, 0]) for c in sorted(set(label.tolist()))]
     for candidates, members in groups:
         for some in torch.split(members, NUM_ROWS):
-            own = x[some.to(x.device)]
-            losses[some] = _block(candidates, own, eps[some].to(x.device), logsnr).cpu()
+            x_some = x[some.to(x.device)]
+            losses[some] = _block(candidates, x_some, eps[some].to(x.device), logsnr).cpu()
     return losses
 
 
@@ -214,9 +214,9 @@ def _block(
     total, square = torch.zeros(2, len(x), len(logsnr), dtype=torch.float64, device=x.device)
     norm, eps_x = x.square().sum(1), (eps * x).sum(1)
     for rows in data.chunks(NUM_COLUMNS):
-        others = data.points(rows)
-        x_others, eps_others = (torch.cat([x, eps]) @ others.mT).tensor_split(2)
-        distance = norm[:, None] + others.square().sum(1) - 2 * x_others
+        points = data.points(rows)
+        x_others, eps_others = (torch.cat([x, eps]) @ points.mT).tensor_split(2)
+        distance = norm[:, None] + points.square().sum(1) - 2 * x_others
         distance = threshold(distance, ROUNDING * norm.max().item(), 0.0).float()
         _add(total, square, distance, (eps_x[:, None] - eps_others).float(), logsnr)
     losses = logsnr.to(total).exp() / 4 * square / total / data.num_dims

@@ -114,17 +114,17 @@ def label(value: object) -> str:
         return value.name
     if not dataclasses.is_dataclass(value):
         return str(getattr(value, "__name__", value))
-    given = {
+    settings = {
         f.name: (_plain(getattr(value, f.name)), _plain(f.default))
         for f in dataclasses.fields(value)
         if f.init and f.name not in _ENDS
     }
-    changed = {name: text for name, (text, default) in given.items() if text != default}
+    changed = {name: text for name, (text, default) in settings.items() if text != default}
     shown = list(changed.values())
-    if len(given) > 2:
+    if len(settings) > 2:
         shown = [f"{name} {text}" for name, text in changed.items()]
-    elif isinstance(value, Weighting) or (isinstance(value, Schedule) and "shift" not in given):
-        shown = [text for text, _ in given.values()]
+    elif isinstance(value, Weighting) or (isinstance(value, Schedule) and "shift" not in settings):
+        shown = [text for text, _ in settings.values()]
     name = _LABELS.get(type(value).__name__, type(value).__name__)
     return f"{name}({', '.join(shown)})" if shown else name
 

@@ -150,10 +150,10 @@ class Splines:
         edges = np.linspace(places[0], places[-1], _NUM_BINS + 1)
         index = np.searchsorted(edges[1:-1], places)
         counts = np.bincount(index).astype(float)
-        kept = counts > 0
-        sums = (np.bincount(index, by)[kept] for by in (places, values, values**2))
-        bin_places, means, squares = (total / counts[kept] for total in sums)
-        binned = (bin_places, counts[kept], means, squares)
+        is_filled = counts > 0
+        sums = (np.bincount(index, by)[is_filled] for by in (places, values, values**2))
+        bin_places, means, squares = (total / counts[is_filled] for total in sums)
+        binned = (bin_places, counts[is_filled], means, squares)
         knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
         return cls._averaged(
             [_Spline.of_values(*binned, k, np.interp(k, at, log_mean)) for k in knots]

@@ -44,17 +44,17 @@ class Distance(NamedTuple):
     error: float
 
     @classmethod
-    def between(cls, one: Curves, other: Curves, curve: CurveName) -> "Distance | None":
+    def between(cls, first: Curves, second: Curves, curve: CurveName) -> "Distance | None":
         """Compute the distance between the weightings or densities of two losses.
 
         None if the losses have no noise level in common.
         """
-        levels, log_ratio, p = log_ratio_of(one, other, curve)
+        levels, log_ratio, p = log_ratio_of(first, second, curve)
         if not len(levels):
             return None
         variance = sum(
             np.interp(levels, audit.logsnr.numpy(), audit.weight_error.numpy()) ** 2
-            for audit in (one, other)
+            for audit in (first, second)
         )
         return cls(spread(log_ratio, p), float(np.sqrt((p * variance).sum())))
 
@@ -70,29 +70,29 @@ def spread(log_ratio: Float[Array, " g"], p: Float[Array, " g"]) -> float:
 
 
 def log_ratio_of(
-    one: Curves, other: Curves, curve: CurveName = "weight"
+    first: Curves, second: Curves, curve: CurveName = "weight"
 ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
     r"""Compute the log-ratio of the weightings of two losses.
 
     Returns log-SNR, $\log w_1 - \log w_2$ (with mean 0) and probability; empty arrays if the losses
     share no noise levels. The ratio is 1 where both are 0, and infinite or 0 where one is.
     """
-    levels = common_levels([one, other])
+    levels = common_levels([first, second])
     if not len(levels):
         return levels, levels, levels
     logs, p = [], np.zeros(len(levels))
-    for audit in (one, other):
+    for audit in (first, second):
         grid = audit.logsnr.numpy()
         log = getattr(audit, curve).log().numpy()
-        known = np.isfinite(log)
-        interpolated = PchipInterpolator(grid[known], log[known])(levels)
-        logs.append(np.where(np.interp(levels, grid, known) == 1, interpolated, -np.inf))
+        is_finite = np.isfinite(log)
+        interpolated = PchipInterpolator(grid[is_finite], log[is_finite])(levels)
+        logs.append(np.where(np.interp(levels, grid, is_finite) == 1, interpolated, -np.inf))
         p += np.interp(levels, grid, audit.density.numpy())
     p /= p.sum()
     with np.errstate(invalid="ignore"):
         log_ratio = np.where(logs[0] == logs[1], 0.0, logs[0] - logs[1])
-    known = np.isfinite(log_ratio)
-    return levels, log_ratio - (p * log_ratio)[known].sum() / p[known].sum(), p
+    is_finite = np.isfinite(log_ratio)
+    return levels, log_ratio - (p * log_ratio)[is_finite].sum() / p[is_finite].sum(), p
 
 
 def common_levels(audits: Sequence[Curves]) -> Float[Array, " g"]:

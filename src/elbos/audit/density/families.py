@@ -71,7 +71,7 @@ def fit_family(
 
     first = np.array(start)
     steps = np.where(first == 0, _FIRST_STEP, 0.05 * first)
-    found = minimize(
+    minimum = minimize(
         loss_of,
         first,
         method="Nelder-Mead",
@@ -82,7 +82,7 @@ def fit_family(
             "maxfev": max_calls,
         },
     )
-    theta: list[float] = found.x.tolist()
+    theta: list[float] = minimum.x.tolist()
     return theta
 
 
@@ -188,7 +188,7 @@ def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
     """
     if isinstance(schedule, Linear | EDMSampling):
         return schedule
-    defaults: dict[str, Any] = {one.name: one.default for one in dataclasses.fields(schedule)}
+    defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(schedule)}
     ends = torch.tensor([schedule.logsnr_min, schedule.logsnr_max], dtype=torch.float64)
     for name in ("logsnr_min", "logsnr_max"):
         longer = dataclasses.replace(schedule, **{name: defaults[name]})

@@ -96,14 +96,14 @@ def independent_levels(samples: Samples) -> tuple[Levels, list[Diagnostic]]:
             f"The loss draws a single noise level, log-SNR {logsnr[0]:.2f}: there is no weighting "
             "to measure."
         )
-    independent, found = _without_repetitions(levels, batch, samples.logsnr_error)
+    independent, diagnostics = _without_repetitions(levels, batch, samples.logsnr_error)
     values, _ = independent.distinct
     if len(values) < _MIN_LEVELS:
         raise ValueError(
             f"The loss draws only {len(values)} noise levels, at log-SNR "
             f"{', '.join(f'{value:.2f}' for value in values)}: too few for a curve."
         )
-    return independent, found
+    return independent, diagnostics
 
 
 def _without_repetitions(
@@ -127,9 +127,9 @@ def _without_repetitions(
     if is_table or not is_atom.any() or is_atom.sum() > 5:
         return levels, []
     share = float(counts[is_atom].sum() / len(logsnr))
-    found = Clamped(share=share, logsnr=values[is_atom].tolist())
+    clamped = Clamped(share=share, logsnr=values[is_atom].tolist())
     rest = np.abs(logsnr[:, None] - values[is_atom]).min(1) > 1e-5 + 8 * levels.error
-    return levels.at(np.flatnonzero(rest)), [found]
+    return levels.at(np.flatnonzero(rest)), [clamped]
 
 
 def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:

@@ -194,13 +194,13 @@ class StepCurve:
         """True if all time steps are equally likely."""
         inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
         # with few samples per step, step numbers are uncertain in the tails
-        kept = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
+        is_compared = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
         u, places = expit(self.ends.s), self.ends.places
         if inner.sum() < 3:
             return False
         off = u - np.polyval(np.polyfit(places[inner], u[inner], 1), places)
         allowed = 2 * u * (1 - u) * self.ends.error
-        return bool((np.abs(off) < np.maximum(allowed, 1 / self.num))[kept].all())
+        return bool((np.abs(off) < np.maximum(allowed, 1 / self.num))[is_compared].all())
 
     @cached_property
     def curve(self) -> RisingCurve:
@@ -216,8 +216,8 @@ class StepCurve:
         error = curve.slope_error(steps)
         end_error = u * (1 - u) * self.ends.error
         is_kept = np.isin(places, curve.places)
-        own = (end_error[1:] + end_error[:-1]) / width + 1e-5
-        error[1:-1] = np.where(is_kept[1:] & is_kept[:-1], own, error[1:-1])
+        inner = (end_error[1:] + end_error[:-1]) / width + 1e-5
+        error[1:-1] = np.where(is_kept[1:] & is_kept[:-1], inner, error[1:-1])
         for end, probability in ((0, u[0] - self.outside[0]), (-1, 1 - u[-1] - self.outside[1])):
             if self.num * probability > _MIN_SAMPLES_AT_END:  # an end, and not a tail cut off
                 log_p[end] = np.log(probability)

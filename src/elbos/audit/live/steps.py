@@ -167,7 +167,7 @@ def samples_of(
     b, alpha = torch.where(alpha < 0, -b, b), alpha.abs()
     nominal = sigma / (1 + gamma**2) ** 0.5  # without input perturbation
     scale = given_scale(2 * (alpha / sigma).log(), conditions.single)
-    process = process_of(alpha, nominal, offset=0.0, rtol=0.0, given=scale)
+    process = process_of(alpha, nominal, offset=0.0, rtol=0.0, network_scale=scale)
     if data_scale is not None:
         process = process._replace(scale=data_scale)
     logsnr = process.logsnr(alpha, sigma)

@@ -142,8 +142,8 @@ def nearest_weightings(
 
     A weighting with fitted parameters is omitted if it equals a published weighting.
     """
-    kept = p > 1e-6 * p.max()
-    logsnr, log_w, p = logsnr[kept], log_w[kept], p[kept] / p[kept].sum()
+    is_used = p > 1e-6 * p.max()
+    logsnr, log_w, p = logsnr[is_used], log_w[is_used], p[is_used] / p[is_used].sum()
     levels = torch.from_numpy(logsnr)
 
     def curve(weighting: Weighting) -> Array:
@@ -155,12 +155,12 @@ def nearest_weightings(
 
     def candidates(some: Iterable[Weighting], least: float) -> list[_Candidate]:
         curves = ((w, curve(w)) for w in some)
-        found = [_Candidate(spread(log_w - log_v, p), w, log_v, least) for w, log_v in curves]
-        return sorted(found, key=attrgetter("distance"))
+        matches = [_Candidate(spread(log_w - log_v, p), w, log_v, least) for w, log_v in curves]
+        return sorted(matches, key=attrgetter("distance"))
 
     published = sorted({recipe.closed_form for recipe in RECIPES.values()}, key=repr)
-    found, fitted = candidates(published, MIN_GAIN), list[Weighting]()
-    for family in _FAMILIES if found[0].distance > MIN_GAIN else ():
+    matches, fitted = candidates(published, MIN_GAIN), list[Weighting]()
+    for family in _FAMILIES if matches[0].distance > MIN_GAIN else ():
         distances = [distance_of(family.build(*theta)) for theta in family.starts]
         start = family.starts[int(np.argmin(distances))]
         theta = fit_family(family.build, start, distance_of, bounds=family.bounds, max_calls=150)
@@ -171,15 +171,17 @@ def nearest_weightings(
         )
         if not is_at_bound:
             fitted.append(family.build(*(float(f"{value:.3g}") for value in theta)))
-    found += candidates(fitted, SAME)
+    matches += candidates(fitted, SAME)
     named: list[_Candidate] = []
-    for one in found:  # keep one name per curve, published names first
+    for candidate in matches:  # keep one name per curve, published names first
         # curves at different distances are at least the difference apart
-        alike = (v.log_v for v in named if abs(one.distance - v.distance) <= one.least)
-        if math.isfinite(one.distance) and all(spread(one.log_v - v, p) > one.least for v in alike):
-            named.append(one)
+        alike = (v.log_v for v in named if abs(candidate.distance - v.distance) <= candidate.least)
+        if math.isfinite(candidate.distance) and all(
+            spread(candidate.log_v - v, p) > candidate.least for v in alike
+        ):
+            named.append(candidate)
     named.sort(key=attrgetter("distance"))
-    return [Nearest(code(one.weighting), one.distance) for one in named]
+    return [Nearest(code(candidate.weighting), candidate.distance) for candidate in named]
 
 
 _FORMULAS = (  # in snr and a parameter g; the first that fits is taken
@@ -229,8 +231,8 @@ def fit_formula(
     The formula depends on the SNR and on the parameter g. Returns the distance (infinity if the
     coefficient is 0 at a grid point) and g.
     """
-    kept = p > 1e-6 * p.max()
-    snr, log_c, p = np.exp(logsnr[kept]), log_c[kept], p[kept] / p[kept].sum()
+    is_used = p > 1e-6 * p.max()
+    snr, log_c, p = np.exp(logsnr[is_used]), log_c[is_used], p[is_used] / p[is_used].sum()
     if not np.isfinite(log_c).all():
         return math.inf, 1.0
 
@@ -242,12 +244,12 @@ def fit_formula(
     starts = np.arange(-4, 7, 0.1)  # of log g
     difference = log_c - _log_value(formula, snr, np.exp(starts)[:, None])
     start = starts[int(((difference - (difference @ p)[:, None]) ** 2 @ p).argmin())]
-    found = minimize_scalar(
+    minimum = minimize_scalar(
         lambda log_g: distance_at(math.exp(log_g)),
         bounds=(start - 0.1, start + 0.1),
         method="bounded",
     )
-    g = float(f"{math.exp(found.x):.3g}")
+    g = float(f"{math.exp(minimum.x):.3g}")
     return distance_at(g), g
 
 
@@ -326,8 +328,8 @@ def find_factor(
     is_needed = logsnr < end
     at = np.append(logsnr[is_needed].numpy(), end)
     values = np.append(log_factor[is_needed].numpy(), 0.0)
-    kept = _corners(at, values)
-    return MonotoneFactor(None, end, at[kept], values[kept])
+    corners = _corners(at, values)
+    return MonotoneFactor(None, end, at[corners], values[corners])
 
 
 def _corners(x: Array, y: Array) -> list[int]:

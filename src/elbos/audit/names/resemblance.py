@@ -193,11 +193,11 @@ class LossCurves:
 
     def has_density(self, schedule: Schedule) -> bool:
         log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
-        kept = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
-        if (self.p * kept).sum() < 0.99:  # some noise levels are beyond the ends of the schedule
+        is_used = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
+        if (self.p * is_used).sum() < 0.99:  # some noise levels are beyond the ends of the schedule
             return False
-        p = self.p[kept] / self.p[kept].sum()
-        return spread((self.log_p - log_q)[kept], p) < _SAME_DENSITY[self.density_kind]
+        p = self.p[is_used] / self.p[is_used].sum()
+        return spread((self.log_p - log_q)[is_used], p) < _SAME_DENSITY[self.density_kind]
 
 
 def published_recipe(loss: LossCurves) -> str | None:
@@ -205,7 +205,7 @@ def published_recipe(loss: LossCurves) -> str | None:
     levels = torch.from_numpy(loss.logsnr)
     log_k = loss.log_w - loss.log_p
     used = loss.p * (loss.p > 1e-6 * loss.p.max())  # a coefficient may be 0 in the tails
-    found: dict[str, tuple[bool, float]] = {}  # another prediction type, and the distance
+    distances: dict[str, tuple[bool, float]] = {}  # another prediction type, and the distance
     for name, recipe in RECIPES.items():
         if loss.has_density(recipe.schedule):
             coefficient = recipe.coefficient(levels).log()
@@ -213,8 +213,8 @@ def published_recipe(loss: LossCurves) -> str | None:
             d = spread(log_k - (coefficient - per_error).numpy(), used)
             if d < SAME:
                 kind = type(recipe.parameterization).__name__.lower()
-                found[name] = kind != loss.prediction, d
-    return min(found, key=lambda name: found[name], default=None)
+                distances[name] = kind != loss.prediction, d
+    return min(distances, key=lambda name: distances[name], default=None)
 
 
 def resemblances(loss: LossCurves) -> list[Resemblance]:
@@ -223,42 +223,50 @@ def resemblances(loss: LossCurves) -> list[Resemblance]:
     They agree in target, process, coefficient or noise levels, if need be after correction of one
     common coding mistake.
     """
-    found = [*_of_the_target(loss)]
+    targets = [*_of_the_target(loss)]
     if loss.process.startswith(BUT_FOR):
         meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")
-        found.append(Resemblance(*meant, loss.process.removeprefix(BUT_FOR)))
-    others = [*_of_the_coefficient(loss), *_of_the_levels(loss)]
+        targets.append(Resemblance(*meant, loss.process.removeprefix(BUT_FOR)))
+    rest = [*_of_the_coefficient(loss), *_of_the_levels(loss)]
     is_published = published_recipe(loss) is not None  # by another formula, or other noise levels
-    return found + [one for one in others if not (is_published and one.change)]
+    return targets + [
+        resemblance for resemblance in rest if not (is_published and resemblance.change)
+    ]
 
 
 def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
     if loss.prediction is None or loss.fit("1", 0.0):
         return
-    meant = [one for one in COEFFICIENTS if one.prediction == loss.prediction]
-    for one in meant:
-        if fit := loss.fit(one.formula, one.least):
-            formula = _with_parameter(one.formula, fit[1])
-            yield Resemblance("coefficient", one.name, formula, "", formula)
+    meant = [
+        coefficient for coefficient in COEFFICIENTS if coefficient.prediction == loss.prediction
+    ]
+    for coefficient in meant:
+        if fit := loss.fit(coefficient.formula, coefficient.least):
+            formula = _with_parameter(coefficient.formula, fit[1])
+            yield Resemblance("coefficient", coefficient.name, formula, "", formula)
             return
     slips = [
-        (other.formula, f"the weight for predicting {other.prediction}", one)
-        for one in meant
+        (other.formula, f"the weight for predicting {other.prediction}", coefficient)
+        for coefficient in meant
         for other in COEFFICIENTS
-        if one.name == other.name and one != other and not one.name.startswith("the plain")
+        if coefficient.name == other.name
+        and coefficient != other
+        and not coefficient.name.startswith("the plain")
     ]
     slips += [
-        (re.sub(pattern, replacement, one.formula), change, one)
-        for one in meant
+        (re.sub(pattern, replacement, coefficient.formula), change, coefficient)
+        for coefficient in meant
         for change, pattern, replacement in EDITS
-        if re.search(pattern, one.formula)
+        if re.search(pattern, coefficient.formula)
     ]
-    fits = [loss.fit(formula, one.least) for formula, _, one in slips]
+    fits = [loss.fit(formula, coefficient.least) for formula, _, coefficient in slips]
     fitting = [(*fit, *slip) for fit, slip in zip(fits, slips, strict=True) if fit]
     if fitting:
-        _, g, formula, change, one = min(fitting, key=lambda found: found[0] // MIN_GAIN)
-        published, here = (_with_parameter(text, g) for text in (one.formula, formula))
-        yield Resemblance("coefficient", one.name, published, change, here)
+        _, g, formula, change, coefficient = min(
+            fitting, key=lambda fit_of_slip: fit_of_slip[0] // MIN_GAIN
+        )
+        published, here = (_with_parameter(text, g) for text in (coefficient.formula, formula))
+        yield Resemblance("coefficient", coefficient.name, published, change, here)
 
 
 def _of_the_target(loss: LossCurves) -> Iterator[Resemblance]:
@@ -275,8 +283,8 @@ def _of_the_target(loss: LossCurves) -> Iterator[Resemblance]:
 
 def _of_the_levels(loss: LossCurves) -> Iterator[Resemblance]:
     flow = FAMILIES["rectified flow"]
-    recipes = {name: one for name, one in RECIPES.items() if (name in flow) == loss.is_flow}
-    is_published = any(loss.has_density(one.schedule) for one in recipes.values())
+    recipes = {name: r for name, r in RECIPES.items() if (name in flow) == loss.is_flow}
+    is_published = any(loss.has_density(r.schedule) for r in recipes.values())
     if is_published or not loss.is_measured:
         return
     for edit in _SCHEDULES:
@@ -289,7 +297,7 @@ def _of_the_levels(loss: LossCurves) -> Iterator[Resemblance]:
                 continue
             if edited != recipe.schedule and loss.has_density(edited):
                 published, here = (
-                    code(one, has_defaults=True) for one in (recipe.schedule, edited)
+                    code(schedule, has_defaults=True) for schedule in (recipe.schedule, edited)
                 )
                 yield Resemblance("noise levels", name, published, edit.change, here)
                 return

@@ -17,40 +17,42 @@ Slot = int | str
 class Arguments:
     num: int  # samples
     noisy: Slot | None  # the argument that is the noisy data; None if they are part of one
-    others: Mapping[Slot, Any]
+    rest: Mapping[Slot, Any]
     varying: frozenset[Slot] = frozenset()  # those that another call has other values of
 
     @classmethod
     def of_call(cls, z: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> "Arguments":
         named = dict[Slot, Any]([*enumerate(args), *kwargs.items()])
-        noisy = next((slot for slot, one in named.items() if one is z), None)
-        others = {slot: one for slot, one in named.items() if one is not z}
-        return cls(len(z), noisy, others)
+        noisy = next((slot for slot, value in named.items() if value is z), None)
+        rest = {slot: value for slot, value in named.items() if value is not z}
+        return cls(len(z), noisy, rest)
 
     def beside(self, other: "Arguments") -> "Arguments":
-        pairs = {slot: (one, other.others.get(slot)) for slot, one in self.others.items()}
+        pairs = {slot: (value, other.rest.get(slot)) for slot, value in self.rest.items()}
         return replace(self, varying=frozenset(s for s, pair in pairs.items() if not _equal(*pair)))
 
     def numbers(self) -> dict[Slot, Float[Tensor, " b"]]:
-        found = {}
-        for slot, value in self.others.items():
+        columns = {}
+        for slot, value in self.rest.items():
             if isinstance(value, Tensor) and value.numel() in (1, self.num):
                 if not value.is_complex():
                     flat = value.detach().flatten().double().cpu()
-                    found[slot] = flat.expand(self.num).clone()
+                    columns[slot] = flat.expand(self.num).clone()
             elif type(value) in (int, float):
-                found[slot] = torch.full((self.num,), value, dtype=torch.float64)
-        return found
+                columns[slot] = torch.full((self.num,), value, dtype=torch.float64)
+        return columns
 
 
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return one.shape == other.shape and torch.equal(one, other)
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
-    return type(one) is type(other) and (one is other or bool(np.all(one == other)))
+def _equal(value: Any, other: Any) -> bool:
+    if isinstance(value, Tensor) and isinstance(other, Tensor):
+        return value.shape == other.shape and torch.equal(value, other)
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        return value.keys() == other.keys() and all(
+            _equal(value[name], other[name]) for name in value
+        )
+    if isinstance(value, list | tuple) and isinstance(other, list | tuple):
+        return len(value) == len(other) and all(map(_equal, value, other))
+    return type(value) is type(other) and (value is other or bool(np.all(value == other)))
 
 
 def shown(slot: Slot) -> str:
@@ -61,9 +63,9 @@ def shown(slot: Slot) -> str:
 def has_rows(value: Any, num: int) -> bool:
     """Return whether a network argument is, or contains, a tensor with one row per sample."""
     if isinstance(value, Mapping):
-        return any(has_rows(one, num) for one in value.values())
+        return any(has_rows(item, num) for item in value.values())
     if isinstance(value, list | tuple):
-        return any(has_rows(one, num) for one in value)
+        return any(has_rows(item, num) for item in value)
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == num
 
 

@@ -111,7 +111,7 @@ class Curve:
 
         The steps are those of `elbos.adapters.diffusers`.
         """
-        return cls(lambda one: np.interp(one, logsnr, steps))
+        return cls(lambda level: np.interp(level, logsnr, steps))
 
 
 def _affine(formula: _Formula, factor: float, constant: float) -> _Formula:
@@ -155,7 +155,7 @@ class Convention:
         0 if all functions are formulas or the steps of a table. The error of a time is in log-SNR;
         that of a coefficient is relative.
         """
-        return max(one.error for one in (self.log_alpha, self.a, self.b, *self.times.values()))
+        return max(curve.error for curve in (self.log_alpha, self.a, self.b, *self.times.values()))
 
     @classmethod
     def from_samples(cls, samples: Samples, sigma_data: float | None) -> "Convention":
@@ -164,15 +164,15 @@ class Convention:
         Raises:
             ValueError: If the samples do not determine it; the message says why.
         """
-        fatal = [one.text for one in samples.diagnostics if one.is_fatal]
+        fatal = [item.text for item in samples.diagnostics if item.is_fatal]
         if fatal:
             raise ValueError(f"The loss determines no denoiser: {fatal[0]}")
-        if any(isinstance(one, Encoded) for one in samples.diagnostics):
+        if any(isinstance(item, Encoded) for item in samples.diagnostics):
             raise ValueError(
                 "The loss encodes or normalizes its data: probe the loss of the encoded data, "
                 "which the denoiser takes."
             )
-        if any(isinstance(one, InputPerturbation) for one in samples.diagnostics):
+        if any(isinstance(item, InputPerturbation) for item in samples.diagnostics):
             raise ValueError(
                 "The loss perturbs the input of its network: probe it without the perturbation."
             )
@@ -187,13 +187,13 @@ class Convention:
                 "roughly only: draw it by torch.randn."
             )
         logsnr = 2 * (samples.alpha / samples.sigma).log()
-        kept = samples.logsnr.isfinite() & (samples.rounding < _MAX_ROUNDING)
-        kept &= samples.coefficient != 0
-        order = torch.argsort(logsnr[kept])
+        is_used = samples.logsnr.isfinite() & (samples.rounding < _MAX_ROUNDING)
+        is_used &= samples.coefficient != 0
+        order = torch.argsort(logsnr[is_used])
         scale = samples.process.scale
 
         def column(values: Tensor) -> Array:
-            return values[kept][order].numpy()
+            return values[is_used][order].numpy()
 
         level = column(logsnr)
         inputs = {slot: column(values) for slot, values in samples.inputs.items()}
@@ -211,12 +211,12 @@ class Convention:
             knots = knots[np.unique(np.linspace(0, len(knots) - 1, _NUM_KNOTS).astype(int))]
 
         at = level[knots]
-        a, b = (column(one)[knots] for one in (scale * samples.a, samples.b))
+        a, b = (column(item)[knots] for item in (scale * samples.a, samples.b))
         size, rounding = np.hypot(a, b), 2 * column(samples.rounding)[knots]
         shift = -2 * math.log(scale)  # to the log-SNR that the audit shows, of scaled data
 
         def scaled(formula: _Formula) -> _Formula:
-            return lambda one: formula(one + shift)
+            return lambda item: formula(item + shift)
 
         targets: list[Parameterization] = [V(), Score()]
         if sigma_data:
@@ -239,31 +239,31 @@ class Convention:
         log_alphas = [*map(scaled, _LOG_ALPHAS)]
         if sigma_data:
             variance = sigma_data**2
-            log_alphas.append(scaled(lambda one: -np.log(variance + np.exp(-one)) / 2))
-        others = {
-            slot: value for slot, value in samples.example.others.items() if slot not in times
+            log_alphas.append(scaled(lambda item: -np.log(variance + np.exp(-item)) / 2))
+        constants = {
+            slot: value for slot, value in samples.example.rest.items() if slot not in times
         }
         varying = dict.fromkeys(samples.example.varying)
         conditions = [
             slot
-            for slot, value in others.items()
+            for slot, value in constants.items()
             if not is_constant.get(slot, False)
             and (has_rows(value, samples.example.num) or slot in inputs | varying)
         ]
         log_alpha = column(samples.alpha.log())[knots]
-        found = cls(
+        convention = cls(
             log_alpha=Curve.fitted(at, log_alpha, log_alphas, np.ones_like(at), rounding),
             a=Curve.fitted(at, a, of_a, size, rounding * size),
             b=Curve.fitted(at, b, of_b, size, rounding * size),
             times=curves,
-            constants={slot: one for slot, one in others.items() if slot not in conditions},
+            constants={slot: item for slot, item in constants.items() if slot not in conditions},
             conditions=conditions,
             example=samples.example,
             offset=samples.data_offset,
         )
-        if found.error == 0 and not is_table and np.ptp(at) > _MIN_RANGE:
-            return found
-        return replace(found, logsnr_min=float(at[0]), logsnr_max=float(at[-1]))
+        if convention.error == 0 and not is_table and np.ptp(at) > _MIN_RANGE:
+            return convention
+        return replace(convention, logsnr_min=float(at[0]), logsnr_max=float(at[-1]))
 
 
 def _coefficient(target: Parameterization, i: int) -> _Formula:

@@ -55,10 +55,10 @@ def paired_grams(
     x, x_other = reference
     z, dx, dz = paired.z, x - x_other, paired.z - paired.z_other
     eps = noise_in(paired.moved, along(dz, dx) * x)
-    kept = torch.ones_like(z)
+    is_counted = torch.ones_like(z)
     if is_uneven:
         c = c_other = paired.change / (2 * paired.moved.answer)
-        kept = c.abs() > 1e-6 * c.abs().max()
+        is_counted = c.abs() > 1e-6 * c.abs().max()
     else:
         shape = (-1, *(1,) * (z.ndim - 1))
         c, c_other = paired.coefficient().reshape(shape), paired.coefficient_other().reshape(shape)
@@ -68,7 +68,7 @@ def paired_grams(
         y = y - paired.moved.summed.independent_part(y, x).reshape(y.shape)
     vectors = {"x": x, "dx": dx, "z": z, "dz": dz, "y": y, "dy": dy, "eps": eps}
     vectors["one"] = torch.ones_like(z)
-    return _products([(vectors[name] * kept).flatten(1) for name in _VECTORS]).cpu()
+    return _products([(vectors[name] * is_counted).flatten(1) for name in _VECTORS]).cpu()
 
 
 def single_products(
@@ -86,10 +86,10 @@ def single_products(
         is_part_enough: Whether to use only `some_elements`.
     """
     used = (x, noise_in(call, x), call.answer, call.z, call.gradient)
-    data, *others = (vector.flatten(1) for vector in used)
+    data, *rest = (vector.flatten(1) for vector in used)
     if is_part_enough:
-        data, *others = map(some_elements, (data, *others))
-    return _products([data + offset, *others, torch.ones_like(data)]).cpu()
+        data, *rest = map(some_elements, (data, *rest))
+    return _products([data + offset, *rest, torch.ones_like(data)]).cpu()
 
 
 def single_grams(
@@ -105,16 +105,16 @@ def single_grams(
     parts = torch.linalg.solve_ex(products[:, :3, :3], products[:, :3, 4]).result
     c = parts[:, 2] / 2
     per_c = torch.where(c == 0, 0.0, 0.5 / c)  # no target where there is no weight
-    data, eps, answer, z, g, one = torch.eye(6, dtype=torch.float64)
+    data, eps, answer, z, g, unit = torch.eye(6, dtype=torch.float64)
     vectors = {
-        "x": data - offset * one,
+        "x": data - offset * unit,
         "dx": data,
         "z": z,
         "dz": alpha[:, None] * data,
         "y": (c != 0)[:, None] * answer - per_c[:, None] * g,
         "dy": -(parts[:, 0] * per_c)[:, None] * data,
         "eps": eps,
-        "one": one,
+        "one": unit,
     }
     combined = torch.stack([vectors[name].expand(len(c), -1) for name in _VECTORS], dim=1)
     return combined @ products @ combined.mT, c
@@ -182,7 +182,7 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
         is_noise_known: Whether `eps` is the noise; otherwise $\sigma'$ is the norm of
             $z - \alpha' x$, with a relative error of $1/\sqrt{2d}$.
     """
-    x, dx, z, dz, y, dy, eps, one = torch.eye(len(_VECTORS), dtype=torch.float64)
+    x, dx, z, dz, y, dy, eps, unit = torch.eye(len(_VECTORS), dtype=torch.float64)
 
     # dot products of linear combinations of the vectors
     def dot(u: Tensor, v: Tensor) -> Float[Tensor, " n"]:
@@ -196,11 +196,11 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
         return dot(u, v) / dot(v, v).clamp(min=1e-300)
 
     alpha, a = along(dz, dx), along(dy, dx)
-    flat = one.expand(len(grams), -1)
+    flat = unit.expand(len(grams), -1)
     if is_noise_known:  # without the constant component of the noise itself
-        flat = one - along(one, eps)[:, None] * eps
+        flat = unit - along(unit, eps)[:, None] * eps
     # the number added to the data: the constant component of z - alpha x that grows with alpha
-    noise, num = z - alpha[:, None] * x, dot(one, one)
+    noise, num = z - alpha[:, None] * x, dot(unit, unit)
     is_seen = norm2(flat) > 1e-9 * num  # in one dimension a constant is noise
     constant = torch.where(is_seen, along(noise, flat), 0.0)
     weight = norm2(flat) / norm2(noise).clamp(min=1e-12) * alpha
@@ -209,7 +209,7 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
     error = (weight * (constant - alpha * mu)).norm() / information
     offset = mu.item() if mu.abs() > 6 * error + 1e-4 else 0.0
 
-    x = x + offset * one
+    x = x + offset * unit
     noise, rest = z - alpha[:, None] * x, y - a[:, None] * x
     power = norm2(noise)
     if is_noise_known:

@@ -36,12 +36,12 @@ class Distribution:
     def of_call(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> "Drawn":
         if not self.parameters:
             return Drawn(self.kind, _ZERO, _ONE)
-        given = dict(zip(self.parameters, args[self.first :], strict=False)) | dict(kwargs)
+        arguments = dict(zip(self.parameters, args[self.first :], strict=False)) | dict(kwargs)
         lower, upper = self.parameters
-        if self.kind == "integer" and isinstance(given.get(upper), tuple | list | None):
-            given |= {lower: 0, upper: given[lower]}  # randint(high, size)
+        if self.kind == "integer" and isinstance(arguments.get(upper), tuple | list | None):
+            arguments |= {lower: 0, upper: arguments[lower]}  # randint(high, size)
         first, second = (
-            torch.as_tensor(given.get(name, default)).detach().to(value.device, torch.float64)
+            torch.as_tensor(arguments.get(name, default)).detach().to(value.device, torch.float64)
             for name, default in zip(self.parameters, (0.0, 1.0), strict=True)
         )
         return Drawn(self.kind, first, second + self.is_closed)

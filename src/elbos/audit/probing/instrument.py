@@ -120,19 +120,21 @@ class ProbeNetwork(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction():  # hides these operations from the recorder
             arguments = [*args, *kwargs.values()]
-            given = noisy_data(arguments, self.x)
-            self.is_in_jvp |= torch._C._functorch.is_gradtrackingtensor(given)
-            call = self._call(given, Arguments.of_call(given, args, kwargs))
+            z = noisy_data(arguments, self.x)
+            self.is_in_jvp |= torch._C._functorch.is_gradtrackingtensor(z)
+            call = self._call(z, Arguments.of_call(z, args, kwargs))
         self.calls.append(call)
         leaf = call.answer
         answer = leaf.view_as(leaf)
-        inputs = [one for one in arguments if isinstance(one, Tensor) and one.requires_grad]
+        inputs = [
+            tensor for tensor in arguments if isinstance(tensor, Tensor) and tensor.requires_grad
+        ]
         if inputs:
             self.slopes.append(torch.full_like(leaf, self.answer.slope).requires_grad_())
-        for one in inputs:
-            change = one - one.detach()
+        for tensor in inputs:
+            change = tensor - tensor.detach()
             answer = answer + self.slopes[-1] * (
-                change if one.shape == leaf.shape else change.sum()
+                change if tensor.shape == leaf.shape else change.sum()
             )
         answer.sample = answer.view_as(answer)  # type: ignore[attr-defined]
         if self.form.container == "pair":

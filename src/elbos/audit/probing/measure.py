@@ -86,15 +86,17 @@ def measuring(
         ValueError: In one line, if the loss cannot be measured.
     """
     _require_usable(loss_fn, x, num_samples, seed, data_scale)
-    x, given = x.detach(), (num_samples, distant_seed(seed), data_scale, advance)
+    x, settings = x.detach(), (num_samples, distant_seed(seed), data_scale, advance)
     num_times = min(_NUM_ELEMENTS // x.numel(), num_samples // (4 * NUM_BLOCKS * len(x)))
     measurement = None
     with _ONE_AT_A_TIME, preserved_random_states():
         if num_times > 1:
             with contextlib.suppress(ValueError):
-                repeated = Measurement(loss_fn, x.repeat(num_times, *(1,) * (x.ndim - 1)), *given)
+                repeated = Measurement(
+                    loss_fn, x.repeat(num_times, *(1,) * (x.ndim - 1)), *settings
+                )
                 measurement = None if repeated.has_draws_per_batch else repeated
-        yield measurement or Measurement(loss_fn, x, *given)
+        yield measurement or Measurement(loss_fn, x, *settings)
 
 
 class Measurement:
@@ -194,15 +196,15 @@ class Measurement:
             raise ValueError("The loss is not finite: its gradient is NaN for every sample.")
         if not c[is_finite].any():
             raise ValueError("The loss is zero: so is its gradient, for every sample.")
-        found = list(pilot.diagnostics)
+        diagnostics = list(pilot.diagnostics)
         if not is_finite.all():
-            found.append(NotFinite(1 - is_finite.double().mean().item()))
+            diagnostics.append(NotFinite(1 - is_finite.double().mean().item()))
         is_used = is_finite
         rows = c[: len(c) // self.batch_size * self.batch_size].reshape(-1, self.batch_size)
         is_trained = rows.any(0)
         by_chance = (rows[:, is_trained] == 0).double().mean() ** len(rows) * self.batch_size
         if len(rows) >= _MIN_BATCHES and not is_trained.all() and by_chance < _MAX_CHANCE:
-            found.append(UntrainedSamples(1 - is_trained.double().mean().item()))
+            diagnostics.append(UntrainedSamples(1 - is_trained.double().mean().item()))
             is_used = is_finite & is_trained.repeat(len(rows) + 1)[: len(c)]
         grams, c, numbers, quantiles = (
             column[is_used] for column in (grams, c, numbers, quantiles[:num])
@@ -214,7 +216,7 @@ class Measurement:
             solved.sigma / (1 + noise.gamma**2) ** 0.5,  # without input perturbation
             offset=solved.offset,
             rtol=rtol,
-            given=pilot.given_scale,
+            network_scale=pilot.given_scale,
         )
         if data_scale is not None:
             process = process._replace(scale=data_scale)
@@ -222,10 +224,10 @@ class Measurement:
         if noise.is_known and pilot.is_given:
             require_explained(solved.unexplained_noise, logsnr)
         factor = solved.b - solved.a * solved.sigma / solved.alpha
-        if not any(one.is_fatal for one in found):
+        if not any(diagnostic.is_fatal for diagnostic in diagnostics):
             has_target = logsnr.isfinite() & (c != 0)
-            found += of_the_target(solved.unexplained_target[has_target])
-            found += scatter.of_the_target(logsnr[has_target], factor[has_target], error=rtol)
+            diagnostics += of_the_target(solved.unexplained_target[has_target])
+            diagnostics += scatter.of_the_target(logsnr[has_target], factor[has_target], error=rtol)
         is_spread_fitted = noise.reference.draw is not None
         return Samples(
             logsnr=logsnr,
@@ -246,7 +248,7 @@ class Measurement:
             inputs={slot: inputs[slot][:num][is_used] for slot in inputs},
             example=pilot.queries.example,
             time_sign=pilot.time_sign,
-            diagnostics=found,
+            diagnostics=diagnostics,
         )
 
 

@@ -50,7 +50,10 @@ class Noise:
 
     @property
     def is_summed(self) -> bool:
-        return any(isinstance(one, SummedNoise | InputPerturbation) for one in self.diagnostics)
+        return any(
+            isinstance(diagnostic, SummedNoise | InputPerturbation)
+            for diagnostic in self.diagnostics
+        )
 
     def prepare(self, call: SingleCall) -> SingleCall:
         call = self.reference.prepare(call)
@@ -85,14 +88,16 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
     """
 
     def solved(calls: list[PairedCalls], reference: Reference, *, is_known: bool) -> Coefficients:
-        grams = [paired_grams(one, reference.at(one.moved), is_uneven=is_uneven) for one in calls]
+        grams = [
+            paired_grams(call, reference.at(call.moved), is_uneven=is_uneven) for call in calls
+        ]
         return solve(torch.cat(grams), is_noise_known=is_known)
 
     def candidate(reference: Reference) -> _Candidate:
-        calls = [replace(one, moved=reference.prepare(one.moved)) for one in paired]
-        found = solved(calls, reference, is_known=True)
-        parts = _draw_factors(calls, _noises(calls, reference, found), reference.x)
-        return _Candidate(calls, reference, found, parts)
+        calls = [replace(call, moved=reference.prepare(call.moved)) for call in paired]
+        coefficients = solved(calls, reference, is_known=True)
+        parts = _draw_factors(calls, _noises(calls, reference, coefficients), reference.x)
+        return _Candidate(calls, reference, coefficients, parts)
 
     best, diagnostics = candidate(reference), list[Diagnostic]()
     alpha, parts = best.coefficients.alpha, best.parts
@@ -101,25 +106,32 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
         spread = torch.full_like(reference.x, parts.ratio(draw, alpha) or 0.0)
         sampled = replace(reference, spread=spread, spread_other=spread, draw=draw)
         best, diagnostics = candidate(sampled), [sampled.diagnostic]
-    calls, reference, found, parts = best.paired, best.reference, best.coefficients, best.parts
+    calls, reference, coefficients, parts = (
+        best.paired,
+        best.reference,
+        best.coefficients,
+        best.parts,
+    )
     if best.has_more_draws:
         diagnostics.append(parts.diagnostic)
         if not parts.shared:
-            noise = Noise(True, found, reference, diagnostics, tuple(parts.full))
-            added = [replace(one, moved=noise.prepare(one.moved)) for one in paired]
+            noise = Noise(True, coefficients, reference, diagnostics, tuple(parts.full))
+            added = [replace(call, moved=noise.prepare(call.moved)) for call in paired]
             noise = replace(noise, coefficients=solved(added, reference, is_known=True))
             return _with_target(noise, best)
-    elif not (best.unexplained > MAX_UNEXPLAINED or found.constant_noise > 1e-4):  # or NaN
-        return _with_target(Noise(True, found, reference, diagnostics), best)
+    elif not (best.unexplained > MAX_UNEXPLAINED or coefficients.constant_noise > 1e-4):  # or NaN
+        return _with_target(Noise(True, coefficients, reference, diagnostics), best)
     if reference.x[0].numel() == 1:
         raise ValueError(
             "A sample is one number, so its noise cannot be told from a shift of the data: draw "
             "the noise by torch.randn_like(x), and shift the data before the loss."
         )
-    found = solved(calls, reference, is_known=False)
+    coefficients = solved(calls, reference, is_known=False)
     if not best.has_more_draws:
-        diagnostics.append(_of_the_statistics(_noises(calls, reference, found), found))
-    return Noise(False, found, reference, diagnostics)
+        diagnostics.append(
+            _of_the_statistics(_noises(calls, reference, coefficients), coefficients)
+        )
+    return Noise(False, coefficients, reference, diagnostics)
 
 
 def _noises(
@@ -235,9 +247,9 @@ def _draw_factors(paired: list[PairedCalls], values: list[Tensor], x: Tensor) ->
 
 def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
     paired, parts = candidate.paired, candidate.parts
-    found, shape = noise.coefficients, (-1, *(1,) * (noise.reference.x.ndim - 1))
+    coefficients, shape = noise.coefficients, (-1, *(1,) * (noise.reference.x.ndim - 1))
     targets = [target_of(calls.gradient, calls.coefficient().reshape(shape)) for calls in paired]
-    rests = _without_data(targets, paired, noise.reference, found.a, found.offset)
+    rests = _without_data(targets, paired, noise.reference, coefficients.a, coefficients.offset)
     target = _draw_factors(paired, rests, noise.reference.x)
     if not (target.full and parts.full) or target.shared:
         return noise
@@ -247,25 +259,25 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
 
 
 def of_the_draws(
-    parts: DrawFactors, target: DrawFactors, power: float, found: list[Diagnostic]
+    parts: DrawFactors, target: DrawFactors, power: float, diagnostics: list[Diagnostic]
 ) -> tuple[list[Diagnostic], float]:
     """Compare the noise in the target with the noise in the network input.
 
     Returns diagnostics, and the standard deviation of a perturbation of the input. `power` is the
-    mean square of the target; `found` are earlier diagnostics.
+    mean square of the target; `diagnostics` are earlier ones.
     """
-    is_summed = any(isinstance(one, SummedNoise | InputPerturbation) for one in found)
+    is_summed = any(isinstance(d, SummedNoise | InputPerturbation) for d in diagnostics)
     share = target.unlike(parts) / power
     if share < (_SAME if is_summed else _MAX_STRANGE) or target.left > 0.01 * share:
-        return found, 0.0
+        return diagnostics, 0.0
     if not set(target.full) <= set(parts.full):
-        return [*found, TargetNoise(share)], 0.0
+        return [*diagnostics, TargetNoise(share)], 0.0
     perturbations = [i for i in parts.full if i not in target.full]
     if len(parts.full) == 2 and len(perturbations) == 1:
         gamma = parts.ratio(perturbations[0], parts.factors[:, target.full[0]])
         if gamma is not None:
             return [InputPerturbation(abs(gamma))], abs(gamma)
-    return [*found, IndependentTarget(share)], 0.0
+    return [*diagnostics, IndependentTarget(share)], 0.0
 
 
 def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:

@@ -38,8 +38,8 @@ class DrawSum:
 
 
 def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[Tensor, "b k"]:
-    others = torch.stack([x.flatten(1).double(), torch.ones_like(draws[:, 0])], dim=1)
-    vectors = torch.cat([draws, others], dim=1)
+    regressors = torch.stack([x.flatten(1).double(), torch.ones_like(draws[:, 0])], dim=1)
+    vectors = torch.cat([draws, regressors], dim=1)
     projections = vectors @ value.flatten(1).double()[:, :, None]
     factors: Tensor = torch.linalg.solve_ex(vectors @ vectors.mT, projections).result
     return factors[:, : draws.shape[1], 0]

@@ -74,7 +74,7 @@ class Pilot:
         num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
         seeds = [seed + i for i in range(num_batches)]
         zeros = {s: queries.zeros.get(s) or queries.instrument.observed(x, s) for s in seeds}
-        found, ignored = squared_error.of_the_error(queries, {s: zeros[s] for s in seeds[:4]})
+        diagnostics, ignored = squared_error.of_the_error(queries, {s: zeros[s] for s in seeds[:4]})
         queries = replace(queries, ignored=ignored)
         paired = [
             calls
@@ -82,26 +82,28 @@ class Pilot:
             for calls in queries.paired(s, zero=zero, with_other_moved=True)
         ]
         paired = [calls for calls in paired if calls.is_finite()] or paired
-        is_uneven = any(isinstance(one, Uneven | UntrainedElements) for one in found)
-        found += squared_error.of_the_calls(queries.instrument, x, zeros, len(queries.ignored))
+        is_uneven = any(isinstance(d, Uneven | UntrainedElements) for d in diagnostics)
+        diagnostics += squared_error.of_the_calls(
+            queries.instrument, x, zeros, len(queries.ignored)
+        )
         if data is not x:
-            found.append(CleanElements(1 - data.numel() / x.numel()))
+            diagnostics.append(CleanElements(1 - data.numel() / x.numel()))
         axis, centred = None, paired
         with_axis = centred_noise(paired, data, data_other)
         if with_axis is not None:
             axis, data, data_other = with_axis
             centred = [replace(calls, moved=calls.moved.centred(axis)) for calls in paired]
-            found.append(CentredNoise(axis))
+            diagnostics.append(CentredNoise(axis))
         reference = reference_data(centred, data, data_other)
         if reference is None:
             raise ValueError(reason(centred, data, data_other))
         reference = replace(reference, centred_axis=axis)
         if reference.x is not data:
-            found.append(Encoded())
+            diagnostics.append(Encoded())
         if reference.draw is not None:
-            found.append(reference.diagnostic)
+            diagnostics.append(reference.diagnostic)
         noise = find_noise(paired, reference, is_uneven=is_uneven)
-        found += noise.diagnostics
+        diagnostics += noise.diagnostics
         c, c_other = (
             torch.cat([value(calls) for calls in paired]).cpu()
             for value in (PairedCalls.coefficient, PairedCalls.coefficient_other)
@@ -110,16 +112,16 @@ class Pilot:
         conditions = Conditions.from_batches(numbers, [len(x)] * len(paired))
         depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
         if depends_on_x:
-            found.append(DataDependent())
+            diagnostics.append(DataDependent())
         measured, size = noise.coefficients, noise.reference.x[0].numel()
         logsnr = 2 * (measured.alpha / measured.sigma).log()  # up to the scale of the data
-        if not any(one.is_fatal for one in found):
+        if not any(diagnostic.is_fatal for diagnostic in diagnostics):
             error = 0.0 if noise.is_known else (2 / size) ** 0.5
-            found += conditions.diagnostics(logsnr, measured.alpha, error=error)
+            diagnostics += conditions.diagnostics(logsnr, measured.alpha, error=error)
             if noise.is_known and size >= _MIN_DIMENSIONS:
-                found += scatter.of_the_coefficient(logsnr, c, measured.noise_power)
-        if is_uneven and not any(one.is_fatal for one in found):
-            found += scatter.of_the_elements(logsnr, _shares(paired))
+                diagnostics += scatter.of_the_coefficient(logsnr, c, measured.noise_power)
+        if is_uneven and not any(diagnostic.is_fatal for diagnostic in diagnostics):
+            diagnostics += scatter.of_the_elements(logsnr, _shares(paired))
         is_target_known = _median(measured.unexplained_target[c != 0]) < 1e-4
         is_noise_plain = noise.is_known and not noise.is_summed
         is_loss_plain = is_target_known and not (is_uneven or depends_on_x)
@@ -133,7 +135,7 @@ class Pilot:
             is_uneven=is_uneven,
             is_plain=is_noise_plain and is_loss_plain and x[0].numel() >= _MIN_DIMENSIONS,
             time_sign=scatter.time_sign(logsnr, conditions.single),
-            diagnostics=found,
+            diagnostics=diagnostics,
         )
 
     @cached_property
@@ -142,31 +144,31 @@ class Pilot:
         return are_some_enough(self.noise.reference.x)
 
     def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:
-        reference, found = self.noise.reference, list[Batch]()
+        reference, measured = self.noise.reference, list[Batch]()
         if self.is_plain:
             offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))
             for call in map(self.noise.prepare, self.queries.single(seed, quantiles)):
                 products = single_products(
                     call, reference.at(call)[0], offset, is_part_enough=self.is_part_enough
                 )
-                found.append(
+                measured.append(
                     Batch(products, empty.double(), call.quantiles, call.places, call.inputs)
                 )
-            return found
+            return measured
         for calls in self.queries.paired(seed, quantiles, with_other_moved=self.depends_on_x):
             moved = self.noise.prepare(calls.moved)
             grams = paired_grams(
                 replace(calls, moved=moved), reference.at(moved), is_uneven=self.is_uneven
             )
             c = calls.coefficient().cpu()
-            found.append(Batch(grams, c, moved.quantiles, moved.places, moved.inputs))
-        return found
+            measured.append(Batch(grams, c, moved.quantiles, moved.places, moved.inputs))
+        return measured
 
 
 def _shares(paired: list[PairedCalls]) -> Float[Tensor, "n d"]:
     every = []
     for change in ([p.change for p in paired], [p.change_other for p in paired]):
-        c = torch.stack([one * p.moved.answer for one, p in zip(change, paired, strict=True)])
+        c = torch.stack([dg * p.moved.answer for dg, p in zip(change, paired, strict=True)])
         c = c.flatten(2).double().cpu()
         every.append(c / c.mean(2, keepdim=True))
     share, other = every

@@ -122,7 +122,7 @@ class Queries:
 
         None if noisy and clean data differ in layout.
         """
-        first, second = (one.calls[-1] for one in list(self.zeros.values())[:2])
+        first, second = (observation.calls[-1] for observation in list(self.zeros.values())[:2])
         is_plain = self.element_permutation is None and self.noised is None
         if not is_plain or first.z.shape != self.x.shape:
             return None
@@ -144,12 +144,12 @@ class Queries:
         `zero` is an earlier call with output 0; `quantiles` replace random draws.
         """
         moved = self.single(seed, quantiles)
-        others = [(self.x_other, ZERO), *([(self.x_other, SIGNS)] if with_other_moved else [])]
+        changes = [(self.x_other, ZERO), *([(self.x_other, SIGNS)] if with_other_moved else [])]
         observations = [
             zero or self.instrument.observed(self.x, seed, ZERO, quantiles),
-            *(self.instrument.observed(x, seed, answer, quantiles) for x, answer in others),
+            *(self.instrument.observed(x, seed, answer, quantiles) for x, answer in changes),
         ]
-        runs = [self._counted(one.calls) for one in observations]
+        runs = [self._counted(observation.calls) for observation in observations]
         if len({len(moved), *map(len, runs)}) != 1:
             raise ValueError(
                 "The number of network calls depends on the values of the data: calls of the loss "
@@ -163,7 +163,7 @@ class Queries:
 
     def single(self, seed: int, quantiles: Quantiles | None = None) -> list[SingleCall]:
         """Evaluate a loss with random signs as the network output."""
-        observation, found = self.instrument.observed(self.x, seed, SIGNS, quantiles), []
+        observation, singles = self.instrument.observed(self.x, seed, SIGNS, quantiles), []
         draws = observation.draws
         for call in self._counted(observation.calls):
             z, gradient, answer, rest = self._apart(call)
@@ -171,9 +171,9 @@ class Queries:
             normals = [draw.reshape(z.shape) for draw in drawn if draw.numel() == z.numel()]
             if self.element_permutation is not None:  # drawn in the order of data or input
                 normals += [self._like_x(draw) for draw in normals]
-            others = [draw for draw in drawn if draw.numel() != z.numel() and is_shared(draw, z)]
-            normals += [draw.expand_as(z) for draw in others if draw.shape[1:] == z.shape[1:]]
-            shared = [draw for draw in others if draw.shape[1:] != z.shape[1:]]
+            small = [draw for draw in drawn if draw.numel() != z.numel() and is_shared(draw, z)]
+            normals += [draw.expand_as(z) for draw in small if draw.shape[1:] == z.shape[1:]]
+            shared = [draw for draw in small if draw.shape[1:] != z.shape[1:]]
             if self.noised is not None:
                 normals = [self.select_noised(draw) for draw in normals]
                 shared = [self.select_noised(draw.expand_as(z)) for draw in shared]
@@ -184,13 +184,13 @@ class Queries:
                 gradient=self.select_noised(gradient),
                 normals=normals,
                 shared=shared,
-                quantiles=[one.logits for one in designs],
-                places=[one.place for one in designs],
-                conditions=[*call.arguments.others.values(), *rest],
+                quantiles=[design.logits for design in designs],
+                places=[design.place for design in designs],
+                conditions=[*call.arguments.rest.values(), *rest],
                 inputs=call.arguments.numbers(),
             )
-            found.append(single)
-        return found
+            singles.append(single)
+        return singles
 
     def _counted(self, calls: list[Call]) -> list[Call]:
         return [call for i, call in enumerate(calls) if i not in self.ignored]
@@ -221,7 +221,7 @@ class Queries:
         before, within, after = z.tensor_split((self.start, self.start + num), dim=axis)
         is_wide = self.instrument.form.is_wide or axis > 1
         at = self.start if is_wide else 0
-        g, answer = (one.tensor_split((at, at + num), dim=axis)[1] for one in (g, answer))
+        g, answer = (tensor.tensor_split((at, at + num), dim=axis)[1] for tensor in (g, answer))
         return within, g, answer, [rest for rest in (before, after) if rest.numel()]
 
     def _like_x(self, tensor: Tensor) -> Tensor:
@@ -304,14 +304,14 @@ def _element_permutation(
     place = torch.arange(dx.shape[1], device=x.device)
     strongest = dz.norm(dim=1).argmax()
     low, high = x.min(), x.max()
-    found = torch.zeros_like(place)
+    numbers = torch.zeros_like(place)
     for i in range(len(place).bit_length()):
         bit = (place >> i & 1).bool().reshape(x[0].shape).expand_as(x)
         ones, zeros = torch.where(bit, high, low), torch.where(bit, low, high)
         change = _last_input(queries, ones, seed) - _last_input(queries, zeros, seed)
-        found += (change.reshape(len(x), -1)[strongest] > 0).long() << i
-    order = found.argsort()
-    is_permutation = torch.equal(found[order], place) and not torch.equal(order, place)
+        numbers += (change.reshape(len(x), -1)[strongest] > 0).long() << i
+    order = numbers.argsort()
+    is_permutation = torch.equal(numbers[order], place) and not torch.equal(order, place)
     return order if is_permutation and unlike(dz[:, order], dx) < 0.05 else None
 
 

@@ -62,9 +62,9 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
     if dz.square().sum() <= 1e-6 * dx.square().sum():
         return REFUSAL
     for axis in range(1, dz.ndim):
-        others = [i for i in range(1, dz.ndim) if i != axis]
-        alpha = (dz * dx).sum(others, keepdim=True) / dx.square().sum(others, keepdim=True)
-        if others and _left(dz, alpha * dx) < _EXACT:
+        axes = [i for i in range(1, dz.ndim) if i != axis]
+        alpha = (dz * dx).sum(axes, keepdim=True) / dx.square().sum(axes, keepdim=True)
+        if axes and _left(dz, alpha * dx) < _EXACT:
             return _LEAD + _BY_AXIS.format(axis=axis, size=dz.shape[axis])
     return REFUSAL
 
@@ -91,26 +91,26 @@ class _Term(NamedTuple):
 def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
     places = [(p, i) for i in range(len(x)) for p in paired][:_MAX_SAMPLES]
     fits = [(i, _terms(p, p.z[i], x, i), _terms(p, p.z_other[i], x_other, i)) for p, i in places]
-    found = [(i, terms, others) for i, terms, others in fits if terms and others]
-    if len(found) < len(fits) / 2:
+    mixed = [(i, terms, again) for i, terms, again in fits if terms and again]
+    if len(mixed) < len(fits) / 2:
         return None
-    if any(sum(term.kind != "noise" for term in terms) > 1 for _, terms, _ in found):
+    if any(sum(term.kind != "noise" for term in terms) > 1 for _, terms, _ in mixed):
         return _BRIDGE
-    if any(term.kind == "mirrored" for _, terms, _ in found for term in terms):
+    if any(term.kind == "mirrored" for _, terms, _ in mixed for term in terms):
         return _MIRRORED
-    if all(term.sample == i for i, terms, _ in found for term in terms):
+    if all(term.sample == i for i, terms, _ in mixed for term in terms):
         return None
-    return _SHUFFLED if all(set(terms) == set(others) for _, terms, others in found) else _PAIRED
+    return _SHUFFLED if all(set(terms) == set(again) for _, terms, again in mixed) else _PAIRED
 
 
-def _terms(calls: PairedCalls, z: Float[Tensor, " *d"], x: Tensor, own: int) -> list[_Term]:
+def _terms(calls: PairedCalls, z: Float[Tensor, " *d"], x: Tensor, row: int) -> list[_Term]:
     """Decompose a network input into data samples and random tensors.
 
-    The method is orthogonal matching pursuit; the list is empty if no decomposition is exact. `own`
+    The method is orthogonal matching pursuit; the list is empty if no decomposition is exact. `row`
     is the index of the sample in the batch.
     """
     terms = [(_Term("data", i), sample) for i, sample in enumerate(x)]
-    terms += [(_Term("mirrored", own), x[own].flip(axis)) for axis in range(x.ndim - 1)]
+    terms += [(_Term("mirrored", row), x[row].flip(axis)) for axis in range(x.ndim - 1)]
     for draw in calls.moved.normals:
         terms += [(_Term("noise", i), noise) for i, noise in enumerate(draw)]
 

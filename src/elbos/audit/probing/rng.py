@@ -127,7 +127,7 @@ class Recent(list[_Draw]):
         self._max_of_shape = max_of_shape
 
     def add(self, draw: _Draw) -> None:
-        same = [i for i, one in enumerate(self) if one.shape == draw.shape]
+        same = [i for i, normal in enumerate(self) if normal.shape == draw.shape]
         if len(same) == self._max_of_shape:
             del self[same[0]]
         self.append(draw)
@@ -152,9 +152,9 @@ class Draws:
     def designs(self, num: int) -> list[Design]:
         """List the quantiles of a batch of `num` samples that may determine the noise levels."""
         return [
-            Design(name, logits, one.place if name == "independent" else None)
-            for one in self.numbers
-            for name, logits in one.designs(num)
+            Design(name, logits, number.place if name == "independent" else None)
+            for number in self.numbers
+            for name, logits in number.designs(num)
         ]
 
 
@@ -251,15 +251,17 @@ class Recorder(TorchFunctionMode):
         elif func is torch._sample_dirichlet:
             self._record_shares(result.detach(), args[0])
         else:
-            given = dict(zip(("input", "num_samples", "replacement"), args, strict=False)) | kwargs
-            if given.get("replacement") or given["num_samples"] == 1:
-                result.copy_(self._recorded_options(result, given["input"]))
+            arguments = (
+                dict(zip(("input", "num_samples", "replacement"), args, strict=False)) | kwargs
+            )
+            if arguments.get("replacement") or arguments["num_samples"] == 1:
+                result.copy_(self._recorded_options(result, arguments["input"]))
         return result
 
-    def _keep(self, own: Any, restarting: Callable[[], Callable[[], object]]) -> None:
-        kept = self._own.get(self._seed)  # None before a reset: there is no state to restart from
-        if kept is not None and id(own) not in kept:
-            kept[id(own)] = own, restarting()
+    def _keep(self, generator: Any, restarting: Callable[[], Callable[[], object]]) -> None:
+        states = self._own.get(self._seed)  # None before a reset: there is no state to restart from
+        if states is not None and id(generator) not in states:
+            states[id(generator)] = generator, restarting()
 
     def _of_numbers(
         self, function: Callable[..., Any], distribution: Distribution, *args: Any, **kwargs: Any
@@ -294,11 +296,14 @@ class Recorder(TorchFunctionMode):
         place, quantile = self._next_quantile(num)
         if quantile is not None:
             value = drawn.at(quantile, value)
-        kept, is_normal = value.clone(), drawn.is_normal  # the loss may change its tensor in place
+        copied, is_normal = (
+            value.clone(),
+            drawn.is_normal,
+        )  # the loss may change its tensor in place
         if is_normal:
-            self.draws.normals.add(drawn.standardized(kept))
+            self.draws.normals.add(drawn.standardized(copied))
         if not is_coarse:
-            logit = partial(drawn.logit, kept)
+            logit = partial(drawn.logit, copied)
             self._record(value.shape, logit, place, is_uniform=not is_normal)
         elif quantile is not None:  # rounded numbers have ties
             logit = partial(torch.logit, quantile)

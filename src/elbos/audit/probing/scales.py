@@ -52,20 +52,20 @@ class Process(NamedTuple):
         return torch.where(logsnr > _PURE, torch.inf, logsnr)
 
 
-def given_scale(logsnr: Float[Tensor, " n"], given: Iterable[Float[Tensor, " n"]]) -> float | None:
+def given_scale(logsnr: Float[Tensor, " n"], times: Iterable[Float[Tensor, " n"]]) -> float | None:
     """Infer the scale of the data from a time input of the network.
 
     None unless a time input is a known function of log-SNR.
 
     Args:
         logsnr: Log-SNR of samples, up to the unknown scale of the data.
-        given: Time inputs of the network, and its other inputs of one number per sample.
+        times: Time inputs of the network, and its other inputs of one number per sample.
     """
-    kept = logsnr.abs() < _PURE / 2
-    for time in given:
-        level = time[kept]
+    is_mixed = logsnr.abs() < _PURE / 2
+    for time in times:
+        level = time[is_mixed]
         for value in (-2 * level.log(), -2 * level, -8 * level, level):
-            off = logsnr[kept] - value
+            off = logsnr[is_mixed] - value
             if len(off) and (off - off.median()).abs().max() < _GIVEN_ERROR:
                 return _rounded((off.median() / 2).exp(), 0.0)
     return None
@@ -77,7 +77,7 @@ def process_of(
     *,
     offset: float,
     rtol: float,
-    given: float | None = None,
+    network_scale: float | None = None,
 ) -> Process:
     """Identify the diffusion process from measured coefficients of data and noise.
 
@@ -86,7 +86,7 @@ def process_of(
         sigma: Coefficients of the noise.
         offset: Number added to the data; if it is not 0, the data are likely to be scaled, too.
         rtol: Relative error of a single `sigma`.
-        given: The scale found by `given_scale`.
+        network_scale: The scale found by `given_scale`.
     """
     order = alpha.argsort()
     groups = [(alpha[i], sigma[i]) for i in order.tensor_split(min(20, len(order)))]
@@ -101,11 +101,11 @@ def process_of(
         return Process("variance exploding", _rounded(alpha.median(), rtol))
     scale = _rounded(_preserving_scale(alpha, sigma), rtol)
     if holds(lambda a: 1 - (a / scale) ** 2):
-        if given is None:
-            given = 1.0 if scale > 1 and offset == 0 else scale
-        if abs(given / scale - 1) < 2e-3:
+        if network_scale is None:
+            network_scale = 1.0 if scale > 1 and offset == 0 else scale
+        if abs(network_scale / scale - 1) < 2e-3:
             return Process("variance preserving", scale)
-        return Process("variance exploding, scaled by c_in", given, given / scale)
+        return Process("variance exploding, scaled by c_in", network_scale, network_scale / scale)
     scale = _rounded(_flow_scale(alpha, sigma), rtol)
     if scale > 0 and holds(lambda a: (1 - a / scale) ** 2):
         return Process("rectified flow", scale)

@@ -54,14 +54,16 @@ class Conditions:
         cls, batches: Sequence[Sequence[Tensor]], sizes: Sequence[int]
     ) -> "Conditions":
         together = zip(*batches, strict=False)
-        joined = [torch.cat(some) for some in together if len({one.shape[1] for one in some}) == 1]
+        joined = [
+            torch.cat(some) for some in together if len({column.shape[1] for column in some}) == 1
+        ]
         batch = np.arange(len(sizes)).repeat(sizes)
         columns = torch.cat([torch.empty(len(batch), 0), *joined], dim=1).nan_to_num().numpy()
-        return cls(columns, [one[:, 0] for one in joined if one.shape[1] == 1], batch)
+        return cls(columns, [column[:, 0] for column in joined if column.shape[1] == 1], batch)
 
-    def at(self, kept: Tensor) -> "Conditions":
-        single = [one[kept] for one in self.single]
-        return Conditions(self.columns[kept.numpy()], single, self.batch[kept.numpy()])
+    def at(self, rows: Tensor) -> "Conditions":
+        single = [column[rows] for column in self.single]
+        return Conditions(self.columns[rows.numpy()], single, self.batch[rows.numpy()])
 
     def diagnostics(
         self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
@@ -75,16 +77,20 @@ class Conditions:
         """
         if not self.depend_on(logsnr):
             return [NoLevel()]
-        kept = logsnr.isfinite() & (logsnr.abs() < 30)
-        times = [one[kept] for one in self.single if _is_time(one[kept], logsnr[kept])]
+        is_mixed = logsnr.isfinite() & (logsnr.abs() < 30)
+        times = [
+            column[is_mixed]
+            for column in self.single
+            if _is_time(column[is_mixed], logsnr[is_mixed])
+        ]
         if not times and alpha.std() > 1e-3 * alpha.mean():
-            times = [alpha[kept]]
-        if not times or kept.sum() < 100:
+            times = [alpha[is_mixed]]
+        if not times or is_mixed.sum() < 100:
             return []
-        rising, place = logsnr[kept].sort()  # so that levels increase among equal times
+        rising, place = logsnr[is_mixed].sort()  # so that levels increase among equal times
         orders = [time[place].argsort(stable=True) for time in times]
         scatter = min(_deviations(rising[order]).abs().median().item() for order in orders)
-        spacing = (logsnr[kept].max() - logsnr[kept].min()).item() / int(kept.sum())
+        spacing = (logsnr[is_mixed].max() - logsnr[is_mixed].min()).item() / int(is_mixed.sum())
         if scatter / _NORMAL < max(_MIN_SCATTER, 3 * spacing) + 2 * error:
             return []
         return [UntoldLevels(scatter / _NORMAL)]
@@ -118,21 +124,23 @@ def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
         value = list(value.values())
     is_plain = isinstance(value, bool | int | float | np.ndarray | np.number)
     if isinstance(value, list | tuple):
-        is_plain = len(value) == num and all(isinstance(one, int | float) for one in value)
+        is_plain = len(value) == num and all(isinstance(item, int | float) for item in value)
     if is_plain and np.asarray(value).dtype.kind in "biuf":
         value = torch.as_tensor(np.asarray(value))
     if isinstance(value, Tensor) and value.numel():
         value = torch.view_as_real(value) if value.is_complex() else value
         is_by_sample = value.ndim > 0 and num in (len(value), value.numel())
         flat = value.detach().cpu().double().reshape(num if is_by_sample else 1, -1)
-        kept = torch.linspace(0, flat.shape[1] - 1, min(flat.shape[1], _MAX_COLUMNS)).long()
-        yield flat[:, kept].expand(num, -1).clone()
+        columns = torch.linspace(0, flat.shape[1] - 1, min(flat.shape[1], _MAX_COLUMNS)).long()
+        yield flat[:, columns].expand(num, -1).clone()
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from numbers(one, num)
+        for item in value:
+            yield from numbers(item, num)
     elif hasattr(value, "__dict__") and not callable(value):
         parts = vars(value).values()
-        plain = [one for one in parts if isinstance(one, Tensor) or not hasattr(one, "__dict__")]
+        plain = [
+            item for item in parts if isinstance(item, Tensor) or not hasattr(item, "__dict__")
+        ]
         yield from numbers(plain, num)
 
 
@@ -153,12 +161,12 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
     `share` is the coefficient of each element divided by the mean over elements; it may be random
     if its mean is the same at all levels.
     """
-    kept = logsnr.isfinite() & share.isfinite().all(1)
-    num = int(kept.sum()) // _GROUP * _GROUP
+    is_used = logsnr.isfinite() & share.isfinite().all(1)
+    num = int(is_used.sum()) // _GROUP * _GROUP
     if num < 4 * _GROUP:
         return []
     some = torch.randperm(share.shape[1], generator=torch.Generator().manual_seed(0))
-    ordered = share[kept][logsnr[kept].argsort()[:num]][:, some[:_MAX_ELEMENTS]]
+    ordered = share[is_used][logsnr[is_used].argsort()[:num]][:, some[:_MAX_ELEMENTS]]
     groups = ordered.reshape(-1, _GROUP, ordered.shape[1])
     by_chance = groups.var(1).mean(0) / _GROUP  # variance of the means of groups
     variance = groups.mean(1).var(0)
@@ -174,34 +182,34 @@ def of_the_coefficient(
 
     `power` is the mean square of each sample's noise.
     """
-    kept = (c > 0) & logsnr.isfinite()
-    if kept.sum() < 100:
+    is_used = (c > 0) & logsnr.isfinite()
+    if is_used.sum() < 100:
         return []
-    order = logsnr[kept].argsort()
-    pair = [_deviations(values[kept][order].log()) for values in (c, power)]
+    order = logsnr[is_used].argsort()
+    pair = [_deviations(values[is_used][order].log()) for values in (c, power)]
     if pair[0].abs().median() < 1e-3:
         return []
     is_dependent = abs(_rank_correlation(*pair)) > 6 / len(pair[0]) ** 0.5
     return [NoiseDependent()] if is_dependent else []
 
 
-def time_sign(logsnr: Float[Tensor, " n"], given: Sequence[Float[Tensor, " n"]]) -> int:
+def time_sign(logsnr: Float[Tensor, " n"], times: Sequence[Float[Tensor, " n"]]) -> int:
     """Return the sign of the correlation between the time input and log-SNR.
 
     1 if it increases from noise to data, -1 if it decreases, and 0 without a time input.
     """
-    time = next((one for one in given if _is_time(one, logsnr)), None)
+    time = next((candidate for candidate in times if _is_time(candidate, logsnr)), None)
     return 0 if time is None else int(_rank_correlation(time, logsnr) > 0) * 2 - 1
 
 
-def _is_time(given: Tensor, logsnr: Tensor) -> bool:
-    if len(given) != len(logsnr) or len(set(given.tolist())) < _MIN_DISTINCT:
+def _is_time(time: Tensor, logsnr: Tensor) -> bool:
+    if len(time) != len(logsnr) or len(set(time.tolist())) < _MIN_DISTINCT:
         return False
-    return abs(_rank_correlation(given, logsnr)) > _MIN_CORRELATION
+    return abs(_rank_correlation(time, logsnr)) > _MIN_CORRELATION
 
 
-def _rank_correlation(one: Tensor, other: Tensor) -> float:
-    ranks = torch.stack([values.argsort().argsort().double() for values in (one, other)])
+def _rank_correlation(first: Tensor, second: Tensor) -> float:
+    ranks = torch.stack([values.argsort().argsort().double() for values in (first, second)])
     return float(torch.corrcoef(ranks)[0, 1].item())
 
 

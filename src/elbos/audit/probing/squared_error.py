@@ -61,37 +61,41 @@ def of_the_error(
         The diagnostics, and the network calls to ignore: they enter the loss linearly and average
         out, so that the expected loss is the same without them.
     """
-    responses = (_responses(queries, *one) for one in observations.items())
+    responses = (_responses(queries, *response) for response in observations.items())
     of_calls = list(zip(*responses, strict=False))
-    linear = [i for i, some in enumerate(of_calls) if all(one.is_linear for one in some)]
+    linear = [i for i, some in enumerate(of_calls) if all(response.is_linear for response in some)]
     if linear and (len(linear) == len(of_calls) or not all(map(_averages_out, of_calls))):
         return [LinearTerm()], ()
-    found: list[Diagnostic] = [ControlVariate()] if linear else []
-    counted = [one[:4] for i, some in enumerate(of_calls) if i not in linear for one in some]
+    diagnostics: list[Diagnostic] = [ControlVariate()] if linear else []
+    counted = [
+        response[:4] for i, some in enumerate(of_calls) if i not in linear for response in some
+    ]
     bend, coupling, spread, _ = torch.tensor(counted).median(0)[0].tolist()
     if coupling > 0.01:
-        found.append(Coupled(coupling))
+        diagnostics.append(Coupled(coupling))
     elif abs(bend - 1) > 0.02:
-        found.append(NotSquared(bend))
+        diagnostics.append(NotSquared(bend))
     else:
-        if max(one[3] for one in counted) > 0.01:
-            found.append(LearnedCoefficient())
+        if max(response[3] for response in counted) > 0.01:
+            diagnostics.append(LearnedCoefficient())
         if spread > 0.02:
-            found.append(Uneven(spread))
-        masks = [one.untrained for some in of_calls for one in some if not one.is_linear]
+            diagnostics.append(Uneven(spread))
+        masks = [
+            response.untrained for some in of_calls for response in some if not response.is_linear
+        ]
         share = masks[0].double().mean().item()
         if share > 0 and all(torch.equal(mask, masks[0]) for mask in masks):
-            found.append(UntrainedElements(share))
-    return found, tuple(linear)
+            diagnostics.append(UntrainedElements(share))
+    return diagnostics, tuple(linear)
 
 
 def _averages_out(responses: tuple[_Response, ...]) -> bool:
-    first, *others = responses
+    first, *rest = responses
     if not first.is_linear:
         return True
-    gradients = torch.stack([one.gradient for one in responses])
+    gradients = torch.stack([response.gradient for response in responses])
     power = gradients.mean(0).square().mean() / gradients.square().mean() * len(gradients)
-    return all(is_same(first.z, one.z) for one in others) and bool((power - 1).abs() < 0.5)
+    return all(is_same(first.z, response.z) for response in rest) and bool((power - 1).abs() < 0.5)
 
 
 def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response]:
@@ -154,8 +158,8 @@ def of_the_calls(
             is_derived = _differ(calls, sloping.calls)
             is_of_derivative |= sloping.is_of_derivative
     several = [(s, zero) for s, zero in observations.items() if len(zero.calls) > 1][:1]
-    are_coupled = any(_are_coupled(instrument, x, *one) for one in several)
-    found: list[tuple[bool, Diagnostic]] = [
+    are_coupled = any(_are_coupled(instrument, x, *item) for item in several)
+    findings: list[tuple[bool, Diagnostic]] = [
         (not is_finite, NotFinite()),
         (num_trained > 1, SeveralCalls(num_trained)),
         (is_self_target, SelfTarget()),
@@ -166,19 +170,19 @@ def of_the_calls(
         (instrument.form.multiple == 2, LearnedVariance()),
         (instrument.form.container == "pair", SecondOutput()),
     ]
-    return [one for is_found, one in found if is_found]
+    return [item for is_found, item in findings if is_found]
 
 
 def _are_coupled(instrument: Instrument, x: Tensor, seed: int, zero: Observation) -> bool:
     numbers = range(len(zero.calls) + len(zero.untrained))
     for place, number in enumerate(i for i in numbers if i not in zero.untrained):
-        others = instrument(x, seed, Answer(always_moved=(number,)))
-        rest = [[*calls[:place], *calls[place + 1 :]] for calls in (zero.calls, others)]
-        if len(others) == len(zero.calls) and _differ(*rest):
+        moved = instrument(x, seed, Answer(always_moved=(number,)))
+        rest = [[*calls[:place], *calls[place + 1 :]] for calls in (zero.calls, moved)]
+        if len(moved) == len(zero.calls) and _differ(*rest):
             return True
     return False
 
 
-def _differ(calls: list[Call], others: list[Call]) -> bool:
-    pairs = zip(calls, others, strict=True)
+def _differ(calls: list[Call], moved: list[Call]) -> bool:
+    pairs = zip(calls, moved, strict=True)
     return not all(is_same(call.gradient, other.gradient) for call, other in pairs)

@@ -125,8 +125,8 @@ def loss_of_levels(
     chunks = zip(torch.split(eps, num_rows), torch.split(level, num_rows), strict=True)
     for some_eps, some_level in chunks:
         logits = -0.5 * (some_eps[..., None] - spacing * steps).square()
-        others = some_level[..., None] + steps
-        is_missing = (others < 0) | (others >= num_levels)
+        neighbours = some_level[..., None] + steps
+        is_missing = (neighbours < 0) | (neighbours >= num_levels)
         log_p = logits.masked_fill(is_missing, -math.inf).log_softmax(-1)[..., reach]
         losses.append(-log_p.flatten(1).mean(1))
     return torch.cat(losses)

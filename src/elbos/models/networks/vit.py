@@ -219,8 +219,8 @@ def rotations(
     phase = angles(height, width, head_dim // 4, ROTATION_PERIOD, like)
     cos, sin = phase.cos(), phase.sin()
     factors = torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)
-    own, partners = (each.to(like.dtype)[:, None, None] for each in factors)
-    return own, partners
+    cosines, sines = (each.to(like.dtype)[:, None, None] for each in factors)
+    return cosines, sines
 
 
 def rotated(
@@ -231,8 +231,8 @@ def rotated(
 
     Each feature pair (i, i + d/2) is rotated.
     """
-    own, partners = rotation
-    return torch.addcmul(heads * own, heads.roll(heads.shape[4] // 2, 4), partners)
+    cosines, sines = rotation
+    return torch.addcmul(heads * cosines, heads.roll(heads.shape[4] // 2, 4), sines)
 
 
 def require_heads(num_features: int, head_dim: int) -> None:

@@ -133,8 +133,8 @@ class FlowTimes(Schedule):
                 f"time_min={self.time_min}, time_max={self.time_max}: give times in [0, 1], the "
                 "first below the second."
             )
-        own = self._logsnr(torch.tensor([1.0, 0.0], dtype=torch.float64))
-        _cut(self, *own.tolist())
+        ends = self._logsnr(torch.tensor([1.0, 0.0], dtype=torch.float64))
+        _cut(self, *ends.tolist())
         super().__post_init__()
 
     def _mapped(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

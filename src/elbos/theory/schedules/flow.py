@@ -157,8 +157,8 @@ class Mode(Schedule):
 
     def _time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         tau = torch.sigmoid(-logsnr / 2)
-        zero, one = torch.zeros_like(tau), torch.ones_like(tau)
-        return invert(self._flow_time, self._slope, tau, zero, one, 24)
+        zero, ones = torch.zeros_like(tau), torch.ones_like(tau)
+        return invert(self._flow_time, self._slope, tau, zero, ones, 24)
 
     def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         return _log_speed(logsnr) - self._slope(self._time(logsnr)).log()
