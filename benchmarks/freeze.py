@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 COMMAND = [sys.executable, "-m", "elbos"]
-TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "elbos"]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "elbos"]
 NUM_STEPS = 50
 BATCH = {"toy": 256, "digits": 128, "fashion-small": 64, "fashion-vit": 64}
 SHORT = ["--sampling.num-steps", "2"]

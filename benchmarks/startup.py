@@ -12,7 +12,7 @@ CODES = {
     "python": "",
     "import torch": "import torch",
     "elbos --help": "import elbos.cli as c; c.app.run(['--help'])",
-    "elbos train -h": "import elbos.cli as c; c.app.run(['train', '-h'])",
+    "elbos train --help": "import elbos.cli as c; c.app.run(['train', '--help'])",
 } | ({} if IS_TINY else {"import torch, elbos": "import torch, elbos", "elbos audit edm": AUDIT})
 
 

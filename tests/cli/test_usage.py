@@ -1,4 +1,4 @@
-"""Wrong words and wrong values are one line and a status; help is short, and true."""
+"""Wrong words and wrong values are one line and a status; pages of help."""
 
 import re
 import runpy
@@ -7,10 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from commands import Elbos, Result, assert_one_line, snapshot
+from commands import Elbos, assert_one_line, snapshot
 
 from elbos import cli
-from elbos.cli import app
 
 # One value out of range in each place that refuses one: the others are those of the classes.
 WRONG_USAGE = {
@@ -19,7 +18,7 @@ WRONG_USAGE = {
     "train toy data:folder": "--data.root PATH",
     "train toy weighting:monotone": "weighting.inner:elbo",
     "train toy --out x": "--out",
-    "train digits --sampling.num-steps 1": "elbos: num_steps is 1",  # whose place is ours
+    "train digits --sampling.num-steps 1": "num_steps is 1",
     "train": "toy",
     "train toy --nope 3": "--nope",
     "train toy --batch-size": "--batch-size",
@@ -134,89 +133,25 @@ def test_the_package_runs_as_the_command(elbos: Elbos, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_the_short_help_fits_a_screen_and_is_true(
-    elbos: Elbos, runs: Path, monkeypatch: pytest.MonkeyPatch, verb: str
-) -> None:
-    result = elbos(verb, "-h")
-    lines = result.out.splitlines()
-    assert (result.status, result.err) == (0, "")
-    assert len(lines) <= 30
-    assert max(map(len, lines)) <= 80
-    page = {"train": ["digits"], "compare": ["digits"], "data": ["pack"]}
-    preset = page.get(verb, [])
-    long = elbos(verb, *preset, "--help").out
-    assert f"`{shlex.join(['elbos', verb, *preset])} --help`" in result.out
-    assert len(long) > len(result.out) or verb == "weightings"
-    assert not re.search(r"[\\$]|References|\{None", long)
-    assert max(map(len, long.splitlines())) <= 80
-    options = re.findall(r"^  (--[\w.-]+)", result.out, re.MULTILINE)
-    assert options
-    assert all(re.search(rf"(^ +|, ){option}\b", long, re.MULTILINE) for option in options)
-    groups = re.findall(r"^  ([\w.]+):TYPE +(.*)$", result.out, re.MULTILINE)
-    for group, types in groups:
-        for name in re.findall(r"(?<![^ ])[\w-]+(?=,|$)", types):
-            assert f"{group}:{name}" in long, name
-    monkeypatch.chdir(runs.parent)  # where runs/digits is
-    Path("ddpm").mkdir()
-    Path("ddpm/model_index.json").touch()
-    examples = re.findall(r"^  elbos (.*)$", result.out, re.MULTILINE)
-    assert 2 <= len(examples) <= 3
-    for example in examples:
-        first, *words = shlex.split(example)
-        assert first == verb
-        app.command(verb, words)  # raises where it is none
-
-
-HINTS = {
-    "train digits --weighting elbo": ["weighting:elbo", "`elbos train digits --help`"],
-    "train digits --lr 3": ["--optimizer.learning-rate?"],
-    "train digits --output_dir x": ["--run?"],
-    "train digits --max_steps 1000": ["--num-images", "images"],
-    "train digits --ema_decay .99": ["relative-width"],
-    "train --num-images 512 digits": ["--num-images", "`elbos train digits --help`"],
-    "train digits weighting:elbo weighting:sigmoid": ["weighting:sigmoid"],
-    "train digits weighting.inner:elbo weighting:monotone": ["weighting.inner:elbo"],
-    "train digits --num-images 512 --network.channels 16 --num-images 768": [
-        "--num-images",
-        "`elbos train digits --help`",
-    ],
-    "train digits --sampler heun": ["sampling.sampler:heun"],
-    "train digits elbo": ["weighting:elbo"],
-    "train digits wieghting:elbo": ["weighting:elbo"],
-    "train digits weighting:elbo --weighting.k 3": [
-        "--weighting.k",
-        "`elbos train digits weighting:sigmoid --help`",
-    ],
-    "train digits --lerning-rate 3": ["--optimizer.learning-rate"],
-    "train digts": ["digits?"],
-    "train digits --config f.json": ["--config"],
-    "sample digits --samplr heun": ["sampler:heun", "`elbos sample digits --help`"],
-    "evaluate digits --numimages 3": ["--num-images?"],
-    "compare digits --num-samples 3": ["--scoring.num-samples"],
-    "compare digits --objectives emd": ["did you mean edm?"],
-    "compare digits --objectives own=V(),Adaptive(),Sigmid()": ["did you mean Sigmoid?"],
-    "audit edm --shap 3": ["--shape"],
-    "weightings --jsn": ["--json"],
-}
-
-
-@pytest.fixture(scope="module")
-def pages() -> dict[str, Result]:
-    """The pages of help that were shown, by their commands."""
-    return {}
+def test_help_of_every_verb_names_the_verb(elbos: Elbos, verb: str) -> None:
+    pages = [elbos(verb, option) for option in ("-h", "--help")]
+    assert pages[0] == pages[1]
+    assert pages[0].status == 0
+    assert f"usage: elbos {verb}" in pages[0].out
 
 
 @pytest.mark.usefixtures("runs")
-@pytest.mark.parametrize("words", HINTS)
-def test_a_mistake_is_told_what_was_meant_and_where_it_is_explained(
-    elbos: Elbos, words: str, pages: dict[str, Result]
-) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("train digits --lr 3", "train digits weighting:elbo --weighting.k 3"),
+        *("sample digits --samplr heun", "evaluate digits --numimages 3", "audit edm --shap 3"),
+        *("compare digits --num-samples 3", "weightings --jsn"),
+    ],
+)
+def test_an_unknown_option_is_named_with_the_page_of_help(elbos: Elbos, words: str) -> None:
     result = elbos(*words.split())
-    assert_one_line(result, *HINTS[words])
-    assert len(result.err) < 300  # no list of everything
-    for command in re.findall(r"`elbos ([^`]*)`", result.err):  # what it points to is there
-        page = pages.get(command) or elbos(*shlex.split(command))
-        pages[command] = page
-        assert page.status == 0
-        if elsewhere := re.search(r"(--\S+) is .* out of place", result.err):
-            assert elsewhere[1] in page.out
+    option = next(word for word in words.split() if word.startswith("--"))
+    assert_one_line(result, option, "--help", statuses=(2,))
+    (page,) = re.findall(r"`elbos ([^`]*)`", result.err)
+    assert elbos(*shlex.split(page)).status == 0

@@ -24,7 +24,6 @@ COMMAND = str(Path(sysconfig.get_path("scripts")) / "elbos")
 OPTIONAL = ("lightning", "pytest", "transformers")
 DATA = (
     "py.typed",
-    "cli/help/train.txt",
     *("training/data/digits.npz", "training/data/digits.txt"),
     *(f"base/templates/{name}" for name in ("base.html", "style.css", "page.js")),
     "audit/templates/page.html",

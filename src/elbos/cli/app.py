@@ -12,7 +12,6 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
-from importlib import resources
 from typing import NamedTuple
 
 from elbos.base.errors import (
@@ -108,29 +107,17 @@ def main() -> None:
 def run(words: list[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         lines = (f"  {verb:12}{about.summary}" for verb, about in VERBS.items())
-        usage = "usage: elbos VERB [OPTIONS]; `elbos VERB -h` has the most used options, --help all"
-        more = "\nelbos --print-completion bash|zsh|tcsh: completion of these words in a shell"
-        print("\n".join([usage, *lines, more]))  # noqa: T201
+        print("\n".join(["usage: elbos VERB [OPTIONS]; `elbos VERB --help` explains them", *lines]))  # noqa: T201
         return
     if words[0] == "--version":
         for line in importlib.import_module("elbos.cli.version").report():
             print(line)  # noqa: T201
         return
-    if words[0] == "--print-completion":
-        from elbos.cli.completion import SHELLS, completion
-        from elbos.training.presets import PRESETS
-
-        if words[1:] not in [[shell] for shell in SHELLS]:
-            raise UsageError(f"--print-completion takes a shell: {', '.join(SHELLS)}.")
-        print(completion(words[1], {verb: short_help(verb) for verb in VERBS}, PRESETS))  # noqa: T201
-        return
-    verb, *rest = words
+    verb, *rest = ("--help" if word == "-h" else word for word in words)
     if verb not in VERBS:
         raise UsageError(f"There is no verb {verb!r}: {suggestion(verb, VERBS)}")
     num = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
-    if "-h" in rest:
-        print(short_help(verb))  # noqa: T201
-    elif VERBS[verb].is_parallel or words[:2] == ENCODE or num == 1:
+    if VERBS[verb].is_parallel or words[:2] == ENCODE or num == 1:
         command(verb, rest)()
     elif os.environ.get("RANK") == "0":  # others exit with 0, or the launcher kills this one
         name = " ".join(words[:2])
@@ -159,12 +146,6 @@ def _open_closed_streams() -> None:
         if getattr(sys, name) is None:
             number = os.open(os.devnull, os.O_RDWR)  # the lowest free number: the stream's
             setattr(sys, name, os.fdopen(number, mode, closefd=False))
-
-
-def short_help(verb: str) -> str:
-    text = resources.files("elbos.cli").joinpath("help", f"{verb}.txt").read_text(encoding="utf-8")
-    page = {"train": " digits", "compare": " digits", "data": " pack"}.get(verb, "")
-    return f"{text}\n`elbos {verb}{page} --help` has all options."
 
 
 def _fail(error: BaseException, status: int) -> None:

@@ -201,7 +201,7 @@ def _parsed(words: list[str]) -> Evaluate:
     if path is None:
         return parse("evaluate", Evaluate, words)
     if is_pipeline(path):
-        return parse("evaluate", Evaluate, words, start=words[:1])
+        return parse("evaluate", Evaluate, words)
     if is_pipeline(path.parent):
         raise ValueError(f"{path} is a part of a pipeline: give the whole folder, {path.parent}.")
     folder, _ = hub.resolved(path, ["*.json"])
@@ -212,4 +212,4 @@ def _parsed(words: list[str]) -> Evaluate:
         )
     sampling = run_config(RunDirectory(folder)).sampling
     default = Evaluate(models=(path,), sampling=sampling)
-    return parse("evaluate", Evaluate, words, default, start=words[:1])
+    return parse("evaluate", Evaluate, words, default)

@@ -59,5 +59,5 @@ class Export:
 
 
 def command(words: list[str]) -> Export:
-    path = first_path("export", words)
-    return parse("export", Export, words, start=words[:1] if path else ())
+    first_path("export", words)
+    return parse("export", Export, words)

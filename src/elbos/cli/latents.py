@@ -147,4 +147,4 @@ def tables(result: LatentEvaluation) -> list[Table]:
 
 
 def command(words: list[str]) -> Latents:
-    return parse("evaluate", Latents, words, start=words[:1])
+    return parse("evaluate", Latents, words)

@@ -77,4 +77,4 @@ def command(words: list[str]) -> Sample:
     folder, _ = hub.resolved(path, ["*.json"])
     sampling = run_config(RunDirectory(folder)).sampling
     default = Sample(run=path, sampling=sampling)
-    return parse("sample", Sample, words, default, start=words[:1])
+    return parse("sample", Sample, words, default)

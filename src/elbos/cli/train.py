@@ -155,4 +155,4 @@ def command(words: list[str]) -> Train:
     if chosen:
         raise UsageError(f"{words[0]} and --config: leave one of the two out.")
     default = TrainFile.from_config(read_config(file), words)
-    return parse("train", TrainFile, words, default, start=["--config", str(file)])
+    return parse("train", TrainFile, words, default)

@@ -30,17 +30,17 @@ def report() -> Iterator[str]:
         if not extra or extra[1] not in ("all", "bench", "dev", "docs"):
             name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
             required[extra[1] if extra else ""].append(name)
-    versions = {one: _version(one) for names in required.values() for one in names}
+    versions = {p: _version(p) for packages in required.values() for p in packages}
     missing = {
-        extra: [one for one in names if not versions[one]]
-        for extra, names in sorted(required.items())
+        extra: [package for package in packages if not versions[package]]
+        for extra, packages in sorted(required.items())
         if extra
     }
     yield f"extras: {', '.join(extra for extra in missing if not missing[extra]) or 'none'}"
     without = [f"{extra} ({', '.join(names)})" for extra, names in missing.items() if names]
     yield f"not installed: {', '.join(without) or 'none'}"
-    found = [f"{one} {number}" for one, number in sorted(versions.items()) if number]
-    yield f"packages: {', '.join(found)}"
+    installed = [f"{package} {number}" for package, number in sorted(versions.items()) if number]
+    yield f"packages: {', '.join(installed)}"
 
 
 def _version(package: str) -> str | None:

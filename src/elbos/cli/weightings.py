@@ -29,8 +29,8 @@ class Weightings:
         rising = {}
         for name, recipe in RECIPES.items():
             ends = recipe.schedule.logsnr_min, recipe.schedule.logsnr_max
-            found = rising_intervals(recipe.closed_form, *ends)
-            rising[name] = [(round(low, 6) + 0.0, round(high, 6) + 0.0) for low, high in found]
+            intervals = rising_intervals(recipe.closed_form, *ends)
+            rising[name] = [(round(low, 6) + 0.0, round(high, 6) + 0.0) for low, high in intervals]
         if self.json:
             print(json.dumps([_entry(name, rising[name]) for name in RECIPES], indent=2))  # noqa: T201
             return
