@@ -66,7 +66,6 @@ WRONG = {
     "kohya:": "kohya is a trainer: name a file of its settings",
     "khoya:config.toml": "did you mean kohya?",
     "kohya:--min_snr_gama=5": "There is no setting min_snr_gama: did you mean min_snr_gamma?",
-    "edm --as khoya": "There is no trainer 'khoya': did you mean kohya?",
     "onetrainer:betas.json --html betas.json": "--html betas.json would overwrite",
     "kohya:betas.json --prediction v": "are for a scheduler_config.json; no target is one",
     "betas.json --prediction epsilon": "invalid choice 'epsilon' for argument '--prediction'",
@@ -123,16 +122,11 @@ def test_an_empty_target_is_none(audit: Elbos, tmp_path: Path, target: str) -> N
     assert_one_line(audit("edm", target), "A target is empty", statuses=(2,))
 
 
-def test_a_trainers_settings_are_a_target_and_are_translated(audit: Elbos, tmp_path: Path) -> None:
+def test_a_trainers_settings_are_a_target(audit: Elbos, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[loss]\nmin_snr_gamma = 5\nlearning_rate = 1e-4\n")
-    result = content(audit("kohya:config.toml", "--as", "onetrainer", "--json"))
+    result = content(audit("kohya:config.toml", "--json"))
     assert result["coefficient_name"] == "min(snr, 5)/snr"
     assert result["diagnostics"][-1]["values"]["names"].endswith("learning_rate")
-    assert result["translation"]["distance"] < 1e-6
-    assert result["translation"]["settings"]["loss_weight_strength"] == 5
-    shown = audit("kohya:--min_snr_gamma 5 --learning-rate 1e-4", "--as", "onetrainer").out
-    assert 'loss_weight_fn: "MIN_SNR_GAMMA"' in shown
-    assert "\n  (its defaults)\n" in audit("sd", "--as", "kohya").out
 
 
 def test_an_empty_file_of_settings_has_the_defaults(audit: Elbos, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from rich.console import Console
 from elbos import audit
 from elbos.adapters.diffusers import Training, loss_table, read_config
 from elbos.adapters.scripts import RefusedArgumentsError, from_script, is_training_script
-from elbos.adapters.trainers import TRAINERS, read_settings, trainer, translate
+from elbos.adapters.trainers import TRAINERS, read_settings
 from elbos.audit.terminal import Terminal
 from elbos.audit.testing import Difference, expected_audit
 from elbos.audit.words import as_dict
@@ -170,7 +170,7 @@ class Audit:
         elbos audit train.py:loss --shape 3 32 32
         elbos audit "train_text_to_image.py --snr_gamma 5"
         elbos audit scheduler_config.json --prediction v --snr-gamma 5
-        elbos audit "kohya:--min_snr_gamma 5 --v_parameterization" --as onetrainer
+        elbos audit "kohya:--min_snr_gamma 5 --v_parameterization"
         elbos audit edm sd3 flow
 
     A function is called as `loss(network, x)`, with random data and a stand-in for the network, and
@@ -193,9 +193,6 @@ class Audit:
 
     json: bool = False
     """Print the result as JSON: one object, or a list of several."""
-
-    as_trainer: Annotated[str | None, tyro.conf.arg(name="as", metavar="TRAINER")] = None
-    """Also show the nearest settings of this trainer."""
 
     html: Path | None = None
     """Also write an HTML page to this path."""
@@ -227,8 +224,6 @@ class Audit:
         for target in targets:
             if self.html and self.html.resolve() in [file.resolve() for file in target.files]:
                 raise ValueError(f"--html {self.html} would overwrite {target.text}: rename it.")
-        if self.as_trainer is not None:
-            trainer(self.as_trainer)
         self._require_expectations()
         functions = [target for target in targets if target.kind == "function"]
         if functions and not self.probing.shape:
@@ -293,19 +288,13 @@ class Audit:
             raise ValueError("; ".join(failures))
 
     def _show(self, audits: list[audit.Audit]) -> None:
-        name = self.as_trainer
-        translations = [translate(result, name) for result in audits] if name else []
         if self.json:
             contents = [as_dict(result) for result in audits]
-            for one, found in zip(contents, translations, strict=False):
-                one["translation"] = found.to_dict()
             content = contents if len(contents) > 1 else contents[0]
             print(json.dumps(content, indent=2, allow_nan=False))  # noqa: T201
             return
         width = max(Console().width, _MIN_WIDTH)
         Console(width=width).print(Terminal(audits), crop=False)
-        for result, found in zip(audits, translations, strict=False):
-            print(found.to_text(result.title))  # noqa: T201
 
     def _declared(self, target: _Target) -> audit.Audit:
         text, title = target.text, printable(target.text)

@@ -118,13 +118,6 @@ class DeclaredOverride(SettingDiagnostic):
     value: str
 
 
-class DeclaredElsewhere(SettingDiagnostic):
-    sentence = (
-        "{setting}: the files named there were not read, and may set the loss, too; the file that "
-        "Hydra composes, .hydra/config.yaml of a run, has everything."
-    )
-
-
 class DeclaredModel(Diagnostic):
     sentence = (
         "No script is named, so these are read as settings of {model}: if they are not, begin "
@@ -135,19 +128,10 @@ class DeclaredModel(Diagnostic):
 
 class DeclaredResolution(Diagnostic):
     sentence = (
-        "The time shift depends on the resolution, {resolution} here: give --{setting} for another."
+        "The time shift depends on the resolution, {resolution} here: give --resolution for "
+        "another."
     )
     resolution: str
-    setting: str = "resolution"
-
-
-class RoundedTimes(Diagnostic):
-    sentence = (
-        "Times are rounded to {dtype}, which leaves {num_levels:count} distinct noise levels; w "
-        "and the noise levels are given without rounding, except for times rounded to pure noise."
-    )
-    dtype: str
-    num_levels: int
 
 
 class DeclaredNotSquared(SettingDiagnostic):
