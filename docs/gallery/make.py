@@ -23,6 +23,11 @@ COMMAND = "python docs/gallery/make.py"
 FLUX = "flux_train_network.py --model_prediction_type raw"
 SDXL = "--model_type STABLE_DIFFUSION_XL_10_BASE"
 SETTINGS = {  # of each trainer, besides its defaults
+    "diffusers": (
+        *("train_text_to_image.py --snr_gamma 5", "train_dreambooth_lora_flux.py"),
+        "train_text_to_image.py --snr_gamma 5 --prediction_type v_prediction",
+        "train_dreambooth_lora_sd3.py",
+    ),
     "kohya": (
         *("--min_snr_gamma 5", "--min_snr_gamma 5 --v_parameterization"),
         *("--debiased_estimation_loss", "--v_parameterization --zero_terminal_snr"),

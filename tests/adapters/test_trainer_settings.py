@@ -153,6 +153,12 @@ RANGE = {
 
 # A setting of each trainer, others that it needs to be read, and what it must not be.
 BAD = {
+    "diffusers": [
+        ("snr_gamma", {}, ["five", 0, "nan"]),
+        ("prediction_type", {}, ["v"]),
+        ("weighting_scheme", {"script": "train_dreambooth_sd3"}, ["sigma"]),
+        ("ddpm_beta_schedule", {"script": "train_unconditional"}, ["cubic"]),
+    ],
     "kohya": [
         ("min_snr_gamma", {}, ["five", "-1", "nan", "inf"]),
         ("v_pred_like_loss", {}, ["nan", "much"]),

@@ -66,6 +66,12 @@ VERBS = {
         "cli",
         "give a smaller --shape, or lower --batch-size",
     ),
+    "record": Verb(
+        "Run a training script, unchanged, and audit its loss.",
+        "cli",
+        "lower the batch size of the script",
+        is_parallel=True,
+    ),
     "data": Verb(
         "Pack pictures, or their latents: opened at once, however many.",
         less_memory="lower --jobs, or --batch-size to encode",
@@ -128,7 +134,7 @@ def run(words: list[str]) -> None:
     if verb not in VERBS:
         raise UsageError(f"There is no verb {verb!r}: {suggestion(verb, VERBS)}")
     num = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
-    if "-h" in rest:
+    if "-h" in rest and verb != "record":  # or it belongs to the script
         print(short_help(verb))  # noqa: T201
     elif VERBS[verb].is_parallel or words[:2] == ENCODE or num == 1:
         command(verb, rest)()

@@ -10,6 +10,7 @@ Examples:
 """
 
 from elbos.adapters.trainers.ai_toolkit import AI_TOOLKIT
+from elbos.adapters.trainers.diffusers import DIFFUSERS
 from elbos.adapters.trainers.diffusion_pipe import DIFFUSION_PIPE
 from elbos.adapters.trainers.kohya import KOHYA
 from elbos.adapters.trainers.musubi import MUSUBI
@@ -22,6 +23,8 @@ __all__ = ["TRAINERS", "Loss", "Settings", "Trainer", "read_settings"]
 
 TRAINERS: dict[str, Trainer] = {
     trainer.name: trainer
-    for trainer in (KOHYA, MUSUBI, ONETRAINER, SIMPLETUNER, AI_TOOLKIT, DIFFUSION_PIPE)
+    for trainer in (
+        *(DIFFUSERS, KOHYA, MUSUBI, ONETRAINER, SIMPLETUNER, AI_TOOLKIT, DIFFUSION_PIPE),
+    )
 }
 """Every trainer by its name on the command line."""

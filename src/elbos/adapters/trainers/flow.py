@@ -103,10 +103,10 @@ def shifts_by_resolution(
     return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found]
 
 
-def read_scheme(settings: Settings) -> Training:
-    if settings.text("weighting_scheme") == "uniform":
+def read_scheme(settings: Settings, default: Scheme = "none") -> Training:
+    if settings.values("weighting_scheme") in (["none"], ["uniform"]):
         return Training()
-    scheme = settings.one_of("weighting_scheme", "none", get_args(Scheme))
+    scheme = settings.one_of("weighting_scheme", default, get_args(Scheme))
     if scheme == "logit_normal":
         mean, std = settings.number("logit_mean", 0), settings.number("logit_std", 1, above=0)
         return Training(weighting_scheme="logit_normal", logit_mean=mean, logit_std=std)

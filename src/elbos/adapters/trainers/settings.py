@@ -125,6 +125,11 @@ class Settings:
         value = self._get(name)
         return default if value is None else str(value)
 
+    def values(self, name: str) -> list[Any]:
+        """Return all values of a trainer setting as they are, those inside of a table included."""
+        self._read.add(name)
+        return [value for key, value in self._values.items() if f".{name}." in f".{key}."]
+
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
     ) -> tuple[Diagnostic, ...]:
@@ -136,7 +141,7 @@ class Settings:
             kind(name)
             for kind, names in kinds.items()
             for name in names
-            if any(str(value).lower() not in _OFF for value in self._all(name))
+            if any(str(value).lower() not in _OFF for value in self.values(name))
         )
 
     def require_default(self, defaults: Mapping[str, float]) -> None:
@@ -146,7 +151,7 @@ class Settings:
         """
         for name, default in defaults.items():
             neutral = _NULL if default else _OFF
-            for value in self._all(name):
+            for value in self.values(name):
                 if str(value).lower() not in neutral and _number(value) != default:
                     raise ValueError(
                         f"{name} is {shortened(repr(value))}, which changes the loss in a way that "
@@ -159,16 +164,12 @@ class Settings:
         A ValueError is raised if one seems to be misspelt.
         """
         unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]
-        left_out = [n for n in self._read if all(value is None for value in self._all(n))]
+        left_out = [n for n in self._read if all(value is None for value in self.values(n))]
         known = {name.split(".")[-1]: name for name in left_out}
         for name in unread:
             if near := _misspelt(name.split(".")[-1], known):
                 raise ValueError(f"There is no setting {name}: did you mean {known[near]}?")
         return unread
-
-    def _all(self, name: str) -> list[Any]:
-        self._read.add(name)
-        return [value for key, value in self._values.items() if f".{name}." in f".{key}."]
 
     def _get(self, name: str) -> Any:
         self._read.add(name)

@@ -1,33 +1,6 @@
-"""Diagnostics of a loss that was read from a training script, a scheduler file or a trainer's
-settings.
-"""
+"""Diagnostics of a loss that was read from a scheduler file or a trainer's settings."""
 
 from elbos.audit.diagnostics.diagnostic import Diagnostic, SchedulerDiagnostic, SettingDiagnostic
-
-# --- scripts -------------------------------------------------------------------------------------
-
-
-class Script(Diagnostic):
-    sentence = (
-        "Lines {lines} of the script were run; the data are {data}, the network is {network}."
-    )
-    lines: str
-    data: str
-    network: str
-
-
-class ScriptConditions(Diagnostic):
-    sentence = "Conditions on what the script would load were taken to be false: lines {lines}."
-    lines: str
-
-
-class ScriptScheduler(Diagnostic):
-    sentence = (
-        "The scheduler's configuration is not on this machine; {config} was assumed. Another is "
-        "read from the folder that the script's arguments name."
-    )
-    config: str
-
 
 # --- schedulers of diffusers ---------------------------------------------------------------------
 
