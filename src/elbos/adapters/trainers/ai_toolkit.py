@@ -162,8 +162,8 @@ def _flow(settings: Settings) -> Loss:
             shifts = shifts_by_resolution(settings, "resolution", pixels=pixels)
             tables = [even_times(shift) for shift in shifts]
         else:
-            known = ", ".join([*_STATIC_SHIFT, *_PIXELS_PER_TOKEN])
-            raise ValueError(f"arch is {arch!r}: the shifts of {known} are known here.")
+            names = ", ".join([*_STATIC_SHIFT, *_PIXELS_PER_TOKEN])
+            raise ValueError(f"arch is {arch!r}: the shifts of {names} are known here.")
 
     i = torch.arange(NUM_STEPS, dtype=torch.float64)
     weight = torch.ones_like(i)

@@ -72,7 +72,7 @@ _DETAILS = {  # settings that take effect only with another
 
 
 def _read(settings: Settings) -> Loss:
-    details = [others for name, others in _DETAILS.items() if settings.number(name, 0)]
+    details = [details for name, details in _DETAILS.items() if settings.number(name, 0)]
     if settings.text("loss_type", "l2").lower() != "l2":
         details.append(("huber_schedule", "huber_c", "huber_scale"))
     for name in chain(*details):

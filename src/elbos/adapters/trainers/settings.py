@@ -115,11 +115,11 @@ class Settings:
         value = self._get(name)
         if value is None:
             return default
-        found = next((one for one in choices if _plain(one) == _plain(value)), None)
-        if found is None:
+        choice = next((option for option in choices if _plain(option) == _plain(value)), None)
+        if choice is None:
             near = _misspelt(str(value), choices)
             raise _wrong(name, value, near or f"one of {', '.join(choices)}")
-        return found
+        return choice
 
     def text(self, name: str, default: str = "") -> str:
         value = self._get(name)
@@ -165,20 +165,20 @@ class Settings:
         """
         unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]
         left_out = [n for n in self._read if all(value is None for value in self.values(n))]
-        known = {name.split(".")[-1]: name for name in left_out}
+        full_names = {name.split(".")[-1]: name for name in left_out}
         for name in unread:
-            if near := _misspelt(name.split(".")[-1], known):
-                raise ValueError(f"There is no setting {name}: did you mean {known[near]}?")
+            if near := _misspelt(name.split(".")[-1], full_names):
+                raise ValueError(f"There is no setting {name}: did you mean {full_names[near]}?")
         return unread
 
     def _get(self, name: str) -> Any:
         self._read.add(name)
         keys = [name] if name in self._values else [k for k in self._values if _ends(k, name)]
-        found = {key: self._values[key] for key in keys}
-        if len({repr(value) for value in found.values()}) > 1:
-            first, second = list(found)[:2]
+        values = {key: self._values[key] for key in keys}
+        if len({repr(value) for value in values.values()}) > 1:
+            first, second = list(values)[:2]
             raise ValueError(f"{name} is given twice, as {first} and {second}: leave one out.")
-        value = next(iter(found.values()), None)
+        value = next(iter(values.values()), None)
         return None if str(value).lower() in _NULL else value
 
 
@@ -229,8 +229,8 @@ def read_settings(source: str | Path | Sequence[str]) -> Settings:
         return Settings(flags)
     path = str(flags.pop(named))
     content = _of_file(Path(path if Path(path).suffix in files.TEXT_FORMATS else f"{path}.toml"))
-    kept = {k: v for k, v in content.items() if not any(_ends(k, flag) for flag in flags)}
-    return Settings(kept | flags)
+    of_file = {k: v for k, v in content.items() if not any(_ends(k, flag) for flag in flags)}
+    return Settings(of_file | flags)
 
 
 def _of_file(path: Path) -> dict[str, Any]:
@@ -268,10 +268,10 @@ def _plain(value: Any) -> str:
     return str(value).lower().replace("-", "_")
 
 
-def _misspelt(word: str, known: Iterable[str]) -> str | None:
+def _misspelt(word: str, words: Iterable[str]) -> str | None:
     """Return the known word that differs by a letter, or in long words by two."""
     cutoff = max(0.8, 1 - 2.01 / max(len(word), 1))  # difflib's ratio
-    near = get_close_matches(word, known, n=1, cutoff=cutoff)
+    near = get_close_matches(word, words, n=1, cutoff=cutoff)
     return near[0] if near else None
 
 

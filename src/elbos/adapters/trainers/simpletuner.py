@@ -95,10 +95,12 @@ def _read(settings: Settings) -> Loss:
 def _flow(settings: Settings, family: str) -> Loss:
     shift = settings.number("flow_schedule_shift", 3.0, low=0) or 1.0
     flavour = settings.text("model_flavour")
-    own = next((s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None)
-    if own is not None:
-        shift = own
-        settings.diagnostics.append(kinds.DeclaredOverride("flow_schedule_shift", f"{own:g}"))
+    fixed = next(
+        (s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None
+    )
+    if fixed is not None:
+        shift = fixed
+        settings.diagnostics.append(kinds.DeclaredOverride("flow_schedule_shift", f"{fixed:g}"))
     elif settings.flag("flow_schedule_auto_shift"):
         high = QWEN if family == "qwen_image" else FLUX
         shift = shifts_by_resolution(settings, "resolution", high=high)[0]
