@@ -1,6 +1,6 @@
 r"""Trainers' own sampling and weighting functions, executed beside what the adapters read.
 
-    python benchmarks/trainers.py FOLDER [--only ltx] [--num-samples 4000]
+    python benchmarks/trainers.py FOLDER [--only kohya] [--num-samples 4000]
 
 `FOLDER` holds a snapshot of each trainer's source, in a folder of its adapter's name. Of each file
 only imports, functions, classes and constants are run, so that a trainer's dependencies need not be

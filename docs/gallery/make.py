@@ -3,25 +3,68 @@
 python docs/gallery/make.py [--out PATH] [--only NAME...]
 
 Recipes and trainers' settings are exact; the showcases are measured, from examples/audit. Of every
-trainer there are the default settings and those that other losses are translated into.
+trainer there are the default settings and some that people choose.
 """
 
 import argparse
-import contextlib
-from collections.abc import Mapping
 from pathlib import Path
 
 from page import Card, page
 from showcases import SHOWCASES
 
 from elbos import audit
-from elbos.adapters.trainers import TRAINERS, Option, Settings
+from elbos.adapters.trainers import TRAINERS, read_settings
 from elbos.base.errors import suggestion
 from elbos.base.html import write_html
 from elbos.theory.recipes import RECIPES
 
 HERE = Path(__file__).parent
 COMMAND = "python docs/gallery/make.py"
+FLUX = "flux_train_network.py --model_prediction_type raw"
+SDXL = "--model_type STABLE_DIFFUSION_XL_10_BASE"
+SETTINGS = {  # of each trainer, besides its defaults
+    "diffusers": (
+        *("train_text_to_image.py --snr_gamma 5", "train_dreambooth_lora_flux.py"),
+        "train_text_to_image.py --snr_gamma 5 --prediction_type v_prediction",
+        "train_dreambooth_lora_sd3.py",
+    ),
+    "kohya": (
+        *("--min_snr_gamma 5", "--min_snr_gamma 5 --v_parameterization"),
+        *("--debiased_estimation_loss", "--v_parameterization --zero_terminal_snr"),
+        *(f"{FLUX} --timestep_sampling shift", f"{FLUX} --timestep_sampling uniform"),
+    ),
+    "musubi": (
+        *("--timestep_sampling uniform", "--timestep_sampling shift --discrete_flow_shift 3"),
+        "--timestep_sampling logsnr --logit_mean -6 --logit_std 2",
+        "--timestep_sampling uniform --weighting_scheme cosmap",
+        "--timestep_sampling sigma --weighting_scheme mode --mode_scale 0.5",
+    ),
+    "onetrainer": (
+        *(f"{SDXL} --loss_weight_fn {kind}" for kind in ("MIN_SNR_GAMMA", "P2")),
+        f"{SDXL} --loss_weight_fn DEBIASED_ESTIMATION",
+        f"{SDXL} --rescale_noise_scheduler_to_zero_terminal_snr",
+        "--model_type FLUX_DEV_1 --timestep_distribution LOGIT_NORMAL",
+        "--model_type FLUX_DEV_1 --loss_weight_fn SIGMA",
+    ),
+    "simpletuner": (
+        "--model_family flux --flow_use_uniform_schedule",
+        "--model_family flux --flow_use_beta_schedule --flow_schedule_shift 1",
+        "--model_family sdxl --train_batch_size 1 --snr_gamma 5",
+    ),
+    "ai-toolkit": (
+        *(
+            f"--noise_scheduler flowmatch --timestep_type {kind}"
+            for kind in ("sigmoid", "linear", "weighted", "lognorm_blend")
+        ),
+        "--noise_scheduler flowmatch --linear_timesteps",
+        "--min_snr_gamma 5",
+    ),
+    "diffusion-pipe": (
+        "--model.type flux --shift 3",
+        "--model.type flux --timestep_sample_method uniform",
+        "--model.type sdxl --min_snr_gamma 5 --v_pred",
+    ),
+}
 
 
 def recipe_card(name: str) -> Card:
@@ -38,46 +81,23 @@ def recipe_card(name: str) -> Card:
 
 
 def trainer_cards(name: str) -> list[Card]:
-    """A trainer's default settings, and its options, each with a value to start from; exact."""
-    cards = []
-    with contextlib.suppress(ValueError):  # it needs to know the model
-        cards.append(trainer_card(name, "", {}))
-    given = {flags(option): values(option) for option in TRAINERS[name].options}
-    return cards + [trainer_card(name, words, given[words]) for words in filter(None, given)]
+    """A trainer's default settings, and some that people choose; exact."""
+    return [trainer_card(name, words) for words in ("", *SETTINGS[name])]
 
 
-def trainer_card(name: str, words: str, given: Mapping[str, str | float | bool]) -> Card:
-    """Settings of a trainer, also as the words of a command."""
+def trainer_card(name: str, words: str) -> Card:
+    """Settings of a trainer, as the words of a command."""
     trainer = TRAINERS[name]
-    found = trainer.audit(Settings(given))
+    result = trainer.audit(read_settings([*words.split()]))
     return Card(
         name=name,
         group="trainer",
-        title=found.title,
-        audit=found,
+        title=result.title,
+        audit=result,
         settings=words or "by default",
         source=trainer.version,
         command=f'elbos audit "{name}:{words}"' if words else "",
     )
-
-
-def values(option: Option) -> dict[str, str | float | bool]:
-    """Settings by name, the free ones where a translation starts."""
-    return {**option.settings, **{name: start for name, (start, *_) in option.free.items()}}
-
-
-def flags(option: Option) -> str:
-    """Settings as words of a command."""
-    given = values(option)
-    script = f"{given.pop('script')}.py" if "script" in given else ""
-    words = [f"--{name}{_value(value)}" for name, value in given.items()]
-    return " ".join(filter(None, (script, *words)))
-
-
-def _value(value: str | float | bool) -> str:
-    if value is True:
-        return ""
-    return f" {value:g}" if isinstance(value, float) else f" {value}"
 
 
 def main() -> None:

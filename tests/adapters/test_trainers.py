@@ -1,17 +1,13 @@
-"""What the adapters of trainers say, against the same losses written out and measured; and back."""
-
-import math
+"""What the adapters of trainers say, against the same losses written out and measured."""
 
 import numpy as np
 import pytest
-import torch
 from audited import X, kinds
-from pytest import approx
 from trainer_losses_kohya import KOHYA, MUSUBI
 from trainer_losses_onetrainer import ONETRAINER
 
 from elbos import audit
-from elbos.adapters.trainers import TRAINERS, Settings, read_settings, translate
+from elbos.adapters.trainers import TRAINERS, Settings, read_settings
 from elbos.audit.declare import log_weighting
 from elbos.audit.density.distance import spread
 from elbos.audit.names.matching import Prediction
@@ -53,75 +49,6 @@ def test_settings_train_what_is_measured_of_the_code(name, source, loss):
 @pytest.mark.parametrize(("name", "source", "loss"), SLOW, ids=[f"{c[0]} {c[1]}" for c in SLOW])
 def test_all_settings_train_what_is_measured_of_the_code(name, source, loss):
     assert_measured(name, source, loss, 20_000)
-
-
-PAIRS = [
-    ("kohya", "--min_snr_gamma 5", "onetrainer", {"loss_weight_strength": 5}),
-    ("kohya", "--min_snr_gamma 2 --v_parameterization", "onetrainer", {"loss_weight_strength": 2}),
-    ("kohya", "--debiased_estimation_loss", "onetrainer",
-        {"loss_weight_fn": "DEBIASED_ESTIMATION"}),
-    ("musubi", "--timestep_sampling shift --discrete_flow_shift 2.5 --sigmoid_scale 1.3", "kohya",
-        {"discrete_flow_shift": 2.5, "sigmoid_scale": 1.3, "model_prediction_type": "raw"}),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("name", "flags", "other", "expected"),
-    [PAIRS[0], *(pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS[1:])],
-)
-def test_there_and_back_is_the_same_weighting(name, flags, other, expected):
-    original = TRAINERS[name].loss(read_settings(flags))
-    there = translate(original, other)
-    assert there.is_same and there.distance < 0.01
-    for key, value in expected.items():
-        assert there.settings[key] == (value if isinstance(value, str) else approx(value, rel=0.02))
-    back = translate(TRAINERS[other].loss(Settings(there.settings)), name)
-    assert back.is_same
-    grid = np.linspace(-4, 4, 50)
-    again = TRAINERS[name].loss(read_settings(back.text))
-    difference = log_weighting(original, grid) - log_weighting(again, grid)
-    assert np.std(difference) < 0.01
-
-
-def test_what_has_no_counterpart_is_far_away():
-    """The weight of v with an SNR too many: nothing in OneTrainer falls as fast."""
-    flags = "--min_snr_gamma 5 --scale_v_pred_loss_like_noise_pred --v_parameterization"
-    found = translate(TRAINERS["kohya"].loss(read_settings(flags)), "onetrainer")
-    assert found.distance > 0.5 and found.is_same_prediction and not found.is_same
-
-
-def test_what_is_never_drawn_at_one_end_is_translated():
-    """ai-toolkit never draws the noisiest step: one level of 1,000, however coarse the fit."""
-    found = translate(TRAINERS["kohya"].loss(Settings({})), "ai-toolkit")
-    assert found.is_same and found.settings["min_snr_gamma"] > math.exp(5)
-
-
-@pytest.mark.slow
-def test_a_measured_loss_and_a_recipe_are_translated():
-    def loss(network, x):
-        t = torch.sigmoid(torch.randn(len(x), 1, 1, 1) + math.log(3))
-        eps = torch.randn_like(x)
-        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
-
-    found = translate(audit.probe(loss, X[:64, :, :4, :4], 4000), "musubi")
-    assert found.distance < 0.01 and found.settings["timestep_sampling"] == "shift"
-    edm = translate(audit.from_recipe("edm"), "kohya")
-    assert not edm.is_same_prediction and not edm.is_same
-
-
-def test_an_unknown_trainer_is_named():
-    with pytest.raises(ValueError, match="did you mean onetrainer"):
-        translate(TRAINERS["kohya"].loss(Settings({})), "onetrianer")
-
-
-@pytest.mark.parametrize("name", TRAINERS)
-def test_options_of_translations_are_settings_of_their_trainer(name):
-    trainer = TRAINERS[name]
-    for option in trainer.options:
-        for values in zip(*option.free.values(), strict=True) if option.free else [()]:
-            settings = {**option.settings, **dict(zip(option.free, values, strict=True))}
-            loss = trainer.loss(Settings(settings))
-            assert not [one for one in loss.diagnostics if one.kind == "unread-settings"], settings
 
 
 FOUND = {

@@ -1,4 +1,4 @@
-"""Nine trainers' settings against their losses written out: the noise levels that are drawn."""
+"""Three trainers' settings against their losses written out: the noise levels that are drawn."""
 
 import numpy as np
 import pytest

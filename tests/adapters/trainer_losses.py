@@ -1,7 +1,7 @@
-"""Training losses as six public trainers compute them for given settings, in our own words.
+"""Training losses as three public trainers compute them for given settings, in our own words.
 
-Nothing here imports elbos. Each function is what the trainer does with a batch `x` of latents or
-actions, from the draw of its times to the mean of its squared error. Versions are those that
+Nothing here imports elbos. Each function is what the trainer does with a batch `x` of latents,
+from the draw of its times to the mean of its squared error. Versions are those that
 `elbos.adapters.trainers` names.
 """
 
@@ -293,90 +293,7 @@ def diffusion_pipe_cosmos(network, x):
 # --------------------------------------------------------------------------------------- DiffSynth
 
 
-def diffsynth_loss(network, x, sigmas, first=0, last=1000):
-    """One step for each item: it passes through bfloat16 and comes back as the nearest step."""
-    times = sigmas * 1000
-    bell = torch.exp(-2 * ((times - 500) / 1000) ** 2)
-    bell = bell - bell.min()
-    bell = bell * 1000 / bell.sum()
-    step = torch.randint(first, last, (len(x),))
-    rounded = times[step].to(torch.bfloat16)
-    step = (times[None] - rounded[:, None]).abs().argmin(dim=1)
-    error = flow_error(network, x, sigmas[step]).mean(dim=(1, 2, 3))
-    return (error * bell[step]).mean()
-
-
-def diffsynth_flux(network, x):
-    """flux: from 1 to .003/1.002, shift 3."""
-    return diffsynth_loss(network, x, shifted(torch.linspace(1, 0.003 / 1.002, 1000), 3.0))
-
-
-def diffsynth_wan_low_noise(network, x):
-    """wanvideo, `min_timestep_boundary` .358: shift 5."""
-    sigmas = shifted(torch.linspace(1, 0, 1001)[:-1], 5.0)
-    return diffsynth_loss(network, x, sigmas, first=358)
-
-
-def diffsynth_qwen_image(network, x):
-    """qwen_image: mu .8, stretched to end at .02."""
-    sigmas = shifted(torch.linspace(1, 0, 1001)[:-1], math.exp(0.8))
-    return diffsynth_loss(network, x, 1 - (1 - sigmas) * 0.98 / (1 - sigmas[-1]))
-
-
-def diffsynth_sdxl(network, x):
-    """stable_diffusion_xl: noise, in float32, and a weight of 1."""
-    step = torch.randint(0, 1000, (len(x),))
-    return discrete_error(network, x, step, SD, "epsilon").mean()
-
-
 # ----------------------------------------------------------------------------------------- lerobot
 
 
-def lerobot_time(num, alpha, beta, scale=0.999, offset=0.001):
-    return torch.distributions.Beta(alpha, beta).sample((num,)) * scale + offset
-
-
-def lerobot_pi0(network, x):
-    """pi0: times of Beta(1.5, 1), the mean over the action's own dimensions."""
-    return flow_error(network, x, lerobot_time(len(x), 1.5, 1.0)).mean()
-
-
-def lerobot_pi0_beta(network, x):
-    """pi0, `time_sampling_beta_alpha` 1, `time_sampling_beta_beta` 1.5."""
-    return flow_error(network, x, lerobot_time(len(x), 1.0, 1.5)).mean()
-
-
-def lerobot_pi05_scale(network, x):
-    """pi05, `time_sampling_scale` .9, `time_sampling_offset` .05."""
-    return flow_error(network, x, lerobot_time(len(x), 1.5, 1.0, 0.9, 0.05)).mean()
-
-
-def lerobot_smolvla(network, x):
-    """smolvla: the same times, a loss that is a sum over the number of valid elements."""
-    error = flow_error(network, x, lerobot_time(len(x), 1.5, 1.0))
-    return error.sum() / error.numel()
-
-
 # -------------------------------------------------------------------------------------- torchtitan
-
-
-def torchtitan_flux(network, x):
-    """flux: uniform times, the sum of squared errors over the number of elements."""
-    noise, t = torch.randn_like(x), torch.rand(len(x))
-    at = as_column(t, x)
-    z, target = (1 - at) * x + at * noise, noise - x
-    return F.mse_loss(network(z, t), target, reduction="sum") / target.numel()
-
-
-def torchtitan_flux_packed(network, x):
-    """As before, in patches of 2x2 latents."""
-    noise, t = torch.randn_like(x), torch.rand(len(x))
-    at = as_column(t, x)
-
-    def packed(latents):
-        b, c, h, w = latents.shape
-        patches = latents.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
-        return patches.reshape(b, h * w // 4, 4 * c)
-
-    z, target = packed((1 - at) * x + at * noise), packed(noise - x)
-    return F.mse_loss(network(img=z, timesteps=t), target, reduction="sum") / target.numel()

@@ -1,12 +1,10 @@
 """The settings of each loss of `trainer_losses`, as that trainer's users write them."""
 
 import trainer_losses
-import trainer_losses_physics
-import trainer_losses_video
 
 from elbos.adapters.trainers import TRAINERS
 
-LOSSES = vars(trainer_losses) | vars(trainer_losses_video) | vars(trainer_losses_physics)
+LOSSES = vars(trainer_losses)
 FLOWMATCH = {"noise_scheduler": "flowmatch"}
 
 
@@ -54,41 +52,6 @@ SETTINGS = {
     "diffusion_pipe_sdxl_v": {"model": {"type": "sdxl", "v_pred": True, "min_snr_gamma": 5}},
     "diffusion_pipe_sdxl_debiased": {"model": {"type": "sdxl", "debiased_estimation_loss": True}},
     "diffusion_pipe_cosmos": {"model": {"type": "cosmos"}},
-    "diffsynth_flux": {"model_id_with_origin_paths": "black-forest-labs/FLUX.1-dev:ae.safetensors"},
-    "diffsynth_wan_low_noise": {"model_id_with_origin_paths":
-        "Wan-AI/Wan2.2-T2V-A14B:low_noise_model/*.safetensors", "max_timestep_boundary": 1,
-        "min_timestep_boundary": 0.358},
-    "diffsynth_qwen_image": {"model_id_with_origin_paths": "Qwen/Qwen-Image:transformer/*"},
-    "diffsynth_sdxl": {"template": "Stable-Diffusion", "task": "sft"},
-    "lerobot_pi0": {"policy": {"type": "pi0"}, "optimizer": {"type": "adamw"}},
-    "lerobot_pi0_beta": {"policy.type": "pi0", "policy.time_sampling_beta_alpha": 1,
-        "policy.time_sampling_beta_beta": 1.5},
-    "lerobot_pi05_scale": {"policy.type": "pi05", "policy.time_sampling_scale": 0.9,
-        "policy.time_sampling_offset": 0.05},
-    "lerobot_smolvla": {"type": "smolvla"},
-    "torchtitan_flux": {"module": "flux", "config": "flux_dev"},
-    "torchtitan_flux_packed": {"config": "flux_schnell"},
-    "automodel_default": {"flow_matching": {"adapter_type": "simple"}},
-    "automodel_mode": {"timestep_sampling": "mode", "mix_uniform_ratio": 0, "flow_shift": 2,
-        "loss_weighting_scheme": "bsmntw"},
-    "fastvideo_wan": {"models": {"student": {"_target_":
-        "fastvideo.train.models.wan.wan.WanModel"}}, "pipeline": {"flow_shift": 5},
-        "training": {"model": {"weighting_scheme": "logit_normal", "logit_mean": 0.4,
-        "logit_std": 0.7, "precondition_outputs": True}}},
-    "fastvideo_hunyuan": {"models.student._target_":
-        "fastvideo.train.models.hunyuan.hunyuan.HunyuanModel",
-        "training.model.weighting_scheme": "cosmap"},
-    "ltx_default": {"resolution_buckets": "960x544x49"},
-    "physicsnemo_stormcast": {"training": {"loss": {"type": "edm", "sigma_data": 1.5}}},
-    "physicsnemo_stormcast_uniform": {"training": {"loss": {"type": "edm",
-        "sigma_distribution": "loguniform", "P_mean": 0.4, "sigma_min": 0.01, "sigma_max": 50}},
-        "sampler": {"args": {"sigma_min": 0.002, "sigma_max": 800}}},
-    "physicsnemo_corrdiff": {"model": {"name": "patched_diffusion", "hr_mean_conditioning": True,
-        "model_args": {"sigma_data": 0.8}}, "training": {"hp": {"P_std": 0.9, "patch_num": 4}}},
-    "physicsnemo_fwi": {"noise_schedule": {"P_mean": 0.3, "P_std": 1.0, "sigma_data": 0.7}},
-    "physicsnemo_vp": {"precond": "vp", "sigma_max": None},
-    "physicsnemo_ve": {"precond": "ve", "sigma_max": 80},
-    "physicsnemo_dfsr": {"precond": "dfsr_cond"},
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ CONFIGS: dict[str, Any] = {
 SHAPE = "loss.py:loss --shape"
 WRONG = {
     "": "Name a target",
-    "nope": "nope is not a FILE.py:FUNCTION, training script, scheduler_config.json, recipe",
+    "nope": "nope is not a FILE.py:FUNCTION, scheduler_config.json, recipe",
     "train:loss": "train:loss is not a FILE.py:FUNCTION",
     "edm3": "did you mean edm or edm2?",
     "minsnr-5": "did you mean min-snr-5",
@@ -66,7 +66,6 @@ WRONG = {
     "kohya:": "kohya is a trainer: name a file of its settings",
     "khoya:config.toml": "did you mean kohya?",
     "kohya:--min_snr_gama=5": "There is no setting min_snr_gama: did you mean min_snr_gamma?",
-    "edm --as khoya": "There is no trainer 'khoya': did you mean kohya?",
     "onetrainer:betas.json --html betas.json": "--html betas.json would overwrite",
     "kohya:betas.json --prediction v": "are for a scheduler_config.json; no target is one",
     "betas.json --prediction epsilon": "invalid choice 'epsilon' for argument '--prediction'",
@@ -123,16 +122,11 @@ def test_an_empty_target_is_none(audit: Elbos, tmp_path: Path, target: str) -> N
     assert_one_line(audit("edm", target), "A target is empty", statuses=(2,))
 
 
-def test_a_trainers_settings_are_a_target_and_are_translated(audit: Elbos, tmp_path: Path) -> None:
+def test_a_trainers_settings_are_a_target(audit: Elbos, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[loss]\nmin_snr_gamma = 5\nlearning_rate = 1e-4\n")
-    result = content(audit("kohya:config.toml", "--as", "onetrainer", "--json"))
+    result = content(audit("kohya:config.toml", "--json"))
     assert result["coefficient_name"] == "min(snr, 5)/snr"
     assert result["diagnostics"][-1]["values"]["names"].endswith("learning_rate")
-    assert result["translation"]["distance"] < 1e-6
-    assert result["translation"]["settings"]["loss_weight_strength"] == 5
-    shown = audit("kohya:--min_snr_gamma 5 --learning-rate 1e-4", "--as", "onetrainer").out
-    assert 'loss_weight_fn: "MIN_SNR_GAMMA"' in shown
-    assert "\n  (its defaults)\n" in audit("sd", "--as", "kohya").out
 
 
 def test_an_empty_file_of_settings_has_the_defaults(audit: Elbos, tmp_path: Path) -> None:
@@ -142,7 +136,6 @@ def test_an_empty_file_of_settings_has_the_defaults(audit: Elbos, tmp_path: Path
 
 LATER = {
     "no.py:loss": "no.py: No such file",
-    "loss.py": "loss.py: name a function, as in loss.py:FUNCTION; it defines loss.",
     "loss.py:lo-ss": "loss.py has no 'lo-ss'; it defines loss.",
     "broken.json": "broken.json is no scheduler_config.json to read",
     "wrong.json": "wrong.json: beta_start is 'small'",
@@ -163,22 +156,28 @@ def test_all_targets_are_looked_at_before_the_first_is_measured(
     assert_one_line(result, LATER[target], statuses=(1,))
 
 
-SCRIPTS = Path(__file__).parents[1] / "adapters" / "scripts"
+def test_a_file_without_a_function_is_not_run(audit: Elbos, tmp_path: Path) -> None:
+    source = """
+open("was_run", "w")
+def loss(network, x): ...
+def main(): ...
+def losses(network, x, weight=1, *, how=None): ...
+def of_pictures(network, x, labels): ...
+"""
+    (tmp_path / "train.py").write_text(source)
+    for target in ("train.py", "train.py --snr_gamma 5"):
+        result = audit(target)
+        assert_one_line(result, "of loss, losses; or", statuses=(2,))
+        assert "elbos record train.py" in result.err
+    assert not (tmp_path / "was_run").exists()
 
 
-def test_a_training_script_with_its_own_arguments(audit: Elbos, tmp_path: Path) -> None:
-    for name in ("train_latents.py", "tiny_scheduler.py"):
-        (tmp_path / name).write_text((SCRIPTS / name).read_text())
-    small = ("--shape", 2, 4, 4, "--num-samples", 400)
-    result = audit("train_latents.py --prediction_type v_prediction", "train_latents.py", *small)
-    assert result.status == 0, result.err
-    assert "train_latents.py --prediction_type v_prediction" in result.out
-    assert "lines 28-30, 37, " not in result.out  # of compute_snr, which is not called
-    wrong = audit("train_latents.py --snr_gama 5")
-    assert_one_line(wrong, "train_latents.py: unrecognized arguments: --snr_gama 5", statuses=(2,))
-    assert_one_line(audit("train_latents.py --help"), "python train_latents.py", statuses=(2,))
-    wrong = audit("train_nothing.py --snr_gamma 5")
-    assert_one_line(wrong, "train_nothing.py: No such file", statuses=(1,))
+def test_diffusers_flags_are_a_target(audit: Elbos) -> None:
+    words = "diffusers:train_text_to_image.py --snr_gamma 5 --prediction_type v_prediction"
+    result = content(audit(words, "--json"))
+    assert result["coefficient_name"] == "min(snr, 5)/(snr + 1)"
+    slip = audit("diffusers:train_text_to_image.py --snr_gama 5")
+    assert_one_line(slip, "did you mean snr_gamma?", statuses=(2,))
 
 
 def test_the_help_shows_how_to_wrap_a_loss(audit: Elbos) -> None:

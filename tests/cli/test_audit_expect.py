@@ -1,4 +1,4 @@
-"""`elbos audit --expect`, `--fail-on` and `--markdown`: exit status 1 for another weighting."""
+"""`elbos audit --expect` and `--markdown`: exit status 1 for another weighting."""
 
 import json
 
@@ -45,18 +45,9 @@ def test_another_weighting_is_status_1_and_a_table(elbos, losses, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("target", "fail_on", "status"),
-    [("edm", "rise", 1), ("edm", "diagnostic", 0), ("flow", "rise,diagnostic", 0)],
-)
-def test_findings_are_status_1(elbos, target, fail_on, status):
-    assert elbos("audit", target, "--fail-on", fail_on).status == status
-
-
-@pytest.mark.parametrize(
     ("words", "status", "named"),
     [
         (("--within", "3"), 2, "--within"),
-        (("--fail-on", "rises"), 2, "rise"),
         (("--markdown",), 2, "--expect"),
         (("--expect", "edmm"), 1, "edm2"),
         (("--expect", "missing.json"), 1, "missing.json"),

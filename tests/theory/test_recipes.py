@@ -42,6 +42,11 @@ RISES = {
     "cosmos": [(BELOW, "-4.0")],
     "sit-likelihood": [],
     "sit-velocity": [],
+    "torchtitan-flux": [],
+    "lerobot-smolvla": [],
+    "automodel-beta": [],
+    "fastvideo-hunyuan": [],
+    "physicsnemo-stormcast": [(BELOW, "-3.308")],
 }
 
 
@@ -103,6 +108,9 @@ TIMES = {
     "bell": bell(1),
     "bell-shift-3": bell(3),
     "sigma-sqrt": (TAU, 1 / TAU**2),
+    "automodel-beta": (TAU, scipy.stats.beta(2.5, 1.5).pdf(TAU)),
+    "fastvideo-wan": shifted(3),
+    "fastvideo-hunyuan": shifted(7),
     "cosmap-weight": (TAU, 1 / (1 - 2 * TAU + 2 * TAU**2)),
 }
 

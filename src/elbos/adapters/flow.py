@@ -80,15 +80,15 @@ class VelocityDenoiser:
         of = f"the noise levels of sigma_min={self.sigma_min:g}"
         require_logsnr(logsnr, self.logsnr_min, self.logsnr_max, of)
         alpha, _ = alpha_sigma(align(logsnr, z))
-        kept, sigma_tilde = 1 - self.sigma_min, torch.exp(-logsnr / 2)
-        share = 1 / (kept + sigma_tilde)  # of the data, 1 - tau: sigma_tilde = tau' / (1 - tau)
+        slope, sigma_tilde = 1 - self.sigma_min, torch.exp(-logsnr / 2)
+        share = 1 / (slope + sigma_tilde)  # of the data, 1 - tau: sigma_tilde = tau' / (1 - tau)
         z_tau = z * (align(share, z) / alpha).to(z)
         sign = -1 if self.data_at else 1
         time = share if self.data_at else share * (sigma_tilde - self.sigma_min)
         velocity = output(self.network, z_tau, self.time_scale * time, cond=cond)
         u = sign * require_output(velocity, z, logsnr)
         eps_hat = z_tau + align(share, z).to(z) * u
-        return kept * eps_hat - u, eps_hat
+        return slope * eps_hat - u, eps_hat
 
 
 def denoiser(

@@ -56,14 +56,16 @@ class ValidationCallback(Callback):  # type: ignore[misc]
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
         kind = getattr(callbacks, "WeightAveraging", ())  # from Lightning 2.6 on
         is_due = self.history.is_due(trainer.global_step)
-        averaging = [one for one in trainer.callbacks if is_due and isinstance(one, kind)]
-        for one in averaging:
-            one.on_validation_epoch_start(trainer, pl_module)  # swaps the averaged weights in
+        averaging = [
+            callback for callback in trainer.callbacks if is_due and isinstance(callback, kind)
+        ]
+        for callback in averaging:
+            callback.on_validation_epoch_start(trainer, pl_module)  # swaps the averaged weights in
         try:
             metrics = self.history.update(trainer.global_step, pl_module)
         finally:
-            for one in averaging:
-                one.on_validation_epoch_end(trainer, pl_module)  # and out
+            for callback in averaging:
+                callback.on_validation_epoch_end(trainer, pl_module)  # and out
         if metrics:
             pl_module.log_dict(metrics)
         trainer.should_stop |= self.history.should_stop

@@ -18,7 +18,8 @@ A loss passes through these folders in this order:
   data, the noise, the process and the form of the network's input; `scatter`, `squared_error` and
   `refusals` say why no weighting describes a loss; `pilot` measures a few batches with all paired
   calls, `measure` all samples.
-- `live/` records the steps of a running training instead of calls of its loss.
+- `live/` records the steps of a running training, or of a script that it runs, instead of calls of
+  its loss.
 - `density/` finds the density $p$ of the noise levels.
 - `names/` finds the nearest published weighting and schedule (`matching`), and published losses
   equal to parts of the loss, or but for one coding mistake (`resemblance`).
@@ -26,8 +27,6 @@ A loss passes through these folders in this order:
 
 `result` defines the `Audit`; `estimate` builds it from samples, `declare` from recipes and tables.
 `page`, `figure`, `words` and `terminal` show it.
-
-`elbos.adapters.scripts` turns a training script into such a loss (`from_script`).
 """
 
 from collections.abc import Callable
@@ -53,7 +52,6 @@ __all__ = [
     "Recording",
     "from_loss",
     "from_recipe",
-    "from_script",
     "from_table",
     "probe",
     "record",

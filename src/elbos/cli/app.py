@@ -65,6 +65,12 @@ VERBS = {
         "cli",
         "give a smaller --shape, or lower --batch-size",
     ),
+    "record": Verb(
+        "Run a training script, unchanged, and audit its loss.",
+        "cli",
+        "lower the batch size of the script",
+        is_parallel=True,
+    ),
     "data": Verb(
         "Pack pictures, or their latents: opened at once, however many.",
         less_memory="lower --jobs, or --batch-size to encode",
@@ -113,7 +119,8 @@ def run(words: list[str]) -> None:
         for line in importlib.import_module("elbos.cli.version").report():
             print(line)  # noqa: T201
         return
-    verb, *rest = ("--help" if word == "-h" else word for word in words)
+    verb, *rest = words
+    rest = ["--help"] if rest == ["-h"] else rest
     if verb not in VERBS:
         raise UsageError(f"There is no verb {verb!r}: {suggestion(verb, VERBS)}")
     num = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1

@@ -1,22 +1,21 @@
 """`elbos audit`: kinds of audit targets, and the audit of each kind.
 
-A target is a recipe's name, a function in a Python file, a training script, the configuration of a
-diffusers scheduler, or the settings of a trainer, `TRAINER:FILE` or `TRAINER:--flags`. A function
-is code of the user's own, which is run (`user_code`); of a script, only the lines that make up its
-loss are (`audit.script`); configurations and settings are only read.
+A target is a recipe's name, a function in a Python file, the configuration of a diffusers
+scheduler, or the settings of a trainer, `TRAINER:FILE` or `TRAINER:--flags`. A function is the
+user's code, which is run (`user_code`); configurations and settings are only read.
 """
 
+import ast
 import contextlib
 import json
 import math
-import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -24,15 +23,13 @@ from rich.console import Console
 
 from elbos import audit
 from elbos.adapters.diffusers import Training, loss_table, read_config
-from elbos.adapters.scripts import RefusedArgumentsError, from_script, is_training_script
-from elbos.adapters.trainers import TRAINERS, read_settings, trainer, translate
+from elbos.adapters.trainers import TRAINERS, read_settings
 from elbos.audit.terminal import Terminal
 from elbos.audit.testing import Difference, expected_audit
 from elbos.audit.words import as_dict
 from elbos.base import files
 from elbos.base.checks import require_positive
 from elbos.base.errors import UsageError, printable, suggestion
-from elbos.base.numbers import fixed
 from elbos.base.pages import shown_by
 from elbos.base.progress import progress
 from elbos.base.user_code import as_script, code_path, is_code, load_function, require_target
@@ -42,7 +39,6 @@ from elbos.theory.recipes import RECIPES
 _MAX_ELEMENTS = 2**18  # per batch: about 10 ms of work on two cores
 _MIN_WIDTH = 40  # width of the report in characters
 _LOSS = (("network", "x"), "audit")  # parameters of the function; verb whose help shows one
-_LATENTS = ((4, 16, 16), (4, 1, 16, 16), (256, 4))  # tried on scripts: images, videos, tokens
 _MAX_SAMPLES = 10_000_000  # an hour or more; errors below 0.1 %
 
 
@@ -54,8 +50,7 @@ class Probing:
     """
 
     shape: tuple[int, ...] = ()
-    """Shape of one sample, as `3 32 32`. Needed where a function is audited. Scripts: 4 16 16,
-    or as videos or tokens, 4 1 16 16 or 256 4, if they take only those."""
+    """Shape of one sample, as `3 32 32`. Needed where a function is audited."""
 
     data_range: tuple[float, float] = (-1.0, 1.0)
     """Smallest and largest value of the data."""
@@ -113,13 +108,8 @@ class Probing:
 @dataclass(frozen=True)
 class _Target:
     text: str
-    kind: Literal["recipe", "settings", "config", "script", "function"]
+    kind: Literal["recipe", "settings", "config", "function"]
     files: tuple[Path, ...] = ()
-    words: tuple[str, ...] = ()  # a script and its arguments, or a trainer and its settings' source
-
-    @property
-    def is_run(self) -> bool:
-        return self.kind in ("script", "function")
 
     @classmethod
     def parse(cls, text: str) -> "_Target":
@@ -134,16 +124,11 @@ class _Target:
             )
         if text in RECIPES:
             return cls(text, "recipe")
-        if name in TRAINERS:
-            named = tuple(map(Path, re.split(r"[\s=]+", source)))  # a file, or flags that name one
-            return cls(text, "settings", named, (name, source))
-        words = [text]
-        if not os.path.exists(text):  # noqa: PTH110, a Path may raise where a folder is unreadable
-            with contextlib.suppress(ValueError):  # quotes that do not match
-                words = shlex.split(text)
-        is_python = bool(words) and words[0].endswith(".py")
-        if is_python and (len(words) > 1 or is_training_script(Path(text))):
-            return cls(text, "script", (Path(words[0]),), tuple(words))
+        if name in TRAINERS:  # of a file, or of flags that name one
+            return cls(text, "settings", tuple(map(Path, re.split(r"[\s=]+", source))))
+        words = text.split()
+        if words[0].endswith(".py"):
+            raise UsageError(_without_function(Path(text if len(words) == 1 else words[0])))
         if is_code(text):
             return cls(text, "function", (code_path(text),))
         names = ("scheduler_config.json", "scheduler/scheduler_config.json")
@@ -155,9 +140,26 @@ class _Target:
             raise ValueError(f"{text} is a folder without a scheduler_config.json.")
         nearest = suggestion(name, [*RECIPES, *TRAINERS])
         raise ValueError(
-            f"{text} is not a FILE.py:FUNCTION, training script, scheduler_config.json, recipe of "
+            f"{text} is not a FILE.py:FUNCTION, scheduler_config.json, recipe of "
             f"`elbos weightings`, or trainer's settings: {nearest}"
         )
+
+
+def _without_function(file: Path) -> str:
+    """Name the functions of a file that could be audited, from its syntax tree."""
+    names = []
+    for node in ast.parse(files.read(file)).body:
+        if isinstance(node, ast.FunctionDef):
+            arguments = node.args
+            num = len(arguments.posonlyargs) + len(arguments.args)
+            is_enough = num >= len(_LOSS[0]) or arguments.vararg is not None
+            if num - len(arguments.defaults) <= len(_LOSS[0]) and is_enough:
+                names.append(node.name)
+    listed = f", of {', '.join(names)}" if names else ""
+    return (
+        f"{file}: name a function, as in {file}:FUNCTION{listed}; or let the script run, and audit "
+        f"its loss meanwhile: elbos record {file}."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +170,9 @@ class Audit:
     side. For example:
 
         elbos audit train.py:loss --shape 3 32 32
-        elbos audit "train_text_to_image.py --snr_gamma 5"
         elbos audit scheduler_config.json --prediction v --snr-gamma 5
-        elbos audit "kohya:--min_snr_gamma 5 --v_parameterization" --as onetrainer
+        elbos audit "diffusers:train_text_to_image.py --snr_gamma 5"
+        elbos audit "kohya:--min_snr_gamma 5 --v_parameterization"
         elbos audit edm sd3 flow
 
     A function is called as `loss(network, x)`, with random data and a stand-in for the network, and
@@ -183,19 +185,16 @@ class Audit:
         def loss(network, x):
             labels = torch.zeros(len(x), dtype=torch.long)
             return Trainer(network).training_step((x, labels))
+
+    A script as it stands is audited while it runs: `elbos record train.py`.
     """
 
     targets: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="TARGET...")]
-    """FILE.py:FUNCTION; a training script like those of diffusers (in quotes with its arguments;
-    for other scripts, record some steps with elbos.audit.record); a scheduler_config.json or its
-    folder; recipes of `elbos weightings`; or a trainer's settings: TRAINER:FILE (TOML, YAML or
-    JSON) or "TRAINER:--flags"."""
+    """FILE.py:FUNCTION; a scheduler_config.json or its folder; recipes of `elbos weightings`; or a
+    trainer's settings: TRAINER:FILE (TOML, YAML or JSON) or "TRAINER:--flags"."""
 
     json: bool = False
     """Print the result as JSON: one object, or a list of several."""
-
-    as_trainer: Annotated[str | None, tyro.conf.arg(name="as", metavar="TRAINER")] = None
-    """Also show the nearest settings of this trainer."""
 
     html: Path | None = None
     """Also write an HTML page to this path."""
@@ -207,10 +206,6 @@ class Audit:
     within: Annotated[str, tyro.conf.arg(metavar="SHARE")] = "2%"
     """Tolerated distance from --expect, as 2% or 0.02, beyond three standard errors."""
 
-    fail_on: Annotated[str, tyro.conf.arg(metavar="rise,diagnostic")] = ""
-    """Exit with status 1 if the weighting increases with log-SNR ("rise"), or if the loss has a
-    diagnostic ("diagnostic"); both, separated by a comma."""
-
     markdown: bool = False
     """Print the difference from --expect as a Markdown table, for a comment on a change."""
 
@@ -220,23 +215,23 @@ class Audit:
     def __post_init__(self) -> None:
         if not self.targets:
             raise ValueError(
-                "Name a target: FILE.py:FUNCTION, a training script, a scheduler_config.json, a "
-                "recipe, or a trainer's settings."
+                "Name a target: FILE.py:FUNCTION, a scheduler_config.json, a recipe, or the "
+                "settings of a trainer."
             )
         targets = [_Target.parse(text) for text in self.targets]
         for target in targets:
             if self.html and self.html.resolve() in [file.resolve() for file in target.files]:
                 raise ValueError(f"--html {self.html} would overwrite {target.text}: rename it.")
-        if self.as_trainer is not None:
-            trainer(self.as_trainer)
-        self._require_expectations()
+        _share(self.within)
+        if self.markdown and (self.expect is None or self.json):
+            raise ValueError("--markdown is for --expect, without --json: name what to expect.")
         functions = [target for target in targets if target.kind == "function"]
         if functions and not self.probing.shape:
             for target in functions:
                 with as_script(target.text):  # reports a misspelt name first
                     load_function(target.text, *_LOSS)
             raise ValueError("Give the shape of one sample, as in --shape 3 32 32.")
-        if self.probing != Probing() and not any(target.is_run for target in targets):
+        if self.probing != Probing() and not functions:
             raise ValueError(
                 "--shape, --num-samples and the like are for FILE.py:FUNCTION; no target is one."
             )
@@ -245,14 +240,6 @@ class Audit:
                 "--prediction, --snr-gamma, --weighting-scheme and the like are for a "
                 "scheduler_config.json; no target is one."
             )
-
-    def _require_expectations(self) -> None:
-        _share(self.within)
-        for name in filter(None, self.fail_on.split(",")):
-            if name not in _FAILURES:
-                raise ValueError(f"--fail-on {name}: {suggestion(name, _FAILURES)}")
-        if self.markdown and (self.expect is None or self.json):
-            raise ValueError("--markdown is for --expect, without --json: name what to expect.")
 
     def __call__(self) -> None:
         page = self.html and self.html.absolute()  # the code may change the current directory
@@ -263,85 +250,70 @@ class Audit:
         for target in targets:
             if target.kind == "function":
                 require_target(target.text, *_LOSS)
-        declared = {one.text: self._declared(one) for one in targets if not one.is_run}
-        audits = [declared.get(one.text) or self._measured(one) for one in targets]
+        declared = {
+            target.text: self._declared(target) for target in targets if target.kind != "function"
+        }
+        audits = [declared.get(target.text) or self._measured(target) for target in targets]
         try:
             if page:
                 shown_by(audits[0]).write_page(
                     audits, page, command=shlex.join(["elbos", *sys.argv[1:]])
                 )
         finally:  # minutes of work, shown even where it cannot be written
-            if not self.markdown:
-                self._show(audits)
+            if self.json:
+                contents = [as_dict(result) for result in audits]
+                content = contents if len(contents) > 1 else contents[0]
+                print(json.dumps(content, indent=2, allow_nan=False))  # noqa: T201
+            elif not self.markdown:
+                width = max(Console().width, _MIN_WIDTH)
+                Console(width=width).print(Terminal(audits), crop=False)
         if self.html and not self.json:
             print(f"Written to {printable(str(self.html))}.")  # noqa: T201
-        self._check(audits, expected)
-
-    def _check(self, audits: list[audit.Audit], expected: audit.Audit | None) -> None:
+        if expected is None:
+            return
         failures = []
-        for found in audits:
-            if expected is not None:
-                difference = Difference.between(found, expected, _share(self.within))
-                if self.markdown:
-                    print(difference.to_markdown())  # noqa: T201
-                if difference.has_other_weighting:
-                    what = str(difference).replace("\n", "; ")
-                    failures.append(f"{found.title} is not weighted like {expected.title}: {what}")
-            named = [_FAILURES[name](found) for name in filter(None, self.fail_on.split(","))]
-            failures += [f"{found.title}: {why}" for why in named if why]
+        for result in audits:
+            difference = Difference.between(result, expected, _share(self.within))
+            if self.markdown:
+                print(difference.to_markdown())  # noqa: T201
+            if difference.has_other_weighting:
+                what = str(difference).replace("\n", "; ")
+                failures.append(f"{result.title} is not weighted like {expected.title}: {what}")
         if failures:
             raise ValueError("; ".join(failures))
 
-    def _show(self, audits: list[audit.Audit]) -> None:
-        name = self.as_trainer
-        translations = [translate(result, name) for result in audits] if name else []
-        if self.json:
-            contents = [as_dict(result) for result in audits]
-            for one, found in zip(contents, translations, strict=False):
-                one["translation"] = found.to_dict()
-            content = contents if len(contents) > 1 else contents[0]
-            print(json.dumps(content, indent=2, allow_nan=False))  # noqa: T201
-            return
-        width = max(Console().width, _MIN_WIDTH)
-        Console(width=width).print(Terminal(audits), crop=False)
-        for result, found in zip(audits, translations, strict=False):
-            print(found.to_text(result.title))  # noqa: T201
-
     def _declared(self, target: _Target) -> audit.Audit:
-        text, title = target.text, printable(target.text)
+        text = target.text
         if target.kind == "recipe":
             return audit.from_recipe(text)
         if target.kind == "settings":
-            name, source = target.words
-            with _named(text, UsageError if source.lstrip().startswith("-") else ValueError):
-                return replace(TRAINERS[name].audit(read_settings(source)), title=title)
-        config = read_config(target.files[0])
-        with _named(text):
-            return replace(audit.from_table(loss_table(config, self.training)), title=title)
+            name, _, source = text.partition(":")
+            is_file = len(target.files) == 1 and not source.startswith("-")
+            with _named(text, ValueError if is_file else UsageError):
+                result = TRAINERS[name].audit(read_settings(source))
+        else:
+            config = read_config(target.files[0])
+            with _named(text):
+                result = audit.from_table(loss_table(config, self.training))
+        return replace(result, title=printable(text))
 
     def _measured(self, target: _Target) -> audit.Audit:
-        how, text, title = self.probing, target.text, printable(target.text)
-        shapes = [how.shape] if how.shape or target.kind == "function" else _LATENTS
-        xs = [replace(how, shape=shape).data() for shape in shapes]
+        settings, title = self.probing, printable(target.text)
+        x = settings.data()
         with progress() as bar:
-            task = bar.add_task(title, total=how.num_samples, unit="samples", note="")
-            given: dict[str, Any] = {
-                "num_samples": how.num_samples,
-                "seed": how.seed,
-                "data_scale": how.data_scale,
-                "title": title,
-                "advance": lambda num: bar.advance(task, num),
-            }
-            if target.kind == "script":
-                script, *flags = target.words
-                try:
-                    return from_script(script, xs, flags, **given)
-                except RefusedArgumentsError as error:
-                    raise UsageError(str(error)) from error
-            with as_script(text):  # the function may import modules when called
-                loss_fn = load_function(text, *_LOSS)
-                with _named(text):
-                    return audit.probe(loss_fn, xs[0], **given)
+            task = bar.add_task(title, total=settings.num_samples, unit="samples", note="")
+            with as_script(target.text):  # the function may import modules when called
+                loss_fn = load_function(target.text, *_LOSS)
+                with _named(target.text):
+                    return audit.probe(
+                        loss_fn,
+                        x,
+                        num_samples=settings.num_samples,
+                        seed=settings.seed,
+                        data_scale=settings.data_scale,
+                        title=title,
+                        advance=lambda num: bar.advance(task, num),
+                    )
 
 
 def _share(text: str) -> float:
@@ -352,17 +324,6 @@ def _share(text: str) -> float:
     if not 0 < share < 1:
         raise ValueError(f"--within is {text}: give a share between 0 and 1, as 2% or 0.02.")
     return share
-
-
-def _rise(found: audit.Audit) -> str:
-    intervals = ", ".join(f"{fixed(low, 2)} to {fixed(high, 2)}" for low, high in found.rising)
-    return f"w increases at log-SNR {intervals}" if intervals else ""
-
-
-_FAILURES: dict[str, Callable[[audit.Audit], str]] = {
-    "rise": _rise,
-    "diagnostic": lambda found: " ".join(one.text for one in found.diagnostics),
-}
 
 
 def command(words: list[str]) -> Audit:

@@ -77,9 +77,9 @@ class Cache:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Condition]:
         sample = self.samples[index]
-        found = self.format.read(sample)
-        x = found.latents.float()
-        if not found.is_scaled:
+        encoded = self.format.read(sample)
+        x = encoded.latents.float()
+        if not encoded.is_scaled:
             if self.pipeline.encode is None:
                 raise ValueError(
                     f"{sample.latents} holds latents that are not scaled, and the pipeline has no "
@@ -88,7 +88,7 @@ class Cache:
             x = self.pipeline.encode.normalize(x[None])[0].cpu()
         if not x.isfinite().all():
             raise ValueError(f"{sample.latents} holds NaN or infinity: cache it again.")
-        cond = dict(self._condition(found, sample) if found.cond is None else found.cond)
+        cond = dict(self._condition(encoded, sample) if encoded.cond is None else encoded.cond)
         if self.guidance is not None:
             cond["guidance"] = torch.tensor(self.guidance)
         elif getattr(self._network, "config", {}).get("guidance_embeds"):
@@ -120,24 +120,24 @@ class Cache:
         texts = (self.format.read(sample).text for sample in self.samples)
         return max(0 if text is None else len(text) for text in texts)
 
-    def _condition(self, found: Encoded, sample: Sample) -> dict[str, Any]:
+    def _condition(self, encoded: Encoded, sample: Sample) -> dict[str, Any]:
         name = type(self._network).__name__
-        if name not in _KEYWORDS or found.text is None:
+        if name not in _KEYWORDS or encoded.text is None:
             what = f"no text embeddings of {sample.name}" if name in _KEYWORDS else f"no {name}"
             raise ValueError(
                 f"the cache in {self.folder} ({self.format.name}) has {what}: store latents and "
                 "the network's keywords in one safetensors file (docs/evaluation.md)."
             )
         text, mask, pooled = _KEYWORDS[name]
-        cond: dict[str, Any] = {text: found.text}
+        cond: dict[str, Any] = {text: encoded.text}
         if mask is not None:
-            given = torch.ones(len(found.text)) if found.mask is None else found.mask
-            cond = {text: padded(found.text, self.num_tokens)}
-            cond[mask] = padded(given.long(), self.num_tokens)
-        if found.pooled is not None and pooled == "text_embeds":
-            cond["added_cond_kwargs"] = {pooled: found.pooled, "time_ids": found.size}
-        elif found.pooled is not None and pooled is not None:
-            cond[pooled] = found.pooled
+            mask_of_text = torch.ones(len(encoded.text)) if encoded.mask is None else encoded.mask
+            cond = {text: padded(encoded.text, self.num_tokens)}
+            cond[mask] = padded(mask_of_text.long(), self.num_tokens)
+        if encoded.pooled is not None and pooled == "text_embeds":
+            cond["added_cond_kwargs"] = {pooled: encoded.pooled, "time_ids": encoded.size}
+        elif encoded.pooled is not None and pooled is not None:
+            cond[pooled] = encoded.pooled
         return cond
 
 
@@ -228,11 +228,11 @@ def validate(
         parts.append(validator(denoiser, batch_size=batch_size, is_shared=is_shared, start=start))
     if len(parts) == 1:
         return parts[0]
-    own = [part.measurements for part in parts]
+    measured = [part.measurements for part in parts]
     joined = Measurements(
-        own[0].schedule,
-        torch.cat([one.logsnr for one in own]),
-        torch.cat([one.loss for one in own]),
+        measured[0].schedule,
+        torch.cat([measurements.logsnr for measurements in measured]),
+        torch.cat([measurements.loss for measurements in measured]),
         is_lattice=False,
     )
     return replace(

@@ -110,13 +110,13 @@ class Kohya(Format):
                 continue
             sized = re.fullmatch(r"(.+)_\d{4,}x\d{4,}_([a-z0-9_]+)", path.stem)
             stem, kind = sized.groups() if sized else (path.stem, "sdxl")  # as SD's, of before
-            name = str(path.with_name(stem))
+            image = str(path.with_name(stem))
             text = path.with_name(f"{stem}_{'te_outputs' if kind == 'sdxl' else f'{kind}_te'}.npz")
             with _npz(path) as arrays:
-                keys = [one for one in arrays if re.fullmatch(r"latents(_\d+x\d+)?", one)]
+                keys = [name for name in arrays if re.fullmatch(r"latents(_\d+x\d+)?", name)]
                 _require(keys, path, arrays)
-            own = text if text.is_file() else None
-            yield from (Sample(name, path, own, key, kind) for key in keys)
+            stored_text = text if text.is_file() else None
+            yield from (Sample(image, path, stored_text, key, kind) for key in keys)
 
     def read(self, sample: Sample) -> Encoded:
         if sample.kind not in self.is_scaled:
@@ -130,23 +130,23 @@ class Kohya(Format):
             width, height = arrays["original_size" + resolution].tolist()
             left, top = arrays["crop_ltrb" + resolution].tolist()[:2]
         size = [height, width, top, left, *(_PIXELS * side for side in latents.shape[-2:])]
-        found = Encoded(
+        encoded = Encoded(
             latents=latents,
             is_scaled=self.is_scaled[sample.kind],
             size=torch.tensor(size, dtype=torch.float32),
         )
-        return found if sample.text is None else replace(found, **self._text(sample.text))
+        return encoded if sample.text is None else replace(encoded, **self._text(sample.text))
 
     def _text(self, path: Path) -> dict[str, Any]:
         with _npz(path) as arrays:
-            found = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
-        if any(bool(found.get(f"apply_{one}_attn_mask", False)) for one in ("t5", "lg")):
+            texts = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
+        if any(bool(texts.get(f"apply_{name}_attn_mask", False)) for name in ("t5", "lg")):
             warnings.warn(
                 f"{path} was trained with masked attention to the text, which the network of "
                 "diffusers does not have.",
                 stacklevel=2,
             )
-        match found:
+        match texts:
             case {"hidden_state1": first, "hidden_state2": second, "pool2": pooled}:
                 return {"text": torch.cat([first, second], -1), "pooled": pooled}
             case {"lg_out": first, "lg_pooled": pooled, "t5_out": second}:
@@ -156,7 +156,7 @@ class Kohya(Format):
                 return {"text": text, "pooled": pooled}
             case {"hidden_state": text, "attention_mask": mask}:
                 return {"text": text, "mask": mask}
-        raise ValueError(f"{path} holds {', '.join(found)}: these text embeddings are unknown.")
+        raise ValueError(f"{path} holds {', '.join(texts)}: these text embeddings are unknown.")
 
 
 class Musubi(Format):
@@ -180,12 +180,12 @@ class Musubi(Format):
 
     def samples(self, folder: Path) -> Iterator[Sample]:
         for path in sorted(folder.rglob("*.safetensors")):
-            found = re.fullmatch(r"(.+?)(?:_\d{5}-\d{3})?_\d{4,}x\d{4,}_([a-z0-9]+)", path.stem)
-            if found and found[2] != "te":
-                name, kind = found.groups()
+            parts = re.fullmatch(r"(.+?)(?:_\d{5}-\d{3})?_\d{4,}x\d{4,}_([a-z0-9]+)", path.stem)
+            if parts and parts[2] != "te":
+                name, kind = parts.groups()
                 text = path.with_name(f"{name}_{kind}_te.safetensors")
-                own = text if text.is_file() else None
-                yield Sample(str(path.with_name(name)), path, own, "latents", kind)
+                stored_text = text if text.is_file() else None
+                yield Sample(str(path.with_name(name)), path, stored_text, "latents", kind)
 
     def read(self, sample: Sample) -> Encoded:
         kind = sample.kind
@@ -195,22 +195,22 @@ class Musubi(Format):
                 f"{', '.join(self.is_scaled)}."
             )
         tensors = _tensors(sample.latents)
-        found = {self._plain(one): tensor for one, tensor in tensors.items()}
-        if [*found] != ["latents"]:
+        latents = {self._plain(key): tensor for key, tensor in tensors.items()}
+        if [*latents] != ["latents"]:
             raise ValueError(
-                f"{sample.latents} holds {', '.join(found)}: only latents without control images "
+                f"{sample.latents} holds {', '.join(latents)}: only latents without control images "
                 "are evaluated."
             )
         fields: dict[str, Any] = {}
         texts = {} if sample.text is None else _tensors(sample.text)
-        for one, tensor in texts.items():
-            field = self.fields.get(self._plain(one))
+        for key, tensor in texts.items():
+            field = self.fields.get(self._plain(key))
             if field is None:
-                raise ValueError(f"{sample.text} holds {one}: this embedding is unknown.")
+                raise ValueError(f"{sample.text} holds {key}: this embedding is unknown.")
             fields[field] = tensor
         if kind in self.num_tokens and "text" in fields:
             fields["text"] = padded(fields["text"], self.num_tokens[kind])
-        return Encoded(latents=found["latents"], is_scaled=self.is_scaled[kind], **fields)
+        return Encoded(latents=latents["latents"], is_scaled=self.is_scaled[kind], **fields)
 
     @staticmethod
     def _plain(key: str) -> str:
@@ -307,11 +307,11 @@ def padded(tokens: Tensor, num: int) -> Tensor:
     return torch.cat([tokens, tokens.new_zeros(num - len(tokens), *tokens.shape[1:])])
 
 
-def _require(condition: object, path: Path, found: Mapping[str, Any]) -> None:
+def _require(condition: object, path: Path, contents: Mapping[str, Any]) -> None:
     if not condition:
         raise ValueError(
-            f"{path} holds {', '.join(list(found)[:5]) or 'nothing'}, but no latents: remove it, "
-            "or name the folder of the cache."
+            f"{path} holds {', '.join(list(contents)[:5]) or 'nothing'}, but no latents: remove "
+            "it, or name the folder of the cache."
         )
 
 

@@ -45,8 +45,10 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
     with formats.opened(path) as file:
         metadata = file.metadata()  # the scales, where peft's adapters have others than 1
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    own = {key: one for key, one in weights.items() if not key.startswith(_OF_TEXT)}
-    if len(own) < len(weights):
+    of_network = {
+        key: parameter for key, parameter in weights.items() if not key.startswith(_OF_TEXT)
+    }
+    if len(of_network) < len(weights):
         warnings.warn(
             f"{path} also adapts the text encoder, which has no effect on cached embeddings.",
             stacklevel=3,
@@ -55,7 +57,7 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
     network = unwrapped(getattr(network, "inner", network))
     try:
         with _quiet(), TemporaryDirectory() as folder:
-            save_file(own, Path(folder, "adapter.safetensors"), metadata)
+            save_file(of_network, Path(folder, "adapter.safetensors"), metadata)
             loader = _loader(pipeline, network)
             loader.load_lora_weights(
                 folder,
@@ -89,7 +91,7 @@ def _loader(pipeline: Pipeline, network: Any) -> Any:
         "scheduler": scheduler.from_config(pipeline.scheduler),
     }
     arguments = inspect.signature(kind).parameters.values()
-    required = [one.name for one in arguments if one.default is one.empty]
+    required = [parameter.name for parameter in arguments if parameter.default is parameter.empty]
     return kind(**{**dict.fromkeys(required), **parts})
 
 

@@ -77,12 +77,12 @@ class Latents:
         has_channels = mean is not None and std is not None
         if factor is None and not has_channels:
             raise ValueError("the VAE's config.json has no scaling_factor: add the training value.")
-        given = {
+        factors = {
             "scaling_factor": 1.0 if factor is None else factor,
             "shift_factor": config.get("shift_factor") or 0.0,
         }
-        scale = torch.tensor(number(given, "scaling_factor", 1.0, above=0))
-        shift = torch.tensor(number(given, "shift_factor", 0.0))
+        scale = torch.tensor(number(factors, "scaling_factor", 1.0, above=0))
+        shift = torch.tensor(number(factors, "shift_factor", 0.0))
         if has_channels:
             shift, std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
             scale = scale / std
@@ -104,14 +104,14 @@ class Latents:
                 per image. Default: the mean of the distribution.
         """
         encoded = self._encoded(images)
-        found: Tensor
+        latents: Tensor
         if (latent := getattr(encoded, "latent", None)) is not None:
-            found = latent
+            latents = latent
         elif generator is None:
-            found = encoded.latent_dist.mode()
+            latents = encoded.latent_dist.mode()
         else:
-            found = encoded.latent_dist.sample(generator)
-        return self.normalize(found.flatten(1, -3) if images.ndim == 4 else found)
+            latents = encoded.latent_dist.sample(generator)
+        return self.normalize(latents.flatten(1, -3) if images.ndim == 4 else latents)
 
     def normalize(self, latents: Float[Tensor, "b d *k i j"]) -> Float[Tensor, "b e *k l m"]:
         """Shift and scale latents for the diffusion network.

@@ -65,8 +65,8 @@ class DiffusersConfig:
                 f"a network's config is of {name}: {suggestion(str(name), CLASS_KEYS)} Others, as "
                 "text-conditioned networks, can be wrapped in a function, network:own."
             )
-        own = {key: value for key, value in entries.items() if not key.startswith("_")}
-        text = json.dumps({"_class_name": name, **dict(sorted(own.items()))})
+        settings = {key: value for key, value in entries.items() if not key.startswith("_")}
+        text = json.dumps({"_class_name": name, **dict(sorted(settings.items()))})
         object.__setattr__(self, "config", text)
 
     def __repr__(self) -> str:
@@ -87,8 +87,8 @@ class DiffusersConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        found = json.loads(self.config)
-        return {key: value for key, value in found.items() if key != "_class_name"}
+        entries = json.loads(self.config)
+        return {key: value for key, value in entries.items() if key != "_class_name"}
 
     def build(
         self, shape: tuple[int, ...], num_classes: int | None, levels: Levels
@@ -102,10 +102,10 @@ class DiffusersConfig:
         """
         kind = getattr(imported(), self.class_name)
         settings = fitted(self.class_name, self.settings, tuple(shape), num_classes)
-        known = list(inspect.signature(kind.__init__).parameters)[1:]
+        options = list(inspect.signature(kind.__init__).parameters)[1:]
         for key in settings:
-            if key not in known:
-                raise ValueError(f"{self.class_name} has no {key}: {suggestion(key, known)}")
+            if key not in options:
+                raise ValueError(f"{self.class_name} has no {key}: {suggestion(key, options)}")
         try:
             inner = kind(**settings)
         except Exception as error:  # of diffusers, of any type
@@ -198,24 +198,30 @@ def fitted(
                 f"{key} of {name} is {settings[key]!r} in its config, and has to be {values[0]!r} "
                 "here: change it, or leave it out."
             )
-    own = {key: value for key, value in settings.items() if value is not None}
-    given: dict[str, Any] = {"in_channels": channels, "out_channels": channels, "sample_size": size}
+    chosen = {key: value for key, value in settings.items() if value is not None}
+    sizes_of_data: dict[str, Any] = {
+        "in_channels": channels,
+        "out_channels": channels,
+        "sample_size": size,
+    }
 
     key, is_beside = CLASS_KEYS[name], name == _TRANSFORMER  # beside: the null label has its row
-    found = settings.get(key)
+    num_labels = settings.get(key)
     if num_classes is None:
         if is_beside:
             raise ValueError(
                 f"{name} is class-conditional, and the data have no labels: choose UNet2DModel."
             )
-        if found is not None:
-            raise ValueError(f"{key} of {name} is {found!r}, and the data have no labels: omit it.")
-        return {**settings, **given, **own}
+        if num_labels is not None:
+            raise ValueError(
+                f"{key} of {name} is {num_labels!r}, and the data have no labels: omit it."
+            )
+        return {**settings, **sizes_of_data, **chosen}
     least = num_classes if is_beside else num_classes + 1
-    if key in settings and (type(found) is not int or found < least):
+    if key in settings and (type(num_labels) is not int or num_labels < least):
         row = "" if is_beside else ", the last one for no label"
         raise ValueError(
-            f"{key} of {name} is {found!r} in its config, and the data have {num_classes} classes: "
-            f"give {least}{row}, or leave it out, or train with --no-use-labels."
+            f"{key} of {name} is {num_labels!r} in its config, and the data have {num_classes} "
+            f"classes: give {least}{row}, or leave it out, or train with --no-use-labels."
         )
-    return {**settings, **given, key: least, **own}
+    return {**settings, **sizes_of_data, key: least, **chosen}

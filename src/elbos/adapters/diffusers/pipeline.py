@@ -157,12 +157,12 @@ def read_scheduler(folder: Path) -> Config:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        found = files.read_json(path)
+        content = files.read_json(path)
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"{path} holds no configuration: give a file that diffusers wrote.")
-    return found
+    return content
 
 
 def _place(folder: Path, name: str) -> Path:
@@ -170,28 +170,28 @@ def _place(folder: Path, name: str) -> Path:
 
 
 def _load_model(
-    folder: Path, entry: list[Any], known: tuple[str, ...], dtype: torch.dtype
+    folder: Path, entry: list[Any], classes: tuple[str, ...], dtype: torch.dtype
 ) -> nn.Module:
     library, name = entry
-    if library != "diffusers" or name not in known:
+    if library != "diffusers" or name not in classes:
         raise ValueError(
             f"{folder} has a {library}.{name}, which is unknown here: load it yourself, for "
-            f"denoiser(network, scheduler); known are {', '.join(known)}."
+            f"denoiser(network, scheduler); known are {', '.join(classes)}."
         )
-    weights = [one.name for one in folder.glob(_WEIGHTS)]
+    weights = [file.name for file in folder.glob(_WEIGHTS)]
     if not weights:
         raise ValueError(f"{folder} has no {_WEIGHTS}: save it with safe_serialization=True.")
     files.require_plain(folder, may_link=True)
     for index in folder.glob("*.index*.json"):
         names = read_json(index).get("weight_map")
         are_safe = isinstance(names, dict) and all(
-            Path(str(one)).suffix == ".safetensors" for one in names.values()
+            Path(str(file)).suffix == ".safetensors" for file in names.values()
         )
         if not are_safe:
             raise ValueError(f"{index} names other files than safetensors: save the weights anew.")
     options = {
         "torch_dtype": dtype,
-        "variant": "fp16" if all(".fp16" in one for one in weights) else None,
+        "variant": "fp16" if all(".fp16" in file for file in weights) else None,
         "use_safetensors": True,
         "local_files_only": True,
         "output_loading_info": True,
@@ -199,11 +199,11 @@ def _load_model(
     kind = getattr(imported(), name)
     model: nn.Module
     try:
-        model, found = kind.from_pretrained(str(folder), **options)
+        model, loading = kind.from_pretrained(str(folder), **options)
     except Exception as error:  # of diffusers, of any type
         raise ValueError(f"{folder} cannot be read as {name}: {flat(error)}") from error
-    if found["missing_keys"]:
-        raise ValueError(f"{folder} lacks weights of {name}, as {found['missing_keys'][0]}.")
+    if loading["missing_keys"]:
+        raise ValueError(f"{folder} lacks weights of {name}, as {loading['missing_keys'][0]}.")
     return model.eval()
 
 

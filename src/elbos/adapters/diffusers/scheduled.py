@@ -190,9 +190,9 @@ def denoiser(
                 "configuration: give a scheduler with trained_betas."
             )
     inner = unwrapped(network)
-    own = getattr(inner, "config", None)
-    own = own if isinstance(own, Mapping) else {}
-    is_discrete = is_discrete or own.get("time_embedding_type") == "learned"
+    network_config = getattr(inner, "config", None)
+    network_config = network_config if isinstance(network_config, Mapping) else {}
+    is_discrete = is_discrete or network_config.get("time_embedding_type") == "learned"
     require_positive(time_scale=time_scale)
     if type(inner).__name__ in FAMILIES and isinstance(network, nn.Module) and time_scale == 1:
         if not isinstance(levels, FlowTime):
@@ -202,7 +202,7 @@ def denoiser(
             )
         network = FamilyNetwork(network)
     else:
-        _require_fit(type(inner).__name__, own, levels, time_scale, is_discrete)
+        _require_fit(type(inner).__name__, network_config, levels, time_scale, is_discrete)
     try:
         names = [*signature(network).parameters]
     except (TypeError, ValueError):
@@ -232,7 +232,11 @@ def _clipping(config: Config) -> Clipping | None:
 
 
 def _require_fit(
-    name: str, own: Mapping[str, Any], levels: Levels, time_scale: float, is_discrete: bool
+    name: str,
+    network_config: Mapping[str, Any],
+    levels: Levels,
+    time_scale: float,
+    is_discrete: bool,
 ) -> None:
     if name.startswith(_REVERSED_TIMES):
         raise ValueError(
@@ -245,12 +249,12 @@ def _require_fit(
         raise ValueError("the scheduler's timesteps are ln(sigma) / 4: leave out is_discrete.")
     if is_discrete and time_scale != 1:
         raise ValueError(f"time_scale is {time_scale} and timesteps are whole: leave out one.")
-    if own.get("time_embedding_type") == "fourier":
+    if network_config.get("time_embedding_type") == "fourier":
         raise ValueError(
             f"{name} has a fourier time_embedding_type, which takes the sigma of data with noise "
             "added: no scheduler here has that as timestep."
         )
-    num_known, num_steps = own.get("num_train_timesteps"), levels.num_steps
+    num_known, num_steps = network_config.get("num_train_timesteps"), levels.num_steps
     if is_discrete and num_known is not None and num_known < num_steps:
         raise ValueError(
             f"{name} knows {num_known} timesteps, and the scheduler has {num_steps}: give the "

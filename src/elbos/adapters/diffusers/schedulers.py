@@ -192,16 +192,16 @@ def _from_betas(kind: Betas, config: Config, training: Training) -> LossTable:
     else:
         coefficient = torch.minimum(torch.sigmoid(logsnr), gamma * torch.sigmoid(-logsnr))
 
-    found = list[Diagnostic]()
+    diagnostics = list[Diagnostic]()
     if is_zero and kind.last is None:
-        found.append(kinds.ZeroSnrIgnored(str(name)))
+        diagnostics.append(kinds.ZeroSnrIgnored(str(name)))
     elif is_zero and kind.last:
-        found.append(kinds.ZeroSnrRemainder(str(name)))
+        diagnostics.append(kinds.ZeroSnrRemainder(str(name)))
     elif is_zero and prediction == "eps" and gamma is not None:
-        found.append(kinds.MinSnrUndefined())
+        diagnostics.append(kinds.MinSnrUndefined())
     if prediction == "x" and gamma is None:
-        found.append(kinds.SnrWeightedX())
-    return _table(config, training, logsnr, PREDICTIONS[prediction], coefficient, found)
+        diagnostics.append(kinds.SnrWeightedX())
+    return _table(config, training, logsnr, PREDICTIONS[prediction], coefficient, diagnostics)
 
 
 def _beta(config: Config, key: str, default: float) -> float:
@@ -292,12 +292,13 @@ def _from_flow(
     if training.precondition_outputs:
         coefficient = coefficient * sigma**2
 
-    found: list[tuple[bool, Diagnostic]] = [
-        (is_dynamic, kinds.DynamicShift(name)),
-        (is_solver, kinds.SamplingOnly(name)),
-        (scheme == "logit_normal" and training.logit_mean != 0, kinds.LogitMean(name)),
-    ]
-    diagnostics = [finding for is_found, finding in found if is_found]
+    diagnostics = list[Diagnostic]()
+    if is_dynamic:
+        diagnostics.append(kinds.DynamicShift(name))
+    if is_solver:
+        diagnostics.append(kinds.SamplingOnly(name))
+    if scheme == "logit_normal" and training.logit_mean != 0:
+        diagnostics.append(kinds.LogitMean(name))
     return _table(config, training, logsnr, PREDICTIONS[prediction], coefficient, diagnostics)
 
 
@@ -318,8 +319,9 @@ def _from_edm(draws_sigma_min: bool, config: Config, training: Training) -> Loss
         log_sigma = ramp * math.log(low / high)
     logsnr = -2 * (math.log(high) + log_sigma)
     square_of_c_out = 1 / (torch.exp(logsnr) + sigma_data**-2)
-    found = (kinds.EdmStyle(), *[kinds.SigmaMinNotDrawn()] * draws_sigma_min)
-    table = _table(config, training, logsnr, EDM(sigma_data=sigma_data), square_of_c_out, found)
+    diagnostics = (kinds.EdmStyle(), *[kinds.SigmaMinNotDrawn()] * draws_sigma_min)
+    target = EDM(sigma_data=sigma_data)
+    table = _table(config, training, logsnr, target, square_of_c_out, diagnostics)
     return table if predicts == "epsilon" else replace(table, factor=-1.0)
 
 

@@ -42,7 +42,7 @@ from elbos.adapters.trainers.times import (
     stable_diffusion,
     stable_diffusion_logsnr,
 )
-from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
+from elbos.adapters.trainers.trainer import Loss, Trainer
 from elbos.audit import diagnostics as kinds
 from elbos.theory.recipes.flow import bell
 from elbos.theory.schedules import Normal
@@ -162,8 +162,8 @@ def _flow(settings: Settings) -> Loss:
             shifts = shifts_by_resolution(settings, "resolution", pixels=pixels)
             tables = [even_times(shift) for shift in shifts]
         else:
-            known = ", ".join([*_STATIC_SHIFT, *_PIXELS_PER_TOKEN])
-            raise ValueError(f"arch is {arch!r}: the shifts of {known} are known here.")
+            names = ", ".join([*_STATIC_SHIFT, *_PIXELS_PER_TOKEN])
+            raise ValueError(f"arch is {arch!r}: the shifts of {names} are known here.")
 
     i = torch.arange(NUM_STEPS, dtype=torch.float64)
     weight = torch.ones_like(i)
@@ -204,23 +204,10 @@ def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     return torch.arange(NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS, torch.from_numpy(p)
 
 
-_FLOWMATCH: Values = {"noise_scheduler": "flowmatch"}
-_TIMES = ("sigmoid", "linear", "weighted", "lognorm_blend")
 AI_TOOLKIT = Trainer(
     name="ai-toolkit",
     version="ai-toolkit 0.12.26, 27a03a9",
     read=_read,
-    options=(
-        *(Option(settings={**_FLOWMATCH, "timestep_type": times}) for times in _TIMES),
-        Option(settings={**_FLOWMATCH, "linear_timesteps": True}),
-        Option(settings={**_FLOWMATCH, "linear_timesteps2": True}),
-        Option(
-            settings={**_FLOWMATCH, "timestep_type": "flux_shift", "is_flux": True},
-            free={"resolution": (1024.0, 256.0, 2048.0)},
-        ),
-        Option(settings={}, free={"min_snr_gamma": (5.0, 0.05, 500.0)}),
-    ),
-    is_flags=False,
     loss_types=("mse", "mae", "pseudo_huber", "wavelet", "stepped"),
     findings=_FINDINGS,
     neutral=_NEUTRAL,

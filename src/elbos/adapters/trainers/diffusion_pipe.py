@@ -32,7 +32,7 @@ from elbos.adapters.trainers.times import (
     stable_diffusion,
     stable_diffusion_logsnr,
 )
-from elbos.adapters.trainers.trainer import Loss, Option, Trainer
+from elbos.adapters.trainers.trainer import Loss, Trainer
 from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
 from elbos.theory.parameterizations import EDM
@@ -116,19 +116,9 @@ def _sdxl(settings: Settings, title: str) -> LossTable:
     return stable_diffusion(title, coefficient, is_v=is_v, is_zero_terminal=is_v)
 
 
-_SHIFT, _GAMMA = {"shift": (1.0, 0.02, 50.0)}, {"min_snr_gamma": (5.0, 0.05, 500.0)}
 DIFFUSION_PIPE = Trainer(
     name="diffusion-pipe",
     version="diffusion-pipe, commit 8f83dbf of August 2026",
     read=_read,
-    options=(
-        Option(settings={"model.type": "flux"}, free={"sigmoid_scale": (1.0, 0.1, 5.0), **_SHIFT}),
-        Option(settings={"model.type": "flux", "timestep_sample_method": "uniform"}, free=_SHIFT),
-        Option(settings={"model.type": "sdxl"}),
-        Option(settings={"model.type": "sdxl"}, free=_GAMMA),
-        Option(settings={"model.type": "sdxl", "debiased_estimation_loss": True}),
-        Option(settings={"model.type": "sdxl", "v_pred": True}, free=_GAMMA),
-    ),
-    is_flags=False,
     findings=_FINDINGS,
 )

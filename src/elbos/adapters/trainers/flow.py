@@ -77,19 +77,19 @@ def sides(settings: Settings, name: str = "resolution", default: int | None = No
         settings.diagnostics.append(kinds.DeclaredResolution(resolution=shown))
     if not text:
         return [default or _RESOLUTION]
-    found = [float(number) for number in re.findall(r"\d+\.?\d*", text)]
+    numbers = [float(number) for number in re.findall(r"\d+\.?\d*", text)]
     is_other = re.search(r"[^\d\s.,x()\[\]]", text) is not None
-    if is_other or not found or not all(16 <= side <= 100_000 for side in found):
+    if is_other or not numbers or not all(16 <= side <= 100_000 for side in numbers):
         raise ValueError(f"{name} is {text[:40]!r}: give sides in pixels, 16 or more, as 1024.")
-    return found
+    return numbers
 
 
 def resolution(settings: Settings, default: int | None = None) -> tuple[float, float]:
     """Return image height and width in pixels from the setting `resolution`."""
-    found = sides(settings, default=default)
-    if len(found) > 2:
-        raise ValueError(f"resolution holds {len(found)} numbers: give one or two, as 1024.")
-    return found[0], found[-1]
+    numbers = sides(settings, default=default)
+    if len(numbers) > 2:
+        raise ValueError(f"resolution holds {len(numbers)} numbers: give one or two, as 1024.")
+    return numbers[0], numbers[-1]
 
 
 def shifts_by_resolution(
@@ -99,14 +99,14 @@ def shifts_by_resolution(
 
     The shift is $e^\mu$.
     """
-    found = sides(settings, name)
-    return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in found]
+    numbers = sides(settings, name)
+    return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in numbers]
 
 
-def read_scheme(settings: Settings) -> Training:
-    if settings.text("weighting_scheme") == "uniform":
+def read_scheme(settings: Settings, default: Scheme = "none") -> Training:
+    if settings.values("weighting_scheme") in (["none"], ["uniform"]):
         return Training()
-    scheme = settings.one_of("weighting_scheme", "none", get_args(Scheme))
+    scheme = settings.one_of("weighting_scheme", default, get_args(Scheme))
     if scheme == "logit_normal":
         mean, std = settings.number("logit_mean", 0), settings.number("logit_std", 1, above=0)
         return Training(weighting_scheme="logit_normal", logit_mean=mean, logit_std=std)

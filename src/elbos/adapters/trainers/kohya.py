@@ -32,7 +32,7 @@ from elbos.adapters.trainers.times import (
     stable_diffusion_logsnr,
     steps_between,
 )
-from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
+from elbos.adapters.trainers.trainer import Loss, Trainer
 from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
 from elbos.theory import schedules
@@ -72,7 +72,7 @@ _DETAILS = {  # settings that take effect only with another
 
 
 def _read(settings: Settings) -> Loss:
-    details = [others for name, others in _DETAILS.items() if settings.number(name, 0)]
+    details = [details for name, details in _DETAILS.items() if settings.number(name, 0)]
     if settings.text("loss_type", "l2").lower() != "l2":
         details.append(("huber_schedule", "huber_c", "huber_scale"))
     for name in chain(*details):
@@ -175,28 +175,10 @@ def _flow(settings: Settings, name: str) -> Loss:
     )
 
 
-_EPS: Values = {}
-_V: Values = {"v_parameterization": True}
-_ZERO: Values = {**_V, "zero_terminal_snr": True}
-_MIN_SNR = {"min_snr_gamma": (5.0, 0.1, 100.0)}
-_FLUX = {"script": "flux_train_network", "model_prediction_type": "raw"}
-_SHIFT = {"discrete_flow_shift": (1.0, 0.05, 50.0)}
-
 KOHYA = Trainer(
     name="kohya",
     version="sd-scripts v0.10.1, 48d368f",
     read=_read,
-    options=(
-        *(Option(settings=model) for model in (_EPS, _V, _ZERO)),
-        *(Option(settings=model, free=_MIN_SNR) for model in (_EPS, _V, _ZERO)),
-        *(Option(settings={**model, "debiased_estimation_loss": True}) for model in (_EPS, _V)),
-        Option(settings={**_FLUX, "timestep_sampling": "uniform"}),
-        Option(
-            settings={**_FLUX, "timestep_sampling": "shift"},
-            free={**_SHIFT, "sigmoid_scale": (1.0, 0.1, 5.0)},
-        ),
-        Option(settings={**_FLUX, "timestep_sampling": "sigma"}, free=_SHIFT),
-    ),
     loss_types=("l2", "l1", "huber", "smooth_l1"),
     findings=_FINDINGS,
 )

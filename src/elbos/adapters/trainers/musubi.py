@@ -19,7 +19,7 @@ from elbos.adapters.diffusers.training import scheme_weight, step_probability
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.times import NUM_STEPS, flow_table, steps_between
-from elbos.adapters.trainers.trainer import Loss, Option, Trainer
+from elbos.adapters.trainers.trainer import Loss, Trainer
 from elbos.audit import diagnostics as kinds
 from elbos.theory import schedules
 from elbos.theory.schedules import FlowTimes, Mixture, Normal, Schedule
@@ -117,23 +117,4 @@ MUSUBI = Trainer(
     version="musubi-tuner v0.3.4, 30c658c",
     package=("musubi-tuner", "0.3.4"),
     read=_read,
-    options=(
-        Option(settings={"timestep_sampling": "uniform"}),
-        Option(
-            settings={"timestep_sampling": "shift"},
-            free={"discrete_flow_shift": (1.0, 0.05, 50.0), "sigmoid_scale": (1.0, 0.1, 5.0)},
-        ),
-        Option(
-            settings={"timestep_sampling": "logsnr"},
-            free={"logit_mean": (0.0, -12.0, 12.0), "logit_std": (2.0, 0.2, 8.0)},
-        ),
-        *(
-            Option(settings={"timestep_sampling": "uniform", "weighting_scheme": weight})
-            for weight in ("cosmap", "sigma_sqrt")
-        ),
-        Option(
-            settings={"timestep_sampling": "sigma", "weighting_scheme": "mode"},
-            free={"mode_scale": (0.5, -0.9, 1.7)},
-        ),
-    ),
 )

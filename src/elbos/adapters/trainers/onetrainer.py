@@ -27,7 +27,7 @@ from elbos.adapters.trainers.times import (
     stable_diffusion,
     steps_between,
 )
-from elbos.adapters.trainers.trainer import Option, Trainer, Values
+from elbos.adapters.trainers.trainer import Trainer
 from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
 
@@ -167,45 +167,9 @@ def _probability(settings: Settings, shift: float) -> Float[Tensor, " n"]:
     return u.diff()
 
 
-_SDXL: Values = {"model_type": "STABLE_DIFFUSION_XL_10_BASE"}
-_FLUX: Values = {"model_type": "FLUX_DEV_1"}
-_V: Values = {**_SDXL, "force_v_prediction": True}
-_ZERO: Values = {**_SDXL, "rescale_noise_scheduler_to_zero_terminal_snr": True}
-_GAMMA = {"loss_weight_strength": (5.0, 0.05, 500.0)}
-_SHIFT = {"timestep_shift": (1.0, 0.05, 50.0)}
-
 ONETRAINER = Trainer(
     name="onetrainer",
     version="OneTrainer, commit 23df383 of August 2026",
     read=_read,
-    is_flags=False,
     findings=_FINDINGS,
-    options=(
-        *(Option(settings=model) for model in (_SDXL, _V, _ZERO)),
-        *(
-            Option(settings={**model, "loss_weight_fn": weight}, free=free)
-            for model in (_SDXL, _V, _ZERO)
-            for weight, free in (("MIN_SNR_GAMMA", _GAMMA), ("DEBIASED_ESTIMATION", {}))
-        ),
-        Option(
-            settings={**_SDXL, "loss_weight_fn": "P2"},
-            free={"loss_weight_strength": (1.0, 0.05, 4.0)},
-        ),
-        *(
-            Option(settings={**_FLUX, "loss_weight_fn": weight}, free=_SHIFT)
-            for weight in ("CONSTANT", "SIGMA")
-        ),
-        Option(
-            settings={**_FLUX, "timestep_distribution": "LOGIT_NORMAL"},
-            free={"noising_bias": (0.0, -5.0, 5.0), "noising_weight": (0.0, -0.8, 4.0)},
-        ),
-        Option(
-            settings={**_FLUX, "timestep_distribution": "BETA"},
-            free={"noising_weight": (1.5, 0.2, 8.0), "noising_bias": (1.0, 0.2, 8.0)},
-        ),
-        Option(
-            settings={**_FLUX, "timestep_distribution": "HEAVY_TAIL"},
-            free={"noising_weight": (1.0, -0.9, 1.7), **_SHIFT},
-        ),
-    ),
 )

@@ -115,15 +115,20 @@ class Settings:
         value = self._get(name)
         if value is None:
             return default
-        found = next((one for one in choices if _plain(one) == _plain(value)), None)
-        if found is None:
+        choice = next((option for option in choices if _plain(option) == _plain(value)), None)
+        if choice is None:
             near = _misspelt(str(value), choices)
             raise _wrong(name, value, near or f"one of {', '.join(choices)}")
-        return found
+        return choice
 
     def text(self, name: str, default: str = "") -> str:
         value = self._get(name)
         return default if value is None else str(value)
+
+    def values(self, name: str) -> list[Any]:
+        """Return all values of a trainer setting as they are, those inside of a table included."""
+        self._read.add(name)
+        return [value for key, value in self._values.items() if f".{name}." in f".{key}."]
 
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
@@ -136,7 +141,7 @@ class Settings:
             kind(name)
             for kind, names in kinds.items()
             for name in names
-            if any(str(value).lower() not in _OFF for value in self._all(name))
+            if any(str(value).lower() not in _OFF for value in self.values(name))
         )
 
     def require_default(self, defaults: Mapping[str, float]) -> None:
@@ -146,7 +151,7 @@ class Settings:
         """
         for name, default in defaults.items():
             neutral = _NULL if default else _OFF
-            for value in self._all(name):
+            for value in self.values(name):
                 if str(value).lower() not in neutral and _number(value) != default:
                     raise ValueError(
                         f"{name} is {shortened(repr(value))}, which changes the loss in a way that "
@@ -159,25 +164,21 @@ class Settings:
         A ValueError is raised if one seems to be misspelt.
         """
         unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]
-        left_out = [n for n in self._read if all(value is None for value in self._all(n))]
-        known = {name.split(".")[-1]: name for name in left_out}
+        left_out = [n for n in self._read if all(value is None for value in self.values(n))]
+        full_names = {name.split(".")[-1]: name for name in left_out}
         for name in unread:
-            if near := _misspelt(name.split(".")[-1], known):
-                raise ValueError(f"There is no setting {name}: did you mean {known[near]}?")
+            if near := _misspelt(name.split(".")[-1], full_names):
+                raise ValueError(f"There is no setting {name}: did you mean {full_names[near]}?")
         return unread
-
-    def _all(self, name: str) -> list[Any]:
-        self._read.add(name)
-        return [value for key, value in self._values.items() if f".{name}." in f".{key}."]
 
     def _get(self, name: str) -> Any:
         self._read.add(name)
         keys = [name] if name in self._values else [k for k in self._values if _ends(k, name)]
-        found = {key: self._values[key] for key in keys}
-        if len({repr(value) for value in found.values()}) > 1:
-            first, second = list(found)[:2]
+        values = {key: self._values[key] for key in keys}
+        if len({repr(value) for value in values.values()}) > 1:
+            first, second = list(values)[:2]
             raise ValueError(f"{name} is given twice, as {first} and {second}: leave one out.")
-        value = next(iter(found.values()), None)
+        value = next(iter(values.values()), None)
         return None if str(value).lower() in _NULL else value
 
 
@@ -228,8 +229,8 @@ def read_settings(source: str | Path | Sequence[str]) -> Settings:
         return Settings(flags)
     path = str(flags.pop(named))
     content = _of_file(Path(path if Path(path).suffix in files.TEXT_FORMATS else f"{path}.toml"))
-    kept = {k: v for k, v in content.items() if not any(_ends(k, flag) for flag in flags)}
-    return Settings(kept | flags)
+    of_file = {k: v for k, v in content.items() if not any(_ends(k, flag) for flag in flags)}
+    return Settings(of_file | flags)
 
 
 def _of_file(path: Path) -> dict[str, Any]:
@@ -267,10 +268,10 @@ def _plain(value: Any) -> str:
     return str(value).lower().replace("-", "_")
 
 
-def _misspelt(word: str, known: Iterable[str]) -> str | None:
+def _misspelt(word: str, words: Iterable[str]) -> str | None:
     """Return the known word that differs by a letter, or in long words by two."""
     cutoff = max(0.8, 1 - 2.01 / max(len(word), 1))  # difflib's ratio
-    near = get_close_matches(word, known, n=1, cutoff=cutoff)
+    near = get_close_matches(word, words, n=1, cutoff=cutoff)
     return near[0] if near else None
 
 

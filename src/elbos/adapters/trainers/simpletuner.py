@@ -39,7 +39,7 @@ from elbos.adapters.trainers.times import (
     stable_diffusion_logsnr,
     steps_between,
 )
-from elbos.adapters.trainers.trainer import Loss, Option, Trainer, Values
+from elbos.adapters.trainers.trainer import Loss, Trainer
 from elbos.audit import diagnostics as kinds
 from elbos.theory.schedules import Beta, FlowTimes, Normal, Schedule
 from elbos.theory.schedules import Flow as Uniform
@@ -95,10 +95,12 @@ def _read(settings: Settings) -> Loss:
 def _flow(settings: Settings, family: str) -> Loss:
     shift = settings.number("flow_schedule_shift", 3.0, low=0) or 1.0
     flavour = settings.text("model_flavour")
-    own = next((s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None)
-    if own is not None:
-        shift = own
-        settings.diagnostics.append(kinds.DeclaredOverride("flow_schedule_shift", f"{own:g}"))
+    fixed = next(
+        (s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None
+    )
+    if fixed is not None:
+        shift = fixed
+        settings.diagnostics.append(kinds.DeclaredOverride("flow_schedule_shift", f"{fixed:g}"))
     elif settings.flag("flow_schedule_auto_shift"):
         high = QWEN if family == "qwen_image" else FLUX
         shift = shifts_by_resolution(settings, "resolution", high=high)[0]
@@ -182,30 +184,11 @@ def _step_probability(settings: Settings, family: str) -> Float[Tensor, " n"]:
     return p
 
 
-_FLUX: Values = {"model_family": "flux"}
-_SHIFT = {"flow_schedule_shift": (3.0, 0.02, 50.0)}
-_BETA = {f"flow_beta_schedule_{name}": (2.0, 0.1, 10.0) for name in ("alpha", "beta")}
-_DIFFUSION: tuple[Values, ...] = tuple(
-    {"model_family": family, "train_batch_size": 1} for family in ("sdxl", "sd2x")
-)
 SIMPLETUNER = Trainer(
     name="simpletuner",
     version="SimpleTuner 4.8.0, bc8e6ab",
     package=("simpletuner", "4.8.0"),
     read=_read,
-    options=(
-        Option(settings=_FLUX, free={"flow_sigmoid_scale": (1.0, 0.1, 5.0), **_SHIFT}),
-        Option(settings={**_FLUX, "flow_use_uniform_schedule": True}, free=_SHIFT),
-        Option(
-            settings={**_FLUX, "flow_use_beta_schedule": True, "flow_schedule_shift": 1.0},
-            free=_BETA,
-        ),
-        *(Option(settings=settings) for settings in _DIFFUSION),
-        *(
-            Option(settings=settings, free={"snr_gamma": (5.0, 0.05, 500.0)})
-            for settings in _DIFFUSION
-        ),
-    ),
     loss_types=("l2", "huber", "smooth_l1"),
     findings=_FINDINGS,
     neutral={"diffusion_blocks_config": 0},

@@ -23,12 +23,12 @@ _TAIL = 1e-5  # probability cut off at either end
 
 
 def steps_between(
-    settings: Settings, low: str, high: str, *, is_share: bool = False, least: int = 1
+    settings: Settings, low: str, high: str, *, is_share: bool = False
 ) -> tuple[int, int]:
     """Read the lower and upper limit of time steps from a trainer's settings.
 
     Returns the first step, and the last step plus one. `low` and `high` name the settings, as
-    fractions of all steps if `is_share`; the range has to hold `least` steps.
+    fractions of all steps if `is_share`.
     """
     if is_share:
         ends = [settings.number(n, default, low=0, high=1) for n, default in ((low, 0), (high, 1))]
@@ -36,9 +36,9 @@ def steps_between(
     else:
         first = settings.integer(low, 0, high=NUM_STEPS)
         end = settings.integer(high, NUM_STEPS, high=NUM_STEPS)
-    if end - first < least:
-        limit, given = settings.text(low, "0"), settings.text(high, "left out")
-        raise ValueError(f"{high} is {given}: raise it above {low}, {limit}, or lower that.")
+    if not first < end:
+        limit, upper = settings.text(low, "0"), settings.text(high, "left out")
+        raise ValueError(f"{high} is {upper}: raise it above {low}, {limit}, or lower that.")
     return first, end
 
 

@@ -1,33 +1,6 @@
-"""Diagnostics of a loss that was read from a training script, a scheduler file or a trainer's
-settings.
-"""
+"""Diagnostics of a loss that was read from a scheduler file or a trainer's settings."""
 
 from elbos.audit.diagnostics.diagnostic import Diagnostic, SchedulerDiagnostic, SettingDiagnostic
-
-# --- scripts -------------------------------------------------------------------------------------
-
-
-class Script(Diagnostic):
-    sentence = (
-        "Lines {lines} of the script were run; the data are {data}, the network is {network}."
-    )
-    lines: str
-    data: str
-    network: str
-
-
-class ScriptConditions(Diagnostic):
-    sentence = "Conditions on what the script would load were taken to be false: lines {lines}."
-    lines: str
-
-
-class ScriptScheduler(Diagnostic):
-    sentence = (
-        "The scheduler's configuration is not on this machine; {config} was assumed. Another is "
-        "read from the folder that the script's arguments name."
-    )
-    config: str
-
 
 # --- schedulers of diffusers ---------------------------------------------------------------------
 
@@ -118,13 +91,6 @@ class DeclaredOverride(SettingDiagnostic):
     value: str
 
 
-class DeclaredElsewhere(SettingDiagnostic):
-    sentence = (
-        "{setting}: the files named there were not read, and may set the loss, too; the file that "
-        "Hydra composes, .hydra/config.yaml of a run, has everything."
-    )
-
-
 class DeclaredModel(Diagnostic):
     sentence = (
         "No script is named, so these are read as settings of {model}: if they are not, begin "
@@ -135,19 +101,10 @@ class DeclaredModel(Diagnostic):
 
 class DeclaredResolution(Diagnostic):
     sentence = (
-        "The time shift depends on the resolution, {resolution} here: give --{setting} for another."
+        "The time shift depends on the resolution, {resolution} here: give --resolution for "
+        "another."
     )
     resolution: str
-    setting: str = "resolution"
-
-
-class RoundedTimes(Diagnostic):
-    sentence = (
-        "Times are rounded to {dtype}, which leaves {num_levels:count} distinct noise levels; w "
-        "and the noise levels are given without rounding, except for times rounded to pure noise."
-    )
-    dtype: str
-    num_levels: int
 
 
 class DeclaredNotSquared(SettingDiagnostic):

@@ -59,7 +59,7 @@ class Recording:
             "torch.compile returned"
         )
         self._model = model
-        self._recorder = _LiveRecorder()
+        self._recorder = LiveRecorder()
         self._given: Tensor | None = None
         self._error = 0.0
         self._is_differentiated = False
@@ -139,13 +139,13 @@ class Recording:
 
     def _called(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         with torch._C.DisableTorchFunction():
-            answer = next(_tensors(output), None)
+            answer = next(tensors(output), None)
             if answer is None or not answer.requires_grad or not torch.is_grad_enabled():
                 return
             draws, likes = self._recorder.taken()
             data, self._given = likes if self._given is None else [self._given], None
-            inputs = [one for one in _tensors([args, kwargs]) if one.shape[0] == len(answer)]
-            found = _components(inputs, data, draws.normals)
+            inputs = [one for one in tensors([args, kwargs]) if one.shape[0] == len(answer)]
+            found = components(inputs, data, draws.normals)
             if found is None:
                 self.reason = (
                     "the network's input is not the data, scaled, plus a normal draw"
@@ -223,7 +223,7 @@ def record(model: nn.Module) -> Iterator[Recording]:
         yield recording
 
 
-class _LiveRecorder(Recorder):
+class LiveRecorder(Recorder):
     """Random-number recorder that leaves all random states unchanged.
 
     Between two training steps, as many numbers may be drawn as in a loop over the samples, or by a
@@ -259,17 +259,17 @@ def _fingerprint(*tensors: Tensor) -> str:
     return hashlib.sha256(b"".join(one.numpy().tobytes() for one in first)).hexdigest()
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         if value.is_floating_point() and value.ndim > 1:
             yield value
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from tensors(list(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors(item)
     elif hasattr(value, "sample"):
-        yield from _tensors(value.sample)
+        yield from tensors(value.sample)
 
 
 @dataclass
@@ -306,7 +306,7 @@ class _Components:
         return share.nanmedian().item()
 
 
-def _components(
+def components(
     inputs: list[Tensor], data: list[Tensor], normals: list[Tensor]
 ) -> _Components | None:
     every = [

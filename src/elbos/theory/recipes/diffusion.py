@@ -185,4 +185,11 @@ DIFFUSION: dict[str, Recipe] = {
         closed_form=weightings.SoftMinSNR(gamma=math.exp(2.0)),
         reference="seen in public trainers",
     ),
+    "lerobot-diffusion": Recipe(
+        title="lerobot's Diffusion Policy: eps-loss on the cosine schedule",
+        schedule=Cosine(),
+        parameterization=Eps(),
+        closed_form=weightings.IDDPM(),
+        reference="https://github.com/huggingface/lerobot (as set by trainers)",
+    ),
 }

@@ -9,6 +9,7 @@ _EDM2 = "Karras et al. (2024), https://arxiv.org/abs/2312.02696"
 _VDMPP = "Kingma & Gao (2023), https://arxiv.org/abs/2303.00848"
 _SVD = "Blattmann et al. (2023), https://arxiv.org/abs/2311.15127"
 _MICRODIT = "Sehwag et al. (2024), https://arxiv.org/abs/2407.15811"
+_PHYSICSNEMO = "https://github.com/NVIDIA/physicsnemo (as set by trainers)"
 _EDM_MONOTONIC = weightings.Monotone(weightings.EDM())
 
 
@@ -58,4 +59,6 @@ EDMS: dict[str, Recipe] = {
     ),
     "microdit": _edm("MicroDiT", -0.6, 1.2, 0.9, _MICRODIT),
     "microdit-512": _edm("MicroDiT at 512 x 512", 0.0, 0.6, 0.9, _MICRODIT),
+    "physicsnemo-stormcast": _edm("PhysicsNeMo's StormCast", -1.2, 1.2, 0.5, _PHYSICSNEMO),
+    "physicsnemo-corrdiff": _edm("PhysicsNeMo's CorrDiff", 0.0, 1.2, 0.5, _PHYSICSNEMO),
 }

@@ -192,4 +192,34 @@ FLOW: dict[str, Recipe] = {
     "bell-shift-5": _bell_shaped(5.0),
     "jit": _jit("JiT at 256 x 256: x-prediction, v-loss, logit-normal(-0.8, 0.8)", 1.0),
     "jit-512": _jit("JiT at 512 x 512: the same with twice the noise", 2.0),
+    "torchtitan-flux": _velocity(
+        "torchtitan's Flux: flow matching, uniform times",
+        *(
+            schedules.Flow(),
+            weightings.Exponential(),
+            f"https://github.com/pytorch/torchtitan ({_TRAINERS})",
+        ),
+    ),
+    "lerobot-smolvla": _velocity(
+        "lerobot's SmolVLA: Beta(1.5, 1) times u, mapped to 0.001 + 0.999 u",
+        FlowTimes(inner=Beta(), time_min=0.001),
+        *(
+            weightings.BetaFlow(time_min=0.001),
+            f"https://github.com/huggingface/lerobot ({_TRAINERS})",
+        ),
+    ),
+    "automodel-beta": _beta(
+        "NeMo AutoModel: Beta(2.5, 1.5) times, without its weights",
+        *(2.5, 1.5, f"https://github.com/NVIDIA-NeMo/Automodel ({_TRAINERS})"),
+    ),
+    "fastvideo-hunyuan": _velocity(
+        "FastVideo's fine-tuning of HunyuanVideo: flow matching, time shift 7",
+        *(schedules.Flow(shift=7.0), weightings.ShiftedFlow(shift=7.0)),
+        f"https://github.com/hao-ai-lab/FastVideo ({_TRAINERS})",
+    ),
+    "fastvideo-wan": _velocity(
+        "FastVideo's fine-tuning of Wan: flow matching, time shift 3",
+        *(schedules.Flow(shift=3.0), weightings.ShiftedFlow(shift=3.0)),
+        f"https://github.com/hao-ai-lab/FastVideo ({_TRAINERS})",
+    ),
 }

@@ -1,1 +1,0 @@
-"""A package that holds one without an `__init__.py`."""

@@ -1,0 +1,126 @@
+"""`elbos record`: training scripts run unchanged, in processes, against closed forms."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from elbos.audit.live.running import run_script
+from elbos.theory.recipes import RECIPES
+
+SCRIPTS = Path(__file__).parent / "scripts"
+RECORD = [sys.executable, "-m", "elbos.record"]
+AUDIT = """
+import json, sys
+from pathlib import Path
+from elbos.audit.live.running import run_script
+script, *flags = sys.argv[1:]
+result = run_script(Path(script), flags, num_samples=4000)
+print(json.dumps(result.to_dict()))
+"""
+
+
+def record(*words, launcher=RECORD):
+    return subprocess.run(
+        [*launcher, *map(str, words)], capture_output=True, text=True, timeout=300
+    )
+
+
+CASES = {
+    "plain_loop.py --snr-gamma 5": ("v", "min-snr-5-v"),
+    "edm_accelerate.py": ("x", "edm"),
+    "flow_keywords.py": ("flow", "sd3"),
+    "flow_keywords.py --compile": ("flow", "sd3"),
+}
+
+
+@pytest.mark.parametrize("words", CASES)
+def test_a_script_that_runs_has_the_weighting_of_its_loss(words):
+    script, *flags = words.split()
+    code = [sys.executable, "-c", AUDIT]
+    result = record(SCRIPTS / script, *flags, launcher=code)
+    assert result.returncode == 0, result.stderr
+    audit = json.loads(result.stdout.splitlines()[-1])
+    prediction, recipe = CASES[words]
+    assert audit["parameterization"] == prediction
+    assert audit["recipe"] == recipe
+    assert 4000 <= audit["num_samples"] < 4000 + 64
+    logsnr, weight, density = (torch.tensor(audit[k]) for k in ("logsnr", "weight", "density"))
+    inner = (density.cumsum(0) / density.sum() - 0.5).abs() < 0.45
+    ratio = (weight / RECIPES[recipe].closed_form(logsnr)).log()[inner]
+    assert (ratio - ratio.median()).abs().max() < 0.1
+
+
+def test_the_audit_is_printed_after_the_steps():
+    result = record("--steps", 20, SCRIPTS / "plain_loop.py", "--num-steps", 10**9)
+    assert result.returncode == 0, result.stderr
+    assert "predicts v" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "named"),
+    [
+        (["classifier.py"], 1, "no module was called"),
+        (["plain_loop.py", "--num-steps", 1], 1, "64 samples"),
+        (["plain_loop.py", "--fails-at", 1], 1, "line 21"),
+        (["missing.py"], 1, "missing.py: No such file"),
+    ],
+)
+def test_a_script_without_enough_samples_is_one_line(words, status, named):
+    result = record("--samples", 1000, SCRIPTS / words[0], *words[1:])
+    assert (result.returncode, result.stdout) == (status, "")
+    assert named in result.stderr.splitlines()[-1]
+
+
+def test_wrong_usage_is_one_line_and_status_2():
+    for words in ([], ["--samples", 0, SCRIPTS / "plain_loop.py"], ["--sampels", 5, "a.py"]):
+        result = record(*words)
+        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+
+
+def test_what_a_failing_or_ending_script_recorded_is_audited():
+    for flags in (["--fails-at", 20], ["--num-steps", 20]):
+        result = record(SCRIPTS / "plain_loop.py", *flags)
+        assert result.returncode == 0
+        assert "predicts v" in result.stdout
+        assert ("line 21" in result.stderr) == ("--fails-at" in flags)
+
+
+def test_an_interrupt_audits_what_there_is(tmp_path):
+    words = [*RECORD, "--samples", str(10**9), str(tmp_path / "train.py")]
+    for name in ("plain_loop.py", "neighbour.py"):
+        text = (
+            (SCRIPTS / name)
+            .read_text()
+            .replace("t = torch.rand(64", "print(step)\n        t = torch.rand(64")
+        )
+        (tmp_path / name.replace("plain_loop", "train")).write_text(text)
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line == "30\n":
+            break
+    process.send_signal(signal.SIGINT)
+    assert "predicts v" in process.communicate(timeout=100)[0]
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_only_the_first_of_two_processes_prints():
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    words = ["elbos.record", "--samples", "1000", SCRIPTS / "edm_accelerate.py"]
+    result = record(*words, launcher=launcher)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("predicts") == 2  # the head and the table
+
+
+def test_the_process_is_as_before(monkeypatch):
+    before, call = [*sys.path], torch.nn.Module.__call__
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", before)
+    with pytest.raises(ValueError, match="0 samples"):
+        run_script(SCRIPTS / "classifier.py", [], num_samples=1000)
+    assert torch.nn.Module.__call__ is call
