@@ -20,7 +20,8 @@ def name_of(path):
 
 
 MODULES = {name_of(path): path for path in sorted(SOURCE.rglob("*.py"))}
-PLACED = [name for name in MODULES if name not in ("elbos", "elbos.__main__")]
+PROGRAMS = ("elbos", "elbos.__main__", "elbos.record")
+PLACED = [name for name in MODULES if name not in PROGRAMS]
 
 
 def imported(name):

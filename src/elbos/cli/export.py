@@ -9,8 +9,7 @@ import tyro
 
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.cli.parse import first_path, parse
-from elbos.runs.export import export, push
-from elbos.runs.export.hub import require_pushable
+from elbos.runs.export import export
 from elbos.runs.run import Run
 from elbos.training.machine import keep_freed_memory
 
@@ -30,10 +29,6 @@ class Export:
     to: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """The folder: a new or empty one, or an earlier export of the same run."""
 
-    push: Annotated[str | None, tyro.conf.arg(metavar="OWNER/NAME")] = None
-    """Upload the folder to this repository of the Hugging Face Hub with your token; a missing
-    repository is created as private."""
-
     vae: str | None = None
     """The AutoencoderKL of a diffusers network trained on latents, written beside the network: a
     folder, or a name on the Hugging Face Hub."""
@@ -42,20 +37,14 @@ class Export:
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
     json: bool = False
-    """Print folder, files and URL as JSON."""
+    """Print folder and files as JSON."""
 
     def __call__(self) -> None:
         keep_freed_memory()
-        if self.push is not None:
-            require_pushable(self.push)
         run = Run.with_function(self.run, self.network)
         vae = None if self.vae is None else load_vae(self.vae)
-        names = export(run, self.to, repo=self.push, vae=vae)
-        url = None if self.push is None else push(self.to, names, self.push)
-        if self.json:
-            print(json.dumps({"folder": str(self.to), "files": names, "url": url}))  # noqa: T201
-        else:
-            print("\n".join(filter(None, (str(self.to), url))))  # noqa: T201
+        names = export(run, self.to, vae=vae)
+        print(json.dumps({"folder": str(self.to), "files": names}) if self.json else self.to)  # noqa: T201
 
 
 def command(words: list[str]) -> Export:

@@ -10,6 +10,5 @@ Both have `README.md`, a model card, and `elbos.json`, which says of which run t
 """
 
 from elbos.runs.export.folder import export
-from elbos.runs.export.hub import push
 
-__all__ = ["export", "push"]
+__all__ = ["export"]

@@ -1,225 +1,87 @@
-"""Model card of an exported model: training objective, measured likelihood and sample quality, and
-code to load the model.
-"""
+"""Model card of an exported model: objective, data, measured likelihood, and code to load it."""
 
 import json
-import math
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-import yaml
-
+from elbos import __version__
 from elbos.adapters.diffusers.latents import Latents
 from elbos.adapters.diffusers.network import DiffusersNetwork, part_name
 from elbos.adapters.diffusers.trained import trained_scheduler
-from elbos.base import files
-from elbos.base.html import Markdown, render
-from elbos.base.numbers import plus_minus
-from elbos.evaluation.metrics import FRECHET_DISTANCE, KERNEL_DISTANCE, SampleMetric, Value
+from elbos.base.html import render
+from elbos.base.numbers import count, number, plus_minus
 from elbos.evaluation.result import Evaluation
-from elbos.evaluation.scores import SamplingProtocol
 from elbos.runs.run import Run
 from elbos.theory import elbo as analysis
 from elbos.training.network import OwnNetwork
-from elbos.validation.result import NATS_PER_BIT
-
-_CONDITIONS = {"unconditional": "without labels", "given_label": "given the label"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bound:
-    """Measured upper bound on the negative log-likelihood of held-out data.
+def card(run: Run, name: str, vae: Latents | None = None) -> str:
+    """Return the text of README.md of an exported model, in the form of the Hugging Face Hub.
 
-    `measured` names the images and the network's condition, in words; `split` is "test" or "val".
+    `name` is the name of the folder; `vae` is given if it is exported, too.
     """
-
-    bits_per_dim: float
-    standard_error: float | None
-    split: str
-    measured: str
-
-    @property
-    def text(self) -> str:
-        return plus_minus(self.bits_per_dim, self.standard_error)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Distance:
-    """Distance between generated samples and real images.
-
-    `num_reference` is the number of real images that this metric uses; `protocol` has the settings
-    of the measurement.
-    """
-
-    metric: SampleMetric
-    value: Value
-    num_reference: int
-    protocol: SamplingProtocol
-
-    @property
-    def text(self) -> str:
-        return plus_minus(self.value.value, self.value.standard_error)
-
-    @property
-    def measured(self) -> str:
-        how = self.protocol
-        sets = f"{len(how.seeds)} x " if len(how.seeds) > 1 else ""
-        return (
-            f"{how.extractor}; {sets}{how.num_samples:,} samples, {self.num_reference:,} "
-            f"{how.reference} images; {how.sampler_label}, {how.num_evaluations} evaluations per "
-            f"sample, guidance {how.guidance:g}"
-        )
-
-
-def evaluation(run: Run) -> Evaluation | None:
-    """Return the stored evaluation of a trained model.
-
-    None without an evaluation of these weights.
-    """
-    path = run.directory.path / "eval.json"
-    try:
-        found = Evaluation.load(path) if path.exists() else None
-    except ValueError:  # written by an earlier version
-        return None
-    return found if found is not None and found.step == run.step else None
-
-
-def distances(found: Evaluation | None) -> list[Distance]:
-    """Return the measured Fréchet and kernel distance of a model's samples."""
-    if found is None or (quality := found.quality) is None:
-        return []
-    how = quality.protocol
-    nums = {FRECHET_DISTANCE: how.num_reference, KERNEL_DISTANCE: how.num_kernel_reference}
-    return [
-        Distance(metric=metric, value=value, num_reference=num, protocol=how)
-        for metric, num in nums.items()
-        if math.isfinite((value := quality.samples[metric]).value)
+    is_diffusers = isinstance(run.network, DiffusersNetwork)
+    tags = ["elbos", "diffusion", *(["class-conditional"] if run.has_labels else [])]
+    front_matter = {"library_name": "diffusers" if is_diffusers else "elbos", "tags": tags}
+    if len(run.data.shape) == 3:
+        front_matter["pipeline_tag"] = "unconditional-image-generation"
+    lines = [f"{key}: {json.dumps(value)}" for key, value in front_matter.items()]
+    rows = [f"| {fact} | {value} |" for fact, value in _facts(run)]
+    ends = max(run.schedule.logsnr_min, -40), min(run.schedule.logsnr_max, 40)
+    rising = analysis.rising_intervals(run.weighting, *ends)
+    verdict = (
+        "w never rises with the log-SNR: the loss is a mixture of ELBOs of data with Gaussian "
+        "noise added to it, a likelihood objective."
+    )
+    if rising:
+        intervals = ", ".join(f"{number(low, 3)} to {number(high, 3)}" for low, high in rising)
+        verdict = f"w rises with the log-SNR from {intervals}: this is no likelihood objective."
+    intro = (
+        f"A diffusion model of {run.data.name}, trained with elbos {__version__}: the averaged "
+        f"weights of step {count(run.step)}. The loss is ½ ∫ w(λ) E‖ε̂ − ε‖² dλ. {verdict}"
+    )
+    parts = [
+        "\n".join(["---", *lines, "---"]),
+        f"# {name}",
+        intro,
+        "\n".join(["| | |", "|---|---|", *rows]),
+        "## Use",
     ]
+    if isinstance(run.network, DiffusersNetwork) and run.network.null_label is not None:
+        parts.append(f"Label {run.network.null_label} is the null class of guidance.")
+    return "\n\n".join([*parts, f"```python\n{_use(run, name, vae)}\n```"]) + "\n"
 
 
-def bounds(run: Run, found: Evaluation | None) -> list[Bound]:
-    """Return the measured likelihood bounds of a model.
-
-    They are from its evaluation or, without any, from the last validation of the training.
-    """
-    if found is not None and found.results:
-        return [
-            Bound(
-                bits_per_dim=one.bits_per_dim,
-                standard_error=one.standard_error,
-                split=found.split,
-                measured=f"{found.num_images:,} {found.split} images, {_CONDITIONS[name]}",
-            )
-            for name, one in found.results.items()
-        ]
-    path = run.directory.path / "metrics.jsonl"
-    for text in reversed(files.read(path).splitlines() if path.exists() else []):
-        try:
-            line = json.loads(text)
-        except ValueError:  # cut off when the machine went down
-            continue
-        if "val_nats" in line:  # the last validation, which may be of other weights
-            error, is_same = line.get("val_nats_se"), line.get("step") == run.step
-            condition = _CONDITIONS["given_label" if run.has_labels else "unconditional"]
-            bound = Bound(
-                bits_per_dim=line["val_nats"] / NATS_PER_BIT,
-                standard_error=None if error is None else error / NATS_PER_BIT,
-                split="val",
-                measured=f"validation samples, {condition}",
-            )
-            return [bound] * is_same
-    return []
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    trained, data = run.trained, run.data
+    yield "predicts", str(trained.parameterization)
+    yield "weighting w(λ)", str(trained.weighting)
+    ends = f"{number(run.schedule.logsnr_min)} to {number(run.schedule.logsnr_max)}"
+    yield "noise levels", f"{trained.schedule}, log-SNR λ from {ends}"
+    yield "data", f"{data.name}, {'x'.join(map(str, data.shape))}"
+    yield "network", f"{trained.network}, {count(trained.num_parameters)} parameters"
+    yield "images seen", f"{count(trained.images_seen)}, {count(trained.batch_size)} a step"
+    yield "average of the weights", f"relative width {run.relative_width}, as in EDM2"
+    yield "optimizer", str(trained.optimizer)
+    path = run.directory.path / "eval.json"
+    evaluation = Evaluation.load(path) if path.exists() else None
+    if evaluation is not None and evaluation.step == run.step:
+        for condition, result in evaluation.results.items():
+            bound = plus_minus(result.bits_per_dim, result.standard_error)
+            images = f"{count(evaluation.num_images)} {evaluation.split} images"
+            what = condition.replace("_", " ")
+            yield "negative log-likelihood", f"at most {bound} bits/dim ({images}, {what})"
 
 
-def card(run: Run, where: str, vae: Latents | None = None) -> str:
-    """Return the text of the model card of an exported model.
-
-    It is that of README.md. `where` is the repository on the Hub, or the name of the folder; `vae`
-    is given if it is exported, too.
-    """
-    config, data, network = run.config, run.data, run.network
-    ends = run.schedule.logsnr_min, run.schedule.logsnr_max
+def _use(run: Run, name: str, vae: Latents | None) -> str:
+    config, network = run.config, run.network
     is_diffusers = isinstance(network, DiffusersNetwork)
-    null_label = network.null_label if isinstance(network, DiffusersNetwork) else None
-    measured = evaluation(run)
-    found, samples = bounds(run, measured), distances(measured)
-    use: dict[str, Any] = {"is_diffusers": is_diffusers, "data": data, "vae": vae}
-    use |= {"name": json.dumps(where), "folder": json.dumps(where.rpartition("/")[2])}
-    use |= {"is_own": isinstance(config.network, OwnNetwork), "has_classes": null_label is not None}
+    use: dict[str, Any] = {"is_diffusers": is_diffusers, "data": run.data, "vae": vae}
+    use |= {"name": json.dumps(name), "is_own": isinstance(config.network, OwnNetwork)}
     if isinstance(network, DiffusersNetwork):
         scheduler = trained_scheduler(config.parameterization, network.levels)["_class_name"]
         use |= {"scheduler": scheduler, "kind": type(network.inner).__name__}
         use |= {"is_flow": scheduler.startswith("FlowMatch"), "part": part_name(network)}
-    return render(
-        "runs/export/model_card.md",
-        front_matter=Markdown(_front_matter(run, where, found, samples).rstrip()),
-        name=where,
-        run=run,
-        trained=run.trained,
-        data=data,
-        shape="x".join(map(str, data.shape)),
-        ends=ends,
-        rising=analysis.rising_intervals(run.weighting, max(ends[0], -40), min(ends[1], 40)),
-        bounds=found,
-        distances=samples,
-        kind=type(config.parameterization).__name__,
-        width=run.relative_width,
-        code=Markdown(render("runs/export/use.txt", **use).rstrip()),
-        has_vae=vae is not None,
-        is_diffusers=is_diffusers,
-        null_label=null_label,
-    )
-
-
-def _front_matter(run: Run, where: str, found: list[Bound], samples: list[Distance]) -> str:
-    is_diffusers, data = isinstance(run.network, DiffusersNetwork), run.data
-    task = "unconditional-image-generation"
-    entries: dict[str, Any] = {"library_name": "diffusers" if is_diffusers else "elbos"}
-    if len(data.shape) == 3:
-        entries["pipeline_tag"] = task
-    entries["tags"] = ["elbos", "diffusion", *(["class-conditional"] if run.has_labels else [])]
-    by_split = [
-        (
-            one.split,
-            {
-                "type": "bits_per_dim",
-                "name": f"bits/dim (upper bound), {one.measured}",
-                "value": round(one.bits_per_dim, 4),
-            },
-        )
-        for one in found
-        if math.isfinite(one.bits_per_dim)
-    ]
-    by_split += [
-        (
-            one.protocol.reference,
-            {
-                "type": one.metric.name,
-                "name": f"{one.metric.title}, {one.measured}",
-                "value": float(f"{one.value.value:.6g}"),
-                "args": {
-                    "extractor": one.protocol.extractor,  # names the hash of its weights
-                    "num_samples": one.protocol.num_samples,
-                    "seeds": list(one.protocol.seeds),
-                    "num_reference": one.num_reference,
-                    "sampler": one.protocol.sampler,
-                    "grid": one.protocol.grid,
-                    "num_evaluations": one.protocol.num_evaluations,
-                    "guidance": one.protocol.guidance,
-                },
-            },
-        )
-        for one in samples
-    ]
-    if by_split:
-        results = [
-            {
-                "task": {"type": task},
-                "dataset": {"type": data.name, "name": data.name, "split": split},
-                "metrics": [metric],
-            }
-            for split, metric in by_split
-        ]
-        entries["model-index"] = [{"name": where.rpartition("/")[2], "results": results}]
-    text: str = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=100)
-    return text
+        use |= {"has_classes": network.null_label is not None}
+    return render("runs/export/use.txt", **use).rstrip()

@@ -24,9 +24,7 @@ from elbos.training.directory import RunDirectory
 from elbos.training.network import OwnNetwork
 
 
-def export(
-    run: Run, folder: Path | str, *, repo: str | None = None, vae: Latents | None = None
-) -> list[str]:
+def export(run: Run, folder: Path | str, *, vae: Latents | None = None) -> list[str]:
     """Write a trained model into a folder.
 
     The files are the averaged weights and all that is needed to load them. An existing folder has
@@ -36,7 +34,6 @@ def export(
     Args:
         run: The run, with its network.
         folder: The folder to write.
-        repo: The repository named in the model card, OWNER/NAME. Default: the name of the folder.
         vae: The autoencoder of a diffusers network trained on latents, which is written beside the
             network (`adapters.diffusers.load_vae`). Default: none is written.
 
@@ -67,8 +64,8 @@ def export(
                 directory.write("config.json", encode(published.config))
                 directory.write("data.json", run.directory.read("data.json") or {})
                 manifest["sha256"] = exported.write(partial, run.network.state_dict())
-            where = repo or folder.resolve().name
-            files.write(partial / "README.md", card(published, where, vae).encode())
+            text = card(published, folder.resolve().name, vae)
+            files.write(partial / "README.md", text.encode())
             RunDirectory(partial).write(exported.MANIFEST, manifest)
         return _moved(partial, folder)
     finally:
@@ -88,12 +85,12 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: name a folder.")
     files.require_plain(folder)
-    others = [path.name for path in folder.glob("*") if not path.name.startswith(".")]
-    if not others:
+    names = [path.name for path in folder.glob("*") if not path.name.startswith(".")]
+    if not names:
         return
     stored = RunDirectory(folder).read(exported.MANIFEST)
     if stored is None:
-        raise ValueError(f"{folder} holds {others[0]} and no export: name a new folder.")
+        raise ValueError(f"{folder} holds {names[0]} and no export: name a new folder.")
     if stored.get("run") != _run_of(run)["run"]:
         raise ValueError(f"{folder} holds the export of another run: name a new folder.")
 
@@ -103,8 +100,8 @@ def _run_of(run: Run) -> dict[str, str]:
 
     It does not depend on the length of the training.
     """
-    known = {**run.config.identity(), "num_images": None, "init": None, "data": None}
-    return {"run": digest([known, run.directory.read("data.json")])}
+    settings = {**run.config.identity(), "num_images": None, "init": None, "data": None}
+    return {"run": digest([settings, run.directory.read("data.json")])}
 
 
 def _write_pipeline(
@@ -112,8 +109,8 @@ def _write_pipeline(
 ) -> None:
     diffusers = imported()
     ends = config.schedule.logsnr_min, config.schedule.logsnr_max
-    own, trained = network.levels, trained_levels(config.parameterization, *ends)
-    if (type(own), vars(own)) != (type(trained), vars(trained)):
+    levels, trained = network.levels, trained_levels(config.parameterization, *ends)
+    if (type(levels), vars(levels)) != (type(trained), vars(trained)):
         raise ValueError(
             f"the network was built for other noise levels, or another prediction target, than it "
             f"was trained with: build it with trained_levels({config.parameterization}, "
@@ -169,7 +166,7 @@ def _moved(partial: Path, folder: Path) -> list[str]:
     if not folder.exists():
         partial.rename(folder)
         return names
-    for name in sorted(names, key=lambda one: one == exported.MANIFEST):
+    for name in sorted(names, key=lambda name: name == exported.MANIFEST):
         (folder / name).parent.mkdir(exist_ok=True)
         (partial / name).replace(folder / name)
     return names
