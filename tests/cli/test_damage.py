@@ -333,15 +333,6 @@ def test_a_closed_pipe_ends_it_quietly() -> None:
     assert process.wait() == 1
 
 
-def test_closed_streams_are_as_the_null_device(tmp_path: Path) -> None:
-    """A file that is opened next would have the number of one, and get what is printed."""
-    code = "import sys; from elbos import cli; sys.argv = ['elbos', '-h']; cli.main(); "
-    code += "sys.exit(open('file', 'wb').fileno() < 3)"
-    script = f'exec "$0" -c "{code}" <&- >&- 2>&-'
-    assert subprocess.run(["/bin/sh", "-c", script, sys.executable], cwd=tmp_path).returncode == 0
-    assert (tmp_path / "file").read_bytes() == b""
-
-
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 def test_a_full_standard_output_is_one_line(unbuffered: str) -> None:
     command = [sys.executable, "-m", "elbos.cli", "--help"]
@@ -355,15 +346,6 @@ def test_a_full_standard_output_is_one_line(unbuffered: str) -> None:
             env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         )
     assert_one_line(Result(process.returncode, "", process.stderr), "standard output: ")
-
-
-def test_a_training_outlives_its_standard_error(runs: Path) -> None:
-    words = [*TINY, "--run", "new", "--output.log-every", "16"]
-    process = forked(*words, out=runs / "out", err=Path("/dev/full"))
-    process.join()
-    assert process.exitcode == 0
-    new, expected = tensors(runs / "new"), tensors(runs / "digits")
-    assert all(torch.equal(t, expected[k]) for k, t in new.items() if "log" not in k)
 
 
 @pytest.mark.parametrize("save_every", [16, 10**9])

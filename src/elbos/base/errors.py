@@ -1,11 +1,9 @@
 """Error classes, and conversion of any error to one line: what is wrong, where, and what to do."""
 
-import contextlib
 import errno
 import traceback
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
-from typing import Any
 
 MAX_SHOWN = 60  # characters of a text that a message repeats
 
@@ -119,28 +117,3 @@ def printable(text: str) -> str:
         'a\\x1b[31m b'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-class _Unfailing:
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self.stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self.stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-
-def unfailing(stream: Any) -> Any:
-    """Wrap a text stream so that errors on writing are ignored.
-
-    A full disk or a closed pipe at the end of a progress display is no reason to lose the work.
-    """
-    return _Unfailing(stream)

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from elbos.base.errors import unfailing
-
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, Task
@@ -86,7 +84,7 @@ def progress(console: "Console | None" = None) -> "Progress":
             speed = task.finished_speed or task.speed
             return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
 
-    console = console or Console(file=unfailing(sys.stderr))
+    console = console or Console(stderr=True)
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

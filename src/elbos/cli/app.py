@@ -22,7 +22,6 @@ from elbos.base.errors import (
     flat,
     is_out_of_memory,
     suggestion,
-    unfailing,
 )
 from elbos.base.extras import MissingExtra, needs
 from elbos.base.progress import log_on_terminal
@@ -81,9 +80,7 @@ ENCODE = ["data", "encode"]  # the only `elbos data` command for several process
 
 
 def main() -> None:
-    _open_closed_streams()
     warnings.formatwarning = lambda message, *_: f"elbos: warning: {flat(message)}\n"
-    sys.stderr = unfailing(sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -142,17 +139,6 @@ def command(verb: str, words: list[str]) -> Callable[[], None]:
     signal.signal(signal.SIGINT, handler)
     parsed: Callable[[], None] = module.command(words)
     return parsed
-
-
-def _open_closed_streams() -> None:
-    """Open the null device for each closed standard stream.
-
-    Otherwise another file would receive the stream's descriptor.
-    """
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            number = os.open(os.devnull, os.O_RDWR)  # the lowest free number: the stream's
-            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def _fail(error: BaseException, status: int) -> None:

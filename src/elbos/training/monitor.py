@@ -5,7 +5,6 @@ after its checkpoint again (docs/training.md says what each tracker makes of the
 """
 
 import secrets
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from elbos.base.conditions import to_device
-from elbos.base.errors import flat, printable, unfailing
+from elbos.base.errors import flat, printable
 from elbos.base.extras import needs
 from elbos.base.processes import Processes
 from elbos.base.progress import LOGGER, clock, progress
@@ -77,7 +76,7 @@ class Monitor:
         self.seconds_per_image = seconds_per_image
         self.trackers = _started_trackers(config, run, state.step) if is_main else []
         self.step_before, self.since, self.waited_before = state.step, time.perf_counter(), 0.0
-        self.console = Console(file=unfailing(sys.stderr), quiet=not is_main)
+        self.console = Console(stderr=True, quiet=not is_main)
         self.progress = progress(self.console)
         self.task = self.progress.add_task(
             run.path.name,
