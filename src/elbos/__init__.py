@@ -11,7 +11,7 @@ The rooms; each imports only from itself and from those before it:
 | `models` | from a denoiser to samples and bits per dimension; networks |
 | `audit` | the weighting of anybody's loss, measured |
 | `validation` | the ELBO of any denoiser on held-out data, in anybody's loop |
-| `adapters` | other people's formats: diffusers, EDM, flow, callbacks, trainers, scripts |
+| `adapters` | other people's formats: diffusers, EDM, flow, callbacks, trainers |
 | `training` | `train(config, path)`: data, trainer, checkpoints |
 | `evaluation` | how good a model is: likelihood, noise levels, samples |
 | `runs` | what is on disk as Python objects: `Run`, `Pretrained`, `fit`, export |

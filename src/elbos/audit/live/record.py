@@ -109,8 +109,8 @@ class Recording:
                 f"{self.num_samples} samples were recorded, of at least {MIN_SAMPLES}: "
                 f"{self.reason or 'record more steps'}."
             )
-        found = [*([DerivativeTerm()] if self._is_differentiated else []), *shared]
-        samples = samples_of(self._steps, self._example, data_scale, self._error, found)
+        diagnostics = [*([DerivativeTerm()] if self._is_differentiated else []), *shared]
+        samples = samples_of(self._steps, self._example, data_scale, self._error, diagnostics)
         return Estimate.from_samples(samples).audit(samples, title=title)
 
     def _shared_between_processes(self) -> list[Diagnostic]:
@@ -119,10 +119,11 @@ class Recording:
         dist.all_gather_object(every, self._fingerprints)
         steps = list(zip(*every, strict=False))  # those that all processes recorded
         shares = {
-            what: sum(len({one[what] for one in step}) < len(step) for step in steps) / len(steps)
+            what: sum(len({process[what] for process in step}) < len(step) for step in steps)
+            / len(steps)
             for what in (steps[0][0] if steps else ())
         }
-        if len({one["noise levels"] for one in self._fingerprints}) == 1:  # not drawn
+        if len({step["noise levels"] for step in self._fingerprints}) == 1:  # not drawn
             shares.pop("noise levels", None)
         is_shared = {what: share for what, share in shares.items() if share > 0}
         return [SharedBetweenProcesses(what, share) for what, share in is_shared.items()]
@@ -144,9 +145,9 @@ class Recording:
                 return
             draws, likes = self._recorder.taken()
             data, self._given = likes if self._given is None else [self._given], None
-            inputs = [one for one in tensors([args, kwargs]) if one.shape[0] == len(answer)]
-            found = components(inputs, data, draws.normals)
-            if found is None:
+            inputs = [value for value in tensors([args, kwargs]) if value.shape[0] == len(answer)]
+            parts = components(inputs, data, draws.normals)
+            if parts is None:
                 self.reason = (
                     "the network's input is not the data, scaled, plus a normal draw"
                     if data
@@ -154,15 +155,15 @@ class Recording:
                     "recorded.data(x)"
                 )
                 return
-            z = found.z
+            z = parts.z
             if answer.shape[0] != len(z) or answer.numel() < z.numel():
                 self.reason = "the output is smaller than the noisy data"
                 return
             output = answer.detach().reshape(len(z), -1)[:, : z.numel() // len(z)]
-            others = [one for one in (*args, *kwargs.values()) if one is not found.given]
-            conditions = list(scatter.numbers(others, len(z)))
-            arguments = Arguments.of_call(found.given, args, kwargs)
-            self._example = arguments if found.given.shape == z.shape else None
+            other = [value for value in (*args, *kwargs.values()) if value is not parts.argument]
+            conditions = list(scatter.numbers(other, len(z)))
+            arguments = Arguments.of_call(parts.argument, args, kwargs)
+            self._example = arguments if parts.argument.shape == z.shape else None
             numbers = arguments.numbers()
             quantiles: dict[str, list[Tensor]] = {}
             for design in reversed(draws.designs(len(z))):
@@ -173,20 +174,20 @@ class Recording:
                     if torch.is_grad_enabled():  # create_graph: not yet the gradient of the loss
                         self._is_differentiated = True
                         return
-                    vectors = (found.x, z, output)
-                    eps = max(torch.finfo(one.dtype).eps for one in (*vectors, g))
+                    vectors = (parts.x, z, output)
+                    eps = max(torch.finfo(value.dtype).eps for value in (*vectors, g))
                     size = output[0].numel()
                     self._error = max(self._error, eps / size**0.5)
-                    flat = [one.detach().flatten(1).double() for one in vectors]
+                    flat = [value.detach().flatten(1).double() for value in vectors]
                     gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
-                    gram = gram_of([*flat, gradient, *found.draws])
-                    step = (gram, found.shapes, size, found.axis, quantiles, conditions)
+                    gram = gram_of([*flat, gradient, *parts.draws])
+                    step = (gram, parts.shapes, size, parts.axis, quantiles, conditions)
                     self._steps.append(Step(*step, numbers))
                     self._fingerprints.append(
                         {
-                            "noise": _fingerprint(found.draws[0][0]),
+                            "noise": _fingerprint(parts.draws[0][0]),
                             "noise levels": _fingerprint(*numbers.values()),
-                            "data": _fingerprint(found.x[0]),
+                            "data": _fingerprint(parts.x[0]),
                         }
                     )
                     self.reason = ""
@@ -255,8 +256,8 @@ class LiveRecorder(Recorder):
 
 
 def _fingerprint(*tensors: Tensor) -> str:
-    first = [one.detach().flatten()[:_NUM_FINGERPRINTED].double().cpu() for one in tensors]
-    return hashlib.sha256(b"".join(one.numpy().tobytes() for one in first)).hexdigest()
+    first = [tensor.detach().flatten()[:_NUM_FINGERPRINTED].double().cpu() for tensor in tensors]
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in first)).hexdigest()
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
@@ -276,24 +277,24 @@ def tensors(value: Any) -> Iterator[Tensor]:
 class _Components:
     x: Tensor
     z: Tensor  # noisy data, in the shape of x
-    given: Tensor  # the network's argument with the noisy data
+    argument: Tensor  # of the network, with the noisy data
     draws: list[Float[Tensor, "b d"]]
     shapes: Sequence[Sequence[int]]  # of the last draws, whose numbers many elements share
     axis: int | None = None  # along which the draws are centred
 
     @classmethod
-    def from_draws(cls, x: Tensor, given: Tensor, normals: list[Tensor]) -> "_Components":
+    def from_draws(cls, x: Tensor, noisy: Tensor, normals: list[Tensor]) -> "_Components":
         size = x[0].numel()
-        whole = [one for one in normals if one.shape[1:] == x.shape[1:] and is_shared(one, x)]
-        shared = [one for one in normals if one.shape[1:] != x.shape[1:] and is_shared(one, x)]
+        whole = [draw for draw in normals if draw.shape[1:] == x.shape[1:] and is_shared(draw, x)]
+        shared = [draw for draw in normals if draw.shape[1:] != x.shape[1:] and is_shared(draw, x)]
         whole = whole[::-1][: min(_MAX_DRAWS, max(1, size // 2 - 2))]
         shared = shared[::-1][: min(_MAX_DRAWS, max(0, size // 2 - 2 - len(whole)))]
-        draws = [one.expand_as(x).flatten(1).double() for one in (*whole, *shared)]
-        shapes = [one.shape for one in shared]
-        return cls(x, given.detach().reshape(x.shape).clone(), given, draws, shapes)
+        draws = [draw.expand_as(x).flatten(1).double() for draw in (*whole, *shared)]
+        shapes = [draw.shape for draw in shared]
+        return cls(x, noisy.detach().reshape(x.shape).clone(), noisy, draws, shapes)
 
     def centred(self, axis: int) -> Iterator["_Components"]:
-        draws = [without_mean(one.reshape(self.x.shape), axis).flatten(1) for one in self.draws]
+        draws = [without_mean(draw.reshape(self.x.shape), axis).flatten(1) for draw in self.draws]
         for x in (self.x, without_mean(self.x, axis)):
             yield replace(self, x=x, draws=draws, axis=axis)
 
@@ -310,13 +311,13 @@ def components(
     inputs: list[Tensor], data: list[Tensor], normals: list[Tensor]
 ) -> _Components | None:
     every = [
-        _Components.from_draws(x, one, normals)
+        _Components.from_draws(x, z, normals)
         for x in data
-        for one in inputs
-        if one.numel() == x.numel() and len(one) == len(x)
+        for z in inputs
+        if z.numel() == x.numel() and len(z) == len(x)
     ]
-    for some in (every, [c for e in every for i in range(1, e.x.ndim) for c in e.centred(i)]):
-        explained = [one for one in some if one.unexplained < MAX_UNEXPLAINED]
+    for choices in (every, [c for e in every for i in range(1, e.x.ndim) for c in e.centred(i)]):
+        explained = [choice for choice in choices if choice.unexplained < MAX_UNEXPLAINED]
         if explained:
-            return min(explained, key=lambda one: one.unexplained)
+            return min(explained, key=lambda choice: choice.unexplained)
     return None

@@ -75,7 +75,7 @@ def samples_of(
     example: Arguments | None,
     data_scale: float | None,
     error: float,
-    found: list[Diagnostic],
+    diagnostics: list[Diagnostic],
 ) -> Samples:
     """Estimate the noise levels and coefficients of all recorded samples.
 
@@ -84,7 +84,7 @@ def samples_of(
         example: Arguments of a network call; None for another layout of the data.
         data_scale: Factor on the data before diffusion; None to infer it from the process.
         error: Rounding error of the coefficients of the target.
-        found: Earlier diagnostics.
+        diagnostics: Earlier diagnostics.
 
     Raises:
         ValueError: In one line, if the gradient is no combination of data, noise and output.
@@ -94,8 +94,8 @@ def samples_of(
     num_full = max(step.gram.shape[1] - len(step.shapes) for step in steps)
     size, grams = num_full + len(shapes), []
     for step in steps:
-        own = step.gram.shape[1] - len(step.shapes)
-        places = torch.tensor([*range(own), *range(num_full, num_full + len(step.shapes))])
+        num_vectors = step.gram.shape[1] - len(step.shapes)
+        places = torch.tensor([*range(num_vectors), *range(num_full, num_full + len(step.shapes))])
         gram = torch.zeros(len(step), size, size, dtype=torch.float64)
         gram[:, places[:, None], places] = step.gram
         grams.append(gram)
@@ -110,9 +110,9 @@ def samples_of(
     quantiles = torch.cat(columns, 1)
     draws = list(range(_FIRST_DRAW, gram.shape[1]))
     own_share = least_squares(gram, [_X, *draws], _OUTPUT)[1]
-    kept = (own_share > _MIN_OWN) & gram.isfinite().flatten(1).all(1)
-    conditions = Conditions.from_batches([step.conditions for step in steps], sizes).at(kept)
-    gram, batch, quantiles = gram[kept], batch[kept], quantiles[kept]
+    is_usable = (own_share > _MIN_OWN) & gram.isfinite().flatten(1).all(1)
+    conditions = Conditions.from_batches([step.conditions for step in steps], sizes).at(is_usable)
+    gram, batch, quantiles = gram[is_usable], batch[is_usable], quantiles[is_usable]
     if len(gram) < MIN_SAMPLES:
         raise ValueError(
             "The network's output is 0, or a combination of data and noise: record later steps."
@@ -129,9 +129,9 @@ def samples_of(
     if not parts.full:
         raise ValueError(REFUSAL)
     axes = {step.axis for step in steps} - {None}
-    found = [*found, *(CentredNoise(float(axis)) for axis in axes if axis)]
+    diagnostics = [*diagnostics, *(CentredNoise(float(axis)) for axis in axes if axis)]
     if parts.shared or len(parts.full) > 1:
-        found.append(parts.diagnostic)
+        diagnostics.append(parts.diagnostic)
 
     # g = 2 c (y_hat - a x - sum of b_m eps_m)
     factors, left = least_squares(gram, [_X, *draws, _OUTPUT], _GRADIENT)
@@ -154,15 +154,15 @@ def samples_of(
     gamma = 0.0
     if target.full and not (target.shared or parts.shared):
         mean_square = (target_power.sum() / (steps[0].size * len(gram))).item()
-        found, gamma = of_the_draws(parts, target, mean_square, found)
+        diagnostics, gamma = of_the_draws(parts, target, mean_square, diagnostics)
 
     # the noise is the sum of draws in z, and b the coefficient of that sum in the target
     used = of_draws[:, parts.full]
     sigma = used.norm(dim=1)
     b = (of_target[:, parts.full] * used).sum(1) / sigma.clamp(min=1e-300)
     a, b = (
-        torch.where(one.abs() < 5 * error * other.abs(), 0.0, one)
-        for one, other in ((a, b), (b, a))
+        torch.where(values.abs() < 5 * error * other.abs(), 0.0, values)
+        for values, other in ((a, b), (b, a))
     )
     b, alpha = torch.where(alpha < 0, -b, b), alpha.abs()
     nominal = sigma / (1 + gamma**2) ** 0.5  # without input perturbation
@@ -173,13 +173,13 @@ def samples_of(
     logsnr = process.logsnr(alpha, sigma)
     require_explained(unexplained, logsnr)
     factor = b - a * sigma / alpha
-    if not any(one.is_fatal for one in found):
+    if not any(diagnostic.is_fatal for diagnostic in diagnostics):
         has_target = logsnr.isfinite() & (c != 0)
-        found += of_the_target((rest / target_power.clamp(min=1e-300))[has_target])
-        found += scatter.of_the_target(logsnr[has_target], factor[has_target], error=0.0)
-        found += conditions.diagnostics(logsnr, alpha, error=0.0)
+        diagnostics += of_the_target((rest / target_power.clamp(min=1e-300))[has_target])
+        diagnostics += scatter.of_the_target(logsnr[has_target], factor[has_target], error=0.0)
+        diagnostics += conditions.diagnostics(logsnr, alpha, error=0.0)
         if error < _ROUNDING:
-            found += scatter.of_the_coefficient(logsnr, c, noise_power / sigma**2)
+            diagnostics += scatter.of_the_coefficient(logsnr, c, noise_power / sigma**2)
     return Samples(
         logsnr=logsnr,
         a=a / process.scale,
@@ -198,9 +198,9 @@ def samples_of(
         sigma=sigma,
         time_sign=scatter.time_sign(logsnr, conditions.single),
         inputs={
-            slot: torch.cat([step.inputs[slot] for step in steps])[kept]
+            slot: torch.cat([step.inputs[slot] for step in steps])[is_usable]
             for slot in set.intersection(*(set(step.inputs) for step in steps))
         },
         example=example,
-        diagnostics=found,
+        diagnostics=diagnostics,
     )
