@@ -44,7 +44,6 @@ SMALL = {  # options of each verb, in place of the tour's
     ],
     "audit": [],
     "data": ["--jobs", "1"],
-    "ema": [],
     "export": [],
     "weightings": [],
 }

@@ -3,23 +3,18 @@
 import errno
 import json
 import os
-import threading
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import safetensors.torch
 import torch
 from forking import in_processes
 from tiny import DIGITS
 
-from elbos.base import files
 from elbos.runs.fit import train
 from elbos.training import checkpoint
-from elbos.training.config import Averaging, Config, Execution
-from elbos.training.ema import snapshots
-from elbos.training.trainer import Trainer
+from elbos.training.config import Config, Execution
 
 LONG = replace(
     DIGITS,
@@ -27,9 +22,6 @@ LONG = replace(
     num_images=16 * 10**6,
     execution=Execution(shard_size=2),
     output=replace(DIGITS.output, save_every=32),
-)
-SNAPSHOTS = replace(
-    DIGITS, num_images=144, averaging=Averaging(snapshot_widths=(0.1,), snapshot_every=32)
 )
 
 
@@ -54,31 +46,6 @@ def test_a_part_that_cannot_be_written_ends_the_training_in_all(tmp_path: Path) 
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     assert found == [errno.ENOSPC] * 2
     assert not list((tmp_path / "checkpoints").iterdir())
-
-
-def test_steps_go_on_while_snapshots_are_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first, after step 2, is written once step 3 is done."""
-    write, step = files.write, Trainer.step
-    is_third_done, waits = threading.Event(), []
-
-    def written(path: Path, content: bytes) -> None:
-        if path.parent.name == "ema":
-            waits.append(is_third_done.wait(60))
-        write(path, content)
-
-    def stepped(self: Trainer):
-        found = step(self)
-        if self.state.step == 3:
-            is_third_done.set()
-        return found
-
-    monkeypatch.setattr(files, "write", written)
-    monkeypatch.setattr(Trainer, "step", stepped)
-    train(SNAPSHOTS, tmp_path)
-    assert waits == [True] * 4
-    assert [one.step for one in snapshots(tmp_path / "ema")] == [2, 4, 6, 8]
 
 
 def test_a_checkpoint_is_written_without_a_copy_which_would_hold_up_the_training(

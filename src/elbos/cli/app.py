@@ -44,10 +44,6 @@ VERBS = {
     "sample": Verb(
         "Draw samples from a trained run, into a PNG grid and an .npz.", is_parallel=True
     ),
-    "ema": Verb(
-        "Make the average of a run's weights of another width, after the training.",
-        less_memory="use a machine with memory for all of the run's checkpoint",
-    ),
     "evaluate": Verb(
         "Measure likelihood, noise levels and samples of trained models.",
         "evaluate",

@@ -32,9 +32,8 @@ Precision = Literal["auto", "bf16", "fp32"]
 Tracker = Literal[
     "tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
 ]
-NUM_SNAPSHOTS = 32
 MAX_WARMUP = 0.2  # share of the run; a longer warm-up is reported
-MIN_WIDTH, MAX_WIDTH = 0.001, 12**-0.5
+MAX_WIDTH = 12**-0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,27 +77,11 @@ class Averaging(Typed):
     relative_width: float = 0.063
     """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
 
-    snapshot_widths: tuple[float, ...] = ()
-    """Relative widths of further averages, whose snapshots are stored: from them `elbos ema`
-    computes the average of any width after the training. EDM2 has 0.05 and 0.1."""
-
-    snapshot_every: int | None = None
-    """Images from one snapshot to the next. Default: a 32nd of the training, which gives any width
-    from 0.04 to 0.2 to within 1 %."""
-
     def __post_init__(self) -> None:
-        if self.snapshot_every is not None:
-            require_positive(snapshot_every=self.snapshot_every)
         if not 0 < self.relative_width < MAX_WIDTH:
             raise ValueError(
                 f"relative_width is {self.relative_width}: give a share above 0 and below "
                 f"{MAX_WIDTH:.4f}, the width of the mean of all steps."
-            )
-        widths = self.snapshot_widths
-        if len({*widths}) < len(widths) or not all(MIN_WIDTH <= w < MAX_WIDTH for w in widths):
-            raise ValueError(
-                f"snapshot_widths are {widths}: give different shares from {MIN_WIDTH} to below "
-                f"{MAX_WIDTH:.4f}, such as 0.05 and 0.1."
             )
 
 
@@ -274,11 +257,6 @@ class Config:
         for name in ("output", "execution"):
             encoded.pop(name, None)
         return encoded
-
-    @property
-    def snapshot_every(self) -> int:
-        """Number of training images between two snapshots of the averaged weights."""
-        return self.averaging.snapshot_every or -(-self.num_images // NUM_SNAPSHOTS)
 
     @property
     def num_steps(self) -> int:

@@ -7,7 +7,6 @@ runs/NAME/
     metrics.jsonl    a line per logged step
     checkpoints/     see `checkpoint`
     samples/         grids of samples
-    ema/             snapshots of averages of the weights, see `training.ema`
     trackers.json    identifiers of the run in experiment trackers, if there are any
     tensorboard/     TensorBoard's files, if it is used
     evaluation/      the parts of an evaluation, see `store`
@@ -72,10 +71,6 @@ class RunDirectory:
         return (self.results or self.path) / "samples"
 
     @property
-    def averages(self) -> Path:
-        return self.path / "ema"
-
-    @property
     def evaluation(self) -> Path:
         return (self.results or self.path) / "evaluation"
 
@@ -100,7 +95,7 @@ class RunDirectory:
             "directory with --run."
         )
         with locked(self.path, busy):
-            for folder in (self.path, self.checkpoints, self.samples, self.averages):
+            for folder in (self.path, self.checkpoints, self.samples):
                 files.remove_leftovers(folder)
             yield
 

@@ -1,4 +1,4 @@
-"""Background writing of checkpoints and of snapshots of averaged weights during training.
+"""Background writing of checkpoints during training.
 
 In each process a thread writes its part. A checkpoint takes two tasks, the parts and then the
 manifest; a task starts once all processes have finished the previous one. So all processes learn in
@@ -15,14 +15,13 @@ from pathlib import Path
 from elbos.base.processes import Processes
 from elbos.training import checkpoint
 from elbos.training.directory import RunDirectory
-from elbos.training.ema import EMA, write_snapshots
 from elbos.training.sharding import is_sharded, local
 
 _Task = Callable[[], None]
 
 
 class Saver:
-    """Background writer of checkpoints and weight snapshots.
+    """Background writer of checkpoints.
 
     One write runs at a time, in a thread. The context manager waits on exit until the last copy is
     written. All processes must call each method; an OSError of one process is raised in all. The
@@ -92,13 +91,6 @@ class Saver:
             how = {"num_parts": self.num_parts, "num_kept": self.num_kept}
             finish = partial(checkpoint.finish, folder, self.run.checkpoints, step, **how)
         self._start(write, finish)
-
-    def save_snapshots(self, step: int, ema: EMA) -> None:
-        self.wait()
-        is_main = self.processes.is_main
-        averages = ema.snapshots(is_main=is_main)
-        write = partial(write_snapshots, self.run.averages, step, averages)
-        self._start(write if is_main else lambda: None)
 
     def go_on(self) -> None:
         """Start writing the next checkpoint when all processes have finished the previous one."""

@@ -46,7 +46,7 @@ class State:
         }
         return {
             "network": self.network.state_dict(),
-            **{group: network.state_dict() for group, network in self.ema.networks.items()},
+            "ema": self.ema.network.state_dict(),
             "optimizer": moments,
             "schedule": self.schedule.state_dict(),
             "log": {"unlogged": self.unlogged.clone(), **self.by_level.state_dict()},
@@ -54,7 +54,7 @@ class State:
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         try:
-            for network in (self.network, *self.ema.networks.values()):
+            for network in (self.network, self.ema.network):
                 load(network, weights)
         except RuntimeError as error:
             raise ValueError(
@@ -66,8 +66,7 @@ class State:
         self.step = step
         checkpoint.require_dtypes(groups, self.groups())
         load(self.network, groups["network"])
-        for name, network in self.ema.networks.items():
-            load(network, groups[name])
+        load(self.ema.network, groups["ema"])
         schedule, log = (
             {key: stored[...] for key, stored in groups[name].items()}
             for name in ("schedule", "log")
@@ -141,10 +140,10 @@ def new_state(
     network: nn.Module, config: Config, processes: Processes, *, by_blocks: bool = True
 ) -> State:
     network = network.to(processes.device)
-    ema = EMA(network, config.averaging)
+    ema = EMA(network, config.averaging.relative_width)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    for one in (network, *ema.networks.values()):
-        shard(one, processes, config.execution.shard_size, by_blocks=by_blocks, dtype=dtype)
+    for copy in (network, ema.network):
+        shard(copy, processes, config.execution.shard_size, by_blocks=by_blocks, dtype=dtype)
     optimizer = new_optimizer(network, config.optimizer, dtype)
     schedule = replace(config.schedule)  # adaptive schedules change: this one starts uniform
     return State(network, ema, optimizer, schedule, LossByLevel(schedule))

@@ -171,8 +171,6 @@ class Trainer:
                 monitor.step(losses, grad_norm, waited=self.waited)
                 if not is_busy:
                     saver.go_on()
-                if config.is_due(config.snapshot_every, state.step):
-                    saver.save_snapshots(state.step, state.ema)
                 if config.is_due(output.validate_every, state.step) or is_last:
                     with monitor.paused():
                         monitor.validation(self.validate())
