@@ -31,9 +31,6 @@ class Augmented(Source):
         num, channels, *size = self.images.shape
         return num, channels, *((self.crop, self.crop) if self.crop else size)
 
-    def fingerprint(self) -> str:
-        return self.images.fingerprint()
-
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
         x = self.images.read(rows)
         if self.crop is None:
@@ -92,9 +89,6 @@ class Grey(Source):
     def shape(self) -> tuple[int, ...]:
         num, _, *size = self.images.shape
         return num, 1, *size
-
-    def fingerprint(self) -> str:
-        return f"grey {self.images.fingerprint()}"
 
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 1 h w"]:
         x = self.images.read(rows)

@@ -54,9 +54,6 @@ class Source(abc.ABC):
             ValueError: If a sample is corrupt.
         """
 
-    @abc.abstractmethod
-    def fingerprint(self) -> str: ...
-
     def stored(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *e"]:
         """Return the samples at the given indices before augmentation."""
         return self.read(rows)
@@ -100,9 +97,6 @@ class InMemory(Source):
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
         # NumPy copies in one thread; torch would take cores from the training
         return torch.from_numpy(self.x.numpy()[rows.numpy()])
-
-    def fingerprint(self) -> str:
-        return digest_of([self.x])
 
     def __getitem__(self, rows: Int64[Tensor, " b"] | slice | int) -> Shaped[Tensor, "..."]:
         return self.x[rows]  # a slice is a view
