@@ -96,8 +96,8 @@ def averaged(
 
 @contextmanager
 def _reading_checkpoint(directory: RunDirectory, step: int | None) -> Iterator[tuple[int, Weights]]:
-    with checkpoint.reading_step(directory.checkpoints, step, "ema") as (found, groups):
-        yield found, groups["ema"]
+    with checkpoint.reading_step(directory.checkpoints, step, "ema") as (newest, groups):
+        yield newest, dict(groups["ema"])
 
 
 @contextmanager
@@ -138,4 +138,4 @@ def initial_weights(config: Config, init: Path) -> Weights:
             "another run for --init."
         )
     with averaged(directory) as (_, weights):
-        return {name: tensor[...] for name, tensor in weights.items()}
+        return weights

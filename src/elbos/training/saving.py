@@ -1,42 +1,29 @@
-"""Background writing of checkpoints during training.
+"""Background writing of checkpoints during training."""
 
-In each process a thread writes its part. A checkpoint takes two tasks, the parts and then the
-manifest; a task starts once all processes have finished the previous one. So all processes learn in
-the same step of a failure.
-"""
-
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from functools import partial
-from pathlib import Path
+
+from torch import Tensor
 
 from elbos.base.processes import Processes
 from elbos.training import checkpoint
 from elbos.training.directory import RunDirectory
-from elbos.training.sharding import is_sharded, local
-
-_Task = Callable[[], None]
+from elbos.training.sharding import is_sharded, unsharded
 
 
 class Saver:
     """Background writer of checkpoints.
 
-    One write runs at a time, in a thread. The context manager waits on exit until the last copy is
-    written. All processes must call each method; an OSError of one process is raised in all. The
-    first `num_parts` processes together hold one copy of the state.
+    The main process writes one checkpoint at a time, in a thread. The context manager waits on exit
+    until the last one is written. All processes must call `save` and `wait`; an OSError of the main
+    process is raised in all.
     """
 
-    def __init__(
-        self, run: RunDirectory, processes: Processes, *, num_parts: int, num_kept: int
-    ) -> None:
-        self.run, self.processes = run, processes
-        self.num_parts, self.num_kept = num_parts, num_kept
+    def __init__(self, run: RunDirectory, processes: Processes, num_kept: int) -> None:
+        self.run, self.processes, self.num_kept = run, processes, num_kept
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="elbos-saving")
-        self._writing: Future[None] | None = None  # None in all processes or in no process
-        self._next: list[_Task] = []
-        self._folder: Path | None = None  # temporary folder of the last checkpoint
+        self._writing: Future[None] | None = None
         self._started = time.monotonic()
 
     def __enter__(self) -> "Saver":
@@ -47,73 +34,46 @@ class Saver:
             self.wait()
         elif self._writing is not None:  # other processes may have ended
             wait([self._writing])
-            self._clear()
         self._thread.shutdown()
 
-    @property
-    def is_busy(self) -> bool:
-        return self._writing is not None and not self._writing.done()
-
     def is_time(self, minutes: float) -> bool:
-        return self._writing is None and time.monotonic() - self._started >= 60 * minutes
+        is_busy = self._writing is not None and not self._writing.done()
+        return not is_busy and time.monotonic() - self._started >= 60 * minutes
+
+    @property
+    def has_failed(self) -> bool:
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
 
     def save(self, step: int, groups: checkpoint.Groups) -> None:
-        """Write a checkpoint in the background.
-
-        A copy of the training state is written after any earlier write has finished.
-        """
+        """Write a checkpoint in the background, after any earlier one has been written."""
         self.wait()
         self._started = time.monotonic()
-        processes, rank = self.processes, self.processes.rank
-
-        def new_folder() -> Path:
-            if not processes.is_main:
-                return Path()
-            self.run.require_present()
-            self._folder = checkpoint.new_partial(self.run.checkpoints, step)
-            return self._folder
-
-        folder = processes.from_main(processes.together(new_folder))
-        write: _Task = lambda: None  # noqa: E731 (a process may have nothing to write)
-        finish = write
-        if rank < self.num_parts:
-            # this process's shards, and on rank 0 also unsharded tensors
-            copies = {
-                group: {
-                    name: local(tensor).detach().to("cpu", copy=True)
-                    for name, tensor in tensors.items()
-                    if rank == 0 or is_sharded(tensor)
-                }
-                for group, tensors in groups.items()
-            }
-            write = partial(checkpoint.write_part, folder, rank, copies)
-        if processes.is_main:
-            how = {"num_parts": self.num_parts, "num_kept": self.num_kept}
-            finish = partial(checkpoint.finish, folder, self.run.checkpoints, step, **how)
-        self._start(write, finish)
-
-    def go_on(self) -> None:
-        """Start writing the next checkpoint when all processes have finished the previous one."""
-        if self._writing is None:
-            return
-        try:
-            self.processes.together(self._writing.result)
-        except BaseException as error:
-            self._clear()
-            if isinstance(error, OSError) and self.processes.is_main:
-                self.run.require_present()
-            raise
-        self._start(*self._next)
+        copies: dict[str, dict[str, Tensor]] = {}
+        for group, tensors in groups.items():
+            copies[group] = {}
+            for name, tensor in tensors.items():
+                if is_sharded(tensor) or self.processes.is_main:
+                    whole = unsharded(tensor).detach()  # all processes gather
+                    if self.processes.is_main:
+                        copies[group][name] = whole.to("cpu", copy=True)
+        if self.processes.is_main:
+            self._writing = self._thread.submit(self._write, step, copies)
 
     def wait(self) -> None:
-        while self._writing is not None:
-            self.go_on()
+        """Wait until the last checkpoint is written, and raise its error in all processes."""
 
-    def _start(self, *tasks: _Task) -> None:
-        self._writing = self._thread.submit(tasks[0]) if tasks else None
-        self._next = list(tasks[1:])
+        def result() -> None:
+            writing, self._writing = self._writing, None
+            if writing is not None:
+                writing.result()
 
-    def _clear(self) -> None:
-        self._start()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self.processes.together(result)
+
+    def _write(self, step: int, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+        self.run.require_present()
+        try:
+            checkpoint.save(self.run.checkpoints, step, groups, num_kept=self.num_kept)
+        except OSError:
+            self.run.require_present()
+            raise

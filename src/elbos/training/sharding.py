@@ -11,7 +11,7 @@ FSDP2 takes most of a second to import, and is imported where it is used.
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import EllipsisType
+from typing import Any
 
 import torch
 from jaxtyping import Shaped
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from elbos.base.processes import Processes
-from elbos.training.checkpoint import Stored
 from elbos.training.loss import Loss
 
 MIN_PARAMETERS = 2**18  # of a gathered block: for smaller blocks latency exceeds transfer time
@@ -175,29 +174,26 @@ def unsharded(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
-    """Copy values into a tensor that may be sharded.
-
-    Only the rows of this process are read for a sharded tensor.
-    """
-    rows: slice | EllipsisType = ...
-    if is_sharded(own):
-        mesh = own.device_mesh["shard"]  # type: ignore[attr-defined]
-        start = min(-(-len(own) // mesh.size()) * mesh.get_local_rank(), len(own))
-        rows = slice(start, start + len(local(own)))
-    local(own).copy_(value[rows])
+def fill(target: Tensor, value: Shaped[Tensor, "*d"]) -> None:
+    """Copy values into a tensor, of which this process may hold some rows."""
+    rows: Any = ...
+    if is_sharded(target):
+        mesh = target.device_mesh["shard"]  # type: ignore[attr-defined]
+        start = min(-(-len(target) // mesh.size()) * mesh.get_local_rank(), len(target))
+        rows = slice(start, start + len(local(target)))
+    local(target).copy_(value[rows])
 
 
-def load(network: nn.Module, state: Mapping[str, Tensor | Stored]) -> None:
+def load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load unsharded weights into a possibly sharded network.
 
     Raises:
         RuntimeError: If names or shapes differ from those of the network.
     """
-    own = network.state_dict()
-    if names := sorted(own.keys() ^ state.keys()):
+    targets = network.state_dict()
+    if names := sorted(targets.keys() ^ state.keys()):
         raise RuntimeError(f"tensors missing or unexpected: {', '.join(names[:5])}")
-    for name, tensor in own.items():
-        if tensor.shape != state[name].shape:
-            raise RuntimeError(f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}")
-        fill(tensor, state[name])
+    for name, target in targets.items():
+        if target.shape != state[name].shape:
+            raise RuntimeError(f"{name} is {tuple(state[name].shape)}, not {tuple(target.shape)}")
+        fill(target, state[name])

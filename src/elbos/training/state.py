@@ -62,33 +62,29 @@ class State:
                 "classes."
             ) from error
 
-    def restore(self, step: int, groups: checkpoint.ReadableGroups) -> None:
+    def restore(self, step: int, groups: checkpoint.Groups) -> None:
         self.step = step
         checkpoint.require_dtypes(groups, self.groups())
         load(self.network, groups["network"])
         load(self.ema.network, groups["ema"])
-        schedule, log = (
-            {key: stored[...] for key, stored in groups[name].items()}
-            for name in ("schedule", "log")
-        )
-        self.schedule.load_state_dict(schedule)
-        self.unlogged.copy_(log["unlogged"])
-        self.by_level.load_state_dict(log)
+        self.schedule.load_state_dict(dict(groups["schedule"]))
+        self.unlogged.copy_(groups["log"]["unlogged"])
+        self.by_level.load_state_dict(dict(groups["log"]))
         parameters = dict(self.network.named_parameters())
         for key, saved in groups["optimizer"].items():
             name, _, moment = key.rpartition(".")
             parameter = parameters[name]
             if saved.ndim == 0:  # AdamW's count of steps
-                self.optimizer.state[parameter][moment] = saved[...].to(parameter.device)
+                self.optimizer.state[parameter][moment] = saved.clone().to(parameter.device)
                 continue
             if (saved.shape, saved.dtype) != (parameter.shape, parameter.dtype):
                 raise ValueError(f"The moments of {name} have another shape or dtype.")
             # in the memory format of the weights, as the optimizer itself makes them
-            own = self.optimizer.state[parameter][moment] = torch.empty_like(parameter)
-            fill(own, saved)
+            self.optimizer.state[parameter][moment] = torch.empty_like(parameter)
+            fill(self.optimizer.state[parameter][moment], saved)
         for group in self.optimizer.param_groups:
-            known = [frozenset(self.optimizer.state.get(p, ())) for p in group["params"]]
-            if len({names for names in known if names}) > 1:  # empty without a gradient so far
+            moments = [frozenset(self.optimizer.state.get(p, ())) for p in group["params"]]
+            if len({names for names in moments if names}) > 1:  # empty without a gradient so far
                 raise ValueError("Some parameters have moments that others lack.")
 
 

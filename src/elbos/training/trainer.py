@@ -112,8 +112,7 @@ class Trainer:
         self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.prefetched: Iterator[StoredBatch] | None = None
         self.waited = 0.0  # seconds spent waiting for batches
-        num_parts, num_kept = config.execution.shard_size, config.output.num_kept
-        self.saver = Saver(run, processes, num_parts=num_parts, num_kept=num_kept)
+        self.saver = Saver(run, processes, config.output.num_kept)
 
         network, trial = self._prepared_network(network)
         self.state = new_state(network, config, processes, by_blocks=trial.by_blocks)
@@ -163,14 +162,14 @@ class Trainer:
                 with compiling(is_on=self.is_compiled):
                     losses, grad_norm = self.step()
                 is_last = state.step == config.num_steps
-                is_stopping, is_time, is_busy = self.processes.any(
-                    is_stop_requested(), saver.is_time(output.save_minutes), saver.is_busy
+                is_stopping, is_time, has_failed = self.processes.any(
+                    is_stop_requested(), saver.is_time(output.save_minutes), saver.has_failed
                 )
                 if self.processes.is_main:
                     self.run.require_present()
                 monitor.step(losses, grad_norm, waited=self.waited)
-                if not is_busy:
-                    saver.go_on()
+                if has_failed:
+                    saver.wait()  # raises the error in all processes
                 if config.is_due(output.validate_every, state.step) or is_last:
                     with monitor.paused():
                         monitor.validation(self.validate())
@@ -298,14 +297,10 @@ class Trainer:
     def resume(self) -> None:
         """Restore the training state from the latest checkpoint.
 
-        Without a checkpoint, save the initial weights that were loaded from another run. Each
-        process verifies some of the checkpoint's files and reads its own shards.
+        Without a checkpoint, save the initial weights that were loaded from another run.
         """
-        processes = self.processes
-        if newest := processes.from_main(checkpoint.latest(self.run.checkpoints)):
-            share = slice(processes.rank, None, processes.num)
-            processes.together(lambda: checkpoint.verify(newest, share=share))
-            with checkpoint.opened(newest) as (step, groups):
+        if newest := self.processes.from_main(checkpoint.latest(self.run.checkpoints)):
+            with checkpoint.reading(newest) as (step, groups):
                 self.state.restore(step, groups)
         elif self.config.init is not None:
             self.saver.save(self.state.step, self.state.groups())
