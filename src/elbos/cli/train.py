@@ -25,9 +25,15 @@ from elbos.theory.tabulated import Tabulated
 from elbos.theory.weightings import ELBO
 from elbos.training.config import Config, read_config
 from elbos.training.data import Given
-from elbos.training.name import default_name, nearest_preset
 from elbos.training.network import OwnNetwork
-from elbos.training.presets import PRESETS, SUMMARIES, Chosen, Preset
+from elbos.training.presets import (
+    PRESETS,
+    SUMMARIES,
+    Chosen,
+    Preset,
+    default_name,
+    nearest_preset,
+)
 
 _STAND_INS: dict[str, Any] = {
     "weighting": ELBO(),
@@ -49,7 +55,7 @@ class Train:
     chosen: Annotated[Chosen, tyro.conf.arg(name="")]
 
     run: Path | None = None
-    """The run directory. Default: runs/PRESET, with a word for all that was changed."""
+    """The run directory. Default: runs/PRESET, with a digest of the settings if any differs."""
 
     config: Path | None = None
     """A file to use instead of a preset: the output of --dry-run, a run's config.json, or the

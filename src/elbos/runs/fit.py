@@ -186,7 +186,7 @@ def fit(
         seed=seed,
     )
     directory = RunDirectory(Path(run))
-    require_same_data(data, Processes.joined())
+    require_same_data(data, Processes.joined(config.execution.timeout_hours))
     _train(config, directory, lambda: data, on_images, network=network, num_workers=num_workers)
     return Run(directory.path, network, null_cond=null_cond)
 
@@ -199,7 +199,7 @@ def _train(
     **given: Any,
 ) -> None:
     require_installed(config.output.trackers)
-    processes = Processes.joined()
+    processes = Processes.joined(config.execution.timeout_hours)
     if processes.device.type == "cpu":
         keep_freed_memory()
     config = resolved(config, run, processes)

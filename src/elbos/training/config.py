@@ -142,16 +142,19 @@ class Execution(Typed):
     """Compile network and loss by torch.compile. By default on GPUs: the first step takes longer,
     and later steps are faster."""
 
-    use_tf32: bool = True
-    """Multiply float32 numbers in TF32, of 10 bits, on GPUs where precision is fp32: its
-    rounding is far below the noise of training, and it is several times as fast."""
-
     use_checkpointing: bool = False
     """Activation checkpointing: compute each block again in the backward pass, and store no
     activations inside of it: less memory, a third more work."""
 
+    timeout_hours: float = 24.0
+    """Hours for which a process waits for work that another one does alone."""
+
     def __post_init__(self) -> None:
-        require_positive(num_micro_batches=self.num_micro_batches, shard_size=self.shard_size)
+        require_positive(
+            num_micro_batches=self.num_micro_batches,
+            shard_size=self.shard_size,
+            timeout_hours=self.timeout_hours,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,20 +29,21 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
 
 
 @contextmanager
-def fast_kernels(config: Config, device: torch.device) -> Iterator[None]:
-    """Enable fast CUDA kernels within the `with` block.
+def fast_kernels(device: torch.device) -> Iterator[None]:
+    """Enable cuDNN benchmarking and TF32 within the `with` block, on CUDA alone.
 
-    cuDNN benchmarking is enabled, and TF32 if configured; devices other than CUDA are unaffected.
+    TF32 has 10 bits, and is several times as fast as float32: its rounding is far below the noise
+    of training.
     """
     if device.type != "cuda":
         yield
         return
-    cudnn, use_tf32 = torch.backends.cudnn, config.execution.use_tf32
+    cudnn = torch.backends.cudnn
     flags = {"deterministic": cudnn.deterministic, "benchmark": not cudnn.deterministic}
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if use_tf32 else "highest")
+    torch.set_float32_matmul_precision("high")
     try:
-        with cudnn.flags(enabled=cudnn.enabled, **flags, allow_tf32=use_tf32):
+        with cudnn.flags(enabled=cudnn.enabled, **flags, allow_tf32=True):
             yield
     finally:
         torch.set_float32_matmul_precision(before)

@@ -69,7 +69,7 @@ from elbos.training.state import (
     new_state,
     require_guidable,
 )
-from elbos.training.trial import Trial, require_trainable
+from elbos.training.trial import require_trainable
 from elbos.training.validation import sample_grid, validate
 from elbos.validation import Validation
 
@@ -114,8 +114,10 @@ class Trainer:
         self.waited = 0.0  # seconds spent waiting for batches
         self.saver = Saver(run, processes, config.output.num_kept)
 
-        network, trial = self._prepared_network(network)
-        self.state = new_state(network, config, processes, by_blocks=trial.by_blocks)
+        network, uses_all = self._prepared_network(network)
+        # a user's blocks may be used other than by a call, which gathers them one by one
+        by_blocks = not isinstance(config.network, OwnNetwork)
+        self.state = new_state(network, config, processes, by_blocks=by_blocks)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.start_from(initial_weights(config, config.init))
         if processes.is_main:
@@ -129,10 +131,10 @@ class Trainer:
             self.augmented = one_graph(data.augmented)
             compile_(loss)
         is_alone = processes.num == 1 or config.execution.shard_size > 1  # FSDP2 needs no DDP
-        self.loss = loss if is_alone else replicated(loss, uses_all=trial.uses_all)
+        self.loss = loss if is_alone else replicated(loss, uses_all=uses_all)
 
-    def _prepared_network(self, network: nn.Module | None) -> tuple[nn.Module, Trial]:
-        # networks that are user-defined or of diffusers are tried; others get the default `Trial`
+    def _prepared_network(self, network: nn.Module | None) -> tuple[nn.Module, bool]:
+        # networks that are user-defined or of diffusers are tried first
         config, processes = self.config, self.processes
         shard_size = config.execution.shard_size
         if network is None:
@@ -145,7 +147,7 @@ class Trainer:
         if isinstance(config.network, OwnNetwork) and processes.num > 1:
             share_initial(network.to(self.device))
         if not isinstance(config.network, OwnNetwork | DiffusersConfig):
-            return network, Trial()
+            return network, True
         return network, require_trainable(network.to(self.device), config, self.data, processes)
 
     # --- the loop --------------------------------------------------------------------------------
@@ -330,13 +332,11 @@ class Trainer:
             monitor,
             closing(prefetched),
             checkpointed(self.blocks),
-            fast_kernels(config, self.device),
+            fast_kernels(self.device),
             _stop_requests() as is_stop_requested,
         ):
             self.prefetched = prefetched
-            is_tf32 = self.device.type == "cuda" and config.execution.use_tf32
-            threads = torch.get_num_threads()
-            monitor.note_changes({**machine(self.device), "threads": threads, "tf32": is_tf32})
+            monitor.note_changes({**machine(self.device), "threads": torch.get_num_threads()})
             yield monitor, is_stop_requested
 
     @contextmanager
