@@ -126,18 +126,19 @@ class TrainFile(Train):
                 )
             config = replace(config, network=UNetConfig())
         chosen = Chosen(config=config, preset=nearest_preset(config))
-        kept = {
+        parts = {
             name: getattr(config, name)
             for name in _STAND_INS
             if type(getattr(config, name)) in _WITHOUT_WORDS
             and not any(word.startswith(f"{name}:") for word in words)
         }
-        stand_in = replace(config, **{name: _STAND_INS[name] for name in kept})
-        return cls(chosen=replace(chosen, config=stand_in), **kept)
+        stand_in = replace(config, **{name: _STAND_INS[name] for name in parts})
+        return cls(chosen=replace(chosen, config=stand_in), **parts)
 
     def __call__(self) -> None:
-        kept = {name: getattr(self, name) for name in _STAND_INS if getattr(self, name) is not None}
-        self.train(replace(self.chosen.config, **kept))
+        parts = {name: getattr(self, name) for name in _STAND_INS}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        self.train(replace(self.chosen.config, **parts))
 
 
 def command(words: list[str]) -> Train:

@@ -196,14 +196,14 @@ def _train(
     run: RunDirectory,
     load: Callable[[], Samples],
     on_images: OnImages,
-    **given: Any,
+    **arguments: Any,
 ) -> None:
     require_installed(config.output.trackers)
     processes = Processes.joined(config.execution.timeout_hours)
     if processes.device.type == "cpu":
         keep_freed_memory()
     config = resolved(config, run, processes)
-    trainer = Trainer(config, run, load(), processes, **given)  # raises before it writes
+    trainer = Trainer(config, run, load(), processes, **arguments)  # raises before it writes
     with ExitStack() as stack:
 
         def claimed() -> None:

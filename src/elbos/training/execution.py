@@ -56,8 +56,8 @@ def is_compiled(config: Config, device: torch.device) -> bool:
 
 def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
     # compiled functions that call it include its graph
-    found: Callable[..., Any] = torch.compile(function, options=_OPTIONS)
-    return found
+    compiled: Callable[..., Any] = torch.compile(function, options=_OPTIONS)
+    return compiled
 
 
 def compile_(loss: Loss) -> None:
@@ -117,24 +117,24 @@ def blocks(network: nn.Module) -> list[nn.Module]:
             elif any(True for _ in child.children()):
                 yield child
 
-    if not (found := [*dict.fromkeys(search(network))]):
+    if not (modules := [*dict.fromkeys(search(network))]):
         raise ValueError(
             f"{type(network).__name__} has no blocks in a torch.nn.ModuleList that could be "
             "computed again: leave out use_checkpointing."
         )
-    return found
+    return modules
 
 
 @contextmanager
-def checkpointed(found: Sequence[nn.Module]) -> Iterator[None]:
+def checkpointed(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Recompute activations of the given modules in the backward pass.
 
     This holds within the `with` block.
     """
-    for block in found:
+    for block in modules:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     try:
         yield
     finally:
-        for block in found:
+        for block in modules:
             del block.forward

@@ -125,10 +125,10 @@ def initial_weights(config: Config, init: Path) -> Weights:
     directory = RunDirectory(init)
     other = run_config(directory)
     for name in ("network", "parameterization"):
-        theirs, ours = (encode(getattr(one, name)) for one in (other, config))
-        if found := difference(theirs, ours, name):
+        theirs, ours = (encode(getattr(c, name)) for c in (other, config))
+        if different := difference(theirs, ours, name):
             raise ValueError(
-                f"The run in {init} has {found}: choose the same, or another run for --init."
+                f"The run in {init} has {different}: choose the same, or another run for --init."
             )
     theirs, ours = ([c.schedule.logsnr_min, c.schedule.logsnr_max] for c in (other, config))
     if isinstance(config.network, DiffusersConfig) and theirs != ours:

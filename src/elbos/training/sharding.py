@@ -93,8 +93,8 @@ def require_shareable(network: nn.Module, shard_size: int) -> None:
             raise ValueError(f"{name} has shape []: shards need shape [1].")
     dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
     if len(dtypes) > 1 and shard_size > 1:
-        found = ", ".join(sorted(map(str, dtypes)))
-        raise ValueError(f"the parameters trained are {found}: shards need one dtype.")
+        names = ", ".join(sorted(map(str, dtypes)))
+        raise ValueError(f"the parameters trained are {names}: shards need one dtype.")
 
 
 def is_container(module: nn.Module) -> bool:
@@ -169,8 +169,8 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def unsharded(tensor: Tensor) -> Tensor:
-    found: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-    return found
+    whole: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return whole
 
 
 @torch.no_grad()

@@ -97,13 +97,13 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
     if isinstance(result, BinnedLoss):
         return _by_level(name or "train", result.edges, result.nats_per_dim)
     name, bits = name or "validation", result.bits
-    found = {f"{name}/bits_per_dim": bits.mean}
+    numbers = {f"{name}/bits_per_dim": bits.mean}
     if math.isfinite(bits.standard_error):  # infinite or NaN for a single sample
-        found[f"{name}/standard_error"] = bits.standard_error
+        numbers[f"{name}/standard_error"] = bits.standard_error
     curve = result.curve(MAX_BINS)
     half = (curve.logsnr[1] - curve.logsnr[0]) / 2
     edges = (curve.logsnr[0] - half, *(level + half for level in curve.logsnr))
-    return found | _by_level(name, edges, curve.nats_per_dim)
+    return numbers | _by_level(name, edges, curve.nats_per_dim)
 
 
 def log_picture(

@@ -253,8 +253,8 @@ class Trainer:
         limit = self.config.optimizer.max_grad_norm
         norm = unsharded(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
         losses = self.processes.gathered(losses, self.config.batch_size)
-        *found, grad_norm = torch.cat([losses, norm[None]]).tolist()
-        return torch.tensor(found, dtype=torch.float64), grad_norm
+        *numbers, grad_norm = torch.cat([losses, norm[None]]).tolist()
+        return torch.tensor(numbers, dtype=torch.float64), grad_norm
 
     def require_finite(
         self, logsnr: Float64[Tensor, " B"], losses: Float64[Tensor, " B"], grad_norm: float
@@ -287,12 +287,12 @@ class Trainer:
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
         with autocast(config, device):
             is_shared = self.processes.num > 1
-            found = validate(denoiser, config, self.data, device, is_shared=is_shared)
+            result = validate(denoiser, config, self.data, device, is_shared=is_shared)
             grid = sample_grid(denoiser, config, self.data, self.processes)
         if grid is not None and self.processes.is_main:
             self.run.samples.mkdir(exist_ok=True)
             files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
-        return found
+        return result
 
     # --- before and after ------------------------------------------------------------------------
 

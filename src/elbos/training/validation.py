@@ -106,8 +106,8 @@ class Shared:
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         num = self.processes.num * -(-len(z) // self.processes.num)
-        own = torch.arange(num, device=z.device)[self.processes.share(num)] % len(z)
-        x_hat, eps_hat = self.denoiser(z[own], logsnr.expand(len(z))[own], cond_at(cond, own))
+        rows = torch.arange(num, device=z.device)[self.processes.share(num)] % len(z)
+        x_hat, eps_hat = self.denoiser(z[rows], logsnr.expand(len(z))[rows], cond_at(cond, rows))
         gathered = self.processes.gathered
         return gathered(x_hat, num)[: len(z)], gathered(eps_hat, num)[: len(z)]
 

@@ -324,7 +324,7 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
     if num_levels is None:
         return x
     dtypes = (torch.uint8, torch.uint16, torch.int32)
-    dtype = next(one for one in dtypes if num_levels - 1 <= torch.iinfo(one).max)
+    dtype = next(dtype for dtype in dtypes if num_levels - 1 <= torch.iinfo(dtype).max)
     levels = (x + 1) * (num_levels - 1) / 2
     return levels.round().clamp(0, num_levels - 1).to(dtype)
 
