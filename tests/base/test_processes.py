@@ -26,9 +26,9 @@ from elbos.base.errors import Interrupted
 from elbos.base.processes import Processes
 from elbos.runs.fit import fit, train
 from elbos.training import sharding
+from elbos.training.checkpoint import Saver
 from elbos.training.config import Config, Execution
 from elbos.training.directory import RunDirectory
-from elbos.training.saving import Saver
 from elbos.training.trainer import Trainer
 from elbos.training.validation import Shared
 from elbos.validation import BinnedLoss

@@ -87,10 +87,7 @@ class Averaging(Typed):
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Typed):
-    """Output files and logging intervals of a training run.
-
-    Intervals are in training images.
-    """
+    """Output files, and logging intervals in training images."""
 
     log_every: int = 5_000
     """A line in metrics.jsonl."""
@@ -251,11 +248,7 @@ class Config:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that affect the results of a training run.
-
-        The settings are encoded as JSON values. Names of runs and keys of scores are digests of
-        this encoding.
-        """
+        """Return the settings that affect the results of a run, as JSON values."""
         encoded: dict[str, Any] = encode(self, has_defaults=False)
         for name in ("output", "execution"):
             encoded.pop(name, None)
@@ -286,10 +279,7 @@ class Config:
 
     @property
     def long_warmup(self) -> str | None:
-        """Warning about a learning-rate warm-up that takes a large part of the training.
-
-        None for a warm-up of at most a fifth of the training.
-        """
+        """Warning of a warm-up that takes more than a fifth of the training, or None."""
         share, peak = self.optimizer.warmup_images / self.num_images, self.optimizer.learning_rate
         if share <= MAX_WARMUP:
             return None
@@ -310,10 +300,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Training settings of a model in a report.
-
-    Unknown settings of a pretrained model are None.
-    """
+    """Training settings of a model in a report; unknown ones of a pretrained model are None."""
 
     weighting: str | None
     schedule: str | None

@@ -110,10 +110,7 @@ class RunDirectory:
         files.append(self.path / "metrics.jsonl", (json.dumps(values) + "\n").encode())
 
     def rewind_log(self, step: int) -> None:
-        """Delete the lines logged to metrics.jsonl after a training step.
-
-        Incomplete lines are deleted, too.
-        """
+        """Delete lines of metrics.jsonl that are incomplete or of later steps."""
         file = self.path / "metrics.jsonl"
         if file.exists():
             lines = files.read(file).splitlines(keepends=True)

@@ -61,11 +61,7 @@ def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compile_(loss: Loss) -> None:
-    """Compile a loss together with its network, in place.
-
-    Under FSDP2, the blocks of the network are compiled separately. Under FSDP2 each block has a
-    graph per shape, and the random draws of the loss have another.
-    """
+    """Compile a loss and its network in place; under FSDP2 each block has a graph per shape."""
     loss.drawn = one_graph(loss.drawn)
     if not (parts := sharded_parts(loss.network)):
         loss.compile(options=_OPTIONS)
@@ -75,11 +71,7 @@ def compile_(loss: Loss) -> None:
 
 @contextmanager
 def compiling(*, is_on: bool) -> Iterator[None]:
-    """Convert errors of torch.compile into a ValueError with a one-line message.
-
-    This holds within the `with` block. Compilation fails without a C++ compiler, and for double
-    backward, as in energy-based networks.
-    """
+    """Convert errors of torch.compile, as without a C++ compiler, into a ValueError of one line."""
     stack = ExitStack()
     if is_on:
         from torch._dynamo import config  # takes a second to import
@@ -127,10 +119,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def checkpointed(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Recompute activations of the given modules in the backward pass.
-
-    This holds within the `with` block.
-    """
+    """Recompute activations of the given modules in the backward pass, in the `with` block."""
     for block in modules:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     try:

@@ -108,11 +108,7 @@ class Monitor:
         self._track(lambda tracker: tracker.finish())
 
     def note_changes(self, now: Mapping[str, Any]) -> None:
-        """Print which properties of the machine have changed since the training was interrupted.
-
-        Properties that affect rounding are stored and compared. Also print the highest learning
-        rate if the warm-up is long.
-        """
+        """Print which properties that affect rounding have changed, and a long warm-up."""
         if not self.is_main:
             return
         before = self.run.read("machine.json") or now

@@ -147,10 +147,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def shards(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the processes that hold the shards of a parameter.
-
-    None for an unsharded parameter.
-    """
+    """Return the processes that hold the shards of a parameter; None if it is unsharded."""
     if not hasattr(parameter, "to_local"):
         return None
     mesh, places = parameter.device_mesh, parameter.placements
@@ -164,10 +161,7 @@ def shards(parameter: Any) -> dist.ProcessGroup | None:
 
 
 def replicas(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the processes that hold copies of a sharded parameter.
-
-    None if there are no copies.
-    """
+    """Return the processes that hold copies of a sharded parameter; None without copies."""
     if hasattr(parameter, "to_local"):
         mesh, places = parameter.device_mesh, parameter.placements
         dims = [i for i, place in enumerate(places) if place.is_replicate() and mesh.size(i) > 1]
@@ -185,10 +179,7 @@ def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]
 def new_optimizer(
     network: nn.Module, config: Optimizer, dtype: torch.dtype = torch.bfloat16
 ) -> torch.optim.Optimizer:
-    """Return a new AdamW or Muon optimizer.
-
-    Muon orthogonalizes matrices in `dtype`.
-    """
+    """Return AdamW, or Muon, which orthogonalizes matrices in `dtype`."""
     rates: dict[str, Any] = {
         "lr": config.learning_rate,
         "betas": config.betas,
@@ -250,10 +241,7 @@ def orthogonalized(
 
 
 def _steps_factor(gram: Float[Tensor, "k m m"], num_steps: int) -> Float[Tensor, "k m m"]:
-    r"""Return the matrix $P$ of several Newton-Schulz steps, $X \mapsto P X$.
-
-    $P$ is computed from the Gram matrix $X X^\top$.
-    """
+    r"""Return the matrix $P$ of several Newton-Schulz steps from the Gram matrix $X X^\top$."""
     a, b, c = _NEWTON_SCHULZ
     factor = None
     for step in range(num_steps):

@@ -82,10 +82,7 @@ def require_own_data(directory: RunDirectory, data: Samples) -> None:
 
 
 def require_same_data(data: Samples, processes: Processes) -> None:
-    """Raise a ValueError if processes have loaded different data.
-
-    The error is raised in all processes.
-    """
+    """Raise a ValueError in all processes if they have loaded different data."""
     if processes.num > 1:
         identities = processes.lists([processes.together(data.fingerprint)])
         means = {identity.pop("means", None) for identity in identities}

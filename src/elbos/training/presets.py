@@ -158,10 +158,7 @@ class Chosen:
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> "Chosen | None":
-        """Return the preset named by the first command-line word.
-
-        None if there is no such preset.
-        """
+        """Return the preset named by the first command-line word, or None."""
         name = words[0].replace("_", "-") if words else ""
         return cls(config=PRESETS[name], preset=name) if name in PRESETS else None
 

@@ -72,10 +72,7 @@ def shard(
 
 
 def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
-    """Wrap a loss in DDP to average gradients over processes.
-
-    Unless the loss `uses_all` parameters, DDP searches for unused parameters in each step.
-    """
+    """Wrap a loss in DDP; unless it `uses_all` parameters, DDP searches for unused ones."""
     buffers = [name for name, _ in loss.named_buffers()]  # broadcast by `share_buffers`
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
     ignore(loss, buffers)  # type: ignore[no-untyped-call]
@@ -102,30 +99,20 @@ def is_container(module: nn.Module) -> bool:
 
 
 def sharded_parts(network: nn.Module) -> list[nn.Module]:
-    """Return the modules whose parameters FSDP2 gathers separately.
-
-    Empty for an unsharded network.
-    """
+    """Return the modules whose parameters FSDP2 gathers separately."""
     return [m for m in network.modules() if hasattr(m, "set_requires_gradient_sync")]
 
 
 @contextmanager
 def returning_views() -> Iterator[None]:
-    """Suppress the warning of FSDP2 that a module returns a view.
-
-    This holds within the `with` block. Gradients of views changed in place are lost; the trial of a
-    user's network detects this.
-    """
+    """Suppress FSDP2's warning that a module returns a view, in the `with` block."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         yield
 
 
 def share_initial(network: nn.Module) -> None:
-    """Copy weights and buffers from the main process to all others.
-
-    The network is not sharded yet.
-    """
+    """Copy weights and buffers of an unsharded network from the main process to all others."""
     for tensor in (*network.parameters(), *network.buffers()):
         _broadcast(tensor)
 

@@ -104,10 +104,7 @@ def require_guidable(
 
 
 def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Module:
-    """Build the network of a training run with random initial weights.
-
-    Weights are drawn from the run's seed; the memory format is channels-last.
-    """
+    """Build a network with random weights of the run's seed, in channels-last memory."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed) % 2**63)
         network: nn.Module

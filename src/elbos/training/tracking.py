@@ -109,10 +109,7 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
 def log_picture(
     tracker: "GeneralTracker", name: str, pixels: UInt8[np.ndarray, "h w 3"], step: int
 ) -> None:
-    """Log an image to an experiment tracker.
-
-    Nothing is done if the tracker does not accept images.
-    """
+    """Log an image to an experiment tracker, if it accepts images."""
     match tracker.name:  # each accepts images in another form
         case "tensorboard":
             tracker.log_images({name: pixels.transpose(2, 0, 1)[None]}, step=step)

@@ -52,7 +52,6 @@ from elbos.training.machine import described, machine
 from elbos.training.monitor import Monitor, OnImages, seconds_per_image
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Visits, seed_torch, times
-from elbos.training.saving import Saver
 from elbos.training.sharding import (
     replicated,
     require_shareable,
@@ -112,7 +111,7 @@ class Trainer:
         self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.prefetched: Iterator[StoredBatch] | None = None
         self.waited = 0.0  # seconds spent waiting for batches
-        self.saver = Saver(run, processes, config.output.num_kept)
+        self.saver = checkpoint.Saver(run, processes, config.output.num_kept)
 
         network, uses_all = self._prepared_network(network)
         # a user's blocks may be used other than by a call, which gathers them one by one
@@ -153,10 +152,7 @@ class Trainer:
     # --- the loop --------------------------------------------------------------------------------
 
     def train(self, on_images: OnImages) -> None:
-        """Train to the last step from the latest checkpoint.
-
-        Without a checkpoint, training starts from step 0.
-        """
+        """Train to the last step from the latest checkpoint, or from step 0."""
         config, output, state, saver = self.config, self.config.output, self.state, self.saver
         self.resume()
         with self._running(on_images) as (monitor, is_stop_requested):
@@ -211,10 +207,7 @@ class Trainer:
         return self.state.schedule.logsnr(times(config.seed, step, config.batch_size))
 
     def batch(self) -> Batch:
-        """Return this process's part of the training batch.
-
-        Data are in [-1, 1]; the condition may be None.
-        """
+        """Return this process's data, in [-1, 1], and their conditions or None."""
         since = time.perf_counter()
         stored = next(self.prefetched) if self.prefetched else self.batches[self.state.step]
         self.waited += time.perf_counter() - since
@@ -297,10 +290,7 @@ class Trainer:
     # --- before and after ------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Restore the training state from the latest checkpoint.
-
-        Without a checkpoint, save the initial weights that were loaded from another run.
-        """
+        """Restore the latest checkpoint, or save the initial weights loaded from another run."""
         if newest := self.processes.from_main(checkpoint.latest(self.run.checkpoints)):
             with checkpoint.reading(newest) as (step, groups):
                 self.state.restore(step, groups)

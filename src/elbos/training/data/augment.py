@@ -17,10 +17,7 @@ from elbos.training.randomness import Visits
 
 @dataclass(frozen=True)
 class Augmented(Source):
-    """Training images mirrored and cropped at random.
-
-    Images are mirrored with probability 1/2 and cropped to random squares.
-    """
+    """Training images mirrored with probability 1/2 and cropped to random squares."""
 
     images: Source
     flip: bool

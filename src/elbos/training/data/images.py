@@ -15,10 +15,7 @@ _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # some other fo
 
 
 class BadPicture(Exception):
-    """Error raised if an image cannot be decoded.
-
-    The message states the reason.
-    """
+    """Error raised if an image cannot be decoded; its message states the reason."""
 
 
 def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:

@@ -29,10 +29,7 @@ _NUM_AT_ONCE = 256  # samples: drawing noise takes ten times the memory of a sam
 
 @dataclass(frozen=True, kw_only=True)
 class Packed(Typed):
-    """Images decoded in advance by `elbos data pack`.
-
-    The split into training, validation and test images was made when the images were packed.
-    """
+    """Images decoded and divided in advance by `elbos data pack`."""
 
     path: Path
     """Folder that `elbos data pack` wrote; stored as an absolute path."""
@@ -95,10 +92,7 @@ class Moments(Source):
         return num, channels // 2, *size
 
     def read(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b c h w"]:
-        """Sample latents from their stored Gaussian distributions.
-
-        The noise is fixed. Each call returns equal values, as validation requires.
-        """
+        """Sample latents with fixed noise, so that each call returns equal values."""
         stream = Stream.from_seed(0, Purpose.HELD_OUT_LATENTS)
         number, shape = torch.tensor(self.number), self.shape[1:]
         parts = [
