@@ -96,7 +96,7 @@ class RunDirectory:
         )
         with locked(self.path, busy):
             for folder in (self.path, self.checkpoints, self.samples):
-                files.remove_leftovers(folder)
+                files.remove_leftovers(folder, min_age=0)
             yield
 
     def require_present(self) -> None:
