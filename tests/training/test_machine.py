@@ -74,11 +74,11 @@ def kernels() -> tuple[bool, bool, str]:
 
 def test_kernels_of_gpus_are_chosen_for_a_training_and_then_as_before():
     before = kernels()
-    with pytest.raises(KeyError), fast_kernels(config, torch.device("cuda")):
+    with pytest.raises(KeyError), fast_kernels(torch.device("cuda")):
         assert kernels() == (True, True, "high")
         raise KeyError
     assert kernels() == before
-    with fast_kernels(config, torch.device("cpu")):
+    with fast_kernels(torch.device("cpu")):
         assert kernels() == before
 
 

@@ -194,7 +194,14 @@ class Trainer:
         levels = self.objective.levels(logsnr)
         losses = self.differentiate(levels[:, self.share].to(self.device, torch.float32))
         losses, grad_norm = self.observed(losses)
-        self.require_finite(logsnr, losses, grad_norm)
+        if not math.isfinite(grad_norm):
+            worst = logsnr[int(losses.nan_to_num(nan=math.inf).argmax())].item()
+            what = "gradient" if losses.isfinite().all() else "loss"
+            raise Diverged(
+                f"The {what} of step {state.step} is not finite (largest loss at log-SNR "
+                f"{worst:.2f}). Checkpoints are from earlier steps: try a lower "
+                "--optimizer.learning-rate or --precision fp32, in a new run."
+            )
         self.optimize()
         state.step += 1
         state.ema.update(state.network, state.step)
@@ -249,19 +256,6 @@ class Trainer:
         *numbers, grad_norm = torch.cat([losses, norm[None]]).tolist()
         return torch.tensor(numbers, dtype=torch.float64), grad_norm
 
-    def require_finite(
-        self, logsnr: Float64[Tensor, " B"], losses: Float64[Tensor, " B"], grad_norm: float
-    ) -> None:
-        if math.isfinite(grad_norm):
-            return
-        worst = logsnr[int(losses.nan_to_num(nan=math.inf).argmax())].item()
-        what = "gradient" if losses.isfinite().all() else "loss"
-        raise Diverged(
-            f"The {what} of step {self.state.step} is not finite (largest loss at log-SNR "
-            f"{worst:.2f}). Checkpoints are from earlier steps: try a lower "
-            "--optimizer.learning-rate or --precision fp32, in a new run."
-        )
-
     def optimize(self) -> None:
         optimizer = self.state.optimizer
         for group in optimizer.param_groups:
@@ -315,33 +309,29 @@ class Trainer:
             is_main=self.processes.is_main,
             on_images=on_images,
         )
-        with (
-            returning_views(),
-            self._returning_weights(),
-            self.saver,
-            monitor,
-            closing(prefetched),
-            checkpointed(self.blocks),
-            fast_kernels(self.device),
-            _stop_requests() as is_stop_requested,
-        ):
-            self.prefetched = prefetched
-            monitor.note_changes({**machine(self.device), "threads": torch.get_num_threads()})
-            yield monitor, is_stop_requested
-
-    @contextmanager
-    def _returning_weights(self) -> Iterator[None]:
-        def hand_over() -> None:
-            if self.given is not None and self.given is not self.state.network:
-                weights = self.state.network.state_dict()
-                self.given.load_state_dict({name: unsharded(t) for name, t in weights.items()})
-
         try:
-            yield
+            with (
+                returning_views(),
+                self.saver,
+                monitor,
+                closing(prefetched),
+                checkpointed(self.blocks),
+                fast_kernels(self.device),
+                _stop_requests() as is_stop_requested,
+            ):
+                self.prefetched = prefetched
+                monitor.note_changes({**machine(self.device), "threads": torch.get_num_threads()})
+                yield monitor, is_stop_requested
         except (Diverged, Interrupted):  # raised by all processes
-            hand_over()
+            self._hand_over()
             raise
-        hand_over()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        # all processes gather the weights of a sharded copy, for the user's network
+        if self.given is not None and self.given is not self.state.network:
+            weights = self.state.network.state_dict()
+            self.given.load_state_dict({name: unsharded(t) for name, t in weights.items()})
 
 
 @contextmanager

@@ -47,21 +47,14 @@ class Encoded(NamedTuple):
         content: Path or bytes of the image file; None if it is missing.
         split: "train", "val" or "test"; "" for images that are to be divided.
         label: Number or name of the class; None without classes.
+        row: Number of the decoded image in the temporary file; None for an image that is bad.
     """
 
     name: str
     content: Path | bytes | None
     split: str = ""
     label: int | str | None = None
-
-
-class Listed(NamedTuple):
-    """Decoded image: its row in the temporary file, or None if it is bad."""
-
-    name: str
-    split: str
-    label: int | str | None
-    row: int | None
+    row: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +200,7 @@ def _build(
 
 def _decode_all(
     images: Iterator[Encoded], file: Any, data: Pictures, jobs: int | None
-) -> tuple[list[Listed], dict[str, str]]:
+) -> tuple[list[Encoded], dict[str, str]]:
     def decoded(image: Encoded) -> bytes | str:
         try:
             if image.content is None:
@@ -216,7 +209,7 @@ def _decode_all(
         except BadPicture as error:
             return str(error)
 
-    listed: list[Listed] = []
+    listed: list[Encoded] = []
     bad: dict[str, str] = {}
     num = 0
     with (
@@ -235,7 +228,7 @@ def _decode_all(
                 else:
                     file.write(pixels)
                     row, num = num, num + 1
-                listed.append(Listed(image.name, image.split, image.label, row))
+                listed.append(image._replace(content=None, row=row))
             bar.advance(task, len(some))
     return listed, bad
 
@@ -252,8 +245,8 @@ def _require_good(data: Pictures, bad: dict[str, str], num_good: int, option: st
 
 
 def _numbered(
-    listed: list[Listed], class_names: tuple[str, ...] | None, place: str
-) -> tuple[list[Listed], tuple[str, ...] | None]:
+    listed: list[Encoded], class_names: tuple[str, ...] | None, place: str
+) -> tuple[list[Encoded], tuple[str, ...] | None]:
     labels = {image.label for image in listed}
     if labels <= {None}:
         return listed, None
@@ -277,7 +270,7 @@ def _numbered(
     return [image._replace(label=numbers[image.label]) for image in listed], class_names
 
 
-def _splits(listed: list[Listed], place: str) -> list[list[Listed]]:
+def _splits(listed: list[Encoded], place: str) -> list[list[Encoded]]:
     by_name = defaultdict(list)  # several from tars of one name
     for image in listed:
         by_name[image.name].append(image)
@@ -290,7 +283,7 @@ def _splits(listed: list[Listed], place: str) -> list[list[Listed]]:
     ]
 
 
-def _require_usable(splits: list[list[Listed]], class_names: tuple[str, ...], place: str) -> None:
+def _require_usable(splits: list[list[Encoded]], class_names: tuple[str, ...], place: str) -> None:
     for split, name in zip(splits, SPLITS, strict=True):
         if not split:
             raise ValueError(f"{place} has no usable picture for {name}: add some")
