@@ -113,10 +113,22 @@ class Trainer:
         self.waited = 0.0  # seconds spent waiting for batches
         self.saver = checkpoint.Saver(run, processes, config.output.num_kept)
 
-        network, uses_all = self._prepared_network(network)
+        is_own, shard_size = isinstance(config.network, OwnNetwork), config.execution.shard_size
+        if network is None:
+            network = build_network(config, data.spec, self.device)
+        if processes.num > 1:
+            require_shareable(network, shard_size)
+            if self.given is not None and shard_size > 1:
+                network = copy.deepcopy(network)  # the user's network stays unsharded
+        self.memory_format = memory_format(network)  # lost by sharding
+        network = network.to(self.device)
+        if is_own and processes.num > 1:
+            share_initial(network)
+        uses_all = True
+        if is_own or isinstance(config.network, DiffusersConfig):
+            uses_all = require_trainable(network, config, data, processes)
         # a user's blocks may be used other than by a call, which gathers them one by one
-        by_blocks = not isinstance(config.network, OwnNetwork)
-        self.state = new_state(network, config, processes, by_blocks=by_blocks)
+        self.state = new_state(network, config, processes, by_blocks=not is_own)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.start_from(initial_weights(config, config.init))
         if processes.is_main:
@@ -129,25 +141,8 @@ class Trainer:
         if self.is_compiled:
             self.augmented = one_graph(data.augmented)
             compile_(loss)
-        is_alone = processes.num == 1 or config.execution.shard_size > 1  # FSDP2 needs no DDP
+        is_alone = processes.num == 1 or shard_size > 1  # FSDP2 needs no DDP
         self.loss = loss if is_alone else replicated(loss, uses_all=uses_all)
-
-    def _prepared_network(self, network: nn.Module | None) -> tuple[nn.Module, bool]:
-        # networks that are user-defined or of diffusers are tried first
-        config, processes = self.config, self.processes
-        shard_size = config.execution.shard_size
-        if network is None:
-            network = build_network(config, self.data.spec, self.device)
-        if processes.num > 1:
-            require_shareable(network, shard_size)
-            if self.given is not None and shard_size > 1:
-                network = copy.deepcopy(network)  # the user's network stays unsharded
-        self.memory_format = memory_format(network)  # lost by sharding
-        if isinstance(config.network, OwnNetwork) and processes.num > 1:
-            share_initial(network.to(self.device))
-        if not isinstance(config.network, OwnNetwork | DiffusersConfig):
-            return network, True
-        return network, require_trainable(network.to(self.device), config, self.data, processes)
 
     # --- the loop --------------------------------------------------------------------------------
 
