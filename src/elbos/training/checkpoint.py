@@ -253,12 +253,3 @@ def _naming_another_network(path: Path) -> Iterator[None]:
             f"({flat(error)[:_MAX_REASON]}): give the network and the data that it was "
             "trained with, and the version of elbos."
         ) from error
-
-
-def require_dtypes(groups: Groups, expected: Groups) -> None:
-    # torch itself would convert the stored tensor silently
-    for group, tensors in expected.items():
-        for name, tensor in tensors.items():
-            stored = groups[group].get(name)
-            if stored is not None and stored.dtype != tensor.dtype:
-                raise ValueError(f"{group} {name} is {stored.dtype}, not {tensor.dtype}")

@@ -9,12 +9,10 @@ FSDP2 takes most of a second to import, and is imported where it is used.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -158,29 +156,3 @@ def local(tensor: Tensor) -> Tensor:
 def unsharded(tensor: Tensor) -> Tensor:
     whole: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return whole
-
-
-@torch.no_grad()
-def fill(target: Tensor, value: Shaped[Tensor, "*d"]) -> None:
-    """Copy values into a tensor, of which this process may hold some rows."""
-    rows: Any = ...
-    if is_sharded(target):
-        mesh = target.device_mesh["shard"]  # type: ignore[attr-defined]
-        start = min(-(-len(target) // mesh.size()) * mesh.get_local_rank(), len(target))
-        rows = slice(start, start + len(local(target)))
-    local(target).copy_(value[rows])
-
-
-def load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load unsharded weights into a possibly sharded network.
-
-    Raises:
-        RuntimeError: If names or shapes differ from those of the network.
-    """
-    targets = network.state_dict()
-    if names := sorted(targets.keys() ^ state.keys()):
-        raise RuntimeError(f"tensors missing or unexpected: {', '.join(names[:5])}")
-    for name, target in targets.items():
-        if target.shape != state[name].shape:
-            raise RuntimeError(f"{name} is {tuple(state[name].shape)}, not {tuple(target.shape)}")
-        fill(target, state[name])

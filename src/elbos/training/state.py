@@ -1,9 +1,11 @@
 """Training state: everything that a training step changes and a checkpoint stores."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from elbos.adapters.diffusers.network import DiffusersConfig
@@ -17,7 +19,7 @@ from elbos.training.ema import EMA
 from elbos.training.optimizer import new_optimizer
 from elbos.training.randomness import seed_of
 from elbos.training.sampling import Sampling
-from elbos.training.sharding import fill, load, shard
+from elbos.training.sharding import is_sharded, local, shard
 from elbos.validation import LossByLevel
 
 
@@ -55,7 +57,7 @@ class State:
     def start_from(self, weights: dict[str, Tensor]) -> None:
         try:
             for network in (self.network, self.ema.network):
-                load(network, weights)
+                _load(network, weights)
         except RuntimeError as error:
             raise ValueError(
                 "The weights of --init belong to a network for other data, with other channels or "
@@ -64,9 +66,9 @@ class State:
 
     def restore(self, step: int, groups: checkpoint.Groups) -> None:
         self.step = step
-        checkpoint.require_dtypes(groups, self.groups())
-        load(self.network, groups["network"])
-        load(self.ema.network, groups["ema"])
+        require_dtypes(groups, self.groups())
+        _load(self.network, groups["network"])
+        _load(self.ema.network, groups["ema"])
         self.schedule.load_state_dict(dict(groups["schedule"]))
         self.unlogged.copy_(groups["log"]["unlogged"])
         self.by_level.load_state_dict(dict(groups["log"]))
@@ -81,11 +83,46 @@ class State:
                 raise ValueError(f"The moments of {name} have another shape or dtype.")
             # in the memory format of the weights, as the optimizer itself makes them
             self.optimizer.state[parameter][moment] = torch.empty_like(parameter)
-            fill(self.optimizer.state[parameter][moment], saved)
+            _fill(self.optimizer.state[parameter][moment], saved)
         for group in self.optimizer.param_groups:
             moments = [frozenset(self.optimizer.state.get(p, ())) for p in group["params"]]
             if len({names for names in moments if names}) > 1:  # empty without a gradient so far
                 raise ValueError("Some parameters have moments that others lack.")
+
+
+def require_dtypes(groups: checkpoint.Groups, expected: checkpoint.Groups) -> None:
+    # torch itself would convert the stored tensor silently
+    for group, tensors in expected.items():
+        for name, tensor in tensors.items():
+            stored = groups[group].get(name)
+            if stored is not None and stored.dtype != tensor.dtype:
+                raise ValueError(f"{group} {name} is {stored.dtype}, not {tensor.dtype}")
+
+
+@torch.no_grad()
+def _fill(target: Tensor, value: Shaped[Tensor, "*d"]) -> None:
+    """Copy values into a tensor, of which this process may hold some rows."""
+    rows: Any = ...
+    if is_sharded(target):
+        mesh = target.device_mesh["shard"]  # type: ignore[attr-defined]
+        start = min(-(-len(target) // mesh.size()) * mesh.get_local_rank(), len(target))
+        rows = slice(start, start + len(local(target)))
+    local(target).copy_(value[rows])
+
+
+def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load unsharded weights into a possibly sharded network.
+
+    Raises:
+        RuntimeError: If names or shapes differ from those of the network.
+    """
+    targets = network.state_dict()
+    if names := sorted(targets.keys() ^ state.keys()):
+        raise RuntimeError(f"tensors missing or unexpected: {', '.join(names[:5])}")
+    for name, target in targets.items():
+        if target.shape != state[name].shape:
+            raise RuntimeError(f"{name} is {tuple(state[name].shape)}, not {tuple(target.shape)}")
+        _fill(target, state[name])
 
 
 def uses_labels(config: Config, data: DataSpec) -> bool:

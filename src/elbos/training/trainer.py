@@ -120,10 +120,10 @@ class Trainer:
             require_shareable(network, shard_size)
             if self.given is not None and shard_size > 1:
                 network = copy.deepcopy(network)  # the user's network stays unsharded
+            if is_own:
+                share_initial(network.to(self.device))
         self.memory_format = memory_format(network)  # lost by sharding
         network = network.to(self.device)
-        if is_own and processes.num > 1:
-            share_initial(network)
         uses_all = True
         if is_own or isinstance(config.network, DiffusersConfig):
             uses_all = require_trainable(network, config, data, processes)
