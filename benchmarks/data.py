@@ -24,7 +24,7 @@ from PIL import Image
 from elbos.training.data import Batches, Folder, Packed, StoredBatch
 from elbos.training.data import dataset as datasets
 from elbos.training.data import pack as packs
-from elbos.training.data.shards import INDEX
+from elbos.training.data.arrays import INDEX
 
 SIZE = 32
 BATCH_SIZE = 256
@@ -49,13 +49,13 @@ def pack(root: Path, out: Path, jobs: int) -> None:
     if (out / INDEX).exists():
         return
     begin, cpu = time.perf_counter(), os.times()
-    index = packs.pack(Folder(root=root, size=SIZE), out, jobs=jobs)
+    packs.pack(Folder(root=root, size=SIZE), out, jobs=jobs)
     seconds, used = time.perf_counter() - begin, os.times()
-    num_shards, num = (sum(count(split.nums) for split in index.splits) for count in (len, sum))
+    num = sum(map(len, Packed(path=out).load().splits))
     cpu_sec = sum(used[:4]) - sum(cpu[:4])
     print(
         f"packed    {num:8,} pictures in {seconds:6.1f} s, {num / seconds:6,.0f} a second, "
-        f"{1e3 * cpu_sec / num:.2f} ms of a core each; {num_shards} shards"
+        f"{1e3 * cpu_sec / num:.2f} ms of a core each"
     )
 
 
@@ -99,9 +99,6 @@ class Faulty(datasets.Source):
         if self.num_reads % 20 == 0:
             time.sleep(NUM_SLOW * STEP_SEC)
         return self.inner.read(rows)
-
-    def fingerprint(self) -> str:
-        return self.inner.fingerprint()
 
 
 def wait_for_batches(out: Path, num_steps: int) -> None:

@@ -40,7 +40,7 @@ MADE = {  # by `make pages`
 HELP = (
     *(["train", "digits"], ["sample"], ["evaluate"], ["compare", "digits"], ["audit"]),
     ["evaluate", "MODEL", "--latents", "CACHE"],
-    *(["weightings"], ["data", "pack"], ["data", "encode"], ["data", "verify"], ["ema"]),
+    *(["weightings"], ["data", "pack"], ["data", "encode"], ["data", "verify"]),
     ["export"],
 )
 FRAMEWORKS = ("elbos.adapters.lightning", "elbos.adapters.transformers")  # maybe not installed

@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import json
 import os
 import signal
 import sys
@@ -23,15 +22,13 @@ from tiny import DIGITS, log, tensors
 from torch import nn
 
 from elbos import cli
-from elbos.base import files
 from elbos.base.errors import Interrupted
 from elbos.base.processes import Processes
 from elbos.runs.fit import fit, train
-from elbos.training import checkpoint, sharding
-from elbos.training.checkpoint import Stored
+from elbos.training import sharding
+from elbos.training.checkpoint import Saver
 from elbos.training.config import Config, Execution
 from elbos.training.directory import RunDirectory
-from elbos.training.sharding import local
 from elbos.training.trainer import Trainer
 from elbos.training.validation import Shared
 from elbos.validation import BinnedLoss
@@ -129,47 +126,6 @@ def test_a_resumed_run_in_shards_is_the_uninterrupted_one_bit_for_bit(tmp_path: 
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
 
 
-def resumed(folder: Path) -> None:
-    """Note what this process reads of the checkpoint that it goes on from."""
-    read, verified = 0, []
-    whole, digest = Stored.__getitem__, files.sha256
-
-    def counted(self: Stored, rows):
-        nonlocal read
-        found = whole(self, rows)
-        read += found.numel()
-        return found
-
-    def noted(path: Path) -> str:
-        verified.append(path.name)
-        return digest(path)
-
-    Stored.__getitem__, files.sha256 = counted, noted
-    resume = Trainer.resume
-
-    def noting(self: Trainer) -> None:
-        resume(self)
-        own = sum(local(t).numel() for ts in self.state.groups().values() for t in ts.values())
-        note = {"read": read, "own": own, "verified": verified}
-        (folder / f"rank-{self.processes.rank}.json").write_text(json.dumps(note))
-        raise Interrupted
-
-    Trainer.resume = noting
-    trained(executed(ADAMW, shard_size=2), folder, stop_at=-1)
-
-
-def test_a_process_reads_no_more_than_its_part_of_a_checkpoint(tmp_path: Path) -> None:
-    in_processes(1, trained, ADAMW, tmp_path, 2)
-    total = sum(tensor.numel() for tensor in tensors(tmp_path).values())
-    checkpoints = tmp_path / "checkpoints"
-    written = sorted(path.name for path in checkpoints.rglob("*.safetensors"))
-    in_processes(2, resumed, tmp_path)
-    notes = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
-    for note in notes:
-        assert note["read"] == note["own"] < 0.6 * total
-    assert sorted(notes[0]["verified"] + notes[1]["verified"]) == written
-
-
 def estimated(num_processes: int) -> None:
     """Estimates of 4, 2 and 1 samples, of which each process makes as many as the others."""
     nums = []
@@ -255,15 +211,15 @@ def test_a_network_of_a_users_is_trained_in_place_in_every_process(tmp_path: Pat
 
 
 def left_alone(folder: Path) -> None:
-    """A training whose second process is gone in the middle of a checkpoint."""
-    write_part = checkpoint.write_part
+    """A training whose second process is gone when a checkpoint is due."""
+    save = Saver.save
 
     def lost(*given: Any) -> None:
         if os.environ["RANK"] == "1":
             os._exit(0)
-        write_part(*given)
+        save(*given)
 
-    checkpoint.write_part = lost
+    Saver.save = lost
     often = ["--output.save-every", "16", "--execution.shard-size", "2"]
     sys.argv = ["elbos", *TINY, *often, "--run", str(folder)]
     with redirect_stderr(io.StringIO()) as shown, pytest.raises(SystemExit) as stop:

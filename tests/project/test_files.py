@@ -1,8 +1,6 @@
 """Files that are whole or not there."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -113,17 +111,14 @@ def test_what_is_no_regular_file_is_named_and_stays(tmp_path, attempt):
     assert caught.value.filename == str(tmp_path / "nowhere" / "file")
 
 
-def test_only_what_killed_processes_left_is_deleted(tmp_path):
-    code = "import os, pathlib, sys; from elbos.base import files; "
-    path = tmp_path / "file"
-    code += "files.partial(pathlib.Path(sys.argv[1])).touch(); os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", code, path], check=False)
-    (dead,) = tmp_path.iterdir()
-    *names, _, _ = dead.name.split(".")
-    alive = dead.with_name(".".join([*names, str(os.getppid()), "partial"]))
-    kept = [alive, tmp_path / ".file.elsewhere.1.partial", tmp_path / "file"]
-    for one in kept:
-        one.touch()
-    files.partial(tmp_path / "checkpoint").mkdir()
+def test_only_old_leftovers_are_deleted(tmp_path):
+    young, old, folder = (files.partial(tmp_path / name) for name in ("file", "file", "folder"))
+    for path in (young, old, tmp_path / "file"):
+        path.touch()
+    folder.mkdir()
+    for path in (old, folder):
+        os.utime(path, (0, 0))
     files.remove_leftovers(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted(kept)
+    assert sorted(tmp_path.iterdir()) == sorted([young, tmp_path / "file"])
+    files.remove_leftovers(tmp_path, min_age=0)
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]

@@ -19,7 +19,7 @@ from elbos.cli import compare as compare_verb
 from elbos.comparison import timing
 from elbos.training.config import Config
 from elbos.training.data.fashion import DEBIAN
-from elbos.training.name import default_name
+from elbos.training.presets import default_name
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -44,7 +44,6 @@ SMALL = {  # options of each verb, in place of the tour's
     ],
     "audit": [],
     "data": ["--jobs", "1"],
-    "ema": [],
     "export": [],
     "weightings": [],
 }

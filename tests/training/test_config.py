@@ -66,7 +66,7 @@ CONFIGS = [
     *(replace(DIGITS, data=data) for data in DATA),
     replace(DIGITS, network=MLPConfig(num_blocks=1), precision="fp32"),
     replace(DIGITS, sampling=Sampling(guidance=1.5, guidance_min=-3.0)),
-    replace(DIGITS, averaging=Averaging(snapshot_widths=(0.05, 0.1), snapshot_every=500)),
+    replace(DIGITS, averaging=Averaging(relative_width=0.1)),
 ]
 
 Keys = tuple[str | int, ...]
@@ -116,14 +116,8 @@ def test_images_are_not_augmented_unless_a_file_says_so(images: Any) -> None:
 
 def test_all_but_output_and_execution_is_in_the_identity() -> None:
     rarer = replace(DIGITS, output=Output(save_every=7), execution=Execution(shard_size=2))
-    snapshots = replace(DIGITS, averaging=Averaging(snapshot_widths=(0.05,)))
-    assert rarer.identity() == DIGITS.identity() != snapshots.identity()
-
-
-@pytest.mark.parametrize("widths", [(0.05, 0.05), (0.0,), (0.3,), (math.nan, 0.05)])
-def test_snapshots_are_of_different_widths(widths: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="snapshot_widths"):
-        Averaging(snapshot_widths=widths)
+    wider = replace(DIGITS, averaging=Averaging(relative_width=0.1))
+    assert rarer.identity() == DIGITS.identity() != wider.identity()
 
 
 def test_no_number_may_be_nan_or_infinite_but_by_default() -> None:

@@ -11,7 +11,7 @@ from tiny import DIGITS, log, tensors
 from elbos.runs.fit import fit, train
 from elbos.theory.schedules import Cosine
 from elbos.training import machine, monitor
-from elbos.training.config import Execution, Optimizer, Output, run_config
+from elbos.training.config import Optimizer, Output, run_config
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import fast_kernels
 from elbos.training.machine import best_precision
@@ -72,15 +72,13 @@ def kernels() -> tuple[bool, bool, str]:
     return cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()
 
 
-@pytest.mark.parametrize(("use_tf32", "precision"), [(True, "high"), (False, "highest")])
-def test_kernels_of_gpus_are_chosen_for_a_training_and_then_as_before(use_tf32, precision):
-    config = replace(ONE_STEP, execution=Execution(use_tf32=use_tf32))
+def test_kernels_of_gpus_are_chosen_for_a_training_and_then_as_before():
     before = kernels()
-    with pytest.raises(KeyError), fast_kernels(config, torch.device("cuda")):
-        assert kernels() == (True, use_tf32, precision)
+    with pytest.raises(KeyError), fast_kernels(torch.device("cuda")):
+        assert kernels() == (True, True, "high")
         raise KeyError
     assert kernels() == before
-    with fast_kernels(config, torch.device("cpu")):
+    with fast_kernels(torch.device("cpu")):
         assert kernels() == before
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from elbos.training.orthogonal import orthogonalized
+from elbos.training.optimizer import orthogonalized
 
 SHAPES = [(16, 16), (8, 40), (40, 8), (24, 30)]
 

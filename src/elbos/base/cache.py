@@ -70,8 +70,8 @@ def build_once(
     Raises:
         OSError: If the cache folder cannot be written or its disk is full.
     """
-    if (found := kept(name, read)) is not None:
-        return found
+    if (content := kept(name, read)) is not None:
+        return content
     path = cache_dir() / name
     with _explained(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

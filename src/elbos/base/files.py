@@ -8,10 +8,10 @@ import errno
 import hashlib
 import json
 import os
-import platform
-import re
+import secrets
 import shutil
 import stat
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from elbos.base.extras import needs
-
-_HOST = re.sub(r"\W", "-", platform.node()) or "host"
 
 
 def regular(path: Path) -> Path:
@@ -204,7 +202,6 @@ def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
         _require_no_link(path)
         if path.exists():
             regular(path)
-        temporary.unlink(missing_ok=True)  # left by a killed process with the same ID
         file = temporary.open("xb")
     try:
         yield temporary, file
@@ -217,34 +214,20 @@ def _beside(path: Path) -> Iterator[tuple[Path, IO[bytes]]]:
 
 
 def partial(path: Path) -> Path:
-    """Return a temporary path beside `path` that is unique to this process.
+    """Return a new temporary path beside `path`."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
-    It is unique among machines, too.
+
+def remove_leftovers(folder: Path, name: str = "*", *, min_age: float = 3600.0) -> None:
+    """Delete temporary files and folders that killed processes left in a folder.
+
+    Another process may be writing one that is younger than `min_age` seconds: 0 is for the holder
+    of a lock.
     """
-    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.partial")
-
-
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Delete temporary files that killed processes left in a folder.
-
-    Temporary folders are deleted, too, but nothing of other machines.
-    """
-    for path in folder.glob(f".{name}.{_HOST}.*.partial"):
-        pid = path.name.split(".")[-2]
-        if not (pid.isdigit() and _is_another_process(int(pid))):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def _is_another_process(pid: int) -> bool:
-    if pid == os.getpid() or os.name != "posix":  # elsewhere signal 0 would end it
-        return False
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (ProcessLookupError, OverflowError):
-        return False
-    return True
+    for path in folder.glob(f".{name}.*.partial"):
+        with suppress(FileNotFoundError):  # renamed meanwhile
+            if time.time() - path.stat().st_mtime >= min_age:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def expanded(path: Path | str) -> Path:

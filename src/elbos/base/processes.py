@@ -1,7 +1,7 @@
 """Distributed computation: division of samples among processes, and collective operations.
 
-torchrun, `accelerate launch` and SLURM's `srun` start the processes and set ranks in the
-environment. A single process is the special case of one rank.
+torchrun and `accelerate launch` start the processes and set ranks in the environment. A single
+process is the special case of one rank.
 """
 
 import atexit
@@ -23,7 +23,6 @@ from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from elbos.base.sharing import meet, naming_lost_processes, together
-from elbos.base.slurm import name_as_torchrun_does
 
 TIMEOUT = timedelta(minutes=30)  # longer than any work of a single process
 _PATIENCE = timedelta(seconds=5)  # for a response of a process that may have ended
@@ -45,12 +44,12 @@ class Processes:
 
     @classmethod
     @naming_lost_processes()
-    def joined(cls) -> "Processes":
-        """Join the process group that the environment variables describe.
+    def joined(cls, timeout_hours: float = 24.0) -> "Processes":
+        """Join the process group that torchrun's environment variables describe.
 
-        Without such variables the group is this process alone.
+        Without such variables the group is this process alone. A process waits at most
+        `timeout_hours` for work that another one does alone.
         """
-        name_as_torchrun_does()
         device = local_device()
         num = int(os.environ.get("WORLD_SIZE", "1"))
         if num == 1:
@@ -58,7 +57,7 @@ class Processes:
         if missing := [name for name in ("RANK", "MASTER_ADDR") if name not in os.environ]:
             raise ValueError(
                 f"WORLD_SIZE is {num}, but there is no {' and no '.join(missing)}: start the "
-                "processes with torchrun or srun."
+                "processes with torchrun."
             )
         if device.type != "cpu":
             torch.accelerator.set_device_index(device)
@@ -72,7 +71,7 @@ class Processes:
                 timeout=TIMEOUT,
             )
             atexit.register(_leave)
-            meet()
+            meet(timedelta(hours=timeout_hours))
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     @property

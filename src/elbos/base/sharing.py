@@ -14,7 +14,6 @@ from torch import Tensor
 
 from elbos.base.errors import causes, flat
 
-_PATIENCE = timedelta(days=30)
 _patient_groups: WeakValueDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakValueDictionary()
 T = TypeVar("T")
 
@@ -87,31 +86,23 @@ def together(work: Callable[[], T]) -> T:
     return result
 
 
-def meet() -> None:
-    """Create the process group in which processes can wait for hours without a timeout.
+def meet(timeout: timedelta = timedelta(days=1)) -> dist.ProcessGroup:
+    """Return the process group in which processes wait for each other's work, up to a time limit.
 
-    All processes must be known to be running.
-    """
-    _patient()
-
-
-def _patient() -> dist.ProcessGroup:
-    """Return a process group whose timeout exceeds the longest computations.
-
-    The timeout is 30 days. It serves waits that exceed the default timeout. Only torch keeps a
+    The first call creates the group; all processes must be known to be running. Only torch keeps a
     reference to the group, so that its threads end when torch's groups are destroyed.
     """
     world = dist.group.WORLD
     assert world is not None
     if world not in _patient_groups:
-        _patient_groups[world] = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        _patient_groups[world] = dist.new_group(backend="gloo", timeout=timeout)
     return _patient_groups[world]
 
 
 def _settle(failure: Exception | None) -> None:
     errors: list[Exception | None] = [None] * dist.get_world_size()
     with naming_lost_processes():
-        dist.all_gather_object(errors, failure, group=_patient())
+        dist.all_gather_object(errors, failure, group=meet())
     if failure is None and (failures := [error for error in errors if error is not None]):
         raise failures[0]
 

@@ -65,8 +65,8 @@ class Store:
             OSError: If it cannot be written.
         """
         path = self._path(name)
-        if (found := _read(path)) is not None:
-            return found
+        if (stored := _read(path)) is not None:
+            return stored
         tensors = {key: value.cpu().contiguous() for key, value in compute().items()}
         self.folder.mkdir(parents=True, exist_ok=True)
         files.write(path, pack(tensors))
@@ -80,17 +80,19 @@ class Store:
         Raises:
             OSError: If a part cannot be written.
         """
-        found: dict[str, Tensors | None] = {}
+        results: dict[str, Tensors | None] = {}
 
         def compute_own() -> None:
             for i, (name, num, compute) in enumerate(parts):
                 is_own = i % self.processes.num == self.processes.rank
                 is_kept = name in self
-                found[name] = self.part(name, compute) if is_own else None
+                results[name] = self.part(name, compute) if is_own else None
                 advance(num, is_kept)
 
         self.processes.together(compute_own)
-        whole = [self._of_another(name) if one is None else one for name, one in found.items()]
+        whole = [
+            self._of_another(name) if result is None else result for name, result in results.items()
+        ]
         return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}
 
     def of_main(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
@@ -101,21 +103,21 @@ class Store:
         Raises:
             OSError: If it cannot be written.
         """
-        found = self.processes.together(
+        result = self.processes.together(
             lambda: self.part(name, compute) if self.processes.is_main else None
         )
-        return self._of_another(name) if found is None else found
+        return self._of_another(name) if result is None else result
 
     def _of_another(self, name: str) -> Tensors:
         begin = time.monotonic()
-        while (found := _read(self._path(name))) is None:
+        while (result := _read(self._path(name))) is None:
             if time.monotonic() - begin > _SECONDS:
                 raise FileNotFoundError(
                     f"{self._path(name)}, which another process wrote, is not there: let all "
                     "processes see the same run directory and cache (XDG_CACHE_HOME)."
                 )
             time.sleep(_PAUSE)
-        return found
+        return result
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"

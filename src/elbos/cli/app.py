@@ -25,7 +25,6 @@ from elbos.base.errors import (
 )
 from elbos.base.extras import MissingExtra, needs
 from elbos.base.progress import log_on_terminal
-from elbos.base.slurm import name_as_torchrun_does
 from elbos.base.user_code import no_modules_here
 
 
@@ -42,10 +41,6 @@ VERBS = {
     ),
     "sample": Verb(
         "Draw samples from a trained run, into a PNG grid and an .npz.", is_parallel=True
-    ),
-    "ema": Verb(
-        "Make the average of a run's weights of another width, after the training.",
-        less_memory="use a machine with memory for all of the run's checkpoint",
     ),
     "evaluate": Verb(
         "Measure likelihood, noise levels and samples of trained models.",
@@ -84,7 +79,6 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
-        name_as_torchrun_does()
         with no_modules_here(), log_on_terminal():
             run(sys.argv[1:])
         sys.stdout.flush()
@@ -125,7 +119,7 @@ def run(words: list[str]) -> None:
         command(verb, rest)()
     elif os.environ.get("RANK") == "0":  # others exit with 0, or the launcher kills this one
         name = " ".join(words[:2])
-        raise UsageError(f"`elbos {name}` runs in one process: start it without torchrun or srun.")
+        raise UsageError(f"`elbos {name}` runs in one process: start it without torchrun.")
 
 
 def command(verb: str, words: list[str]) -> Callable[[], None]:

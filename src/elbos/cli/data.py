@@ -1,4 +1,4 @@
-"""`elbos data pack`, `encode` and `verify`: fast-loading shards of images or VAE latents."""
+"""`elbos data pack`, `encode` and `verify`: arrays of decoded images or VAE latents."""
 
 import sys
 from collections.abc import Callable
@@ -16,21 +16,20 @@ from elbos.base.hardware import num_cores
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress, silent
 from elbos.cli.parse import parse
-from elbos.training.data import Dataset, Folder, Hub, Packed, Tar
+from elbos.training.data import Dataset, Folder, Hub, Latents, Packed, Tar
+from elbos.training.data.arrays import INDEX, verify
 from elbos.training.data.dataset import SPLITS
 from elbos.training.data.encode import encode
-from elbos.training.data.images import Pictures
-from elbos.training.data.pack import pack
-from elbos.training.data.shards import INDEX, Index, verify
+from elbos.training.data.pack import Pictures, pack
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Decode images into shards that load faster.
+    """Decode images into arrays that open at once.
 
     `data:packed --data.path OUT` loads them. Classes of a folder are the sub-folders; the splits
     are the sub-folders train, val and test, or are divided by the pictures' names, as `data:folder`
-    does. The same command again goes on where it was stopped.
+    does.
     """
 
     pictures: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PICTURES")]
@@ -70,19 +69,17 @@ class Pack:
             data = Tar(path=path, **label, **how)
         else:
             data = Folder(root=path, **how)
-        with progress() as bar:
-            index = pack(data, self.out, jobs=self.jobs, start=partial(begin, bar))
-        _tell(index, index.shape, self.out, "packed")
+        pack(data, self.out, jobs=self.jobs)
+        _tell(Packed(path=self.out).load(), "packed", self.out)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Encode images into shards of latents with a diffusers VAE.
+    """Encode images into arrays of latents with a diffusers VAE.
 
     `data:latents --data.path OUT` loads them. Stored are mean and log-variance of the latents,
-    scaled as the VAE's config.json says. The same command again goes on where it was stopped, on
-    any number of processes: `torchrun --nproc-per-node 8 -m -- elbos data encode IMAGES OUT --vae
-    VAE`.
+    scaled as the VAE's config.json says. On several processes: `torchrun --nproc-per-node 8 -m --
+    elbos data encode IMAGES OUT --vae VAE`.
     """
 
     images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
@@ -117,7 +114,7 @@ class Encode:
         dataset = self._images()
         vae = load_vae(self.vae, device=processes.device)
         with progress() as bar:
-            index = encode(
+            encode(
                 dataset,
                 vae,
                 self.out,
@@ -127,8 +124,7 @@ class Encode:
                 start=partial(begin, bar) if processes.is_main else silent,
             )
         if processes.is_main:
-            channels, *size = index.shape  # channels of mean and log-variance
-            _tell(index, (channels // 2, *size), self.out, "latents")
+            _tell(Latents(path=self.out).load(), "latents", self.out)
 
     def _images(self) -> Dataset:
         if (self.images / INDEX).exists():
@@ -144,7 +140,7 @@ class Encode:
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Check the shards of a folder against recorded digests.
+    """Check the arrays of a folder against recorded digests.
 
     The folder was written by `elbos data pack` or `elbos data encode`.
     """
@@ -153,18 +149,17 @@ class Verify:
     """The folder to verify."""
 
     def __call__(self) -> None:
-        with progress() as bar:
-            verify(self.out, partial(begin, bar))
+        verify(self.out)
         print(self.out)  # noqa: T201
 
 
-def _tell(index: Index, shape: tuple[int, ...], out: Path, kind: str) -> None:
+def _tell(dataset: Dataset, kind: str, out: Path) -> None:
     parts = ", ".join(
-        f"{name} {sum(split.nums):,}" for name, split in zip(SPLITS, index.splits, strict=True)
+        f"{name} {len(split):,}" for name, split in zip(SPLITS, dataset.splits, strict=True)
     )
-    classes = "" if index.class_names is None else f", {len(index.class_names):,} classes"
+    classes = "" if dataset.num_classes is None else f", {dataset.num_classes:,} classes"
     sys.stderr.write(
-        f"{'x'.join(map(str, shape))}: {parts}{classes}. "
+        f"{'x'.join(map(str, dataset.shape))}: {parts}{classes}. "
         f"Next: elbos train PRESET data:{kind} --data.path {out}\n"
     )
     print(out)  # noqa: T201

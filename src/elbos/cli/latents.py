@@ -140,10 +140,10 @@ def tables(result: LatentEvaluation) -> list[Table]:
     images = count(result.num_images, "images")
     ends = f"log-SNR {fixed(result.logsnr_min, 1)} to {fixed(result.logsnr_max, 1)}"
     columns = [f"{images}, {ends}", "bound, nats/dim", "minus the first"]
-    found = [Table(columns, rows).without_empty_columns()]
+    printed = [Table(columns, rows).without_empty_columns()]
     if levels:
-        found.append(Table(["", "at log-SNR", "loss minus the first's, nats/dim"], levels))
-    return found
+        printed.append(Table(["", "at log-SNR", "loss minus the first's, nats/dim"], levels))
+    return printed
 
 
 def command(words: list[str]) -> Latents:

@@ -25,9 +25,15 @@ from elbos.theory.tabulated import Tabulated
 from elbos.theory.weightings import ELBO
 from elbos.training.config import Config, read_config
 from elbos.training.data import Given
-from elbos.training.name import default_name, nearest_preset
 from elbos.training.network import OwnNetwork
-from elbos.training.presets import PRESETS, SUMMARIES, Chosen, Preset
+from elbos.training.presets import (
+    PRESETS,
+    SUMMARIES,
+    Chosen,
+    Preset,
+    default_name,
+    nearest_preset,
+)
 
 _STAND_INS: dict[str, Any] = {
     "weighting": ELBO(),
@@ -49,7 +55,7 @@ class Train:
     chosen: Annotated[Chosen, tyro.conf.arg(name="")]
 
     run: Path | None = None
-    """The run directory. Default: runs/PRESET, with a word for all that was changed."""
+    """The run directory. Default: runs/PRESET, with a digest of the settings if any differs."""
 
     config: Path | None = None
     """A file to use instead of a preset: the output of --dry-run, a run's config.json, or the
@@ -120,18 +126,19 @@ class TrainFile(Train):
                 )
             config = replace(config, network=UNetConfig())
         chosen = Chosen(config=config, preset=nearest_preset(config))
-        kept = {
+        parts = {
             name: getattr(config, name)
             for name in _STAND_INS
             if type(getattr(config, name)) in _WITHOUT_WORDS
             and not any(word.startswith(f"{name}:") for word in words)
         }
-        stand_in = replace(config, **{name: _STAND_INS[name] for name in kept})
-        return cls(chosen=replace(chosen, config=stand_in), **kept)
+        stand_in = replace(config, **{name: _STAND_INS[name] for name in parts})
+        return cls(chosen=replace(chosen, config=stand_in), **parts)
 
     def __call__(self) -> None:
-        kept = {name: getattr(self, name) for name in _STAND_INS if getattr(self, name) is not None}
-        self.train(replace(self.chosen.config, **kept))
+        parts = {name: getattr(self, name) for name in _STAND_INS}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        self.train(replace(self.chosen.config, **parts))
 
 
 def command(words: list[str]) -> Train:

@@ -77,7 +77,7 @@ class ComparisonDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         files.require_plain(self.path)
         with FileLock(self.path / ".lock"):
-            files.remove_leftovers(self.path)
+            files.remove_leftovers(self.path, min_age=0)
             yield
 
     def claim(self, wanted: Stored) -> None:

@@ -99,7 +99,7 @@ def work(job: Job) -> Failure | None:
             if processes.from_main(job.scores() is not None):
                 return None
             if processes.is_main:
-                files.remove_leftovers(job.path)
+                files.remove_leftovers(job.path, min_age=0)
             train(job.config, job.path)
             run = Run(job.path).shared_by(processes)
             measure_scores(run, job.scoring, job.weightings, _print_start)

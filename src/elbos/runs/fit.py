@@ -186,7 +186,7 @@ def fit(
         seed=seed,
     )
     directory = RunDirectory(Path(run))
-    require_same_data(data, Processes.joined())
+    require_same_data(data, Processes.joined(config.execution.timeout_hours))
     _train(config, directory, lambda: data, on_images, network=network, num_workers=num_workers)
     return Run(directory.path, network, null_cond=null_cond)
 
@@ -196,14 +196,14 @@ def _train(
     run: RunDirectory,
     load: Callable[[], Samples],
     on_images: OnImages,
-    **given: Any,
+    **arguments: Any,
 ) -> None:
     require_installed(config.output.trackers)
-    processes = Processes.joined()
+    processes = Processes.joined(config.execution.timeout_hours)
     if processes.device.type == "cpu":
         keep_freed_memory()
     config = resolved(config, run, processes)
-    trainer = Trainer(config, run, load(), processes, **given)  # raises before it writes
+    trainer = Trainer(config, run, load(), processes, **arguments)  # raises before it writes
     with ExitStack() as stack:
 
         def claimed() -> None:

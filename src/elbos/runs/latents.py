@@ -96,8 +96,8 @@ class LatentEvaluation:
         A TypeError is raised if an entry is missing, a ValueError if the format is newer.
         """
         require_format(data, FORMAT)
-        found: LatentEvaluation = from_json(cls, data)
-        return found
+        evaluation: LatentEvaluation = from_json(cls, data)
+        return evaluation
 
 
 @typed
@@ -150,17 +150,17 @@ def evaluate_latents(
     low, high = zip(*map(_ends, models), strict=True)
     settings: dict[str, Any] = {"logsnr_min": max(low), "logsnr_max": min(high)}
     scores: list[LatentScore] = []
-    found: list[Validation] = []
+    validations: list[Validation] = []
     for model in models:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         pipeline = load(model, device=processes.device, dtype=dtype)
         cache = caches.load(latents, pipeline, guidance=guidance).subset(num_images, seed)
         if len(cache) < 2:
             raise ValueError(f"{latents} holds one image: errors are estimated from two or more.")
-        for path in [] if found else adapters:
+        for path in [] if validations else adapters:
             with adapted(pipeline, path):  # raises early, not after hours
                 pass
-        for adapter, context in _checkpoints(pipeline, [] if found else adapters):
+        for adapter, context in _checkpoints(pipeline, [] if validations else adapters):
             with context:
                 result = caches.validate(
                     cache,
@@ -172,10 +172,10 @@ def evaluate_latents(
                     is_shared=processes.num > 1,
                     start=start,
                 )
-            on_validation(len(found), result)
-            found.append(result)
-            is_first = len(found) == 1
-            difference = None if is_first else result.difference(found[0]) / _BITS_PER_NAT
+            on_validation(len(validations), result)
+            validations.append(result)
+            is_first = len(validations) == 1
+            difference = None if is_first else result.difference(validations[0]) / _BITS_PER_NAT
             scores.append(
                 LatentScore(
                     model=pipeline.name,
@@ -184,7 +184,7 @@ def evaluate_latents(
                     by_level=result.by_level,
                     difference=difference,
                     difference_by_level=(
-                        None if is_first else result.difference_by_level(found[0])
+                        None if is_first else result.difference_by_level(validations[0])
                     ),
                 )
             )
@@ -199,7 +199,7 @@ def evaluate_latents(
         scores=tuple(scores),
         **settings,
     )
-    return evaluation, found
+    return evaluation, validations
 
 
 def _checkpoints(

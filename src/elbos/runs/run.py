@@ -23,7 +23,7 @@ from elbos.evaluation.model import Sampled
 from elbos.models.samplers import Sampler
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
-from elbos.training import checkpoint, exported
+from elbos.training import exported
 from elbos.training.config import Training, run_config
 from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
 from elbos.training.data.dataset import without_downloads
@@ -33,7 +33,7 @@ from elbos.training.network import OwnNetwork
 from elbos.training.ownership import data_spec, require_own_data, require_own_null
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
-from elbos.training.state import build_network, require_guidable, uses_labels
+from elbos.training.state import build_network, require_dtypes, require_guidable, uses_labels
 from elbos.training.validation import BATCH_SIZE, Subset
 from elbos.validation import Validation, Validator
 
@@ -110,7 +110,7 @@ class Run(Sampled):
         else:
             self.network = copy.deepcopy(network).to(self.device)
         with weights as (self.step, averaged):
-            checkpoint.require_dtypes({"ema": averaged}, {"ema": self.network.state_dict()})
+            require_dtypes({"ema": averaged}, {"ema": self.network.state_dict()})
             self.network.load_state_dict(averaged)
         self.network.eval().requires_grad_(False)
         self.denoiser = Denoiser(self.network, config.parameterization)

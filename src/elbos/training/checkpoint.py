@@ -1,72 +1,35 @@
 """Checkpoints of a training run: folders of safetensors and JSON files, written atomically.
 
-`checkpoints/00001500/` holds a file of tensors per group (network, ema, optimizer, ...) and a
-manifest with the step and the SHA-256 of every file. Loading reads numbers and runs no code.
-
-Under FSDP2 each process writes its rows of the tensors, `network__1.safetensors`, and reads its
-rows of all files: training may resume on any number of processes.
+`checkpoints/00001500/` holds a file of whole tensors per group (network, ema, optimizer, ...) and a
+manifest with the step and the SHA-256 of every file. Loading reads numbers and runs no code. The
+main process writes; every process reads the files, and keeps its rows of sharded tensors, so that a
+training resumes on any number of processes.
 """
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
-from types import EllipsisType
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from elbos.base import files
 from elbos.base.errors import flat
-from elbos.base.formats import CorruptFile, pack, read_object
+from elbos.base.formats import CorruptFile, read_object
+from elbos.base.processes import Processes
+from elbos.training.directory import RunDirectory
+from elbos.training.sharding import is_sharded, unsharded
 
-_PART = "__"
 _MAX_REASON = 200  # characters: torch lists all tensors that differ
 
-
-class Stored:
-    """Tensor on disk whose rows are read on demand.
-
-    It is stored in one or several safetensors files. `stored[...]` reads the whole tensor, and
-    `stored[2:5]` some rows, into new memory. `parts` are slices of safetensors, with consecutive
-    rows.
-    """
-
-    def __init__(self, parts: Sequence[Any]) -> None:
-        self._parts = parts
-        shapes = [part.get_shape() for part in parts]
-        num_rows = [sum(shape[0] for shape in shapes)] if shapes[0] else []
-        self.shape = torch.Size([*num_rows, *shapes[0][1:]])
-        self.ndim = len(self.shape)
-        if any(shape[1:] != shapes[0][1:] for shape in shapes):
-            raise ValueError(f"parts of one tensor have shapes {shapes}")
-
-    @property
-    def dtype(self) -> torch.dtype:
-        found: torch.dtype = self._parts[0][... if self.ndim == 0 else slice(0, 0)].dtype
-        return found
-
-    def __getitem__(self, rows: slice | EllipsisType) -> Tensor:
-        if self.ndim == 0:
-            number: Tensor = self._parts[0][...]
-            return number.clone()
-        start, stop, _ = (slice(None) if rows is ... else rows).indices(self.shape[0])
-        found, first = [self._parts[0][0:0]], 0
-        for part in self._parts:
-            end = first + part.get_shape()[0]
-            if max(start, first) < min(stop, end):
-                found.append(part[max(start, first) - first : min(stop, end) - first])
-            first = end
-        return torch.cat(found)
-
-
 Groups = Mapping[str, Mapping[str, Tensor]]
-ReadableGroups = Mapping[str, Mapping[str, Tensor | Stored]]
 
 
 class DamagedCheckpoint(CorruptFile):
@@ -77,15 +40,12 @@ class DamagedCheckpoint(CorruptFile):
 
 
 def kept(folder: Path) -> dict[int, Path]:
-    """Return the paths of all checkpoints in a folder, keyed by training step.
-
-    The training steps ascend.
-    """
+    """Return the paths of all checkpoints in a folder by ascending training step."""
     if not folder.is_dir():
         return {}
     with os.scandir(folder) as entries:  # listed at once: a running training renames checkpoints
-        found = [Path(entry) for entry in entries if entry.is_dir() and entry.name.isdecimal()]
-    return dict(sorted((int(path.name), path) for path in found))
+        paths = [Path(entry) for entry in entries if entry.is_dir() and entry.name.isdecimal()]
+    return dict(sorted((int(path.name), path) for path in paths))
 
 
 def latest(folder: Path) -> Path | None:
@@ -93,18 +53,16 @@ def latest(folder: Path) -> Path | None:
 
 
 def of_step(folder: Path, step: int | None) -> Path:
-    """Return the path of the checkpoint of a training step.
-
-    The step None stands for the latest checkpoint.
-    """
-    found, run = kept(folder), folder.parent
-    if not found:
+    """Return the path of the checkpoint of a training step; None stands for the latest."""
+    checkpoints, run = kept(folder), folder.parent
+    if not checkpoints:
         raise FileNotFoundError(f"{run} has no checkpoint yet: train it with `elbos train`.")
-    if step is not None and step not in found:
+    if step is not None and step not in checkpoints:
         raise FileNotFoundError(
-            f"{run} has no checkpoint of step {step}: give one of {', '.join(map(str, found))}."
+            f"{run} has no checkpoint of step {step}: give one of "
+            f"{', '.join(map(str, checkpoints))}."
         )
-    return found[max(found) if step is None else step]
+    return checkpoints[max(checkpoints) if step is None else step]
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -116,78 +74,30 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
     The latest `num_kept` checkpoints are kept. If the checkpoint cannot be written (OSError),
     earlier checkpoints are untouched.
     """
-    partial = new_partial(folder, step)
+    path = folder / f"{step:08d}"
+    partial = files.partial(path)
     try:
-        write_part(partial, 0, groups)
-        finish(partial, folder, step, num_parts=1, num_kept=num_kept)
+        with files.named_errors(folder):
+            partial.mkdir(parents=True)
+            for name, tensors in groups.items():
+                file = partial / f"{name}.safetensors"
+                whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
+                try:
+                    save_file(whole, file)
+                except SafetensorError as error:  # such as a full disk
+                    raise OSError(f"{file} cannot be written ({flat(error)})") from error
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+            digests = {name: files.sha256(partial / f"{name}.safetensors") for name in groups}
+            manifest = json.dumps({"step": step, "sha256": digests}, indent=2)
+            files.write(partial / "manifest.json", manifest.encode())
+            if path.exists():  # a checkpoint of the same step
+                _remove(path)
+            partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def new_partial(folder: Path, step: int) -> Path:
-    partial = files.partial(folder / f"{step:08d}")
-    with files.named_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    return partial
-
-
-def write_part(partial: Path, part: int, groups: Groups) -> None:
-    """Write the tensors of one process to a checkpoint.
-
-    These are the process's rows of the sharded tensors; process 0 also writes the unsharded
-    tensors.
-    """
-    with files.named_errors(partial.parent):
-        digests = {}
-        for name, tensors in groups.items():
-            file = f"{name}{_PART}{part}" if part else name
-            digests[file] = _write(partial / f"{file}.safetensors", tensors)
-        files.write(partial / f"part-{part}.json", json.dumps(digests).encode())
-
-
-def finish(partial: Path, folder: Path, step: int, *, num_parts: int, num_kept: int) -> None:
-    """Complete a checkpoint after all processes have written their tensors.
-
-    All but the latest `num_kept` checkpoints are deleted.
-    """
-    path = folder / f"{step:08d}"
-    digests: dict[str, str] = {}
-    with files.named_errors(path):
-        for part in range(num_parts):
-            file = partial / f"part-{part}.json"
-            digests |= files.read_json(file)
-            file.unlink()
-        manifest = json.dumps({"step": step, "sha256": digests}, indent=2)
-        files.write(partial / "manifest.json", manifest.encode())
-        if path.exists():  # a checkpoint of the same step
-            _remove(path)
-        partial.rename(path)
     for old in list(kept(folder).values())[:-num_kept]:
         _remove(old)
-
-
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    ordered = dict(sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])))
-    empty = pack({name: tensor.new_empty(0) for name, tensor in ordered.items()})
-    header, end = json.loads(empty[8:]), 0  # the dtypes as safetensors calls them
-    for name, tensor in ordered.items():
-        offsets = [end, end := end + tensor.nbytes]
-        header[name] |= {"shape": list(tensor.shape), "data_offsets": offsets}
-    start = json.dumps(header).encode()
-    start += b" " * (-len(start) % 8)
-    digest = hashlib.sha256()
-
-    def content(tensor: Tensor) -> Any:
-        return tensor.contiguous().flatten().view(torch.uint8).numpy()
-
-    # one by one and without a copy: serializing all tensors in one call would hold Python's lock
-    # and block the training
-    with files.writing(path) as file, files.named_errors(path):
-        for piece in (len(start).to_bytes(8, "little"), start, *map(content, ordered.values())):
-            file.write(piece)
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def _remove(path: Path) -> None:
@@ -197,135 +107,149 @@ def _remove(path: Path) -> None:
     shutil.rmtree(partial)
 
 
+class Saver:
+    """Background writer of checkpoints.
+
+    The main process writes one checkpoint at a time, in a thread. The context manager waits on exit
+    until the last one is written. All processes must call `save` and `wait`; an OSError of the main
+    process is raised in all.
+    """
+
+    def __init__(self, run: RunDirectory, processes: Processes, num_kept: int) -> None:
+        self.run, self.processes, self.num_kept = run, processes, num_kept
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="elbos-saving")
+        self._writing: Future[None] | None = None
+        self._started = time.monotonic()
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None or self.processes.num == 1:
+            self.wait()
+        elif self._writing is not None:  # other processes may have ended
+            wait([self._writing])
+        self._thread.shutdown()
+
+    def is_time(self, minutes: float) -> bool:
+        is_busy = self._writing is not None and not self._writing.done()
+        return not is_busy and time.monotonic() - self._started >= 60 * minutes
+
+    @property
+    def has_failed(self) -> bool:
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
+
+    def save(self, step: int, groups: Groups) -> None:
+        """Write a checkpoint in the background, after any earlier one has been written."""
+        self.wait()
+        self._started = time.monotonic()
+        copies: dict[str, dict[str, Tensor]] = {}
+        for group, tensors in groups.items():
+            copies[group] = {}
+            for name, tensor in tensors.items():
+                if is_sharded(tensor) or self.processes.is_main:
+                    whole = unsharded(tensor).detach()  # all processes gather
+                    if self.processes.is_main:
+                        copies[group][name] = whole.to("cpu", copy=True)
+        if self.processes.is_main:
+            self._writing = self._thread.submit(self._write, step, copies)
+
+    def wait(self) -> None:
+        """Wait until the last checkpoint is written, and raise its error in all processes."""
+
+        def result() -> None:
+            writing, self._writing = self._writing, None
+            if writing is not None:
+                writing.result()
+
+        self.processes.together(result)
+
+    def _write(self, step: int, groups: Groups) -> None:
+        self.run.require_present()
+        try:
+            save(self.run.checkpoints, step, groups, num_kept=self.num_kept)
+        except OSError:
+            self.run.require_present()
+            raise
+
+
 # --- reading -------------------------------------------------------------------------------------
 
 
 @contextmanager
 def reading_step(
     folder: Path, step: int | None, only: str | None = None
-) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Verify the checkpoint of a training step and yield its tensors.
+) -> Iterator[tuple[int, Groups]]:
+    """Read the checkpoint of a training step as `reading` does, by default the latest.
 
-    Yields the step, and the tensors by group and name. The step None stands for the latest
-    checkpoint. If a running training replaces the latest checkpoint meanwhile, the newer checkpoint
-    is read.
+    If a running training replaces the latest checkpoint meanwhile, the newer one is read.
     """
-    with ExitStack() as stack:
-        while True:
-            path = of_step(folder, step)
-            before = files.identity(path)
-            try:
-                found = stack.enter_context(reading(path, only))
-                break
-            except DamagedCheckpoint:
-                if before is not None and files.identity(path) == before:
-                    raise
-        yield found
-
-
-@contextmanager
-def reading(
-    path: Path, only: str | None = None
-) -> Iterator[tuple[int, dict[str, dict[str, Tensor]]]]:
-    """Verify a checkpoint by SHA-256 and yield its tensors.
-
-    Yields the training step, and the tensors by group and name. If `only` is given, yield the
-    tensors of this group alone.
-    """
-    verify(path, only)
-    with opened(path, only) as (step, groups):
-        yield (
-            step,
-            {
-                group: {name: stored[...] for name, stored in tensors.items()}
-                for group, tensors in groups.items()
-            },
-        )
-
-
-def verify(path: Path, only: str | None = None, share: slice = slice(None)) -> None:
-    """Compare the files of a checkpoint with the SHA-256 digests in its manifest.
-
-    A DamagedCheckpoint is raised if a file differs. Only the group `only` is verified, or all;
-    processes each verify a `share` of the files.
-    """
-    with _naming_damage(path):
-        _, digests = _manifest(path, only)
-        for name in [*digests][share]:
-            if files.sha256(path / f"{name}.safetensors") != digests[name]:
-                raise DamagedCheckpoint(f"{name}.safetensors is truncated or was changed")
-
-
-@contextmanager
-def opened(
-    path: Path, only: str | None = None
-) -> Iterator[tuple[int, dict[str, dict[str, Stored]]]]:
-    """Open a checkpoint to read tensors on demand.
-
-    Digests are not compared. Yields the training step, and the tensors by group and name. A
-    KeyError, ValueError or RuntimeError in the `with` block becomes a ValueError: the tensors
-    belong to another network.
-    """
-    with ExitStack() as stack:
-        with _naming_damage(path):
-            step, digests = _manifest(path, only)
-            parts: dict[str, dict[str, list[Any]]] = {}
-            for name in digests:
-                group = parts.setdefault(name.partition(_PART)[0], {})
-                try:  # safetensors' own error names no file
-                    file = stack.enter_context(
-                        safe_open(files.regular(path / f"{name}.safetensors"), "pt")
-                    )
-                except SafetensorError as error:
-                    raise DamagedCheckpoint(f"{name}.safetensors is unreadable") from error
-                for key in file.keys():  # noqa: SIM118 (it is no mapping)
-                    group.setdefault(key, []).append(file.get_slice(key))
-            groups = {
-                group: {key: Stored(found) for key, found in tensors.items()}
-                for group, tensors in parts.items()
-            }
+    while True:
+        path = of_step(folder, step)
+        before = files.identity(path)
         try:
-            yield step, groups
-        except torch.OutOfMemoryError:
-            raise
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"The checkpoint {path} is complete, but belongs to another network or schedule "
-                f"({flat(error)[:_MAX_REASON]}): give the network and the data that it was "
-                "trained with, and the version of elbos."
-            ) from error
-
-
-def require_dtypes(groups: ReadableGroups, own: Groups) -> None:
-    # torch itself would convert the stored tensor silently
-    for group, tensors in own.items():
-        for name, tensor in tensors.items():
-            found = groups[group].get(name)
-            if found is not None and found.dtype != tensor.dtype:
-                raise ValueError(f"{group} {name} is {found.dtype}, not {tensor.dtype}")
-
-
-def _manifest(path: Path, only: str | None) -> tuple[int, dict[str, str]]:
-    manifest = read_object(path / "manifest.json")
-    step, digests = manifest["step"], manifest["sha256"]
-    if type(step) is not int or step != int(path.name):
-        raise DamagedCheckpoint(f"manifest.json belongs to step {step!r}")
-    for name in digests:
-        if not name.isidentifier():  # nothing outside this folder is read
-            raise DamagedCheckpoint(f"manifest.json names a file {name!r}")
-    # the group of the file network__1 is network
-    return step, {n: sha for n, sha in digests.items() if only in (None, n.partition(_PART)[0])}
+            checkpoint = _read(path, only)
+            break
+        except DamagedCheckpoint:
+            if before is not None and files.identity(path) == before:
+                raise
+    with _naming_another_network(path):
+        yield checkpoint
 
 
 @contextmanager
-def _naming_damage(path: Path) -> Iterator[None]:
+def reading(path: Path, only: str | None = None) -> Iterator[tuple[int, Groups]]:
+    """Read a checkpoint, verified by SHA-256, and yield its step and its tensors by group and name.
+
+    If `only` is given, only this group is read. A KeyError, ValueError or RuntimeError in the
+    `with` block becomes a ValueError: the tensors belong to another network.
+
+    Raises:
+        DamagedCheckpoint: If a file is missing, truncated or modified.
+    """
+    checkpoint = _read(path, only)
+    with _naming_another_network(path):
+        yield checkpoint
+
+
+def _read(path: Path, only: str | None) -> tuple[int, Groups]:
     try:
-        yield
-    except (FileNotFoundError, KeyError, TypeError, AttributeError, ValueError) as error:
+        manifest = read_object(path / "manifest.json")
+        step, digests = manifest["step"], dict(manifest["sha256"])
+        if type(step) is not int or step != int(path.name):
+            raise CorruptFile(f"manifest.json belongs to step {step!r}")
+        if strange := [name for name in digests if not name.isidentifier()]:
+            # nothing outside this folder is read
+            raise CorruptFile(f"manifest.json names a file {strange[0]!r}")
+        groups = {}
+        for name in digests if only is None else digests.keys() & {only}:
+            file = path / f"{name}.safetensors"
+            if files.sha256(file) != digests[name]:
+                raise CorruptFile(f"{file.name} is truncated or was changed")
+            groups[name] = load_file(file)
+    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = str(error) if isinstance(error, CorruptFile) else "manifest.json is no manifest"
         if isinstance(error, FileNotFoundError):
             reason = f"{Path(error.filename).name} is missing"
+        elif isinstance(error, SafetensorError):
+            reason = f"{file.name} is unreadable"
         raise DamagedCheckpoint(
             f"The checkpoint {path} is corrupt ({reason}): unless another process is writing it, "
             "delete that folder to resume from the previous checkpoint, or else from the start."
+        ) from error
+    return step, groups
+
+
+@contextmanager
+def _naming_another_network(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"The checkpoint {path} is complete, but belongs to another network or schedule "
+            f"({flat(error)[:_MAX_REASON]}): give the network and the data that it was "
+            "trained with, and the version of elbos."
         ) from error

@@ -32,9 +32,8 @@ Precision = Literal["auto", "bf16", "fp32"]
 Tracker = Literal[
     "tensorboard", "wandb", "trackio", "mlflow", "comet_ml", "aim", "clearml", "dvclive", "swanlab"
 ]
-NUM_SNAPSHOTS = 32
 MAX_WARMUP = 0.2  # share of the run; a longer warm-up is reported
-MIN_WIDTH, MAX_WIDTH = 0.001, 12**-0.5
+MAX_WIDTH = 12**-0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,36 +77,17 @@ class Averaging(Typed):
     relative_width: float = 0.063
     """Standard deviation of the steps that are averaged over, as a share of all steps so far."""
 
-    snapshot_widths: tuple[float, ...] = ()
-    """Relative widths of further averages, whose snapshots are stored: from them `elbos ema`
-    computes the average of any width after the training. EDM2 has 0.05 and 0.1."""
-
-    snapshot_every: int | None = None
-    """Images from one snapshot to the next. Default: a 32nd of the training, which gives any width
-    from 0.04 to 0.2 to within 1 %."""
-
     def __post_init__(self) -> None:
-        if self.snapshot_every is not None:
-            require_positive(snapshot_every=self.snapshot_every)
         if not 0 < self.relative_width < MAX_WIDTH:
             raise ValueError(
                 f"relative_width is {self.relative_width}: give a share above 0 and below "
                 f"{MAX_WIDTH:.4f}, the width of the mean of all steps."
             )
-        widths = self.snapshot_widths
-        if len({*widths}) < len(widths) or not all(MIN_WIDTH <= w < MAX_WIDTH for w in widths):
-            raise ValueError(
-                f"snapshot_widths are {widths}: give different shares from {MIN_WIDTH} to below "
-                f"{MAX_WIDTH:.4f}, such as 0.05 and 0.1."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Output(Typed):
-    """Output files and logging intervals of a training run.
-
-    Intervals are in training images.
-    """
+    """Output files, and logging intervals in training images."""
 
     log_every: int = 5_000
     """A line in metrics.jsonl."""
@@ -159,16 +139,19 @@ class Execution(Typed):
     """Compile network and loss by torch.compile. By default on GPUs: the first step takes longer,
     and later steps are faster."""
 
-    use_tf32: bool = True
-    """Multiply float32 numbers in TF32, of 10 bits, on GPUs where precision is fp32: its
-    rounding is far below the noise of training, and it is several times as fast."""
-
     use_checkpointing: bool = False
     """Activation checkpointing: compute each block again in the backward pass, and store no
     activations inside of it: less memory, a third more work."""
 
+    timeout_hours: float = 24.0
+    """Hours for which a process waits for work that another one does alone."""
+
     def __post_init__(self) -> None:
-        require_positive(num_micro_batches=self.num_micro_batches, shard_size=self.shard_size)
+        require_positive(
+            num_micro_batches=self.num_micro_batches,
+            shard_size=self.shard_size,
+            timeout_hours=self.timeout_hours,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,20 +248,11 @@ class Config:
             )
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that affect the results of a training run.
-
-        The settings are encoded as JSON values. Names of runs and keys of scores are digests of
-        this encoding.
-        """
+        """Return the settings that affect the results of a run, as JSON values."""
         encoded: dict[str, Any] = encode(self, has_defaults=False)
         for name in ("output", "execution"):
             encoded.pop(name, None)
         return encoded
-
-    @property
-    def snapshot_every(self) -> int:
-        """Number of training images between two snapshots of the averaged weights."""
-        return self.averaging.snapshot_every or -(-self.num_images // NUM_SNAPSHOTS)
 
     @property
     def num_steps(self) -> int:
@@ -305,10 +279,7 @@ class Config:
 
     @property
     def long_warmup(self) -> str | None:
-        """Warning about a learning-rate warm-up that takes a large part of the training.
-
-        None for a warm-up of at most a fifth of the training.
-        """
+        """Warning of a warm-up that takes more than a fifth of the training, or None."""
         share, peak = self.optimizer.warmup_images / self.num_images, self.optimizer.learning_rate
         if share <= MAX_WARMUP:
             return None
@@ -329,10 +300,7 @@ class Config:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Training settings of a model in a report.
-
-    Unknown settings of a pretrained model are None.
-    """
+    """Training settings of a model in a report; unknown ones of a pretrained model are None."""
 
     weighting: str | None
     schedule: str | None

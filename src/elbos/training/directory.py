@@ -7,7 +7,6 @@ runs/NAME/
     metrics.jsonl    a line per logged step
     checkpoints/     see `checkpoint`
     samples/         grids of samples
-    ema/             snapshots of averages of the weights, see `training.ema`
     trackers.json    identifiers of the run in experiment trackers, if there are any
     tensorboard/     TensorBoard's files, if it is used
     evaluation/      the parts of an evaluation, see `store`
@@ -72,10 +71,6 @@ class RunDirectory:
         return (self.results or self.path) / "samples"
 
     @property
-    def averages(self) -> Path:
-        return self.path / "ema"
-
-    @property
     def evaluation(self) -> Path:
         return (self.results or self.path) / "evaluation"
 
@@ -100,8 +95,8 @@ class RunDirectory:
             "directory with --run."
         )
         with locked(self.path, busy):
-            for folder in (self.path, self.checkpoints, self.samples, self.averages):
-                files.remove_leftovers(folder)
+            for folder in (self.path, self.checkpoints, self.samples):
+                files.remove_leftovers(folder, min_age=0)
             yield
 
     def require_present(self) -> None:
@@ -115,10 +110,7 @@ class RunDirectory:
         files.append(self.path / "metrics.jsonl", (json.dumps(values) + "\n").encode())
 
     def rewind_log(self, step: int) -> None:
-        """Delete the lines logged to metrics.jsonl after a training step.
-
-        Incomplete lines are deleted, too.
-        """
+        """Delete lines of metrics.jsonl that are incomplete or of later steps."""
         file = self.path / "metrics.jsonl"
         if file.exists():
             lines = files.read(file).splitlines(keepends=True)

@@ -12,7 +12,7 @@ A network of diffusers is exported in the format of diffusers, with elbos.json b
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,7 @@ def is_export(path: Path) -> bool:
 
 
 def ends(directory: RunDirectory) -> tuple[float, float] | None:
-    """Return the log-SNR range in which an exported model was trained.
-
-    None if elbos.json is missing.
-    """
+    """Return the log-SNR range of an exported model's training; None if elbos.json is missing."""
     manifest = _manifest(directory)
     match None if manifest is None else manifest.get("logsnr"):
         case [float() as low, float() as high] if low < high:
@@ -64,22 +61,17 @@ def _manifest(directory: RunDirectory) -> dict[str, Any] | None:
 
 
 def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
-    """Write weights to model.safetensors in a folder.
-
-    The SHA-256 of the file is returned.
-    """
+    """Write weights to model.safetensors in a folder, and return the SHA-256 of the file."""
     content = pack(weights)
     files.write(folder / WEIGHTS, content)
     return hashlib.sha256(content).hexdigest()
 
 
-def averaged(
-    directory: RunDirectory, step: int | None = None
-) -> AbstractContextManager[tuple[int, Weights]]:
-    """Open the averaged weights of a run or an exported model.
+@contextmanager
+def averaged(directory: RunDirectory, step: int | None = None) -> Iterator[tuple[int, Weights]]:
+    """Open the averaged weights of a run or an exported model, and yield step and weights.
 
-    The context manager yields the training step and the weights. The step is that of a checkpoint
-    of a run, by default the latest.
+    The step is that of a checkpoint of a run, by default the latest.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
@@ -87,29 +79,19 @@ def averaged(
             network, or `step` is given for an export.
     """
     if not is_export(directory.path):
-        checkpoint.of_step(directory.checkpoints, step)  # raises before the `with` block
-        return _reading_checkpoint(directory, step)
+        with checkpoint.reading_step(directory.checkpoints, step, "ema") as (newest, groups):
+            yield newest, dict(groups["ema"])
+        return
     if step is not None:
         raise ValueError(f"{directory.path} is an export, of one step: give no step.")
-    return _reading_export(directory)
-
-
-@contextmanager
-def _reading_checkpoint(directory: RunDirectory, step: int | None) -> Iterator[tuple[int, Weights]]:
-    with checkpoint.reading_step(directory.checkpoints, step, "ema") as (found, groups):
-        yield found, groups["ema"]
-
-
-@contextmanager
-def _reading_export(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
     manifest, path = _manifest(directory) or {}, directory.path / WEIGHTS
-    content, step = files.read(path), manifest.get("step")
+    content, stored_step = files.read(path), manifest.get("step")
     is_same = manifest.get("sha256") == hashlib.sha256(content).hexdigest()
-    if not is_same or type(step) is not int:
+    if not is_same or type(stored_step) is not int:
         raise ValueError(f"{path} does not match {MANIFEST}: export the run again.")
     weights = unpack(content, path)
     try:
-        yield step, weights
+        yield stored_step, weights
     except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{path} holds the weights of another network "
@@ -118,17 +100,14 @@ def _reading_export(directory: RunDirectory) -> Iterator[tuple[int, Weights]]:
 
 
 def initial_weights(config: Config, init: Path) -> Weights:
-    """Return the averaged weights of a run to initialize training.
-
-    A ValueError is raised if the networks differ.
-    """
+    """Return the averaged weights of a run, after checking that its network is that of `config`."""
     directory = RunDirectory(init)
     other = run_config(directory)
     for name in ("network", "parameterization"):
-        theirs, ours = (encode(getattr(one, name)) for one in (other, config))
-        if found := difference(theirs, ours, name):
+        theirs, ours = (encode(getattr(c, name)) for c in (other, config))
+        if different := difference(theirs, ours, name):
             raise ValueError(
-                f"The run in {init} has {found}: choose the same, or another run for --init."
+                f"The run in {init} has {different}: choose the same, or another run for --init."
             )
     theirs, ours = ([c.schedule.logsnr_min, c.schedule.logsnr_max] for c in (other, config))
     if isinstance(config.network, DiffusersConfig) and theirs != ours:
@@ -138,4 +117,4 @@ def initial_weights(config: Config, init: Path) -> Weights:
             "another run for --init."
         )
     with averaged(directory) as (_, weights):
-        return {name: tensor[...] for name, tensor in weights.items()}
+        return weights

@@ -13,10 +13,7 @@ from elbos.training.config import Config
 
 
 class Loss(nn.Module):
-    """Training loss as a module that contains the network.
-
-    Loss and network thus compile to one graph. The null condition replaces dropped labels.
-    """
+    """Training loss that contains the network, so that both compile to one graph."""
 
     network: nn.Module
 

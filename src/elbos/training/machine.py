@@ -59,10 +59,7 @@ def machine(device: torch.device) -> dict[str, str]:
 
 
 def peak_flops(config: Config, device: torch.device) -> float | None:
-    """Return the peak bfloat16 FLOP/s of a GPU.
-
-    None for unknown devices and other precisions.
-    """
+    """Return the peak bfloat16 FLOP/s of a GPU; None if it is unknown, or in other precisions."""
     if device.type != "cuda" or config.precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)
@@ -70,10 +67,7 @@ def peak_flops(config: Config, device: torch.device) -> float | None:
 
 
 def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
-    """Replace the precision "auto" by a floating-point format in a training configuration.
-
-    The precision of the stored run is used, or else the best precision on this machine.
-    """
+    """Replace the precision "auto" by that of the stored run, or else by the best one here."""
     if config.precision != "auto":
         return config
     is_started = (run.path / "config.json").exists()
@@ -82,10 +76,7 @@ def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
 
 
 def described(config: Config, device: torch.device) -> str:
-    """Return the numerical precision of a run as text.
-
-    A note is added if another precision would be no slower.
-    """
+    """Return a run's precision as text, with a note if another one would be no slower."""
     best = best_precision(device)
     if config.precision != best:
         return f"{config.precision} (--precision {best} is faster here)"
@@ -94,10 +85,7 @@ def described(config: Config, device: torch.device) -> str:
 
 @cache
 def best_precision(device: torch.device) -> Precision:
-    """Return the best floating-point precision on a device.
-
-    It is "bf16" if bfloat16 matrix products are fast, otherwise "fp32".
-    """
+    """Return "bf16" if bfloat16 matrix products are fast on a device, otherwise "fp32"."""
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":

@@ -107,17 +107,15 @@ class Monitor:
         self._track(lambda tracker: tracker.finish())
 
     def note_changes(self, now: Mapping[str, Any]) -> None:
-        """Print which properties of the machine have changed since the training was interrupted.
-
-        Properties that affect rounding are stored and compared. Also print the highest learning
-        rate if the warm-up is long.
-        """
+        """Print which properties that affect rounding have changed, and a long warm-up."""
         if not self.is_main:
             return
         before = self.run.read("machine.json") or now
         self.run.write("machine.json", {**now})
-        if found := [f"{k} {before.get(k)}, now {v}" for k, v in now.items() if v != before.get(k)]:
-            self._print(f"rounding may change: {'; '.join(found)}")
+        if changes := [
+            f"{k} {before.get(k)}, now {v}" for k, v in now.items() if v != before.get(k)
+        ]:
+            self._print(f"rounding may change: {'; '.join(changes)}")
         if long_warmup := self.config.long_warmup:
             self._print(f"{long_warmup} (--optimizer.warmup-images)")
 
@@ -196,17 +194,17 @@ class Monitor:
                 )
                 self.trackers.remove(tracker)
 
-    def validation(self, found: Validation | None) -> None:
+    def validation(self, result: Validation | None) -> None:
         if not self.is_main:
             return
         step, images = self.state.step, self.state.step * self.config.batch_size
-        if found is not None:
-            nats, bits = {"val_nats": found.nats.mean}, f"{found.bits_per_dim:.3f}"
-            if found.nats.num > 1:
-                nats["val_nats_se"] = found.nats.standard_error
-                bits += f" ± {found.standard_error:.3f}"
+        if result is not None:
+            nats, bits = {"val_nats": result.nats.mean}, f"{result.bits_per_dim:.3f}"
+            if result.nats.num > 1:
+                nats["val_nats_se"] = result.nats.standard_error
+                bits += f" ± {result.standard_error:.3f}"
             self.run.log(step=step, images=images, **nats)
-            self._track(lambda tracker: tracking.log(tracker, found, step))
+            self._track(lambda tracker: tracking.log(tracker, result, step))
             self._print(f"step {step:,}, {images:,} images: validation ELBO {bits} bits/dim")
         grid = self.run.samples / f"{step:08d}.png"
         if self.trackers and grid.exists():
@@ -253,19 +251,20 @@ def _started_trackers(config: Config, run: RunDirectory, step: int) -> "list[Gen
         if field.name != "output" and (value := getattr(config, field.name)) is not None
     }
     for name in dict.fromkeys(config.output.trackers):
-        kind, known = LOGGER_TYPE_TO_CLASS[name], identifiers.get(name)
+        kind, identifier = LOGGER_TYPE_TO_CLASS[name], identifiers.get(name)
         place = (name, run.path) if kind.requires_logging_directory else (PROJECT,)
-        own: dict[str, dict[str, Any]] = {  # resume the run `known`, or create a new run
+        arguments: dict[str, dict[str, Any]] = {  # resume the run of `identifier`, or create one
             "tensorboard": {"purge_step": step + 1},
-            "wandb": {"name": run.path.name} | ({"id": known, "resume": "allow"} if known else {}),
+            "wandb": {"name": run.path.name}
+            | ({"id": identifier, "resume": "allow"} if identifier else {}),
             "trackio": {
-                "name": known or f"{run.path.name}-{secrets.token_hex(3)}",
+                "name": identifier or f"{run.path.name}-{secrets.token_hex(3)}",
                 "resume": "allow",
             },
-            "mlflow": {"run_id": known} if known else {"run_name": run.path.name},
+            "mlflow": {"run_id": identifier} if identifier else {"run_name": run.path.name},
         }
         try:
-            tracker = kind(*place, **own.get(name, {}))
+            tracker = kind(*place, **arguments.get(name, {}))
             tracker.start()
         except Exception as error:  # any error of a tracker: no key, no server
             raise ValueError(
@@ -276,7 +275,7 @@ def _started_trackers(config: Config, run: RunDirectory, step: int) -> "list[Gen
             identifiers[name] = _IDENTIFIERS[name](tracker)
             run.write(FILE, identifiers)
         # TensorBoard would show the table of settings as another run
-        if known is None and name != "tensorboard":
+        if identifier is None and name != "tensorboard":
             tracker.store_init_configuration(settings)
         trackers.append(tracker)
     return trackers

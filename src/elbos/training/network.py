@@ -29,10 +29,7 @@ class OwnNetwork:
 
     @classmethod
     def from_file(cls, function: str) -> "OwnNetwork":
-        """Return a reference to the network in a user's Python file.
-
-        The file may be run.
-        """
+        """Return a reference to the network in a user's Python file, which may be run."""
         require_target(function, _ARGUMENTS, verb="train")
         network = cls(name=function)
         object.__setattr__(network, "is_trusted", True)

@@ -18,10 +18,10 @@ def require_run_directory(directory: RunDirectory) -> None:
     path = directory.path
     if exported.is_export(path):
         raise ValueError(f"{path} holds an exported model: name another directory with --run.")
-    others = [p.name for p in path.glob("*") if not p.name.startswith(".")]
-    if others and not (path / "config.json").exists():
+    names = [p.name for p in path.glob("*") if not p.name.startswith(".")]
+    if names and not (path / "config.json").exists():
         raise ValueError(
-            f"{path} is not a run directory, it holds {others[0]}: name a new one with --run."
+            f"{path} is not a run directory, it holds {names[0]}: name a new one with --run."
         )
 
 
@@ -37,9 +37,9 @@ def claim(directory: RunDirectory, config: Config, data: Samples) -> None:
     if (path / "config.json").exists():
         stored = run_config(directory)
         num_images = max(stored.num_images, config.num_images)
-        if found := difference(encode(replace(stored, num_images=num_images)), encode(config)):
+        if different := difference(encode(replace(stored, num_images=num_images)), encode(config)):
             raise ValueError(
-                f"{path} holds a run with {found}: "
+                f"{path} holds a run with {different}: "
                 "name another directory with --run, or give the same options."
             )
         if num_images > stored.num_images and config.optimizer.use_decay:
@@ -58,9 +58,9 @@ def data_spec(directory: RunDirectory) -> DataSpec | None:
     stored = directory.read("data.json")
     if stored is None:
         return None
-    known = {field.name: stored.get(field.name) for field in fields(DataSpec)}
+    values = {field.name: stored.get(field.name) for field in fields(DataSpec)}
     try:
-        spec: DataSpec = decode(DataSpec, {"type": "DataSpec", **known}, "it")
+        spec: DataSpec = decode(DataSpec, {"type": "DataSpec", **values}, "it")
     except ValueError as error:
         raise ValueError(
             f"{directory.path / 'data.json'} is corrupt ({error}): restore it."
@@ -72,24 +72,21 @@ def require_own_data(directory: RunDirectory, data: Samples) -> None:
     stored = directory.read("data.json")
     if stored is None:
         return
-    own = _identity(data)
-    if stored != own:
-        others = sorted(name for name in own if own[name] != stored.get(name))
+    identity = _identity(data)
+    if stored != identity:
+        names = sorted(name for name in identity if identity[name] != stored.get(name))
         raise ValueError(
             f"The run in {directory.path} was trained on other data, which differ in "
-            f"{', '.join(others)} (data.json): restore those, or train another run."
+            f"{', '.join(names)} (data.json): restore those, or train another run."
         )
 
 
 def require_same_data(data: Samples, processes: Processes) -> None:
-    """Raise a ValueError if processes have loaded different data.
-
-    The error is raised in all processes.
-    """
+    """Raise a ValueError in all processes if they have loaded different data."""
     if processes.num > 1:
-        found = processes.lists([processes.together(data.fingerprint)])
-        means = {identity.pop("means", None) for identity in found}
-        if any(identity != found[0] for identity in found) or len(means - {None}) > 1:
+        identities = processes.lists([processes.together(data.fingerprint)])
+        means = {identity.pop("means", None) for identity in identities}
+        if any(identity != identities[0] for identity in identities) or len(means - {None}) > 1:
             raise ValueError(
                 f"The processes have different data of the name {data.spec.name}: seed all "
                 "randomness in their making, such as a random split."

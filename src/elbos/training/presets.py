@@ -11,12 +11,13 @@ folder that `elbos data` wrote.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Union
 
 import tyro
 
+from elbos.base.codec import digest
 from elbos.models.networks import ADMConfig, MLPConfig, UNetConfig, UViTConfig, ViTConfig
 from elbos.models.samplers import StochasticDPMSolver
 from elbos.theory import parameterizations, weightings
@@ -157,10 +158,7 @@ class Chosen:
 
     @classmethod
     def from_words(cls, words: Sequence[str]) -> "Chosen | None":
-        """Return the preset named by the first command-line word.
-
-        None if there is no such preset.
-        """
+        """Return the preset named by the first command-line word, or None."""
         name = words[0].replace("_", "-") if words else ""
         return cls(config=PRESETS[name], preset=name) if name in PRESETS else None
 
@@ -181,3 +179,28 @@ else:
             for name, config in PRESETS.items()
         )
     ]
+
+
+def default_name(config: Config, preset: str) -> str:
+    """Return the default name of a run: the preset, and a digest of the settings if they differ.
+
+    Examples:
+        >>> default_name(PRESETS["digits"], "digits")
+        'digits'
+        >>> default_name(replace(PRESETS["digits"], num_images=512), "digits")[:7]
+        'digits-'
+    """
+    identity = config.identity()
+    if identity == PRESETS[preset].identity():
+        return preset
+    return f"{preset}-{digest(identity)[:8]}"
+
+
+def nearest_preset(config: Config) -> str:
+    """Return the preset from which the fewest parts of a configuration differ."""
+
+    def num_differences(name: str) -> int:
+        preset = PRESETS[name]
+        return sum(getattr(config, f.name) != getattr(preset, f.name) for f in fields(Config))
+
+    return min(PRESETS, key=num_differences)

@@ -38,10 +38,7 @@ def generator(*key: int) -> torch.Generator:
 
 
 def times(seed: int, step: int, batch_size: int) -> Float64[Tensor, " B"]:
-    """Return low-discrepancy times in [0, 1) for a training step.
-
-    The times are a regular grid with a random offset.
-    """
+    """Return low-discrepancy times in [0, 1): a regular grid with a random offset."""
     offset = torch.rand((), dtype=torch.float64, generator=generator(seed, step)).item()
     return low_discrepancy_times(offset, batch_size)
 
@@ -56,10 +53,7 @@ def seed_torch(*key: int) -> None:
 
 @dataclass(frozen=True)
 class Visits:
-    """Reproducible random numbers for data augmentation.
-
-    They depend only on the seed, the sample and the epoch.
-    """
+    """Random numbers for augmentation that depend only on the seed, the sample and the epoch."""
 
     key: tuple[int, int]
     rows: Int64[Tensor, " b"]

@@ -9,17 +9,14 @@ FSDP2 takes most of a second to import, and is imported where it is used.
 """
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from types import EllipsisType
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from elbos.base.processes import Processes
-from elbos.training.checkpoint import Stored
 from elbos.training.loss import Loss
 
 MIN_PARAMETERS = 2**18  # of a gathered block: for smaller blocks latency exceeds transfer time
@@ -73,10 +70,7 @@ def shard(
 
 
 def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
-    """Wrap a loss in DDP to average gradients over processes.
-
-    Unless the loss `uses_all` parameters, DDP searches for unused parameters in each step.
-    """
+    """Wrap a loss in DDP; unless it `uses_all` parameters, DDP searches for unused ones."""
     buffers = [name for name, _ in loss.named_buffers()]  # broadcast by `share_buffers`
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
     ignore(loss, buffers)  # type: ignore[no-untyped-call]
@@ -94,8 +88,8 @@ def require_shareable(network: nn.Module, shard_size: int) -> None:
             raise ValueError(f"{name} has shape []: shards need shape [1].")
     dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
     if len(dtypes) > 1 and shard_size > 1:
-        found = ", ".join(sorted(map(str, dtypes)))
-        raise ValueError(f"the parameters trained are {found}: shards need one dtype.")
+        names = ", ".join(sorted(map(str, dtypes)))
+        raise ValueError(f"the parameters trained are {names}: shards need one dtype.")
 
 
 def is_container(module: nn.Module) -> bool:
@@ -103,30 +97,20 @@ def is_container(module: nn.Module) -> bool:
 
 
 def sharded_parts(network: nn.Module) -> list[nn.Module]:
-    """Return the modules whose parameters FSDP2 gathers separately.
-
-    Empty for an unsharded network.
-    """
+    """Return the modules whose parameters FSDP2 gathers separately."""
     return [m for m in network.modules() if hasattr(m, "set_requires_gradient_sync")]
 
 
 @contextmanager
 def returning_views() -> Iterator[None]:
-    """Suppress the warning of FSDP2 that a module returns a view.
-
-    This holds within the `with` block. Gradients of views changed in place are lost; the trial of a
-    user's network detects this.
-    """
+    """Suppress FSDP2's warning that a module returns a view, in the `with` block."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         yield
 
 
 def share_initial(network: nn.Module) -> None:
-    """Copy weights and buffers from the main process to all others.
-
-    The network is not sharded yet.
-    """
+    """Copy weights and buffers of an unsharded network from the main process to all others."""
     for tensor in (*network.parameters(), *network.buffers()):
         _broadcast(tensor)
 
@@ -170,34 +154,5 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def unsharded(tensor: Tensor) -> Tensor:
-    found: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
-    return found
-
-
-@torch.no_grad()
-def fill(own: Tensor, value: Shaped[Tensor, "*d"] | Stored) -> None:
-    """Copy values into a tensor that may be sharded.
-
-    Only the rows of this process are read for a sharded tensor.
-    """
-    rows: slice | EllipsisType = ...
-    if is_sharded(own):
-        mesh = own.device_mesh["shard"]  # type: ignore[attr-defined]
-        start = min(-(-len(own) // mesh.size()) * mesh.get_local_rank(), len(own))
-        rows = slice(start, start + len(local(own)))
-    local(own).copy_(value[rows])
-
-
-def load(network: nn.Module, state: Mapping[str, Tensor | Stored]) -> None:
-    """Load unsharded weights into a possibly sharded network.
-
-    Raises:
-        RuntimeError: If names or shapes differ from those of the network.
-    """
-    own = network.state_dict()
-    if names := sorted(own.keys() ^ state.keys()):
-        raise RuntimeError(f"tensors missing or unexpected: {', '.join(names[:5])}")
-    for name, tensor in own.items():
-        if tensor.shape != state[name].shape:
-            raise RuntimeError(f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}")
-        fill(tensor, state[name])
+    whole: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return whole

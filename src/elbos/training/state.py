@@ -1,9 +1,11 @@
 """Training state: everything that a training step changes and a checkpoint stores."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from elbos.adapters.diffusers.network import DiffusersConfig
@@ -17,7 +19,7 @@ from elbos.training.ema import EMA
 from elbos.training.optimizer import new_optimizer
 from elbos.training.randomness import seed_of
 from elbos.training.sampling import Sampling
-from elbos.training.sharding import fill, load, shard
+from elbos.training.sharding import is_sharded, local, shard
 from elbos.validation import LossByLevel
 
 
@@ -46,7 +48,7 @@ class State:
         }
         return {
             "network": self.network.state_dict(),
-            **{group: network.state_dict() for group, network in self.ema.networks.items()},
+            "ema": self.ema.network.state_dict(),
             "optimizer": moments,
             "schedule": self.schedule.state_dict(),
             "log": {"unlogged": self.unlogged.clone(), **self.by_level.state_dict()},
@@ -54,43 +56,73 @@ class State:
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
         try:
-            for network in (self.network, *self.ema.networks.values()):
-                load(network, weights)
+            for network in (self.network, self.ema.network):
+                _load(network, weights)
         except RuntimeError as error:
             raise ValueError(
                 "The weights of --init belong to a network for other data, with other channels or "
                 "classes."
             ) from error
 
-    def restore(self, step: int, groups: checkpoint.ReadableGroups) -> None:
+    def restore(self, step: int, groups: checkpoint.Groups) -> None:
         self.step = step
-        checkpoint.require_dtypes(groups, self.groups())
-        load(self.network, groups["network"])
-        for name, network in self.ema.networks.items():
-            load(network, groups[name])
-        schedule, log = (
-            {key: stored[...] for key, stored in groups[name].items()}
-            for name in ("schedule", "log")
-        )
-        self.schedule.load_state_dict(schedule)
-        self.unlogged.copy_(log["unlogged"])
-        self.by_level.load_state_dict(log)
+        require_dtypes(groups, self.groups())
+        _load(self.network, groups["network"])
+        _load(self.ema.network, groups["ema"])
+        self.schedule.load_state_dict(dict(groups["schedule"]))
+        self.unlogged.copy_(groups["log"]["unlogged"])
+        self.by_level.load_state_dict(dict(groups["log"]))
         parameters = dict(self.network.named_parameters())
         for key, saved in groups["optimizer"].items():
             name, _, moment = key.rpartition(".")
             parameter = parameters[name]
             if saved.ndim == 0:  # AdamW's count of steps
-                self.optimizer.state[parameter][moment] = saved[...].to(parameter.device)
+                self.optimizer.state[parameter][moment] = saved.clone().to(parameter.device)
                 continue
             if (saved.shape, saved.dtype) != (parameter.shape, parameter.dtype):
                 raise ValueError(f"The moments of {name} have another shape or dtype.")
             # in the memory format of the weights, as the optimizer itself makes them
-            own = self.optimizer.state[parameter][moment] = torch.empty_like(parameter)
-            fill(own, saved)
+            self.optimizer.state[parameter][moment] = torch.empty_like(parameter)
+            _fill(self.optimizer.state[parameter][moment], saved)
         for group in self.optimizer.param_groups:
-            known = [frozenset(self.optimizer.state.get(p, ())) for p in group["params"]]
-            if len({names for names in known if names}) > 1:  # empty without a gradient so far
+            moments = [frozenset(self.optimizer.state.get(p, ())) for p in group["params"]]
+            if len({names for names in moments if names}) > 1:  # empty without a gradient so far
                 raise ValueError("Some parameters have moments that others lack.")
+
+
+def require_dtypes(groups: checkpoint.Groups, expected: checkpoint.Groups) -> None:
+    # torch itself would convert the stored tensor silently
+    for group, tensors in expected.items():
+        for name, tensor in tensors.items():
+            stored = groups[group].get(name)
+            if stored is not None and stored.dtype != tensor.dtype:
+                raise ValueError(f"{group} {name} is {stored.dtype}, not {tensor.dtype}")
+
+
+@torch.no_grad()
+def _fill(target: Tensor, value: Shaped[Tensor, "*d"]) -> None:
+    """Copy values into a tensor, of which this process may hold some rows."""
+    rows: Any = ...
+    if is_sharded(target):
+        mesh = target.device_mesh["shard"]  # type: ignore[attr-defined]
+        start = min(-(-len(target) // mesh.size()) * mesh.get_local_rank(), len(target))
+        rows = slice(start, start + len(local(target)))
+    local(target).copy_(value[rows])
+
+
+def _load(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load unsharded weights into a possibly sharded network.
+
+    Raises:
+        RuntimeError: If names or shapes differ from those of the network.
+    """
+    targets = network.state_dict()
+    if names := sorted(targets.keys() ^ state.keys()):
+        raise RuntimeError(f"tensors missing or unexpected: {', '.join(names[:5])}")
+    for name, target in targets.items():
+        if target.shape != state[name].shape:
+            raise RuntimeError(f"{name} is {tuple(state[name].shape)}, not {tuple(target.shape)}")
+        _fill(target, state[name])
 
 
 def uses_labels(config: Config, data: DataSpec) -> bool:
@@ -109,10 +141,7 @@ def require_guidable(
 
 
 def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Module:
-    """Build the network of a training run with random initial weights.
-
-    Weights are drawn from the run's seed; the memory format is channels-last.
-    """
+    """Build a network with random weights of the run's seed, in channels-last memory."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed) % 2**63)
         network: nn.Module
@@ -141,10 +170,10 @@ def new_state(
     network: nn.Module, config: Config, processes: Processes, *, by_blocks: bool = True
 ) -> State:
     network = network.to(processes.device)
-    ema = EMA(network, config.averaging)
+    ema = EMA(network, config.averaging.relative_width)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-    for one in (network, *ema.networks.values()):
-        shard(one, processes, config.execution.shard_size, by_blocks=by_blocks, dtype=dtype)
+    for copy in (network, ema.network):
+        shard(copy, processes, config.execution.shard_size, by_blocks=by_blocks, dtype=dtype)
     optimizer = new_optimizer(network, config.optimizer, dtype)
     schedule = replace(config.schedule)  # adaptive schedules change: this one starts uniform
     return State(network, ema, optimizer, schedule, LossByLevel(schedule))

@@ -97,22 +97,19 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
     if isinstance(result, BinnedLoss):
         return _by_level(name or "train", result.edges, result.nats_per_dim)
     name, bits = name or "validation", result.bits
-    found = {f"{name}/bits_per_dim": bits.mean}
+    numbers = {f"{name}/bits_per_dim": bits.mean}
     if math.isfinite(bits.standard_error):  # infinite or NaN for a single sample
-        found[f"{name}/standard_error"] = bits.standard_error
+        numbers[f"{name}/standard_error"] = bits.standard_error
     curve = result.curve(MAX_BINS)
     half = (curve.logsnr[1] - curve.logsnr[0]) / 2
     edges = (curve.logsnr[0] - half, *(level + half for level in curve.logsnr))
-    return found | _by_level(name, edges, curve.nats_per_dim)
+    return numbers | _by_level(name, edges, curve.nats_per_dim)
 
 
 def log_picture(
     tracker: "GeneralTracker", name: str, pixels: UInt8[np.ndarray, "h w 3"], step: int
 ) -> None:
-    """Log an image to an experiment tracker.
-
-    Nothing is done if the tracker does not accept images.
-    """
+    """Log an image to an experiment tracker, if it accepts images."""
     match tracker.name:  # each accepts images in another form
         case "tensorboard":
             tracker.log_images({name: pixels.transpose(2, 0, 1)[None]}, step=step)

@@ -52,7 +52,6 @@ from elbos.training.machine import described, machine
 from elbos.training.monitor import Monitor, OnImages, seconds_per_image
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Visits, seed_torch, times
-from elbos.training.saving import Saver
 from elbos.training.sharding import (
     replicated,
     require_shareable,
@@ -69,7 +68,7 @@ from elbos.training.state import (
     new_state,
     require_guidable,
 )
-from elbos.training.trial import Trial, require_trainable
+from elbos.training.trial import require_trainable
 from elbos.training.validation import sample_grid, validate
 from elbos.validation import Validation
 
@@ -112,11 +111,24 @@ class Trainer:
         self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.prefetched: Iterator[StoredBatch] | None = None
         self.waited = 0.0  # seconds spent waiting for batches
-        num_parts, num_kept = config.execution.shard_size, config.output.num_kept
-        self.saver = Saver(run, processes, num_parts=num_parts, num_kept=num_kept)
+        self.saver = checkpoint.Saver(run, processes, config.output.num_kept)
 
-        network, trial = self._prepared_network(network)
-        self.state = new_state(network, config, processes, by_blocks=trial.by_blocks)
+        is_own, shard_size = isinstance(config.network, OwnNetwork), config.execution.shard_size
+        if network is None:
+            network = build_network(config, data.spec, self.device)
+        if processes.num > 1:
+            require_shareable(network, shard_size)
+            if self.given is not None and shard_size > 1:
+                network = copy.deepcopy(network)  # the user's network stays unsharded
+            if is_own:
+                share_initial(network.to(self.device))
+        self.memory_format = memory_format(network)  # lost by sharding
+        network = network.to(self.device)
+        uses_all = True
+        if is_own or isinstance(config.network, DiffusersConfig):
+            uses_all = require_trainable(network, config, data, processes)
+        # a user's blocks may be used other than by a call, which gathers them one by one
+        self.state = new_state(network, config, processes, by_blocks=not is_own)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
             self.state.start_from(initial_weights(config, config.init))
         if processes.is_main:
@@ -129,33 +141,13 @@ class Trainer:
         if self.is_compiled:
             self.augmented = one_graph(data.augmented)
             compile_(loss)
-        is_alone = processes.num == 1 or config.execution.shard_size > 1  # FSDP2 needs no DDP
-        self.loss = loss if is_alone else replicated(loss, uses_all=trial.uses_all)
-
-    def _prepared_network(self, network: nn.Module | None) -> tuple[nn.Module, Trial]:
-        # networks that are user-defined or of diffusers are tried; others get the default `Trial`
-        config, processes = self.config, self.processes
-        shard_size = config.execution.shard_size
-        if network is None:
-            network = build_network(config, self.data.spec, self.device)
-        if processes.num > 1:
-            require_shareable(network, shard_size)
-            if self.given is not None and shard_size > 1:
-                network = copy.deepcopy(network)  # the user's network stays unsharded
-        self.memory_format = memory_format(network)  # lost by sharding
-        if isinstance(config.network, OwnNetwork) and processes.num > 1:
-            share_initial(network.to(self.device))
-        if not isinstance(config.network, OwnNetwork | DiffusersConfig):
-            return network, Trial()
-        return network, require_trainable(network.to(self.device), config, self.data, processes)
+        is_alone = processes.num == 1 or shard_size > 1  # FSDP2 needs no DDP
+        self.loss = loss if is_alone else replicated(loss, uses_all=uses_all)
 
     # --- the loop --------------------------------------------------------------------------------
 
     def train(self, on_images: OnImages) -> None:
-        """Train to the last step from the latest checkpoint.
-
-        Without a checkpoint, training starts from step 0.
-        """
+        """Train to the last step from the latest checkpoint, or from step 0."""
         config, output, state, saver = self.config, self.config.output, self.state, self.saver
         self.resume()
         with self._running(on_images) as (monitor, is_stop_requested):
@@ -163,16 +155,14 @@ class Trainer:
                 with compiling(is_on=self.is_compiled):
                     losses, grad_norm = self.step()
                 is_last = state.step == config.num_steps
-                is_stopping, is_time, is_busy = self.processes.any(
-                    is_stop_requested(), saver.is_time(output.save_minutes), saver.is_busy
+                is_stopping, is_time, has_failed = self.processes.any(
+                    is_stop_requested(), saver.is_time(output.save_minutes), saver.has_failed
                 )
                 if self.processes.is_main:
                     self.run.require_present()
                 monitor.step(losses, grad_norm, waited=self.waited)
-                if not is_busy:
-                    saver.go_on()
-                if config.is_due(config.snapshot_every, state.step):
-                    saver.save_snapshots(state.step, state.ema)
+                if has_failed:
+                    saver.wait()  # raises the error in all processes
                 if config.is_due(output.validate_every, state.step) or is_last:
                     with monitor.paused():
                         monitor.validation(self.validate())
@@ -199,7 +189,14 @@ class Trainer:
         levels = self.objective.levels(logsnr)
         losses = self.differentiate(levels[:, self.share].to(self.device, torch.float32))
         losses, grad_norm = self.observed(losses)
-        self.require_finite(logsnr, losses, grad_norm)
+        if not math.isfinite(grad_norm):
+            worst = logsnr[int(losses.nan_to_num(nan=math.inf).argmax())].item()
+            what = "gradient" if losses.isfinite().all() else "loss"
+            raise Diverged(
+                f"The {what} of step {state.step} is not finite (largest loss at log-SNR "
+                f"{worst:.2f}). Checkpoints are from earlier steps: try a lower "
+                "--optimizer.learning-rate or --precision fp32, in a new run."
+            )
         self.optimize()
         state.step += 1
         state.ema.update(state.network, state.step)
@@ -212,10 +209,7 @@ class Trainer:
         return self.state.schedule.logsnr(times(config.seed, step, config.batch_size))
 
     def batch(self) -> Batch:
-        """Return this process's part of the training batch.
-
-        Data are in [-1, 1]; the condition may be None.
-        """
+        """Return this process's data, in [-1, 1], and their conditions or None."""
         since = time.perf_counter()
         stored = next(self.prefetched) if self.prefetched else self.batches[self.state.step]
         self.waited += time.perf_counter() - since
@@ -254,21 +248,8 @@ class Trainer:
         limit = self.config.optimizer.max_grad_norm
         norm = unsharded(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
         losses = self.processes.gathered(losses, self.config.batch_size)
-        *found, grad_norm = torch.cat([losses, norm[None]]).tolist()
-        return torch.tensor(found, dtype=torch.float64), grad_norm
-
-    def require_finite(
-        self, logsnr: Float64[Tensor, " B"], losses: Float64[Tensor, " B"], grad_norm: float
-    ) -> None:
-        if math.isfinite(grad_norm):
-            return
-        worst = logsnr[int(losses.nan_to_num(nan=math.inf).argmax())].item()
-        what = "gradient" if losses.isfinite().all() else "loss"
-        raise Diverged(
-            f"The {what} of step {self.state.step} is not finite (largest loss at log-SNR "
-            f"{worst:.2f}). Checkpoints are from earlier steps: try a lower "
-            "--optimizer.learning-rate or --precision fp32, in a new run."
-        )
+        *numbers, grad_norm = torch.cat([losses, norm[None]]).tolist()
+        return torch.tensor(numbers, dtype=torch.float64), grad_norm
 
     def optimize(self) -> None:
         optimizer = self.state.optimizer
@@ -288,26 +269,19 @@ class Trainer:
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
         with autocast(config, device):
             is_shared = self.processes.num > 1
-            found = validate(denoiser, config, self.data, device, is_shared=is_shared)
+            result = validate(denoiser, config, self.data, device, is_shared=is_shared)
             grid = sample_grid(denoiser, config, self.data, self.processes)
         if grid is not None and self.processes.is_main:
             self.run.samples.mkdir(exist_ok=True)
             files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
-        return found
+        return result
 
     # --- before and after ------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Restore the training state from the latest checkpoint.
-
-        Without a checkpoint, save the initial weights that were loaded from another run. Each
-        process verifies some of the checkpoint's files and reads its own shards.
-        """
-        processes = self.processes
-        if newest := processes.from_main(checkpoint.latest(self.run.checkpoints)):
-            share = slice(processes.rank, None, processes.num)
-            processes.together(lambda: checkpoint.verify(newest, share=share))
-            with checkpoint.opened(newest) as (step, groups):
+        """Restore the latest checkpoint, or save the initial weights loaded from another run."""
+        if newest := self.processes.from_main(checkpoint.latest(self.run.checkpoints)):
+            with checkpoint.reading(newest) as (step, groups):
                 self.state.restore(step, groups)
         elif self.config.init is not None:
             self.saver.save(self.state.step, self.state.groups())
@@ -330,35 +304,29 @@ class Trainer:
             is_main=self.processes.is_main,
             on_images=on_images,
         )
-        with (
-            returning_views(),
-            self._returning_weights(),
-            self.saver,
-            monitor,
-            closing(prefetched),
-            checkpointed(self.blocks),
-            fast_kernels(config, self.device),
-            _stop_requests() as is_stop_requested,
-        ):
-            self.prefetched = prefetched
-            is_tf32 = self.device.type == "cuda" and config.execution.use_tf32
-            threads = torch.get_num_threads()
-            monitor.note_changes({**machine(self.device), "threads": threads, "tf32": is_tf32})
-            yield monitor, is_stop_requested
-
-    @contextmanager
-    def _returning_weights(self) -> Iterator[None]:
-        def hand_over() -> None:
-            if self.given is not None and self.given is not self.state.network:
-                weights = self.state.network.state_dict()
-                self.given.load_state_dict({name: unsharded(t) for name, t in weights.items()})
-
         try:
-            yield
+            with (
+                returning_views(),
+                self.saver,
+                monitor,
+                closing(prefetched),
+                checkpointed(self.blocks),
+                fast_kernels(self.device),
+                _stop_requests() as is_stop_requested,
+            ):
+                self.prefetched = prefetched
+                monitor.note_changes({**machine(self.device), "threads": torch.get_num_threads()})
+                yield monitor, is_stop_requested
         except (Diverged, Interrupted):  # raised by all processes
-            hand_over()
+            self._hand_over()
             raise
-        hand_over()
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        # all processes gather the weights of a sharded copy, for the user's network
+        if self.given is not None and self.given is not self.state.network:
+            weights = self.state.network.state_dict()
+            self.given.load_state_dict({name: unsharded(t) for name, t in weights.items()})
 
 
 @contextmanager

@@ -57,10 +57,7 @@ def validate(
 def require_measurable(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device
 ) -> None:
-    """Test the computation of the validation loss before training.
-
-    Each validation sample is measured at one noise level.
-    """
+    """Measure each validation sample at one noise level, to fail before the training."""
     if data.validation is not None:
         grid = torch.arange(NUM_GRID_IMAGES) % len(data.validation)
         rows = torch.cat([_validation_rows(data.validation), grid])
@@ -93,11 +90,7 @@ def _validator(
 
 @dataclass(frozen=True)
 class Shared:
-    """Denoiser that splits each batch over the processes and gathers the results.
-
-    Every rank passes the same batch and gathers the estimates of all ranks. Each rank computes an
-    equal slice.
-    """
+    """Denoiser of whose batches every rank computes an equal slice and gathers the others."""
 
     denoiser: Denoise
     processes: Processes
@@ -106,8 +99,8 @@ class Shared:
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         num = self.processes.num * -(-len(z) // self.processes.num)
-        own = torch.arange(num, device=z.device)[self.processes.share(num)] % len(z)
-        x_hat, eps_hat = self.denoiser(z[own], logsnr.expand(len(z))[own], cond_at(cond, own))
+        rows = torch.arange(num, device=z.device)[self.processes.share(num)] % len(z)
+        x_hat, eps_hat = self.denoiser(z[rows], logsnr.expand(len(z))[rows], cond_at(cond, rows))
         gathered = self.processes.gathered
         return gathered(x_hat, num)[: len(z)], gathered(eps_hat, num)[: len(z)]
 

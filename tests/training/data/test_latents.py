@@ -1,13 +1,12 @@
 """Latents: what is stored is what the autoencoder says, and each epoch draws from it anew."""
 
 import itertools
-import os
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from commands import snapshot
 from forking import in_processes
 from PIL import Image
 from tiny import DIGITS
@@ -21,9 +20,9 @@ from elbos.runs.run import Run
 from elbos.runs.samples import Request, write_samples
 from elbos.training import data
 from elbos.training.data import pack
+from elbos.training.data.arrays import load
 from elbos.training.data.encode import encode
 from elbos.training.data.packed import Moments
-from elbos.training.data.shards import Index, load_shards
 from elbos.training.pictures import png
 from elbos.training.randomness import Visits
 
@@ -49,9 +48,8 @@ def vae_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def images(tmp_path, monkeypatch):
+def images(tmp_path):
     """Packed pictures of noise."""
-    monkeypatch.setattr(pack, "SHARD_SAMPLES", 10)
     rng = np.random.default_rng(0)
     for i in range(NUM):
         path = tmp_path / "pictures" / "ab"[i % 2] / f"{i}.png"
@@ -66,9 +64,9 @@ def test_what_is_stored_is_the_distribution_of_the_scaled_latents(
     images, vae_folder, tmp_path, dtype, rtol
 ):
     vae = load_vae(vae_folder)
-    index = encode(images, vae, tmp_path / "out", dtype=dtype, batch_size=7)
-    assert (index.shape, index.num_levels) == ((4, 4, 4), None)
-    stored = load_shards(tmp_path / "out", index)
+    encode(images, vae, tmp_path / "out", dtype=dtype, batch_size=7)
+    stored, _ = load(tmp_path / "out")
+    assert (stored.shape, stored.num_levels) == ((4, 4, 4), None)
     with torch.no_grad():
         x = data.to_unit(images.train.x[:], 256)
         found = vae.vae.encode(x).latent_dist
@@ -89,9 +87,6 @@ class Known(data.Source):
     def read(self, rows):
         mean = (rows.float() - 4).view(-1, 1, 1, 1).expand(-1, 1, 3, 3)
         return torch.cat([mean, -0.5 * mean], dim=1)
-
-    def fingerprint(self):
-        return "known"
 
 
 def augmented(moments, rows, seed, epochs):
@@ -149,72 +144,37 @@ def test_an_autoencoder_that_does_not_fit_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_encoding_goes_on_where_it_was_stopped(images, vae_folder, tmp_path, monkeypatch):
-    vae = load_vae(vae_folder)
-    encode(images, vae, tmp_path / "whole", batch_size=5)
-    again, calls, moments = (
-        partial(encode, images, vae, tmp_path / "out", batch_size=5),
-        [],
-        vae.moments,
-    )
+def test_an_interrupted_encoding_begins_again(images, vae_folder, tmp_path, monkeypatch):
+    vae, calls = load_vae(vae_folder), []
+    moments = type(vae).moments
 
     def stopping(self, x):
         calls.append(len(x))
-        if len(calls) == 5:  # the first of one image tells the shape
+        if len(calls) == 5:
             raise KeyboardInterrupt
-        return moments(x)
+        return moments(self, x)
 
+    encode(images, vae, tmp_path / "whole", batch_size=5)
     monkeypatch.setattr(type(vae), "moments", stopping)
     with pytest.raises(KeyboardInterrupt):
-        again()
+        encode(images, vae, tmp_path / "out", batch_size=5)
     with pytest.raises(FileNotFoundError):
         data.Latents(path=tmp_path / "out").load()
-    told = []
-    again(start=lambda *_: lambda num, is_kept=False: told.append((num, is_kept)))
-    assert (10, True) in told
-    assert sum(num for num, _ in told) == NUM
-    assert Index.read(tmp_path / "out") == Index.read(tmp_path / "whole")
+    encode(images, vae, tmp_path / "out", batch_size=5)
+    assert snapshot(tmp_path / "out") == snapshot(tmp_path / "whole")
     num_calls = len(calls)
-    again()
+    encode(images, vae, tmp_path / "out", batch_size=5)  # it is complete
     assert len(calls) == num_calls
 
 
-def encoded(images, vae_folder, out, stop_at=None):
-    """In this process, one of several; the last one fails at its shard of that number."""
-    processes = Processes.joined()
-    vae, made = load_vae(vae_folder), []
-    write = pack.PackWriter.write
-
-    def stopping(self, piece, key, contents):
-        made.append(piece)
-        if len(made) == stop_at and processes.rank == processes.num - 1:
-            raise OSError(28, "No space left on device")
-        return write(self, piece, key, contents)
-
-    pack.PackWriter.write = stopping
-    try:
-        encode(images, vae, out, batch_size=4, processes=processes)
-    except OSError:  # in the other one, which waits, a ConnectionError
-        os._exit(0 if stop_at else 1)
-    assert stop_at is None
-    assert len(made) <= 2  # of six, or of those that were left
+def encoded(images, vae_folder, out):
+    encode(images, load_vae(vae_folder), out, batch_size=4, processes=Processes.joined())
 
 
-def test_processes_share_the_shards_and_others_go_on(images, vae_folder, tmp_path):
-    """On two, of which one fails, then on three: byte by byte what one process makes."""
+def test_several_processes_write_the_same_bytes(images, vae_folder, tmp_path):
     encode(images, load_vae(vae_folder), tmp_path / "alone", batch_size=4)
-    in_processes(2, encoded, images, vae_folder, tmp_path / "two", 2)
-    with pytest.raises(FileNotFoundError):
-        data.Latents(path=tmp_path / "two").load()
-    num_made = len(list((tmp_path / "two").glob("*.bin")))
-    assert 0 < num_made < 6
-    in_processes(3, encoded, images, vae_folder, tmp_path / "two")
-    one, two = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir() if path.is_file()}
-        for name in ("alone", "two")
-    )
-    assert one == two
-    assert len(one) == 6 + 3 + 2  # shards, labels, index and lock
+    in_processes(3, encoded, images, vae_folder, tmp_path / "three")
+    assert snapshot(tmp_path / "three") == snapshot(tmp_path / "alone")
 
 
 def test_latents_and_images_are_told_apart(images, vae_folder, tmp_path):
@@ -228,7 +188,7 @@ def test_latents_and_images_are_told_apart(images, vae_folder, tmp_path):
 def test_latents_of_a_part_of_the_images_are_others(images, vae_folder, tmp_path):
     vae, cropped = load_vae(vae_folder), data.Packed(path=tmp_path / "packed", crop=4).load()
     encode(images, vae, tmp_path / "out")
-    with pytest.raises(ValueError, match="3x8x8, not shape 3x4x4"):
+    with pytest.raises(ValueError, match="out holds latents of other images"):
         encode(cropped, vae, tmp_path / "out")
 
 
@@ -238,7 +198,7 @@ def test_latents_that_are_not_finite_are_refused(images, vae_folder, tmp_path):
         vae.vae.quant_conv.bias[0] = 1e6  # beyond float16
     with pytest.raises(ValueError, match=r"images 0 to \d+ of train"):
         encode(images, vae, tmp_path / "out")
-    assert encode(images, vae, tmp_path / "other", dtype="bfloat16").dtype == "bfloat16"
+    encode(images, vae, tmp_path / "other", dtype="bfloat16")
 
 
 def test_samples_of_latents_are_decoded_for_the_picture(images, vae_folder, tmp_path):

@@ -2,19 +2,17 @@
 
 import io
 import os
-import pickle
 import tarfile
 
 import numpy as np
 import pytest
 import torch
-from commands import endless, few_files
+from commands import endless
 from PIL import Image
 from tiny import rows
 
 from elbos.training import data
 from elbos.training.data import pack
-from elbos.training.data import tar as tars
 
 NUM = 40
 
@@ -73,26 +71,12 @@ def test_all_pictures_are_read_with_their_labels(shards):
     assert torch.equal(dataset.train.x[at_random], dataset.train.x[:][at_random])
 
 
-def test_tars_are_read_through_once(shards, monkeypatch):
+def test_tars_are_decoded_once(shards, monkeypatch):
     first = data.Tar(path=shards, size=4).load()
-    monkeypatch.setattr(tars, "_samples", None)
-    again = data.Tar(path=shards / "*.tar", size=4).load()
-    assert rows(again) == rows(first)
-    with pytest.raises(TypeError):  # another tar: they are read through again
+    monkeypatch.setattr(pack, "decode", None)
+    assert rows(data.Tar(path=shards / "*.tar", size=4).load()) == rows(first)
+    with pytest.raises(TypeError):  # another tar
         data.Tar(path=shards / "{00..02}.tar", size=4).load()
-
-
-def test_a_training_reads_them_from_threads_and_processes(shards):
-    training = data.Tar(path=shards, size=4, flip=True).load().training
-    made = data.Batches(training, 8, 0, slice(0, 8))
-    expected = [made[step] for step in range(6)]
-    for num_workers in (0, 1):
-        ahead = made.prefetched(0, 6, num_workers=num_workers)
-        for mine, other in zip(ahead, expected, strict=True):
-            assert torch.equal(mine.x, other.x)
-            assert torch.equal(mine.cond, other.cond)
-    copied = pickle.loads(pickle.dumps(training))  # noqa: S301, our own
-    assert torch.equal(copied.batch(torch.arange(5))[0], training.batch(torch.arange(5))[0])
 
 
 @pytest.mark.parametrize(
@@ -126,14 +110,6 @@ def test_tars_of_one_name_in_several_folders_are_all_read(tmp_path):
         assert [i for i in numbers(split) if i < 20] == numbers(some)
 
 
-def test_more_tars_than_files_may_be_open(tmp_path):
-    for i in range(40):
-        write(tmp_path / f"{i:02}.tar", shard([i]))
-    expected = rows(data.Tar(path=tmp_path, size=4).load())
-    with few_files(20):
-        assert rows(data.Tar(path=tmp_path, size=4).load()) == expected
-
-
 def test_the_identifier_is_that_of_names_labels_and_contents(shards):
     first = data.Tar(path=shards, size=4).load().fingerprint()
     os.utime(shards / "00.tar", ns=(0, 0))
@@ -151,7 +127,7 @@ def test_without_labels_there_are_no_classes(tmp_path):
 BAD = {
     "0003.png and 0003.mask.png": {**shard(range(10)), "0003.mask.png": png(3)},
     "2003.01.08.jpg": {f"2003.01.{day:02}.jpg": png(day) for day in range(7, 17)},
-    "0003.png in": {**shard(range(10)), "0003.png": b"bad"},
+    "0003.png' \\(not an image": {**shard(range(10)), "0003.png": b"bad"},
     "0003.cls": {**shard(range(10)), "0003.cls": b"cat"},
     "0004.cls": {**shard(range(10)), "0004.cls": b"1000000000"},
     "0005.cls": {**shard(range(10)), "0005.cls": b"1000000"},
@@ -166,8 +142,6 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, part):
     with pytest.raises(ValueError, match=rf"\A[^\n]*{part}[^\n]*\Z") as error:
         rows(data.Tar(path=tmp_path, size=4).load())
     assert str(tmp_path) in str(error.value)
-    if part == "0003.png in":
-        assert "data pack --skip-bad" in str(error.value)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -190,19 +164,31 @@ def test_what_is_no_tar_is_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"words" * 500)
     with pytest.raises(ValueError, match=r"a\.tar"):
         data.Tar(path=tmp_path).load()
-    write(tmp_path / "a.tar", shard(range(10)))
-    os.truncate(tmp_path / "a.tar", 5000)
-    with pytest.raises(ValueError, match=r"a\.tar"):
-        data.Tar(path=tmp_path).load()
     with pytest.raises(ValueError, match="size"):
         data.Tar(path=tmp_path, size=0).load()
+
+
+def test_no_truncated_or_damaged_tar_loses_its_rest(tmp_path):
+    """Wherever it ends, between two members, too; and where a header in its midst is damaged."""
+    path = tmp_path / "a.tar"
+    write(path, shard(range(10)))
+    content = path.read_bytes()
+    with tarfile.open(path) as tar:
+        members = tar.getmembers()
+    cuts = [members[8].offset, members[8].offset + 100, members[8].offset_data + 7, 5000]
+    damaged = bytearray(content)
+    damaged[members[8].offset + 150] ^= 1  # in the checksum
+    for broken in (bytes(damaged), *(content[:cut] for cut in cuts)):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"\A[^\n]*a\.tar is corrupt[^\n]*\Z"):
+            data.Tar(path=tmp_path, size=4).load()
 
 
 def test_bad_pictures_are_left_out_with_their_labels_when_packed(shards, tmp_path):
     write(shards / "00.tar", {**shard(range(10)), "0003.png": b"bad"})
     tar = data.Tar(path=shards, size=6, skip_bad=True)
-    with pytest.raises(ValueError, match="data pack --skip-bad"):
-        tar.load()
+    with pytest.warns(UserWarning, match="0003"):
+        assert sum(map(len, tar.load().splits)) == NUM - 1
     with pytest.warns(UserWarning, match="0003"):
         pack.pack(tar, tmp_path / "out")
     splits = data.Packed(path=tmp_path / "out").load().splits
@@ -211,8 +197,7 @@ def test_bad_pictures_are_left_out_with_their_labels_when_packed(shards, tmp_pat
     assert sorted(i for split in splits for i in numbers(split)) == [*range(3), *range(4, NUM)]
 
 
-def test_packed_tars_are_the_tars(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(pack, "SHARD_SAMPLES", 20)
+def test_packed_tars_are_the_tars(shards, tmp_path):
     tar = data.Tar(path=shards, size=4)
     pack.pack(tar, tmp_path / "out")
     packed, expected = data.Packed(path=tmp_path / "out").load(), tar.load()

@@ -17,10 +17,7 @@ from elbos.training.randomness import Visits
 
 @dataclass(frozen=True)
 class Augmented(Source):
-    """Training images mirrored and cropped at random.
-
-    Images are mirrored with probability 1/2 and cropped to random squares.
-    """
+    """Training images mirrored with probability 1/2 and cropped to random squares."""
 
     images: Source
     flip: bool
@@ -30,9 +27,6 @@ class Augmented(Source):
     def shape(self) -> tuple[int, ...]:
         num, channels, *size = self.images.shape
         return num, channels, *((self.crop, self.crop) if self.crop else size)
-
-    def fingerprint(self) -> str:
-        return self.images.fingerprint()
 
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
         x = self.images.read(rows)
@@ -92,9 +86,6 @@ class Grey(Source):
     def shape(self) -> tuple[int, ...]:
         num, _, *size = self.images.shape
         return num, 1, *size
-
-    def fingerprint(self) -> str:
-        return f"grey {self.images.fingerprint()}"
 
     def read(self, rows: Int64[Tensor, " b"]) -> UInt8[Tensor, "b 1 h w"]:
         x = self.images.read(rows)

@@ -60,10 +60,7 @@ _order = lru_cache(maxsize=2)(epoch_order)
 
 
 class StoredBatch(NamedTuple):
-    """Training batch before random augmentation.
-
-    `rows` are the indices of the samples in the data, `epochs` the epoch of each sample, from 0.
-    """
+    """Training batch before augmentation, with the samples' indices and epochs, from 0."""
 
     x: Tensor
     cond: Condition
@@ -79,10 +76,7 @@ class StoredBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Batches(Dataset[StoredBatch]):
-    """Training batches indexed by the training step.
-
-    Each process loads only its share of the global batch.
-    """
+    """Training batches by step; each process loads only its share of the global batch."""
 
     source: Trained
     batch_size: int

@@ -31,11 +31,10 @@ MAX_CLASSES = 1_000_000
 
 
 class Source(abc.ABC):
-    """Samples of a dataset split, indexed like a tensor.
+    """Samples of a dataset split, indexed like a tensor: `x[rows]`, `x[:100]`, `x[3]`.
 
-    Indices are as in `x[rows]`, `x[:100]` and `x[3]`. Reading is a pure function of the indices,
-    thread-safe, and does not hold Python's lock. Validation and evaluation read the same samples in
-    each epoch; training may augment the stored samples (`stored`, `augmented`).
+    Reading is a pure function of the indices and thread-safe. Validation and evaluation read the
+    same samples in each epoch; training may augment the stored samples (`stored`, `augmented`).
     """
 
     @property
@@ -45,27 +44,14 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
-        """Return the samples at the given indices.
-
-        Samples are integer pixel values, or continuous data.
-
-        Raises:
-            OSError: If a file cannot be read.
-            ValueError: If a sample is corrupt.
-        """
-
-    @abc.abstractmethod
-    def fingerprint(self) -> str: ...
+        """Return the samples at the given indices: integer pixel values, or continuous data."""
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *e"]:
         """Return the samples at the given indices before augmentation."""
         return self.read(rows)
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
-        """Apply random augmentation to stored samples on the device.
-
-        `visits` gives the random numbers of each sample and epoch.
-        """
+        """Augment stored samples on the device by the random numbers of `visits`."""
         del visits
         return x
 
@@ -86,10 +72,7 @@ class Source(abc.ABC):
 
 @dataclass(frozen=True)
 class InMemory(Source):
-    """Samples of a dataset split, held in one tensor in memory.
-
-    The tensor is in memory or memory-mapped, and never modified.
-    """
+    """Samples of a dataset split, held in one tensor that is never modified."""
 
     x: Shaped[Tensor, "n *d"]
 
@@ -100,9 +83,6 @@ class InMemory(Source):
     def read(self, rows: Int64[Tensor, " b"]) -> Shaped[Tensor, "b *d"]:
         # NumPy copies in one thread; torch would take cores from the training
         return torch.from_numpy(self.x.numpy()[rows.numpy()])
-
-    def fingerprint(self) -> str:
-        return digest_of([self.x])
 
     def __getitem__(self, rows: Int64[Tensor, " b"] | slice | int) -> Shaped[Tensor, "..."]:
         return self.x[rows]  # a slice is a view
@@ -118,10 +98,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of a dataset split and their class labels.
-
-    Labels are `0..num_classes-1`; None for unlabelled data.
-    """
+    """Samples of a dataset split and their class labels `0..num_classes-1`, or None."""
 
     x: Source
     labels: Int64[Tensor, " n"] | None
@@ -132,10 +109,9 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Description of the samples of a dataset.
+    """Name, sample shape, and numbers of pixel values and classes of a dataset.
 
-    Given are name, sample shape, number of pixel values and number of classes. Continuous data have
-    no number of pixel values (None), unlabelled data no number of classes.
+    `num_levels` is None for continuous data, `num_classes` for unlabelled data.
     """
 
     name: str
@@ -161,17 +137,11 @@ class Trained(Batched, Protocol):
     """Interface of training samples that are read by index."""
 
     def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return the samples at the given indices with their conditioning inputs.
-
-        Samples are not augmented yet; conditions are None if there are none.
-        """
+        """Return samples before augmentation, with their conditions or None."""
 
 
 class Samples(Protocol):
-    """Interface of the training data of a run.
-
-    The data are a `Dataset`, or passed in Python by the user.
-    """
+    """Interface of the training data of a run: a `Dataset`, or the user's own in Python."""
 
     @property
     def spec(self) -> DataSpec: ...
@@ -184,10 +154,7 @@ class Samples(Protocol):
 
     @property
     def null_cond(self) -> Condition:
-        """Null condition of classifier-free guidance.
-
-        Its shape is `[1, ...]`. None if it is not defined.
-        """
+        """Null condition of classifier-free guidance, `[1, ...]`, or None if it is not defined."""
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]: ...
 
@@ -241,10 +208,7 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one sample in the dataset.
-
-        It is `(c, h, w)` or `(d,)`.
-        """
+        """Shape of one sample, `(c, h, w)` or `(d,)`."""
         return self.train.x.shape[1:]
 
     @property
@@ -272,9 +236,7 @@ class Dataset:
         return to_unit(self.train.x.augmented(x, visits), self.num_levels)
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return name, sample shape, split sizes and SHA-256 of a dataset.
-
-        The digest covers all samples and labels.
+        """Return name, sample shape, split sizes, and SHA-256 of all samples and labels.
 
         Raises:
             ValueError: If a label is not a class.
@@ -330,7 +292,7 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
     if num_levels is None:
         return x
     dtypes = (torch.uint8, torch.uint16, torch.int32)
-    dtype = next(one for one in dtypes if num_levels - 1 <= torch.iinfo(one).max)
+    dtype = next(dtype for dtype in dtypes if num_levels - 1 <= torch.iinfo(dtype).max)
     levels = (x + 1) * (num_levels - 1) / 2
     return levels.round().clamp(0, num_levels - 1).to(dtype)
 
@@ -354,10 +316,7 @@ _ARE_ALLOWED = ContextVar("are_downloads_allowed", default=True)
 
 @contextmanager
 def without_downloads() -> Iterator[None]:
-    """Forbid downloads of datasets within the `with` block.
-
-    An untrusted run directory may name any dataset.
-    """
+    """Forbid downloads within the `with` block: an untrusted run may name any dataset."""
     token = _ARE_ALLOWED.set(False)
     try:
         yield

@@ -36,10 +36,7 @@ class Digits(Typed):
 
 
 def images_and_labels() -> tuple[UInt8[Tensor, "1797 1 8 8"], Int64[Tensor, "1797"]]:
-    """Return the images and labels of scikit-learn's digits.
-
-    Pixel values are 0 to 16; the order is scikit-learn's.
-    """
+    """Return the images, of values 0 to 16, and labels of scikit-learn's digits, in its order."""
     content = _read()
     x = torch.from_numpy(content["images"]).unsqueeze(1)
     return x, torch.from_numpy(content["labels"].astype(np.int64))

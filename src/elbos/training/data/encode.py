@@ -1,16 +1,12 @@
-"""Encoding of images into latents by a variational autoencoder, once, before training on the
-latents.
+"""Encoding of images into latents by a variational autoencoder, once, before training on them."""
 
-Processes share the shards by their numbers: the next call, on any number of processes, writes the
-missing shards.
-"""
-
-import math
+import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -21,9 +17,12 @@ from elbos.base.errors import flat, is_out_of_memory
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
 from elbos.base.sharing import naming_lost_processes
+from elbos.training.data import arrays
+from elbos.training.data.arrays import DTYPES, INDEX, Index
 from elbos.training.data.dataset import SPLITS, Dataset, digest_of, to_unit
-from elbos.training.data.pack import PackWriter, ShardPlan, shard_plans
-from elbos.training.data.shards import DTYPES, Index
+from elbos.training.directory import locked
+
+_PARTS = ".parts"  # folder of the latents that each process computed
 
 
 @naming_lost_processes()
@@ -36,81 +35,88 @@ def encode(
     batch_size: int = 32,
     processes: Processes = ALONE,
     start: Start = silent,
-) -> Index:
-    """Write the VAE latents of images to a folder of shards.
+) -> None:
+    """Write the VAE latents of images to a folder of arrays, one per split.
 
-    Shards that are complete are skipped; the index of the folder is returned. Processes, which all
-    make the same call, divide the shards, and encode `batch_size` images at once. The progress bar
-    counts the images of all processes, assuming equal speed.
+    A folder that is complete is not changed. Processes, which all make the same call, divide the
+    batches, and encode `batch_size` images at once; the main process joins their parts.
 
     Raises:
         ValueError: If the autoencoder does not encode the images, latents are not finite, or `out`
             belongs to other data.
         OSError: If a file cannot be read or written.
     """
-    identity = {
-        "images": dataset.fingerprint()["sha256"],
-        "shape": "x".join(map(str, dataset.shape)),  # `crop` changes the shape alone
-        "vae": digest_of(vae.vae.state_dict().values()),
-        "scale": str(vae.scale.tolist()),
-        "shift": str(vae.shift.tolist()),
-        "dtype": dtype,
-    }
-    writer = PackWriter(out, identity)
-    if (index := processes.together(writer.index)) is not None:
-        return index
+    source = digest(
+        [
+            dataset.fingerprint(),
+            digest_of(vae.vae.state_dict().values()),
+            vae.scale.tolist(),
+            vae.shift.tolist(),
+            dtype,
+        ]
+    )
 
-    def contents(plan: ShardPlan) -> Iterator[bytes]:
-        x = dataset.splits[SPLITS.index(plan.split)].x
-        for some in torch.split(plan.rows, batch_size):
-            moments = _moments(dataset, vae, x[some]).to(DTYPES[dtype]).cpu().contiguous()
-            if not moments.isfinite().all():
-                raise ValueError(
-                    f"the autoencoder returned NaN or infinity for images {some[0]} to "
-                    f"{some[-1]} of {plan.split}, or a number too large for {dtype}: check "
-                    "its weights, or store bfloat16."
-                )
-            yield moments.view(torch.uint8).numpy().tobytes()
-            advance(len(some))
-
-    shape = tuple(_moments(dataset, vae, dataset.train.x[:1]).shape[1:])
-    num_bytes = math.prod(shape) * DTYPES[dtype].itemsize
-    plans = shard_plans([torch.arange(len(split)) for split in dataset.splits], num_bytes)
-    advance = start(f"encoding {dataset.name}", sum(len(plan.rows) for plan in plans), "images")
-    with ExitStack() as stack:
-        claim = writer.claimed() if processes.is_main else nullcontext()
-        processes.together(lambda: stack.enter_context(claim))
-        own = {}
-        for i, plan in enumerate(plans):
-            key = digest([plan.number, len(plan.rows)])
-            record = writer.record(plan, key)
-            if i % processes.num != processes.rank:
-                advance(len(plan.rows), record is not None)
-                continue
-            if record is None:
-                record = writer.write(plan, key, contents(plan))
-            else:
-                advance(record.num, True)
-            own[plan.name] = record
-        processes.together(lambda: None)  # a barrier without a timeout
-        made = dict(processes.lists(list(own.items())))
-
-        def finish() -> Index | None:
-            if not processes.is_main:
-                return None
-            return writer.finish(
-                {plan.name: made[plan.name] for plan in plans},
-                [split.labels for split in dataset.splits if split.labels is not None],
-                name=f"{dataset.name}-latents",
-                shape=shape,
-                dtype=dtype,
-                num_levels=None,
-                class_names=dataset.class_names,
+    def is_complete() -> bool:
+        if not (out / INDEX).exists():
+            return False
+        if Index.read(out).source != source:
+            raise ValueError(
+                f"{out} holds latents of other images, another VAE or dtype: name a new folder."
             )
+        return True
 
-        index = processes.from_main(processes.together(finish))
-        assert index is not None
-        return index
+    if processes.together(is_complete):
+        return
+    shape = tuple(_moments(dataset, vae, dataset.train.x[:1]).shape[1:])
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            if processes.is_main:
+                stack.enter_context(locked(out, f"Another process writes {out}: wait for it."))
+                shutil.rmtree(out / _PARTS, ignore_errors=True)
+                (out / _PARTS).mkdir()
+
+        processes.together(claim)
+        advance = start(f"encoding {dataset.name}", sum(map(len, dataset.splits)), "images")
+        named = list(zip(SPLITS, dataset.splits, strict=True))
+
+        def compute() -> None:
+            for name, split in named:
+                batches = torch.split(torch.arange(len(split)), batch_size)
+                with (out / _PARTS / f"{name}-{processes.rank:05d}").open("wb") as file:
+                    for rows in batches[processes.share(len(batches))]:
+                        moments = _moments(dataset, vae, split.x[rows]).to(DTYPES[dtype][0]).cpu()
+                        if not moments.isfinite().all():
+                            raise ValueError(
+                                "the autoencoder returned NaN or infinity for images "
+                                f"{rows[0]} to {rows[-1]} of {name}, or a number too large for "
+                                f"{dtype}: check its weights, or store bfloat16."
+                            )
+                        file.write(moments.contiguous().view(torch.uint8).numpy().tobytes())
+                        advance(len(rows) * processes.num)
+
+        def parts(name: str) -> Iterator[bytes]:
+            for path in sorted((out / _PARTS).glob(f"{name}-*")):
+                if path.stat().st_size:
+                    yield np.memmap(path, mode="r").data  # type: ignore[misc]
+
+        def finish() -> None:
+            if processes.is_main:
+                arrays.write(
+                    out,
+                    [(len(split), parts(name)) for name, split in named],
+                    [split.labels for split in dataset.splits if split.labels is not None],
+                    shape,
+                    dtype=dtype,
+                    name=f"{dataset.name}-latents",
+                    num_levels=None,
+                    class_names=dataset.class_names,
+                    source=source,
+                )
+                shutil.rmtree(out / _PARTS)
+
+        processes.together(compute)
+        processes.together(finish)
 
 
 @torch.no_grad()

@@ -36,7 +36,6 @@ _MD5 = {
     "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
     "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
 }
-_IDX_UINT8 = 0x0800  # first half of the magic number; the low byte is the number of dimensions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,30 +118,25 @@ def _find(folder: Path, name: str) -> Path | None:
 def _read_split(folder: Path, prefix: str) -> Split:
     x = _read_idx(folder, f"{prefix}-images-idx3-ubyte", num_dims=3).unsqueeze(1)
     labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", num_dims=1).long()
-    if len(x) != len(labels):
+    if len(x) != len(labels) or labels.max() >= len(_CLASS_NAMES):
         raise ValueError(
-            f"{folder} has {len(x)} {prefix} images but {len(labels)} labels: get both files again"
-        )
-    if len(labels) and labels.max() >= len(_CLASS_NAMES):
-        raise ValueError(
-            f"{folder / prefix}-labels-idx1-ubyte holds label {labels.max()}, but Fashion-MNIST "
-            "has classes 0 to 9: get the file again, or use data:folder for other images"
+            f"{folder} has {len(x)} {prefix} images and {len(labels)} labels up to {labels.max()}, "
+            "not one of 10 classes for each: get the files again, or use data:folder"
         )
     return Split(InMemory(x), labels)
 
 
 def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
-    # format: magic number, 32-bit big-endian sizes, uint8 values
+    # format: magic number 0x08NN of NN dimensions, 32-bit big-endian sizes, uint8 values
     if (path := _find(folder, name)) is None:
         raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the rest")
     try:
         content = files.read(path)
         content = gzip.decompress(content) if path.suffix == ".gz" else content
         magic, *shape = np.frombuffer(content, ">u4", count=1 + num_dims).tolist()
-        if magic == _IDX_UINT8 + num_dims:
-            values = np.frombuffer(content, np.uint8, offset=4 * (1 + num_dims))
-            return torch.from_numpy(values.reshape(shape).copy())
-        reason = f"its magic number is {magic}, not {_IDX_UINT8 + num_dims}"
+        values = np.frombuffer(content, np.uint8, offset=4 * (1 + num_dims))
+        if magic != 0x0800 + num_dims:
+            raise ValueError(f"its magic number is {magic}")  # noqa: TRY301
+        return torch.from_numpy(values.reshape(shape).copy())
     except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
-        reason = str(error)
-    raise ValueError(f"{path} is cut short or corrupt ({reason}): get it again")
+        raise ValueError(f"{path} is cut short or corrupt ({error}): get it again") from error

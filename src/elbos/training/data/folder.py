@@ -1,31 +1,16 @@
 """Image folders as datasets: the images are decoded into the cache once, and read from there."""
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from heapq import heappop, heappush
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-import torch
+from typing import Any
 
 from elbos.base import files
-from elbos.base.cache import DamagedFolder, build_once
-from elbos.base.formats import read_object
-from elbos.base.progress import progress
-from elbos.training.data.augment import augmented
-from elbos.training.data.dataset import SPLITS, Dataset, digest_of
-from elbos.training.data.images import EXTENSIONS, Archive, Pictures
-from elbos.training.data.pack import PackWriter, bad_images, finish_images, write_images
-from elbos.training.data.shards import load_shards, verify
-from elbos.training.data.splits import by_path, divided
-
-_NUM_AT_ONCE = 1024  # images in memory
-_FORMAT = "4"  # increment when decoded pixels change, so that old caches are not used
+from elbos.training.data.dataset import SPLITS
+from elbos.training.data.images import EXTENSIONS
+from elbos.training.data.pack import Encoded, Pictures
+from elbos.training.data.splits import by_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,170 +40,86 @@ class Folder(Pictures):
         # absolute: the run may be sampled and evaluated from other folders
         object.__setattr__(self, "root", files.expanded(self.root))
 
-    def archive(self) -> "FolderArchive":
-        return FolderArchive.listed(self.root)
+    @property
+    def place(self) -> str:
+        return str(self.root)
 
-    def load(self) -> Dataset:
-        """Return the dataset of the images in a folder.
+    def source(self) -> Any:
+        """Return the folder, and names, sizes and times of the images."""
+        return [
+            str(self.root.resolve()),
+            [[image.name, *_state(image)] for image in self._listed()],
+        ]
 
-        The first call decodes all images into a cache. The pictures are packed in `~/.cache/elbos`
-        (or `$XDG_CACHE_HOME/elbos`), under a digest of the folder and of names, sizes and
-        modification times, so that changed files are detected. Packed pictures are compared with
-        their digest, and packed again if they are corrupt.
+    def images(self) -> tuple[Iterator[Encoded], None]:
+        return iter(self._listed()), None
 
-        Raises:
-            OSError: If there is no such folder, or a file may not be read.
-            ValueError: If the folder cannot be divided or has files that cannot be decoded.
-        """
-        archive = self.archive()
-        key = hashlib.sha256(f"{_FORMAT} {self.size} {archive.fingerprint()}".encode()).hexdigest()
-        build = partial(_build, archive, self.size)
-        dataset, bad = build_once(f"folder-{key[:20]}", build, _read)
-        archive.require_good(bad, "--data.skip-bad", self.skip_bad)
-        return augmented(dataset, flip=self.flip, crop=self.crop)
-
-
-def _build(archive: "FolderArchive", size: int, folder: Path) -> None:
-    writer = PackWriter(folder, {"pictures": archive.place, "size": str(size)})
-    with writer.claimed(), progress() as bar:
-        what = f"decoding {archive.name}"
-        task = bar.add_task(what, total=len(archive.names), unit="pictures", note="")
-        records = write_images(writer, archive, size, partial(bar.advance, task), skip_bad=True)
-        index = finish_images(writer, archive, size, records)
-    splits = load_shards(folder, index).splits
-    levels = digest_of(x for split in splits for x in split.x.split(_NUM_AT_ONCE))
-    content = {"bad": bad_images(records), "sha256": levels}
-    files.write(folder / "folder.json", json.dumps(content).encode())
-
-
-def _read(folder: Path) -> tuple[Dataset, dict[str, str]]:
-    try:
-        dataset = load_shards(folder, verify(folder))
-        content = read_object(folder / "folder.json")
-    except (OSError, ValueError) as error:
-        raise DamagedFolder(f"the cache {folder} is corrupt") from error
-    return replace(dataset, known_digest=content["sha256"]), content["bad"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FolderArchive(Archive):
-    """Image files in a folder, named by their relative paths.
-
-    Paths are relative to `root`, with slashes.
-    """
-
-    root: Path
-    names: tuple[str, ...]  # a million `Path`s would take a gigabyte
-
-    @classmethod
-    def listed(cls, root: Path) -> "FolderArchive":
+    def _listed(self) -> list[Encoded]:
+        root = self.root
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")
-        folders = {entry.name for entry in _visible(root) if _is_dir(entry)}
+        folders = {path.name for path in root.glob("[!.]*") if path.is_dir()}
         if folders == {"train"}:
             raise ValueError(f"{root} has train but no test: rename or add a sub-folder test")
         has_splits = {"train", "test"} <= folders or folders == {"train", "val"}
-        prefixes = {name: f"{name}/" for name in SPLITS if name in folders} if has_splits else {}
-        groups = {name: _images(root, prefix) for name, prefix in (prefixes or {"": ""}).items()}
-        splits = divided(groups, str(root))
-
-        names = tuple(chain(*splits))
-        level = int(has_splits)  # of the classes
-        paths = (name.split("/") for name in names)
-        labels = [path[level] if len(path) > level + 1 else None for path in paths]
-        classes = tuple(sorted({label for label in labels if label is not None})) or None
-        numbers = {label: number for number, label in enumerate(classes or ())}
-        ends = np.cumsum([0, *map(len, splits)])
-        train, val, test = (np.arange(*ends[i : i + 2]) for i in range(3))
-        archive = cls(
-            name=root.name,
-            place=str(root),
-            splits=(train, val, test),
-            labels=torch.tensor([numbers.get(str(label), -1) for label in labels])
-            if classes
-            else None,
-            class_names=classes,
-            root=root,
-            names=names,
-        )
-        archive.require_usable(archive.splits)
-        return archive
-
-    def content(self, number: int) -> Path:
-        return self.root / self.names[number]
-
-    def describe(self, number: int) -> str:
-        return self.names[number]
-
-    def identity(self, size: int) -> dict[str, str]:
-        del size
-        return {}  # identified by its path; changes are noticed by the times of files
-
-    def state(self, number: int) -> list[int]:
-        try:
-            found = self.content(number).stat()
-        except OSError:
-            return []  # decoding raises the error
-        return [found.st_size, found.st_mtime_ns, found.st_ctime_ns]  # programs cannot set ctime
-
-    def fingerprint(self) -> str:
-        key = hashlib.sha256(os.fsencode(self.root.resolve()) + b"\0")
-        for number, name in enumerate(self.names):
-            key.update(os.fsencode(name) + f"\0{self.state(number)}\0".encode())
-        return key.hexdigest()
+        images = []
+        for split in [name for name in SPLITS if name in folders] if has_splits else [""]:
+            for name in by_path(_names(root, root / split)):
+                *classes, _ = name.split("/")[int(has_splits) :]
+                label = classes[0] if classes else None
+                images.append(Encoded(name, root / name, split, label))
+        return images
 
 
-def _images(root: Path, prefix: str) -> list[str]:
-    # each folder is visited once; links are followed last, in order, except links to a parent
-    # folder
-    folder = root / prefix
-    direct = [prefix + entry.name for entry in _visible(folder) if _is_image(entry)]
-    by_class: dict[str, list[str]] = {
-        name: [] for name in sorted(entry.name for entry in _visible(folder) if _is_dir(entry))
-    }
-    visited = {files.identity(folder / name) for name in by_class}
-    waiting, links = [(name, name) for name in by_class], list[tuple[str, str]]()
-    while waiting or links:
-        label, name = waiting.pop() if waiting else heappop(links)
-        place = folder / name
-        if place.is_symlink() and place.parent.resolve().is_relative_to(place.resolve()):
+def _state(image: Encoded) -> list[int]:
+    try:
+        stat = Path(image.content).stat()  # type: ignore[arg-type]
+    except OSError:
+        return []  # decoding raises the error
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # programs cannot set ctime
+
+
+def _names(root: Path, folder: Path) -> list[str]:
+    """Return the names of the images in a folder and its class folders, relative to `root`.
+
+    Each folder is visited once; links to folders are followed last, in order.
+    """
+    classes = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
+    direct = [path.name for path in folder.glob("[!.]*") if path.name not in classes]
+    names = [f"{name}" for name in direct if name.lower().endswith(EXTENSIONS)]
+    visited = {folder.resolve(), *folder.resolve().parents}
+    num_of_class = dict.fromkeys(classes, 0)
+    waiting = [*classes]
+    while waiting:
+        place = waiting.pop(0)
+        if (folder / place).resolve() in visited:
             continue
-        if name != label and files.identity(place) in visited:
-            continue
-        visited.add(files.identity(place))
-        for entry in _visible(place):
-            if _is_dir(entry) and entry.is_symlink():
-                heappush(links, (label, f"{name}/{entry.name}"))
-            elif _is_dir(entry):
-                waiting.append((label, f"{name}/{entry.name}"))
-            elif _is_image(entry):
-                by_class[label].append(f"{prefix}{name}/{entry.name}")
-
-    if direct and any(by_class.values()):
+        for parent, inner, entries in os.walk(folder / place):  # follows no link
+            path = Path(parent)
+            visited.add(path.resolve())
+            inner[:] = sorted(name for name in inner if name[0] != ".")
+            waiting += sorted(
+                (path / name).relative_to(folder).as_posix()
+                for name in inner
+                if (path / name).is_symlink()
+            )
+            for name in entries:
+                if name[0] != "." and name.lower().endswith(EXTENSIONS):
+                    names.append((path / name).relative_to(folder).as_posix())
+                    num_of_class[names[-1].split("/")[0]] += 1
+    if names and len(names) > sum(num_of_class.values()) > 0:
         raise ValueError(
             f"{folder} has pictures both directly and in sub-folders: "
             "move them into sub-folders, one per class, or all into the folder itself"
         )
-    if not direct and not any(by_class.values()):
+    if not names:
         raise ValueError(
             f"there is no picture in {folder}: looked for files named {' '.join(EXTENSIONS)}"
         )
-    for label, names in by_class.items():
-        if not names and not direct:
-            raise ValueError(
-                f"there is no picture in {folder / label}: add some or remove the folder"
-            )
-    return by_path([*direct, *chain(*by_class.values())])
-
-
-def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        yield from (entry for entry in entries if entry.name[0] != ".")
-
-
-def _is_dir(entry: os.DirEntry[str]) -> bool:
-    return Path(entry).is_dir() if entry.is_symlink() else entry.is_dir()
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(EXTENSIONS) and not _is_dir(entry)
+    empty = [label for label, num in num_of_class.items() if num == 0]
+    if empty and len(empty) < len(classes):
+        raise ValueError(
+            f"there is no picture in {folder / empty[0]}: add some or remove the folder"
+        )
+    prefix = folder.relative_to(root).as_posix()
+    return [name if prefix == "." else f"{prefix}/{name}" for name in names]

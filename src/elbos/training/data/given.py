@@ -19,10 +19,7 @@ NUM_MEANS = 16  # samples whose means identify the data
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Placeholder in a configuration for a dataset passed in Python.
-
-    Such a dataset cannot be stored in config.json.
-    """
+    """Placeholder in a configuration for a dataset passed in Python, which cannot be stored."""
 
     name: str
     """Class name of the dataset."""
@@ -36,10 +33,7 @@ class Given:
 
 @dataclass(frozen=True)
 class GivenData:
-    """Training and validation data passed as Python objects instead of a configuration.
-
-    Validation data and null condition are optional.
-    """
+    """Training data, and optional validation data and null condition, passed in Python."""
 
     spec: DataSpec
     training: Items

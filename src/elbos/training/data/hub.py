@@ -1,33 +1,24 @@
-"""Hugging Face datasets: downloaded from the Hub, in a folder, or saved by `save_to_disk`."""
+"""Hugging Face datasets: streamed from the Hub, in a folder, or saved by `save_to_disk`."""
 
 import importlib
 import logging
-import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
-
-import numpy as np
-import torch
-from jaxtyping import Int64
-from torch import Tensor
 
 from elbos.base import files
-from elbos.base.codec import digest
 from elbos.base.errors import flat, suggestion
 from elbos.base.extras import needs
 from elbos.base.progress import at_level
-from elbos.training.data.dataset import are_downloads_allowed
-from elbos.training.data.images import Archive, BadPicture, Pictures
-from elbos.training.data.splits import SPLIT_WORDS, divided
-
-_OFFLINE = "HF_HUB_OFFLINE"
+from elbos.training.data.dataset import SPLITS, are_downloads_allowed
+from elbos.training.data.pack import Encoded, Pictures
+from elbos.training.data.splits import SPLIT_WORDS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hub(Pictures):
-    """Images of a Hugging Face dataset, decoded on reading to 8-bit RGB of size x size pixels.
+    """Images of a Hugging Face dataset, decoded to 8-bit RGB of size x size pixels.
 
     Needs `pip install 'elbos[datasets]'`.
 
@@ -53,134 +44,90 @@ class Hub(Pictures):
         if Path(self.path).expanduser().is_dir():  # runs resume from other folders
             object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
 
-    def archive(self) -> "HubArchive":
-        """Return the rows of the dataset, which the first call may download.
+    @property
+    def place(self) -> str:
+        return self.path
+
+    def source(self) -> Any:
+        """Return the settings, and names, sizes and times of the files of a local dataset.
+
+        A dataset on the Hub is identified by its name: the copy in the cache stays as it is.
+        """
+        files.require_plain(Path(self.path), may_link=True)
+        paths = sorted(path for path in Path(self.path).rglob("*") if path.is_file())
+        stats = [(str(path), path.stat()) for path in paths]
+        local = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+        return [self.path, self.name, self.image, self.label, local]
+
+    def images(self) -> tuple[Iterator[Encoded], tuple[str, ...] | None]:
+        """Return the rows of the dataset.
 
         Raises:
-            ValueError: If the dataset cannot be loaded or divided, a column is missing, or a label
-                is not a class.
+            ValueError: If the dataset cannot be loaded, a column is missing, or it does not hold
+                pictures or classes.
         """
-        groups, labels, class_names = self._labelled(self._groups())
-        parts = [part.select_columns(self.image) for part in groups.values()]
-        names, start = {}, 0  # rows are numbered consecutively over all splits
-        for name, group in groups.items():
-            names[name] = [f"{i:09d}" for i in range(start, start + len(group))]
-            start += len(group)
-        train, val, test = (
-            np.array([*map(int, split)], np.int64) for split in divided(names, self.path)
-        )
-        return HubArchive(
-            name=Path(self.path).name,
-            place=self.path,
-            splits=(train, val, test),
-            labels=labels,
-            class_names=class_names,
-            rows=imported().concatenate_datasets(parts),
-            column=self.image,
-        )
-
-    def _groups(self) -> dict[str, Any]:
-        # without a train split, the first split is loaded, under the key ""
-        datasets = imported()
-        try:
-            found = self._loaded(datasets)
-        except Exception as error:  # any error of the library or the network
-            if not are_downloads_allowed():
-                raise ValueError(
-                    f"{self.path} is not on this machine, and data named by a run are not "
-                    f"downloaded: train with data:hub --data.path {self.path} to download it"
-                ) from error
-            raise ValueError(f"{self.path} cannot be loaded: {flat(error)[:300]}") from error
-        parts = found if isinstance(found, dict) else {"": found}
-        known = {SPLIT_WORDS[name]: part for name, part in parts.items() if name in SPLIT_WORDS}
-        groups = known if "train" in known else {"": next(iter(parts.values()))}
-        for column in filter(None, (self.image, self.label)):
-            for part in groups.values():
-                if column not in part.column_names:
-                    raise ValueError(
-                        f"{self.path} has no column {column}: "
-                        f"{suggestion(column, part.column_names)}"
-                    )
-        kind = datasets.Image(decode=False)
-        try:
-            return {name: part.cast_column(self.image, kind) for name, part in groups.items()}
-        except Exception as error:  # any error of the library
+        with needs("datasets"):
+            datasets = importlib.import_module("datasets")
+        if int(datasets.__version__.partition(".")[0]) < 4:
             raise ValueError(
-                f"the column {self.image} of {self.path} has no pictures: {flat(error)[:200]}"
-            ) from error
+                f"datasets {datasets.__version__} may run code of a data set: install 4 or newer."
+            )
+        try:
+            loaded = self._loaded(datasets)
+        except Exception as error:  # any error of the library or the network
+            raise ValueError(f"{self.path} cannot be loaded: {flat(error)[:300]}") from error
+        parts = loaded if isinstance(loaded, dict) else {"": loaded}
+        groups = {SPLIT_WORDS[name]: part for name, part in parts.items() if name in SPLIT_WORDS}
+        if "train" not in groups:
+            groups = {"": next(iter(parts.values()))}
+        groups = {name: groups[name] for name in ("", *SPLITS) if name in groups}
+        columns = [column for column in (self.image, self.label) if column is not None]
+        for name, part in groups.items():
+            present = part.column_names or [*next(iter(part))]
+            for column in columns:
+                if column not in present:
+                    raise ValueError(
+                        f"{self.path} has no column {column}: {suggestion(column, present)}"
+                    )
+            groups[name] = part.select_columns(columns)
+        features = next(iter(groups.values())).features or {}
+        names = getattr(features.get(self.label), "names", None)
+        return self._images(datasets, groups), names and tuple(names)
 
     def _loaded(self, datasets: Any) -> Any:
-        folder = Path(self.path)
-        files.require_plain(folder, may_link=True)
-        is_saved = any((folder / name).exists() for name in ("dataset_dict.json", "state.json"))
+        is_saved = any(
+            (Path(self.path) / name).exists() for name in ("dataset_dict.json", "state.json")
+        )
         if is_saved:
             return datasets.load_from_disk(self.path)
-        if are_downloads_allowed():
-            # Without a network, each retry is a warning.
-            with at_level(logging.getLogger("huggingface_hub"), logging.ERROR):
-                return datasets.load_dataset(self.path, self.name)
-        constants = importlib.import_module("huggingface_hub.constants")
-        both = (datasets.config, constants)  # config is for names, constants for requests
-        with mock.patch.object(both[0], _OFFLINE, True), mock.patch.object(both[1], _OFFLINE, True):
-            return datasets.load_dataset(self.path, self.name)
-
-    def _labelled(
-        self, groups: dict[str, Any]
-    ) -> tuple[dict[str, Any], Int64[Tensor, " n"] | None, tuple[str, ...] | None]:
-        # Returns the splits that are used, the labels of their rows, and the names of the classes:
-        # where the dataset has none, the sorted values of the training split.
-        if self.label is None:
-            return groups, None, None
-        columns = {name: list(part[self.label]) for name, part in groups.items()}
-        train = "train" if "train" in groups else ""
-        names = getattr(groups[train].features[self.label], "names", None)
-        if names is None and not all(isinstance(value, int | str) for value in columns[train]):
+        if not (Path(self.path).exists() or are_downloads_allowed()):
             raise ValueError(
-                f"the column {self.label} of {self.path} does not hold classes: name another"
+                "it is not in the cache of this machine, and data named by a run are not "
+                f"downloaded: train with data:hub --data.path {self.path} to download it"
             )
-        classes = range(len(names)) if names is not None else sorted(set(columns[train]))
-        number = {value: i for i, value in enumerate(classes)}
-        for name in groups.keys() - {train}:
-            if not any(value in number for value in columns[name]):  # by convention, all are -1
-                warnings.warn(
-                    f"the labels of {name} in {self.path} are hidden: this split is left out",
-                    stacklevel=2,
+        # Without a network, each retry is a warning.
+        with at_level(logging.getLogger("huggingface_hub"), logging.ERROR):
+            return datasets.load_dataset(self.path, self.name, streaming=True)
+
+    def _images(self, datasets: Any, groups: dict[str, Any]) -> Iterator[Encoded]:
+        for number, (split, row) in enumerate(self._rows(datasets, groups)):
+            image = row[self.image] or {}
+            content = image["bytes"] if image.get("bytes") else None
+            if content is None and image.get("path"):
+                content = files.read(Path(image["path"]))
+            label = None if self.label is None else row[self.label]
+            if not isinstance(label, int | str | None):
+                raise ValueError(
+                    f"the column {self.label} of {self.path} does not hold classes: name another"
                 )
-                del columns[name]
-        column = [value for some in columns.values() for value in some]
-        if unknown := [value for value in column if value not in number]:
+            yield Encoded(f"{number:09d}", content, split, label)
+
+    def _rows(self, datasets: Any, groups: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        try:
+            for split, part in groups.items():
+                for row in part.cast_column(self.image, datasets.Image(decode=False)):
+                    yield split, row
+        except Exception as error:  # any error of the library or the network
             raise ValueError(
-                f"the column {self.label} of {self.path} holds {unknown[0]!r}, none of its "
-                f"{len(number)} classes: name another, or None"
-            )
-        labels = torch.tensor([number[value] for value in column])
-        return {name: groups[name] for name in columns}, labels, tuple(names or map(str, classes))
-
-
-@dataclass(frozen=True, kw_only=True)
-class HubArchive(Archive):
-    rows: Any  # a `datasets.Dataset`
-    column: str
-
-    def fingerprint(self) -> str:
-        return digest(len(self.rows))
-
-    def describe(self, number: int) -> str:
-        return f"row {number}"  # reading the names of files would read the images
-
-    def content(self, number: int) -> Path | bytes:
-        found = self.rows[number][self.column] or {}
-        content: bytes | None = found.get("bytes")
-        if content is None and not found.get("path"):
-            raise BadPicture("missing")
-        return files.read(Path(found["path"])) if content is None else content
-
-
-def imported() -> Any:
-    with needs("datasets"):
-        datasets = importlib.import_module("datasets")
-    if int(datasets.__version__.partition(".")[0]) < 4:
-        raise ValueError(
-            f"datasets {datasets.__version__} may run code of a data set: install 4 or newer."
-        )
-    return datasets
+                f"{self.path} cannot be read, with pictures in {self.image}: {flat(error)[:200]}"
+            ) from error

@@ -1,294 +1,297 @@
-"""Writing of folders of shards (large files of samples), which resumes after an interruption.
+"""Images that are decoded once, into one array per split: in the user's cache, or by `pack`.
 
-OUT/
-    making/source.json         the data and settings that the folder belongs to
-    making/train-00000.json    a complete shard: the identifier of its samples, and bad images
-    index.json                 written last; `making` is then deleted
-
-The next call writes the missing shards, and shards whose images have changed since; a complete
-folder stays as it is. Threads decode: Pillow releases Python's lock for nine tenths of the time of
-a JPEG.
+A configuration (`Folder`, `Tar`, `Hub`) yields encoded images one by one. They are decoded in
+threads (Pillow releases Python's lock for nine tenths of the time of a JPEG) into a temporary file
+in the order in which they come, then divided into splits by their names, and copied into place.
 """
 
-import hashlib
-import json
-import math
+import abc
 import os
-import shutil
+import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtyping import Int64
+import numpy as np
+import torch
 from PIL import Image
-from torch import Tensor
 
-from elbos.base import codec, files
-from elbos.base.formats import read_object
-from elbos.base.progress import Advance, Start, silent
-from elbos.training.data.dataset import SPLITS, digest_of
-from elbos.training.data.images import Archive, BadPicture, Pictures, decode
-from elbos.training.data.shards import INDEX, Index, SplitIndex, labels_file, shard_name
+from elbos.base.cache import DamagedFolder, build_once
+from elbos.base.checks import Typed, require_positive
+from elbos.base.codec import digest
+from elbos.base.progress import progress
+from elbos.training.data import arrays
+from elbos.training.data.arrays import INDEX, Index
+from elbos.training.data.augment import augmented
+from elbos.training.data.dataset import MAX_CLASSES, SPLITS, Dataset
+from elbos.training.data.images import EXTENSIONS, BadPicture, decode
+from elbos.training.data.splits import divided
 from elbos.training.directory import locked
 
-SHARD_BYTES, SHARD_SAMPLES = 2**26, 2**13  # maxima: an interruption loses little
-_MAKING = "making"
-_NUM_IN_MEMORY = 256  # decoded images
+_OPTION = "--data.skip-bad"
+_FORMAT = 1  # increment when decoded pixels change, so that old caches are not used
+_NUM_AT_ONCE = 256  # decoded images in memory
 
 
-class ShardPlan(NamedTuple):
-    """Samples to be written to one shard of a dataset."""
+class Encoded(NamedTuple):
+    """Encoded image of a dataset.
 
-    split: str
-    number: int
-    rows: Any
-
-    @property
-    def name(self) -> str:
-        return shard_name(self.split, self.number)
-
-
-def shard_plans(splits: Sequence[Any], num_bytes: int) -> list[ShardPlan]:
-    """Divide the samples of all splits into shards.
-
-    `num_bytes` is the size of a sample; the planned contents of each shard are returned.
+    Attributes:
+        name: Name by which the image is sorted and divided.
+        content: Path or bytes of the image file; None if it is missing.
+        split: "train", "val" or "test"; "" for images that are to be divided.
+        label: Number or name of the class; None without classes.
+        row: Number of the decoded image in the temporary file; None for an image that is bad.
     """
-    num = min(max(1, SHARD_BYTES // num_bytes), SHARD_SAMPLES)
-    return [
-        ShardPlan(name, number, rows[number * num : (number + 1) * num])
-        for name, rows in zip(SPLITS, splits, strict=True)
-        for number in range(math.ceil(len(rows) / num))
-    ]
+
+    name: str
+    content: Path | bytes | None
+    split: str = ""
+    label: int | str | None = None
+    row: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardRecord:
-    """Record of a completely written shard of a dataset."""
+class Pictures(Typed, abc.ABC):
+    """Images of a folder, of tars or of the Hub, as 8-bit RGB of size x size pixels."""
 
-    key: str
-    num: int
-    sha256: str
-    bad: dict[str, str] = field(default_factory=dict)
+    size: int = 64
+    """Height and width after resizing and cropping, in pixels."""
 
+    flip: bool = False
+    """Mirror half of the training pictures left to right, another half in each epoch."""
 
-@dataclass(frozen=True)
-class PackWriter:
-    """Writer of a dataset as a folder of shards.
+    crop: int | None = None
+    """Height and width of the part of a picture that is trained on, at another place in each epoch;
+    validation and test use the centre. Default: the entire picture."""
 
-    `source` describes the data and settings from which all shards are made.
-    """
+    skip_bad: bool = False
+    """Leave out pictures that cannot be decoded, with a warning, instead of stopping."""
 
-    folder: Path
-    source: dict[str, str]
+    def __post_init__(self) -> None:
+        require_positive(size=self.size)
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        with locked(self.folder, f"Another process writes {self.folder}: wait for it."):
-            files.remove_leftovers(self.folder)
-            (self.folder / _MAKING).mkdir(exist_ok=True)
-            files.write(self.folder / _MAKING / "source.json", json.dumps(self.source).encode())
-            yield
+    @property
+    @abc.abstractmethod
+    def place(self) -> str:
+        """Path or name of the data, for messages."""
 
-    def index(self) -> Index | None:
-        """Return the index of a complete folder of shards.
+    @abc.abstractmethod
+    def source(self) -> Any:
+        """Return JSON values that change if the images change."""
 
-        None if the folder is incomplete.
+    @abc.abstractmethod
+    def images(self) -> tuple[Iterator[Encoded], tuple[str, ...] | None]:
+        """Return the encoded images, and the names of the classes if they are numbered."""
+
+    @property
+    def title(self) -> str:
+        """Name of the data in reports."""
+        return Path(self.place).name
+
+    def load(self) -> Dataset:
+        """Return the dataset of the images, which the first call decodes into the user's cache.
+
+        The cache is `~/.cache/elbos` (or `$XDG_CACHE_HOME/elbos`), under a digest of the source.
 
         Raises:
-            ValueError: If the folder belongs to other data or settings, or holds other files.
+            OSError: If a file cannot be read.
+            ValueError: If the images cannot be divided, or some cannot be decoded.
         """
-        folder, file = self.folder, self.folder / _MAKING / "source.json"
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"{folder} is a file: name a folder.")
-        index = Index.read(folder) if (folder / INDEX).exists() else None
-        owner = index.source if index else read_object(file) if file.exists() else None
-        if owner is None:
-            others = [path.name for path in folder.glob("*") if path.name[0] != "."]
-            if [name for name in others if name != _MAKING]:
-                raise ValueError(f"{folder} holds {others[0]}: name a new folder.")
-        elif owner != self.source:
 
-            def shown(source: dict[str, str], other: dict[str, str]) -> str:
-                return ", ".join(f"{key} {v}" for key, v in source.items() if other.get(key) != v)
+        def read(folder: Path) -> tuple[Dataset, Index]:
+            try:
+                return arrays.load(folder)
+            except (OSError, ValueError) as error:
+                raise DamagedFolder(f"the cache {folder} is corrupt") from error
 
-            ours, theirs = shown(self.source, owner), shown(owner, self.source)
-            raise ValueError(f"{folder} belongs to {theirs}, not {ours}: name another folder.")
-        return index
-
-    def record(self, plan: ShardPlan, key: str) -> ShardRecord | None:
-        """Return the record of a completely written shard of a dataset.
-
-        None if the shard is missing or outdated.
-        """
-        file = self._record_file(plan)
-        if not (file.exists() and (self.folder / plan.name).is_file()):
-            return None
-        try:
-            record: ShardRecord = codec.decode(ShardRecord, files.read_json(file))
-        except ValueError:  # a corrupt record: the shard is written again
-            return None
-        return record if record.key == key else None
-
-    def write(
-        self,
-        plan: ShardPlan,
-        key: str,
-        contents: Iterable[bytes],
-        bad: dict[str, str] | None = None,
-    ) -> ShardRecord:
-        """Write a shard of samples and a record of the shard.
-
-        The record is stored beside the shard, and returned. The errors of images that are left out,
-        `bad`, are complete when `contents` has been read.
-        """
-        path, hashed = self.folder / plan.name, hashlib.sha256()
-        with files.writing(path) as file:
-            for content in contents:
-                hashed.update(content)
-                with files.named_errors(path):
-                    file.write(content)
-        bad = bad or {}
-        num = len(plan.rows) - len(bad)
-        record = ShardRecord(key=key, num=num, sha256=hashed.hexdigest(), bad=bad)
-        files.write(self._record_file(plan), json.dumps(codec.encode(record)).encode())
-        return record
-
-    def _record_file(self, plan: ShardPlan) -> Path:
-        return (self.folder / _MAKING / plan.name).with_suffix(".json")
-
-    def finish(
-        self,
-        records: Mapping[str, ShardRecord],
-        labels: Sequence[Int64[Tensor, "_"]],
-        **properties: Any,
-    ) -> Index:
-        """Complete a folder of shards with class labels and index.
-
-        The index is returned. `labels` holds the classes of the three splits, or is empty;
-        `properties` are further fields of `Index`. Surplus shards of earlier attempts are deleted.
-        """
-        splits = []
-        for split in SPLITS:
-            own = [record for name, record in records.items() if name.startswith(f"{split}-")]
-            nums, digests = (record.num for record in own), (record.sha256 for record in own)
-            splits.append(SplitIndex(nums=tuple(nums), sha256=tuple(digests)))
-            for path in self.folder.glob(f"{split}-*.bin"):
-                if path.name not in records:
-                    path.unlink()
-        for split, some in zip(SPLITS, labels, strict=bool(labels)):
-            files.write(labels_file(self.folder, split), some.numpy().astype("<i8").tobytes())
-        train, val, test = splits
-        index = Index(
-            splits=(train, val, test),
-            source=self.source,
-            labels_sha256=tuple(digest_of([some]) for some in labels),
-            **properties,
-        )
-        index.write(self.folder)
-        shutil.rmtree(self.folder / _MAKING)
-        return index
+        source = _digest(self)
+        build = partial(_build, self, source)
+        dataset, index = build_once(f"images-{source[:20]}", build, read)
+        num = sum(map(len, dataset.splits))
+        _require_good(self, index.bad, num, _OPTION)
+        return augmented(dataset, flip=self.flip, crop=self.crop)
 
 
-def pack(data: Pictures, out: Path, *, jobs: int | None = None, start: Start = silent) -> Index:
-    """Decode images and write them to a folder of shards.
+def pack(data: Pictures, out: Path, *, jobs: int | None = None) -> None:
+    """Decode images into a folder of arrays, one per split.
 
-    Shards that are complete are skipped; the index of the folder is returned. One thread per core
-    decodes by default; `start` starts a progress bar.
+    A folder that is complete is not changed. One thread per core decodes by default.
 
     Raises:
-        ValueError: If the images cannot be divided, images are bad, `out` belongs to other data, or
-            `out` is complete and images were added, removed or changed since.
+        ValueError: If the images cannot be divided, images are bad, or `out` holds other files, or
+            the images of other data or settings, or as they were before a change.
         OSError: If a file cannot be read or written.
     """
-    archive, size, skip_bad = data.archive(), data.size, data.skip_bad
-    identity = {"pictures": archive.place, **archive.identity(size), "size": str(size)}
-    writer = PackWriter(out, identity)
-    if (index := writer.index()) is not None:
-        if index.fingerprint not in (archive.fingerprint(), None):  # None in files of elbos 0.1.0
-            raise ValueError(f"{archive.place} has changed since {out}: pack into a new folder.")
-        return index
-    with writer.claimed():
-        fingerprint = archive.fingerprint()  # of before the images are read
-        advance = start(f"packing {archive.name}", sum(map(len, archive.splits)), "pictures")
-        records = write_images(writer, archive, size, advance, skip_bad=skip_bad, jobs=jobs)
-        archive.require_good(bad_images(records), "--skip-bad", skip_bad)
-        return finish_images(writer, archive, size, records, fingerprint=fingerprint)
+    source = _digest(data)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: name a folder.")
+    if (out / INDEX).exists():
+        if Index.read(out).source != source:
+            raise ValueError(
+                f"{out} holds other data or sizes than {data.place} now: pack into a new folder."
+            )
+        return
+    if strange := [path.name for path in out.glob("[!.]*") if path.suffix != ".npy"]:
+        raise ValueError(f"{out} holds {strange[0]}: name a new folder.")
+    with locked(out, f"Another process writes {out}: wait for it."):
+        _build(data, source, out, jobs=jobs, is_packing=True)
 
 
-def write_images(
-    writer: PackWriter,
-    archive: Archive,
-    size: int,
-    advance: Advance,
-    *,
-    skip_bad: bool,
-    jobs: int | None = None,
-) -> dict[str, ShardRecord]:
-    """Decode images into the missing shards of a dataset.
+def _digest(data: Pictures) -> str:
+    return digest([_FORMAT, type(data).__name__, data.size, data.source()])
 
-    The records of all shards are returned by name. Unless `skip_bad`, shards with bad images are
-    written again: the images may have been repaired.
-    """
 
-    def decoded(number: int) -> bytes | str:
+def _build(
+    data: Pictures, source: str, folder: Path, *, jobs: int | None = None, is_packing: bool = False
+) -> None:
+    images, class_names = data.images()
+    with tempfile.TemporaryFile(dir=folder) as file:
+        listed, bad = _decode_all(images, file, data, jobs)
+        if not listed:
+            raise ValueError(
+                f"there is no picture in {data.place}: looked for files named "
+                f"{' '.join(EXTENSIONS)}"
+            )
+        if is_packing:
+            _require_good(data, bad, len(listed) - len(bad), "--skip-bad")
+        for split in ("val", "test"):  # by convention, hidden labels are -1
+            if {image.label for image in listed if image.split == split} == {-1}:
+                warnings.warn(
+                    f"the labels of {split} in {data.place} are hidden: this split is left out",
+                    stacklevel=2,
+                )
+                listed = [image for image in listed if image.split != split]
+        listed, class_names = _numbered(listed, class_names, data.place)
+        splits = _splits(listed, data.place)
         try:
-            return decode(archive.content(number), size).tobytes()
+            _require_usable(splits, class_names or (), data.place)
+        except ValueError:
+            _require_good(data, bad, len(listed) - len(bad), _OPTION)
+            raise
+        file.flush()
+        decoded = np.memmap(file, np.uint8, "r").reshape(-1, 3 * data.size**2)
+
+        def blocks(rows: list[Any]) -> Iterator[bytes]:
+            for start in range(0, len(rows), _NUM_AT_ONCE):
+                yield decoded[rows[start : start + _NUM_AT_ONCE]].tobytes()
+
+        arrays.write(
+            folder,
+            [(len(split), blocks([image.row for image in split])) for split in splits],
+            [torch.tensor([image.label for image in split]) for split in splits]
+            if class_names
+            else [],
+            (3, data.size, data.size),
+            name=data.title,
+            dtype="uint8",
+            num_levels=256,
+            class_names=class_names,
+            source=source,
+            bad=bad,
+        )
+
+
+def _decode_all(
+    images: Iterator[Encoded], file: Any, data: Pictures, jobs: int | None
+) -> tuple[list[Encoded], dict[str, str]]:
+    def decoded(image: Encoded) -> bytes | str:
+        try:
+            if image.content is None:
+                return "missing"
+            return decode(image.content, data.size).tobytes()
         except BadPicture as error:
             return str(error)
 
-    def contents(numbers: list[int], bad: dict[str, str]) -> Iterator[bytes]:
-        for first in range(0, len(numbers), _NUM_IN_MEMORY):
-            some = numbers[first : first + _NUM_IN_MEMORY]
-            for number, found in zip(some, pool.map(decoded, some), strict=True):
-                if isinstance(found, str):
-                    bad[archive.describe(number)] = found
-                else:
-                    yield found
-                advance(1)
-
-    records = {}
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool, warnings.catch_warnings():
+    listed: list[Encoded] = []
+    bad: dict[str, str] = {}
+    num = 0
+    with (
+        progress() as bar,
+        ThreadPoolExecutor(jobs or os.cpu_count()) as pool,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for plan in shard_plans(archive.splits, 3 * size**2):
-            numbers = plan.rows.tolist()
-            # computed before the images are read, since images may change meanwhile
-            key = codec.digest([[archive.describe(i), *archive.state(i)] for i in numbers])
-            record = writer.record(plan, key)
-            if record is None or (record.bad and not skip_bad):
-                bad: dict[str, str] = {}
-                record = writer.write(plan, key, contents(numbers, bad), bad)
-            else:
-                advance(len(numbers), True)
-            records[plan.name] = record
-    return records
+        task = bar.add_task(f"decoding {data.title}", total=None, unit="pictures", note="")
+        while some := list(islice(images, _NUM_AT_ONCE)):
+            for image, pixels in zip(some, pool.map(decoded, some), strict=True):
+                row = None
+                if isinstance(pixels, str):
+                    bad[image.name] = pixels
+                else:
+                    file.write(pixels)
+                    row, num = num, num + 1
+                listed.append(image._replace(content=None, row=row))
+            bar.advance(task, len(some))
+    return listed, bad
 
 
-def bad_images(records: dict[str, ShardRecord]) -> dict[str, str]:
-    return {name: reason for record in records.values() for name, reason in record.bad.items()}
+def _require_good(data: Pictures, bad: dict[str, str], num_good: int, option: str) -> None:
+    if not bad:
+        return
+    some = ", ".join(f"{name!r} ({reason})" for name, reason in list(bad.items())[:3])
+    more = ", ..." if len(bad) > 3 else ""
+    what = f"{len(bad)} of {num_good + len(bad)} pictures in {data.place} cannot be used: {some}"
+    if not data.skip_bad:
+        raise ValueError(f"{what}{more}; repair or remove them, or pass {option}")
+    warnings.warn(f"{what}{more}; they are left out", stacklevel=3)
 
 
-def finish_images(
-    writer: PackWriter,
-    archive: Archive,
-    size: int,
-    records: dict[str, ShardRecord],
-    *,
-    fingerprint: str | None = None,
-) -> Index:
-    splits = archive.good(bad_images(records))
-    labels = [some for split in splits if (some := archive.labels_of(split)) is not None]
-    return writer.finish(
-        records,
-        labels,
-        name=archive.name,
-        shape=(3, size, size),
-        dtype="uint8",
-        num_levels=256,
-        class_names=archive.class_names,
-        fingerprint=fingerprint,
-    )
+def _numbered(
+    listed: list[Encoded], class_names: tuple[str, ...] | None, place: str
+) -> tuple[list[Encoded], tuple[str, ...] | None]:
+    labels = {image.label for image in listed}
+    if labels <= {None}:
+        return listed, None
+    if None in labels:
+        first = next(image.name for image in listed if image.label is None)
+        raise ValueError(f"{first} in {place} has no class, unlike others: add it")
+    numbers: dict[Any, int]
+    if any(isinstance(label, str) for label in labels):
+        class_names = tuple(sorted(map(str, labels)))
+        numbers = {name: number for number, name in enumerate(class_names)}
+    else:
+        highest = max(int(label or 0) for label in labels)
+        class_names = class_names or tuple(map(str, range(min(highest, MAX_CLASSES - 1) + 1)))
+        numbers = {number: number for number in range(len(class_names))}
+    for image in listed:
+        if image.label not in numbers:
+            raise ValueError(
+                f"{image.name} in {place} has the label {image.label!r}, none of the "
+                f"{len(class_names)} classes"
+            )
+    return [image._replace(label=numbers[image.label]) for image in listed], class_names
+
+
+def _splits(listed: list[Encoded], place: str) -> list[list[Encoded]]:
+    by_name = defaultdict(list)  # several from tars of one name
+    for image in listed:
+        by_name[image.name].append(image)
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for name, same in by_name.items():
+        groups[same[0].split].append(name)
+    return [
+        [image for name in names for image in by_name[name] if image.row is not None]
+        for names in divided(groups, place)
+    ]
+
+
+def _require_usable(splits: list[list[Encoded]], class_names: tuple[str, ...], place: str) -> None:
+    for split, name in zip(splits, SPLITS, strict=True):
+        if not split:
+            raise ValueError(f"{place} has no usable picture for {name}: add some")
+    classes = {image.label for image in splits[0]}
+    for image in (*splits[1], *splits[2]):
+        if image.label not in classes:
+            name = class_names[int(image.label or 0)]
+            raise ValueError(
+                f"class {name!r} of {place} has no usable picture for training, only {image.name} "
+                "and others for validation or testing: add some"
+            )

@@ -1,4 +1,4 @@
-r"""Datasets in shards: decoded images, and latents as Gaussians from a variational autoencoder.
+r"""Datasets in arrays: decoded images, and latents as Gaussians from a variational autoencoder.
 
 `elbos data encode` stores the mean and the log-variance of each image's latents, in the units in
 which a network is trained, $\mu = (\mu_\text{VAE} - \text{shift}) \cdot \text{scale}$ and
@@ -19,9 +19,9 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.checks import Typed
 from elbos.base.philox import Purpose, Stream
+from elbos.training.data import arrays
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import Dataset, Source, Split
-from elbos.training.data.shards import Index, load_shards
 from elbos.training.randomness import Visits
 
 _NUM_AT_ONCE = 256  # samples: drawing noise takes ten times the memory of a sample
@@ -29,10 +29,7 @@ _NUM_AT_ONCE = 256  # samples: drawing noise takes ten times the memory of a sam
 
 @dataclass(frozen=True, kw_only=True)
 class Packed(Typed):
-    """Images decoded in advance by `elbos data pack`.
-
-    The split into training, validation and test images was made when the images were packed.
-    """
+    """Images decoded and divided in advance by `elbos data pack`."""
 
     path: Path
     """Folder that `elbos data pack` wrote; stored as an absolute path."""
@@ -48,10 +45,10 @@ class Packed(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        index = Index.read(self.path)
-        if index.num_levels is None:
+        dataset, _ = arrays.load(self.path)
+        if dataset.num_levels is None:
             raise ValueError(f"{self.path} holds latents: train with data:latents.")
-        return augmented(load_shards(self.path, index), flip=self.flip, crop=self.crop)
+        return augmented(dataset, flip=self.flip, crop=self.crop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +65,14 @@ class Latents(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        index = Index.read(self.path)
-        if index.num_levels is not None:
+        dataset, _ = arrays.load(self.path)
+        if dataset.num_levels is not None:
             raise ValueError(f"{self.path} holds images: train with data:packed.")
-        opened = load_shards(self.path, index)
         train, val, test = (
             Split(Moments(split.x, number), split.labels)
-            for number, split in enumerate(opened.splits)
+            for number, split in enumerate(dataset.splits)
         )
-        return replace(opened, train=train, val=val, test=test)
+        return replace(dataset, train=train, val=val, test=test)
 
 
 @dataclass(frozen=True)
@@ -95,14 +91,8 @@ class Moments(Source):
         num, channels, *size = self.moments.shape
         return num, channels // 2, *size
 
-    def fingerprint(self) -> str:
-        return self.moments.fingerprint()
-
     def read(self, rows: Int64[Tensor, " b"]) -> Float32[Tensor, "b c h w"]:
-        """Sample latents from their stored Gaussian distributions.
-
-        The noise is fixed. Each call returns equal values, as validation requires.
-        """
+        """Sample latents with fixed noise, so that each call returns equal values."""
         stream = Stream.from_seed(0, Purpose.HELD_OUT_LATENTS)
         number, shape = torch.tensor(self.number), self.shape[1:]
         parts = [

@@ -62,10 +62,7 @@ def by_hash(names: list[str], with_test: bool) -> list[list[str]]:
 
 
 def hashed(name: str) -> float:
-    """Return a pseudorandom number in [0, 1) from a hash of a name.
-
-    The number is equal on every machine.
-    """
+    """Return a number in [0, 1) from a hash of a name, equal on every machine."""
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
 
 
