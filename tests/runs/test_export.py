@@ -322,7 +322,7 @@ def test_the_card_says_what_was_trained_and_measured(elbos: Elbos) -> None:
         ("frechet_distance", "num_reference"),
         ("kernel_distance", "num_kernel_reference"),
     ):
-        assert found[name].metric_value == pytest.approx(quality["mean"][name], rel=1e-5)
+        assert found[name].metric_value == pytest.approx(quality["scores"][name]["value"], rel=1e-5)
         assert found[name].dataset_split == "train+val"
         args = found[name].metric_args
         protocol = quality["protocol"]

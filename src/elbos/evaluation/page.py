@@ -9,12 +9,11 @@ from pathlib import Path
 
 from elbos import __version__
 from elbos.base.html import document, write_html
-from elbos.base.numbers import count, fixed, number, percent, plus_minus, setting, signed
+from elbos.base.numbers import NONE, count, fixed, number, percent, plus_minus, setting, signed
 from elbos.base.tables import Cell, Column, Table, evenly, settings
 from elbos.evaluation import figures
-from elbos.evaluation.metrics import FRECHET_DISTANCE
 from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood
-from elbos.evaluation.scores import SampleQuality, SampleSets, Scores, Sweep
+from elbos.evaluation.scores import SampleQuality
 from elbos.theory.floor import Floor
 from elbos.validation import Estimate
 from elbos.validation.result import NATS_PER_BIT
@@ -91,7 +90,6 @@ def _tables(result: Evaluation, num_rows: int) -> dict[str, list[Table]]:
         "floors": floor_tables(result, num_rows),
         "theorem": theorem_tables(result),
         "quality": [quality_table(result.quality)] if result.quality else [],
-        "sweep": [sweep_table(result.sweep)] if result.sweep else [],
     }
 
 
@@ -113,9 +111,6 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
             f"{count(how.num_evaluations, 'evaluations')}, guidance {how.guidance:g}; features of "
             f"{how.extractor}, against {count(how.num_reference, f'{how.reference} images')}"
         )
-    if sweep := result.sweep:
-        number_of = count(sweep.num_samples, "samples")
-        captions["sweep"] = f"Fréchet distance of {number_of} by evaluations"
     found = []
     for name, tables in _tables(result, 8).items():
         for table in tables[:1] if name == "levels" else tables:
@@ -149,7 +144,7 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
                     "" if gap is None else own.plus_minus(gap.mean, gap.standard_error),
                     own.number(one.ode.bits_per_dim if one.ode else None),
                     sampler,
-                    *(number(quality.samples[m].value if quality else None) for m in metrics),
+                    *(number(quality.scores[m.name].value if quality else None) for m in metrics),
                 )
             )
     titles = (
@@ -231,33 +226,21 @@ def theorem_tables(result: Evaluation) -> list[Table]:
 
 
 def quality_table(quality: SampleQuality) -> Table:
-    real = quality.baseline
-    named: list[tuple[str, Scores | SampleSets]] = []
-    for found, prefix in ((quality.samples, ""), (quality.matched, "the first ")):
-        if found is None:
-            continue
-        samples = prefix + count(found.num, "samples")
-        named += [(f"seed {one.seed}, {samples}", one.scores) for one in found.sets]
-        if len(found.sets) > 1:
-            named.append((f"mean of {len(found.sets)} seeds, {samples}", found))
-    of_real = f"real-data baseline: {count(real.num, f'{real.split} images')}"
-    rows = []
-    for name, scores in [*named, (of_real, real.scores)]:
-        values = [scores[metric] for metric in quality.metrics]
-        rows.append((name, *(plus_minus(one.value, one.standard_error) for one in values)))
+    how, real = quality.protocol, quality.baseline
+    names = (
+        count(how.num_samples, "samples"),
+        f"real-data baseline: {count(real.num, f'{real.split} images')}",
+    )
+    scores = (
+        [quality.scores.get(metric.name) for metric in quality.metrics],
+        [quality.real(metric) for metric in quality.metrics],
+    )
+    rows = [
+        (name, *(plus_minus(v.value, v.standard_error) if v else NONE for v in values))
+        for name, values in zip(names, scores, strict=True)
+    ]
     heads = [Column(m.title, is_lower_better=m.is_lower_better) for m in quality.metrics]
     return Table(["", *heads], rows)
-
-
-def sweep_table(sweep: Sweep) -> Table:
-    counts = sorted({point.protocol.num_evaluations for point in sweep.points})
-    rows = []
-    for (sampler, grid), points in figures.sweep_lines(sweep).items():
-        found = {p.protocol.num_evaluations: p.scores[FRECHET_DISTANCE].value for p in points}
-        rows.append((f"{sampler}, {grid}", *(number(found.get(num)) for num in counts)))
-    baseline = figures.sweep_baseline(sweep)
-    foot = [] if baseline is None else [("real data", *[number(baseline)] * len(counts))]
-    return Table(["", *map(count, counts)], rows, foot=foot)
 
 
 def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> Table:

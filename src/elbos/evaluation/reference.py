@@ -82,7 +82,7 @@ def reference(
     is_shared = processes.num > 1
 
     def features(x: Source | Tensor, rows: Int64[Tensor, " b"] | slice) -> Tensors:
-        found = extract(extractor, x[rows], num_levels=num_levels, on_images=lambda _: None)
+        found = extract(extractor, x[rows], num_levels=num_levels)
         return {"pooled": found.pooled}
 
     def pooled(parts_of: Store, start: Start) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.pages import shown_by
 from elbos.base.records import from_json, require_format, to_json
-from elbos.evaluation.scores import SampleQuality, Sweep
+from elbos.evaluation.scores import SampleQuality
 from elbos.theory.floor import Floor
 from elbos.training.config import Training
 from elbos.validation import Curve, Estimate
@@ -193,7 +193,6 @@ class Evaluation:
         num_evaluations: Number of network evaluations for all likelihoods.
         results: Likelihoods by condition: "unconditional", "given_label", or both.
         quality: Sample quality; None if not measured.
-        sweep: Sample quality by sampler and number of evaluations; None if not measured.
         floors: Irreducible losses on the training images, by condition; None if not computed.
     """
 
@@ -206,7 +205,6 @@ class Evaluation:
     num_evaluations: int
     results: Mapping[str, Likelihood]
     quality: SampleQuality | None
-    sweep: Sweep | None
     protocol: Protocol
     floors: Mapping[str, Floor] | None = None
 

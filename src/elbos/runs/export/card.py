@@ -63,9 +63,8 @@ class Distance:
     @property
     def measured(self) -> str:
         how = self.protocol
-        sets = f"{len(how.seeds)} x " if len(how.seeds) > 1 else ""
         return (
-            f"{how.extractor}; {sets}{how.num_samples:,} samples, {self.num_reference:,} "
+            f"{how.extractor}; {how.num_samples:,} samples, {self.num_reference:,} "
             f"{how.reference} images; {how.sampler_label}, {how.num_evaluations} evaluations per "
             f"sample, guidance {how.guidance:g}"
         )
@@ -93,7 +92,7 @@ def distances(found: Evaluation | None) -> list[Distance]:
     return [
         Distance(metric=metric, value=value, num_reference=num, protocol=how)
         for metric, num in nums.items()
-        if math.isfinite((value := quality.samples[metric]).value)
+        if math.isfinite((value := quality.scores[metric.name]).value)
     ]
 
 
@@ -200,7 +199,7 @@ def _front_matter(run: Run, where: str, found: list[Bound], samples: list[Distan
                 "args": {
                     "extractor": one.protocol.extractor,  # names the hash of its weights
                     "num_samples": one.protocol.num_samples,
-                    "seeds": list(one.protocol.seeds),
+                    "seed": one.protocol.seed,
                     "num_reference": one.num_reference,
                     "sampler": one.protocol.sampler,
                     "grid": one.protocol.grid,
