@@ -35,7 +35,7 @@ from elbos.base.progress import silent
 from elbos.base.tables import Column, Table
 from elbos.comparison.directory import stored_settings
 from elbos.evaluation.estimators import kernel_distance
-from elbos.evaluation.samples import stored_samples
+from elbos.evaluation.quality import stored_samples
 from elbos.training.data import Digits, to_unit
 
 FILE = DIGITS.folder / "second.json"

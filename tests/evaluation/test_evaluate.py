@@ -32,7 +32,7 @@ from elbos.evaluation.metrics import (
 )
 from elbos.evaluation.model import model_store
 from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table
-from elbos.evaluation.samples import NotFiniteError
+from elbos.evaluation.quality import NotFiniteError
 from elbos.runs.run import Run
 from elbos.theory.schedules import EDMSampling
 from elbos.training.config import Training

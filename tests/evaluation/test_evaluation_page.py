@@ -45,7 +45,6 @@ HOW = SamplingProtocol(
     num_steps=32,
     num_evaluations=32,
     guidance=1.0,
-    guidance_logsnr=None,
     num_samples=10_000,
     seed=0,
 )

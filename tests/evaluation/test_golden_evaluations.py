@@ -51,7 +51,7 @@ CASES = {
             ode=OdeConfig(num_images=2, dequantization="uniform"),
             num_samples=40,
         ),
-        Sampling(sampler=Heun(churn=4.0), num_steps=4, guidance=2.0, guidance_max=1.0),
+        Sampling(sampler=Heun(churn=4.0), num_steps=4, guidance=2.0),
     ),
     "toy": (
         "toy",

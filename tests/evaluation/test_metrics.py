@@ -9,8 +9,8 @@ from noise_images import Means, dataset, noise
 from elbos.evaluation.estimators import Statistics, frechet_distance
 from elbos.evaluation.features import Extractor, Features
 from elbos.evaluation.metrics import feature_sets, scores
+from elbos.evaluation.quality import NotFiniteError, require_finite_samples
 from elbos.evaluation.reference import reference
-from elbos.evaluation.samples import NotFiniteError, require_finite_samples
 from elbos.training.data import Digits
 
 

@@ -20,7 +20,7 @@ from elbos.base.store import Part, Store
 from elbos.evaluation import EvaluationConfig, OdeConfig, ode, quality, samples
 from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Module
-from elbos.evaluation.samples import NotFiniteError
+from elbos.evaluation.quality import NotFiniteError
 from elbos.runs.run import Run
 from elbos.theory.parameterizations import V
 from elbos.training import sampling

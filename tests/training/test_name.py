@@ -93,7 +93,6 @@ def _variants(preset: str) -> Iterator[Config]:
         {"averaging": Averaging(relative_width=0.1)},
         *({"init": Path(path)} for path in ("/a/b", "/c/b")),
         *({"sampling": Sampling(sampler=Heun(churn=c))} for c in (0.0, 3.0)),
-        *({"sampling": Sampling(guidance_max=m)} for m in (3.0, -3.0)),
         *({"precision": p} for p in ("bf16", "fp32")),
         {"label_dropout": 0.5, "use_labels": False, "batch_size": 64},
     ]

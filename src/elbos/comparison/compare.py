@@ -269,7 +269,7 @@ def _protocol(
         name: [run.clipped for run in scored.values() if run.clipped is not None]
         for name, scored in by_objective.items()
     }
-    shares = {name: float(np.mean(known)) for name, known in clipped.items() if known}
+    shares = {name: float(np.mean(measured)) for name, measured in clipped.items() if measured}
     protocol = {
         "seeds": ", ".join(map(str, experiment.seeds)),
         "images seen by a run": count(config.num_images),

@@ -21,8 +21,7 @@ from elbos.comparison.result import Curve, Metric, loss_key
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
 from elbos.evaluation.likelihood import chosen_images, conditions, measure, summary
 from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS, Value, leading_distance
-from elbos.evaluation.quality import Scorer
-from elbos.evaluation.samples import stored_samples
+from elbos.evaluation.quality import Scorer, stored_samples
 from elbos.runs.run import Run
 from elbos.theory.weightings import Weighting
 from elbos.training.config import Config

@@ -20,9 +20,8 @@ from elbos.evaluation.likelihood import (
 )
 from elbos.evaluation.model import Model
 from elbos.evaluation.ode import measure_ode
-from elbos.evaluation.quality import Scorer, measure_quality
+from elbos.evaluation.quality import Scorer, measure_quality, stored_samples
 from elbos.evaluation.result import Evaluation, Protocol
-from elbos.evaluation.samples import stored_samples
 from elbos.training.data import to_unit
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling
@@ -61,22 +60,22 @@ def evaluate(
         scorer = Scorer.load(model, config.extractor, start)  # first, as files may be missing
     conditioned = conditions(model, getattr(model.dataset, config.split), images, start)
     results = {}
-    for one in conditioned:
-        measured = measure(model, one, config, start)
+    for condition in conditioned:
+        measured = measure(model, condition, config, start)
         exact = None
         if model.mixture is not None:
-            log_prob = model.mixture.log_prob(one.x.double(), component=one.labels)
-            exact = (-log_prob / one.x.shape[1]).mean().item() / NATS_PER_BIT
-        results[one.name] = replace(
+            log_prob = model.mixture.log_prob(condition.x.double(), component=condition.labels)
+            exact = (-log_prob / condition.x.shape[1]).mean().item() / NATS_PER_BIT
+        results[condition.name] = replace(
             summary(measured, config.target_se),
             exact_bits_per_dim=exact,
             weightings=check_theorem(measured, model.weighting),
-            ode=measure_ode(model, one, measured.rounds.bound.mean(1), config, start),
+            ode=measure_ode(model, condition, measured.rounds.bound.mean(1), config, start),
         )
     quality = None if scorer is None else measure_quality(scorer, config, sampling, start)
     floors = None
     if config.floor:
-        levels = {name: one.curve.logsnr for name, one in results.items()}
+        levels = {name: bound.curve.logsnr for name, bound in results.items()}
         floors = measure_floors(model, config, levels, start)
     data, num_pilot = model.dataset.fingerprint(), min(config.num_pilot_images, len(images))
     protocol = Protocol(
@@ -102,7 +101,7 @@ def evaluate(
         trained=model.trained,
         split=config.split,
         num_images=len(images),
-        num_evaluations=sum(one.num_evaluations for one in results.values()),
+        num_evaluations=sum(bound.num_evaluations for bound in results.values()),
         results=results,
         quality=quality,
         protocol=protocol,

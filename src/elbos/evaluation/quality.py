@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from elbos.base.progress import Start
@@ -25,14 +25,51 @@ from elbos.evaluation.features.extractor import BATCH_SIZE
 from elbos.evaluation.metrics import MIN_IMAGES, FeatureSets, Value, num_manifold, scores
 from elbos.evaluation.model import Model, data_store, model_store
 from elbos.evaluation.reference import Reference, reference, require_images
-from elbos.evaluation.samples import FORMAT, stored_samples
 from elbos.evaluation.scores import Baseline, SampleQuality, SamplingProtocol
 from elbos.theory.names import label
+from elbos.training.data import to_levels
 from elbos.training.randomness import generator
-from elbos.training.sampling import Sampling
+from elbos.training.sampling import BATCH_SIZE as NUM_AT_ONCE
+from elbos.training.sampling import Sampling, num_batches
 
 REFERENCE_SPLIT = "train+val"
 BASELINE_SPLIT = "test"
+FORMAT = 3  # version of stored samples: a change generates all samples again
+
+
+class NotFiniteError(ValueError):
+    """Error raised if generated samples contain NaN or infinity."""
+
+
+def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
+    if num_bad := int((~x.isfinite()).flatten(1).any(1).sum()):
+        raise NotFiniteError(
+            f"{num_bad} of {len(x)} samples hold NaN or infinity: "
+            "try another sampler, more steps, less guidance or float32."
+        )
+
+
+def stored_samples(
+    model: Model, sampling: Sampling, num: int, seed: int, start: Start
+) -> UInt8[Tensor, "n c h w"]:
+    """Return generated samples as pixel values.
+
+    The samples are those that `elbos sample --num NUM --seed SEED` writes, read from disk or else
+    generated.
+    """
+    store = model_store(model, "samples", format=FORMAT, sampling=sampling, num=num, seed=seed)
+    labels = model.class_labels(num)
+
+    def batch(i: int) -> Tensors:
+        (x,) = model.sample_batches(sampling, num=num, seed=seed, cond=labels, batches=[i])
+        require_finite_samples(x)
+        return {"x": to_levels(x, model.data.num_levels)}
+
+    parts = (
+        Part(f"{i:05d}", min(NUM_AT_ONCE, num - i * NUM_AT_ONCE), partial(batch, i))
+        for i in range(num_batches(num))
+    )
+    return store.concatenated(parts, start(f"samples of seed {seed}", num, "images"))["x"]
 
 
 @dataclass(frozen=True)
@@ -78,10 +115,6 @@ class Scorer:
 
     def protocol(self, sampling: Sampling, num: int, seed: int) -> SamplingProtocol:
         trained = self.model.schedule
-        guided = (
-            max(sampling.guidance_min, trained.logsnr_min),
-            min(sampling.guidance_max, trained.logsnr_max),
-        )
         return SamplingProtocol(
             extractor=self.extractor.name,
             reference=self.reference.split,
@@ -96,7 +129,6 @@ class Scorer:
             num_steps=sampling.num_steps,
             num_evaluations=sampling.num_evaluations(trained),
             guidance=sampling.guidance,
-            guidance_logsnr=None if sampling.guidance == 1 else guided,
             num_samples=num,
             seed=seed,
         )

@@ -138,8 +138,8 @@ class Origin:
 
 
 def _origin_from_json(data: Mapping[str, Any]) -> Origin | None:
-    found: Origin | None = from_json(Origin | None, data.get("origin"))
-    return found
+    origin: Origin | None = from_json(Origin | None, data.get("origin"))
+    return origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,8 +210,8 @@ class Evaluation:
 
     def __repr__(self) -> str:
         bits = ", ".join(
-            f"{name}: {one.bits_per_dim:.4f} ± {one.standard_error:.4f} bits/dim"
-            for name, one in self.results.items()
+            f"{name}: {bound.bits_per_dim:.4f} ± {bound.standard_error:.4f} bits/dim"
+            for name, bound in self.results.items()
         )
         return f"Evaluation({self.run!r}, {self.num_images} images, {bits})"
 
@@ -238,18 +238,18 @@ class Evaluation:
                 "likelihoods of latents of two encoders have no difference: compare models of one "
                 "encoder with elbos evaluate MODEL... --latents CACHE."
             )
-        images = [(one.split, one.num_images, one.protocol.data_sha256) for one in (self, other)]
+        images = [(e.split, e.num_images, e.protocol.data_sha256) for e in (self, other)]
         if images[0] != images[1]:
             raise ValueError("the two evaluations are of other images: evaluate on the same data.")
-        found = {}
+        differences = {}
         for name in (name for name in self.results if name in other.results):
-            own, others = self.results[name].bounds, other.results[name].bounds
-            if own is None or others is None:
+            first, second = self.results[name].bounds, other.results[name].bounds
+            if first is None or second is None:
                 raise ValueError(
                     "a file does not hold the bound of each image: evaluate again, which resumes."
                 )
-            found[name] = Estimate.from_rounds((own - others)[:, None], is_lattice=False)
-        return found
+            differences[name] = Estimate.from_rounds((first - second)[:, None], is_lattice=False)
+        return differences
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
@@ -275,8 +275,8 @@ class Evaluation:
         A TypeError is raised if an entry is missing, a ValueError if the format is newer.
         """
         require_format(data, FORMAT)
-        found: Evaluation = from_json(cls, data)
-        return found
+        evaluation: Evaluation = from_json(cls, data)
+        return evaluation
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as a dictionary of JSON values.

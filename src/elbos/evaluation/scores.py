@@ -26,7 +26,7 @@ class SamplingProtocol:
         reference: Split of the real images, `num_reference` in number; the kernel distance uses
             `num_kernel_reference`, precision and recall `num_precision_recall` on either side.
         num_evaluations: Network evaluations per sample.
-        guidance: Guidance scale, 1 without guidance; applied at log-SNRs in `guidance_logsnr`.
+        guidance: Guidance scale, 1 without guidance.
     """
 
     extractor: str
@@ -42,7 +42,6 @@ class SamplingProtocol:
     num_steps: int
     num_evaluations: int
     guidance: float
-    guidance_logsnr: tuple[float, ...] | None
     num_samples: int
     seed: int
 
