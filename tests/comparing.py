@@ -33,9 +33,6 @@ def features(images): return images.float().flatten(1)[:, ::48] / 255
 def ramp(logsnr): return (6 - logsnr).clamp(0, 9)
 def negative(logsnr): return logsnr
 def constant(logsnr): return 1.0
-def doubles(logsnr):
-    __import__("torch").set_default_dtype(logsnr.dtype)
-    return logsnr.sigmoid()
 def fails(logsnr): return logsnr[None, 9000]
 """
 

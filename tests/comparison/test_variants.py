@@ -147,11 +147,6 @@ def test_a_weighting_in_a_file_is_its_numbers(folder, words):
     torch.testing.assert_close(weighting(logsnr), torch.tensor([9.0, 9.0, 4.997, 0.0]))
 
 
-def test_a_function_changes_no_setting_of_torch(folder):
-    Variant.parse("mine=V(),Adaptive(),mine.py:doubles")
-    assert torch.get_default_dtype() == torch.float32
-
-
 def test_a_function_is_trained_and_scored_from_its_numbers(small, folder):
     """Of the same objective, written as a function: the same scores, to the error of the table."""
     function = Tabulated.from_function(lambda logsnr: torch.sigmoid(2 - logsnr), "mine")
