@@ -169,7 +169,7 @@ def test_a_function_is_trained_and_scored_from_its_numbers(small, folder):
     ("words", "needed"),
     [
         ("a=V(),Adaptive(),nope.py:f", "nope.py"),
-        ("a=V(),Adaptive(),mine.py:fails", "mine.py:fails fails: IndexError (line 9)"),
+        ("a=V(),Adaptive(),mine.py:fails", "mine.py:fails fails: IndexError (line 6)"),
         ("a=V(),Adaptive(),Shifted(mine.py:ramp,15)", "objective a "),
         ("a=V(),Adaptive(),Sigmoid(k=-1e30)", "objective a "),
         ("a=V(),Adaptive(),Exponential(rate=1000)", "objective a "),

@@ -48,6 +48,7 @@ def test_two_processes_measure_what_one_does_and_each_a_half(
     runs: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None
 ) -> None:
     """Bit for bit, in both: likelihood, ODE, reference, samples and their features."""
+    monkeypatch.setattr(quality, "NUM_AT_ONCE", 4)
     for module, size in ((sampling, 4), (quality, 4), (ode, 1)):
         monkeypatch.setattr(module, "BATCH_SIZE", size)
     monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
