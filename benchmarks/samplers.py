@@ -8,7 +8,7 @@ All samplers start from the same noise. The error is the root mean square, over 
 dimensions, of the distance to where UniPC-2 ends in `--num-fine` steps of the same grid, its last
 step to clean data included. `Heun`, at two evaluations a step but for the last, has one less than
 the column says. Samplers that add noise have no such error: compare their samples' distribution
-(`elbos evaluate --sweep`).
+(`elbos evaluate`).
 """
 
 import argparse

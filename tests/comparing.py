@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from tiny import DIGITS
 
+from elbos.base.errors import explained
 from elbos.base.records import from_json
-from elbos.comparison import experiment, timing
+from elbos.comparison import experiment
+from elbos.comparison.compare import summarize
 from elbos.comparison.executors import Executor
 from elbos.comparison.experiment import Experiment, Scoring
 from elbos.comparison.job import work
-from elbos.comparison.objective_result import Failure
 from elbos.comparison.scores import RunScores
-from elbos.comparison.summary import summarize
 from elbos.comparison.variants import VARIANTS
 from elbos.evaluation.features import Module
 from elbos.models.networks import MLPConfig
@@ -33,9 +33,6 @@ def features(images): return images.float().flatten(1)[:, ::48] / 255
 def ramp(logsnr): return (6 - logsnr).clamp(0, 9)
 def negative(logsnr): return logsnr
 def constant(logsnr): return 1.0
-def doubles(logsnr):
-    __import__("torch").set_default_dtype(logsnr.dtype)
-    return logsnr.sigmoid()
 def fails(logsnr): return logsnr[None, 9000]
 """
 
@@ -48,13 +45,16 @@ class Here(Executor):
     def __init__(self, before=lambda number, job: None):
         self.made, self.before = [], before
 
-    def call(self, function, *args):
-        return "a machine, fp32" if function is timing.hardware else function(*args)
+    def precision(self):
+        return "fp32"
 
     def do(self, job, stopping):
         self.before(len(self.made), job)
         self.made.append(job.path.name)
-        return work(job)
+        try:
+            work(job)
+        except Exception as error:
+            return explained(error)
 
 
 @contextlib.contextmanager
@@ -130,10 +130,8 @@ def stored_comparison(seeds=(0, 1, 2, 3)):
         if one["seed"] in seeds
     }
     names = [*dict.fromkeys(one["objective"] for one in stored), "p2"]
-    failures = {
-        (name, seed): Failure(
-            seed=seed, reason="the loss is not finite at step 812", is_final=False
-        )
+    reasons = {
+        (name, seed): "the loss is not finite at step 812"
         for name in names
         for seed in seeds
         if (name, seed) not in scores
@@ -141,4 +139,4 @@ def stored_comparison(seeds=(0, 1, 2, 3)):
     objectives = tuple(VARIANTS[name] for name in names)
     experiment = Experiment(config=PRESETS["fashion-small"], objectives=objectives, seeds=seeds)
     about = {"name": "runs/stored", "command": "elbos compare fashion-small", "features": "Lite0"}
-    return summarize(experiment, scores, failures, **about)
+    return summarize(experiment, scores, reasons, **about)

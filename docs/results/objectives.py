@@ -5,8 +5,8 @@ python docs/results/objectives.py digits --runs FOLDER    writes these first, fr
 
 Instead of `digits`, `fashion`. All files are in the folder of that name, beside this one.
 
-report.json is the comparison's own result. scores.json adds what it holds only as means over seeds:
-for each run the ELBO of noisy test images at each log-SNR, and the loss under each weighting.
+report.json is the comparison's own result. scores.json adds what it holds only as means over seeds,
+for each run the ELBO of noisy test images at each log-SNR, beside the loss under each weighting.
 
 **As good.** A monotone weighting is as good as the other of its pair if the report's interval of
 their difference, at 95 % for all verdicts together, lies within the protocol's margins. Beside it
@@ -37,7 +37,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from scipy import stats
 
@@ -45,16 +45,19 @@ from elbos import Run
 from elbos.base.colors import COLORS
 from elbos.base.numbers import decimals, fixed, interval, plus_minus, signed
 from elbos.base.tables import Column, Table
-from elbos.comparison.result import Comparison
-from elbos.comparison.tables import weighting_label
+from elbos.comparison.result import Comparison, loss_key
+from elbos.comparison.tables import component_label
+from elbos.theory.weightings import Weighting
 from elbos.training.data import to_unit
 from elbos.training.pictures import png
 
 SAMPLERS = "ancestral", "heun"
+LOSS = loss_key("")
 ANCESTRAL, HEUN, BITS = "kernel_ancestral", "kernel_heun", "bits_per_dim"
 PICKING, TESTING = slice(3), slice(3, None)  # seeds that pick a noise level, and that test it
-NUM_PERMUTATIONS = 10_000
+NUM_PERMUTATIONS, NUM_DRAWS = 10_000, 2_000
 BLUE, ORANGE, GREEN, *_, GREY = COLORS
+Draws = Int[np.ndarray, "d m"]
 Correlations = Float[np.ndarray, "d k"]  # the observed ones, then those of permutations
 
 
@@ -90,8 +93,14 @@ class Study:
 
     def values(self, key: str) -> Float[np.ndarray, "r n"]:
         """A metric by objective and seed."""
-        found = [list(one.scores[key].values.values()) for one in self.comparison.objectives]
-        return np.array(found)
+        every = self.comparison.objectives
+        return np.array([list(self.comparison.values[o.name][key].values()) for o in every])
+
+    @cached_property
+    def weightings(self) -> list[str]:
+        """The distinct monotone weightings."""
+        monotone = (o.weighting for o in self.comparison.objectives if o.is_monotone)
+        return list(dict.fromkeys(monotone))
 
     def quantities(self) -> Float[np.ndarray, "r n k"]:
         """What may rank models: the ELBO at each noise level, losses by weighting, and bits/dim."""
@@ -132,16 +141,18 @@ def collect(study: Study, runs: Path) -> None:
     report = json.loads((runs / "report.json").read_text())
     (study.folder / "report.json").write_text(json.dumps(report) + "\n")
     found = {}
-    for row, seed in itertools.product(report["rows"], report["seeds"]):
+    for row, seed in itertools.product(report["objectives"], report["seeds"]):
         run = runs / "runs" / f"{row['name']}-{seed}"
         scores = json.loads((run / "scores.json").read_text())["scores"]
-        numbers = *scores["elbo"]["nats_per_dim"], *scores["losses"].values()
+        losses = {key: v["value"] for key, v in scores["metrics"].items() if key.startswith(LOSS)}
+        numbers = *scores["elbo"]["y"], *losses.values()
         found[run.name] = [float(f"{number:.6g}") for number in numbers]
         for sampler in SAMPLERS if seed == report["seeds"][0] else ():
             picture = study.folder / "samples" / sampler / f"{row['name']}.png"
             picture.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(run / "samples" / f"{sampler}.png", picture)
-    shared = {"logsnr": scores["elbo"]["logsnr"], "weightings": list(scores["losses"])}
+    weightings = [key.removeprefix(LOSS) for key in losses]
+    shared = {"logsnr": scores["elbo"]["x"], "weightings": weightings}
     content = json.dumps({**shared, "runs": found})
     (study.folder / "scores.json").write_text(content + "\n")
     data = Run(run).config.data.load()
@@ -156,15 +167,14 @@ def collect(study: Study, runs: Path) -> None:
 
 def equivalence(study: Study) -> Table:
     """The planned pairs in the main metrics, by the report's interval and by their own seeds."""
-    comparison, rows = study.comparison, []
-    scores, num = {one.name: one.scores for one in comparison.objectives}, len(comparison.seeds)
+    comparison, rows, num = study.comparison, [], len(study.comparison.seeds)
     pairs = list(itertools.product(comparison.pairs, comparison.main_metrics))
     for pair, metric in pairs:
         names, key = (pair.monotone, pair.non_monotone), metric.key
-        yes, no = (np.array([*scores[name][key].values.values()]) for name in names)
+        yes, no = (np.array([*comparison.values[name][key].values()]) for name in names)
         error = np.std(yes - no, ddof=1) / num**0.5
         alone = error * stats.t.isf(0.025 / (2 * len(pairs)), num - 1)
-        found, places = pair.differences[key], 3 if key == BITS else 4
+        found, places = comparison.difference(pair, metric), 3 if key == BITS else 4
         row = [" minus ".join(names), metric.short, signed(found.mean, places)]
         for width in (found.detectable, alone):
             low, high = found.mean - width, found.mean + width
@@ -182,12 +192,14 @@ def rising(study: Study) -> Table:
     found, rows = {one.name: one for one in study.comparison.objectives}, []
     for name in dict.fromkeys(pair.non_monotone for pair in study.comparison.pairs):
         one = found[name]
-        logsnr, nats = (np.array(x) for x in (one.curve.logsnr, one.curve.nats_per_dim))
-        loss = nats * np.interp(logsnr, one.weights.logsnr, np.array(one.weights.w))
+        logsnr, nats = (np.array(x) for x in (one.loss.x, one.loss.y))
+        loss = nats * np.interp(logsnr, one.w.x, np.array(one.w.y))
         rises = np.any([(low <= logsnr) & (logsnr < high) for low, high in one.rising], axis=0)
         ends = ", ".join(interval(low, high, 1) for low, high in one.rising)
         share = f"{100 * loss[rises].sum() / loss.sum():.0f} %"
-        rows.append([name, one.parameterization, weighting_label(one.weighting), ends, share])
+        rows.append(
+            [name, one.parameterization, component_label(Weighting, one.weighting), ends, share]
+        )
     texts = ("predicts", "weighting", "rises at log-SNR")
     heads = [Column(text, is_numeric=False) for text in texts]
     return Table(["objective", *heads, "loss there"], rows)
@@ -200,7 +212,8 @@ def together(study: Study) -> Table:
     pairs = [(named[pair.monotone], named[pair.non_monotone]) for pair in comparison.pairs]
     made = [(yes, no) for yes, no in pairs if yes.weighting.startswith("Monotone(")]
     for metric in comparison.main_metrics:
-        values = [[[*one.scores[metric.key].values.values()] for one in pair] for pair in made]
+        scores = comparison.values
+        values = [[[*scores[o.name][metric.key].values()] for o in pair] for pair in made]
         yes, no = np.moveaxis(np.array(values), 1, 0)
         mean, places = (yes - no).mean(0), 3 if metric.key == BITS else 4
         tested = stats.ttest_1samp(mean, 0)
@@ -239,8 +252,57 @@ def between(study: Study, seeds: slice) -> Correlations:
 def weighting_means(study: Study, x: Float[np.ndarray, "r n *k"]) -> Float[np.ndarray, "m *k"]:
     """Means over seeds and over the objectives of each distinct monotone weighting."""
     trained = np.array([one.weighting for one in study.comparison.objectives])
-    weightings = study.comparison.ranking.weightings
-    return np.array([x[trained == weighting].mean((0, 1)) for weighting in weightings])
+    return np.array([x[trained == weighting].mean((0, 1)) for weighting in study.weightings])
+
+
+def intervals(study: Study) -> Table:
+    """Bootstrap intervals of the correlations over distinct monotone weightings.
+
+    A draw resamples weightings with replacement and, independently, seeds, which are the same for
+    all objectives and scores. Draws without a rank correlation are excluded. The interval is from
+    the 2.5th to the 97.5th percentile, extended to include the estimate: resampled seeds add noise
+    to the means, so that draws lie closer to zero than a high estimate.
+    """
+    trained = np.array([one.weighting for one in study.comparison.objectives])
+    groups = [trained == weighting for weighting in study.weightings]
+    quantities = study.quantities()
+    x = np.moveaxis(np.array([quantities[group].mean(0) for group in groups]), 2, 0)
+    num, num_seeds = x.shape[1:]
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(num, size=(NUM_DRAWS, num))
+    seeds = rng.integers(num_seeds, size=(NUM_DRAWS, num_seeds))
+    titles = [f"ELBO at log-SNR {level:.1f}" for level in study.stored["logsnr"]]
+    titles += [f"loss under {component_label(Weighting, w)}" for w in study.stored["weightings"]]
+    rows = [[title] for title in (*titles, "bits/dim")]
+    for metric in study.comparison.main_metrics:
+        scores = study.values(metric.key)
+        y = np.array([scores[group].mean(0) for group in groups])[None]
+        rho = spearman(x, y, np.arange(num)[None], np.arange(num_seeds)[None])[:, 0]
+        for row, estimate, draws in zip(rows, rho, spearman(x, y, drawn, seeds), strict=True):
+            low, high = np.nan, np.nan
+            if not np.isnan(draws).all():
+                low, high = np.nanquantile(draws, [0.025, 0.975])
+            ends = interval(min(low, estimate), max(high, estimate), 2)
+            row.append(f"{signed(estimate, 2)} ({ends})")
+    return Table(["ρ, 95 %", *(metric.title for metric in study.comparison.main_metrics)], rows)
+
+
+def spearman(
+    x: Float[np.ndarray, "k r n"], y: Float[np.ndarray, "1 r n"], drawn: Draws, seeds: Draws
+) -> Float[np.ndarray, "k d"]:
+    """Rank correlations of means over seeds, for each draw of weightings and seeds."""
+    x, y = (ranks(values, drawn, seeds) for values in (x, y))
+    with np.errstate(invalid="ignore"):
+        return (x * y).sum(2) / np.sqrt(np.square(x).sum(2) * np.square(y).sum(2))
+
+
+def ranks(values: Float[np.ndarray, "k r n"], drawn: Draws, seeds: Draws) -> np.ndarray:
+    """Centred ranks of the drawn weightings, by the sum over the drawn seeds."""
+    # Seeds are added one by one: a weighting that is drawn twice has exactly the same sum twice.
+    sums = np.zeros((len(values), *drawn.shape))
+    for seed in seeds.T:
+        sums += values[:, drawn, seed[:, None]]
+    return stats.rankdata(sums, axis=2) - (drawn.shape[1] + 1) / 2
 
 
 def within(study: Study) -> Correlations:
@@ -271,7 +333,7 @@ def ranking(study: Study, found: Mapping[str, Correlations]) -> Table:
     parts = {f"ELBO at log-SNR {stored['logsnr'][i]:.1f}": slice(i, i + 1)}
     parts |= {f"highest of {num} noise levels": slice(num), "bits/dim": slice(-1, None)}
     for i, name in enumerate(stored["weightings"], num):
-        parts[f"loss under {weighting_label(name)}"] = slice(i, i + 1)
+        parts[f"loss under {component_label(Weighting, name)}"] = slice(i, i + 1)
     rows = []
     for title, part in parts.items():
         row = [title]
@@ -308,7 +370,7 @@ def draw_ranking(study: Study, found: Mapping[str, Correlations]) -> None:
 
 def front(study: Study) -> Table:
     """Scores over k, or of all objectives, and their differences from the best of all."""
-    found = {one.name: one.scores for one in study.comparison.objectives}
+    found = study.comparison.scores
     names = study.curve or dict(zip(found, found, strict=True))
     rows, heads = [[name] for name in names.values()], ["k" if study.curve else "objective"]
     for metric in study.comparison.main_metrics:
@@ -327,10 +389,10 @@ def draw_front(study: Study) -> None:
     """Bits/dim against kernel distances: a curve over k, and the other objectives."""
     figure, panels = plt.subplots(1, 2, figsize=(9.3, 4.2), layout="constrained")
     comparison = study.comparison
-    found = {one.name: one.scores for one in comparison.objectives}
+    found = comparison.scores
     for panel, metric in zip(panels, comparison.main_metrics[:2], strict=True):
         for one in comparison.objectives:
-            bits, distance = one.scores[BITS], one.scores[metric.key]
+            bits, distance = found[one.name][BITS], found[one.name][metric.key]
             x, y = min(bits.mean, study.max_bits), distance.mean
             is_far = bits.mean > study.max_bits
             color, label, side, offset = ORANGE, one.name.replace("-adaptive", ""), "left", (4, 4)
@@ -356,9 +418,9 @@ def draw_front(study: Study) -> None:
 
 def shown(comparison: Comparison) -> list[str]:
     """The best objective of each main metric and the worst by Heun, each with its pairs."""
-    every = comparison.objectives
-    names = [o.name for m in comparison.main_metrics for o in every if o.scores[m.key].is_best]
-    names.append(max(every, key=lambda one: one.scores[HEUN].mean).name)
+    scores = comparison.scores
+    names = [o for m in comparison.main_metrics for o in scores if scores[o][m.key].is_best]
+    names.append(max(scores, key=lambda name: scores[name][HEUN].mean))
     pairs = [(pair.monotone, pair.non_monotone) for pair in comparison.pairs]
     groups = [[name, *itertools.chain(*(p for p in pairs if name in p))] for name in names]
     return list(dict.fromkeys(itertools.chain(*groups)))
@@ -397,7 +459,8 @@ def main() -> None:
         seeds = ", ".join(map(str, comparison.seeds[part]))
         found[f"seeds {seeds}"] = between(study, part)
     found |= {"all seeds": between(study, slice(None)), "within objectives": within(study)}
-    tables = equivalence(study), rising(study), together(study), ranking(study, found), front(study)
+    tables = equivalence(study), rising(study), together(study), ranking(study, found)
+    tables = *tables, intervals(study), front(study)
     for table in tables:
         print(table.markdown(), end="\n\n")
     for metric in comparison.main_metrics:

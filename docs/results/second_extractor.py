@@ -33,9 +33,9 @@ from elbos import Run
 from elbos.base.numbers import interval, plus_minus, signed
 from elbos.base.progress import silent
 from elbos.base.tables import Column, Table
-from elbos.comparison.directory import ComparisonDirectory
+from elbos.comparison.directory import stored_settings
 from elbos.evaluation.estimators import kernel_distance
-from elbos.evaluation.samples import stored_samples
+from elbos.evaluation.quality import stored_samples
 from elbos.training.data import Digits, to_unit
 
 FILE = DIGITS.folder / "second.json"
@@ -91,7 +91,7 @@ class Features:
 def collect(folder: Path) -> None:
     """Write the distances of all runs of a comparison, and that of real images."""
     features = [Features(seed) for seed in range(NUM_CLASSIFIERS)]
-    scoring = ComparisonDirectory(folder).stored().scoring
+    scoring = stored_settings(folder).scoring
     distances = {}
     for one in DIGITS.comparison.objectives:
         for seed in DIGITS.comparison.seeds:

@@ -21,7 +21,7 @@ comparison = Comparison.from_dict(json.loads(report))
 print(len(comparison.objectives), "objectives, seeds", *comparison.seeds)
 
 metric = "kernel_heun"  # kernel distance of samples to the data, less is better
-scores = {one.name: one.scores[metric].values for one in comparison.objectives}
+scores = {name: by_metric[metric] for name, by_metric in comparison.values.items()}
 
 # ## One seed at a time
 
@@ -45,8 +45,9 @@ print(f"in {sum(unlike) / len(unlike):.0%} of {len(unlike)} cases")
 # the same seed share initial weights, batches and noise, so that what a seed does to all of them
 # cancels.
 
+tested = next(m for m in comparison.main_metrics if m.key == metric)
 for pair in comparison.pairs:
-    difference = pair.differences[metric]
+    difference = comparison.difference(pair, tested)
     verdict = "significant" if difference.is_significant else "not significant"
     print(f"{pair.monotone} − {pair.non_monotone}: ", end="")
     print(f"{difference.mean:+.4f}, {difference.low:+.4f} to {difference.high:+.4f}: {verdict}")

@@ -1,6 +1,5 @@
 """`elbos.compare` and `elbos compare`: each run is made once, whatever happens."""
 
-import itertools
 import json
 import re
 import shutil
@@ -17,7 +16,6 @@ import elbos
 from elbos.base import files
 from elbos.base.errors import Interrupted
 from elbos.comparison import job as job_module
-from elbos.comparison import timing
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.experiment import Scoring
 from elbos.comparison.result import Comparison
@@ -69,11 +67,10 @@ def test_what_is_done_is_not_done_again(small, finished, done):
     assert compared(first(small, 2)) == (done, [])
     weights = checkpoints()
     after, _ = compared(replace(small, objectives=small.objectives[1:], seeds=(0, 1)))
-    assert [one.status for one in after.objectives] == ["complete"] * 2
+    assert len(after.complete) == 2
     assert len(checkpoints()) == 5
     assert weights.items() <= checkpoints().items()  # only losses under the new weighting are new
-    old, new = done.objectives[1], after.objectives[0]
-    assert old.scores["bits_per_dim"].values[0] == new.scores["bits_per_dim"].values[0]
+    assert done.values["edm"]["bits_per_dim"][0] == after.values["edm"]["bits_per_dim"][0]
 
 
 def test_python_compares_as_the_command_does(small, folder):
@@ -89,8 +86,7 @@ def test_python_compares_as_the_command_does(small, folder):
     )
     assert [one.name for one in found.objectives] == ["iddpm", "held", "mine"]
     assert found.seeds == (0,)
-    held, own = (one.scores["bits_per_dim"].values for one in found.objectives[1:])
-    assert held == own
+    assert found.values["held"] == found.values["mine"]
     assert Comparison.from_dict(json.loads(Path("c/report.json").read_text())) == found
 
 
@@ -108,7 +104,6 @@ def test_python_compares_as_the_command_does(small, folder):
         ({"seeds": "a"}, "seeds is 'a'"),
         ({"seeds": [0, 1.5]}, r"seeds is \[0, 1\.5\]"),
         ({"scoring": {"num_samples": 50}}, "scoring is .*Scoring"),
-        ({"minutes": "1"}, "minutes is '1'"),
     ],
 )
 def test_what_cannot_be_compared_is_named(folder, unchecked, wrong, needed):
@@ -130,7 +125,7 @@ def test_it_says_how_far_it_is_and_how_long_is_left(small, done, caplog):
     compared(replace(few, seeds=(0, 1, 2)))
     lines = [line for line in caplog.messages if "of 3 runs" in line]
     assert [line.partition(" of 3")[0][-1] for line in lines] == ["1", "2", "3"]
-    assert lines[0].startswith("a machine, fp32")
+    assert "fp32" in lines[0]
     assert re.search(r"^iddpm-1: .*\d:\d\d:\d\d", lines[1])
     assert lines[2].startswith("iddpm-2: ")
     caplog.clear()
@@ -150,10 +145,9 @@ def test_an_objective_that_diverges_is_reported_and_the_others_go_on(small, fold
     monkeypatch.setattr(Trainer, "batch", poisoned)
     few = replace(small, objectives=small.objectives[1:])
     found, made = compared(few)
-    assert [one.status for one in found.objectives] == ["failed", "complete"]
+    assert [one.name for one in found.complete] == [few.objectives[1].name]
     (failure,) = found.objectives[0].failures
-    assert (failure.seed, failure.is_final) == (0, True)
-    assert "step 2" in failure.reason
+    assert failure.seed == 0 and "step 2" in failure.reason
     assert len(made) == 2
     again, made = compared(few)  # from its last checkpoint, and it diverges again
     assert (again, made) == (found, ["edm-0"])
@@ -168,10 +162,9 @@ def test_a_run_that_failed_is_tried_again(small, folder, monkeypatch):
         context.setattr(job_module, "train", broken)
         found, made = compared(few)
         assert len(made) == 1  # once, not for ever
-    assert found.objectives[0].status == "failed"
-    assert not found.objectives[0].failures[0].is_final
+    assert not found.complete and "checkpoints" in found.objectives[0].failures[0].reason
     found, _ = compared(few)
-    assert found.objectives[0].is_complete
+    assert found.complete
 
 
 def test_a_directory_belongs_to_one_comparison(small, done):
@@ -196,9 +189,6 @@ def test_a_directory_belongs_to_one_comparison(small, done):
         (["--seeds", "0", "0"], "seed 0"),
         (["--objectives", "edm", "edm"], "objective edm"),
         (["--seed", "3"], "--seeds"),
-        (["--minutes", "0"], "minutes is 0.0"),
-        (["--minutes", "inf"], "minutes is inf"),
-        (["--minutes", "1", "--num-images", "6400"], "--minutes"),
         (["weighting:elbo"], "--objectives"),
         (["schedule:cosine"], "--objectives"),
         (["--output.log-every", "9"], "--output"),
@@ -226,8 +216,8 @@ def damaged(content):
     scores = stored["scores"]
     for name in scores:
         yield json.dumps({**stored, "scores": {**scores, name: "x"}})
-        others = {key: value for key, value in scores.items() if key != name}
-        yield json.dumps({**stored, "scores": others})
+        rest = {key: value for key, value in scores.items() if key != name}
+        yield json.dumps({**stored, "scores": rest})
     yield from ("", "[]", "null", "{", content[:-9], "NaN", "\0")
 
 
@@ -269,11 +259,8 @@ def test_an_objective_is_not_redefined_under_its_name(small, done):
     other = replace(VARIANTS["edm"], parameterization=V())
     redefined = replace(small, objectives=(VARIANTS["iddpm"], other))
     for seeds in ((0,), (7,)):
-        with pytest.raises(ValueError, match=r"edm-0 .* parameterization = EDM, not V"):
+        with pytest.raises(ValueError, match=r"parameterization = EDM, not V"):
             compared(replace(redefined, seeds=seeds))
-    Path("c/runs/edm-0/scores.json").unlink()
-    with pytest.raises(ValueError, match="edm-0"):
-        compared(redefined)
 
 
 def test_a_comparison_is_of_the_same_data_and_features_to_its_end(pictures, folder, monkeypatch):
@@ -325,29 +312,7 @@ def test_an_interruption_says_how_to_resume(small, folder):
         run_experiment(few, Path("c"), Here(stop))
     found, made = compared(few)
     assert len(made) == 1
-    assert all(one.is_complete for one in found.objectives)
-
-
-def test_a_budget_is_the_same_number_of_images_for_all_and_for_good(small, folder, monkeypatch):
-    """Of steps that take 0.25 s by the clock, but for one: 30 in an eighth of a minute."""
-    clock, seconds = [0.0], itertools.chain([0.25] * 5, [3.0], itertools.repeat(0.25))
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
-    step, few = Trainer.step, first(small)
-
-    def slow(self):
-        clock[0] += next(seconds)
-        return step(self)
-
-    with monkeypatch.context() as context:
-        context.setattr(Trainer, "step", slow)
-        found, _ = compared(few, minutes=0.125)
-    images = {
-        json.loads(path.read_text())["num_images"] for path in Path().glob("c/runs/*/config.json")
-    }
-    assert images == {found.num_images} == {30 * small.config.batch_size}
-    assert compared(few, minutes=0.125) == (found, [])
-    with pytest.raises(ValueError, match=r"minutes = 0\.125, not 0\.25"):
-        compared(small, minutes=0.25)
+    assert len(found.complete) == 2
 
 
 def test_any_sampler_may_score(pictures, folder):
@@ -356,5 +321,5 @@ def test_any_sampler_may_score(pictures, folder):
     scoring = replace(pictures.scoring, samplings=fast)
     found, _ = compared(replace(first(pictures), scoring=scoring))
     assert [metric.key for metric in found.main_metrics] == ["frechet_fast", "bits_per_dim"]
-    assert found.objectives[0].scores["frechet_fast"].mean > 0
+    assert found.scores["edm-adaptive"]["frechet_fast"].mean > 0
     assert Path("c/runs/edm-adaptive-0/samples/fast.png").exists()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from elbos.comparison.statistics import differences, rank_correlations
+from elbos.comparison.statistics import differences
 
 SIZES = [(2, 2), (2, 7), (3, 4), (4, 4), (6, 3)]  # objectives, seeds
 
@@ -299,11 +299,7 @@ def test_objectives_that_differ_by_a_constant_have_no_verdict(offset, rng):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_scores_must_be_finite(bad, rng):
-    scores, names = rng.normal(size=(6, 2)), "abcdef"
+    scores = rng.normal(size=(6, 2))
     scores[1, 1] = bad
-    with pytest.raises(ValueError, match=r"^1 of 12 scores are NaN or infinite\.$"):
+    with pytest.raises(ValueError, match=r"^1 of 12 scores"):
         differences(scores[None])
-    with pytest.raises(ValueError, match=r"^1 of 12 scores are NaN or infinite\.$"):
-        rank_correlations(np.ones((6, 2, 3)), scores, names)
-    with pytest.raises(ValueError, match=r"^1 of 12 scores are NaN or infinite\.$"):
-        rank_correlations(scores[:, :, None], np.ones((6, 2)), names)

@@ -24,8 +24,6 @@ from elbos.evaluation import Evaluation, OdeConfig, quality
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.features import Module
 from elbos.evaluation.metrics import (
-    FRECHET_DISTANCE,
-    KERNEL_DISTANCE,
     SAMPLE_METRICS,
     FeatureSets,
     SampleMetric,
@@ -33,7 +31,7 @@ from elbos.evaluation.metrics import (
 )
 from elbos.evaluation.model import model_store
 from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table
-from elbos.evaluation.samples import NotFiniteError
+from elbos.evaluation.quality import NotFiniteError
 from elbos.runs.run import Run
 from elbos.theory.schedules import EDMSampling
 from elbos.training.config import Training
@@ -192,34 +190,15 @@ def test_rounds_go_on_until_the_target(first: Evaluation) -> None:
     assert found.is_target_reached or found.measurement_error < 0.25 * found.floor
 
 
-def test_few_test_images_leave_the_baseline_open(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_test_images_leave_the_baseline_open() -> None:
     """And nothing else: samples are scored, and all is shown."""
-    monkeypatch.setattr(quality, "SAMPLERS", quality.SAMPLERS[:1])
     run = Run("digits")
     test = Split(InMemory(run.dataset.test.x[:12]), None)
     run = changed(run, dataset=replace(run.dataset, test=test))
-    settings = few(split="val", ode=NO_ODE)
-    sweep = {"sweep": True, "sweep_evaluations": (4,), "sweep_samples": 20}
-    result = run.evaluate(**settings, **sweep)
-    assert result.quality.baseline == result.sweep.baseline
-    assert (result.sweep.baseline.num, result.sweep.baseline.scores.values) == (12, {})
-    assert result.quality.matched is None
-    assert result.quality.samples[FRECHET_DISTANCE].value > 0
+    result = run.evaluate(**few(split="val", ode=NO_ODE))
+    assert (result.quality.baseline.num, result.quality.baseline.scores) == (12, {})
+    assert result.quality.scores["frechet_distance"].value > 0
     assert "baseline: 12 test images" in evaluation_page(result)
-
-
-def test_more_samples_than_test_images_are_compared_at_their_number(first: Evaluation) -> None:
-    """Real images and as many of the samples; the kernel distance is of all."""
-    run = Run("digits")
-    num = len(run.dataset.test)
-    found = run.evaluate(**few(num_samples=num + 20)).quality
-    assert first.quality.baseline.num == 40
-    assert found.baseline.num == found.matched.num == num
-    ((whole,), (some,)) = found.samples.sets, found.matched.sets
-    assert some.scores[FRECHET_DISTANCE] != whole.scores[FRECHET_DISTANCE]
-    assert KERNEL_DISTANCE.name not in some.scores.values
-    assert found.comparable(FRECHET_DISTANCE) == found.matched
-    assert found.comparable(KERNEL_DISTANCE) == found.samples
 
 
 def test_a_metric_of_ones_own_is_found_everywhere() -> None:
@@ -232,7 +211,7 @@ def test_a_metric_of_ones_own_is_found_everywhere() -> None:
         result = Run("digits").evaluate(**few())
         assert result.quality.metrics[-1] is mine
         content = result.to_dict()
-        assert content["quality"]["mean"]["mine"] == result.quality.samples[mine].value
+        assert content["quality"]["scores"]["mine"]["value"] == result.quality.scores["mine"].value
         assert Evaluation.from_dict(content) == result
         assert "mean feature" in evaluation_page(result)
         heads = [column.title for table in evaluation_tables(result) for column in table.columns]
@@ -252,8 +231,8 @@ def test_a_changed_metric_has_new_values() -> None:
             found.append(Run("digits").evaluate(**few()).quality)
         finally:
             SAMPLE_METRICS.remove(mine)
-    assert [one.samples.mean["mine"] for one in found] == [1, 2]
-    assert [one.baseline.scores.values["mine"] for one in found] == [Value(1.0), Value(2.0)]
+    assert [one.scores["mine"] for one in found] == [Value(1.0), Value(2.0)]
+    assert [one.baseline.scores["mine"] for one in found] == [Value(1.0), Value(2.0)]
 
 
 def test_the_guide_evaluates_a_run() -> None:
@@ -367,11 +346,11 @@ def test_the_baseline_is_computed_once_for_all_runs_on_the_same_data(
 
 def test_scores_are_of_the_function_that_is_named(here: Path, first: Evaluation) -> None:
     """Also where only its classes are new, and its features as they were."""
-    before = first.quality.samples.mean
+    before = first.quality.scores
     (here / "mine.py").write_text(USERS + ", images.float().flatten(1)[:, :3]")
-    after = dict(Run("digits").evaluate(**few()).quality.samples.mean)
+    after = dict(Run("digits").evaluate(**few()).quality.scores)
     assert not {"classifier_score", "inception_score"} & before.keys()
-    assert after.pop("classifier_score") >= 1
+    assert after.pop("classifier_score").value >= 1
     assert after == before
 
 
@@ -411,7 +390,6 @@ def test_what_is_missing_is_said_before_anything_is_measured(elbos: Elbos, here:
     ("words", "part"),
     [
         (["extractor:inception"], "weights"),
-        (["extractor:dinov2"], "dinov2_vitl14_pretrain.pth"),
         (["extractor:inception", "--extractor.weights", "mine.py"], "mine.py"),
         (["extractor:module", "--extractor.path", "mine.py:nope"], "nope"),
         (["extractor:module", "--extractor.path", "nope.py:f"], "nope.py"),
@@ -494,15 +472,10 @@ def test_evaluations_of_other_images_have_no_difference(first: Evaluation) -> No
 
 REFUSED = [
     ({"num_images": -5}, "num_images is -5"),
-    ({"num_rounds": 1}, "num_rounds is 1"),
     ({"num_pilot_images": 1}, "num_pilot_images is 1"),
     ({"target_se": 0.0}, "target_se is 0"),
     ({"target_se": math.inf}, "target_se is inf"),
     ({"num_samples": 19}, "num_samples is 19: give at least 20"),
-    ({"num_samples": 0, "sweep": True}, "num_samples is 0"),
-    ({"sweep_samples": 19}, "at least 20 samples"),
-    ({"sweep_evaluations": (3,)}, "4 evaluations"),
-    ({"num_sets": 0}, "num_sets is 0"),
     ({"seed": -1}, "seed is -1"),
 ]
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn.functional import softplus
 
 from elbos.base.numbers import percent
-from elbos.evaluation.figures import curves_figure, floor_figure, sweep_figure, sweep_styles
+from elbos.evaluation.figures import curves_figure, floor_figure
 from elbos.evaluation.metrics import FRECHET_DISTANCE, KERNEL_DISTANCE, Value
 from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table, underfitting
 from elbos.evaluation.result import (
@@ -26,19 +26,10 @@ from elbos.evaluation.result import (
     TheoremCheck,
     Training,
 )
-from elbos.evaluation.scores import (
-    Baseline,
-    SampleQuality,
-    SampleSets,
-    SamplingProtocol,
-    Scores,
-    Sweep,
-    SweepPoint,
-)
+from elbos.evaluation.scores import Baseline, SampleQuality, SamplingProtocol
 from elbos.theory.floor import Floor
 
 COMMAND = "elbos evaluate runs/fashion --quality"
-SAMPLERS = ("Ancestral", "DPMSolver", "Heun")
 WEIGHTINGS = ("ELBO", "sigmoid(2)", "EDM", "EDM-monotonic", "Min-SNR(5)")
 HOW = SamplingProtocol(
     extractor="EfficientNet-Lite0",
@@ -54,9 +45,8 @@ HOW = SamplingProtocol(
     num_steps=32,
     num_evaluations=32,
     guidance=1.0,
-    guidance_logsnr=None,
     num_samples=10_000,
-    seeds=(0, 1, 2),
+    seed=0,
 )
 
 
@@ -139,38 +129,16 @@ def likelihood(bits, scale, z):
 
 
 def scores(**values):
-    return Scores({name: Value(*np.atleast_1d(value).tolist()) for name, value in values.items()})
-
-
-def sample_sets(num, distances):
-    found = {
-        seed: scores(
-            frechet_distance=distance,
-            kernel_distance=(0.0123, 0.0011),
-            precision=0.71,
-            recall=0.58,
-        )
-        for seed, distance in enumerate(distances)
+    """Values, or pairs of a value and its standard error."""
+    return {
+        name: Value(*value) if isinstance(value, tuple) else Value(value)
+        for name, value in values.items()
     }
-    return SampleSets.from_scores(num, found)
 
 
-def sweep_point(sampler, grid, num, distance):
-    names = {"sampler": f"{sampler}()", "sampler_label": sampler, "grid_label": grid}
-    how = replace(HOW, **names, grid=f"{grid}()", num_evaluations=num)
-    return SweepPoint(protocol=how, scores=scores(frechet_distance=distance))
-
-
-def sweep(samplers=SAMPLERS, grids=("EDM sampling",)):
-    points = [
-        sweep_point(sampler, grid, num * (1 + (sampler == "Heun")), 14 + 600 * (1 + i) / num**1.5)
-        for i, sampler in enumerate(samplers)
-        for grid in grids
-        for num in (4, 8, 16, 32, 64)
-    ]
-    baseline = Baseline(split="test", num=2000, scores=scores(frechet_distance=12.3))
-    best = min(points, key=lambda point: point.scores[FRECHET_DISTANCE].value)
-    return Sweep(points=tuple(points), num_samples=2000, seed=0, baseline=baseline, best=best)
+SCORES = scores(
+    frechet_distance=12.3, kernel_distance=(0.0123, 0.0011), precision=0.71, recall=0.58
+)
 
 
 def full():
@@ -201,11 +169,9 @@ def full():
         },
         quality=SampleQuality(
             protocol=HOW,
-            samples=sample_sets(10_000, (11.9, 12.3, 12.7)),
-            matched=None,
+            scores=SCORES,
             baseline=Baseline(split="test", num=10_000, scores=real),
         ),
-        sweep=sweep(),
         protocol=Protocol(
             data="fashion",
             data_sha256="0123456789abcdef",
@@ -256,17 +222,15 @@ def test_a_result_is_read_back_from_json(result):
     content = json.loads(json.dumps(result.to_dict()))
     assert Evaluation.from_dict(content) == result
     assert content["results"]["given_label"]["bits_per_dim"] == 2.8711
-    assert content["quality"]["sets"][1]["kernel_distance_se"] == 0.0011
-    assert content["quality"]["sets"][1]["inception_score"] is None
-    assert content["sweep"]["points"][0]["sampler"] == "Ancestral()"
+    distance = {"value": 0.0123, "standard_error": 0.0011}
+    assert content["quality"]["scores"]["kernel_distance"] == distance
 
 
 @pytest.mark.parametrize(
     ("wrong", "needed"),
     [
         ({"step": "9"}, "'9'"),
-        ({"quality": {"sets": [5]}}, "5"),
-        ({"sweep": {"baseline": {"split": "test", "num": 9, "frechet_distance": "<b>"}}}, "<b>"),
+        ({"quality": 5}, "5"),
         ({"results": 5}, "5"),
     ],
 )
@@ -335,33 +299,16 @@ def test_what_the_excess_means_depends_on_the_images(result):
     assert ("any training could gain" in held_out) != ("any training could gain" in trained_on)
 
 
-def test_no_two_lines_of_a_sweep_look_alike():
-    """Of eight samplers on four grids, each in order of its evaluations; and real data."""
-    found = sweep("ABCDEFGH", "UVWX")
-    *lines, baseline = sweep_figure(replace(found, points=found.points[::-1])).data
-    assert {line.name for line in lines} == {f"{s}, {g}" for s in "ABCDEFGH" for g in "UVWX"}
-    styles = {(line.line.color, line.line.dash) for line in lines}
-    assert len(styles) == len(lines) == 32
-    assert len({line.line.color for line in lines if line.name.startswith("A")}) == 1
-    assert all(list(line.x) == sorted(line.x) for line in lines)
-    assert sum(len(line.x) for line in lines) == len(found.points)
-    assert set(baseline.y) == {12.3}
-    samplers, grids = sweep_styles(found)
-    assert len({swatch.html() for swatch in [*samplers.values(), *grids.values()]}) == 12
-
-
 def test_page_says_what_was_measured(result):
     text = words(evaluation_page(result, command=COMMAND))
     for shown in (
         "step 5,000 · 640,000 images seen · 10,000 test images",
         "2.903 ± 0.012",
         "2.871 ± 0.012",
-        "12.30 ± 0.40",
-        "baseline 4.560",
+        "12.30 real-data baseline 4.560",
         "−0.0500 ± 0.0080",
         "9 of 10 agree",
         "✗ +4.50",
-        "mean of 3 seeds",
         "0.0123 ± 0.0011",
         "elbos 0.1.0, torch 2.6.0",
         "256 pixel values",
@@ -403,31 +350,19 @@ def test_samplers_of_several_models_are_shown_where_they_differ(result):
     assert shown == 2 * ["DPMSolver, EDM sampling, 32"] + 2 * ["DPMSolver, EDM sampling, 18"]
 
 
-def test_fewer_real_images_than_samples_are_held_against_as_many_samples(result):
-    """On the card, too; and the kernel distance leads where these are fewer than features."""
+def test_real_images_are_compared_with_as_many_samples_only(result):
+    """The kernel distance with any; it leads where there are fewer images than features."""
     real = scores(frechet_distance=4.56, kernel_distance=(0.0021, 0.0012))
-    quality = replace(
-        result.quality,
-        matched=sample_sets(300, (34.1, 34.6, 35.1)),
-        baseline=Baseline(split="test", num=300, scores=real),
-        protocol=replace(HOW, num_features=64),
-    )
+    baseline = Baseline(split="test", num=300, scores=real)
+    quality = replace(result.quality, baseline=baseline, protocol=replace(HOW, num_features=64))
     text = words(evaluation_page(replace(result, quality=quality)))
-    assert "34.60 ± 0.50 real-data baseline 4.560" in text
-    assert "seed 2, the first 300 samples" in text and "real-data baseline: 300 test images" in text
-    assert quality.metrics[0] is FRECHET_DISTANCE
+    assert "4.560" not in text and "real-data baseline: 300 test images" in text
+    assert quality.real(FRECHET_DISTANCE) is None and quality.metrics[0] is FRECHET_DISTANCE
     quality = replace(quality, protocol=HOW)
     assert quality.metrics[0] is KERNEL_DISTANCE
     text = words(evaluation_page(replace(result, quality=quality)))
     assert "real-data baseline 0.0021 ± 0.0012" in text
     assert text.index("kernel distance ↓") < text.index("Fréchet distance ↓")
-
-
-def test_a_sweep_has_real_images_of_its_own_number_or_none(result):
-    shown = "real-data baseline, 2,000 images"
-    assert shown in words(evaluation_page(result))
-    fewer = replace(result.sweep, baseline=replace(result.sweep.baseline, num=300))
-    assert shown not in words(evaluation_page(replace(result, sweep=fewer)))
 
 
 def test_island_holds_every_number(result):
@@ -446,10 +381,10 @@ def test_what_is_no_number_is_a_dash(result):
 
 def test_what_was_not_measured_is_left_out(result):
     one = replace(result.results["unconditional"], ode=None, exact_bits_per_dim=1.7654)
-    unmeasured = {"quality": None, "sweep": None, "floors": None}
+    unmeasured = {"quality": None, "floors": None}
     least = replace(result, results={"unconditional": one}, **unmeasured)
     text = words(evaluation_page(least))
-    titles = ("Sample quality", "Quality by network evaluations", "Bound and ODE", "Loss and floor")
+    titles = ("Sample quality", "Bound and ODE", "Loss and floor")
     for title in titles:
         assert title in words(evaluation_page(result)) and title not in text
     assert "the true density has 1.765." in text
@@ -487,7 +422,6 @@ def view(browser, path):
 
 def test_all_is_drawn(view):
     assert view.locator("#plot .scatterlayer .js-line").count() == 2 * 4  # with bands
-    assert view.locator("#plot-sweep .scatterlayer .js-line").count() == len(SAMPLERS) + 1
     assert view.locator("img.samples").evaluate("image => image.naturalWidth") == 402
 
 
@@ -500,7 +434,7 @@ def test_nothing_is_wider_than_the_screen(browser, path):
 
 
 def test_all_is_read_in_the_light_and_in_the_dark(view):
-    places = ["#plot .xtick text", "#plot-sweep .ytick text", "h1", ".kicker", ".big", ".big small"]
+    places = ["#plot .xtick text", "#plot-floor .ytick text", "h1", ".kicker", ".big", ".big small"]
     places += [".notes", ".legend", ".measured td", ".measured th", "footer p"]
     script = """places => [...places.map(place => {
         const style = getComputedStyle(document.querySelector(place));
@@ -516,7 +450,7 @@ def test_all_is_read_in_the_light_and_in_the_dark(view):
 
 
 def test_each_plot_is_saved_under_its_name(view):
-    for button, name in zip(view.locator(".save").all(), ["curves", "floor", "sweep"], strict=True):
+    for button, name in zip(view.locator(".save").all(), ["curves", "floor"], strict=True):
         with view.expect_download() as download:
             button.click()
         assert download.value.suggested_filename == f"elbos-{name}.png"

@@ -12,11 +12,9 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from elbos.base.extras import MissingExtra
 from elbos.evaluation.features import (
-    Dinov2,
     Inception,
     Lite0,
     Module,
-    dinov2,
     extract,
     inception,
     lite0,
@@ -32,7 +30,7 @@ def images(generator):
 
 
 def features_of(extractor, images, num_levels=256):
-    return extract(extractor, images, num_levels=num_levels, on_images=lambda _: None)
+    return extract(extractor, images, num_levels=num_levels)
 
 
 # --- any function --------------------------------------------------------------------------------
@@ -64,14 +62,12 @@ def test_levels_are_spread_over_bytes(tmp_path, images):
     )
 
 
-def test_images_go_through_in_order_and_are_counted(tmp_path):
+def test_images_go_through_in_order(tmp_path):
     extractor = Module(path=written(tmp_path, MEANS)).load(CPU)
     x = torch.arange(250, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
-    counts = []
-    features = extract(extractor, x, num_levels=256, on_images=counts.append)
+    features = extract(extractor, x, num_levels=256)
     assert torch.equal(features.pooled, torch.arange(250.0)[:, None].expand(-1, 3))
     assert features.logits is None
-    assert sum(counts) == 250
 
 
 def test_a_function_may_have_classes_and_what_it_changes_is_its_own(tmp_path, images):
@@ -253,93 +249,6 @@ def test_a_missing_package_is_named(package, random_inception, tmp_path, monkeyp
         network.load(CPU)
 
 
-# --- DINOv2 --------------------------------------------------------------------------------------
-
-
-def random_dinov2(positions, width=64, depth=2):
-    """A state dict by DINOv2's names; weights are drawn in the order of the names."""
-    shapes = {
-        "cls_token": (1, 1, width),
-        "mask_token": (1, width),
-        "norm.bias": (width,),
-        "norm.weight": (width,),
-        "patch_embed.proj.bias": (width,),
-        "patch_embed.proj.weight": (width, 3, 14, 14),
-        "pos_embed": (1, positions**2 + 1, width),
-    }
-    layers = {"attn.proj": (width, width), "attn.qkv": (3 * width, width)}
-    layers |= {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
-    layers |= {"norm1": (width,), "norm2": (width,)}
-    for i in range(depth):
-        shapes |= {f"blocks.{i}.{one}.gamma": (width,) for one in ("ls1", "ls2")}
-        shapes |= {f"blocks.{i}.{name}.weight": shape for name, shape in layers.items()}
-        shapes |= {f"blocks.{i}.{name}.bias": shape[:1] for name, shape in layers.items()}
-    generator = torch.Generator().manual_seed(0)
-    return {n: 0.2 * torch.randn(shapes[n], generator=generator) for n in sorted(shapes)}
-
-
-def test_dinov2_is_dinov2s_own_network():
-    """First features of a ramp with 37x37 positions, by DINOv2's code of 2023 to 2025."""
-    ramp = torch.linspace(-1, 1, 224)
-    x = torch.stack([ramp.expand(224, 224), ramp[:, None].expand(224, 224), ramp.outer(ramp)])
-    ours = dinov2.VisionTransformer(random_dinov2(37))(x[None])[0, :4]
-    torch.testing.assert_close(
-        ours, torch.tensor([-0.06316248, -0.05525673, -0.11503235, 0.18408784]), rtol=0, atol=1e-5
-    )
-
-
-@pytest.mark.parametrize("is_file", [False, True])
-def test_dinov2_is_transformers_with_its_processing(is_file, tmp_path, generator):
-    transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 128, "num_attention_heads": 2, "num_hidden_layers": 2}
-    config = transformers.Dinov2Config(**sizes, image_size=224, patch_size=14)
-    theirs = transformers.Dinov2Model(config).eval()
-    for parameter in theirs.parameters():
-        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
-    theirs.save_pretrained(tmp_path)
-    path = tmp_path / "model.safetensors"
-    extractor = Dinov2(weights=path if is_file else tmp_path).load(CPU)
-    x = torch.randint(256, (2, 3, 30, 40), generator=generator, dtype=torch.uint8)
-    by_pillow = getattr(transformers, "BitImageProcessorPil", transformers.BitImageProcessor)
-    process = by_pillow(
-        size={"height": 224, "width": 224},
-        resample=3,
-        do_center_crop=False,
-        image_mean=[0.485, 0.456, 0.406],
-        image_std=[0.229, 0.224, 0.225],
-    )
-    with torch.no_grad():
-        inputs = process(list(x.permute(0, 2, 3, 1).numpy()), return_tensors="pt")
-        features = theirs(inputs["pixel_values"]).pooler_output
-    torch.testing.assert_close(features_of(extractor, x).pooled, features, rtol=1e-5, atol=1e-5)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    assert extractor.name == f"dinov2, 128 features, 224 px, weights sha256 {digest}"
-
-
-def test_dinov2_sees_grey_and_rgb_alike(tmp_path, images):
-    torch.save(random_dinov2(16), tmp_path / "weights.pth")
-    extractor = Dinov2(weights=tmp_path / "weights.pth").load(CPU)
-    grey = images[:, :1]
-    features = features_of(extractor, grey)
-    torch.testing.assert_close(
-        features.pooled, features_of(extractor, grey.repeat(1, 3, 1, 1)).pooled
-    )
-    assert features.pooled.shape == (4, 64)
-    assert features.logits is None
-
-
-def test_dinov2_without_weights_says_where_they_belong(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    place = tmp_path / "checkpoints" / "dinov2_vitl14_pretrain.pth"
-    with pytest.raises(FileNotFoundError) as error:
-        Dinov2().load(CPU)
-    assert all(one in str(error.value) for one in (str(place), dinov2.URL, "d5383ea8"))
-    place.parent.mkdir()
-    torch.save(random_dinov2(16), place)
-    with pytest.raises(ValueError, match=rf"{place}.*d5383ea8"):
-        Dinov2().load(CPU)
-
-
 # --- files that are no weights -------------------------------------------------------------------
 
 
@@ -359,14 +268,6 @@ def load_inception(path, _):
     Inception(weights=path).load(CPU)
 
 
-def load_dinov2(path, _):
-    Dinov2(weights=path).load(CPU)
-
-
-def load_safetensors(path, _):
-    Dinov2(weights=path.rename(path.with_suffix(".safetensors"))).load(CPU)
-
-
 def saved(value):
     buffer = io.BytesIO()
     torch.save(value, buffer)
@@ -384,7 +285,7 @@ NO_WEIGHTS = {
 }
 
 
-LOADS = [load_lite0, load_inception, load_dinov2, load_safetensors]
+LOADS = [load_lite0, load_inception]
 
 
 @pytest.mark.parametrize("load", LOADS)

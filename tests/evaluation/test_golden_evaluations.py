@@ -37,7 +37,7 @@ FEW = EvaluationConfig(
 CASES = {
     "digits": (
         "digits",
-        replace(FEW, sweep=True, sweep_evaluations=(4,), sweep_samples=20),
+        FEW,
         Sampling(num_steps=3),
     ),
     "guided": (
@@ -46,14 +46,12 @@ CASES = {
             split="val",
             num_images=12,
             num_pilot_images=12,
-            num_rounds=3,
             target_se=1.0,
             seed=5,
             ode=OdeConfig(num_images=2, dequantization="uniform"),
             num_samples=40,
-            num_sets=2,
         ),
-        Sampling(sampler=Heun(churn=4.0), num_steps=4, guidance=2.0, guidance_max=1.0),
+        Sampling(sampler=Heun(churn=4.0), num_steps=4, guidance=2.0),
     ),
     "toy": (
         "toy",

@@ -8,9 +8,9 @@ from noise_images import Means, dataset, noise
 
 from elbos.evaluation.estimators import Statistics, frechet_distance
 from elbos.evaluation.features import Extractor, Features
-from elbos.evaluation.metrics import SAMPLE_METRICS, feature_sets, scores
+from elbos.evaluation.metrics import feature_sets, scores
+from elbos.evaluation.quality import NotFiniteError, require_finite_samples
 from elbos.evaluation.reference import reference
-from elbos.evaluation.samples import NotFiniteError, require_finite_samples
 from elbos.training.data import Digits
 
 
@@ -41,16 +41,6 @@ def test_scores_of_other_real_images_are_the_baseline():
         assert score["frechet_distance"].value < 0.02 * dark["frechet_distance"].value
     assert dark["kernel_distance"].value > 4 * dark["kernel_distance"].standard_error
     assert max(dark["precision"].value, dark["recall"].value) < 0.1
-
-
-def test_the_first_samples_alone_are_scored_as_if_there_were_no_others():
-    data, extractor = dataset(), Means().extractor
-    ref = reference(data, "train", extractor)
-    x = noise(100, 7)
-    both, alone = (feature_sets(x[:num], data, ref, extractor) for num in (100, 40))
-    sized = [metric for metric in SAMPLE_METRICS if metric.depends_on_num]
-    assert scores(both.first(40)) == scores(alone)
-    assert scores(both.first(40), sized).keys() == scores(alone).keys() - {"kernel_distance"}
 
 
 def test_only_inceptions_classes_have_an_inception_score():

@@ -17,10 +17,10 @@ from elbos import Denoiser, Validator
 from elbos.base import files
 from elbos.base.processes import Processes
 from elbos.base.store import Part, Store
-from elbos.evaluation import EvaluationConfig, OdeConfig, ode, quality, samples
+from elbos.evaluation import EvaluationConfig, OdeConfig, ode, quality
 from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Module
-from elbos.evaluation.samples import NotFiniteError
+from elbos.evaluation.quality import NotFiniteError
 from elbos.runs.run import Run
 from elbos.theory.parameterizations import V
 from elbos.training import sampling
@@ -48,7 +48,8 @@ def test_two_processes_measure_what_one_does_and_each_a_half(
     runs: Path, monkeypatch: pytest.MonkeyPatch, unchecked: None
 ) -> None:
     """Bit for bit, in both: likelihood, ODE, reference, samples and their features."""
-    for module, size in ((samples, 4), (sampling, 4), (quality, 4), (ode, 1)):
+    monkeypatch.setattr(quality, "NUM_AT_ONCE", 4)
+    for module, size in ((sampling, 4), (quality, 4), (ode, 1)):
         monkeypatch.setattr(module, "BATCH_SIZE", size)
     monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
     (runs / "mine.py").write_text(USERS)

@@ -92,7 +92,9 @@ def test_no_module_of_the_current_folder_is_imported(
     """Whoever runs elbos in a folder that others write to runs none of their code."""
     was_run = hostile_modules(folder)
     monkeypatch.setenv("PYTHONPATH", str(Path(files.__file__).parents[2]))
-    job = Job.from_experiment(one, folder / "run", one.objectives[0], 0)
+    config, scoring = one.run_config(one.objectives[0], 0), one.scoring
+    path, weightings = folder / "run", one.weightings
+    job = Job(path=path, config=config, scoring=scoring, weightings=weightings)
     assert Local(2).do(job, Event()) is None  # of one thread
     assert (folder / "run" / "scores.json").exists()
     assert not was_run.exists()

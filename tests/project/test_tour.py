@@ -16,7 +16,6 @@ from torch.distributed import run
 from elbos import cli
 from elbos.base.codec import decode
 from elbos.cli import compare as compare_verb
-from elbos.comparison import timing
 from elbos.training.config import Config
 from elbos.training.data.fashion import DEBIAN
 from elbos.training.presets import default_name
@@ -61,8 +60,8 @@ def small(verb: str, words: list[str]) -> list[str]:
     if "--shape" in words:
         options += ["--shape", "3", "8", "8", "--num-samples", "2000"]
     if verb == "compare":
-        options += ["--minutes", "0.005", "--objectives", "edm"] if "--minutes" in words else SHORT
-    if words[:2] == ["fashion-small", "--minutes"]:
+        options += [*SHORT, "--objectives", "edm"] if words[0] == "fashion-small" else SHORT
+    if verb == "compare" and words[0] == "fashion-small":
         options.insert(0, "data:digits")  # in place of 60,000 pictures
     rest = without(words, [word for word in options if word.startswith("--")])
     first = next((i for i, word in enumerate(rest) if re.match(r"--|[a-z]+:", word)), len(rest))
@@ -105,7 +104,6 @@ def launch(lines: list[tuple[list[str], list[str]]]) -> None:
 def test_the_lines_run_in_their_order(elbos: Elbos, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(compare_verb, "Local", lambda *_: Here())
-    monkeypatch.setattr(timing, "_BUDGET_SECONDS", 0.1)
     shutil.copytree(ROOT / "examples", "examples")
     Path("mine.py").write_text(USERS)
     runs, launches = [], []

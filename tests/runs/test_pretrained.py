@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,7 @@ def test_the_likelihood_of_a_latent_pipeline_is_one_of_latents(
     assert result.bits_per_dim == pytest.approx(expected, abs=1e-5)  # of 2 to 6 bits
     assert found.is_of_latents and found.protocol.num_levels is None
     assert f"{result.nats_per_dim:.2f}"[:3] in shown and "up to a constant" in shown
-    assert found.quality.samples.num == 20
+    assert found.quality is None
     page = Path("runs/evaluate-latent/eval.html").read_text()
     assert "Nats/dim" in page and "Bits/dim" not in page
 
@@ -219,7 +220,7 @@ def test_an_interrupted_evaluation_of_a_folder_resumes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pretrained, "sample_batches", stop)
+        patch.setattr(sys.modules["elbos.evaluation.evaluate"], "summary", stop)
         assert elbos(*words).status == 1
     assert not (out / "eval.json").exists()
     kept = snapshot(out)
@@ -229,7 +230,6 @@ def test_an_interrupted_evaluation_of_a_folder_resumes(
     assert shown.status == 0 and "optimizer" not in shown.out
     found = Evaluation.load(out / "eval.json")
     assert snapshot(out).items() >= kept.items()
-    monkeypatch.setattr(Pretrained, "sample_batches", stop)
     assert json.loads(elbos(*words, "--json").out) == found.to_dict()
     assert snapshot(folders / "ddpm") == model
 
@@ -240,7 +240,6 @@ def test_an_interrupted_evaluation_of_a_folder_resumes(
     assert Evaluation.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     page = re.sub(r"<.*?>", "", (out / "eval.html").read_text())
     assert "None" not in page.split("Protocol")[0]
-    assert found.quality.protocol.sampler.startswith("DPMSolver")
 
 
 def test_changed_weights_are_measured_anew(folders: Path) -> None:

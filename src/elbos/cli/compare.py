@@ -40,10 +40,6 @@ class Compare:
     """Seeds of the replicates of every objective. Intervals from three replicates are 1.7 times as
     wide as from five; one replicate gives no interval."""
 
-    minutes: float | None = None
-    """Training time of each run on this machine or one machine of the cluster; it sets the number
-    of training images for all runs. Default: the preset's number of images."""
-
     samplers: tuple[str, ...] = ("ancestral=Ancestral(),64", "heun=Heun(),18")
     """Samplers for the samples that are scored: a name, a sampler and its number of steps, or a
     name and "Sampling(...)", as in Python."""
@@ -69,9 +65,7 @@ class Compare:
     def __call__(self) -> None:
         config, preset = self.chosen.config, self.chosen.preset
         _require_shared(config, PRESETS[preset])
-        if self.minutes is not None and config.num_images != PRESETS[preset].num_images:
-            raise ValueError("--minutes sets the number of images: leave one of the two out.")
-        names = [n for one in self.objectives for n in (VARIANTS if one == "all" else [one])]
+        names = [n for word in self.objectives for n in (VARIANTS if word == "all" else [word])]
         experiment = Experiment(
             config=config,
             scoring=replace(self.scoring, samplings=parse_samplings(self.samplers)),
@@ -83,7 +77,6 @@ class Compare:
             experiment,
             path,
             (OnRay if self.ray else Local)(self.workers, self.gpus_per_run),
-            minutes=self.minutes,
             command=shlex.join(["elbos", *sys.argv[1:]]),
         )
         if self.json:
@@ -112,31 +105,29 @@ def command(words: list[str]) -> Compare:
 
 def _require_shared(config: Config, preset: Config) -> None:
     ends = {end: getattr(config.schedule, end) for end in ("logsnr_min", "logsnr_max")}
-    kept = {name: getattr(config.output, name) for name in ("num_kept", "trackers")}
-    theirs = {
+    output = {name: getattr(config.output, name) for name in ("num_kept", "trackers")}
+    single = {
         "seed": (config.seed, preset.seed, "give --seeds"),
         "parameterization": (config.parameterization, preset.parameterization, "give --objectives"),
         "weighting": (config.weighting, preset.weighting, "give --objectives"),
         "schedule": (config.schedule, replace(preset.schedule, **ends), "give --objectives"),
-        "output": (config.output, replace(preset.output, **kept), "the report has its own"),
+        "output": (config.output, replace(preset.output, **output), "the report has its own"),
     }
-    for name, (given, expected, advice) in theirs.items():
-        if given != expected:
+    for name, (chosen, expected, advice) in single.items():
+        if chosen != expected:
             raise ValueError(f"--{name} is of a single run: {advice}.")
 
 
 def _require_finished(comparison: Comparison) -> None:
-    are_all_failed = all(one.status == "failed" for one in comparison.objectives)
     failed = [
-        (f"{one.name}-{failure.seed}", failure)
-        for one in comparison.objectives
-        for failure in one.failures
-        if not failure.is_final or are_all_failed
+        (f"{objective.name}-{failure.seed}", failure.reason)
+        for objective in comparison.objectives
+        for failure in objective.failures
     ]
     if failed:
-        name, failure = failed[0]
-        others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        again = "" if failure.is_final else " The same command tries again."
+        name, reason = failed[0]
+        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
         raise ValueError(
-            f"The run {name}{others} could not be scored: {failure.reason.rstrip('.')}.{again}"
+            f"The run {name}{more} could not be scored: {reason.rstrip('.')}. The same command "
+            "tries again."
         )

@@ -89,8 +89,8 @@ class Evaluate:
     def __post_init__(self) -> None:
         for path in self.models:
             if str(path).startswith("data:") and not path.exists():
-                known = [f"data:{command_name(kind)}" for kind in get_args(KnownData)]
-                raise ValueError(f"There is no {path}: {suggestion(str(path), known)}")
+                choices = [f"data:{command_name(kind)}" for kind in get_args(KnownData)]
+                raise ValueError(f"There is no {path}: {suggestion(str(path), choices)}")
         pipelines = [path for path in self.models if is_pipeline(path)]
         if self.batch_size is not None and not pipelines:
             raise ValueError(
@@ -114,7 +114,7 @@ class Evaluate:
         if not processes.is_main:
             warnings.simplefilter("ignore")  # the main process warns
         models = [self._model(path).shared_by(processes) for path in self.models]
-        outs = [self._results(*one) for one in zip(self.models, models, strict=True)]
+        outs = [self._results(*pair) for pair in zip(self.models, models, strict=True)]
         if len(set(outs)) < len(set(self.models)):
             raise ValueError(_ONE_NAME)
         samplings = [
@@ -123,7 +123,7 @@ class Evaluate:
         for model, sampling in zip(models, samplings, strict=True):
             require_measurable(model, self.config, sampling)  # early, not after hours
         try:
-            results = [self._measure(*one) for one in zip(models, outs, samplings, strict=True)]
+            results = [self._measure(*part) for part in zip(models, outs, samplings, strict=True)]
         except KeyboardInterrupt:
             raise Interrupted(
                 "Stopped: the measurements are stored, and the same command resumes."
@@ -131,8 +131,8 @@ class Evaluate:
         if not processes.is_main:
             return
         if self.json:
-            found = [result.to_dict() for result in results]
-            print(json.dumps(found if len(found) > 1 else found[0], indent=2))  # noqa: T201
+            content = [result.to_dict() for result in results]
+            print(json.dumps(content if len(content) > 1 else content[0], indent=2))  # noqa: T201
         elif len(results) > 1:
             Console().print(runs_table(results).rich())
 
@@ -186,7 +186,7 @@ def _claimable(out: Path, model: Path) -> Results:
 
 def _is_of_sampling(word: str) -> bool:
     """Return whether a word of the command line is an option of `Sampling`."""
-    names = "|".join(one.name for one in fields(Sampling))
+    names = "|".join(option.name for option in fields(Sampling))
     return bool(re.match(rf"__({names})([.=]|$)|({names}):", word.replace("-", "_")))
 
 

@@ -43,10 +43,10 @@ class Results:
             raise ValueError(f"{out} is a file: name a directory with --out.")
         files.require_plain(out)
         stored = RunDirectory(out).read(_FILE)
-        others = [path.name for path in out.glob("*") if not path.name.startswith(".")]
-        if stored is None and others:
+        foreign = [path.name for path in out.glob("*") if not path.name.startswith(".")]
+        if stored is None and foreign:
             raise ValueError(
-                f"{out} holds {others[0]} but no {_FILE}, of an evaluation: "
+                f"{out} holds {foreign[0]} but no {_FILE}, of an evaluation: "
                 "name a new one with --out."
             )
         if stored is not None and stored != self.owner:

@@ -4,38 +4,46 @@ report.
 
 import itertools
 import json
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from elbos.base import files
-from elbos.base.checks import require_finite, require_positive, typed
+from elbos.base.checks import typed
 from elbos.base.codec import digest
 from elbos.base.errors import Interrupted, printable, suggestion
+from elbos.base.numbers import count
 from elbos.base.processes import local_device
 from elbos.base.progress import LOGGER, begin, clock, progress
-from elbos.comparison.directory import ComparisonDirectory, Stored
+from elbos.comparison.directory import Settings, claim, locked, stored_settings
 from elbos.comparison.executors import Executor, Key, Local, do_all
 from elbos.comparison.experiment import Experiment, Scoring, shared_config
 from elbos.comparison.job import Job
-from elbos.comparison.objective_result import Failure
-from elbos.comparison.result import Comparison
-from elbos.comparison.summary import summarize
-from elbos.comparison.timing import hardware, resolved
+from elbos.comparison.result import (
+    Comparison,
+    Curve,
+    Failure,
+    ObjectiveResult,
+    Row,
+)
+from elbos.comparison.scores import RunScores, measured_metrics
 from elbos.comparison.variants import Variant
 from elbos.evaluation.quality import REFERENCE_SPLIT
 from elbos.evaluation.reference import reference
+from elbos.theory.elbo import rising_intervals
 from elbos.training.config import Config
-from elbos.training.data import Dataset
 from elbos.training.monitor import require_installed
 from elbos.training.presets import PRESETS
 from elbos.training.state import build_network, require_guidable
+
+NUM_WEIGHTS = 201  # points of the curves of weighting and density
 
 
 @typed
@@ -46,7 +54,6 @@ def compare(
     seeds: int | Sequence[int] = 5,
     out: str | Path | None = None,
     scoring: Scoring | None = None,
-    minutes: float | None = None,
     executor: Executor | None = None,
 ) -> Comparison:
     """Train and compare several objectives with the same seeds.
@@ -63,8 +70,6 @@ def compare(
             narrow as those of three; a single seed gives no intervals.
         out: The comparison's directory. Default: runs/compare-PRESET, or runs/compare.
         scoring: Settings of the scoring.
-        minutes: Training time of a run, which determines the number of training images. Default:
-            the configuration's number of images.
         executor: Executor of the runs. Default: processes of this machine.
 
     Raises:
@@ -92,31 +97,21 @@ def compare(
     )
     name = f"compare-{data}" if isinstance(data, str) else "compare"
     path = Path(out) if out is not None else Path("runs") / name
-    return run_experiment(experiment, path, executor or Local(), minutes=minutes)
+    return run_experiment(experiment, path, executor or Local())
 
 
 def run_experiment(
-    experiment: Experiment,
-    path: Path,
-    executor: Executor,
-    *,
-    minutes: float | None = None,
-    command: str | None = None,
+    experiment: Experiment, path: Path, executor: Executor, *, command: str | None = None
 ) -> Comparison:
     """Run a comparison of training objectives.
 
     Models that are not scored yet are trained and scored; the report is written, and the results
     are returned. Several commands may share the work. The report shows the command line.
     """
-    directory = ComparisonDirectory(path)
-    if minutes is not None:
-        require_positive(minutes=minutes)
-        require_finite(minutes, "minutes")
     dataset = experiment.config.data.load()
     config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
     require_installed(config.output.trackers)
     network = build_network(config, dataset.spec, torch.device("cpu"))
-    num_parameters = sum(parameter.numel() for parameter in network.parameters())
     for sampling in experiment.scoring.samplings.values():
         require_guidable(config, dataset.spec, sampling)
         sampling.logsnrs(config.schedule)  # raises for an invalid grid
@@ -124,31 +119,59 @@ def run_experiment(
     if dataset.num_levels is not None:
         extractor = experiment.scoring.extractor.load(local_device())
     features = extractor.name if extractor else None
-    is_new = directory.stored() is None
-    experiment = _claimed(experiment, directory, dataset, features, minutes, executor)
+    with locked(path):
+        config, stored = experiment.config, stored_settings(path)
+        if config.precision == "auto":
+            precision = stored.config.precision if stored else executor.precision()
+            config = replace(config, precision=precision)
+        experiment = replace(experiment, config=shared_config(config))
+        settings = Settings(
+            config=experiment.config,
+            scoring=experiment.scoring,
+            data=digest(dataset.fingerprint()),
+            features=features,
+            objectives={objective.name: objective for objective in experiment.objectives},
+        )
+        claim(path, settings)
     jobs = {  # all objectives with one seed, then with the next
-        (one.name, seed): Job.from_experiment(
-            experiment, directory.run(one, seed).absolute(), one, seed
+        (objective.name, seed): Job(
+            path=(path / "runs" / f"{objective.name}-{seed}").absolute(),
+            config=experiment.run_config(objective, seed),
+            scoring=experiment.scoring,
+            weightings=experiment.weightings,
         )
         for seed in experiment.seeds
-        for one in experiment.objectives
+        for objective in experiment.objectives
     }
     left = {key: job for key, job in jobs.items() if job.scores() is None}
     if left:
-        machine = executor.call(hardware, next(iter(left.values())).config)
+        num_parameters = sum(parameter.numel() for parameter in network.parameters())
         LOGGER.info(
             "%s",
-            f"{machine}, {num_parameters:,} parameters, {printable(str(path))}: "
-            f"{'new' if is_new else 'resumed'}, {len(jobs) - len(left)} of {len(jobs)} runs "
-            f"done, {executor.num_workers} at once",
+            f"{printable(str(path))}, {num_parameters:,} parameters, "
+            f"{experiment.config.precision}: {'resumed' if stored else 'new'}, "
+            f"{len(jobs) - len(left)} of {len(jobs)} runs done, {executor.num_workers} at once",
         )
         if experiment.config.long_warmup:
             LOGGER.info("%s", f"{experiment.config.long_warmup} (--optimizer.warmup-images)")
+    start, ended = time.monotonic(), itertools.count(1)
+
+    def report_end(key: Key, reason: str | None) -> None:
+        num = next(ended)
+        num_left = len(left) - num
+        seconds = (time.monotonic() - start) / num * num_left
+        outcome = f"failed, {reason.rstrip('.')}" if reason else "done"
+        LOGGER.info(
+            "%s",
+            f"{jobs[key].path.name}: {outcome}; {len(jobs) - num_left} of {len(jobs)} runs"
+            + (f"; about {clock(seconds)} left" if num_left else ""),
+        )
+
     try:
         if extractor:  # compute once, with all cores, and fail before training
             with progress(Console(stderr=True)) as bar:
                 reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
-        failures = do_all(left, executor, _reporter(jobs, left))
+        reasons = do_all(left, executor, report_end)
     except KeyboardInterrupt:
         done = [seed for (_, seed), job in jobs.items() if job.scores() is not None]
         num = len(experiment.objectives)
@@ -158,80 +181,14 @@ def run_experiment(
             f"Stopped with {len(done)} of {len(jobs)} runs done: the same command resumes from "
             f"there{early}."
         ) from None
-    about = {
-        "command": command and printable(command),
-        "features": features,
-        "num_levels": dataset.num_levels,
-    }
-    return _report(experiment, directory, jobs, failures, about)
-
-
-def _reporter(
-    jobs: Mapping[Key, Job], left: Mapping[Key, Job]
-) -> Callable[[Key, Failure | None], None]:
-    start, ended = time.monotonic(), itertools.count(1)
-
-    def on_end(key: Key, failure: Failure | None) -> None:
-        num = next(ended)
-        num_left = len(left) - num
-        seconds = (time.monotonic() - start) / num * num_left
-        what = f"failed, {failure.reason.rstrip('.')}" if failure else "done"
-        LOGGER.info(
-            "%s",
-            f"{jobs[key].path.name}: {what}; {len(jobs) - num_left} of {len(jobs)} runs"
-            + (f"; about {clock(seconds)} left" if num_left else ""),
-        )
-
-    return on_end
-
-
-def _claimed(
-    experiment: Experiment,
-    directory: ComparisonDirectory,
-    dataset: Dataset,
-    features: str | None,
-    minutes: float | None,
-    executor: Executor,
-) -> Experiment:
-    with directory.lock():
-        config = experiment.config
-        if stored := directory.stored():
-            chosen = stored.config
-        else:
-            first = experiment.objectives[0].config(config)
-            chosen = executor.call(
-                resolved, first, minutes, executor.num_threads, executor.num_processes
-            )
-        if config.precision == "auto":
-            config = replace(config, precision=chosen.precision)
-        if minutes is not None:
-            config = replace(config, num_images=chosen.num_images)
-        experiment = replace(experiment, config=shared_config(config))
-        wanted = Stored(
-            minutes=minutes,
-            config=experiment.config,
-            scoring=experiment.scoring,
-            data=digest(dataset.fingerprint()),
-            features=features,
-        )
-        directory.claim(wanted)
-        directory.require_same_objectives(experiment)
-    return experiment
-
-
-def _report(
-    experiment: Experiment,
-    directory: ComparisonDirectory,
-    jobs: Mapping[Key, Job],
-    failures: Mapping[Key, Failure],
-    about: dict[str, Any],
-) -> Comparison:
     comparison = summarize(
         experiment,
         {key: scores for key, job in jobs.items() if (scores := job.scores())},
-        failures,
-        name=printable(str(directory.path)),  # the path may not be valid text
-        **about,
+        reasons,
+        name=printable(str(path)),  # the path may not be valid text
+        command=command and printable(command),
+        features=features,
+        num_levels=dataset.num_levels,
     )
     samples = {}
     for sampler in list(experiment.scoring.samplings)[-1:]:
@@ -240,7 +197,155 @@ def _report(
             if seed == experiment.seeds[0] and picture.exists():
                 samples[name] = files.read(picture)
     text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False)
-    files.write(directory.path / "report.json", text.encode())
-    files.write(directory.path / "report.md", comparison.to_markdown().encode())
-    comparison.to_html(directory.path / "report.html", samples=samples)
+    files.write(path / "report.json", text.encode())
+    files.write(path / "report.md", comparison.to_markdown().encode())
+    comparison.to_html(path / "report.html", samples=samples)
     return comparison
+
+
+def summarize(
+    experiment: Experiment,
+    scores: Mapping[Key, RunScores],
+    reasons: Mapping[Key, str],
+    *,
+    name: str,
+    command: str | None = None,
+    features: str | None = None,
+    num_levels: int | None = None,
+) -> Comparison:
+    """Collect the scores of all runs in a table, and curves averaged over seeds."""
+    scoring, config = experiment.scoring, experiment.config
+    some = next(iter(scores.values()), None)
+    by_objective = {
+        objective.name: {
+            s: scores[objective.name, s] for s in experiment.seeds if (objective.name, s) in scores
+        }
+        for objective in experiment.objectives
+    }
+    is_sampled = some is not None and bool(some.samplers)
+    return Comparison(
+        name=name,
+        command=command,
+        data=some.data if some else None,
+        num_test_images=some.num_images if some else None,
+        num_samples=scoring.num_samples if is_sampled else None,
+        num_baseline=some.num_baseline if some else None,
+        num_images=config.num_images,
+        num_parameters=some.num_parameters if some else None,
+        seeds=experiment.seeds,
+        logsnr_min=experiment.ends[0],
+        logsnr_max=experiment.ends[1],
+        metrics=measured_metrics(some, scoring.num_samples) if some else (),
+        objectives=tuple(
+            _objective(objective, experiment, by_objective[objective.name], reasons)
+            for objective in experiment.objectives
+        ),
+        rows=tuple(
+            Row(
+                objective=objective,
+                seed=seed,
+                metric=key,
+                value=metric.value,
+                error=metric.standard_error,
+            )
+            for objective, runs in by_objective.items()
+            for seed, run in runs.items()
+            for key, metric in run.metrics.items()
+        ),
+        protocol=_protocol(experiment, by_objective, features) if some else {},
+        num_levels=num_levels,
+        long_warmup=config.long_warmup,
+    )
+
+
+def _protocol(
+    experiment: Experiment,
+    by_objective: Mapping[str, Mapping[int, RunScores]],
+    features: str | None,
+) -> dict[str, str]:
+    scoring, config = experiment.scoring, experiment.config
+    runs = [run for scored in by_objective.values() for run in scored.values()]
+    clipped = {
+        name: [run.clipped for run in scored.values() if run.clipped is not None]
+        for name, scored in by_objective.items()
+    }
+    shares = {name: float(np.mean(measured)) for name, measured in clipped.items() if measured}
+    protocol = {
+        "seeds": ", ".join(map(str, experiment.seeds)),
+        "images seen by a run": count(config.num_images),
+        "batch size": count(config.batch_size),
+        "network": repr(config.network),
+        "optimizer": repr(config.optimizer),
+        "clipping": "at a norm in proportion to the loss of the best denoiser of normal data",
+        "clipped steps": ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items()),
+        "precision": config.precision,
+        "likelihood": f"variational bound of {count(runs[0].num_images)} test images, "
+        f"{runs[0].condition}",
+    }
+    for name in runs[0].samplers:
+        sampling = scoring.samplings[name]
+        protocol[f"{name} sampler"] = (
+            f"{sampling.sampler!r} on {sampling.grid_within(config.schedule)!r}, "
+            f"{sampling.num_steps} steps, {sampling.num_evaluations(config.schedule)} evaluations"
+        )
+    if features and runs[0].samplers:
+        protocol["features"] = (
+            f"{features}, {count(scoring.num_samples)} samples of each run, against train + "
+            "validation images"
+        )
+    protocol["hardware"] = ", ".join(sorted({run.machine["device"] for run in runs}))
+    versions = {f"torch {r.machine['torch']}, elbos {r.machine['elbos']}" for r in runs}
+    protocol["versions"] = ", ".join(sorted(versions))
+    return {title: text for title, text in protocol.items() if text}
+
+
+def _objective(
+    objective: Variant,
+    experiment: Experiment,
+    runs: Mapping[int, RunScores],
+    reasons: Mapping[Key, str],
+) -> ObjectiveResult:
+    low, high = experiment.ends
+    levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
+    schedule, w, p = experiment.run_config(objective, 0).schedule, objective.weighting(levels), None
+    densities = next(iter(runs.values())).densities if runs else {}
+    if not schedule.state_dict():
+        p = _curve(levels, schedule.density(levels))
+    elif densities:
+        last = [*densities.values()][-1]
+        middle = low + (high - low) * (np.arange(len(last)) + 0.5) / len(last)
+        p = _curve(levels, np.interp(levels.numpy(), middle, last))
+    learning = [run.learning for run in runs.values() if run.learning.x]
+    return ObjectiveResult(
+        name=objective.name,
+        parameterization=repr(objective.parameterization),
+        schedule=repr(schedule),
+        weighting=repr(objective.weighting),
+        rising=tuple(rising_intervals(objective.weighting, low, high)),
+        failures=tuple(
+            Failure(seed=seed, reason=reasons.get((objective.name, seed), "it is not done yet"))
+            for seed in experiment.seeds
+            if seed not in runs
+        ),
+        w=_curve(levels, w / w.max()),
+        p=p,
+        elbo=_mean([run.elbo for run in runs.values()]),
+        loss=_mean([run.loss for run in runs.values()]),
+        learning=_mean([curve for curve in learning if curve.x == learning[0].x]),
+        densities=densities,
+    )
+
+
+def _mean(curves: Sequence[Curve]) -> Curve | None:
+    if not curves:
+        return None
+    return _curve(curves[0].x, np.mean([np.array(c.y, dtype=float) for c in curves], axis=0))
+
+
+def _curve(x: Sequence[float] | torch.Tensor, y: Sequence[float] | torch.Tensor) -> Curve:
+    """Return a curve of numbers with six digits, and None for NaN."""
+    levels, values = (np.asarray(numbers, dtype=float).tolist() for numbers in (x, y))
+    return Curve(
+        x=tuple(float(f"{level:.6g}") for level in levels),
+        y=tuple(None if math.isnan(value) else float(f"{value:.6g}") for value in values),
+    )

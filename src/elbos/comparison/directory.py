@@ -1,7 +1,7 @@
 """Directory of a comparison: the run directories, and the settings with which it was started.
 
 DIR/
-    compare.json            the shared configuration of all objectives, and the scoring settings
+    compare.json            the settings that all runs share, and the objectives
     runs/OBJECTIVE-SEED/    a run directory, with scores.json once the run is scored
     report.json, report.md, report.html
 
@@ -9,7 +9,6 @@ A directory belongs to one configuration and one way of scoring; objectives and 
 """
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,97 +18,75 @@ from filelock import FileLock
 
 from elbos.base import files
 from elbos.base.codec import decode, difference, encode
-from elbos.comparison.experiment import Experiment, Scoring
+from elbos.comparison.experiment import Scoring
 from elbos.comparison.variants import Variant
-from elbos.training.config import Config, run_config
-from elbos.training.directory import RunDirectory
+from elbos.training.config import Config
 
 _FILE = "compare.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stored:
-    """Settings of a comparison as stored on disk.
+class Settings:
+    """Settings of a comparison, which later calls in the same directory must use, too.
 
-    Later calls in the same directory must use the same settings. `data` is a digest of the dataset;
-    `features` is the name of the extractor, None for points.
+    `data` is a digest of the dataset; `features` is the name of the extractor, None for points.
     """
 
-    minutes: float | None
     config: Config
     scoring: Scoring
     data: str
     features: str | None
+    objectives: dict[str, Variant]
 
 
-@dataclass(frozen=True)
-class ComparisonDirectory:
-    path: Path
+def stored_settings(path: Path) -> Settings | None:
+    """Return the stored settings of a comparison, or None if the directory is new."""
+    if not (path / _FILE).exists():
+        return None
+    try:
+        settings = decode(Settings, files.read_json(path / _FILE), "comparison")
+    except ValueError as error:
+        raise ValueError(
+            f"{path / _FILE} is damaged ({error}): restore it, or name another with --out."
+        ) from error
+    assert isinstance(settings, Settings)
+    return settings
 
-    def run(self, objective: Variant, seed: int) -> Path:
-        return self.path / "runs" / f"{objective.name}-{seed}"
 
-    def stored(self) -> Stored | None:
-        """Return the stored settings of a comparison.
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a comparison's directory, which is created if it is missing."""
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file: name a directory with --out.")
+    foreign = [entry.name for entry in path.glob("*") if not entry.name.startswith(".")]
+    if foreign and not (path / _FILE).exists():
+        raise ValueError(
+            f"{path} holds {foreign[0]} and no comparison: name a new directory with --out."
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    files.require_plain(path)
+    with FileLock(path / ".lock"):
+        files.remove_leftovers(path, min_age=0)
+        yield
 
-        None if the directory is new.
-        """
-        if not (self.path / _FILE).exists():
-            return None
-        try:
-            found = decode(Stored, files.read_json(self.path / _FILE), "comparison")
-        except ValueError as error:
+
+def claim(path: Path, settings: Settings) -> None:
+    """Store the settings of a comparison, with the objectives of all its commands.
+
+    A ValueError is raised if other settings, or another objective of the same name, are stored.
+    """
+    if stored := stored_settings(path):
+        if stored.data != settings.data:
             raise ValueError(
-                f"{self.path / _FILE} is damaged ({error}): restore it, or name another with --out."
-            ) from error
-        assert isinstance(found, Stored)
-        return found
-
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file: name a directory with --out.")
-        others = [path.name for path in self.path.glob("*") if not path.name.startswith(".")]
-        if others and not (self.path / _FILE).exists():
-            raise ValueError(
-                f"{self.path} holds {others[0]} and no comparison: name a new directory with --out."
+                f"{path} was started with other data: restore them, or give another --out."
             )
-        self.path.mkdir(parents=True, exist_ok=True)
-        files.require_plain(self.path)
-        with FileLock(self.path / ".lock"):
-            files.remove_leftovers(self.path, min_age=0)
-            yield
-
-    def claim(self, wanted: Stored) -> None:
-        """Store the settings of a comparison in its directory.
-
-        A ValueError is raised if different settings are stored already.
-        """
-        stored = self.stored()
-        if stored and stored.data != wanted.data:
+        objectives = {**stored.objectives, **settings.objectives}
+        before = {name: objectives[name] for name in stored.objectives}
+        changed = difference(encode(stored), encode(replace(settings, objectives=before)))
+        if changed:
             raise ValueError(
-                f"{self.path} was started with other data: restore them, or give another --out."
+                f"{path} holds a comparison with {changed}: name another one with --out."
             )
-        if stored and (found := difference(encode(stored), encode(wanted))):
-            raise ValueError(
-                f"{self.path} holds a comparison with {found}: name another one with --out."
-            )
-        files.write(self.path / _FILE, (json.dumps(encode(wanted), indent=2) + "\n").encode())
-        (self.path / "runs").mkdir(exist_ok=True)  # `_do_here` fails on machines that do not see it
-
-    def require_same_objectives(self, experiment: Experiment) -> None:
-        """Raise a ValueError if stored models were trained with another configuration."""
-        for objective in experiment.objectives:
-            wanted = encode(objective.config(experiment.config))
-            for path in sorted(self.path.glob(f"runs/{objective.name}-*")):
-                if not re.fullmatch(rf"{re.escape(objective.name)}-\d+", path.name):
-                    continue
-                try:
-                    stored = run_config(RunDirectory(path))
-                except (FileNotFoundError, ValueError):
-                    continue
-                stored = replace(stored, seed=experiment.config.seed)
-                if found := difference(encode(stored), wanted):
-                    raise ValueError(
-                        f"{path} holds a run with {found}: give another --out, or another name."
-                    )
+        settings = replace(settings, objectives=objectives)
+    files.write(path / _FILE, (json.dumps(encode(settings), indent=2) + "\n").encode())
+    (path / "runs").mkdir(exist_ok=True)  # `_run_here` fails on machines that do not see it

@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from threading import Event
-from typing import Any, TypeVar
 
 import torch
 
@@ -25,16 +24,17 @@ from elbos.base.checks import require_positive, typed
 from elbos.base.errors import flat
 from elbos.base.extras import needs
 from elbos.base.hardware import num_cores
+from elbos.base.processes import local_device
 from elbos.base.user_code import no_modules_here
 from elbos.comparison.job import POLL_SECONDS, Job, run_job
-from elbos.comparison.objective_result import Failure
+from elbos.training.config import Precision
+from elbos.training.machine import best_precision
 
 _WAIT_SECONDS = 2.0
 _GRACE_SECONDS = 60.0
 
 Key = tuple[str, int]
 """Key of a run: the objective's name and the seed."""
-T = TypeVar("T")
 
 
 class Executor(abc.ABC):
@@ -48,15 +48,14 @@ class Executor(abc.ABC):
     num_threads: int
 
     @abc.abstractmethod
-    def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Call a function on a machine that executes training jobs."""
+    def precision(self) -> Precision:
+        """Return the best precision of a machine that executes training jobs."""
 
     @abc.abstractmethod
-    def do(self, job: Job, stopping: Event) -> Failure | None:
-        """Execute a training job and wait until it ends.
+    def do(self, job: Job, stopping: Event) -> str | None:
+        """Execute a training job and wait until it ends; return the reason if it fails.
 
-        Once `stopping` is set, the job saves a checkpoint and ends. Returns the failure, or None on
-        success.
+        Once `stopping` is set, the job saves a checkpoint and ends.
         """
 
 
@@ -96,10 +95,10 @@ class Local(Executor):
         for slot in range(num_workers):
             self._slots.put(slot)
 
-    def call(self, function: Callable[..., T], *args: Any) -> T:
-        return function(*args)
+    def precision(self) -> Precision:
+        return best_precision(local_device())
 
-    def do(self, job: Job, stopping: Event) -> Failure | None:
+    def do(self, job: Job, stopping: Event) -> str | None:
         slot = self._slots.get()
         environment = {"OMP_NUM_THREADS": str(self.num_threads)}
         if self._num_devices > 1:
@@ -184,28 +183,28 @@ class OnRay(Executor):
             num_cpus=self.num_threads * gpus_per_run, num_gpus=num_gpus, max_calls=1, max_retries=0
         )
 
-    def call(self, function: Callable[..., T], *args: Any) -> T:
+    def precision(self) -> Precision:
         try:
-            found: T = self._ray.get(self._remote(function).remote(*args))
+            precision: Precision = self._ray.get(self._remote(_precision_here).remote())
         except self._ray.exceptions.RaySystemError as error:
             why = str(error).strip().splitlines()[-1]
             raise ValueError(
                 f"Ray's machines cannot run elbos ({why}): install it on all machines."
             ) from error
-        return found
+        return precision
 
-    def do(self, job: Job, stopping: Event) -> Failure | None:
-        task = self._remote(_do_here).remote(job, self.num_processes, self.num_threads)
+    def do(self, job: Job, stopping: Event) -> str | None:
+        task = self._remote(_run_here).remote(job, self.num_processes, self.num_threads)
         while not self._ray.wait([task], timeout=POLL_SECONDS)[0]:
             if stopping.is_set():
                 self._ray.cancel(task)
                 self._ray.wait([task], timeout=_GRACE_SECONDS)
                 return None
         try:
-            failure: Failure | None = self._ray.get(task)
+            reason: str | None = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
-            return job.failed(flat(f"Ray: {str(error).strip().splitlines()[-1]}"))
-        return failure
+            return flat(f"Ray: {str(error).strip().splitlines()[-1]}")
+        return reason
 
 
 def shares(
@@ -238,9 +237,13 @@ def shares(
     return num, max(1, min(cores // num, most) // gpus_per_run)
 
 
-def _do_here(job: Job, num_processes: int, num_threads: int) -> Failure | None:
+def _precision_here() -> Precision:
+    return best_precision(local_device())
+
+
+def _run_here(job: Job, num_processes: int, num_threads: int) -> str | None:
     if not job.path.parent.is_dir():
-        return job.failed(
+        return (
             f"{job.path.parent} does not exist on {os.uname().nodename}: name a directory that all "
             "machines share."
         )
@@ -249,38 +252,35 @@ def _do_here(job: Job, num_processes: int, num_threads: int) -> Failure | None:
 
 
 def do_all(
-    jobs: Mapping[Key, Job],
-    executor: Executor,
-    on_end: Callable[[Key, Failure | None], None] = lambda *_: None,
-) -> dict[Key, Failure]:
-    """Execute all training jobs and return the failures.
+    jobs: Mapping[Key, Job], executor: Executor, on_end: Callable[[Key, str | None], None]
+) -> dict[Key, str]:
+    """Execute all training jobs, also if some fail, and return the reasons of failures.
 
-    Jobs are executed even if others fail; failures are keyed by job. `on_end` is called when a job
-    has ended, with its key and its failure or None.
+    `on_end` is called when a job has ended, with its key and the reason if it failed.
     """
-    left, failures, stopping = dict(jobs), {}, Event()
+    left, reasons, stopping = dict(jobs), {}, Event()
 
-    def attempt(job: Job) -> tuple[bool, Failure | None]:  # whether it has ended, and its failure
-        failure = None
+    def attempt(job: Job) -> tuple[bool, str | None]:  # whether it has ended, and why it failed
+        reason = None
         if job.scores() is None and not job.is_running():
-            failure = executor.do(job, stopping)
+            reason = executor.do(job, stopping)
         has_scores = job.scores() is not None
-        return has_scores or failure is not None, None if has_scores else failure
+        return has_scores or reason is not None, None if has_scores else reason
 
     pool = ThreadPoolExecutor(executor.num_workers)
     try:
         while left:
             attempts = {pool.submit(attempt, job): key for key, job in left.items()}
             for done in as_completed(attempts):
-                key, (has_ended, failure) = attempts[done], done.result()
-                if failure:
-                    failures[key] = failure
+                key, (has_ended, reason) = attempts[done], done.result()
+                if reason:
+                    reasons[key] = reason
                 if has_ended:
                     del left[key]
-                    on_end(key, failure)
+                    on_end(key, reason)
             if left:  # other commands are doing these jobs
                 time.sleep(_WAIT_SECONDS)
     finally:
         stopping.set()
         pool.shutdown(cancel_futures=True)
-    return failures
+    return reasons

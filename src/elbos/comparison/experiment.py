@@ -1,7 +1,7 @@
 """Settings of a comparison: training objectives, common training settings, seeds and scoring."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -43,26 +43,23 @@ def parse_samplings(texts: Iterable[str]) -> dict[str, Sampling]:
     Raises:
         ValueError: If a text is not of this form, or a name is given twice.
     """
-    parsed = [_parse_sampling(text) for text in texts]
-    _require_distinct("sampler", [name for name, _ in parsed])
-    return dict(parsed)
-
-
-def _parse_sampling(text: str) -> tuple[str, Sampling]:
-    name, _, given = (part.strip() for part in text.partition("="))
-    where = f"sampler {name!r}"
-    if given.startswith("Sampling("):
-        return name, parse(Sampling, given, where)
-    try:
-        sampler, num_steps = parse(tuple[Sampler, int], given, where)
-    except ValueError as error:
-        raise ValueError(f"{error} Give its name, a sampler and steps, as {_EXAMPLE}.") from error
-    return name, Sampling(sampler=sampler, num_steps=num_steps)
-
-
-def _require_distinct(what: str, given: Sequence[str]) -> None:
-    if twice := [one for one in given if given.count(one) > 1]:
-        raise ValueError(f"The {what} {twice[0]} is given twice.")
+    samplings: dict[str, Sampling] = {}
+    for text in texts:
+        name, _, settings = (part.strip() for part in text.partition("="))
+        where = f"sampler {name!r}"
+        if name in samplings:
+            raise ValueError(f"The sampler {name} is given twice.")
+        if settings.startswith("Sampling("):
+            samplings[name] = parse(Sampling, settings, where)
+            continue
+        try:
+            sampler, num_steps = parse(tuple[Sampler, int], settings, where)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} Give its name, a sampler and steps, as {_EXAMPLE}."
+            ) from error
+        samplings[name] = Sampling(sampler=sampler, num_steps=num_steps)
+    return samplings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,10 +119,12 @@ class Experiment(Typed):
                 raise ValueError(
                     f"{part.name} is user-defined: a comparison needs settings that fit in files."
                 )
-        _require_distinct("objective", [one.name for one in self.objectives])
-        _require_distinct("seed", [str(seed) for seed in self.seeds])
-        for one in self.objectives:
-            one.config(self.config)  # raises if the loss is not usable
+        names = [objective.name for objective in self.objectives]
+        for what, items in (("objective", names), ("seed", list(map(str, self.seeds)))):
+            if twice := [item for item in items if items.count(item) > 1]:
+                raise ValueError(f"The {what} {twice[0]} is given twice.")
+        for objective in self.objectives:
+            objective.config(self.config)  # raises if the loss is not usable
         replace(self.config, seed=min(self.seeds))  # raises if the seed is invalid
 
     def run_config(self, objective: Variant, seed: int) -> Config:
@@ -138,7 +137,7 @@ class Experiment(Typed):
 
     @property
     def weightings(self) -> tuple[Weight, ...]:
-        return tuple({repr(one.weighting): one.weighting for one in self.objectives}.values())
+        return tuple({repr(o.weighting): o.weighting for o in self.objectives}.values())
 
 
 def shared_config(config: Config) -> Config:

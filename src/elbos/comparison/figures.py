@@ -17,13 +17,12 @@ from plotly.graph_objects import Figure, Scatter
 
 from elbos.base.arrays import Array
 from elbos.base.colors import COLORS, DASHES, Swatch
-from elbos.base.figures import Panel, area, log_axis, logsnr_axis, stacked
-from elbos.comparison.objective_result import ObjectiveResult
-from elbos.comparison.result import Comparison, RankCorrelation
+from elbos.base.figures import Panel, log_axis, logsnr_axis, stacked
+from elbos.comparison.result import Comparison, Curve, ObjectiveResult
 
 Objectives = Sequence[ObjectiveResult]
-Curves = Mapping[str, tuple[Any, Any]]
-"""Coordinates x and y of a curve, by the objective's name."""
+Curves = Mapping[str, Curve]
+"""Curves by the objective's name."""
 
 _FAR = 10.0  # times the height of the median curve
 _WIDTH, _HEIGHT = 200, 80  # of an SVG
@@ -38,8 +37,8 @@ def family(weighting: str) -> str:
         ('EDM', "Tabulated('mine', '1f2e3d4c')")
     """
     inner = re.sub(r"^(\w+\(inner=)+", "", weighting)
-    found = re.match(r"Tabulated\([^)]*\)|\w+", inner)
-    return found[0] if found else weighting
+    match = re.match(r"Tabulated\([^)]*\)|\w+", inner)
+    return match[0] if match else weighting
 
 
 def swatches(objectives: Objectives) -> dict[str, Swatch]:
@@ -60,16 +59,15 @@ def learning_figure(comparison: Comparison) -> Figure | None:
 
     The deviation from the median curve is also shown. None without data.
     """
-    every = comparison.objectives
-    known = {o.name: (o.learning.images, o.learning.bits_per_dim) for o in every if o.learning}
-    if not known:
+    curves = {o.name: o.learning for o in comparison.objectives if o.learning}
+    if not curves:
         return None
-    traces = _traces(comparison, known, ".4g")
+    traces = _traces(comparison, curves, ".4g")
     panels = [
         Panel("<b>Validation ELBO</b>, bits/dim", 180, traces, _range(traces)),
-        _difference(comparison, known, "<b>Minus the median</b> of all objectives", 260),
+        _difference(comparison, curves, "<b>Minus the median</b> of all objectives", 260),
     ]
-    most = max(max(images) for images, _ in known.values())
+    most = max(max(curve.x) for curve in curves.values())
     xaxis = {"title": {"text": "images seen", "standoff": 8}, "range": [0, 1.02 * most]}
     return _finished(stacked(panels, xaxis, has_legend=True))
 
@@ -80,9 +78,9 @@ def levels_figure(comparison: Comparison) -> Figure | None:
     The ELBO is that of noisy data; None without data. Both are shown as deviations from the median
     over objectives, and the loss also as values.
     """
-    every, panels = comparison.objectives, []
-    elbos = {o.name: (o.elbo.logsnr, o.elbo.nats_per_dim) for o in every if o.elbo}
-    losses = {o.name: (o.curve.logsnr, o.curve.nats_per_dim) for o in every if o.curve}
+    panels = []
+    elbos = {o.name: o.elbo for o in comparison.objectives if o.elbo}
+    losses = {o.name: o.loss for o in comparison.objectives if o.loss}
     if elbos:
         title = "<b>ELBO</b> of noisy data, minus the median"
         panels.append(_difference(comparison, elbos, title, 300))
@@ -102,8 +100,8 @@ def _traces(comparison: Comparison, curves: Curves, digits: str) -> list[Scatter
     looks = swatches(comparison.objectives)
     return [
         Scatter(
-            x=x,
-            y=y,
+            x=curve.x,
+            y=curve.y,
             name=escape(name, quote=False),
             meta=name,
             mode="lines",
@@ -115,19 +113,22 @@ def _traces(comparison: Comparison, curves: Curves, digits: str) -> list[Scatter
             },
             hovertemplate=f"<b>%{{fullData.name}}</b> %{{y:{digits}}}<extra></extra>",
         )
-        for name, (x, y) in curves.items()
+        for name, curve in curves.items()
     ]
 
 
 def _difference(
     comparison: Comparison, curves: Curves, title: str, height: int, *, is_share: bool = False
 ) -> Panel:
-    grid = _floats(next(iter(curves.values()))[0])
-    values = np.array([np.interp(grid, _floats(x), _floats(y)) for x, y in curves.values()])
+    grid = _floats(next(iter(curves.values())).x)
+    values = np.array([np.interp(grid, _floats(c.x), _floats(c.y)) for c in curves.values()])
     median = np.median(values, axis=0)
-    known = np.where(median > 0, median, np.nan)  # an estimate from few images may be negative
-    values = values / known - 1 if is_share else values - median
-    differences = {name: (grid, value) for name, value in zip(curves, values, strict=True)}
+    positive = np.where(median > 0, median, np.nan)  # an estimate from few images may be negative
+    values = values / positive - 1 if is_share else values - median
+    x = tuple(grid.tolist())
+    differences = {
+        name: Curve(x=x, y=tuple(y)) for name, y in zip(curves, values.tolist(), strict=True)
+    }
     traces = _traces(comparison, differences, "+.1%" if is_share else "+.4f")
     axis = {"tickformat": "+~p" if is_share else "+~g", **_range(traces)}
     return Panel(title, height, traces, axis)
@@ -153,55 +154,28 @@ def _finished(figure: Figure) -> Figure:
     return figure.update_layout(hovermode="closest", hoversubplots="single")
 
 
-def ranking_figure(logsnr: Sequence[float], correlations: Mapping[str, RankCorrelation]) -> Figure:
-    """Return a figure of the rank correlation between scores and ELBO over log-SNR.
-
-    The ELBO is that of noisy data.
-    """
-    levels = _floats(logsnr)
-    axis = {"range": [-1.05, 1.05], "tickvals": [-1, -0.5, 0, 0.5, 1], "zeroline": True}
-    panels = []
-    for (title, found), color in zip(correlations.items(), COLORS, strict=False):
-        low, high = _floats(found.low), _floats(found.high)
-        is_known = np.isfinite(low) & np.isfinite(high)
-        line = Scatter(
-            x=levels,
-            y=_floats(found.rho),
-            mode="lines",
-            line={"color": color, "width": 2.5},
-            customdata=np.stack([low, high], axis=1),
-            hovertemplate="%{y:+.2f} (%{customdata[0]:+.2f} to %{customdata[1]:+.2f})"
-            "<extra></extra>",
-        )
-        band = area(levels[is_known], low[is_known], high[is_known], color)
-        panels.append(Panel(f"with <b>{escape(title)}</b>", 150, [band, line], axis))
-    return stacked(panels, logsnr_axis(levels[0], levels[-1]), has_legend=False)
-
-
 # --- small pictures, which need no script and can be printed --------------------------------------
 
 
 def weights_svg(comparison: Comparison, objective: ObjectiveResult, swatch: Swatch) -> Markup:
-    weights = objective.weights
-    assert weights is not None
     low, scale = comparison.logsnr_min, _WIDTH / (comparison.logsnr_max - comparison.logsnr_min)
-    x = scale * (_floats(weights.logsnr) - low)
+    x = scale * (_floats(objective.w.x) - low)
     rising = Markup('<rect class="rising" x="{:.1f}" width="{:.1f}" height="{}"/>')
     shapes = [
         rising.format(scale * (start - low), scale * (end - start), _HEIGHT)
         for start, end in objective.rising
     ]
-    if weights.p is not None:
-        outline = f"{_path(x, _floats(weights.p))}V{_HEIGHT}H{x[0]:.1f}Z"
+    if objective.p is not None:
+        outline = f"{_path(x, _floats(objective.p.y))}V{_HEIGHT}H{x[0]:.1f}Z"
         shapes.append(Markup('<path class="density" d="{}"/>').format(outline))
     line = Markup('<path class="line" stroke="{}" stroke-dasharray="{}" d="{}"/>')
-    path = _path(x, _floats(weights.w))
+    path = _path(x, _floats(objective.w.y))
     shapes.append(line.format(swatch.color, DASHES.get(swatch.dash, ""), path))
     return Markup("").join(shapes)
 
 
 def density_svg(objective: ObjectiveResult, swatch: Swatch) -> Markup:
-    curves = [_floats(one.p) for one in objective.density or ()]
+    curves = [_floats(p) for p in objective.densities.values()]
     top = max(curve.max() for curve in curves)
     x = np.linspace(0, _WIDTH, len(curves[0]))
     opacities = np.linspace(_FAINTEST, 1, len(curves) + 1)[1:]

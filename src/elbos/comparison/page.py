@@ -7,6 +7,7 @@ import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from elbos.base.colors import Swatch
 from elbos.base.html import document, render, sentences, write_html
 from elbos.base.numbers import decimals, percent
 from elbos.comparison import figures, tables
-from elbos.comparison.objective_result import Metric, ObjectiveResult
-from elbos.comparison.result import Comparison
+from elbos.comparison.result import Comparison, Metric, ObjectiveResult, loss_key
 from elbos.evaluation.metrics import BITS_PER_DIM
+from elbos.theory.weightings import Weighting
 
 _WORDS = "comparison/words.txt"
 _MAX_NAMED = 4  # objectives or differences that a sentence names
@@ -44,7 +45,6 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
 
     It has a row of sample images per objective.
     """
-    ranking, titles = comparison.ranking, tables.ranked(comparison)
     return document(
         "comparison/page.html",
         **_words(comparison),
@@ -54,14 +54,10 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
         swatches=figures.swatches(comparison.objectives),
         learning=figures.learning_figure(comparison),
         levels=figures.levels_figure(comparison),
-        ranking_figure=ranking
-        and figures.ranking_figure(
-            ranking.logsnr, {title: ranking.by_level[key] for key, title in titles.items()}
-        ),
         heat=_heat(comparison),
         figures=figures,
         neutral=Swatch("currentColor"),
-        label=tables.weighting_label,
+        label=partial(tables.component_label, Weighting),
     )
 
 
@@ -70,32 +66,24 @@ def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes])
 
 
 def _words(comparison: Comparison) -> dict[str, Any]:
-    planned, highest = Planned.from_comparison(comparison), _highest(comparison)
+    planned = Planned.from_comparison(comparison)
     best = [
         Best.from_comparison(comparison, metric)
         for metric in comparison.main_metrics
-        if comparison.statistics.get(metric.key)
+        if metric.key in comparison.statistics
     ]
-    of_all = ("facts", "missing", "reading", "reading_of_pairs", "notes")
-    words = {name: sentences(_WORDS, name, comparison) for name in of_all}
-    guess = _guess(comparison)
+    bits = [comparison.scores[o.name].get(BITS_PER_DIM.name) for o in comparison.complete]
+    guess = math.log2(comparison.num_levels) if comparison.num_levels else math.inf
+    is_worse = min((score.mean for score in bits if score), default=0.0) > guess
+    names = ("facts", "missing", "reading", "reading_of_pairs", "notes")
+    words = {name: sentences(_WORDS, name, comparison) for name in names}
+    findings = sentences(_WORDS, "findings", comparison, planned, best, guess if is_worse else None)
     return {
         "comparison": comparison,
-        "findings": sentences(_WORDS, "findings", comparison, planned, best, highest, guess),
+        "findings": findings,
         "monotone": sentences(_WORDS, "monotone"),
-        "reading_of_ranking": sentences(_WORDS, "ranking", comparison.ranking),
-        "ranked": tables.ranked(comparison),
         **words,
     }
-
-
-def _guess(comparison: Comparison) -> float | None:
-    """Return the bits/dim of equally likely pixel values if no objective is better."""
-    scores = [one.scores.get(BITS_PER_DIM.name) for one in comparison.complete]
-    means = [score.mean for score in scores if score and score.mean is not None]
-    num_levels = comparison.protocol.num_levels if comparison.protocol else None
-    guess = math.log2(num_levels) if num_levels else math.inf
-    return guess if min(means, default=0.0) > guess else None
 
 
 def _tables(comparison: Comparison) -> dict[str, Any]:
@@ -103,7 +91,6 @@ def _tables(comparison: Comparison) -> dict[str, Any]:
         "results": tables.results_table(comparison),
         "seeds": tables.seeds_table(comparison),
         "pairs": tables.pairs_table(comparison),
-        "weightings": tables.weightings_table(comparison),
         "protocol": tables.protocol_table(comparison),
     }
 
@@ -127,27 +114,27 @@ class Planned:
 
     @classmethod
     def from_comparison(cls, comparison: Comparison) -> "Planned":
-        found = [
+        tested = [
             (pair, metric, difference, difference.verdict(metric))
             for pair in comparison.pairs
             for metric in comparison.main_metrics
-            if (difference := pair.differences[metric.key]).is_significant is not None
+            if (difference := comparison.difference(pair, metric)).detectable is not None
         ]
-        verdicts = [verdict for *_, verdict in found]
+        verdicts = [verdict for *_, verdict in tested]
         significant = [
             f"{pair.monotone} minus {pair.non_monotone}, {m.title}: {tables.difference_text(d)}"
-            for pair, m, d, _ in found
+            for pair, m, d, _ in tested
             if d.is_significant
         ]
         least = []
         for metric in comparison.main_metrics:
-            same = [d.detectable for _, m, d, v in found if m is metric and v == "same"]
+            same = [d.detectable for _, m, d, v in tested if m is metric and v == "same"]
             if sizes := sorted(size for size in same if size is not None):
                 texts = [tables.text_of(size, decimals(size)) for size in (sizes[0], sizes[-1])]
                 least.append(f"{' to '.join(dict.fromkeys(texts))} ({metric.title})")
         num_unresolved = verdicts.count("unresolved")
         return cls(
-            num=len(found) - num_unresolved,
+            num=len(tested) - num_unresolved,
             num_better=verdicts.count("better"),
             num_worse=verdicts.count("worse"),
             num_unresolved=num_unresolved,
@@ -174,59 +161,47 @@ class Best:
 
     @classmethod
     def from_comparison(cls, comparison: Comparison, metric: Metric) -> "Best":
-        key = metric.key
-        best = next(one for one in comparison.complete if one.scores[key].is_best)
-        others = [one for one in comparison.complete if one is not best]
-        places = tables.places_of(comparison, key, best.scores[key].std)
+        scores = {o.name: comparison.scores[o.name][metric.key] for o in comparison.complete}
+        best = next(o for o in comparison.complete if scores[o.name].is_best)
+        rest = [o for o in comparison.complete if o is not best]
+        places = tables.places_of(comparison, metric.key, scores[best.name].std)
         return cls(
             metric=metric,
             objective=best,
-            value=tables.text_of(best.scores[key].mean, places),
-            near=[one for one in others if one.scores[key].is_best_within_error],
-            unresolved=[one for one in others if one.scores[key].is_unresolved],
-            num_others=len(others),
-            detectable=tables.detectable(comparison, key),
+            value=tables.text_of(scores[best.name].mean, places),
+            near=[o for o in rest if scores[o.name].is_best_within_error],
+            unresolved=[o for o in rest if scores[o.name].is_unresolved],
+            num_others=len(rest),
+            detectable=tables.detectable(comparison, metric),
         )
 
 
-def _highest(comparison: Comparison) -> dict[str, Any] | None:
-    titles = tables.ranked(comparison)
-    keys = [key for key in titles if key != BITS_PER_DIM.name]
-    ranking = comparison.ranking
-    if ranking is None or not keys or ranking.by_level[keys[-1]].p_value is None:
-        return None
-    found = ranking.by_level[keys[-1]]
-    rho = [-math.inf if value is None else value for value in found.rho]
-    i = int(np.argmax(rho))
-    return {
-        "title": titles[keys[-1]],
-        "clean": tables.correlation(found, -1),
-        "highest": tables.correlation(found, i),
-        "logsnr": ranking.logsnr[i],
-        "num_levels": len(rho),
-        "p_value": found.p_value,
-    }
-
-
-def _heat(comparison: Comparison) -> list[list[tuple[float | None, str, bool]]]:
+def _heat(comparison: Comparison) -> list[tuple[str, list[tuple[float | None, str, bool]]]]:
     """Return a heat map of the test losses by model and weighting.
 
-    A cell has the loss, the colour strength, and whether the model was trained with the weighting.
+    A cell has the loss, relative to the lowest under the same weighting, the colour strength, and
+    whether the model was trained with the weighting.
     """
-    if comparison.losses is None:
+    complete = comparison.complete
+    weightings = list(dict.fromkeys(o.weighting for o in comparison.objectives))
+    means = [
+        [np.mean([*comparison.values[o.name][loss_key(w)].values()]) for w in weightings]
+        for o in complete
+    ]
+    if not complete:
         return []
-    losses = comparison.losses
-    values = [value for row in losses.relative for value in row if value is not None]
+    lowest = np.min(means, axis=0)  # may be negative, from few images: then no ratio
+    relative = np.where(lowest > 0, means / np.where(lowest > 0, lowest, 1), np.nan)
     # to the 90 % quantile, so that a single large loss does not make all other cells pale
-    end = math.log(np.clip(np.quantile(values, 0.9), 1.02, 2.0)) if values else 1.0
+    values = relative[~np.isnan(relative)]
+    end = math.log(np.clip(np.quantile(values, 0.9), 1.02, 2.0)) if values.size else 1.0
 
-    def strength(value: float | None) -> str:
-        return percent(0.45 * min(1.0, max(0.0, math.log(value) / end)) if value else 0.0, 0)
+    def cell(value: float, is_trained: bool) -> tuple[float | None, str, bool]:
+        if math.isnan(value):
+            return None, percent(0.0, 0), is_trained
+        return value, percent(0.45 * min(1.0, max(0.0, math.log(value) / end)), 0), is_trained
 
     return [
-        [
-            (value, strength(value), name in weighting.objectives)
-            for value, weighting in zip(row, losses.weightings, strict=True)
-        ]
-        for name, row in zip(losses.objectives, losses.relative, strict=True)
+        (o.name, [cell(v, w == o.weighting) for v, w in zip(row, weightings, strict=True)])
+        for o, row in zip(complete, relative.tolist(), strict=True)
     ]

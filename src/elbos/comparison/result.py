@@ -1,43 +1,167 @@
-"""Results of a comparison as frozen dataclasses, which are stored in report.json."""
+"""Results of a comparison: one tidy table of scores, and what follows from it.
+
+Statistics, report page, Markdown, terminal and `Comparison.table` all read the same rows, which
+report.json stores.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from elbos.base.pages import shown_by
 from elbos.base.records import from_json, require_format, to_json
-from elbos.comparison.objective_result import Known, Metric, ObjectiveResult
+from elbos.comparison.statistics import Differences, differences
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 FORMAT = 1  # version of report.json
+Number = float | None
+"""A number; None if it is missing or NaN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Value of one metric for one trained model.
+
+    The error is the standard error over images; None if unknown.
+    """
+
+    objective: str
+    seed: int
+    metric: str
+    value: float
+    error: Number = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Metric for comparing training objectives.
+
+    Differences in a main metric have verdicts. The baseline is the value of real data.
+    """
+
+    key: str
+    title: str
+    short: str
+    is_lower_better: bool
+    is_main: bool
+    baseline: Number
+
+
+def loss_key(weighting: str) -> str:
+    """Return the metric's key of the loss under a weighting, given by its repr."""
+    return f"loss under {weighting}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Quantity as a function of the log-SNR, or of the number of training images."""
+
+    x: tuple[float, ...]
+    y: tuple[Number, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveResult:
+    """Training objective, with curves averaged over its seeds.
+
+    Attributes:
+        name: Name of the objective.
+        parameterization, schedule, weighting: Components of the objective, as Python code.
+        rising: Intervals of log-SNR in which the weighting increases.
+        failures: Reasons for missing scores.
+        w, p: Weighting and density of noise levels over log-SNR. The weighting has a maximum of 1.
+            An adaptive density is that of the first seed at the end; None if unknown.
+        elbo, loss: Negative ELBO of data noised to each log-SNR; the loss, which is its slope. Both
+            are in nats/dim.
+        learning: Validation ELBO in bits/dim over training images.
+        densities: Densities of an adaptive schedule in equal bins of log-SNR, of the first seed, by
+            training images.
+    """
+
+    name: str
+    parameterization: str
+    schedule: str
+    weighting: str
+    rising: tuple[tuple[float, float], ...]
+    failures: tuple[Failure, ...]
+    w: Curve
+    p: Curve | None
+    elbo: Curve | None
+    loss: Curve | None
+    learning: Curve | None
+    densities: Mapping[int, tuple[float, ...]]
+
+    @property
+    def is_monotone(self) -> bool:
+        return not self.rising
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Scores of one objective in one metric, compared with the best objective.
+
+    Attributes:
+        values: The values by seed, with their mean and standard deviation.
+        is_best_within_error: Whether the mean does not differ significantly from the best.
+        is_unresolved: Whether the values scatter over seeds more than ten times as much as is
+            typical, so that a difference from the best is undecided; excludes
+            `is_best_within_error`.
+        detectable: The smallest difference from the best that would be significant.
+    """
+
+    values: Mapping[int, float]
+    is_best: bool = False
+    is_best_within_error: bool = False
+    is_unresolved: bool = False
+    detectable: Number = None
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean([*self.values.values()]))
+
+    @property
+    def std(self) -> Number:
+        return float(np.std([*self.values.values()], ddof=1)) if len(self.values) > 1 else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Difference between two objectives in one metric.
+    """Difference between two objectives in one metric, monotone minus non-monotone.
 
     Attributes:
-        mean: Difference of the means over seeds, monotone minus non-monotone.
-        low, high: Confidence interval of the difference; None without verdicts.
-        detectable: Half-width of the interval: a larger difference would be significant.
+        mean: Difference of the means over seeds.
+        detectable: Half-width of the confidence interval: a larger difference would be significant.
+            None without verdicts.
         is_unresolved: Whether the difference is not significant and either objective is erratic.
     """
 
     mean: float
-    low: Known = None
-    high: Known = None
-    detectable: Known = None
+    detectable: Number = None
     is_unresolved: bool = False
 
     @property
-    def is_significant(self) -> bool | None:
-        """Return whether the confidence interval of the difference excludes zero.
+    def low(self) -> Number:
+        return None if self.detectable is None else self.mean - self.detectable
 
-        None without an interval.
-        """
+    @property
+    def high(self) -> Number:
+        return None if self.detectable is None else self.mean + self.detectable
+
+    @property
+    def is_significant(self) -> bool | None:
+        """Return whether the confidence interval excludes zero; None without an interval."""
         if self.low is None or self.high is None:
             return None
         return not self.low <= 0 <= self.high
@@ -54,131 +178,12 @@ class Difference:
         return "unresolved" if self.is_unresolved else "same"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Pair:
-    """Two training objectives that differ only in the weighting.
-
-    The weighting is monotone in one and non-monotone in the other.
-    """
+    """Names of two objectives that differ only in the weighting: monotone in one, not the other."""
 
     monotone: str
     non_monotone: str
-    differences: Mapping[str, Difference]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Statistics:
-    """Statistics of one metric over all objectives.
-
-    Attributes:
-        residual_std: Standard deviation of a score after removing the common effect of each seed.
-        detectable: The smallest significant difference from the best objective, median over the
-            other objectives.
-        erratic: Objectives that scatter more than ten times as much over seeds as is typical.
-        pairing: Ratio of the standard errors of a difference without and with shared seeds.
-    """
-
-    num_objectives: int = field(metadata={"json": "num_rows"})
-    num_seeds: int
-    residual_std: float
-    detectable: float
-    erratic: tuple[str, ...]
-    pairing: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class TestedWeighting:
-    """Weighting under which all models are tested.
-
-    The objectives that were trained with it are named.
-    """
-
-    name: str
-    objectives: tuple[str, ...] = field(metadata={"json": "rows"})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Losses:
-    """Relative test losses of every model under every weighting.
-
-    Losses are divided by the lowest loss under the same weighting.
-    """
-
-    objectives: tuple[str, ...] = field(metadata={"json": "rows"})
-    weightings: tuple[TestedWeighting, ...]
-    relative: tuple[tuple[Known, ...], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RankCorrelation:
-    """Spearman's rank correlations of several quantities with one metric.
-
-    Confidence intervals are at 95 %. The p-value is that of the largest correlation, by
-    permutation; None if unknown.
-    """
-
-    rho: tuple[Known, ...]
-    low: tuple[Known, ...]
-    high: tuple[Known, ...]
-    p_value: Known = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """Rank correlations of ELBOs and weighted losses with the main metrics.
-
-    They are over the objectives with monotone weightings.
-
-    Attributes:
-        objectives: The monotone objectives; objectives with the same weighting are averaged.
-        by_level: By metric, the correlation of the ELBO at each noise level.
-        by_weighting: By metric, the correlation of the loss under each weighting.
-    """
-
-    objectives: tuple[str, ...]
-    weightings: tuple[str, ...]
-    num_seeds: int
-    logsnr: tuple[float, ...]
-    by_level: Mapping[str, RankCorrelation]
-    by_weighting: Mapping[str, RankCorrelation]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerProtocol:
-    """Settings of one sampler in a comparison."""
-
-    sampler: str
-    grid: str
-    num_steps: int
-    num_evaluations: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
-    """Settings of training and scoring that all models of a comparison share.
-
-    Attributes:
-        network, optimizer: Network and optimizer, as Python code.
-        clipped: For each objective, the share of steps with clipped gradients, mean over seeds.
-        condition: The condition of the network in the likelihood measurement.
-        samplers: Samplers by name; empty for points.
-        features: Name of the feature extractor; None for points.
-        long_warmup: Warning about a warm-up that takes a large part of the training.
-        num_levels: $K$ of discrete data.
-    """
-
-    batch_size: int
-    network: str
-    optimizer: str
-    precision: str
-    clipped: Mapping[str, float]
-    condition: str | None
-    samplers: Mapping[str, SamplerProtocol]
-    features: str | None
-    hardware: tuple[str, ...]
-    versions: tuple[str, ...]
-    long_warmup: str | None = None
-    num_levels: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,17 +196,15 @@ class Comparison:
         data: Name of the dataset.
         num_test_images: Test images whose ELBO was measured.
         num_samples: Samples generated per run and sampler; None for points.
-        num_compared: Samples used in metrics that depend on the number of samples.
         num_baseline: Test images in the real-data baseline.
         num_images: Images seen by each run.
         logsnr_min, logsnr_max: Ends of all schedules.
         metrics: All metrics, with the main ones, which have verdicts, first.
-        objectives: Results of the objectives, in the given order.
-        statistics: Statistics by metric; None for metrics without verdicts.
-        pairs: Planned comparisons, chosen by the objectives and not by their scores.
-        losses: Loss of every model under every weighting.
-        ranking: Rank correlations; None for fewer than six monotone weightings.
-        remarks: Remarks on these results, added by hand.
+        objectives: The objectives, in the given order.
+        rows: The scores of all models; a metric not in `metrics` is the loss under a weighting.
+        protocol: Settings of training and scoring that all models share, in words.
+        num_levels: $K$ of discrete data.
+        long_warmup: Warning about a warm-up that takes a large part of the training.
     """
 
     name: str
@@ -209,22 +212,18 @@ class Comparison:
     data: str | None
     num_test_images: int | None
     num_samples: int | None
-    num_compared: int | None = None
-    num_features: int | None = None
-    num_baseline: int | None = field(metadata={"json": "num_floor"})
+    num_baseline: int | None
     num_images: int
     num_parameters: int | None
     seeds: tuple[int, ...]
     logsnr_min: float
     logsnr_max: float
     metrics: tuple[Metric, ...]
-    objectives: tuple[ObjectiveResult, ...] = field(metadata={"json": "rows"})
-    statistics: Mapping[str, Statistics | None]
-    pairs: tuple[Pair, ...]
-    losses: Losses | None
-    ranking: Ranking | None
-    protocol: Protocol | None
-    remarks: tuple[str, ...] = ()
+    objectives: tuple[ObjectiveResult, ...]
+    rows: tuple[Row, ...]
+    protocol: Mapping[str, str]
+    num_levels: int | None = None
+    long_warmup: str | None = None
 
     def __repr__(self) -> str:
         return (
@@ -242,11 +241,109 @@ class Comparison:
 
         Only these are compared.
         """
-        return tuple(one for one in self.objectives if one.is_complete)
+        return tuple(o for o in self.objectives if self.num_scored(o) == len(self.seeds))
 
-    @property
+    def num_scored(self, objective: ObjectiveResult) -> int:
+        """Return the number of seeds for which an objective has scores."""
+        return len({row.seed for row in self.rows if row.objective == objective.name})
+
+    @cached_property
+    def values(self) -> Mapping[str, Mapping[str, Mapping[int, float]]]:
+        """Values by objective, metric and seed."""
+        values: dict[str, dict[str, dict[int, float]]] = {o.name: {} for o in self.objectives}
+        for row in self.rows:
+            values[row.objective].setdefault(row.metric, {})[row.seed] = row.value
+        return values
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        """Planned comparisons, chosen by the objectives and not by their scores."""
+        return tuple(
+            Pair(monotone.name, rising.name)
+            for rising in self.complete
+            for monotone in self.complete
+            if monotone.is_monotone
+            and not rising.is_monotone
+            and monotone.parameterization == rising.parameterization
+            and monotone.schedule == rising.schedule
+        )
+
+    @cached_property
+    def statistics(self) -> Mapping[str, Differences]:
+        """Differences between the complete objectives, by main metric.
+
+        Metrics without verdicts are left out.
+        """
+        order = {o.name: i for i, o in enumerate(self.complete)}
+        scores = [
+            [list(self.values[name][metric.key].values()) for name in order]
+            for metric in self.main_metrics
+        ]
+        if not order or not scores:
+            return {}
+        planned = [(order[pair.monotone], order[pair.non_monotone]) for pair in self.pairs]
+        tested = differences(np.array(scores), planned)
+        return {m.key: d for m, d in zip(self.main_metrics, tested, strict=True) if d is not None}
+
+    @cached_property
+    def scores(self) -> Mapping[str, Mapping[str, Score]]:
+        """Scores by objective and metric."""
+        names = [o.name for o in self.complete]
+        scores: dict[str, dict[str, Score]] = {o.name: {} for o in self.objectives}
+        for name, by_metric in self.values.items():
+            for metric in self.metrics:
+                if (values := by_metric.get(metric.key)) is None:
+                    continue
+                tested = self.statistics.get(metric.key)
+                if tested is None or name not in names:
+                    scores[name][metric.key] = Score(values=values)
+                    continue
+                i, best = names.index(name), tested.best(metric.is_lower_better)
+                is_near = not tested.is_significant[best, i]
+                is_unresolved = bool(is_near and tested.is_wild[i] and i != best)
+                scores[name][metric.key] = Score(
+                    values=values,
+                    is_best=i == best,
+                    is_best_within_error=bool(is_near and not is_unresolved),
+                    is_unresolved=is_unresolved,
+                    detectable=None if i == best else float(tested.half_widths[best, i]),
+                )
+        return scores
+
+    def difference(self, pair: Pair, metric: Metric) -> Difference:
+        """Compare the two objectives of a pair in one metric."""
+        yes, no = (
+            self.scores[name][metric.key].mean for name in (pair.monotone, pair.non_monotone)
+        )
+        if (tested := self.statistics.get(metric.key)) is None:
+            return Difference(mean=yes - no)
+        names = [o.name for o in self.complete]
+        i, j = names.index(pair.monotone), names.index(pair.non_monotone)
+        return Difference(
+            mean=yes - no,
+            detectable=float(tested.half_widths[i, j]),
+            is_unresolved=bool(tested.is_wild[[i, j]].any() and not tested.is_significant[i, j]),
+        )
+
+    def detectable(self, metric: Metric) -> Number:
+        """Return the median over objectives of the smallest significant difference from the best.
+
+        None without verdicts.
+        """
+        if (tested := self.statistics.get(metric.key)) is None:
+            return None
+        best = tested.best(metric.is_lower_better)
+        return float(np.median(np.delete(tested.half_widths[best], best)))
+
+    @cached_property
     def erratic(self) -> dict[str, tuple[str, ...]]:
-        return {key: one.erratic for key, one in self.statistics.items() if one and one.erratic}
+        """Objectives that scatter over seeds more than ten times as much as is typical.
+
+        They are given by metric.
+        """
+        names = [o.name for o in self.complete]
+        wild = {key: np.flatnonzero(tested.is_wild) for key, tested in self.statistics.items()}
+        return {key: tuple(names[i] for i in rows) for key, rows in wild.items() if rows.size}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON values for report.json."""
@@ -261,33 +358,24 @@ class Comparison:
         """
         try:
             require_format(value, FORMAT)
-            found: Comparison = from_json(cls, value)
+            comparison: Comparison = from_json(cls, value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"This is not a report of this version ({error}): compare again, from the scores."
             ) from error
-        return found
+        return comparison
 
     def table(self) -> Any:
-        """Return a table of the scores of all objectives.
+        """Return the tidy table: a row for each objective, seed and metric, with value and error.
 
-        It has mean and standard deviation over seeds, with a column per metric. Returns a pandas
-        DataFrame if pandas is installed, else a list of dictionaries.
+        It is a pandas DataFrame if pandas is installed, else a list of dictionaries.
         """
-        records = [
-            {
-                "objective": one.name,
-                "is_monotone": one.is_monotone,
-                **{key: score.mean for key, score in one.scores.items()},
-                **{f"{key}_std": score.std for key, score in one.scores.items()},
-            }
-            for one in self.objectives
-        ]
+        records = [vars(row) for row in self.rows]
         try:
             import pandas
         except ImportError:
             return records
-        return pandas.DataFrame(records).set_index("objective")
+        return pandas.DataFrame(records)
 
     def plot(self) -> "Figure | None":
         """Return a figure of ELBO and loss over log-SNR.

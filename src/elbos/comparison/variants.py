@@ -79,8 +79,8 @@ class Variant:
         objective. A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is
         run.
         """
-        name, is_own, objective = (part.strip() for part in text.partition("="))
-        if is_own:
+        name, is_custom, objective = (part.strip() for part in text.partition("="))
+        if is_custom:
             where = f"objective {shortened(name)!r} (a prediction type, a schedule and a weighting)"
             kinds = tuple[Prediction, NoiseSchedule, Weight]
             prediction, schedule, weighting = parse(kinds, objective, where, runs_files=True)
@@ -132,12 +132,12 @@ def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> fl
 
 
 def _published(name: str, recipe: str) -> Variant:
-    found = RECIPES[recipe]
+    published = RECIPES[recipe]
     return Variant(
         name=name,
-        parameterization=found.parameterization,
-        schedule=found.schedule,
-        weighting=found.closed_form,
+        parameterization=published.parameterization,
+        schedule=published.schedule,
+        weighting=published.closed_form,
     )
 
 

@@ -42,9 +42,6 @@ class EvaluationConfig(Typed):
     num_images: int | None = None
     """Number of images to evaluate, the same images for every run; at least 2. Default: all."""
 
-    num_rounds: int = 2
-    """Rounds of 4 network evaluations per image; at least 2, to estimate the bound's precision."""
-
     target_se: float | None = None
     """Target standard error of the bound, in bits/dim: rounds are added until it is reached, or
     until the variation between images dominates."""
@@ -54,7 +51,7 @@ class EvaluationConfig(Typed):
     With fewer than 38 images, each has more evaluations."""
 
     seed: int = 0
-    """Seed of the noise, of the noise levels and of the first set of samples."""
+    """Seed of the noise, of the noise levels and of the samples."""
 
     ode: OdeConfig = field(default_factory=OdeConfig)
 
@@ -67,29 +64,16 @@ class EvaluationConfig(Typed):
     give a larger standard error. Default: all."""
 
     num_samples: int = 10_000
-    """Samples per set, or 0 to skip sample quality. Compare distances at equal numbers only."""
-
-    num_sets: int = 1
-    """Sets of samples, each with its own seed; several give a mean and a standard deviation."""
+    """Number of samples, or 0 to skip sample quality. Compare distances at equal numbers only."""
 
     extractor: ExtractorConfig = field(default_factory=Lite0)
     """The network that computes the features of images."""
 
-    sweep: bool = False
-    """Also measure sample quality by sampler, grid and number of network evaluations."""
-
-    sweep_evaluations: tuple[int, ...] = (8, 16, 32, 64)
-    """Numbers of network evaluations per sample in the sweep."""
-
-    sweep_samples: int = 2_000
-    """Samples for each point of the sweep."""
-
     def __post_init__(self) -> None:
         require_finite(self)
-        require_positive(num_sets=self.num_sets)
         if self.target_se is not None:
             require_positive(target_se=self.target_se)
-        for name in ("num_images", "num_rounds", "num_pilot_images", "floor_images"):
+        for name in ("num_images", "num_pilot_images", "floor_images"):
             num = getattr(self, name)
             if num is not None and num < 2:
                 raise ValueError(f"{name} is {num}: give at least 2, or leave it out.")
@@ -98,10 +82,4 @@ class EvaluationConfig(Typed):
         if self.num_samples != 0 and self.num_samples < MIN_IMAGES:
             raise ValueError(
                 f"num_samples is {self.num_samples}: give at least {MIN_IMAGES}, or 0 for none."
-            )
-        if self.sweep and self.num_samples == 0:
-            raise ValueError("num_samples is 0, but a sweep needs samples: give more.")
-        if self.sweep_samples < MIN_IMAGES or min(self.sweep_evaluations, default=0) < 4:
-            raise ValueError(
-                f"A sweep needs at least {MIN_IMAGES} samples, and 4 evaluations per sample."
             )

@@ -113,10 +113,10 @@ def kernel_distance(
         )
     within = _kernel_sums(samples, samples) - _kernel_diagonal(samples)  # r_i, over all others
     between = _kernel_sums(samples, reference) / m
-    known = mean_kernel(reference) if reference_kernel is None else reference_kernel
+    reference_kernel_mean = mean_kernel(reference) if reference_kernel is None else reference_kernel
     total = within.sum()
-    distance = total / (n * (n - 1)) + known - 2 * between.mean()
-    left_out = (total - 2 * within) / ((n - 1) * (n - 2)) + known
+    distance = total / (n * (n - 1)) + reference_kernel_mean - 2 * between.mean()
+    left_out = (total - 2 * within) / ((n - 1) * (n - 2)) + reference_kernel_mean
     left_out -= 2 * (between.sum() - between) / (n - 1)
     variance = (left_out - left_out.mean()).square().sum() * (n - 1) / n
     return distance.item(), variance.sqrt().item()

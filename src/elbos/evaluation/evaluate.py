@@ -20,9 +20,8 @@ from elbos.evaluation.likelihood import (
 )
 from elbos.evaluation.model import Model
 from elbos.evaluation.ode import measure_ode
-from elbos.evaluation.quality import Scorer, measure_quality, measure_sweep
+from elbos.evaluation.quality import Scorer, measure_quality, stored_samples
 from elbos.evaluation.result import Evaluation, Protocol
-from elbos.evaluation.samples import stored_samples
 from elbos.training.data import to_unit
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling
@@ -57,27 +56,26 @@ def evaluate(
     require_measurable(model, config, sampling)
     images = chosen_images(model, config)
     scorer = None
-    if config.num_samples and model.data.num_levels is not None:
+    if _is_sampled(model, config):
         scorer = Scorer.load(model, config.extractor, start)  # first, as files may be missing
     conditioned = conditions(model, getattr(model.dataset, config.split), images, start)
     results = {}
-    for one in conditioned:
-        measured = measure(model, one, config, start)
+    for condition in conditioned:
+        measured = measure(model, condition, config, start)
         exact = None
         if model.mixture is not None:
-            log_prob = model.mixture.log_prob(one.x.double(), component=one.labels)
-            exact = (-log_prob / one.x.shape[1]).mean().item() / NATS_PER_BIT
-        results[one.name] = replace(
+            log_prob = model.mixture.log_prob(condition.x.double(), component=condition.labels)
+            exact = (-log_prob / condition.x.shape[1]).mean().item() / NATS_PER_BIT
+        results[condition.name] = replace(
             summary(measured, config.target_se),
             exact_bits_per_dim=exact,
             weightings=check_theorem(measured, model.weighting),
-            ode=measure_ode(model, one, measured.rounds.bound.mean(1), config, start),
+            ode=measure_ode(model, condition, measured.rounds.bound.mean(1), config, start),
         )
     quality = None if scorer is None else measure_quality(scorer, config, sampling, start)
-    sweep = measure_sweep(scorer, config, sampling, start) if scorer and config.sweep else None
     floors = None
     if config.floor:
-        levels = {name: one.curve.logsnr for name, one in results.items()}
+        levels = {name: bound.curve.logsnr for name, bound in results.items()}
         floors = measure_floors(model, config, levels, start)
     data, num_pilot = model.dataset.fingerprint(), min(config.num_pilot_images, len(images))
     protocol = Protocol(
@@ -103,10 +101,9 @@ def evaluate(
         trained=model.trained,
         split=config.split,
         num_images=len(images),
-        num_evaluations=sum(one.num_evaluations for one in results.values()),
+        num_evaluations=sum(bound.num_evaluations for bound in results.values()),
         results=results,
         quality=quality,
-        sweep=sweep,
         protocol=protocol,
         floors=floors,
     )
@@ -134,8 +131,13 @@ def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) 
 
     None if the evaluation generates no samples.
     """
-    if config.num_samples == 0 or model.data.num_levels is None:
+    if not _is_sampled(model, config):
         return None
     x = stored_samples(model, sampling, config.num_samples, config.seed, silent)
     num_columns = model.data.num_classes if "given_label" in model.conditions else None
     return png(to_unit(x[:NUM_SHOWN], model.data.num_levels), num_columns=num_columns)
+
+
+def _is_sampled(model: Model, config: EvaluationConfig) -> bool:
+    # samples of a pipeline are the business of its own library
+    return config.num_samples > 0 and model.data.num_levels is not None and model.origin is None

@@ -39,7 +39,6 @@ from elbos.training.validation import BATCH_SIZE
 from elbos.validation import Measurements, Validation, Validator
 from elbos.validation.diagnostics import TimeIgnoredWarning
 from elbos.validation.result import NATS_PER_BIT
-from elbos.validation.validator import ROUND_TIMES
 
 NUM_ELBOS = 1001
 
@@ -136,7 +135,6 @@ def measure(
         num_levels=condition.num_levels,
         logsnr_min=model.schedule.logsnr_min,
         logsnr_max=model.schedule.logsnr_max,
-        num_evaluations=ROUND_TIMES * config.num_rounds,
         seed=config.seed,
     )
     num_pilot = min(config.num_pilot_images, len(condition))

@@ -7,9 +7,8 @@ of a comparison are scored in other processes, by the metrics of this file. To a
     SAMPLE_METRICS.append(SampleMetric("my_metric", "my metric", "mine", False, compute=function))
 """
 
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 from jaxtyping import UInt8
@@ -47,9 +46,6 @@ class Value:
     standard_error: float | None = None
 
 
-UNKNOWN = Value(math.nan)
-
-
 @dataclass(frozen=True)
 class FeatureSets:
     """Features of generated samples and of real images.
@@ -61,11 +57,6 @@ class FeatureSets:
     samples: Features
     reference: Reference
     is_inception: bool
-
-    def first(self, num: int) -> "FeatureSets":
-        pooled, logits = self.samples.pooled, self.samples.logits
-        first = Features(pooled[:num], None if logits is None else logits[:num])
-        return replace(self, samples=first)
 
     @cached_property
     def precision_recall(self) -> tuple[float, float]:
@@ -176,8 +167,8 @@ def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
     return KERNEL_DISTANCE if num_samples < num_features else FRECHET_DISTANCE
 
 
-def scores(sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS) -> dict[str, Value]:
-    values = {metric.name: metric.compute(sets) for metric in metrics}
+def scores(sets: FeatureSets) -> dict[str, Value]:
+    values = {metric.name: metric.compute(sets) for metric in SAMPLE_METRICS}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -214,5 +205,5 @@ def feature_sets(
             "use the same extractor."
         )
     num_levels = require_images(dataset)
-    features = extract(extractor, samples, num_levels=num_levels, on_images=lambda _: None)
+    features = extract(extractor, samples, num_levels=num_levels)
     return FeatureSets(features, reference, extractor.is_inception)

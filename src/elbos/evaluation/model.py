@@ -174,8 +174,8 @@ class Sampled:
     """Mixin that implements the sampling methods of `Model`."""
 
     def class_labels(self: Model, num: int) -> Int[Tensor, " n"] | None:
-        known = self.num_classes
-        return None if known is None else torch.arange(num) % known
+        num_classes = self.num_classes
+        return None if num_classes is None else torch.arange(num) % num_classes
 
     def sample_batches(
         self: Model,
@@ -187,7 +187,7 @@ class Sampled:
         batches: Iterable[int] | None = None,
     ) -> list[Float[Tensor, "b *d"]]:
         with self.autocast():
-            found = sample(
+            batches_of_samples = sample(
                 self.denoiser,
                 sampling,
                 self.schedule,
@@ -199,7 +199,7 @@ class Sampled:
                 null_cond=self.null_cond,
                 batches=batches,
             )
-            return [self.decoded(x) for x in found]
+            return [self.decoded(x) for x in batches_of_samples]
 
 
 def model_store(model: Model, name: str, **key: Any) -> Store:

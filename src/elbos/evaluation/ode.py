@@ -50,7 +50,7 @@ def measure_ode(
 
     def solve(batch: int, rows: Int64[Tensor, " b"]) -> Tensors:
         x, cond = condition.batch(rows)
-        found = flow_likelihood(
+        likelihood = flow_likelihood(
             model.denoiser,
             x.to(model.device),
             logsnr_min=model.schedule.logsnr_min,
@@ -63,14 +63,17 @@ def measure_ode(
             cond=to_device(cond, model.device),
             generator=generator(config.seed, KEY, batch),
         )
-        return {"nats": found.nats, "num_evaluations": torch.tensor([found.num_evaluations])}
+        return {
+            "nats": likelihood.nats,
+            "num_evaluations": torch.tensor([likelihood.num_evaluations]),
+        }
 
     parts = [
         Part(f"{batch:05d}", len(rows), partial(solve, batch, rows))
         for batch, rows in enumerate(torch.split(torch.arange(num), BATCH_SIZE))
     ]
-    found = store.concatenated(parts, start(f"{condition.title}, ODE", num, "images"))
-    bits = found["nats"].double() / NATS_PER_BIT
+    likelihood = store.concatenated(parts, start(f"{condition.title}, ODE", num, "images"))
+    bits = likelihood["nats"].double() / NATS_PER_BIT
     bound_bits = bound[:num] / NATS_PER_BIT
     difference = bits - bound_bits
     return OdeLikelihood(
@@ -84,5 +87,5 @@ def measure_ode(
         trace=ode.trace,
         precision="fp32",
         rtol=ode.tolerance,
-        num_evaluations=int(found["num_evaluations"].max()),
+        num_evaluations=int(likelihood["num_evaluations"].max()),
     )

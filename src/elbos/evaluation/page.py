@@ -9,12 +9,11 @@ from pathlib import Path
 
 from elbos import __version__
 from elbos.base.html import document, write_html
-from elbos.base.numbers import count, fixed, number, percent, plus_minus, setting, signed
+from elbos.base.numbers import NONE, count, fixed, number, percent, plus_minus, setting, signed
 from elbos.base.tables import Cell, Column, Table, evenly, settings
 from elbos.evaluation import figures
-from elbos.evaluation.metrics import FRECHET_DISTANCE
 from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood
-from elbos.evaluation.scores import SampleQuality, SampleSets, Scores, Sweep
+from elbos.evaluation.scores import SampleQuality
 from elbos.theory.floor import Floor
 from elbos.validation import Estimate
 from elbos.validation.result import NATS_PER_BIT
@@ -65,8 +64,8 @@ def evaluation_page(
         samples=None if samples is None else base64.b64encode(samples).decode(),
         content={"elbos": __version__, "command": command, "evaluation": result.to_dict()},
         conditions=figures.swatches(result),
-        checks=[check for one in result.results.values() for check in one.weightings],
-        ode=next((one.ode for one in result.results.values() if one.ode), None),
+        checks=[check for bound in result.results.values() for check in bound.weightings],
+        ode=next((bound.ode for bound in result.results.values() if bound.ode), None),
         max_z=MAX_Z,
         unit=unit_of(result),
         figures=figures,
@@ -82,16 +81,17 @@ def write_page(
 
 
 def _tables(result: Evaluation, num_rows: int) -> dict[str, list[Table]]:
-    known = {name: value for name, value in asdict(result.trained).items() if value is not None}
+    known_settings = {
+        name: value for name, value in asdict(result.trained).items() if value is not None
+    }
     return {
-        "training": [settings(known)],
+        "training": [settings(known_settings)],
         "terms": [terms_table(result)],
         "ode": [ode_table(result)],
         "levels": [level_table(result, name, num_rows) for name in ("curve", "elbo")],
         "floors": floor_tables(result, num_rows),
         "theorem": theorem_tables(result),
         "quality": [quality_table(result.quality)] if result.quality else [],
-        "sweep": [sweep_table(result.sweep)] if result.sweep else [],
     }
 
 
@@ -113,17 +113,14 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
             f"{count(how.num_evaluations, 'evaluations')}, guidance {how.guidance:g}; features of "
             f"{how.extractor}, against {count(how.num_reference, f'{how.reference} images')}"
         )
-    if sweep := result.sweep:
-        number_of = count(sweep.num_samples, "samples")
-        captions["sweep"] = f"Fréchet distance of {number_of} by evaluations"
-    found = []
+    captioned = []
     for name, tables in _tables(result, 8).items():
         for table in tables[:1] if name == "levels" else tables:
             condition = table.caption if name in ("floors", "theorem") else ""
             if table.rows:
                 caption = ", ".join(filter(None, (captions[name], condition)))
-                found.append(replace(table, caption=caption))
-    return found
+                captioned.append(replace(table, caption=caption))
+    return captioned
 
 
 def runs_table(results: Sequence[Evaluation]) -> Table:
@@ -135,21 +132,24 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
         samplers = [""] * len(results)
     rows = []
     for result, sampler in zip(results, samplers, strict=True):
-        own, quality = unit_of(result), result.quality
+        result_unit, quality = unit_of(result), result.quality
         gaps: dict[str, Estimate] = {}
         with suppress(ValueError):  # of other images
             gaps = {} if result is results[0] else result.difference(results[0])
-        for name, one in result.results.items():
-            gap, bits = gaps.get(name), own.plus_minus(one.bits_per_dim, one.standard_error)
+        for name, bound in result.results.items():
+            gap, bits = (
+                gaps.get(name),
+                result_unit.plus_minus(bound.bits_per_dim, bound.standard_error),
+            )
             rows.append(
                 (
                     f"{result.run}, {name.replace('_', ' ')}",
                     count(result.step),
-                    *(bits if own == unit else "" for unit in units),
-                    "" if gap is None else own.plus_minus(gap.mean, gap.standard_error),
-                    own.number(one.ode.bits_per_dim if one.ode else None),
+                    *(bits if result_unit == unit else "" for unit in units),
+                    "" if gap is None else result_unit.plus_minus(gap.mean, gap.standard_error),
+                    result_unit.number(bound.ode.bits_per_dim if bound.ode else None),
                     sampler,
-                    *(number(quality.samples[m].value if quality else None) for m in metrics),
+                    *(number(quality.scores[m.name].value if quality else None) for m in metrics),
                 )
             )
     titles = (
@@ -171,8 +171,8 @@ def _sampler(result: Evaluation) -> str:
 
 def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:
     swatches = figures.swatches(result).items()
-    for (name, swatch), one in zip(swatches, result.results.values(), strict=True):
-        yield Cell(name, swatch=swatch), one
+    for (name, swatch), bound in zip(swatches, result.results.values(), strict=True):
+        yield Cell(name, swatch=swatch), bound
 
 
 def terms_table(result: Evaluation) -> Table:
@@ -180,14 +180,14 @@ def terms_table(result: Evaluation) -> Table:
     rows = [
         (
             name,
-            unit.plus_minus(one.bits_per_dim, one.standard_error),
-            unit.number(one.decoder_bpd, 3),
-            unit.number(one.diffusion_bpd),
-            unit.number(one.prior_bpd, 3),
-            unit.number(one.exact_bits_per_dim),
-            unit.number(one.measurement_error, 3),
+            unit.plus_minus(bound.bits_per_dim, bound.standard_error),
+            unit.number(bound.decoder_bpd, 3),
+            unit.number(bound.diffusion_bpd),
+            unit.number(bound.prior_bpd, 3),
+            unit.number(bound.exact_bits_per_dim),
+            unit.number(bound.measurement_error, 3),
         )
-        for name, one in _conditions(result)
+        for name, bound in _conditions(result)
     ]
     heads = ["", "total", "decoder", "diffusion", "prior", "exact", "± of noise"]
     return Table(heads, rows).without_empty_columns()
@@ -204,8 +204,8 @@ def ode_table(result: Evaluation) -> Table:
             count(ode.num_images),
             count(ode.num_evaluations),
         )
-        for name, one in _conditions(result)
-        if (ode := one.ode)
+        for name, bound in _conditions(result)
+        if (ode := bound.ode)
     ]
     heads = ["", "ODE", "bound", "ODE − bound", "images", "evaluations"]
     return Table(heads, rows)
@@ -214,7 +214,7 @@ def ode_table(result: Evaluation) -> Table:
 def theorem_tables(result: Evaluation) -> list[Table]:
     heads = ["", "z", "loss", "mixture", "difference", "monotone"]
     tables = []
-    for name, one in _conditions(result):
+    for name, bound in _conditions(result):
         rows = [
             (
                 check.name,
@@ -224,40 +224,28 @@ def theorem_tables(result: Evaluation) -> list[Table]:
                 plus_minus(check.loss - check.mixture, check.difference_se),
                 setting(check.is_monotone),
             )
-            for check in one.weightings
+            for check in bound.weightings
         ]
         tables.append(Table(heads, rows, "" if len(result.results) == 1 else name.text))
     return tables
 
 
 def quality_table(quality: SampleQuality) -> Table:
-    real = quality.baseline
-    named: list[tuple[str, Scores | SampleSets]] = []
-    for found, prefix in ((quality.samples, ""), (quality.matched, "the first ")):
-        if found is None:
-            continue
-        samples = prefix + count(found.num, "samples")
-        named += [(f"seed {one.seed}, {samples}", one.scores) for one in found.sets]
-        if len(found.sets) > 1:
-            named.append((f"mean of {len(found.sets)} seeds, {samples}", found))
-    of_real = f"real-data baseline: {count(real.num, f'{real.split} images')}"
-    rows = []
-    for name, scores in [*named, (of_real, real.scores)]:
-        values = [scores[metric] for metric in quality.metrics]
-        rows.append((name, *(plus_minus(one.value, one.standard_error) for one in values)))
+    how, real = quality.protocol, quality.baseline
+    names = (
+        count(how.num_samples, "samples"),
+        f"real-data baseline: {count(real.num, f'{real.split} images')}",
+    )
+    scores = (
+        [quality.scores.get(metric.name) for metric in quality.metrics],
+        [quality.real(metric) for metric in quality.metrics],
+    )
+    rows = [
+        (name, *(plus_minus(v.value, v.standard_error) if v else NONE for v in values))
+        for name, values in zip(names, scores, strict=True)
+    ]
     heads = [Column(m.title, is_lower_better=m.is_lower_better) for m in quality.metrics]
     return Table(["", *heads], rows)
-
-
-def sweep_table(sweep: Sweep) -> Table:
-    counts = sorted({point.protocol.num_evaluations for point in sweep.points})
-    rows = []
-    for (sampler, grid), points in figures.sweep_lines(sweep).items():
-        found = {p.protocol.num_evaluations: p.scores[FRECHET_DISTANCE].value for p in points}
-        rows.append((f"{sampler}, {grid}", *(number(found.get(num)) for num in counts)))
-    baseline = figures.sweep_baseline(sweep)
-    foot = [] if baseline is None else [("real data", *[number(baseline)] * len(counts))]
-    return Table(["", *map(count, counts)], rows, foot=foot)
 
 
 def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> Table:
@@ -266,11 +254,11 @@ def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> T
     It has selected noise levels, by condition: of the loss for `name="curve"`, of the ELBO for
     `name="elbo"`.
     """
-    curves = [getattr(one, name) for one in result.results.values()]
+    curves = [getattr(curve, name) for curve in result.results.values()]
     levels = curves[0].logsnr
     rows = []
     for i in evenly(len(levels), num_rows):
-        values = (plus_minus(one.nats_per_dim[i], one.standard_error[i]) for one in curves)
+        values = (plus_minus(curve.nats_per_dim[i], curve.standard_error[i]) for curve in curves)
         rows.append((fixed(levels[i], 2), number(math.exp(-levels[i] / 2)), *values))
     heads = ["log-SNR", "noise/signal", *figures.swatches(result)]
     title = {"curve": "Loss in nats/dim", "elbo": "ELBO of noisy data in nats/dim"}[name]
@@ -280,17 +268,17 @@ def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> T
 def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
     tables = []
     for condition, floor in (result.floors or {}).items():
-        one, title = result.results[condition], condition.replace("_", " ")
-        curve, rows = one.curve, []
+        bound, title = result.results[condition], condition.replace("_", " ")
+        curve, rows = bound.curve, []
         for i in evenly(len(curve.logsnr), num_rows):
             loss, error = curve.nats_per_dim[i], curve.standard_error[i]
             least, least_error = floor.loss[i], floor.standard_error[i]
             excess = plus_minus(loss - least, math.hypot(error, least_error) if error else None)
             cells = (plus_minus(loss, error), plus_minus(least, least_error), excess)
             rows.append((fixed(curve.logsnr[i], 2), *cells))
-        if found := underfitting(one, floor):
-            title += f"; {percent(found.excess)} ± {percent(found.error)} above it"
-            title += f" up to log-SNR {fixed(found.logsnr, 1)}"
+        if excess_loss := underfitting(bound, floor):
+            title += f"; {percent(excess_loss.excess)} ± {percent(excess_loss.error)} above it"
+            title += f" up to log-SNR {fixed(excess_loss.logsnr, 1)}"
         tables.append(Table(["log-SNR", "loss", "floor", "loss − floor"], rows, title))
     return tables
 
@@ -313,12 +301,12 @@ class Underfitting:
     error: float
 
 
-def underfitting(one: Likelihood, floor: Floor) -> Underfitting | None:
+def underfitting(bound: Likelihood, floor: Floor) -> Underfitting | None:
     """Return the relative excess of the loss over the irreducible loss.
 
     None if the irreducible loss is reliable at no noise level.
     """
-    curve = one.curve
+    curve = bound.curve
     # at levels of zero standard error no image was measured: the loss there is the pilot's
     levels = [i for i in range(floor.num_resolved) if curve.standard_error[i] > 0]
     if not levels:

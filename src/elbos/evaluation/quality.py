@@ -1,57 +1,75 @@
 """Sample quality of a model: generated samples, scored against the training images.
 
 The real-data baseline, the scores of held-out images, is what samples as good as the data would
-have, at equal numbers of images: all scores but the kernel distance depend on the number.
+have, at equal numbers of images: all scores but the kernel distance depend on the number, and are
+comparable only if there are as many test images as samples.
 
 The features of images are stored. Metrics are computed from them each time, which takes seconds, so
 that a changed metric never returns an old score.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from elbos.base.progress import Advance, Start
+from elbos.base.progress import Start
 from elbos.base.store import Part, Store, Tensors
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.features import Extractor, ExtractorConfig, Features, extract
 from elbos.evaluation.features.extractor import BATCH_SIZE
-from elbos.evaluation.metrics import (
-    FRECHET_DISTANCE,
-    MIN_IMAGES,
-    SAMPLE_METRICS,
-    FeatureSets,
-    SampleMetric,
-    num_manifold,
-    scores,
-)
+from elbos.evaluation.metrics import MIN_IMAGES, FeatureSets, Value, num_manifold, scores
 from elbos.evaluation.model import Model, data_store, model_store
 from elbos.evaluation.reference import Reference, reference, require_images
-from elbos.evaluation.samples import FORMAT, stored_samples
-from elbos.evaluation.scores import (
-    Baseline,
-    SampleQuality,
-    SampleSets,
-    SamplingProtocol,
-    Scores,
-    Sweep,
-    SweepPoint,
-)
-from elbos.models.samplers import SAMPLERS
+from elbos.evaluation.scores import Baseline, SampleQuality, SamplingProtocol
 from elbos.theory.names import label
-from elbos.theory.schedules import Cosine, EDMSampling, Flow
+from elbos.training.data import to_levels
 from elbos.training.randomness import generator
-from elbos.training.sampling import Sampling
+from elbos.training.sampling import BATCH_SIZE as NUM_AT_ONCE
+from elbos.training.sampling import Sampling, num_batches
 
 REFERENCE_SPLIT = "train+val"
 BASELINE_SPLIT = "test"
-SWEEP_GRIDS = (EDMSampling(), Cosine(), Flow())
+FORMAT = 3  # version of stored samples: a change generates all samples again
+
+
+class NotFiniteError(ValueError):
+    """Error raised if generated samples contain NaN or infinity."""
+
+
+def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
+    if num_bad := int((~x.isfinite()).flatten(1).any(1).sum()):
+        raise NotFiniteError(
+            f"{num_bad} of {len(x)} samples hold NaN or infinity: "
+            "try another sampler, more steps, less guidance or float32."
+        )
+
+
+def stored_samples(
+    model: Model, sampling: Sampling, num: int, seed: int, start: Start
+) -> UInt8[Tensor, "n c h w"]:
+    """Return generated samples as pixel values.
+
+    The samples are those that `elbos sample --num NUM --seed SEED` writes, read from disk or else
+    generated.
+    """
+    store = model_store(model, "samples", format=FORMAT, sampling=sampling, num=num, seed=seed)
+    labels = model.class_labels(num)
+
+    def batch(i: int) -> Tensors:
+        (x,) = model.sample_batches(sampling, num=num, seed=seed, cond=labels, batches=[i])
+        require_finite_samples(x)
+        return {"x": to_levels(x, model.data.num_levels)}
+
+    parts = (
+        Part(f"{i:05d}", min(NUM_AT_ONCE, num - i * NUM_AT_ONCE), partial(batch, i))
+        for i in range(num_batches(num))
+    )
+    return store.concatenated(parts, start(f"samples of seed {seed}", num, "images"))["x"]
 
 
 @dataclass(frozen=True)
@@ -68,40 +86,19 @@ class Scorer:
     @classmethod
     def load(cls, model: Model, network: ExtractorConfig, start: Start) -> "Scorer":
         extractor = network.load(model.device)
-        found = reference(model.dataset, REFERENCE_SPLIT, extractor, start, model.processes)
-        return cls(model, extractor, found)
+        real = reference(model.dataset, REFERENCE_SPLIT, extractor, start, model.processes)
+        return cls(model, extractor, real)
 
     @property
     def num_features(self) -> int:
         return self.reference.rows.shape[1]
 
-    def num_matched(self, num: int) -> int | None:
-        """Return the number of samples for a fair comparison with real test images.
-
-        None to compare all `num` samples. As many as there are test images, if these are fewer and
-        enough for a baseline.
-        """
-        num_test = len(self.model.dataset.test)
-        return num_test if MIN_IMAGES <= num_test < num else None
-
-    def score(
-        self, sampling: Sampling, num: int, seed: int, start: Start
-    ) -> tuple[Scores, Scores | None]:
-        """Score generated samples by metrics of sample quality.
-
-        Returns the scores of all samples, and of as many samples as there are real test images.
-        Metrics that depend on the number of samples are compared with the real-data baseline by the
-        first `num_matched` samples; None if all samples are compared.
-        """
+    def score(self, sampling: Sampling, num: int, seed: int, start: Start) -> dict[str, Value]:
+        """Return the scores of generated samples by metric."""
         x = stored_samples(self.model, sampling, num, seed, start)
         key = {"num": num, "sampling": sampling, "seed": seed}
         store = model_store(self.model, "features", samples=FORMAT, **self._key, **key)
-        sets = self._sets(x, store, f"seed {seed}", start)
-        num_matched = self.num_matched(num)
-        if num_matched is None:
-            return self._scores(sets), None
-        sized = [metric for metric in SAMPLE_METRICS if metric.depends_on_num]
-        return self._scores(sets), self._scores(sets.first(num_matched), sized)
+        return self._scores(x, store, "samples", start)
 
     def baseline(self, num: int, start: Start) -> Baseline:
         """Score real test images as a baseline for generated samples.
@@ -110,18 +107,14 @@ class Scorer:
         """
         test = self.model.dataset.test.x
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
-        found = Scores({})
+        values: dict[str, Value] = {}
         if len(x) >= MIN_IMAGES:
             store = data_store(self.model, "baselines", num=len(x), **self._key)
-            found = self._scores(self._sets(x, store, f"{BASELINE_SPLIT} images", start))
-        return Baseline(split=BASELINE_SPLIT, num=len(x), scores=found)
+            values = self._scores(x, store, f"{BASELINE_SPLIT} images", start)
+        return Baseline(split=BASELINE_SPLIT, num=len(x), scores=values)
 
-    def protocol(self, sampling: Sampling, num: int, seeds: range) -> SamplingProtocol:
+    def protocol(self, sampling: Sampling, num: int, seed: int) -> SamplingProtocol:
         trained = self.model.schedule
-        guided = (
-            max(sampling.guidance_min, trained.logsnr_min),
-            min(sampling.guidance_max, trained.logsnr_max),
-        )
         return SamplingProtocol(
             extractor=self.extractor.name,
             reference=self.reference.split,
@@ -136,9 +129,8 @@ class Scorer:
             num_steps=sampling.num_steps,
             num_evaluations=sampling.num_evaluations(trained),
             guidance=sampling.guidance,
-            guidance_logsnr=None if sampling.guidance == 1 else guided,
             num_samples=num,
-            seeds=tuple(seeds),
+            seed=seed,
         )
 
     @cached_property
@@ -146,87 +138,36 @@ class Scorer:
         digest = hashlib.sha256(self.reference.rows.numpy().tobytes()).hexdigest()
         return {"extractor": [self.extractor.name, digest]}
 
-    def _sets(
+    def _scores(
         self, x: UInt8[Tensor, "n c h w"], store: Store, what: str, start: Start
-    ) -> FeatureSets:
-        """Return the features of images, read from `store` or else extracted."""
-        num_levels = require_images(self.model.dataset)
+    ) -> dict[str, Value]:
+        """Return the scores of images, whose features are read from `store` or else extracted.
 
-        def batch(some: UInt8[Tensor, "b c h w"]) -> Tensors:
-            found = extract(self.extractor, some, num_levels=num_levels, on_images=lambda _: None)
-            return {key: value for key, value in vars(found).items() if value is not None}
+        The main process computes the scores for all processes.
+        """
+        num_levels, processes = require_images(self.model.dataset), self.model.processes
+
+        def batch(images: UInt8[Tensor, "b c h w"]) -> Tensors:
+            features = extract(self.extractor, images, num_levels=num_levels)
+            return {key: value for key, value in vars(features).items() if value is not None}
 
         parts = (
-            Part(f"{i:05d}", len(some), partial(batch, some))
-            for i, some in enumerate(torch.split(x, BATCH_SIZE))
+            Part(f"{i:05d}", len(images), partial(batch, images))
+            for i, images in enumerate(torch.split(x, BATCH_SIZE))
         )
-        found = store.concatenated(parts, start(f"features of {what}", len(x), "images"))
-        features = Features(found["pooled"], found.get("logits"))
-        return FeatureSets(features, self.reference, self.extractor.is_inception)
-
-    def _scores(
-        self, sets: FeatureSets, metrics: Iterable[SampleMetric] = SAMPLE_METRICS
-    ) -> Scores:
-        """Return scores that the main process computes for all processes."""
-        processes = self.model.processes
-        return Scores(
-            processes.from_main(
-                processes.together(lambda: scores(sets, metrics) if processes.is_main else {})
-            )
-        )
+        stored = store.concatenated(parts, start(f"features of {what}", len(x), "images"))
+        features = Features(stored["pooled"], stored.get("logits"))
+        sets = FeatureSets(features, self.reference, self.extractor.is_inception)
+        values = processes.together(lambda: scores(sets) if processes.is_main else {})
+        return processes.from_main(values)
 
 
 def measure_quality(
     scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
 ) -> SampleQuality:
-    num, seeds = config.num_samples, range(config.seed, config.seed + config.num_sets)
-    found = {seed: scorer.score(sampling, num, seed, start) for seed in seeds}
-    matched = {seed: some for seed, (_, some) in found.items() if some is not None}
-    num_matched = scorer.num_matched(num)
+    num, seed = config.num_samples, config.seed
     return SampleQuality(
-        protocol=scorer.protocol(sampling, num, seeds),
-        samples=SampleSets.from_scores(num, {seed: one for seed, (one, _) in found.items()}),
-        matched=None if num_matched is None else SampleSets.from_scores(num_matched, matched),
+        protocol=scorer.protocol(sampling, num, seed),
+        scores=scorer.score(sampling, num, seed, start),
         baseline=scorer.baseline(num, start),
     )
-
-
-def measure_sweep(
-    scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
-) -> Sweep:
-    num, seed = config.sweep_samples, config.seed
-    points = []
-    for one in _sweep_samplings(scorer, config, sampling):
-        protocol = scorer.protocol(one, num, range(seed, seed + 1))
-        line = f"{protocol.sampler_label}, {protocol.grid_label}"
-        named = partial(_named, start, f"{line}, {protocol.num_evaluations} evaluations")
-        found, _ = scorer.score(one, num, seed, named)
-        points.append(SweepPoint(protocol=protocol, scores=found))
-    return Sweep(
-        points=tuple(points),
-        num_samples=num,
-        seed=seed,
-        baseline=scorer.baseline(num, start),
-        best=min(points, key=lambda point: point.scores[FRECHET_DISTANCE].value),
-    )
-
-
-def _named(start: Start, point: str, what: str, total: int, unit: str) -> Advance:
-    return start(f"{point}: {what}", total, unit)
-
-
-def _sweep_samplings(
-    scorer: Scorer, config: EvaluationConfig, sampling: Sampling
-) -> Iterator[Sampling]:
-    trained = scorer.model.schedule
-    for sampler in dict.fromkeys([sampling.sampler, *(cls() for cls in SAMPLERS)]):
-        for grid in dict.fromkeys([sampling.grid, *SWEEP_GRIDS]):
-            line = replace(sampling, sampler=sampler, grid=grid)
-            for num_evaluations in config.sweep_evaluations:
-                fitting = [
-                    point
-                    for num_steps in range(2, num_evaluations + 1)
-                    if (point := replace(line, num_steps=num_steps)).num_evaluations(trained)
-                    <= num_evaluations
-                ]
-                yield from fitting[-1:]  # with guidance, no number of steps may fit

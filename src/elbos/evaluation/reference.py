@@ -82,8 +82,8 @@ def reference(
     is_shared = processes.num > 1
 
     def features(x: Source | Tensor, rows: Int64[Tensor, " b"] | slice) -> Tensors:
-        found = extract(extractor, x[rows], num_levels=num_levels, on_images=lambda _: None)
-        return {"pooled": found.pooled}
+        extracted = extract(extractor, x[rows], num_levels=num_levels)
+        return {"pooled": extracted.pooled}
 
     def pooled(parts_of: Store, start: Start) -> Tensor:
         batches = [
@@ -98,8 +98,10 @@ def reference(
 
     def build(folder: Path) -> None:
         parts_of = Store(cache_dir() / f"{name}.parts")
-        found = pooled(parts_of, silent if is_shared else start)  # shared parts are stored
-        statistics, rows = Statistics.from_features(found), found[some]
+        features_of_all = pooled(
+            parts_of, silent if is_shared else start
+        )  # shared parts are stored
+        statistics, rows = Statistics.from_features(features_of_all), features_of_all[some]
         tensors = {
             "mean": statistics.mean,
             "covariance": statistics.covariance,

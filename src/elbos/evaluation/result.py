@@ -11,7 +11,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.pages import shown_by
 from elbos.base.records import from_json, require_format, to_json
-from elbos.evaluation.scores import SampleQuality, Sweep
+from elbos.evaluation.scores import SampleQuality
 from elbos.theory.floor import Floor
 from elbos.training.config import Training
 from elbos.validation import Curve, Estimate
@@ -138,8 +138,8 @@ class Origin:
 
 
 def _origin_from_json(data: Mapping[str, Any]) -> Origin | None:
-    found: Origin | None = from_json(Origin | None, data.get("origin"))
-    return found
+    origin: Origin | None = from_json(Origin | None, data.get("origin"))
+    return origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,6 @@ class Evaluation:
         num_evaluations: Number of network evaluations for all likelihoods.
         results: Likelihoods by condition: "unconditional", "given_label", or both.
         quality: Sample quality; None if not measured.
-        sweep: Sample quality by sampler and number of evaluations; None if not measured.
         floors: Irreducible losses on the training images, by condition; None if not computed.
     """
 
@@ -206,14 +205,13 @@ class Evaluation:
     num_evaluations: int
     results: Mapping[str, Likelihood]
     quality: SampleQuality | None
-    sweep: Sweep | None
     protocol: Protocol
     floors: Mapping[str, Floor] | None = None
 
     def __repr__(self) -> str:
         bits = ", ".join(
-            f"{name}: {one.bits_per_dim:.4f} ± {one.standard_error:.4f} bits/dim"
-            for name, one in self.results.items()
+            f"{name}: {bound.bits_per_dim:.4f} ± {bound.standard_error:.4f} bits/dim"
+            for name, bound in self.results.items()
         )
         return f"Evaluation({self.run!r}, {self.num_images} images, {bits})"
 
@@ -240,18 +238,18 @@ class Evaluation:
                 "likelihoods of latents of two encoders have no difference: compare models of one "
                 "encoder with elbos evaluate MODEL... --latents CACHE."
             )
-        images = [(one.split, one.num_images, one.protocol.data_sha256) for one in (self, other)]
+        images = [(e.split, e.num_images, e.protocol.data_sha256) for e in (self, other)]
         if images[0] != images[1]:
             raise ValueError("the two evaluations are of other images: evaluate on the same data.")
-        found = {}
+        differences = {}
         for name in (name for name in self.results if name in other.results):
-            own, others = self.results[name].bounds, other.results[name].bounds
-            if own is None or others is None:
+            first, second = self.results[name].bounds, other.results[name].bounds
+            if first is None or second is None:
                 raise ValueError(
                     "a file does not hold the bound of each image: evaluate again, which resumes."
                 )
-            found[name] = Estimate.from_rounds((own - others)[:, None], is_lattice=False)
-        return found
+            differences[name] = Estimate.from_rounds((first - second)[:, None], is_lattice=False)
+        return differences
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
@@ -277,8 +275,8 @@ class Evaluation:
         A TypeError is raised if an entry is missing, a ValueError if the format is newer.
         """
         require_format(data, FORMAT)
-        found: Evaluation = from_json(cls, data)
-        return found
+        evaluation: Evaluation = from_json(cls, data)
+        return evaluation
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as a dictionary of JSON values.

@@ -18,7 +18,7 @@ from elbos.base.codec import encode
 from elbos.base.processes import Processes
 from elbos.base.sharing import naming_lost_processes
 from elbos.evaluation.model import Model
-from elbos.evaluation.samples import require_finite_samples
+from elbos.evaluation.quality import require_finite_samples
 from elbos.training.data import to_levels
 from elbos.training.pictures import is_drawable, png
 from elbos.training.sampling import Sampling, num_batches

@@ -41,12 +41,6 @@ class Sampling(Typed):
     guidance: float = 1.0
     """Scale of classifier-free guidance; 1 turns guidance off."""
 
-    guidance_min: float = -math.inf
-    """Lowest log-SNR with guidance."""
-
-    guidance_max: float = math.inf
-    """Highest log-SNR with guidance."""
-
     clip: float | None = None
     """The estimate of the data is clamped to [-clip, clip]. Default: as the scheduler of a folder
     of diffusers says, where a large number turns it off; of a run not at all."""
@@ -57,8 +51,6 @@ class Sampling(Typed):
             require_positive(clip=self.clip)
         if self.num_steps < 2:
             raise ValueError(f"num_steps is {self.num_steps}: give at least 2.")
-        if not self.guidance_min < self.guidance_max:
-            raise ValueError("guidance_min has to be below guidance_max.")
 
     def grid_within(self, trained: Schedule) -> Schedule:
         return replace(
@@ -80,7 +72,7 @@ class Sampling(Typed):
     def guided(self, denoiser: Denoise, null_cond: Condition = None) -> Denoise:
         if self.guidance == 1:
             return denoiser
-        return Guided(denoiser, self.guidance, self.guidance_min, self.guidance_max, null_cond)
+        return Guided(denoiser, self.guidance, null_cond=null_cond)
 
     def num_evaluations(self, trained: Schedule) -> int:
         """Return the number of network evaluations (NFE) per sample.

@@ -51,8 +51,8 @@ class BinnedLoss:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "BinnedLoss":
-        found: BinnedLoss = from_json(cls, data)
-        return found
+        loss: BinnedLoss = from_json(cls, data)
+        return loss
 
 
 class LossByLevel:
@@ -165,9 +165,9 @@ class LossByLevel:
 
         Raises a ValueError if the bins are different.
         """
-        own = torch.tensor(self.edges, dtype=torch.float64)
+        expected = torch.tensor(self.edges, dtype=torch.float64)
         edges, sums = state["edges"].cpu().double(), state["sums"]
-        is_alike = edges.shape == own.shape and sums.shape == self._sums.shape
-        if not (is_alike and torch.allclose(edges, own)):
-            raise ValueError(f"the state has bin edges {edges.tolist()}, not {own.tolist()}")
+        is_alike = edges.shape == expected.shape and sums.shape == self._sums.shape
+        if not (is_alike and torch.allclose(edges, expected)):
+            raise ValueError(f"the state has bin edges {edges.tolist()}, not {expected.tolist()}")
         self._sums = sums.to(self._sums.device, self._sums.dtype).clone()

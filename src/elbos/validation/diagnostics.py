@@ -100,9 +100,9 @@ def _warn_if_random(items: Items) -> None:
     rows = torch.arange(min(NUM_READ_TWICE, len(items)))
     first: list[Tensor] = []
     second: list[Tensor] = []
-    for found in (first, second):
+    for read in (first, second):
         x, cond = items.batch(rows)
-        map_tensors(found.append, {"x": x, "cond": cond})
+        map_tensors(read.append, {"x": x, "cond": cond})
     if not all(
         torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
         for a, b in zip(first, second, strict=True)
@@ -131,11 +131,11 @@ def _warn_if_varying(
         return float((again - eps_hat).norm() / eps_hat.norm().clamp(min=1e-30))
 
     for num, how, most in ((len(z), "again", MAX_CHANGE), (len(z) // 2, "in halves", MAX_MISFIT)):
-        if (found := change(num)) > most:
+        if (deviation := change(num)) > most:
             warnings.warn(
-                f"the denoiser's estimates are {100 * found:.2g} % off when a batch is given {how},"
-                " as those of a network in training mode: the validator sets evaluation mode only "
-                "of modules reachable from the denoiser; call network.eval() for others.",
+                f"the denoiser's estimates are {100 * deviation:.2g} % off when a batch is given "
+                f"{how}, as those of a network in training mode: the validator sets evaluation "
+                "mode only of modules reachable from the denoiser; call network.eval() for others.",
                 VaryingEstimatesWarning,
                 stacklevel=USER,
             )
@@ -155,13 +155,13 @@ def _require_consistent(
         error = (alpha * first + sigma * second - z).flatten(1).norm(dim=1)
         return float((error / z.flatten(1).norm(dim=1)).max())
 
-    own = misfit(x_hat, eps_hat)
-    if not own > MAX_MISFIT:
+    error = misfit(x_hat, eps_hat)
+    if not error > MAX_MISFIT:
         return
     if misfit(eps_hat, x_hat) < MAX_MISFIT:
         raise ValueError("the denoiser returns (eps_hat, x_hat): it has to be (x_hat, eps_hat).")
     warnings.warn(
-        f"alpha x_hat + sigma eps_hat of the denoiser is {100 * own:.0f} % off z, as where x_hat "
+        f"alpha x_hat + sigma eps_hat of the denoiser is {100 * error:.0f} % off z, as where x_hat "
         "is clipped: the bound is that of eps_hat alone.",
         InconsistentEstimatesWarning,
         stacklevel=USER,

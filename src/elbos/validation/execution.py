@@ -80,8 +80,8 @@ class Execution:
         there are no parameters.
         """
         parameters = (p for module in modules(self.denoiser) for p in module.parameters())
-        own = next((p.dtype for p in parameters if p.is_floating_point()), None)
-        return own if own in (None, torch.float64) else torch.float32
+        parameter_dtype = next((p.dtype for p in parameters if p.is_floating_point()), None)
+        return parameter_dtype if parameter_dtype in (None, torch.float64) else torch.float32
 
     def batch(self, rows: Tensor) -> Batch:
         x, cond = self.source.batch(rows)
@@ -104,7 +104,7 @@ def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
     if depth == 0:
         return []
     inner = [getattr(denoiser, name, None) for name in ("network", "denoiser", "__self__", "func")]
-    return [module for one in inner for module in modules(one, depth - 1)]
+    return [module for part in inner for module in modules(part, depth - 1)]
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from elbos.validation.result import Curve, Validation
 def validation_figure(results: Mapping[str, Validation]) -> Figure:
     """Plot the loss by noise level and the ELBO of noisy data for several validations."""
     return by_level_figure(
-        {name: (one.by_level, one.elbo_by_level) for name, one in results.items()}
+        {name: (result.by_level, result.elbo_by_level) for name, result in results.items()}
     )
 
 

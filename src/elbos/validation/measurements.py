@@ -110,8 +110,8 @@ class Measurements:
 
     @cached_property
     def _residual(self) -> Float[Tensor, "n r m"]:
-        known = 0.0 if self.control is None else self.control(self.logsnr)
-        return (self.loss - known) * torch.exp(-self.schedule.log_density(self.logsnr))
+        predicted = 0.0 if self.control is None else self.control(self.logsnr)
+        return (self.loss - predicted) * torch.exp(-self.schedule.log_density(self.logsnr))
 
     def integral(self, h: Callable[[Tensor], Tensor]) -> Float[Tensor, "n r"]:
         r"""Estimate the integral $\int h\,\ell\,d\lambda$ of the loss $\ell$ weighted by $h$.
@@ -120,8 +120,8 @@ class Measurements:
             h: A function of log-SNR: constant one for the diffusion term of the bound, a weighting
                 for the weighted loss, a step function for the ELBO at a noise level.
         """
-        known = 0.0 if self.control is None else self.control.integral(h)
-        return known + (h(self.logsnr) * self._residual).mean(2)
+        predicted = 0.0 if self.control is None else self.control.integral(h)
+        return predicted + (h(self.logsnr) * self._residual).mean(2)
 
     def elbo(self, logsnr: float, prior: Float[Tensor, " n"]) -> Float[Tensor, "n r"]:
         r"""Estimate the negative ELBO $L(\lambda)$ of each sample noised to log-SNR $\lambda$.

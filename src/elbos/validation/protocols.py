@@ -105,12 +105,12 @@ class LevelParts:
         Raises:
             ValueError: If the schedule's log-SNR range is not within that of the validation.
         """
-        found = result.measurements
-        self._require_within(found.schedule.logsnr_min, found.schedule.logsnr_max)
+        measurements = result.measurements
+        self._require_within(measurements.schedule.logsnr_min, measurements.schedule.logsnr_max)
 
         def mean(low: float, high: float) -> Estimate:
-            in_part = found.integral(lambda v: self.weight(v) * ((v >= low) & (v < high)))
-            return found.estimate(in_part)
+            in_part = measurements.integral(lambda v: self.weight(v) * ((v >= low) & (v < high)))
+            return measurements.estimate(in_part)
 
         return tuple(mean(low, high) for high, low in pairwise(self.logsnr))
 

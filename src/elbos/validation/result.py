@@ -62,9 +62,9 @@ class Curve:
     def from_estimates(cls, logsnr: Float[Tensor, " k"], estimates: list[Estimate]) -> "Curve":
         return cls(
             logsnr=tuple(logsnr.tolist()),
-            nats_per_dim=tuple(one.mean for one in estimates),
-            standard_error=tuple(one.standard_error for one in estimates),
-            measurement_error=tuple(one.measurement_error for one in estimates),
+            nats_per_dim=tuple(estimate.mean for estimate in estimates),
+            standard_error=tuple(estimate.standard_error for estimate in estimates),
+            measurement_error=tuple(estimate.measurement_error for estimate in estimates),
         )
 
 
@@ -151,9 +151,11 @@ class Validation:
 
         There are at most `max_num_bins` bins: 48, 24, 12, 6 or 3.
         """
-        found, edges = self.measurements, self._edges(max_num_bins)
+        measurements, edges = self.measurements, self._edges(max_num_bins)
         middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
-        losses = [found.estimate(found.curve(level, width)) for level in middle.tolist()]
+        losses = [
+            measurements.estimate(measurements.curve(level, width)) for level in middle.tolist()
+        ]
         return Curve.from_estimates(middle, losses)
 
     @property
@@ -162,9 +164,11 @@ class Validation:
 
         The log-SNRs are the edges of the bins of `by_level`.
         """
-        found = self.measurements
+        measurements = self.measurements
         edges = self._edges(NUM_BINS)
-        elbos = [found.estimate(found.elbo(level, self.prior)) for level in edges.tolist()]
+        elbos = [
+            measurements.estimate(measurements.elbo(level, self.prior)) for level in edges.tolist()
+        ]
         return Curve.from_estimates(edges, elbos)
 
     def _edges(self, max_num_bins: int) -> Float[Tensor, " k"]:
@@ -219,8 +223,10 @@ class Validation:
         Raises:
             ValueError: If the validations differ in samples, noise levels or noise.
         """
-        own, others = self.measurements, other.measurements
-        if own.logsnr.shape != others.logsnr.shape or not torch.equal(own.logsnr, others.logsnr):
+        first, second = self.measurements, other.measurements
+        if first.logsnr.shape != second.logsnr.shape or not torch.equal(
+            first.logsnr, second.logsnr
+        ):
             raise ValueError(
                 "the noise levels differ: compare results of one Validator with equal rounds."
             )
@@ -229,10 +235,10 @@ class Validation:
                 f"the two validations are of num_levels={self.num_levels} and {other.num_levels}: "
                 "a probability is not compared with a density."
             )
-        atol = 1e-6 * math.exp(own.schedule.logsnr_min)
+        atol = 1e-6 * math.exp(first.schedule.logsnr_min)
         if not torch.allclose(self.prior, other.prior, rtol=1e-4, atol=atol):
             raise ValueError("the two validations are of other samples: give the same data.")
-        return own.estimate((self.bound - other.bound) / NATS_PER_BIT)
+        return first.estimate((self.bound - other.bound) / NATS_PER_BIT)
 
     def difference_by_level(self, other: "Validation") -> Curve:
         """Compare the losses of two validations by noise level.
@@ -244,10 +250,12 @@ class Validation:
             ValueError: If the validations differ in samples, noise levels or noise.
         """
         self.difference(other)  # raises if they do
-        own, others, edges = self.measurements, other.measurements, self._edges(12)
+        first, second, edges = self.measurements, other.measurements, self._edges(12)
         middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
-        losses = (own.curve(level, width) - others.curve(level, width) for level in middle.tolist())
-        return Curve.from_estimates(middle, [own.estimate(one) for one in losses])
+        losses = (
+            first.curve(level, width) - second.curve(level, width) for level in middle.tolist()
+        )
+        return Curve.from_estimates(middle, [first.estimate(loss) for loss in losses])
 
     def save(self, path: Path | str) -> None:
         """Write the validation to a safetensors file.
@@ -309,7 +317,7 @@ class Validation:
         return html
 
     def _parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        found, schedule = self.measurements, self.measurements.schedule
+        measurements, schedule = self.measurements, self.measurements.schedule
         try:
             is_readable = codec.decode(Schedule, codec.encode(schedule)) == schedule
         except ValueError:
@@ -319,20 +327,23 @@ class Validation:
                 f"{schedule!r} is not a schedule of elbos and cannot be written: use another one."
             )
         tensors = {
-            "logsnr": found.logsnr,
-            "loss": found.loss,
+            "logsnr": measurements.logsnr,
+            "loss": measurements.loss,
             "prior": self.prior,
             "decoder": self.decoder,
             **{saved.STATE + name: state for name, state in schedule.state_dict().items()},
         }
         if self.labels is not None:
             tensors["labels"] = self.labels
-        if found.control is not None:
-            tensors |= {"control.logsnr": found.control.logsnr, "control.loss": found.control.loss}
+        if measurements.control is not None:
+            tensors |= {
+                "control.logsnr": measurements.control.logsnr,
+                "control.loss": measurements.control.loss,
+            }
         data = {
             "version": saved.VERSION,
             "num_levels": self.num_levels,
-            "is_lattice": found.is_lattice,
+            "is_lattice": measurements.is_lattice,
             "schedule": codec.encode(schedule),
         }
         return {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, data

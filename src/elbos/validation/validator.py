@@ -116,10 +116,10 @@ class Validator(Typed):
             require_finite(getattr(self, name), name)
         schedule = copy.deepcopy(self.schedule)  # the original may go on learning
         object.__setattr__(self, "schedule", schedule)
-        others = [(self._schedule.logsnr_min, self._schedule.logsnr_max)]
+        ends = [(self._schedule.logsnr_min, self._schedule.logsnr_max)]
         if self.control is not None:
-            others.append(tuple(self.control.logsnr[[0, -1]].tolist()))
-        for other in others:
+            ends.append(tuple(self.control.logsnr[[0, -1]].tolist()))
+        for other in ends:
             if other != (self.logsnr_min, self.logsnr_max):
                 raise ValueError(
                     f"schedule or control variate are of log-SNRs in {other}, the validator's are "
@@ -254,8 +254,8 @@ class Validator(Typed):
         execution = self._execution(denoiser, cond, batch_size, is_shared, device, parts, start)
         with evaluating(denoiser):
             check(execution, self._draws, (self.logsnr_min, self.logsnr_max))
-            found = self._round(execution, "pilot", PILOT, logsnr)
-        loss = found["loss"][:, None]
+            measured = self._round(execution, "pilot", PILOT, logsnr)
+        loss = measured["loss"][:, None]
         is_lattice = num == len(self)
         return Measurements(even._schedule, logsnr[:, None], loss, is_lattice=is_lattice)
 
@@ -322,7 +322,7 @@ class Validator(Typed):
         total = sum(len(blocks[i]) for i, _ in pieces) * num_times
         advance = execution.start(name.replace("-", " "), total, "evaluations")
         key = repr((self.seed, self.num_levels, self.logsnr_min, self.logsnr_max)).encode()
-        found: list[tuple[Tensor, Tensors]] = []
+        computed: list[tuple[Tensor, Tensors]] = []
 
         def compute() -> None:
             for i, is_own in pieces:
@@ -335,15 +335,17 @@ class Validator(Typed):
                     part = f"{name}-{i:05d}-{digest}"
                     is_stored = part in parts
                     tensors = parts.part(part, block)
-                own = slice(None if is_own else 0)
-                found.append((blocks[i][own], {key: value[own] for key, value in tensors.items()}))
+                owned = slice(None if is_own else 0)
+                computed.append(
+                    (blocks[i][owned], {key: value[owned] for key, value in tensors.items()})
+                )
                 advance(levels.numel(), is_stored)
 
         if is_shared and parts is not None:  # some may find theirs finished
             together(compute)
         else:
             compute()
-        merged = summed(found, num_samples, is_shared, execution.device)
+        merged = summed(computed, num_samples, is_shared, execution.device)
         require_finite_losses(merged["loss"], logsnr)
         return {**merged, "logsnr": logsnr}
 
@@ -371,18 +373,19 @@ class Validator(Typed):
             eps_loss(execution.denoiser, many[i], levels[i], cond=cond_at(conds, i), eps=eps[i])
             for i in (slice(k, k + size) for k in range(0, len(levels), size))
         ]
-        found = {
+        measured = {
             "loss": torch.cat(losses).reshape(len(rows), num_times),
             "prior": prior_loss(x, self.logsnr_min),
             "decoder": loss_of_levels(x, self.logsnr_max, self.num_levels, noise[:, -1]),
         }
         if isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point():
-            found["label"] = cond
-        return found
+            measured["label"] = cond
+        return measured
 
     def _result(self, rounds: list[Tensors]) -> Validation:
         logsnr, loss, decoder = (
-            torch.stack([one[name] for one in rounds], 1) for name in ("logsnr", "loss", "decoder")
+            torch.stack([measured[name] for measured in rounds], 1)
+            for name in ("logsnr", "loss", "decoder")
         )
         return Validation(
             measurements=Measurements(self._schedule, logsnr, loss, self.control),

@@ -52,12 +52,10 @@ def extract(
     x: UInt8[Tensor, "n c h w"],
     *,
     num_levels: int,
-    on_images: Callable[[int], None],
 ) -> Features:
     """Compute the feature vectors of images in batches.
 
     Grey images are converted to RGB. The `num_levels` pixel values are spread over 0 to 255.
-    `on_images` is called with the number of images in each batch.
 
     Raises:
         ValueError: If there are no images, they have another number of channels, or batches have
@@ -68,10 +66,10 @@ def extract(
         raise ValueError(
             f"Features need images with 1 or 3 channels; given are {num} of {channels} channels."
         )
-    parts = []
-    for batch in torch.split(x, BATCH_SIZE):
-        parts.append(extractor.compute(to_pixels(batch, num_levels).repeat(1, 3 // channels, 1, 1)))
-        on_images(len(batch))
+    parts = [
+        extractor.compute(to_pixels(batch, num_levels).repeat(1, 3 // channels, 1, 1))
+        for batch in torch.split(x, BATCH_SIZE)
+    ]
     logits = [part.logits for part in parts if part.logits is not None]
     if len({part.pooled.shape[1] for part in parts}) > 1 or len(logits) not in (0, len(parts)):
         raise ValueError(

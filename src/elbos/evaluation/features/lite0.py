@@ -106,8 +106,8 @@ class EfficientNetLite0(nn.Module):
         channels = 32
         for num_blocks, kernel, first_stride, expansion, out in _STAGES:
             for stride in (first_stride, *[1] * (num_blocks - 1)):
-                own = _below(weights, f"_blocks.{len(blocks)}.")
-                blocks.append(_Block(own, channels, out, kernel, stride, expansion))
+                block_weights = _below(weights, f"_blocks.{len(blocks)}.")
+                blocks.append(_Block(block_weights, channels, out, kernel, stride, expansion))
                 channels = out
         self.blocks = nn.Sequential(*blocks)
         self.head = _Convolution(channels, 1280).fold(weights, "_conv_head", "_bn1")
