@@ -59,16 +59,16 @@ def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
                 f"{_shown(golden)} is the file of {calls[golden][0]}: give this call a `name`.",
                 False,
             )
-        found = audit.probe(loss_fn, x, num_samples, seed)
+        measured = audit.probe(loss_fn, x, num_samples, seed)
         if is_written:
-            testing.write_golden(found, golden)
+            testing.write_golden(measured, golden)
         elif not golden.is_file():
             pytest.fail(f"{_shown(golden)} does not exist: run pytest --weighting-regen.", False)
         elif difference := testing.Difference.between(
-            found, testing.expected_audit(golden), within
+            measured, testing.expected_audit(golden), within
         ):
             pytest.fail(
-                f"{found.title} has changed since {_shown(golden)} was written:\n{difference}\n"
+                f"{measured.title} has changed since {_shown(golden)} was written:\n{difference}\n"
                 "If that is intended, run pytest --weighting-regen and commit the file.",
                 False,
             )

@@ -137,7 +137,7 @@ class Pretrained(Sampled):
         is_grey = dict(getattr(pipeline.denoiser.network, "config", {})).get("in_channels") == 1
         if is_grey and pipeline.encode is None and dataset.shape[0] == 3:
             dataset = grey(dataset)
-        found = cls(
+        pretrained = cls(
             name=pipeline.name,
             directory=RunDirectory(directory),
             pipeline=pipeline,
@@ -146,10 +146,10 @@ class Pretrained(Sampled):
             batch_size=batch_size,
             ends=exported.ends(RunDirectory(pipeline.folder)),
         )
-        for module in found._modules:
+        for module in pretrained._modules:
             module.requires_grad_(False)
-        found._require_fit()
-        return found
+        pretrained._require_fit()
+        return pretrained
 
     def shared_by(self, processes: Processes) -> "Pretrained":
         return replace(self, processes=processes)
@@ -164,8 +164,8 @@ class Pretrained(Sampled):
 
     @property
     def schedule(self) -> Linear:
-        found = self.pipeline.denoiser
-        low, high = found.logsnr_min, found.logsnr_max
+        denoiser = self.pipeline.denoiser
+        low, high = denoiser.logsnr_min, denoiser.logsnr_max
         if self.ends is not None:
             return Linear(logsnr_min=max(low, self.ends[0]), logsnr_max=min(high, self.ends[1]))
         low = max(low, NOISIEST) if math.isinf(low) else low
@@ -283,36 +283,42 @@ class Pretrained(Sampled):
 
     def _encoded(self, x: Shaped[Tensor, "n *d"], rows: Int[Tensor, " n"]) -> Tensors:
         assert self._encode is not None
-        found = []
+        parts = []
         for some in torch.split(torch.arange(len(x)), self.batch_size):
             images = to_unit(x[some], self.dataset.num_levels)
             generators = [generator(0, row) for row in rows[some].tolist()]
-            found.append(self._encode(images, generators).cpu())
-        latents = torch.cat(found)
+            parts.append(self._encode(images, generators).cpu())
+        latents = torch.cat(parts)
         if not latents.isfinite().all():
             raise ValueError(f"the vae of {self.name} returned NaN or infinity: check its weights.")
         return {"x": latents}
 
     def _require_fit(self) -> None:
-        kind, known, num = type(self._network).__name__, self._num_known, self.dataset.num_classes
+        kind, num_known, num = (
+            type(self._network).__name__,
+            self._num_known,
+            self.dataset.num_classes,
+        )
         if kind not in _KNOWN:
             raise ValueError(
                 f"{self.name} has a {kind}, which is conditioned on more than a class, as a text: "
                 "give cached latents and embeddings with --latents (docs/evaluation.md)."
             )
-        if known is not None and num is None:
+        if num_known is not None and num is None:
             raise ValueError(
-                f"the network of {self.name} is conditioned on {known} classes, and "
+                f"the network of {self.name} is conditioned on {num_known} classes, and "
                 f"{self.dataset.name} has no labels: choose data with classes."
             )
-        if known is not None and num is not None and num > known:
+        if num_known is not None and num is not None and num > num_known:
             raise ValueError(
-                f"the network of {self.name} knows {known} classes, and {self.dataset.name} has "
+                f"the network of {self.name} knows {num_known} classes, and {self.dataset.name} has "
                 f"{num}: choose the data that it was trained on."
             )
-        if known is not None and num is not None and num < known - 1:  # one may be the null class
+        if (
+            num_known is not None and num is not None and num < num_known - 1
+        ):  # one may be the null class
             warnings.warn(
-                f"The network of {self.name} knows {known} classes, and {self.dataset.name} has "
+                f"The network of {self.name} knows {num_known} classes, and {self.dataset.name} has "
                 f"{num}: labels 0 to {num - 1} of the data are passed to the network unchanged.",
                 stacklevel=2,
             )
@@ -335,9 +341,9 @@ class Pretrained(Sampled):
             raise ValueError(f"its sample_size is {size!r}: give one whole number or two.")
         wanted = (config["in_channels"], *sizes)
         if self.shape != wanted or len(wanted) != 3:
-            shown, given = ("x".join(map(str, one)) for one in (wanted, self.shape))
+            shown, input_shape = ("x".join(map(str, dims)) for dims in (wanted, self.shape))
             raise ValueError(
-                f"the network takes {shown}, and is given {given}: choose data of that shape "
+                f"the network takes {shown}, and is given {input_shape}: choose data of that shape "
                 "(of data:folder, --data.size says height and width)."
             )
         x, cond = (to_device(part, self.device) for part in self._tried)

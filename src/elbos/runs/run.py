@@ -138,23 +138,23 @@ class Run(Sampled):
 
         Their shape and number of classes must be the same.
         """
-        dataset, found = data.load(), copy.copy(self)
-        own, given = replace(self.data, name=""), replace(dataset.spec, name="")
+        dataset, model = data.load(), copy.copy(self)
+        trained, other = replace(self.data, name=""), replace(dataset.spec, name="")
         if not self.has_labels:
-            own, given = replace(own, num_classes=None), replace(given, num_classes=None)
-        if own != given:
+            trained, other = replace(trained, num_classes=None), replace(other, num_classes=None)
+        if trained != other:
             raise ValueError(
                 f"The run in {self.name} cannot be evaluated on {dataset.name}: it was "
-                f"trained on data of {own.described}, not {given.described}."
+                f"trained on data of {trained.described}, not {other.described}."
             )
-        found.source, found.dataset = data, dataset
-        return found
+        model.source, model.dataset = data, dataset
+        return model
 
     def shared_by(self, processes: Processes) -> "Run":
         """Return a copy of the model that distributes its evaluation over the given processes."""
-        found = copy.copy(self)
-        found.processes = processes
-        return found
+        model = copy.copy(self)
+        model.processes = processes
+        return model
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -241,9 +241,9 @@ class Run(Sampled):
                 guidance, or the number of conditions is not `num`.
         """
         require_positive(num=num)
-        given: dict[str, Any] = {"sampler": sampler, "num_steps": num_steps, "guidance": guidance}
-        given = {name: value for name, value in given.items() if value is not None}
-        sampling = replace(self.sampling, **given)
+        changes: dict[str, Any] = {"sampler": sampler, "num_steps": num_steps, "guidance": guidance}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        sampling = replace(self.sampling, **changes)
         labels = self.class_labels(num)
         if cond is None:
             cond = labels
@@ -335,9 +335,9 @@ class Run(Sampled):
             ValueError: If a setting is invalid, the data are missing (as after `fit`; use
                 `likelihood`), or losses or samples are not finite.
         """
-        known = [field.name for field in fields(EvaluationConfig)]
-        for name in settings.keys() - set(known):
-            raise TypeError(f"there is no setting {name}: {suggestion(name, known)}")
+        names = [field.name for field in fields(EvaluationConfig)]
+        for name in settings.keys() - set(names):
+            raise TypeError(f"there is no setting {name}: {suggestion(name, names)}")
         return evaluate(self, EvaluationConfig(**settings), sampling, start)
 
     def weights_digest(self) -> str:

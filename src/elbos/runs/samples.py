@@ -104,10 +104,10 @@ def write_samples(
                 files.require_writable(path)
     batches = []
     for turn in turns(num_batches(request.num), processes.rank, processes.num):
-        own = run.sample_batches(
+        drawn = run.sample_batches(
             sampling, num=request.num, seed=request.seed, cond=labels, batches=turn
         )
-        for x in processes.lists(own):
+        for x in processes.lists(drawn):
             if processes.is_main:
                 require_finite_samples(x)
                 batches.append(x)
