@@ -294,32 +294,27 @@ class Pretrained(Sampled):
         return {"x": latents}
 
     def _require_fit(self) -> None:
-        kind, num_known, num = (
-            type(self._network).__name__,
-            self._num_known,
-            self.dataset.num_classes,
-        )
+        kind, num_known = type(self._network).__name__, self._num_known
+        name, data, num = self.name, self.dataset.name, self.dataset.num_classes
         if kind not in _KNOWN:
             raise ValueError(
-                f"{self.name} has a {kind}, which is conditioned on more than a class, as a text: "
+                f"{name} has a {kind}, which is conditioned on more than a class, as a text: "
                 "give cached latents and embeddings with --latents (docs/evaluation.md)."
             )
         if num_known is not None and num is None:
             raise ValueError(
-                f"the network of {self.name} is conditioned on {num_known} classes, and "
-                f"{self.dataset.name} has no labels: choose data with classes."
+                f"the network of {name} is conditioned on {num_known} classes, and {data} has no "
+                "labels: choose data with classes."
             )
         if num_known is not None and num is not None and num > num_known:
             raise ValueError(
-                f"the network of {self.name} knows {num_known} classes, and {self.dataset.name} has "
-                f"{num}: choose the data that it was trained on."
+                f"the network of {name} knows {num_known} classes, and {data} has {num}: choose "
+                "the data that it was trained on."
             )
-        if (
-            num_known is not None and num is not None and num < num_known - 1
-        ):  # one may be the null class
+        if num_known is not None and num is not None and num < num_known - 1:  # but the null class
             warnings.warn(
-                f"The network of {self.name} knows {num_known} classes, and {self.dataset.name} has "
-                f"{num}: labels 0 to {num - 1} of the data are passed to the network unchanged.",
+                f"The network of {name} knows {num_known} classes, and {data} has {num}: labels 0 "
+                f"to {num - 1} of the data are passed to the network unchanged.",
                 stacklevel=2,
             )
         try:

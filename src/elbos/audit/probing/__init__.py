@@ -1,1 +1,1 @@
-"""From draws of a loss's noise and calls of its network to coefficients at every noise level."""
+"""Coefficients at every noise level, from draws of a loss and calls of its network."""
