@@ -23,7 +23,6 @@ from elbos.theory import adaptive, parameterizations, weightings
 from elbos.theory.recipes import RECIPES
 from elbos.training.choices import command_name
 from elbos.training.config import Config
-from elbos.training.data import Digits, Fashion
 from elbos.training.presets import PRESETS
 
 
@@ -78,14 +77,12 @@ def test_what_a_dry_run_prints_is_taken_as_it_is(elbos: Elbos, folder: Path, wor
     assert elbos("train", "--config", "f.json", "--dry-run") == first
 
 
-def test_words_change_what_a_file_says(elbos: Elbos, folder: Path) -> None:
+def test_the_length_of_a_file_can_be_changed(elbos: Elbos, folder: Path) -> None:
     first = elbos("train", "toy", "schedule:linear", "parameterization:x", "--dry-run")
     (folder / "f.json").write_text(first.out)
-    words = "--num-images 4096 --config=f.json weighting:p2 --weighting.gamma 2 --dry-run"
+    words = "--num-images 4096 --config=f.json --dry-run"
     changed = json.loads(elbos("train", *words.split()).out)
-    assert (changed["num_images"], changed["weighting"]) == (4096, {"type": "P2", "gamma": 2.0})
-    same = ("network", "schedule", "parameterization", "sampling", "data")
-    assert all(changed[name] == json.loads(first.out)[name] for name in same)
+    assert changed == {**json.loads(first.out), "num_images": 4096}
 
 
 def test_a_run_is_named_after_what_a_file_says(elbos: Elbos, runs: Path) -> None:
@@ -94,7 +91,7 @@ def test_a_run_is_named_after_what_a_file_says(elbos: Elbos, runs: Path) -> None
     result = elbos("train", "--config", "f.json", "--num-images", "32")
     assert result.status == 0, result.err
     (run,) = (runs / "runs").iterdir()
-    assert run.name.startswith("digits-network.channels-16-32-")
+    assert run.name.startswith("digits-")
     config = json.loads((run / "config.json").read_text())
     assert config == {**json.loads(Path("f.json").read_text()), "num_images": 32}
     before = snapshot(runs / "digits")
@@ -109,15 +106,15 @@ def test_a_file_that_is_not_there_is_one_line(elbos: Elbos) -> None:
     assert_one_line(elbos("train", "--config"), "--config", statuses=(2,))
 
 
-TOUR = {
-    "digits": "digits",
-    "digits weighting:elbo": "digits-elbo",
-    "fashion parameterization:eps schedule:normal": "fashion-eps-normal",
-    "fashion weighting:monotone weighting.inner:edm": "fashion-monotone-edm",
-    "fashion": "fashion",
-    "fashion_small": "fashion-small",  # either way
-    "--run toy digits": "toy",  # what an option takes is no preset
-    "fashion --output.log-every 3": "fashion",
+TOUR = {  # a part of the name of the run's directory
+    "digits": "runs/digits",
+    "digits weighting:elbo": "runs/digits-",
+    "digits weighting:sigmoid --weighting.k 3": "runs/digits-",
+    "fashion parameterization:eps schedule:normal": "runs/fashion-",
+    "fashion": "runs/fashion",
+    "fashion_small": "runs/fashion-small",  # either way
+    "digits --run toy": "toy",
+    "fashion --output.log-every 3": "runs/fashion",
 }
 
 
@@ -130,8 +127,9 @@ def test_runs_that_differ_have_directories_of_their_own(
         result = elbos("train", *words.split())
         assert result.status == 0, result.err
     paths = [str(path) for _, path in trained]
-    assert paths == [name if "--run" in w else f"runs/{name}" for w, name in TOUR.items()]
-    assert [config.data for config, _ in trained][-3:] == [Fashion(), Digits(), Fashion()]
+    for path, name in zip(paths, TOUR.values(), strict=True):
+        assert path == name or (name.endswith("-") and re.fullmatch(f"{name}[0-9a-f]{{8}}", path))
+    assert len(set(paths)) == len(TOUR) - 1  # the output is no part of a run's identity
 
 
 def test_a_comparison_is_of_the_preset_that_was_chosen(
@@ -141,7 +139,7 @@ def test_a_comparison_is_of_the_preset_that_was_chosen(
         raise ValueError(f"{type(experiment.config.data).__name__} in {path}")
 
     monkeypatch.setattr(compare_verb, "run_experiment", compare)
-    assert_one_line(elbos("compare", "--out", "digits", "toy"), "Toy in digits", statuses=(1,))
+    assert_one_line(elbos("compare", "toy", "--out", "digits"), "Toy in digits", statuses=(1,))
     assert_one_line(elbos("compare", "fashion_small"), "Fashion in runs/compare-fashion-small")
 
 

@@ -18,7 +18,7 @@ from elbos.comparison.page import terminal
 from elbos.comparison.result import Comparison
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.training.config import Config
-from elbos.training.presets import PRESETS, SUMMARIES, Chosen, Preset
+from elbos.training.presets import PRESETS, SUMMARIES, Chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,17 +88,9 @@ class Compare:
         _require_finished(comparison)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareAny(Compare):
-    __doc__ = Compare.__doc__
-
-    chosen: Annotated[Preset, tyro.conf.arg(name="")]
-
-
 def command(words: list[str]) -> Compare:
+    words = ["digits", *words] if words == ["--help"] else words
     chosen = Chosen.from_words(words)
-    if chosen is None:
-        return parse("compare", CompareAny, words)
     verb, summary = f"compare {chosen.preset}", SUMMARIES[chosen.preset]
     return parse(verb, Compare, words[1:], Compare(chosen=chosen), summary=summary)
 

@@ -13,11 +13,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import Annotated
 
 import tyro
 
 from elbos.base.codec import digest
+from elbos.base.errors import UsageError, suggestion
 from elbos.models.networks import ADMConfig, MLPConfig, UNetConfig, UViTConfig, ViTConfig
 from elbos.models.samplers import StochasticDPMSolver
 from elbos.theory import parameterizations, weightings
@@ -157,28 +158,16 @@ class Chosen:
     preset: tyro.conf.Suppress[str]
 
     @classmethod
-    def from_words(cls, words: Sequence[str]) -> "Chosen | None":
-        """Return the preset named by the first command-line word, or None."""
+    def from_words(cls, words: Sequence[str]) -> "Chosen":
+        """Return the preset that the first command-line word names.
+
+        Raises:
+            UsageError: If there is no such preset.
+        """
         name = words[0].replace("_", "-") if words else ""
-        return cls(config=PRESETS[name], preset=name) if name in PRESETS else None
-
-
-if TYPE_CHECKING:
-    Preset = Chosen
-else:
-    Preset = Union[  # noqa: UP007, built at run time
-        tuple(
-            Annotated[
-                Chosen,
-                tyro.conf.subcommand(
-                    name,
-                    default=Chosen(config=config, preset=name),
-                    description=SUMMARIES.get(name),
-                ),
-            ]
-            for name, config in PRESETS.items()
-        )
-    ]
+        if name not in PRESETS:
+            raise UsageError(f"The preset comes first: {suggestion(name, PRESETS)}")
+        return cls(config=PRESETS[name], preset=name)
 
 
 def default_name(config: Config, preset: str) -> str:
