@@ -1,4 +1,6 @@
-"""First lines of docstrings stand alone: at least four words, first a verb or a textbook noun."""
+"""First lines of docstrings stand alone: at least four words, first a verb or a textbook noun.
+Names of variables say what they hold.
+"""
 
 import ast
 import re
@@ -8,6 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "elbos"
 NOT_FIRST = re.compile(r"(What|Whether|Those|These|Of|From|With|In|As|Their|It|They)\b")
+NO_NAMES = {"found", "one", "own", "known", "given", "kept", "others"}
 MODULES = sorted(str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py"))
 
 
@@ -33,3 +36,10 @@ def failing(module):
 @pytest.mark.parametrize("module", MODULES)
 def test_first_lines_stand_alone(module):
     assert not failing(module)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_names_of_variables_say_what_they_hold(module):
+    nodes = ast.walk(ast.parse((SOURCE / module).read_text()))
+    stored = [n for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    assert not [f"{module}:{node.lineno}: {node.id}" for node in stored if node.id in NO_NAMES]
