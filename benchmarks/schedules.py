@@ -46,8 +46,8 @@ from torch import Tensor
 
 from elbos import Denoiser, Validator
 from elbos.base.processes import Processes
-from elbos.evaluation.features import Lite0
-from elbos.evaluation.metrics import KERNEL_DISTANCE, feature_sets
+from elbos.evaluation.features import Lite0, extract
+from elbos.evaluation.metrics import KERNEL_DISTANCE, FeatureSets
 from elbos.evaluation.reference import reference
 from elbos.models.samplers import Heun
 from elbos.theory.adaptive import Adaptive
@@ -138,7 +138,8 @@ def scores(denoiser: Denoiser, data: Dataset, num_samples: int) -> dict[str, flo
     x = torch.cat([*sample(denoiser, sampling, Linear(**ENDS), **how)])
     extractor = Lite0().load(cpu)
     real = reference(data, "train+val", extractor)
-    sets = feature_sets(to_levels(x, num_levels), data, real, extractor)
+    features = extract(extractor, to_levels(x, num_levels), num_levels=num_levels)
+    sets = FeatureSets(features, real, extractor.is_inception)
     return {
         "bits_per_dim": validation.bits_per_dim,
         "weighted_loss": validation.weighted(PRESET.weighting).mean,

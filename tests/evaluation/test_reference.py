@@ -33,7 +33,7 @@ def test_a_reference_is_of_the_bytes_of_a_split():
     torch.testing.assert_close(
         ref.rows.sort(dim=0).values, features.float().sort(dim=0).values, rtol=1e-6, atol=0
     )
-    assert (ref.statistics.num, ref.image_shape) == (60, (1, 4, 4))
+    assert (ref.statistics.num, ref.split) == (60, "val")
     assert ref.kernel == mean_kernel(ref.rows)
 
 

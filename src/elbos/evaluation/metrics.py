@@ -11,9 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from jaxtyping import UInt8
-from torch import Tensor
-
 from elbos.evaluation.estimators import (
     Statistics,
     frechet_distance,
@@ -21,9 +18,8 @@ from elbos.evaluation.estimators import (
     kernel_distance,
     precision_recall,
 )
-from elbos.evaluation.features import Extractor, Features, extract
-from elbos.evaluation.reference import Reference, require_images
-from elbos.training.data import Dataset
+from elbos.evaluation.features import Features
+from elbos.evaluation.reference import Reference
 
 NUM_NEIGHBORS, NUM_SPLITS = 3, 10
 """Neighbors for precision and recall, and splits for the Inception score, as published."""
@@ -178,32 +174,3 @@ def num_manifold(num: int, reference: Reference) -> int:
     As many real images are used.
     """
     return min(num, len(reference.rows), MAX_MANIFOLD)
-
-
-def feature_sets(
-    samples: UInt8[Tensor, "n c h w"],
-    dataset: Dataset,
-    reference: Reference,
-    extractor: Extractor,
-) -> FeatureSets:
-    """Extract the features of generated samples.
-
-    They are returned with the features of the real reference images.
-
-    Raises:
-        ValueError: If the samples have another shape, or the reference another extractor.
-    """
-    if tuple(samples.shape[1:]) != reference.image_shape:
-        raise ValueError(
-            f"The samples are {tuple(samples.shape[1:])}, but the images of the reference "
-            f"({reference.dataset}, {reference.split} split) {reference.image_shape}: "
-            "compare images of the same channels and size."
-        )
-    if extractor.name != reference.extractor:
-        raise ValueError(
-            f"Reference and samples have features of {reference.extractor} and {extractor.name}: "
-            "use the same extractor."
-        )
-    num_levels = require_images(dataset)
-    features = extract(extractor, samples, num_levels=num_levels)
-    return FeatureSets(features, reference, extractor.is_inception)

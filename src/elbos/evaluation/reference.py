@@ -41,16 +41,13 @@ class Reference:
         statistics: Mean and covariance over all images of the split.
         rows: Features of up to 60,000 images, in a fixed random order.
         kernel: `mean_kernel(rows)`, the term of the kernel distance without samples.
-        extractor, dataset, split: Their names.
+        split: Name of the split.
     """
 
     statistics: Statistics
     rows: Float32[Tensor, "m d"]
     kernel: float
-    extractor: str
-    dataset: str
     split: str
-    image_shape: tuple[int, ...]
 
 
 def reference(
@@ -125,8 +122,7 @@ def reference(
         is_close = now.shape == then.shape and (now - then).norm() <= _MAX_DIFFERENCE * then.norm()
         if not is_close:
             raise DamagedFolder(f"{folder} holds other features than {extractor.name} computes now")
-        names = extractor.name, dataset.name, split_name
-        return Reference(statistics, rows, kernel, *names, dataset.shape)
+        return Reference(statistics, rows, kernel, split_name)
 
     try:
         if is_shared:
