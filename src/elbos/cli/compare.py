@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -73,6 +74,8 @@ class Compare:
             seeds=self.seeds,
         )
         path = self.out or Path("runs") / f"compare-{preset}"
+        # The runs are processes of their own, which have to save and end if this one is terminated.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         comparison = run_experiment(
             experiment,
             path,
