@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from elbos.base.philox import Purpose, Stream
 from elbos.base.processes import Processes
 from elbos.runs.fit import fit, train
-from elbos.training import sharding
+from elbos.training import sharding, trainer
 from elbos.training.config import Execution, Output, Precision
 from elbos.training.data import Digits
 from elbos.training.data.augment import augmented
@@ -113,7 +113,9 @@ def compiled(folder: Path, shard_size: int) -> None:
         return run
 
     torch.compile = partial(torch.compile, backend=backend)
-    step = Trainer.step
+    new_state, step = trainer.new_state, Trainer.step
+    # the library's own networks are gathered by blocks, a user's is not
+    trainer.new_state = lambda *given, by_blocks: new_state(*given, by_blocks=True)
 
     def noting(self: Trainer):
         found = step(self)
@@ -173,11 +175,11 @@ def test_random_numbers_of_a_step_are_compiled(
     data = augmented(Digits().load(), flip=True, crop=6)
     network = replace(DIGITS.network, channels=(16,))
     config = replace(DIGITS, network=network, execution=Execution(compile=how))
-    trainer = Trainer(config, RunDirectory(tmp_path), data, Processes.joined())
+    training = Trainer(config, RunDirectory(tmp_path), data, Processes.joined())
     for _ in range(2):  # the first call compiles
         with profile(activities=[ProfilerActivity.CPU]) as found:
-            x, cond = trainer.batch()
-            trainer.loss.drawn(x, cond, trainer.number, trainer.samples)
+            x, cond = training.batch()
+            training.loss.drawn(x, cond, training.number, training.samples)
     names = [event.name for event in found.events() if event.name.startswith("aten::bitwise")]
     assert len(names) == (0 if how == "on" else 4 * (6 * 10 + 1))
 
