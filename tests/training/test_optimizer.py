@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from elbos.models.networks import MLPConfig
 from elbos.training import optimizer
-from elbos.training.config import Averaging, Optimizer
+from elbos.training.config import Optimizer
 from elbos.training.ema import EMA
 from elbos.training.optimizer import Muon, inner_matrices, new_optimizer
 
@@ -129,7 +129,7 @@ def trained(mesh=None):
     where the samples are two processes' own.
     """
     network, x = Network(), torch.randn(2, 6, generator=torch.Generator().manual_seed(1))
-    ema = EMA(network, Averaging(relative_width=0.2))
+    ema = EMA(network, 0.2)
     if mesh is not None:
         x = x[dist.get_rank() % 2 :][:1]
         for one in (network, ema.network) if mesh.size(1) > 1 else ():
