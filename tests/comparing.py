@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny import DIGITS
 
+from elbos.base.codec import decode
 from elbos.base.errors import explained
-from elbos.base.records import from_json
 from elbos.comparison import experiment
 from elbos.comparison.compare import summarize
 from elbos.comparison.executors import Executor
@@ -125,7 +125,7 @@ def stored_comparison(seeds=(0, 1, 2, 3)):
     """Twelve objectives: the likelihood of one diverged, one lacks a seed, the last has none."""
     stored = json.loads(STORED.read_text())
     scores = {
-        (one["objective"], one["seed"]): from_json(RunScores, one["scores"])
+        (one["objective"], one["seed"]): decode(RunScores, one["scores"])
         for one in stored
         if one["seed"] in seeds
     }

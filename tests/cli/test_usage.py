@@ -84,7 +84,7 @@ FAILS = {
     "data encode corrupt out --vae nowhere": "give --size",
     "train toy --run digits": "holds a run with",
     "train --config toy/metrics.jsonl": "metrics.jsonl is not a configuration",
-    "train --config untyped.json": 'has no "type", such as "Config"',
+    "train --config untyped.json": "lacks data",
     "train --config misspelt.json": "'sead': did you mean seed?",
     "train toy --init nowhere": "not a run directory",
     "train toy --init digits": "digits has network = UNetConfig, not MLPConfig",

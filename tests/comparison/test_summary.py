@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from comparing import STORED, Here
 
-from elbos.base.records import from_json
+from elbos.base.codec import decode
 from elbos.comparison.compare import run_experiment, summarize
 from elbos.comparison.experiment import Experiment
 from elbos.comparison.result import Pair
@@ -59,7 +59,7 @@ def made_up(objectives, bits):
             metrics = {"bits_per_dim": {"value": bits[i, seed]}, **losses}
             points = {"samplers": (), "baseline": {}, "num_baseline": None, "num_features": None}
             content = {**SCORES, **points, "metrics": metrics}
-            scores[one.name, seed] = from_json(RunScores, content)
+            scores[one.name, seed] = decode(RunScores, content)
     experiment = Experiment(config=PRESETS["toy"], objectives=objectives, seeds=seeds)
     return summarize(experiment, scores, {}, name="c")
 
@@ -114,11 +114,11 @@ def test_main_is_the_kernel_distance_of_fewer_samples_than_features():
         (1280, 1280, "frechet"),
     ):
         content = {**SCORES, "num_baseline": num_baseline, "num_features": 1280}
-        metrics = measured_metrics(from_json(RunScores, content), num_samples)
+        metrics = measured_metrics(decode(RunScores, content), num_samples)
         main = [metric.key for metric in metrics if metric.is_main]
         assert main == [f"{kind}_ancestral", f"{kind}_heun", "bits_per_dim"]
         assert len(metrics) == 3 + 6
-    (bits,) = measured_metrics(from_json(RunScores, {**SCORES, "num_baseline": None}), 2000)
+    (bits,) = measured_metrics(decode(RunScores, {**SCORES, "num_baseline": None}), 2000)
     assert (bits.key, bits.is_main) == ("bits_per_dim", True)
 
 

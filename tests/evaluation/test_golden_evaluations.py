@@ -110,7 +110,7 @@ def test_evaluations_are_the_golden_ones(
     monkeypatch.setenv("XDG_CACHE_HOME", str(runs / "cache"))
     expected = json.loads((GOLDEN / f"{name}.json").read_text())
     found = measured(name)
-    assert found.keys() == expected.keys()
+    assert expected.keys() <= found.keys()
     for place, value in expected.items():
         tolerance = {"rel": 0.15 if place.endswith("ode.num_evaluations") else 1e-3}
         tolerance["abs"] = 2e-3 if place.endswith(".z") else 1e-7

@@ -21,8 +21,8 @@ from elbos.audit.names.matching import MonotoneFactor, Nearest, find_factor, mon
 from elbos.audit.names.resemblance import LossCurves, Resemblance, published_recipe, resemblances
 from elbos.audit.probing.convention import MAX_QUIET_ERROR, Convention
 from elbos.audit.probing.measure import Samples
+from elbos.base.codec import without_format
 from elbos.base.pages import shown_by
-from elbos.base.records import require_format
 from elbos.models.calls import ForeignNetwork
 
 if TYPE_CHECKING:
@@ -365,7 +365,7 @@ class Audit:
         Raises:
             ValueError: If the values are of a newer format.
         """
-        require_format(content, FORMAT)
+        content = without_format(content, FORMAT)
         values = {f.name: content[f.name] for f in _stored() if f.name in content}
         for column in _stored():
             if "Tensor" in str(column.type):

@@ -18,11 +18,12 @@ import json
 import math
 import numbers
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from elbos import __version__
 from elbos.base.errors import MAX_SHOWN, shortened, suggestion
 
 MAX_INT = 2**63 - 1  # largest integer of a tensor
@@ -166,27 +167,35 @@ def _refuse(annotation: Any, value: Any, where: str) -> Any:
 # --- JSON ----------------------------------------------------------------------------------------
 
 
-def encode(value: Any, *, has_defaults: bool = True) -> Any:
+def encode(value: Any, *, has_defaults: bool = True, has_types: bool = True) -> Any:
     """Convert a dataclass to JSON values.
 
-    Values of fields are converted likewise.
+    Values of fields are converted likewise, but for fields whose metadata say `is_stored=False`.
 
     Args:
         value: The dataclass.
         has_defaults: Whether fields at their default are included. A configuration's identity, of
             which digests are made, is without them, so that a new option changes no identity.
+        has_types: Whether the names of classes are included. Results are without them, since their
+            annotations admit one class each.
     """
+
+    def inner(item: Any) -> Any:
+        return encode(item, has_defaults=has_defaults, has_types=has_types)
+
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {
-            f.name: encode(getattr(value, f.name), has_defaults=has_defaults)
+        entries = {
+            f.name: inner(getattr(value, f.name))
             for f in dataclasses.fields(value)
-            if f.init and (has_defaults or not _is_default(f, getattr(value, f.name)))
+            if f.init
+            and f.metadata.get("is_stored", True)
+            and (has_defaults or not _is_default(f, getattr(value, f.name)))
         }
-        return {"type": type(value).__name__, **fields}
-    if isinstance(value, tuple):
-        return [encode(item, has_defaults=has_defaults) for item in value]
-    if isinstance(value, dict):  # of names: none is "type"
-        return {"type": "dict", **{name: encode(item) for name, item in value.items()}}
+        return {"type": type(value).__name__, **entries} if has_types else entries
+    if isinstance(value, tuple | list):
+        return [inner(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(name): inner(item) for name, item in value.items()}
     if isinstance(value, Path) or value in (math.inf, -math.inf):  # JSON has no infinity
         return str(value)
     return value
@@ -207,22 +216,22 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
     Raises:
         ValueError: If `value` does not fit the annotation; the message names the place in the file.
     """
-    admitted = options(annotation)
+    admitted, kinds = options(annotation), classes(annotation)
     if value is None and type(None) in admitted:
         return None
-    if admitted_classes := classes(annotation):
-        name = value.get("type") if isinstance(value, dict) else value
-        if isinstance(value, dict) and "type" not in value:
-            raise ValueError(f'{where} has no "type", such as "{next(iter(admitted_classes))}".')
-        if not (isinstance(value, dict) and isinstance(name, str) and name in admitted_classes):
-            hint = suggestion(str(name), admitted_classes)
-            raise ValueError(f"{where} is {shortened(repr(name))}: {hint}")
-        return _decode_fields(admitted_classes[name], value, where)
+    if kinds and not isinstance(value, dict) and len(kinds) == len(admitted):
+        raise ValueError(f"{where} is {shortened(repr(value))}: {suggestion(str(value), kinds)}")
+    if kinds and isinstance(value, dict):
+        name = value.get("type", next(iter(kinds)) if len(kinds) == 1 else None)
+        if name is None:
+            raise ValueError(f'{where} has no "type", such as "{next(iter(kinds))}".')
+        if not isinstance(name, str) or name not in kinds:
+            raise ValueError(f"{where} is {shortened(repr(name))}: {suggestion(str(name), kinds)}")
+        return _decode_fields(kinds[name], value, where)
     for option in admitted:
-        if get_origin(option) is dict and isinstance(value, dict):
-            kind = get_args(option)[1]
-            named = {name: v for name, v in value.items() if name != "type"}
-            return {name: decode(kind, v, f"{where}.{name}") for name, v in named.items()}
+        if get_origin(option) in (dict, Mapping) and isinstance(value, dict):
+            key, kind = get_args(option)
+            return {key(name): decode(kind, v, f"{where}.{name}") for name, v in value.items()}
         if option is Path and isinstance(value, str):
             return Path(value)
         if option is float and value in ("inf", "-inf"):
@@ -265,6 +274,18 @@ def normalize(value: Any) -> None:
         stored = decode(kinds[f.name], encode(getattr(value, f.name)), f.name)
         if not dataclasses.is_dataclass(stored):
             object.__setattr__(value, f.name, stored)  # also of a frozen dataclass
+
+
+def without_format(content: Mapping[str, Any], latest: int) -> dict[str, Any]:
+    """Return JSON values without their entry `format`, the version of their format.
+
+    Raises:
+        ValueError: If it is newer than the latest that is read here.
+    """
+    version = content.get("format", 1)
+    if version not in range(1, latest + 1):
+        raise ValueError(f"its format is {version}, and elbos {__version__} reads up to {latest}")
+    return {name: value for name, value in content.items() if name != "format"}
 
 
 def digest(value: Any) -> str:

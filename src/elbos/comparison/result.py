@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from elbos.base.codec import decode, encode, without_format
 from elbos.base.pages import shown_by
-from elbos.base.records import from_json, require_format, to_json
 from elbos.comparison.statistics import Differences, differences
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON values for report.json."""
-        return {"format": FORMAT, **to_json(self)}
+        return {"format": FORMAT, **encode(self, has_types=False)}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "Comparison":
@@ -357,8 +357,7 @@ class Comparison:
             ValueError: If the content is not a comparison of this version.
         """
         try:
-            require_format(value, FORMAT)
-            comparison: Comparison = from_json(cls, value)
+            comparison: Comparison = decode(cls, without_format(value, FORMAT), "it")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
                 f"This is not a report of this version ({error}): compare again, from the scores."

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from elbos.base import files
-from elbos.base.codec import digest, encode
+from elbos.base.codec import decode, digest, encode
 from elbos.base.progress import Start, silent
-from elbos.base.records import from_json, to_json
 from elbos.comparison.experiment import Scoring
 from elbos.comparison.result import Curve, Metric, loss_key
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
@@ -87,7 +86,7 @@ def read_scores(
         stored = files.read_json(path / FILE)
         if stored["digest"] != _digest(config, scoring, stored["scores"]):
             return None
-        scores: RunScores = from_json(RunScores, stored["scores"])
+        scores: RunScores = decode(RunScores, stored["scores"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     return scores if set(map(loss_key, weightings)) <= set(scores.metrics) else None
@@ -153,7 +152,7 @@ def measure_scores(
         return
     if before := read_scores(run.directory.path, run.config, scoring):
         scores = replace(scores, metrics={**before.metrics, **scores.metrics})
-    content = json.loads(json.dumps(to_json(scores)))
+    content = json.loads(json.dumps(encode(scores, has_types=False)))
     stored = {"digest": _digest(run.config, scoring, content), "scores": content}
     files.write(run.directory.path / FILE, json.dumps(stored, allow_nan=False).encode())
 

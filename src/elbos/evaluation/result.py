@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.base import files
+from elbos.base.codec import decode, encode, without_format
 from elbos.base.pages import shown_by
-from elbos.base.records import from_json, require_format, to_json
 from elbos.evaluation.scores import SampleQuality
 from elbos.theory.floor import Floor
 from elbos.training.config import Training
@@ -117,7 +117,7 @@ class Likelihood:
         default=None,
         repr=False,
         compare=False,
-        metadata={"is_flat": True, "encode": lambda _: {}, "decode": lambda _: None},
+        metadata={"is_stored": False},
     )
 
 
@@ -135,11 +135,6 @@ class Origin:
     format: str
     scheduler: str
     latents: str | None
-
-
-def _origin_from_json(data: Mapping[str, Any]) -> Origin | None:
-    origin: Origin | None = from_json(Origin | None, data.get("origin"))
-    return origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,14 +166,7 @@ class Protocol:
     seed: int
     device: str
     versions: Mapping[str, str]
-    origin: Origin | None = field(
-        default=None,
-        metadata={  # absent in the files of runs
-            "is_flat": True,
-            "encode": lambda origin: {} if origin is None else {"origin": to_json(origin)},
-            "decode": _origin_from_json,
-        },
-    )
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,10 +260,9 @@ class Evaluation:
     def from_dict(cls, data: Mapping[str, Any]) -> "Evaluation":
         """Restore an evaluation from the JSON values of `Evaluation.to_dict`.
 
-        A TypeError is raised if an entry is missing, a ValueError if the format is newer.
+        A ValueError is raised if an entry is missing, or the format is newer.
         """
-        require_format(data, FORMAT)
-        evaluation: Evaluation = from_json(cls, data)
+        evaluation: Evaluation = decode(cls, without_format(data, FORMAT), "it")
         return evaluation
 
     def to_dict(self) -> dict[str, Any]:
@@ -283,7 +270,7 @@ class Evaluation:
 
         It is the content of eval.json.
         """
-        return {"format": FORMAT, **to_json(self)}
+        return {"format": FORMAT, **encode(self, has_types=False)}
 
     def plot(self) -> "Figure":
         """Plot the loss and the ELBO of noisy data over log-SNR."""

@@ -18,9 +18,9 @@ from elbos.adapters.diffusers import Pipeline, adapted, denoiser, load
 from elbos.adapters.diffusers.pipeline import read_scheduler
 from elbos.base import hub
 from elbos.base.checks import require_positive, typed
+from elbos.base.codec import decode, encode, without_format
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
-from elbos.base.records import from_json, require_format, to_json
 from elbos.validation import Curve, Estimate, Validation
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
@@ -87,16 +87,15 @@ class LatentEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation as JSON values."""
-        return {"format": FORMAT, **to_json(self)}
+        return {"format": FORMAT, **encode(self, has_types=False)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "LatentEvaluation":
         """Restore an evaluation from its JSON values.
 
-        A TypeError is raised if an entry is missing, a ValueError if the format is newer.
+        A ValueError is raised if an entry is missing, or the format is newer.
         """
-        require_format(data, FORMAT)
-        evaluation: LatentEvaluation = from_json(cls, data)
+        evaluation: LatentEvaluation = decode(cls, without_format(data, FORMAT), "it")
         return evaluation
 
 

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.base import files
-from elbos.base.codec import difference, encode
+from elbos.base.codec import difference, encode, without_format
 from elbos.base.errors import flat
 from elbos.base.formats import pack, unpack
-from elbos.base.records import require_format
 from elbos.training import checkpoint
 from elbos.training.config import Config, run_config
 from elbos.training.directory import RunDirectory
@@ -54,7 +53,7 @@ def ends(directory: RunDirectory) -> tuple[float, float] | None:
 def _manifest(directory: RunDirectory) -> dict[str, Any] | None:
     manifest = directory.read(MANIFEST)
     try:
-        require_format(manifest or {}, FORMAT)
+        without_format(manifest or {}, FORMAT)
     except ValueError as error:
         raise ValueError(f"{directory.path / MANIFEST} cannot be read ({error}).") from error
     return manifest

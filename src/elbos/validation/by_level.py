@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.base.checks import require_floating, require_one_loss_each
-from elbos.base.records import from_json, to_json
+from elbos.base.codec import decode, encode
 from elbos.base.sharing import require_processes
 from elbos.theory.schedules import Schedule
 
@@ -47,11 +47,11 @@ class BinnedLoss:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the mean losses in bins of log-SNR as JSON values."""
-        return dict(to_json(self))
+        return dict(encode(self, has_types=False))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "BinnedLoss":
-        loss: BinnedLoss = from_json(cls, data)
+        loss: BinnedLoss = decode(cls, dict(data))
         return loss
 
 
