@@ -10,6 +10,7 @@ References:
     https://github.com/huggingface/diffusers/tree/main/examples
 """
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ _FAMILIES: dict[str, dict[str, Any]] = {  # by a part of the name; the first tha
     "lumina": {"shift": 6.0},
     "sana": {},  # its flow_shift is not read
 }
+_STABLE_DIFFUSION = re.compile(
+    "(train_(text_to_image|dreambooth|controlnet|instruct_pix2pix|t2i_adapter|custom_diffusion)"
+    "|textual_inversion)(_lora)?(_sdxl|_sd15)?(_advanced)?"
+)
+_LOGIT_NORMAL = ("sd3", "stable-diffusion-3", "controlnet_flux")  # by default
 _COGVIDEOX = _LATENT | {"rescale_betas_zero_snr": True, "snr_shift_scale": 3.0}
 _LOCAL = "scheduler/scheduler_config.json"
 
@@ -55,12 +61,18 @@ def _read(settings: Settings) -> LossTable:
         settings.diagnostics.append(kinds.DeclaredModel(model="Stable Diffusion"))
     if model and Path(model, _LOCAL).is_file():
         config = read_config(Path(model, _LOCAL))
+    elif script and not (family or "cogvideox" in names or _STABLE_DIFFUSION.fullmatch(script)):
+        raise ValueError(
+            f"the noise levels of {script}.py are not known here: let it run, `elbos record "
+            f"{script}.py FLAGS`, or name a folder as --pretrained_model_name_or_path."
+        )
     if config["_class_name"] != _FLOW:
         kind = settings.one_of("prediction_type", "", ("", *PREDICTION_TYPES))
         gamma = settings.number("snr_gamma", 0, above=0) if settings.has("snr_gamma") else None
         return loss_table(config, Training(prediction=PREDICTION_TYPES.get(kind), snr_gamma=gamma))
     is_sd3 = family in ("sd3", "stable-diffusion-3")
-    scheme = read_scheme(settings, default="logit_normal" if is_sd3 else "none")
+    is_normal = any(part in names for part in _LOGIT_NORMAL)
+    scheme = read_scheme(settings, default="logit_normal" if is_normal else "none")
     is_preconditioned = settings.flag("precondition_outputs", is_sd3)
     return loss_table(config, replace(scheme, precondition_outputs=is_preconditioned))
 
@@ -80,7 +92,7 @@ def _unconditional(settings: Settings) -> LossTable:
 
 DIFFUSERS = Trainer(
     name="diffusers",
-    version="diffusers 0.42",
+    version="diffusers 0.40 (August 2026)",
     read=_read,
     loss_types=("l2", "huber", "smooth_l1"),
     findings={
