@@ -8,7 +8,6 @@ from trainer_losses_onetrainer import ONETRAINER
 
 from elbos import audit
 from elbos.adapters.trainers import TRAINERS, Settings, read_settings
-from elbos.audit.declare import log_weighting
 from elbos.audit.density.distance import spread
 from elbos.audit.names.matching import Prediction
 
@@ -30,10 +29,13 @@ def settings_of(source):
 def assert_measured(name, source, loss, num_samples):
     declared = TRAINERS[name].loss(settings_of(source))
     measured = audit.probe(loss, X[:64, :, :4, :4], num_samples)
-    log_v = log_weighting(declared, measured.logsnr.numpy())
-    p = np.where(np.isfinite(log_v), measured.density.numpy(), 0)
+    is_table = isinstance(declared, audit.declare.LossTable)
+    expected = (audit.from_table if is_table else audit.from_loss)(declared)
+    is_drawn = (measured.logsnr >= expected.logsnr[0]) & (measured.logsnr <= expected.logsnr[-1])
+    p = np.where(is_drawn, measured.density.numpy(), 0)
     assert p.sum() > 0.99 * measured.density.sum().item()
-    off = spread(measured.weight.log().numpy() - np.nan_to_num(log_v), p / p.sum())
+    log_v = expected.weighting(measured.logsnr).log().numpy()
+    off = spread(measured.weight.log().numpy() - log_v, p / p.sum())
     assert off < TOLERANCE
     assert "unread-settings" not in kinds(declared)
     name, *_ = Prediction.from_target(declared.parameterization)

@@ -21,7 +21,6 @@ class Mistake(NamedTuple):
     name: str
     right: Callable
     wrong: Callable
-    what: str
 
 
 class Oddity(NamedTuple):
@@ -49,10 +48,7 @@ def discrete(prediction_type, weight, alphas_cumprod=COSINE):
     def loss_fn(network, x):
         t = torch.randint(0, len(alphas_cumprod), (x.shape[0],))
         noise = torch.randn_like(x)
-        alpha, sigma = (
-            expand(alphas_cumprod[t].sqrt(), x),
-            expand((1 - alphas_cumprod[t]).sqrt(), x),
-        )
+        alpha, sigma = (expand(v.sqrt(), x) for v in (alphas_cumprod[t], 1 - alphas_cumprod[t]))
         targets = {"epsilon": noise, "sample": x, "v_prediction": alpha * noise - sigma * x}
         pred = network(alpha * x + sigma * noise, t)
         mse = F.mse_loss(pred, targets[prediction_type], reduction="none").mean(dim=(1, 2, 3))
@@ -68,10 +64,7 @@ def reduced(reduce, alphas_cumprod=COSINE):
     def loss_fn(network, x):
         t = torch.randint(0, len(alphas_cumprod), (x.shape[0],))
         noise = torch.randn_like(x)
-        alpha, sigma = (
-            expand(alphas_cumprod[t].sqrt(), x),
-            expand((1 - alphas_cumprod[t]).sqrt(), x),
-        )
+        alpha, sigma = (expand(v.sqrt(), x) for v in (alphas_cumprod[t], 1 - alphas_cumprod[t]))
         pred = network(alpha * x + sigma * noise, t)
         snr = alphas_cumprod[t] / (1 - alphas_cumprod[t])
         return reduce((pred - noise) ** 2, torch.clamp(5 / snr, max=1))
@@ -190,147 +183,83 @@ MIN_SNR_REDUCED = reduced(lambda squared_error, w: (w * squared_error.mean((1, 2
 MISTAKES = [
     Mistake(
         "max_for_min",
-        right=discrete("sample", lambda snr: snr.clamp(max=5)),
-        wrong=discrete("sample", lambda snr: snr.clamp(min=5)),
-        what="Min-SNR clamps from below: max(snr, 5) for min(snr, 5)",
+        discrete("sample", lambda snr: snr.clamp(max=5)),
+        discrete("sample", lambda snr: snr.clamp(min=5)),
     ),
     Mistake(
         "snr_is_a_root",
-        right=MIN_SNR_EPS,
-        wrong=discrete("epsilon", lambda snr: torch.clamp(5 / snr.sqrt(), max=1)),
-        what="Min-SNR takes alpha / sigma for the SNR, which is its square",
+        MIN_SNR_EPS,
+        discrete("epsilon", lambda snr: torch.clamp(5 / snr.sqrt(), max=1)),
     ),
+    Mistake("snr_inverted", MIN_SNR_V, discrete("v_prediction", lambda snr: min_snr_v(1 / snr))),
     Mistake(
-        "snr_inverted",
-        right=MIN_SNR_V,
-        wrong=discrete("v_prediction", lambda snr: min_snr_v(1 / snr)),
-        what="Min-SNR with (1 - alphas_cumprod) / alphas_cumprod for the SNR",
+        "eps_weight_on_v", MIN_SNR_V, discrete("v_prediction", lambda snr: snr.clamp(max=5) / snr)
     ),
-    Mistake(
-        "eps_weight_on_v",
-        right=MIN_SNR_V,
-        wrong=discrete("v_prediction", lambda snr: snr.clamp(max=5) / snr),
-        what="Min-SNR's weight for eps, min(snr, 5) / snr, on a v-network",
-    ),
-    Mistake(
-        "x_weight_on_eps",
-        right=MIN_SNR_EPS,
-        wrong=discrete("epsilon", lambda snr: snr.clamp(max=5)),
-        what="Min-SNR's weight for x, min(snr, 5), on an eps-network",
-    ),
+    Mistake("x_weight_on_eps", MIN_SNR_EPS, discrete("epsilon", lambda snr: snr.clamp(max=5))),
     Mistake(
         "one_plus_min_snr",
-        right=MIN_SNR_V,
-        wrong=discrete("v_prediction", lambda snr: snr.clamp(max=5) / snr + 1),
-        what="Min-SNR for v as min(snr, 5) / snr + 1",
+        MIN_SNR_V,
+        discrete("v_prediction", lambda snr: snr.clamp(max=5) / snr + 1),
     ),
     Mistake(
         "min_of_snr_plus_one",
-        right=MIN_SNR_V,
-        wrong=discrete("v_prediction", lambda snr: (snr + 1).clamp(max=5) / (snr + 1)),
-        what="Min-SNR for v as min(snr + 1, 5) / (snr + 1)",
+        MIN_SNR_V,
+        discrete("v_prediction", lambda snr: (snr + 1).clamp(max=5) / (snr + 1)),
     ),
     Mistake(
         "one_at_zero_snr",
-        right=discrete("v_prediction", min_snr_v, ZERO_SNR),
-        wrong=discrete("v_prediction", one_where_zero(min_snr_v), ZERO_SNR),
-        what="zero-terminal SNR, and the weight is set to 1 where the SNR is 0",
+        discrete("v_prediction", min_snr_v, ZERO_SNR),
+        discrete("v_prediction", one_where_zero(min_snr_v), ZERO_SNR),
     ),
-    Mistake(
-        "alphas_cumprod_off_by_one",
-        right=MIN_SNR_EPS,
-        wrong=off_by_one,
-        what="Min-SNR's weights come from alphas_cumprod[t - 1], for t = 0 from its far end",
-    ),
+    Mistake("alphas_cumprod_off_by_one", MIN_SNR_EPS, off_by_one),
     Mistake(
         "normalized_by_the_batch",
-        right=discrete("sample", lambda snr: snr),
-        wrong=discrete("sample", normalized_by_batch(lambda snr: snr)),
-        what="SNR weights are divided by their mean over the batch, so they depend on it",
+        discrete("sample", lambda snr: snr),
+        discrete("sample", normalized_by_batch(lambda snr: snr)),
     ),
     Mistake(
         "p2_exponent_sign",
-        right=discrete("epsilon", lambda snr: (1 + snr) ** -1.0),
-        wrong=discrete("epsilon", lambda snr: (1 + snr) ** 1.0),
-        what="P2 without the minus in the exponent",
+        discrete("epsilon", lambda snr: (1 + snr) ** -1.0),
+        discrete("epsilon", lambda snr: (1 + snr) ** 1.0),
     ),
-    Mistake(
-        "sqrt_twice",
-        right=discrete("epsilon", torch.ones_like),
-        wrong=sqrt_twice,
-        what="the root of sqrt_alphas_cumprod is taken, so all log-SNR are halved",
-    ),
+    Mistake("sqrt_twice", discrete("epsilon", torch.ones_like), sqrt_twice),
     Mistake(
         "broadcast",
-        right=MIN_SNR_REDUCED,
-        wrong=reduced(lambda squared_error, w: (w * squared_error.mean((1, 2, 3), True)).mean()),
-        what="weights [b] times errors [b, 1, 1, 1] make mean(w) * mean(error)",
+        MIN_SNR_REDUCED,
+        reduced(lambda squared_error, w: (w * squared_error.mean((1, 2, 3), True)).mean()),
     ),
     Mistake(
         "mean_before_weight",
-        right=MIN_SNR_REDUCED,
-        wrong=reduced(lambda squared_error, w: (w * squared_error.mean()).mean()),
-        what="the error is averaged over the batch before the weights come",
+        MIN_SNR_REDUCED,
+        reduced(lambda squared_error, w: (w * squared_error.mean()).mean()),
     ),
-    Mistake(
-        "weights_forgotten",
-        right=MIN_SNR_REDUCED,
-        wrong=reduced(weights_forgotten),
-        what="the weights are computed and logged, and the loss returned is without them",
-    ),
+    Mistake("weights_forgotten", MIN_SNR_REDUCED, reduced(weights_forgotten)),
     Mistake(
         "missing_derivative",
-        right=sigmoid_weighted(lambda t: 2 * math.pi / torch.sin(math.pi * t)),
-        wrong=sigmoid_weighted(torch.ones_like),
-        what="the sigmoid weighting without -dlogsnr/dt",
+        sigmoid_weighted(lambda t: 2 * math.pi / torch.sin(math.pi * t)),
+        sigmoid_weighted(torch.ones_like),
     ),
-    Mistake(
-        "p_mean_sign",
-        right=EDM,
-        wrong=edm(p_mean=+1.2),
-        what="EDM's P_mean with the other sign",
-    ),
-    Mistake(
-        "p_mean_p_std_swapped",
-        right=edm(p_mean=-0.8, p_std=1.6),
-        wrong=edm(p_mean=1.6, p_std=-0.8),
-        what="EDM2's P_mean and P_std in each other's place",
-    ),
+    Mistake("p_mean_sign", EDM, edm(p_mean=+1.2)),
+    Mistake("p_mean_p_std_swapped", edm(p_mean=-0.8, p_std=1.6), edm(p_mean=1.6, p_std=-0.8)),
     Mistake(
         "sigma_data_not_squared",
-        right=EDM,
-        wrong=edm(weight=lambda sigma: (sigma**2 + 0.5) / (sigma * 0.5) ** 2),
-        what="EDM's lambda(sigma) with sigma_data for sigma_data**2",
+        EDM,
+        edm(weight=lambda sigma: (sigma**2 + 0.5) / (sigma * 0.5) ** 2),
     ),
     Mistake(
-        "sum_for_product",
-        right=EDM,
-        wrong=edm(weight=lambda sigma: (sigma**2 + 0.25) / (sigma + 0.5) ** 2),
-        what="EDM's lambda(sigma) over (sigma + sigma_data)**2, as AlphaFold 3 prints it",
+        "sum_for_product", EDM, edm(weight=lambda sigma: (sigma**2 + 0.25) / (sigma + 0.5) ** 2)
     ),
-    Mistake(
-        "shifted_twice",
-        right=FLOW,
-        wrong=flow(lambda b: shifted(shifted(torch.rand(b), 3), 3)),
-        what="the time shift is in the scheduler's table and is applied again to what it gives",
-    ),
-    Mistake(
-        "shift_inverted",
-        right=FLOW,
-        wrong=flow(lambda b: shifted(torch.rand(b), 1 / 3)),
-        what="the shift formula for t = 1 at noise where t = 1 is data: 1/3 for 3",
-    ),
+    Mistake("shifted_twice", FLOW, flow(lambda b: shifted(shifted(torch.rand(b), 3), 3))),
+    Mistake("shift_inverted", FLOW, flow(lambda b: shifted(torch.rand(b), 1 / 3))),
     Mistake(
         "logit_normal_flipped",
-        right=flow(indexed_logit_normal(-0.5, 0.6)),
-        wrong=flow(indexed_logit_normal(0.5, 0.6)),
-        what="SD3's logit-normal (0.5, 0.6) drawn as an index into a table that starts at noise",
+        flow(indexed_logit_normal(-0.5, 0.6)),
+        flow(indexed_logit_normal(0.5, 0.6)),
     ),
     Mistake(
         "preconditioned",
-        right=sd3_preconditioned(lambda sigmas: sigmas**-2),
-        wrong=sd3_preconditioned(torch.ones_like),
-        what="a flag turns the velocity loss into an x-loss: a weight of sigma^2 nobody wrote",
+        sd3_preconditioned(lambda sigmas: sigmas**-2),
+        sd3_preconditioned(torch.ones_like),
     ),
 ]
 

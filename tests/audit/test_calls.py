@@ -163,20 +163,20 @@ def test_a_draw_is_recorded_before_the_loss_changes_it():
     assert recorder.draws.designs(5)[0].logits == pytest.approx(expected)
 
 
-def test_the_seed_decides():
+def test_equal_seeds_give_equal_audits():
     first = audit.probe(cosine_v, X, 600, seed=1)
     assert torch.equal(audit.probe(cosine_v, X, 600, seed=1).weight, first.weight)
     assert not torch.equal(audit.probe(cosine_v, X, 600, seed=2).logsnr, first.logsnr)
 
 
-def test_probes_in_threads_do_not_meet():
+def test_probes_in_threads_do_not_change_each_other():
     with ThreadPoolExecutor(3) as pool:
         results = list(pool.map(lambda seed: audit.probe(cosine_v, X, 600, seed), (1, 1, 2)))
     assert torch.equal(results[0].weight, results[1].weight)
     assert all(result.schedule == "Cosine()" for result in results)
 
 
-def test_numpy_is_left_as_it_was_found(monkeypatch):
+def test_probe_restores_numpys_random_functions(monkeypatch):
     def mine(*shape):
         return np.full(shape, 0.5)
 

@@ -214,7 +214,7 @@ def test_noisy_data_inside_of_an_argument_are_found(name):
     assert audit.probe(flow, X[:64], 500).schedule == "Flow()"
 
 
-def test_one_sample_as_a_batch():
+def test_a_batch_of_one_sample_is_audited():
     result = audit.probe(cosine_v, X[:1], 500)
     assert (result.parameterization, result.schedule) == ("v", "Cosine()")
 

@@ -56,8 +56,3 @@ def test_sampled_latents_with_input_perturbation():
     assert kinds(result) == ["encoded", "sampled-data", "input-perturbation"]
     assert result.diagnostics[2].values["gamma"] == pytest.approx(0.1, rel=1e-4)
     assert (result.parameterization, result.process) == ("eps", "variance preserving")
-
-
-def test_a_notebook_says_what_diagnostics_mean():
-    page = audit.probe(sampled(flow_loss, 0.5), X[:64], 300)._repr_html_()
-    assert "latent_dist.sample()" in page

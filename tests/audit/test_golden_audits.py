@@ -62,7 +62,7 @@ def summary(result):
     if GOLDEN.exists()
     else [],
 )
-def test_an_audit_is_what_it_was(name):
+def test_audits_equal_their_golden_numbers(name):
     golden = json.loads(GOLDEN.read_text())[name]
     found = json.loads(json.dumps(summary(all_audits()[name]())))
     exact = (*NAMES, "diagnostics", "has_code")

@@ -22,7 +22,7 @@ SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8)
     "name",
     [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in HELD_OUT],
 )
-def test_the_answer_is_right(name, seed):
+def test_held_out_losses_have_their_true_weighting_or_none(name, seed):
     case = HELD_OUT[name]
     x = torch.rand(64, *case.shape, generator=torch.Generator().manual_seed(1))
     result = audit.probe(case.loss, case.low + (1 - case.low) * x, 1000, seed=seed)

@@ -1,21 +1,14 @@
 """Recipes are recovered, mistakes found, and what a weighting does not show is diagnosed."""
 
-import re
-from pathlib import Path
-
 import pytest
 import torch
 from audit_errors import central, relative_errors
 from audited import X, audited, audited_oddity, edm_per_sample, first_writings, kinds, within
-from mistaken_losses import (
-    MISTAKES,
-    ODDITIES,
-)
+from mistaken_losses import MISTAKES, ODDITIES
 from training_losses import CASES, cosine_with_offset
 
 from elbos import audit
 from elbos.audit.diagnostics import KINDS
-from elbos.audit.terminal import as_text
 from elbos.audit.words import views
 from elbos.theory import elbo as analysis
 from elbos.theory import weightings
@@ -119,20 +112,10 @@ def warnings(result):
 def test_a_mistake_is_found(mistake):
     is_found = FOUND[mistake.name]
     right, wrong = audited(mistake.right, 2000), audited(mistake.wrong, 4000)
-    assert is_found(wrong), mistake.what
+    assert is_found(wrong)
     assert not is_found(right)
     assert warnings(right) == []
     assert len(warnings(wrong)) == (mistake.name not in NOTHING_LIKE)
-
-
-def test_what_the_guide_quotes_is_printed():
-    guide = (Path(__file__).parents[2] / "docs/audit.md").read_text()
-    texts = [as_text([audited(mistake.wrong, 4000)], width=400) for mistake in MISTAKES]
-    texts = [" ".join(text.split()) for text in texts]
-    quotes = re.findall("“(.*?)”", guide)
-    assert len(quotes) > 20
-    for quote in quotes:
-        assert any(quote in text for text in texts), quote
 
 
 @pytest.mark.parametrize("oddity", ODDITIES, ids=lambda oddity: oddity.name)
@@ -180,13 +163,3 @@ def test_a_declared_recipe_is_exact(name):
     expected = analysis.rising_intervals(recipe.closed_form, low, high)
     torch.testing.assert_close(result.rising, expected, atol=1e-5, rtol=0)
     assert result.closest[0] == (code(recipe.closed_form), pytest.approx(0, abs=1e-9))
-
-
-def test_json_holds_only_plain_numbers():
-    import json
-
-    result = audit.probe(edm_per_sample, X, 1000)
-    content = json.loads(result.to_json(), parse_constant=lambda name: pytest.fail(name))
-    assert content["parameterization"] == "x"
-    assert content["is_monotone"] is False
-    assert len(content["logsnr"]) == len(content["weight"]) == len(content["density"])

@@ -290,7 +290,7 @@ UNUSUAL: list[tuple[Callable[..., Tensor], str, bool]] = [
 @pytest.mark.parametrize(
     ("loss", "kind", "has_weighting"), UNUSUAL, ids=lambda one: getattr(one, "__name__", None)
 )
-def test_what_probe_sees_is_seen(
+def test_recorded_losses_have_the_diagnostics_of_probe(
     loss: Callable[..., Tensor], kind: str, has_weighting: bool
 ) -> None:
     _, recorded = train(loss, 10, 0, is_recorded=True)

@@ -116,7 +116,7 @@ FORMS = [autocast, accelerated, distributed, compiled, averaged]
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("process_state")
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.__name__)
-def test_a_form_of_training(form: Any) -> None:
+def test_recording_changes_no_form_of_training(form: Any) -> None:
     net, state, _ = trained(form, is_recorded=False)
     other, other_state, recorded = trained(form, is_recorded=True)
     assert torch.equal(state, other_state)

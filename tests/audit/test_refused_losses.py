@@ -14,7 +14,7 @@ SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8)
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("refused", REFUSED, ids=[one.name for one in REFUSED])
-def test_the_reason_is_the_true_one(refused, seed):
+def test_refusals_name_the_true_reason(refused, seed):
     with pytest.raises(ValueError, match="plus noise of one level per sample") as error:
         audit.probe(refused.loss, X[:64], 300, seed=seed)
     assert refused.reason in str(error.value)

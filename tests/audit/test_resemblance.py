@@ -106,13 +106,6 @@ def test_the_sign_of_a_flow_is_that_of_its_time(time, sign, kind):
     assert kinds_of_notes(result) == [kind, *(["published"] if sign > 0 else []), "yes"]
 
 
-def test_audits_of_before_are_read():
-    """The sign of time came later than the format."""
-    content = audit.from_recipe("flow").to_dict()
-    del content["time_sign"]
-    assert audit.Audit.from_dict(content).time_sign == 0
-
-
 def test_a_fatal_finding_leaves_nothing_to_be_compared():
     coupled = audit.diagnostics.Coupled(share=0.5)
     result = dataclasses.replace(audit.from_recipe("flow"), diagnostics=[coupled])

@@ -117,7 +117,7 @@ def test_only_the_first_of_two_processes_prints():
     assert result.stdout.count("predicts") == 2  # the head and the table
 
 
-def test_the_process_is_as_before(monkeypatch):
+def test_run_script_restores_the_call_of_modules(monkeypatch):
     before, call = [*sys.path], torch.nn.Module.__call__
     monkeypatch.setattr(sys, "argv", sys.argv)
     monkeypatch.setattr(sys, "path", before)

@@ -69,7 +69,7 @@ def random_brightness(network, x):
     ],
     ids=["t, scaled target", "t, eps", "t-edm", "brightness"],
 )
-def test_a_level_that_the_network_is_not_told_has_no_weighting(loss, seed):
+def test_a_level_that_the_network_is_not_given_has_no_weighting(loss, seed):
     result = audit.probe(loss, X[:64], 500, seed=seed)
     assert kinds(result)[:1] == ["untold-levels"]
     assert not result.is_weighted_elbo
@@ -83,7 +83,7 @@ def test_the_scatter_is_that_of_the_random_scale():
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_target_by_coin_has_no_weighting(seed):
+def test_a_target_drawn_at_random_has_no_weighting(seed):
     def loss(network, x):
         t, alpha, sigma = cosine_time(x)
         eps = torch.randn_like(x)
@@ -116,6 +116,6 @@ TOLD = {
 
 
 @pytest.mark.parametrize("name", TOLD)
-def test_whatever_the_network_is_told_of_the_level_will_do(name):
+def test_any_monotone_function_of_the_level_may_condition_the_network(name):
     result = audit.probe(eps_loss(told=TOLD[name]), X, 500)
     assert (result.parameterization, kinds(result)) == ("eps", [])

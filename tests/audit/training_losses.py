@@ -36,6 +36,11 @@ def uniform(x, eps=1e-5):
     return torch.rand(x.shape[0], device=x.device) * (1 - 2 * eps) + eps
 
 
+def cosine(t, x):
+    """Signal and noise scales of the cosine schedule, [b, 1, 1, 1]."""
+    return append_dims(torch.cos(math.pi / 2 * t), x), append_dims(torch.sin(math.pi / 2 * t), x)
+
+
 # ---------------------------------------------------------------- tables of discrete-time models
 
 
@@ -180,10 +185,7 @@ def elbo_linear__discrete(network, x):
 def iddpm(network, x):
     """Continuous cosine time, L_simple."""
     t = uniform(x)
-    alpha, sigma = (
-        append_dims(torch.cos(math.pi / 2 * t), x),
-        append_dims(torch.sin(math.pi / 2 * t), x),
-    )
+    alpha, sigma = cosine(t, x)
     noise = torch.randn_like(x)
     return ((network(alpha * x + sigma * noise, t) - noise) ** 2).mean()
 
@@ -595,10 +597,7 @@ def p2_1(network, x):
 def p2_1__sigma2(network, x):
     """1 / (1 + snr) is the noise variance."""
     t = uniform(x)
-    alpha, sigma = (
-        append_dims(torch.cos(math.pi / 2 * t), x),
-        append_dims(torch.sin(math.pi / 2 * t), x),
-    )
+    alpha, sigma = cosine(t, x)
     noise = torch.randn_like(x)
     return (sigma * (network(alpha * x + sigma * noise, t) - noise)).pow(2).mean()
 
@@ -697,10 +696,7 @@ def truncated_snr(network, x):
 def truncated_snr__maximum(network, x):
     """Progressive distillation: the larger of the x- and the eps-loss of a v-network."""
     t = uniform(x, eps=1e-4)
-    alpha, sigma = (
-        append_dims(torch.cos(math.pi / 2 * t), x),
-        append_dims(torch.sin(math.pi / 2 * t), x),
-    )
+    alpha, sigma = cosine(t, x)
     eps = torch.randn_like(x)
     z = alpha * x + sigma * eps
     v = network(z, t)
@@ -784,10 +780,7 @@ def sigmoid_2__eps(network, x):
     """An eps-network; minus the derivative is 2 pi / sin(pi t)."""
     t = torch.clamp(torch.rand(x.shape[0]), 1e-4, 1 - 1e-4)
     logsnr = -2 * torch.log(torch.tan(math.pi / 2 * t))
-    alpha, sigma = (
-        append_dims(torch.cos(math.pi / 2 * t), x),
-        append_dims(torch.sin(math.pi / 2 * t), x),
-    )
+    alpha, sigma = cosine(t, x)
     eps = torch.randn_like(x)
     loss = mean_flat((network(alpha * x + sigma * eps, t) - eps) ** 2)
     return loss * 2 * math.pi / torch.sin(math.pi * t) * torch.sigmoid(2 - logsnr)

@@ -57,11 +57,7 @@ class DeclaredLoss:
     diagnostics: tuple[Diagnostic, ...] = ()
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Compute the weighting $w(\lambda)$ up to a constant factor.
-
-        It is $p\,c\,\|\hat y - y\|^2/\|\hat\epsilon - \epsilon\|^2$, also outside the log-SNR range
-        of the schedule.
-        """
+        r"""Compute $p\,c\,\|\hat y - y\|^2/\|\hat\epsilon - \epsilon\|^2$ at any log-SNR."""
         error_ratio = 1 / self.parameterization.eps_error_per_error(logsnr)
         return self.schedule.log_density(logsnr).exp() * self.coefficient(logsnr) * error_ratio
 
@@ -100,10 +96,7 @@ class LossTable:
 
     @property
     def eps_coefficient(self) -> Float[Tensor, " steps"]:
-        r"""Coefficient of $\|\hat\epsilon - \epsilon\|^2$ at each time step.
-
-        It is $c\,(b - a e^{-\lambda/2})^2$.
-        """
+        r"""Coefficient $c\,(b - a e^{-\lambda/2})^2$ of the squared error of the noise."""
         return self.coefficient * (self.b - self.a * torch.exp(-self.logsnr / 2)) ** 2
 
     def at(self, steps: Bool[Tensor, " steps"] | Int[Tensor, " kept"]) -> "LossTable":
@@ -135,9 +128,7 @@ def from_recipe(name: str) -> Audit:
 
 
 def from_loss(loss: DeclaredLoss) -> Audit:
-    """Audit a training loss that is given by formulas.
-
-    It covers the log-SNR range that 100,000 samples would cover.
+    """Audit a training loss given by formulas, on the log-SNR range of 100,000 samples.
 
     Raises:
         ValueError: If the coefficient is negative or infinite at some noise level, or 0 at all
@@ -154,7 +145,8 @@ def from_loss(loss: DeclaredLoss) -> Audit:
         >>> from_loss(flow).closest[0].name
         'Exponential()'
     """
-    low, high = _ends(loss.schedule)
+    tails = torch.tensor([1 - _TAIL, _TAIL], dtype=torch.float64)
+    low, high = loss.schedule.logsnr(tails).tolist()
     grid = torch.linspace(low, high, NUM_POINTS, dtype=torch.float64)
     a, b = loss.parameterization.coefficients(grid)
     prediction = Prediction.from_target(loss.parameterization, loss.factor)
@@ -182,16 +174,28 @@ def from_table(table: LossTable) -> Audit:
         ValueError: If fewer than three steps of positive probability have both signal and noise, or
             the coefficient is negative or infinite at one of these, or 0 at all of them.
     """
-    steps = _distinct(table)
-    levels = steps.logsnr.numpy()
+    p, is_mixed = table.probability, table.logsnr.abs() <= _LAST_DIGIT
+    drawn = table.at(is_mixed & (p > _MIN_PROBABILITY))
+    _, first, place = np.unique(
+        np.round(drawn.logsnr.numpy(), _DECIMALS), return_index=True, return_inverse=True
+    )
+    if len(first) < 3:
+        raise ValueError(
+            "The table has fewer than three noise levels with both signal and noise: there is no "
+            "weighting to compute."
+        )
+    probability = np.bincount(place, weights=drawn.probability.numpy())
+    log_probability = np.log(probability / probability.sum())
+    steps = drawn.at(torch.from_numpy(first))
+    levels, numbers = steps.logsnr.numpy(), np.arange(len(first), dtype=np.float64)
     grid = np.linspace(levels[0], levels[-1], NUM_POINTS)
-    log_p, spacing_error = _log_density(steps, grid)
+    log_p, spacing_error = table_log_density(levels, numbers, log_probability, grid)
 
     def curve(values: Tensor) -> Array:
         return np.asarray(np.interp(grid, levels, values.numpy()))
 
     log_w = log_p + curve(_log(steps.eps_coefficient))
-    p, c = table.probability, table.coefficient
+    c = table.coefficient
     is_pure, is_clean = table.logsnr < -_LAST_DIGIT, table.logsnr > _LAST_DIGIT
     pure, every = ((p * c)[where].sum() / p[where].sum() for where in (is_pure, p > 0))
     covariance = np.diag(spacing_error**2)
@@ -214,51 +218,6 @@ def from_table(table: LossTable) -> Audit:
         weight_pure_noise=(pure / every).nan_to_num().item(),
         share_clean=p[is_clean].sum().item(),
         diagnostics=[*table.diagnostics, *([] if prediction.name else [UnknownTarget()])],
-    )
-
-
-def log_weighting(loss: DeclaredLoss | LossTable, logsnr: Float[Array, " g"]) -> Array:
-    r"""Compute $\log w(\lambda)$ up to a constant.
-
-    NaN outside the log-SNR range of the loss.
-    """
-    if isinstance(loss, LossTable):
-        steps = _distinct(loss)
-        levels = steps.logsnr.numpy()
-        log_w, _ = _log_density(steps, logsnr)
-        log_w += np.interp(logsnr, levels, _log(steps.eps_coefficient).numpy())
-        low, high = levels[0], levels[-1]
-    else:
-        log_w = loss.weighting(torch.from_numpy(logsnr)).log().numpy()
-        low, high = _ends(loss.schedule)
-    return np.where((logsnr >= low) & (logsnr <= high), log_w, np.nan)
-
-
-def _ends(schedule: Schedule) -> tuple[float, float]:
-    low, high = schedule.logsnr(torch.tensor([1 - _TAIL, _TAIL], dtype=torch.float64)).tolist()
-    return low, high
-
-
-def _distinct(table: LossTable) -> LossTable:
-    p, is_mixed = table.probability, table.logsnr.abs() <= _LAST_DIGIT
-    drawn = table.at(is_mixed & (p > _MIN_PROBABILITY))
-    _, first, place = np.unique(
-        np.round(drawn.logsnr.numpy(), _DECIMALS), return_index=True, return_inverse=True
-    )
-    if len(first) < 3:
-        raise ValueError(
-            "The table has fewer than three noise levels with both signal and noise: there is no "
-            "weighting to compute."
-        )
-    probability = np.bincount(place, weights=drawn.probability.numpy())
-    levels = drawn.at(torch.from_numpy(first))
-    return replace(levels, probability=torch.from_numpy(probability / probability.sum()))
-
-
-def _log_density(steps: LossTable, logsnr: Array) -> tuple[Array, Array]:
-    numbers = np.arange(len(steps.logsnr), dtype=np.float64)
-    return table_log_density(
-        steps.logsnr.numpy(), numbers, np.log(steps.probability.numpy()), logsnr
     )
 
 

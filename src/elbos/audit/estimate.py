@@ -93,10 +93,11 @@ class Estimate:
         levels, diagnostics = independent_levels(samples)
         evidence = Evidence.from_levels(levels)
         while measurement is not None and (request := evidence.request) is not None:
-            place = samples.places[request.column]
+            column, at = request
+            place = samples.places[column]
             if place is None:
                 break
-            more = measurement.at(place, request.quantiles, samples.process.scale)
+            more = measurement.at(place, at, samples.process.scale)
             further = Levels.from_samples(more)
             quantiles = further.quantiles[:, : levels.quantiles.shape[1]]
             evidence = evidence.joined(replace(further, quantiles=quantiles))
@@ -122,10 +123,7 @@ class Estimate:
 
     @cached_property
     def covariance(self) -> Float[Array, "g g"]:
-        """Total covariance of the estimated log-weighting.
-
-        It includes the error from the spacing of discrete noise levels.
-        """
+        """Covariance of the log-weighting with the error from the spacing of discrete levels."""
         spacing = self.density.spacing_error**2 + 0 * self.grid
         return np.asarray(self.sampling_covariance + np.diag(spacing))
 

@@ -21,7 +21,7 @@ from plotly.graph_objects import Figure, Scatter
 
 from elbos.audit.density.distance import common_levels
 from elbos.audit.result import Audit
-from elbos.audit.words import View
+from elbos.audit.words import View, views
 from elbos.base.arrays import Array
 from elbos.base.codec import parse
 from elbos.base.figures import COLORS, DASHES, Panel, area, faint, log_axis, logsnr_axis, stacked
@@ -31,30 +31,38 @@ _RISING = "#8250df"  # no warning colour: an increase of w is not an error
 _UNDECIDED = "#7d8590"
 
 
-def figure(shown: Sequence[View]) -> Figure:
-    """Plot the weightings and noise-level densities of audited losses.
-
-    A third panel shows the mixtures of ELBOs.
-    """
-    audits = [view.audit for view in shown]
-    hover = {"hovertemplate": "p %{y:.3g}<extra></extra>", "showlegend": False}
-    densities = []
+def figure(audits: Sequence[Audit]) -> Figure:
+    """Plot weightings, noise-level densities and mixtures of ELBOs of audited losses."""
+    shown = views(audits)
+    weights, densities = [], []
     for view in shown:
-        x, p = view.audit.logsnr.numpy(), view.audit.density.numpy()
-        densities += [area(x, 0 * p, p, view.color), _line(view, p, **hover)]
+        audit, x = view.audit, view.audit.logsnr.numpy()
+        w, error, p = audit.weight.numpy(), 2 * audit.weight_error.numpy(), audit.density.numpy()
+        plus_minus = " ± %{customdata:.1%}" if error.any() else ""
+        hover = {"hovertemplate": f"w %{{y:.3g}}{plus_minus}<extra></extra>"}
+        weights += [
+            area(x, w * np.exp(-error), w * np.exp(error), view.color),
+            _line(view, w, customdata=error, **hover),
+        ]
+        hover = {"hovertemplate": "p %{y:.3g}<extra></extra>"}
+        densities += [area(x, 0 * p, p, view.color), _line(view, p, showlegend=False, **hover)]
+    # with several audits, the tails of one weighting must not flatten another
+    is_alone = len(shown) == 1
+    in_range = [v.audit.weight.numpy() if is_alone else v.central_weights for v in shown]
+    is_exact = not any(audit.weight_error.any() for audit in audits)
+    title = "<b>Weighting w</b>" + ("" if is_exact else ", ±2 standard errors")
+    shaded = _shaded(shown)
     mixtures = [trace for view in shown for trace in _mixture(view)]
     panels = [
-        _weights(shown),
+        Panel(title, 300, weights, log_axis(np.concatenate(in_range)), shaded),
         Panel("<b>Density p</b> of the noise levels", 120, densities, {"rangemode": "tozero"}),
-        Panel(
-            "<b>Mixture of ELBOs</b>, what is added sums to 1", 200, mixtures, {}, _shaded(shown)
-        ),
+        Panel("<b>Mixture of ELBOs</b>, what is added sums to 1", 200, mixtures, {}, shaded),
     ]
     if len(audits) == 2 and len(common_levels(audits)):
         panels.append(_ratio(*audits))
     low = min(audit.logsnr[0].item() for audit in audits)
     high = max(audit.logsnr[-1].item() for audit in audits)
-    return stacked(panels, logsnr_axis(low, high), has_legend=len(audits) > 1)
+    return stacked(panels, logsnr_axis(low, high), has_legend=not is_alone)
 
 
 def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
@@ -81,26 +89,6 @@ def _line(view: View, values: Float[Array, " g"], **options: Any) -> Scatter:
     name = escape(title, quote=False)
     line = {"color": view.color, "width": 2.5, "simplify": False}
     return Scatter(x=view.audit.logsnr.numpy(), y=values, name=name, line=line, **options)
-
-
-def _weights(shown: Sequence[View]) -> Panel:
-    traces = []
-    for view in shown:
-        x, w = view.audit.logsnr.numpy(), view.audit.weight.numpy()
-        error = 2 * view.audit.weight_error.numpy()
-        plus_minus = " ± %{customdata:.1%}" if error.any() else ""
-        hover = f"w %{{y:.3g}}{plus_minus}<extra></extra>"
-        traces += [
-            area(x, w * np.exp(-error), w * np.exp(error), view.color),
-            _line(view, w, customdata=error, hovertemplate=hover),
-        ]
-    if len(shown) == 1:
-        in_range = shown[0].audit.weight.numpy()
-    else:  # the tails of one weighting must not flatten another
-        in_range = np.concatenate([view.central_weights for view in shown])
-    is_exact = not any(view.audit.weight_error.any() for view in shown)
-    title = "<b>Weighting w</b>" + ("" if is_exact else ", ±2 standard errors")
-    return Panel(title, 300, traces, log_axis(in_range), _shaded(shown))
 
 
 def _mixture(view: View) -> list[Scatter]:

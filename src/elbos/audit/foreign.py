@@ -50,9 +50,7 @@ class MeasuredTarget(Parameterization):
 
 @dataclass(frozen=True)
 class ConventionNetwork:
-    """Call a network with the arguments that its training loss gives it.
-
-    They are computed from noisy data of the variance-preserving process and log-SNR.
+    """Call a network as its training loss does, with variance-preserving noisy data and log-SNR.
 
     Attributes:
         network: Called with the arguments that the loss gives it.
@@ -91,23 +89,10 @@ class ConventionNetwork:
 
         alpha = np.exp(convention.log_alpha.f(level))
         vp_alpha = np.asarray(alpha_sigma(torch.from_numpy(level))[0])
-        arguments = self._arguments(at(alpha / vp_alpha) * z + at(alpha * convention.offset), level)
-        arguments |= self._conditions(cond)
-        num = sum(isinstance(slot, int) for slot in arguments)
-        y = called(
-            self.network,
-            [arguments[i] for i in range(num)],
-            {slot: value for slot, value in arguments.items() if isinstance(slot, str)},
-        ).to(z.dtype)
-        if y.shape[:1] == z.shape[:1] and y.shape[1] == 2 * z.shape[1]:  # with a variance
-            y = y[:, : z.shape[1]]
-        return require_output(y, z, logsnr) - at(convention.a.f(level) * convention.offset)
-
-    def _arguments(self, z: Float[Tensor, "b *d"], level: Float[Array, " b"]) -> dict[Slot, Any]:
-        convention, example = self.convention, self.convention.example
-        dtype = input_dtype(self.network, z)
+        z_loss = at(alpha / vp_alpha) * z + at(alpha * convention.offset)
+        example, dtype = convention.example, input_dtype(self.network, z_loss)
         assert example.noisy is not None
-        arguments: dict[Slot, Any] = {example.noisy: z.to(dtype, copy=True)}
+        arguments: dict[Slot, Any] = {example.noisy: z_loss.to(dtype, copy=True)}
         for slot, curve in convention.times.items():
             time, like = torch.from_numpy(curve.f(level)), example.rest[slot]
             if self.is_discrete:
@@ -121,7 +106,16 @@ class ConventionNetwork:
         for slot, value in convention.constants.items():
             is_one_each = has_rows(value, example.num) and isinstance(value, Tensor)
             arguments[slot] = value[:1].expand(len(z), *value.shape[1:]) if is_one_each else value
-        return arguments
+        arguments |= self._conditions(cond)
+        num = sum(isinstance(slot, int) for slot in arguments)
+        y = called(
+            self.network,
+            [arguments[i] for i in range(num)],
+            {slot: value for slot, value in arguments.items() if isinstance(slot, str)},
+        ).to(z.dtype)
+        if y.shape[:1] == z.shape[:1] and y.shape[1] == 2 * z.shape[1]:  # with a variance
+            y = y[:, : z.shape[1]]
+        return require_output(y, z, logsnr) - at(convention.a.f(level) * convention.offset)
 
     def _conditions(self, cond: Condition) -> dict[Slot, Any]:
         convention = self.convention

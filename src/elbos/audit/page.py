@@ -7,28 +7,20 @@ import math
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from elbos import __version__
-from elbos.audit.figure import figure as drawn
+from elbos.audit.figure import figure as figure
 from elbos.audit.figure import named_curves
 from elbos.audit.result import Audit
-from elbos.audit.words import View, as_dict, difference, facts_table, facts_tables, views
+from elbos.audit.words import View, as_dict, difference, facts_tables, views
 from elbos.base.colors import Swatch
 from elbos.base.html import breakable, document, write_html
 from elbos.base.numbers import fixed, number, percent, signed
 from elbos.base.tables import Table, evenly
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
 _NUM_ROWS = 13  # of the table of the curves
-
-
-def figure(audits: Sequence[Audit]) -> "Figure":
-    return drawn(views(audits))
 
 
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
@@ -81,8 +73,6 @@ def as_html(audits: Sequence[Audit]) -> str:
 
 
 def _facts(shown: Sequence[View]) -> list[Table]:
-    if len(shown) == 1:
-        return [facts_table(shown)]
     heads = [Markup("{} {}").format(view.swatch.html(), breakable(view.title)) for view in shown]
     return facts_tables(shown, heads, len(shown))
 

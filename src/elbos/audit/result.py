@@ -212,19 +212,15 @@ class Audit:
 
     @property
     def negative_mass(self) -> float:
-        r"""Total increase of the weighting relative to $w(\lambda_\min)$.
-
-        It is defined as in `analysis.Mixture`.
-        """
+        r"""Total increase of $w$ relative to $w(\lambda_\min)$, as in `analysis.Mixture`."""
         ends = self.weighting(torch.tensor(self.rising, dtype=torch.float64).reshape(-1, 2))
         return ((ends[:, 1] - ends[:, 0]).sum() / self.weight[0]).item()
 
     @property
     def negative_share(self) -> float:
-        r"""Share of negative mass in the mixture of ELBOs.
+        r"""Share $\int (w')_+ d\lambda / \int |w'| d\lambda$ of negative mass in the mixture.
 
-        It is $\int (w')_+ d\lambda / \int |w'| d\lambda$ on the range of the grid, without the mass
-        at $\lambda_\max$. 0 for a likelihood objective; 1 if $w$ only increases.
+        0 for a likelihood objective, 1 if $w$ only increases; without the mass at $\lambda_\max$.
         """
         fall = 1 + self.negative_mass - self.mass_at_max
         total = self.negative_mass + max(fall, 0.0)
@@ -252,19 +248,12 @@ class Audit:
 
     @cached_property
     def monotone_weight(self) -> Float[Tensor, " g"]:
-        """Weighting without its significant increases.
-
-        This is the smallest curve nowhere below the weighting that does not increase on the
-        intervals `rising`.
-        """
+        """Smallest curve nowhere below the weighting that does not increase on `rising`."""
         return monotone_weight(self.logsnr, self.weight, self.rising)
 
     @cached_property
     def factor(self) -> MonotoneFactor | None:
-        """Per-sample loss factor that gives a likelihood objective.
-
-        None if that factor is 1 everywhere or infinite somewhere.
-        """
+        """Least factor that gives a likelihood objective; None if it is 1 or infinite."""
         if not self.is_judged:
             return None
         curves = (self.logsnr, self.weight, self.weight_error)

@@ -4,11 +4,11 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.text import Text
 
 from elbos.audit.result import Audit
-from elbos.audit.words import View, difference, facts_table, facts_tables, views
+from elbos.audit.words import difference, facts_tables, views
 from elbos.base.tables import Column, Table
 
 _STYLES = {"error": "bold red", "slip": "bold yellow"}  # verdicts have no colour
@@ -24,36 +24,30 @@ class Terminal:
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         shown = views(self.audits)
-        yield from (Group(*map(_heading, shown)), Text())
-        if len(shown) == 1:
-            yield from _in_full(shown[0])
-            return
+        for view in shown:
+            notes = [
+                (f"\n{note.mark} {note.text}", _STYLES.get(note.kind, "not bold"))
+                for note in view.notes
+            ]
+            yield Text.assemble(f"{view.audit.title}: ", (view.summary, "bold"), *notes)
+        yield Text()
         if len(shown) == 2:
             yield from (Text(difference(*self.audits)), Text())
+        if len(shown) == 1:
+            yield Text(view.explanation)
         is_wide = (options.max_width - _NAMES) // len(shown) - 2 >= _MIN_COLUMN
         titles = [view.title for view in shown]
         for table in facts_tables(shown, titles, len(shown) if is_wide else 1):
             yield table.rich()
+        if len(shown) == 1:
+            of = "" if view.audit.is_weighted_elbo else ", to its squared-error part"
+            columns = [Column(f"nearest named weightings{of}"), Column("", is_numeric=False)]
+            yield Table(columns, view.nearest).rich()
+            if view.code:
+                yield Text(f"{view.factor} --html PAGE shows it as code.\n")
 
 
 def as_text(audits: Sequence[Audit], width: int = 80) -> str:
     file = io.StringIO()
     Console(file=file, width=width).print(Terminal(audits), crop=False)
     return file.getvalue()
-
-
-def _heading(view: View) -> Text:
-    notes = [
-        (f"\n{note.mark} {note.text}", _STYLES.get(note.kind, "not bold")) for note in view.notes
-    ]
-    return Text.assemble(f"{view.audit.title}: ", (view.summary, "bold"), *notes)
-
-
-def _in_full(view: View) -> Iterator[RenderableType]:
-    yield Text(view.explanation)
-    yield facts_table([view]).rich()
-    of = "" if view.audit.is_weighted_elbo else ", to its squared-error part"
-    columns = [Column(f"nearest named weightings{of}"), Column("", is_numeric=False)]
-    yield Table(columns, view.nearest).rich()
-    if view.code:
-        yield Text(f"{view.factor} --html PAGE shows it as code.\n")

@@ -30,7 +30,6 @@ from elbos.audit.density.distance import Distance, log_ratio_of
 from elbos.audit.probing.instrument import LossFunction
 from elbos.audit.result import DERIVED, Audit
 from elbos.base import files
-from elbos.base.arrays import Array
 from elbos.base.checks import typed
 from elbos.base.numbers import NONE, fixed, number, percent
 
@@ -123,7 +122,10 @@ class Difference:
         cells: dict[str, Callable[[Audit], str]] = {
             "predicts": lambda audit: audit.parameterization or NONE,
             "noise levels": _levels,
-            "w rises with log-SNR": lambda audit: _intervals(audit.rising),
+            "w rises with log-SNR": lambda audit: (
+                ", ".join(f"{fixed(low, 2)} to {fixed(high, 2)}" for low, high in audit.rising)
+                or "never"
+            ),
             "verdict": lambda audit: audit.verdict,
             "diagnostics": lambda audit: ", ".join(d.kind for d in audit.diagnostics) or NONE,
         }
@@ -161,10 +163,6 @@ def _size(distance: float) -> str:
 def _levels(audit: Audit) -> str:
     low, high = (fixed(end, 2) for end in _ends(audit))
     return f"log-SNR {low} to {high}, {audit.schedule or 'no named schedule'}"
-
-
-def _intervals(intervals: Sequence[tuple[float, float]]) -> str:
-    return ", ".join(f"{fixed(start, 2)} to {fixed(end, 2)}" for start, end in intervals) or "never"
 
 
 def _ends(audit: Audit) -> tuple[float, float]:
@@ -231,9 +229,7 @@ def assert_weighting(
 
 
 def expected_audit(like: str | Path | Audit) -> Audit:
-    """Load the audit that a test expects as its result.
-
-    The audit is given by the name of a recipe, by a file, or as such.
+    """Load the audit that a test expects, by the name of a recipe, by a file, or as such.
 
     Raises:
         OSError: If the file cannot be read.
@@ -262,11 +258,7 @@ def write_golden(audit: Audit, path: Path) -> None:
     stored: dict[str, Any] = {name: entry for name, entry in content.items() if name not in DERIVED}
     for name, value in vars(audit).items():
         if isinstance(value, Tensor) and name != "logsnr":
-            stored[name] = _rounded(value.numpy())
+            stored[name] = [float(f"{number:.5g}") for number in value.tolist()]
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in stored.items())
     files.write(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-
-
-def _rounded(values: Array) -> list[float]:
-    return [float(f"{value:.5g}") for value in values]

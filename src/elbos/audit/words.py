@@ -79,13 +79,17 @@ class View:
 
     @cached_property
     def notes(self) -> list[Note]:
-        """Summary lines at the top of an audit report.
-
-        They are about errors in the code, similar published losses, and intervals where the
-        weighting increases.
-        """
+        """Lines about errors in the code, similar published losses, and increases of w."""
         recipe = RECIPES[self.audit.recipe].title if self.audit.recipe else ""
-        text = render("audit/notes.txt", audit=self.audit, view=self, recipe_title=recipe)
+        largest = max((interval.factor for interval in self.audit.undecided), default=1.0)
+        text = render(
+            "audit/notes.txt",
+            audit=self.audit,
+            view=self,
+            recipe_title=recipe,
+            target=target_formula(self.audit),
+            largest_doubt=in_words(math.log(largest)),
+        )
         lines = filter(str.strip, text.splitlines())
         return [Note(*map(str.strip, line.split("|", 2))) for line in lines]
 
@@ -99,21 +103,12 @@ class View:
         slips = [slip for slip in self.audit.resembles if slip.change]
         return [slip for slip in slips if (slip.part, slip.name, slip.change) != velocity]
 
-    @property
-    def target(self) -> str:
-        return target_formula(self.audit)
-
     def noise_levels(self, name: str) -> str:
         schedule, text = parse(Schedule, name), _spelled(Schedule, name)
         if isinstance(schedule, Normal | Laplace):
             text += " of log-SNR"
         in_scripts = normal_levels(self.audit, schedule) if isinstance(schedule, Normal) else ""
         return ", ".join(filter(None, (text, in_scripts)))
-
-    @property
-    def largest_doubt(self) -> str:
-        largest = max((interval.factor for interval in self.audit.undecided), default=1.0)
-        return in_words(math.log(largest))
 
     @property
     def rising(self) -> str:
@@ -184,22 +179,16 @@ def views(audits: Sequence[Audit]) -> list[View]:
         >>> [v.title for v in views([replace(from_recipe("edm"), title=t) for t in titles])]
         ['loss', 'old', 'a/edm.json', 'b/edm.json', 'sd3']
     """
-    titles = {audit.title for audit in audits}
-    return [
-        View(audit, _short(audit.title, titles - {audit.title}), color)
-        for audit, color in zip(audits, cycle(COLORS), strict=False)
-    ]
-
-
-def _short(title: str, titles: set[str]) -> str:
-    if not (titles and _TARGET.fullmatch(title)):
-        return title
-    parts = re.split(r"(?<=[/:])", title)
-    for i in reversed(range(len(parts))):
-        part = "".join(parts[i:])
-        if not any(other == part or other.endswith((f"/{part}", f":{part}")) for other in titles):
-            return part
-    return title
+    titles, shown = {audit.title for audit in audits}, []
+    for audit, color in zip(audits, cycle(COLORS), strict=False):
+        title, ends = audit.title, [audit.title]
+        if len(titles) > 1 and _TARGET.fullmatch(title):
+            parts = re.split(r"(?<=[/:])", title)
+            ends = ["".join(parts[i:]) for i in reversed(range(len(parts)))]
+        rest = [re.split(r"(?<=[/:])", other) for other in titles - {title}]
+        endings = {"".join(parts[i:]) for parts in rest for i in range(len(parts))}
+        shown.append(View(audit, next((end for end in ends if end not in endings), title), color))
+    return shown
 
 
 def _interval(start: float, end: float) -> str:
@@ -267,26 +256,20 @@ def _spelled(kind: type, text: str) -> str:
     return code(parse(kind, text), has_defaults=True)
 
 
-def facts_table(shown: Sequence[View], heads: Sequence[str] = ()) -> Table:
-    """Return a table of the properties of audits.
+def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
+    """Return tables of the properties of audits, `num` of at most 3 side by side.
 
     The nearest weighting of a single audit is omitted: see `View.nearest`.
     """
-    columns = [facts(view.audit) for view in shown]
-    rows = [
-        (name, *(column[name] for column in columns))
-        for name in columns[0]
-        if any(column[name] != NONE for column in columns) and (heads or name != "nearest")
-    ]
-    titles = ("", *(heads or [""]))
-    return Table([Column(title, is_numeric=False) for title in titles], rows)
-
-
-def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
-    """Return tables that show `num` audits side by side.
-
-    One table per audit if `num` exceeds 3.
-    """
-    num = num if num <= _MAX_BESIDE else 1
-    starts = range(0, len(shown), num)
-    return [facts_table(shown[i : i + num], heads[i : i + num]) for i in starts]
+    num, tables = (num if num <= _MAX_BESIDE else 1), []
+    for i in range(0, len(shown), num):
+        columns = [facts(view.audit) for view in shown[i : i + num]]
+        rows = [
+            (name, *(column[name] for column in columns))
+            for name in columns[0]
+            if any(column[name] != NONE for column in columns)
+            and (len(shown) > 1 or name != "nearest")
+        ]
+        titles = ("", *heads[i : i + num]) if len(shown) > 1 else ("", "")
+        tables.append(Table([Column(title, is_numeric=False) for title in titles], rows))
+    return tables

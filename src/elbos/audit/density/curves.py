@@ -173,11 +173,9 @@ class Splines:
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
-        """Return the covariance matrix of the fitted values at given positions.
+        """Add up the errors by sampling, the number of knots, and extrapolation.
 
-        It is the sum of the sampling error, the variation with the number of knots, and the
-        extrapolation error. The extrapolation error follows from the largest curvature between the
-        outer knots.
+        The extrapolation error follows from the largest curvature between the outer knots.
         """
         mean = self(places)
         low, high = self.splines[0].knots[[0, -1]]
@@ -192,10 +190,7 @@ class Splines:
 
 
 def _dispersion(counts: Float[Array, "r m"]) -> float:
-    """Compute the dispersion of bin counts.
-
-    It is the variance relative to that for independent samples: below 1 for stratified samples.
-    """
+    """Compute the variance of bin counts relative to independent samples: below 1 if stratified."""
     sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
     edges = np.searchsorted(np.cumsum(shares), np.linspace(0, 1, _NUM_CELLS, endpoint=False))
     edges = np.unique(edges)
@@ -213,10 +208,7 @@ def is_central(log_p: Float[Array, " g"], tail: float) -> NDArray[np.bool_]:
 def counts_by_block(
     place: NDArray[np.int64], block: Float[Array, " n"], num_places: int
 ) -> Float[Array, "r m"]:
-    """Count the samples in each bin, separately for each block of samples.
-
-    Fewer than 8 blocks are replaced by 8 interleaved groups of samples.
-    """
+    """Count the samples in each bin by block, or by 8 interleaved groups if blocks are fewer."""
     names, index = np.unique(block, return_inverse=True)
     num = len(names)
     if num < _MIN_BLOCKS:

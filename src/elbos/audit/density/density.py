@@ -53,12 +53,6 @@ class Density:
 
 
 @dataclass(frozen=True)
-class Request:
-    column: int  # of the quantiles of the levels
-    quantiles: Float[Array, " k"]
-
-
-@dataclass(frozen=True)
 class Evidence:
     """Measured noise levels from which the density of log-SNR is estimated.
 
@@ -89,11 +83,8 @@ class Evidence:
         return table, StepCurve.from_levels(self.all_levels, table, self.draw)
 
     @property
-    def request(self) -> Request | None:
-        """Further noise levels that the density estimate needs.
-
-        They are given by quantiles of a random number; None if no more are needed.
-        """
+    def request(self) -> tuple[int, Float[Array, " k"]] | None:
+        """Column and quantiles of the draw at which the density estimate needs further levels."""
         if self.draw is None or (self.table is None and self.requested):
             return None
         if self.table is None:
@@ -103,7 +94,7 @@ class Evidence:
             return None
         else:
             at = self.all_steps[1].uncertain_middles()
-        return Request(self.draw.column, self.draw.at(at)) if len(at) else None
+        return (self.draw.column, self.draw.at(at)) if len(at) else None
 
     @property
     def has_uniform_steps(self) -> bool:
@@ -121,7 +112,13 @@ class Evidence:
             density = Density("smooth", log_p, table.covariance(grid), is_fitted=True)
             density = replace(density, num_steps=len(table), spacing_error=spacing)
         else:
-            density = _of_bins(self.levels, grid)
+            logsnr = self.levels.logsnr
+            edges = np.linspace(logsnr.min(), logsnr.max(), _NUM_BINS + 1)
+            place = np.searchsorted(edges[1:-1], logsnr)
+            counts = counts_by_block(place, self.levels.block, _NUM_BINS)
+            spline = Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts)
+            log_p = spline(grid) - np.log(edges[1] - edges[0])
+            density = Density("smooth", log_p, spline.covariance(grid), is_fitted=True)
         return _named(density, self.levels.logsnr, grid)
 
     def _of_draw(self, grid: Float[Array, " g"]) -> Density | None:
@@ -146,14 +143,6 @@ class Evidence:
             "function", log_p, np.diag(error**2), num_steps=len(table), spacing_error=spacing
         )
         return _named(density, levels.logsnr, grid)
-
-
-def _of_bins(levels: Levels, grid: Float[Array, " g"]) -> Density:
-    edges = np.linspace(levels.logsnr.min(), levels.logsnr.max(), _NUM_BINS + 1)
-    counts = counts_by_block(np.searchsorted(edges[1:-1], levels.logsnr), levels.block, _NUM_BINS)
-    spline = Splines.of_counts((edges[1:] + edges[:-1]) / 2, counts)
-    log_p = spline(grid) - np.log(edges[1] - edges[0])
-    return Density("smooth", log_p, spline.covariance(grid), is_fitted=True)
 
 
 def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:

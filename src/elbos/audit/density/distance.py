@@ -45,10 +45,7 @@ class Distance(NamedTuple):
 
     @classmethod
     def between(cls, first: Curves, second: Curves, curve: CurveName) -> "Distance | None":
-        """Compute the distance between the weightings or densities of two losses.
-
-        None if the losses have no noise level in common.
-        """
+        """Compute the distance of two losses; None if they have no noise level in common."""
         levels, log_ratio, p = log_ratio_of(first, second, curve)
         if not len(levels):
             return None
@@ -60,10 +57,7 @@ class Distance(NamedTuple):
 
 
 def spread(log_ratio: Float[Array, " g"], p: Float[Array, " g"]) -> float:
-    """Compute the standard deviation of a log-ratio under probabilities.
-
-    Infinity if the ratio is 0 or infinite at a grid point.
-    """
+    """Compute the standard deviation of a log-ratio; infinite if the log-ratio is somewhere."""
     if not np.isfinite(log_ratio).all():
         return math.inf
     return float(np.sqrt((p * (log_ratio - (p * log_ratio).sum()) ** 2).sum()))
@@ -72,10 +66,9 @@ def spread(log_ratio: Float[Array, " g"], p: Float[Array, " g"]) -> float:
 def log_ratio_of(
     first: Curves, second: Curves, curve: CurveName = "weight"
 ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
-    r"""Compute the log-ratio of the weightings of two losses.
+    r"""Compute log-SNRs, $\log w_1 - \log w_2$ with mean 0 and probabilities of two losses.
 
-    Returns log-SNR, $\log w_1 - \log w_2$ (with mean 0) and probability; empty arrays if the losses
-    share no noise levels. The ratio is 1 where both are 0, and infinite or 0 where one is.
+    The arrays are empty if the losses share no noise levels. The ratio is 1 where both are 0.
     """
     levels = common_levels([first, second])
     if not len(levels):
@@ -96,10 +89,7 @@ def log_ratio_of(
 
 
 def common_levels(audits: Sequence[Curves]) -> Float[Array, " g"]:
-    """Return a grid of log-SNRs that lie within the measured range of every loss.
-
-    Empty if there is no such range.
-    """
+    """Return a grid of log-SNRs within the measured range of every loss, empty if there is none."""
     low = max(audit.logsnr[0].item() for audit in audits)
     high = min(audit.logsnr[-1].item() for audit in audits)
     return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)

@@ -52,10 +52,9 @@ def fit_family(
     fatol: float = 1e-4,
     max_calls: int = 1000,
 ) -> list[float]:
-    """Minimize `loss` by the Nelder-Mead method.
+    """Find the parameters of a family that minimize `loss`, by the Nelder-Mead method.
 
-    Returns the best parameters of the family; an empty list if it has no parameters. Parameters
-    that are out of bounds or invalid, and infinite losses, count as a loss of 1e6.
+    Parameters that are out of bounds or invalid, and infinite losses, count as a loss of 1e6.
     """
     if not start:
         return []
@@ -125,11 +124,6 @@ _FAMILIES: list[_Family] = [
 ]
 
 
-def _published() -> list[Schedule]:
-    schedules = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
-    return [schedule for schedule in schedules if not isinstance(schedule, Linear)]
-
-
 def schedule_of_shape(
     grid: Float[Array, " g"],
     log_p: Float[Array, " g"],
@@ -168,7 +162,8 @@ def schedule_of_shape(
         theta = fit_family(build, family.start(logsnr), distance, xatol=1e-6, fatol=1e-14)
         return build(*theta) if max(map(abs, theta), default=0) < _MAX_PARAMETER else None
 
-    exact = [dataclasses.replace(schedule, **ends) for schedule in _published()]
+    published = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
+    exact = [dataclasses.replace(s, **ends) for s in published if not isinstance(s, Linear)]
     exact += [family.build(**ends) for family in _FAMILIES if not family.start(logsnr)]
     exact = [schedule for schedule in exact if has_shape(schedule)]
     if exact:
@@ -182,10 +177,7 @@ def schedule_of_shape(
 
 
 def _with_default_ends(schedule: Schedule, num: int) -> Schedule:
-    """Replace fitted log-SNR limits of a noise schedule by its default limits.
-
-    A fitted limit is kept if at least 12 of `num` samples would lie beyond it.
-    """
+    """Replace a fitted log-SNR limit by the default unless 12 of `num` samples would lie beyond."""
     if isinstance(schedule, Linear | EDMSampling):
         return schedule
     defaults: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(schedule)}

@@ -154,10 +154,7 @@ class Table:
 
     @classmethod
     def from_levels(cls, levels: Levels) -> "Table | None":
-        """Reconstruct the discrete table of noise levels from samples.
-
-        None if the noise levels look continuous.
-        """
+        """Reconstruct the discrete table of noise levels; None if the levels look continuous."""
         values, counts = levels.distinct
         if len(values) < 3 or counts.mean() < 2 * levels.repeats:
             return None
@@ -171,10 +168,6 @@ class Table:
 
     def __len__(self) -> int:
         return int(self.steps[-1]) + 1
-
-    def steps_of(self, logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
-        place = np.searchsorted((self.levels[1:] + self.levels[:-1]) / 2, logsnr)
-        return np.asarray(self.steps[place])
 
     @property
     def is_uniform(self) -> bool:

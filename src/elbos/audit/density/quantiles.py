@@ -34,11 +34,7 @@ class DecidingDraw:
 
     @classmethod
     def find(cls, levels: Levels) -> "DecidingDraw | None":
-        """Find the uniform random number that determines the noise level.
-
-        Log-SNR is a monotone function of this number up to rounding; None if there is no such
-        number.
-        """
+        """Find the uniform draw of which log-SNR is a monotone function, up to rounding."""
         logsnr, error = levels.logsnr, levels.error
         for column, draw in enumerate(levels.quantiles.T):
             is_finite = np.isfinite(draw)
@@ -67,21 +63,17 @@ def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
 
 @dataclass(frozen=True)
 class RisingCurve:
-    """Monotone interpolation of quantiles as a function of log-SNR.
-
-    It maps log-SNR, or the index of a time step, to the logit of a uniform random number.
-    """
+    """Monotone map from log-SNR, or the index of a step, to the logit of a uniform draw."""
 
     places: Float[Array, " m"]  # increasing
     s: Float[Array, " m"]  # increasing
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Remove interpolation points that lie too close together.
+        """Remove points that are close together relative to their errors, from the middle outwards.
 
-        Their distance is compared with their errors. Points are selected from the middle outwards;
-        their distance is smaller where points are rare. The mean distance along both axes, as a
-        share of their lengths, exceeds `min_distance`.
+        The distance is smaller where points are rare. The mean distance along both axes, as a share
+        of their lengths, exceeds `min_distance`.
         """
         way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
         middle = len(way) // 2
@@ -164,7 +156,8 @@ class StepCurve:
     @classmethod
     def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
         """Estimate the interval of the uniform random number for each time step."""
-        steps, s = table.steps_of(levels.logsnr), draw.of(levels)
+        middles = (table.levels[1:] + table.levels[:-1]) / 2
+        steps, s = table.steps[np.searchsorted(middles, levels.logsnr)], draw.of(levels)
         order = np.lexsort((s, steps))
         steps, s = steps[order], s[order]
         first = np.flatnonzero(np.diff(steps, prepend=-1.0))

@@ -100,7 +100,12 @@ class _ScriptRecording(Recording):
         def observed(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if torch.compiler.is_compiling() or self._is_inside or not torch.is_grad_enabled():
                 return call(module, *args, **kwargs)
-            self._stop_if_enough()
+            num = self.num_samples
+            if num > self._num_shown:
+                self._advance(num - self._num_shown)
+                self._num_shown = num
+            if num >= self._max_samples or len(self._steps) >= self._max_steps:
+                raise _Enough
             if not self._is_network(module, args, kwargs):
                 return call(module, *args, **kwargs)
             self._is_inside = True
@@ -120,16 +125,6 @@ class _ScriptRecording(Recording):
                 yield self
         finally:
             nn.Module.__call__ = call  # type: ignore[method-assign]
-
-    def _stop_if_enough(self) -> None:
-        num = self.num_samples
-        if num > self._num_shown:
-            self._advance(num - self._num_shown)
-            self._num_shown = num
-        if num >= self._max_samples or len(self._steps) >= (
-            self._max_steps or len(self._steps) + 1
-        ):
-            raise _Enough
 
     def _is_network(self, module: nn.Module, args: Any, kwargs: Any) -> bool:
         if self._network is not None and module is not self._network:

@@ -85,10 +85,7 @@ def _coordinate_process(audit: Audit) -> str:
 
 
 def central_coordinates(audit: Audit) -> str:
-    """Format the range of times or sigmas that contains half of the expected loss.
-
-    Empty for an unknown process.
-    """
+    """Format the times or sigmas with half of the expected loss; empty for an unknown process."""
     process = _coordinate_process(audit)
     if process not in _COORDINATES:
         return ""

@@ -226,10 +226,9 @@ def coefficient_name(
 def fit_formula(
     formula: str, logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> tuple[float, float]:
-    """Fit the free parameter of a formula to a loss coefficient.
+    """Fit the parameter g of a formula in the SNR to a loss coefficient.
 
-    The formula depends on the SNR and on the parameter g. Returns the distance (infinity if the
-    coefficient is 0 at a grid point) and g.
+    Returns the distance, infinite if the coefficient is 0 at a grid point, and g.
     """
     is_used = p > 1e-6 * p.max()
     snr, log_c, p = np.exp(logsnr[is_used]), log_c[is_used], p[is_used] / p[is_used].sum()
@@ -290,11 +289,7 @@ class MonotoneFactor:
 def monotone_weight(
     logsnr: Float[Tensor, " g"], weight: Float[Tensor, " g"], rising: list[tuple[float, float]]
 ) -> Float[Tensor, " g"]:
-    """Compute the weighting without its significant increases.
-
-    This is the smallest curve nowhere below the weighting that does not increase on the intervals
-    `rising`.
-    """
+    """Compute the smallest curve nowhere below the weighting that does not increase on `rising`."""
     lifted = weight
     for start, end in rising:
         first, after = torch.searchsorted(logsnr, logsnr.new_tensor([start, end]))
@@ -310,10 +305,9 @@ def find_factor(
     rising: list[tuple[float, float]],
     nearest: Nearest,
 ) -> MonotoneFactor | None:
-    """Return the factor on the loss that makes the weighting monotone.
+    """Find the factor that makes a weighting monotone, as that of the nearest name if it is equal.
 
-    None if that factor is 1 everywhere or infinite somewhere. If the nearest named weighting has
-    the same factor, its formula is used.
+    Returns None if that factor is 1 everywhere or infinite somewhere.
     """
     log_factor = (monotone_weight(logsnr, weight, rising) / weight).log()
     if not rising or log_factor.max() > _MAX_LOG_FACTOR:

@@ -127,37 +127,30 @@ NEGATIVES = {
 """Target of each prediction type with the opposite sign."""
 
 
-@dataclass(frozen=True)
-class _ScheduleEdit:
-    change: str
-    kinds: tuple[type[Schedule], ...]
-    parameters: Callable[..., dict[str, float]]
-
-
-_SCHEDULES = (
-    _ScheduleEdit("the mean with the other sign", (Normal, Laplace), lambda s: {"mean": -s.mean}),
-    _ScheduleEdit(
+_SCHEDULES: tuple[tuple[str, type[Schedule], Callable[..., dict[str, float]]], ...] = (
+    ("the mean with the other sign", Normal, lambda s: {"mean": -s.mean}),
+    ("the mean with the other sign", Laplace, lambda s: {"mean": -s.mean}),
+    (
         "mean and std as if P_mean and P_std were exchanged",
-        (Normal,),
+        Normal,
         lambda s: {"mean": -s.std, "std": abs(s.mean)},
     ),
-    _ScheduleEdit(
-        "the shift squared, as if it were applied twice", (Flow,), lambda s: {"shift": s.shift**2}
-    ),
-    _ScheduleEdit("the inverse of the shift", (Flow,), lambda s: {"shift": 1 / s.shift}),
-    _ScheduleEdit(
+    ("the shift squared, as if it were applied twice", Flow, lambda s: {"shift": s.shift**2}),
+    ("the inverse of the shift", Flow, lambda s: {"shift": 1 / s.shift}),
+    (
         "twice the mean, as if it, or the shift, were applied twice",
-        (Normal,),
+        Normal,
         lambda s: {"mean": 2 * s.mean},
     ),
-    _ScheduleEdit(
+    (
         "mean and std of ln sigma in place of those of log-SNR",
-        (Normal,),
+        Normal,
         lambda s: {"mean": -s.mean / 2, "std": s.std / 2},
     ),
-    _ScheduleEdit("the shift with the other sign", (Cosine,), lambda s: {"shift": -s.shift}),
-    _ScheduleEdit("a and b exchanged", (Beta,), lambda s: {"a": s.b, "b": s.a}),
+    ("the shift with the other sign", Cosine, lambda s: {"shift": -s.shift}),
+    ("a and b exchanged", Beta, lambda s: {"a": s.b, "b": s.a}),
 )
+"""Common coding mistakes in a schedule: description, type, other parameters."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,11 +176,7 @@ class LossCurves:
         return np.asarray(p / p.sum())
 
     def fit(self, formula: str, least: float) -> tuple[float, float] | None:
-        """Fit a formula to the loss coefficient.
-
-        Returns the distance and the parameter g; None if the distance is large or g is below
-        `least`.
-        """
+        """Fit a formula: the distance and g, or None if it is far off or g is below `least`."""
         d, g = fit_formula(formula, self.logsnr, self.log_c, self.p)
         return (d, g) if d < SAME and g >= least else None
 
@@ -218,10 +207,9 @@ def published_recipe(loss: LossCurves) -> str | None:
 
 
 def resemblances(loss: LossCurves) -> list[Resemblance]:
-    """Find the published losses that the audited loss equals or nearly equals.
+    """Find published losses with the same target, process, coefficient or noise levels.
 
-    They agree in target, process, coefficient or noise levels, if need be after correction of one
-    common coding mistake.
+    A part may also be the same after correction of one common coding mistake.
     """
     targets = [*_of_the_target(loss)]
     if loss.process.startswith(BUT_FOR):
@@ -287,19 +275,19 @@ def _of_the_levels(loss: LossCurves) -> Iterator[Resemblance]:
     is_published = any(loss.has_density(r.schedule) for r in recipes.values())
     if is_published or not loss.is_measured:
         return
-    for edit in _SCHEDULES:
+    for change, kind, parameters in _SCHEDULES:
         for name, recipe in recipes.items():
-            if not isinstance(recipe.schedule, edit.kinds):
+            if not isinstance(recipe.schedule, kind):
                 continue
             try:
-                edited = replace(recipe.schedule, **edit.parameters(recipe.schedule))
+                edited = replace(recipe.schedule, **parameters(recipe.schedule))
             except ValueError:  # invalid parameters
                 continue
             if edited != recipe.schedule and loss.has_density(edited):
                 published, here = (
                     code(schedule, has_defaults=True) for schedule in (recipe.schedule, edited)
                 )
-                yield Resemblance("noise levels", name, published, edit.change, here)
+                yield Resemblance("noise levels", name, published, change, here)
                 return
 
 

@@ -70,11 +70,7 @@ def has_rows(value: Any, num: int) -> bool:
 
 
 def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
-    """Find the noisy data among the arguments of a network.
-
-    This is the tensor, possibly in a list or dict, whose shape is most similar to that of the clean
-    data.
-    """
+    """Find the tensor, possibly in a list or dict, whose shape is most similar to the data's."""
     tensors = [value for argument in arguments for value in _tensors(argument, x)]
     if not tensors:
         raise ValueError("the network is called without any tensor of floating-point data")
@@ -106,10 +102,7 @@ def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
 
 
 def wider_axis(z: Tensor, x: Tensor) -> int | None:
-    """Find the axis along which the network input has more elements than the data.
-
-    None if there is not exactly one such axis.
-    """
+    """Find the only axis along which the network's input is longer than the data, if any."""
     if z.ndim != x.ndim:
         return None
     axes = [i for i in range(1, x.ndim) if z.shape[i] != x.shape[i]]

@@ -19,6 +19,7 @@ of $x$, also where that of the audit refers to scaled data.
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -104,14 +105,6 @@ class Curve:
         inner = slice(1, len(logsnr) - 1, 2)
         error = np.abs(coarse(logsnr[inner]) - values[inner]) / unit[inner]
         return cls(PchipInterpolator(logsnr, values), float(np.quantile(error, 0.99)))
-
-    @classmethod
-    def between(cls, logsnr: Float[Array, " k"], steps: Float[Array, " k"]) -> "Curve":
-        """Interpolate the time steps of a table linearly in log-SNR.
-
-        The steps are those of `elbos.adapters.diffusers`.
-        """
-        return cls(lambda level: np.interp(level, logsnr, steps))
 
 
 def _affine(formula: _Formula, factor: float, constant: float) -> _Formula:
@@ -231,7 +224,8 @@ class Convention:
             values = inputs[slot][knots]
             steps = np.diff(values) / max(np.abs(np.diff(values)).min(), 1e-12)
             if is_table and np.abs(steps - steps.round()).max() < 1e-3:
-                curves[slot] = Curve.between(at, values)
+                # linear between the steps, as in `elbos.adapters.diffusers`
+                curves[slot] = Curve(partial(np.interp, xp=at, fp=values))
                 continue
             slope = np.abs(np.gradient(values, at)).clip(1e-12)
             error = rounding * slope + _EPS * np.abs(values)

@@ -55,7 +55,10 @@ class Reference:
 
     def prepare(self, call: SingleCall) -> SingleCall:
         call = call if self.centred_axis is None else call.centred(self.centred_axis)
-        return call if self.draw is None else call.separated(self.draw)
+        if self.draw is None:
+            return call
+        normals = [normal for i, normal in enumerate(call.normals) if i != self.draw]
+        return replace(call, normals=normals, of_data=call.normals[self.draw])
 
     @property
     def diagnostic(self) -> Diagnostic:
@@ -68,10 +71,9 @@ class Reference:
 def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
 ) -> tuple[int, Tensor, Tensor] | None:
-    """Find the tensor axis along which the loss subtracts the mean from the noise.
+    """Find the axis along which the noise has no mean, such as that of the atoms of a molecule.
 
-    An example is the axis of the atoms of a molecule. Also returns both data batches, centred along
-    the axis if the loss centres the data.
+    Also returns both data batches, centred along the axis if the loss centres the data.
     """
     z, dz = torch.cat([p.z for p in paired]), torch.cat([p.z - p.z_other for p in paired])
     if z.shape[1:] != x.shape[1:]:
@@ -91,10 +93,9 @@ def _repeated(x: Tensor, z: Tensor) -> Tensor:
 
 
 def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Reference | None:
-    """Recover the clean data from noisy data.
+    """Find the clean data: the two given batches, or else fixed or sampled latents fitted to $z$.
 
-    They are the two given batches, or latents fitted to $z$; None if $z$ is not scaled data plus
-    noise. Sampled latents are accepted only if fixed latents do not fit exactly.
+    Returns None if $z$ is not scaled data plus noise.
     """
     z, z_other = (torch.cat([p.z for p in paired]), torch.cat([p.z_other for p in paired]))
     dz = (z - z_other).float()

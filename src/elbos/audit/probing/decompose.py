@@ -42,9 +42,7 @@ class Coefficients:
 def paired_grams(
     paired: PairedCalls, reference: tuple[Tensor, Tensor], *, is_uneven: bool
 ) -> Float[Tensor, "b r r"]:
-    """Compute Gram matrices of data, noise, network input and regression target.
-
-    The random tensor with the best fit is taken as the noise.
+    """Compute Gram matrices of data, best fitting noise, network input and regression target.
 
     Args:
         paired: The calls.
@@ -74,10 +72,7 @@ def paired_grams(
 def single_products(
     call: SingleCall, x: Tensor, offset: float, *, is_part_enough: bool
 ) -> Float[Tensor, "b 6 6"]:
-    r"""Compute dot products of data, noise, network input, network output and loss gradient.
-
-    They are between $x + \mu$, $\epsilon$, the network output, $z$, the gradient $g$ and a
-    constant.
+    r"""Compute dot products of $x + \mu$, $\epsilon$, $\hat y$, $z$, the gradient and a constant.
 
     Args:
         call: The call.
@@ -126,10 +121,7 @@ def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
 
 
 def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs length"]:
-    """Subsample vectors by evenly spaced blocks of elements for faster dot products.
-
-    Short vectors are kept whole.
-    """
+    """Subsample long vectors by evenly spaced blocks of elements, for faster dot products."""
     spacing = vectors.shape[-1] // _NUM_RUNS  # neighbours share a line of the processor's cache
     if spacing <= _LENGTH:
         return vectors[..., None, :]
@@ -144,10 +136,7 @@ def are_some_enough(x: Tensor) -> bool:
 
 
 def noise_in(call: SingleCall, signal: Tensor) -> Tensor:
-    """Find the random tensor most similar to the noise in noisy data.
-
-    Zeros if no normal numbers were drawn.
-    """
+    """Find the normal draw most similar to the noise in noisy data; zeros if there is none."""
     if len(call.normals) < 2:
         return call.normals[0] if call.normals else torch.zeros_like(call.z)
     noise = (call.z - signal).flatten(1)
@@ -167,10 +156,7 @@ def along(u: Tensor, v: Tensor) -> Tensor:
 
 
 def target_of(g: Tensor, c: Tensor) -> Tensor:
-    """Compute the regression target $y = -g / 2c$ from the loss gradient $g$ at network output 0.
-
-    Zero where $c = 0$.
-    """
+    """Compute the target $y = -g / 2c$ from the gradient $g$ at output 0; zero where $c = 0$."""
     return torch.where(c == 0, 0.0, -g.double() / (2 * c))
 
 

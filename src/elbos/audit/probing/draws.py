@@ -55,10 +55,6 @@ class Drawn:
     first: Tensor
     second: Tensor
 
-    @property
-    def is_normal(self) -> bool:
-        return self.kind == "normal"
-
     def standardized(self, value: Tensor) -> Tensor:
         if self.first is _ZERO:
             return value

@@ -85,7 +85,22 @@ def measuring(
     Raises:
         ValueError: In one line, if the loss cannot be measured.
     """
-    _require_usable(loss_fn, x, num_samples, seed, data_scale)
+    if not callable(loss_fn) or not isinstance(x, Tensor):
+        kinds = " and ".join(f"a {type(value).__name__}" for value in (loss_fn, x))
+        raise ValueError(f"The loss and the data are {kinds}: give a function and a tensor.")
+    if not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
+        raise ValueError(
+            f"The data have shape {list(x.shape)} and type {x.dtype}: give floating-point data, "
+            "[batch, ...]."
+        )
+    if not x.isfinite().all():
+        raise ValueError("The data are not finite: give data without NaN or infinity.")
+    if num_samples < 100:
+        raise ValueError(f"num_samples is {num_samples}: give at least 100.")
+    if data_scale is not None:
+        require_positive(data_scale=data_scale)
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed is {seed}: give a number from 0 to 2**31 - 1.")
     x, settings = x.detach(), (num_samples, distant_seed(seed), data_scale, advance)
     num_times = min(_NUM_ELEMENTS // x.numel(), num_samples // (4 * NUM_BLOCKS * len(x)))
     measurement = None
@@ -148,9 +163,7 @@ class Measurement:
         return self._solved(self._batches, num, self._data_scale)
 
     def at(self, place: int, quantiles: Float[Array, " n"], data_scale: float) -> Samples:
-        """Measure a loss at prescribed noise levels.
-
-        They are given by quantiles of the random number that determines the noise level.
+        """Measure a loss at quantiles of the draw that determines its noise level.
 
         Args:
             place: Index of the draw among the draws of one number per sample.
@@ -250,24 +263,3 @@ class Measurement:
             time_sign=pilot.time_sign,
             diagnostics=diagnostics,
         )
-
-
-def _require_usable(
-    loss_fn: LossFunction, x: Tensor, num_samples: int, seed: int, data_scale: float | None
-) -> None:
-    if not callable(loss_fn) or not isinstance(x, Tensor):
-        kinds = " and ".join(f"a {type(value).__name__}" for value in (loss_fn, x))
-        raise ValueError(f"The loss and the data are {kinds}: give a function and a tensor.")
-    if not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
-        raise ValueError(
-            f"The data have shape {list(x.shape)} and type {x.dtype}: give floating-point data, "
-            "[batch, ...]."
-        )
-    if not x.isfinite().all():
-        raise ValueError("The data are not finite: give data without NaN or infinity.")
-    if num_samples < 100:
-        raise ValueError(f"num_samples is {num_samples}: give at least 100.")
-    if data_scale is not None:
-        require_positive(data_scale=data_scale)
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed is {seed}: give a number from 0 to 2**31 - 1.")

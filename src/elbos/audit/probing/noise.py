@@ -217,10 +217,7 @@ class DrawFactors:
         return (ours - along[:, None] * theirs).square().sum(1).mean().item()
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
-        """Find the random tensor from which the loss samples the clean data.
-
-        Its coefficient is proportional to `alpha`. None if there is no such tensor, or several.
-        """
+        """Find the only draw whose coefficient is proportional to `alpha`, as part of the data."""
         of_data = [i for i in self.full if self.ratio(i, alpha) is not None]
         return of_data[0] if len(of_data) == 1 and len(self.full) > 1 else None
 
@@ -261,10 +258,9 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
 def of_the_draws(
     parts: DrawFactors, target: DrawFactors, power: float, diagnostics: list[Diagnostic]
 ) -> tuple[list[Diagnostic], float]:
-    """Compare the noise in the target with the noise in the network input.
+    """Return diagnostics, and the standard deviation of a perturbation of the input.
 
-    Returns diagnostics, and the standard deviation of a perturbation of the input. `power` is the
-    mean square of the target; `diagnostics` are earlier ones.
+    `power` is the mean square of the target; `diagnostics` are earlier ones.
     """
     is_summed = any(isinstance(d, SummedNoise | InputPerturbation) for d in diagnostics)
     share = target.unlike(parts) / power
@@ -302,7 +298,14 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
     has_offset = excess > 6 * flat.numel() / num * (2 / flat.numel()) ** 0.5 and noise.ndim > 2
     rest = noise - flat if has_offset else noise
     axes = [i for i in range(1, noise.ndim) if noise.shape[i] > 1]
-    correlation = max((_neighbour_correlation(rest, i) for i in axes), key=abs, default=0.0)
+
+    def correlation_along(axis: int) -> float:  # of neighbours
+        num = rest.shape[axis]
+        value = (rest.narrow(axis, 1, num - 1) * rest.narrow(axis, 0, num - 1)).mean().item()
+        is_centred = rest.mean(axis).square().mean().item() < 1e-6
+        return value + 1 / (num - 1) if is_centred else value
+
+    correlation = max(map(correlation_along, axes), key=abs, default=0.0)
     correlation += flat.numel() / num if has_offset else 0.0
     if abs(correlation) > 6 / num**0.5 + 0.02:
         return ColouredNoise(correlation=correlation)
@@ -318,10 +321,3 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
     if abs(kurtosis - normal) > 6 * (24 / num) ** 0.5 + 0.02:
         return NotNormal(kurtosis)
     return NoiseUnseen((2 / size) ** 0.5)
-
-
-def _neighbour_correlation(noise: Tensor, axis: int) -> float:
-    num = noise.shape[axis]
-    value = (noise.narrow(axis, 1, num - 1) * noise.narrow(axis, 0, num - 1)).mean().item()
-    is_centred = noise.mean(axis).square().mean().item() < 1e-6
-    return value + 1 / (num - 1) if is_centred else value

@@ -35,10 +35,6 @@ class SingleCall:
     of_data: Tensor | None = None  # the normal draw that samples the data, if any
     summed: "DrawSum | None" = None  # the noise as a sum of draws, if it is a sum
 
-    def separated(self, draw: int) -> "SingleCall":
-        normals = [normal for i, normal in enumerate(self.normals) if i != draw]
-        return replace(self, normals=normals, of_data=self.normals[draw])
-
     def centred(self, axis: int) -> "SingleCall":
         return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
 
@@ -105,7 +101,13 @@ class Queries:
         """
         instrument = Instrument.for_loss(loss_fn, x, seed)
         zeros = {s: instrument.observed(x, s) for s in (seed, seed + 1)}
-        queries = cls(instrument, x, _other_data(x), zeros=zeros)
+        x_other = x.clone()
+        for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
+            is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
+            x_other[is_alike] = candidate[is_alike]
+        if (x_other == x).flatten(1).all(1).any():
+            raise ValueError("A sample of the data is zero everywhere: give data that vary.")
+        queries = cls(instrument, x, x_other, zeros=zeros)
         _require_repeatable(queries, seed)
         z = zeros[seed].calls[-1].z.float()
         other = _last_input(queries, queries.x_other, seed)
@@ -118,10 +120,7 @@ class Queries:
 
     @property
     def example(self) -> Arguments | None:
-        """Example of the arguments with which the loss calls the network.
-
-        None if noisy and clean data differ in layout.
-        """
+        """Arguments of a network call; None if noisy and clean data differ in layout."""
         first, second = (observation.calls[-1] for observation in list(self.zeros.values())[:2])
         is_plain = self.element_permutation is None and self.noised is None
         if not is_plain or first.z.shape != self.x.shape:
@@ -232,16 +231,6 @@ class Queries:
         return (flat if order is None else flat[:, order]).reshape(self.x.shape)
 
 
-def _other_data(x: Tensor) -> Tensor:
-    x_other = x.clone()
-    for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
-        is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
-        x_other[is_alike] = candidate[is_alike]
-    if (x_other == x).flatten(1).all(1).any():
-        raise ValueError("A sample of the data is zero everywhere: give data that vary.")
-    return x_other
-
-
 def _require_repeatable(queries: Queries, seed: int) -> None:
     x = queries.x
     first, other = (queries.zeros[s].calls for s in (seed, seed + 1))
@@ -289,10 +278,9 @@ def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
 def _element_permutation(
     queries: Queries, z: Tensor, other: Tensor, seed: int
 ) -> Int[Tensor, " d"] | None:
-    """Find the position of each data element in the network's input.
+    """Find the permutation of the data in the network's input, if any.
 
-    None if the order is unchanged, or if the input is no permutation of data plus noise. Each call
-    uses data that encode one bit of every element's index.
+    Each call uses data that encode one bit of every element's index.
     """
     x = queries.x
     if len(z) % len(x) or z.numel() != x.numel():
@@ -316,10 +304,7 @@ def _element_permutation(
 
 
 def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
-    """Find the index at which the noisy data start in a network input.
-
-    There the input changes in proportion to the data, and most with the seed.
-    """
+    """Find the place where the input changes in proportion to the data, and most with the seed."""
     x, x_other = queries.x, queries.x_other
     axis = wider_axis(z, x)
     if axis is None or len(z) != len(x):
@@ -333,11 +318,7 @@ def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
 
 
 def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
-    """Find the indices of the data elements to which the loss adds noise.
-
-    None if it adds noise to all elements, or also trains on elements without noise. Examples are
-    actions after a state, or frames of a video after the first.
-    """
+    """Find the elements that get noise, if the rest is not trained, as actions after a state."""
     first, later = (queries.in_layout(queries.zeros[s].calls[-1])[0] for s in (seed, seed + 1))
     if first.shape != queries.x.shape or later.shape != first.shape:
         return None

@@ -70,10 +70,7 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
 
 
 def require_explained(unexplained: Float[Tensor, " n"], logsnr: Float[Tensor, " n"]) -> None:
-    """Raise a ValueError unless recorded random numbers explain the noise.
-
-    Extreme log-SNRs are exempt, since rounding dominates there.
-    """
+    """Require recorded draws to explain the noise, except where rounding dominates."""
     is_strange = (unexplained > 0.05) & (logsnr.abs() < 4)
     if is_strange.double().mean() > 1e-3:  # as with a random choice per batch
         raise ValueError(REFUSAL)
@@ -104,11 +101,7 @@ def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
 
 
 def _terms(calls: PairedCalls, z: Float[Tensor, " *d"], x: Tensor, row: int) -> list[_Term]:
-    """Decompose a network input into data samples and random tensors.
-
-    The method is orthogonal matching pursuit; the list is empty if no decomposition is exact. `row`
-    is the index of the sample in the batch.
-    """
+    """Decompose input `row` into data and noise by orthogonal matching pursuit, if exactly."""
     terms = [(_Term("data", i), sample) for i, sample in enumerate(x)]
     terms += [(_Term("mirrored", row), x[row].flip(axis)) for axis in range(x.ndim - 1)]
     for draw in calls.moved.normals:

@@ -67,10 +67,7 @@ Quantiles = tuple[Tensor, Tensor]
 
 
 def distant_seed(seed: int) -> int:
-    """Hash an integer to a pseudorandom seed.
-
-    The consecutive seeds that start there do not overlap for different numbers.
-    """
+    """Hash an integer to the first of many consecutive seeds that overlap for no two integers."""
     return int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
 
 
@@ -94,9 +91,9 @@ class Numbers:
     def designs(self, num: int) -> Iterator[tuple[str, Float[Tensor, " n"]]]:
         """Yield the quantiles of a batch under each plausible sampling design.
 
-        They are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$ modulo
-        1; antithetic, $u$ and $1 - u$; or shared, as by the frames of a clip. In a batch of one
-        sample, all designs are equal.
+        Samples are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$
+        modulo 1; antithetic, $u$ and $1 - u$; or shared, as by the frames of a clip. In a batch of
+        one sample, all designs are equal.
         """
         size = self.shape.numel()
         is_half = num <= 2 * size <= num + 2
@@ -177,10 +174,9 @@ class Recorder(TorchFunctionMode):
         self._own: dict[int, dict[int, tuple[Any, Callable[[], object]]]] = {}
 
     def reset(self, seed: int, num: int, quantiles: Quantiles | None = None) -> None:
-        """Reset all random states to a seed.
+        """Reset all random states to a seed, those of the loss's own generators included.
 
-        `quantiles`, if given, replace the following random draws of one number per sample or per
-        batch. Generators and engines of the loss restart from their first state under this seed.
+        `quantiles`, if given, replace the following draws of one number per sample or per batch.
         """
         self._num, self._seed = num, seed
         self._is_loop = self._is_in_loop
@@ -296,10 +292,8 @@ class Recorder(TorchFunctionMode):
         place, quantile = self._next_quantile(num)
         if quantile is not None:
             value = drawn.at(quantile, value)
-        copied, is_normal = (
-            value.clone(),
-            drawn.is_normal,
-        )  # the loss may change its tensor in place
+        copied = value.clone()  # the loss may change its tensor in place
+        is_normal = drawn.kind == "normal"
         if is_normal:
             self.draws.normals.add(drawn.standardized(copied))
         if not is_coarse:

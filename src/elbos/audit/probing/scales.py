@@ -43,23 +43,16 @@ class Process(NamedTuple):
     sigma_data: float | None = None  # if the input is scaled as in EDM
 
     def logsnr(self, alpha: Float[Tensor, " n"], sigma: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        """Compute the log-SNR from the coefficients of data and noise.
-
-        Infinite beyond the precision of float32.
-        """
+        """Compute the log-SNR, infinite beyond the precision of float32."""
         logsnr = 2 * (torch.log(alpha / self.scale) - sigma.log())
         logsnr = torch.where(logsnr < -_PURE, -torch.inf, logsnr)
         return torch.where(logsnr > _PURE, torch.inf, logsnr)
 
 
 def given_scale(logsnr: Float[Tensor, " n"], times: Iterable[Float[Tensor, " n"]]) -> float | None:
-    """Infer the scale of the data from a time input of the network.
+    """Infer the scale of the data from a time input that is a known function of log-SNR.
 
-    None unless a time input is a known function of log-SNR.
-
-    Args:
-        logsnr: Log-SNR of samples, up to the unknown scale of the data.
-        times: Time inputs of the network, and its other inputs of one number per sample.
+    `logsnr` is known up to this scale; `times` are all inputs of one number per sample.
     """
     is_mixed = logsnr.abs() < _PURE / 2
     for time in times:

@@ -139,11 +139,7 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
 def of_the_calls(
     instrument: Instrument, x: Tensor, observations: Mapping[int, Observation], num_ignored: int
 ) -> list[Diagnostic]:
-    """Diagnose unusual uses of the network in a loss.
-
-    They tell of several calls, targets computed by the network, derivatives of the network, and
-    additional outputs.
-    """
+    """Diagnose several network calls, their use in targets, derivatives and further outputs."""
     num_trained, num_untrained, is_finite = 0, 0, True
     is_self_target = is_derived = is_of_derivative = False
     for seed, zero in observations.items():
