@@ -100,7 +100,8 @@ class Estimate:
             more = measurement.at(place, at, samples.process.scale)
             further = Levels.from_samples(more)
             quantiles = further.quantiles[:, : levels.quantiles.shape[1]]
-            evidence = evidence.joined(replace(further, quantiles=quantiles))
+            requested = (*evidence.requested, replace(further, quantiles=quantiles))
+            evidence = replace(evidence, requested=requested)
         is_finite = samples.logsnr.isfinite()
         logsnr, c, k = (
             values[is_finite].numpy()
@@ -142,7 +143,7 @@ class Estimate:
         if self.density.is_fitted or self.k.is_fitted:
             i, covariance = self.inner, self.covariance[np.ix_(self.inner, self.inner)]
             return significant_rises(self.grid[i], self.log_w[i], covariance, num_errors=8.0)
-        # rounding in the loss: in the tails, and of 1 - sigma**2 in float32
+        # The loss itself rounds in the tails, and 1 - sigma**2 has few digits in float32.
         variance: Array = 0 * self.grid
         if self.density.kind == "function":
             tail = max(_TAIL_SHARE, _NUM_IN_TAIL / self.num_samples)
@@ -186,7 +187,7 @@ class Estimate:
         ]
         if prediction.name is None and not any(diagnostic.is_fatal for diagnostic in diagnostics):
             diagnostics.append(UnknownTarget())
-        # the share of samples with a coefficient, near each point of the grid
+        # Where few samples have a coefficient, its mean tells nothing about a formula.
         logsnr, c = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()
         order = np.argsort(logsnr)
         has_coefficient = (c[order] != 0).astype(float)

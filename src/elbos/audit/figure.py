@@ -46,7 +46,7 @@ def figure(audits: Sequence[Audit]) -> Figure:
         ]
         hover = {"hovertemplate": "p %{y:.3g}<extra></extra>"}
         densities += [area(x, 0 * p, p, view.color), _line(view, p, showlegend=False, **hover)]
-    # with several audits, the tails of one weighting must not flatten another
+    # With several audits, the tails of one weighting must not flatten another.
     is_alone = len(shown) == 1
     in_range = [v.audit.weight.numpy() if is_alone else v.central_weights for v in shown]
     is_exact = not any(audit.weight_error.any() for audit in audits)

@@ -56,7 +56,7 @@ class Density:
 class Evidence:
     """Measured noise levels from which the density of log-SNR is estimated.
 
-    The caller measures the levels of each `request`, adds them with `joined`, and repeats until
+    The caller measures the levels of each `request`, adds them to `requested`, and repeats until
     `request` is None.
     """
 
@@ -68,9 +68,6 @@ class Evidence:
     @classmethod
     def from_levels(cls, levels: Levels) -> "Evidence":
         return cls(levels, DecidingDraw.find(levels), Table.from_levels(levels))
-
-    def joined(self, levels: Levels) -> "Evidence":
-        return replace(self, requested=(*self.requested, levels))
 
     @cached_property
     def all_levels(self) -> Levels:

@@ -136,7 +136,7 @@ def schedule_of_shape(
 
     Also returns True if the schedule has no fitted shape parameter.
     """
-    # the loss itself rounds in the tails, and the ends of a table are off its limit
+    # The loss itself rounds in the tails, and the ends of a table are off its limit.
     is_drawn = is_central(log_p, max(_TAIL, 2.5 / len(logsnr)) if is_table else _TAIL)
     p = is_drawn * np.exp(log_p - log_p.max())
     at, weight = torch.from_numpy(grid), is_drawn / (error**2 + _SHAPE_ERROR**2)

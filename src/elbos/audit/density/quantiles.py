@@ -124,7 +124,7 @@ def inverse_cdf_density(
     s, order = np.unique(draw, return_index=True)  # one sample for each rounded number
     error = all_levels.error[order]
     levels = np.maximum.accumulate(all_levels.logsnr[order])
-    # of the levels clamped at either end, one is kept
+    # Levels clamped at an end are one level, which counts once.
     is_above = levels - levels[0] > 1e-5 + 8 * error
     is_below = levels[-1] - levels > 1e-5 + 8 * error
     inner = slice(int(is_above.argmax()) - 1, len(levels) - int(is_below[::-1].argmax()) + 1)
@@ -166,12 +166,12 @@ class StepCurve:
         are_options = bool((lowest == highest).all()) and len(first) < len(s)
         error = np.zeros_like(gaps) if are_options else gaps / 2
         at = steps[first]
-        # the logit of the mean of the quantiles on both sides
+        # A step ends at the mean of the quantiles on both sides.
         log_u = np.logaddexp(log_expit(highest[:-1]), log_expit(lowest[1:]))
         ends = log_u - np.logaddexp(log_expit(-highest[:-1]), log_expit(-lowest[1:]))
         curve = RisingCurve((at[1:] + at[:-1]) / 2, ends, error)
         outer, inner = expit([s[0], -s[-1]]), expit([ends[0], -ends[-1]])
-        # to the far side of an option, whose quantile is its middle
+        # The quantile of an option is its middle; the range ends at its far side.
         half = inner - outer if are_options else np.diff(np.unique(expit(s))).min() / 2
         low, high = ((outer - half) * np.array(levels.has_infinite)).tolist()
         return cls(at, curve, len(s), are_options, (low, high))
@@ -186,7 +186,7 @@ class StepCurve:
     def is_uniform(self) -> bool:
         """True if all time steps are equally likely."""
         inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
-        # with few samples per step, step numbers are uncertain in the tails
+        # With few samples per step, step numbers are uncertain in the tails.
         is_compared = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
         u, places = expit(self.ends.s), self.ends.places
         if inner.sum() < 3:

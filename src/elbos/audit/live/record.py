@@ -102,7 +102,7 @@ class Recording:
             ValueError: In one line, if too few samples were recorded, or the loss is no squared
                 error in normal noise.
         """
-        # first of all, because other processes wait for this one even if its audit fails
+        # This comes first, because other processes wait for this one even if its audit fails.
         shared = self._shared_between_processes() if is_shared else []
         if self.num_samples < MIN_SAMPLES:
             raise ValueError(

@@ -64,7 +64,7 @@ def least_squares(
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
     """Regress one vector on several others, given their dot products."""
     products, right = gram[:, basis][:, :, basis], gram[:, basis, of]
-    # by singular values: some draws are zero in some samples
+    # Singular values are needed, because some draws are zero in some samples.
     factors = torch.linalg.lstsq(products, right[:, :, None], driver="gelsd").solution[:, :, 0]
     left = 1 - (factors * right).sum(1) / gram[:, of, of].clamp(min=1e-300)
     return factors, left.clamp(min=0)
@@ -89,7 +89,7 @@ def samples_of(
     Raises:
         ValueError: In one line, if the gradient is no combination of data, noise and output.
     """
-    # dot products of all steps, with zeros for draws that a step does not have
+    # A step that lacks draws of other steps gets zeros for them.
     shapes = max((step.shapes for step in steps), key=len)
     num_full = max(step.gram.shape[1] - len(step.shapes) for step in steps)
     size, grams = num_full + len(shapes), []
@@ -118,7 +118,7 @@ def samples_of(
             "The network's output is 0, or a combination of data and noise: record later steps."
         )
 
-    # z = alpha x + sum of sigma_m eps_m
+    # The input is z = alpha x + sum of sigma_m eps_m.
     powers = gram.diagonal(dim1=1, dim2=2)
     scales, left = least_squares(gram, [_X, *draws], _Z)
     alpha, of_draws = scales[:, 0], scales[:, 1:]
@@ -133,7 +133,7 @@ def samples_of(
     if parts.shared or len(parts.full) > 1:
         diagnostics.append(parts.diagnostic)
 
-    # g = 2 c (y_hat - a x - sum of b_m eps_m)
+    # The gradient is g = 2 c (y_hat - a x - sum of b_m eps_m).
     factors, left = least_squares(gram, [_X, *draws, _OUTPUT], _GRADIENT)
     if left.nanmedian() > _MAX_LEFT:
         raise ValueError(
@@ -156,7 +156,7 @@ def samples_of(
         mean_square = (target_power.sum() / (steps[0].size * len(gram))).item()
         diagnostics, gamma = of_the_draws(parts, target, mean_square, diagnostics)
 
-    # the noise is the sum of draws in z, and b the coefficient of that sum in the target
+    # The noise is the sum of draws in z, and b the coefficient of that sum in the target.
     used = of_draws[:, parts.full]
     sigma = used.norm(dim=1)
     b = (of_target[:, parts.full] * used).sum(1) / sigma.clamp(min=1e-300)

@@ -32,7 +32,7 @@ def prediction_formula(audit: Audit) -> str:
         return f"y = {target_formula(audit)}"
     text = f"{name}, sigma_data {audit.sigma_data:g}" if name == "edm" else name
     text = text if factor == 1 else f"{factor:g} × {text}"
-    # both signs of a flow are common
+    # Both signs of a flow are common, so that its formula is always shown.
     has_formula = abs(factor) == 1 and (name == "flow" or factor < 0)
     return f"{text}: {(TARGETS if factor > 0 else NEGATIVES)[name]}" if has_formula else text
 

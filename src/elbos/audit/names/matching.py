@@ -174,7 +174,7 @@ def nearest_weightings(
     matches += candidates(fitted, SAME)
     named: list[_Candidate] = []
     for candidate in matches:  # keep one name per curve, published names first
-        # curves at different distances are at least the difference apart
+        # Curves at different distances are at least the difference apart.
         alike = (v.log_v for v in named if abs(candidate.distance - v.distance) <= candidate.least)
         if math.isfinite(candidate.distance) and all(
             spread(candidate.log_v - v, p) > candidate.least for v in alike

@@ -224,8 +224,9 @@ class Convention:
             values = inputs[slot][knots]
             steps = np.diff(values) / max(np.abs(np.diff(values)).min(), 1e-12)
             if is_table and np.abs(steps - steps.round()).max() < 1e-3:
-                # linear between the steps, as in `elbos.adapters.diffusers`
-                curves[slot] = Curve(partial(np.interp, xp=at, fp=values))
+                # A table's time is linear between its steps, as in `elbos.adapters.diffusers`.
+                time_at: Any = partial(np.interp, xp=at, fp=values)
+                curves[slot] = Curve(time_at)
                 continue
             slope = np.abs(np.gradient(values, at)).clip(1e-12)
             error = rounding * slope + _EPS * np.abs(values)

@@ -64,8 +64,7 @@ class Reference:
     def diagnostic(self) -> Diagnostic:
         assert self.spread is not None
         noise = self.spread.double().square().mean()
-        share = (noise / (noise + self.x.double().var())).sqrt().item()
-        return SampledData(share)
+        return SampledData((noise / (noise + self.x.double().var())).sqrt().item())
 
 
 def centred_noise(
@@ -182,7 +181,8 @@ def _data_and_sigma(
     The model is $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$. Returns $c$, the
     $\sigma_k$ of the strongest normal draw, and the unexplained share of $z$.
     """
-    # given sigma, c is a regression for each element: a small linear system for sigma remains
+    # Given sigma, c is a regression for each element, so that a small linear system for sigma
+    # remains.
     num, num_draws, num_calls = draws.shape[:3]
     products = torch.einsum("bmkd,bnkd->bkmn", draws, draws)
     full = torch.einsum("bkmn,kl->bmknl", products, torch.eye(num_calls).to(z))

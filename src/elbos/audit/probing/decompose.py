@@ -170,8 +170,7 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
     """
     x, dx, z, dz, y, dy, eps, unit = torch.eye(len(_VECTORS), dtype=torch.float64)
 
-    # dot products of linear combinations of the vectors
-    def dot(u: Tensor, v: Tensor) -> Float[Tensor, " n"]:
+    def dot(u: Tensor, v: Tensor) -> Float[Tensor, " n"]:  # of linear combinations of the vectors
         image = grams @ v if v.ndim == 1 else (grams @ v[..., None])[..., 0]
         return (image * u).sum(-1)
 
@@ -185,7 +184,7 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
     flat = unit.expand(len(grams), -1)
     if is_noise_known:  # without the constant component of the noise itself
         flat = unit - along(unit, eps)[:, None] * eps
-    # the number added to the data: the constant component of z - alpha x that grows with alpha
+    # The number added to the data is the constant component of z - alpha x that grows with alpha.
     noise, num = z - alpha[:, None] * x, dot(unit, unit)
     is_seen = norm2(flat) > 1e-9 * num  # in one dimension a constant is noise
     constant = torch.where(is_seen, along(noise, flat), 0.0)
@@ -202,7 +201,7 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
         sigma, b = along(noise, eps), along(rest, eps)
         unexplained = norm2(noise - sigma[:, None] * eps) / power.clamp(min=1e-300)
         if not is_seen.any():
-            # in one dimension any draw fits, but only the true noise has a constant sign
+            # In one dimension any draw fits, but only the true noise has a constant sign.
             unexplained = (sigma * sigma.median() < 0).double().mean().expand_as(sigma)
     else:
         sigma = (power / num).sqrt()

@@ -108,17 +108,15 @@ class EvenQuantiles:
         self._num_draws, self._seed = max(num_draws, 1), seed
         self._blocks: dict[tuple[int, int], Tensor] = {}
 
-    def of_samples(self, batch: int) -> Float[Tensor, "b draws"]:
+    def at(self, batch: int) -> tuple[Float[Tensor, "b draws"], Float[Tensor, " draws"]]:
+        """Return the quantiles of draws of one number per sample, and per batch."""
         block, place = divmod(batch, self.num_batches)
+        samples = self._block(self.batch_size * self.num_batches, block, seed=0)
         start = place * self.batch_size
-        points = self._block(self.batch_size * self.num_batches, block)
-        return points[start : start + self.batch_size]
+        batches = self._block(self.num_batches, block, seed=1)
+        return samples[start : start + self.batch_size], batches[place]
 
-    def of_batch(self, batch: int) -> Float[Tensor, " draws"]:
-        block, place = divmod(batch, self.num_batches)
-        return self._block(self.num_batches, block, seed=1)[place]
-
-    def _block(self, size: int, block: int, seed: int = 0) -> Float[Tensor, "size draws"]:
+    def _block(self, size: int, block: int, seed: int) -> Float[Tensor, "size draws"]:
         if (seed, block) not in self._blocks:
             seed_of_block = self._seed + 2 * block + seed
             generator = torch.Generator().manual_seed(seed_of_block)

@@ -92,7 +92,7 @@ class ProbeNetwork(nn.Module):
         self.calls: list[Call] = []
         self.slopes: list[Tensor] = []  # derivatives, of calls with inputs that require gradients
         self.is_in_jvp = False  # torch.func differentiates the network
-        # `next(network.parameters())` is how losses ask for a device or dtype
+        # Losses ask for a device or dtype by `next(network.parameters())`.
         self.unused = nn.Parameter(torch.zeros((), device=x.device, dtype=x.dtype))
 
     def __getattr__(self, name: str) -> Any:
@@ -210,8 +210,8 @@ class Instrument:
             except ValueError as error:
                 failure = failure or error
                 continue
-            # a loss of `output[0]` has a gradient at the first sample only; without gradients,
-            # the target may be the network's own output
+            # A loss of `output[0]` has a gradient at the first sample only. Without any gradient,
+            # the target may be the network's own output.
             for gradient in (call.gradient for call in calls if call.gradient is not None):
                 if gradient[1:].any() or not gradient[:1].any() or len(gradient) == 1:
                     return instrument

@@ -178,12 +178,11 @@ class Measurement:
     def _next(self, place: int = 0, quantile: Tensor | None = None) -> list[Batch]:
         number = self._num_calls
         self._num_calls += 1
-        per_sample = self._even.of_samples(number)
+        per_sample, per_batch = self._even.at(number)
         if quantile is not None:
             per_sample = per_sample.clone()
             per_sample[:, place] = quantile
-        quantiles = per_sample, self._even.of_batch(number)
-        batches = self._pilot.batches(self._seed + number, quantiles)
+        batches = self._pilot.batches(self._seed + number, (per_sample, per_batch))
         if self._advance:
             self._advance(self.batch_size * len(batches))
         return [replace(batch, number=number) for batch in batches]

@@ -29,6 +29,7 @@ from elbos.audit.diagnostics import (
 )
 from elbos.audit.probing.data import Reference
 from elbos.audit.probing.decompose import Coefficients, paired_grams, solve, target_of
+from elbos.audit.probing.normals import DrawSum
 from elbos.audit.probing.queries import PairedCalls, SingleCall
 
 _MIN_SHARE = 1e-6  # share of the noise's power above which a draw counts
@@ -57,7 +58,11 @@ class Noise:
 
     def prepare(self, call: SingleCall) -> SingleCall:
         call = self.reference.prepare(call)
-        return call.added(self.summed, self.reference.at(call)[0]) if self.summed else call
+        if not self.summed:
+            return call
+        draws = [call.normals[i] for i in self.summed if i < len(call.normals)]
+        summed = DrawSum.from_input(draws, call.z, self.reference.at(call)[0])
+        return replace(call, normals=[summed.noise().reshape(call.z.shape)], summed=summed)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ transpose sequences, fold frames into the batch, or add other channels, tokens o
 without noise that do not enter the loss are ignored.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,11 +37,6 @@ class SingleCall:
 
     def centred(self, axis: int) -> "SingleCall":
         return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
-
-    def added(self, draws: Sequence[int], x: Tensor) -> "SingleCall":
-        used = [self.normals[i] for i in draws if i < len(self.normals)]
-        summed = DrawSum.from_input(used, self.z, x)
-        return replace(self, normals=[summed.noise().reshape(self.z.shape)], summed=summed)
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ class Recorder(TorchFunctionMode):
         self._num = 0
         self._is_loop = False
         self._seed = -1
-        # generators and engines of the loss and how to restart them, by seed
+        # A loss may have generators and engines of its own, which restart under each seed.
         self._own: dict[int, dict[int, tuple[Any, Callable[[], object]]]] = {}
 
     def reset(self, seed: int, num: int, quantiles: Quantiles | None = None) -> None:

@@ -116,7 +116,7 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
         change, of_half, is_kept = g_1 - g_0, g_masked - g_0, masked != 0
         rounding = 1e-6 * (g_0.norm() + g_1.norm() + g_3.norm())
         element = (change / answer).flatten(1)
-        # ignore rounding errors of the gradients
+        # Rounding errors of the gradients must not count as a spread.
         noise = 1e-6 * (g_0.flatten(1).abs().mean(1) + g_1.flatten(1).abs().mean(1))
         untrained = (element == 0).all(0) & change.any()
         trained = element[:, ~untrained]
