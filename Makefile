@@ -19,7 +19,7 @@ help:
 	@echo "make slow   the slow tests: kill -9 at random moments, two processes, Ray, more losses and seeds"
 	@echo "make bench  the performance claims, each a ratio measured here"
 	@echo "make gallery  docs/gallery/index.html: what published losses and trainers' settings weigh"
-	@echo "make pages  the gallery, and report.html of docs/results/fashion and digits: pages that git does not hold"
+	@echo "make pages  the gallery, and the reports of docs/results/fashion and digits: pages that git does not hold"
 	@echo "make release-check  builds what is published, and checks it"
 	@echo "make docs   the documentation as a site, site/html/index.html: guides, reference, search"
 	@echo "make setup  a development environment in .venv"

@@ -2,8 +2,8 @@
 
 Pages are those of the repository, at their places: README.md is the home page. What they link to is
 copied beside them. Made here are the Python reference, from the public names (tests/project/
-contract.json), and the command line's, from `--help` of every verb. Tutorials are run, and shown
-with what they print and draw.
+test_public_names.py), and the command line's, from `--help` of every verb. Tutorials are run, and
+shown with what they print and draw.
 """
 
 import contextlib
@@ -11,9 +11,9 @@ import importlib
 import inspect
 import io
 import itertools
-import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -29,7 +29,8 @@ from elbos.cli.app import VERBS, command, run
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "site"
 SOURCE = SITE / "source"
-NAMES = json.loads((ROOT / "tests/project/contract.json").read_text())["names"]
+LISTED = runpy.run_path(str(ROOT / "tests/project/test_public_names.py"))["NAMES"]
+NAMES = {module: names.split() for module, names in LISTED.items()}
 LINK = r'(?:\]\(|(?:src|href)=")([^)"\s#]+)'
 PAGES = ("*.md", "docs/**/*.md")
 MADE = {  # by `make pages`
@@ -38,7 +39,7 @@ MADE = {  # by `make pages`
     "docs/results/digits": "report.html",
 }
 HELP = (
-    *(["train", "digits"], ["sample"], ["evaluate"], ["compare", "digits"], ["audit"]),
+    *(["train", "digits"], ["sample"], ["evaluate"], ["compare", "digits"], ["audit"], ["record"]),
     ["evaluate", "MODEL", "--latents", "CACHE"],
     *(["weightings"], ["data", "pack"], ["data", "encode"], ["data", "verify"]),
     ["export"],

@@ -62,5 +62,5 @@ right.errorbar(list(results), bounds, errors, marker="o", capsize=3)
 right.set(xlabel="step", ylabel="bits/dim of held-out digits")
 plt.show()
 
-# [The guide](../improving.md) has this for a whole training, and says what else can be read from
-# it.
+# [The guide](../validate.md#is-it-still-improving) has this for a whole training, and says what
+# else can be read from it.

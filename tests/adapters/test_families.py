@@ -18,7 +18,7 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 CONFIGS = Path(__file__).with_name("families.json")
-GUIDE = Path(__file__).parents[2] / "docs/evaluation.md"
+GUIDE = Path(__file__).parents[2] / "docs/denoisers.md"
 B, L = 4, 5  # samples; as many as a side of the latents, so that no axis broadcasts; tokens of text
 IMAGE = (B, 4, 4, 6)
 

@@ -81,10 +81,25 @@ def test_numbers_of_a_small_comparison_are_unchanged(scored):
     assert Comparison.from_dict(stored) == comparison
 
 
-@pytest.mark.parametrize("name", ["fashion", "digits"])
-def test_report_renders_to_its_markdown(name):
+ROWS = {  # a planned pair, and some scores of the best and of the worst objective
+    "digits": (
+        ("eps-cosine-sigmoid-2 minus iddpm", "bits/dim", "**+0.104**", "+0.026 to +0.183", "0.078"),
+        ("k6", "yes", "**0.0038 ± 0.0011**", "0.0097 ± 0.0011", "**2.068 ± 0.017** ★"),
+        ("k-2", "yes", "0.0120 ± 0.0018", "0.0246 ± 0.0035", "2.502 ± 0.015"),
+    ),
+    "fashion": (
+        ("eps-cosine-sigmoid-2 minus iddpm", "bits/dim", "**+0.153**", "+0.099 to +0.206", "0.054"),
+        ("iddpm-monotonic minus iddpm", "bits/dim", "−0.004", "−0.070 to +0.062", "0.066"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_markdown_has_the_numbers_of_the_comparison(name):
     comparison = Comparison.from_dict(json.loads((RESULTS / name / "report.json").read_text()))
-    assert comparison.to_markdown() == (RESULTS / name / "report.md").read_text()
+    lines = comparison.to_markdown().splitlines()
+    for row in ROWS[name]:
+        assert any(line.startswith(f"| {' | '.join(row)} |") for line in lines), row
 
 
 def assert_equal(computed, expected, rel, where="report"):

@@ -65,7 +65,7 @@ def test_the_training_loop_of_the_reader_learns():
 
 
 def test_the_guide_measures_a_denoiser_of_the_readers_own():
-    block = code("docs/evaluation.md", "later")
+    block = code("docs/validate.md", "later")
     data = gaussian(0.5, 8)
     x, _ = data.sample(200, torch.Generator().manual_seed(0))
     names = {"denoiser": data, "x": x}

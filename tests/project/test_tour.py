@@ -42,6 +42,7 @@ SMALL = {  # options of each verb, in place of the tour's
         *("--samplers", "ancestral=Ancestral(),2", "heun=Heun(),2"),
     ],
     "audit": [],
+    "record": [],
     "data": ["--jobs", "1"],
     "export": [],
     "weightings": [],
