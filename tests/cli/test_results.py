@@ -18,7 +18,7 @@ from elbos.base.codec import decode
 from elbos.cli import compare as compare_verb
 from elbos.cli import train as train_verb
 from elbos.models import samplers
-from elbos.runs.run import Run
+from elbos.runs import samples
 from elbos.theory import adaptive, parameterizations, weightings
 from elbos.theory.recipes import RECIPES
 from elbos.training.choices import command_name
@@ -178,7 +178,7 @@ def test_samples_that_are_not_finite_are_not_written(
     before = snapshot(runs)
     shape = {"digits": (5, 1, 8, 8), "toy": (5, 2)}[run]
     bad = torch.full(shape, math.nan)
-    monkeypatch.setattr(Run, "sample_batches", lambda *_, **__: [bad])
+    monkeypatch.setattr(samples, "sample_batches", lambda *_, **__: [bad])
     result = elbos("sample", run, "--num", 5, "--out", "x")
     assert_one_line(result, "5 of 5 samples hold NaN", statuses=(1,))
     assert snapshot(runs) == before

@@ -162,7 +162,6 @@ SECTIONS = {
     "pairs": "Matched pairs",
     "protocol": "Protocol",
     "learning": "Learning curves",
-    "densities": "How the adaptive schedules moved",
 }
 
 
@@ -374,7 +373,7 @@ def test_pictures_and_plots_are_there(view):
     widths = view.locator(".strips img").evaluate_all("all => all.map(one => one.naturalWidth)")
     assert widths == [8 * 28] * len(SAMPLES)
     assert view.locator("#plot-levels .scatterlayer .js-line").count() == 3 * 11
-    assert view.locator(".tiles svg.picture").count() == 12 + 7
+    assert view.locator(".tiles svg.picture").count() == 12
 
 
 def test_all_is_read_in_the_light_and_in_the_dark(view):
@@ -393,7 +392,7 @@ def test_all_is_read_in_the_light_and_in_the_dark(view):
             [rgb(getComputedStyle(one).color), rgb(paper(one))]));
     }"""
     places = [".badge", ".explained p", ".mark", ".compared td", ".compared small", ".best"]
-    places += [".pairs td", ".heat td", ".chips button", ".tile small"]
+    places += [".pairs td", ".chips button", ".tile small"]
     for scheme in ("light", "dark"):
         view.emulate_media(color_scheme=scheme)
         assert min(contrast(*colors) for colors in view.evaluate(script, places)) > 4.5

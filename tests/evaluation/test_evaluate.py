@@ -257,7 +257,7 @@ def test_a_second_time_nothing_is_computed(evaluated: Any, monkeypatch: pytest.M
     """And progress is told so: parts were not kept before, and are now."""
     _, first, computed = evaluated
     read: dict[str, set[bool]] = {}
-    monkeypatch.setattr(Run, "sample_batches", fail)
+    monkeypatch.setattr(quality, "sample_batches", fail)
     monkeypatch.setattr(quality, "extract", fail)
     monkeypatch.setattr(validator, "eps_loss", fail)
     assert Run("digits").evaluate(**few(), start=noting(read)) == first
@@ -279,7 +279,7 @@ def test_what_ctrl_c_interrupts_is_one_line_and_resumes(
     for path in lost:
         path.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "sample_batches", stop)
+        patch.setattr(quality, "sample_batches", stop)
         result = elbos(*COMMAND)
     assert result.status == 1
     assert result.err.splitlines()[-1].startswith("elbos: ")
@@ -360,7 +360,7 @@ def test_scores_are_of_the_function_that_is_named(here: Path, first: Evaluation)
 def test_what_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses with a target, too, which they would never reach."""
     bad = torch.full((41, 1, 8, 8), math.nan)
-    monkeypatch.setattr(Run, "sample_batches", lambda *_, **__: [bad])
+    monkeypatch.setattr(quality, "sample_batches", lambda *_, **__: [bad])
     with pytest.raises(NotFiniteError, match="41 of 41"):
         Run("digits").evaluate(**few(num_samples=41))
 

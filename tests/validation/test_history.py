@@ -104,7 +104,6 @@ def test_items_are_dicts_and_loaders_are_their_datasets():
     to_item = lambda item: (item["image"], item["label"])  # noqa: E731
     result = Validator(loader, to_item=to_item)(Labelled())
     assert result.bits_per_dim == pytest.approx(Validator(X)(TRUE).bits_per_dim, abs=1e-9)
-    assert sorted(result.by_class()) == [0, 1, 2]
     with pytest.raises(ValueError, match="to_item"):
         Validator(items)(TRUE)
     with pytest.raises(ValueError, match=r"to_item.*KeyError: 'img'"):

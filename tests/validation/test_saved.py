@@ -18,18 +18,9 @@ UNIFORM = Validator(X)
 TUNED = UNIFORM.tuned(UNIFORM.pilot(DATA))
 
 
-class Labelled:
-    """The denoiser, which takes labels."""
-
-    def __call__(self, z, logsnr, cond=None):
-        return DATA(z, logsnr)
-
-
 RESULTS = {
     "uniform": UNIFORM(DATA),
     "tuned": TUNED(DATA),
-    "labels": TUNED(Labelled(), cond=torch.arange(40) % 3),
-    "subset": TUNED(DATA).subset(torch.arange(7)),
     "discrete": Validator(X.sign(), num_levels=2, schedule=schedules.Cosine(**ENDS), **ENDS)(DATA),
 }
 
@@ -45,8 +36,6 @@ def test_what_is_read_is_what_was_written(result, tmp_path):
         assert found.weighted(weightings.EDM()) == result.weighted(weightings.EDM())
         assert found.num_levels == result.num_levels
         assert found.difference(result).mean == found.difference(result).standard_error == 0
-        if result.labels is not None:
-            assert found.by_class() == result.by_class()
 
 
 def test_a_file_is_compared_with_what_comes_later(tmp_path):

@@ -299,7 +299,7 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
     For example, `weighting.k = 2.0, not 3.0`. The result is None if all entries agree, except for
     `output` and `execution`.
     """
-    if isinstance(old, dict) and isinstance(new, dict) and old["type"] == new["type"]:
+    if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
         if old.keys() != new.keys():
             names = (
                 ", ".join(name for name in entries if name != "type") for entries in (old, new)

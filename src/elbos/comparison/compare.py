@@ -308,13 +308,12 @@ def _objective(
     low, high = experiment.ends
     levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
     schedule, w, p = experiment.run_config(objective, 0).schedule, objective.weighting(levels), None
-    densities = next(iter(runs.values())).densities if runs else {}
+    density = next(iter(runs.values())).density if runs else None
     if not schedule.state_dict():
         p = _curve(levels, schedule.density(levels))
-    elif densities:
-        last = [*densities.values()][-1]
-        middle = low + (high - low) * (np.arange(len(last)) + 0.5) / len(last)
-        p = _curve(levels, np.interp(levels.numpy(), middle, last))
+    elif density:
+        middle = low + (high - low) * (np.arange(len(density)) + 0.5) / len(density)
+        p = _curve(levels, np.interp(levels.numpy(), middle, density))
     learning = [run.learning for run in runs.values() if run.learning.x]
     return ObjectiveResult(
         name=objective.name,
@@ -332,7 +331,6 @@ def _objective(
         elbo=_mean([run.elbo for run in runs.values()]),
         loss=_mean([run.loss for run in runs.values()]),
         learning=_mean([curve for curve in learning if curve.x == learning[0].x]),
-        densities=densities,
     )
 
 

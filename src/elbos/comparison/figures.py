@@ -26,7 +26,6 @@ Curves = Mapping[str, Curve]
 
 _FAR = 10.0  # times the height of the median curve
 _WIDTH, _HEIGHT = 200, 80  # of an SVG
-_FAINTEST = 0.15  # opacity of the first density
 
 
 def family(weighting: str) -> str:
@@ -174,18 +173,6 @@ def weights_svg(comparison: Comparison, objective: ObjectiveResult, swatch: Swat
     return Markup("").join(shapes)
 
 
-def density_svg(objective: ObjectiveResult, swatch: Swatch) -> Markup:
-    curves = [_floats(p) for p in objective.densities.values()]
-    top = max(curve.max() for curve in curves)
-    x = np.linspace(0, _WIDTH, len(curves[0]))
-    opacities = np.linspace(_FAINTEST, 1, len(curves) + 1)[1:]
-    line = Markup('<path class="line" stroke="{}" opacity="{:.2f}" d="{}"/>')
-    return Markup("").join(
-        line.format(swatch.color, opacity, _path(x, p, top))
-        for p, opacity in zip(curves, opacities, strict=True)
-    )
-
-
-def _path(x: Float[Array, " n"], y: Float[Array, " n"], top: float | None = None) -> str:
-    up = (_HEIGHT - 3) * (1 - y / ((y.max() if top is None else top) or 1.0)) + 2
+def _path(x: Float[Array, " n"], y: Float[Array, " n"]) -> str:
+    up = (_HEIGHT - 3) * (1 - y / (y.max() or 1.0)) + 2
     return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, up, strict=True))

@@ -11,13 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from elbos.base.colors import Swatch
 from elbos.base.html import document, render, sentences, write_html
-from elbos.base.numbers import decimals, percent
+from elbos.base.numbers import decimals
 from elbos.comparison import figures, tables
-from elbos.comparison.result import Comparison, Metric, ObjectiveResult, loss_key
+from elbos.comparison.result import Comparison, Metric, ObjectiveResult
 from elbos.evaluation.metrics import BITS_PER_DIM
 from elbos.theory.weightings import Weighting
 
@@ -54,7 +52,6 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
         swatches=figures.swatches(comparison.objectives),
         learning=figures.learning_figure(comparison),
         levels=figures.levels_figure(comparison),
-        heat=_heat(comparison),
         figures=figures,
         neutral=Swatch("currentColor"),
         label=partial(tables.component_label, Weighting),
@@ -174,34 +171,3 @@ class Best:
             num_others=len(rest),
             detectable=tables.detectable(comparison, metric),
         )
-
-
-def _heat(comparison: Comparison) -> list[tuple[str, list[tuple[float | None, str, bool]]]]:
-    """Return a heat map of the test losses by model and weighting.
-
-    A cell has the loss, relative to the lowest under the same weighting, the colour strength, and
-    whether the model was trained with the weighting.
-    """
-    complete = comparison.complete
-    weightings = list(dict.fromkeys(o.weighting for o in comparison.objectives))
-    means = [
-        [np.mean([*comparison.values[o.name][loss_key(w)].values()]) for w in weightings]
-        for o in complete
-    ]
-    if not complete:
-        return []
-    lowest = np.min(means, axis=0)  # may be negative, from few images: then no ratio
-    relative = np.where(lowest > 0, means / np.where(lowest > 0, lowest, 1), np.nan)
-    # to the 90 % quantile, so that a single large loss does not make all other cells pale
-    values = relative[~np.isnan(relative)]
-    end = math.log(np.clip(np.quantile(values, 0.9), 1.02, 2.0)) if values.size else 1.0
-
-    def cell(value: float, is_trained: bool) -> tuple[float | None, str, bool]:
-        if math.isnan(value):
-            return None, percent(0.0, 0), is_trained
-        return value, percent(0.45 * min(1.0, max(0.0, math.log(value) / end)), 0), is_trained
-
-    return [
-        (o.name, [cell(v, w == o.weighting) for v, w in zip(row, weightings, strict=True)])
-        for o, row in zip(complete, relative.tolist(), strict=True)
-    ]

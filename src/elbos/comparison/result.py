@@ -86,8 +86,6 @@ class ObjectiveResult:
         elbo, loss: Negative ELBO of data noised to each log-SNR; the loss, which is its slope. Both
             are in nats/dim.
         learning: Validation ELBO in bits/dim over training images.
-        densities: Densities of an adaptive schedule in equal bins of log-SNR, of the first seed, by
-            training images.
     """
 
     name: str
@@ -101,7 +99,6 @@ class ObjectiveResult:
     elbo: Curve | None
     loss: Curve | None
     learning: Curve | None
-    densities: Mapping[int, tuple[float, ...]]
 
     @property
     def is_monotone(self) -> bool:

@@ -33,7 +33,7 @@ NUM_SHOWN = 20
 _SAMPLER_TITLES = {"heun": "Heun", "ddim": "DDIM", "unipc": "UniPC"}
 MAX_PILOT = 500  # images with 32 evaluations each, as many in total as in the rounds
 FILE = "scores.json"
-_FORMAT = 4  # version of the format: a change invalidates stored scores
+_FORMAT = 5  # version of the format: a change invalidates stored scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class RunScores:
         baseline: Metrics of `num_baseline` real test images; None for points.
         elbo, loss: Negative ELBO of data noised to each log-SNR; loss at each log-SNR.
         learning: Validation ELBO in bits/dim over training images.
-        densities: Evolution of an adaptive density, by training images; empty for fixed schedules.
+        density: Adaptive density at the end, in equal bins of log-SNR; None for fixed schedules.
         clipped: Share of steps with clipped gradients; None if unknown.
     """
 
@@ -66,7 +66,7 @@ class RunScores:
     elbo: Curve
     loss: Curve
     learning: Curve
-    densities: Mapping[int, tuple[float, ...]]
+    density: tuple[float, ...] | None
     clipped: float | None
 
 
@@ -158,14 +158,14 @@ def measure_scores(
 
 
 def _training(log: Path) -> dict[str, Any]:
-    learning, densities, clipped = [], {}, []
+    learning, density, clipped = [], None, []
     for number, line in enumerate(files.read(log).splitlines(), 1):
         try:
             values = json.loads(line)
             if "val_nats" in values:
                 learning.append((int(values["images"]), values["val_nats"] / math.log(2)))
             if "density" in values:
-                densities[int(values["images"])] = tuple(float(p) for p in values["density"])
+                density = tuple(float(p) for p in values["density"])
             if "clipped" in values:
                 clipped.append(float(values["clipped"]))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -173,7 +173,7 @@ def _training(log: Path) -> dict[str, Any]:
     images, bits = zip(*learning, strict=True) if learning else ((), ())
     return {
         "learning": Curve(x=images, y=bits),
-        "densities": densities,
+        "density": density,
         "clipped": sum(clipped) / len(clipped) if clipped else None,
     }
 

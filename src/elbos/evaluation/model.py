@@ -147,59 +147,37 @@ class Model(Protocol):
     @property
     def null_cond(self) -> Condition: ...
 
-    def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]: ...
 
-    def class_labels(self, num: int) -> Int[Tensor, " n"] | None:
-        """Return `num` class labels that cycle through all classes.
-
-        None for a network without labels.
-        """
-
-    def sample_batches(
-        self,
-        sampling: Sampling,
-        *,
-        num: int,
-        seed: int,
-        cond: Condition,
-        batches: Iterable[int] | None = None,
-    ) -> list[Float[Tensor, "b *d"]]:
-        """Return batches of generated samples.
-
-        Values are approximately in [-1, 1].
-        """
+def class_labels(model: Model, num: int) -> Int[Tensor, " n"] | None:
+    """Return class labels that cycle through all classes; None for a network without classes."""
+    return None if model.num_classes is None else torch.arange(num) % model.num_classes
 
 
-class Sampled:
-    """Mixin that implements the sampling methods of `Model`."""
-
-    def class_labels(self: Model, num: int) -> Int[Tensor, " n"] | None:
-        num_classes = self.num_classes
-        return None if num_classes is None else torch.arange(num) % num_classes
-
-    def sample_batches(
-        self: Model,
-        sampling: Sampling,
-        *,
-        num: int,
-        seed: int,
-        cond: Condition,
-        batches: Iterable[int] | None = None,
-    ) -> list[Float[Tensor, "b *d"]]:
-        with self.autocast():
-            batches_of_samples = sample(
-                self.denoiser,
+def sample_batches(
+    model: Model,
+    sampling: Sampling,
+    *,
+    num: int,
+    seed: int,
+    cond: Condition,
+    batches: Iterable[int] | None = None,
+) -> list[Float[Tensor, "b *d"]]:
+    """Generate samples of a model in batches, with values approximately in [-1, 1]."""
+    with model.autocast():
+        return list(
+            sample(
+                model.denoiser,
                 sampling,
-                self.schedule,
+                model.schedule,
                 num=num,
-                shape=self.shape,
+                shape=model.shape,
                 seed=seed,
-                device=self.device,
+                device=model.device,
                 cond=cond,
-                null_cond=self.null_cond,
+                null_cond=model.null_cond,
                 batches=batches,
             )
-            return [self.decoded(x) for x in batches_of_samples]
+        )
 
 
 def model_store(model: Model, name: str, **key: Any) -> Store:

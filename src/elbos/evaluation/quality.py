@@ -23,7 +23,7 @@ from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.features import Extractor, ExtractorConfig, Features, extract
 from elbos.evaluation.features.extractor import BATCH_SIZE
 from elbos.evaluation.metrics import MIN_IMAGES, FeatureSets, Value, num_manifold, scores
-from elbos.evaluation.model import Model, data_store, model_store
+from elbos.evaluation.model import Model, class_labels, data_store, model_store, sample_batches
 from elbos.evaluation.reference import Reference, reference, require_images
 from elbos.evaluation.scores import Baseline, SampleQuality, SamplingProtocol
 from elbos.theory.names import label
@@ -58,10 +58,10 @@ def stored_samples(
     generated.
     """
     store = model_store(model, "samples", format=FORMAT, sampling=sampling, num=num, seed=seed)
-    labels = model.class_labels(num)
+    labels = class_labels(model, num)
 
     def batch(i: int) -> Tensors:
-        (x,) = model.sample_batches(sampling, num=num, seed=seed, cond=labels, batches=[i])
+        (x,) = sample_batches(model, sampling, num=num, seed=seed, cond=labels, batches=[i])
         require_finite_samples(x)
         return {"x": to_levels(x, model.data.num_levels)}
 

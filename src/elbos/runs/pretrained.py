@@ -23,7 +23,7 @@ from elbos.base.errors import flat, is_out_of_memory
 from elbos.base.processes import ALONE, Processes, local_device
 from elbos.base.progress import Start
 from elbos.base.store import Part, Tensors
-from elbos.evaluation.model import Sampled, model_store
+from elbos.evaluation.model import model_store
 from elbos.evaluation.result import Origin
 from elbos.theory.denoiser import Denoise
 from elbos.theory.schedules import Linear
@@ -68,13 +68,12 @@ class InBatches:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained(Sampled):
+class Pretrained:
     """Pretrained diffusers pipeline and the images on which it is evaluated.
 
-    The pipeline is in float32. Measurement and sampling cover the range of the scheduler's noise
-    levels. Samplers are those of this library, with the scheduler's clipping. The likelihood of a
-    latent pipeline is that of latents, sampled once from the encoder's distribution; generated
-    latents are decoded to images.
+    The pipeline is in float32. Measurements cover the range of the scheduler's noise levels. The
+    likelihood of a latent pipeline is that of latents, sampled once from the encoder's
+    distribution.
 
     Attributes:
         name: The folder of the pipeline, or OWNER/NAME@COMMIT on the Hugging Face Hub.
@@ -244,12 +243,6 @@ class Pretrained(Sampled):
     def shape(self) -> tuple[int, ...]:
         return tuple(self._tried[0].shape[1:])
 
-    def decoded(self, x: Float[Tensor, "b *e"]) -> Float[Tensor, "b *d"]:
-        if self._encode is None:
-            return x
-        parts = torch.split(x, self.batch_size)
-        return torch.cat([self._encode.decode(part).cpu() for part in parts])
-
     @property
     def _network(self) -> Any:
         return self.pipeline.denoiser.network
@@ -346,7 +339,8 @@ class Pretrained(Sampled):
             self.pipeline.denoiser(x, torch.full((len(x),), end, device=self.device), cond)
         if self.pipeline.denoiser.ignores_time(x, cond):
             raise ValueError("the network returns the same at the first and the last timestep.")
-        decoded = tuple(self.decoded(x).shape[1:])
+        images = x if self._encode is None else self._encode.decode(x)
+        decoded = tuple(images.shape[1:])
         if decoded != self.dataset.shape:
             raise ValueError(f"images of shape {self.dataset.shape} are decoded as {decoded}.")
 

@@ -19,7 +19,7 @@ from elbos.base.items import Items, first_item
 from elbos.base.processes import ALONE, Processes, local_device
 from elbos.base.progress import Start, silent
 from elbos.evaluation import Evaluation, EvaluationConfig, evaluate
-from elbos.evaluation.model import Sampled
+from elbos.evaluation.model import class_labels, sample_batches
 from elbos.models.samplers import Sampler
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
@@ -38,7 +38,7 @@ from elbos.training.validation import BATCH_SIZE, Subset
 from elbos.validation import Validation, Validator
 
 
-class Run(Sampled):
+class Run:
     """Trained model that is loaded from a run directory.
 
     It has the averaged weights at one checkpoint.
@@ -244,7 +244,7 @@ class Run(Sampled):
         changes: dict[str, Any] = {"sampler": sampler, "num_steps": num_steps, "guidance": guidance}
         changes = {name: value for name, value in changes.items() if value is not None}
         sampling = replace(self.sampling, **changes)
-        labels = self.class_labels(num)
+        labels = class_labels(self, num)
         if cond is None:
             cond = labels
         require_length(cond, num)
@@ -254,14 +254,11 @@ class Run(Sampled):
             )
         has_null = cond is not None and self.null_cond is not None
         require_guidable(self.config, self.data, sampling, has_null=has_null)
-        return torch.cat(self.sample_batches(sampling, num=num, seed=seed, cond=cond))
+        return torch.cat(sample_batches(self, sampling, num=num, seed=seed, cond=cond))
 
     def represented(self, x: Tensor, start: Start = silent) -> tuple[Tensor, int | None]:
         del start
         return x, self.dataset.num_levels
-
-    def decoded(self, x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
-        return x
 
     @typed
     def likelihood(

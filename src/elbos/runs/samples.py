@@ -17,8 +17,9 @@ from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import encode
 from elbos.base.processes import Processes
 from elbos.base.sharing import naming_lost_processes
-from elbos.evaluation.model import Model
+from elbos.evaluation.model import class_labels, sample_batches
 from elbos.evaluation.quality import require_finite_samples
+from elbos.runs.run import Run
 from elbos.training.data import to_levels
 from elbos.training.pictures import is_drawable, png
 from elbos.training.sampling import Sampling, num_batches
@@ -57,7 +58,7 @@ class Request(Typed):
 
 @naming_lost_processes()
 def write_samples(
-    run: Model,
+    run: Run,
     sampling: Sampling,
     request: Request,
     on_images: Callable[[int], None],
@@ -78,7 +79,7 @@ def write_samples(
             samples are not finite.
     """
     run.require_guidable(sampling)
-    labels, num_classes = run.class_labels(request.num), run.data.num_classes
+    labels, num_classes = class_labels(run, request.num), run.data.num_classes
     if request.label is not None:
         if labels is None or num_classes is None:
             raise ValueError("This network knows no classes: leave out --label.")
@@ -104,8 +105,8 @@ def write_samples(
                 files.require_writable(path)
     batches = []
     for turn in turns(num_batches(request.num), processes.rank, processes.num):
-        drawn = run.sample_batches(
-            sampling, num=request.num, seed=request.seed, cond=labels, batches=turn
+        drawn = sample_batches(
+            run, sampling, num=request.num, seed=request.seed, cond=labels, batches=turn
         )
         for x in processes.lists(drawn):
             if processes.is_main:

@@ -138,10 +138,6 @@ class Measurements:
         """Estimate the sample mean of measured values and its errors."""
         return Estimate.from_rounds(values[self.order], is_lattice=self.is_lattice)
 
-    def at(self, index: Tensor) -> "Measurements":
-        logsnr, loss = self.logsnr[index], self.loss[index]
-        return Measurements(self.schedule, logsnr, loss, self.control, is_lattice=False)
-
 
 def num_pilot_times(num_samples: int) -> int:
     """Return the number of noise levels per sample in a pilot measurement.

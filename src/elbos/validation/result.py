@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from elbos.base import codec
@@ -81,14 +81,12 @@ class Validation:
         num_levels: $K$ of discrete data. None for continuous data: the bound is then on a density,
             in the units of the data; for latents it is known up to a constant, and only differences
             are meaningful.
-        labels: Class label of each sample, if the network was conditioned on class labels.
     """
 
     measurements: Measurements
     prior: Float[Tensor, " n"]
     decoder: Float[Tensor, "n r"]
     num_levels: int | None
-    labels: Int64[Tensor, " n"] | None = None
 
     def __repr__(self) -> str:
         bits = self.bits
@@ -187,34 +185,6 @@ class Validation:
         """
         return self.measurements.estimate(self.measurements.integral(weighting))
 
-    def subset(self, index: Int64[Tensor, " k"] | Bool[Tensor, " n"]) -> "Validation":
-        """Restrict the validation to selected samples.
-
-        Raises:
-            ValueError: If fewer than two samples are selected, or one is selected twice.
-        """
-        rows = torch.arange(len(self.prior))[index]
-        if len(set(rows.tolist())) < max(2, len(rows)):
-            raise ValueError(f"a subset takes two samples or more, once each: it has {len(rows)}.")
-        return replace(
-            self,
-            measurements=self.measurements.at(rows),
-            prior=self.prior[rows],
-            decoder=self.decoder[rows],
-            labels=None if self.labels is None else self.labels[rows],
-        )
-
-    def by_class(self) -> dict[int, Estimate]:
-        """Return the mean variational bound of each class in bits per dimension.
-
-        Raises:
-            ValueError: If the data have no class labels, or a class has a single sample.
-        """
-        if self.labels is None:
-            raise ValueError("the data have no class labels: validate (x, label), label a number.")
-        labels = sorted(set(self.labels.tolist()))
-        return {label: self.subset(self.labels == label).bits for label in labels}
-
     def difference(self, other: "Validation") -> Estimate:
         """Estimate the paired difference between the mean variational bounds of two denoisers.
 
@@ -301,7 +271,7 @@ class Validation:
             raise ValueError("this is not a validation: give the result of to_dict.")
         return cls._from_parts(
             {
-                name: torch.tensor(values, dtype=saved.dtype_of(name))
+                name: torch.tensor(values, dtype=torch.float64)
                 for name, values in data["tensors"].items()
             },
             data,
@@ -333,8 +303,6 @@ class Validation:
             "decoder": self.decoder,
             **{saved.STATE + name: state for name, state in schedule.state_dict().items()},
         }
-        if self.labels is not None:
-            tensors["labels"] = self.labels
         if measurements.control is not None:
             tensors |= {
                 "control.logsnr": measurements.control.logsnr,
@@ -371,5 +339,4 @@ class Validation:
             prior=tensors["prior"],
             decoder=tensors["decoder"],
             num_levels=data["num_levels"],
-            labels=tensors.get("labels"),
         )

@@ -46,10 +46,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], Any]:
     return tensors, json.loads(text)
 
 
-def dtype_of(name: str) -> torch.dtype:
-    return torch.int64 if name == "labels" else torch.float64
-
-
 def require_fit(tensors: Tensors, num_levels: Any, is_lattice: Any) -> None:
     """Raise a ValueError if the shapes or types of stored tensors are inconsistent."""
     loss = tensors["loss"]
@@ -60,9 +56,7 @@ def require_fit(tensors: Tensors, num_levels: Any, is_lattice: Any) -> None:
     is_fit &= num_levels is None or (type(num_levels) is int and num_levels > 1)
     is_fit &= bool(loss.isfinite().all())
     is_fit &= all(tensors[name].shape == shape for name, shape in alike.items())
-    if (labels := tensors.get("labels")) is not None:
-        is_fit &= labels.shape == loss.shape[:1]
-    is_fit &= all(tensor.dtype == dtype_of(name) for name, tensor in tensors.items())
+    is_fit &= all(tensor.dtype == torch.float64 for tensor in tensors.values())
     if not is_fit:
         raise ValueError("its parts do not fit each other")
 

@@ -373,14 +373,11 @@ class Validator(Typed):
             eps_loss(execution.denoiser, many[i], levels[i], cond=cond_at(conds, i), eps=eps[i])
             for i in (slice(k, k + size) for k in range(0, len(levels), size))
         ]
-        measured = {
+        return {
             "loss": torch.cat(losses).reshape(len(rows), num_times),
             "prior": prior_loss(x, self.logsnr_min),
             "decoder": loss_of_levels(x, self.logsnr_max, self.num_levels, noise[:, -1]),
         }
-        if isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point():
-            measured["label"] = cond
-        return measured
 
     def _result(self, rounds: list[Tensors]) -> Validation:
         logsnr, loss, decoder = (
@@ -392,5 +389,4 @@ class Validator(Typed):
             prior=rounds[0]["prior"],
             decoder=decoder,
             num_levels=self.num_levels,
-            labels=rounds[0]["label"].long() if "label" in rounds[0] else None,
         )
