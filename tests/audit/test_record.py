@@ -103,6 +103,24 @@ WEIGHTS: dict[Callable[..., Tensor], Callable[[Tensor], Tensor]] = {
 TARGETS = {eps_cosine: "eps", v_min_snr: "v", logit_normal_flow: "flow", edm: "edm"}
 
 
+def test_steps_before_a_layer_that_begins_at_zero_has_an_output_are_left_out() -> None:
+    torch.manual_seed(0)
+    net, data = Network(), torch.rand(256, 64) * 2 - 1
+    for parameter in net.layers[2].parameters():
+        nn.init.zeros_(parameter)
+    optimizer = torch.optim.Adam(net.parameters())
+    with audit.record(net) as recorded:
+        for step in range(40):
+            optimizer.param_groups[0]["lr"] = 1e-3 * (step > 0)  # as a warm-up begins
+            optimizer.zero_grad()
+            logit_normal_flow(net, data[torch.randint(256, (32,))]).backward()
+            optimizer.step()
+    result = recorded.audit()
+    assert result.num_samples == 38 * 32
+    assert not result.diagnostics
+    assert result.parameterization == "flow"
+
+
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in range(1, 8))]
 )

@@ -110,7 +110,8 @@ def samples_of(
     quantiles = torch.cat(columns, 1)
     draws = list(range(_FIRST_DRAW, gram.shape[1]))
     own_share = least_squares(gram, [_X, *draws], _OUTPUT)[1]
-    is_usable = (own_share > _MIN_OWN) & gram.isfinite().flatten(1).all(1)
+    has_output = gram[:, _OUTPUT, _OUTPUT] > 0  # which a layer that begins at zero has later
+    is_usable = (own_share > _MIN_OWN) & has_output & gram.isfinite().flatten(1).all(1)
     conditions = Conditions.from_batches([step.conditions for step in steps], sizes).at(is_usable)
     gram, batch, quantiles = gram[is_usable], batch[is_usable], quantiles[is_usable]
     if len(gram) < MIN_SAMPLES:
