@@ -82,7 +82,7 @@ def test_the_guide_compares_objectives_of_the_readers_own():
     (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     setup, training = code.split("comparison = ")
     exec(setup, names := {})
-    assert names["mine"].is_monotone(-10.0, 10.0)
+    assert analysis.is_monotone(names["mine"].weighting, -10.0, 10.0)
     assert training.startswith('elbos.compare(["edm", mine], data="digits"')
 
 

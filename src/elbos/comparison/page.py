@@ -13,7 +13,7 @@ from typing import Any
 
 from elbos.base.colors import Swatch
 from elbos.base.html import document, render, sentences, write_html
-from elbos.base.numbers import decimals
+from elbos.base.numbers import decimals, interval, signed
 from elbos.comparison import figures, tables
 from elbos.comparison.result import Comparison, Metric, ObjectiveResult
 from elbos.evaluation.metrics import BITS_PER_DIM
@@ -118,11 +118,16 @@ class Planned:
             if (difference := comparison.difference(pair, metric)).detectable is not None
         ]
         verdicts = [verdict for *_, verdict in tested]
-        significant = [
-            f"{pair.monotone} minus {pair.non_monotone}, {m.title}: {tables.difference_text(d)}"
-            for pair, m, d, _ in tested
-            if d.is_significant
-        ]
+        significant = []
+        for pair, metric, difference, _ in tested:
+            if difference.is_significant:
+                # The half-width of the interval has two significant digits.
+                places = decimals(difference.detectable) or 0
+                ends = interval(difference.low, difference.high, places)
+                significant.append(
+                    f"{pair.monotone} minus {pair.non_monotone}, {metric.title}: "
+                    f"{signed(difference.mean, places)} ({ends})"
+                )
         least = []
         for metric in comparison.main_metrics:
             same = [d.detectable for _, m, d, v in tested if m is metric and v == "same"]

@@ -9,7 +9,7 @@ from elbos.base.codec import parse
 from elbos.base.numbers import NONE, decimals, fixed, interval, number, signed
 from elbos.base.tables import Cell, Column, Row, Table
 from elbos.comparison import figures
-from elbos.comparison.result import Comparison, Difference, Metric, Score
+from elbos.comparison.result import Comparison, Metric, Score
 from elbos.theory.names import label
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.schedules import Schedule
@@ -50,16 +50,6 @@ def places_of(
     scores = [by_metric[key] for by_metric in comparison.scores.values() if key in by_metric]
     stds = [score.std for score in scores if score.std is not None]
     return decimals(max(statistics.median(stds or [0.0]), std or 0.0), digits)
-
-
-def difference_text(difference: Difference) -> str:
-    """Return a difference and its confidence interval as text.
-
-    The half-width of the interval has two significant digits.
-    """
-    places = decimals(difference.detectable) or 0
-    ends = interval(difference.low, difference.high, places)
-    return f"{signed(difference.mean, places)} ({ends})"
 
 
 def detectable(comparison: Comparison, metric: Metric) -> str:

@@ -27,7 +27,6 @@ from elbos.base.codec import normalize, parse
 from elbos.base.errors import shortened, suggestion
 from elbos.theory import weightings
 from elbos.theory.adaptive import Adaptive
-from elbos.theory.elbo import is_monotone
 from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import Cosine, Schedule
@@ -93,10 +92,6 @@ class Variant:
                 f"{_EXAMPLE}: {suggestion(name, VARIANTS)}"
             )
         return VARIANTS[name]
-
-    def is_monotone(self, logsnr_min: float, logsnr_max: float) -> bool:
-        """Return whether the weighting is non-increasing in an interval of log-SNR."""
-        return is_monotone(self.weighting, logsnr_min, logsnr_max)
 
     def config(self, base: Config) -> Config:
         """Return a training configuration with this training objective.
