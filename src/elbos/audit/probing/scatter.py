@@ -63,7 +63,8 @@ class Conditions:
 
     def at(self, rows: Tensor) -> "Conditions":
         single = [column[rows] for column in self.single]
-        return Conditions(self.columns[rows.numpy()], single, self.batch[rows.numpy()])
+        _, batch = np.unique(self.batch[rows.numpy()], return_inverse=True)  # without gaps
+        return Conditions(self.columns[rows.numpy()], single, batch)
 
     def diagnostics(
         self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
