@@ -55,7 +55,7 @@ FEATURES = {
 
 def small(verb: str, words: list[str]) -> list[str]:
     """The words after a verb, with what makes them quick."""
-    options = [*SMALL[verb]]
+    options = [] if "--config" in words else [*SMALL[verb]]  # the file is of a small network
     if verb == "train" and "--num-images" in words:  # a finished run is made longer
         options += LONGER
     if "--shape" in words:
