@@ -127,9 +127,7 @@ def test_a_script_that_wants_arguments_says_which(audit: Elbos) -> None:
 def test_functions_have_to_be_named(audit: Elbos) -> None:
     Path("loss.py").write_text(GOOD)
     for target in ("loss.py", "loss.py:"):
-        assert_one_line(
-            audit(target, *PROBING), "name a function, as in loss.py:FUNCTION; it defines loss."
-        )
+        assert_one_line(audit(target, *PROBING), "name a function, as in loss.py:FUNCTION")
     assert_one_line(audit("loss.py:a.b", *PROBING), "loss.py has no 'a.b'; it defines loss.")
     Path("loss.py").write_text("class Trainer:\n    def step(self, batch): ...")
     result = audit("loss.py:Trainer.step", *PROBING)

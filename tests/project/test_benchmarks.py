@@ -14,7 +14,13 @@ SHARED = {  # what benchmarks import
     *("foreign", "framework_cases", "networks", "public_losses", "roofline", "timing"),
     *("trainer_cases", "trainings"),
 }
-FOREIGN = {"conventions", "loops", "time_to_quality", "trainers"}  # others' code, or processes
+FOREIGN = {
+    "freeze",
+    "conventions",
+    "loops",
+    "time_to_quality",
+    "trainers",
+}  # others' code, or processes
 NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - SHARED - FOREIGN)
 LONG = {"audit", "mixture", "startup", "step"}
 ARGUMENTS = {  # RUN is a trained one

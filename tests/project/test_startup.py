@@ -18,7 +18,7 @@ HEAVY = {"accelerate", "plotly", "torchdiffeq", "safetensors"}
 LIGHT = {
     "import elbos": {*HEAVY, "torch", "numpy", "scipy", "tyro", "rich", "jinja2"},
     "import elbos.cli; elbos.cli.app.run(['--help'])": {*HEAVY, "torch", "tyro", "rich", "jinja2"},
-    "import elbos.cli; elbos.cli.app.run(['train', '-h'])": {*HEAVY, "torch", "tyro", "jinja2"},
+    "import elbos.cli; elbos.cli.app.run(['--version'])": {*HEAVY, "tyro", "jinja2"},
 }
 OF_TORCH = {
     "import elbos.cli; elbos.cli.app.run(['audit', 'edm'])": HEAVY,

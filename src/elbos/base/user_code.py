@@ -90,9 +90,8 @@ def as_script(target: str) -> Iterator[None]:
     modules, saved = set(sys.modules), (sys.argv, sys.path)
     sys.argv = [str(path)]
     sys.path = [str(folder), *sys.path, str(path.resolve().parent), str(Path.cwd())]
-    sys.stdout.flush()
     try:
-        with contextlib.chdir(Path.cwd()), contextlib.redirect_stdout(sys.stderr):
+        with contextlib.chdir(Path.cwd()), _nothing_on_stdout():
             yield
     except SystemExit as stop:
         raise ValueError(
@@ -235,3 +234,16 @@ def _is_neighbour(name: str, folder: Path) -> bool:
         for place in places
         if place
     )
+
+
+@contextlib.contextmanager
+def _nothing_on_stdout() -> Iterator[None]:
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)  # the output of subprocesses, too: with --json, stdout is JSON
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
