@@ -87,7 +87,8 @@ def as_script(target: str) -> Iterator[None]:
     folder, _ = _place(path)
     for name in _neighbours:
         sys.modules.pop(name, None)
-    modules, saved = set(sys.modules), (sys.argv, sys.path)
+    modules, saved = set(sys.modules), (sys.argv, sys.path, sys.dont_write_bytecode)
+    sys.dont_write_bytecode = True  # a file that changes within a second would not be read again
     sys.argv = [str(path)]
     sys.path = [str(folder), *sys.path, str(path.resolve().parent), str(Path.cwd())]
     try:
@@ -98,7 +99,7 @@ def as_script(target: str) -> Iterator[None]:
             f"{target} exits when it is called ({stop.code}): return a result."
         ) from stop
     finally:
-        sys.argv, sys.path = saved
+        sys.argv, sys.path, sys.dont_write_bytecode = saved
         _neighbours.clear()
         _neighbours.update(n for n in set(sys.modules) - modules if _is_neighbour(n, folder))
 
