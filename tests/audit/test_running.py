@@ -38,7 +38,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("words", CASES)
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(words, marks=pytest.mark.slow if "--" in words else []) for words in CASES],
+)
 def test_a_script_that_runs_has_the_weighting_of_its_loss(words):
     script, *flags = words.split()
     code = [sys.executable, "-c", AUDIT]
@@ -55,6 +58,7 @@ def test_a_script_that_runs_has_the_weighting_of_its_loss(words):
     assert (ratio - ratio.median()).abs().max() < 0.1
 
 
+@pytest.mark.slow
 def test_the_audit_is_printed_after_the_steps():
     result = record("--steps", 20, SCRIPTS / "plain_loop.py", "--num-steps", 10**9)
     assert result.returncode == 0, result.stderr
@@ -76,12 +80,14 @@ def test_a_script_without_enough_samples_is_one_line(words, status, named):
     assert named in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_wrong_usage_is_one_line_and_status_2():
     for words in ([], ["--samples", 0, SCRIPTS / "plain_loop.py"], ["--sampels", 5, "a.py"]):
         result = record(*words)
         assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
 
 
+@pytest.mark.slow
 def test_what_a_failing_or_ending_script_recorded_is_audited():
     for flags in (["--fails-at", 20], ["--num-steps", 20]):
         result = record(SCRIPTS / "plain_loop.py", *flags)

@@ -109,7 +109,13 @@ FAILS = {
 }
 
 
-@pytest.mark.parametrize("words", FAILS)
+@pytest.mark.parametrize(
+    "words",
+    [  # the Hub's client tries again for 20 s
+        pytest.param(words, marks=pytest.mark.slow if "data:hub" in words else [])
+        for words in FAILS
+    ],
+)
 def test_a_failure_is_one_line_and_status_1(elbos: Elbos, runs: Path, words: str) -> None:
     for folder in ("empty", "corrupt", "other"):
         (runs / folder).mkdir()

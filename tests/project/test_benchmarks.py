@@ -22,7 +22,7 @@ FOREIGN = {
     "trainers",
 }  # others' code, or processes
 NAMES = sorted({path.stem for path in BENCHMARKS.glob("*.py")} - SHARED - FOREIGN)
-LONG = {"audit", "mixture", "startup", "step"}
+LONG = {"audit", "coverage", "mixture", "startup", "step"}
 ARGUMENTS = {  # RUN is a trained one
     "audit": [
         *("--tiny", "--seeds", "0", "--rounds", "1", "--drawn", "1"),
