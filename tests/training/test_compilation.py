@@ -228,7 +228,7 @@ class Energy(nn.Module):
 
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own modules
 def test_compiled_gradients_of_gradients_are_right_or_refused() -> None:
-    """Torch compiles them from 2.14 or so on."""
+    """Version 2.15 of torch compiles them, 2.13 does not."""
     torch._dynamo.reset()
     network, z = Energy(), torch.ones(3, 2)
     network(z).sum().backward()
