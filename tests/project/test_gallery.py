@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from browsing import HOSTILE, opened
 from scipy.special import expit
-from scipy.stats import beta, norm
+from scipy.stats import norm
 
 from elbos import audit as auditing
 from elbos.audit.diagnostics import NotSquared
@@ -73,30 +73,6 @@ def test_all_pictures_have_the_same_axes(name):
     assert levels[density[:, 1].argmin()] == pytest.approx(
         audit.logsnr[audit.density.argmax()].item(), abs=0.3
     )
-
-
-def test_where_a_weighting_rises_is_shaded():
-    audit = from_recipe("sd3")
-    (x, width) = map(
-        float, re.search(r'class="rising" x="(.*?)" width="(.*?)"', picture(audit)).groups()
-    )
-    ends = np.array([x, x + width]) / WIDTH * (LOGSNR[1] - LOGSNR[0]) + LOGSNR[0]
-    np.testing.assert_allclose(ends, audit.rising[0], atol=0.02)
-    assert "rising" not in picture(from_recipe("flow"))
-
-
-def test_a_loss_beside_another_has_the_same_geometric_mean():
-    audit, other = from_recipe("sd3"), from_recipe("edm")
-    shapes = picture(audit, other)
-    (points,) = re.findall(r'<path class="line beside" d="M([^"]*)"', shapes)
-    beside = np.array([p.split() for p in points.split("L")], float)
-    levels = LOGSNR[0] + beside[:, 0] / WIDTH * (LOGSNR[1] - LOGSNR[0])
-    assert levels.min() > other.logsnr[0] - 0.1 and levels.max() < other.logsnr[-1] + 0.1
-    line = np.interp(beside[:, 0], *curves(shapes)[-1].T)
-    p = np.interp(levels, audit.logsnr, audit.density)
-    assert np.average(line - beside[:, 1], weights=p) == pytest.approx(0, abs=0.1)
-    far = dataclasses.replace(other, logsnr=other.logsnr + 100)
-    assert "beside" not in picture(audit, far)
 
 
 def test_island_holds_what_the_cards_say(cards, showcases):
@@ -245,20 +221,3 @@ def test_losses_differ_as_their_formulas_do(measured_showcases, file):
         error = log_ratio - np.log(formula(np.exp(levels.numpy())))
         mean = np.average(error, weights=p)
         assert np.sqrt(np.average((error - mean) ** 2, weights=p)) < tolerance, name
-
-
-def test_the_text_tells_the_density_of_the_ratio(measured_showcases):
-    """By quadrature of the joint density of U and V, at t = 0.5 and at the ends."""
-    generator = np.random.default_rng(0)
-    u, v = generator.random(10**6) ** (1 / 1.5), generator.random(10**6)
-    t = u / (u + v)
-    for place, width in ((0.5, 0.01), (0.995, 0.01)):
-        inside = np.abs(t - place) < width / 2
-        expected = beta.cdf(place + width / 2, 1.5, 1) - beta.cdf(place - width / 2, 1.5, 1)
-        share = inside.mean()
-        assert (
-            abs(share / expected - ratio_density(place))
-            < 4 * np.sqrt(share / 10**6) / expected + 0.03
-        )
-    assert f"{ratio_density(0.5):.2f}" in measured_showcases["beta_times.py"].text
-    assert f"{ratio_density(1.0):.2f}" in measured_showcases["beta_times.py"].text
