@@ -17,10 +17,11 @@ from elbos.base import files, hub
 from elbos.base.errors import Interrupted, suggestion
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
+from elbos.cli import results
 from elbos.cli.latents import Latents
 from elbos.cli.latents import command as latents
 from elbos.cli.parse import first_path, parse
-from elbos.cli.results import Results, named
+from elbos.cli.results import named
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.evaluate import evaluate, require_measurable, samples_picture
 from elbos.evaluation.model import Model
@@ -139,7 +140,7 @@ class Evaluate:
     def _model(self, path: Path) -> Run | Pretrained:
         if is_pipeline(path):
             assert self.data is not None
-            _claimable(self._out(path), named(path)).require_own()
+            _require_own(self._out(path), named(path))
             size = {} if self.batch_size is None else {"batch_size": self.batch_size}
             return Pretrained.from_folder(path, self.data, self._out(path), **size)
         run = Run.with_function(path, self.network)
@@ -153,7 +154,7 @@ class Evaluate:
             is_own = self.data is None or is_own_data(model.directory, model.dataset)
             if is_own and path.exists():
                 return path
-            _claimable(self._out(path), named(path)).require_own()
+            _require_own(self._out(path), named(path))
         return self._out(path)
 
     def _measure(self, model: Model, path: Path, sampling: Sampling) -> Evaluation:
@@ -162,7 +163,7 @@ class Evaluate:
             samples_picture(model, self.config, sampling)
             return result
         if path != Path(model.name):
-            _claimable(path, Path(model.name)).claim()
+            results.claim(path, _owner(Path(model.name)))
         files.require_writable(path / "eval.json")
         files.require_writable(path / "eval.html")
         with progress() as bar:
@@ -180,8 +181,12 @@ class Evaluate:
         return result
 
 
-def _claimable(out: Path, model: Path) -> Results:
-    return Results(out, (model,), {"folder": str(model.resolve())})
+def _owner(model: Path) -> dict[str, str]:
+    return {"folder": str(model.resolve())}
+
+
+def _require_own(out: Path, model: Path) -> None:
+    results.require_own(out, [model], _owner(model))
 
 
 def _is_of_sampling(word: str) -> bool:

@@ -15,7 +15,7 @@ from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
 from elbos.base.tables import Table
 from elbos.cli.parse import parse
-from elbos.cli.results import Results, named
+from elbos.cli.results import claim, named, require_own
 from elbos.runs.latents import LatentEvaluation, evaluate_latents
 from elbos.validation import Validation
 
@@ -78,9 +78,8 @@ class Latents:
             "models": [str(model.resolve()) for model in models],
             "latents": str(self.latents.resolve()),
         }
-        results = Results(out, models, owner)
         if processes.is_main:
-            results.require_own()
+            require_own(out, models, owner)
             existing = next(path for path in (out, *out.parents) if path.exists())
             files.require_writable(existing / "latents.json")
 
@@ -88,7 +87,7 @@ class Latents:
             if not processes.is_main:
                 return
             if number == 0:
-                results.claim()
+                claim(out, owner)
                 for path in (out / "latents.json", *out.glob("latents-*.safetensors")):
                     path.unlink(missing_ok=True)  # of an earlier command
             validation.save(out / f"latents-{number}.safetensors")

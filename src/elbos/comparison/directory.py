@@ -56,15 +56,8 @@ def stored_settings(path: Path) -> Settings | None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a comparison's directory, which is created if it is missing."""
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"{path} is a file: name a directory with --out.")
-    foreign = [entry.name for entry in path.glob("*") if not entry.name.startswith(".")]
-    if foreign and not (path / _FILE).exists():
-        raise ValueError(
-            f"{path} holds {foreign[0]} and no comparison: name a new directory with --out."
-        )
+    files.require_folder_of(path, _FILE, "--out")
     path.mkdir(parents=True, exist_ok=True)
-    files.require_plain(path)
     with FileLock(path / ".lock"):
         files.remove_leftovers(path, min_age=0)
         yield
