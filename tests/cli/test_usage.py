@@ -89,7 +89,7 @@ FAILS = {
     "train toy --init nowhere": "not a run directory",
     "train toy --init digits": "digits has network = UNetConfig, not MLPConfig",
     "train toy --init toy": "other channels or classes",
-    "train toy --run other": "it holds notes.txt",
+    "train toy --run other": "holds notes.txt",
     "train toy --run digits/config.json": "is a file",
     "sample nowhere": "not a run directory",
     "sample toy --label 3": "knows no classes",

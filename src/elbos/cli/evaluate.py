@@ -8,18 +8,17 @@ import warnings
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from elbos.base import files, hub
-from elbos.base.errors import Interrupted, suggestion
+from elbos.base.errors import Interrupted
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
 from elbos.cli import results
 from elbos.cli.latents import Latents
-from elbos.cli.latents import command as latents
 from elbos.cli.parse import first_path, parse
 from elbos.cli.results import named
 from elbos.evaluation.config import EvaluationConfig
@@ -29,18 +28,12 @@ from elbos.evaluation.page import evaluation_tables, runs_table
 from elbos.evaluation.result import Evaluation
 from elbos.runs.pretrained import Pretrained, is_pipeline
 from elbos.runs.run import Run
-from elbos.training.choices import command_name
 from elbos.training.config import run_config
 from elbos.training.data import KnownData
 from elbos.training.directory import RunDirectory
 from elbos.training.machine import keep_freed_memory
 from elbos.training.ownership import is_own_data
 from elbos.training.sampling import Sampling
-
-_ONE_NAME = (
-    "two models of one name would have one directory of results: evaluate them one by one, with "
-    "--out."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,21 +81,13 @@ class Evaluate:
     """Print the results as JSON."""
 
     def __post_init__(self) -> None:
-        for path in self.models:
-            if str(path).startswith("data:") and not path.exists():
-                choices = [f"data:{command_name(kind)}" for kind in get_args(KnownData)]
-                raise ValueError(f"There is no {path}: {suggestion(str(path), choices)}")
         pipelines = [path for path in self.models if is_pipeline(path)]
         if self.batch_size is not None and not pipelines:
-            raise ValueError(
-                "--batch-size is for the folder of a pipeline: leave it out for a run."
-            )
+            raise ValueError("--batch-size is for the folder of a pipeline: leave it out.")
         if self.out is not None and self.data is None and self.models[0].exists():
             raise ValueError("--out is for a folder, or a run with data:TYPE: leave it out.")
         if self.out is not None and len(self.models) > 1:
             raise ValueError(f"--out works with one model only; you gave {len(self.models)}.")
-        if len({path.resolve().name for path in pipelines}) < len(pipelines):
-            raise ValueError(_ONE_NAME)
         if pipelines and self.data is None:
             raise ValueError(
                 f"{pipelines[0]} is a diffusers pipeline: say which images it is evaluated on, as "
@@ -115,9 +100,12 @@ class Evaluate:
         if not processes.is_main:
             warnings.simplefilter("ignore")  # the main process warns
         models = [self._model(path).shared_by(processes) for path in self.models]
-        outs = [self._results(*pair) for pair in zip(self.models, models, strict=True)]
+        outs = [self._results(path, model) for path, model in zip(self.models, models, strict=True)]
         if len(set(outs)) < len(set(self.models)):
-            raise ValueError(_ONE_NAME)
+            raise ValueError(
+                "Two models of one name would have one directory of results: evaluate them one by "
+                "one, with --out."
+            )
         samplings = [
             self.sampling if self.is_sampling_given else model.sampling for model in models
         ]
@@ -189,32 +177,22 @@ def _require_own(out: Path, model: Path) -> None:
     results.require_own(out, [model], _owner(model))
 
 
-def _is_of_sampling(word: str) -> bool:
-    """Return whether a word of the command line is an option of `Sampling`."""
-    names = "|".join(option.name for option in fields(Sampling))
-    return bool(re.match(rf"__({names})([.=]|$)|({names}):", word.replace("-", "_")))
-
-
 def command(words: list[str]) -> Evaluate | Latents:
     if any(word.partition("=")[0] == "--latents" for word in words):
-        return latents(words)
-    return replace(_parsed(words), is_sampling_given=any(map(_is_of_sampling, words)))
-
-
-def _parsed(words: list[str]) -> Evaluate:
+        return parse("evaluate", Latents, words)
+    options = "|".join(option.name for option in fields(Sampling))
+    of_sampling = re.compile(rf"__({options})([.=]|$)|({options}):")
+    is_given = any(of_sampling.match(word.replace("-", "_")) for word in words)
     path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
-    if path is None:
-        return parse("evaluate", Evaluate, words)
-    if is_pipeline(path):
-        return parse("evaluate", Evaluate, words)
-    if is_pipeline(path.parent):
-        raise ValueError(f"{path} is a part of a pipeline: give the whole folder, {path.parent}.")
-    folder, _ = hub.resolved(path, ["*.json"])
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(
-            f"{path} is not a run directory, it has no config.json, nor the folder of a pipeline, "
-            "it has no model_index.json."
-        )
-    sampling = run_config(RunDirectory(folder)).sampling
-    default = Evaluate(models=(path,), sampling=sampling)
-    return parse("evaluate", Evaluate, words, default)
+    if path is None or is_pipeline(path):
+        parsed = parse("evaluate", Evaluate, words)
+    else:
+        folder, _ = hub.resolved(path, ["*.json"])
+        if not (folder / "config.json").exists():
+            raise FileNotFoundError(
+                f"{path} is not a run directory, it has no config.json, nor the folder of a "
+                "pipeline, it has no model_index.json."
+            )
+        sampling = run_config(RunDirectory(folder)).sampling
+        parsed = parse("evaluate", Evaluate, words, Evaluate(models=(path,), sampling=sampling))
+    return replace(parsed, is_sampling_given=is_given)

@@ -26,13 +26,7 @@ from elbos.comparison.directory import Settings, claim, locked, stored_settings
 from elbos.comparison.executors import Executor, Key, Local, do_all
 from elbos.comparison.experiment import Experiment, Scoring, shared_config
 from elbos.comparison.job import Job
-from elbos.comparison.result import (
-    Comparison,
-    Curve,
-    Failure,
-    ObjectiveResult,
-    Row,
-)
+from elbos.comparison.result import Comparison, Curve, Failure, ObjectiveResult, Row
 from elbos.comparison.scores import RunScores, measured_metrics
 from elbos.comparison.variants import Variant
 from elbos.evaluation.quality import REFERENCE_SPLIT
@@ -173,13 +167,9 @@ def run_experiment(
                 reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
         reasons = do_all(left, executor, report_end)
     except KeyboardInterrupt:
-        done = [seed for (_, seed), job in jobs.items() if job.scores() is not None]
-        num = len(experiment.objectives)
-        complete = [str(seed) for seed in experiment.seeds if done.count(seed) == num]
-        early = f", and --seeds {' '.join(complete)} reports on these" if complete else ""
+        num = sum(job.scores() is not None for job in jobs.values())
         raise Interrupted(
-            f"Stopped with {len(done)} of {len(jobs)} runs done: the same command resumes from "
-            f"there{early}."
+            f"Stopped with {num} of {len(jobs)} runs done: the same command resumes from there."
         ) from None
     comparison = summarize(
         experiment,
@@ -190,12 +180,13 @@ def run_experiment(
         features=features,
         num_levels=dataset.num_levels,
     )
-    samples = {}
-    for sampler in list(experiment.scoring.samplings)[-1:]:
-        for (name, seed), job in jobs.items():
-            picture = job.path / "samples" / f"{sampler}.png"
-            if seed == experiment.seeds[0] and picture.exists():
-                samples[name] = files.read(picture)
+    sampler = list(experiment.scoring.samplings)[-1:]
+    pictures = {
+        objective.name: jobs[objective.name, experiment.seeds[0]].path / f"samples/{name}.png"
+        for objective in experiment.objectives
+        for name in sampler
+    }
+    samples = {name: files.read(file) for name, file in pictures.items() if file.exists()}
     text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False)
     files.write(path / "report.json", text.encode())
     files.write(path / "report.md", comparison.to_markdown().encode())
@@ -222,19 +213,18 @@ def summarize(
         }
         for objective in experiment.objectives
     }
-    is_sampled = some is not None and bool(some.samplers)
     return Comparison(
         name=name,
         command=command,
         data=some.data if some else None,
         num_test_images=some.num_images if some else None,
-        num_samples=scoring.num_samples if is_sampled else None,
+        num_samples=scoring.num_samples if some and some.samplers else None,
         num_baseline=some.num_baseline if some else None,
         num_images=config.num_images,
         num_parameters=some.num_parameters if some else None,
         seeds=experiment.seeds,
-        logsnr_min=experiment.ends[0],
-        logsnr_max=experiment.ends[1],
+        logsnr_min=config.schedule.logsnr_min,
+        logsnr_max=config.schedule.logsnr_max,
         metrics=measured_metrics(some, scoring.num_samples) if some else (),
         objectives=tuple(
             _objective(objective, experiment, by_objective[objective.name], reasons)
@@ -252,24 +242,16 @@ def summarize(
             for seed, run in runs.items()
             for key, metric in run.metrics.items()
         ),
-        protocol=_protocol(experiment, by_objective, features) if some else {},
+        protocol=_protocol(experiment, list(scores.values()), features) if some else {},
         num_levels=num_levels,
         long_warmup=config.long_warmup,
     )
 
 
 def _protocol(
-    experiment: Experiment,
-    by_objective: Mapping[str, Mapping[int, RunScores]],
-    features: str | None,
+    experiment: Experiment, runs: Sequence[RunScores], features: str | None
 ) -> dict[str, str]:
     scoring, config = experiment.scoring, experiment.config
-    runs = [run for scored in by_objective.values() for run in scored.values()]
-    clipped = {
-        name: [run.clipped for run in scored.values() if run.clipped is not None]
-        for name, scored in by_objective.items()
-    }
-    shares = {name: float(np.mean(measured)) for name, measured in clipped.items() if measured}
     protocol = {
         "seeds": ", ".join(map(str, experiment.seeds)),
         "images seen by a run": count(config.num_images),
@@ -277,7 +259,6 @@ def _protocol(
         "network": repr(config.network),
         "optimizer": repr(config.optimizer),
         "clipping": "at a norm in proportion to the loss of the best denoiser of normal data",
-        "clipped steps": ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items()),
         "precision": config.precision,
         "likelihood": f"variational bound of {count(runs[0].num_images)} test images, "
         f"{runs[0].condition}",
@@ -296,7 +277,7 @@ def _protocol(
     protocol["hardware"] = ", ".join(sorted({run.machine["device"] for run in runs}))
     versions = {f"torch {r.machine['torch']}, elbos {r.machine['elbos']}" for r in runs}
     protocol["versions"] = ", ".join(sorted(versions))
-    return {title: text for title, text in protocol.items() if text}
+    return protocol
 
 
 def _objective(
@@ -305,7 +286,7 @@ def _objective(
     runs: Mapping[int, RunScores],
     reasons: Mapping[Key, str],
 ) -> ObjectiveResult:
-    low, high = experiment.ends
+    low, high = experiment.config.schedule.logsnr_min, experiment.config.schedule.logsnr_max
     levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
     schedule, w, p = experiment.run_config(objective, 0).schedule, objective.weighting(levels), None
     density = next(iter(runs.values())).density if runs else None

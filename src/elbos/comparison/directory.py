@@ -27,7 +27,7 @@ _FILE = "compare.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of a comparison, which later calls in the same directory must use, too.
+    """Settings of a comparison that later calls in the same directory must share.
 
     `data` is a digest of the dataset; `features` is the name of the extractor, None for points.
     """

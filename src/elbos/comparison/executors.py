@@ -38,9 +38,9 @@ Key = tuple[str, int]
 
 
 class Executor(abc.ABC):
-    """Interface of an executor of training jobs, for any number of comparisons.
+    """Interface of an executor of `num_workers` training jobs at a time.
 
-    It runs `num_workers` jobs at a time, each in `num_processes` processes of `num_threads` cores.
+    A job has `num_processes` processes of `num_threads` cores each.
     """
 
     num_workers: int
@@ -60,9 +60,7 @@ class Executor(abc.ABC):
 
 
 class Local(Executor):
-    """Executor of training jobs on this machine.
-
-    The jobs are processes that share its cores and accelerators.
+    """Executor of training jobs as processes that share this machine's cores and accelerators.
 
     Args:
         num_workers: Number of jobs at once. Default: one job per `gpus_per_run` accelerators;
@@ -127,12 +125,10 @@ def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str
 
 
 class OnRay(Executor):
-    """Executor of training jobs on a Ray cluster.
+    """Executor of training jobs on the Ray cluster at `RAY_ADDRESS`, or a new one of this machine.
 
-    The cluster is the one that this process is connected to, the one at `RAY_ADDRESS`, or a new one
-    on this machine. A cluster started here listens on the loopback address only, and ends with the
-    process or by `ray.shutdown()`. All machines of a cluster need elbos, and must see the
-    comparison's directory under the same path.
+    A cluster started here listens on the loopback address only, and ends with the process. All
+    machines need elbos, and must see the comparison's directory under the same path.
 
     Args:
         num_workers: Number of jobs at once. Default: one job per `gpus_per_run` GPUs of a machine;
@@ -210,10 +206,9 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Return the number of training jobs that a cluster can run in parallel.
+    """Return how many training jobs a cluster runs in parallel, and the cores of each process.
 
-    The number of cores per process is returned, too. Each job runs on one machine. By default there
-    are as many jobs as the GPUs or cores allow.
+    Each job runs on one machine. By default there are as many jobs as the GPUs or cores allow.
 
     Examples:
         >>> shares([{"CPU": 8.0}, {"CPU": 8.0}], 1), shares([{"CPU": 8.0}], None)
@@ -260,7 +255,8 @@ def do_all(
     """
     left, reasons, stopping = dict(jobs), {}, Event()
 
-    def attempt(job: Job) -> tuple[bool, str | None]:  # whether it has ended, and why it failed
+    def attempt(job: Job) -> tuple[bool, str | None]:
+        """Return whether a job has ended, and why it failed."""
         reason = None
         if job.scores() is None and not job.is_running():
             reason = executor.do(job, stopping)
