@@ -17,11 +17,9 @@ from elbos import cli
 from elbos.base.codec import decode
 from elbos.cli import compare as compare_verb
 from elbos.cli import train as train_verb
-from elbos.models import samplers
+from elbos.cli import weightings as weightings_verb
 from elbos.runs import samples
-from elbos.theory import adaptive, parameterizations, weightings
 from elbos.theory.recipes import RECIPES
-from elbos.training.choices import command_name
 from elbos.training.config import Config
 from elbos.training.presets import PRESETS
 
@@ -39,19 +37,6 @@ def test_help_and_version(elbos: Elbos) -> None:
 def test_dry_run_prints_the_preset(elbos: Elbos, preset: str) -> None:
     result = elbos("train", preset, "--dry-run")
     assert decode(Config, json.loads(result.out)) == PRESETS[preset]
-
-
-def test_every_class_has_a_word(elbos: Elbos) -> None:
-    page = elbos("train", "toy", "--help").out
-    tables = {
-        "weighting": weightings.WEIGHTINGS,
-        "schedule": adaptive.SCHEDULES,
-        "parameterization": parameterizations.PARAMETERIZATIONS,
-        "sampling.sampler": samplers.SAMPLERS,
-    }
-    for name, classes in tables.items():
-        for cls in classes:
-            assert f"{name}:{command_name(cls)}" in page
 
 
 ROUND_TRIPS = [
@@ -75,14 +60,6 @@ def test_what_a_dry_run_prints_is_taken_as_it_is(elbos: Elbos, folder: Path, wor
     assert first.status == 0, first.err
     (folder / "f.json").write_text(first.out)
     assert elbos("train", "--config", "f.json", "--dry-run") == first
-
-
-def test_the_length_of_a_file_can_be_changed(elbos: Elbos, folder: Path) -> None:
-    first = elbos("train", "toy", "schedule:linear", "parameterization:x", "--dry-run")
-    (folder / "f.json").write_text(first.out)
-    words = "--num-images 4096 --config=f.json --dry-run"
-    changed = json.loads(elbos("train", *words.split()).out)
-    assert changed == {**json.loads(first.out), "num_images": 4096}
 
 
 def test_a_run_is_named_after_what_a_file_says(elbos: Elbos, runs: Path) -> None:
@@ -143,11 +120,12 @@ def test_a_comparison_is_of_the_preset_that_was_chosen(
     assert_one_line(elbos("compare", "fashion_small"), "Fashion in runs/compare-fashion-small")
 
 
-def test_weightings_are_the_recipes(elbos: Elbos) -> None:
+def test_weightings_are_the_recipes(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = json.loads(elbos("weightings", "--json").out)
     assert [row["name"] for row in rows] == list(RECIPES)
     assert all(row["is_monotone"] == (not row["rising"]) for row in rows)
     numbers = {part.partition("/abs/")[2] for row in rows for part in row["reference"].split()}
+    monkeypatch.setattr(weightings_verb, "rising_intervals", lambda *_: [(0.0, 1.0)])  # in no time
     table = elbos("weightings").out
     assert all(f"arXiv:{number}" in table for number in numbers if number)
 
@@ -182,19 +160,6 @@ def test_samples_that_are_not_finite_are_not_written(
     result = elbos("sample", run, "--num", 5, "--out", "x")
     assert_one_line(result, "5 of 5 samples hold NaN", statuses=(1,))
     assert snapshot(runs) == before
-
-
-@pytest.mark.usefixtures("runs")
-def test_samples_are_a_function_of_the_seed_and_longer_requests_begin_alike(elbos: Elbos) -> None:
-    def drawn(*words: Any) -> np.ndarray:
-        paths = json.loads(elbos("sample", "toy", "sampler:ancestral", *words, "--json").out)
-        with np.load(paths["npz"]) as archive:
-            return archive["x"]
-
-    x = drawn("--num", 250)
-    assert (drawn("--num", 250) == x).all()
-    assert (drawn("--num", 500)[:250] == x).all()
-    assert (drawn("--num", 250, "--seed", 1) != x).all()
 
 
 @pytest.mark.usefixtures("runs")
