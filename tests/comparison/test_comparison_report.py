@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from browsing import HOSTILE, contrast, opened
+from browsing import HOSTILE, opened
 from comparing import stored_comparison
 from PIL import Image
 from rich.console import Console
@@ -14,13 +14,7 @@ from rich.console import Console
 from elbos.comparison.figures import family, learning_figure, levels_figure
 from elbos.comparison.page import Planned, markdown, page, terminal
 from elbos.comparison.result import Comparison
-from elbos.comparison.tables import (
-    component_label,
-    pairs_table,
-    protocol_table,
-    results_table,
-    seeds_table,
-)
+from elbos.comparison.tables import component_label, pairs_table, results_table
 from elbos.theory.weightings import Weighting
 
 
@@ -57,16 +51,6 @@ def island_of(html):
     return json.loads(content, parse_constant=pytest.fail)
 
 
-def test_a_training_too_short_is_said_first(report):
-    """Where warm-up takes much of it, and where no objective is better than guessing pixels."""
-    quiet = markdown(Comparison.from_dict(report))
-    report |= {"long_warmup": "the warm-up is long", "num_levels": 2}
-    loud = markdown(Comparison.from_dict(report))
-    guess, warmup = loud.index("1.00 bits/dim"), loud.index("the warm-up is long")
-    assert guess < warmup < loud.index("planned comparisons")
-    assert "1.00 bits/dim" not in quiet
-
-
 def shown(comparison):
     """What the terminal shows, in colours, of 80 columns."""
     console = Console(width=80, file=io.StringIO(), color_system="standard", force_terminal=True)
@@ -75,20 +59,14 @@ def shown(comparison):
     return console.file.getvalue()
 
 
-def test_a_report_is_what_it_was_read_from():
-    assert Comparison.from_dict(json.loads(json.dumps(COMPARISON.to_dict()))) == COMPARISON
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"protocol": {"network": 5}}, {"rows": 5}, {"num_images": "9"}, {"format": 2}]
-)
-def test_a_report_of_an_earlier_version_is_refused(report, wrong):
-    with pytest.raises(ValueError, match="report of this version"):
+@pytest.mark.parametrize("wrong", [{"rows": 5}, {"num_images": "9"}, {"format": 2}])
+def test_a_report_of_an_other_version_is_refused(report, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
         Comparison.from_dict(report | wrong)
 
 
 def test_the_protocol_says_how_all_runs_were_made():
-    rows = dict(row for row in protocol_table(COMPARISON).rows)
+    rows = COMPARISON.protocol
     assert rows["seeds"] == "0, 1, 2, 3"
     assert rows["heun sampler"].endswith("18 steps, 35 evaluations")
     assert rows["features"].startswith("Lite0, 2,000 samples")
@@ -118,16 +96,6 @@ def test_numbers_have_two_digits_of_their_deviation():
     assert "2777 ± 768?" in shown(COMPARISON)
 
 
-def test_deviations_stand_below_the_means_on_a_page(report):
-    """And names are as they were given."""
-    text = json.dumps(report).replace("IDDPM()", "mine +- 2").replace("+-", "\\u00b1")
-    comparison = Comparison.from_dict(json.loads(text))
-    beside, below = (results_table(comparison, is_stacked=one) for one in (False, True))
-    assert (beside.body_cells[0][4].text, beside.body_cells[0][4].note) == ("2.8415 ± 0.0027", "")
-    assert (below.body_cells[0][4].text, below.body_cells[0][4].note) == ("2.8415", "± 0.0027")
-    assert "mine ± 2" in page(comparison, {})
-
-
 def test_weightings_have_short_names():
     """One whose values are stored has its own."""
     assert component_label(Weighting, "Monotone(inner=EDM(mean=2.4, std=2.4, sigma_data=0.5))") == (
@@ -145,13 +113,6 @@ def test_what_is_not_complete_is_shown_with_its_reason(html):
         assert "seeds 0, 1, 2, 3: the loss is not finite at step 812" in " ".join(text.split())
         assert "seed 2: the loss" in " ".join(text.split())
     assert results_table(COMPARISON).body_cells[-2][0].note.startswith("3 of 4")
-
-
-def test_values_of_every_seed_are_there(html):
-    rows = seeds_table(COMPARISON).rows
-    assert len(rows) == 12 * 4
-    assert f"{COMPARISON.values['iddpm']['frechet_heun'][2]:#.4g}" in rows[2]
-    assert rows[2][0] in read(html)
 
 
 def test_the_page_holds_the_report_as_json(html):
@@ -216,15 +177,6 @@ def test_a_curve_far_from_all_others_leaves_its_panel(report):
     for key, name in (("objectives", "name"), ("rows", "objective")):
         report[key] = [entry for entry in report[key] if entry[name] != "min-snr"]
     assert learning_figure(Comparison.from_dict(report)).layout.yaxis.range is None
-
-
-def test_objectives_that_are_alike_drive_no_other_out_of_its_panel(report):
-    """Half of the curves on the median exactly."""
-    report["objectives"] = report["objectives"][:3]
-    names = [objective["name"] for objective in report["objectives"]]
-    report["rows"] = [row for row in report["rows"] if row["objective"] in names]
-    report["objectives"][1]["learning"] = report["objectives"][0]["learning"]
-    assert learning_figure(Comparison.from_dict(report)).layout.yaxis2.range is None
 
 
 def test_markdown_escapes_pipes_and_tags(report):
@@ -350,14 +302,6 @@ def test_objectives_are_sorted_by_numbers_and_what_failed_is_last(view):
     assert view.locator(".compared tfoot").inner_text().startswith("real-data baseline")
 
 
-def test_more_is_better_is_sorted_from_the_most_and_names_by_the_alphabet(view):
-    view.locator(".compared th button", has_text="precision, ancestral").click()
-    numbers = [float(value) for value in column(view, 8)[:-1]]
-    assert numbers == sorted(numbers, reverse=True)
-    view.locator(".compared th button", has_text="objective").click()
-    assert column(view, 1) == sorted(column(view, 1))
-
-
 def test_names_bring_their_curves_out(view):
     chip = view.locator(".chips button", has_text="min-snr")
     script = """() => document.getElementById("plot-levels").data
@@ -374,28 +318,6 @@ def test_pictures_and_plots_are_there(view):
     assert widths == [8 * 28] * len(SAMPLES)
     assert view.locator("#plot-levels .scatterlayer .js-line").count() == 3 * 11
     assert view.locator(".tiles svg.picture").count() == 12
-
-
-def test_all_is_read_in_the_light_and_in_the_dark(view):
-    script = """places => {
-        const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
-        const rgb = (color) => {
-            pen.fillStyle = color;
-            pen.fillRect(0, 0, 1, 1);
-            return "rgb(" + pen.getImageData(0, 0, 1, 1).data.slice(0, 3).join() + ")";
-        };
-        const paper = (element) => {
-            const color = getComputedStyle(element).backgroundColor;
-            return color === "rgba(0, 0, 0, 0)" ? paper(element.parentElement) : color;
-        };
-        return places.flatMap(place => [...document.querySelectorAll(place)].map(one =>
-            [rgb(getComputedStyle(one).color), rgb(paper(one))]));
-    }"""
-    places = [".badge", ".explained p", ".mark", ".compared td", ".compared small", ".best"]
-    places += [".pairs td", ".chips button", ".tile small"]
-    for scheme in ("light", "dark"):
-        view.emulate_media(color_scheme=scheme)
-        assert min(contrast(*colors) for colors in view.evaluate(script, places)) > 4.5
 
 
 def test_nothing_is_wider_than_a_phone(browser, path):

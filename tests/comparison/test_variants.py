@@ -171,13 +171,9 @@ def test_a_function_is_trained_and_scored_from_its_numbers(small, folder):
     [
         ("a=V(),Adaptive(),nope.py:f", "nope.py"),
         ("a=V(),Adaptive(),mine.py:fails", "mine.py:fails fails: IndexError (line 6)"),
-        ("a=V(),Adaptive(),Shifted(mine.py:ramp,15)", "objective a "),
         ("a=V(),Adaptive(),Sigmoid(k=-1e30)", "objective a "),
-        ("a=V(),Adaptive(),Exponential(rate=1000)", "objective a "),
         ("a=V()", "'a'"),
-        ("a=V(),Adaptive(),ELBO(),ELBO()", "'a'"),
         ("a=V(),Adaptive(),Sigmoid(q=3)", "q"),
-        (f"a=V(),Adaptive(),{'(' * 5000}", "(((…'"),
         ("../a=V(),Adaptive(),ELBO()", "'../a'"),
     ],
 )
