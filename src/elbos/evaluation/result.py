@@ -44,17 +44,13 @@ class TheoremCheck:
 
     @property
     def holds(self) -> bool:
-        """Return whether the weighted loss and the mixture of ELBOs agree within statistical
-        error.
-        """
+        """Return whether the weighted loss and the mixture of ELBOs agree, within errors."""
         return abs(self.z) <= MAX_Z
 
 
 @dataclass(frozen=True, kw_only=True)
 class OdeLikelihood:
-    """Likelihood of images under the probability-flow ODE.
-
-    It is accompanied by the variational bound on the same images.
+    """Likelihood of images under the probability-flow ODE, and the bound on the same images.
 
     Attributes:
         difference: Mean of ODE minus bound, with standard error `difference_se`.
@@ -79,9 +75,7 @@ class OdeLikelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
-    """Variational bound on the negative log-likelihood of images.
-
-    It includes the terms and the integrand of the bound.
+    """Variational bound on the negative log-likelihood of images, its terms and integrand.
 
     Attributes:
         standard_error: Standard error for the distribution of images, in bits/dim.
@@ -205,10 +199,7 @@ class Evaluation:
 
     @property
     def is_of_latents(self) -> bool:
-        """Return whether the likelihood is that of latents instead of pixels.
-
-        Such a density is known only up to a constant.
-        """
+        """Return whether the likelihood is that of latents, known up to a constant."""
         return self.protocol.origin is not None and self.protocol.origin.latents is not None
 
     def difference(self, other: "Evaluation") -> dict[str, Estimate]:
@@ -241,9 +232,7 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
-        """Read the evaluation stored by `elbos evaluate`.
-
-        The file is RUN/eval.json.
+        """Read the evaluation stored by `elbos evaluate` as RUN/eval.json.
 
         Raises:
             OSError: If the file cannot be read.
@@ -266,10 +255,7 @@ class Evaluation:
         return evaluation
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation as a dictionary of JSON values.
-
-        It is the content of eval.json.
-        """
+        """Return the evaluation as JSON values, the content of eval.json."""
         return {"format": FORMAT, **encode(self, has_types=False)}
 
     def plot(self) -> "Figure":
@@ -280,9 +266,7 @@ class Evaluation:
     def to_html(
         self, path: Path | str, *, samples: bytes | None = None, command: str | None = None
     ) -> None:
-        """Write the evaluation as a self-contained HTML page.
-
-        An image of samples and the command line are optional.
+        """Write the evaluation as a self-contained HTML page, with samples and the command line.
 
         Raises:
             OSError: If the page cannot be written; the message names `path`.
