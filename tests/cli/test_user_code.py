@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import GOOD, LINE, PROBING, Elbos, Result, assert_one_line, content, flow, snapshot
+from commands import GOOD, LINE, PROBING, Elbos, Result, assert_one_line, flow, snapshot
 
 from elbos.base.user_code import as_script, load_function
 
@@ -176,25 +176,6 @@ def test_code_finds_the_current_folder_after_all_else(audit: Elbos, tmp_path: Pa
     code = flow("return F.mse_loss(network(z, t), u)", before=before)
     (tmp_path / "elsewhere" / "loss.py").write_text(code)
     assert audit("elsewhere/loss.py:loss", "--shape", "2", "4", "4").status == 0
-
-
-def test_code_may_change_its_directory(audit: Elbos, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    wandering = flow(
-        "os.chdir('elsewhere' if os.path.exists('elsewhere') else '.')",
-        "return F.mse_loss(network(z, t), u)",
-        before="import os\nos.chdir('elsewhere')\nos.chdir('..')",
-    )
-    (tmp_path / "wandering.py").write_text(wandering)
-    (tmp_path / "loss.py").write_text(GOOD)
-    targets = ("wandering.py:loss", "loss.py:loss")
-    results = content(audit(*targets, *PROBING, "--json", "--html", "page.html"))
-    assert [result["title"] for result in results] == [*targets]
-    assert Path.cwd() == tmp_path
-    assert (tmp_path / "page.html").exists()
-    (tmp_path / "lost.py").write_text("import os\nos.chdir('elsewhere')\na = 1 / 0")
-    assert_one_line(audit("lost.py:loss", *PROBING), "cannot be run: ZeroDivisionError (line 3)")
-    assert Path.cwd() == tmp_path
 
 
 NETWORK = """

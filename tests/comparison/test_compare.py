@@ -20,7 +20,6 @@ from elbos.comparison.scores import read_scores
 from elbos.comparison.variants import VARIANTS
 from elbos.models.networks import MLPConfig
 from elbos.theory import weightings
-from elbos.theory.parameterizations import V
 from elbos.training.data import Dataset
 from elbos.training.trainer import Trainer
 
@@ -191,15 +190,6 @@ def test_scores_that_are_not_as_they_were_written_are_measured_again(small, done
         assert read_scores(file.parent, config, few.scoring) is None, number
     assert compared(few) == (done, ["iddpm-0"])
     assert file.read_text() == content
-
-
-def test_an_objective_is_not_redefined_under_its_name(small, done):
-    """Not with another seed, nor where it has no scores."""
-    other = replace(VARIANTS["edm"], parameterization=V())
-    redefined = replace(small, objectives=(VARIANTS["iddpm"], other))
-    for seeds in ((0,), (7,)):
-        with pytest.raises(ValueError, match=r"parameterization = EDM, not V"):
-            compared(replace(redefined, seeds=seeds))
 
 
 def test_a_comparison_is_of_the_same_data_and_features_to_its_end(pictures, folder, monkeypatch):

@@ -49,7 +49,6 @@ def numbers(comparison):
                 "residual_std": comparison.statistics[metric.key].residual_std,
                 "pairing": comparison.statistics[metric.key].pairing,
                 "detectable": comparison.detectable(metric),
-                "erratic": comparison.erratic.get(metric.key, ()),
             }
             for metric in comparison.metrics
             if metric.key in comparison.statistics

@@ -146,13 +146,6 @@ def test_pairing_is_the_ratio_of_paired_to_unpaired_t(num_seeds, rng):
     assert of_one(scores).pairing == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize(("seed_std", "expected"), [(3.0, math.sqrt(10)), (0.0, 1.0)])
-def test_pairing_narrows_by_what_seeds_share(seed_std, expected, rng):
-    """To 4 standard errors of a standard deviation, n = 20,000 seeds."""
-    scores, _ = experiment(rng, 6, 20_000, seed_std=seed_std)
-    assert of_one(scores).pairing == pytest.approx(expected, rel=4 / math.sqrt(2 * 20_000))
-
-
 @pytest.mark.parametrize("num_rows", [2, 5])
 def test_pairing_is_least_where_all_seeds_have_one_mean(num_rows, rng):
     scores, _ = experiment(rng, num_rows, 4)
@@ -171,15 +164,6 @@ def test_false_claims_are_few(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_seeds", [3, 5])
-@pytest.mark.parametrize("case", coverage["CASES"])
-def test_false_claims_are_at_most_6_percent(case, num_seeds):
-    """In 2,000 reports, as the guide has it; of other seeds than its table."""
-    share = coverage["false_claims"](coverage["CASES"][case], num_seeds, 2000, seed=2)
-    assert share <= MOST
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("num_seeds", [2, 3, 5])
 @pytest.mark.parametrize("num_objectives", coverage["FEWER"])
 @pytest.mark.parametrize("case", coverage["WORST"])
@@ -195,13 +179,6 @@ def test_differences_are_found_as_the_guide_says(num_seeds, expected):
     """With 80 % power, in standard deviations, to 5 %: planned, others, and planned ones alone."""
     found = coverage["found_differences"](num_seeds, 100, seed=1)
     assert list(found.values()) == pytest.approx(expected, rel=0.05)
-
-
-def test_shared_seeds_cancel_and_true_means_change_no_verdict(rng):
-    """What is claimed of differences is claimed of their errors."""
-    scores, rows = experiment(rng, 6, 3)
-    before, after = of_one(scores - rows[:, None]), of_one(scores + 7 * rng.normal(size=3))
-    np.testing.assert_allclose(after.half_widths, before.half_widths, rtol=1e-9)
 
 
 @pytest.mark.parametrize("num_rows", [4, 10])

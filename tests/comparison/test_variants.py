@@ -128,19 +128,6 @@ def test_a_constant_factor_of_the_weighting_scales_what_the_optimizer_sees(folde
     assert alike.norm() < 0.9 * clipped(four).norm()
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ("mine=V(),Adaptive(),Sigmoid(k=3)", weightings.Sigmoid(k=3.0)),
-        ("mine = V, Adaptive, Monotone(EDM(std=2))", weightings.Monotone(weightings.EDM(std=2.0))),
-    ],
-)
-def test_an_objective_is_what_its_text_says(words, expected):
-    assert Variant.parse(words) == Variant(
-        name="mine", parameterization=V(), schedule=Adaptive(), weighting=expected
-    )
-
-
 @pytest.mark.parametrize("words", ["mine.py:ramp", "'mine.py:ramp'", "Shifted(mine.py:ramp, 0)"])
 def test_a_weighting_in_a_file_is_its_numbers(folder, words):
     weighting = Variant.parse(f"mine=V(),Adaptive(),{words}").weighting

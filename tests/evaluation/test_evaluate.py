@@ -31,7 +31,6 @@ from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table
 from elbos.evaluation.quality import NotFiniteError
 from elbos.runs.run import Run
 from elbos.training.config import Training
-from elbos.training.data import InMemory, Split
 from elbos.training.sampling import Sampling
 from elbos.validation import validator
 
@@ -164,17 +163,6 @@ def test_rounds_go_on_until_the_target(first: Evaluation) -> None:
     assert found.is_target_reached or found.measurement_error < 0.25 * found.floor
 
 
-def test_few_test_images_leave_the_baseline_open() -> None:
-    """And nothing else: samples are scored, and all is shown."""
-    run = Run("digits")
-    test = Split(InMemory(run.dataset.test.x[:12]), None)
-    run = changed(run, dataset=replace(run.dataset, test=test))
-    result = run.evaluate(**few(split="val", ode=NO_ODE))
-    assert (result.quality.baseline.num, result.quality.baseline.scores) == (12, {})
-    assert result.quality.scores["frechet_distance"].value > 0
-    assert "baseline: 12 test images" in evaluation_page(result)
-
-
 def test_a_metric_of_ones_own_is_found_everywhere() -> None:
     def mean_feature(sets: FeatureSets) -> Value:
         return Value(sets.samples.pooled.mean().item(), 0.01)
@@ -193,21 +181,6 @@ def test_a_metric_of_ones_own_is_found_everywhere() -> None:
     finally:
         SAMPLE_METRICS.remove(mine)
     assert Evaluation.from_dict(content) == result  # whoever reads it need not know the metric
-
-
-def test_the_guide_evaluates_a_run() -> None:
-    guide = (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
-    code, *_ = re.findall(r"```py\n(.*?)```", guide, re.DOTALL)
-    quick = "num_images=20, num_samples=20, extractor=mine, ode=none)"
-    code = re.sub(r"num_images=\d+, num_samples=\d+\)", quick, code).replace(
-        "runs/fashion", "digits"
-    )
-    measuring, reading = code.split("from elbos")
-    exec(measuring, names := {"mine": few()["extractor"], "none": NO_ODE})
-    assert Path("eval.html").exists()
-    Path("digits/eval.json").write_text(json.dumps(names["result"].to_dict()))
-    exec(f"from elbos{reading}", names)
-    assert names["read"] == names["result"]
 
 
 # --- what is kept --------------------------------------------------------------------------------

@@ -70,13 +70,6 @@ def test_a_function_may_have_classes_and_what_it_changes_is_its_own(tmp_path, im
     assert images.any()
 
 
-def test_the_name_is_of_the_text_and_not_of_the_place(tmp_path):
-    (tmp_path / "other").mkdir()
-    name = Module(path=written(tmp_path, MEANS)).load(CPU).name
-    assert Module(path=written(tmp_path / "other", MEANS)).load(CPU).name == name
-    assert Module(path=written(tmp_path, f"{MEANS}  # 2")).load(CPU).name != name
-
-
 @pytest.mark.parametrize(
     ("code", "named"),
     [

@@ -54,10 +54,6 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def renamed(path):
-    path.write_bytes(path.read_bytes().replace(b"num_levels", b"num_labels"))
-
-
 SPOILED = {
     "flipped": flipped,
     "cut": cut,

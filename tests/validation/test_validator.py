@@ -15,7 +15,6 @@ from elbos import Denoiser, Validator
 from elbos.theory import parameterizations, schedules, weightings
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.oracles import GaussianMixture
-from elbos.validation import validator as module
 from elbos.validation.diagnostics import TargetMissedWarning
 
 NUM_LEVELS = 6
@@ -173,12 +172,6 @@ def assert_same(found, expected=None):
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_the_batch_size_does_not_count(batch_size):
     assert_same(bits(batch_size=batch_size))
-
-
-def test_the_order_does_not_count(monkeypatch):
-    blocks = module.share
-    monkeypatch.setattr(module, "share", lambda *given: reversed(list(blocks(*given))))
-    assert_same(bits(batch_size=8))
 
 
 def test_nothing_waits_for_a_device_batch_by_batch():

@@ -74,23 +74,14 @@ class Local(Executor):
 
     @typed
     def __init__(self, num_workers: int | None = None, gpus_per_run: int = 1) -> None:
-        require_positive(gpus_per_run=gpus_per_run)
-        cores, devices = num_cores(), 0
-        if torch.accelerator.is_available():
-            devices = torch.accelerator.device_count()
-        if 0 < devices < gpus_per_run:
-            raise ValueError(
-                f"gpus_per_run is {gpus_per_run}: give at most {devices}, as this machine has."
-            )
-        if num_workers is None:
-            num_workers = devices // gpus_per_run or max(1, cores // (2 * gpus_per_run))
-        require_positive(num_workers=num_workers)
-        self.num_workers, self.num_processes = num_workers, gpus_per_run
-        share = max(1, cores // (num_workers * gpus_per_run))
-        self.num_threads = min(share, torch.get_num_threads())  # at most OMP_NUM_THREADS
+        devices = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+        node = {"CPU": num_cores(), "GPU": devices}
+        self.num_workers, num_threads = shares([node], num_workers, gpus_per_run)
+        self.num_processes = gpus_per_run
+        self.num_threads = min(num_threads, torch.get_num_threads())  # at most OMP_NUM_THREADS
         self._num_devices = devices
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for slot in range(num_workers):
+        for slot in range(self.num_workers):
             self._slots.put(slot)
 
     def precision(self) -> Precision:
@@ -143,9 +134,6 @@ class OnRay(Executor):
 
     @typed
     def __init__(self, num_workers: int | None = None, gpus_per_run: int = 1) -> None:
-        require_positive(gpus_per_run=gpus_per_run)
-        if num_workers is not None:
-            require_positive(num_workers=num_workers)
         address = os.environ.get("RAY_ADDRESS")
         if address is None:
             # As on macOS and Windows, Ray then listens on 127.0.0.1 alone. It reads the variable
@@ -206,7 +194,7 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Return how many training jobs a cluster runs in parallel, and the cores of each process.
+    """Return how many training jobs machines run in parallel, and the cores of each process.
 
     Each job runs on one machine. By default there are as many jobs as the GPUs or cores allow.
 
@@ -218,14 +206,15 @@ def shares(
         >>> shares([{"CPU": 16.0, "GPU": 8.0}, {"CPU": 16.0, "GPU": 8.0}], None, 4)
         (4, 2)
     """
+    require_positive(
+        gpus_per_run=gpus_per_run, num_workers=1 if num_workers is None else num_workers
+    )
     cores = int(sum(node.get("CPU", 0) for node in nodes))
     most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
     jobs = [(int(n.get("CPU", 0)), int(n["GPU"]) // gpus_per_run) for n in nodes if n.get("GPU")]
     num_jobs = sum(num for _, num in jobs)
     if jobs and num_jobs == 0:
-        raise ValueError(
-            f"gpus_per_run is {gpus_per_run}, more than any machine of the cluster has: give fewer."
-        )
+        raise ValueError(f"gpus_per_run is {gpus_per_run}, more than any machine has: give fewer.")
     if jobs:
         most = min(cpus // num for cpus, num in jobs if num)
     num = num_workers or num_jobs or max(1, cores // (2 * gpus_per_run))

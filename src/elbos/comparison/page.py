@@ -88,12 +88,10 @@ def _report(comparison: Comparison) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Planned:
-    """Outcomes of comparing monotone with non-monotone weightings.
+    """How often a monotone weighting is better or worse than a non-monotone one.
 
-    Counted is how often the monotone weighting is better or worse. The counts are out of `num`
-    differences with a verdict; `num_unresolved` more have too much scatter over seeds.
-    `significant` are these differences in words, empty if many; `least`, for each metric, the
-    differences that would have been significant where none was.
+    The counts are out of `num` differences with a verdict; `num_unresolved` more have too much
+    scatter over seeds. `significant` are the significant differences in words, empty if many.
     """
 
     num: int
@@ -101,7 +99,6 @@ class Planned:
     num_worse: int
     num_unresolved: int
     significant: list[str]
-    least: list[str]
 
     @classmethod
     def from_comparison(cls, comparison: Comparison) -> "Planned":
@@ -122,12 +119,6 @@ class Planned:
                     f"{pair.monotone} minus {pair.non_monotone}, {metric.title}: "
                     f"{signed(difference.mean, places)} ({ends})"
                 )
-        least = []
-        for metric in comparison.main_metrics:
-            same = [d.detectable for _, m, d, v in tested if m is metric and v == "same"]
-            if sizes := sorted(size for size in same if size is not None):
-                texts = [tables.text_of(size, decimals(size)) for size in (sizes[0], sizes[-1])]
-                least.append(f"{' to '.join(dict.fromkeys(texts))} ({metric.title})")
         num_unresolved = verdicts.count("unresolved")
         return cls(
             num=len(tested) - num_unresolved,
@@ -135,7 +126,6 @@ class Planned:
             num_worse=verdicts.count("worse"),
             num_unresolved=num_unresolved,
             significant=significant if len(significant) <= _MAX_NAMED else [],
-            least=least,
         )
 
 

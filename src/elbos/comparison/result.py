@@ -320,13 +320,6 @@ class Comparison:
         best = tested.best(metric.is_lower_better)
         return float(np.median(np.delete(tested.half_widths[best], best)))
 
-    @cached_property
-    def erratic(self) -> dict[str, tuple[str, ...]]:
-        """Objectives, by metric, that scatter over seeds more than ten times as much as typical."""
-        names = [o.name for o in self.complete]
-        wild = {key: np.flatnonzero(tested.is_wild) for key, tested in self.statistics.items()}
-        return {key: tuple(names[i] for i in rows) for key, rows in wild.items() if rows.size}
-
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON values for report.json."""
         return {"format": FORMAT, **encode(self, has_types=False)}
