@@ -331,7 +331,7 @@ def test_several_runs_are_a_table(elbos: Elbos) -> None:
     ("words", "num_steps"),
     [
         ([], [2, 3]),
-        (["--num-steps", "2"], [2, 2]),  # as the first has without it
+        (["--num-steps", "4"], [4, 4]),
         (["sampler:heun"], [2, 2]),
         (["--num-images", "9", "--ode.num-images", "0"], [2, 3]),
     ],

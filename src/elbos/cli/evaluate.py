@@ -1,11 +1,10 @@
 """`elbos evaluate`: evaluate trained models, with standard errors."""
 
 import json
-import re
 import shlex
 import sys
 import warnings
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -17,10 +16,9 @@ from elbos.base import files, hub
 from elbos.base.errors import Interrupted
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
-from elbos.cli import results
 from elbos.cli.latents import Latents
 from elbos.cli.parse import first_path, parse
-from elbos.cli.results import named
+from elbos.cli.results import claim, named, require_own
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.evaluate import evaluate, require_measurable, samples_picture
 from elbos.evaluation.model import Model
@@ -65,7 +63,7 @@ class Evaluate:
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
 
     is_sampling_given: tyro.conf.Suppress[bool] = False
-    """Whether an option of `sampling` is given, so that all models use that sampler."""
+    """Whether options changed `sampling`, so that all models use that sampler."""
 
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
@@ -99,8 +97,8 @@ class Evaluate:
         processes = Processes.joined()
         if not processes.is_main:
             warnings.simplefilter("ignore")  # the main process warns
-        models = [self._model(path).shared_by(processes) for path in self.models]
-        outs = [self._results(path, model) for path, model in zip(self.models, models, strict=True)]
+        opened = [self._opened(path) for path in self.models]
+        models, outs = [m.shared_by(processes) for m, _ in opened], [out for _, out in opened]
         if len(set(outs)) < len(set(self.models)):
             raise ValueError(
                 "Two models of one name would have one directory of results: evaluate them one by "
@@ -125,25 +123,20 @@ class Evaluate:
         elif len(results) > 1:
             Console().print(runs_table(results).rich())
 
-    def _model(self, path: Path) -> Run | Pretrained:
+    def _opened(self, path: Path) -> tuple[Run | Pretrained, Path]:
+        """Return a model and the directory of its results, its own if the data are its own."""
+        out = self.out or Path("runs") / f"evaluate-{path.resolve().name}"
         if is_pipeline(path):
             assert self.data is not None
-            _require_own(self._out(path), named(path))
+            require_own(out, [named(path)], _owner(named(path)))
             size = {} if self.batch_size is None else {"batch_size": self.batch_size}
-            return Pretrained.from_folder(path, self.data, self._out(path), **size)
+            return Pretrained.from_folder(path, self.data, out, **size), out
         run = Run.with_function(path, self.network)
-        return run if self.data is None else run.with_data(self.data)
-
-    def _out(self, path: Path) -> Path:
-        return self.out or Path("runs") / f"evaluate-{path.resolve().name}"
-
-    def _results(self, path: Path, model: Model) -> Path:
-        if model.origin is None:
-            is_own = self.data is None or is_own_data(model.directory, model.dataset)
-            if is_own and path.exists():
-                return path
-            _require_own(self._out(path), named(path))
-        return self._out(path)
+        run = run if self.data is None else run.with_data(self.data)
+        if path.exists() and (self.data is None or is_own_data(run.directory, run.dataset)):
+            return run, path
+        require_own(out, [named(path)], _owner(named(path)))
+        return run, out
 
     def _measure(self, model: Model, path: Path, sampling: Sampling) -> Evaluation:
         if not model.processes.is_main:
@@ -151,7 +144,7 @@ class Evaluate:
             samples_picture(model, self.config, sampling)
             return result
         if path != Path(model.name):
-            results.claim(path, _owner(Path(model.name)))
+            claim(path, _owner(Path(model.name)))
         files.require_writable(path / "eval.json")
         files.require_writable(path / "eval.html")
         with progress() as bar:
@@ -173,26 +166,19 @@ def _owner(model: Path) -> dict[str, str]:
     return {"folder": str(model.resolve())}
 
 
-def _require_own(out: Path, model: Path) -> None:
-    results.require_own(out, [model], _owner(model))
-
-
 def command(words: list[str]) -> Evaluate | Latents:
     if any(word.partition("=")[0] == "--latents" for word in words):
         return parse("evaluate", Latents, words)
-    options = "|".join(option.name for option in fields(Sampling))
-    of_sampling = re.compile(rf"__({options})([.=]|$)|({options}):")
-    is_given = any(of_sampling.match(word.replace("-", "_")) for word in words)
     path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
     if path is None or is_pipeline(path):
         parsed = parse("evaluate", Evaluate, words)
-    else:
-        folder, _ = hub.resolved(path, ["*.json"])
-        if not (folder / "config.json").exists():
-            raise FileNotFoundError(
-                f"{path} is not a run directory, it has no config.json, nor the folder of a "
-                "pipeline, it has no model_index.json."
-            )
-        sampling = run_config(RunDirectory(folder)).sampling
-        parsed = parse("evaluate", Evaluate, words, Evaluate(models=(path,), sampling=sampling))
-    return replace(parsed, is_sampling_given=is_given)
+        return replace(parsed, is_sampling_given=parsed.sampling != Sampling())
+    folder, _ = hub.resolved(path, ["*.json"])
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(
+            f"{path} is not a run directory, it has no config.json, nor the folder of a pipeline, "
+            "it has no model_index.json."
+        )
+    sampling = run_config(RunDirectory(folder)).sampling
+    parsed = parse("evaluate", Evaluate, words, Evaluate(models=(path,), sampling=sampling))
+    return replace(parsed, is_sampling_given=parsed.sampling != sampling)

@@ -20,9 +20,13 @@ def require_own(out: Path, models: Iterable[Path], owner: dict[str, Any]) -> Non
             raise ValueError(
                 f"{out} is in the model's own folder: name another directory with --out."
             )
+    if out.is_symlink():
+        raise ValueError(f"{out} is a link, which is not followed: name a directory with --out.")
     files.require_folder_of(out, _FILE, "--out")
-    if RunDirectory(out).read(_FILE) not in (None, owner):
-        raise ValueError(f"{out} holds another evaluation (see {_FILE}): name another with --out.")
+    stored = RunDirectory(out).read(_FILE)
+    if stored not in (None, owner):
+        evaluated = " on ".join(map(str, stored.values()))
+        raise ValueError(f"{out} holds the evaluation of {evaluated}: name another with --out.")
 
 
 def claim(out: Path, owner: dict[str, Any]) -> None:
