@@ -158,10 +158,7 @@ class Difference:
         return not self.low <= 0 <= self.high
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """Judge whether the monotone weighting scores better than the non-monotone one.
-
-        It is "better", "worse", "same" or "unresolved"; None without a confidence interval.
-        """
+        """Judge the monotone weighting against the other one; None without an interval."""
         if self.is_significant is None:
             return None
         if self.is_significant:
@@ -311,10 +308,7 @@ class Comparison:
         )
 
     def detectable(self, metric: Metric) -> Number:
-        """Return the median over objectives of the smallest significant difference from the best.
-
-        None without verdicts.
-        """
+        """Return the median over objectives of the least significant difference from the best."""
         if (tested := self.statistics.get(metric.key)) is None:
             return None
         best = tested.best(metric.is_lower_better)

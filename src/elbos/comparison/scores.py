@@ -75,10 +75,7 @@ def metric_key(metric: str, sampler: str) -> str:
 def read_scores(
     path: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
 ) -> RunScores | None:
-    """Return the stored scores of a trained model.
-
-    None if they are missing, altered, or measured with other settings.
-    """
+    """Return the stored scores of a model; None if missing, altered, or of other settings."""
     try:
         stored = files.read_json(path / FILE)
         if stored["digest"] != _digest(config, scoring, stored["scores"]):

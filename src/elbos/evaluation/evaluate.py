@@ -135,10 +135,7 @@ def require_measurable(model: Model, config: EvaluationConfig, sampling: Samplin
 
 
 def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
-    """Return a PNG image that shows some generated samples.
-
-    None if the evaluation generates no samples.
-    """
+    """Return a PNG image of some generated samples; None if there are none."""
     if not _is_sampled(model, config):
         return None
     x = stored_samples(model, sampling, config.num_samples, config.seed, silent)

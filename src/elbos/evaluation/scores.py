@@ -8,10 +8,7 @@ from elbos.evaluation.metrics import SAMPLE_METRICS, SampleMetric, Value, leadin
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Sample-quality scores of real held-out images.
-
-    They are a baseline for samples; empty if there are too few images.
-    """
+    """Sample-quality scores of real held-out images, empty if these are too few."""
 
     split: str
     num: int

@@ -184,10 +184,10 @@ class Validation:
         return first.estimate((self.bound - other.bound) / NATS_PER_BIT)
 
     def difference_by_level(self, other: "Validation") -> Curve:
-        """Compare the losses of two validations by noise level.
+        """Estimate the paired difference of the losses, `self` minus `other`, by noise level.
 
-        Each is `self` minus `other` in a bin of log-SNR, in nats per dimension; the bins are at
-        most 12, since a bin's scatter is larger than that of the bound.
+        There are at most 12 bins of log-SNR, since the scatter in a bin is larger than that of the
+        bound.
 
         Raises:
             ValueError: If the validations differ in samples, noise levels or noise.

@@ -307,10 +307,7 @@ class Validator(Typed):
         return replace(self, schedule=schedule, control=control)
 
     def compare(self, before: Validation, after: Validation) -> Estimate:
-        """Return the paired difference between two variational bounds in bits/dim.
-
-        It is positive if the second bound is lower.
-        """
+        """Return the paired difference in bits/dim, positive if the second bound is lower."""
         return before.difference(after)
 
     def _execution(self, denoiser: Denoise, *settings: Any) -> Execution:
