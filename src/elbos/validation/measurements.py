@@ -122,8 +122,8 @@ class Measurements:
         return predicted + (h(self.logsnr) * self._residual).mean(2)
 
     def elbo(self, logsnr: float, prior: Float[Tensor, " n"]) -> Float[Tensor, "n r"]:
-        r"""Estimate the negative ELBO of each sample noised to log-SNR $\lambda$, the prior loss plus
-        $\int\ell$ from $\lambda_\min$ to $\lambda$.
+        r"""Estimate the negative ELBO of each sample noised to log-SNR $\lambda$: the prior loss
+        plus $\int\ell$ from $\lambda_\min$ to $\lambda$.
         """
         return prior[:, None] + self.integral(lambda level: (level < logsnr).double())
 
