@@ -188,6 +188,11 @@ def test_significant_differences_are_counted_and_named(report):
         report, frechet_heun=-400.0, bits_per_dim=50.0, frechet_ancestral=0
     )
     assert (planned.num, planned.num_better, planned.num_worse) == (6, 2, 2)
+    verdicts = {
+        metric.key: comparison.difference(comparison.pairs[0], metric).verdict(metric)
+        for metric in comparison.main_metrics
+    }
+    assert (verdicts["frechet_heun"], verdicts["bits_per_dim"]) == ("better", "worse")
     assert len(planned.significant) == 4
     assert any(
         text.startswith("eps-cosine-sigmoid-2 minus iddpm, bits/dim: +50.0")
