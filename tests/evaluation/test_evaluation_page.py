@@ -17,15 +17,17 @@ from elbos.evaluation.figures import curves_figure, floor_figure
 from elbos.evaluation.metrics import FRECHET_DISTANCE, KERNEL_DISTANCE, Value
 from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table, underfitting
 from elbos.evaluation.result import (
+    Baseline,
     Curve,
     Evaluation,
     Likelihood,
     OdeLikelihood,
     Protocol,
+    SampleQuality,
+    SamplingProtocol,
     TheoremCheck,
     Training,
 )
-from elbos.evaluation.scores import Baseline, SampleQuality, SamplingProtocol
 from elbos.theory.floor import Floor
 
 COMMAND = "elbos evaluate runs/fashion --quality"

@@ -1,5 +1,12 @@
 """Comparison of training objectives: train each with every seed, score the models, and write a
 report.
+
+DIR/
+    compare.json            the settings that all runs share, and the objectives
+    runs/OBJECTIVE-SEED/    a run directory, with scores.json once the run is scored
+    report.json, report.md, report.html
+
+A directory belongs to one configuration and one way of scoring; objectives and seeds may be added.
 """
 
 import itertools
@@ -7,22 +14,22 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from rich.console import Console
 
 from elbos.base import files
 from elbos.base.checks import typed
-from elbos.base.codec import digest
+from elbos.base.codec import decode, difference, digest, encode
 from elbos.base.errors import Interrupted, printable, suggestion
 from elbos.base.numbers import count
 from elbos.base.processes import local_device
 from elbos.base.progress import LOGGER, begin, clock, progress
-from elbos.comparison.directory import Settings, claim, locked, stored_settings
 from elbos.comparison.executors import Executor, Key, Local, do_all
 from elbos.comparison.experiment import Experiment, Scoring, shared_config
 from elbos.comparison.job import Job
@@ -38,6 +45,21 @@ from elbos.training.presets import PRESETS
 from elbos.training.state import build_network, require_guidable
 
 NUM_WEIGHTS = 201  # points of the curves of weighting and density
+SETTINGS = "compare.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of a comparison that later calls in the same directory must share.
+
+    `data` is a digest of the dataset; `features` is the name of the extractor, None for points.
+    """
+
+    config: Config
+    scoring: Scoring
+    data: str
+    features: str | None
+    objectives: dict[str, Variant]
 
 
 @typed
@@ -113,7 +135,10 @@ def run_experiment(
     if dataset.num_levels is not None:
         extractor = experiment.scoring.extractor.load(local_device())
     features = extractor.name if extractor else None
-    with locked(path):
+    files.require_folder_of(path, SETTINGS, "--out")
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(path / ".lock"):
+        files.remove_leftovers(path, min_age=0)
         config, stored = experiment.config, stored_settings(path)
         if config.precision == "auto":
             precision = stored.config.precision if stored else executor.precision()
@@ -126,7 +151,11 @@ def run_experiment(
             features=features,
             objectives={objective.name: objective for objective in experiment.objectives},
         )
-        claim(path, settings)
+        if stored:
+            settings = _extended(settings, stored, path)
+        content = json.dumps(encode(settings), indent=2) + "\n"
+        files.write(path / SETTINGS, content.encode())
+        (path / "runs").mkdir(exist_ok=True)  # `_run_here` fails on machines that do not see it
     jobs = {  # all objectives with one seed, then with the next
         (objective.name, seed): Job(
             path=(path / "runs" / f"{objective.name}-{seed}").absolute(),
@@ -192,6 +221,32 @@ def run_experiment(
     files.write(path / "report.md", comparison.to_markdown().encode())
     comparison.to_html(path / "report.html", samples=samples)
     return comparison
+
+
+def stored_settings(path: Path) -> Settings | None:
+    """Return the stored settings of a comparison, or None if the directory is new."""
+    if not (path / SETTINGS).exists():
+        return None
+    try:
+        settings: Settings = decode(Settings, files.read_json(path / SETTINGS), "comparison")
+    except ValueError as error:
+        raise ValueError(
+            f"{path / SETTINGS} is damaged ({error}): restore it, or name another with --out."
+        ) from error
+    return settings
+
+
+def _extended(settings: Settings, stored: Settings, path: Path) -> Settings:
+    """Return settings with the objectives of earlier commands, too; nothing else may differ."""
+    if stored.data != settings.data:
+        raise ValueError(
+            f"{path} was started with other data: restore them, or give another --out."
+        )
+    objectives = {**stored.objectives, **settings.objectives}
+    before = {name: objectives[name] for name in stored.objectives}
+    if changed := difference(encode(stored), encode(replace(settings, objectives=before))):
+        raise ValueError(f"{path} holds a comparison with {changed}: name another one with --out.")
+    return replace(settings, objectives=objectives)
 
 
 def summarize(

@@ -21,8 +21,7 @@ from elbos.evaluation.likelihood import (
 from elbos.evaluation.model import Model
 from elbos.evaluation.ode import measure_ode
 from elbos.evaluation.quality import Scorer, stored_samples
-from elbos.evaluation.result import Evaluation, Protocol
-from elbos.evaluation.scores import SampleQuality
+from elbos.evaluation.result import Evaluation, Protocol, SampleQuality
 from elbos.training.data import to_unit
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling

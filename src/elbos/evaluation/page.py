@@ -12,8 +12,7 @@ from elbos.base.html import document, write_html
 from elbos.base.numbers import NONE, count, fixed, number, percent, plus_minus, setting, signed
 from elbos.base.tables import Cell, Column, Table, evenly, settings
 from elbos.evaluation import figures
-from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood
-from elbos.evaluation.scores import SampleQuality
+from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood, SampleQuality
 from elbos.theory.floor import Floor
 from elbos.validation import Estimate
 from elbos.validation.result import NATS_PER_BIT

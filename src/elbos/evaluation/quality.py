@@ -24,7 +24,7 @@ from elbos.evaluation.features.extractor import BATCH_SIZE
 from elbos.evaluation.metrics import MIN_IMAGES, FeatureSets, Value, num_manifold, scores
 from elbos.evaluation.model import Model, class_labels, data_store, model_store, sample_batches
 from elbos.evaluation.reference import Reference, reference, require_images
-from elbos.evaluation.scores import Baseline, SamplingProtocol
+from elbos.evaluation.result import Baseline, SamplingProtocol
 from elbos.theory.names import label
 from elbos.training.data import to_levels
 from elbos.training.randomness import generator
