@@ -110,6 +110,8 @@ CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
     "file missing": lambda folder: (folder / "ema.safetensors").unlink(),
     "pickled code": lambda folder: replaced(folder, pickle.dumps(Code())),
     "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
+    "manifest of nothing": lambda folder: edited(folder / "manifest.json", lambda _: {}),
+    "step of another": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "step": 3}),
     "group missing": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "sha256": {}}),
     "tensor missing": lambda folder: reseal(folder, "ema", lambda ts: ts.pop(first(ts))),
     "another shape": lambda folder: reseal(

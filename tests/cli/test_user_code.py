@@ -54,6 +54,18 @@ BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
         "numpy Generator or a counter of its own",
         before="import numpy\nrng = numpy.random.default_rng(0)",
     ),
+    "integers": raising("return network(t.long())", "the network is called without any tensor"),
+    "no_grad": bad(
+        "with torch.no_grad(): return F.mse_loss(network(z, t), u)", "computed under no_grad"
+    ),
+    "twice the batch": bad(
+        "return F.mse_loss(network(torch.cat([z, z]), t)[: len(x)], u)", "batch of 128 for data of"
+    ),
+    "one level": bad(
+        "return F.mse_loss(network(0.6 * x + 0.8 * eps, t), eps)", "draws a single noise level"
+    ),
+    "no noise": bad("return F.mse_loss(network(x, t), x)", "is given the clean data"),
+    "no data": bad("return F.mse_loss(network(z[..., :2], t), u[..., :2])", "is not the data"),
     "exit": bad("import sys; sys.exit(3)", "loss.py:loss exits when it is called (3)"),
     "interrupted": bad("raise KeyboardInterrupt", "Interrupted."),
 }

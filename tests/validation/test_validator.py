@@ -8,7 +8,7 @@ import torch
 from oracles import ByClass, gaussian, gaussian_loss, in_parts, quantized, z_score
 from scipy.integrate import quad
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SubsetRandomSampler
 from transfers import META, Transfers
 
 from elbos import Denoiser, Validator
@@ -328,8 +328,11 @@ def nan_where_clean(z, logsnr):
 MISTAKES = {
     "empty": (lambda: Validator(IMAGES[:0]), "empty"),
     "strings": (lambda: Validator(["a", "b"]), "x"),
+    "integers": (lambda: Validator(IMAGES.int()), "int32"),
     "ends": (lambda: Validator(IMAGES, logsnr_min=3.0, logsnr_max=2.0), "logsnr_min"),
     "collated": (lambda: Validator(DataLoader(IMAGES, collate_fn=torch.stack)), "collate_fn"),
+    "sampled": (lambda: Validator(DataLoader(IMAGES, sampler=SubsetRandomSampler([1, 2]))),
+        "sampler"),
     "pixels at levels": (lambda: Validator(255 * IMAGES.abs()).at_levels(DENOISER, [0.0]),
         "2 x / 255"),
     "evaluations": (lambda: Validator(IMAGES, num_evaluations=6), "num_evaluations is 6"),
