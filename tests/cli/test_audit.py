@@ -25,6 +25,7 @@ CONFIGS: dict[str, Any] = {
 SHAPE = "loss.py:loss --shape"
 WRONG = {
     "": "Name a target",
+    "train.py --snr_gamma 5": "elbos record train.py",
     "nope": "nope is not a FILE.py:FUNCTION, scheduler_config.json, recipe",
     "edm3": "did you mean edm or edm2?",
     "edm --snr-gamma 5": "--snr-gamma, --weighting-scheme and the like are for a scheduler_config",
@@ -125,6 +126,14 @@ def test_one_target_is_an_object_and_what_it_prints_is_elsewhere(audit: Elbos) -
     assert result["num_samples"] == 400
     curves = [result[name] for name in ("logsnr", "weight", "weight_error", "density")]
     assert len({len(curve) for curve in curves}) == 1
+
+
+def test_a_scheduler_is_found_in_its_folder_and_an_empty_word_is_none(audit: Elbos) -> None:
+    Path("scheduler").mkdir()
+    Path("scheduler", "scheduler_config.json").write_text(json.dumps(CONFIGS["flow"]))
+    results = content(audit("scheduler", ".", "--json"))  # of a scheduler, of a pipeline
+    assert [result["title"] for result in results] == ["scheduler", "."]
+    assert_one_line(audit("edm", ""), "empty", statuses=(2,))
 
 
 def test_several_targets_are_a_table(audit: Elbos) -> None:
