@@ -33,7 +33,7 @@ from elbos import Run
 from elbos.base.numbers import interval, plus_minus, signed
 from elbos.base.progress import silent
 from elbos.base.tables import Column, Table
-from elbos.comparison.directory import stored_settings
+from elbos.comparison.compare import stored_settings
 from elbos.evaluation.estimators import kernel_distance
 from elbos.evaluation.quality import stored_samples
 from elbos.training.data import Digits, to_unit

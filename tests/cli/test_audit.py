@@ -1,7 +1,6 @@
 """`elbos audit` from a user's side: words, results, pages and the examples."""
 
 import html
-import inspect
 import io
 import json
 import os
@@ -16,87 +15,48 @@ from typing import Any
 import pytest
 from commands import GOOD, PROBING, Elbos, assert_one_line, content, flow, snapshot
 
-from elbos.cli.audit import Audit
-
 CONFIGS: dict[str, Any] = {
     "betas": {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear"},
     "flow": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
     "unet": {"_class_name": "UNet2DConditionModel", "in_channels": 4},
     "wrong": {"_class_name": "DDPMScheduler", "beta_start": "small"},
-    "other": {"architectures": ["CLIPTextModel"]},
-    "list": [1],
     "broken": '{"_class_name": ',
-    "empty": "",
 }
 SHAPE = "loss.py:loss --shape"
 WRONG = {
     "": "Name a target",
+    "train.py --snr_gamma 5": "elbos record train.py",
     "nope": "nope is not a FILE.py:FUNCTION, scheduler_config.json, recipe",
-    "train:loss": "train:loss is not a FILE.py:FUNCTION",
     "edm3": "did you mean edm or edm2?",
-    "minsnr-5": "did you mean min-snr-5",
-    "edm nope": "nope is not a",
-    "folder": "folder is a folder without a scheduler_config.json",
     "edm --snr-gamma 5": "--snr-gamma, --weighting-scheme and the like are for a scheduler_config",
     "loss.py:loss --shape 2 4 4 --prediction v": "no target is one",
     "edm --shape 2 4 4": "--shape, --num-samples and the like are for FILE.py:FUNCTION",
     "loss.py:loss": "Give the shape of one sample, as in --shape 3 32 32",
-    f"{SHAPE}": "Give the shape of one sample",
     f"{SHAPE} 0 4 4": "--shape is 0 4 4: give numbers above 0",
-    f"{SHAPE} 2 -4 4": "--shape is 2 -4 4: give numbers above 0",
-    f"{SHAPE} 2,4,4": "--shape",
-    f"{SHAPE} 2.5": "--shape",
-    "--shape 2 4 4 loss.py:loss": "--shape",
     f"{SHAPE} 2 4 4 --num-samples 5": "--num-samples is 5: give at least 100",
-    f"{SHAPE} 2 4 4 --num-samples 10000001": "is 10000001: give at least 100, at most 10,000,000",
-    f"{SHAPE} 2 4 4 --html loss.py": "--html loss.py would overwrite loss.py:loss",
-    f"{SHAPE} 2 4 4 --html link.py": "--html link.py would overwrite loss.py:loss",
-    "edm link.py:loss --shape 2 4 4 --html loss.py": "--html loss.py would overwrite link.py:loss",
-    "folder betas.json --html betas.json": "folder is a folder without",
-    "betas.json --html betas.json": "--html betas.json would overwrite betas.json",
     f"{SHAPE} 2 4 4 --data-range 1 -1": "--data-range is 1.0 -1.0",
-    f"{SHAPE} 2 4 4 --data-range 0 inf": "--data-range is 0.0 inf",
     f"{SHAPE} 2 4 4 --data-scale 0": "data_scale is 0.0",
-    f"{SHAPE} 2 4 4 --batch-size 0": "batch_size is 0",
-    f"{SHAPE} 2 4 4 --seed -1": "seed is -1",
     f"{SHAPE} 2 4 4 --sed 3": "--sed",
-    f"{SHAPE} 2 4 4 --device nonsense": "--device nonsense: Expected one of cpu, cuda",
-    "loss.py:lsos": "loss.py has no 'lsos'; it defines loss",
-    "kohya": "kohya is a trainer: name a file of its settings, as kohya:config.toml",
-    "kohya:": "kohya is a trainer: name a file of its settings",
+    "kohya": "trainer's settings",
     "khoya:config.toml": "did you mean kohya?",
     "kohya:--min_snr_gama=5": "There is no setting min_snr_gama: did you mean min_snr_gamma?",
-    "onetrainer:betas.json --html betas.json": "--html betas.json would overwrite",
-    "kohya:betas.json --prediction v": "are for a scheduler_config.json; no target is one",
     "betas.json --prediction epsilon": "invalid choice 'epsilon' for argument '--prediction'",
     "betas.json --snr-gamma -1": "snr_gamma is -1.0: give a finite number above 0",
-    "betas.json --weighting-scheme normal": "invalid choice 'normal'",
     "flow.json --logit-std 0": "logit_std is 0.0",
 }
 FAILS = {
-    f"{SHAPE} 99999999999 99999999999": "Out of memory: give a smaller --shape, or lower --batch",
-    f"{SHAPE} {'9' * 30}": "Out of memory: give a smaller --shape",
-    f"{SHAPE} 2 4 4 --batch-size 99999999999": "Out of memory: give a smaller --shape",
-    f"{SHAPE} 2 4 4 --html {'x' * 250}": "xxx: File name too long",
-    f"{SHAPE} 2 4 4 --html loss.py/page.html": "loss.py/page.html: Not a directory",
+    f"{SHAPE} 99999999999 99999999999": "Out of memory",
     f"{SHAPE} 2 4 4 --html fifo": "fifo: it is no regular file: name another path",
     f"{SHAPE} 2 4 4 --html nowhere/page.html": "nowhere/page.html: No such file",
-    f"{SHAPE} 2 4 4 --html .": "it is a folder: name a file",
     f"{SHAPE} 2 4 4 --html folder": "folder: it is a folder: name a file",
-    "no.py:loss": "no.py: No such file",  # before all else
-    "no.json": "no.json: No such file",
+    "no.py:loss --shape 2 4 4": "no.py: No such file",
     "kohya:no.toml": "no.toml: No such file",
     "kohya:broken.json": "broken.json is not valid json",
     "unet.json": "unet.json is no scheduler_config.json to read: UNet2DConditionModel is no sched",
-    "other.json": "it names no _class_name",
-    "list.json": "list.json is no scheduler_config.json",
     "broken.json": "broken.json is no scheduler_config.json to read: Expecting value: line 1",
-    "empty.json": "empty.json is no scheduler_config.json",
     "wrong.json betas.json": "wrong.json: beta_start is 'small'",
     "betas.json --prediction flow": "betas.json: DDPMScheduler has no flow",
-    "betas.json --weighting-scheme mode": "weighting_scheme and precondition_outputs are for flow",
     "flow.json --snr-gamma 5": "flow.json: snr_gamma needs betas",
-    "flow.json --prediction v": "predict flow, x or eps, not v",
 }
 
 
@@ -116,12 +76,6 @@ def test_wrong_words_are_one_line(audit: Elbos, tmp_path: Path, words: str) -> N
     assert (tmp_path / "fifo").is_fifo()
 
 
-@pytest.mark.parametrize("target", ["", " "])
-def test_an_empty_target_is_none(audit: Elbos, tmp_path: Path, target: str) -> None:
-    (tmp_path / "scheduler_config.json").write_text(json.dumps(CONFIGS["betas"]))
-    assert_one_line(audit("edm", target), "A target is empty", statuses=(2,))
-
-
 def test_a_trainers_settings_are_a_target(audit: Elbos, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("[loss]\nmin_snr_gamma = 5\nlearning_rate = 1e-4\n")
     result = content(audit("kohya:config.toml", "--json"))
@@ -129,15 +83,8 @@ def test_a_trainers_settings_are_a_target(audit: Elbos, tmp_path: Path) -> None:
     assert result["diagnostics"][-1]["values"]["names"].endswith("learning_rate")
 
 
-def test_an_empty_file_of_settings_has_the_defaults(audit: Elbos, tmp_path: Path) -> None:
-    (tmp_path / "empty.toml").write_text("")
-    assert content(audit("kohya:empty.toml", "--json"))["parameterization"] == "eps"
-
-
 LATER = {
     "no.py:loss": "no.py: No such file",
-    "loss.py:lo-ss": "loss.py has no 'lo-ss'; it defines loss.",
-    "broken.json": "broken.json is no scheduler_config.json to read",
     "wrong.json": "wrong.json: beta_start is 'small'",
 }
 
@@ -156,34 +103,12 @@ def test_all_targets_are_looked_at_before_the_first_is_measured(
     assert_one_line(result, LATER[target], statuses=(1,))
 
 
-def test_a_file_without_a_function_is_not_run(audit: Elbos, tmp_path: Path) -> None:
-    source = """
-open("was_run", "w")
-def loss(network, x): ...
-def main(): ...
-def losses(network, x, weight=1, *, how=None): ...
-def of_pictures(network, x, labels): ...
-"""
-    (tmp_path / "train.py").write_text(source)
-    for target in ("train.py", "train.py --snr_gamma 5"):
-        result = audit(target)
-        assert_one_line(result, "of loss, losses; or", statuses=(2,))
-        assert "elbos record train.py" in result.err
-    assert not (tmp_path / "was_run").exists()
-
-
 def test_diffusers_flags_are_a_target(audit: Elbos) -> None:
     words = "diffusers:train_text_to_image.py --snr_gamma 5 --prediction_type v_prediction"
     result = content(audit(words, "--json"))
     assert result["coefficient_name"] == "min(snr, 5)/(snr + 1)"
     slip = audit("diffusers:train_text_to_image.py --snr_gama 5")
     assert_one_line(slip, "did you mean snr_gamma?", statuses=(2,))
-
-
-def test_the_help_shows_how_to_wrap_a_loss(audit: Elbos) -> None:
-    text = audit("--help").out
-    assert re.match(r"usage: elbos audit .*TARGET", text)
-    assert "    def loss(network, x):\n        labels = " in text
 
 
 PRINTS = "print('a'); print('b', file=sys.stderr); os.system('echo c'); sys.__stdout__.write('d')"
@@ -203,20 +128,12 @@ def test_one_target_is_an_object_and_what_it_prints_is_elsewhere(audit: Elbos) -
     assert len({len(curve) for curve in curves}) == 1
 
 
-def test_several_targets_are_a_list(audit: Elbos) -> None:
+def test_a_scheduler_is_found_in_its_folder_and_an_empty_word_is_none(audit: Elbos) -> None:
     Path("scheduler").mkdir()
     Path("scheduler", "scheduler_config.json").write_text(json.dumps(CONFIGS["flow"]))
     results = content(audit("scheduler", ".", "--json"))  # of a scheduler, of a pipeline
     assert [result["title"] for result in results] == ["scheduler", "."]
-
-
-def test_edm_schedulers_have_a_sigma_data(audit: Elbos) -> None:
-    config = {"_class_name": "EDMEulerScheduler", "sigma_data": 0.7}
-    Path("edm.json").write_text(json.dumps(config | {"prediction_type": "v_prediction"}))
-    result = content(audit("edm.json", "--json"))
-    assert (result["parameterization"], result["sigma_data"]) == ("edm", 0.7)
-    assert result["parameterization_factor"] == -1
-    assert "edm, sigma_data 0.7" in audit("edm.json").out
+    assert_one_line(audit("edm", ""), "empty", statuses=(2,))
 
 
 def test_several_targets_are_a_table(audit: Elbos) -> None:
@@ -233,13 +150,6 @@ def test_a_page_is_written_and_says_how(audit: Elbos, tmp_path: Path) -> None:
     page = html.unescape((tmp_path / "page.html").read_text())
     assert "elbos audit 'my loss.py:loss' --shape 2 4 4" in page
     assert sorted(tmp_path.iterdir()) == [tmp_path / "my loss.py", tmp_path / "page.html"]
-
-
-def test_code_in_help_is_as_it_was_written(audit: Elbos) -> None:
-    written = (inspect.getdoc(Audit) or "").partition("Raises:")[0].splitlines()
-    code = {line for line in written if line.startswith("    ")}
-    assert any(line.startswith(8 * " ") for line in code)  # the body of a function
-    assert code <= set(audit("--help").out.splitlines())
 
 
 def test_warnings_are_one_line_each(audit: Elbos) -> None:
@@ -317,7 +227,7 @@ FOUND = {
 }
 
 
-OF_FILES = {words.partition(":")[0]: words for words in COMMANDS if "--shape 16" not in words}
+OF_FILES = {words.partition(":")[0]: words for words in COMMANDS}
 
 
 @pytest.mark.parametrize(
@@ -331,9 +241,11 @@ def test_the_commands_of_the_examples_tell_what_they_train(
     audit: Elbos, monkeypatch: pytest.MonkeyPatch, words: str
 ) -> None:
     monkeypatch.chdir(Path(__file__).parents[2])
-    name = words.split()[0].removeprefix("examples/audit/")
+    target = words.split()[0]
+    name = target.removeprefix("examples/audit/")
     num = 2000 if name.startswith("edm") else 400
-    result = content(audit(*words.split(), "--num-samples", num, "--json"))
+    shape = ("--shape", *words.split()[2:3], 8, 8)  # smaller, and sooner done
+    result = content(audit(target, *shape, "--num-samples", num, "--json"))
     assert (result["parameterization"], result["coefficient_name"]) == FOUND[name]
     if name.startswith("edm"):
         assert result["closest"][0]["name"] == "EDM()"

@@ -27,6 +27,7 @@ def losses(tmp_path, monkeypatch):
 def test_the_expected_weighting_is_status_0(elbos, losses):
     expected = ("--expect", "flow", "--within", "3%")
     assert elbos("audit", "losses.py:flow", *SHAPE[:-1], "4000", *expected).status == 0
+    assert elbos("audit", "edm", "--expect", "edm", "--within", "50%").status == 0
 
 
 def test_another_weighting_is_status_1_and_a_table(elbos, losses, tmp_path):

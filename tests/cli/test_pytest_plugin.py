@@ -16,20 +16,7 @@ def loss(network, x):
     return (network((1 - t) * x + t * eps, t.flatten()) - target).square().mean()
 
 def test_flow(weighting_regression):
-    weighting_regression(loss, 2 * torch.rand(16, 3, 8, 8) - 1, num_samples=1000)
-"""
-
-FUNCTION = TEST[TEST.index("def test_flow") :]
-METHODS = """
-class TestA:
-    def test_flow(self, weighting_regression):
-        weighting_regression(loss, 2 * torch.rand(16, 3, 8, 8) - 1, num_samples=1000)
-
-class TestB:
-    def test_flow(self, weighting_regression):
-        global SHIFT
-        SHIFT = 3.0
-        weighting_regression(loss, 2 * torch.rand(16, 3, 8, 8) - 1, num_samples=1000)
+    weighting_regression(loss, 2 * torch.rand(16, 3, 8, 8) - 1, num_samples=400)
 """
 
 
@@ -69,29 +56,3 @@ def test_a_loss_is_compared_with_its_stored_audit(run, tmp_path):
     status, printed = run(old="SHIFT, IS_EPS = 1.0, False", new="SHIFT, IS_EPS = 1.0, True")
     assert status == 1
     assert "eps, expected flow" in printed
-
-
-def test_methods_of_one_name_have_a_file_each(run, tmp_path):
-    assert run("--weighting-regen", old=FUNCTION, new=METHODS)[0] == 0
-    names = {path.name for path in (tmp_path / "test_loss").iterdir()}
-    assert names == {"TestA-test_flow.json", "TestB-test_flow.json"}
-    assert run(old=FUNCTION, new=METHODS)[0] == 0
-
-
-TWICE = {
-    "two calls of a test": FUNCTION + FUNCTION.splitlines()[-1],
-    "two tests": f'@pytest.mark.parametrize("x", ["a b", "a-b"])\n{FUNCTION}'.replace(
-        "(weighting_regression)", "(weighting_regression, x)"
-    ),
-}
-
-
-@pytest.mark.parametrize("words", [["--weighting-regen"], []], ids=["written", "read"])
-@pytest.mark.parametrize("case", TWICE)
-def test_a_file_is_of_one_call(run, tmp_path, case, words):
-    new = f"import pytest\n{TWICE[case]}"
-    run("--weighting-regen", old=FUNCTION, new=new)
-    (path,) = (tmp_path / "test_loss").iterdir()
-    status, printed = run(*words, old=FUNCTION, new=new)
-    assert status == 1
-    assert path.name in printed and "`name`" in printed

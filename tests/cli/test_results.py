@@ -5,7 +5,6 @@ import math
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +14,10 @@ from PIL import Image
 
 from elbos import cli
 from elbos.base.codec import decode
-from elbos.cli import compare as compare_verb
 from elbos.cli import train as train_verb
-from elbos.models import samplers
+from elbos.cli import weightings as weightings_verb
 from elbos.runs import samples
-from elbos.theory import adaptive, parameterizations, weightings
 from elbos.theory.recipes import RECIPES
-from elbos.training.choices import command_name
 from elbos.training.config import Config
 from elbos.training.presets import PRESETS
 
@@ -41,27 +37,10 @@ def test_dry_run_prints_the_preset(elbos: Elbos, preset: str) -> None:
     assert decode(Config, json.loads(result.out)) == PRESETS[preset]
 
 
-def test_every_class_has_a_word(elbos: Elbos) -> None:
-    page = elbos("train", "toy", "--help").out
-    tables = {
-        "weighting": weightings.WEIGHTINGS,
-        "schedule": adaptive.SCHEDULES,
-        "parameterization": parameterizations.PARAMETERIZATIONS,
-        "sampling.sampler": samplers.SAMPLERS,
-    }
-    for name, classes in tables.items():
-        for cls in classes:
-            assert f"{name}:{command_name(cls)}" in page
-
-
 ROUND_TRIPS = [
     "digits",
-    "toy weighting:min-snr --weighting.gamma 3",
-    "toy weighting:shifted --weighting.shift 0.5 weighting.inner:p2",
     "toy weighting:monotone weighting.inner:own --weighting.inner.function my.py:w",
-    "toy parameterization:eps schedule:normal",
     "toy schedule:flow-times --schedule.shift 3 schedule.inner:beta --schedule.inner.a 2",
-    "toy schedule:zero-terminal --schedule.snr-shift 3 schedule.inner:stable-diffusion",
     "toy schedule:mixture --schedule.schedules Normal(mean=-6,std=2),Cosine --schedule.shares 1 3",
     "toy sampling.sampler:heun --sampling.sampler.churn 3 sampling.grid:cosine",
     "digits data:folder --data.root . network:mlp",
@@ -77,25 +56,17 @@ def test_what_a_dry_run_prints_is_taken_as_it_is(elbos: Elbos, folder: Path, wor
     assert elbos("train", "--config", "f.json", "--dry-run") == first
 
 
-def test_the_length_of_a_file_can_be_changed(elbos: Elbos, folder: Path) -> None:
-    first = elbos("train", "toy", "schedule:linear", "parameterization:x", "--dry-run")
-    (folder / "f.json").write_text(first.out)
-    words = "--num-images 4096 --config=f.json --dry-run"
-    changed = json.loads(elbos("train", *words.split()).out)
-    assert changed == {**json.loads(first.out), "num_images": 4096}
-
-
 def test_a_run_is_named_after_what_a_file_says(elbos: Elbos, runs: Path) -> None:
     """And a file of a run's own is that run, which goes on."""
-    shutil.copy("digits/config.json", "f.json")
-    result = elbos("train", "--config", "f.json", "--num-images", "32")
+    content = json.loads(Path("digits/config.json").read_text()) | {"num_images": 32}
+    Path("f.json").write_text(json.dumps(content))
+    result = elbos("train", "--config", "f.json")
     assert result.status == 0, result.err
     (run,) = (runs / "runs").iterdir()
     assert run.name.startswith("digits-")
-    config = json.loads((run / "config.json").read_text())
-    assert config == {**json.loads(Path("f.json").read_text()), "num_images": 32}
+    assert json.loads((run / "config.json").read_text()) == content
     before = snapshot(runs / "digits")
-    assert elbos("train", "--config", "f.json", "--run", "digits").status == 0
+    assert elbos("train", "--config", "digits/config.json", "--run", "digits").status == 0
     assert snapshot(runs / "digits") == before
 
 
@@ -109,7 +80,6 @@ def test_a_file_that_is_not_there_is_one_line(elbos: Elbos) -> None:
 TOUR = {  # a part of the name of the run's directory
     "digits": "runs/digits",
     "digits weighting:elbo": "runs/digits-",
-    "digits weighting:sigmoid --weighting.k 3": "runs/digits-",
     "fashion parameterization:eps schedule:normal": "runs/fashion-",
     "fashion": "runs/fashion",
     "fashion_small": "runs/fashion-small",  # either way
@@ -132,22 +102,12 @@ def test_runs_that_differ_have_directories_of_their_own(
     assert len(set(paths)) == len(TOUR) - 1  # the output is no part of a run's identity
 
 
-def test_a_comparison_is_of_the_preset_that_was_chosen(
-    elbos: Elbos, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def compare(experiment: Any, path: Path, *_: Any, **__: Any) -> None:
-        raise ValueError(f"{type(experiment.config.data).__name__} in {path}")
-
-    monkeypatch.setattr(compare_verb, "run_experiment", compare)
-    assert_one_line(elbos("compare", "toy", "--out", "digits"), "Toy in digits", statuses=(1,))
-    assert_one_line(elbos("compare", "fashion_small"), "Fashion in runs/compare-fashion-small")
-
-
-def test_weightings_are_the_recipes(elbos: Elbos) -> None:
+def test_weightings_are_the_recipes(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = json.loads(elbos("weightings", "--json").out)
     assert [row["name"] for row in rows] == list(RECIPES)
     assert all(row["is_monotone"] == (not row["rising"]) for row in rows)
     numbers = {part.partition("/abs/")[2] for row in rows for part in row["reference"].split()}
+    monkeypatch.setattr(weightings_verb, "rising_intervals", lambda *_: [(0.0, 1.0)])  # in no time
     table = elbos("weightings").out
     assert all(f"arXiv:{number}" in table for number in numbers if number)
 
@@ -182,27 +142,6 @@ def test_samples_that_are_not_finite_are_not_written(
     result = elbos("sample", run, "--num", 5, "--out", "x")
     assert_one_line(result, "5 of 5 samples hold NaN", statuses=(1,))
     assert snapshot(runs) == before
-
-
-@pytest.mark.usefixtures("runs")
-def test_samples_are_a_function_of_the_seed_and_longer_requests_begin_alike(elbos: Elbos) -> None:
-    def drawn(*words: Any) -> np.ndarray:
-        paths = json.loads(elbos("sample", "toy", "sampler:ancestral", *words, "--json").out)
-        with np.load(paths["npz"]) as archive:
-            return archive["x"]
-
-    x = drawn("--num", 250)
-    assert (drawn("--num", 250) == x).all()
-    assert (drawn("--num", 500)[:250] == x).all()
-    assert (drawn("--num", 250, "--seed", 1) != x).all()
-
-
-@pytest.mark.usefixtures("runs")
-def test_one_class_can_be_asked_for(elbos: Elbos) -> None:
-    words = ["--num", 4, "--label", 7, "--guidance", 2, "--json"]
-    paths = json.loads(elbos("sample", "digits", *words).out)
-    with np.load(paths["npz"]) as archive:
-        assert archive["labels"].tolist() == [7, 7, 7, 7]
 
 
 @pytest.mark.usefixtures("runs")

@@ -14,12 +14,11 @@ from threading import Event, Thread
 
 import psutil
 import pytest
-import torch
 from comparing import USERS, Here
 
 from elbos.comparison import executors
 from elbos.comparison.compare import run_experiment
-from elbos.comparison.executors import Local, do_all
+from elbos.comparison.executors import Local
 from elbos.comparison.job import Job, work
 
 
@@ -91,24 +90,6 @@ def test_a_run_that_another_process_does_is_left_to_it(small, folder, monkeypatc
     other.join()
     assert "iddpm-0" not in here.made
     assert len(found.complete) == 2
-
-
-@pytest.mark.parametrize(("given", "num_workers", "expected"), [(1, 1, 1), (3, 1, 3), (8, 2, 4)])
-def test_runs_have_no_more_threads_than_this_process(
-    monkeypatch, given: int, num_workers: int, expected: int
-) -> None:
-    """As where OMP_NUM_THREADS says so, on a machine that is shared."""
-    monkeypatch.setattr(executors, "num_cores", lambda: 8)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: given)
-    assert Local(num_workers).num_threads == expected
-
-
-def test_an_executor_serves_any_number_of_comparisons(small, folder):
-    executor = Local(1)
-    assert do_all({}, executor, lambda *_: None) == {}
-    job = job_of(small, folder / "run", small.objectives[0], 0)
-    assert do_all({("iddpm", 0): job}, executor, lambda *_: None) == {}
-    assert job.scores() is not None
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from comparing import stored_comparison
 
-from elbos.comparison.result import Comparison
+from elbos.comparison.result import Comparison, Pair
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parents[1] / "docs" / "results"
@@ -49,7 +49,6 @@ def numbers(comparison):
                 "residual_std": comparison.statistics[metric.key].residual_std,
                 "pairing": comparison.statistics[metric.key].pairing,
                 "detectable": comparison.detectable(metric),
-                "erratic": comparison.erratic.get(metric.key, ()),
             }
             for metric in comparison.metrics
             if metric.key in comparison.statistics
@@ -79,6 +78,23 @@ def test_numbers_of_a_small_comparison_are_unchanged(scored):
     assert_unchanged(comparison, "report_of_digits.json", rel=1e-3)
     stored = json.loads((folder / "c/report.json").read_text())
     assert Comparison.from_dict(stored) == comparison
+    assert_table_is_of_the_runs(folder, comparison)
+
+
+def assert_table_is_of_the_runs(folder, comparison):
+    records = comparison.table()
+    records = records.to_dict("records") if hasattr(records, "to_dict") else records
+    assert len({(row["objective"], row["seed"], row["metric"]) for row in records}) == len(records)
+    for row in records:
+        path = folder / f"c/runs/{row['objective']}-{row['seed']}/scores.json"
+        stored = json.loads(path.read_text())["scores"]["metrics"][row["metric"]]
+        assert row["value"] == stored["value"]
+    assert {row["seed"] for row in records} == {0, 1}
+    assert sum(row["metric"].startswith("loss under ") for row in records) == 3 * 2 * 3
+    assert all(objective.p for objective in comparison.objectives)  # of adaptive schedules, too
+    assert comparison.pairs == (Pair("edm-adaptive-monotonic", "edm-adaptive"),)
+    assert comparison.protocol["heun sampler"].endswith(" 3 evaluations")
+    assert (folder / "c/report.html").read_text().count("data:image/png;base64,") == 3
 
 
 ROWS = {  # a planned pair, and some scores of the best and of the worst objective

@@ -131,12 +131,6 @@ def test_one_that_diverges_among_few_leaves_the_others_their_intervals(num_rows,
     assert found.best(is_lower_better=True) != 0
 
 
-def test_objectives_that_do_not_scatter_have_no_verdict():
-    scores = np.ones((1, 5, 3))
-    scores[0, 0, 0] = 2
-    assert differences(scores) == [None]
-
-
 def test_ten_times_is_ten_times(rng):
     scores, _ = experiment(rng, 15, 3)
     std = np.sort(scores.std(1, ddof=1))[7]
@@ -150,13 +144,6 @@ def test_pairing_is_the_ratio_of_paired_to_unpaired_t(num_seeds, rng):
     scores, _ = experiment(rng, 2, num_seeds)
     expected = stats.ttest_rel(*scores).statistic / stats.ttest_ind(*scores).statistic
     assert of_one(scores).pairing == pytest.approx(expected, rel=1e-10)
-
-
-@pytest.mark.parametrize(("seed_std", "expected"), [(3.0, math.sqrt(10)), (0.0, 1.0)])
-def test_pairing_narrows_by_what_seeds_share(seed_std, expected, rng):
-    """To 4 standard errors of a standard deviation, n = 20,000 seeds."""
-    scores, _ = experiment(rng, 6, 20_000, seed_std=seed_std)
-    assert of_one(scores).pairing == pytest.approx(expected, rel=4 / math.sqrt(2 * 20_000))
 
 
 @pytest.mark.parametrize("num_rows", [2, 5])
@@ -177,15 +164,6 @@ def test_false_claims_are_few(case):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_seeds", [3, 5])
-@pytest.mark.parametrize("case", coverage["CASES"])
-def test_false_claims_are_at_most_6_percent(case, num_seeds):
-    """In 2,000 reports, as the guide has it; of other seeds than its table."""
-    share = coverage["false_claims"](coverage["CASES"][case], num_seeds, 2000, seed=2)
-    assert share <= MOST
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("num_seeds", [2, 3, 5])
 @pytest.mark.parametrize("num_objectives", coverage["FEWER"])
 @pytest.mark.parametrize("case", coverage["WORST"])
@@ -203,13 +181,6 @@ def test_differences_are_found_as_the_guide_says(num_seeds, expected):
     assert list(found.values()) == pytest.approx(expected, rel=0.05)
 
 
-def test_shared_seeds_cancel_and_true_means_change_no_verdict(rng):
-    """What is claimed of differences is claimed of their errors."""
-    scores, rows = experiment(rng, 6, 3)
-    before, after = of_one(scores - rows[:, None]), of_one(scores + 7 * rng.normal(size=3))
-    np.testing.assert_allclose(after.half_widths, before.half_widths, rtol=1e-9)
-
-
 @pytest.mark.parametrize("num_rows", [4, 10])
 def test_a_wild_objective_widens_no_other_interval(num_rows, rng):
     """One of error 1000, the others of error 1: found, and they have what they have without it."""
@@ -220,11 +191,6 @@ def test_a_wild_objective_widens_no_other_interval(num_rows, rng):
     assert found.is_wild.tolist() == (~others).tolist()
     assert found.residual_std == pytest.approx(without.residual_std)
     assert found.half_widths[3, 0] > 100 * found.half_widths[1, 0]
-
-
-def test_equal_objectives_are_not_wild(rng):
-    """In none of 200 experiments of 10 and 3 seeds."""
-    assert not any(of_one(experiment(rng, 10, 3)[0]).is_wild.any() for _ in range(200))
 
 
 def test_a_wild_objective_is_best_only_if_that_is_significant(rng):

@@ -9,7 +9,6 @@ import scipy
 import torch
 from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
-from elbos.evaluation import estimators
 from elbos.evaluation.estimators import (
     Statistics,
     frechet_distance,
@@ -52,15 +51,6 @@ def test_frechet_distance_is_scipys(randn, covariances):
     )
     assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-6)
     assert frechet_distance(b, a) == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_frechet_distance_of_commuting_covariances(randn):
-    """They have the same axes: it is the distance of means and of standard deviations."""
-    rotation = torch.linalg.qr(randn(9, 9)).Q
-    means, stds = randn(2, 9), randn(2, 9).abs()
-    a, b = (gaussian(m, (rotation * s**2) @ rotation.mT) for m, s in zip(means, stds, strict=True))
-    expected = means.diff(dim=0).square().sum() + stds.diff(dim=0).square().sum()
-    assert frechet_distance(a, b) == pytest.approx(expected.item(), rel=1e-10)
 
 
 def test_frechet_distance_is_torch_fidelitys(randn):
@@ -118,14 +108,6 @@ def test_kernel_distance_is_a_u_statistic_with_a_jackknife_error(randn):
     assert kernel_distance(x.flip(0), y.flip(0)) == pytest.approx((distance, error), rel=1e-12)
 
 
-def test_kernel_distance_is_the_same_in_chunks_of_every_size(randn, monkeypatch):
-    x, y = randn(11, 4), 1 + randn(9, 4)
-    expected = (*kernel_distance(x, y), mean_kernel(x))
-    for size in (1, 2, 5, 10):
-        monkeypatch.setattr(estimators, "_CHUNK", size)
-        assert (*kernel_distance(x, y), mean_kernel(x)) == pytest.approx(expected, rel=1e-12)
-
-
 def test_kernel_distance_is_torch_fidelitys(randn):
     """Of one subset, which is the whole set."""
     x, y = randn(200, 64), 0.1 + randn(200, 64)
@@ -134,12 +116,6 @@ def test_kernel_distance_is_torch_fidelitys(randn):
     )
     expected = theirs["kernel_inception_distance_mean"]
     assert kernel_distance(x, y)[0] == pytest.approx(expected, rel=1e-9)
-
-
-def test_kernel_distance_of_points_is_that_of_their_kernels():
-    """All at 0 and all at 1 in one dimension: 1 + 8 - 2."""
-    x = torch.zeros(40, 1)
-    assert kernel_distance(x, x + 1) == (7.0, 0.0)
 
 
 def test_kernel_distance_is_unbiased_whatever_the_numbers(generator):
@@ -219,12 +195,6 @@ def test_precision_and_recall_are_torch_fidelitys_over_chunks(randn):
 
 
 # --- inception score -----------------------------------------------------------------------------
-
-
-def test_inception_score_counts_classes_that_are_certain():
-    logits = 100 * torch.eye(7).repeat(6, 1)
-    assert inception_score(logits, num_splits=6) == pytest.approx((7, 0))
-    assert inception_score(torch.zeros(20, 7), num_splits=2) == pytest.approx((1, 0))
 
 
 def test_inception_score_is_torch_fidelitys(randn):

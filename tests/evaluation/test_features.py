@@ -62,14 +62,6 @@ def test_levels_are_spread_over_bytes(tmp_path, images):
     )
 
 
-def test_images_go_through_in_order(tmp_path):
-    extractor = Module(path=written(tmp_path, MEANS)).load(CPU)
-    x = torch.arange(250, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
-    features = extract(extractor, x, num_levels=256)
-    assert torch.equal(features.pooled, torch.arange(250.0)[:, None].expand(-1, 3))
-    assert features.logits is None
-
-
 def test_a_function_may_have_classes_and_what_it_changes_is_its_own(tmp_path, images):
     code = "def embed(images): images.zero_(); return images.flatten(1).double(), torch.ones(4, 7)"
     features = features_of(Module(path=written(tmp_path, code)).load(CPU), images)
@@ -78,45 +70,20 @@ def test_a_function_may_have_classes_and_what_it_changes_is_its_own(tmp_path, im
     assert images.any()
 
 
-def test_the_name_is_of_the_text_and_not_of_the_place(tmp_path):
-    (tmp_path / "other").mkdir()
-    name = Module(path=written(tmp_path, MEANS)).load(CPU).name
-    assert Module(path=written(tmp_path / "other", MEANS)).load(CPU).name == name
-    assert Module(path=written(tmp_path, f"{MEANS}  # 2")).load(CPU).name != name
-
-
 @pytest.mark.parametrize(
     ("code", "named"),
     [
         ("def embed(images): return None", "NoneType"),
-        ("def embed(images): return images", r"torch.uint8 \[4, 3, 4, 4\]"),
         ("def embed(images): return torch.ones(3, 2)", r"torch.float32 \[3, 2\]"),
-        ("def embed(images): return torch.ones(4, 2), 1", "int"),
-        ("def embed(images): return torch.ones(4, 0)", r"torch.float32 \[4, 0\]"),
         ("def embed(images): return torch.ones(4, 2) / 0", "4 of 4"),
         ("def embed(images):\n    raise OSError('no file')", r"OSError \(line 3\): no file"),
-        ("def embed(images): raise SystemExit(3)", r"\(3\)"),
         ("def embed(network, x): ...", r"\(network, x\).*\(images\)"),
-        ("def embedding(images): ...", "'embed'.*embedding"),
-        ("1 +", "SyntaxError"),
     ],
 )
 def test_functions_that_return_something_else_are_refused(tmp_path, images, code, named):
     with pytest.raises(ValueError, match=named) as error:
         features_of(Module(path=written(tmp_path, code)).load(CPU), images)
     assert "\n" not in str(error.value)
-
-
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        Module(path=f"{tmp_path}/none.py:embed").load(CPU)
-
-
-@pytest.mark.parametrize("shape", [(0, 1, 4, 4), (2, 2, 4, 4)])
-def test_images_must_be_there_and_grey_or_rgb(tmp_path, shape):
-    extractor = Module(path=written(tmp_path, MEANS)).load(CPU)
-    with pytest.raises(ValueError, match=f"{shape[0]} of {shape[1]}"):
-        features_of(extractor, torch.zeros(shape, dtype=torch.uint8))
 
 
 # --- EfficientNet-Lite0 --------------------------------------------------------------------------
@@ -181,15 +148,6 @@ def test_lite0_sees_pixels_from_minus_1_to_1(original):
     features = features_of(Lite0(size=64).load(CPU), levels.expand(-1, 3, 20, 20))
     plain = torch.tensor([0.0, 1.0])[:, None, None, None].expand(-1, 3, 64, 64)
     torch.testing.assert_close(features.pooled, network(plain), rtol=1e-4, atol=1e-4)
-
-
-def test_lite0_is_known_by_size_and_weights():
-    names = [Lite0(size=size).load(CPU).name for size in (64, 112)]
-    assert names == [
-        f"efficientnet-lite0, {size} px, weights sha256 57934424" for size in (64, 112)
-    ]
-    with pytest.raises(ValueError, match=r"16.*32"):
-        Lite0(size=16)
 
 
 # --- Inception-v3 --------------------------------------------------------------------------------
@@ -275,13 +233,9 @@ def saved(value):
 
 
 NO_WEIGHTS = {
-    "empty": b"",
     "text": b"<html>404</html>",
-    "cut short": saved({"x": torch.ones(999)})[:3000],
-    "a list": saved([torch.ones(2)]),
     "another network": saved({"x": torch.ones(2)}),
     "code": pickle.dumps(Code()),
-    "code in a tensor's place": saved({"x": Code()}),
 }
 
 

@@ -64,15 +64,6 @@ def test_what_was_computed_is_read_by_all_runs_on_the_data(monkeypatch: pytest.M
         measured(Run("digits"), "unconditional", 100)
 
 
-def test_a_part_of_the_images_may_be_noised() -> None:
-    """Compared where the loss is not that of a few images that have near neighbours."""
-    few, full = (measured(Run("digits"), "unconditional", num) for num in (200, None))
-    assert (few.num_noised, few.num_points) == (200, 1350)
-    for i in range(2):
-        error = (few.standard_error[i] ** 2 + full.standard_error[i] ** 2) ** 0.5
-        assert abs(few.loss[i] - full.loss[i]) < 4 * error < 0.5 * full.loss[i]
-
-
 def test_few_points_have_a_floor_below_that_of_their_distribution() -> None:
     """200 points in the plane: near it in much noise, nothing in little."""
     run = Run("toy")

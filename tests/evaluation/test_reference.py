@@ -37,15 +37,6 @@ def test_a_reference_is_of_the_bytes_of_a_split():
     assert ref.kernel == mean_kernel(ref.rows)
 
 
-def test_splits_are_put_together():
-    parts = [reference(dataset(), name, Means().extractor) for name in ("train", "val")]
-    both = reference(dataset(), "train+val", Means().extractor)
-    assert both.statistics.num == 360
-    expected = torch.cat([part.rows for part in parts]).sort(dim=0).values
-    assert torch.equal(both.rows.sort(dim=0).values, expected)
-    reference(dataset(), "train+val", Means().extractor)  # no warning: rows are where they were
-
-
 def test_a_reference_is_computed_once():
     first, second = Means(), Means()
     counts = []
@@ -160,9 +151,3 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_counts(own_cache):
 def test_points_have_no_quality():
     with pytest.raises(ValueError, match="toy-ring"):
         reference(Toy().load(), "test", Means().extractor)
-
-
-def test_a_cache_that_cannot_be_written(tmp_path):
-    (tmp_path / "elbos").write_text("a file where a folder belongs")
-    with pytest.raises(OSError, match="XDG_CACHE_HOME"):
-        reference(dataset(), "train", Means().extractor)

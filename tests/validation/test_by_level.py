@@ -99,17 +99,10 @@ def test_a_restored_one_goes_on_and_a_reset_one_begins_anew():
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("edges", [(), (1.0,), (1.0, 0.0), (0.0, math.inf), ((0.0, 1.0),)])
+@pytest.mark.parametrize("edges", [(1.0,), (1.0, 0.0), (0.0, math.inf)])
 def test_edges_have_to_rise(edges):
     with pytest.raises(ValueError, match="edges"):
         LossByLevel(edges)
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("shape", [(), (3,), (4, 1)])
-def test_there_is_one_loss_for_each_level(shape):
-    with pytest.raises(ValueError, match=r"log-SNR of shape \(4,\)"):
-        LossByLevel(EDGES).update(torch.zeros(4), torch.zeros(shape))
 
 
 def work(rank, size, folder):

@@ -1,7 +1,5 @@
 """What the number of a validation would not show is told."""
 
-import functools
-
 import pytest
 import torch
 from oracles import gaussian
@@ -87,10 +85,6 @@ class Trainer:
 
 HIDDEN = {
     "closure": lambda network: lambda z, logsnr: called(network, z, logsnr),
-    "partial": lambda network: functools.partial(called, network),
-    "list": lambda network: functools.partial(
-        lambda some, z, logsnr: called(some[0], z, logsnr), [network]
-    ),
     "attribute": lambda network: Trainer(network).estimate,
 }
 
@@ -140,8 +134,3 @@ def test_estimates_that_do_not_add_up_are_told():
     with pytest.warns(InconsistentEstimatesWarning):
         found = Validator(X)(clipped)
     assert torch.equal(found.bound, Validator(X)(DENOISER).bound)
-
-
-def test_ends_may_be_whole_numbers():
-    whole, real = ({"logsnr_min": kind(-9), "logsnr_max": kind(8)} for kind in (int, float))
-    assert torch.equal(Validator(X, **whole)(DENOISER).bound, Validator(X, **real)(DENOISER).bound)

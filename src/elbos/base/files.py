@@ -190,6 +190,22 @@ def require_plain(folder: Path, *, may_link: bool = False) -> None:
                     regular(path)
 
 
+def require_folder_of(path: Path, marker: str, option: str) -> None:
+    """Raise an error unless a folder is missing or empty, or belongs to what `marker` identifies.
+
+    A folder with visible files has to hold the file `marker`. The message names the command-line
+    option for another folder.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is a file: name a directory with {option}.")
+    names = [entry.name for entry in path.glob("*") if not entry.name.startswith(".")]
+    if names and not (path / marker).exists():
+        raise ValueError(
+            f"{path} holds {names[0]} and no {marker}: name a new directory with {option}."
+        )
+    require_plain(path)
+
+
 def _require_no_link(path: Path) -> None:
     if path.is_symlink():
         raise OSError(errno.EINVAL, "it is a link, which is not followed: put a file there")

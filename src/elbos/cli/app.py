@@ -31,7 +31,6 @@ from elbos.base.user_code import no_modules_here
 class Verb(NamedTuple):
     summary: str
     extra: str = "train"  # the installation extra that the verb needs
-    less_memory: str = "lower --batch-size or --num, or use less data"
     is_parallel: bool = False  # whether the verb runs on several processes
 
 
@@ -45,30 +44,23 @@ VERBS = {
     "evaluate": Verb(
         "Measure likelihood, noise levels and samples of trained models.",
         "evaluate",
-        "lower --num-images, --num-samples, or --batch-size for a folder",
         is_parallel=True,
     ),
     "export": Verb("Write the averaged weights of a run, to open with diffusers or elbos."),
     "compare": Verb(
         "Train objectives alike, score them, and write a report with intervals.",
         "evaluate",
-        "lower --scoring.num-images or --scoring.num-samples, or --workers",
     ),
     "audit": Verb(
         "Find out which weighting a training loss really uses: code, a recipe or a config.",
         "cli",
-        "give a smaller --shape, or lower --batch-size",
     ),
     "record": Verb(
         "Run a training script, unchanged, and audit its loss.",
         "cli",
-        "lower the batch size of the script",
         is_parallel=True,
     ),
-    "data": Verb(
-        "Pack pictures, or their latents: opened at once, however many.",
-        less_memory="lower --jobs, or --batch-size to encode",
-    ),
+    "data": Verb("Pack pictures, or their latents: opened at once, however many."),
     "weightings": Verb("Print the weighting of published recipes, and where it rises.", "cli"),
 }
 ENCODE = ["data", "encode"]  # the only `elbos data` command for several processes
@@ -96,7 +88,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        _fail(MemoryError(f"Out of memory: {VERBS[sys.argv[1]].less_memory}."), 1)
+        _fail(MemoryError("Out of memory: use smaller batches, or less data at once."), 1)
     except KeyboardInterrupt:
         _fail(InterruptedError("Interrupted."), 1)
 

@@ -5,14 +5,10 @@ scheduler, or the settings of a trainer, `TRAINER:FILE` or `TRAINER:--flags`. A 
 user's code, which is run (`user_code`); configurations and settings are only read.
 """
 
-import ast
-import contextlib
 import json
 import math
-import re
 import shlex
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -32,22 +28,18 @@ from elbos.base.checks import require_positive
 from elbos.base.errors import UsageError, printable, suggestion
 from elbos.base.pages import shown_by
 from elbos.base.progress import progress
-from elbos.base.user_code import as_script, code_path, is_code, load_function, require_target
+from elbos.base.user_code import as_script, is_code, load_function, require_target
 from elbos.cli.parse import parse
 from elbos.theory.recipes import RECIPES
 
 _MAX_ELEMENTS = 2**18  # per batch: about 10 ms of work on two cores
 _MIN_WIDTH = 40  # width of the report in characters
 _LOSS = (("network", "x"), "audit")  # parameters of the function; verb whose help shows one
-_MAX_SAMPLES = 10_000_000  # an hour or more; errors below 0.1 %
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probing:
-    """Settings for measuring a loss function on random data.
-
-    The data are uniformly distributed.
-    """
+    """Settings for measuring a loss function on uniformly distributed random data."""
 
     shape: tuple[int, ...] = ()
     """Shape of one sample, as `3 32 32`. Needed where a function is audited."""
@@ -59,17 +51,8 @@ class Probing:
     """The factor by which the function multiplies the data before adding noise. Default:
     detected."""
 
-    batch_size: int | None = None
-    """Samples per call of the function. Default: 64, fewer for large shapes."""
-
-    device: str = "cpu"
-    """Device of the data."""
-
     num_samples: int = 20_000
     """Number of samples to draw; at least 100."""
-
-    seed: int = 0
-    """Seed of the random numbers that the function draws."""
 
     def __post_init__(self) -> None:
         low, high = self.data_range
@@ -77,88 +60,46 @@ class Probing:
             raise ValueError(f"--data-range is {low} {high}: give two numbers, the smaller first.")
         if min(self.shape, default=1) < 1:
             raise ValueError(f"--shape is {' '.join(map(str, self.shape))}: give numbers above 0.")
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed is {self.seed}: give a number from 0 to 2**31 - 1.")
-        if not 100 <= self.num_samples <= _MAX_SAMPLES:
-            raise ValueError(
-                f"--num-samples is {self.num_samples}: give at least 100, at most {_MAX_SAMPLES:,}."
-            )
-        try:
-            torch.device(self.device)
-        except RuntimeError as error:
-            raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
-        for name in ("batch_size", "data_scale"):
-            if getattr(self, name) is not None:
-                require_positive(**{name: getattr(self, name)})
+        if self.num_samples < 100:
+            raise ValueError(f"--num-samples is {self.num_samples}: give at least 100.")
+        if self.data_scale is not None:
+            require_positive(data_scale=self.data_scale)
 
     def data(self) -> torch.Tensor:
         low, high = self.data_range
-        num = self.batch_size or min(64, max(4, _MAX_ELEMENTS // math.prod(self.shape)))
+        num = min(64, max(4, _MAX_ELEMENTS // math.prod(self.shape)))
         generator = torch.Generator().manual_seed(0)
         try:
-            x = low + (high - low) * torch.rand(num, *self.shape, generator=generator)
+            return low + (high - low) * torch.rand(num, *self.shape, generator=generator)
         except (RuntimeError, OverflowError, TypeError) as error:  # depends on how much too large
             raise MemoryError from error
-        try:
-            return x.to(self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
 
 
-@dataclass(frozen=True)
-class _Target:
-    text: str
-    kind: Literal["recipe", "settings", "config", "function"]
-    files: tuple[Path, ...] = ()
+def _config(text: str) -> Path:
+    """Return a scheduler's configuration, given by itself, by its folder or by a pipeline's."""
+    names = ("scheduler_config.json", "scheduler/scheduler_config.json")
+    paths = (Path(text, name) for name in names)
+    return next((path for path in paths if path.is_file()), Path(text))
 
-    @classmethod
-    def parse(cls, text: str) -> "_Target":
-        if not text.strip():
-            raise ValueError("A target is empty: check the quotes, and variables of your shell.")
-        name, _, source = text.partition(":")
-        if text.rstrip(": ") in TRAINERS:
-            name = text.rstrip(": ")
-            raise ValueError(
-                f"{name} is a trainer: name a file of its settings, as {name}:config.toml, or give "
-                f'flags, as "{name}:--min_snr_gamma 5".'
-            )
-        if text in RECIPES:
-            return cls(text, "recipe")
-        if name in TRAINERS:  # of a file, or of flags that name one
-            return cls(text, "settings", tuple(map(Path, re.split(r"[\s=]+", source))))
-        words = text.split()
-        if words[0].endswith(".py"):
-            raise UsageError(_without_function(Path(text if len(words) == 1 else words[0])))
-        if is_code(text):
-            return cls(text, "function", (code_path(text),))
-        names = ("scheduler_config.json", "scheduler/scheduler_config.json")
-        configs = [Path(text)] if text.endswith(".json") else [Path(text, name) for name in names]
-        for config in configs:
-            if text.endswith(".json") or config.is_file():
-                return cls(text, "config", (config,))
-        if Path(text).is_dir():
-            raise ValueError(f"{text} is a folder without a scheduler_config.json.")
-        nearest = suggestion(name, [*RECIPES, *TRAINERS])
-        raise ValueError(
-            f"{text} is not a FILE.py:FUNCTION, scheduler_config.json, recipe of "
-            f"`elbos weightings`, or trainer's settings: {nearest}"
+
+def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
+    name, _, source = text.partition(":")
+    if text in RECIPES:
+        return "recipe"
+    if name in TRAINERS and source.strip():
+        return "settings"
+    if text.strip() and text.split()[0].endswith(".py"):
+        raise UsageError(
+            f"{text}: name a function, as in {text.split()[0]}:FUNCTION; or let the script run, "
+            f"and audit its loss meanwhile: elbos record {text}."
         )
-
-
-def _without_function(file: Path) -> str:
-    """Name the functions of a file that could be audited, from its syntax tree."""
-    names = []
-    for node in ast.parse(files.read(file)).body:
-        if isinstance(node, ast.FunctionDef):
-            arguments = node.args
-            num = len(arguments.posonlyargs) + len(arguments.args)
-            is_enough = num >= len(_LOSS[0]) or arguments.vararg is not None
-            if num - len(arguments.defaults) <= len(_LOSS[0]) and is_enough:
-                names.append(node.name)
-    listed = f", of {', '.join(names)}" if names else ""
-    return (
-        f"{file}: name a function, as in {file}:FUNCTION{listed}; or let the script run, and audit "
-        f"its loss meanwhile: elbos record {file}."
+    if is_code(text):
+        return "function"
+    if text.strip() and _config(text).suffix == ".json":
+        return "config"
+    raise ValueError(
+        f"{text or 'An empty word'} is not a FILE.py:FUNCTION, scheduler_config.json, recipe of "
+        f"`elbos weightings`, or trainer's settings: {suggestion(name, [*RECIPES, *TRAINERS])}"
     )
 
 
@@ -213,29 +154,22 @@ class Audit:
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
 
     def __post_init__(self) -> None:
-        if not self.targets:
+        kinds = {_kind(text) for text in self.targets}
+        if not kinds:
             raise ValueError(
                 "Name a target: FILE.py:FUNCTION, a scheduler_config.json, a recipe, or the "
                 "settings of a trainer."
             )
-        targets = [_Target.parse(text) for text in self.targets]
-        for target in targets:
-            if self.html and self.html.resolve() in [file.resolve() for file in target.files]:
-                raise ValueError(f"--html {self.html} would overwrite {target.text}: rename it.")
         _share(self.within)
         if self.markdown and (self.expect is None or self.json):
             raise ValueError("--markdown is for --expect, without --json: name what to expect.")
-        functions = [target for target in targets if target.kind == "function"]
-        if functions and not self.probing.shape:
-            for target in functions:
-                with as_script(target.text):  # reports a misspelt name first
-                    load_function(target.text, *_LOSS)
+        if "function" in kinds and not self.probing.shape:
             raise ValueError("Give the shape of one sample, as in --shape 3 32 32.")
-        if self.probing != Probing() and not functions:
+        if self.probing != Probing() and "function" not in kinds:
             raise ValueError(
                 "--shape, --num-samples and the like are for FILE.py:FUNCTION; no target is one."
             )
-        if self.training != Training() and all(target.kind != "config" for target in targets):
+        if self.training != Training() and "config" not in kinds:
             raise ValueError(
                 "--prediction, --snr-gamma, --weighting-scheme and the like are for a "
                 "scheduler_config.json; no target is one."
@@ -246,14 +180,11 @@ class Audit:
         if page:
             files.require_writable(page)
         expected = None if self.expect is None else expected_audit(self.expect)
-        targets = [_Target.parse(text) for text in self.targets]
-        for target in targets:
-            if target.kind == "function":
-                require_target(target.text, *_LOSS)
-        declared = {
-            target.text: self._declared(target) for target in targets if target.kind != "function"
-        }
-        audits = [declared.get(target.text) or self._measured(target) for target in targets]
+        functions = [text for text in self.targets if _kind(text) == "function"]
+        for text in functions:
+            require_target(text, *_LOSS)
+        declared = {text: self._declared(text) for text in self.targets if text not in functions}
+        audits = [declared.get(text) or self._measured(text) for text in self.targets]
         try:
             if page:
                 shown_by(audits[0]).write_page(
@@ -282,38 +213,39 @@ class Audit:
         if failures:
             raise ValueError("; ".join(failures))
 
-    def _declared(self, target: _Target) -> audit.Audit:
-        text = target.text
-        if target.kind == "recipe":
+    def _declared(self, text: str) -> audit.Audit:
+        kind, (name, _, source) = _kind(text), text.partition(":")
+        if kind == "recipe":
             return audit.from_recipe(text)
-        if target.kind == "settings":
-            name, _, source = text.partition(":")
-            is_file = len(target.files) == 1 and not source.startswith("-")
-            with _named(text, ValueError if is_file else UsageError):
+        config = read_config(_config(text)) if kind == "config" else None
+        try:
+            if config is None:
                 result = TRAINERS[name].audit(read_settings(source))
-        else:
-            config = read_config(target.files[0])
-            with _named(text):
+            else:
                 result = audit.from_table(loss_table(config, self.training))
+        except ValueError as error:
+            is_of_flags = kind == "settings" and "--" in source
+            raise (UsageError if is_of_flags else ValueError)(f"{text}: {error}") from error
         return replace(result, title=printable(text))
 
-    def _measured(self, target: _Target) -> audit.Audit:
-        settings, title = self.probing, printable(target.text)
+    def _measured(self, text: str) -> audit.Audit:
+        settings, title = self.probing, printable(text)
         x = settings.data()
         with progress() as bar:
             task = bar.add_task(title, total=settings.num_samples, unit="samples", note="")
-            with as_script(target.text):  # the function may import modules when called
-                loss_fn = load_function(target.text, *_LOSS)
-                with _named(target.text):
+            with as_script(text):  # the function may import modules when called
+                loss_fn = load_function(text, *_LOSS)
+                try:
                     return audit.probe(
                         loss_fn,
                         x,
                         num_samples=settings.num_samples,
-                        seed=settings.seed,
                         data_scale=settings.data_scale,
                         title=title,
                         advance=lambda num: bar.advance(task, num),
                     )
+                except ValueError as error:
+                    raise ValueError(f"{text}: {error}") from error
 
 
 def _share(text: str) -> float:
@@ -328,11 +260,3 @@ def _share(text: str) -> float:
 
 def command(words: list[str]) -> Audit:
     return parse("audit", Audit, words)
-
-
-@contextlib.contextmanager
-def _named(target: str, kind: type[Exception] = ValueError) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise kind(f"{target}: {error}") from error

@@ -16,7 +16,6 @@ from elbos.comparison.compare import run_experiment
 from elbos.comparison.executors import Local, OnRay
 from elbos.comparison.experiment import Experiment, Scoring, parse_samplings
 from elbos.comparison.page import terminal
-from elbos.comparison.result import Comparison
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.training.config import Config
 from elbos.training.presets import PRESETS, SUMMARIES, Chosen
@@ -26,9 +25,9 @@ from elbos.training.presets import PRESETS, SUMMARIES, Chosen
 class Compare:
     """Compare several training objectives under equal conditions.
 
-    Models are trained and scored, and a report is written. The same command again resumes the
-    comparison; objectives and seeds may be added. Several processes may divide the work, as on
-    several machines with one file system. Options of the preset apply to all objectives.
+    The same command again resumes; objectives and seeds may be added. Several commands may divide
+    the work, as on several machines with one file system. Options of the preset apply to all
+    objectives.
     """
 
     chosen: Annotated[Chosen, tyro.conf.arg(name="")]
@@ -42,8 +41,7 @@ class Compare:
     wide as from five; one replicate gives no interval."""
 
     samplers: tuple[str, ...] = ("ancestral=Ancestral(),64", "heun=Heun(),18")
-    """Samplers for the samples that are scored: a name, a sampler and its number of steps, or a
-    name and "Sampling(...)", as in Python."""
+    """Samplers for the samples that are scored: a name, a sampler and its number of steps."""
 
     workers: int | None = None
     """Number of runs at the same time. Default: one per accelerator, or per two cores."""
@@ -88,7 +86,13 @@ class Compare:
             for part in terminal(comparison):
                 Console().print(part, highlight=False, markup=False)
             print(f"Report: {path / 'report.html'}")  # noqa: T201
-        _require_finished(comparison)
+        failures = [(o.name, failure) for o in comparison.objectives for failure in o.failures]
+        if failures:
+            name, failure = failures[0]
+            raise ValueError(
+                f"{len(failures)} of the runs could not be scored, as {name}-{failure.seed}: "
+                f"{failure.reason.rstrip('.')}. The same command tries again."
+            )
 
 
 def command(words: list[str]) -> Compare:
@@ -111,18 +115,3 @@ def _require_shared(config: Config, preset: Config) -> None:
     for name, (chosen, expected, advice) in single.items():
         if chosen != expected:
             raise ValueError(f"--{name} is of a single run: {advice}.")
-
-
-def _require_finished(comparison: Comparison) -> None:
-    failed = [
-        (f"{objective.name}-{failure.seed}", failure.reason)
-        for objective in comparison.objectives
-        for failure in objective.failures
-    ]
-    if failed:
-        name, reason = failed[0]
-        more = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
-        raise ValueError(
-            f"The run {name}{more} could not be scored: {reason.rstrip('.')}. The same command "
-            "tries again."
-        )

@@ -111,7 +111,12 @@ class Encode:
 
     def __call__(self) -> None:
         processes = Processes.joined()
-        dataset = self._images()
+        if (self.images / INDEX).exists():
+            dataset = Packed(path=self.images).load()
+        elif self.size is None:
+            raise ValueError(f"{self.images} is not packed: give --size for its pictures.")
+        else:
+            dataset = Folder(root=self.images, size=self.size, skip_bad=self.skip_bad).load()
         vae = load_vae(self.vae, device=processes.device)
         with progress() as bar:
             encode(
@@ -126,24 +131,10 @@ class Encode:
         if processes.is_main:
             _tell(Latents(path=self.out).load(), "latents", self.out)
 
-    def _images(self) -> Dataset:
-        if (self.images / INDEX).exists():
-            if self.size is not None or self.skip_bad:
-                raise ValueError(
-                    f"{self.images} is packed: --size and --skip-bad are for pictures."
-                )
-            return Packed(path=self.images).load()
-        if self.size is None:
-            raise ValueError(f"{self.images} is not packed: give --size for its pictures.")
-        return Folder(root=self.images, size=self.size, skip_bad=self.skip_bad).load()
-
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Check the arrays of a folder against recorded digests.
-
-    The folder was written by `elbos data pack` or `elbos data encode`.
-    """
+    """Check the arrays of `elbos data pack` or `elbos data encode` against recorded digests."""
 
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The folder to verify."""
@@ -154,14 +145,10 @@ class Verify:
 
 
 def _tell(dataset: Dataset, kind: str, out: Path) -> None:
-    parts = ", ".join(
+    numbers = ", ".join(
         f"{name} {len(split):,}" for name, split in zip(SPLITS, dataset.splits, strict=True)
     )
-    classes = "" if dataset.num_classes is None else f", {dataset.num_classes:,} classes"
-    sys.stderr.write(
-        f"{'x'.join(map(str, dataset.shape))}: {parts}{classes}. "
-        f"Next: elbos train PRESET data:{kind} --data.path {out}\n"
-    )
+    sys.stderr.write(f"{numbers}. Next: elbos train PRESET data:{kind} --data.path {out}\n")
     print(out)  # noqa: T201
 
 

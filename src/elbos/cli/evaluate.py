@@ -1,26 +1,24 @@
 """`elbos evaluate`: evaluate trained models, with standard errors."""
 
 import json
-import re
 import shlex
 import sys
 import warnings
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from elbos.base import files, hub
-from elbos.base.errors import Interrupted, suggestion
+from elbos.base.errors import Interrupted
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
 from elbos.cli.latents import Latents
-from elbos.cli.latents import command as latents
 from elbos.cli.parse import first_path, parse
-from elbos.cli.results import Results, named
+from elbos.cli.results import claim, named, require_own
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.evaluate import evaluate, require_measurable, samples_picture
 from elbos.evaluation.model import Model
@@ -28,18 +26,12 @@ from elbos.evaluation.page import evaluation_tables, runs_table
 from elbos.evaluation.result import Evaluation
 from elbos.runs.pretrained import Pretrained, is_pipeline
 from elbos.runs.run import Run
-from elbos.training.choices import command_name
 from elbos.training.config import run_config
 from elbos.training.data import KnownData
 from elbos.training.directory import RunDirectory
 from elbos.training.machine import keep_freed_memory
 from elbos.training.ownership import is_own_data
 from elbos.training.sampling import Sampling
-
-_ONE_NAME = (
-    "two models of one name would have one directory of results: evaluate them one by one, with "
-    "--out."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +63,7 @@ class Evaluate:
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
 
     is_sampling_given: tyro.conf.Suppress[bool] = False
-    """Whether an option of `sampling` is given, so that all models use that sampler."""
+    """Whether options changed `sampling`, so that all models use that sampler."""
 
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
@@ -87,21 +79,13 @@ class Evaluate:
     """Print the results as JSON."""
 
     def __post_init__(self) -> None:
-        for path in self.models:
-            if str(path).startswith("data:") and not path.exists():
-                choices = [f"data:{command_name(kind)}" for kind in get_args(KnownData)]
-                raise ValueError(f"There is no {path}: {suggestion(str(path), choices)}")
         pipelines = [path for path in self.models if is_pipeline(path)]
         if self.batch_size is not None and not pipelines:
-            raise ValueError(
-                "--batch-size is for the folder of a pipeline: leave it out for a run."
-            )
+            raise ValueError("--batch-size is for the folder of a pipeline: leave it out.")
         if self.out is not None and self.data is None and self.models[0].exists():
             raise ValueError("--out is for a folder, or a run with data:TYPE: leave it out.")
         if self.out is not None and len(self.models) > 1:
             raise ValueError(f"--out works with one model only; you gave {len(self.models)}.")
-        if len({path.resolve().name for path in pipelines}) < len(pipelines):
-            raise ValueError(_ONE_NAME)
         if pipelines and self.data is None:
             raise ValueError(
                 f"{pipelines[0]} is a diffusers pipeline: say which images it is evaluated on, as "
@@ -113,10 +97,13 @@ class Evaluate:
         processes = Processes.joined()
         if not processes.is_main:
             warnings.simplefilter("ignore")  # the main process warns
-        models = [self._model(path).shared_by(processes) for path in self.models]
-        outs = [self._results(*pair) for pair in zip(self.models, models, strict=True)]
+        opened = [self._opened(path) for path in self.models]
+        models, outs = [m.shared_by(processes) for m, _ in opened], [out for _, out in opened]
         if len(set(outs)) < len(set(self.models)):
-            raise ValueError(_ONE_NAME)
+            raise ValueError(
+                "Two models of one name would have one directory of results: evaluate them one by "
+                "one, with --out."
+            )
         samplings = [
             self.sampling if self.is_sampling_given else model.sampling for model in models
         ]
@@ -136,25 +123,20 @@ class Evaluate:
         elif len(results) > 1:
             Console().print(runs_table(results).rich())
 
-    def _model(self, path: Path) -> Run | Pretrained:
+    def _opened(self, path: Path) -> tuple[Run | Pretrained, Path]:
+        """Return a model and the directory of its results, its own if the data are its own."""
+        out = self.out or Path("runs") / f"evaluate-{path.resolve().name}"
         if is_pipeline(path):
             assert self.data is not None
-            _claimable(self._out(path), named(path)).require_own()
+            require_own(out, [named(path)], _owner(named(path)))
             size = {} if self.batch_size is None else {"batch_size": self.batch_size}
-            return Pretrained.from_folder(path, self.data, self._out(path), **size)
+            return Pretrained.from_folder(path, self.data, out, **size), out
         run = Run.with_function(path, self.network)
-        return run if self.data is None else run.with_data(self.data)
-
-    def _out(self, path: Path) -> Path:
-        return self.out or Path("runs") / f"evaluate-{path.resolve().name}"
-
-    def _results(self, path: Path, model: Model) -> Path:
-        if model.origin is None:
-            is_own = self.data is None or is_own_data(model.directory, model.dataset)
-            if is_own and path.exists():
-                return path
-            _claimable(self._out(path), named(path)).require_own()
-        return self._out(path)
+        run = run if self.data is None else run.with_data(self.data)
+        if path.exists() and (self.data is None or is_own_data(run.directory, run.dataset)):
+            return run, path
+        require_own(out, [named(path)], _owner(named(path)))
+        return run, out
 
     def _measure(self, model: Model, path: Path, sampling: Sampling) -> Evaluation:
         if not model.processes.is_main:
@@ -162,7 +144,7 @@ class Evaluate:
             samples_picture(model, self.config, sampling)
             return result
         if path != Path(model.name):
-            _claimable(path, Path(model.name)).claim()
+            claim(path, _owner(Path(model.name)))
         files.require_writable(path / "eval.json")
         files.require_writable(path / "eval.html")
         with progress() as bar:
@@ -180,30 +162,17 @@ class Evaluate:
         return result
 
 
-def _claimable(out: Path, model: Path) -> Results:
-    return Results(out, (model,), {"folder": str(model.resolve())})
-
-
-def _is_of_sampling(word: str) -> bool:
-    """Return whether a word of the command line is an option of `Sampling`."""
-    names = "|".join(option.name for option in fields(Sampling))
-    return bool(re.match(rf"__({names})([.=]|$)|({names}):", word.replace("-", "_")))
+def _owner(model: Path) -> dict[str, str]:
+    return {"folder": str(model.resolve())}
 
 
 def command(words: list[str]) -> Evaluate | Latents:
     if any(word.partition("=")[0] == "--latents" for word in words):
-        return latents(words)
-    return replace(_parsed(words), is_sampling_given=any(map(_is_of_sampling, words)))
-
-
-def _parsed(words: list[str]) -> Evaluate:
+        return parse("evaluate", Latents, words)
     path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
-    if path is None:
-        return parse("evaluate", Evaluate, words)
-    if is_pipeline(path):
-        return parse("evaluate", Evaluate, words)
-    if is_pipeline(path.parent):
-        raise ValueError(f"{path} is a part of a pipeline: give the whole folder, {path.parent}.")
+    if path is None or is_pipeline(path):
+        parsed = parse("evaluate", Evaluate, words)
+        return replace(parsed, is_sampling_given=parsed.sampling != Sampling())
     folder, _ = hub.resolved(path, ["*.json"])
     if not (folder / "config.json").exists():
         raise FileNotFoundError(
@@ -211,5 +180,5 @@ def _parsed(words: list[str]) -> Evaluate:
             "it has no model_index.json."
         )
     sampling = run_config(RunDirectory(folder)).sampling
-    default = Evaluate(models=(path,), sampling=sampling)
-    return parse("evaluate", Evaluate, words, default)
+    parsed = parse("evaluate", Evaluate, words, Evaluate(models=(path,), sampling=sampling))
+    return replace(parsed, is_sampling_given=parsed.sampling != sampling)

@@ -10,13 +10,12 @@ import tyro
 from rich.console import Console
 
 from elbos.base import files
-from elbos.base.numbers import count, fixed, plus_minus
+from elbos.base.numbers import count, plus_minus
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
 from elbos.base.tables import Table
-from elbos.cli.parse import parse
-from elbos.cli.results import Results, named
-from elbos.runs.latents import LatentEvaluation, evaluate_latents
+from elbos.cli.results import claim, named, require_own
+from elbos.runs.latents import evaluate_latents
 from elbos.validation import Validation
 
 
@@ -78,9 +77,8 @@ class Latents:
             "models": [str(model.resolve()) for model in models],
             "latents": str(self.latents.resolve()),
         }
-        results = Results(out, models, owner)
         if processes.is_main:
-            results.require_own()
+            require_own(out, models, owner)
             existing = next(path for path in (out, *out.parents) if path.exists())
             files.require_writable(existing / "latents.json")
 
@@ -88,7 +86,7 @@ class Latents:
             if not processes.is_main:
                 return
             if number == 0:
-                results.claim()
+                claim(out, owner)
                 for path in (out / "latents.json", *out.glob("latents-*.safetensors")):
                     path.unlink(missing_ok=True)  # of an earlier command
             validation.save(out / f"latents-{number}.safetensors")
@@ -115,36 +113,11 @@ class Latents:
         if self.json:
             print(text)  # noqa: T201
             return
-        Console().print(*(table.rich() for table in tables(result)))
+        rows = []
+        for score in result.scores:
+            bound, gap = score.bound, score.difference
+            difference = "" if gap is None else plus_minus(gap.mean, gap.standard_error)
+            rows.append([score.name, plus_minus(bound.mean, bound.standard_error), difference])
+        titles = [count(result.num_images, "images"), "bound, nats/dim", "minus the first"]
+        Console().print(Table(titles, rows).without_empty_columns().rich())
         print(f"Written to {out / 'latents.json'}.")  # noqa: T201
-
-
-def tables(result: LatentEvaluation) -> list[Table]:
-    rows, levels = [], []
-    for score in result.scores:
-        gap = score.difference
-        rows.append(
-            [
-                score.name,
-                plus_minus(score.bound.mean, score.bound.standard_error),
-                "" if gap is None else plus_minus(gap.mean, gap.standard_error),
-            ]
-        )
-        if (curve := score.difference_by_level) is not None:
-            name = score.name if score.adapter is None else Path(score.adapter).name
-            for level, mean, error in zip(
-                curve.logsnr, curve.nats_per_dim, curve.standard_error, strict=True
-            ):
-                levels.append([name, fixed(level, 1), plus_minus(mean, error)])
-                name = ""
-    images = count(result.num_images, "images")
-    ends = f"log-SNR {fixed(result.logsnr_min, 1)} to {fixed(result.logsnr_max, 1)}"
-    columns = [f"{images}, {ends}", "bound, nats/dim", "minus the first"]
-    printed = [Table(columns, rows).without_empty_columns()]
-    if levels:
-        printed.append(Table(["", "at log-SNR", "loss minus the first's, nats/dim"], levels))
-    return printed
-
-
-def command(words: list[str]) -> Latents:
-    return parse("evaluate", Latents, words)

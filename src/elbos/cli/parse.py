@@ -59,10 +59,7 @@ def parse(
 
 
 def first_path(verb: str, words: list[str], what: str = "run directory") -> Path | None:
-    """Return the path that is the first argument of a command.
-
-    The result is None if the arguments ask for help.
-    """
+    """Return the path that is the first argument; None if the arguments ask for help."""
     if words[:1] == ["--help"]:
         return None
     if not words or words[0].startswith("-"):

@@ -4,15 +4,12 @@ pytest loads this module in every run where elbos is installed; torch is importe
 is first used.
 """
 
-import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-_CALLS = pytest.StashKey[dict[Path, tuple[str, int]]]()  # by file: test, number of its call
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,14 +27,12 @@ def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
     It is called as `check(loss, x, within=0.02)`. The audit is stored beside the test, in
     TEST_FILE/TEST_NAME.json, or TEST_FILE/CLASS-TEST_NAME.json for a method, and committed with it:
     `pytest --weighting-regen` writes it. The test fails if the weighting, the prediction type, the
-    noise levels or the diagnostics of the loss are others than those stored, or if another test has
-    the same file. A second call in the same test needs a `name`.
+    noise levels or the diagnostics of the loss are others than those stored. A second call in the
+    same test needs a `name`.
     """
     folder = request.path.with_suffix("")
-    nodeid = request.node.nodeid
-    test = re.sub(r"\W+", "-", nodeid.partition("::")[2]).strip("-")
+    test = re.sub(r"\W+", "-", request.node.nodeid.partition("::")[2]).strip("-")
     is_written = request.config.getoption("--weighting-regen")
-    calls, numbers = request.session.stash.setdefault(_CALLS, {}), itertools.count()
 
     def check(
         loss_fn: Callable[[Any, Any], Any],
@@ -53,12 +48,6 @@ def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
         from elbos.audit import testing
 
         golden = folder / f"{test}{name and '-' + name}.json"
-        call = nodeid, next(numbers)  # the same if a test is repeated
-        if calls.setdefault(golden, call) != call:
-            pytest.fail(
-                f"{_shown(golden)} is the file of {calls[golden][0]}: give this call a `name`.",
-                False,
-            )
         measured = audit.probe(loss_fn, x, num_samples, seed)
         if is_written:
             testing.write_golden(measured, golden)

@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from elbos.audit.live.running import run_script
@@ -34,37 +36,29 @@ class Record:
         require_positive(samples=self.samples, steps=self.steps or 1)
 
 
-@dataclass(frozen=True)
-class _Command:
-    record: Record
-    script: Path
-    flags: list[str]
-
-    def __call__(self) -> None:
-        is_main = os.environ.get("RANK", "0") == "0"
-        with progress() as bar:
-            if not is_main:
-                bar.disable = True
-            advance = begin(bar, self.script.name, self.record.samples, "samples")
-            try:
-                audit = run_script(
-                    self.script,
-                    self.flags,
-                    num_samples=self.record.samples,
-                    num_steps=self.record.steps,
-                    advance=advance,
-                )
-            except ValueError:
-                if is_main:
-                    raise
-                sys.exit(1)  # the main process says why
-        if is_main:
-            print(audit)  # noqa: T201
+def _record(record: Record, script: Path, flags: list[str]) -> None:
+    is_main = os.environ.get("RANK", "0") == "0"
+    with progress() as bar:
+        bar.disable |= not is_main
+        try:
+            audit = run_script(
+                script,
+                flags,
+                num_samples=record.samples,
+                num_steps=record.steps,
+                advance=begin(bar, script.name, record.samples, "samples"),
+            )
+        except ValueError:
+            if is_main:
+                raise
+            sys.exit(1)  # the main process says why
+    if is_main:
+        print(audit)  # noqa: T201
 
 
-def command(words: list[str]) -> _Command:
+def command(words: list[str]) -> Callable[[], None]:
     at = next((i for i, word in enumerate(words) if word.endswith(".py")), len(words))
     record = parse("record", Record, words[:at])  # what follows belongs to the script
     if at == len(words):
         raise UsageError("Name a script: elbos record [--samples N] SCRIPT.py [FLAGS].")
-    return _Command(record, Path(words[at]), words[at + 1 :])
+    return partial(_record, record, Path(words[at]), words[at + 1 :])

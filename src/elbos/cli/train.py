@@ -55,9 +55,6 @@ class TrainFile:
     run: Path | None = None
     """The run directory. Default: runs/PRESET with a digest of the settings."""
 
-    num_images: int | None = None
-    """Length of the training, in images. Default: as in the file."""
-
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network."""
 
@@ -75,7 +72,6 @@ class TrainFile:
                 f"The network {config.network.name} is not stored: give --network.function "
                 "FILE.py:FUNCTION."
             )
-        config = replace(config, num_images=self.num_images or config.num_images)
         _train(config, nearest_preset(config), self.run, self.dry_run)
 
 

@@ -2,7 +2,6 @@
 
 import platform
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -23,28 +22,14 @@ def report() -> Iterator[str]:
         yield f"GPU: {torch.accelerator.device_count()} x {device_name(gpu)}"
     else:
         yield "GPU: none"
-
-    required = defaultdict(list)  # names of packages by extra, of the core under ""
-    for line in metadata.requires("elbos") or ():
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
-        if not extra or extra[1] not in ("all", "bench", "dev", "docs"):
-            name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
-            required[extra[1] if extra else ""].append(name)
-    versions = {p: _version(p) for packages in required.values() for p in packages}
-    missing = {
-        extra: [package for package in packages if not versions[package]]
-        for extra, packages in sorted(required.items())
-        if extra
-    }
-    yield f"extras: {', '.join(extra for extra in missing if not missing[extra]) or 'none'}"
-    without = [f"{extra} ({', '.join(names)})" for extra, names in missing.items() if names]
-    yield f"not installed: {', '.join(without) or 'none'}"
-    installed = [f"{package} {number}" for package, number in sorted(versions.items()) if number]
+    installed, missing = [], []
+    required = metadata.requires("elbos") or ()  # of the core and of all extras
+    for name in sorted(
+        {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in required} - {"elbos"}
+    ):
+        try:
+            installed.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            missing.append(name)
     yield f"packages: {', '.join(installed)}"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    yield f"not installed: {', '.join(missing) or 'none'}"

@@ -17,56 +17,49 @@ from elbos.theory.recipes import FAMILIES, RECIPES
 
 @dataclass(frozen=True, kw_only=True)
 class Weightings:
-    """Print the weightings that published training recipes imply.
-
-    For each, the output tells where it increases.
-    """
+    """Print the weightings that published training recipes imply, and where they increase."""
 
     json: bool = False
     """Print the table as JSON."""
 
     def __call__(self) -> None:
-        rising = {}
-        for name, recipe in RECIPES.items():
-            ends = recipe.schedule.logsnr_min, recipe.schedule.logsnr_max
-            intervals = rising_intervals(recipe.closed_form, *ends)
-            rising[name] = [(round(low, 6) + 0.0, round(high, 6) + 0.0) for low, high in intervals]
+        entries = {name: _entry(name) for name in RECIPES}
         if self.json:
-            print(json.dumps([_entry(name, rising[name]) for name in RECIPES], indent=2))  # noqa: T201
+            print(json.dumps(list(entries.values()), indent=2))  # noqa: T201
             return
-        columns = [
-            Column(title, is_numeric=False)
-            for title in ("recipe", "weighting", "rises on", "reference")
-        ]
+        titles = ("recipe", "weighting", "rises on", "reference")
+        columns = [Column(title, is_numeric=False) for title in titles]
         for family, names in FAMILIES.items():
-            rows = [_row(name, rising[name]) for name in RECIPES if name in names]
+            rows = []
+            for name in (name for name in RECIPES if name in names):
+                recipe, rising = RECIPES[name], entries[name]["rising"]
+                papers = [
+                    f"arXiv:{n}" for n in re.findall(r"arxiv.org/abs/([\d.]+)", recipe.reference)
+                ]
+                papers += ["(trainers)"] * ("trainers" in recipe.reference)
+                intervals = [f"[{number(low, 3)}, {number(high, 3)}]" for low, high in rising]
+                weighting = code(recipe.closed_form, has_defaults=True)
+                rows.append((name, weighting, ", ".join(intervals) or "never", " ".join(papers)))
             caption = f"The weighting that each recipe implies: {family}"
             Console().print(Table(columns, rows, caption=caption).rich())
 
 
-def _entry(name: str, rising: list[tuple[float, float]]) -> dict[str, Any]:
+def _entry(name: str) -> dict[str, Any]:
     recipe = RECIPES[name]
+    low, high = recipe.schedule.logsnr_min, recipe.schedule.logsnr_max
+    rising = rising_intervals(recipe.closed_form, low, high)
     return {
         "name": name,
         "title": recipe.title,
         "schedule": repr(recipe.schedule),
         "parameterization": repr(recipe.parameterization),
         "weighting": repr(recipe.closed_form),
-        "logsnr_min": recipe.schedule.logsnr_min,
-        "logsnr_max": recipe.schedule.logsnr_max,
+        "logsnr_min": low,
+        "logsnr_max": high,
         "is_monotone": not rising,
-        "rising": rising,
+        "rising": [(round(start, 6) + 0.0, round(end, 6) + 0.0) for start, end in rising],
         "reference": recipe.reference,
     }
-
-
-def _row(name: str, rising: list[tuple[float, float]]) -> tuple[str, str, str, str]:
-    recipe = RECIPES[name]
-    papers = [f"arXiv:{n}" for n in re.findall(r"arxiv.org/abs/([\d.]+)", recipe.reference)]
-    papers += ["(trainers)"] * ("trainers" in recipe.reference)
-    intervals = [f"[{number(low, 3)}, {number(high, 3)}]" for low, high in rising]
-    weighting = code(recipe.closed_form, has_defaults=True)
-    return name, weighting, ", ".join(intervals) or "never", " ".join(papers)
 
 
 def command(words: list[str]) -> Weightings:

@@ -1,5 +1,12 @@
 """Comparison of training objectives: train each with every seed, score the models, and write a
 report.
+
+DIR/
+    compare.json            the settings that all runs share, and the objectives
+    runs/OBJECTIVE-SEED/    a run directory, with scores.json once the run is scored
+    report.json, report.md, report.html
+
+A directory belongs to one configuration and one way of scoring; objectives and seeds may be added.
 """
 
 import itertools
@@ -7,32 +14,26 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from rich.console import Console
 
 from elbos.base import files
 from elbos.base.checks import typed
-from elbos.base.codec import digest
+from elbos.base.codec import decode, difference, digest, encode
 from elbos.base.errors import Interrupted, printable, suggestion
 from elbos.base.numbers import count
 from elbos.base.processes import local_device
 from elbos.base.progress import LOGGER, begin, clock, progress
-from elbos.comparison.directory import Settings, claim, locked, stored_settings
 from elbos.comparison.executors import Executor, Key, Local, do_all
 from elbos.comparison.experiment import Experiment, Scoring, shared_config
 from elbos.comparison.job import Job
-from elbos.comparison.result import (
-    Comparison,
-    Curve,
-    Failure,
-    ObjectiveResult,
-    Row,
-)
+from elbos.comparison.result import Comparison, Curve, Failure, ObjectiveResult, Row
 from elbos.comparison.scores import RunScores, measured_metrics
 from elbos.comparison.variants import Variant
 from elbos.evaluation.quality import REFERENCE_SPLIT
@@ -44,6 +45,21 @@ from elbos.training.presets import PRESETS
 from elbos.training.state import build_network, require_guidable
 
 NUM_WEIGHTS = 201  # points of the curves of weighting and density
+SETTINGS = "compare.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings of a comparison that later calls in the same directory must share.
+
+    `data` is a digest of the dataset; `features` is the name of the extractor, None for points.
+    """
+
+    config: Config
+    scoring: Scoring
+    data: str
+    features: str | None
+    objectives: dict[str, Variant]
 
 
 @typed
@@ -119,7 +135,10 @@ def run_experiment(
     if dataset.num_levels is not None:
         extractor = experiment.scoring.extractor.load(local_device())
     features = extractor.name if extractor else None
-    with locked(path):
+    files.require_folder_of(path, SETTINGS, "--out")
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(path / ".lock"):
+        files.remove_leftovers(path, min_age=0)
         config, stored = experiment.config, stored_settings(path)
         if config.precision == "auto":
             precision = stored.config.precision if stored else executor.precision()
@@ -132,7 +151,11 @@ def run_experiment(
             features=features,
             objectives={objective.name: objective for objective in experiment.objectives},
         )
-        claim(path, settings)
+        if stored:
+            settings = _extended(settings, stored, path)
+        content = json.dumps(encode(settings), indent=2) + "\n"
+        files.write(path / SETTINGS, content.encode())
+        (path / "runs").mkdir(exist_ok=True)  # `_run_here` fails on machines that do not see it
     jobs = {  # all objectives with one seed, then with the next
         (objective.name, seed): Job(
             path=(path / "runs" / f"{objective.name}-{seed}").absolute(),
@@ -173,13 +196,9 @@ def run_experiment(
                 reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
         reasons = do_all(left, executor, report_end)
     except KeyboardInterrupt:
-        done = [seed for (_, seed), job in jobs.items() if job.scores() is not None]
-        num = len(experiment.objectives)
-        complete = [str(seed) for seed in experiment.seeds if done.count(seed) == num]
-        early = f", and --seeds {' '.join(complete)} reports on these" if complete else ""
+        num = sum(job.scores() is not None for job in jobs.values())
         raise Interrupted(
-            f"Stopped with {len(done)} of {len(jobs)} runs done: the same command resumes from "
-            f"there{early}."
+            f"Stopped with {num} of {len(jobs)} runs done: the same command resumes from there."
         ) from None
     comparison = summarize(
         experiment,
@@ -190,17 +209,44 @@ def run_experiment(
         features=features,
         num_levels=dataset.num_levels,
     )
-    samples = {}
-    for sampler in list(experiment.scoring.samplings)[-1:]:
-        for (name, seed), job in jobs.items():
-            picture = job.path / "samples" / f"{sampler}.png"
-            if seed == experiment.seeds[0] and picture.exists():
-                samples[name] = files.read(picture)
+    sampler = list(experiment.scoring.samplings)[-1:]
+    pictures = {
+        objective.name: jobs[objective.name, experiment.seeds[0]].path / f"samples/{name}.png"
+        for objective in experiment.objectives
+        for name in sampler
+    }
+    samples = {name: files.read(file) for name, file in pictures.items() if file.exists()}
     text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False)
     files.write(path / "report.json", text.encode())
     files.write(path / "report.md", comparison.to_markdown().encode())
     comparison.to_html(path / "report.html", samples=samples)
     return comparison
+
+
+def stored_settings(path: Path) -> Settings | None:
+    """Return the stored settings of a comparison, or None if the directory is new."""
+    if not (path / SETTINGS).exists():
+        return None
+    try:
+        settings: Settings = decode(Settings, files.read_json(path / SETTINGS), "comparison")
+    except ValueError as error:
+        raise ValueError(
+            f"{path / SETTINGS} is damaged ({error}): restore it, or name another with --out."
+        ) from error
+    return settings
+
+
+def _extended(settings: Settings, stored: Settings, path: Path) -> Settings:
+    """Return settings with the objectives of earlier commands, too; nothing else may differ."""
+    if stored.data != settings.data:
+        raise ValueError(
+            f"{path} was started with other data: restore them, or give another --out."
+        )
+    objectives = {**stored.objectives, **settings.objectives}
+    before = {name: objectives[name] for name in stored.objectives}
+    if changed := difference(encode(stored), encode(replace(settings, objectives=before))):
+        raise ValueError(f"{path} holds a comparison with {changed}: name another one with --out.")
+    return replace(settings, objectives=objectives)
 
 
 def summarize(
@@ -222,19 +268,18 @@ def summarize(
         }
         for objective in experiment.objectives
     }
-    is_sampled = some is not None and bool(some.samplers)
     return Comparison(
         name=name,
         command=command,
         data=some.data if some else None,
         num_test_images=some.num_images if some else None,
-        num_samples=scoring.num_samples if is_sampled else None,
+        num_samples=scoring.num_samples if some and some.samplers else None,
         num_baseline=some.num_baseline if some else None,
         num_images=config.num_images,
         num_parameters=some.num_parameters if some else None,
         seeds=experiment.seeds,
-        logsnr_min=experiment.ends[0],
-        logsnr_max=experiment.ends[1],
+        logsnr_min=config.schedule.logsnr_min,
+        logsnr_max=config.schedule.logsnr_max,
         metrics=measured_metrics(some, scoring.num_samples) if some else (),
         objectives=tuple(
             _objective(objective, experiment, by_objective[objective.name], reasons)
@@ -252,24 +297,16 @@ def summarize(
             for seed, run in runs.items()
             for key, metric in run.metrics.items()
         ),
-        protocol=_protocol(experiment, by_objective, features) if some else {},
+        protocol=_protocol(experiment, list(scores.values()), features) if some else {},
         num_levels=num_levels,
         long_warmup=config.long_warmup,
     )
 
 
 def _protocol(
-    experiment: Experiment,
-    by_objective: Mapping[str, Mapping[int, RunScores]],
-    features: str | None,
+    experiment: Experiment, runs: Sequence[RunScores], features: str | None
 ) -> dict[str, str]:
     scoring, config = experiment.scoring, experiment.config
-    runs = [run for scored in by_objective.values() for run in scored.values()]
-    clipped = {
-        name: [run.clipped for run in scored.values() if run.clipped is not None]
-        for name, scored in by_objective.items()
-    }
-    shares = {name: float(np.mean(measured)) for name, measured in clipped.items() if measured}
     protocol = {
         "seeds": ", ".join(map(str, experiment.seeds)),
         "images seen by a run": count(config.num_images),
@@ -277,7 +314,6 @@ def _protocol(
         "network": repr(config.network),
         "optimizer": repr(config.optimizer),
         "clipping": "at a norm in proportion to the loss of the best denoiser of normal data",
-        "clipped steps": ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items()),
         "precision": config.precision,
         "likelihood": f"variational bound of {count(runs[0].num_images)} test images, "
         f"{runs[0].condition}",
@@ -296,7 +332,7 @@ def _protocol(
     protocol["hardware"] = ", ".join(sorted({run.machine["device"] for run in runs}))
     versions = {f"torch {r.machine['torch']}, elbos {r.machine['elbos']}" for r in runs}
     protocol["versions"] = ", ".join(sorted(versions))
-    return {title: text for title, text in protocol.items() if text}
+    return protocol
 
 
 def _objective(
@@ -305,7 +341,7 @@ def _objective(
     runs: Mapping[int, RunScores],
     reasons: Mapping[Key, str],
 ) -> ObjectiveResult:
-    low, high = experiment.ends
+    low, high = experiment.config.schedule.logsnr_min, experiment.config.schedule.logsnr_max
     levels = torch.linspace(low, high, NUM_WEIGHTS, dtype=torch.float64)
     schedule, w, p = experiment.run_config(objective, 0).schedule, objective.weighting(levels), None
     density = next(iter(runs.values())).density if runs else None

@@ -38,9 +38,9 @@ Key = tuple[str, int]
 
 
 class Executor(abc.ABC):
-    """Interface of an executor of training jobs, for any number of comparisons.
+    """Interface of an executor of `num_workers` training jobs at a time.
 
-    It runs `num_workers` jobs at a time, each in `num_processes` processes of `num_threads` cores.
+    A job has `num_processes` processes of `num_threads` cores each.
     """
 
     num_workers: int
@@ -60,9 +60,7 @@ class Executor(abc.ABC):
 
 
 class Local(Executor):
-    """Executor of training jobs on this machine.
-
-    The jobs are processes that share its cores and accelerators.
+    """Executor of training jobs as processes that share this machine's cores and accelerators.
 
     Args:
         num_workers: Number of jobs at once. Default: one job per `gpus_per_run` accelerators;
@@ -76,23 +74,14 @@ class Local(Executor):
 
     @typed
     def __init__(self, num_workers: int | None = None, gpus_per_run: int = 1) -> None:
-        require_positive(gpus_per_run=gpus_per_run)
-        cores, devices = num_cores(), 0
-        if torch.accelerator.is_available():
-            devices = torch.accelerator.device_count()
-        if 0 < devices < gpus_per_run:
-            raise ValueError(
-                f"gpus_per_run is {gpus_per_run}: give at most {devices}, as this machine has."
-            )
-        if num_workers is None:
-            num_workers = devices // gpus_per_run or max(1, cores // (2 * gpus_per_run))
-        require_positive(num_workers=num_workers)
-        self.num_workers, self.num_processes = num_workers, gpus_per_run
-        share = max(1, cores // (num_workers * gpus_per_run))
-        self.num_threads = min(share, torch.get_num_threads())  # at most OMP_NUM_THREADS
+        devices = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+        node = {"CPU": num_cores(), "GPU": devices}
+        self.num_workers, num_threads = shares([node], num_workers, gpus_per_run)
+        self.num_processes = gpus_per_run
+        self.num_threads = min(num_threads, torch.get_num_threads())  # at most OMP_NUM_THREADS
         self._num_devices = devices
         self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for slot in range(num_workers):
+        for slot in range(self.num_workers):
             self._slots.put(slot)
 
     def precision(self) -> Precision:
@@ -127,12 +116,10 @@ def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str
 
 
 class OnRay(Executor):
-    """Executor of training jobs on a Ray cluster.
+    """Executor of training jobs on the Ray cluster at `RAY_ADDRESS`, or a new one of this machine.
 
-    The cluster is the one that this process is connected to, the one at `RAY_ADDRESS`, or a new one
-    on this machine. A cluster started here listens on the loopback address only, and ends with the
-    process or by `ray.shutdown()`. All machines of a cluster need elbos, and must see the
-    comparison's directory under the same path.
+    A cluster started here listens on the loopback address only, and ends with the process. All
+    machines need elbos, and must see the comparison's directory under the same path.
 
     Args:
         num_workers: Number of jobs at once. Default: one job per `gpus_per_run` GPUs of a machine;
@@ -147,9 +134,6 @@ class OnRay(Executor):
 
     @typed
     def __init__(self, num_workers: int | None = None, gpus_per_run: int = 1) -> None:
-        require_positive(gpus_per_run=gpus_per_run)
-        if num_workers is not None:
-            require_positive(num_workers=num_workers)
         address = os.environ.get("RAY_ADDRESS")
         if address is None:
             # As on macOS and Windows, Ray then listens on 127.0.0.1 alone. It reads the variable
@@ -210,10 +194,9 @@ class OnRay(Executor):
 def shares(
     nodes: Sequence[Mapping[str, float]], num_workers: int | None, gpus_per_run: int = 1
 ) -> tuple[int, int]:
-    """Return the number of training jobs that a cluster can run in parallel.
+    """Return how many training jobs machines run in parallel, and the cores of each process.
 
-    The number of cores per process is returned, too. Each job runs on one machine. By default there
-    are as many jobs as the GPUs or cores allow.
+    Each job runs on one machine. By default there are as many jobs as the GPUs or cores allow.
 
     Examples:
         >>> shares([{"CPU": 8.0}, {"CPU": 8.0}], 1), shares([{"CPU": 8.0}], None)
@@ -223,14 +206,15 @@ def shares(
         >>> shares([{"CPU": 16.0, "GPU": 8.0}, {"CPU": 16.0, "GPU": 8.0}], None, 4)
         (4, 2)
     """
+    require_positive(
+        gpus_per_run=gpus_per_run, num_workers=1 if num_workers is None else num_workers
+    )
     cores = int(sum(node.get("CPU", 0) for node in nodes))
     most = max((int(node.get("CPU", 0)) for node in nodes), default=1)
     jobs = [(int(n.get("CPU", 0)), int(n["GPU"]) // gpus_per_run) for n in nodes if n.get("GPU")]
     num_jobs = sum(num for _, num in jobs)
     if jobs and num_jobs == 0:
-        raise ValueError(
-            f"gpus_per_run is {gpus_per_run}, more than any machine of the cluster has: give fewer."
-        )
+        raise ValueError(f"gpus_per_run is {gpus_per_run}, more than any machine has: give fewer.")
     if jobs:
         most = min(cpus // num for cpus, num in jobs if num)
     num = num_workers or num_jobs or max(1, cores // (2 * gpus_per_run))
@@ -260,7 +244,8 @@ def do_all(
     """
     left, reasons, stopping = dict(jobs), {}, Event()
 
-    def attempt(job: Job) -> tuple[bool, str | None]:  # whether it has ended, and why it failed
+    def attempt(job: Job) -> tuple[bool, str | None]:
+        """Return whether a job has ended, and why it failed."""
         reason = None
         if job.scores() is None and not job.is_running():
             reason = executor.do(job, stopping)

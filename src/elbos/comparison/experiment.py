@@ -19,45 +19,20 @@ from elbos.training.data import Given
 from elbos.training.network import OwnNetwork
 from elbos.training.sampling import Sampling
 
-NUM_VALIDATIONS, NUM_LOGGED, NUM_SAVED = 8, 50, 4
-
-_EXAMPLE = '"fast=UniPC(order=2),10"'
-
-
-def default_samplings() -> dict[str, Sampling]:
-    """Return the default samplers of a comparison.
-
-    They are DDPM's ancestral sampler, and EDM's Heun sampler with its CIFAR-10 settings.
-    """
-    return {
-        "ancestral": Sampling(sampler=Ancestral(), num_steps=64),
-        "heun": Sampling(sampler=Heun(), num_steps=18),
-    }
+NUM_VALIDATIONS = 8
 
 
 def parse_samplings(texts: Iterable[str]) -> dict[str, Sampling]:
-    """Parse the names and settings of samplers.
-
-    A text is `NAME=SAMPLER,NUM_STEPS` or `NAME=Sampling(...)`.
+    """Parse the names and settings of samplers, `NAME=SAMPLER,NUM_STEPS`.
 
     Raises:
-        ValueError: If a text is not of this form, or a name is given twice.
+        ValueError: If a text is not of this form.
     """
-    samplings: dict[str, Sampling] = {}
+    samplings = {}
     for text in texts:
         name, _, settings = (part.strip() for part in text.partition("="))
-        where = f"sampler {name!r}"
-        if name in samplings:
-            raise ValueError(f"The sampler {name} is given twice.")
-        if settings.startswith("Sampling("):
-            samplings[name] = parse(Sampling, settings, where)
-            continue
-        try:
-            sampler, num_steps = parse(tuple[Sampler, int], settings, where)
-        except ValueError as error:
-            raise ValueError(
-                f"{error} Give its name, a sampler and steps, as {_EXAMPLE}."
-            ) from error
+        where = f"sampler {name!r} (a sampler and a number of steps)"
+        sampler, num_steps = parse(tuple[Sampler, int], settings, where)
         samplings[name] = Sampling(sampler=sampler, num_steps=num_steps)
     return samplings
 
@@ -76,9 +51,12 @@ class Scoring(Typed):
     """The network that computes the features of images."""
 
     samplings: Annotated[dict[str, Sampling], tyro.conf.Suppress] = field(
-        default_factory=default_samplings
+        default_factory=lambda: {
+            "ancestral": Sampling(sampler=Ancestral(), num_steps=64),
+            "heun": Sampling(sampler=Heun(), num_steps=18),
+        }
     )
-    """Samplings by name. Default: ancestral and Heun."""
+    """Samplings by name. Default: DDPM's ancestral sampler, and EDM's for CIFAR-10, Heun's."""
 
     def __post_init__(self) -> None:
         if self.num_images < 2 or self.num_samples < MIN_IMAGES:
@@ -131,23 +109,18 @@ class Experiment(Typed):
         return replace(objective.config(self.config), seed=seed)
 
     @property
-    def ends(self) -> tuple[float, float]:
-        """Log-SNR range in which all objectives are trained."""
-        return self.config.schedule.logsnr_min, self.config.schedule.logsnr_max
-
-    @property
     def weightings(self) -> tuple[Weight, ...]:
         return tuple({repr(o.weighting): o.weighting for o in self.objectives}.values())
 
 
 def shared_config(config: Config) -> Config:
     """Set the logging and checkpoint intervals that a comparison needs."""
-    num = config.num_images
+    num, output = config.num_images, config.output
     output = Output(
-        log_every=max(num // NUM_LOGGED, 1),
+        log_every=max(num // 50, 1),
         validate_every=max(num // NUM_VALIDATIONS, 1),
-        save_every=max(num // NUM_SAVED, 1),
-        num_kept=config.output.num_kept,
-        trackers=config.output.trackers,
+        save_every=max(num // 4, 1),
+        num_kept=output.num_kept,
+        trackers=output.trackers,
     )
     return replace(config, output=output)

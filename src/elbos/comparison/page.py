@@ -14,6 +14,7 @@ from typing import Any
 from elbos.base.colors import Swatch
 from elbos.base.html import document, render, sentences, write_html
 from elbos.base.numbers import decimals, interval, signed
+from elbos.base.tables import Column, Table
 from elbos.comparison import figures, tables
 from elbos.comparison.result import Comparison, Metric, ObjectiveResult
 from elbos.evaluation.metrics import BITS_PER_DIM
@@ -24,10 +25,7 @@ _MAX_NAMED = 4  # objectives or differences that a sentence names
 
 
 def terminal(comparison: Comparison) -> list[Any]:
-    """Return the report of a comparison for the terminal.
-
-    It has a table of results, and the findings in words.
-    """
+    """Return the report for the terminal: a table of results, and the findings in words."""
     return [
         tables.results_table(comparison, is_short=True).rich(),
         render("comparison/summary.txt", **_words(comparison)),
@@ -35,18 +33,14 @@ def terminal(comparison: Comparison) -> list[Any]:
 
 
 def markdown(comparison: Comparison) -> str:
-    return render("comparison/report.md", **_words(comparison), **_tables(comparison))
+    return render("comparison/report.md", **_report(comparison))
 
 
 def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
-    """Return the report of a comparison as a self-contained HTML page.
-
-    It has a row of sample images per objective.
-    """
+    """Return the report as a self-contained HTML page, with sample images by objective."""
     return document(
         "comparison/page.html",
-        **_words(comparison),
-        **{**_tables(comparison), "results": tables.results_table(comparison, is_stacked=True)},
+        **_report(comparison),
         command=comparison.command,
         samples={name: base64.b64encode(png).decode() for name, png in samples.items()},
         swatches=figures.swatches(comparison.objectives),
@@ -83,23 +77,21 @@ def _words(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _tables(comparison: Comparison) -> dict[str, Any]:
+def _report(comparison: Comparison) -> dict[str, Any]:
     return {
+        **_words(comparison),
         "results": tables.results_table(comparison),
-        "seeds": tables.seeds_table(comparison),
         "pairs": tables.pairs_table(comparison),
-        "protocol": tables.protocol_table(comparison),
+        "protocol": Table(["", Column("", is_numeric=False)], list(comparison.protocol.items())),
     }
 
 
 @dataclass(frozen=True)
 class Planned:
-    """Outcomes of comparing monotone with non-monotone weightings.
+    """How often a monotone weighting is better or worse than a non-monotone one.
 
-    Counted is how often the monotone weighting is better or worse. The counts are out of `num`
-    differences with a verdict; `num_unresolved` more have too much scatter over seeds.
-    `significant` are these differences in words, empty if many; `least`, for each metric, the
-    differences that would have been significant where none was.
+    The counts are out of `num` differences with a verdict; `num_unresolved` more have too much
+    scatter over seeds. `significant` are the significant differences in words, empty if many.
     """
 
     num: int
@@ -107,7 +99,6 @@ class Planned:
     num_worse: int
     num_unresolved: int
     significant: list[str]
-    least: list[str]
 
     @classmethod
     def from_comparison(cls, comparison: Comparison) -> "Planned":
@@ -128,12 +119,6 @@ class Planned:
                     f"{pair.monotone} minus {pair.non_monotone}, {metric.title}: "
                     f"{signed(difference.mean, places)} ({ends})"
                 )
-        least = []
-        for metric in comparison.main_metrics:
-            same = [d.detectable for _, m, d, v in tested if m is metric and v == "same"]
-            if sizes := sorted(size for size in same if size is not None):
-                texts = [tables.text_of(size, decimals(size)) for size in (sizes[0], sizes[-1])]
-                least.append(f"{' to '.join(dict.fromkeys(texts))} ({metric.title})")
         num_unresolved = verdicts.count("unresolved")
         return cls(
             num=len(tested) - num_unresolved,
@@ -141,7 +126,6 @@ class Planned:
             num_worse=verdicts.count("worse"),
             num_unresolved=num_unresolved,
             significant=significant if len(significant) <= _MAX_NAMED else [],
-            least=least,
         )
 
 
@@ -156,10 +140,6 @@ class Best:
     unresolved: list[ObjectiveResult]
     num_others: int
     detectable: str
-
-    @property
-    def is_named(self) -> bool:
-        return len(self.near) <= _MAX_NAMED
 
     @classmethod
     def from_comparison(cls, comparison: Comparison, metric: Metric) -> "Best":

@@ -26,10 +26,7 @@ Number = float | None
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Value of one metric for one trained model.
-
-    The error is the standard error over images; None if unknown.
-    """
+    """Value of one metric for one trained model, and its standard error over images."""
 
     objective: str
     seed: int
@@ -40,10 +37,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """Metric for comparing training objectives.
-
-    Differences in a main metric have verdicts. The baseline is the value of real data.
-    """
+    """Metric of a comparison: a main one has verdicts; the baseline is the value of real data."""
 
     key: str
     title: str
@@ -164,10 +158,7 @@ class Difference:
         return not self.low <= 0 <= self.high
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """Judge whether the monotone weighting scores better than the non-monotone one.
-
-        It is "better", "worse", "same" or "unresolved"; None without a confidence interval.
-        """
+        """Judge the monotone weighting against the other one; None without an interval."""
         if self.is_significant is None:
             return None
         if self.is_significant:
@@ -234,10 +225,7 @@ class Comparison:
 
     @property
     def complete(self) -> tuple[ObjectiveResult, ...]:
-        """Objectives that have scores for all seeds.
-
-        Only these are compared.
-        """
+        """Objectives that have scores for all seeds; only these are compared."""
         return tuple(o for o in self.objectives if self.num_scored(o) == len(self.seeds))
 
     def num_scored(self, objective: ObjectiveResult) -> int:
@@ -267,10 +255,7 @@ class Comparison:
 
     @cached_property
     def statistics(self) -> Mapping[str, Differences]:
-        """Differences between the complete objectives, by main metric.
-
-        Metrics without verdicts are left out.
-        """
+        """Differences between the complete objectives, by main metric that has verdicts."""
         order = {o.name: i for i, o in enumerate(self.complete)}
         scores = [
             [list(self.values[name][metric.key].values()) for name in order]
@@ -323,24 +308,11 @@ class Comparison:
         )
 
     def detectable(self, metric: Metric) -> Number:
-        """Return the median over objectives of the smallest significant difference from the best.
-
-        None without verdicts.
-        """
+        """Return the median over objectives of the least significant difference from the best."""
         if (tested := self.statistics.get(metric.key)) is None:
             return None
         best = tested.best(metric.is_lower_better)
         return float(np.median(np.delete(tested.half_widths[best], best)))
-
-    @cached_property
-    def erratic(self) -> dict[str, tuple[str, ...]]:
-        """Objectives that scatter over seeds more than ten times as much as is typical.
-
-        They are given by metric.
-        """
-        names = [o.name for o in self.complete]
-        wild = {key: np.flatnonzero(tested.is_wild) for key, tested in self.statistics.items()}
-        return {key: tuple(names[i] for i in rows) for key, rows in wild.items() if rows.size}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON values for report.json."""
@@ -351,14 +323,10 @@ class Comparison:
         """Restore a comparison from the JSON values of a report.json.
 
         Raises:
-            ValueError: If the content is not a comparison of this version.
+            ValueError: If the content is not a comparison of this version: compare again, which
+                reads the scores.
         """
-        try:
-            comparison: Comparison = decode(cls, without_format(value, FORMAT), "it")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(
-                f"This is not a report of this version ({error}): compare again, from the scores."
-            ) from error
+        comparison: Comparison = decode(cls, without_format(value, FORMAT), "it")
         return comparison
 
     def table(self) -> Any:
@@ -374,10 +342,7 @@ class Comparison:
         return pandas.DataFrame(records)
 
     def plot(self) -> "Figure | None":
-        """Return a figure of ELBO and loss over log-SNR.
-
-        The ELBO is that of noisy data; None without scores.
-        """
+        """Return a figure of ELBO and loss over log-SNR; None without scores."""
         figure: Figure | None = shown_by(self, "figures").levels_figure(self)
         return figure
 
@@ -390,9 +355,7 @@ class Comparison:
         return text
 
     def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
-        """Write the report of the comparison as a self-contained HTML page.
-
-        Sample images of each objective are optional.
+        """Write the comparison as a self-contained HTML page, with sample images by objective.
 
         Raises:
             OSError: If the page cannot be written.

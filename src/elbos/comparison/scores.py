@@ -33,7 +33,7 @@ NUM_SHOWN = 20
 _SAMPLER_TITLES = {"heun": "Heun", "ddim": "DDIM", "unipc": "UniPC"}
 MAX_PILOT = 500  # images with 32 evaluations each, as many in total as in the rounds
 FILE = "scores.json"
-_FORMAT = 5  # version of the format: a change invalidates stored scores
+_FORMAT = 6  # version of the format: a change invalidates stored scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,11 @@ class RunScores:
         elbo, loss: Negative ELBO of data noised to each log-SNR; loss at each log-SNR.
         learning: Validation ELBO in bits/dim over training images.
         density: Adaptive density at the end, in equal bins of log-SNR; None for fixed schedules.
-        clipped: Share of steps with clipped gradients; None if unknown.
     """
 
     num_parameters: int
     data: str
     condition: str
-    precision: str
     machine: Mapping[str, str]
     num_images: int
     metrics: Mapping[str, Value]
@@ -67,7 +65,6 @@ class RunScores:
     loss: Curve
     learning: Curve
     density: tuple[float, ...] | None
-    clipped: float | None
 
 
 def metric_key(metric: str, sampler: str) -> str:
@@ -78,10 +75,7 @@ def metric_key(metric: str, sampler: str) -> str:
 def read_scores(
     path: Path, config: Config, scoring: Scoring, weightings: Iterable[str] = ()
 ) -> RunScores | None:
-    """Return the stored scores of a trained model.
-
-    None if they are missing, altered, or measured with other settings.
-    """
+    """Return the stored scores of a model; None if missing, altered, or of other settings."""
     try:
         stored = files.read_json(path / FILE)
         if stored["digest"] != _digest(config, scoring, stored["scores"]):
@@ -136,7 +130,6 @@ def measure_scores(
         num_parameters=sum(p.numel() for p in run.network.parameters()),
         data=run.dataset.fingerprint()["name"],
         condition=condition.title,
-        precision=run.config.precision,
         machine=machine(run.device),
         num_images=len(condition),
         metrics=metrics,
@@ -158,31 +151,25 @@ def measure_scores(
 
 
 def _training(log: Path) -> dict[str, Any]:
-    learning, density, clipped = [], None, []
+    images, bits, density = [], [], None
     for number, line in enumerate(files.read(log).splitlines(), 1):
         try:
             values = json.loads(line)
             if "val_nats" in values:
-                learning.append((int(values["images"]), values["val_nats"] / math.log(2)))
+                images.append(int(values["images"]))
+                bits.append(values["val_nats"] / math.log(2))
             if "density" in values:
                 density = tuple(float(p) for p in values["density"])
-            if "clipped" in values:
-                clipped.append(float(values["clipped"]))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"{log} is damaged: delete its line {number}.") from error
-    images, bits = zip(*learning, strict=True) if learning else ((), ())
-    return {
-        "learning": Curve(x=images, y=bits),
-        "density": density,
-        "clipped": sum(clipped) / len(clipped) if clipped else None,
-    }
+    return {"learning": Curve(x=tuple(images), y=tuple(bits)), "density": density}
 
 
 def measured_metrics(scores: RunScores, num_samples: int) -> tuple[Metric, ...]:
     """Return the metrics of a trained model.
 
-    The main metrics, which are tested for significance, come first. Main metrics are bits/dim and
-    the leading distance for each sampler.
+    The main metrics come first, which are tested for significance: the leading distance for each
+    sampler, and bits/dim.
     """
     bits = Metric(
         key=BITS_PER_DIM.name,

@@ -144,11 +144,7 @@ def differences(
 
 @dataclass(frozen=True)
 class _Scatter:
-    """Variances of one score over seeds.
-
-    They are the mean square error, the typical variance $s_0^2$, and the variance $s_r^2$ of each
-    objective.
-    """
+    """MSE, typical variance $s_0^2$ and variances $s_r^2$ of one score over seeds."""
 
     mse: float
     typical: float

@@ -42,10 +42,9 @@ def text_of(value: float | None, places: int | None) -> str:
 def places_of(
     comparison: Comparison, key: str, std: float | None = None, digits: int = 2
 ) -> int | None:
-    """Return the number of decimals for showing a metric.
+    """Return the number of decimals for showing a metric; None if it does not scatter over seeds.
 
-    It follows from the scatter over seeds; None if there is no scatter. The typical standard
-    deviation, or `std` if larger, is shown with `digits` digits.
+    The typical standard deviation over seeds, or `std` if larger, is shown with `digits` digits.
     """
     scores = [by_metric[key] for by_metric in comparison.scores.values() if key in by_metric]
     stds = [score.std for score in scores if score.std is not None]
@@ -63,14 +62,8 @@ def measured(comparison: Comparison) -> list[Metric]:
     return [metric for metric in comparison.metrics if metric.key in keys]
 
 
-def results_table(
-    comparison: Comparison, *, is_short: bool = False, is_stacked: bool = False
-) -> Table:
-    """Return a table of the scores of all objectives.
-
-    It has the main metrics only if `is_short`. Standard deviations stand behind the means, or below
-    them if `is_stacked`.
-    """
+def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
+    """Return a table of the scores of all objectives, in the main metrics only if `is_short`."""
     metrics = list(comparison.main_metrics) if is_short else measured(comparison)
     settings = [] if is_short else ["predicts", "schedule", "weighting"]  # after the scores
     columns = [Column("objective"), Column("monotone", is_numeric=False)]
@@ -86,7 +79,7 @@ def results_table(
         note = "" if num == len(comparison.seeds) else missing
         name = Cell(objective.name, note=note, swatch=looks[objective.name])
         kind = Cell("yes", kind="yes") if objective.is_monotone else Cell("no", kind="no")
-        cells = [_score(comparison, scores.get(m.key), m, is_short, is_stacked) for m in metrics]
+        cells = [_score(comparison, scores.get(m.key), m, is_short) for m in metrics]
         labels = [
             Cell(component_label(Parameterization, objective.parameterization)),
             Cell(component_label(Schedule, objective.schedule)),
@@ -109,42 +102,20 @@ def results_table(
     return Table(columns, rows, foot=foot)
 
 
-def _score(
-    comparison: Comparison, score: Score | None, metric: Metric, is_short: bool, is_stacked: bool
-) -> Cell:
+def _score(comparison: Comparison, score: Score | None, metric: Metric, is_short: bool) -> Cell:
     if score is None:
         return Cell(NONE)
     places = places_of(comparison, metric.key, score.std, digits=1 if is_short else 2)
     text = text_of(score.mean, places)
-    std = "" if score.std is None else f"± {text_of(score.std, places)}"
-    note = "unresolved" if score.is_unresolved and not is_short else ""
-    if is_stacked:
-        note = f"{std}\n{note}".strip()
-    else:
-        text = f"{text} {std}".strip()
+    if score.std is not None:
+        text += f" ± {text_of(score.std, places)}"
     return Cell(
         f"{text}?" if is_short and score.is_unresolved else text,
         is_best=score.is_best,
-        note=note,
+        note="unresolved" if score.is_unresolved and not is_short else "",
         is_bold=score.is_best_within_error,
         value=score.mean,
     )
-
-
-def seeds_table(comparison: Comparison) -> Table:
-    metrics = measured(comparison)
-    rows = [
-        [
-            f"{objective.name}, seed {seed}",
-            *(
-                number(comparison.values[objective.name].get(metric.key, {}).get(seed))
-                for metric in metrics
-            ),
-        ]
-        for objective in comparison.objectives
-        for seed in comparison.seeds
-    ]
-    return Table(["", *(metric.short for metric in metrics)], rows)
 
 
 def pairs_table(comparison: Comparison) -> Table:
@@ -168,9 +139,3 @@ def pairs_table(comparison: Comparison) -> Table:
                 ]
             rows.append([f"{pair.monotone} minus {pair.non_monotone}", metric.short, *cells])
     return Table([*pair_and_score, *numbers, Column("verdict", is_numeric=False)], rows)
-
-
-def protocol_table(comparison: Comparison) -> Table | None:
-    """Return a table of the settings that all models share, or None if no model has scores."""
-    rows = list(comparison.protocol.items())
-    return Table(["", Column("", is_numeric=False)], rows) if rows else None

@@ -72,10 +72,9 @@ class Variant:
 
     @classmethod
     def parse(cls, text: str) -> "Variant":
-        """Parse a training objective given as a command-line word.
+        """Parse a training objective from NAME=PREDICTION,SCHEDULE,WEIGHTING, or a built-in NAME.
 
-        The word is NAME or NAME=PREDICTION,SCHEDULE,WEIGHTING. A NAME alone is that of a built-in
-        objective. A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is
+        A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is
         run.
         """
         name, is_custom, objective = (part.strip() for part in text.partition("="))
@@ -116,10 +115,7 @@ class Variant:
 
 
 def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> float:
-    r"""Compute the minimum weighted loss on standard normal data.
-
-    It is $\frac12\int w(\lambda)\,\mathrm{sigmoid}(\lambda)\,d\lambda$, by the midpoint rule.
-    """
+    r"""Compute $S(w)$, the minimum weighted loss on standard normal data, by the midpoint rule."""
     cells = (torch.arange(_NUM_CELLS, dtype=torch.float64) + 0.5) / _NUM_CELLS
     logsnr = logsnr_min + (logsnr_max - logsnr_min) * cells
     losses = weighting(logsnr) * torch.sigmoid(logsnr)
@@ -128,28 +124,18 @@ def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> fl
 
 def _published(name: str, recipe: str) -> Variant:
     published = RECIPES[recipe]
-    return Variant(
-        name=name,
-        parameterization=published.parameterization,
-        schedule=published.schedule,
-        weighting=published.closed_form,
-    )
+    prediction, schedule = published.parameterization, published.schedule
+    return _variant(name, prediction, schedule, published.closed_form)
 
 
-def _sigmoids(prediction: Parameterization, prefix: str, schedule: Schedule) -> list[Variant]:
-    return [
-        Variant(
-            name=f"{prefix}-sigmoid-{k}",
-            parameterization=prediction,
-            schedule=schedule,
-            weighting=weightings.Sigmoid(k=float(k)),
-        )
-        for k in range(1, 6)
-    ]
+def _variant(
+    name: str, prediction: Parameterization, schedule: Schedule, weighting: Weighting
+) -> Variant:
+    return Variant(name=name, parameterization=prediction, schedule=schedule, weighting=weighting)
 
 
 def _adaptive(name: str, prediction: Parameterization, weighting: Weighting) -> Variant:
-    return Variant(name=name, parameterization=prediction, schedule=Adaptive(), weighting=weighting)
+    return _variant(name, prediction, Adaptive(), weighting)
 
 
 _EDM_MONOTONIC = weightings.Monotone(weightings.EDM())
@@ -157,8 +143,11 @@ _EDM_MONOTONIC = weightings.Monotone(weightings.EDM())
 _BUILT_IN = [
     # from the paper
     _published("iddpm", "iddpm"),
-    *_sigmoids(Eps(), "eps-cosine", Cosine()),
-    *_sigmoids(Eps(), "eps-adaptive", Adaptive()),
+    *(
+        _variant(f"eps-{name}-sigmoid-{k}", Eps(), schedule, weightings.Sigmoid(k=float(k)))
+        for name, schedule in (("cosine", Cosine()), ("adaptive", Adaptive()))
+        for k in range(1, 6)
+    ),
     _published("edm", "edm"),
     _adaptive("edm-adaptive", EDM(), weightings.EDM()),
     _adaptive("edm-adaptive-sigmoid-2", EDM(), weightings.Sigmoid(k=2.0)),

@@ -1,8 +1,8 @@
 """Evaluation of a trained model: likelihood, loss at every noise level, and sample quality.
 
 `evaluate` measures a `Model` as `config` says: `likelihood`, `ode`, `floor`, and `quality`, which
-scores generated samples by `metrics` against a `reference` in terms of `features`. `result` and
-`scores` hold the numbers, which `page` and `figures` show.
+scores generated samples by `metrics` against a `reference` in terms of `features`. `result`
+holds the numbers, which `page` and `figures` show.
 """
 
 from elbos.evaluation.config import EvaluationConfig, OdeConfig

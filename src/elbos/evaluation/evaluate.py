@@ -20,8 +20,8 @@ from elbos.evaluation.likelihood import (
 )
 from elbos.evaluation.model import Model
 from elbos.evaluation.ode import measure_ode
-from elbos.evaluation.quality import Scorer, measure_quality, stored_samples
-from elbos.evaluation.result import Evaluation, Protocol
+from elbos.evaluation.quality import Scorer, stored_samples
+from elbos.evaluation.result import Evaluation, Protocol, SampleQuality
 from elbos.training.data import to_unit
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling
@@ -72,7 +72,14 @@ def evaluate(
             weightings=check_theorem(measured, model.weighting),
             ode=measure_ode(model, condition, measured.rounds.bound.mean(1), config, start),
         )
-    quality = None if scorer is None else measure_quality(scorer, config, sampling, start)
+    quality = None
+    if scorer is not None:
+        num, seed = config.num_samples, config.seed
+        quality = SampleQuality(
+            protocol=scorer.protocol(sampling, num, seed),
+            scores=scorer.score(sampling, num, seed, start),
+            baseline=scorer.baseline(num, start),
+        )
     floors = None
     if config.floor:
         levels = {name: bound.curve.logsnr for name, bound in results.items()}
@@ -127,10 +134,7 @@ def require_measurable(model: Model, config: EvaluationConfig, sampling: Samplin
 
 
 def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) -> bytes | None:
-    """Return a PNG image that shows some generated samples.
-
-    None if the evaluation generates no samples.
-    """
+    """Return a PNG image of some generated samples; None if there are none."""
     if not _is_sampled(model, config):
         return None
     x = stored_samples(model, sampling, config.num_samples, config.seed, silent)

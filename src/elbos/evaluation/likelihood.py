@@ -86,20 +86,14 @@ class ConditionedImages:
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses of a model on a few pilot images and on all images.
-
-    `pilot` is on the few images, `rounds` on all.
-    """
+    """Losses of a model on a few images, in the pilot, and on all images, in the rounds."""
 
     pilot: Measurements
     rounds: Validation
 
 
 def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]:
-    """Return the indices of the images to evaluate.
-
-    The order is random, but the same for all models.
-    """
+    """Return the indices of the images to evaluate, in a random order common to all models."""
     split: Split = getattr(model.dataset, config.split)
     num_images = config.num_images or len(split)
     if not 2 <= num_images <= len(split):
@@ -113,10 +107,7 @@ def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]
 def conditions(
     model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
 ) -> list[ConditionedImages]:
-    """Prepare the images for evaluations with and without class labels.
-
-    Only conditions that the network supports are included.
-    """
+    """Return the images with and without class labels, as far as the network supports it."""
     x, num_levels = model.represented(split.x[images], start)
     labels = None if split.labels is None else split.labels[images]
     cond = {"unconditional": None, "given_label": labels}
@@ -126,10 +117,7 @@ def conditions(
 def measure(
     model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
 ) -> Measured:
-    """Measure the losses of a model with or without class labels.
-
-    The noise levels are tuned on a few images; then all images are measured.
-    """
+    """Tune the noise levels on a few images, and measure the losses of all images."""
     validator = Validator(
         condition,
         num_levels=condition.num_levels,
@@ -158,10 +146,7 @@ def measure(
 
 
 def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
-    """Compute the variational bound from measured losses.
-
-    The result includes the terms of the bound, and the loss and ELBO at each noise level.
-    """
+    """Compute the variational bound with its terms, and the loss and ELBO at each noise level."""
     rounds = measured.rounds
     bits = rounds.bits
     return Likelihood(
@@ -186,10 +171,9 @@ def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
 def mixed_elbos(
     measurements: Measurements, weighting: WeightFunction, prior: Float[Tensor, " n"]
 ) -> Float[Tensor, " n"]:
-    r"""Compute the weighted loss of each image as a mixture of ELBOs.
+    r"""Compute the weighted loss of each image as a mixture of ELBOs, which the theorem says it is.
 
-    By the theorem, both are equal. Needs a round of losses, and $L(\lambda_\min)$ of
-    each image, `prior`.
+    `prior` is $L(\lambda_\min)$ of each image.
     """
     schedule, num_times = measurements.schedule, measurements.logsnr.shape[2]
     levels = torch.linspace(
@@ -206,10 +190,7 @@ def mixed_elbos(
 
 
 def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
-    """Test whether the weighted loss equals the mixture of ELBOs.
-
-    One result per weighting is returned.
-    """
+    """Test for several weightings whether the weighted loss equals the mixture of ELBOs."""
     named = dict(CHECKED)
     if trained is not None and trained not in CHECKED.values():
         named[repr(trained)] = trained

@@ -33,10 +33,7 @@ MAX_MANIFOLD = 10_000
 
 @dataclass(frozen=True)
 class Value:
-    """Value and standard error of a metric.
-
-    An unknown value is NaN. The standard error is that over images; None if unknown.
-    """
+    """Value of a metric, and its standard error over images; None if unknown."""
 
     value: float
     standard_error: float | None = None
@@ -44,10 +41,9 @@ class Value:
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """Features of generated samples and of real images.
+    """Features of generated samples, in random order, and of real images, by one extractor.
 
-    Both are computed by the same extractor; samples are in random order. `is_inception` says
-    whether the logits are of the original Inception-v3.
+    `is_inception` says whether the logits are of the original Inception-v3.
     """
 
     samples: Features
@@ -56,20 +52,14 @@ class FeatureSets:
 
     @cached_property
     def precision_recall(self) -> tuple[float, float]:
-        """Improved precision and recall of the generated samples.
-
-        They are computed on equally many samples and real images.
-        """
+        """Improved precision and recall, on equally many samples and real images."""
         num = num_manifold(len(self.samples.pooled), self.reference)
         return precision_recall(
             self.reference.rows[:num], self.samples.pooled[:num], num_neighbors=NUM_NEIGHBORS
         )
 
     def inception_score(self) -> Value | None:
-        """Return the Inception score of the samples.
-
-        None without class logits.
-        """
+        """Return the Inception score of the samples; None without class logits."""
         if self.samples.logits is None:
             return None
         return Value(inception_score(self.samples.logits, num_splits=NUM_SPLITS)[0])
@@ -77,10 +67,7 @@ class FeatureSets:
 
 @dataclass(frozen=True)
 class Metric:
-    """Metric for comparing models.
-
-    Files use the key, texts and tables the titles.
-    """
+    """Metric of models, with its name in files and its titles in texts and tables."""
 
     name: str
     title: str
@@ -156,10 +143,7 @@ SAMPLE_METRICS: list[SampleMetric] = [
 
 
 def leading_distance(num_samples: int, num_features: int) -> SampleMetric:
-    """Return the primary metric of sample quality.
-
-    It is the Fréchet distance, or the kernel distance if there are fewer samples than features.
-    """
+    """Return the Fréchet distance, or the kernel distance of fewer samples than features."""
     return KERNEL_DISTANCE if num_samples < num_features else FRECHET_DISTANCE
 
 
@@ -169,8 +153,5 @@ def scores(sets: FeatureSets) -> dict[str, Value]:
 
 
 def num_manifold(num: int, reference: Reference) -> int:
-    """Return the number of samples used to compute precision and recall.
-
-    As many real images are used.
-    """
+    """Return how many samples, and as many real images, precision and recall are computed on."""
     return min(num, len(reference.rows), MAX_MANIFOLD)

@@ -30,10 +30,9 @@ from elbos.training.sampling import Sampling, sample
 
 
 class Model(Protocol):
-    """Interface of a model that can be evaluated.
+    """Interface of a denoiser with data, noise levels and sampler, which can be evaluated.
 
-    It is a denoiser with data, noise levels and sampler. `elbos.Run` implements it, and
-    `elbos.runs.pretrained` does for saved diffusers pipelines.
+    `elbos.Run` implements it, and `elbos.runs.pretrained` for saved diffusers pipelines.
     """
 
     @property
@@ -46,17 +45,11 @@ class Model(Protocol):
 
     @property
     def step(self) -> int | None:
-        """Training step at which the weights were saved.
-
-        None if unknown.
-        """
+        """Training step at which the weights were saved; None if unknown."""
 
     @property
     def origin(self) -> Origin | None:
-        """Origin of a model that another library trained.
-
-        None for a model that this library trained.
-        """
+        """Origin of a model that another library trained; None for one of ours."""
 
     @property
     def trained(self) -> Training: ...
@@ -80,24 +73,15 @@ class Model(Protocol):
 
     @property
     def weighting(self) -> WeightFunction | None:
-        """Weighting of the training loss.
-
-        None if unknown.
-        """
+        """Weighting of the training loss; None if unknown."""
 
     @property
     def relative_width(self) -> float | None:
-        """Width of the moving average of the weights relative to training time.
-
-        As in EDM2. None if unknown.
-        """
+        """Width of the weights' moving average relative to training time; None if unknown."""
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Conditions on which the network was trained.
-
-        They are "unconditional", "given_label" or both.
-        """
+        """Conditions of the network: "unconditional", "given_label" or both."""
 
     @property
     def sampling(self) -> Sampling: ...
@@ -110,16 +94,10 @@ class Model(Protocol):
 
     @property
     def mixture(self) -> GaussianMixture | None:
-        """Data distribution as a Gaussian mixture.
-
-        None if unknown.
-        """
+        """Data distribution as a Gaussian mixture; None if unknown."""
 
     def identifier(self) -> dict[str, Any]:
-        """Return a JSON object that identifies the model in stored measurements.
-
-        It has everything on which the network's outputs depend.
-        """
+        """Return everything on which the network's outputs depend, as JSON values."""
 
     def autocast(self) -> torch.autocast: ...
 
@@ -128,10 +106,7 @@ class Model(Protocol):
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
-        """Convert images to inputs of the network.
-
-        Inputs are pixels or latents. The number of pixel values is returned, too; None for latents.
-        """
+        """Convert images to pixels or latents, with the number of pixel values or None."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -139,10 +114,7 @@ class Model(Protocol):
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes of a class-conditional network.
-
-        None for a network without classes.
-        """
+        """Number of classes; None for a network without classes."""
 
     @property
     def null_cond(self) -> Condition: ...
@@ -193,10 +165,7 @@ def model_store(model: Model, name: str, **key: Any) -> Store:
 
 
 def data_store(model: Model, name: str, **key: Any) -> Store:
-    """Return the disk cache for a measurement of the data.
-
-    It is in the user's cache directory; the measurement does not depend on the model.
-    """
+    """Return the disk cache, in the user's cache directory, for a measurement of the data alone."""
     return Store(cache_dir() / name / _digest(model, key), model.processes)
 
 

@@ -37,10 +37,9 @@ def measure_ode(
     config: EvaluationConfig,
     start: Start,
 ) -> OdeLikelihood | None:
-    """Measure the likelihood of images under the probability-flow ODE.
+    """Measure the likelihood of images under the probability-flow ODE; None if none is requested.
 
-    The result includes the variational bound on the same images; None if no images are requested.
-    `bound` is the variational bound of each image, in nats per dimension.
+    `bound` is the variational bound of each image in nats per dimension, for comparison.
     """
     ode, num = config.ode, min(config.ode.num_images, len(condition))
     if num == 0:

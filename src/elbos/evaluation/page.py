@@ -12,8 +12,7 @@ from elbos.base.html import document, write_html
 from elbos.base.numbers import NONE, count, fixed, number, percent, plus_minus, setting, signed
 from elbos.base.tables import Cell, Column, Table, evenly, settings
 from elbos.evaluation import figures
-from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood
-from elbos.evaluation.scores import SampleQuality
+from elbos.evaluation.result import MAX_Z, Evaluation, Likelihood, SampleQuality
 from elbos.theory.floor import Floor
 from elbos.validation import Estimate
 from elbos.validation.result import NATS_PER_BIT
@@ -41,10 +40,7 @@ class Unit:
 
 
 def unit_of(result: Evaluation) -> Unit:
-    """Return the unit of a model's likelihood.
-
-    It is bits/dim, or nats/dim for models of latents.
-    """
+    """Return the unit of a likelihood: bits/dim, or nats/dim for models of latents."""
     if result.is_of_latents:
         return Unit("nats/dim", NATS_PER_BIT, " of latents, up to a constant")
     return Unit("bits/dim", 1.0)
@@ -53,10 +49,7 @@ def unit_of(result: Evaluation) -> Unit:
 def evaluation_page(
     result: Evaluation, *, samples: bytes | None = None, command: str | None = None
 ) -> str:
-    """Return an evaluation as a self-contained HTML page.
-
-    The results are also embedded as JSON.
-    """
+    """Return an evaluation as a self-contained HTML page, in which the results are JSON, too."""
     return document(
         "evaluation/page.html",
         result=result,
@@ -81,11 +74,9 @@ def write_page(
 
 
 def _tables(result: Evaluation, num_rows: int) -> dict[str, list[Table]]:
-    known_settings = {
-        name: value for name, value in asdict(result.trained).items() if value is not None
-    }
+    trained = {name: value for name, value in asdict(result.trained).items() if value is not None}
     return {
-        "training": [settings(known_settings)],
+        "training": [settings(trained)],
         "terms": [terms_table(result)],
         "ode": [ode_table(result)],
         "levels": [level_table(result, name, num_rows) for name in ("curve", "elbo")],
@@ -137,10 +128,8 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
         with suppress(ValueError):  # of other images
             gaps = {} if result is results[0] else result.difference(results[0])
         for name, bound in result.results.items():
-            gap, bits = (
-                gaps.get(name),
-                result_unit.plus_minus(bound.bits_per_dim, bound.standard_error),
-            )
+            gap = gaps.get(name)
+            bits = result_unit.plus_minus(bound.bits_per_dim, bound.standard_error)
             rows.append(
                 (
                     f"{result.run}, {name.replace('_', ' ')}",
@@ -249,11 +238,7 @@ def quality_table(quality: SampleQuality) -> Table:
 
 
 def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> Table:
-    """Return a table of the loss or the ELBO by noise level.
-
-    It has selected noise levels, by condition: of the loss for `name="curve"`, of the ELBO for
-    `name="elbo"`.
-    """
+    """Return a table of the loss, "curve", or the ELBO, "elbo", at selected noise levels."""
     curves = [getattr(curve, name) for curve in result.results.values()]
     levels = curves[0].logsnr
     rows = []
@@ -285,10 +270,7 @@ def floor_tables(result: Evaluation, num_rows: int) -> list[Table]:
 
 @dataclass(frozen=True)
 class Underfitting:
-    """Relative excess of the loss over the irreducible loss.
-
-    It includes the noise levels where a tenth of the training images gives the same irreducible
-    loss.
+    """Relative excess of the loss over an irreducible loss that a tenth of the images gives, too.
 
     Attributes:
         logsnr: The highest log-SNR that is included.
@@ -302,10 +284,7 @@ class Underfitting:
 
 
 def underfitting(bound: Likelihood, floor: Floor) -> Underfitting | None:
-    """Return the relative excess of the loss over the irreducible loss.
-
-    None if the irreducible loss is reliable at no noise level.
-    """
+    """Return the excess over the irreducible loss; None if that is reliable at no noise level."""
     curve = bound.curve
     # at levels of zero standard error no image was measured: the loss there is the pilot's
     levels = [i for i in range(floor.num_resolved) if curve.standard_error[i] > 0]

@@ -19,13 +19,12 @@ from torch import Tensor
 
 from elbos.base.progress import Start
 from elbos.base.store import Part, Store, Tensors
-from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.features import Extractor, ExtractorConfig, Features, extract
 from elbos.evaluation.features.extractor import BATCH_SIZE
 from elbos.evaluation.metrics import MIN_IMAGES, FeatureSets, Value, num_manifold, scores
 from elbos.evaluation.model import Model, class_labels, data_store, model_store, sample_batches
 from elbos.evaluation.reference import Reference, reference, require_images
-from elbos.evaluation.scores import Baseline, SampleQuality, SamplingProtocol
+from elbos.evaluation.result import Baseline, SamplingProtocol
 from elbos.theory.names import label
 from elbos.training.data import to_levels
 from elbos.training.randomness import generator
@@ -52,11 +51,7 @@ def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
 def stored_samples(
     model: Model, sampling: Sampling, num: int, seed: int, start: Start
 ) -> UInt8[Tensor, "n c h w"]:
-    """Return generated samples as pixel values.
-
-    The samples are those that `elbos sample --num NUM --seed SEED` writes, read from disk or else
-    generated.
-    """
+    """Return samples as pixel values, as `elbos sample --num NUM --seed SEED` generates them."""
     store = model_store(model, "samples", format=FORMAT, sampling=sampling, num=num, seed=seed)
     labels = class_labels(model, num)
 
@@ -74,10 +69,7 @@ def stored_samples(
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scorer of the quality of a model's samples.
-
-    Features of the samples are compared with features of the training images.
-    """
+    """Scorer that compares features of a model's samples with features of the training images."""
 
     model: Model
     extractor: Extractor
@@ -101,10 +93,7 @@ class Scorer:
         return self._scores(x, store, "samples", start)
 
     def baseline(self, num: int, start: Start) -> Baseline:
-        """Score real test images as a baseline for generated samples.
-
-        At most `num` images are scored; too few images give no scores.
-        """
+        """Score at most `num` real test images as a baseline; too few images give no scores."""
         test = self.model.dataset.test.x
         x = test[torch.randperm(len(test), generator=generator(0))[:num]]
         values: dict[str, Value] = {}
@@ -141,10 +130,7 @@ class Scorer:
     def _scores(
         self, x: UInt8[Tensor, "n c h w"], store: Store, what: str, start: Start
     ) -> dict[str, Value]:
-        """Return the scores of images, whose features are read from `store` or else extracted.
-
-        The main process computes the scores for all processes.
-        """
+        """Return the scores of images, whose features are read from `store` or else extracted."""
         num_levels, processes = require_images(self.model.dataset), self.model.processes
 
         def batch(images: UInt8[Tensor, "b c h w"]) -> Tensors:
@@ -160,14 +146,3 @@ class Scorer:
         sets = FeatureSets(features, self.reference, self.extractor.is_inception)
         values = processes.together(lambda: scores(sets) if processes.is_main else {})
         return processes.from_main(values)
-
-
-def measure_quality(
-    scorer: Scorer, config: EvaluationConfig, sampling: Sampling, start: Start
-) -> SampleQuality:
-    num, seed = config.num_samples, config.seed
-    return SampleQuality(
-        protocol=scorer.protocol(sampling, num, seed),
-        scores=scorer.score(sampling, num, seed, start),
-        baseline=scorer.baseline(num, start),
-    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from elbos.base import files
 from elbos.base.codec import decode, encode, without_format
 from elbos.base.pages import shown_by
-from elbos.evaluation.scores import SampleQuality
+from elbos.evaluation.metrics import SAMPLE_METRICS, SampleMetric, Value, leading_distance
 from elbos.theory.floor import Floor
 from elbos.training.config import Training
 from elbos.validation import Curve, Estimate
@@ -44,17 +44,13 @@ class TheoremCheck:
 
     @property
     def holds(self) -> bool:
-        """Return whether the weighted loss and the mixture of ELBOs agree within statistical
-        error.
-        """
+        """Return whether the weighted loss and the mixture of ELBOs agree, within errors."""
         return abs(self.z) <= MAX_Z
 
 
 @dataclass(frozen=True, kw_only=True)
 class OdeLikelihood:
-    """Likelihood of images under the probability-flow ODE.
-
-    It is accompanied by the variational bound on the same images.
+    """Likelihood of images under the probability-flow ODE, and the bound on the same images.
 
     Attributes:
         difference: Mean of ODE minus bound, with standard error `difference_se`.
@@ -79,9 +75,7 @@ class OdeLikelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihood:
-    """Variational bound on the negative log-likelihood of images.
-
-    It includes the terms and the integrand of the bound.
+    """Variational bound on the negative log-likelihood of images, its terms and integrand.
 
     Attributes:
         standard_error: Standard error for the distribution of images, in bits/dim.
@@ -119,6 +113,73 @@ class Likelihood:
         compare=False,
         metadata={"is_stored": False},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """Sample-quality scores of real held-out images, empty if these are too few."""
+
+    split: str
+    num: int
+    scores: Mapping[str, Value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingProtocol:
+    """Settings with which samples were generated and scored.
+
+    Attributes:
+        reference: Split of the real images, `num_reference` in number; the kernel distance uses
+            `num_kernel_reference`, precision and recall `num_precision_recall` on either side.
+        num_evaluations: Network evaluations per sample.
+        guidance: Guidance scale, 1 without guidance.
+    """
+
+    extractor: str
+    reference: str
+    num_reference: int
+    num_features: int
+    num_kernel_reference: int
+    num_precision_recall: int
+    sampler: str
+    sampler_label: str
+    grid: str
+    grid_label: str
+    num_steps: int
+    num_evaluations: int
+    guidance: float
+    num_samples: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleQuality:
+    """Sample-quality scores of one model and of real images, by the metric's name."""
+
+    protocol: SamplingProtocol
+    scores: Mapping[str, Value]
+    baseline: Baseline
+
+    @property
+    def metrics(self) -> list[SampleMetric]:
+        """Metrics of sample quality that were computed for the samples.
+
+        The primary distance is first.
+        """
+        num = min(self.protocol.num_samples, self.baseline.num)
+        leading = leading_distance(num, self.protocol.num_features)
+        measured = [metric for metric in SAMPLE_METRICS if metric.name in self.scores]
+        return sorted(measured, key=lambda metric: metric is not leading)
+
+    def real(self, metric: SampleMetric) -> Value | None:
+        """Return the score of real images, if it can be compared with that of the samples.
+
+        A metric that depends on the number of images needs as many test images as samples.
+        """
+        is_comparable = self.baseline.num >= self.protocol.num_samples
+        if metric.depends_on_num and not is_comparable:
+            return None
+        return self.baseline.scores.get(metric.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +266,7 @@ class Evaluation:
 
     @property
     def is_of_latents(self) -> bool:
-        """Return whether the likelihood is that of latents instead of pixels.
-
-        Such a density is known only up to a constant.
-        """
+        """Return whether the likelihood is that of latents, known up to a constant."""
         return self.protocol.origin is not None and self.protocol.origin.latents is not None
 
     def difference(self, other: "Evaluation") -> dict[str, Estimate]:
@@ -241,9 +299,7 @@ class Evaluation:
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
-        """Read the evaluation stored by `elbos evaluate`.
-
-        The file is RUN/eval.json.
+        """Read the evaluation stored by `elbos evaluate` as RUN/eval.json.
 
         Raises:
             OSError: If the file cannot be read.
@@ -266,10 +322,7 @@ class Evaluation:
         return evaluation
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation as a dictionary of JSON values.
-
-        It is the content of eval.json.
-        """
+        """Return the evaluation as JSON values, the content of eval.json."""
         return {"format": FORMAT, **encode(self, has_types=False)}
 
     def plot(self) -> "Figure":
@@ -280,9 +333,7 @@ class Evaluation:
     def to_html(
         self, path: Path | str, *, samples: bytes | None = None, command: str | None = None
     ) -> None:
-        """Write the evaluation as a self-contained HTML page.
-
-        An image of samples and the command line are optional.
+        """Write the evaluation as a self-contained HTML page, with samples and the command line.
 
         Raises:
             OSError: If the page cannot be written; the message names `path`.

@@ -4,6 +4,7 @@ import warnings
 from dataclasses import fields, replace
 from typing import Any
 
+from elbos.base import files
 from elbos.base.codec import decode, difference, encode
 from elbos.base.conditions import Condition
 from elbos.base.processes import Processes
@@ -18,11 +19,7 @@ def require_run_directory(directory: RunDirectory) -> None:
     path = directory.path
     if exported.is_export(path):
         raise ValueError(f"{path} holds an exported model: name another directory with --run.")
-    names = [p.name for p in path.glob("*") if not p.name.startswith(".")]
-    if names and not (path / "config.json").exists():
-        raise ValueError(
-            f"{path} is not a run directory, it holds {names[0]}: name a new one with --run."
-        )
+    files.require_folder_of(path, "config.json", "--run")
 
 
 def claim(directory: RunDirectory, config: Config, data: Samples) -> None:

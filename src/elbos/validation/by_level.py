@@ -123,9 +123,7 @@ class LossByLevel:
         self._sums = self._sums + torch.where(is_inside, powers[:, None], 0.0).sum(2)
 
     def result(self, *, is_shared: bool = False) -> BinnedLoss:
-        """Return the mean loss so far in each bin of log-SNR.
-
-        The call synchronizes the device.
+        """Return the mean loss so far in each bin of log-SNR, which synchronizes the device.
 
         Args:
             is_shared: Whether all processes of `torch.distributed` make this call: each gets the

@@ -181,10 +181,7 @@ def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> No
 
 
 def require_finite_losses(loss: Float[Tensor, "n m"], logsnr: Float[Tensor, "n m"]) -> None:
-    """Raise a ValueError if a loss is not finite.
-
-    The message names the first such sample and its log-SNR.
-    """
+    """Raise a ValueError that names the first sample whose loss is not finite."""
     bad = (~loss.isfinite()).nonzero()
     if len(bad):
         row, level = bad[0].tolist()

@@ -44,10 +44,7 @@ class Draws:
         return places
 
     def times(self, rows: Int64[Tensor, " b"], number: int, num_times: int) -> Float[Tensor, "b m"]:
-        """Return the random diffusion times of given samples.
-
-        They are of float64 and differ between rounds; a schedule maps times to noise levels.
-        """
+        """Return the diffusion times of given samples in a round, which are of float64."""
         high, low = self._words(Purpose.VALIDATION_LEVELS, torch.arange(1), number)[0, :2].tolist()
         u = (high + low * 2.0**-32) * 2.0**-32
         offset = (self._places[rows] + u) % 1.0
@@ -57,11 +54,7 @@ class Draws:
     def noise(
         self, rows: Int64[Tensor, " b"], number: int, shape: tuple[int, ...]
     ) -> Float32[Tensor, "b *d"]:
-        """Return the reproducible Gaussian noise of given samples.
-
-        It differs between rounds and is on the device of `rows`; data of any precision get the same
-        noise.
-        """
+        """Return the Gaussian noise of given samples in a round, the same in every precision."""
         stream = Stream.from_seed(self.seed, Purpose.VALIDATION_NOISE)
         return stream.normal(torch.full_like(rows, number), rows, shape)
 

@@ -34,9 +34,7 @@ class Estimate:
 
     @classmethod
     def from_rounds(cls, values: Float[Tensor, "n r"], *, is_lattice: bool) -> "Estimate":
-        r"""Estimate a sample mean and its errors from repeated measurements.
-
-        There must be $n \ge 2$ samples.
+        r"""Estimate the mean of $n \ge 2$ samples and its errors from repeated measurements.
 
         If the noise levels form a lattice over all samples, give the samples in its order: the
         contribution of the noise levels is then nearly equal for neighbours and nearly cancels in

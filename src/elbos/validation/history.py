@@ -76,10 +76,7 @@ class ValidationHistory(Typed):
 
     @property
     def best(self) -> Validation | None:
-        """Validation with the lowest variational bound so far.
-
-        None before the first validation.
-        """
+        """Validation with the lowest bound so far; None before the first one."""
         return None if self.best_step is None else self.results[self.best_step]
 
     @property

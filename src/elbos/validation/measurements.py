@@ -77,9 +77,7 @@ class ControlVariate:
 
 @dataclass(frozen=True)
 class Measurements:
-    r"""Measured losses of samples at random noise levels.
-
-    The rounds of measurements are independent.
+    r"""Measured losses of samples at random noise levels, in independent rounds.
 
     Attributes:
         schedule: Distribution of the noise levels, with density $p$.
@@ -124,9 +122,8 @@ class Measurements:
         return predicted + (h(self.logsnr) * self._residual).mean(2)
 
     def elbo(self, logsnr: float, prior: Float[Tensor, " n"]) -> Float[Tensor, "n r"]:
-        r"""Estimate the negative ELBO $L(\lambda)$ of each sample noised to log-SNR $\lambda$.
-
-        It is the prior loss plus $\int\ell$ from $\lambda_\min$ to $\lambda$.
+        r"""Estimate the negative ELBO of each sample noised to log-SNR $\lambda$: the prior loss
+        plus $\int\ell$ from $\lambda_\min$ to $\lambda$.
         """
         return prior[:, None] + self.integral(lambda level: (level < logsnr).double())
 
@@ -140,10 +137,7 @@ class Measurements:
 
 
 def num_pilot_times(num_samples: int) -> int:
-    """Return the number of noise levels per sample in a pilot measurement.
-
-    Each bin contains at least 25 losses.
-    """
+    """Return the noise levels per sample of a pilot, for at least 25 losses in each bin."""
     return max(MIN_PILOT_TIMES, math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / num_samples))
 
 

@@ -25,7 +25,6 @@ from elbos.theory.denoiser import Denoise
 from elbos.theory.parameterizations import Eps, Flow, Parameterization
 from elbos.theory.schedules import Schedule
 from elbos.validation.estimate import Estimate
-from elbos.validation.result import Validation
 from elbos.validation.validator import Validator
 
 NUM_STEPS = 1000  # of DDPM's table
@@ -65,9 +64,7 @@ class FixedLevels:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelParts:
-    r"""Validation protocol: mean squared error in intervals of noise levels.
-
-    The intervals are equally probable under a schedule.
+    r"""Validation protocol: mean squared error in equally probable intervals of noise levels.
 
     Part $i$ of $m$ is $t \in [i/m, (i+1)/m]$, from the data's end, and its mean
 
@@ -99,14 +96,23 @@ class LevelParts:
         error = self.parameterization.eps_error_per_error(logsnr)
         return 2 * self.num * self.schedule.log_density(logsnr).exp() / error
 
-    def estimates(self, result: Validation) -> tuple[Estimate, ...]:
-        """Estimate the mean squared error in each interval from a finished validation.
+    def __call__(
+        self, validator: Validator, denoiser: Denoise, **options: Any
+    ) -> tuple[Estimate, ...]:
+        """Estimate the mean squared error of a denoiser in each interval of noise levels.
+
+        The options are those of a `Validator` call.
 
         Raises:
-            ValueError: If the schedule's log-SNR range is not within that of the validation.
+            ValueError: If the schedule's log-SNR range is not within that of the validator.
         """
-        measurements = result.measurements
-        self._require_within(measurements.schedule.logsnr_min, measurements.schedule.logsnr_max)
+        low, high = self.schedule.logsnr_min, self.schedule.logsnr_max
+        if not validator.logsnr_min <= low < high <= validator.logsnr_max:
+            raise ValueError(
+                f"the schedule has log-SNRs from {low:.4g} to {high:.4g}, the validator from "
+                f"{validator.logsnr_min:.4g} to {validator.logsnr_max:.4g}: give the same ends."
+            )
+        measurements = validator(denoiser, **options).measurements
 
         def mean(low: float, high: float) -> Estimate:
             in_part = measurements.integral(lambda v: self.weight(v) * ((v >= low) & (v < high)))
@@ -114,29 +120,10 @@ class LevelParts:
 
         return tuple(mean(low, high) for high, low in pairwise(self.logsnr))
 
-    def __call__(
-        self, validator: Validator, denoiser: Denoise, **options: Any
-    ) -> tuple[Estimate, ...]:
-        """Estimate the mean squared error of a denoiser in each interval of noise levels.
-
-        The options are those of a `Validator` call.
-        """
-        self._require_within(validator.logsnr_min, validator.logsnr_max)
-        return self.estimates(validator(denoiser, **options))
-
-    def _require_within(self, logsnr_min: float, logsnr_max: float) -> None:
-        low, high = self.schedule.logsnr_min, self.schedule.logsnr_max
-        if not logsnr_min <= low < high <= logsnr_max:
-            raise ValueError(
-                f"the schedule has log-SNRs from {low:.4g} to {high:.4g}, the validation from "
-                f"{logsnr_min:.4g} to {logsnr_max:.4g}: give the one the ends of the other."
-            )
-
 
 def deciles(schedule: Schedule, parameterization: Parameterization | None = None) -> LevelParts:
-    """Return the validation protocol for mean squared errors in ten equal time intervals.
-
-    The default is the error of noise prediction.
+    """Return the protocol for mean squared errors, by default of the noise, in ten equal intervals
+    of time.
     """
     return LevelParts(schedule=schedule, parameterization=parameterization or Eps())
 

@@ -42,18 +42,6 @@ class Curve:
     standard_error: tuple[float, ...]
     measurement_error: tuple[float, ...]
 
-    @property
-    def sigma(self) -> tuple[float, ...]:
-        r"""Noise levels as $\sigma/\alpha = e^{-\lambda/2}$."""
-        return tuple(math.exp(-level / 2) for level in self.logsnr)
-
-    def times(self, schedule: Schedule) -> tuple[float, ...]:
-        """Convert the noise levels to times of a noise schedule.
-
-        Time steps are 1,000 times the times of `schedules.DDPM()`.
-        """
-        return tuple(schedule.time(torch.tensor(self.logsnr, dtype=torch.float64)).tolist())
-
     def __repr__(self) -> str:
         ends = f"log-SNR {self.logsnr[0]:g} to {self.logsnr[-1]:g}"
         return f"Curve({len(self.logsnr)} estimates, {ends})"
@@ -97,18 +85,12 @@ class Validation:
 
     @property
     def diffusion(self) -> Float[Tensor, "n r"]:
-        """Diffusion term of each sample's variational bound.
-
-        Each column is an independent round of measurements.
-        """
+        """Diffusion term of each sample's bound, in a column for each independent round."""
         return self.measurements.integral(torch.ones_like)
 
     @property
     def bound(self) -> Float[Tensor, "n r"]:
-        """Variational bound on each sample's negative log-likelihood.
-
-        Each column is an independent round of measurements.
-        """
+        """Bound on each sample's negative log-likelihood, in a column for each round."""
         return self.diffusion + self.decoder + self.prior[:, None]
 
     @property
@@ -138,17 +120,11 @@ class Validation:
 
     @property
     def by_level(self) -> Curve:
-        """Mean loss in bins of log-SNR.
-
-        There are up to 48 bins, which all contain measurements.
-        """
+        """Mean loss in up to 48 bins of log-SNR, which all contain measurements."""
         return self.curve(NUM_BINS)
 
     def curve(self, max_num_bins: int) -> Curve:
-        """Return the loss by noise level in evenly spaced bins of log-SNR.
-
-        There are at most `max_num_bins` bins: 48, 24, 12, 6 or 3.
-        """
+        """Return the loss by noise level in at most `max_num_bins` even bins of log-SNR."""
         measurements, edges = self.measurements, self._edges(max_num_bins)
         middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
         losses = [
@@ -158,10 +134,7 @@ class Validation:
 
     @property
     def elbo_by_level(self) -> Curve:
-        """Negative ELBO of noisy data as a function of log-SNR.
-
-        The log-SNRs are the edges of the bins of `by_level`.
-        """
+        """Negative ELBO of noisy data at the edges of the bins of `by_level`."""
         measurements = self.measurements
         edges = self._edges(NUM_BINS)
         elbos = [
@@ -211,10 +184,10 @@ class Validation:
         return first.estimate((self.bound - other.bound) / NATS_PER_BIT)
 
     def difference_by_level(self, other: "Validation") -> Curve:
-        """Compare the losses of two validations by noise level.
+        """Estimate the paired difference of the losses, `self` minus `other`, by noise level.
 
-        Each is `self` minus `other` in a bin of log-SNR, in nats per dimension; the bins are at
-        most 12, since a bin's scatter is larger than that of the bound.
+        There are at most 12 bins of log-SNR, since the scatter in a bin is larger than that of the
+        bound.
 
         Raises:
             ValueError: If the validations differ in samples, noise levels or noise.
@@ -320,23 +293,23 @@ class Validation:
     def _from_parts(cls, tensors: Mapping[str, Tensor], data: Mapping[str, Any]) -> "Validation":
         if not isinstance(data, Mapping) or data.get("version") != saved.VERSION:
             raise ValueError(f"it is not of version {saved.VERSION}")
+        state = {
+            name.removeprefix(saved.STATE): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(saved.STATE)
+        }
         try:
-            saved.require_fit(tensors, data["num_levels"], data["is_lattice"])
             schedule = codec.decode(Schedule, data["schedule"], "schedule")
+            schedule.load_state_dict(state)
+            control = None
+            if "control.loss" in tensors:
+                control = ControlVariate(tensors["control.logsnr"], tensors["control.loss"])
+            logsnr, loss = tensors["logsnr"], tensors["loss"]
+            return cls(
+                measurements=Measurements(schedule, logsnr, loss, control, data["is_lattice"]),
+                prior=tensors["prior"],
+                decoder=tensors["decoder"],
+                num_levels=data["num_levels"],
+            )
         except KeyError as error:
             raise ValueError(f"it lacks {error}") from error
-        state = {name: t for name, t in tensors.items() if name.startswith(saved.STATE)}
-        schedule.load_state_dict({name.removeprefix(saved.STATE): t for name, t in state.items()})
-        low, high = schedule.logsnr_min - saved.ROUNDING, schedule.logsnr_max + saved.ROUNDING
-        logsnr, loss = tensors["logsnr"], tensors["loss"]
-        if logsnr.numel() and not low <= logsnr.min() <= logsnr.max() <= high:
-            raise ValueError("its noise levels are not between the ends of its schedule")
-        control = None
-        if "control.loss" in tensors:
-            control = ControlVariate(tensors["control.logsnr"], tensors["control.loss"])
-        return cls(
-            measurements=Measurements(schedule, logsnr, loss, control, data["is_lattice"]),
-            prior=tensors["prior"],
-            decoder=tensors["decoder"],
-            num_levels=data["num_levels"],
-        )

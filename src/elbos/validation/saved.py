@@ -13,7 +13,6 @@ from elbos.base import files
 from elbos.base.extras import needs
 
 VERSION = 1
-ROUNDING = 1e-6  # of levels beyond the ends
 _TEXT, _DIGEST = "elbos.Validation", "sha256"  # entries of the metadata
 STATE = "schedule."  # prefix of the names of a schedule's tensors
 Tensors = Mapping[str, Tensor]
@@ -44,21 +43,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], Any]:
     if digest != _digest(tensors, text):
         raise ValueError("its checksum does not match")
     return tensors, json.loads(text)
-
-
-def require_fit(tensors: Tensors, num_levels: Any, is_lattice: Any) -> None:
-    """Raise a ValueError if the shapes or types of stored tensors are inconsistent."""
-    loss = tensors["loss"]
-    alike = {"logsnr": loss.shape, "decoder": loss.shape[:2], "prior": loss.shape[:1]}
-    if "control.loss" in tensors or "control.logsnr" in tensors:
-        alike["control.logsnr"] = tensors["control.loss"].shape
-    is_fit = loss.ndim == 3 and isinstance(is_lattice, bool)
-    is_fit &= num_levels is None or (type(num_levels) is int and num_levels > 1)
-    is_fit &= bool(loss.isfinite().all())
-    is_fit &= all(tensors[name].shape == shape for name, shape in alike.items())
-    is_fit &= all(tensor.dtype == torch.float64 for tensor in tensors.values())
-    if not is_fit:
-        raise ValueError("its parts do not fit each other")
 
 
 def _digest(tensors: Tensors, text: str) -> str:

@@ -142,20 +142,19 @@ class Validator(Typed):
     def _source(self) -> Batched:
         if isinstance(self.data, Batched) and not hasattr(self.data, "__getitem__"):
             return self.data  # other libraries' datasets have a method `batch`, too
-        data = self._dataset(self.data) if isinstance(self.data, DataLoader) else self.data
+        data = self.data
+        if isinstance(data, DataLoader):
+            is_collated = data.collate_fn not in (default_collate, default_convert)
+            in_any_order = SequentialSampler, RandomSampler, DistributedSampler
+            if (is_collated and self.to_item is None) or not isinstance(data.sampler, in_any_order):
+                raise ValueError(
+                    "the DataLoader has its own collate_fn or sampler, and a validator reads the "
+                    "dataset: give the dataset, with to_item, or the Subset that is held out."
+                )
+            data = data.dataset
         is_double = isinstance(data, Tensor) and data.dtype == torch.float64
         dtype = torch.float64 if is_double else torch.float32
         return Items(data, is_bounded=False, dtype=dtype, to_item=self.to_item)
-
-    def _dataset(self, loader: "DataLoader[Any]") -> Any:
-        is_collated = loader.collate_fn not in (default_collate, default_convert)
-        in_any_order = SequentialSampler, RandomSampler, DistributedSampler
-        if (is_collated and self.to_item is None) or not isinstance(loader.sampler, in_any_order):
-            raise ValueError(
-                "the DataLoader has its own collate_fn or sampler, and a validator reads the "
-                "dataset: give the dataset, with to_item, or the Subset that is held out."
-            )
-        return loader.dataset
 
     @property
     def _schedule(self) -> Schedule:
@@ -214,11 +213,20 @@ class Validator(Typed):
             check(execution, self._draws, (self.logsnr_min, self.logsnr_max))
             while True:
                 number = len(rounds)
-                logsnr = self._logsnr(len(self), number, ROUND_TIMES)
-                rounds.append(self._round(execution, f"round-{number + 1}", number, logsnr))
+                levels = self._logsnr(len(self), number, ROUND_TIMES)
+                rounds.append(self._round(execution, f"round-{number + 1}", number, levels))
                 if len(rounds) * ROUND_TIMES < self.num_evaluations:
                     continue
-                result = self._result(rounds)
+                logsnr, loss, decoder = (
+                    torch.stack([measured[name] for measured in rounds], 1)
+                    for name in ("logsnr", "loss", "decoder")
+                )
+                result = Validation(
+                    measurements=Measurements(self._schedule, logsnr, loss, self.control),
+                    prior=rounds[0]["prior"],
+                    decoder=decoder,
+                    num_levels=self.num_levels,
+                )
                 if len(rounds) >= MAX_ROUNDS or result.nats.is_enough(target):
                     break
         if target_se is not None:
@@ -299,10 +307,7 @@ class Validator(Typed):
         return replace(self, schedule=schedule, control=control)
 
     def compare(self, before: Validation, after: Validation) -> Estimate:
-        """Return the paired difference between two variational bounds in bits/dim.
-
-        It is positive if the second bound is lower.
-        """
+        """Return the paired difference in bits/dim, positive if the second bound is lower."""
         return before.difference(after)
 
     def _execution(self, denoiser: Denoise, *settings: Any) -> Execution:
@@ -378,15 +383,3 @@ class Validator(Typed):
             "prior": prior_loss(x, self.logsnr_min),
             "decoder": loss_of_levels(x, self.logsnr_max, self.num_levels, noise[:, -1]),
         }
-
-    def _result(self, rounds: list[Tensors]) -> Validation:
-        logsnr, loss, decoder = (
-            torch.stack([measured[name] for measured in rounds], 1)
-            for name in ("logsnr", "loss", "decoder")
-        )
-        return Validation(
-            measurements=Measurements(self._schedule, logsnr, loss, self.control),
-            prior=rounds[0]["prior"],
-            decoder=decoder,
-            num_levels=self.num_levels,
-        )

@@ -29,10 +29,7 @@ URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE}
 
 @dataclass(frozen=True, kw_only=True)
 class Inception:
-    """Inception-v3 with the weights of the original FID implementation.
-
-    It has 2,048 features and 1,008 classes.
-    """
+    """Inception-v3 with the original FID weights, 2,048 features and 1,008 classes."""
 
     weights: Path | None = None
     """File with the weights. Default: torch-fidelity's file in the cache of torch.hub."""

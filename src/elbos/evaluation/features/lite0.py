@@ -44,10 +44,7 @@ _BATCH_NORM_EPS = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Lite0:
-    """EfficientNet-Lite0 feature extractor that works offline.
-
-    It has 1,280 features and 1,000 classes.
-    """
+    """EfficientNet-Lite0 with 1,280 features and 1,000 classes, which works offline."""
 
     size: int = 112
     """Side length, in pixels, to which images are resized. Default: half the size of the network's
@@ -94,10 +91,7 @@ def weights_path() -> Path:
 
 
 class EfficientNetLite0(nn.Module):
-    """EfficientNet-Lite0 that maps images to pooled features.
-
-    Batch norms are folded into the convolutions, for inference.
-    """
+    """EfficientNet-Lite0 that maps images to pooled features, with folded batch norms."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
