@@ -25,7 +25,7 @@ CONFIGS: dict[str, Any] = {
 SHAPE = "loss.py:loss --shape"
 WRONG = {
     "": "Name a target",
-    "train.py --snr_gamma 5": "elbos record train.py",
+    "loss.py --snr_gamma 5": "loss.py:FUNCTION, of loss; or let the script run",
     "nope": "nope is not a FILE.py:FUNCTION, scheduler_config.json, recipe",
     "edm3": "did you mean edm or edm2?",
     "edm --snr-gamma 5": "--snr-gamma, --weighting-scheme and the like are for a scheduler_config",
@@ -45,7 +45,9 @@ WRONG = {
     "flow.json --logit-std 0": "logit_std is 0.0",
 }
 FAILS = {
+    "train.py": "train.py: No such file",
     f"{SHAPE} 99999999999 99999999999": "Out of memory",
+    f"{SHAPE} 2 4 4 --device nonsense": "--device nonsense",
     f"{SHAPE} 2 4 4 --html fifo": "fifo: it is no regular file: name another path",
     f"{SHAPE} 2 4 4 --html nowhere/page.html": "nowhere/page.html: No such file",
     f"{SHAPE} 2 4 4 --html folder": "folder: it is a folder: name a file",

@@ -5,6 +5,7 @@ scheduler, or the settings of a trainer, `TRAINER:FILE` or `TRAINER:--flags`. A 
 user's code, which is run (`user_code`); configurations and settings are only read.
 """
 
+import ast
 import json
 import math
 import shlex
@@ -51,6 +52,9 @@ class Probing:
     """The factor by which the function multiplies the data before adding noise. Default:
     detected."""
 
+    device: str = "cpu"
+    """Device of the data, for a function with tensors of its own on it."""
+
     num_samples: int = 20_000
     """Number of samples to draw; at least 100."""
 
@@ -70,9 +74,13 @@ class Probing:
         num = min(64, max(4, _MAX_ELEMENTS // math.prod(self.shape)))
         generator = torch.Generator().manual_seed(0)
         try:
-            return low + (high - low) * torch.rand(num, *self.shape, generator=generator)
+            x = low + (high - low) * torch.rand(num, *self.shape, generator=generator)
         except (RuntimeError, OverflowError, TypeError) as error:  # depends on how much too large
             raise MemoryError from error
+        try:
+            return x.to(self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise ValueError(f"--device {self.device}: {str(error).splitlines()[0]}") from error
 
 
 def _config(text: str) -> Path:
@@ -82,6 +90,23 @@ def _config(text: str) -> Path:
     return next((path for path in paths if path.is_file()), Path(text))
 
 
+def _functions(file: Path) -> str:
+    """List the functions of a file that could be audited, from its syntax tree."""
+    names = []
+    try:
+        tree = ast.parse(files.read(file))
+    except SyntaxError:
+        return ""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            arguments, num = node.args, len(_LOSS[0])
+            positional = len(arguments.posonlyargs) + len(arguments.args)
+            is_enough = positional >= num or arguments.vararg is not None
+            if positional - len(arguments.defaults) <= num and is_enough:
+                names.append(node.name)
+    return f", of {', '.join(names)}" if names else ""
+
+
 def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
     name, _, source = text.partition(":")
     if text in RECIPES:
@@ -89,9 +114,10 @@ def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
     if name in TRAINERS and source.strip():
         return "settings"
     if text.strip() and text.split()[0].endswith(".py"):
+        file = Path(text if Path(text).is_file() else text.split()[0])
         raise UsageError(
-            f"{text}: name a function, as in {text.split()[0]}:FUNCTION; or let the script run, "
-            f"and audit its loss meanwhile: elbos record {text}."
+            f"{file}: name a function, as in {file}:FUNCTION{_functions(file)}; or let the script "
+            f"run, and audit its loss meanwhile: elbos record {text}."
         )
     if is_code(text):
         return "function"
