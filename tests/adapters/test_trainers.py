@@ -93,15 +93,9 @@ def test_a_coefficient_below_0_or_infinite_has_no_weighting(strength):
 REFUSED = [
     ("kohya", "--scale_v_pred_loss_like_noise_pred", "v_parameterization"),
     ("kohya", "--v_pred_like_loss 1 --v_parameterization", "v_pred_like_loss"),
-    ("kohya", "--min_timestep 500 --max_timestep 400", "max_timestep is 400"),
     ("kohya", "flux_train.py --timestep_sampling flux_shfit", "give flux_shift"),
-    ("kohya", "flux_train.py --timestep_sampling flux_shift --resolution big",
-        "resolution is 'big'"),
     ("musubi", "hidream_o1_train.py", "hidream_o1_train"),
-    ("musubi", "--timestep_sampling logsnr --logit_std 0", "logit_std is '0'"),
     ("onetrainer", {"model_type": "WUERSTCHEN_2"}, "model_type is 'WUERSTCHEN_2'"),
-    ("onetrainer", {"loss_weight_fn": "SIGMA"}, "loss_weight_fn is 'SIGMA'"),
-    ("onetrainer", {"min_noising_strength": 0.9, "max_noising_strength": 0.9}, "raise it"),
     ("onetrainer", {"model_type": "QWEN", "dynamic_timestep_shifting": True,
         "resolution": "512,1024"}, "several"),
 ]  # fmt: skip
@@ -109,6 +103,6 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "source", "words"), REFUSED)
 def test_settings_that_make_no_sense_are_refused_in_a_line(name, source, words):
-    with pytest.raises(ValueError, match=words) as found:
+    with pytest.raises(ValueError, match=words) as error:
         TRAINERS[name].loss(settings_of(source))
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(error.value)

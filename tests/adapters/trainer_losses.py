@@ -9,52 +9,31 @@ import math
 
 import torch
 import torch.nn.functional as F
+from trainer_losses_kohya import ALPHA_BAR, rescaled, shift, wide
 
 
-def as_column(v, x):
-    """[b] to [b, 1, 1, 1]."""
-    return v.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def shifted(t, shift):
-    return shift * t / (1 + (shift - 1) * t)
-
-
-def shift_of(height, width, low=0.5, high=1.15, tokens=(256, 4096)):
-    """e^mu, mu linear in the number of 16x16-pixel patches."""
-    slope = (high - low) / (tokens[1] - tokens[0])
-    return math.exp(low + slope * (height // 16 * (width // 16) - tokens[0]))
+def shift_of(side):
+    """e^mu, mu linear in the number of 16x16-pixel patches of a square image."""
+    return math.exp(0.5 + 0.65 * ((side // 16) ** 2 - 256) / (4096 - 256))
 
 
 def flow_error(network, x, t):
     """The squared error of noise minus data at times t [b], unreduced."""
     noise = torch.randn_like(x)
-    at = as_column(t, x)
+    at = wide(t)
     return (network((1 - at) * x + at * noise, 1000 * t) - (noise - x)).square()
-
-
-def scaled_linear_alphas_cumprod(zero_terminal=False):
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    root = torch.cumprod(1 - betas, 0).sqrt()
-    if zero_terminal:
-        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return root**2
-
-
-SD = scaled_linear_alphas_cumprod()
-SD_ZERO_TERMINAL = scaled_linear_alphas_cumprod(zero_terminal=True)
 
 
 def discrete_error(network, x, step, alphas_cumprod, prediction):
     """The squared error at steps of a table [b], unreduced."""
-    alpha = as_column(alphas_cumprod[step].sqrt(), x).float()
-    sigma = as_column((1 - alphas_cumprod[step]).sqrt(), x).float()
+    alpha = wide(alphas_cumprod[step].sqrt()).float()
+    sigma = wide((1 - alphas_cumprod[step]).sqrt()).float()
     noise = torch.randn_like(x)
     target = noise if prediction == "epsilon" else alpha * noise - sigma * x
     return (network(alpha * x + sigma * noise, step) - target).square()
 
 
-def snr_at(step, alphas_cumprod=SD):
+def snr_at(step, alphas_cumprod=ALPHA_BAR):
     return (alphas_cumprod / (1 - alphas_cumprod))[step].float()
 
 
@@ -63,32 +42,20 @@ def snr_at(step, alphas_cumprod=SD):
 
 def simpletuner_flux(network, x):
     """`model_family` flux and no more: sigmoid of a normal number, shifted by 3."""
-    t = shifted(torch.sigmoid(1.0 * torch.randn(len(x))), 3.0)
+    t = shift(torch.sigmoid(1.0 * torch.randn(len(x))), 3.0)
     return flow_error(network, x, t).mean()
 
 
 def simpletuner_auto_shift(network, x):
     """`flow_schedule_auto_shift`, `flow_sigmoid_scale` .7, 768x768 pixels."""
-    t = shifted(torch.sigmoid(0.7 * torch.randn(len(x))), shift_of(768, 768))
+    t = shift(torch.sigmoid(0.7 * torch.randn(len(x))), shift_of(768))
     return flow_error(network, x, t).mean()
 
 
 def simpletuner_beta(network, x):
     """`flow_use_beta_schedule` with (2, 3), `flow_schedule_shift` 1.5."""
     t = torch.distributions.Beta(2.0, 3.0).sample((len(x),))
-    return flow_error(network, x, shifted(t, 1.5)).mean()
-
-
-def simpletuner_uniform(network, x):
-    """`flow_use_uniform_schedule`, `flow_schedule_shift` 0."""
-    return flow_error(network, x, torch.rand(len(x))).mean()
-
-
-def simpletuner_cubic(network, x):
-    """`flow_cubic_schedule_weights` 1,2: the density 1 + t, shifted by 3."""
-    u = torch.rand(len(x))
-    t = torch.sqrt(1 + 3 * u) - 1  # u = (t^2 / 2 + t) / 1.5
-    return flow_error(network, x, shifted(t, 3.0)).mean()
+    return flow_error(network, x, shift(t, 1.5)).mean()
 
 
 def segments(weights, batch_size):
@@ -119,9 +86,9 @@ def simpletuner_sdxl_v(network, x):
     step = torch.cat(
         [first + torch.multinomial(p, num, replacement=True) for first, p in SEGMENTS_OF_4]
     )
-    error = discrete_error(network, x, step, SD, "v_prediction")
+    error = discrete_error(network, x, step, ALPHA_BAR, "v_prediction")
     snr = snr_at(step)
-    return (error * as_column(snr.clamp(max=5) / snr, x)).mean()
+    return (error * wide(snr.clamp(max=5) / snr)).mean()
 
 
 def simpletuner_sd2x(network, x):
@@ -131,27 +98,14 @@ def simpletuner_sd2x(network, x):
     weights = torch.ones(1000)
     weights[-250:] *= 3
     step = torch.multinomial(weights / weights.sum(), len(x), replacement=True)
-    error = discrete_error(network, x, step, SD_ZERO_TERMINAL, "v_prediction")
-    snr = snr_at(step, SD_ZERO_TERMINAL)
-    return (error * as_column(snr.clamp(max=5) / (snr + 1), x)).mean()
-
-
-def simpletuner_refiner(network, x):
-    """SDXL's refiner in batches of 2: each of the halves of the cleanest 200 steps, which share
-    step 99, that the noisier half made rarer for the cleaner one.
-    """
-    cleaner = torch.ones(100)
-    cleaner[99] = 1 / 101
-    num = len(x) // 2
-    step = torch.cat(
-        [99 + torch.randint(0, 101, (num,)), torch.multinomial(cleaner, num, replacement=True)]
-    )
-    return discrete_error(network, x, step, SD, "epsilon").mean()
+    error = discrete_error(network, x, step, rescaled(ALPHA_BAR), "v_prediction")
+    snr = snr_at(step, rescaled(ALPHA_BAR))
+    return (error * wide(snr.clamp(max=5) / (snr + 1))).mean()
 
 
 def simpletuner_wan_high_noise(network, x):
     """The noisier network of Wan 2.2: a shift of 5, though 3 is given; normal numbers around .4."""
-    return flow_error(network, x, shifted(torch.sigmoid(torch.randn(len(x)) + 0.4), 5.0)).mean()
+    return flow_error(network, x, shift(torch.sigmoid(torch.randn(len(x)) + 0.4), 5.0)).mean()
 
 
 # ----------------------------------------------------------------------------------- ai-toolkit
@@ -173,7 +127,7 @@ def ai_toolkit_bell(network, x):
     bell = bell - bell.min()
     bell = bell * 1000 / bell.sum()
     step = torch.randint(0, 999, (len(x),))
-    return (flow_error(network, x, LINEAR_1000[step]) * as_column(bell[step], x)).mean()
+    return (flow_error(network, x, LINEAR_1000[step]) * wide(bell[step])).mean()
 
 
 def ai_toolkit_half_bell(network, x):
@@ -182,12 +136,12 @@ def ai_toolkit_half_bell(network, x):
     bell = bell - bell.min()
     bell[500:] = bell[500:].max()
     step = torch.randint(0, 999, (len(x),))
-    return (flow_error(network, x, LINEAR_1000[step]) * as_column(bell[step], x)).mean()
+    return (flow_error(network, x, LINEAR_1000[step]) * wide(bell[step])).mean()
 
 
 def ai_toolkit_flux_shift(network, x):
     """`is_flux`, `timestep_type` flux_shift, `resolution` 1024."""
-    t = shifted(torch.linspace(1, 0.001, 1000), shift_of(1024, 1024))
+    t = shift(torch.linspace(1, 0.001, 1000), shift_of(1024))
     return flow_error(network, x, t[torch.randint(0, 999, (len(x),))]).mean()
 
 
@@ -217,26 +171,17 @@ def ai_toolkit_lognorm_blend(network, x):
     return flow_error(network, x, table[torch.randint(0, 999, (len(x),))] / 1000).mean()
 
 
-def ai_toolkit_t0(network, x):
-    """`t0_loss_target` with `t0_velocity_equiv_weight`, `timestep_type` linear."""
-    t = LINEAR_1000[torch.randint(0, 999, (len(x),))]
-    at = as_column(t, x)
-    noise = torch.randn_like(x)
-    z = (1 - at) * x + at * noise
-    return ((z - at * network(z, t) - x).square() / at.clamp(min=0.1) ** 2).mean()
-
-
 def ai_toolkit_sd(network, x):
     """Stable Diffusion with `noise_scheduler` ddpm, `min_snr_gamma` 5."""
     step = 999 - torch.randint(1, 998, (len(x),))
-    error = discrete_error(network, x, step, SD, "epsilon").mean(dim=(1, 2, 3))
+    error = discrete_error(network, x, step, ALPHA_BAR, "epsilon").mean(dim=(1, 2, 3))
     return (error * (5 / snr_at(step)).clamp(max=1)).mean()
 
 
 def ai_toolkit_sd_fixed(network, x):
     """Stable Diffusion with `snr_gamma` 5, which has no minimum."""
     step = 999 - torch.randint(1, 998, (len(x),))
-    error = discrete_error(network, x, step, SD, "epsilon").mean(dim=(1, 2, 3))
+    error = discrete_error(network, x, step, ALPHA_BAR, "epsilon").mean(dim=(1, 2, 3))
     return (error * 5 / snr_at(step)).mean()
 
 
@@ -245,13 +190,13 @@ def ai_toolkit_sd_fixed(network, x):
 
 def diffusion_pipe_flux(network, x):
     """flux, `flux_shift`, `sigmoid_scale` 1.2, 640x640 pixels."""
-    t = shifted(torch.sigmoid(1.2 * torch.randn(len(x))), shift_of(640, 640))
+    t = shift(torch.sigmoid(1.2 * torch.randn(len(x))), shift_of(640))
     return flow_error(network, x, t).mean()
 
 
 def diffusion_pipe_lumina(network, x):
     """lumina_2, `shift` 3, uniform times; the target has the other sign."""
-    t = as_column(shifted(torch.rand(len(x)), 3.0), x)
+    t = wide(shift(torch.rand(len(x)), 3.0))
     noise = torch.randn_like(x)
     return F.mse_loss(network((1 - t) * x + t * noise, 1 - t.flatten()), x - noise)
 
@@ -259,7 +204,7 @@ def diffusion_pipe_lumina(network, x):
 def diffusion_pipe_wan(network, x):
     """wan, `shift` 3, `min_t` .2, `max_t` .875: of 10,000 quantiles, those within."""
     quantiles = torch.linspace(1e-4, 1 - 1e-4, 10_000)
-    table = shifted(torch.sigmoid(torch.special.ndtri(quantiles)), 3.0)
+    table = shift(torch.sigmoid(torch.special.ndtri(quantiles)), 3.0)
     table = table[(table >= 0.2) & (table < 0.875)]
     return flow_error(network, x, table[torch.randint(0, len(table), (len(x),))]).mean()
 
@@ -267,7 +212,7 @@ def diffusion_pipe_wan(network, x):
 def diffusion_pipe_sdxl_v(network, x):
     """sdxl, `v_pred`, `min_snr_gamma` 5: zero-terminal noise, SNR of the table before it."""
     step = torch.randint(0, 1000, (len(x),))
-    error = discrete_error(network, x, step, SD_ZERO_TERMINAL, "v").mean(dim=(1, 2, 3))
+    error = discrete_error(network, x, step, rescaled(ALPHA_BAR), "v").mean(dim=(1, 2, 3))
     snr = snr_at(step)
     return (error * snr.clamp(max=5) / (snr + 1)).mean()
 
@@ -275,25 +220,16 @@ def diffusion_pipe_sdxl_v(network, x):
 def diffusion_pipe_sdxl_debiased(network, x):
     """sdxl, `debiased_estimation_loss`."""
     step = torch.randint(0, 1000, (len(x),))
-    error = discrete_error(network, x, step, SD, "epsilon").mean(dim=(1, 2, 3))
+    error = discrete_error(network, x, step, ALPHA_BAR, "epsilon").mean(dim=(1, 2, 3))
     return (error / snr_at(step).clamp(max=1000).sqrt()).mean()
 
 
 def diffusion_pipe_cosmos(network, x):
     """cosmos: EDM's preconditioning and weight with sigma_data .5 and ln sigma ~ N(0, 1)."""
     sigma = torch.exp(torch.randn(len(x)))
-    s = as_column(sigma, x)
+    s = wide(sigma)
     z = x + s * torch.randn_like(x)
     norm = s**2 + 0.25
     output = network(z / norm.sqrt(), sigma.log() / 4)
     x_hat = 0.25 / norm * z + s * 0.5 / norm.sqrt() * output
     return ((x_hat - x).square() * norm / (s * 0.5) ** 2).mean()
-
-
-# --------------------------------------------------------------------------------------- DiffSynth
-
-
-# ----------------------------------------------------------------------------------------- lerobot
-
-
-# -------------------------------------------------------------------------------------- torchtitan

@@ -79,10 +79,7 @@ class Sample:
 
 
 class Format(abc.ABC):
-    """Format of cached latents and text embeddings.
-
-    It finds and reads the files of one trainer.
-    """
+    """Format in which one trainer caches latents and text embeddings."""
 
     name: ClassVar[str]
 
@@ -96,10 +93,7 @@ class Format(abc.ABC):
 
 
 class Kohya(Format):
-    """Cache format of kohya's sd-scripts.
-
-    The networks are SD, SDXL, SD3, Flux and Lumina 2.
-    """
+    """Cache format of kohya's sd-scripts: SD, SDXL, SD3, Flux and Lumina 2."""
 
     name = "kohya"
     is_scaled: ClassVar = {"sd": False, "sdxl": False, "sd3": False, "flux": True, "lumina": True}
@@ -160,10 +154,7 @@ class Kohya(Format):
 
 
 class Musubi(Format):
-    """Cache format of musubi-tuner.
-
-    The networks are Flux, FLUX.2, Qwen-Image, Z-Image, Krea 2 and Wan.
-    """
+    """Cache format of musubi-tuner: Flux, FLUX.2, Qwen-Image, Z-Image, Krea 2 and Wan."""
 
     name = "musubi-tuner"
     is_scaled: ClassVar = {
@@ -219,10 +210,7 @@ class Musubi(Format):
 
 
 class AiToolkit(Format):
-    """Cache format of ai-toolkit.
-
-    The cache is in folders beside the images.
-    """
+    """Cache format of ai-toolkit, in folders beside the images."""
 
     name = "ai-toolkit"
     _HASH = 23  # characters at the end of a file's name
@@ -266,10 +254,7 @@ class AiToolkit(Format):
 
 
 class Plain(Format):
-    """Cache format of plain safetensors files.
-
-    `latents` is `[n, ...]`; conditions have the network's keywords as names.
-    """
+    """Cache format of safetensors files with `latents`, `[n, ...]`, and the network's keywords."""
 
     name = "safetensors"
 
