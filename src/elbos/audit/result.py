@@ -188,19 +188,15 @@ class Audit:
         return PchipInterpolator(self.logsnr.numpy(), self.weight.log().numpy())
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Interpolate the weighting $w(\lambda)$.
-
-        Outside the log-SNR grid, return the value at the nearest end.
-        """
+        r"""Interpolate the weighting $w(\lambda)$, constant beyond the ends of the grid."""
         inside = logsnr.clamp(self.logsnr[0].item(), self.logsnr[-1].item())
         log_w = self._log_weight(inside.detach().double().cpu().numpy())
         return torch.as_tensor(log_w).exp().to(logsnr)
 
     @property
     def mixture_density(self) -> Float[Tensor, " g"]:
-        r"""Density $-w'(\lambda) / w(\lambda_\min)$ of the mixture of ELBOs over log-SNR.
-
-        Together with `mass_at_max`, it integrates to 1.
+        r"""Density $-w'(\lambda) / w(\lambda_\min)$ of the mixture of ELBOs, beside the
+        `mass_at_max`.
         """
         (slope,) = torch.gradient(self.weight, spacing=(self.logsnr,), edge_order=2)
         return -slope / self.weight[0]
@@ -340,10 +336,7 @@ class Audit:
         return ConventionDenoiser(ConventionNetwork(network, convention, is_discrete))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the audit as JSON values.
-
-        Derived quantities are included; infinity and NaN become None.
-        """
+        """Return the audit, with derived quantities, as JSON values; None for infinity and NaN."""
         names = (*(field.name for field in _stored()), *DERIVED)
         return {"format": FORMAT, **{name: _plain(getattr(self, name)) for name in names}}
 
@@ -393,10 +386,6 @@ class Audit:
     def to_html(self, path: str | Path, *audits: "Audit") -> None:
         """Write a self-contained HTML page of this and other audits."""
         shown_by(self).write_page([self, *audits], Path(path))
-
-    def _repr_html_(self) -> str:
-        html: str = shown_by(self).as_html([self])
-        return html
 
 
 def _stored() -> "list[Field[Any]]":

@@ -173,9 +173,8 @@ class Splines:
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
-        """Add up the errors by sampling, the number of knots, and extrapolation.
-
-        The extrapolation error follows from the largest curvature between the outer knots.
+        """Add up the errors by sampling, the number of knots, and extrapolation, from the largest
+        curvature.
         """
         mean = self(places)
         low, high = self.splines[0].knots[[0, -1]]
@@ -243,9 +242,8 @@ class Curve:
 
     @classmethod
     def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "Curve":
-        """Estimate the mean of a quantity as a function of log-SNR.
-
-        The samples are interpolated if they lie on a curve, otherwise fitted by splines.
+        """Estimate the log-mean of a quantity: interpolated if the samples lie on a curve, else by
+        splines.
         """
         order = np.argsort(logsnr, kind="stable")
         logsnr, value = logsnr[order], np.maximum(value[order], 0)

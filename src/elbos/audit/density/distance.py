@@ -7,7 +7,6 @@ factor makes no difference.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -66,13 +65,14 @@ def spread(log_ratio: Float[Array, " g"], p: Float[Array, " g"]) -> float:
 def log_ratio_of(
     first: Curves, second: Curves, curve: CurveName = "weight"
 ) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
-    r"""Compute log-SNRs, $\log w_1 - \log w_2$ with mean 0 and probabilities of two losses.
-
-    The arrays are empty if the losses share no noise levels. The ratio is 1 where both are 0.
+    r"""Compute log-SNRs, $\log w_1 - \log w_2$ with mean 0 (0 where both are 0) and probabilities;
+    empty arrays without a common noise level.
     """
-    levels = common_levels([first, second])
-    if not len(levels):
-        return levels, levels, levels
+    low = max(audit.logsnr[0].item() for audit in (first, second))
+    high = min(audit.logsnr[-1].item() for audit in (first, second))
+    if low >= high:
+        return np.empty(0), np.empty(0), np.empty(0)
+    levels = np.linspace(low, high, len(first.logsnr))
     logs, p = [], np.zeros(len(levels))
     for audit in (first, second):
         grid = audit.logsnr.numpy()
@@ -86,10 +86,3 @@ def log_ratio_of(
         log_ratio = np.where(logs[0] == logs[1], 0.0, logs[0] - logs[1])
     is_finite = np.isfinite(log_ratio)
     return levels, log_ratio - (p * log_ratio)[is_finite].sum() / p[is_finite].sum(), p
-
-
-def common_levels(audits: Sequence[Curves]) -> Float[Array, " g"]:
-    """Return a grid of log-SNRs within the measured range of every loss, empty if there is none."""
-    low = max(audit.logsnr[0].item() for audit in audits)
-    high = min(audit.logsnr[-1].item() for audit in audits)
-    return np.linspace(low, high, len(audits[0].logsnr)) if low < high else np.empty(0)

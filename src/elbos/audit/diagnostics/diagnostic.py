@@ -14,10 +14,7 @@ KINDS: dict[str, type["Diagnostic"]] = {}
 
 
 class _Formatter(Formatter):
-    """String formatter that accepts the names of functions as number formats.
-
-    The functions are those of `base.numbers`.
-    """
+    """String formatter whose number formats are the functions of `base.numbers`."""
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         function, *digits = format_spec.split() or [""]
@@ -69,10 +66,7 @@ class Diagnostic:
 
     @property
     def values(self) -> dict[str, float | str | list[float]]:
-        """Values of the diagnostic's fields, by field name.
-
-        Fields that are None are left out.
-        """
+        """Values of the diagnostic's fields that are not None, by field name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @property

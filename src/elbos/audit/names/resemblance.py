@@ -207,9 +207,8 @@ def published_recipe(loss: LossCurves) -> str | None:
 
 
 def resemblances(loss: LossCurves) -> list[Resemblance]:
-    """Find published losses with the same target, process, coefficient or noise levels.
-
-    A part may also be the same after correction of one common coding mistake.
+    """Find published losses with the same target, process, coefficient or levels, up to one
+    mistake.
     """
     targets = [*_of_the_target(loss)]
     if loss.process.startswith(BUT_FOR):

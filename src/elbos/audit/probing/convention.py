@@ -82,17 +82,8 @@ class Curve:
         unit: Float[Array, " k"],
         rounding: Float[Array, " k"],
     ) -> "Curve":
-        """Fit a function of log-SNR to measured values.
-
-        The result is the first formula that equals the values up to a factor and a constant;
-        otherwise an interpolation.
-
-        Args:
-            logsnr: Noise levels, increasing.
-            values: The function at these levels.
-            formulas: Candidates.
-            unit: What errors are relative to.
-            rounding: Rounding errors of the values.
+        """Fit the first formula that equals the values up to a factor and a constant, in errors
+        relative to `unit` and beyond the rounding; otherwise an interpolation.
         """
         admitted = _MAX_ERROR * unit + rounding
         for formula in formulas:
@@ -143,10 +134,8 @@ class Convention:
 
     @property
     def error(self) -> float:
-        """Largest interpolation error of the measured functions of log-SNR.
-
-        0 if all functions are formulas or the steps of a table. The error of a time is in log-SNR;
-        that of a coefficient is relative.
+        """Largest interpolation error: of a time in log-SNR, of a coefficient relative; 0 for
+        formulas.
         """
         return max(curve.error for curve in (self.log_alpha, self.a, self.b, *self.times.values()))
 
@@ -160,24 +149,19 @@ class Convention:
         fatal = [item.text for item in samples.diagnostics if item.is_fatal]
         if fatal:
             raise ValueError(f"The loss determines no denoiser: {fatal[0]}")
-        if any(isinstance(item, Encoded) for item in samples.diagnostics):
-            raise ValueError(
-                "The loss encodes or normalizes its data: probe the loss of the encoded data, "
-                "which the denoiser takes."
-            )
-        if any(isinstance(item, InputPerturbation) for item in samples.diagnostics):
-            raise ValueError(
-                "The loss perturbs the input of its network: probe it without the perturbation."
-            )
+        kinds = {type(item) for item in samples.diagnostics}
+        if Encoded in kinds:
+            raise ValueError("The loss encodes or normalizes its data: probe it on encoded data.")
+        if InputPerturbation in kinds:
+            raise ValueError("The loss perturbs the input of its network: probe it without that.")
         if samples.example is None or samples.example.noisy is None:
             raise ValueError(
-                "The network is not called with one tensor of the shape of the data: write a "
-                "denoiser for it, a function (z, logsnr, cond) -> (x_hat, eps_hat)."
+                "The network is not called with one tensor of the shape of the data: write the "
+                "function (z, logsnr, cond) -> (x_hat, eps_hat)."
             )
         if samples.logsnr_error > 0:
             raise ValueError(
-                "The noise of the loss is not among its random draws, so that its target is known "
-                "roughly only: draw it by torch.randn."
+                "The noise of the loss is not among its random draws: draw it by torch.randn."
             )
         logsnr = 2 * (samples.alpha / samples.sigma).log()
         is_used = samples.logsnr.isfinite() & (samples.rounding < _MAX_ROUNDING)
@@ -193,10 +177,7 @@ class Convention:
         is_constant = {slot: np.ptp(values) == 0 for slot, values in inputs.items()}
         times = [s for s, values in inputs.items() if not is_constant[s] and _is_time(values)]
         if not times:
-            raise ValueError(
-                "No argument of the network determines the noise level: the denoiser would not "
-                "know what to pass."
-            )
+            raise ValueError("No argument of the network determines the noise level.")
         is_new = (np.diff(inputs[times[0]]) != 0) & (np.diff(level) > 1e-9)
         knots = np.flatnonzero(np.concatenate([[True], is_new]))  # where a noise level starts
         is_table = len(knots) < len(level) / 2
@@ -212,13 +193,9 @@ class Convention:
             return lambda item: formula(item + shift)
 
         targets: list[Parameterization] = [V(), Score()]
-        if sigma_data:
-            targets.append(EDM(sigma_data=sigma_data))
-        of_a: list[_Formula] = [np.ones_like]
-        of_b: list[_Formula] = [np.ones_like]
-        for target in targets:
-            of_a.append(scaled(_coefficient(target, 0)))
-            of_b.append(scaled(_coefficient(target, 1)))
+        targets += [EDM(sigma_data=sigma_data)] if sigma_data else []
+        of_a: list[_Formula] = [np.ones_like, *(scaled(_coefficient(y, 0)) for y in targets)]
+        of_b: list[_Formula] = [np.ones_like, *(scaled(_coefficient(y, 1)) for y in targets)]
         curves = {}
         for slot in times:
             values = inputs[slot][knots]
