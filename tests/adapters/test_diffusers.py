@@ -111,13 +111,6 @@ def build(diffusers, tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.fixture
-def unit():
-    """Data and noise, of a dimension each, for five samples: the result is their factors."""
-    x, eps = torch.eye(2, dtype=torch.float64)
-    return x.expand(5, 2), eps.expand(5, 2)
-
-
 def steps_of(name, options=None, **training):
     config = {"_class_name": f"{name}Scheduler"} | (options or {})
     return loss_table(config, Training(**training))
@@ -184,41 +177,6 @@ def test_what_a_file_leaves_out_is_the_class_default(build, name):
     assert torch.equal(bare.logsnr, steps.logsnr)
     assert torch.equal(bare.coefficient, steps.coefficient)
     assert bare.parameterization == steps.parameterization
-
-
-# --- noise and targets, by what diffusers does to data -------------------------------------------
-
-ADD_NOISE = [
-    *[("DDPM", options) for options in (SCALED, COSINE, SCALED | ZERO_SNR | V)],
-    *[(name, ZERO_SNR | V) for name in ("DDIM", "LCM", "TCD", "CogVideoXDDIM", "CogVideoXDPM")],
-    *[(name, {}) for name in ("PNDM", "UnCLIP", "SASolver", "DPMSolverMultistepInverse")],
-    *[(name, {}) for name in ("LMSDiscrete", "HeunDiscrete", "KDPM2Discrete")],
-    *[(name, ZERO_SNR) for name in ("EulerDiscrete", "EulerAncestralDiscrete")],
-]
-
-
-TIMESTEPS = torch.tensor([0, 1, 300, 998, 999])
-
-
-@pytest.mark.parametrize(("name", "options"), ADD_NOISE, ids=str)
-def test_signal_to_noise_of_noisy_data(build, unit, name, options):
-    scheduler, config = build(name, options)
-    steps = loss_table(config, Training())
-    alpha, sigma = scheduler.add_noise(*unit, TIMESTEPS).T
-    close(2 * torch.log(alpha / sigma), steps.logsnr[TIMESTEPS], 1e-6)
-    if "prediction_type" in options:
-        velocity = scheduler.get_velocity(*unit, TIMESTEPS)
-        close(torch.stack([steps.a, steps.b])[:, TIMESTEPS], velocity.T)
-        assert steps.parameterization == parameterizations.V()
-
-
-@pytest.mark.parametrize("name", ["FlowMatchEulerDiscrete", "FlowMatchLCM"])
-def test_signal_to_noise_of_flow_matching(build, unit, name):
-    scheduler, config = build(name, {"shift": 3.0})
-    x, eps = unit
-    alpha, sigma = scheduler.scale_noise(x, scheduler.timesteps[TIMESTEPS], eps).T
-    steps = loss_table(config, Training())
-    close(2 * torch.log(alpha / sigma), steps.logsnr[TIMESTEPS])
 
 
 # --- weights -------------------------------------------------------------------------------------

@@ -166,21 +166,6 @@ def spread(t):
 TORCHCFM = of_times(lambda t: t, spread, lambda t: ((1 - t) / spread(t) + spread(t) / t) ** 2)
 
 
-def perturbed(network, x):
-    """Input perturbation: the network sees more noise than it predicts."""
-    t, eps = torch.rand(len(x)), torch.randn_like(x)
-    alpha, sigma = (expand(f(torch.pi / 2 * t), x) for f in (torch.cos, torch.sin))
-    seen = eps + 0.3 * torch.randn_like(eps)
-    return F.mse_loss(network(alpha * x + sigma * seen, t), eps)
-
-
-PERTURBED = of_times(
-    lambda t: np.cos(np.pi / 2 * t),
-    lambda t: 1.09**0.5 * np.sin(np.pi / 2 * t),
-    lambda t: 1 + 0 * t,
-)
-
-
 # --- data in another scale -----------------------------------------------------------------------
 
 
@@ -315,7 +300,6 @@ HELD_OUT = {
     ),
     "level-appended": HeldOut(appended, FLOW, parameterization="flow"),
     "torchcfm": HeldOut(torchcfm, TORCHCFM, "independent-target"),
-    "perturbed": HeldOut(perturbed, PERTURBED, "input-perturbation", parameterization="eps"),
     "edm-times-0.2": HeldOut(elucidated(lambda x: 0.2 * x), edm_weighting, parameterization="edm"),
     "cosine-logsnr": HeldOut(
         cosine(lambda x: 3 * x, cosine_logsnr), COSINE_EPS, parameterization="eps"

@@ -39,6 +39,8 @@ def expand(v, x):
 
 COSINE = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod
 ZERO_SNR = DDPMScheduler(beta_schedule="scaled_linear", rescale_betas_zero_snr=True).alphas_cumprod
+OF_SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SD_ZERO_SNR = DDPMScheduler(rescale_betas_zero_snr=True, **OF_SD).alphas_cumprod
 
 
 def discrete(prediction_type, weight, alphas_cumprod=COSINE):
@@ -465,20 +467,6 @@ def encode(x):
     return frozen_conv(16, 4, 1, seed=4)(hidden) * 0.18215
 
 
-def zero_terminal_snr(network, x):
-    scheduler = DDPMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-    )
-    noise = torch.randn_like(x)
-    timesteps = torch.randint(0, 1000, (x.shape[0],))
-    pred = network(scheduler.add_noise(x, noise, timesteps), timesteps).sample
-    return F.mse_loss(pred, scheduler.get_velocity(x, noise, timesteps))
-
-
 def weight_depends_on_x(network, x):
     """Images that are brighter than others count for more."""
     t, alpha, sigma = cosine_time(x)
@@ -516,6 +504,6 @@ ODDITIES = [
     Oddity("two_calls", two_calls, "several-calls"),
     Oddity("per_channel_normalization", preprocessed(per_channel), "encoded"),
     Oddity("latents", preprocessed(encode), "encoded"),
-    Oddity("zero_terminal_snr", zero_terminal_snr, None),
+    Oddity("zero_terminal_snr", discrete("v_prediction", torch.ones_like, SD_ZERO_SNR), None),
     Oddity("weight_depends_on_x", weight_depends_on_x, "data-dependent"),
 ]

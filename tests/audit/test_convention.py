@@ -68,11 +68,6 @@ CONVENTIONS = {  # time of a sample, alpha', sigma', a, b of it, and the network
         *(lambda s: s / (0.5 * (s**2 + 0.25) ** 0.5), lambda s: -0.5 / (s**2 + 0.25) ** 0.5),
         lambda s: s.log() / 4,
     ),
-    "gvp": (
-        *(uniform, lambda t: torch.cos(math.pi / 2 * t), lambda t: torch.sin(math.pi / 2 * t)),
-        *(lambda t: -math.pi / 2 * torch.sin(math.pi / 2 * t),),
-        *(lambda t: math.pi / 2 * torch.cos(math.pi / 2 * t), lambda t: t),
-    ),
     "unnamed": (
         *(uniform, lambda t: 1 - t**2, lambda t: (t + t**3) / 2, lambda t: 1 + t, lambda t: t - 2),
         lambda t: (1 - t) ** 3,
@@ -346,7 +341,7 @@ def test_labels_of_few_classes_are_no_time():
 
 
 def test_formulas_are_used_beyond_the_samples_and_tables_are_not():
-    for name in ("flow", "reversed", "ve", "edm", "gvp", "scaled"):
+    for name in ("flow", "reversed", "ve", "edm", "scaled"):
         found = found_of(name).denoiser(lambda z, t: z)
         assert (found.logsnr_min, found.logsnr_max) == (-math.inf, math.inf), name
     for name in ("table", "unnamed"):

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from elbos import __version__
 from elbos.audit.figure import figure as figure
 from elbos.audit.result import Audit
-from elbos.audit.words import View, as_dict, difference, facts_tables, views
+from elbos.audit.words import as_dict, difference, facts_tables, views
 from elbos.base.html import breakable, document, write_html
 from elbos.base.numbers import fixed, number, percent, signed
 from elbos.base.tables import Table, evenly
@@ -23,10 +23,11 @@ _NUM_ROWS = 13  # of the table of the curves
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
     """Return the self-contained HTML page of audits."""
     shown = views(audits)
+    heads = [Markup("{} {}").format(view.swatch.html(), breakable(view.title)) for view in shown]
     return document(
         "audit/page.html",
         views=shown,
-        facts=_facts(shown),
+        facts=facts_tables(shown, heads, len(shown)),
         curves=[_curves(audit) for audit in audits],
         difference=difference(*audits) if len(audits) == 2 else "",
         figure=figure(audits),
@@ -45,11 +46,6 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
         OSError: If the file cannot be written; the message names `path`.
     """
     write_html(path, page(audits, command=command))
-
-
-def _facts(shown: Sequence[View]) -> list[Table]:
-    heads = [Markup("{} {}").format(view.swatch.html(), breakable(view.title)) for view in shown]
-    return facts_tables(shown, heads, len(shown))
 
 
 def _curves(audit: Audit) -> Table:

@@ -55,14 +55,11 @@ class Diagnostic:
         """Construct a diagnostic from its kind and field values.
 
         Raises:
-            ValueError: If there is no such kind, or the kind has other values.
+            ValueError: If there is no such kind.
         """
         if kind not in KINDS:
             raise ValueError(f"There is no diagnostic {kind!r}: {suggestion(kind, KINDS)}")
-        try:
-            return KINDS[kind](**values)
-        except TypeError as error:
-            raise ValueError(f"The diagnostic {kind!r} has other values: {error}.") from error
+        return KINDS[kind](**values)
 
     @property
     def values(self) -> dict[str, float | str | list[float]]:
