@@ -191,15 +191,6 @@ def edm2(network, x):
     return loss.sum().mul(1 / x.shape[0])
 
 
-def edm2_imagenet64(network, x):
-    """On pixels: P_mean -0.8, P_std 1.6."""
-    log_sigma = torch.normal(mean=-0.8, std=1.6, size=(x.shape[0],))
-    sigma = append_dims(log_sigma.exp(), x)
-    denoised = precondition(network, x + sigma * torch.randn_like(x), sigma)
-    weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
-    return mean_flat(weight * (denoised - x) ** 2)
-
-
 EDM_LN_SIGMA_PEAK = 3.30778 / 2  # where EDM's weighting is largest, in ln sigma
 
 
@@ -307,13 +298,6 @@ def sd3__diffusers(network, x):
     return loss.mean()
 
 
-def sd3_logit_normal_0_5_0_6(network, x):
-    """More noise than data: mean 0.5 of logit t, t = 1 is noise."""
-    t = torch.sigmoid(0.5 + 0.6 * torch.randn(x.shape[0], 1, 1, 1))
-    noise = torch.randn_like(x)
-    return F.mse_loss(network((1 - t) * x + t * noise, t.flatten()), noise - x)
-
-
 def sd3_cosmap(network, x):
     u = uniform(x)
     t = 1 - 1 / (torch.tan(math.pi / 2 * u) + 1)
@@ -332,7 +316,7 @@ def indi(network, x):
 # ------------------------------------------------------------------------ weights by SNR
 
 
-def p2_loss(network, x, p2_gamma, p2_k=1):
+def p2_1(network, x, p2_gamma=1, p2_k=1):
     """P2's fork of guided-diffusion."""
     t = torch.randint(0, 1000, (x.shape[0],))
     noise = torch.randn_like(x)
@@ -342,14 +326,6 @@ def p2_loss(network, x, p2_gamma, p2_k=1):
     terms = {"mse": mean_flat(weight * (noise - model_output) ** 2)}
     terms["loss"] = terms["mse"]
     return terms
-
-
-def p2_0_5(network, x):
-    return p2_loss(network, x, p2_gamma=0.5)
-
-
-def p2_1(network, x):
-    return p2_loss(network, x, p2_gamma=1)
 
 
 def min_snr_5(network, x):
@@ -386,14 +362,6 @@ def soft_min_snr_4(network, x):
     model_output = network(noised_input * c_in, sigma)
     target = (x - c_skip * noised_input) / c_out
     return ((model_output - target) ** 2).flatten(1).mean(1) * c_weight
-
-
-def truncated_snr(network, x):
-    t = uniform(x)
-    logsnr = -2 * torch.log(torch.tan(math.pi / 2 * t))
-    alpha, sigma = logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt()
-    x_hat = network(append_dims(alpha, x) * x + append_dims(sigma, x) * torch.randn_like(x), logsnr)
-    return torch.exp(logsnr).clamp(min=1) * mean_flat((x_hat - x) ** 2)
 
 
 def truncated_snr__maximum(network, x):
@@ -489,7 +457,6 @@ CASES = [
     Case("ddpm", ddpm__score_sde, "eps"),
     Case("edm", edm, "edm"),
     Case("edm2", edm2, "edm"),
-    Case("edm2-imagenet64", edm2_imagenet64, "edm"),
     Case("edm-monotonic", edm_monotonic, "edm"),
     Case("v-cosine", v_cosine, "v"),
     Case("flow", flow, "flow"),
@@ -499,15 +466,12 @@ CASES = [
     Case("flow-shift-3", flow_shift_3, "flow"),
     Case("sd3", sd3, "flow"),
     Case("sd3", sd3__diffusers, "flow"),
-    Case("sd3-logit-normal-0.5-0.6", sd3_logit_normal_0_5_0_6, "flow"),
     Case("sd3-cosmap", sd3_cosmap, "flow"),
     Case("indi", indi, "x"),
-    Case("p2-0.5", p2_0_5, "eps"),
     Case("p2-1", p2_1, "eps"),
     Case("min-snr-5", min_snr_5, "x"),
     Case("min-snr-5", min_snr_5__diffusers, "v"),
     Case("soft-min-snr-4", soft_min_snr_4, "edm"),
-    Case("truncated-snr", truncated_snr, "x"),
     Case("truncated-snr", truncated_snr__maximum, "v"),
     Case("snr-plus-1", snr_plus_1, "x"),
     Case("laplace", laplace, "v"),

@@ -38,44 +38,26 @@ _PIXELS = 8  # per latent and side, of the networks that are given sizes of imag
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """Cached latents and text embeddings of one image.
+    """Cached latents and text embeddings of one image."""
 
-    Attributes:
-        latents: Latents, `[c, h, w]` or `[c, f, h, w]`.
-        is_scaled: Whether they are shifted and scaled for the diffusion network.
-        text: Embeddings of the caption's tokens, `[l, d]`.
-        pooled: Embedding of the caption, `[d]`.
-        mask: Mask of the tokens, `[l]`. Default: all tokens count.
-        size: Original height and width, top and left of the crop, height and width, in pixels.
-        cond: Conditions under the network's own keywords.
-    """
-
-    latents: Tensor
-    is_scaled: bool
-    text: Tensor | None = None
-    pooled: Tensor | None = None
-    mask: Tensor | None = None
-    size: Tensor | None = None
-    cond: Mapping[str, Any] | None = None
+    latents: Tensor  # [c, h, w] or [c, f, h, w]
+    is_scaled: bool  # shifted and scaled for the diffusion network
+    text: Tensor | None = None  # embeddings of the caption's tokens, [l, d]
+    pooled: Tensor | None = None  # embedding of the caption, [d]
+    mask: Tensor | None = None  # of the tokens, [l]; None if all count
+    size: Tensor | None = None  # original height and width, top and left of the crop, its sides
+    cond: Mapping[str, Any] | None = None  # conditions under the network's own keywords
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Location of the cached files of one image.
+    """Location of the cached files of one image."""
 
-    Attributes:
-        name: Path of the image without suffix.
-        latents: File of the latents.
-        text: File of the text embeddings, if there is one.
-        key: Name of the latents in their file; the row, if the file is of many images.
-        kind: Model of the latents, where the file's name says it.
-    """
-
-    name: str
+    name: str  # path of the image without suffix
     latents: Path
     text: Path | None
-    key: str | int
-    kind: str = ""
+    key: str | int  # of the latents in their file; the row, if the file is of many images
+    kind: str = ""  # model of the latents, where the file's name says it
 
 
 class Format(abc.ABC):

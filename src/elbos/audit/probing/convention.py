@@ -62,16 +62,10 @@ _LOG_ALPHAS: list[_Formula] = [  # variance exploding, variance preserving, rect
 
 @dataclass(frozen=True)
 class Curve:
-    """A measured function of log-SNR.
-
-    Attributes:
-        f: The function.
-        error: Its error: 0 for a formula; for an interpolation, the 99 % quantile of the errors at
-            every other level, interpolated from the rest.
-    """
+    """A measured function of log-SNR."""
 
     f: _Formula
-    error: float = 0.0
+    error: float = 0.0  # 99 % quantile at every other level, interpolated from the rest
 
     @classmethod
     def fitted(
@@ -106,29 +100,18 @@ def _affine(formula: _Formula, factor: float, constant: float) -> _Formula:
 class Convention:
     r"""Input scale, time input and regression target of a network as functions of log-SNR.
 
-    Attributes:
-        log_alpha: $\log\alpha'$, of the data in the input.
-        a: Coefficient of the data in the target.
-        b: Coefficient of the noise in the target.
-        times: The arguments that are functions of log-SNR.
-        constants: The other arguments that are not tensors, and tensors that are the same in all
-            calls.
-        conditions: The arguments that only `cond` can give.
-        example: Arguments of a call of the loss.
-        offset: $\mu$, added to the data.
-        logsnr_min: The lowest log-SNR of the samples; $-\infty$ if all functions are formulas, the
-            time is not a table's, and the samples span a wide range.
-        logsnr_max: The highest log-SNR of the samples, or $\infty$.
+    The ends of log-SNR are those of the samples; infinite if all functions are formulas, the time
+    is not a table's, and the samples span a wide range.
     """
 
-    log_alpha: Curve
-    a: Curve
-    b: Curve
-    times: Mapping[Slot, Curve]
-    constants: Mapping[Slot, Any]
-    conditions: Sequence[Slot]
-    example: Arguments
-    offset: float
+    log_alpha: Curve  # log of the coefficient of the data in the input
+    a: Curve  # coefficient of the data in the target
+    b: Curve  # coefficient of the noise in the target
+    times: Mapping[Slot, Curve]  # the arguments that are functions of log-SNR
+    constants: Mapping[Slot, Any]  # arguments that are the same in all calls, or are no tensors
+    conditions: Sequence[Slot]  # the arguments that only `cond` can give
+    example: Arguments  # of a call of the loss
+    offset: float  # added to the data
     logsnr_min: float = -math.inf
     logsnr_max: float = math.inf
 
