@@ -2,13 +2,10 @@
 
 import pytest
 import torch
-from trainer_losses import LOSSES, ai_toolkit
+from trainer_losses import ai_toolkit
 
 from elbos.adapters.trainers import TRAINERS, Settings, read_settings
 from elbos.audit.words import facts
-
-NAMES = ("simpletuner", "ai-toolkit", "diffusion-pipe")
-FIRST = {trainer: cases[0][0] for trainer, cases in LOSSES.items()}
 
 
 def found_in(trainer, settings):
@@ -16,42 +13,10 @@ def found_in(trainer, settings):
     return {one.kind: dict(one.values) for one in loss.diagnostics}
 
 
-@pytest.mark.parametrize("trainer", NAMES)
-def test_unknown_settings_are_named(trainer):
-    found = found_in(trainer, FIRST[trainer] | {"zzz_unheard_of": 3, "deep": {"yyy": "a"}})
-    names = found["unread-settings"]["names"].split(", ")
-    assert {"zzz_unheard_of", "deep.yyy"} <= set(names)
-
-
-# What no weighting shows, and the kind of finding.
-FINDINGS = [
-    ("simpletuner", {"loss_type": "huber"}, "declared-not-squared"),
-    ("simpletuner", {"input_perturbation": 0.1}, "declared-perturbed"),
-    ("simpletuner", {"use_soft_min_snr": True}, "setting-ignored"),
-    ("simpletuner", LOSSES["simpletuner"][3][0], "declared-divisor"),
-    ("simpletuner", LOSSES["simpletuner"][4][0], "declared-override"),
-    ("simpletuner", {"xm_enabled": True}, "declared-target"),
-    ("ai-toolkit", {"loss_type": "mae"}, "declared-not-squared"),
-    ("ai-toolkit", {"force_consistent_noise": True}, "declared-noise"),
-    ("ai-toolkit", {"datasets": [{"mask_path": "a"}, {"mask_path": "b"}]}, "declared-uneven"),
-    ("diffusion-pipe", {"directory": [{"mask_path": "a"}]}, "declared-uneven"),
-    ("diffusion-pipe", LOSSES["diffusion-pipe"][3][0], "declared-snr"),
-    ("diffusion-pipe", {"model": {"type": "flux", "flux_shift": True}}, "declared-resolution"),
-    ("diffusion-pipe", {"model": {"type": "sdxl", "debiased_estimation_loss": False}},
-        "setting-on"),
-    ("onetrainer", {"training_method": "LORA", "force_v_prediction": True}, "setting-ignored"),
-]  # fmt: skip
-
-
 def test_what_is_left_at_its_default_changes_nothing():
     given = {"noise_multiplier": 1.0, "do_cfg": False, "num_train_timesteps": "1000"}
     settings = ai_toolkit({"noise_scheduler": "flowmatch"})
     assert found_in("ai-toolkit", settings | given) == found_in("ai-toolkit", settings)
-
-
-@pytest.mark.parametrize(("trainer", "settings", "kind"), FINDINGS)
-def test_what_no_weighting_shows_is_found(trainer, settings, kind):
-    assert kind in found_in(trainer, settings)
 
 
 AI_TOOLKIT = """
@@ -138,4 +103,5 @@ def test_an_installed_trainer_of_another_version_is_named(monkeypatch, release):
 
 def test_an_audit_names_the_version_that_was_read():
     trainer = TRAINERS["simpletuner"]
-    assert trainer.version in facts(trainer.audit(Settings(FIRST["simpletuner"])))["source"]
+    settings = Settings({"model_family": "flux"})
+    assert trainer.version in facts(trainer.audit(settings))["source"]

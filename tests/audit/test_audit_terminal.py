@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import json
 import math
-import re
 from types import UnionType
 
 import numpy as np
@@ -233,34 +232,6 @@ def test_text_is_as_wide_as_the_terminal(edm, sigmoid, width):
         assert "\x1b" not in text
         if audits == [edm]:  # which may be copied, whatever the width
             ast.parse(f"import torch{code}")
-
-
-PATHS = [f"runs/of/mine/train.py:{name}" for name in ("loss", "old_loss", "unweighted_loss")]
-
-
-def entitled(audit, *titles):
-    return [dataclasses.replace(audit, title=title) for title in titles]
-
-
-def test_paths_are_cut_to_what_distinguishes_them(edm):
-    text = as_text(entitled(edm, *PATHS), 120)
-    for path in PATHS:
-        assert text.count(path) == 1  # its heading
-    (header,) = (line for line in text.splitlines() if "old_loss" in line.split())
-    assert header.split() == ["loss", "old_loss", "unweighted_loss"]
-    titles = ["a/b.json", "c/b.json", "b.py:f", "c/b.py:f", "say: b.py", "b.py:f"]
-    assert [view.title for view in views(entitled(edm, *titles))] == titles
-    assert views(entitled(edm, "a/b.py:f"))[0].title == "a/b.py:f"
-    assert views(entitled(edm, "a/b.py:f", "a/b.py:f"))[0].title == "a/b.py:f"
-
-
-@pytest.mark.parametrize(("num", "width", "num_tables"), [(2, 80, 1), (3, 80, 3)])
-def test_facts_are_side_by_side_where_there_is_room(edm, num, width, num_tables):
-    audits = entitled(edm, *(f"a/train.py:loss_{i}" for i in range(num)))
-    text = as_text(audits, width)
-    assert len(re.findall(r"^ *predicts", text, re.MULTILINE)) == num_tables
-    for audit in audits:
-        assert text.count(audit.title) == 1
 
 
 def test_the_difference_is_that_of_the_weightings(edm, sigmoid):

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from audit_errors import central, relative_errors
 from audited import (
     X,
-    edm_per_sample,
     kinds,
     within,
 )
@@ -221,15 +220,6 @@ def test_unequal_probabilities_of_few_steps_are_not_taken_for_equal_ones(probabi
     assert (ratio - ratio.median()).abs().max() < 0.05
 
 
-def test_rare_coefficients_of_another_size_are_told():
-    def loss(network, x):
-        return edm_per_sample(network, x) * (1 + 9 * (torch.rand(len(x)) < 0.03))
-
-    result = audit.probe(loss, SMALL, 2000)
-    assert kinds(result) == ["scattered"]
-    assert abs(result.closest[0].distance) < 0.1
-
-
 def choose_by_numpy(p, num):
     return torch.from_numpy(np.random.choice(len(p), num, p=p.numpy()))  # noqa: NPY002
 
@@ -284,15 +274,6 @@ def test_samples_without_weight_do_not_hide_the_prediction(share=0.5):
     gap = (result.b - 1).abs().max() + (result.a + 1).abs().max()
     assert gap < 1e-3
     assert {"unused", "scattered"} == set(kinds(result))
-
-
-def test_a_strange_target_is_told_where_most_samples_have_no_weight():
-    def loss(network, x):
-        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
-        error = (network((1 - t) * x + t * eps, t) - (eps - x + 0.3 * x**2)).square()
-        return error * (torch.rand(len(x), 1, 1, 1) < 0.3)
-
-    assert {"strange-target", "unused"} == set(kinds(audit.probe(loss, SMALL, 1000)))
 
 
 def test_a_negative_coefficient_is_told():
