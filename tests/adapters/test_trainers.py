@@ -8,7 +8,7 @@ from trainer_losses import LOSSES
 
 from elbos import audit
 from elbos.adapters.trainers import TRAINERS, Settings, read_settings
-from elbos.audit.density.distance import spread
+from elbos.audit.density.curves import spread
 from elbos.audit.names.matching import Prediction
 
 ALL = [(name, *case) for name, cases in LOSSES.items() for case in cases]

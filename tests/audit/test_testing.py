@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elbos import audit
-from elbos.audit.density.distance import log_ratio_of
+from elbos.audit.result import log_ratio_of
 from elbos.audit.testing import Difference, assert_weighting, expected_audit, write_golden
 from elbos.theory import schedules
 from elbos.theory.parameterizations import Eps

@@ -26,9 +26,8 @@ from torch import Tensor
 
 from elbos.audit import probe
 from elbos.audit.declare import from_recipe
-from elbos.audit.density.distance import Distance, log_ratio_of
 from elbos.audit.probing.instrument import LossFunction
-from elbos.audit.result import DERIVED, Audit
+from elbos.audit.result import DERIVED, Audit, Distance, log_ratio_of
 from elbos.base import files
 from elbos.base.checks import typed
 from elbos.base.numbers import NONE, fixed, number, percent

@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Float
 from scipy.optimize import minimize
 
-from elbos.audit.density.curves import is_central
-from elbos.audit.density.distance import spread
+from elbos.audit.density.curves import is_central, spread
 from elbos.base.arrays import Array
 from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import (

@@ -27,7 +27,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from elbos.audit.density.distance import spread
+from elbos.audit.density.curves import spread
 from elbos.audit.density.families import fit_family
 from elbos.base.arrays import Array
 from elbos.base.codec import parse

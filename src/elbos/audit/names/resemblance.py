@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from elbos.audit.density.distance import spread
+from elbos.audit.density.curves import spread
 from elbos.audit.names.matching import MIN_GAIN, SAME, fit_formula, prediction_of
 from elbos.audit.probing.scales import BUT_FOR
 from elbos.base.arrays import Array
