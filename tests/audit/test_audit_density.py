@@ -80,14 +80,6 @@ def test_a_named_schedule_is_named(schedule, tolerance):
         assert density.schedule == schedule
 
 
-def test_the_parameters_are_within_their_standard_errors():
-    # of a normal's maximum likelihood: s / sqrt(n) for the mean, s / sqrt(2 n) for the deviation
-    for seed in range(3):
-        _, density = estimate(draws(schedules.Normal(mean=-1.0, std=0.7), 5000, seed))
-        assert abs(density.schedule.mean + 1.0) < 4 * 0.7 / 5000**0.5
-        assert abs(density.schedule.std - 0.7) < 4 * 0.7 / 10_000**0.5
-
-
 def test_a_contaminated_schedule_is_not_named():
     levels = draws(schedules.Normal(), 20_000)
     levels[:2000] = draws(schedules.Linear(logsnr_min=-6.0, logsnr_max=6.0), 2000, seed=1)

