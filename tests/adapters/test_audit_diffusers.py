@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
-    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
 from diffusers.training_utils import (
@@ -54,18 +53,6 @@ def betas_loss(scheduler: Any, snr_gamma: float | None = None) -> Callable[..., 
     return loss
 
 
-def euler_loss(scheduler: Any) -> Callable[..., Any]:
-    """Euler's `add_noise` is variance exploding, and looks its times up in a table."""
-
-    def loss(network, x):
-        noise = torch.randn_like(x)
-        timesteps = scheduler.timesteps[torch.randint(0, len(scheduler.timesteps), (len(x),))]
-        noisy = scheduler.add_noise(x, noise, timesteps)
-        return F.mse_loss(network(noisy, timesteps), noise)
-
-    return loss
-
-
 def flow_loss(scheduler: Any, training: Training) -> Callable[..., Any]:
     """The loss of diffusers' Stable Diffusion 3 scripts."""
 
@@ -97,14 +84,11 @@ def flow_case(shift, **flags):
 
 
 ZERO_SNR = DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", **SCALED)
-EULER = EulerDiscreteScheduler(**SCALED)
 CASES = {
     "zero SNR, v, Min-SNR": (ZERO_SNR, betas_loss(ZERO_SNR, 5.0), Training(snr_gamma=5.0)),
-    "Euler's own add_noise": (EULER, euler_loss(EULER), Training()),
     "flow logit-normal": flow_case(
         1.0, weighting_scheme="logit_normal", logit_mean=0.5, logit_std=0.6
     ),
-    "flow cosmap": flow_case(3.0, weighting_scheme="cosmap"),
 }
 
 

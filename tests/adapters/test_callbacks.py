@@ -32,18 +32,6 @@ def validated() -> ValidationHistory:
     )
 
 
-def test_a_recording_ends_by_itself() -> None:
-    model = nn.ModuleDict({"network": nn.Linear(32, 32)})
-    steps = RecordedSteps("network", 10)
-    steps.start(model)
-    for _ in range(15):
-        loss(model["network"], torch.rand(64, 32)).backward()
-        steps.step()
-    steps.stop()
-    assert steps.audit is not None
-    assert (steps.audit.parameterization, steps.audit.num_samples) == ("flow", 10 * 64)
-
-
 def test_a_training_that_fails_leaves_no_recording_behind() -> None:
     functions = random.random, np.random.randn
     steps = RecordedSteps("", 10)

@@ -32,7 +32,6 @@ TRAINED = {"trained_betas": [0.0, 0.1, 0.5, 0.2, 1.0], "num_train_timesteps": 4}
 
 BETAS = [  # with options of sampling among them
     ("DDPM", {"beta_schedule": "linear", "clip_sample": False, "variance_type": "learned"}),
-    ("DDPM", SCALED),
     ("DDPM", {"beta_schedule": "sigmoid", "num_train_timesteps": 77}),
     ("DDPM", {"beta_schedule": "laplace"}),
     ("DDPM", COSINE),
@@ -112,13 +111,6 @@ def build(diffusers, tmp_path, monkeypatch):
     torch.set_default_dtype(torch.float32)
 
 
-@pytest.fixture
-def unit():
-    """Data and noise, of a dimension each, for five samples: the result is their factors."""
-    x, eps = torch.eye(2, dtype=torch.float64)
-    return x.expand(5, 2), eps.expand(5, 2)
-
-
 def steps_of(name, options=None, **training):
     config = {"_class_name": f"{name}Scheduler"} | (options or {})
     return loss_table(config, Training(**training))
@@ -187,45 +179,10 @@ def test_what_a_file_leaves_out_is_the_class_default(build, name):
     assert bare.parameterization == steps.parameterization
 
 
-# --- noise and targets, by what diffusers does to data -------------------------------------------
-
-ADD_NOISE = [
-    *[("DDPM", options) for options in (SCALED, COSINE, SCALED | ZERO_SNR | V)],
-    *[(name, ZERO_SNR | V) for name in ("DDIM", "LCM", "TCD", "CogVideoXDDIM", "CogVideoXDPM")],
-    *[(name, {}) for name in ("PNDM", "UnCLIP", "SASolver", "DPMSolverMultistepInverse")],
-    *[(name, {}) for name in ("LMSDiscrete", "HeunDiscrete", "KDPM2Discrete")],
-    *[(name, ZERO_SNR) for name in ("EulerDiscrete", "EulerAncestralDiscrete")],
-]
-
-
-TIMESTEPS = torch.tensor([0, 1, 300, 998, 999])
-
-
-@pytest.mark.parametrize(("name", "options"), ADD_NOISE, ids=str)
-def test_signal_to_noise_of_noisy_data(build, unit, name, options):
-    scheduler, config = build(name, options)
-    steps = loss_table(config, Training())
-    alpha, sigma = scheduler.add_noise(*unit, TIMESTEPS).T
-    close(2 * torch.log(alpha / sigma), steps.logsnr[TIMESTEPS], 1e-6)
-    if "prediction_type" in options:
-        velocity = scheduler.get_velocity(*unit, TIMESTEPS)
-        close(torch.stack([steps.a, steps.b])[:, TIMESTEPS], velocity.T)
-        assert steps.parameterization == parameterizations.V()
-
-
-@pytest.mark.parametrize("name", ["FlowMatchEulerDiscrete", "FlowMatchLCM"])
-def test_signal_to_noise_of_flow_matching(build, unit, name):
-    scheduler, config = build(name, {"shift": 3.0})
-    x, eps = unit
-    alpha, sigma = scheduler.scale_noise(x, scheduler.timesteps[TIMESTEPS], eps).T
-    steps = loss_table(config, Training())
-    close(2 * torch.log(alpha / sigma), steps.logsnr[TIMESTEPS])
-
-
 # --- weights -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("gamma", [0.5, 5.0, 1e12])
+@pytest.mark.parametrize("gamma", [0.5, 1e12])
 @pytest.mark.parametrize("options", [SCALED, COSINE, SCALED | ZERO_SNR], ids=str)
 def test_min_snr(build, gamma, options):
     scheduler, config = build("DDPM", options)
@@ -268,13 +225,10 @@ def test_loss_of_the_scripts_for_sd3(build, randn, scheme, precondition):
 
 
 DRAWS = [
-    {"weighting_scheme": "none"},
     {"weighting_scheme": "cosmap"},
+    {"weighting_scheme": "mode"},
     {"weighting_scheme": "logit_normal"},
     {"weighting_scheme": "logit_normal", "logit_mean": 0.7, "logit_std": 0.4},
-    {"weighting_scheme": "mode"},
-    {"weighting_scheme": "mode", "mode_scale": -0.8},
-    {"weighting_scheme": "mode", "mode_scale": 1.75},
 ]
 
 
@@ -379,50 +333,23 @@ def test_diagnostics(name, options, flags, kinds):
 
 FLOW_SIGMAS = {"use_flow_sigmas": True}
 WRONG = [  # name, options, flags, what the message says
-    ("DDPM", {"num_train_timesteps": 0}, {}, "num_train_timesteps is 0"),
     ("DDPM", {"num_train_timesteps": 1e3}, {}, "num_train_timesteps is 1000.0"),
-    ("DDPM", {"num_train_timesteps": True}, {}, "num_train_timesteps is True"),
-    ("DDPM", {"num_train_timesteps": 10**9}, {}, "1 to 1000000"),
     ("DDPM", {"beta_start": "0.1"}, {}, "beta_start is '0.1': give a finite number"),
-    ("DDPM", {"beta_start": None}, {}, "beta_start is None"),
-    ("DDPM", {"beta_end": math.nan}, {}, "beta_end is nan"),
-    ("DDPM", SCALED | {"beta_start": -0.1}, {}, "beta_start is -0.1: give a number from 0 to 1"),
     ("DDPM", {"beta_end": 1.5}, {}, "beta_end is 1.5"),
-    ("DDPM", {"beta_schedule": "exp"}, {}, "beta_schedule is 'exp'"),
     ("DDIM", {"beta_schedule": "sigmoid"}, {}, "beta_schedule is 'sigmoid'"),
-    ("DDPM", {"beta_schedule": ["linear"]}, {}, "beta_schedule is"),
-    ("DDPM", {"trained_betas": 0.1}, {}, "trained_betas is no list"),
     ("DDPM", {"trained_betas": [0.1] * 9}, {}, "trained_betas is no list of num_train_timesteps"),
-    ("DDPM", TRAINED | {"trained_betas": ["0.1"] * 4}, {}, "a trained beta is '0.1'"),
-    ("DDPM", TRAINED | {"trained_betas": [-0.1] * 4}, {}, "a trained beta is -0.1"),
     ("DDPM", {"rescale_betas_zero_snr": "no"}, {}, "rescale_betas_zero_snr is 'no'"),
     ("DDPM", ZERO_SNR | {"num_train_timesteps": 1}, {}, "steps without noise"),
-    ("CogVideoXDDIM", {"snr_shift_scale": 0}, {}, "snr_shift_scale is 0: give .* above 0"),
     ("DDPM", {"prediction_type": "trigflow"}, {}, "prediction_type is 'trigflow'"),
-    ("DDPM", {"prediction_type": ["epsilon"]}, {}, "prediction_type is"),
     ("DDPM", {}, {"prediction": "flow"}, "no flow without use_flow_sigmas"),
-    ("UniPCMultistep", {"prediction_type": "flow_prediction"}, {}, "no flow without"),
     ("DDPM", {}, {"weighting_scheme": "mode"}, "weighting_scheme"),
-    ("DDPM", {}, {"precondition_outputs": True}, "precondition_outputs"),
-    ("DDPM", {}, {"snr_gamma": -5.0}, "snr_gamma is -5.0: give a finite number above 0"),
-    ("DDPM", {}, {"snr_gamma": math.inf}, "snr_gamma is inf"),
     ("FlowMatchEulerDiscrete", {}, {"snr_gamma": 5.0}, "snr_gamma.*betas"),
-    ("UniPCMultistep", FLOW_SIGMAS, {"snr_gamma": 5.0}, "snr_gamma.*betas"),
     ("FlowMatchEulerDiscrete", {}, {"prediction": "v"}, "not v"),
-    ("UniPCMultistep", FLOW_SIGMAS | V, {}, "not v"),
     ("FlowMatchLCM", {}, {"prediction": "x", "precondition_outputs": True}, "predict flow"),
     ("FlowMatchEulerDiscrete", {"shift": 0.0}, {}, "shift is 0.0: give a finite number above 0"),
-    ("FlowMatchEulerDiscrete", {}, {"logit_std": 0.0}, "logit_std is 0.0"),
-    ("FlowMatchEulerDiscrete", {}, {"logit_mean": math.nan}, "logit_mean is nan"),
     ("FlowMatchEulerDiscrete", {}, {"mode_scale": 1.76}, "mode_scale is 1.76"),
-    ("EDMEuler", {}, {"prediction": "eps"}, "predicts EDM's F"),
     ("EDMEuler", {}, {"snr_gamma": 5.0}, "without Min-SNR"),
-    ("EDMEuler", {}, {"weighting_scheme": "mode"}, "for flow matching"),
-    ("EDMEuler", X, {}, "prediction_type is 'sample'"),
-    ("EDMEuler", {"sigma_min": 0.0}, {}, "sigma_min is 0.0"),
     ("EDMEuler", {"sigma_max": 0.001}, {}, "sigma_max is 0.001: give a finite number above 0.002"),
-    ("EDMEuler", {"sigma_schedule": "cosine"}, {}, "sigma_schedule is 'cosine'"),
-    ("Amused", {}, {}, "AmusedScheduler is unknown here"),
 ]
 
 
@@ -437,13 +364,9 @@ def test_what_makes_no_sense_is_refused_in_one_line(name, options, flags, messag
     ("content", "message"),
     [
         (b"beta_start: 0.1", "Expecting value"),
-        (b"\xff\xfe", "scheduler_config"),
         (b"[1, 2]", "names no _class_name"),
-        (b"{}", "names no _class_name"),
         (b'{"_class_name": "UNet2DConditionModel"}', "UNet2DConditionModel is no scheduler"),
-        (b'{"_class_name": "StableDiffusionPipeline"}', "StableDiffusionPipeline is no scheduler"),
         (b'{"_class_name": "VQDiffusionScheduler"}', "VQDiffusionScheduler is unknown here"),
-        (b'{"_class_name": ["diffusers", "DDPMScheduler"]}', "is no scheduler"),
     ],
     ids=str,
 )
@@ -457,14 +380,12 @@ def test_a_file_of_anything_else_is_refused_in_one_line(tmp_path, content, messa
 
 WIDE = [
     ("DDPM", {"num_train_timesteps": 300_000} | COSINE | X, {}),
-    ("DDPM", {"num_train_timesteps": 100_000, "beta_schedule": "laplace"}, {"snr_gamma": 1e-99}),
     ("DDPM", {"beta_end": 1.0}, {}),
     ("DDPM", {"beta_start": 1e-20, "beta_end": 1e-18}, {}),
     ("DDPM", {"trained_betas": [0.1, *[1e-14] * 500, *[0.1] * 499]}, {}),
     ("FlowMatchEulerDiscrete", {"num_train_timesteps": 100_000}, {}),
     ("FlowMatchEulerDiscrete", {}, DRAWS[2] | {"logit_mean": 5.0, "logit_std": 0.1}),
     ("EDMEuler", {"sigma_min": 1e-300}, {}),
-    ("EDMEuler", {"sigma_data": 1e99}, {}),
 ]
 
 
@@ -492,17 +413,6 @@ EXTREMES = [
 def test_a_table_of_hardly_any_levels_has_no_weighting(name, options, flags):
     with pytest.raises(ValueError, match="fewer than three noise levels"):
         from_table(steps_of(name, options, **flags))
-
-
-def test_a_byte_order_mark_is_read_over(tmp_path):
-    path = tmp_path / "scheduler_config.json"
-    path.write_text('{"_class_name": "DDPMScheduler"}', encoding="utf-8-sig")
-    assert read_config(path) == {"_class_name": "DDPMScheduler"}
-
-
-def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.json"):
-        read_config(tmp_path / "nowhere.json")
 
 
 def test_other_keys_of_a_file_are_kept(tmp_path):

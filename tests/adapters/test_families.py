@@ -204,11 +204,8 @@ def test_velocities_are_those_of_the_training_script(family):
 BAD_CALLS = {  # family, shape of the data, changes of the conditions, what the line names
     "no guidance": ("flux-dev", IMAGE, {"guidance": None}, "guidance"),
     "ids": ("flux-dev", IMAGE, {"txt_ids": torch.zeros(L, 3)}, "txt_ids"),
-    "no text": ("flux2-dev", IMAGE, {"encoder_hidden_states": None}, "encoder_hidden_states"),
     "packed": ("flux-dev", (B, 6, 16), {}, "Flux"),
-    "channels": ("qwen-image", (B, 3, 4, 6), {}, "16 channels"),
     "odd sides": ("flux-dev", (B, 4, 4, 5), {}, "(4, 4, 5)"),
-    "frames": ("qwen-image", (B, 4, 3, 4, 6), {}, "(4, 3, 4, 6)"),
     "other names": ("wan", (B, 4, 3, 4, 6), {"text": torch.zeros(B)}, "'text'"),
 }
 

@@ -150,14 +150,6 @@ def test_multistep_solvers_estimate_the_same_data(name, options, randn):
         torch.testing.assert_close(x_hat, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_timesteps_between_steps_are_those_of_diffusers_for_karras_sigmas():
-    scheduler = made("EulerDiscrete", use_karras_sigmas=True, **SCALED)
-    scheduler.set_timesteps(30)
-    logsnr = -2 * torch.log(scheduler.sigmas[:-1].double())
-    ours = denoiser(Recorder(), scheduler).timestep(logsnr)
-    torch.testing.assert_close(ours, scheduler.timesteps.float(), rtol=0, atol=2e-3)
-
-
 @pytest.mark.parametrize("name", ["DDIM", "EulerDiscrete", "UniPCMultistep"])
 def test_zero_snr_has_no_finite_level_at_the_last_step(name):
     """Nor where a solver leaves a remainder of data."""
@@ -182,18 +174,6 @@ def test_a_first_step_of_clean_data_keeps_the_numbers_of_the_others():
     assert levels.timestep(logsnr).tolist() == pytest.approx([1, 2])
 
 
-def test_a_configuration_is_as_good_as_its_scheduler(randn):
-    scheduler = made("DDPM", **SCALED)
-    config = {"_class_name": "DDPMScheduler", **SCALED}
-    z, logsnr = randn(3, 2, 4, 4), torch.tensor([-5.0, 0.5, 7.0]).double()
-    pairs = zip(
-        denoiser(Recorder(), scheduler)(z, logsnr),
-        denoiser(Recorder(), config)(z, logsnr),
-        strict=True,
-    )
-    assert all(torch.equal(one, other) for one, other in pairs)
-
-
 @pytest.mark.parametrize("name", ["DDPM", "EDMEuler", "FlowMatchEulerDiscrete"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_timesteps_are_of_a_type_that_networks_take(name, dtype):
@@ -201,28 +181,6 @@ def test_timesteps_are_of_a_type_that_networks_take(name, dtype):
     config, logsnr = {"_class_name": f"{name}Scheduler"}, torch.zeros(2, dtype=torch.float64)
     timestep = denoiser(torch.nn.Linear(3, 3, dtype=dtype), config).timestep(logsnr)
     assert timestep.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-
-
-def test_discrete_networks_get_the_nearest_step(randn):
-    denoise = denoiser(Recorder(), {"_class_name": "DDPMScheduler"}, is_discrete=True)
-    fractional = denoiser(Recorder(), {"_class_name": "DDPMScheduler"})
-    logsnr = torch.linspace(-9, 9, 20, dtype=torch.float64)
-    denoise(randn(20, 3), logsnr)
-    assert denoise.network.timestep.dtype == torch.int64
-    assert torch.equal(denoise.network.timestep, fractional.timestep(logsnr).round().long())
-
-
-def test_conditions_are_given_as_keywords(randn):
-    denoise = denoiser(Recorder(), {"_class_name": "DDPMScheduler"})
-    z, logsnr = randn(2, 1, 2, 2), torch.zeros(2).double()
-    denoise(z, logsnr)
-    assert denoise.network.named == {}
-    denoise(z, logsnr, torch.tensor([3, 4]))
-    assert denoise.network.named["class_labels"].tolist() == [3, 4]
-    text, pooled = randn(2, 5, 6), randn(2, 6)
-    cond = {"encoder_hidden_states": text, "added_cond_kwargs": {"text_embeds": pooled}}
-    denoise(z, logsnr, cond)
-    assert denoise.network.named == cond
 
 
 def test_of_a_learned_variance_the_mean_is_taken(randn):
@@ -236,13 +194,6 @@ def test_of_a_learned_variance_the_mean_is_taken(randn):
         denoiser(Twice(), config)(z, logsnr), denoiser(Recorder(), config)(z, logsnr), strict=True
     )
     assert all(torch.equal(one, other) for one, other in pairs)
-
-
-def test_time_scale_multiplies_the_timestep(randn):
-    config = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
-    denoise = denoiser(Recorder(), config, time_scale=1 / 1000)
-    denoise(randn(1, 3), torch.zeros(1).double())
-    assert denoise.network.timestep.item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("name", sorted({*BETAS} - {"DPMSolverSDEScheduler"}))  # needs torchsde

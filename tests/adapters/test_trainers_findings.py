@@ -2,13 +2,10 @@
 
 import pytest
 import torch
-from trainer_settings import SETTINGS, ai_toolkit, trainer_of
+from trainer_losses import ai_toolkit
 
 from elbos.adapters.trainers import TRAINERS, Settings, read_settings
 from elbos.audit.words import facts
-
-NAMES = ("simpletuner", "ai-toolkit", "diffusion-pipe")
-FIRST = {trainer_of(name).name: settings for name, settings in reversed(SETTINGS.items())}
 
 
 def found_in(trainer, settings):
@@ -16,94 +13,10 @@ def found_in(trainer, settings):
     return {one.kind: dict(one.values) for one in loss.diagnostics}
 
 
-@pytest.mark.parametrize("trainer", NAMES)
-def test_unknown_settings_are_named(trainer):
-    found = found_in(trainer, FIRST[trainer] | {"zzz_unheard_of": 3, "deep": {"yyy": "a"}})
-    names = found["unread-settings"]["names"].split(", ")
-    assert {"zzz_unheard_of", "deep.yyy"} <= set(names)
-
-
-# A slip of the pen in the name of a setting, and that name.
-SLIPS = [
-    ("simpletuner", {"flow_schedule_shfit": 5}, "flow_schedule_shift"),
-    ("simpletuner", {"model_family": "sdxl", "snr_gama": 5}, "snr_gamma"),
-    ("ai-toolkit", ai_toolkit({"noise_scheduler": "flowmatch", "timestep_typ": "linear"}), "type"),
-    ("diffusion-pipe", {"model": {"type": "flux", "sigmoid_scal": 2}}, "sigmoid_scale"),
-]
-
-
-@pytest.mark.parametrize(("trainer", "settings", "name"), SLIPS)
-def test_a_slip_is_refused(trainer, settings, name):
-    with pytest.raises(ValueError, match=name):
-        TRAINERS[trainer].loss(Settings(settings))
-
-
-# Values that make no sense, and the setting that the error names.
-WRONG = [
-    ("simpletuner", {"model_family": "fluxx"}, "model_family"),
-    ("simpletuner", {"flow_sigmoid_scale": 0}, "flow_sigmoid_scale"),
-    ("simpletuner", {"flow_cubic_schedule_weights": [0, 0]}, "flow_cubic_schedule_weights"),
-    ("simpletuner", {"flow_schedule_auto_shift": True, "resolution": 1}, "resolution"),
-    ("ai-toolkit", {"noise_scheduler": "flowmatch", "timestep_type": "one_step"}, "timestep_type"),
-    ("ai-toolkit", {"is_v_pred": True}, "is_v_pred"),
-    ("ai-toolkit", {"arch": "wan22_14b"}, "arch"),
-    ("ai-toolkit", {"do_cfg": True}, "do_cfg"),
-    ("ai-toolkit", {"train": {"noisy_latent_multiplier": 1.1}}, "noisy_latent_multiplier"),
-    ("ai-toolkit", {"optimal_noise_pairing_samples": 4}, "optimal_noise_pairing_samples"),
-    ("ai-toolkit", {"num_train_timesteps": 500}, "num_train_timesteps"),
-    ("simpletuner", {"diffusion_blocks_config": {"num_blocks": 3}}, "diffusion_blocks_config"),
-    ("simpletuner", {"model_family": "chroma"}, "chroma"),
-    ("diffusion-pipe", {"model": {"type": "wan", "min_t": 0.9, "max_t": 0.2}}, "min_t"),
-    ("onetrainer", {"model_type": "SANA", "loss_weight_fn": "SIGMA"}, "loss_weight_fn"),
-]
-
-
-@pytest.mark.parametrize(("trainer", "settings", "name"), WRONG)
-def test_a_wrong_value_is_refused_in_one_line(trainer, settings, name):
-    with pytest.raises(ValueError, match=name) as error:
-        TRAINERS[trainer].loss(Settings(settings))
-    assert "\n" not in str(error.value)
-
-
-# What no weighting shows, and the kind of finding.
-FINDINGS = [
-    ("simpletuner", {"loss_type": "huber"}, "declared-not-squared"),
-    ("simpletuner", {"input_perturbation": 0.1}, "declared-perturbed"),
-    ("simpletuner", {"model_family": "sdxl", "offset_noise": True}, "declared-noise"),
-    ("simpletuner", {"use_soft_min_snr": True}, "setting-ignored"),
-    ("simpletuner", SETTINGS["simpletuner_sdxl_v"], "declared-divisor"),
-    ("simpletuner", SETTINGS["simpletuner_sd2x"], "declared-override"),
-    ("simpletuner", SETTINGS["simpletuner_wan_high_noise"], "declared-override"),
-    ("simpletuner", {"scheduled_sampling_reflexflow": True}, "declared-term"),
-    ("simpletuner", {"xm_enabled": True}, "declared-target"),
-    ("ai-toolkit", {"noise_offset": 0.05}, "declared-noise"),
-    ("ai-toolkit", {"loss_type": "mae"}, "declared-not-squared"),
-    ("ai-toolkit", {"match_noise_norm": True}, "declared-not-squared"),
-    ("ai-toolkit", {"force_consistent_noise": True}, "declared-noise"),
-    ("ai-toolkit", {"datasets": [{"mask_path": "a"}, {"mask_path": "b"}]}, "declared-uneven"),
-    ("ai-toolkit", {"content_or_style_reg": "style"}, "setting-ignored"),
-    ("diffusion-pipe", {"huber_delta": 0.1}, "declared-not-squared"),
-    ("diffusion-pipe", {"directory": [{"mask_path": "a"}]}, "declared-uneven"),
-    ("diffusion-pipe", {"pseudo_huber_c": 0.5}, "setting-ignored"),
-    ("diffusion-pipe", SETTINGS["diffusion_pipe_sdxl_v"], "declared-snr"),
-    ("diffusion-pipe", {"model": {"type": "flux", "flux_shift": True}}, "declared-resolution"),
-    ("diffusion-pipe", {"model": {"type": "sdxl", "debiased_estimation_loss": False}},
-        "setting-on"),
-    ("onetrainer", {"model_type": "CHROMA_1", "dynamic_timestep_shifting": True},
-        "setting-ignored"),
-    ("onetrainer", {"training_method": "LORA", "force_v_prediction": True}, "setting-ignored"),
-]  # fmt: skip
-
-
 def test_what_is_left_at_its_default_changes_nothing():
     given = {"noise_multiplier": 1.0, "do_cfg": False, "num_train_timesteps": "1000"}
     settings = ai_toolkit({"noise_scheduler": "flowmatch"})
     assert found_in("ai-toolkit", settings | given) == found_in("ai-toolkit", settings)
-
-
-@pytest.mark.parametrize(("trainer", "settings", "kind"), FINDINGS)
-def test_what_no_weighting_shows_is_found(trainer, settings, kind):
-    assert kind in found_in(trainer, settings)
 
 
 AI_TOOLKIT = """
@@ -169,15 +82,6 @@ def test_a_weighted_table_has_a_mean_of_one():
     assert weights.argmax() == pytest.approx(125, abs=30)
 
 
-def test_weights_of_weighted_times_come_before_the_bell():
-    settings = {"noise_scheduler": "flowmatch", "timestep_type": "weighted"}
-    loss, with_bell = (
-        TRAINERS["ai-toolkit"].loss(Settings(settings | more))
-        for more in ({}, {"linear_timesteps": True})
-    )
-    assert torch.equal(loss.coefficient, with_bell.coefficient)
-
-
 def test_the_shift_by_resolution_is_of_the_latents():
     """FLUX.2's are 16 times smaller than the image: a quarter of FLUX.1's tokens."""
 
@@ -186,13 +90,6 @@ def test_the_shift_by_resolution_is_of_the_latents():
         return TRAINERS["diffusion-pipe"].loss(settings).schedule.mean
 
     assert mean("flux2", 1024) == mean("flux", 512) != mean("flux", 1024)
-
-
-def test_a_biased_refiner_draws_shared_steps_more_often():
-    """Weights that sum to 1 are below those of the segment before, whose last step they share."""
-    settings = Settings(SETTINGS["simpletuner_refiner"] | {"timestep_bias_strategy": "range"})
-    p = TRAINERS["simpletuner"].loss(settings).probability
-    assert p[99] > 2 * p[50]
 
 
 @pytest.mark.parametrize("release", ["4.8.0", "4.9.0"])
@@ -204,8 +101,7 @@ def test_an_installed_trainer_of_another_version_is_named(monkeypatch, release):
         assert found["other-version"]["installed"] == "simpletuner 4.9.0"
 
 
-@pytest.mark.parametrize("trainer", ["kohya", "simpletuner"])
-def test_an_audit_names_the_version_that_was_read(trainer):
-    settings = FIRST.get(trainer, {})
-    audit = TRAINERS[trainer].audit(Settings(settings))
-    assert TRAINERS[trainer].version in facts(audit)["source"]
+def test_an_audit_names_the_version_that_was_read():
+    trainer = TRAINERS["simpletuner"]
+    settings = Settings({"model_family": "flux"})
+    assert trainer.version in facts(trainer.audit(settings))["source"]

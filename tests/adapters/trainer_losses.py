@@ -1,288 +1,288 @@
-"""Training losses as three public trainers compute them for given settings, in our own words.
+"""Losses of public trainers, written out as their settings make them, in our own words.
 
-Nothing here imports elbos. Each function is what the trainer does with a batch `x` of latents,
-from the draw of its times to the mean of its squared error. Versions are those that
-`elbos.adapters.trainers` names.
+Each is what the trainer does between the clean latents and the loss, with its own table, times and
+coefficients, and beside it the settings, as its users write them. Nothing here imports elbos.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
+
+BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+ALPHA_BAR = torch.cumprod(1 - BETAS, 0)
 
 
-def as_column(v, x):
-    """[b] to [b, 1, 1, 1]."""
-    return v.reshape(-1, *[1] * (x.ndim - 1))
+def rescaled(alpha_bar):
+    """The table whose last step is pure noise, and whose first stays."""
+    root = alpha_bar.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
 
 
-def shifted(t, shift):
-    return shift * t / (1 + (shift - 1) * t)
+ZERO_TERMINAL = rescaled(ALPHA_BAR)
 
 
-def shift_of(height, width, low=0.5, high=1.15, tokens=(256, 4096)):
-    """e^mu, mu linear in the number of 16x16-pixel patches."""
-    slope = (high - low) / (tokens[1] - tokens[0])
-    return math.exp(low + slope * (height // 16 * (width // 16) - tokens[0]))
+def wide(values):
+    return values[:, None, None, None]
 
 
-def flow_error(network, x, t):
-    """The squared error of noise minus data at times t [b], unreduced."""
-    noise = torch.randn_like(x)
-    at = as_column(t, x)
-    return (network((1 - at) * x + at * noise, 1000 * t) - (noise - x)).square()
+def between(low, high):
+    return lambda n: torch.randint(low, high, (n,))
 
 
-def scaled_linear_alphas_cumprod(zero_terminal=False):
-    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-    root = torch.cumprod(1 - betas, 0).sqrt()
-    if zero_terminal:
-        root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return root**2
+ANY = between(0, 1000)
 
 
-SD = scaled_linear_alphas_cumprod()
-SD_ZERO_TERMINAL = scaled_linear_alphas_cumprod(zero_terminal=True)
+def diffusion(weight, steps=ANY, *, is_v=False, table=ALPHA_BAR, snr_table=ALPHA_BAR):
+    """Stable Diffusion's loss, with a weight that is a function of the SNR of some table."""
+
+    def loss(network, x):
+        step = steps(len(x))
+        alpha, sigma = wide(table[step].sqrt().float()), wide((1 - table[step]).sqrt().float())
+        eps = torch.randn_like(x)
+        target = alpha * eps - sigma * x if is_v else eps
+        error = (network(alpha * x + sigma * eps, step) - target).square().mean((1, 2, 3))
+        snr = snr_table[step] / (1 - snr_table[step])
+        return (error * weight(snr).float()).mean()
+
+    return loss
 
 
-def discrete_error(network, x, step, alphas_cumprod, prediction):
-    """The squared error at steps of a table [b], unreduced."""
-    alpha = as_column(alphas_cumprod[step].sqrt(), x).float()
-    sigma = as_column((1 - alphas_cumprod[step]).sqrt(), x).float()
-    noise = torch.randn_like(x)
-    target = noise if prediction == "epsilon" else alpha * noise - sigma * x
-    return (network(alpha * x + sigma * noise, step) - target).square()
+def flow(draw, *, output="raw", weight=torch.ones_like, sign=1):
+    """Flow matching at times that are drawn, whose output is taken as a flag says."""
+
+    def loss(network, x):
+        t = draw(len(x))
+        eps = torch.randn_like(x)
+        z = (1 - wide(t)) * x + wide(t) * eps
+        u = network(z, t * 1000)
+        if output == "additive":
+            u = u + z
+        if output == "sigma_scaled":
+            u = z - wide(t) * u
+        error = (u - sign * (eps - x)).square().mean((1, 2, 3))
+        return (error * weight(t)).mean()
+
+    return loss
 
 
-def snr_at(step, alphas_cumprod=SD):
-    return (alphas_cumprod / (1 - alphas_cumprod))[step].float()
+def shift(t, s):
+    return s * t / (1 + (s - 1) * t)
 
 
-# ---------------------------------------------------------------------------------- SimpleTuner
+def shift_of(tokens, tokens_high=4096, mu_high=1.15):
+    """The shift e^mu, mu linear in the number of 16x16-pixel patches."""
+    return math.exp(0.5 + (mu_high - 0.5) * (tokens - 256) / (tokens_high - 256))
 
 
-def simpletuner_flux(network, x):
-    """`model_family` flux and no more: sigmoid of a normal number, shifted by 3."""
-    t = shifted(torch.sigmoid(1.0 * torch.randn(len(x))), 3.0)
-    return flow_error(network, x, t).mean()
+def normal_times(scale=1.0, s=1.0, mean=0.0):
+    return lambda n: shift(torch.sigmoid(scale * torch.randn(n) + mean), s)
 
 
-def simpletuner_auto_shift(network, x):
-    """`flow_schedule_auto_shift`, `flow_sigmoid_scale` .7, 768x768 pixels."""
-    t = shifted(torch.sigmoid(0.7 * torch.randn(len(x))), shift_of(768, 768))
-    return flow_error(network, x, t).mean()
+def cosmap(t):
+    return 2 / (math.pi * (1 - 2 * t + 2 * t**2))
 
 
-def simpletuner_beta(network, x):
-    """`flow_use_beta_schedule` with (2, 3), `flow_schedule_shift` 1.5."""
-    t = torch.distributions.Beta(2.0, 3.0).sample((len(x),))
-    return flow_error(network, x, shifted(t, 1.5)).mean()
+def mode(n, scale):
+    u = torch.rand(n)
+    return 1 - u - scale * (torch.cos(math.pi * u / 2) ** 2 - 1 + u)
 
 
-def simpletuner_uniform(network, x):
-    """`flow_use_uniform_schedule`, `flow_schedule_shift` 0."""
-    return flow_error(network, x, torch.rand(len(x))).mean()
+# --- kohya's two trainers -------------------------------------------------------------------------
 
 
-def simpletuner_cubic(network, x):
-    """`flow_cubic_schedule_weights` 1,2: the density 1 + t, shifted by 3."""
-    u = torch.rand(len(x))
-    t = torch.sqrt(1 + 3 * u) - 1  # u = (t^2 / 2 + t) / 1.5
-    return flow_error(network, x, shifted(t, 3.0)).mean()
+def sd3(network, x):
+    """Shifted, rounded times of SD3, whose loss regresses the data."""
+    t = (shift(torch.sigmoid(0.8 * torch.randn(len(x))), 3.0) * 1000).long() / 1000
+    z = wide(t) * torch.randn_like(x) + (1 - wide(t)) * x
+    return (z - wide(t) * network(z, t * 1000) - x).square().mean()
 
 
-def segments(weights, batch_size):
-    """Segments of 1,000 steps, noisy ones first: neighbours share a step, which the normalization
-    of the first segment has made rarer in the second.
+def from_noise(u, s=1.0):
+    """The steps of a scheduler, which counts them from noise to data."""
+    table = shift(torch.arange(1000, 0, -1) / 1000, s)
+    return table[(u * 1000).long()]
+
+
+def nearest_step(t):
+    """The scheduler's step that is nearest to 1000 t + 1."""
+    return (t * 1000 + 1).round().clamp(max=1000) / 1000
+
+
+KOHYA = {
+    "--min_snr_gamma 5": diffusion(lambda snr: snr.clamp(max=5) / snr),
+    "--min_snr_gamma 3 --v_parameterization --zero_terminal_snr":
+        diffusion(lambda snr: snr.clamp(max=3) / (snr + 1), is_v=True, table=ZERO_TERMINAL),
+    "--debiased_estimation_loss --scale_v_pred_loss_like_noise_pred --v_parameterization":
+        (diffusion(lambda snr: snr / (snr + 1) ** 2, is_v=True)),
+    "--v_pred_like_loss 0.5 --min_timestep 200 --max_timestep 900":
+        diffusion(lambda snr: 1 + 0.5 * (snr + 1) / snr, between(200, 900)),
+    "flux_train_network.py --timestep_sampling flux_shift --resolution 512":
+        flow(normal_times(s=shift_of(32 * 32)), output="sigma_scaled"),
+    "--timestep_sampling shift --model_prediction_type additive --sigmoid_scale 0.7":
+        flow(normal_times(0.7, 3.0), output="additive"),
+    "flux_train.py --weighting_scheme cosmap --discrete_flow_shift 2":
+        flow(lambda n: from_noise(torch.rand(n), 2), output="sigma_scaled", weight=cosmap),
+    "lumina_train.py --timestep_sampling uniform": flow(torch.rand, sign=-1),
+    "anima_train.py --weighting_scheme cosmap": flow(normal_times(), weight=cosmap),
+    "sd3_train.py --weighting_scheme logit_normal --logit_std 0.8 --training_shift 3": sd3,
+}  # fmt: skip
+MUSUBI = {
+    "qwen_image_train_network.py --timestep_sampling qwen_shift --resolution 1024,768":
+        flow(normal_times(s=shift_of(64 * 48, 8192, 0.9))),
+    "--timestep_sampling uniform --weighting_scheme cosmap": flow(torch.rand,
+        weight=lambda t: cosmap(nearest_step(t))),
+    "--timestep_sampling logsnr --logit_mean -6 --logit_std 2":
+        flow(lambda n: torch.sigmoid((6 - 2 * torch.randn(n)) / 2)),
+    "--timestep_sampling shift --discrete_flow_shift 5 --min_timestep 100 --max_timestep 800":
+        flow(lambda n: 0.1 + 0.7 * normal_times(s=5.0)(n)),
+    "zimage_train.py --weighting_scheme mode --mode_scale 0.8": flow(lambda n: from_noise(mode(n,
+        0.8)), sign=-1),
+}  # fmt: skip
+
+
+# --- OneTrainer -----------------------------------------------------------------------------------
+
+
+def cut(u, *, high=1000, s=1.0):
+    """Whole steps, of times that are stretched to a range and then shifted."""
+    return (1000 * shift(high * u / 1000, s)).int()
+
+
+def at_steps(steps, weight=torch.ones_like):
+    return flow(lambda n: (steps(n) + 1) / 1000, weight=weight)
+
+
+LINE = torch.linspace(0, 1, 1000)
+COS_MAP = 1.5 / (1.5 + LINE - LINE * 1.5) ** 2 * cosmap(LINE / (1.5 - 1.5 * LINE + LINE))
+V = {"model_type": "STABLE_DIFFUSION_XL_10_BASE", "force_v_prediction": True}
+FLUX = {"model_type": "FLUX_DEV_1"}
+ONETRAINER = [
+    (V | {"loss_weight_fn": "MIN_SNR_GAMMA"},
+        diffusion(lambda snr: snr.clamp(max=5) / (snr + 1), is_v=True)),
+    (V | {"loss_weight_fn": "DEBIASED_ESTIMATION", "max_noising_strength": 0.8},
+        diffusion(lambda snr: 1 / (snr.clamp(max=1000) + 1).sqrt(), between(0, 800), is_v=True)),
+    ({"loss_weight_fn": "P2", "loss_weight_strength": 0.5, "timestep_shift": 2.0},
+        diffusion(lambda snr: (1 + snr) ** -0.5, lambda n: cut(torch.rand(n), s=2.0))),
+    ({"rescale_noise_scheduler_to_zero_terminal_snr": True, "loss_weight_fn": "MIN_SNR_GAMMA",
+        "loss_weight_strength": 1.0}, diffusion(lambda snr: snr.clamp(max=1) / (snr + 1),
+        is_v=True, table=ZERO_TERMINAL, snr_table=ZERO_TERMINAL)),
+    (FLUX | {"timestep_distribution": "HEAVY_TAIL", "noising_weight": 0.6, "timestep_shift": 2},
+        at_steps(lambda n: cut(mode(n, 0.6).clamp(max=0.9999), s=2.0))),
+    (FLUX | {"timestep_distribution": "LOGIT_NORMAL", "noising_bias": 0.3, "noising_weight": 0.5}
+        | {"dynamic_timestep_shifting": True, "resolution": "1024"},
+        at_steps(lambda n: cut(torch.sigmoid(0.3 + 1.5 * torch.randn(n)), s=shift_of(64 * 64)))),
+    (FLUX | {"timestep_distribution": "BETA", "noising_weight": 0.6, "noising_bias": 1.0},
+        at_steps(lambda n: cut(torch.rand(n) ** (1 / 0.6)))),
+    (FLUX | {"timestep_distribution": "COS_MAP", "timestep_shift": 1.5, "loss_weight_fn": "SIGMA"},
+        at_steps(lambda n: torch.multinomial(COS_MAP, n, replacement=True), weight=lambda t: t)),
+]  # fmt: skip
+
+
+# --- SimpleTuner ----------------------------------------------------------------------------------
+
+
+def segments_of_4(num):
+    """One step from each of four segments, noisy ones first: neighbours share a step, which the
+    normalization of one segment has made rarer in the next.
     """
-    weights, found = weights.clone(), []
-    size = 1000 // batch_size
-    for i in range(batch_size):
-        last = 999 - i * size
-        first = 0 if i == batch_size - 1 else max(last - size, 0)
+    weights, steps = torch.ones(1000), []
+    for first, last in ((749, 999), (499, 749), (249, 499), (0, 249)):
         inside = weights[first : last + 1]
         inside /= inside.sum()
-        found.append((first, inside.clone()))
-    return found
+        steps.append(first + torch.multinomial(inside, num // 4, replacement=True))
+    return torch.cat(steps)
 
 
-SEGMENTS_OF_4 = segments(torch.ones(1000), 4)
+LATER_THRICE = torch.cat([torch.ones(750), 3 * torch.ones(250)])
+SIMPLETUNER = [
+    ({"model_family": "flux"}, flow(normal_times(s=3.0))),
+    ({"model_family": "flux", "flow_schedule_auto_shift": True, "flow_sigmoid_scale": 0.7,
+        "resolution": 768}, flow(normal_times(0.7, shift_of(48 * 48)))),
+    ({"model_family": "sd3", "flow_use_beta_schedule": True, "flow_beta_schedule_alpha": 2,
+        "flow_beta_schedule_beta": 3, "flow_schedule_shift": 1.5},
+        flow(lambda n: shift(torch.distributions.Beta(2.0, 3.0).sample((n,)), 1.5))),
+    # The weight divides by SNR + 1 only where the model's own file says v_prediction.
+    ({"model_family": "sdxl", "prediction_type": "v_prediction", "snr_gamma": 5,
+        "train_batch_size": 4}, diffusion(lambda snr: snr.clamp(max=5) / snr, segments_of_4,
+        is_v=True)),
+    ({"model_family": "sd2x", "snr_gamma": 5, "train_batch_size": 1,
+        "timestep_bias_strategy": "later", "timestep_bias_multiplier": 3},
+        diffusion(lambda snr: snr.clamp(max=5) / (snr + 1),
+        lambda n: torch.multinomial(LATER_THRICE, n, replacement=True), is_v=True,
+        table=ZERO_TERMINAL, snr_table=ZERO_TERMINAL)),
+    ({"model_family": "wan", "model_flavour": "i2v-14b-2.2-high", "flow_schedule_shift": 3,
+        "timestep_sampling_offset": 0.4}, flow(normal_times(s=5.0, mean=0.4))),
+]  # fmt: skip
 
 
-def simpletuner_sdxl_v(network, x):
-    """`model_family` sdxl, `prediction_type` v_prediction, `snr_gamma` 5, batches of 4.
-
-    The weight divides by SNR + 1 only where the model's own file says v_prediction; SDXL's does
-    not.
-    """
-    num = len(x) // 4
-    step = torch.cat(
-        [first + torch.multinomial(p, num, replacement=True) for first, p in SEGMENTS_OF_4]
-    )
-    error = discrete_error(network, x, step, SD, "v_prediction")
-    snr = snr_at(step)
-    return (error * as_column(snr.clamp(max=5) / snr, x)).mean()
+# --- ai-toolkit -----------------------------------------------------------------------------------
 
 
-def simpletuner_sd2x(network, x):
-    """`model_family` sd2x, `snr_gamma` 5, `train_batch_size` 1, later steps thrice as often; its
-    table always ends at zero SNR.
-    """
-    weights = torch.ones(1000)
-    weights[-250:] *= 3
-    step = torch.multinomial(weights / weights.sum(), len(x), replacement=True)
-    error = discrete_error(network, x, step, SD_ZERO_TERMINAL, "v_prediction")
-    snr = snr_at(step, SD_ZERO_TERMINAL)
-    return (error * as_column(snr.clamp(max=5) / (snr + 1), x)).mean()
+def ai_toolkit(train, **rest):
+    """The nested keys of a job."""
+    return {"config": {"process": [{"train": train, **rest}]}}
 
 
-def simpletuner_refiner(network, x):
-    """SDXL's refiner in batches of 2: each of the halves of the cleanest 200 steps, which share
-    step 99, that the noisier half made rarer for the cleaner one.
-    """
-    cleaner = torch.ones(100)
-    cleaner[99] = 1 / 101
-    num = len(x) // 2
-    step = torch.cat(
-        [99 + torch.randint(0, 101, (num,)), torch.multinomial(cleaner, num, replacement=True)]
-    )
-    return discrete_error(network, x, step, SD, "epsilon").mean()
+LINEAR = torch.linspace(1000, 1, 1000) / 1000
 
 
-def simpletuner_wan_high_noise(network, x):
-    """The noisier network of Wan 2.2: a shift of 5, though 3 is given; normal numbers around .4."""
-    return flow_error(network, x, shifted(torch.sigmoid(torch.randn(len(x)) + 0.4), 5.0)).mean()
+def times_at(steps, table=LINEAR):
+    return lambda n: table[steps(n)]
 
 
-# ----------------------------------------------------------------------------------- ai-toolkit
+def sorted_draws(steps):
+    """Of 1,000 fresh draws, sorted, those at some places."""
+    return lambda n: torch.sigmoid(torch.randn(1000)).sort(descending=True).values[steps(n)]
 
 
-def ai_toolkit_sigmoid(network, x):
-    """`noise_scheduler` flowmatch and no more: 1,000 fresh draws, sorted, all but the last."""
-    table = (1 - torch.sigmoid(torch.randn(1000))).sort(descending=True).values
-    t = table[torch.randint(0, 999, (len(x),))]
-    return flow_error(network, x, t).mean()
+def bell(t):
+    """A bell whose minimum is 0."""
+    return torch.exp(-2 * (t - 0.5) ** 2) - math.exp(-0.5)
 
 
-LINEAR_1000 = torch.linspace(1000, 1, 1000) / 1000
-
-
-def ai_toolkit_bell(network, x):
-    """`linear_timesteps`: a bell whose minimum is 0, of the number of the step."""
-    bell = torch.exp(-2 * ((torch.arange(1000) - 500) / 1000) ** 2)
-    bell = bell - bell.min()
-    bell = bell * 1000 / bell.sum()
-    step = torch.randint(0, 999, (len(x),))
-    return (flow_error(network, x, LINEAR_1000[step]) * as_column(bell[step], x)).mean()
-
-
-def ai_toolkit_half_bell(network, x):
-    """`linear_timesteps2`: as before, flat at its top in the half with less noise."""
-    bell = torch.exp(-2 * ((torch.arange(1000) - 500) / 1000) ** 2)
-    bell = bell - bell.min()
-    bell[500:] = bell[500:].max()
-    step = torch.randint(0, 999, (len(x),))
-    return (flow_error(network, x, LINEAR_1000[step]) * as_column(bell[step], x)).mean()
-
-
-def ai_toolkit_flux_shift(network, x):
-    """`is_flux`, `timestep_type` flux_shift, `resolution` 1024."""
-    t = shifted(torch.linspace(1, 0.001, 1000), shift_of(1024, 1024))
-    return flow_error(network, x, t[torch.randint(0, 999, (len(x),))]).mean()
-
-
-def ai_toolkit_lost_shift(network, x):
-    """`arch` lumina2, `timestep_type` shift: the shift of 6 does not reach the scheduler."""
-    return flow_error(network, x, LINEAR_1000[torch.randint(0, 999, (len(x),))]).mean()
-
-
-def ai_toolkit_content(network, x):
-    """`content_or_style` content, `timestep_type` linear."""
-    step = (torch.rand(len(x)) ** 3 * 1000).long().clamp(0, 999)
-    return flow_error(network, x, LINEAR_1000[step]).mean()
-
-
-def ai_toolkit_style_sigmoid(network, x):
-    """`content_or_style` style, with the sorted draws of `timestep_type` sigmoid."""
-    table = (1 - torch.sigmoid(torch.randn(1000))).sort(descending=True).values
-    step = ((1 - torch.rand(len(x)) ** 3) * 1000).long().clamp(0, 999)
-    return flow_error(network, x, table[step]).mean()
-
-
-def ai_toolkit_lognorm_blend(network, x):
-    """`timestep_type` lognorm_blend: 750 draws over the largest, and 250 even steps, rounded."""
+def lognorm_blend(n):
+    """750 draws over the largest, and 250 even steps, rounded."""
     draws = torch.exp(0.333 * torch.randn(750))
     times = torch.cat([(1 - draws / draws.max()) * 1000, torch.linspace(1000, 1, 250)])
     table = times.sort(descending=True).values.to(torch.int)
-    return flow_error(network, x, table[torch.randint(0, 999, (len(x),))] / 1000).mean()
+    return table[torch.randint(0, 999, (n,))] / 1000
 
 
-def ai_toolkit_t0(network, x):
-    """`t0_loss_target` with `t0_velocity_equiv_weight`, `timestep_type` linear."""
-    t = LINEAR_1000[torch.randint(0, 999, (len(x),))]
-    at = as_column(t, x)
-    noise = torch.randn_like(x)
-    z = (1 - at) * x + at * noise
-    return ((z - at * network(z, t) - x).square() / at.clamp(min=0.1) ** 2).mean()
+FLOWMATCH = {"noise_scheduler": "flowmatch"}
+ALL_BUT_LAST = between(0, 999)
+AI_TOOLKIT = [
+    (ai_toolkit(FLOWMATCH), flow(sorted_draws(ALL_BUT_LAST))),
+    (ai_toolkit(FLOWMATCH | {"linear_timesteps": True}), flow(times_at(ALL_BUT_LAST), weight=bell)),
+    (ai_toolkit(FLOWMATCH | {"linear_timesteps2": True}),
+        flow(times_at(ALL_BUT_LAST), weight=lambda t: bell(t.clamp(min=0.5)))),
+    (ai_toolkit(FLOWMATCH | {"timestep_type": "flux_shift"}, model={"is_flux": True},
+        datasets=[{"resolution": [1024]}]), flow(times_at(ALL_BUT_LAST,
+        shift(torch.linspace(1, 0.001, 1000), shift_of(64 * 64))))),
+    # The shift of 6 does not reach the scheduler.
+    (ai_toolkit(FLOWMATCH | {"timestep_type": "shift"}, model={"arch": "lumina2"}),
+        flow(times_at(ALL_BUT_LAST))),
+    (ai_toolkit(FLOWMATCH | {"content_or_style": "content", "timestep_type": "linear"}),
+        flow(times_at(lambda n: (torch.rand(n) ** 3 * 1000).long().clamp(0, 999)))),
+    (ai_toolkit(FLOWMATCH | {"content_or_style": "style"}),
+        flow(sorted_draws(lambda n: ((1 - torch.rand(n) ** 3) * 1000).long().clamp(0, 999)))),
+    (ai_toolkit(FLOWMATCH | {"timestep_type": "lognorm_blend"}), flow(lognorm_blend)),
+    (ai_toolkit({"min_snr_gamma": 5}),
+        diffusion(lambda snr: (5 / snr).clamp(max=1), between(2, 999))),
+    (ai_toolkit({"snr_gamma": 5}), diffusion(lambda snr: 5 / snr, between(2, 999))),
+]  # fmt: skip
 
 
-def ai_toolkit_sd(network, x):
-    """Stable Diffusion with `noise_scheduler` ddpm, `min_snr_gamma` 5."""
-    step = 999 - torch.randint(1, 998, (len(x),))
-    error = discrete_error(network, x, step, SD, "epsilon").mean(dim=(1, 2, 3))
-    return (error * (5 / snr_at(step)).clamp(max=1)).mean()
+# --- diffusion-pipe -------------------------------------------------------------------------------
+
+QUANTILES = torch.special.ndtri(torch.linspace(1e-4, 1 - 1e-4, 10_000))
+WAN = shift(torch.sigmoid(QUANTILES), 3.0)
+WAN = WAN[(WAN >= 0.2) & (WAN < 0.875)]
 
 
-def ai_toolkit_sd_fixed(network, x):
-    """Stable Diffusion with `snr_gamma` 5, which has no minimum."""
-    step = 999 - torch.randint(1, 998, (len(x),))
-    error = discrete_error(network, x, step, SD, "epsilon").mean(dim=(1, 2, 3))
-    return (error * 5 / snr_at(step)).mean()
-
-
-# -------------------------------------------------------------------------------- diffusion-pipe
-
-
-def diffusion_pipe_flux(network, x):
-    """flux, `flux_shift`, `sigmoid_scale` 1.2, 640x640 pixels."""
-    t = shifted(torch.sigmoid(1.2 * torch.randn(len(x))), shift_of(640, 640))
-    return flow_error(network, x, t).mean()
-
-
-def diffusion_pipe_lumina(network, x):
-    """lumina_2, `shift` 3, uniform times; the target has the other sign."""
-    t = as_column(shifted(torch.rand(len(x)), 3.0), x)
-    noise = torch.randn_like(x)
-    return F.mse_loss(network((1 - t) * x + t * noise, 1 - t.flatten()), x - noise)
-
-
-def diffusion_pipe_wan(network, x):
-    """wan, `shift` 3, `min_t` .2, `max_t` .875: of 10,000 quantiles, those within."""
-    quantiles = torch.linspace(1e-4, 1 - 1e-4, 10_000)
-    table = shifted(torch.sigmoid(torch.special.ndtri(quantiles)), 3.0)
-    table = table[(table >= 0.2) & (table < 0.875)]
-    return flow_error(network, x, table[torch.randint(0, len(table), (len(x),))]).mean()
-
-
-def diffusion_pipe_sdxl_v(network, x):
-    """sdxl, `v_pred`, `min_snr_gamma` 5: zero-terminal noise, SNR of the table before it."""
-    step = torch.randint(0, 1000, (len(x),))
-    error = discrete_error(network, x, step, SD_ZERO_TERMINAL, "v").mean(dim=(1, 2, 3))
-    snr = snr_at(step)
-    return (error * snr.clamp(max=5) / (snr + 1)).mean()
-
-
-def diffusion_pipe_sdxl_debiased(network, x):
-    """sdxl, `debiased_estimation_loss`."""
-    step = torch.randint(0, 1000, (len(x),))
-    error = discrete_error(network, x, step, SD, "epsilon").mean(dim=(1, 2, 3))
-    return (error / snr_at(step).clamp(max=1000).sqrt()).mean()
-
-
-def diffusion_pipe_cosmos(network, x):
-    """cosmos: EDM's preconditioning and weight with sigma_data .5 and ln sigma ~ N(0, 1)."""
+def cosmos(network, x):
+    """EDM's preconditioning and weight with sigma_data .5 and ln sigma ~ N(0, 1)."""
     sigma = torch.exp(torch.randn(len(x)))
-    s = as_column(sigma, x)
+    s = wide(sigma)
     z = x + s * torch.randn_like(x)
     norm = s**2 + 0.25
     output = network(z / norm.sqrt(), sigma.log() / 4)
@@ -290,10 +290,25 @@ def diffusion_pipe_cosmos(network, x):
     return ((x_hat - x).square() * norm / (s * 0.5) ** 2).mean()
 
 
-# --------------------------------------------------------------------------------------- DiffSynth
-
-
-# ----------------------------------------------------------------------------------------- lerobot
-
-
-# -------------------------------------------------------------------------------------- torchtitan
+DIFFUSION_PIPE = [
+    ({"model": {"type": "flux", "flux_shift": True, "sigmoid_scale": 1.2}, "resolutions": [640]},
+        flow(normal_times(1.2, shift_of(40 * 40)))),
+    ({"model": {"type": "lumina_2", "shift": 3, "timestep_sample_method": "uniform"}},
+        flow(lambda n: shift(torch.rand(n), 3.0), sign=-1)),
+    ({"model": {"type": "wan", "shift": 3, "min_t": 0.2, "max_t": 0.875}},
+        flow(times_at(between(0, len(WAN)), WAN))),
+    ({"model": {"type": "sdxl", "v_pred": True, "min_snr_gamma": 5}},
+        diffusion(lambda snr: snr.clamp(max=5) / (snr + 1), is_v=True, table=ZERO_TERMINAL)),
+    ({"model": {"type": "sdxl", "debiased_estimation_loss": True}},
+        diffusion(lambda snr: snr.clamp(max=1000).rsqrt())),
+    ({"model": {"type": "cosmos"}}, cosmos),
+]  # fmt: skip
+LOSSES = {
+    "kohya": [*KOHYA.items()],
+    "musubi": [*MUSUBI.items()],
+    "onetrainer": ONETRAINER,
+    "simpletuner": SIMPLETUNER,
+    "ai-toolkit": AI_TOOLKIT,
+    "diffusion-pipe": DIFFUSION_PIPE,
+}
+"""Settings and losses, by trainer."""

@@ -80,10 +80,6 @@ def three_by_batch(num):
     return (_flux if r < 0.79 else _noisy if r < 0.9 else _clean)(num)
 
 
-def coin(num):
-    return torch.where(torch.rand(num) < 0.5, torch.rand(num), torch.sigmoid(torch.randn(num)))
-
-
 def shifted_table(num):
     """Logit-normal times, looked up in a table of 1,000 steps with shift 3."""
     index = (torch.sigmoid(torch.randn(num)) * 1000).long().clamp(max=999)
@@ -98,10 +94,6 @@ def beta(a, b):
 def dirichlet(num):
     concentration = torch.tensor([2.0, 1.0, 1.0])
     return torch.distributions.Dirichlet(concentration).sample((num,))[:, 0]
-
-
-def numpy_beta(num):
-    return torch.from_numpy(np.random.beta(1.5, 1.0, num))  # noqa: NPY002, as people write it
 
 
 def ratio(num):
@@ -136,32 +128,22 @@ def truncated(num):
     return torch.sigmoid(kept[:num])
 
 
-def mean_of_two(num):
-    return (torch.rand(num) + torch.rand(num)) / 2
-
-
 def bf16_logit_normal(num):
     return torch.sigmoid(torch.randn(num)).bfloat16()
 
 
 CASES = {
-    "table": Case(shifted_table, logit_normal(_SHIFT, 1)),
-    "table-sigma": Case(shifted_table, logit_normal(_SHIFT, 1), 1.0),
     "table-sigma2": Case(shifted_table, logit_normal(_SHIFT, 1), 2.0),
     "three-by-where": Case(three_by_where, THREE),
     "three-by-mask": Case(three_by_mask, THREE),
     "three-by-batch": Case(three_by_batch, THREE),
-    "coin": Case(coin, mixture((0.5, np.ones_like), (0.5, logit_normal(0, 1)))),
     "beta-1.5-1": Case(beta(1.5, 1.0), stats.beta(1.5, 1).pdf),
-    "beta-2-3": Case(beta(2.0, 3.0), stats.beta(2, 3).pdf),
-    "numpy-beta": Case(numpy_beta, stats.beta(1.5, 1).pdf),
     "dirichlet": Case(dirichlet, stats.beta(2, 2).pdf),
     "ratio": Case(ratio, density_of_ratio),
     "rejected": Case(rejected, stats.beta(2, 2).pdf),
     "truncated": Case(
         truncated, lambda t: logit_normal(0, 1)(t) * (np.abs(np.log(t / (1 - t))) < 2)
     ),
-    "mean-of-two": Case(mean_of_two, lambda t: np.minimum(t, 1 - t)),
     "bf16": Case(bf16_logit_normal, logit_normal(0, 1)),
 }
 """One loss for each class of draws."""

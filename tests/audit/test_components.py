@@ -2,12 +2,11 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from audit_errors import central, relative_errors
-from audited import X, cosine_v, kinds
+from audited import X, cosine_v
 from mistaken_losses import from_noise, input_perturbation, offset_noise
 
 from elbos import audit
@@ -40,40 +39,24 @@ def test_the_scale_of_the_data_can_be_given():
     torch.testing.assert_close(result.logsnr, expected.logsnr - shift, atol=1e-6, rtol=0)
 
 
-SHAPES = [
-    (300, 1),
-    (300, 2),
-    (300, 3),
-    (300, 4),
-    (64, 16),
-    (128, 7, 5),
-    (64, 1, 12, 12),
-    (16, 2, 3, 6, 6),
-    (5, 3, 16, 16),
-]
-
-
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str
-)
-def test_data_of_any_shape(shape, dtype):
+@pytest.mark.parametrize("shape", [(300, 1), (300, 3), (128, 7, 5), (16, 2, 3, 6, 6)], ids=str)
+def test_data_of_any_shape(shape):
     def flow(network, x):
-        t = torch.rand(len(x), *(1,) * (x.ndim - 1), dtype=x.dtype)
+        t = torch.rand(len(x), *(1,) * (x.ndim - 1))
         eps = torch.randn_like(x)
         return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
 
-    x = torch.rand(*shape, dtype=dtype, generator=torch.Generator().manual_seed(2)) - 0.3
+    x = torch.rand(*shape, generator=torch.Generator().manual_seed(2)) - 0.3
     result = audit.probe(flow, x, 1000)
     assert (result.parameterization, result.schedule) == ("flow", "Flow()")
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
     assert result.diagnostics == []
 
 
-@pytest.mark.parametrize("dimensions", [1, 2, 3, 40])
+@pytest.mark.parametrize("dimensions", [1, 3])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_points_with_normal_levels_and_an_offset(dimensions, seed):
     """In few dimensions draws that are not the noise resemble it, and so does a constant."""
@@ -112,10 +95,7 @@ def flow_of_points(network, x, join=lambda z, t: [z, t]):
 
 @pytest.mark.parametrize(
     ("dimensions", "join"),
-    [
-        *((dimensions, lambda z, t: [z, t]) for dimensions in (2, 40)),
-        (3, lambda z, t: [torch.randn_like(t), z, t]),
-    ],
+    [(2, lambda z, t: [z, t]), (3, lambda z, t: [torch.randn_like(t), z, t])],
 )
 @pytest.mark.parametrize("seed", SEEDS)
 def test_times_beside_the_data_are_not_taken_for_data(join, dimensions, seed):
@@ -151,14 +131,9 @@ def unpacked(tokens):
     return patches.reshape(b, width // 4, h, w)
 
 
-def channels_last(x):
-    return x.movedim(1, -1)
-
-
 LAYOUTS = {
     "packed": (packed, unpacked),
     "bfloat16": (lambda x: packed(x).bfloat16(), lambda tokens: unpacked(tokens.float())),
-    "channels last": (channels_last, lambda x: x.movedim(-1, 1)),
     "transposed": (lambda x: x.flatten(2).mT, lambda x: x.mT.reshape(-1, 3, 8, 8)),
     "channels as samples": (
         lambda x: x.flip(1).flatten(0, 1),
@@ -187,16 +162,6 @@ def test_a_network_may_see_the_data_in_another_layout(name, seed):
     assert result.diagnostics == []
 
 
-def test_data_and_noise_may_be_moved_before_they_are_mixed():
-    def flow(network, x):
-        x = packed(x)
-        t, eps = torch.rand(len(x), 1, 1), torch.randn_like(x)
-        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
-
-    result = audit.probe(flow, X[:64], 500)
-    assert (result.parameterization, result.schedule, result.diagnostics) == ("flow", "Flow()", [])
-
-
 ARGUMENTS = {
     "dict": lambda z: {"x": z, "labels": torch.ones(len(z), 999)},
     "list of samples": list,
@@ -219,21 +184,6 @@ def test_a_batch_of_one_sample_is_audited():
     assert (result.parameterization, result.schedule) == ("v", "Cosine()")
 
 
-def test_half_precision_inputs():
-    def loss(network, x):
-        t = torch.rand(len(x), 1, 1, 1)
-        alpha, sigma = torch.cos(torch.pi / 2 * t), torch.sin(torch.pi / 2 * t)
-        eps = torch.randn_like(x)
-        z = (alpha * x + sigma * eps).bfloat16()
-        return F.mse_loss(network(z, t).float(), eps)
-
-    result = audit.probe(loss, X, 2000)
-    assert result.parameterization == "eps"
-    kept = central(result, 0.9)  # beyond, bfloat16 does not hold the signal, or the noise
-    difference = (result.weight / weightings.IDDPM()(result.logsnr)).log()[kept]
-    assert difference.std() < 0.05
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_data_on_a_gpu():
@@ -246,34 +196,11 @@ def test_data_on_a_gpu():
     assert (result.parameterization, result.schedule) == ("flow", "Flow()")
 
 
-@pytest.mark.parametrize(("strength", "shape"), [(0.02, (64, 3, 8, 8)), (0.2, (16, 4, 16, 16))])
-def test_the_strength_of_offset_noise_is_exact(strength, shape):
-    x = torch.rand(shape, generator=torch.Generator().manual_seed(1))
-    result = audit.probe(from_noise(offset_noise(strength)), x, 1000)
+def test_the_strength_of_offset_noise_is_exact():
+    result = audit.probe(from_noise(offset_noise(0.02)), X[:64], 1000)
     [found] = result.diagnostics
     assert found.kind == "offset-noise"
-    assert found.values["strength"] == pytest.approx(strength, rel=0.02)
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_noise_that_is_a_sum_of_draws_is_known(seed):
-    """As z = t x + (1 - t) x0 + 0.1 eps: all levels are those of the sum, without an error."""
-
-    def loss(network, x):
-        t, x0, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x), torch.randn_like(x)
-        noise = ((1 - t) * x0 + 0.1 * eps) / ((1 - t) ** 2 + 0.01).sqrt()
-        z = t * x + (1 - t) * x0 + 0.1 * eps
-        return (network(z, t) - noise).square().mean()
-
-    result = audit.probe(loss, X, 2000, seed=seed)
-    assert kinds(result) == ["summed-noise"]
-    assert (result.parameterization, result.parameterization_factor) == ("eps", 1.0)
-    t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64, requires_grad=True)
-    logsnr = 2 * t.log() - ((1 - t) ** 2 + 0.01).log()
-    (rate,) = torch.autograd.grad(logsnr.sum(), t)
-    found = np.interp(logsnr.detach(), result.logsnr, result.weight.log())
-    errors = torch.from_numpy(found) + rate.log()
-    assert (errors - errors.median()).abs().median() < 0.03
+    assert found.values["strength"] == pytest.approx(0.02, rel=0.02)
 
 
 def test_input_perturbation_is_told_with_its_strength():
@@ -290,8 +217,7 @@ def test_input_perturbation_is_told_with_its_strength():
     assert (errors - errors.median()).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize("std", [0.5, 2.0])
-def test_noise_of_another_size_moves_the_levels(std):
+def test_noise_of_another_size_moves_the_levels(std=2.0):
     def loss(network, x):
         sigma = torch.exp(1.2 * torch.randn(len(x), 1, 1, 1) - 1.2)
         z = x + sigma * torch.empty_like(x).normal_(std=std)

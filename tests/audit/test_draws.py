@@ -26,13 +26,10 @@ def drawn(function, u):
     "function",
     [
         lambda: torch.randint(8, (16,)) + 3,
-        lambda: torch.randint(8, [16]) + 3,
         lambda: torch.randint(high=11, low=3, size=(16,)),
         lambda: torch.randint(3, np.int64(11), (16,)),
-        lambda: torch.randint(3, torch.tensor(11), (16,)),
         lambda: torch.randint_like(torch.zeros(16), 3, 11),
         lambda: np.random.randint(8, size=16) + 3,
-        lambda: np.random.randint(3, np.int64(11), 16),
         lambda: np.random.randint(3, np.full(16, 11)),
         lambda: np.random.randint(3, 11.0, 16, dtype=np.uint16),
     ],

@@ -9,19 +9,11 @@ from test_level_losses import require_true_verdict
 
 from elbos import audit
 
-SLOW = {  # second examples of one kind
-    *("penalty-one", "penalty-at-times", "channels-waves", "level-constant", "level-label"),
-    *("torchcfm-0.1", "perturbed-0.1", "edm-normalized", "edm-times-2", "cosine-normalized"),
-    *("sobol", "molecules", "min-snr"),
-}
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else []) for name in HELD_OUT],
-)
+@pytest.mark.parametrize("name", HELD_OUT)
 def test_held_out_losses_have_their_true_weighting_or_none(name, seed):
     case = HELD_OUT[name]
     x = torch.rand(64, *case.shape, generator=torch.Generator().manual_seed(1))

@@ -1,6 +1,5 @@
 """The noise levels and the coefficients, however they come about."""
 
-import itertools
 import math
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch.nn.functional as F
 from audit_errors import central, relative_errors
 from audited import (
     X,
-    edm_per_sample,
     kinds,
     within,
 )
@@ -68,13 +66,9 @@ SMOOTH_SEEDS = range(2)
 SMALL = X[:, :, :4, :4]
 
 
-@pytest.mark.parametrize(
-    "weighting",
-    [pytest.param(weightings.Sigmoid(), marks=pytest.mark.slow), weightings.IDDPM()],
-    ids=repr,
-)
-def test_a_distribution_without_a_name_is_estimated(weighting):
+def test_a_distribution_without_a_name_is_estimated():
     """Over several seeds: the mean of the errors, and each of them in its own standard errors."""
+    weighting = weightings.IDDPM()
     results = [audit.probe(eps_loss(*MIXED, weighting), X, seed=seed) for seed in SMOOTH_SEEDS]
     errors = [relative_errors(result, weighting).abs() for result in results]
     assert all(result.density_kind == "smooth" for result in results)
@@ -83,13 +77,12 @@ def test_a_distribution_without_a_name_is_estimated(weighting):
     for result, error in zip(results, errors, strict=True):
         assert (error / result.weight_error[central(result)]).max() < 5
         assert result.closest[0].name == code(weighting)
-        is_flat = weighting == weightings.Sigmoid()  # at the noisy end, where a rise is possible
-        assert result.verdict in (("monotone", "undecided") if is_flat else ("not monotone",))
+        assert result.verdict == "not monotone"
 
 
 @pytest.mark.parametrize(
     "mean, std, weighting",
-    [(2.0, 2.8, weightings.Sigmoid()), (1.0, 3.0, weightings.ELBO()), (2.0, 2.8, weightings.EDM())],
+    [(2.0, 2.8, weightings.Sigmoid()), (2.0, 2.8, weightings.EDM())],
 )
 def test_parameters_of_the_users_own_are_as_exact_as_published_ones(mean, std, weighting):
     loss = eps_loss(normal_levels(mean, std), log_normal(mean, std), weighting)
@@ -109,17 +102,9 @@ def low_discrepancy(num):
     return torch.remainder(torch.rand(1) + torch.arange(num) / num, 1.0)
 
 
-def stratified(num):
-    return (torch.arange(num) + torch.rand(num)) / num
-
-
 def antithetic(num):
     u = torch.rand(num // 2)
     return torch.cat([u, 1 - u])
-
-
-def shared_by_two(num):
-    return torch.rand(num // 2).repeat(2)
 
 
 def shared_by_four_neighbours(num):
@@ -130,20 +115,13 @@ def numpy_uniform(num):
     return torch.from_numpy(np.random.uniform(0, 1, num))  # noqa: NPY002
 
 
-def in_place(num):
-    return torch.empty(num).uniform_(0, 1)
-
-
 @pytest.mark.parametrize(
     "times",
     [
         low_discrepancy,
-        stratified,
         antithetic,
-        shared_by_two,
         shared_by_four_neighbours,
         numpy_uniform,
-        in_place,
     ],
 )
 def test_levels_are_exact_however_their_times_are_drawn(times):
@@ -167,14 +145,11 @@ def test_levels_are_exact_however_their_times_are_drawn(times):
     assert relative_errors(result, weighting).abs().max() < 2e-3
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)], ids=str
-)
-def test_normal_numbers_of_low_precision(dtype):
-    """Log-SNR from Normal(1, 2), to 8 or 11 bits."""
+def test_normal_numbers_of_low_precision():
+    """Log-SNR from Normal(1, 2), to 8 bits."""
 
     def levels_of(num):
-        return 1 + 2 * torch.randn(num, dtype=dtype).double()
+        return 1 + 2 * torch.randn(num, dtype=torch.bfloat16).double()
 
     weighting = weightings.Sigmoid()
     result = audit.probe(eps_loss(levels_of, log_normal(1.0, 2.0), weighting), SMALL, 5000)
@@ -188,27 +163,12 @@ def of_scipy(x):
     return torch.from_numpy(scipy.stats.norm.rvs(size=tuple(x.shape))).to(x)
 
 
-SCATTERED = {
-    "log-normal": {"factor": lambda num: torch.exp(0.3 * torch.randn(num))},
-    "a tenth left out": {"factor": lambda num: (torch.rand(num) > 0.1).float()},
-    "noise of scipy": {"noise": of_scipy},
-}
-
-
-IN_EVERY_RUN = {("log-normal", weightings.MinSNR(), 0), ("noise of scipy", weightings.MinSNR(), 0)}
-
-
 @pytest.mark.parametrize(
-    "scatter, weighting, seed",
-    [
-        pytest.param(*case, marks=[] if case in IN_EVERY_RUN else pytest.mark.slow)
-        for case in itertools.product(
-            SCATTERED, [weightings.Sigmoid(), weightings.ELBO(), weightings.MinSNR()], [0, 1]
-        )
-    ],
-    ids=repr,
+    "options",
+    [{"factor": lambda num: torch.exp(0.3 * torch.randn(num))}, {"noise": of_scipy}],
+    ids=["log-normal", "noise of scipy"],
 )
-def test_a_coefficient_that_scatters_is_averaged(scatter, weighting, seed):
+def test_a_coefficient_that_scatters_is_averaged(options):
     """And its mean is no rise where it falls by orders of magnitude."""
 
     def levels_of(num):
@@ -217,17 +177,14 @@ def test_a_coefficient_that_scatters_is_averaged(scatter, weighting, seed):
     def log_density(logsnr):
         return -torch.log(torch.cosh(logsnr / 2))
 
-    loss = eps_loss(levels_of, log_density, weighting, **SCATTERED[scatter])
-    result = audit.probe(loss, SMALL, 5000, seed)
+    weighting = weightings.MinSNR()
+    result = audit.probe(eps_loss(levels_of, log_density, weighting, **options), SMALL, 5000)
     errors = relative_errors(result, weighting).abs()
     assert errors.median() < 0.03
     assert errors.quantile(0.95) < 0.08
     assert result.closest[0].name == code(weighting)
-    if weighting == weightings.MinSNR():
-        [(_, end)] = result.rising
-        assert abs(end) < 0.5
-    else:
-        assert result.rising == []
+    [(_, end)] = result.rising
+    assert abs(end) < 0.5
 
 
 def bump(num):
@@ -240,7 +197,7 @@ def heavy_end(num):
 
 @pytest.mark.parametrize(
     "probability, num, samples",
-    [(bump, 16, 4000), (heavy_end, 1000, 20_000), (bump, 30, 400)],
+    [(heavy_end, 1000, 20_000), (bump, 30, 400)],
 )
 def test_unequal_probabilities_of_few_steps_are_not_taken_for_equal_ones(probability, num, samples):
     """Steps even in log-SNR, from 8 to -8: w is the probability of a step."""
@@ -263,22 +220,8 @@ def test_unequal_probabilities_of_few_steps_are_not_taken_for_equal_ones(probabi
     assert (ratio - ratio.median()).abs().max() < 0.05
 
 
-def test_rare_coefficients_of_another_size_are_told():
-    def loss(network, x):
-        return edm_per_sample(network, x) * (1 + 9 * (torch.rand(len(x)) < 0.03))
-
-    result = audit.probe(loss, SMALL, 2000)
-    assert kinds(result) == ["scattered"]
-    assert abs(result.closest[0].distance) < 0.1
-
-
 def choose_by_numpy(p, num):
     return torch.from_numpy(np.random.choice(len(p), num, p=p.numpy()))  # noqa: NPY002
-
-
-def choose_values_by_numpy(p, num):
-    values = np.random.choice(np.arange(len(p)), size=(num,), replace=True, p=p.numpy())  # noqa: NPY002
-    return torch.from_numpy(values)
 
 
 def choose_by_torch(p, num):
@@ -289,9 +232,7 @@ def choose_by_distributions(p, num):
     return torch.distributions.Categorical(probs=p).sample((num,))
 
 
-@pytest.mark.parametrize(
-    "choose", [choose_by_numpy, choose_values_by_numpy, choose_by_torch, choose_by_distributions]
-)
+@pytest.mark.parametrize("choose", [choose_by_numpy, choose_by_torch, choose_by_distributions])
 def test_steps_drawn_with_given_probabilities_are_exact(choose):
     """The weighting of uniform steps: what is drawn with p is divided by it."""
     steps = torch.arange(500, dtype=torch.float64)
@@ -322,11 +263,7 @@ def test_clamped_levels_are_told_and_left_out():
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize(
-    "share",
-    [pytest.param(0.1, marks=pytest.mark.slow), 0.5, pytest.param(0.9, marks=pytest.mark.slow)],
-)
-def test_samples_without_weight_do_not_hide_the_prediction(share):
+def test_samples_without_weight_do_not_hide_the_prediction(share=0.5):
     def loss(network, x):
         t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
         error = (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean((1, 2, 3))
@@ -337,15 +274,6 @@ def test_samples_without_weight_do_not_hide_the_prediction(share):
     gap = (result.b - 1).abs().max() + (result.a + 1).abs().max()
     assert gap < 1e-3
     assert {"unused", "scattered"} == set(kinds(result))
-
-
-def test_a_strange_target_is_told_where_most_samples_have_no_weight():
-    def loss(network, x):
-        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
-        error = (network((1 - t) * x + t * eps, t) - (eps - x + 0.3 * x**2)).square()
-        return error * (torch.rand(len(x), 1, 1, 1) < 0.3)
-
-    assert {"strange-target", "unused"} == set(kinds(audit.probe(loss, SMALL, 1000)))
 
 
 def test_a_negative_coefficient_is_told():

@@ -9,7 +9,6 @@ import torch
 from audit_errors import central
 from audited import (
     X,
-    edm_per_sample,
 )
 
 from elbos import audit
@@ -92,11 +91,10 @@ def bumpy_per_sample(network, x):
     return error / sigma**2 * (1.5 + torch.sin(2 * torch.log(sigma)))
 
 
-@pytest.mark.parametrize("loss", [edm_per_sample, bumpy_per_sample])
-def test_the_code_of_the_verdict_makes_it_a_likelihood_objective(loss):
-    before = audit.probe(loss, X, 2000)
+def test_the_code_of_the_verdict_makes_it_a_likelihood_objective():
+    before = audit.probe(bumpy_per_sample, X, 2000)
     assert not before.is_monotone
-    mended = weighted(loss, run(before.monotone_code), lambda sigma: -2 * sigma.log())
+    mended = weighted(bumpy_per_sample, run(before.monotone_code), lambda sigma: -2 * sigma.log())
     after = audit.probe(mended, X, 2000)
     assert after.is_monotone
     assert after.monotone_code is None
@@ -179,8 +177,6 @@ def on_stable_diffusions_table(predicts_v, coefficient):
     ("predicts_v", "coefficient", "name"),
     [
         (False, torch.ones_like, "StableDiffusion()"),
-        (True, torch.ones_like, "StableDiffusionV()"),
-        (False, lambda snr: snr.clamp(max=5) / snr, "StableDiffusionMinSNR()"),
         (True, lambda snr: snr.clamp(max=3) / (snr + 1), "StableDiffusionMinSNR(gamma=3.0"),
         (False, lambda snr: snr**-0.5, "StableDiffusionDebiased()"),
     ],

@@ -132,25 +132,6 @@ def test_recording_changes_no_form_of_training(form: Any) -> None:
     assert (difference - difference.median()).abs().max() < 0.05  # bf16 has 8 binary digits
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_the_inside_of_a_compiled_network_may_not_be_seen() -> None:
-    """Hooks of what was compiled before are no longer called, unless it is compiled anew."""
-
-    def inside(net: Any, optimizer: Any) -> tuple[Any, Step]:
-        _, step = compiled(net, optimizer)
-        return net, step
-
-    trained(inside, is_recorded=False)
-    _, _, recorded = trained(inside, is_recorded=True)
-    assert recorded is not None
-    if recorded.num_samples == 0:
-        with pytest.raises(ValueError, match=r"record what torch\.compile returned"):
-            recorded.audit()
-    else:
-        assert recorded.audit().parameterization == "eps"
-
-
 def test_a_training_in_bfloat16_alone() -> None:
     torch.manual_seed(0)
     net = Network().bfloat16()

@@ -1,6 +1,5 @@
 """`elbos record`: training scripts run unchanged, in processes, against closed forms."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -14,20 +13,22 @@ from elbos.theory.recipes import RECIPES
 
 SCRIPTS = Path(__file__).parent / "scripts"
 RECORD = [sys.executable, "-m", "elbos.record"]
-AUDIT = """
-import json, sys
-from pathlib import Path
-from elbos.audit.live.running import run_script
-script, *flags = sys.argv[1:]
-result = run_script(Path(script), flags, num_samples=4000)
-print(json.dumps(result.to_dict()))
-"""
 
 
 def record(*words, launcher=RECORD):
     return subprocess.run(
         [*launcher, *map(str, words)], capture_output=True, text=True, timeout=300
     )
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Run a script in this process, which is left as it was."""
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with torch.random.fork_rng():
+        yield lambda script, *flags, num: run_script(SCRIPTS / script, [*flags], num_samples=num)
+    sys.modules.pop("neighbour", None)
 
 
 CASES = {
@@ -42,49 +43,31 @@ CASES = {
     "words",
     [pytest.param(words, marks=pytest.mark.slow if "--" in words else []) for words in CASES],
 )
-def test_a_script_that_runs_has_the_weighting_of_its_loss(words):
-    script, *flags = words.split()
-    code = [sys.executable, "-c", AUDIT]
-    result = record(SCRIPTS / script, *flags, launcher=code)
-    assert result.returncode == 0, result.stderr
-    audit = json.loads(result.stdout.splitlines()[-1])
+def test_a_script_that_runs_has_the_weighting_of_its_loss(words, run):
+    audit = run(*words.split(), num=4000)
     prediction, recipe = CASES[words]
-    assert audit["parameterization"] == prediction
-    assert audit["recipe"] == recipe
-    assert 4000 <= audit["num_samples"] < 4000 + 64
-    logsnr, weight, density = (torch.tensor(audit[k]) for k in ("logsnr", "weight", "density"))
-    inner = (density.cumsum(0) / density.sum() - 0.5).abs() < 0.45
-    ratio = (weight / RECIPES[recipe].closed_form(logsnr)).log()[inner]
+    assert (audit.parameterization, audit.recipe) == (prediction, recipe)
+    assert 4000 <= audit.num_samples < 4000 + 64
+    inner = (audit.density.cumsum(0) / audit.density.sum() - 0.5).abs() < 0.45
+    ratio = (audit.weight / RECIPES[recipe].closed_form(audit.logsnr)).log()[inner]
     assert (ratio - ratio.median()).abs().max() < 0.1
 
 
-@pytest.mark.slow
-def test_the_audit_is_printed_after_the_steps():
-    result = record("--steps", 20, SCRIPTS / "plain_loop.py", "--num-steps", 10**9)
-    assert result.returncode == 0, result.stderr
-    assert "predicts v" in result.stdout
+def test_a_script_that_fails_early_says_where(run):
+    with pytest.raises(ValueError, match="line 21"):
+        run("plain_loop.py", "--fails-at", "1", num=1000)
 
 
-@pytest.mark.parametrize(
-    ("words", "status", "named"),
-    [
-        (["classifier.py"], 1, "no module was called"),
-        (["plain_loop.py", "--num-steps", 1], 1, "64 samples"),
-        (["plain_loop.py", "--fails-at", 1], 1, "line 21"),
-        (["missing.py"], 1, "missing.py: No such file"),
-    ],
-)
-def test_a_script_without_enough_samples_is_one_line(words, status, named):
-    result = record("--samples", 1000, SCRIPTS / words[0], *words[1:])
-    assert (result.returncode, result.stdout) == (status, "")
-    assert named in result.stderr.splitlines()[-1]
+def test_a_script_that_is_missing_is_one_line(elbos, run):
+    result = elbos("record", "missing.py")
+    assert (result.status, result.out) == (1, "")
+    assert "missing.py: No such file" in result.err.splitlines()[-1]
 
 
-@pytest.mark.slow
-def test_wrong_usage_is_one_line_and_status_2():
+def test_wrong_usage_is_one_line_and_status_2(elbos):
     for words in ([], ["--samples", 0, SCRIPTS / "plain_loop.py"], ["--sampels", 5, "a.py"]):
-        result = record(*words)
-        assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+        result = elbos("record", *words)
+        assert (result.status, result.out, result.err.count("\n")) == (2, "", 1)
 
 
 @pytest.mark.slow
@@ -123,10 +106,8 @@ def test_only_the_first_of_two_processes_prints():
     assert result.stdout.count("predicts") == 2  # the head and the table
 
 
-def test_run_script_restores_the_call_of_modules(monkeypatch):
-    before, call = [*sys.path], torch.nn.Module.__call__
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.setattr(sys, "path", before)
-    with pytest.raises(ValueError, match="0 samples"):
-        run_script(SCRIPTS / "classifier.py", [], num_samples=1000)
+def test_run_script_restores_the_call_of_modules(run):
+    call = torch.nn.Module.__call__
+    with pytest.raises(ValueError, match="no module was called"):
+        run("classifier.py", num=1000)
     assert torch.nn.Module.__call__ is call

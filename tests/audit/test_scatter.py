@@ -107,9 +107,7 @@ def test_a_random_coefficient_counts_by_its_mean_unless_it_is_of_the_noise(seed)
 
 
 TOLD = {
-    "rounded": lambda t: (1000 * t).bfloat16(),
     "steps": lambda t: (100 * t).long(),
-    "reversed": lambda t: 1 - t,
     "log-SNR": lambda t: -2 * torch.tan(math.pi / 2 * t).log(),
     "embedded": lambda t: torch.outer(t, torch.arange(32.0)),
 }

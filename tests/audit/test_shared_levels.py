@@ -57,16 +57,10 @@ def from_data(num):
     return 1 - ((torch.rand(num) ** 3 * 30).floor().clamp(max=29) + 1) / 30
 
 
-def options(num):
-    """30 steps, drawn with given probabilities; the noisiest is pure noise."""
-    return 1 - torch.multinomial(100.0 + torch.arange(30), num, replacement=True) / 30
-
-
 CUBED = np.diff((np.arange(31) / 30) ** (1 / 3))
 PROBABILITIES = {
     from_noise: (np.arange(1, 30), CUBED[1:]),
     from_data: (np.arange(1, 30), CUBED[:-1]),
-    options: (np.arange(1, 30), np.arange(101, 130)),
 }
 
 

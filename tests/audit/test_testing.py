@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from elbos import audit
-from elbos.audit.density.distance import log_ratio_of
+from elbos.audit.result import log_ratio_of
 from elbos.audit.testing import Difference, assert_weighting, expected_audit, write_golden
 from elbos.theory import schedules
 from elbos.theory.parameterizations import Eps
@@ -18,10 +18,8 @@ X = 2 * torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
 ALPHA_BAR = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
 
 
-def flow(network, x, shift=1.0):
-    """Rectified flow whose times are shifted once, as SD3's are."""
-    u, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
-    t = shift * u / (1 + (shift - 1) * u)
+def flow(network, x):
+    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
     return (network((1 - t) * x + t * eps, t.flatten()) - (eps - x)).square().mean()
 
 
@@ -32,18 +30,10 @@ def flow_by_eps(network, x):
     return error.square().mean()
 
 
-def shifted_twice(network, x):
-    u, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
-    t = 3 * u / (1 + 2 * u)
-    t = 3 * t / (1 + 2 * t)
-    return (network((1 - t) * x + t * eps, t.flatten()) - (eps - x)).square().mean()
-
-
 def min_snr(network, x, bug=None):
     t, eps = torch.randint(0, 1000, (len(x),)), torch.randn_like(x)
     alpha_bar = ALPHA_BAR[t].view(-1, 1, 1, 1)
-    alpha = alpha_bar if bug == "alpha-bar" else alpha_bar.sqrt()
-    z = alpha * x + (1 - alpha_bar).sqrt() * eps
+    z = alpha_bar.sqrt() * x + (1 - alpha_bar).sqrt() * eps
     snr = (alpha_bar / (1 - alpha_bar)).flatten()
     weight = (snr.clamp(min=5) if bug == "clamp" else snr.clamp(max=5)) / snr
     error = (network(z, t) - eps).square().mean((1, 2, 3))
@@ -67,27 +57,13 @@ def test_another_target_of_the_same_weighting_is_the_same_objective():
     assert Difference.between(found, audit.from_recipe("flow")).has_other_target
 
 
-@pytest.mark.parametrize("bug", ["broadcast", "alpha-bar", "clamp"])
+@pytest.mark.parametrize("bug", ["broadcast", "clamp"])
 def test_a_planted_bug_fails(bug):
     def loss(network, x):
         return min_snr(network, x, bug)
 
     with pytest.raises(AssertionError, match="loss is not weighted like min_snr"):
         assert_weighting(loss, X, like=expected())
-
-
-def test_a_lost_axis_is_named():
-    def loss(network, x):
-        return min_snr(network, x, "broadcast")
-
-    found = Difference.between(probe(loss, X), expected())
-    assert [one.kind for one in found.audit.diagnostics] == ["batch-mean"]
-    assert found.diagnostics == [found.audit.diagnostics[0].text]
-
-
-def test_a_shift_applied_twice_fails():
-    with pytest.raises(AssertionError, match=r"Flow\(shift=9.0\)"):
-        assert_weighting(shifted_twice, X, like=lambda network, x: flow(network, x, shift=3.0))
 
 
 def test_the_distance_of_two_recipes_is_that_of_their_formulas():
@@ -175,17 +151,10 @@ def jump_of_weight(network, x):
     return (torch.where(t < 0.4, 10.0, 1.0) * error.square()).mean()
 
 
-def jump_of_density(network, x):
-    u, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
-    t = torch.where(u < 0.8, u / 2, 3 * u - 2)
-    return (network((1 - t) * x + t * eps, t.flatten()) - (eps - x)).square().mean()
-
-
-@pytest.mark.parametrize("loss", [jump_of_weight, jump_of_density])
-def test_an_unchanged_loss_with_a_jump_passes(loss, tmp_path):
-    found = probe(loss, X)
-    write_golden(found, tmp_path / "loss.json")
-    assert not Difference.between(probe(loss, X), expected_audit(tmp_path / "loss.json"))
+def test_an_unchanged_loss_with_a_jump_passes(tmp_path):
+    write_golden(probe(jump_of_weight, X), tmp_path / "loss.json")
+    again = probe(jump_of_weight, X)
+    assert not Difference.between(again, expected_audit(tmp_path / "loss.json"))
 
 
 def test_a_file_without_an_audit_is_one_line(tmp_path):

@@ -57,7 +57,6 @@ def betas_for_cosine(num_steps, max_beta=0.999):
 
 
 COSINE_1000 = np.cumprod(1 - betas_for_cosine(1000))
-COSINE_4000 = np.cumprod(1 - betas_for_cosine(4000))
 LINEAR_1000 = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 
 
@@ -89,47 +88,6 @@ def elbo(network, x):
     return torch.mean(loss) / (x[0].numel() * math.log(2))
 
 
-def elbo__low_discrepancy(network, x):
-    """Times spread over the batch, dgamma/dt by autograd, cosine truncated at log-SNR +-15."""
-    b = x.shape[0]
-    t = torch.remainder(torch.rand(1) + torch.arange(b) / b, 1.0).requires_grad_()
-    t_min, t_max = math.atan(math.exp(-7.5)), math.atan(math.exp(7.5))
-    gamma = 2 * torch.log(torch.tan(t_min + t * (t_max - t_min)))
-    (dgamma_dt,) = torch.autograd.grad(gamma.sum(), t)
-    gamma = append_dims(gamma.detach(), x)
-    alpha, sigma = torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
-    eps = torch.randn_like(x)
-    eps_hat = network(alpha * x + sigma * eps, t=gamma.flatten())
-    return 0.5 * dgamma_dt * (eps_hat - eps).square().sum((1, 2, 3))
-
-
-def elbo__discrete(network, x):
-    """The KL terms of 4000 cosine steps, beta / (2 alpha (1 - alpha_bar_prev)) on the eps-loss."""
-    betas = betas_for_cosine(4000)
-    alphas_cumprod_prev = np.append(1.0, COSINE_4000[:-1])
-    t = torch.randint(1, 4000, (x.shape[0],))
-    weight = np.zeros(4000)
-    weight[1:] = betas[1:] / (2 * (1 - betas[1:]) * (1 - alphas_cumprod_prev[1:]))
-    noise = torch.randn_like(x)
-    eps_theta = network(q_sample(COSINE_4000, x, t, noise), t)
-    terms = mean_flat((noise - eps_theta) ** 2) * extract(weight, t, x).flatten()
-    return {"loss": 4000 * terms.mean()}
-
-
-def elbo__likelihood_sde(network, x):
-    """score_sde's likelihood weighting: g^2 times the score loss, VP-SDE with linear beta."""
-    beta_0, beta_1 = 0.1, 20.0
-    t = torch.rand(x.shape[0]) * (1 - 1e-5) + 1e-5
-    log_mean_coeff = -0.25 * t**2 * (beta_1 - beta_0) - 0.5 * t * beta_0
-    std = append_dims(torch.sqrt(1.0 - torch.exp(2.0 * log_mean_coeff)), x)
-    z = torch.randn_like(x)
-    perturbed = append_dims(torch.exp(log_mean_coeff), x) * x + std * z
-    score = -network(perturbed, t * 999) / std
-    g2 = beta_0 + t * (beta_1 - beta_0)
-    losses = torch.square(score + z / std).reshape(x.shape[0], -1).mean(dim=-1) * g2
-    return torch.mean(losses)
-
-
 def elbo_ve(network, x):
     """A denoiser told sigma; squared error over variance, log-uniform sigma, not reduced."""
     log_sigma = torch.empty(x.shape[0]).uniform_(math.log(0.01), math.log(50.0))
@@ -148,35 +106,12 @@ def elbo_ve__score(network, x):
     return torch.mean(0.5 * torch.sum(losses.reshape(x.shape[0], -1), dim=-1))
 
 
-def elbo_ve__ncsn(network, x):
-    """NCSN: annealed score matching over a geometric table of sigmas; the network gets labels."""
-    sigmas = torch.exp(torch.linspace(math.log(50), math.log(0.01), 1000))
-    labels = torch.randint(0, len(sigmas), (x.shape[0],))
-    used_sigmas = sigmas[labels].view(x.shape[0], *([1] * len(x.shape[1:])))
-    noise = torch.randn_like(x) * used_sigmas
-    target = -1 / (used_sigmas**2) * noise
-    scores = network(x + noise, labels)
-    loss = 1 / 2.0 * ((scores - target).flatten(1) ** 2).sum(dim=-1)
-    return (loss * used_sigmas.squeeze() ** 2).mean(dim=0)
-
-
 def elbo_linear(network, x):
     """VDM's fixed linear gamma, -13.3 to 5; then dgamma/dt is a constant and is dropped."""
     gamma = -13.3 + 18.3 * torch.rand(x.shape[0], 1, 1, 1)
     eps = torch.randn_like(x)
     z = torch.sigmoid(-gamma).sqrt() * x + torch.sigmoid(gamma).sqrt() * eps
     return F.mse_loss(network(z, gamma.squeeze()), eps)
-
-
-def elbo_linear__discrete(network, x):
-    """The same as a table of 1000 steps, log-SNR 20 to -20."""
-    logsnrs = torch.linspace(20, -20, 1000)
-    t = torch.randint(0, 1000, (x.shape[0],)).long()
-    alphas_cumprod = append_dims(logsnrs[t].sigmoid(), x)
-    one_minus = append_dims((-logsnrs[t]).sigmoid(), x)
-    noise = torch.randn_like(x)
-    noise_pred = network(alphas_cumprod.sqrt() * x + one_minus.sqrt() * noise, t / 1000)
-    return F.mse_loss(noise_pred, noise, reduction="none").mean([1, 2, 3])
 
 
 # --------------------------------------------------------------------------------- iddpm and ddpm
@@ -190,18 +125,6 @@ def iddpm(network, x):
     return ((network(alpha * x + sigma * noise, t) - noise) ** 2).mean()
 
 
-def iddpm__guided_diffusion(network, x):
-    """Uniform schedule sampler in numpy with importance weights, 4000 steps, dict of losses."""
-    p = np.ones(4000) / 4000
-    indices_np = np.random.choice(len(p), size=(x.shape[0],), p=p)  # noqa: NPY002
-    t = torch.from_numpy(indices_np).long()
-    weights = torch.from_numpy(1 / (len(p) * p[indices_np])).float()
-    noise = torch.randn_like(x)
-    model_output = network(q_sample(COSINE_4000, x, t, noise), t * (1000.0 / 4000))
-    mse = mean_flat((noise - model_output) ** 2)
-    return {"loss": (mse * weights).mean(), "mse": mse.detach()}
-
-
 def cosine_with_offset(logsnr, offset=0.008):
     r"""IDDPM's weighting with the offset of its schedule, $-dt/d\lambda$, which 1000 steps have.
 
@@ -213,17 +136,6 @@ def cosine_with_offset(logsnr, offset=0.008):
     return alpha_bar * torch.sigmoid(-logsnr) / torch.sin(2 * torch.acos(cos_u))
 
 
-def iddpm__importance_sampled(network, x):
-    """Loss-aware times: steps drawn with p, losses divided by it. The weighting stays IDDPM's."""
-    history = 0.05 + COSINE_1000  # stands for the root mean square of past losses
-    p = history / history.sum() * 0.999 + 0.001 / 1000
-    indices_np = np.random.choice(len(p), size=(x.shape[0],), p=p)  # noqa: NPY002
-    t, weights = torch.from_numpy(indices_np), torch.from_numpy(1 / (len(p) * p[indices_np]))
-    noise = torch.randn_like(x)
-    model_output = network(q_sample(COSINE_1000, x, t, noise), t)
-    return mean_flat((noise - model_output) ** 2) * weights.float()
-
-
 def iddpm__diffusers(network, x):
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
     noise = torch.randn(x.shape, device=x.device, dtype=x.dtype)
@@ -232,32 +144,11 @@ def iddpm__diffusers(network, x):
     return F.mse_loss(noise_pred.float(), noise.float())
 
 
-def iddpm__v_network(network, x):
-    """A v-network whose loss is scaled like the noise-prediction loss, snr / (snr + 1)."""
-    t = torch.randint(0, 1000, (x.shape[0],))
-    noise = torch.randn_like(x)
-    sqrt_ac = extract(np.sqrt(COSINE_1000), t, x)
-    sqrt_1mac = extract(np.sqrt(1 - COSINE_1000), t, x)
-    pred = network(sqrt_ac * x + sqrt_1mac * noise, t, None)
-    loss = F.mse_loss(pred, sqrt_ac * noise - sqrt_1mac * x, reduction="none").mean([1, 2, 3])
-    snr_t = extract(COSINE_1000 / (1 - COSINE_1000), t, x).flatten()
-    return (loss * snr_t / (snr_t + 1)).mean()
-
-
 def ddpm(network, x):
     """1000 linear betas, L_simple, as in the first notebook about diffusion."""
     t = torch.randint(0, 1000, (x.shape[0],))
     noise = torch.randn_like(x)
     return F.mse_loss(noise, network(q_sample(LINEAR_1000, x, t, noise), t))
-
-
-def ddpm__diffusers(network, x):
-    noise_scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
-    noise = torch.randn_like(x)
-    timesteps = torch.randint(0, 1000, (x.shape[0],), device=x.device).long()
-    noisy_images = noise_scheduler.add_noise(x, noise, timesteps)
-    model_output = network(noisy_images, timesteps, class_labels=None).sample
-    return F.mse_loss(model_output, noise)
 
 
 def ddpm__score_sde(network, x):
@@ -290,27 +181,6 @@ def edm(network, x):
     return weight * (denoised - x) ** 2
 
 
-def edm__denoiser(network, x):
-    """The same loss for a network that is D itself."""
-    sigma = torch.exp(1.2 * torch.randn(x.shape[0]) - 1.2)
-    lambda_sigma = (sigma**2 + 0.25) * (0.5 * sigma) ** -2
-    denoised = network(x + append_dims(sigma, x) * torch.randn_like(x), sigma)
-    losses = F.mse_loss(denoised, x, reduction="none").flatten(1).mean(1)
-    return (losses * lambda_sigma).mean()
-
-
-def edm__k_diffusion(network, x):
-    """The loss on F's own target: no weight at all."""
-    sigma = (torch.randn(x.shape[0]) * 1.2 - 1.2).exp()
-    sigma_data = 0.5
-    c_skip = append_dims(sigma_data**2 / (sigma**2 + sigma_data**2), x)
-    c_out = append_dims(sigma * sigma_data / (sigma**2 + sigma_data**2) ** 0.5, x)
-    c_in = append_dims(1 / (sigma**2 + sigma_data**2) ** 0.5, x)
-    noised = x + torch.randn_like(x) * append_dims(sigma, x)
-    model_output = network(noised * c_in, sigma)
-    return (model_output - (x - c_skip * noised) / c_out).pow(2).flatten(1).mean(1)
-
-
 def edm2(network, x):
     """EDM2 on latents, with the preconditioning inside; its learned log-variance is left at 0."""
     sigma = (torch.randn(x.shape[0], 1, 1, 1) * 1.0 - 0.4).exp()
@@ -319,23 +189,6 @@ def edm2(network, x):
     denoised = precondition(network, x + torch.randn_like(x) * sigma, sigma)
     loss = (weight / logvar.exp()) * ((denoised - x) ** 2) + logvar
     return loss.sum().mul(1 / x.shape[0])
-
-
-def edm2__denoiser(network, x):
-    sigma = (-0.4 + torch.randn(x.shape[0], 1, 1, 1)).exp()
-    denoised = network(x + sigma * torch.randn_like(x), sigma.flatten(), None)
-    mse = (denoised - x) ** 2
-    loss = (mse * (1 / sigma**2 + 1 / 0.5**2)).mean()
-    return loss, {"mse": mse.detach().mean()}
-
-
-def edm2_imagenet64(network, x):
-    """On pixels: P_mean -0.8, P_std 1.6."""
-    log_sigma = torch.normal(mean=-0.8, std=1.6, size=(x.shape[0],))
-    sigma = append_dims(log_sigma.exp(), x)
-    denoised = precondition(network, x + sigma * torch.randn_like(x), sigma)
-    weight = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
-    return mean_flat(weight * (denoised - x) ** 2)
 
 
 EDM_LN_SIGMA_PEAK = 3.30778 / 2  # where EDM's weighting is largest, in ln sigma
@@ -357,18 +210,6 @@ def edm_monotonic(network, x):
     return (weight * (denoised - x) ** 2).flatten(1).mean(1)
 
 
-def edm_monotonic__eps(network, x):
-    """The same objective for a variance-preserving eps-network: w(logsnr) over the density."""
-    logsnr = 2.4 + 2.4 * torch.randn(x.shape[0])
-    density = torch.exp(-0.5 * ((logsnr - 2.4) / 2.4) ** 2) / (2.4 * math.sqrt(2 * math.pi))
-    weighting = edm_log_weighting((-logsnr / 2).clamp(max=EDM_LN_SIGMA_PEAK)).exp()
-    alpha = append_dims(torch.sqrt(torch.sigmoid(logsnr)), x)
-    sigma = append_dims(torch.sqrt(torch.sigmoid(-logsnr)), x)
-    eps = torch.randn_like(x)
-    eps_mse = torch.mean((network(alpha * x + sigma * eps, logsnr) - eps) ** 2, dim=(1, 2, 3))
-    return 0.5 * torch.mean(weighting / density * eps_mse)
-
-
 # ------------------------------------------------------------------------------------ v-prediction
 
 
@@ -380,35 +221,6 @@ def v_cosine(network, x):
     noise = torch.randn_like(x)
     v = network(x * alphas + noise * sigmas, t)
     return F.mse_loss(v, noise * alphas - x * sigmas)
-
-
-def v_cosine__eps_weighted(network, x):
-    """An eps-network with its loss times (snr + 1) / snr."""
-    t = uniform(x, eps=1e-4)
-    log_snr = -2 * torch.log(torch.tan(math.pi / 2 * t))
-    snr = log_snr.exp()
-    alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()
-    noise = torch.randn_like(x)
-    pred = network(append_dims(alpha, x) * x + append_dims(sigma, x) * noise, log_snr)
-    losses = F.mse_loss(pred, noise, reduction="none").flatten(1).mean(dim=1)
-    return (losses * (snr + 1) / snr).mean()
-
-
-def v_cosine__trigflow(network, x):
-    """Angles in [0, pi/2], target cos z - sin x."""
-    t = torch.rand(x.shape[0], 1, 1, 1) * (math.pi / 2)
-    z = torch.randn_like(x)
-    x_t = torch.cos(t) * x + torch.sin(t) * z
-    return (network(x_t, t.flatten()) - (torch.cos(t) * z - torch.sin(t) * x)).pow(2)
-
-
-def v_cosine__diffusers(network, x):
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
-    noise = torch.randn_like(x)
-    timesteps = torch.randint(0, 1000, (x.shape[0],))
-    pred = network(scheduler.add_noise(x, noise, timesteps), timesteps, None).sample
-    target = scheduler.get_velocity(x, noise, timesteps)
-    return F.mse_loss(pred.float(), target.float(), reduction="mean")
 
 
 # ------------------------------------------------------------------------------- rectified flow
@@ -428,14 +240,6 @@ def flow__reversed(network, x_1):
     t = torch.rand(x_1.shape[0])
     x_t = t[:, None, None, None] * x_1 + (1 - t[:, None, None, None]) * x_0
     return torch.pow(network(x=x_t, t=t) - (x_1 - x_0), 2).mean()
-
-
-def flow__discrete(network, x):
-    """1000 steps, the network told t / 1000."""
-    t = torch.randint(1, 1001, (x.shape[0],)) / 1000
-    x_0 = torch.randn_like(x)
-    x_t = torch.lerp(x, x_0, append_dims(t, x))
-    return mean_flat((network(x_t, t) - (x_0 - x)) ** 2)
 
 
 def flow__lipman(network, x_1):
@@ -467,17 +271,6 @@ def flow_shift_3(network, x):
     return F.mse_loss(model_pred.float(), (x_1 - x).float())
 
 
-def flow_shift_3__diffusers(network, x):
-    """The shift is in the scheduler's table, the index into it uniform."""
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    indices = (torch.rand(x.shape[0]) * scheduler.config.num_train_timesteps).long()
-    sigmas = append_dims(scheduler.sigmas[indices], x)
-    noise = torch.randn_like(x)
-    noisy = (1.0 - sigmas) * x + sigmas * noise
-    model_pred = network(noisy, scheduler.timesteps[indices] / 1000, encoder_hidden_states=None)
-    return torch.mean(((model_pred.float() - (noise - x).float()) ** 2).reshape(len(x), -1), 1)
-
-
 def sd3(network, x):
     t = torch.sigmoid(torch.randn(x.shape[0]))
     texp = t.view([x.shape[0], *([1] * len(x.shape[1:]))])
@@ -487,11 +280,11 @@ def sd3(network, x):
     return batchwise_mse.mean(), batchwise_mse.detach()
 
 
-def sd3_indexed(network, x, logit_mean, logit_std, precondition_outputs=False):
-    """The diffusers script: a random index into a table that runs from noise to data."""
+def sd3__diffusers(network, x):
+    """A random index into a table that runs from noise to data."""
     noise_scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
     noise = torch.randn_like(x)
-    u = torch.normal(mean=logit_mean, std=logit_std, size=(x.shape[0],)).sigmoid()
+    u = torch.normal(mean=0.0, std=1.0, size=(x.shape[0],)).sigmoid()
     indices = (u * noise_scheduler.config.num_train_timesteps).long()
     timesteps = noise_scheduler.timesteps[indices]
     step_indices = [(noise_scheduler.timesteps == t).nonzero().item() for t in timesteps]
@@ -500,44 +293,9 @@ def sd3_indexed(network, x, logit_mean, logit_std, precondition_outputs=False):
         sigmas = sigmas.unsqueeze(-1)
     noisy_model_input = (1.0 - sigmas) * x + sigmas * noise
     model_pred = network(hidden_states=noisy_model_input, timestep=timesteps)
-    if precondition_outputs:
-        model_pred = model_pred * (-sigmas) + noisy_model_input
-        weighting, target = (sigmas**-2.0).float(), x
-    else:
-        weighting, target = torch.ones_like(sigmas), noise - x
-    loss = torch.mean(
-        (weighting * (model_pred.float() - target.float()) ** 2).reshape(len(x), -1), 1
-    )
+    target = noise - x
+    loss = torch.mean(((model_pred.float() - target.float()) ** 2).reshape(len(x), -1), 1)
     return loss.mean()
-
-
-def sd3__diffusers(network, x):
-    return sd3_indexed(network, x, logit_mean=0.0, logit_std=1.0)
-
-
-def sd3__preconditioned(network, x):
-    """An x-loss of the velocity network, with the "sigma_sqrt" weights that undo the sigma^2."""
-    return sd3_indexed(network, x, logit_mean=0.0, logit_std=1.0, precondition_outputs=True)
-
-
-def sd3_logit_normal_0_5_0_6(network, x):
-    """More noise than data: mean 0.5 of logit t, t = 1 is noise."""
-    t = torch.sigmoid(0.5 + 0.6 * torch.randn(x.shape[0], 1, 1, 1))
-    noise = torch.randn_like(x)
-    return F.mse_loss(network((1 - t) * x + t * noise, t.flatten()), noise - x)
-
-
-def sd3_logit_normal_0_5_0_6__reversed(network, x):
-    """Where t = 1 is data, the same distribution has mean -0.5."""
-    t = torch.sigmoid(torch.normal(-0.5, 0.6, size=(x.shape[0],)))
-    noise = torch.randn_like(x)
-    pred = network(append_dims(t, x) * x + append_dims(1 - t, x) * noise, t)
-    return (pred - (x - noise)).square().sum()
-
-
-def sd3_logit_normal_0_5_0_6__diffusers(network, x):
-    """An index counts from noise to data, so the script's logit_mean is -0.5."""
-    return sd3_indexed(network, x, logit_mean=-0.5, logit_std=0.6)
 
 
 def sd3_cosmap(network, x):
@@ -548,15 +306,6 @@ def sd3_cosmap(network, x):
     return mean_flat((pred - (noise - x)) ** 2).mean()
 
 
-def sd3_cosmap__weighted(network, x):
-    """The diffusers scheme of this name: uniform times, weights 2 / (pi (1 - 2s + 2s^2))."""
-    sigmas = torch.rand(x.shape[0], 1, 1, 1)
-    noise = torch.randn_like(x)
-    pred = network((1 - sigmas) * x + sigmas * noise, sigmas.flatten() * 1000)
-    weighting = 2 / (math.pi * (1 - 2 * sigmas + 2 * sigmas**2))
-    return (weighting * (pred - (noise - x)) ** 2).reshape(x.shape[0], -1).mean(1).mean()
-
-
 def indi(network, x):
     """Restoration from pure noise: regress on x from (1 - t) x + t y."""
     y = torch.randn_like(x)
@@ -564,17 +313,10 @@ def indi(network, x):
     return F.mse_loss(network((1 - t) * x + t * y, t.flatten()), x)
 
 
-def indi__discrete(network, x):
-    y = torch.randn_like(x)
-    t = torch.randint(1, 1001, (x.shape[0],))
-    x_t = x + append_dims(t / 1000, x) * (y - x)
-    return F.mse_loss(network(x_t, t), x, reduction="none").sum((1, 2, 3))
-
-
 # ------------------------------------------------------------------------ weights by SNR
 
 
-def p2_loss(network, x, p2_gamma, p2_k=1):
+def p2_1(network, x, p2_gamma=1, p2_k=1):
     """P2's fork of guided-diffusion."""
     t = torch.randint(0, 1000, (x.shape[0],))
     noise = torch.randn_like(x)
@@ -586,22 +328,6 @@ def p2_loss(network, x, p2_gamma, p2_k=1):
     return terms
 
 
-def p2_0_5(network, x):
-    return p2_loss(network, x, p2_gamma=0.5)
-
-
-def p2_1(network, x):
-    return p2_loss(network, x, p2_gamma=1)
-
-
-def p2_1__sigma2(network, x):
-    """1 / (1 + snr) is the noise variance."""
-    t = uniform(x)
-    alpha, sigma = cosine(t, x)
-    noise = torch.randn_like(x)
-    return (sigma * (network(alpha * x + sigma * noise, t) - noise)).pow(2).mean()
-
-
 def min_snr_5(network, x):
     """The paper's code: predict x, weight min(snr, 5)."""
     t = torch.randint(0, 1000, (x.shape[0],))
@@ -609,45 +335,6 @@ def min_snr_5(network, x):
     mse_loss_weight = torch.stack([snr, 5 * torch.ones_like(snr)], dim=1).min(dim=1)[0]
     model_output = network(q_sample(COSINE_1000, x, t, torch.randn_like(x)), t)
     return {"loss": mse_loss_weight * mean_flat((x - model_output) ** 2)}
-
-
-def min_snr_5__eps(network, x):
-    """On the eps-loss: min(1, 5 / snr)."""
-    t = uniform(x)
-    alpha_bar = torch.cos(math.pi / 2 * t) ** 2
-    snr = alpha_bar / (1 - alpha_bar)
-    noise = torch.randn_like(x)
-    noisy = append_dims(alpha_bar.sqrt(), x) * x + append_dims((1 - alpha_bar).sqrt(), x) * noise
-    loss = F.mse_loss(network(noisy, t * 1000), noise, reduction="none").mean([1, 2, 3])
-    return (loss * torch.minimum(torch.ones_like(snr), 5 / snr)).mean()
-
-
-def min_snr_5__v(network, x):
-    """A buffer of weights for the v-loss, min(snr, 5) / (snr + 1)."""
-    alphas_cumprod = torch.from_numpy(COSINE_1000).float()
-    snr = alphas_cumprod / (1 - alphas_cumprod)
-    maybe_clipped_snr = snr.clone()
-    maybe_clipped_snr.clamp_(max=5)
-    loss_weight = maybe_clipped_snr / (snr + 1)
-    t = torch.randint(0, 1000, (x.shape[0],)).long()
-    noise = torch.randn_like(x)
-    a, s = append_dims(alphas_cumprod[t].sqrt(), x), append_dims((1 - alphas_cumprod[t]).sqrt(), x)
-    loss = F.mse_loss(network(a * x + s * noise, t), a * noise - s * x, reduction="none")
-    loss = loss.reshape(x.shape[0], -1).mean(dim=1)
-    return (loss * loss_weight[t]).mean()
-
-
-def min_snr_5__two_steps(network, x):
-    """The v-loss scaled like an eps-loss, then weighted like one: min(1, 5/snr) snr / (snr + 1)."""
-    t = torch.randint(0, 1000, (x.shape[0],))
-    noise = torch.randn_like(x)
-    sqrt_ac, sqrt_1mac = extract(COSINE_1000**0.5, t, x), extract((1 - COSINE_1000) ** 0.5, t, x)
-    pred = network(sqrt_ac * x + sqrt_1mac * noise, t)
-    loss = (pred - (sqrt_ac * noise - sqrt_1mac * x)).square().mean([1, 2, 3])
-    snr = extract(COSINE_1000 / (1 - COSINE_1000), t, x).flatten()
-    loss = loss * torch.minimum(5 / snr, torch.ones_like(snr))
-    loss = loss * snr / (snr + 1)
-    return loss.mean()
 
 
 def min_snr_5__diffusers(network, x):
@@ -677,22 +364,6 @@ def soft_min_snr_4(network, x):
     return ((model_output - target) ** 2).flatten(1).mean(1) * c_weight
 
 
-def soft_min_snr_4__x(network, x):
-    """4 snr / (snr + 4) on the x-loss."""
-    t = torch.randint(0, 1000, (x.shape[0],))
-    snr = COSINE_1000 / (1 - COSINE_1000)
-    x_pred = network(q_sample(COSINE_1000, x, t, torch.randn_like(x)), t)
-    return (extract(4 * snr / (snr + 4), t, x) * (x_pred - x) ** 2).mean()
-
-
-def truncated_snr(network, x):
-    t = uniform(x)
-    logsnr = -2 * torch.log(torch.tan(math.pi / 2 * t))
-    alpha, sigma = logsnr.sigmoid().sqrt(), (-logsnr).sigmoid().sqrt()
-    x_hat = network(append_dims(alpha, x) * x + append_dims(sigma, x) * torch.randn_like(x), logsnr)
-    return torch.exp(logsnr).clamp(min=1) * mean_flat((x_hat - x) ** 2)
-
-
 def truncated_snr__maximum(network, x):
     """Progressive distillation: the larger of the x- and the eps-loss of a v-network."""
     t = uniform(x, eps=1e-4)
@@ -713,17 +384,6 @@ def snr_plus_1(network, x):
     return ((1 + logsnr.exp()) * mean_flat((x_hat - x) ** 2)).mean()
 
 
-def snr_plus_1__sum(network, x):
-    """The x- and the eps-loss of one x-network, added."""
-    t = torch.randint(0, 1000, (x.shape[0],))
-    sqrt_ac, sqrt_1mac = extract(COSINE_1000**0.5, t, x), extract((1 - COSINE_1000) ** 0.5, t, x)
-    eps = torch.randn_like(x)
-    z = sqrt_ac * x + sqrt_1mac * eps
-    x_pred = network(z, t)
-    eps_pred = (z - sqrt_ac * x_pred) / sqrt_1mac
-    return F.mse_loss(x_pred, x) + F.mse_loss(eps_pred, eps)
-
-
 def laplace(network, x):
     """The paper's quantile function; a v-network told log-SNR."""
     t = uniform(x)
@@ -733,15 +393,6 @@ def laplace(network, x):
     noise = torch.randn_like(x)
     v = network(alpha * x + sigma * noise, logsnr)
     return F.mse_loss(v, alpha * noise - sigma * x)
-
-
-def laplace__eps(network, x):
-    """The same for an eps-network: times 1 + 1 / snr."""
-    lmb = torch.distributions.Laplace(0.0, 0.5).sample((x.shape[0],))
-    snr = append_dims(lmb.exp(), x)
-    noise = torch.randn_like(x)
-    noisy = (snr / (1 + snr)).sqrt() * x + (1 / (1 + snr)).sqrt() * noise
-    return (1 + 1 / snr) * (network(noisy, lmb) - noise) ** 2
 
 
 # ------------------------------------------------------------------------------------ sigmoid
@@ -776,16 +427,6 @@ def sigmoid_2__sid2(network, x):
     return (weight * (x_pred - x) ** 2).mean()
 
 
-def sigmoid_2__eps(network, x):
-    """An eps-network; minus the derivative is 2 pi / sin(pi t)."""
-    t = torch.clamp(torch.rand(x.shape[0]), 1e-4, 1 - 1e-4)
-    logsnr = -2 * torch.log(torch.tan(math.pi / 2 * t))
-    alpha, sigma = cosine(t, x)
-    eps = torch.randn_like(x)
-    loss = mean_flat((network(alpha * x + sigma * eps, t) - eps) ** 2)
-    return loss * 2 * math.pi / torch.sin(math.pi * t) * torch.sigmoid(2 - logsnr)
-
-
 def sigmoid_2_slip(network, x):
     """The sigmoid as a weight on the eps-loss with uniform times, and nothing else."""
     t = uniform(x)
@@ -797,98 +438,44 @@ def sigmoid_2_slip(network, x):
     return (losses * torch.sigmoid(2 - log_snr)).mean()
 
 
-def sigmoid_2_slip__v(network, x):
-    """The same slip with a v-network turned into eps."""
-    t = torch.randint(0, 1000, (x.shape[0],))
-    sqrt_ac, sqrt_1mac = extract(COSINE_1000**0.5, t, x), extract((1 - COSINE_1000) ** 0.5, t, x)
-    eps = torch.randn_like(x)
-    z = sqrt_ac * x + sqrt_1mac * eps
-    eps_pred = sqrt_ac * network(z, t) + sqrt_1mac * z
-    log_snr = torch.log(sqrt_ac**2 / sqrt_1mac**2)
-    return (torch.sigmoid(2 - log_snr) * (eps_pred - eps) ** 2).sum((1, 2, 3))
-
-
 class Case(NamedTuple):
-    """A loss, the recipe it is, and what the network that it calls predicts (up to sign).
-
-    `is_coarse` is true where the steps are wide enough to make a weighting rise that, in the limit
-    of many steps, does not; `weighting` is what the loss really weighs where its levels are drawn
-    mostly from the end of a table that is far from that limit.
-    """
+    """A loss, the recipe it is, and what the network that it calls predicts (up to sign)."""
 
     recipe: str
     loss: Callable
     parameterization: str
-    is_coarse: bool = False
-    weighting: Callable | None = None
 
 
 CASES = [
     Case("elbo", elbo, "eps"),
-    Case("elbo", elbo__low_discrepancy, "eps"),
-    Case("elbo", elbo__discrete, "eps", is_coarse=True),
-    Case("elbo", elbo__likelihood_sde, "eps"),
     Case("elbo-ve", elbo_ve, "x"),
     Case("elbo-ve", elbo_ve__score, "score"),
-    Case("elbo-ve", elbo_ve__ncsn, "score"),
     Case("elbo-linear", elbo_linear, "eps"),
-    Case("elbo-linear", elbo_linear__discrete, "eps"),
     Case("iddpm", iddpm, "eps"),
-    Case("iddpm", iddpm__guided_diffusion, "eps"),
-    Case("iddpm", iddpm__importance_sampled, "eps", weighting=cosine_with_offset),
     Case("iddpm", iddpm__diffusers, "eps"),
-    Case("iddpm", iddpm__v_network, "v"),
     Case("ddpm", ddpm, "eps"),
-    Case("ddpm", ddpm__diffusers, "eps"),
     Case("ddpm", ddpm__score_sde, "eps"),
     Case("edm", edm, "edm"),
-    Case("edm", edm__denoiser, "x"),
-    Case("edm", edm__k_diffusion, "edm"),
     Case("edm2", edm2, "edm"),
-    Case("edm2", edm2__denoiser, "x"),
-    Case("edm2-imagenet64", edm2_imagenet64, "edm"),
     Case("edm-monotonic", edm_monotonic, "edm"),
-    Case("edm-monotonic", edm_monotonic__eps, "eps"),
     Case("v-cosine", v_cosine, "v"),
-    Case("v-cosine", v_cosine__eps_weighted, "eps"),
-    Case("v-cosine", v_cosine__trigflow, "v"),
-    Case("v-cosine", v_cosine__diffusers, "v"),
     Case("flow", flow, "flow"),
     Case("flow", flow__reversed, "flow"),
-    Case("flow", flow__discrete, "flow"),
     Case("flow", flow__lipman, "flow"),
     Case("flow", flow__x_prediction, "x"),
     Case("flow-shift-3", flow_shift_3, "flow"),
-    Case("flow-shift-3", flow_shift_3__diffusers, "flow"),
     Case("sd3", sd3, "flow"),
     Case("sd3", sd3__diffusers, "flow"),
-    Case("sd3", sd3__preconditioned, "flow"),
-    Case("sd3-logit-normal-0.5-0.6", sd3_logit_normal_0_5_0_6, "flow"),
-    Case("sd3-logit-normal-0.5-0.6", sd3_logit_normal_0_5_0_6__reversed, "flow"),
-    Case("sd3-logit-normal-0.5-0.6", sd3_logit_normal_0_5_0_6__diffusers, "flow"),
     Case("sd3-cosmap", sd3_cosmap, "flow"),
-    Case("sd3-cosmap", sd3_cosmap__weighted, "flow"),
     Case("indi", indi, "x"),
-    Case("indi", indi__discrete, "x"),
-    Case("p2-0.5", p2_0_5, "eps"),
     Case("p2-1", p2_1, "eps"),
-    Case("p2-1", p2_1__sigma2, "eps"),
     Case("min-snr-5", min_snr_5, "x"),
-    Case("min-snr-5", min_snr_5__eps, "eps"),
-    Case("min-snr-5", min_snr_5__v, "v"),
-    Case("min-snr-5", min_snr_5__two_steps, "v"),
     Case("min-snr-5", min_snr_5__diffusers, "v"),
     Case("soft-min-snr-4", soft_min_snr_4, "edm"),
-    Case("soft-min-snr-4", soft_min_snr_4__x, "x"),
-    Case("truncated-snr", truncated_snr, "x"),
     Case("truncated-snr", truncated_snr__maximum, "v"),
     Case("snr-plus-1", snr_plus_1, "x"),
-    Case("snr-plus-1", snr_plus_1__sum, "x"),
     Case("laplace", laplace, "v"),
-    Case("laplace", laplace__eps, "eps"),
     Case("sigmoid-2", sigmoid_2, "v"),
     Case("sigmoid-2", sigmoid_2__sid2, "v"),
-    Case("sigmoid-2", sigmoid_2__eps, "eps"),
     Case("sigmoid-2-slip", sigmoid_2_slip, "eps"),
-    Case("sigmoid-2-slip", sigmoid_2_slip__v, "v"),
 ]

@@ -60,10 +60,7 @@ class VelocityDenoiser:
 
     @property
     def logsnr_max(self) -> float:
-        r"""Highest log-SNR of the flow-matching process.
-
-        It is $-2\ln s$ if noise of standard deviation $s$ is left, else infinity.
-        """
+        r"""Highest log-SNR of the path: $-2\ln s$ if noise of size $s$ is left, else infinity."""
         return -2 * math.log(self.sigma_min) if self.sigma_min else math.inf
 
     def __post_init__(self) -> None:
@@ -98,9 +95,8 @@ def denoiser(
     time_scale: float = 1.0,
     sigma_min: float = 0.0,
 ) -> VelocityDenoiser:
-    r"""Return a denoiser made of a flow-matching network $v(z_t, t)$.
-
-    The network predicts the velocity $v = dz_t/dt$.
+    r"""Return a denoiser made of a flow-matching network, which predicts the velocity $v =
+    dz_t/dt$.
 
     Args:
         network: Called as `network(z_t, time_scale * t)`, with a condition (such as class labels)

@@ -13,8 +13,6 @@ from elbos.audit import Audit, Recording, record
 class RecordedSteps:
     """Base class of trainer callbacks that audit a loss during the first training steps.
 
-    The calls in the first training steps are recorded.
-
     Args:
         network: The attribute of the model that holds the network, such as "network" or
             "model.unet"; "" if the model is the network.

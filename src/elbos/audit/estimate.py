@@ -48,9 +48,7 @@ _MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a l
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
-    """Measure samples of a loss and audit its weighting.
-
-    Up to 8 times `num_samples` are measured if fewer leave open whether the weighting increases.
+    """Audit samples of a loss, up to 8 times `num_samples` if fewer leave the verdict open.
 
     Raises:
         ValueError: If the samples determine no weighting.
@@ -82,10 +80,8 @@ class Estimate:
 
     @classmethod
     def from_samples(cls, samples: Samples, measurement: Measurement | None = None) -> "Estimate":
-        """Estimate the noise-level density, coefficient and weighting of a loss from samples.
-
-        With a `Measurement`, further noise levels are first measured where the density estimate
-        needs them.
+        """Estimate the curves of a loss from samples; a `Measurement` adds the levels that the
+        density needs.
 
         Raises:
             ValueError: If there are too few noise levels.
@@ -156,9 +152,8 @@ class Estimate:
 
     @cached_property
     def undecided(self) -> list[Undecided]:
-        """Intervals of log-SNR on which it is uncertain whether the weighting increases.
-
-        Increases of less than 5 % are neglected. Empty if there are significant increases.
+        """Intervals on which an increase above 5 % is possible; empty if some increase is
+        significant.
         """
         if self.rising:
             return []
@@ -238,10 +233,8 @@ def assembled(
     is_used: NDArray[np.bool_] | None = None,
     **fields: Any,
 ) -> Audit:
-    """Construct an audit from curves on a log-SNR grid.
-
-    `log_w`, of the given covariance, and `log_c` are defined up to a constant. Names are matched
-    where `is_used`; None means everywhere.
+    """Construct an audit from curves on a grid, `log_w` and `log_c` up to a constant, with names
+    matched where `is_used`.
     """
     p = np.exp(log_p - log_p.max())
     p /= p.sum()
@@ -295,10 +288,7 @@ def significant_rises(
 
 
 def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecided]:
-    """Find the intervals of log-SNR on which it is uncertain whether a weighting increases.
-
-    Increases of less than 5 % are neglected.
-    """
+    """Find intervals of log-SNR on which an increase of more than 5 % cannot be excluded."""
     if len(grid) < 2:
         return []
     variance = np.diag(covariance)

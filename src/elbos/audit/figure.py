@@ -5,27 +5,21 @@ noise levels; and the mixture of ELBOs,
 
 $$L_w = \int -w'(\lambda)\, L(\lambda)\, d\lambda + w(\lambda_\max) L(\lambda_\max) + \dots,$$
 
-scaled so that its positive part sums to 1. With two audits, a fourth panel has the ratio of their
-weightings.
+scaled so that its positive part sums to 1.
 """
 
 from collections.abc import Sequence
 from html import escape
-from itertools import cycle
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from plotly.graph_objects import Figure, Scatter
 
-from elbos.audit.density.distance import common_levels
 from elbos.audit.result import Audit
 from elbos.audit.words import View, views
 from elbos.base.arrays import Array
-from elbos.base.codec import parse
-from elbos.base.figures import COLORS, DASHES, Panel, area, faint, log_axis, logsnr_axis, stacked
-from elbos.theory.weightings import Weighting
+from elbos.base.figures import Panel, area, faint, log_axis, logsnr_axis, stacked
 
 _RISING = "#8250df"  # no warning colour: an increase of w is not an error
 _UNDECIDED = "#7d8590"
@@ -51,37 +45,25 @@ def figure(audits: Sequence[Audit]) -> Figure:
     in_range = [v.audit.weight.numpy() if is_alone else v.central_weights for v in shown]
     is_exact = not any(audit.weight_error.any() for audit in audits)
     title = "<b>Weighting w</b>" + ("" if is_exact else ", ±2 standard errors")
-    shaded = _shaded(shown)
+    shaded = [
+        (*ends, faint(_RISING if is_alone else view.color))
+        for view in shown
+        for ends in view.audit.rising
+    ]
+    shaded += [
+        (start, end, faint(_UNDECIDED, 0.2) if is_alone else faint(view.color, 0.07))
+        for view in shown
+        for start, end, _ in view.audit.undecided
+    ]
     mixtures = [trace for view in shown for trace in _mixture(view)]
     panels = [
         Panel(title, 300, weights, log_axis(np.concatenate(in_range)), shaded),
         Panel("<b>Density p</b> of the noise levels", 120, densities, {"rangemode": "tozero"}),
         Panel("<b>Mixture of ELBOs</b>, what is added sums to 1", 200, mixtures, {}, shaded),
     ]
-    if len(audits) == 2 and len(common_levels(audits)):
-        panels.append(_ratio(*audits))
     low = min(audit.logsnr[0].item() for audit in audits)
     high = max(audit.logsnr[-1].item() for audit in audits)
     return stacked(panels, logsnr_axis(low, high), has_legend=not is_alone)
-
-
-def _shaded(shown: Sequence[View]) -> list[tuple[float, float, str]]:
-    is_alone = len(shown) == 1
-    rising = [
-        (*ends, faint(_RISING if is_alone else view.color))
-        for view in shown
-        for ends in view.audit.rising
-    ]
-    undecided = [
-        (
-            interval.start,
-            interval.end,
-            faint(_UNDECIDED, 0.2) if is_alone else faint(view.color, 0.07),
-        )
-        for view in shown
-        for interval in view.audit.undecided
-    ]
-    return [*rising, *undecided]
 
 
 def _line(view: View, values: Float[Array, " g"], **options: Any) -> Scatter:
@@ -119,46 +101,3 @@ def _mixture(view: View) -> list[Scatter]:
             showlegend=False,
         ),
     ]
-
-
-def _ratio(audit: Audit, other: Audit) -> Panel:
-    levels = common_levels([audit, other])
-    at = torch.from_numpy(levels)
-    log_ratio = (audit.weighting(at).log() - other.weighting(at).log()).numpy()
-    ratio = np.exp(log_ratio - log_ratio.mean())
-    errors = [np.interp(levels, a.logsnr.numpy(), a.weight_error.numpy()) for a in (audit, other)]
-    factor = np.exp(2 * np.hypot(*errors))
-    line = Scatter(
-        x=levels,
-        y=ratio,
-        line={"color": COLORS[-1], "width": 2.5, "simplify": False},
-        hovertemplate="ratio %{y:.3g}<extra></extra>",
-        showlegend=False,
-    )
-    traces = [area(levels, ratio / factor, ratio * factor, COLORS[-1]), line]
-    title = "<b>Ratio of the weightings</b>, first over second"
-    return Panel(title, 160, traces, log_axis(ratio))
-
-
-def named_curves(view: View, *, is_alone: bool) -> list[Scatter]:
-    """Return curves of the known weightings that are closest to the audited one.
-
-    They are initially hidden in the figure, and have geometric mean 1 under $p$. Colours differ for
-    a single audit; otherwise they are the colour of the audit.
-    """
-    audit, curves = view.audit, []
-    colors = COLORS[1:] if is_alone else [view.color]
-    for (name, _), color, dash in zip(view.nearest, cycle(colors), DASHES, strict=False):
-        log_v = parse(Weighting, name)(audit.logsnr).log()
-        p = torch.where(log_v.isfinite(), audit.density, 0.0)
-        mean = (p * log_v.nan_to_num()).sum() / p.sum()
-        curve = Scatter(
-            x=audit.logsnr.numpy(),
-            y=(log_v - mean).exp().numpy(),
-            name=name,
-            line={"color": color, "width": 2, "dash": dash},
-            hovertemplate="w %{y:.3g}",
-            visible=False,
-        )
-        curves.append(curve)
-    return curves

@@ -34,11 +34,7 @@ from elbos.theory.process import align, alpha_sigma
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredTarget(Parameterization):
-    """The regression target that an audit measured in a training loss.
-
-    Attributes:
-        convention: The convention of the loss.
-    """
+    """The regression target that an audit measured in a training loss."""
 
     convention: Convention
 
@@ -66,13 +62,9 @@ class ConventionNetwork:
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> Float[Tensor, "b *d"]:
-        r"""Estimate $a x + b\epsilon$ from noisy data.
+        r"""Estimate $a x + b\epsilon$ from variance-preserving noisy data.
 
-        Args:
-            z: Noisy data of the variance-preserving process.
-            logsnr: Log-SNR.
-            cond: The arguments that the loss gives its network besides data and time: a dict by
-                their names, or the value of the only one.
+        `cond` is a dict of the arguments besides data and time, or the value of the only one.
 
         Raises:
             ValueError: If `cond` lacks an argument, or a noise level is beyond those of the loss.
@@ -144,13 +136,9 @@ class ConventionNetwork:
 
 @dataclass(frozen=True)
 class ConventionDenoiser:
-    """A denoiser that calls a network in the same way as the training loss.
+    """A denoiser that calls a network in the same way as the training loss."""
 
-    Attributes:
-        network: `network(z, logsnr, cond)` for `Objective.loss`, with `parameterization`.
-    """
-
-    network: ConventionNetwork
+    network: ConventionNetwork  # for `Objective.loss`, with `parameterization`
 
     @property
     def convention(self) -> Convention:
@@ -171,9 +159,6 @@ class ConventionDenoiser:
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
-        r"""Estimate data and noise $(\hat x, \hat\epsilon)$ from noisy data `z`.
-
-        Arguments and errors are those of `ConventionNetwork`.
-        """
+        r"""Estimate $(\hat x, \hat\epsilon)$; arguments and errors are `ConventionNetwork`'s."""
         y = self.network(z, logsnr, cond)
         return self.parameterization.split(y, z, logsnr.double())

@@ -5,17 +5,14 @@ The page can be attached to an issue.
 
 import math
 from collections.abc import Sequence
-from itertools import count
 from pathlib import Path
 
 from markupsafe import Markup
 
 from elbos import __version__
 from elbos.audit.figure import figure as figure
-from elbos.audit.figure import named_curves
 from elbos.audit.result import Audit
-from elbos.audit.words import View, as_dict, difference, facts_tables, views
-from elbos.base.colors import Swatch
+from elbos.audit.words import as_dict, difference, facts_tables, views
 from elbos.base.html import breakable, document, write_html
 from elbos.base.numbers import fixed, number, percent, signed
 from elbos.base.tables import Table, evenly
@@ -25,25 +22,15 @@ _NUM_ROWS = 13  # of the table of the curves
 
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
     """Return the self-contained HTML page of audits."""
-    shown, fig = views(audits), figure(audits)
-    named = [named_curves(view, is_alone=len(shown) == 1) for view in shown]
-    trace = count(len(fig.data))
-    boxes = [
-        [
-            (next(trace), Swatch(curve.line.color, curve.line.dash), *nearest)
-            for curve, nearest in zip(curves, view.nearest, strict=True)
-        ]
-        for curves, view in zip(named, shown, strict=True)
-    ]
-    fig.add_traces([curve for curves in named for curve in curves])
+    shown = views(audits)
+    heads = [Markup("{} {}").format(view.swatch.html(), breakable(view.title)) for view in shown]
     return document(
         "audit/page.html",
         views=shown,
-        boxes=boxes,
-        facts=_facts(shown),
+        facts=facts_tables(shown, heads, len(shown)),
         curves=[_curves(audit) for audit in audits],
         difference=difference(*audits) if len(audits) == 2 else "",
-        figure=fig,
+        figure=figure(audits),
         label="Weighting, density and mixture of ELBOs over log-SNR; numbers are in the table "
         f"below. {' '.join(f'{v.audit.title}: {v.summary}.' for v in shown)}",
         num_samples=list(dict.fromkeys(a.num_samples for a in audits if a.num_samples)),
@@ -59,22 +46,6 @@ def write_page(audits: Sequence[Audit], path: Path, *, command: str | None = Non
         OSError: If the file cannot be written; the message names `path`.
     """
     write_html(path, page(audits, command=command))
-
-
-def as_html(audits: Sequence[Audit]) -> str:
-    """Return a description of audits as HTML for a notebook."""
-    shown, parts = views(audits), list[Markup]()
-    for view in shown:
-        notes = [Markup("<li>{} {}</li>").format(note.mark, note.text) for note in view.notes]
-        head = Markup("<p><strong>{}</strong>: {}</p><ul>{}</ul><p>{}</p>")
-        parts_of_view = (view.audit.title, view.summary, Markup("").join(notes), view.explanation)
-        parts.append(head.format(*parts_of_view))
-    return Markup("").join([*parts, *(table.html() for table in _facts(shown))])
-
-
-def _facts(shown: Sequence[View]) -> list[Table]:
-    heads = [Markup("{} {}").format(view.swatch.html(), breakable(view.title)) for view in shown]
-    return facts_tables(shown, heads, len(shown))
 
 
 def _curves(audit: Audit) -> Table:

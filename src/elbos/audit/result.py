@@ -9,18 +9,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from elbos.audit.density.distance import CurveName, Distance
+from elbos.audit.density.curves import spread
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.foreign import ConventionDenoiser, ConventionNetwork
 from elbos.audit.names.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
 from elbos.audit.names.resemblance import LossCurves, Resemblance, published_recipe, resemblances
 from elbos.audit.probing.convention import MAX_QUIET_ERROR, Convention
 from elbos.audit.probing.measure import Samples
+from elbos.base.arrays import Array
 from elbos.base.codec import without_format
 from elbos.base.pages import shown_by
 from elbos.models.calls import ForeignNetwork
@@ -45,6 +47,13 @@ DERIVED = (
     "central_half",
     "monotone_code",
 )
+
+
+class Distance(NamedTuple):
+    """Relative difference between two curves and its standard error."""
+
+    value: float
+    error: float
 
 
 class Undecided(NamedTuple):
@@ -188,19 +197,15 @@ class Audit:
         return PchipInterpolator(self.logsnr.numpy(), self.weight.log().numpy())
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        r"""Interpolate the weighting $w(\lambda)$.
-
-        Outside the log-SNR grid, return the value at the nearest end.
-        """
+        r"""Interpolate the weighting $w(\lambda)$, constant beyond the ends of the grid."""
         inside = logsnr.clamp(self.logsnr[0].item(), self.logsnr[-1].item())
         log_w = self._log_weight(inside.detach().double().cpu().numpy())
         return torch.as_tensor(log_w).exp().to(logsnr)
 
     @property
     def mixture_density(self) -> Float[Tensor, " g"]:
-        r"""Density $-w'(\lambda) / w(\lambda_\min)$ of the mixture of ELBOs over log-SNR.
-
-        Together with `mass_at_max`, it integrates to 1.
+        r"""Density $-w'(\lambda) / w(\lambda_\min)$ of the mixture of ELBOs, beside the
+        `mass_at_max`.
         """
         (slope,) = torch.gradient(self.weight, spacing=(self.logsnr,), edge_order=2)
         return -slope / self.weight[0]
@@ -280,7 +285,9 @@ class Audit:
         """Python code that computes `monotone_factor`."""
         return self.factor.code if self.factor else None
 
-    def distance(self, other: "Audit", curve: CurveName = "weight") -> Distance | None:
+    def distance(
+        self, other: "Audit", curve: Literal["weight", "density"] = "weight"
+    ) -> Distance | None:
         r"""Compute the distance between the weightings or noise-level densities of two losses.
 
         $$d = \operatorname{std}_{\lambda \sim \bar p}\,[\log w_1 - \log w_2],$$
@@ -291,7 +298,14 @@ class Audit:
             The distance and its standard error by sampling; None if the losses have no noise level
             in common.
         """
-        return Distance.between(self, other, curve)
+        levels, log_ratio, p = log_ratio_of(self, other, curve)
+        if not len(levels):
+            return None
+        variance = sum(
+            np.interp(levels, audit.logsnr.numpy(), audit.weight_error.numpy()) ** 2
+            for audit in (self, other)
+        )
+        return Distance(spread(log_ratio, p), float(np.sqrt((p * variance).sum())))
 
     def denoiser(self, network: ForeignNetwork, *, is_discrete: bool = False) -> ConventionDenoiser:
         """Construct a denoiser for a network trained with the audited loss.
@@ -340,10 +354,7 @@ class Audit:
         return ConventionDenoiser(ConventionNetwork(network, convention, is_discrete))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the audit as JSON values.
-
-        Derived quantities are included; infinity and NaN become None.
-        """
+        """Return the audit, with derived quantities, as JSON values; None for infinity and NaN."""
         names = (*(field.name for field in _stored()), *DERIVED)
         return {"format": FORMAT, **{name: _plain(getattr(self, name)) for name in names}}
 
@@ -394,9 +405,31 @@ class Audit:
         """Write a self-contained HTML page of this and other audits."""
         shown_by(self).write_page([self, *audits], Path(path))
 
-    def _repr_html_(self) -> str:
-        html: str = shown_by(self).as_html([self])
-        return html
+
+def log_ratio_of(
+    first: Audit, second: Audit, curve: str = "weight"
+) -> tuple[Float[Array, " g"], Float[Array, " g"], Float[Array, " g"]]:
+    r"""Compute log-SNRs, $\log w_1 - \log w_2$ with mean 0 (0 where both are 0) and probabilities;
+    empty arrays without a common noise level.
+    """
+    low = max(audit.logsnr[0].item() for audit in (first, second))
+    high = min(audit.logsnr[-1].item() for audit in (first, second))
+    if low >= high:
+        return np.empty(0), np.empty(0), np.empty(0)
+    levels = np.linspace(low, high, len(first.logsnr))
+    logs, p = [], np.zeros(len(levels))
+    for audit in (first, second):
+        grid = audit.logsnr.numpy()
+        log = getattr(audit, curve).log().numpy()
+        is_finite = np.isfinite(log)
+        interpolated = PchipInterpolator(grid[is_finite], log[is_finite])(levels)
+        logs.append(np.where(np.interp(levels, grid, is_finite) == 1, interpolated, -np.inf))
+        p += np.interp(levels, grid, audit.density.numpy())
+    p /= p.sum()
+    with np.errstate(invalid="ignore"):
+        log_ratio = np.where(logs[0] == logs[1], 0.0, logs[0] - logs[1])
+    is_finite = np.isfinite(log_ratio)
+    return levels, log_ratio - (p * log_ratio)[is_finite].sum() / p[is_finite].sum(), p
 
 
 def _stored() -> "list[Field[Any]]":

@@ -26,9 +26,8 @@ from torch import Tensor
 
 from elbos.audit import probe
 from elbos.audit.declare import from_recipe
-from elbos.audit.density.distance import Distance, log_ratio_of
 from elbos.audit.probing.instrument import LossFunction
-from elbos.audit.result import DERIVED, Audit
+from elbos.audit.result import DERIVED, Audit, Distance, log_ratio_of
 from elbos.base import files
 from elbos.base.checks import typed
 from elbos.base.numbers import NONE, fixed, number, percent
@@ -40,25 +39,15 @@ _EDGE = 0.01  # share of the noise levels at each end whose factors are not name
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Differences between the audit of a loss and an expected audit.
-
-    Attributes:
-        audit: The audit of the loss.
-        expected: The expected audit.
-        within: The distance that is tolerated, beyond three standard errors.
-        weighting: Distance between the weightings; None without a common noise level.
-        density: Distance between the densities of noise levels; None without a common noise level.
-        outside: The share of one loss's noise levels that are beyond the range of the other's.
-        diagnostics: Sentences of the diagnostics of the loss that are not expected.
-    """
+    """Differences between the audit of a loss and an expected audit."""
 
     audit: Audit
     expected: Audit
-    within: float
-    weighting: Distance | None
-    density: Distance | None
-    outside: float
-    diagnostics: Sequence[str]
+    within: float  # distance that is tolerated, beyond three standard errors
+    weighting: Distance | None  # None without a common noise level
+    density: Distance | None  # between the densities of noise levels
+    outside: float  # share of one loss's noise levels beyond the range of the other's
+    diagnostics: Sequence[str]  # sentences of those that are not expected
 
     @classmethod
     def between(cls, audit: Audit, expected: Audit, within: float = WITHIN) -> "Difference":

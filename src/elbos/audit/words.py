@@ -42,9 +42,7 @@ _CENTRAL = 0.99  # of the samples; curves vary by orders of magnitude in the tai
 
 
 def in_words(distance: float) -> str:
-    """Format a difference of logarithms as a percentage.
-
-    Large differences are given as a factor.
+    """Format a difference of logarithms as a percentage, or a large one as a factor.
 
     Examples:
         >>> in_words(0.081), in_words(0.87)
@@ -95,9 +93,8 @@ class View:
 
     @property
     def slips(self) -> list[Resemblance]:
-        """Published losses from which the loss differs by a coding mistake.
-
-        The opposite sign of a flow target is no mistake if time runs from noise to data.
+        """Published losses from which the loss differs by a mistake; a flow's sign is none from
+        noise to data.
         """
         velocity = ("target", "flow", "the other sign") if self.audit.time_sign > 0 else ()
         slips = [slip for slip in self.audit.resembles if slip.change]
@@ -216,10 +213,7 @@ def difference(audit: Audit, other: Audit) -> str:
 
 
 def facts(audit: Audit) -> dict[str, str]:
-    """Return the properties of an audited loss as names and values.
-
-    A dash stands for a property at its default; curves are left out.
-    """
+    """Return the properties of an audited loss by name; a dash stands for the default."""
     (view,) = views([audit])
     is_measured, (start, end) = audit.source == "measured", audit.central_half
     shares = (audit.share_pure_noise, audit.share_clean)
@@ -257,10 +251,7 @@ def _spelled(kind: type, text: str) -> str:
 
 
 def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
-    """Return tables of the properties of audits, `num` of at most 3 side by side.
-
-    The nearest weighting of a single audit is omitted: see `View.nearest`.
-    """
+    """Return tables of the properties of audits, `num` of at most 3 side by side."""
     num, tables = (num if num <= _MAX_BESIDE else 1), []
     for i in range(0, len(shown), num):
         columns = [facts(view.audit) for view in shown[i : i + num]]

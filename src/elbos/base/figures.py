@@ -17,7 +17,6 @@ from plotly.graph_objs.layout import Template
 
 from elbos.base.arrays import Array
 from elbos.base.colors import COLORS as COLORS
-from elbos.base.colors import DASHES as DASHES
 from elbos.base.colors import faint as faint
 
 _GAP, _TOP, _AXIS, _LEGEND = 46, 24, 56, 30  # pixels between, above and below the panels

@@ -100,10 +100,7 @@ class Cache:
         return x, map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, cond) or None
 
     def subset(self, num: int | None, seed: int = 0) -> "Cache":
-        """Return a random subset of at most `num` images.
-
-        None returns all images.
-        """
+        """Return a random subset of at most `num` images, or all for None."""
         if num is None or num >= len(self):
             return self
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:num]
@@ -244,9 +241,6 @@ def validate(
 
 
 def ends(denoiser: ScheduledDenoiser) -> tuple[float, float]:
-    """Return the log-SNR range of a validation on cached latents.
-
-    Both the scheduler and the validator's defaults cover it.
-    """
+    """Return the log-SNR range that both the scheduler and the validator's defaults cover."""
     low, high = Validator.logsnr_min, Validator.logsnr_max
     return max(denoiser.logsnr_min, low), min(denoiser.logsnr_max, high)

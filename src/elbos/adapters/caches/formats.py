@@ -38,51 +38,30 @@ _PIXELS = 8  # per latent and side, of the networks that are given sizes of imag
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """Cached latents and text embeddings of one image.
+    """Cached latents and text embeddings of one image."""
 
-    Attributes:
-        latents: Latents, `[c, h, w]` or `[c, f, h, w]`.
-        is_scaled: Whether they are shifted and scaled for the diffusion network.
-        text: Embeddings of the caption's tokens, `[l, d]`.
-        pooled: Embedding of the caption, `[d]`.
-        mask: Mask of the tokens, `[l]`. Default: all tokens count.
-        size: Original height and width, top and left of the crop, height and width, in pixels.
-        cond: Conditions under the network's own keywords.
-    """
-
-    latents: Tensor
-    is_scaled: bool
-    text: Tensor | None = None
-    pooled: Tensor | None = None
-    mask: Tensor | None = None
-    size: Tensor | None = None
-    cond: Mapping[str, Any] | None = None
+    latents: Tensor  # [c, h, w] or [c, f, h, w]
+    is_scaled: bool  # shifted and scaled for the diffusion network
+    text: Tensor | None = None  # embeddings of the caption's tokens, [l, d]
+    pooled: Tensor | None = None  # embedding of the caption, [d]
+    mask: Tensor | None = None  # of the tokens, [l]; None if all count
+    size: Tensor | None = None  # original height and width, top and left of the crop, its sides
+    cond: Mapping[str, Any] | None = None  # conditions under the network's own keywords
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Location of the cached files of one image.
+    """Location of the cached files of one image."""
 
-    Attributes:
-        name: Path of the image without suffix.
-        latents: File of the latents.
-        text: File of the text embeddings, if there is one.
-        key: Name of the latents in their file; the row, if the file is of many images.
-        kind: Model of the latents, where the file's name says it.
-    """
-
-    name: str
+    name: str  # path of the image without suffix
     latents: Path
     text: Path | None
-    key: str | int
-    kind: str = ""
+    key: str | int  # of the latents in their file; the row, if the file is of many images
+    kind: str = ""  # model of the latents, where the file's name says it
 
 
 class Format(abc.ABC):
-    """Format of cached latents and text embeddings.
-
-    It finds and reads the files of one trainer.
-    """
+    """Format in which one trainer caches latents and text embeddings."""
 
     name: ClassVar[str]
 
@@ -96,10 +75,7 @@ class Format(abc.ABC):
 
 
 class Kohya(Format):
-    """Cache format of kohya's sd-scripts.
-
-    The networks are SD, SDXL, SD3, Flux and Lumina 2.
-    """
+    """Cache format of kohya's sd-scripts: SD, SDXL, SD3, Flux and Lumina 2."""
 
     name = "kohya"
     is_scaled: ClassVar = {"sd": False, "sdxl": False, "sd3": False, "flux": True, "lumina": True}
@@ -160,10 +136,7 @@ class Kohya(Format):
 
 
 class Musubi(Format):
-    """Cache format of musubi-tuner.
-
-    The networks are Flux, FLUX.2, Qwen-Image, Z-Image, Krea 2 and Wan.
-    """
+    """Cache format of musubi-tuner: Flux, FLUX.2, Qwen-Image, Z-Image, Krea 2 and Wan."""
 
     name = "musubi-tuner"
     is_scaled: ClassVar = {
@@ -219,10 +192,7 @@ class Musubi(Format):
 
 
 class AiToolkit(Format):
-    """Cache format of ai-toolkit.
-
-    The cache is in folders beside the images.
-    """
+    """Cache format of ai-toolkit, in folders beside the images."""
 
     name = "ai-toolkit"
     _HASH = 23  # characters at the end of a file's name
@@ -266,10 +236,7 @@ class AiToolkit(Format):
 
 
 class Plain(Format):
-    """Cache format of plain safetensors files.
-
-    `latents` is `[n, ...]`; conditions have the network's keywords as names.
-    """
+    """Cache format of safetensors files with `latents`, `[n, ...]`, and the network's keywords."""
 
     name = "safetensors"
 

@@ -40,9 +40,7 @@ _NUM_STEPS = 1000  # timesteps of the training scripts, whatever the scheduler's
 
 
 class FamilyNetwork(nn.Module):
-    """Text-to-image network of diffusers that returns a velocity.
-
-    The supported networks are those of the `FAMILIES`.
+    """Text-to-image network of diffusers, one of `FAMILIES`, that returns a velocity.
 
     Args:
         inner: The network, which may be compiled or wrapped for data parallelism.
@@ -64,11 +62,7 @@ class FamilyNetwork(nn.Module):
 
 
 def pack(z: Float[Tensor, "b c *d"], network: Any) -> tuple[Tensor, tuple[int, int]]:
-    """Divide images into a sequence of patches.
-
-    Returns the tokens `[b, rows * columns, p * p * c]`, and (rows, columns). An image may have a
-    frame axis of length 1.
-    """
+    """Divide images into tokens `[b, rows * columns, p * p * c]`, in a grid (rows, columns)."""
     inner: Any = unwrapped(network)
     num_channels = z.shape[1]
     side = math.isqrt(inner.config.in_channels // num_channels)
@@ -86,29 +80,20 @@ def pack(z: Float[Tensor, "b c *d"], network: Any) -> tuple[Tensor, tuple[int, i
 def unpack(
     tokens: Float[Tensor, "b n d"], grid: tuple[int, int], z: Float[Tensor, "b c *d"]
 ) -> Float[Tensor, "b c *d"]:
-    """Assemble images from a sequence of patches.
-
-    The images have the shape of `z`; the inverse of `pack`.
-    """
+    """Assemble images of the shape of `z` from tokens, the inverse of `pack`."""
     patches = tokens.mT.reshape(len(z), -1, *grid)
     return pixel_shuffle(patches, z.shape[-1] // grid[1]).reshape(z.shape)
 
 
 def positions(*sizes: int, like: Tensor) -> Int[Tensor, "n axes"]:
-    """Return the integer coordinates of all points of a regular grid.
-
-    The last axis is fastest.
-    """
+    """Return the integer coordinates of a regular grid, the last axis fastest."""
     return torch.cartesian_prod(*(torch.arange(size, device=like.device) for size in sizes))
 
 
 def _guidance(
     network: Any, guidance: float | Tensor | None, z: Tensor
 ) -> Float[Tensor, " b"] | None:
-    """Return the guidance scale of each sample.
-
-    None if the network has no input for it.
-    """
+    """Return the guidance scale of each sample; None if the network has no input for it."""
     inner: Any = unwrapped(network)
     if not inner.config.get("guidance_embeds", True):  # the first FLUX.2 of diffusers had no choice
         return None

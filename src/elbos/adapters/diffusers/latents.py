@@ -56,9 +56,8 @@ class Latents:
 
     @classmethod
     def from_vae(cls, vae: Any) -> "Latents":
-        """Read the scaling of the latents of a diffusers VAE.
-
-        It is in the configuration or, for FLUX.2, in the batch normalization.
+        """Read the scaling of the latents from a diffusers VAE's configuration, or FLUX.2's batch
+        normalization.
 
         Raises:
             ValueError: If the configuration has neither a `scaling_factor` nor `latents_std`.
@@ -114,10 +113,7 @@ class Latents:
         return self.normalize(latents.flatten(1, -3) if images.ndim == 4 else latents)
 
     def normalize(self, latents: Float[Tensor, "b d *k i j"]) -> Float[Tensor, "b e *k l m"]:
-        """Shift and scale latents for the diffusion network.
-
-        The latents are, for example, cached outputs of the VAE.
-        """
+        """Shift and scale latents, such as cached outputs of the VAE, for the diffusion network."""
         x = self._patches(latents)
         return (x - self._by_channel(self.shift, x)) * self._by_channel(self.scale, x)
 
@@ -125,10 +121,7 @@ class Latents:
     def moments(
         self, images: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
-        """Encode images as means and log-variances of scaled latents.
-
-        Both are float32.
-        """
+        """Encode images as means and log-variances of scaled latents, both float32."""
         encoded = self._encoded(images)
         if (latent := getattr(encoded, "latent", None)) is not None:
             mean, logvar = latent, torch.full_like(latent, _LOGVAR)
@@ -139,10 +132,7 @@ class Latents:
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b d *k i j"]) -> Float[Tensor, "b c *f h w"]:
-        """Decode scaled latents to images.
-
-        Images are approximately in [-1, 1], on the VAE's device.
-        """
+        """Decode scaled latents to images, approximately in [-1, 1], on the VAE's device."""
         z = latents.to(next(self.vae.parameters()))
         z = z / self._by_channel(self.scale, z) + self._by_channel(self.shift, z)
         z = pixel_shuffle(z, self.patch) if self.patch > 1 else z

@@ -58,10 +58,7 @@ class Levels(abc.ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Steps(Levels):
-    """Conversion of log-SNR to the discrete timesteps of a diffusers scheduler.
-
-    The log-SNR is interpolated linearly between timesteps.
-    """
+    """Conversion of log-SNR to discrete timesteps, by linear interpolation between them."""
 
     step: Int[Tensor, " steps"]
     logsnr: Float[Tensor, " steps"]
@@ -73,10 +70,7 @@ class Steps(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogSigma(Levels):
-    r"""Conversion of log-SNR to the timesteps of diffusers' EDM schedulers.
-
-    The timestep is $\frac14\ln\tilde\sigma$.
-    """
+    r"""Conversion of log-SNR to the timesteps of EDM schedulers, $\frac14\ln\tilde\sigma$."""
 
     sigma_data: float = 1.0
 
@@ -90,10 +84,7 @@ class LogSigma(Levels):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FlowTime(Levels):
-    r"""Conversion of log-SNR to the timesteps of diffusers' flow-matching schedulers.
-
-    The timestep is $N\tau$ for noisy data $(1 - \tau) x + \tau\epsilon$.
-    """
+    r"""Conversion of log-SNR to timesteps $N\tau$ for noisy data $(1 - \tau) x + \tau\epsilon$."""
 
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         return self.num_steps * torch.sigmoid(-logsnr / 2)

@@ -151,10 +151,7 @@ class DiffusersNetwork(nn.Module):
 
 
 def null_label(inner: Any) -> int | None:
-    """Return the null label of a class-conditional diffusers network.
-
-    It is the last row of the class embedding; None without a class embedding.
-    """
+    """Return the last row of the class embedding, the null label; None without an embedding."""
     name = type(inner).__name__
     num = inner.config.get(CLASS_KEYS[name])
     if num is None:
@@ -163,20 +160,14 @@ def null_label(inner: Any) -> int | None:
 
 
 def part_name(network: DiffusersNetwork) -> str:
-    """Return the component name of a network in a diffusers pipeline.
-
-    It is "transformer" or "unet".
-    """
+    """Return the component name of a network in a diffusers pipeline, "transformer" or "unet"."""
     return "transformer" if "Transformer" in type(network.inner).__name__ else "unet"
 
 
 def fitted(
     name: str, settings: Mapping[str, Any], shape: tuple[int, ...], num_classes: int | None
 ) -> dict[str, Any]:
-    """Adapt the settings of a network to the shape and classes of the data.
-
-    A ValueError is raised if given settings contradict the data.
-    """
+    """Fill in a network's settings from the data's shape and classes; refuse contradictions."""
     if len(shape) != 3:
         raise ValueError(f"{name} takes images, (channels, height, width), not data of {shape}.")
     channels, *sides = shape

@@ -108,11 +108,7 @@ class ScheduledDenoiser:
 
     @torch.no_grad()
     def ignores_time(self, z: Float[Tensor, "b *d"], cond: Condition = None) -> bool:
-        """Test whether the network ignores the timestep in its input.
-
-        The outputs are compared at the first and last timestep. Outputs that are all zero do not
-        count.
-        """
+        """Test whether outputs at the first and last timestep are equal, and not zero."""
         first, last = (
             self._output(z, torch.full((len(z),), end, device=z.device), cond)
             for end in (self.logsnr_max, self.logsnr_min)

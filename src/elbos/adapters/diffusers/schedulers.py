@@ -68,9 +68,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def loss_table(config: Config, training: Training) -> LossTable:
-    """Return the training loss of a diffusers script as a table over time steps.
-
-    The loss is defined by the scheduler's configuration and the script's flags.
+    """Return the loss of a scheduler's configuration and a script's flags as a table over time
+    steps.
 
     Raises:
         ValueError: If the configuration is malformed or contradicts the flags.

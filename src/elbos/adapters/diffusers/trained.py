@@ -34,10 +34,7 @@ _PREDICTION_TYPES = {Eps(): "epsilon", X(): "sample", V(): "v_prediction"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EvenSteps(Levels):
-    r"""Conversion of log-SNR to timesteps that are evenly spaced in log-SNR.
-
-    They run from $\lambda_+$ at timestep 0 to $\lambda_-$ at timestep $N - 1$.
-    """
+    r"""Timesteps that are even in log-SNR, from 0 at $\lambda_+$ to $N - 1$ at $\lambda_-$."""
 
     def timestep(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         share = (self.logsnr_max - logsnr) / (self.logsnr_max - self.logsnr_min)
@@ -47,9 +44,7 @@ class EvenSteps(Levels):
 def trained_levels(
     parameterization: Parameterization, logsnr_min: float, logsnr_max: float
 ) -> Levels:
-    """Return a function from log-SNR to timesteps for a network trained by this library.
-
-    They map log-SNR to timestep.
+    """Return the map from log-SNR to timesteps for a network trained by this library.
 
     Raises:
         ValueError: If diffusers has no scheduler for the target or the noise levels.

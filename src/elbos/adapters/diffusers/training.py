@@ -72,11 +72,7 @@ PREDICTION_TYPES: dict[str, Prediction] = {
 
 
 def step_probability(training: Training, u: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
-    """Return the probability that a training timestep falls into each given interval.
-
-    The intervals lie between successive entries of `u`. The density is defined by the flags of the
-    training script.
-    """
+    """Return the probability of training timesteps between successive entries of `u`."""
     if training.weighting_scheme == "logit_normal":
         z = (torch.logit(u) - training.logit_mean) / (training.logit_std * math.sqrt(2))
         return torch.where(z[1:] < 0, torch.erfc(-z).diff(), -torch.erfc(z).diff()) / 2

@@ -17,13 +17,15 @@ The step (`jobs/process/BaseSDTrainProcess.py`) is uniform from `min_denoising_s
 The coefficient of $\|\hat u - (\epsilon - x)\|^2$ (`SDTrainer.py` of `sd_trainer`) is
 1; with `linear_timesteps` a bell $e^{-2(i/1000 - 1/2)^2} - e^{-1/2}$, flat in the cleaner half with
 `linear_timesteps2`; with `weighted` a table of 1,000 measured numbers, here a line through 22 of
-them, to .6 %; with `t0_loss_target` $t^2$, over $\max(t, .1)^2$ with `t0_velocity_equiv_weight`.
-Without flow matching, steps 2 to 998 of Stable Diffusion's table are drawn, and the coefficient is
-$\min(1, \gamma/\mathrm{snr})$ (`min_snr_gamma`) or $\gamma/\mathrm{snr}$ (`snr_gamma`).
+them, to .6 %. Without flow matching, steps 2 to 998 of Stable Diffusion's table are drawn, and the
+coefficient is $\min(1, \gamma/\mathrm{snr})$ (`min_snr_gamma`) or $\gamma/\mathrm{snr}$
+(`snr_gamma`).
 
 References:
     https://github.com/ostris/ai-toolkit
 """
+
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,17 +33,9 @@ from jaxtyping import Float
 from scipy import special, stats
 from torch import Tensor
 
-from elbos.adapters.trainers.flow import flow_loss, shifts_by_resolution, time_of
+from elbos.adapters.trainers import flow
+from elbos.adapters.trainers.flow import NUM_STEPS
 from elbos.adapters.trainers.settings import Settings
-from elbos.adapters.trainers.times import (
-    NUM_STEPS,
-    even_times,
-    fine_table,
-    flow_table,
-    min_snr,
-    stable_diffusion,
-    stable_diffusion_logsnr,
-)
 from elbos.adapters.trainers.trainer import Loss, Trainer
 from elbos.audit import diagnostics as kinds
 from elbos.theory.recipes.flow import bell
@@ -58,6 +52,7 @@ _WEIGHTED = (  # the weights of `default_weighing_scheme.py` at these steps
     *(0.906, 1.012, 1.22, 1.375, 1.471, 1.507, 1.507, 1.441, 1.264, 1.083, 0.925),
     *(0.805, 0.731, 0.715, 0.716, 0.729, 0.732, 0.716, 0.666, 0.582, 0.493, 0.447),
 )
+_TAIL = 1e-5  # probability cut off at either end
 _FINDINGS = {
     kinds.DeclaredTarget: (
         *("learnable_snr_gos", "do_prior_divergence", "max_loss", "do_guidance_loss"),
@@ -83,6 +78,7 @@ _NEUTRAL = {
     **dict.fromkeys(("latent_multiplier", "noisy_latent_multiplier", "img_multiplier"), 1),
     **dict.fromkeys(("adaptive_scaling_factor", "standardize_latents", "standardize_images"), 0),
     **dict.fromkeys(("train_turbo", "do_cfg", "do_random_cfg", "refiner_name_or_path"), 0),
+    "t0_loss_target": 0,
     "optimal_noise_pairing_samples": 1,
     "num_train_timesteps": NUM_STEPS,
 }
@@ -97,13 +93,13 @@ def _read(settings: Settings) -> Loss:
     if settings.flag("is_v_pred"):
         raise ValueError("is_v_pred fails in this version, with a target of pixels: leave it out.")
     p = _step_probability(settings, edge=1).flip(0)  # steps count from noise to data
-    snr, coefficient = stable_diffusion_logsnr().exp(), None
+    snr, coefficient = flow.stable_diffusion_logsnr().exp(), None
     gamma, least = (settings.number(name, 0, low=0) for name in ("snr_gamma", "min_snr_gamma"))
     if gamma > 1e-6:
         coefficient = gamma / snr
     elif least > 1e-6:
-        coefficient = min_snr(snr, least)
-    return stable_diffusion("ai-toolkit, Stable Diffusion", coefficient, p / p.sum())
+        coefficient = flow.min_snr(snr, least)
+    return flow.stable_diffusion("ai-toolkit, Stable Diffusion", coefficient, p / p.sum())
 
 
 def _step_probability(settings: Settings, *, edge: int) -> Float[Tensor, " n"]:
@@ -131,36 +127,30 @@ def _flow(settings: Settings) -> Loss:
     is_whole = bool(p[:-1].min() > 0) and p[-1].item() == 0
     title = f"ai-toolkit, {weighting}"
 
-    is_t0 = settings.flag("t0_loss_target")
-    is_equivalent = is_t0 and settings.flag("t0_velocity_equiv_weight")
-
-    def coefficient(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        if not is_t0:
-            return torch.ones_like(t)
-        return t**2 / t.clamp(min=0.1) ** 2 if is_equivalent else t**2
-
     if weighting == "sigmoid" and is_whole:
-        return flow_loss(
-            title, Normal.logit_normal(), coefficient=lambda logsnr: coefficient(time_of(logsnr))
-        )
+        return flow.flow_loss(title, Normal.logit_normal())
     if weighting == "sigmoid":
-        return fine_table(title, lambda logsnr: _sorted_log_density(logsnr, p), coefficient)
+        logsnr = torch.linspace(-20, 20, 4001, dtype=torch.float64)
+        p = torch.softmax(_sorted_log_density(logsnr, p), 0)
+        is_shown = (p.cumsum(0) > _TAIL) & (p.flip(0).cumsum(0).flip(0) > _TAIL)
+        table = flow.flow_table(title, flow.time_of(logsnr[is_shown]), p[is_shown])
+        return replace(table, logsnr=logsnr[is_shown])
     if weighting == "lognorm_blend":
         if not is_whole:
             raise ValueError("timestep_type is lognorm_blend: leave out restrictions of the steps.")
         t, p = _lognorm_blend()
-        return flow_table(title, t, p, coefficient(t))
+        return flow.flow_table(title, t, p)
 
-    tables = [even_times()]
+    tables = [flow.even_times()]
     if weighting.endswith("shift"):
         arch = "flux" if settings.flag("is_flux") else settings.text("arch", "sd3")
         if arch in _STATIC_SHIFT:
             shift = _STATIC_SHIFT[arch]
-            tables = [even_times(shift, last=even_times(shift)[-1].item())]
+            tables = [flow.even_times(shift, last=flow.even_times(shift)[-1].item())]
         elif arch in _PIXELS_PER_TOKEN:
             pixels = _PIXELS_PER_TOKEN[arch]
-            shifts = shifts_by_resolution(settings, "resolution", pixels=pixels)
-            tables = [even_times(shift) for shift in shifts]
+            shifts = flow.shifts_by_resolution(settings, "resolution", pixels=pixels)
+            tables = [flow.even_times(shift) for shift in shifts]
         else:
             names = ", ".join([*_STATIC_SHIFT, *_PIXELS_PER_TOKEN])
             raise ValueError(f"arch is {arch!r}: the shifts of {names} are known here.")
@@ -174,16 +164,14 @@ def _flow(settings: Settings) -> Loss:
         if is_half:
             weight[NUM_STEPS // 2 :] = weight.max()
     t, num = torch.cat(tables), len(tables)
-    return flow_table(title, t, p.repeat(num), coefficient(t) * weight.repeat(num))
+    return flow.flow_table(title, t, p.repeat(num), weight.repeat(num))
 
 
 def _sorted_log_density(
     logsnr: Float[Tensor, " n"], p: Float[Tensor, " steps"]
 ) -> Float[Tensor, " n"]:
-    """Return the log-density of a log-SNR chosen by rank among normal numbers.
-
-    The element of 1,000 draws of the log-SNR from $N(0, 2^2)$ is chosen with probabilities `p`. It
-    is the density of one draw, times the mean of `p` at the number of noisier draws.
+    """Return the log-density of a log-SNR chosen, by rank with probabilities `p`, among 1,000 draws
+    from $N(0, 2^2)$: that of one draw, times the mean of `p` at the number of noisier draws.
     """
     i, n = np.arange(NUM_STEPS), NUM_STEPS - 1
     noisier, cleaner = special.ndtr(logsnr.numpy() / 2), special.ndtr(-logsnr.numpy() / 2)

@@ -24,14 +24,8 @@ from dataclasses import replace
 
 import torch
 
-from elbos.adapters.trainers.flow import flow_loss, logsnr_of, shifted, shifts_by_resolution
+from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
-from elbos.adapters.trainers.times import (
-    debiased,
-    min_snr,
-    stable_diffusion,
-    stable_diffusion_logsnr,
-)
 from elbos.adapters.trainers.trainer import Loss, Trainer
 from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
@@ -65,7 +59,7 @@ def _read(settings: Settings) -> Loss:
     if model == "sdxl":
         return _sdxl(settings, title)
     if model == "cosmos":
-        edm = flow_loss(title, Normal.edm(p_mean=0.0, p_std=1.0))
+        edm = flow.flow_loss(title, Normal.edm(p_mean=0.0, p_std=1.0))
         return replace(edm, parameterization=EDM())
     shifts = [1.0]
     if model not in _UNSHIFTED:
@@ -74,7 +68,7 @@ def _read(settings: Settings) -> Loss:
         shifts = [shift or 1.0]
         if not shift and model not in _NO_FLUX_SHIFT and settings.flag(by_resolution):
             pixels = _PIXELS_PER_TOKEN.get(model, 16)
-            shifts = shifts_by_resolution(settings, "resolutions", pixels=pixels)
+            shifts = flow.shifts_by_resolution(settings, "resolutions", pixels=pixels)
 
     methods = ("logit_normal", "uniform")
     is_normal = settings.one_of("timestep_sample_method", "logit_normal", methods) == methods[0]
@@ -85,12 +79,12 @@ def _read(settings: Settings) -> Loss:
         if model == "wan":
             t = torch.tensor([1 - 1e-4, 1e-4], dtype=torch.float64)
             t = torch.sigmoid(scale * torch.special.ndtri(t)) if is_normal else t
-            last, first = shifted(t, shift).tolist()
+            last, first = flow.shifted(t, shift).tolist()
             first = max(first, settings.number("min_t", 0.0, low=0, high=1))
             last = min(last, settings.number("max_t", 1.0, low=0, high=1))
             if not first < last:
                 raise ValueError(f"min_t is {first:g}, max_t {last:g}: there is no time between.")
-            low, high = logsnr_of(torch.tensor([last, first], dtype=torch.float64)).tolist()
+            low, high = flow.logsnr_of(torch.tensor([last, first], dtype=torch.float64)).tolist()
             ends = {"logsnr_min": low, "logsnr_max": high}
         normal = Normal.logit_normal(mean=math.log(shift), std=scale, **ends)
         parts.append(normal if is_normal else Uniform(shift=shift, **ends))
@@ -98,22 +92,22 @@ def _read(settings: Settings) -> Loss:
     if len(parts) > 1:
         schedule = Mixture(schedules=tuple(parts), shares=(1.0,) * len(parts))
     factor = -1.0 if model in _REVERSED else 1.0
-    return flow_loss(title, schedule, factor=factor)
+    return flow.flow_loss(title, schedule, factor=factor)
 
 
 def _sdxl(settings: Settings, title: str) -> LossTable:
-    is_v, snr = settings.flag("v_pred"), stable_diffusion_logsnr().exp()
+    is_v, snr = settings.flag("v_pred"), flow.stable_diffusion_logsnr().exp()
     coefficient = torch.ones_like(snr)
     if settings.has("min_snr_gamma"):
         gamma = settings.number("min_snr_gamma", 1, above=0)
-        coefficient *= min_snr(snr, gamma, is_v=is_v)
+        coefficient *= flow.min_snr(snr, gamma, is_v=is_v)
     if settings.has("debiased_estimation_loss"):
-        coefficient *= debiased(snr, is_v=is_v)
+        coefficient *= flow.debiased(snr, is_v=is_v)
         if not settings.flag("debiased_estimation_loss"):
             settings.diagnostics.append(kinds.SettingOn(setting="debiased_estimation_loss"))
     if is_v and (coefficient != 1).any():
         settings.diagnostics.append(kinds.DeclaredSnr(setting="v_pred"))
-    return stable_diffusion(title, coefficient, is_v=is_v, is_zero_terminal=is_v)
+    return flow.stable_diffusion(title, coefficient, is_v=is_v, is_zero_terminal=is_v)
 
 
 DIFFUSION_PIPE = Trainer(

@@ -1,4 +1,5 @@
-r"""Flow matching in trainers: times, time shifts by resolution, loss weights and targets.
+r"""Losses of trainers: flow matching's times, shifts by resolution, weights and targets; and tables
+of 1,000 time steps, of flow matching and of Stable Diffusion.
 
 On the path $z = (1 - t)x + t\epsilon$ log-SNR is $\lambda = 2\ln\frac{1 - t}{t}$. A shift $s$,
 $t' = \frac{st}{1 + (s - 1)t}$, lowers it by $2\ln s$, so that logit-normal times of mean $m$ are
@@ -16,13 +17,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.adapters.diffusers import Scheme, Training
+from elbos.adapters.diffusers import Scheme, Training, loss_table
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss
 from elbos.audit import DeclaredLoss, LossTable
 from elbos.audit import diagnostics as kinds
-from elbos.theory.parameterizations import Flow, Parameterization
+from elbos.theory.parameterizations import Eps, Flow, Parameterization, V
 from elbos.theory.schedules import Schedule
+
+NUM_STEPS = 1000
+MAX_SNR = 1000.0
+"""The largest SNR in the coefficients that trainers derive from it, Min-SNR's excepted."""
 
 FLUX, QWEN, KREA = (4096, 1.15), (8192, 0.9), (6400, 1.15)
 """The second point (tokens, mu) of the line by which a model's times are shifted; see `mu_of`."""
@@ -41,10 +46,7 @@ def logsnr_of(t: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
 
 
 def shifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
-    """Return shifted flow-matching times, $st / (1 + (s - 1)t)$ with $s$ = `shift`.
-
-    Times are noisier if $s > 1$.
-    """
+    """Return shifted flow-matching times, $st / (1 + (s - 1)t)$, noisier if $s > 1$."""
     return shift * t / (1 + (shift - 1) * t)
 
 
@@ -55,11 +57,8 @@ def unshifted(t: Float[Tensor, "*b"], shift: float) -> Float[Tensor, "*b"]:
 def mu_of(
     height: float, width: float, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> float:
-    r"""Return the log-shift $\mu$ of flow-matching times for an image size.
-
-    The log-shift is linear in the image's number of tokens. The line passes through (256 tokens,
-    0.5) and `high`. `pixels` is the side of a token. Default: 8 of the autoencoder times patches of
-    2.
+    r"""Return the log-shift $\mu$, linear in the number of tokens, of sides of `pixels`, through
+    (256 tokens, 0.5) and `high`.
     """
     (x1, y1), (x2, y2) = (256, 0.5), high
     tokens = (height // pixels) * (width // pixels)
@@ -67,10 +66,7 @@ def mu_of(
 
 
 def sides(settings: Settings, name: str = "resolution", default: int | None = None) -> list[float]:
-    """Read image side lengths in pixels from a trainer's settings.
-
-    The default is used if the setting is missing.
-    """
+    """Read image side lengths in pixels from a trainer's settings."""
     text = settings.text(name)
     if not text and default is None:
         shown = f"{_RESOLUTION} x {_RESOLUTION}"
@@ -95,10 +91,7 @@ def resolution(settings: Settings, default: int | None = None) -> tuple[float, f
 def shifts_by_resolution(
     settings: Settings, name: str, *, high: tuple[float, float] = FLUX, pixels: int = 16
 ) -> list[float]:
-    r"""Return the flow-matching time shift for each image resolution in a trainer's settings.
-
-    The shift is $e^\mu$.
-    """
+    r"""Return the flow-matching time shift $e^\mu$ for each image resolution in the settings."""
     numbers = sides(settings, name)
     return [math.exp(mu_of(side, side, high=high, pixels=pixels)) for side in numbers]
 
@@ -123,10 +116,7 @@ def flow_loss(
     coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
     factor: float = 1.0,
 ) -> DeclaredLoss:
-    r"""Return the squared error of the flow-matching target as a loss.
-
-    The target is $\epsilon - x$; the loss is given by formulas.
-    """
+    r"""Return the squared error of the flow-matching target $\epsilon - x$ as a declared loss."""
     return DeclaredLoss(
         title=title,
         schedule=schedule,
@@ -137,10 +127,7 @@ def flow_loss(
 
 
 def weighted(loss: Loss, coefficient: Callable[[Tensor], Tensor], **changes: Any) -> Loss:
-    """Return a copy of a loss with another coefficient.
-
-    The coefficient is a function of log-SNR; the fields in `changes` are replaced, too.
-    """
+    """Return a copy of a loss with another coefficient of log-SNR, and other fields replaced."""
     if isinstance(loss, LossTable):
         return replace(loss, coefficient=coefficient(loss.logsnr), **changes)
     return replace(loss, coefficient=coefficient, **changes)
@@ -166,3 +153,90 @@ class Residual(Parameterization):
         a, b = Flow().coefficients(logsnr)
         a, b = self.sign * a - (1 - t), self.sign * b - t
         return (-a / t, -b / t) if self.is_scaled else (a, b)
+
+
+# --- tables of time steps ------------------------------------------------------------------------
+
+
+def steps_between(
+    settings: Settings, low: str, high: str, *, is_share: bool = False
+) -> tuple[int, int]:
+    """Read a range of time steps: the first, and the last plus one, as fractions of all if
+    `is_share`.
+    """
+    if is_share:
+        ends = [settings.number(n, default, low=0, high=1) for n, default in ((low, 0), (high, 1))]
+        first, end = (int(NUM_STEPS * value) for value in ends)
+    else:
+        first = settings.integer(low, 0, high=NUM_STEPS)
+        end = settings.integer(high, NUM_STEPS, high=NUM_STEPS)
+    if not first < end:
+        limit, upper = settings.text(low, "0"), settings.text(high, "left out")
+        raise ValueError(f"{high} is {upper}: raise it above {low}, {limit}, or lower that.")
+    return first, end
+
+
+def even_times(shift: float = 1.0, last: float = 1 / NUM_STEPS) -> Float[Tensor, " steps"]:
+    """Return 1,000 even flow-matching times, from noise to data, after a time shift."""
+    return shifted(torch.linspace(1, last, NUM_STEPS, dtype=torch.float64), shift)
+
+
+def flow_table(
+    title: str,
+    t: Float[Tensor, " steps"],
+    probability: Float[Tensor, " steps"],
+    coefficient: Float[Tensor, " steps"] | None = None,
+) -> LossTable:
+    """Return a flow-matching loss as a table over times; probabilities are normalized."""
+    return LossTable(
+        title=title,
+        logsnr=logsnr_of(t),
+        probability=probability / probability.sum(),
+        coefficient=torch.ones_like(t) if coefficient is None else coefficient,
+        parameterization=Flow(),
+    )
+
+
+def stable_diffusion_logsnr(*, is_zero_terminal: bool = False) -> Float[Tensor, " steps"]:
+    """Return the log-SNRs of Stable Diffusion's 1,000 time steps, from clean to noisy."""
+    config = {
+        "_class_name": "DDPMScheduler",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "rescale_betas_zero_snr": is_zero_terminal,
+    }
+    return loss_table(config, Training()).logsnr
+
+
+def stable_diffusion(
+    title: str,
+    coefficient: Float[Tensor, " steps"] | None = None,
+    probability: Float[Tensor, " steps"] | None = None,
+    *,
+    is_v: bool = False,
+    is_zero_terminal: bool = False,
+) -> LossTable:
+    """Return a loss over Stable Diffusion's time steps; by default uniform and unweighted."""
+    logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero_terminal)
+    ones = torch.ones_like(logsnr)
+    return LossTable(
+        title=title,
+        logsnr=logsnr,
+        probability=ones / NUM_STEPS if probability is None else probability,
+        coefficient=ones if coefficient is None else coefficient,
+        parameterization=V() if is_v else Eps(),
+    )
+
+
+def min_snr(snr: Float[Tensor, " n"], gamma: float, *, is_v: bool = False) -> Float[Tensor, " n"]:
+    r"""Return Min-SNR's coefficient at the SNR $\rho$: $\min(\rho, \gamma)$ over $\rho$ for eps,
+    $\rho + 1$ for v.
+    """
+    return snr.clamp(max=gamma) / (snr + is_v)
+
+
+def debiased(snr: Float[Tensor, " n"], *, is_v: bool) -> Float[Tensor, " n"]:
+    r"""Return the debiased-estimation coefficient, $\rho^{-1/2}$ for eps, $1/(\rho + 1)$ for v."""
+    capped = snr.clamp(max=MAX_SNR)
+    return 1 / (capped + 1) if is_v else capped.rsqrt()

@@ -21,17 +21,8 @@ from torch import Tensor
 from elbos.adapters.diffusers import Training, loss_table
 from elbos.adapters.diffusers.training import scheme_weight, step_probability
 from elbos.adapters.trainers import flow
+from elbos.adapters.trainers.flow import NUM_STEPS
 from elbos.adapters.trainers.settings import Settings
-from elbos.adapters.trainers.times import (
-    MAX_SNR,
-    NUM_STEPS,
-    debiased,
-    flow_table,
-    min_snr,
-    stable_diffusion,
-    stable_diffusion_logsnr,
-    steps_between,
-)
 from elbos.adapters.trainers.trainer import Loss, Trainer
 from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
@@ -96,10 +87,10 @@ def _read(settings: Settings) -> Loss:
 
 def _sd(settings: Settings) -> LossTable:
     is_v, is_zero = settings.flag("v_parameterization"), settings.flag("zero_terminal_snr")
-    snr = stable_diffusion_logsnr().exp()
-    c, capped = torch.ones_like(snr), snr.clamp(max=MAX_SNR)
+    snr = flow.stable_diffusion_logsnr().exp()
+    c, capped = torch.ones_like(snr), snr.clamp(max=flow.MAX_SNR)
     if gamma := settings.number("min_snr_gamma", 0, low=0):
-        c = c * min_snr(snr, gamma, is_v=is_v)
+        c = c * flow.min_snr(snr, gamma, is_v=is_v)
     if settings.flag("scale_v_pred_loss_like_noise_pred"):
         if not is_v:
             raise ValueError("scale_v_pred_loss_like_noise_pred needs v_parameterization: add it.")
@@ -109,12 +100,12 @@ def _sd(settings: Settings) -> LossTable:
             raise ValueError("v_pred_like_loss is not for v_parameterization: leave one out.")
         c = c * (1 + like_v * (capped + 1) / capped)
     if settings.flag("debiased_estimation_loss"):
-        c = c * debiased(snr, is_v=is_v)
-    low, high = steps_between(settings, "min_timestep", "max_timestep")
+        c = c * flow.debiased(snr, is_v=is_v)
+    low, high = flow.steps_between(settings, "min_timestep", "max_timestep")
     steps = torch.arange(NUM_STEPS)
     if is_zero and (c != 1).any():
         settings.diagnostics.append(kinds.DeclaredSnr(setting="zero_terminal_snr"))
-    return stable_diffusion(
+    return flow.stable_diffusion(
         "sd-scripts, Stable Diffusion",
         c,
         ((steps >= low) & (steps < high)).double() / (high - low),
@@ -125,14 +116,14 @@ def _sd(settings: Settings) -> LossTable:
 
 def _sd3(settings: Settings) -> LossTable:
     scheme, shift = flow.read_scheme(settings), settings.number("training_shift", 1, above=0)
-    low, high = steps_between(settings, "min_timestep", "max_timestep")
+    low, high = flow.steps_between(settings, "min_timestep", "max_timestep")
     t = torch.arange(low, high).double() / NUM_STEPS
     edges = torch.arange(high - low + 1, dtype=torch.float64) / (high - low)
     probability = step_probability(scheme, flow.unshifted(edges, shift))
     if scheme.weighting_scheme == "sigma_sqrt" and t[0] == 0:  # infinity times 0
         settings.diagnostics.append(kinds.NotFinite(share=probability[0].item()))
     coefficient = (t**2 * scheme_weight(scheme, t)).nan_to_num()
-    return flow_table("sd-scripts, SD3", t, probability, coefficient)
+    return flow.flow_table("sd-scripts, SD3", t, probability, coefficient)
 
 
 def _flow(settings: Settings, name: str) -> Loss:

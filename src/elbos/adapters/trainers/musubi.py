@@ -17,8 +17,8 @@ from torch import Tensor
 from elbos.adapters.diffusers import Training
 from elbos.adapters.diffusers.training import scheme_weight, step_probability
 from elbos.adapters.trainers import flow
+from elbos.adapters.trainers.flow import NUM_STEPS
 from elbos.adapters.trainers.settings import Settings
-from elbos.adapters.trainers.times import NUM_STEPS, flow_table, steps_between
 from elbos.adapters.trainers.trainer import Loss, Trainer
 from elbos.audit import diagnostics as kinds
 from elbos.theory import schedules
@@ -40,7 +40,7 @@ def _read(settings: Settings) -> Loss:
     is_ideogram = script.startswith("ideogram4")
     default = "ideogram4_shift" if is_ideogram else "sigma"
     sampling = settings.one_of("timestep_sampling", default, _SAMPLINGS)
-    low, high = steps_between(settings, "min_timestep", "max_timestep")
+    low, high = flow.steps_between(settings, "min_timestep", "max_timestep")
     scheme = Training()
     if is_ideogram:
         settings.one_of("weighting_scheme", "none", ("none",))
@@ -53,7 +53,7 @@ def _read(settings: Settings) -> Loss:
         edges = torch.arange(high - low + 1, dtype=torch.float64) / (high - low)
         if scheme.logit_mean:
             settings.diagnostics.append(kinds.LogitMean(scheduler="musubi-tuner"))
-        loss: Loss = flow_table("musubi-tuner", t, step_probability(scheme, edges))
+        loss: Loss = flow.flow_table("musubi-tuner", t, step_probability(scheme, edges))
     else:
         schedule = _in_range(settings, _times(settings, sampling), low, high)
         loss = flow.flow_loss("musubi-tuner", schedule)

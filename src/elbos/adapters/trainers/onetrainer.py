@@ -18,15 +18,8 @@ from torch import Tensor
 from elbos.adapters.diffusers import Training, loss_table
 from elbos.adapters.diffusers.training import step_probability
 from elbos.adapters.trainers import flow
+from elbos.adapters.trainers.flow import NUM_STEPS
 from elbos.adapters.trainers.settings import Settings
-from elbos.adapters.trainers.times import (
-    MAX_SNR,
-    NUM_STEPS,
-    flow_table,
-    min_snr,
-    stable_diffusion,
-    steps_between,
-)
 from elbos.adapters.trainers.trainer import Trainer
 from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
@@ -88,7 +81,7 @@ def _diffusion(settings: Settings, model: str) -> LossTable:
     is_v = is_zero or _FORCE_V in forced or (not forced and model in _V_MODELS)
     probability = _probability(settings, settings.number("timestep_shift", 1, above=0))
     title = f"OneTrainer, {model}"
-    loss = stable_diffusion(title, None, probability, is_v=is_v, is_zero_terminal=is_zero)
+    loss = flow.stable_diffusion(title, None, probability, is_v=is_v, is_zero_terminal=is_zero)
     if model.startswith("PIXART"):
         linear = loss_table({"_class_name": "DDPMScheduler"}, Training())
         settings.diagnostics.append(kinds.DeclaredTerm(setting="vb_loss_strength"))
@@ -98,11 +91,11 @@ def _diffusion(settings: Settings, model: str) -> LossTable:
     if kind == "CONSTANT":
         return loss
     if kind == "DEBIASED_ESTIMATION":
-        return replace(loss, coefficient=torch.rsqrt(snr.clamp(max=MAX_SNR) + is_v))
+        return replace(loss, coefficient=torch.rsqrt(snr.clamp(max=flow.MAX_SNR) + is_v))
     strength = settings.number("loss_weight_strength", 5, above=0)
     if kind == "P2":
         return replace(loss, coefficient=(1 + snr + is_v) ** -strength)
-    return replace(loss, coefficient=min_snr(snr, strength, is_v=is_v))
+    return replace(loss, coefficient=flow.min_snr(snr, strength, is_v=is_v))
 
 
 def _flow(settings: Settings, model: str) -> LossTable:
@@ -126,13 +119,13 @@ def _flow(settings: Settings, model: str) -> LossTable:
     weights: tuple[Weight, ...] = ("CONSTANT",) if model == "SANA" else ("CONSTANT", "SIGMA")
     weight = settings.one_of("loss_weight_fn", "CONSTANT", weights)
     coefficient = t if weight == "SIGMA" else torch.ones_like(t)
-    table = flow_table(f"OneTrainer, {model}", t, _probability(settings, shift), coefficient)
+    table = flow.flow_table(f"OneTrainer, {model}", t, _probability(settings, shift), coefficient)
     return replace(table, factor=-1.0 if model == "IDEOGRAM_4" else 1.0)
 
 
 def _probability(settings: Settings, shift: float) -> Float[Tensor, " n"]:
     names = ("min_noising_strength", "max_noising_strength")
-    low, high = steps_between(settings, *names, is_share=True)
+    low, high = flow.steps_between(settings, *names, is_share=True)
     kinds = get_args(Distribution)
     kind: Distribution = settings.one_of("timestep_distribution", "UNIFORM", kinds)
     has_weight, has_bias = kind not in _UNWEIGHTED, kind not in (*_UNWEIGHTED, "HEAVY_TAIL")

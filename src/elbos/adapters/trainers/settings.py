@@ -12,7 +12,6 @@ Settings whose effect on the loss no weighting describes give diagnostics, each 
 """
 
 import math
-import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -47,10 +46,7 @@ class Settings:
         self._read: set[str] = set()
 
     def has(self, name: str) -> bool:
-        """Return whether a trainer's settings contain a given name.
-
-        The setting is marked as read.
-        """
+        """Return whether a setting is given, and mark it as read."""
         return self._get(name) is not None
 
     def number(
@@ -62,10 +58,7 @@ class Settings:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> float:
-        """Return the value of a trainer setting as a finite number.
-
-        A ValueError is raised if the number is outside the limits.
-        """
+        """Return a setting as a finite number within the limits."""
         value = self._get(name)
         if value is None:
             return default
@@ -83,22 +76,8 @@ class Settings:
             raise _wrong(name, value, f"a whole number from {low} to {high}")
         return int(number)
 
-    def numbers(self, name: str) -> list[float]:
-        """Return the value of a trainer setting as a list of non-negative numbers.
-
-        The setting is a list, or text such as "1,2".
-        """
-        words = re.split(r"[\s,;]+", self.text(name).strip("[]() "))
-        numbers = [_number(word) for word in words if word]
-        if not all(math.isfinite(number) and number >= 0 for number in numbers):
-            raise _wrong(name, self.text(name), "numbers of 0 or more, as 1,2")
-        return numbers
-
     def flag(self, name: str, default: bool = False) -> bool:
-        """Return the value of a trainer setting as a boolean.
-
-        A flag without a value is True.
-        """
+        """Return a setting as a boolean; a flag without a value is True."""
         value = self._get(name)
         if value is None:
             return default
@@ -108,10 +87,7 @@ class Settings:
         return words[str(value).lower()]
 
     def one_of(self, name: str, default: T, choices: Sequence[T]) -> T:
-        """Return the value of a trainer setting as one of the given choices.
-
-        Case is ignored, as are dashes for underscores. Any other value raises a ValueError.
-        """
+        """Return a setting as one of the choices, whatever its case, dashes and underscores."""
         value = self._get(name)
         if value is None:
             return default
@@ -133,10 +109,7 @@ class Settings:
     def findings(
         self, kinds: Mapping[type[SettingDiagnostic], Iterable[str]]
     ) -> tuple[Diagnostic, ...]:
-        """Return diagnostics for the enabled options of a trainer.
-
-        Settings with the value false or 0 are off.
-        """
+        """Return diagnostics for the options of a trainer that are neither false nor 0."""
         return tuple(
             kind(name)
             for kind, names in kinds.items()
@@ -145,9 +118,8 @@ class Settings:
         )
 
     def require_default(self, defaults: Mapping[str, float]) -> None:
-        """Raise a ValueError for settings that change the loss in unsupported ways.
-
-        `defaults` are the values for which the loss is unchanged; 0 for flags, texts and tables.
+        """Refuse settings that are not at the value (0 for flags, texts and tables) at which the
+        loss is unchanged.
         """
         for name, default in defaults.items():
             neutral = _NULL if default else _OFF
@@ -159,10 +131,7 @@ class Settings:
                     )
 
     def unread(self) -> list[str]:
-        """Return the names of the trainer settings that have not been read.
-
-        A ValueError is raised if one seems to be misspelt.
-        """
+        """Return the names of unread settings; refuse one that seems to be misspelt."""
         unread = [name for name in self._values if not any(_ends(name, a) for a in self._read)]
         left_out = [n for n in self._read if all(value is None for value in self.values(n))]
         full_names = {name.split(".")[-1]: name for name in left_out}

@@ -3,17 +3,15 @@ Diffusion.
 
 Flow models (`simpletuner/helpers/models/common.py`, `sample_flow_sigmas`) draw times
 $t = \mathrm{sigmoid}(a n)$ with $n \sim N(0, 1)$ and $a$ = `flow_sigmoid_scale`; or uniform ones;
-or $\mathrm{Beta}(\alpha, \beta)$; or, before all others, from a density through the knots
-`flow_cubic_schedule_weights`. The shift (`custom_schedule.py`) is `flow_schedule_shift`, by default
-3, no shift if 0; or depends on the resolution (`flow_schedule_auto_shift`); or is fixed, 5 for the
-two networks of Wan 2.2. The loss is $\|\hat u - (\epsilon - x)\|^2$ without a weight.
+or $\mathrm{Beta}(\alpha, \beta)$. The shift (`custom_schedule.py`) is `flow_schedule_shift`, by
+default 3, no shift if 0; or depends on the resolution (`flow_schedule_auto_shift`); or is fixed, 5
+for the two networks of Wan 2.2. The loss is $\|\hat u - (\epsilon - x)\|^2$ without a weight.
 
 Stable Diffusion draws one step from each of `train_batch_size` segments of its table, noise first,
 which share their ends; or from the whole table, with one segment or
 `disable_segmented_timestep_sampling`. `timestep_bias_*` multiplies probabilities within a segment.
-SDXL's refiner has only the cleanest `refiner_training_strength` of the segmented table. Stable
-Diffusion 2's table ends at zero SNR, whatever `rescale_betas_zero_snr` says. The coefficient is
-$\min(\rho, \gamma)/\rho$ with the SNR $\rho$; the divisor is $\rho + 1$ if the model's scheduler
+Stable Diffusion 2's table ends at zero SNR, whatever `rescale_betas_zero_snr` says. The coefficient
+is $\min(\rho, \gamma)/\rho$ with the SNR $\rho$; the divisor is $\rho + 1$ if the model's scheduler
 file says v_prediction, whatever `prediction_type` says.
 
 References:
@@ -21,24 +19,14 @@ References:
 """
 
 import math
-from collections.abc import Callable
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from elbos.adapters.trainers.flow import FLUX, QWEN, flow_loss, shifts_by_resolution, time_of
+from elbos.adapters.trainers import flow
+from elbos.adapters.trainers.flow import NUM_STEPS
 from elbos.adapters.trainers.settings import Settings
-from elbos.adapters.trainers.times import (
-    NUM_STEPS,
-    fine_table,
-    min_snr,
-    stable_diffusion,
-    stable_diffusion_logsnr,
-    steps_between,
-)
 from elbos.adapters.trainers.trainer import Loss, Trainer
 from elbos.audit import diagnostics as kinds
 from elbos.theory.schedules import Beta, FlowTimes, Normal, Schedule
@@ -69,6 +57,8 @@ def _read(settings: Settings) -> Loss:
     family = settings.one_of("model_family", "flux", (*_FLOW_MODELS, *_IS_V))
     if family not in _IS_V:
         return _flow(settings, family)
+    if "refiner" in settings.text("model_flavour"):
+        raise ValueError("model_flavour is of SDXL's refiner, which is not supported.")
     settings.diagnostics += settings.findings(_NOISE)
     words = ("epsilon", "v_prediction")
     is_v = settings.one_of("prediction_type", words[_IS_V[family]], words) == "v_prediction"
@@ -78,15 +68,15 @@ def _read(settings: Settings) -> Loss:
         settings.diagnostics.append(kinds.DeclaredOverride("rescale_betas_zero_snr", "true"))
     coefficient = None
     if gamma := settings.number("snr_gamma", 0, low=0):
-        snr = stable_diffusion_logsnr(is_zero_terminal=is_zero).exp()
-        coefficient = min_snr(snr, gamma, is_v=_IS_V[family])
+        snr = flow.stable_diffusion_logsnr(is_zero_terminal=is_zero).exp()
+        coefficient = flow.min_snr(snr, gamma, is_v=_IS_V[family])
         coefficient = coefficient.nan_to_num(nan=1.0)  # 0/0 in the trainer
         if is_v != _IS_V[family]:
             settings.diagnostics.append(kinds.DeclaredDivisor(setting="prediction_type"))
-    return stable_diffusion(
+    return flow.stable_diffusion(
         f"SimpleTuner, {family}",
         coefficient,
-        _step_probability(settings, family),
+        _step_probability(settings),
         is_v=is_v,
         is_zero_terminal=is_zero,
     )
@@ -102,8 +92,8 @@ def _flow(settings: Settings, family: str) -> Loss:
         shift = fixed
         settings.diagnostics.append(kinds.DeclaredOverride("flow_schedule_shift", f"{fixed:g}"))
     elif settings.flag("flow_schedule_auto_shift"):
-        high = QWEN if family == "qwen_image" else FLUX
-        shift = shifts_by_resolution(settings, "resolution", high=high)[0]
+        high = flow.QWEN if family == "qwen_image" else flow.FLUX
+        shift = flow.shifts_by_resolution(settings, "resolution", high=high)[0]
     for name in ("flow_custom_timesteps", "flux_fast_schedule"):
         if settings.text(name, "false").lower() not in ("false", "0", "", "[]"):
             raise ValueError(f"{name} draws fixed times, which have no density: not supported.")
@@ -114,10 +104,7 @@ def _flow(settings: Settings, family: str) -> Loss:
             "model_family chroma moves logit-normal times towards both ends, which is not computed "
             "here: the loss with flow_use_uniform_schedule or flow_use_beta_schedule is."
         )
-    knots = settings.numbers("flow_cubic_schedule_weights")
-    if len(knots) > 1:
-        return fine_table("SimpleTuner, cubic schedule", _through_knots(knots, shift))
-    if knots or is_uniform:
+    if is_uniform:
         schedule: Schedule = Uniform(shift=shift)
     elif is_beta:
         alpha = settings.number("flow_beta_schedule_alpha", 2.0, above=0)
@@ -127,56 +114,32 @@ def _flow(settings: Settings, family: str) -> Loss:
         scale = settings.number("flow_sigmoid_scale", 1.0, above=0)
         mean = scale * settings.number("timestep_sampling_offset", 0.0)
         schedule = Normal.logit_normal(mean=mean + math.log(shift), std=scale)
-    return flow_loss("flow matching", schedule)
+    return flow.flow_loss("flow matching", schedule)
 
 
-def _through_knots(
-    knots: list[float], shift: float
-) -> Callable[[Float[Tensor, " n"]], Float[Tensor, " n"]]:
-    r"""Convert a tabulated density of flow-matching times to a log-density of log-SNR.
-
-    It is $\ln[\pi(t)\,t(1 - t)]$. The density $\pi$ of times is interpolated between knots.
-    """
-    if min(knots) < 0 or max(knots) == 0:
-        raise ValueError("flow_cubic_schedule_weights has no mass: give weights of 0 or more.")
-    spline = PchipInterpolator(np.linspace(0, 1, len(knots)), knots)
-
-    def log_density(logsnr: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-        t = time_of(logsnr + 2 * math.log(shift))  # before the shift
-        return torch.from_numpy(spline(t)).clamp(min=1e-300).log() + torch.log(t * (1 - t))
-
-    return log_density
-
-
-def _step_probability(settings: Settings, family: str) -> Float[Tensor, " n"]:
+def _step_probability(settings: Settings) -> Float[Tensor, " n"]:
     weights = torch.ones(NUM_STEPS, dtype=torch.float64)
     choices = ("none", "earlier", "later", "range")
     strategy = settings.one_of("timestep_bias_strategy", "none", choices)
     if strategy != "none":
         factor = settings.number("timestep_bias_multiplier", 1.0, above=0)
         if strategy == "range":
-            biased = slice(*steps_between(settings, "timestep_bias_begin", "timestep_bias_end"))
+            biased = slice(
+                *flow.steps_between(settings, "timestep_bias_begin", "timestep_bias_end")
+            )
         else:
             share = settings.number("timestep_bias_portion", 0.25, low=0, high=1)
             num = int(share * NUM_STEPS)
             biased = slice(0, num) if strategy == "earlier" else slice(-num, None)
         weights[biased] *= factor
         weights /= weights.sum()  # so that the step that segments share is likelier, not rarer
-    strength = settings.number("refiner_training_strength", 0.2, above=0, high=1)
-    is_inverted = settings.flag("refiner_training_invert_schedule")
     num = settings.integer("train_batch_size", 4, low=1, high=NUM_STEPS)
-    is_refiner = family == "sdxl" and "refiner" in settings.text("model_flavour")
-    is_refiner |= settings.flag("refiner_training")
     if num == 1 or settings.flag("disable_segmented_timestep_sampling"):
         return weights / weights.sum()
-    least, last = 0, NUM_STEPS - 1
-    if is_refiner:
-        end = int(strength * NUM_STEPS)
-        least, last = (end, last) if is_inverted else (0, end - 1)
-    size = max((last - least + 1) // num, 1)
+    last, size = NUM_STEPS - 1, NUM_STEPS // num
     p = torch.zeros_like(weights)
     for i in range(num):  # the trainer normalizes the weights in place, segment after segment
-        first = least if i == num - 1 else max(last - size, least)
+        first = 0 if i == num - 1 else max(last - size, 0)
         inside = slice(first, last + 1)
         weights[inside] /= weights[inside].sum()
         p[inside] += weights[inside] / num
@@ -191,5 +154,7 @@ SIMPLETUNER = Trainer(
     read=_read,
     loss_types=("l2", "huber", "smooth_l1"),
     findings=_FINDINGS,
-    neutral={"diffusion_blocks_config": 0},
+    neutral=dict.fromkeys(
+        ("diffusion_blocks_config", "flow_cubic_schedule_weights", "refiner_training"), 0
+    ),
 )

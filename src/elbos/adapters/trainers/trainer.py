@@ -37,10 +37,7 @@ class Trainer:
     neutral: Mapping[str, float] = field(default_factory=dict)
 
     def loss(self, settings: Settings) -> Loss:
-        """Return the training loss that a trainer's settings define.
-
-        A ValueError is raised for invalid settings.
-        """
+        """Return the training loss that valid settings of the trainer define."""
         diagnostics = list(settings.findings(self.findings))
         if self.loss_types:
             kind = settings.one_of("loss_type", self.loss_types[0], self.loss_types)

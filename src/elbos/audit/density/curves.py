@@ -10,6 +10,7 @@ References:
     Lindsey's method: Efron & Tibshirani (1996), https://doi.org/10.1214/aos/1032181161
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,9 +174,8 @@ class Splines:
         return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
-        """Add up the errors by sampling, the number of knots, and extrapolation.
-
-        The extrapolation error follows from the largest curvature between the outer knots.
+        """Add up the errors by sampling, the number of knots, and extrapolation, from the largest
+        curvature.
         """
         mean = self(places)
         low, high = self.splines[0].knots[[0, -1]]
@@ -198,6 +198,13 @@ def _dispersion(counts: Float[Array, "r m"]) -> float:
     expected = np.outer(sizes, np.add.reduceat(shares, edges))
     chi2 = ((cells - expected) ** 2 / expected.clip(min=1e-12)).sum()
     return float(max(chi2 / ((len(sizes) - 1) * max(len(edges) - 1, 1)), _MIN_DISPERSION))
+
+
+def spread(log_ratio: Float[Array, " g"], p: Float[Array, " g"]) -> float:
+    """Compute the standard deviation of a log-ratio; infinite if the log-ratio is somewhere."""
+    if not np.isfinite(log_ratio).all():
+        return math.inf
+    return float(np.sqrt((p * (log_ratio - (p * log_ratio).sum()) ** 2).sum()))
 
 
 def is_central(log_p: Float[Array, " g"], tail: float) -> NDArray[np.bool_]:
@@ -243,9 +250,8 @@ class Curve:
 
     @classmethod
     def from_samples(cls, logsnr: Array, value: Array, grid: Array) -> "Curve":
-        """Estimate the mean of a quantity as a function of log-SNR.
-
-        The samples are interpolated if they lie on a curve, otherwise fitted by splines.
+        """Estimate the log-mean of a quantity: interpolated if the samples lie on a curve, else by
+        splines.
         """
         order = np.argsort(logsnr, kind="stable")
         logsnr, value = logsnr[order], np.maximum(value[order], 0)

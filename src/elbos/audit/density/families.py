@@ -17,8 +17,7 @@ import torch
 from jaxtyping import Float
 from scipy.optimize import minimize
 
-from elbos.audit.density.curves import is_central
-from elbos.audit.density.distance import spread
+from elbos.audit.density.curves import is_central, spread
 from elbos.base.arrays import Array
 from elbos.theory.recipes import RECIPES
 from elbos.theory.schedules import (
@@ -52,10 +51,7 @@ def fit_family(
     fatol: float = 1e-4,
     max_calls: int = 1000,
 ) -> list[float]:
-    """Find the parameters of a family that minimize `loss`, by the Nelder-Mead method.
-
-    Parameters that are out of bounds or invalid, and infinite losses, count as a loss of 1e6.
-    """
+    """Minimize `loss` over a family by Nelder-Mead; invalid and infinite cases count as 1e6."""
     if not start:
         return []
 
@@ -132,9 +128,8 @@ def schedule_of_shape(
     *,
     is_table: bool = False,
 ) -> tuple[Schedule | None, bool]:
-    """Find the noise schedule that matches an estimated log-density.
-
-    Also returns True if the schedule has no fitted shape parameter.
+    """Find the schedule that matches an estimated log-density, and whether none of its shape is
+    fitted.
     """
     # The loss itself rounds in the tails, and the ends of a table are off its limit.
     is_drawn = is_central(log_p, max(_TAIL, 2.5 / len(logsnr)) if is_table else _TAIL)

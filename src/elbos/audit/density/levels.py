@@ -53,10 +53,8 @@ class Levels:
 
     @cached_property
     def distinct(self) -> tuple[Float[Array, " t"], NDArray[np.int64]]:
-        """Distinct noise levels and the number of samples at each of them.
-
-        Levels count as equal within their rounding errors, or if they are much closer together than
-        usual neighbours.
+        """Distinct noise levels, equal within rounding or far closer than neighbours, and their
+        counts.
         """
         order = np.argsort(self.logsnr)
         ordered, error = self.logsnr[order], self.error[order]
@@ -200,10 +198,8 @@ def table_log_density(
     log_probability: Float[Array, " t"],
     logsnr: Float[Array, " g"],
 ) -> tuple[Float[Array, " g"], Float[Array, " g"]]:
-    """Compute the log-density of log-SNR from a table of noise levels.
-
-    Also returns the discretization error. Half of the change from one step to the next counts as
-    two standard errors.
+    """Compute the log-density of a table of noise levels, and its error: a quarter of a step's
+    change.
     """
     log_p = log_probability - np.log(np.gradient(levels, steps))
     change = np.abs(np.diff(log_p)) / 4

@@ -70,10 +70,8 @@ class RisingCurve:
     error: Float[Array, " m"]  # of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
-        """Remove points that are close together relative to their errors, from the middle outwards.
-
-        The distance is smaller where points are rare. The mean distance along both axes, as a share
-        of their lengths, exceeds `min_distance`.
+        """Remove points close together relative to their errors, from the middle outwards, where
+        the mean distance along both axes stays below `min_distance` of their lengths.
         """
         way = (self.s / np.ptp(self.s) + self.places / np.ptp(self.places)) / 2
         middle = len(way) // 2

@@ -14,10 +14,7 @@ KINDS: dict[str, type["Diagnostic"]] = {}
 
 
 class _Formatter(Formatter):
-    """String formatter that accepts the names of functions as number formats.
-
-    The functions are those of `base.numbers`.
-    """
+    """String formatter whose number formats are the functions of `base.numbers`."""
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         function, *digits = format_spec.split() or [""]
@@ -58,21 +55,15 @@ class Diagnostic:
         """Construct a diagnostic from its kind and field values.
 
         Raises:
-            ValueError: If there is no such kind, or the kind has other values.
+            ValueError: If there is no such kind.
         """
         if kind not in KINDS:
             raise ValueError(f"There is no diagnostic {kind!r}: {suggestion(kind, KINDS)}")
-        try:
-            return KINDS[kind](**values)
-        except TypeError as error:
-            raise ValueError(f"The diagnostic {kind!r} has other values: {error}.") from error
+        return KINDS[kind](**values)
 
     @property
     def values(self) -> dict[str, float | str | list[float]]:
-        """Values of the diagnostic's fields, by field name.
-
-        Fields that are None are left out.
-        """
+        """Values of the diagnostic's fields that are not None, by field name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @property

@@ -72,10 +72,8 @@ class Recording:
         return sum(map(len, self._steps))
 
     def data(self, x: Float[Tensor, "b *d"]) -> None:
-        """Set the clean data of the current training step.
-
-        To be called before the network; needed where the loss does not draw its noise by
-        `torch.randn_like(x)`.
+        """Set the clean data of the current step before the network is called, needed where the
+        loss does not draw its noise by `torch.randn_like(x)`.
 
         Args:
             x: The data as the loss diffuses them, in the shape of the network's input.
@@ -86,14 +84,12 @@ class Recording:
         self,
         *,
         title: str = "recorded loss",
-        data_scale: float | None = None,
         is_shared: bool = False,
     ) -> Audit:
         """Estimate the implied weighting of the loss from the recorded training steps.
 
         Args:
             title: Name of the loss in reports.
-            data_scale: As in `probe`.
             is_shared: Whether all processes of `torch.distributed` make this call: a diagnostic
                 then says if two of them trained on the same noise, noise levels or data. Default:
                 this process's steps alone.
@@ -110,7 +106,7 @@ class Recording:
                 f"{self.reason or 'record more steps'}."
             )
         diagnostics = [*([DerivativeTerm()] if self._is_differentiated else []), *shared]
-        samples = samples_of(self._steps, self._example, data_scale, self._error, diagnostics)
+        samples = samples_of(self._steps, self._example, self._error, diagnostics)
         return Estimate.from_samples(samples).audit(samples, title=title)
 
     def _shared_between_processes(self) -> list[Diagnostic]:
@@ -225,11 +221,7 @@ def record(model: nn.Module) -> Iterator[Recording]:
 
 
 class LiveRecorder(Recorder):
-    """Random-number recorder that leaves all random states unchanged.
-
-    Between two training steps, as many numbers may be drawn as in a loop over the samples, or by a
-    sampler. The most recent draws of each shape are kept.
-    """
+    """Recorder that leaves random states unchanged and keeps the latest draws of each shape."""
 
     def __init__(self) -> None:
         super().__init__()

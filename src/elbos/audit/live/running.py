@@ -145,9 +145,8 @@ class _ScriptRecording(Recording):
 
 
 class _ScriptRecorder(LiveRecorder):
-    """Recorder that also keeps the operands in the shape of a normal draw: one may be the data.
-
-    Draws into parameters are initial weights, as large as the network, and not recorded.
+    """Recorder of operands in the shape of a normal draw, one of which may be the data; draws into
+    parameters are initial weights, and ignored.
     """
 
     def __init__(self) -> None:

@@ -29,10 +29,7 @@ _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 @dataclass
 class Step:
-    """Dot products recorded in one training step.
-
-    The most recent draw comes first: a data loader or a sampler may draw before the loss does.
-    """
+    """Dot products recorded in one training step, of the most recent draw first."""
 
     gram: Float[Tensor, "b r r"]  # of x, z, output, gradient and draws, shared draws last
     shapes: Sequence[Sequence[int]]  # of the draws that many elements share
@@ -73,18 +70,10 @@ def least_squares(
 def samples_of(
     steps: list[Step],
     example: Arguments | None,
-    data_scale: float | None,
-    error: float,
+    error: float,  # rounding error of the target's coefficients
     diagnostics: list[Diagnostic],
 ) -> Samples:
     """Estimate the noise levels and coefficients of all recorded samples.
-
-    Args:
-        steps: The recorded steps.
-        example: Arguments of a network call; None for another layout of the data.
-        data_scale: Factor on the data before diffusion; None to infer it from the process.
-        error: Rounding error of the coefficients of the target.
-        diagnostics: Earlier diagnostics.
 
     Raises:
         ValueError: In one line, if the gradient is no combination of data, noise and output.
@@ -169,8 +158,6 @@ def samples_of(
     nominal = sigma / (1 + gamma**2) ** 0.5  # without input perturbation
     scale = given_scale(2 * (alpha / sigma).log(), conditions.single)
     process = process_of(alpha, nominal, offset=0.0, rtol=0.0, network_scale=scale)
-    if data_scale is not None:
-        process = process._replace(scale=data_scale)
     logsnr = process.logsnr(alpha, sigma)
     require_explained(unexplained, logsnr)
     factor = b - a * sigma / alpha

@@ -23,10 +23,7 @@ _NORMAL = {  # by process: the distribution of -logsnr/2 for normal log-SNR
 
 
 def prediction_formula(audit: Audit) -> str:
-    """Format the prediction type of the audited network as text.
-
-    A formula in data and noise is added where the sign is ambiguous.
-    """
+    """Format the prediction type as text, with a formula where the sign is ambiguous."""
     name, factor = audit.parameterization, audit.parameterization_factor
     if name is None:
         return f"y = {target_formula(audit)}"
@@ -38,10 +35,8 @@ def prediction_formula(audit: Audit) -> str:
 
 
 def target_formula(audit: Audit) -> str:
-    r"""Format the regression target $y = a x + b\epsilon$ as text.
-
-    The text is in terms of $\alpha$ and $\sigma$ if both coefficients are simple functions of
-    these, otherwise with numbers.
+    r"""Format $y = a x + b\epsilon$ as text, in $\alpha$ and $\sigma$ if both coefficients are
+    simple, else in numbers.
     """
     alpha, sigma = audit.logsnr.sigmoid().sqrt(), (-audit.logsnr).sigmoid().sqrt()
     if audit.process == "variance exploding":

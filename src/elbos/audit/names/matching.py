@@ -27,7 +27,7 @@ from jaxtyping import Float
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from elbos.audit.density.distance import spread
+from elbos.audit.density.curves import spread
 from elbos.audit.density.families import fit_family
 from elbos.base.arrays import Array
 from elbos.base.codec import parse
@@ -77,9 +77,8 @@ class Prediction(NamedTuple):
 def prediction_of(
     logsnr: Float[Tensor, " n"], a: Float[Tensor, " n"], b: Float[Tensor, " n"], *, rtol: float
 ) -> Prediction:
-    r"""Find the prediction type whose target is proportional to $a x + b\epsilon$.
-
-    The returned name is None if no type fits within the relative error `rtol`.
+    r"""Find the prediction type whose target is proportional to $a x + b\epsilon$ within `rtol`, if
+    any.
     """
     zero, ratio = torch.zeros_like(logsnr), torch.exp(logsnr / 2)
     targets: list[Parameterization] = [Eps(), X(), V(), Flow(), Score()]
@@ -138,10 +137,7 @@ _FAMILIES = [
 def nearest_weightings(
     logsnr: Float[Array, " g"], log_w: Float[Array, " g"], p: Float[Array, " g"]
 ) -> list[Nearest]:
-    """Return the known weightings in order of their distance from the audited one.
-
-    A weighting with fitted parameters is omitted if it equals a published weighting.
-    """
+    """Return known weightings by distance, without fitted ones that equal a published one."""
     is_used = p > 1e-6 * p.max()
     logsnr, log_w, p = logsnr[is_used], log_w[is_used], p[is_used] / p[is_used].sum()
     levels = torch.from_numpy(logsnr)
@@ -226,10 +222,7 @@ def coefficient_name(
 def fit_formula(
     formula: str, logsnr: Float[Array, " g"], log_c: Float[Array, " g"], p: Float[Array, " g"]
 ) -> tuple[float, float]:
-    """Fit the parameter g of a formula in the SNR to a loss coefficient.
-
-    Returns the distance, infinite if the coefficient is 0 at a grid point, and g.
-    """
+    """Fit the parameter g of a formula in the SNR; return the distance, infinite for a 0, and g."""
     is_used = p > 1e-6 * p.max()
     snr, log_c, p = np.exp(logsnr[is_used]), log_c[is_used], p[is_used] / p[is_used].sum()
     if not np.isfinite(log_c).all():
@@ -305,9 +298,8 @@ def find_factor(
     rising: list[tuple[float, float]],
     nearest: Nearest,
 ) -> MonotoneFactor | None:
-    """Find the factor that makes a weighting monotone, as that of the nearest name if it is equal.
-
-    Returns None if that factor is 1 everywhere or infinite somewhere.
+    """Find the factor that makes a weighting monotone; None if it is 1 everywhere or infinite
+    somewhere.
     """
     log_factor = (monotone_weight(logsnr, weight, rising) / weight).log()
     if not rising or log_factor.max() > _MAX_LOG_FACTOR:

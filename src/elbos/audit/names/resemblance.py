@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from elbos.audit.density.distance import spread
+from elbos.audit.density.curves import spread
 from elbos.audit.names.matching import MIN_GAIN, SAME, fit_formula, prediction_of
 from elbos.audit.probing.scales import BUT_FOR
 from elbos.base.arrays import Array
@@ -207,9 +207,8 @@ def published_recipe(loss: LossCurves) -> str | None:
 
 
 def resemblances(loss: LossCurves) -> list[Resemblance]:
-    """Find published losses with the same target, process, coefficient or noise levels.
-
-    A part may also be the same after correction of one common coding mistake.
+    """Find published losses with the same target, process, coefficient or levels, up to one
+    mistake.
     """
     targets = [*_of_the_target(loss)]
     if loss.process.startswith(BUT_FOR):

@@ -62,16 +62,10 @@ _LOG_ALPHAS: list[_Formula] = [  # variance exploding, variance preserving, rect
 
 @dataclass(frozen=True)
 class Curve:
-    """A measured function of log-SNR.
-
-    Attributes:
-        f: The function.
-        error: Its error: 0 for a formula; for an interpolation, the 99 % quantile of the errors at
-            every other level, interpolated from the rest.
-    """
+    """A measured function of log-SNR."""
 
     f: _Formula
-    error: float = 0.0
+    error: float = 0.0  # 99 % quantile at every other level, interpolated from the rest
 
     @classmethod
     def fitted(
@@ -82,17 +76,8 @@ class Curve:
         unit: Float[Array, " k"],
         rounding: Float[Array, " k"],
     ) -> "Curve":
-        """Fit a function of log-SNR to measured values.
-
-        The result is the first formula that equals the values up to a factor and a constant;
-        otherwise an interpolation.
-
-        Args:
-            logsnr: Noise levels, increasing.
-            values: The function at these levels.
-            formulas: Candidates.
-            unit: What errors are relative to.
-            rounding: Rounding errors of the values.
+        """Fit the first formula that equals the values up to a factor and a constant, in errors
+        relative to `unit` and beyond the rounding; otherwise an interpolation.
         """
         admitted = _MAX_ERROR * unit + rounding
         for formula in formulas:
@@ -115,38 +100,25 @@ def _affine(formula: _Formula, factor: float, constant: float) -> _Formula:
 class Convention:
     r"""Input scale, time input and regression target of a network as functions of log-SNR.
 
-    Attributes:
-        log_alpha: $\log\alpha'$, of the data in the input.
-        a: Coefficient of the data in the target.
-        b: Coefficient of the noise in the target.
-        times: The arguments that are functions of log-SNR.
-        constants: The other arguments that are not tensors, and tensors that are the same in all
-            calls.
-        conditions: The arguments that only `cond` can give.
-        example: Arguments of a call of the loss.
-        offset: $\mu$, added to the data.
-        logsnr_min: The lowest log-SNR of the samples; $-\infty$ if all functions are formulas, the
-            time is not a table's, and the samples span a wide range.
-        logsnr_max: The highest log-SNR of the samples, or $\infty$.
+    The ends of log-SNR are those of the samples; infinite if all functions are formulas, the time
+    is not a table's, and the samples span a wide range.
     """
 
-    log_alpha: Curve
-    a: Curve
-    b: Curve
-    times: Mapping[Slot, Curve]
-    constants: Mapping[Slot, Any]
-    conditions: Sequence[Slot]
-    example: Arguments
-    offset: float
+    log_alpha: Curve  # log of the coefficient of the data in the input
+    a: Curve  # coefficient of the data in the target
+    b: Curve  # coefficient of the noise in the target
+    times: Mapping[Slot, Curve]  # the arguments that are functions of log-SNR
+    constants: Mapping[Slot, Any]  # arguments that are the same in all calls, or are no tensors
+    conditions: Sequence[Slot]  # the arguments that only `cond` can give
+    example: Arguments  # of a call of the loss
+    offset: float  # added to the data
     logsnr_min: float = -math.inf
     logsnr_max: float = math.inf
 
     @property
     def error(self) -> float:
-        """Largest interpolation error of the measured functions of log-SNR.
-
-        0 if all functions are formulas or the steps of a table. The error of a time is in log-SNR;
-        that of a coefficient is relative.
+        """Largest interpolation error: of a time in log-SNR, of a coefficient relative; 0 for
+        formulas.
         """
         return max(curve.error for curve in (self.log_alpha, self.a, self.b, *self.times.values()))
 
@@ -160,24 +132,19 @@ class Convention:
         fatal = [item.text for item in samples.diagnostics if item.is_fatal]
         if fatal:
             raise ValueError(f"The loss determines no denoiser: {fatal[0]}")
-        if any(isinstance(item, Encoded) for item in samples.diagnostics):
-            raise ValueError(
-                "The loss encodes or normalizes its data: probe the loss of the encoded data, "
-                "which the denoiser takes."
-            )
-        if any(isinstance(item, InputPerturbation) for item in samples.diagnostics):
-            raise ValueError(
-                "The loss perturbs the input of its network: probe it without the perturbation."
-            )
+        kinds = {type(item) for item in samples.diagnostics}
+        if Encoded in kinds:
+            raise ValueError("The loss encodes or normalizes its data: probe it on encoded data.")
+        if InputPerturbation in kinds:
+            raise ValueError("The loss perturbs the input of its network: probe it without that.")
         if samples.example is None or samples.example.noisy is None:
             raise ValueError(
-                "The network is not called with one tensor of the shape of the data: write a "
-                "denoiser for it, a function (z, logsnr, cond) -> (x_hat, eps_hat)."
+                "The network is not called with one tensor of the shape of the data: write the "
+                "function (z, logsnr, cond) -> (x_hat, eps_hat)."
             )
         if samples.logsnr_error > 0:
             raise ValueError(
-                "The noise of the loss is not among its random draws, so that its target is known "
-                "roughly only: draw it by torch.randn."
+                "The noise of the loss is not among its random draws: draw it by torch.randn."
             )
         logsnr = 2 * (samples.alpha / samples.sigma).log()
         is_used = samples.logsnr.isfinite() & (samples.rounding < _MAX_ROUNDING)
@@ -193,10 +160,7 @@ class Convention:
         is_constant = {slot: np.ptp(values) == 0 for slot, values in inputs.items()}
         times = [s for s, values in inputs.items() if not is_constant[s] and _is_time(values)]
         if not times:
-            raise ValueError(
-                "No argument of the network determines the noise level: the denoiser would not "
-                "know what to pass."
-            )
+            raise ValueError("No argument of the network determines the noise level.")
         is_new = (np.diff(inputs[times[0]]) != 0) & (np.diff(level) > 1e-9)
         knots = np.flatnonzero(np.concatenate([[True], is_new]))  # where a noise level starts
         is_table = len(knots) < len(level) / 2
@@ -212,13 +176,9 @@ class Convention:
             return lambda item: formula(item + shift)
 
         targets: list[Parameterization] = [V(), Score()]
-        if sigma_data:
-            targets.append(EDM(sigma_data=sigma_data))
-        of_a: list[_Formula] = [np.ones_like]
-        of_b: list[_Formula] = [np.ones_like]
-        for target in targets:
-            of_a.append(scaled(_coefficient(target, 0)))
-            of_b.append(scaled(_coefficient(target, 1)))
+        targets += [EDM(sigma_data=sigma_data)] if sigma_data else []
+        of_a: list[_Formula] = [np.ones_like, *(scaled(_coefficient(y, 0)) for y in targets)]
+        of_b: list[_Formula] = [np.ones_like, *(scaled(_coefficient(y, 1)) for y in targets)]
         curves = {}
         for slot in times:
             values = inputs[slot][knots]

@@ -32,10 +32,7 @@ _Bases = Float[Tensor, "b p k d"]
 
 @dataclass(frozen=True)
 class Reference:
-    """Clean data to which the loss adds noise.
-
-    The difference between two batches isolates the coefficient of the data.
-    """
+    """Clean data to which the loss adds noise, in two batches that isolate their coefficient."""
 
     x: Tensor  # mean of the data, if they are sampled in each call
     x_other: Tensor
@@ -70,9 +67,8 @@ class Reference:
 def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
 ) -> tuple[int, Tensor, Tensor] | None:
-    """Find the axis along which the noise has no mean, such as that of the atoms of a molecule.
-
-    Also returns both data batches, centred along the axis if the loss centres the data.
+    """Find the axis along which the noise has no mean, and both data batches, centred if the loss
+    does.
     """
     z, dz = torch.cat([p.z for p in paired]), torch.cat([p.z - p.z_other for p in paired])
     if z.shape[1:] != x.shape[1:]:
@@ -92,9 +88,8 @@ def _repeated(x: Tensor, z: Tensor) -> Tensor:
 
 
 def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Reference | None:
-    """Find the clean data: the two given batches, or else fixed or sampled latents fitted to $z$.
-
-    Returns None if $z$ is not scaled data plus noise.
+    """Find the clean data: the given batches, or latents fitted to $z$; None if $z$ is no data plus
+    noise.
     """
     z, z_other = (torch.cat([p.z for p in paired]), torch.cat([p.z_other for p in paired]))
     dz = (z - z_other).float()
@@ -141,10 +136,9 @@ def _stacked(calls: list[Tensor]) -> _Stacked:
 
 
 def _alpha(dz: _Stacked, xi: _Bases) -> Float[Tensor, "b k"]:
-    r"""Fit the signal scale of each noise level by alternating least squares.
-
-    The scales are $\alpha_k$ in $dz_k = \alpha_k (d\mu + ds \odot \xi_k)$, up to one factor per
-    sample. The fit starts from the largest $dz_k$; without $\xi$ one projection suffices.
+    r"""Fit the scales $\alpha_k$ in $dz_k = \alpha_k (d\mu + ds \odot \xi_k)$, up to a factor per
+    sample, by alternating least squares from the largest $dz_k$; without $\xi$ one projection
+    suffices.
     """
     largest = dz.norm(dim=2).argmax(1)
     data = dz[torch.arange(len(dz)), largest][:, None]
@@ -176,10 +170,8 @@ def _left(values: _Stacked, bases: _Bases, coefficients: Float[Tensor, "b p d"])
 def _data_and_sigma(
     z: _Stacked, bases: _Bases, draws: Float[Tensor, "b m k d"]
 ) -> tuple[Float[Tensor, "b p d"], Float[Tensor, "b k"], float]:
-    r"""Separate noisy data into clean data and noise by least squares.
-
-    The model is $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$. Returns $c$, the
-    $\sigma_k$ of the strongest normal draw, and the unexplained share of $z$.
+    r"""Separate $z_k = \sum_p c_p B_{pk} + \sum_m \sigma_{mk}\epsilon_{mk}$ by least squares into
+    $c$, the $\sigma_k$ of the strongest draw, and the unexplained share.
     """
     # Given sigma, c is a regression for each element, so that a small linear system for sigma
     # remains.

@@ -44,11 +44,8 @@ def paired_grams(
 ) -> Float[Tensor, "b r r"]:
     """Compute Gram matrices of data, best fitting noise, network input and regression target.
 
-    Args:
-        paired: The calls.
-        reference: The two clean batches that the process diffuses.
-        is_uneven: Whether the coefficient differs between the elements of a sample; if so, elements
-            on which the loss does not depend are ignored.
+    Elements on which the loss does not depend are ignored if its coefficient differs within a
+    sample (`is_uneven`).
     """
     x, x_other = reference
     z, dx, dz = paired.z, x - x_other, paired.z - paired.z_other
@@ -72,14 +69,7 @@ def paired_grams(
 def single_products(
     call: SingleCall, x: Tensor, offset: float, *, is_part_enough: bool
 ) -> Float[Tensor, "b 6 6"]:
-    r"""Compute dot products of $x + \mu$, $\epsilon$, $\hat y$, $z$, the gradient and a constant.
-
-    Args:
-        call: The call.
-        x: The clean batch that the process diffuses, before scale and offset.
-        offset: $\mu$.
-        is_part_enough: Whether to use only `some_elements`.
-    """
+    r"""Compute dot products of $x + \mu$, $\epsilon$, $\hat y$, $z$, the gradient and 1."""
     used = (x, noise_in(call, x), call.answer, call.z, call.gradient)
     data, *rest = (vector.flatten(1) for vector in used)
     if is_part_enough:
@@ -163,10 +153,8 @@ def target_of(g: Tensor, c: Tensor) -> Tensor:
 def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficients:
     r"""Solve for the coefficients of data and noise in network inputs and targets.
 
-    Args:
-        grams: The Gram matrices.
-        is_noise_known: Whether `eps` is the noise; otherwise $\sigma'$ is the norm of
-            $z - \alpha' x$, with a relative error of $1/\sqrt{2d}$.
+    If the noise is unknown, $\sigma'$ is the norm of $z - \alpha' x$, with a relative error of
+    $1/\sqrt{2d}$.
     """
     x, dx, z, dz, y, dy, eps, unit = torch.eye(len(_VECTORS), dtype=torch.float64)
 

@@ -50,10 +50,7 @@ class BroadcastError(ValueError):
 
 @dataclass(frozen=True)
 class Answer:
-    """Output that a stand-in network returns instead of a prediction.
-
-    The output is 0 in calls without gradients.
-    """
+    """Output of a stand-in network instead of a prediction; 0 in calls without gradients."""
 
     scale: float = 0.0
     is_masked: bool = False  # set a random half of the elements to 0
@@ -227,9 +224,8 @@ class Instrument:
     def observed(
         self, x: Tensor, seed: int, answer: Answer = ZERO, quantiles: Quantiles | None = None
     ) -> Observation:
-        """Evaluate the loss with a fixed seed and a prescribed network output.
-
-        `quantiles` replace the random draws of one number per sample or per batch.
+        """Evaluate the loss with a seed, or `quantiles` of its draws, and a prescribed network
+        output.
 
         Raises:
             ValueError: In one line, if the loss fails, calls no network, or returns no loss.

@@ -29,7 +29,6 @@ from elbos.audit.probing.refusals import require_explained
 from elbos.audit.probing.rng import distant_seed, preserved_random_states
 from elbos.audit.probing.scales import Process, process_of
 from elbos.base.arrays import Array
-from elbos.base.checks import require_positive
 
 _ONE_AT_A_TIME = threading.RLock()  # random states are global
 NUM_BLOCKS = 10  # of samples, each spread evenly by itself
@@ -85,9 +84,6 @@ def measuring(
     Raises:
         ValueError: In one line, if the loss cannot be measured.
     """
-    if not callable(loss_fn) or not isinstance(x, Tensor):
-        kinds = " and ".join(f"a {type(value).__name__}" for value in (loss_fn, x))
-        raise ValueError(f"The loss and the data are {kinds}: give a function and a tensor.")
     if not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
         raise ValueError(
             f"The data have shape {list(x.shape)} and type {x.dtype}: give floating-point data, "
@@ -97,10 +93,6 @@ def measuring(
         raise ValueError("The data are not finite: give data without NaN or infinity.")
     if num_samples < 100:
         raise ValueError(f"num_samples is {num_samples}: give at least 100.")
-    if data_scale is not None:
-        require_positive(data_scale=data_scale)
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed is {seed}: give a number from 0 to 2**31 - 1.")
     x, settings = x.detach(), (num_samples, distant_seed(seed), data_scale, advance)
     num_times = min(_NUM_ELEMENTS // x.numel(), num_samples // (4 * NUM_BLOCKS * len(x)))
     measurement = None
@@ -115,11 +107,7 @@ def measuring(
 
 
 class Measurement:
-    """Quasi-Monte Carlo measurement of a training loss.
-
-    Numbers that the loss draws once per sample or per batch are spread evenly over the calls
-    (`draws`).
-    """
+    """Quasi-Monte Carlo measurement of a loss, whose draws are spread evenly over the calls."""
 
     def __init__(
         self,
@@ -163,13 +151,7 @@ class Measurement:
         return self._solved(self._batches, num, self._data_scale)
 
     def at(self, place: int, quantiles: Float[Array, " n"], data_scale: float) -> Samples:
-        """Measure a loss at quantiles of the draw that determines its noise level.
-
-        Args:
-            place: Index of the draw among the draws of one number per sample.
-            quantiles: Between 0 and 1; repeated up to full batches.
-            data_scale: Scale of the data found before.
-        """
+        """Measure a loss at quantiles, repeated up to full batches, of the draw at `place`."""
         padded = np.resize(quantiles, -(-len(quantiles) // self.batch_size) * self.batch_size)
         parts = torch.from_numpy(padded).reshape(-1, self.batch_size)
         batches = [batch for part in parts for batch in self._next(place, part)]

@@ -183,15 +183,7 @@ class DrawFactors:
         left: Float[Tensor, " n"],
         shapes: Sequence[Sequence[int]],
     ) -> "DrawFactors":
-        """Select the random tensors whose share of the total power exceeds a threshold.
-
-        Args:
-            factors: The factor of each draw, those of `shapes` last.
-            powers: The power of each draw times its factor.
-            total: The power of the input or the target.
-            left: The share of the power that no draw explains.
-            shapes: The shapes of the draws that many elements share.
-        """
+        """Select the draws, those of shared `shapes` last, with enough of the total power."""
         num_full = factors.shape[1] - len(shapes)
         power = powers.nansum(0) / total.nansum()
         used = [i for i, share in enumerate(power) if share > _MIN_SHARE]
@@ -263,10 +255,7 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
 def of_the_draws(
     parts: DrawFactors, target: DrawFactors, power: float, diagnostics: list[Diagnostic]
 ) -> tuple[list[Diagnostic], float]:
-    """Return diagnostics, and the standard deviation of a perturbation of the input.
-
-    `power` is the mean square of the target; `diagnostics` are earlier ones.
-    """
+    """Return diagnostics, earlier ones included, and the size of an input perturbation."""
     is_summed = any(isinstance(d, SummedNoise | InputPerturbation) for d in diagnostics)
     share = target.unlike(parts) / power
     if share < (_SAME if is_summed else _MAX_STRANGE) or target.left > 0.01 * share:

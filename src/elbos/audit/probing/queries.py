@@ -133,10 +133,7 @@ class Queries:
         with_other_moved: bool,
         zero: Observation | None = None,
     ) -> list[PairedCalls]:
-        """Evaluate a loss with a fixed seed for different data and network outputs.
-
-        `zero` is an earlier call with output 0; `quantiles` replace random draws.
-        """
+        """Evaluate a loss with a fixed seed for different data and network outputs."""
         moved = self.single(seed, quantiles)
         changes = [(self.x_other, ZERO), *([(self.x_other, SIGNS)] if with_other_moved else [])]
         observations = [
@@ -190,10 +187,7 @@ class Queries:
         return [call for i, call in enumerate(calls) if i not in self.ignored]
 
     def in_layout(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-        """Extract the noisy data, loss gradient and output from a network call.
-
-        Only the elements to which the loss adds noise are selected.
-        """
+        """Extract noised data, gradient and output from a network call, in the data's layout."""
         z, g, answer, _ = self._apart(call)
         return self.select_noised(z), self.select_noised(g), self.select_noised(answer)
 
@@ -273,10 +267,7 @@ def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
 def _element_permutation(
     queries: Queries, z: Tensor, other: Tensor, seed: int
 ) -> Int[Tensor, " d"] | None:
-    """Find the permutation of the data in the network's input, if any.
-
-    Each call uses data that encode one bit of every element's index.
-    """
+    """Find the permutation of the data in the input by data that encode one bit of every index."""
     x = queries.x
     if len(z) % len(x) or z.numel() != x.numel():
         return None

@@ -132,19 +132,12 @@ class Recent(list[_Draw]):
 
 @dataclass
 class Draws:
-    """Random numbers that a loss drew in one evaluation.
+    """Random numbers that a loss drew in one evaluation."""
 
-    Attributes:
-        normals: Normal numbers, standardized.
-        numbers: Draws that may determine the noise levels.
-        num_per_sample: Number of draws of one number per sample.
-        num_per_batch: Number of draws of one number for a batch of several samples.
-    """
-
-    normals: Recent[Tensor] = field(default_factory=Recent)
-    numbers: Recent[Numbers] = field(default_factory=Recent)
-    num_per_sample: int = 0
-    num_per_batch: int = 0
+    normals: Recent[Tensor] = field(default_factory=Recent)  # standardized
+    numbers: Recent[Numbers] = field(default_factory=Recent)  # that may determine the noise levels
+    num_per_sample: int = 0  # draws of one number per sample
+    num_per_batch: int = 0  # draws of one number for a batch of several samples
 
     def designs(self, num: int) -> list[Design]:
         """List the quantiles of a batch of `num` samples that may determine the noise levels."""
@@ -156,15 +149,11 @@ class Draws:
 
 
 class Recorder(TorchFunctionMode):
-    """Recorder of the random numbers of a loss.
-
-    Attributes:
-        draws: The numbers drawn since the last reset.
-    """
+    """Recorder of the random numbers of a loss."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.draws = Draws()
+        self.draws = Draws()  # since the last reset
         self._given_per_sample: Iterator[Tensor] = iter(())
         self._given_per_batch: Iterator[Tensor] = iter(())
         self._num = 0
@@ -174,9 +163,8 @@ class Recorder(TorchFunctionMode):
         self._own: dict[int, dict[int, tuple[Any, Callable[[], object]]]] = {}
 
     def reset(self, seed: int, num: int, quantiles: Quantiles | None = None) -> None:
-        """Reset all random states to a seed, those of the loss's own generators included.
-
-        `quantiles`, if given, replace the following draws of one number per sample or per batch.
+        """Reset all random states to a seed; `quantiles` replace draws of one number per sample or
+        batch.
         """
         self._num, self._seed = num, seed
         self._is_loop = self._is_in_loop

@@ -50,10 +50,7 @@ class Process(NamedTuple):
 
 
 def given_scale(logsnr: Float[Tensor, " n"], times: Iterable[Float[Tensor, " n"]]) -> float | None:
-    """Infer the scale of the data from a time input that is a known function of log-SNR.
-
-    `logsnr` is known up to this scale; `times` are all inputs of one number per sample.
-    """
+    """Infer the data's scale from a time input that is a function of log-SNR up to this scale."""
     is_mixed = logsnr.abs() < _PURE / 2
     for time in times:
         level = time[is_mixed]
@@ -74,12 +71,8 @@ def process_of(
 ) -> Process:
     """Identify the diffusion process from measured coefficients of data and noise.
 
-    Args:
-        alpha: Coefficients of the data.
-        sigma: Coefficients of the noise.
-        offset: Number added to the data; if it is not 0, the data are likely to be scaled, too.
-        rtol: Relative error of a single `sigma`.
-        network_scale: The scale found by `given_scale`.
+    Data with an `offset` are likely to be scaled, too. `rtol` is the error of a single `sigma`,
+    `network_scale` that of `given_scale`.
     """
     order = alpha.argsort()
     groups = [(alpha[i], sigma[i]) for i in order.tensor_split(min(20, len(order)))]

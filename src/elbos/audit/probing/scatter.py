@@ -69,13 +69,7 @@ class Conditions:
     def diagnostics(
         self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
     ) -> list[Diagnostic]:
-        """Return a diagnostic if the conditioning inputs do not determine log-SNR.
-
-        Args:
-            logsnr: Log-SNR of samples, up to a constant.
-            alpha: Coefficients of the data, to test if the network has no time input.
-            error: Standard error of a single log-SNR.
-        """
+        """Return a diagnostic if the conditioning inputs, or else `alpha`, do not fix log-SNR."""
         if not self.depend_on(logsnr):
             return [NoLevel()]
         is_mixed = logsnr.isfinite() & (logsnr.abs() < 30)
@@ -157,10 +151,8 @@ def of_the_target(
 
 
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
-    """Return a diagnostic if some pixels or channels are weighted differently at other log-SNRs.
-
-    `share` is the coefficient of each element divided by the mean over elements; it may be random
-    if its mean is the same at all levels.
+    """Return a diagnostic if the mean `share` of an element in the coefficient changes with log-
+    SNR.
     """
     is_used = logsnr.isfinite() & share.isfinite().all(1)
     num = int(is_used.sum()) // _GROUP * _GROUP
@@ -179,10 +171,7 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
 def of_the_coefficient(
     logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], power: Float[Tensor, " n"]
 ) -> list[Diagnostic]:
-    """Return a diagnostic if the loss coefficient depends on the noise at fixed log-SNR.
-
-    `power` is the mean square of each sample's noise.
-    """
+    """Return a diagnostic if the coefficient depends on the noise's `power` at fixed log-SNR."""
     is_used = (c > 0) & logsnr.isfinite()
     if is_used.sum() < 100:
         return []
@@ -195,10 +184,7 @@ def of_the_coefficient(
 
 
 def time_sign(logsnr: Float[Tensor, " n"], times: Sequence[Float[Tensor, " n"]]) -> int:
-    """Return the sign of the correlation between the time input and log-SNR.
-
-    1 if it increases from noise to data, -1 if it decreases, and 0 without a time input.
-    """
+    """Return 1 if the time input rises from noise to data, -1 if it falls, 0 without one."""
     time = next((candidate for candidate in times if _is_time(candidate, logsnr)), None)
     return 0 if time is None else int(_rank_correlation(time, logsnr) > 0) * 2 - 1
 

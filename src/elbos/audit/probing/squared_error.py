@@ -53,9 +53,7 @@ class _Response(NamedTuple):
 def of_the_error(
     queries: Queries, observations: Mapping[int, Observation]
 ) -> tuple[list[Diagnostic], tuple[int, ...]]:
-    """Test whether the loss is a squared error with one coefficient per sample.
-
-    `observations` maps each seed to an evaluation of the loss at network output 0.
+    """Test, on calls with output 0 by seed, whether the loss is a squared error per sample.
 
     Returns:
         The diagnostics, and the network calls to ignore: they enter the loss linearly and average

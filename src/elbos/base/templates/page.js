@@ -34,15 +34,6 @@ function enableSaving(plot) {
   });
 }
 
-function enableNamed(plot) {
-  for (const box of document.querySelectorAll(".named input")) {
-    box.disabled = false;
-    box.addEventListener("change", () =>
-      Plotly.restyle(plot, { visible: box.checked }, [Number(box.value)]),
-    );
-  }
-}
-
 /** Fade all curves but those of the buttons that are pressed, in the plots that have them. */
 function enableBringingOut() {
   const buttons = [...document.querySelectorAll("[data-brings-out]")];
@@ -65,7 +56,6 @@ function enableBringingOut() {
 async function drawAll() {
   await loadPlotly();
   for (const plot of plots) await draw(plot);
-  enableNamed(plots[0]);
   enableBringingOut();
 }
 
