@@ -83,6 +83,7 @@ def test_a_folder_with_a_pipe_at_any_depth_is_refused(tmp_path):
 def test_a_run_with_a_folder_that_is_elsewhere_is_refused(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").touch()
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError) as caught, RunDirectory(tmp_path / "run").lock():
         pass

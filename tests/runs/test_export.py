@@ -29,7 +29,6 @@ from elbos.training.config import Config, read_config
 from elbos.training.data import Digits, Folder
 from elbos.training.directory import RunDirectory
 from elbos.training.network import OwnNetwork
-from elbos.training.ownership import claim
 from elbos.training.state import build_network
 
 diffusers = pytest.importorskip("diffusers")
@@ -63,7 +62,7 @@ def write_run(path: Path, config: Config, step: int = 3) -> Path:
     """A run whose network has its initial weights."""
     directory, data = RunDirectory(path), Digits().load()
     path.mkdir(exist_ok=True)
-    claim(directory, config, data)
+    directory.claim(config, data)
     network = build_network(config, data.spec, torch.device("cpu"))
     checkpoint.save(directory.checkpoints, step, {"ema": network.state_dict()}, num_kept=9)
     return path
@@ -234,7 +233,7 @@ def test_damaged_and_claimed_exports_are_one_line(elbos: Elbos) -> None:
     export(Run(write_run(Path("run"), DIGITS)), "model")
     Path("config.json").write_bytes(Path("model/config.json").read_bytes())
     words = ["train", "--config", "config.json", "--run", "model"]
-    assert_one_line(elbos(*words), "exported model")
+    assert_one_line(elbos(*words), "model is not a run directory")
     with pytest.raises(ValueError, match="step"):
         Run("model", step=3)
     manifest, weights = Path("model/elbos.json"), Path("model/model.safetensors")

@@ -192,7 +192,7 @@ def test_a_run_is_loaded_with_its_network_and_sampled(tmp_path: Path, form: str)
         run.evaluate(num_images=3)
     with pytest.raises(ValueError, match="Net"):
         Run(tmp_path)
-    with pytest.raises(ValueError, match="00000010"):
+    with pytest.raises(ValueError, match=str(tmp_path)):
         Run(tmp_path, network=Net(num_features=9))
 
 

@@ -11,7 +11,7 @@ from tiny import DIGITS, log, tensors
 from elbos.runs.fit import fit, train
 from elbos.theory.schedules import Cosine
 from elbos.training import machine, monitor
-from elbos.training.config import Optimizer, Output, run_config
+from elbos.training.config import Optimizer, Output
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import fast_kernels
 from elbos.training.machine import best_precision
@@ -26,7 +26,7 @@ def test_a_run_keeps_the_precision_it_was_begun_in(tmp_path, monkeypatch):
     for best in ("fp32", "bf16"):
         monkeypatch.setattr(machine, "best_precision", lambda _, best=best: best)
         train(ONE_STEP, tmp_path / "auto")
-        assert run_config(RunDirectory(tmp_path / "auto")) == replace(ONE_STEP, precision="fp32")
+        assert RunDirectory(tmp_path / "auto").config() == replace(ONE_STEP, precision="fp32")
     with pytest.raises(ValueError, match="precision = fp32, not bf16"):
         train(replace(ONE_STEP, precision="bf16"), tmp_path / "auto")
     train(replace(ONE_STEP, precision="fp32"), tmp_path / "told")

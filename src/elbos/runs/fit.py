@@ -23,11 +23,10 @@ from elbos.theory.tabulated import Tabulated
 from elbos.training.choices import require_storable
 from elbos.training.config import Averaging, Config, Execution, Optimizer, Output, Precision
 from elbos.training.data import Given, GivenData, Samples
-from elbos.training.directory import RunDirectory
+from elbos.training.directory import RunDirectory, require_same_data
 from elbos.training.machine import keep_freed_memory, resolved
 from elbos.training.monitor import OnImages, require_installed
 from elbos.training.network import OwnNetwork, require_storable_state
-from elbos.training.ownership import claim, require_run_directory, require_same_data
 from elbos.training.sampling import Sampling
 from elbos.training.trainer import Trainer
 
@@ -208,9 +207,8 @@ def _train(
 
         def claimed() -> None:
             if processes.is_main:
-                require_run_directory(run)  # before the lock, which is a file
                 stack.enter_context(run.lock())
-                claim(run, config, trainer.data)
+                run.claim(config, trainer.data)
 
         processes.together(claimed)
         trainer.train(on_images)

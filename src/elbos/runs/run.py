@@ -23,14 +23,13 @@ from elbos.evaluation.model import class_labels, sample_batches
 from elbos.models.samplers import Sampler
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
-from elbos.training import exported
-from elbos.training.config import Training, run_config
+from elbos.training import checkpoint, exported
+from elbos.training.config import Training
 from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
 from elbos.training.data.dataset import without_downloads
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import autocast
 from elbos.training.network import OwnNetwork
-from elbos.training.ownership import data_spec, require_own_data, require_own_null
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
 from elbos.training.state import build_network, require_dtypes, require_guidable, uses_labels
@@ -90,28 +89,28 @@ class Run:
         is_local = folder == Path(path)
         results = None if is_local else cache_dir() / "hub" / self.name
         self.directory, self.null_cond = RunDirectory(folder, results), null_cond
-        self.config = config = run_config(self.directory)
+        self.config = config = self.directory.config()
         self.schedule, self.sampling = config.schedule, config.sampling
         self.weighting = config.weighting
         self.precision, self.relative_width = config.precision, config.averaging.relative_width
         self.source: KnownData | Given = config.data
         # the Hub's client links to its cache
         files.require_plain(self.directory.path, may_link=not is_local)
-        weights = exported.averaged(self.directory, step)
         self.device = local_device()
         self.processes = ALONE
-        self.data = data_spec(self.directory) or self.dataset.spec
+        self.data = self.directory.data_spec() or self.dataset.spec
         self.shape, self.has_labels = tuple(self.data.shape), uses_labels(config, self.data)
         self.num_classes = self.data.num_classes if self.has_labels else None
         if null_cond is not None:
-            require_own_null(self.directory, null_cond)
+            self.directory.require_null(null_cond)
         if network is None:
             self.network = build_network(config, self.data, self.device)
         else:
             self.network = copy.deepcopy(network).to(self.device)
-        with weights as (self.step, averaged):
-            require_dtypes({"ema": averaged}, {"ema": self.network.state_dict()})
-            self.network.load_state_dict(averaged)
+        self.step, weights = exported.averaged(self.directory, step)
+        with checkpoint.belonging(folder):
+            require_dtypes({"ema": weights}, {"ema": self.network.state_dict()})
+            self.network.load_state_dict(weights)
         self.network.eval().requires_grad_(False)
         self.denoiser = Denoiser(self.network, config.parameterization)
 
@@ -127,7 +126,7 @@ class Run:
         if function is None:
             return cls(path)
         directory = RunDirectory(hub.resolved(path, exported.ON_HUB)[0])
-        data, config = data_spec(directory), run_config(directory)
+        data, config = directory.data_spec(), directory.config()
         if data is None or not isinstance(config.network, OwnNetwork):
             raise ValueError(f"The network of {path} is not user-defined: give no function.")
         config = replace(config, network=OwnNetwork.from_file(function))
@@ -171,7 +170,7 @@ class Run:
                 f"cannot be loaded: {explained(error).rstrip('.')}. Give them, or others like "
                 "them, as data:TYPE."
             ) from error
-        require_own_data(self.directory, dataset)
+        self.directory.require_data(dataset)
         return dataset
 
     @property

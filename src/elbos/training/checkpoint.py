@@ -53,7 +53,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def of_step(folder: Path, step: int | None) -> Path:
-    """Return the path of the checkpoint of a training step; None stands for the latest."""
+    """Return the path of the checkpoint of a training step, by default of the latest."""
     checkpoints, run = kept(folder), folder.parent
     if not checkpoints:
         raise FileNotFoundError(f"{run} has no checkpoint yet: train it with `elbos train`.")
@@ -177,43 +177,14 @@ class Saver:
 # --- reading -------------------------------------------------------------------------------------
 
 
-@contextmanager
-def reading_step(
-    folder: Path, step: int | None, only: str | None = None
-) -> Iterator[tuple[int, Groups]]:
-    """Read the checkpoint of a training step as `reading` does, by default the latest.
+def read(path: Path, only: str | None = None) -> tuple[int, Groups]:
+    """Read a checkpoint, verified by SHA-256, and return its step and its tensors by group.
 
-    If a running training replaces the latest checkpoint meanwhile, the newer one is read.
-    """
-    while True:
-        path = of_step(folder, step)
-        before = files.identity(path)
-        try:
-            checkpoint = _read(path, only)
-            break
-        except DamagedCheckpoint:
-            if before is not None and files.identity(path) == before:
-                raise
-    with _naming_another_network(path):
-        yield checkpoint
-
-
-@contextmanager
-def reading(path: Path, only: str | None = None) -> Iterator[tuple[int, Groups]]:
-    """Read a checkpoint, verified by SHA-256, and yield its step and its tensors by group and name.
-
-    If `only` is given, only this group is read. A KeyError, ValueError or RuntimeError in the
-    `with` block becomes a ValueError: the tensors belong to another network.
+    If `only` is given, only this group is read.
 
     Raises:
         DamagedCheckpoint: If a file is missing, truncated or modified.
     """
-    checkpoint = _read(path, only)
-    with _naming_another_network(path):
-        yield checkpoint
-
-
-def _read(path: Path, only: str | None) -> tuple[int, Groups]:
     try:
         manifest = read_object(path / "manifest.json")
         step, digests = manifest["step"], dict(manifest["sha256"])
@@ -229,27 +200,23 @@ def _read(path: Path, only: str | None) -> tuple[int, Groups]:
                 raise CorruptFile(f"{file.name} is truncated or was changed")
             groups[name] = load_file(file)
     except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, CorruptFile) else "manifest.json is no manifest"
-        if isinstance(error, FileNotFoundError):
-            reason = f"{Path(error.filename).name} is missing"
-        elif isinstance(error, SafetensorError):
-            reason = f"{file.name} is unreadable"
         raise DamagedCheckpoint(
-            f"The checkpoint {path} is corrupt ({reason}): unless another process is writing it, "
-            "delete that folder to resume from the previous checkpoint, or else from the start."
+            f"The checkpoint {path} is corrupt ({flat(error)}): unless another process is writing "
+            "it, delete that folder to resume from the previous checkpoint, or else from the start."
         ) from error
     return step, groups
 
 
 @contextmanager
-def _naming_another_network(path: Path) -> Iterator[None]:
+def belonging(where: Path) -> Iterator[None]:
+    """Convert errors on loading tensors into a ValueError: they belong to another network."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"The checkpoint {path} is complete, but belongs to another network or schedule "
+            f"{where} is complete, but belongs to another network or schedule "
             f"({flat(error)[:_MAX_REASON]}): give the network and the data that it was "
             "trained with, and the version of elbos."
         ) from error

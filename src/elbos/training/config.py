@@ -25,7 +25,6 @@ from elbos.training.choices import (
     Weight,
     require_storable,
 )
-from elbos.training.directory import RunDirectory
 from elbos.training.sampling import Sampling
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -329,12 +328,3 @@ def read_config(path: Path) -> Config:
             "one by `elbos train PRESET --dry-run`."
         ) from error
     return config
-
-
-def run_config(directory: RunDirectory) -> Config:
-    file = directory.path / "config.json"
-    if not file.exists():
-        raise FileNotFoundError(
-            f"{directory.path} is not a run directory, it has no config.json: see `elbos train`."
-        )
-    return read_config(file)

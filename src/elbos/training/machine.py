@@ -18,7 +18,7 @@ import torch
 
 from elbos.base.hardware import device_name
 from elbos.base.processes import Processes
-from elbos.training.config import Config, Precision, run_config
+from elbos.training.config import Config, Precision
 from elbos.training.directory import RunDirectory
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
@@ -71,7 +71,7 @@ def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:
     if config.precision != "auto":
         return config
     is_started = (run.path / "config.json").exists()
-    chosen = run_config(run).precision if is_started else best_precision(processes.device)
+    chosen = run.config().precision if is_started else best_precision(processes.device)
     return replace(config, precision=processes.from_main(chosen))
 
 

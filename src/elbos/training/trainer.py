@@ -130,7 +130,9 @@ class Trainer:
         # a user's blocks may be used other than by a call, which gathers them one by one
         self.state = new_state(network, config, processes, by_blocks=not is_own)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
-            self.state.start_from(initial_weights(config, config.init))
+            weights = initial_weights(config, config.init)
+            with checkpoint.belonging(config.init):
+                self.state.start_from(weights)
         if processes.is_main:
             warn_if_unresolved(config.schedule.logsnr_max, data.spec.num_levels)
         self.state.network.train()
@@ -281,7 +283,8 @@ class Trainer:
     def resume(self) -> None:
         """Restore the latest checkpoint, or save the initial weights loaded from another run."""
         if newest := self.processes.from_main(checkpoint.latest(self.run.checkpoints)):
-            with checkpoint.reading(newest) as (step, groups):
+            step, groups = checkpoint.read(newest)
+            with checkpoint.belonging(newest):
                 self.state.restore(step, groups)
         elif self.config.init is not None:
             self.saver.save(self.state.step, self.state.groups())

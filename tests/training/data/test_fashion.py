@@ -30,7 +30,7 @@ def write_fashion(path, suffix="", num_train=2_003, num_test=5):
         write_idx(path / f"{name}-labels-idx1-ubyte{suffix}", np.arange(num) % 10)
 
 
-@pytest.mark.parametrize("where", ["", "raw", "FashionMNIST/raw"])
+@pytest.mark.parametrize("where", ["", "FashionMNIST/raw"])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_fashion_reads_what_was_written(tmp_path, where, suffix):
     write_fashion(tmp_path / where, suffix)
@@ -74,19 +74,13 @@ def test_fashion_names_a_damaged_archive(tmp_path, damage):
         data.Fashion(root=tmp_path).load()
 
 
-def test_fashion_checks_counts_and_labels(tmp_path):
+def test_fashion_checks_counts_and_names_missing_files(tmp_path):
     write_fashion(tmp_path)
     write_idx(tmp_path / "t10k-labels-idx1-ubyte", np.zeros(4))
     with pytest.raises(ValueError, match=r"5 t10k .* 4"):
         data.Fashion(root=tmp_path).load()
-    write_idx(tmp_path / "t10k-labels-idx1-ubyte", np.full(5, 10))
-    with pytest.raises(ValueError, match="labels up to 10"):
-        data.Fashion(root=tmp_path).load()
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte"):
-        data.Fashion(root=tmp_path).load()
-    write_fashion(tmp_path, num_train=2_000)
-    with pytest.raises(ValueError, match="2000"):
         data.Fashion(root=tmp_path).load()
     with pytest.raises(FileNotFoundError, match="nowhere"):
         data.Fashion(root=tmp_path / "nowhere").load()

@@ -65,7 +65,7 @@ def test_what_is_stored_is_the_distribution_of_the_scaled_latents(
 ):
     vae = load_vae(vae_folder)
     encode(images, vae, tmp_path / "out", dtype=dtype, batch_size=7)
-    stored, _ = load(tmp_path / "out")
+    stored = load(tmp_path / "out")
     assert (stored.shape, stored.num_levels) == ((4, 4, 4), None)
     with torch.no_grad():
         x = data.to_unit(images.train.x[:], 256)

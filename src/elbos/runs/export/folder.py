@@ -20,7 +20,7 @@ from elbos.runs.export.card import card
 from elbos.runs.run import Run
 from elbos.training import exported
 from elbos.training.config import Config
-from elbos.training.directory import RunDirectory
+from elbos.training.directory import MANIFEST, RunDirectory
 from elbos.training.network import OwnNetwork
 
 
@@ -66,7 +66,7 @@ def export(run: Run, folder: Path | str, *, vae: Latents | None = None) -> list[
                 manifest["sha256"] = exported.write(partial, run.network.state_dict())
             text = card(published, folder.resolve().name, vae)
             files.write(partial / "README.md", text.encode())
-            RunDirectory(partial).write(exported.MANIFEST, manifest)
+            RunDirectory(partial).write(MANIFEST, manifest)
         return _moved(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -88,7 +88,7 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
     names = [path.name for path in folder.glob("*") if not path.name.startswith(".")]
     if not names:
         return
-    stored = RunDirectory(folder).read(exported.MANIFEST)
+    stored = RunDirectory(folder).read(MANIFEST)
     if stored is None:
         raise ValueError(f"{folder} holds {names[0]} and no export: name a new folder.")
     if stored.get("run") != _run_of(run)["run"]:
@@ -166,7 +166,7 @@ def _moved(partial: Path, folder: Path) -> list[str]:
     if not folder.exists():
         partial.rename(folder)
         return names
-    for name in sorted(names, key=lambda name: name == exported.MANIFEST):
+    for name in sorted(names, key=lambda name: name == MANIFEST):
         (folder / name).parent.mkdir(exist_ok=True)
         (partial / name).replace(folder / name)
     return names

@@ -1,8 +1,8 @@
 """Datasets on disk: one array per split, mapped into memory.
 
 FOLDER/
-    index.json        name, dtype and classes of the data, SHA-256 of the arrays, and images that
-                      cannot be decoded; written last: it marks a complete folder
+    index.json        name, dtype and classes of the data, and SHA-256 of the arrays; written last:
+                      it marks a complete folder
     train.npy         the samples, `[n, c, h, w]`
     train.labels.npy  the class of each sample, if there are classes
 
@@ -13,7 +13,7 @@ system has read.
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +44,6 @@ class Index:
         source: Digest of the data and settings from which the arrays were made.
         sha256: Digest of the samples of all splits.
         labels_sha256: Digest of the labels of all splits.
-        bad: Reason why an image could not be decoded, by the name of the image.
     """
 
     format: Literal[1] = 1
@@ -55,7 +54,6 @@ class Index:
     source: str
     sha256: str
     labels_sha256: str
-    bad: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "Index":
@@ -102,7 +100,7 @@ def _mapped(path: Path) -> Shaped[np.ndarray, "..."]:
     return array
 
 
-def load(folder: Path) -> tuple[Dataset, Index]:
+def load(folder: Path) -> Dataset:
     """Open the dataset in a folder of arrays."""
     index, splits = Index.read(folder), []
     dtype, form = DTYPES[index.dtype]
@@ -117,10 +115,9 @@ def load(folder: Path) -> tuple[Dataset, Index]:
     train, val, test = splits
     names = index.class_names
     classes = None if names is None else len(names)
-    dataset = Dataset(
+    return Dataset(
         index.name, train, val, test, index.num_levels, classes, names, known_digest=index.sha256
     )
-    return dataset, index
 
 
 def write(
@@ -165,7 +162,7 @@ def verify(folder: Path) -> None:
     Raises:
         ValueError: If they differ.
     """
-    dataset, index = load(folder)
+    dataset, index = load(folder), Index.read(folder)
     samples = digest_of(x for split in dataset.splits for x in split.x.split(_NUM_AT_ONCE))
     labels = digest_of(split.labels for split in dataset.splits if split.labels is not None)
     if (samples, labels) != (index.sha256, index.labels_sha256):

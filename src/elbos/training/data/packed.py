@@ -45,7 +45,7 @@ class Packed(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        dataset, _ = arrays.load(self.path)
+        dataset = arrays.load(self.path)
         if dataset.num_levels is None:
             raise ValueError(f"{self.path} holds latents: train with data:latents.")
         return augmented(dataset, flip=self.flip, crop=self.crop)
@@ -65,7 +65,7 @@ class Latents(Typed):
         object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
-        dataset, _ = arrays.load(self.path)
+        dataset = arrays.load(self.path)
         if dataset.num_levels is not None:
             raise ValueError(f"{self.path} holds images: train with data:packed.")
         train, val, test = (

@@ -16,8 +16,7 @@ from elbos.base import files
 from elbos.base.errors import flat
 from elbos.training.data.dataset import MAX_CLASSES
 from elbos.training.data.images import EXTENSIONS
-from elbos.training.data.pack import Encoded, Pictures
-from elbos.training.data.splits import SPLIT_WORDS
+from elbos.training.data.pack import SPLIT_WORDS, Encoded, Pictures
 
 
 @dataclass(frozen=True, kw_only=True)
