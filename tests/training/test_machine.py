@@ -10,11 +10,10 @@ from tiny import DIGITS, log, tensors
 
 from elbos.runs.fit import fit, train
 from elbos.theory.schedules import Cosine
-from elbos.training import machine, monitor
+from elbos.training import execution, monitor
 from elbos.training.config import Optimizer, Output
 from elbos.training.directory import RunDirectory
-from elbos.training.execution import fast_kernels
-from elbos.training.machine import best_precision
+from elbos.training.execution import best_precision, fast_kernels
 
 ONE_STEP = replace(DIGITS, num_images=16)
 
@@ -24,7 +23,7 @@ def test_a_run_keeps_the_precision_it_was_begun_in(tmp_path, monkeypatch):
     is bit for bit the run that was told so.
     """
     for best in ("fp32", "bf16"):
-        monkeypatch.setattr(machine, "best_precision", lambda _, best=best: best)
+        monkeypatch.setattr(execution, "best_precision", lambda _, best=best: best)
         train(ONE_STEP, tmp_path / "auto")
         assert RunDirectory(tmp_path / "auto").config() == replace(ONE_STEP, precision="fp32")
     with pytest.raises(ValueError, match="precision = fp32, not bf16"):
@@ -55,7 +54,7 @@ def test_the_choice_follows_the_time_of_products(monkeypatch):
     device = torch.device("cpu")
     for seconds, expected in (([1.3, 1.0], "fp32"), ([1.2, 1.0], "bf16"), ([0.5, 1.0], "bf16")):
         best_precision.cache_clear()
-        monkeypatch.setattr(machine, "_seconds", lambda _, seconds=seconds: seconds)
+        monkeypatch.setattr(execution, "_seconds", lambda _, seconds=seconds: seconds)
         assert best_precision(device) == expected
     best_precision.cache_clear()
 
@@ -63,8 +62,8 @@ def test_the_choice_follows_the_time_of_products(monkeypatch):
 def test_stalls_do_not_choose(monkeypatch):
     """A machine that is busy during the first products, of either type, and then is not."""
     clock = itertools.chain.from_iterable((i, i + (9 if i < 12 else 1)) for i in range(100))
-    monkeypatch.setattr(machine.time, "perf_counter", clock.__next__)
-    assert machine._seconds((torch.bfloat16, torch.float32)) == [1, 1]
+    monkeypatch.setattr(execution.time, "perf_counter", clock.__next__)
+    assert execution._seconds((torch.bfloat16, torch.float32)) == [1, 1]
 
 
 def kernels() -> tuple[bool, bool, str]:

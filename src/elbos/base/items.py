@@ -36,9 +36,7 @@ class Batched(Protocol):
 
 @dataclass(frozen=True)
 class Items:
-    """Adapter that reads a dataset in batches.
-
-    The dataset is a tensor or map-style; types and ranges are checked.
+    """Adapter that reads a tensor or a map-style dataset in batches, and checks them.
 
     Attributes:
         dataset: The tensor or dataset.
@@ -56,9 +54,7 @@ class Items:
         return len(self.dataset)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "b *d"], Condition]:
-        """Return the data and the conditioning inputs of selected samples.
-
-        The condition is None if the dataset has none.
+        """Return the data and the conditioning inputs, or None, of selected samples.
 
         Raises:
             ValueError: If `x` is not a tensor of floating-point numbers, not finite, or beyond

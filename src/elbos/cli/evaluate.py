@@ -28,7 +28,7 @@ from elbos.runs.pretrained import Pretrained, is_pipeline
 from elbos.runs.run import Run
 from elbos.training.data import KnownData
 from elbos.training.directory import RunDirectory
-from elbos.training.machine import keep_freed_memory
+from elbos.training.execution import keep_freed_memory
 from elbos.training.sampling import Sampling
 
 

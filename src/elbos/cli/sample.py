@@ -17,7 +17,7 @@ from elbos.runs.pretrained import is_pipeline
 from elbos.runs.run import Run
 from elbos.runs.samples import Request, write_samples
 from elbos.training.directory import RunDirectory
-from elbos.training.machine import keep_freed_memory
+from elbos.training.execution import keep_freed_memory
 from elbos.training.sampling import Sampling
 
 

@@ -14,9 +14,10 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
-from elbos.base import files, store
+from elbos.base import files
 from elbos.base.cache import DamagedFolder, build_once, cache_dir, cached
 from elbos.base.codec import digest
+from elbos.base.formats import pack, unpack
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
 from elbos.base.store import Part, Store, Tensors
@@ -106,12 +107,12 @@ def reference(
             "rows": rows,
             "kernel": torch.tensor(mean_kernel(rows), dtype=torch.float64),
         }
-        files.write(folder / _FILE, store.pack(tensors))
+        files.write(folder / _FILE, pack(tensors))
         shutil.rmtree(parts_of.folder)
 
     def read(folder: Path) -> Reference:
         try:
-            tensors = store.read(folder / _FILE)
+            tensors = unpack(files.read(folder / _FILE), folder / _FILE)
             statistics = Statistics(tensors["mean"], tensors["covariance"], int(tensors["num"]))
             rows, kernel = tensors["rows"], tensors["kernel"].item()
         except (FileNotFoundError, ValueError, KeyError) as error:

@@ -24,7 +24,7 @@ from elbos.training.choices import require_storable
 from elbos.training.config import Averaging, Config, Execution, Optimizer, Output, Precision
 from elbos.training.data import Given, GivenData, Samples
 from elbos.training.directory import RunDirectory, require_same_data
-from elbos.training.machine import keep_freed_memory, resolved
+from elbos.training.execution import keep_freed_memory, resolved
 from elbos.training.monitor import OnImages, require_installed
 from elbos.training.network import OwnNetwork, require_storable_state
 from elbos.training.sampling import Sampling
@@ -129,9 +129,8 @@ def fit(
 
     Raises:
         ValueError: If an argument is of another type, data, network, objective and settings do not
-            fit each other, as far as a few samples and those for validation tell, the network's
-            weights or the objective cannot be stored, or the directory is of another run. Nothing
-            is written then.
+            fit each other, as far as a few samples tell, the network's weights or the objective
+            cannot be stored, or the directory is of another run. Nothing is written then.
         Diverged, Interrupted, OSError: As `train` does.
 
     Examples:

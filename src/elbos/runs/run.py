@@ -38,9 +38,7 @@ from elbos.validation import Validation, Validator
 
 
 class Run:
-    """Trained model that is loaded from a run directory.
-
-    It has the averaged weights at one checkpoint.
+    """Trained model with the averaged weights at one checkpoint of a run directory.
 
     Args:
         path: The run directory, or an export of a run (`elbos export`), which may be OWNER/NAME or
@@ -119,10 +117,7 @@ class Run:
 
     @classmethod
     def with_function(cls, path: Path, function: str | None) -> "Run":
-        """Load a trained model whose network is defined in a Python file.
-
-        FILE.py:FUNCTION builds the network.
-        """
+        """Load a trained model whose network is built by FILE.py:FUNCTION."""
         if function is None:
             return cls(path)
         directory = RunDirectory(hub.resolved(path, exported.ON_HUB)[0])
@@ -133,10 +128,7 @@ class Run:
         return cls(path, build_network(config, data, torch.device("cpu")))
 
     def with_data(self, data: KnownData) -> "Run":
-        """Return a copy of the model for evaluation on other images.
-
-        Their shape and number of classes must be the same.
-        """
+        """Return a copy of the model for evaluation on other images of the same form."""
         dataset, model = data.load(), copy.copy(self)
         trained, other = replace(self.data, name=""), replace(dataset.spec, name="")
         if not self.has_labels:
@@ -157,10 +149,7 @@ class Run:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Dataset on which the model is evaluated.
-
-        The default is the training data, loaded on first use.
-        """
+        """Dataset on which the model is evaluated, by default its own, loaded on first use."""
         try:
             with without_downloads():
                 dataset = self.source.load()
@@ -221,9 +210,7 @@ class Run:
         guidance: float | None = None,
         cond: Condition = None,
     ) -> Float[Tensor, "n *d"]:
-        """Generate samples from the model.
-
-        They are on the CPU, approximately in [-1, 1]. The training data are not needed.
+        """Generate samples on the CPU, about in [-1, 1]; the training data are not needed.
 
         Args:
             num: The number of samples.
@@ -268,9 +255,7 @@ class Run:
         num_evaluations: int = 8,
         seed: int = 0,
     ) -> Validation:
-        """Return an upper bound on the negative log-likelihood of data.
-
-        It is in bits per dimension.
+        """Return an upper bound on the negative log-likelihood of data in bits per dimension.
 
         Args:
             dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do. A network

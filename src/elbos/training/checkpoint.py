@@ -24,7 +24,6 @@ from elbos.base import files
 from elbos.base.errors import flat
 from elbos.base.formats import CorruptFile, read_object
 from elbos.base.processes import Processes
-from elbos.training.directory import RunDirectory
 from elbos.training.sharding import is_sharded, unsharded
 
 _MAX_REASON = 200  # characters: torch lists all tensors that differ
@@ -78,7 +77,8 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
     partial = files.partial(path)
     try:
         with files.named_errors(folder):
-            partial.mkdir(parents=True)
+            folder.mkdir(exist_ok=True)  # in a run directory that nobody has deleted
+            partial.mkdir()
             for name, tensors in groups.items():
                 file = partial / f"{name}.safetensors"
                 whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
@@ -115,8 +115,8 @@ class Saver:
     process is raised in all.
     """
 
-    def __init__(self, run: RunDirectory, processes: Processes, num_kept: int) -> None:
-        self.run, self.processes, self.num_kept = run, processes, num_kept
+    def __init__(self, folder: Path, processes: Processes, num_kept: int) -> None:
+        self.folder, self.processes, self.num_kept = folder, processes, num_kept
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="elbos-saving")
         self._writing: Future[None] | None = None
         self._started = time.monotonic()
@@ -153,7 +153,9 @@ class Saver:
                     if self.processes.is_main:
                         copies[group][name] = whole.to("cpu", copy=True)
         if self.processes.is_main:
-            self._writing = self._thread.submit(self._write, step, copies)
+            self._writing = self._thread.submit(
+                save, self.folder, step, copies, num_kept=self.num_kept
+            )
 
     def wait(self) -> None:
         """Wait until the last checkpoint is written, and raise its error in all processes."""
@@ -164,14 +166,6 @@ class Saver:
                 writing.result()
 
         self.processes.together(result)
-
-    def _write(self, step: int, groups: Groups) -> None:
-        self.run.require_present()
-        try:
-            save(self.run.checkpoints, step, groups, num_kept=self.num_kept)
-        except OSError:
-            self.run.require_present()
-            raise
 
 
 # --- reading -------------------------------------------------------------------------------------

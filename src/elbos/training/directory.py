@@ -192,13 +192,6 @@ class RunDirectory:
                 f"The run in {self.path} was trained with another null_cond: give that one."
             )
 
-    def require_present(self) -> None:
-        if not (self.path / "config.json").exists():
-            raise FileNotFoundError(
-                f"{self.path} or its config.json was deleted during the training: unsaved "
-                "progress is lost. The same command trains again from the start."
-            )
-
     def log(self, **values: Any) -> None:
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(values) + "\n")

@@ -30,12 +30,11 @@ def shard(
     by_blocks: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Shard the parameters of a network in place.
+    """Shard the parameters of a network in place, one copy over each `shard_size` processes.
 
-    Each group of `shard_size` processes shares one copy. Blocks are gathered in `dtype` when they
-    are called, for less memory. If not `by_blocks`, the network is gathered at once, which is also
-    correct for blocks that are not just called. Gradients are averaged in float32; parameters
-    outside of blocks, such as embeddings, keep their dtype.
+    Blocks are gathered in `dtype` when they are called, for less memory. If not `by_blocks`, the
+    network is gathered at once, which is also correct for blocks that are not just called.
+    Gradients are averaged in float32; parameters outside of blocks keep their dtype.
     """
     if processes.num % shard_size:
         raise ValueError(
@@ -44,7 +43,6 @@ def shard(
         )
     if shard_size == 1:
         return
-    require_shareable(network, shard_size)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -79,17 +77,11 @@ def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
     )
 
 
-def require_shareable(network: nn.Module, shard_size: int) -> None:
+def require_shareable(network: nn.Module) -> None:
     for name, parameter in network.named_parameters():
         # hooks would be called before gradients are averaged over processes
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise ValueError(f"{name} has a gradient hook, which several processes do not call.")
-        if parameter.ndim == 0 and shard_size > 1:
-            raise ValueError(f"{name} has shape []: shards need shape [1].")
-    dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
-    if len(dtypes) > 1 and shard_size > 1:
-        names = ", ".join(sorted(map(str, dtypes)))
-        raise ValueError(f"the parameters trained are {names}: shards need one dtype.")
 
 
 def is_container(module: nn.Module) -> bool:

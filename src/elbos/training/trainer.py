@@ -44,11 +44,11 @@ from elbos.training.execution import (
     compiling,
     fast_kernels,
     is_compiled,
+    machine,
     one_graph,
 )
 from elbos.training.exported import initial_weights
 from elbos.training.loss import Loss
-from elbos.training.machine import described, machine
 from elbos.training.monitor import Monitor, OnImages, seconds_per_image
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Visits, seed_torch, times
@@ -111,13 +111,13 @@ class Trainer:
         self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.prefetched: Iterator[StoredBatch] | None = None
         self.waited = 0.0  # seconds spent waiting for batches
-        self.saver = checkpoint.Saver(run, processes, config.output.num_kept)
+        self.saver = checkpoint.Saver(run.checkpoints, processes, config.output.num_kept)
 
         is_own, shard_size = isinstance(config.network, OwnNetwork), config.execution.shard_size
         if network is None:
             network = build_network(config, data.spec, self.device)
         if processes.num > 1:
-            require_shareable(network, shard_size)
+            require_shareable(network)
             if self.given is not None and shard_size > 1:
                 network = copy.deepcopy(network)  # the user's network stays unsharded
             if is_own:
@@ -160,8 +160,6 @@ class Trainer:
                 is_stopping, is_time, has_failed = self.processes.any(
                     is_stop_requested(), saver.is_time(output.save_minutes), saver.has_failed
                 )
-                if self.processes.is_main:
-                    self.run.require_present()
                 monitor.step(losses, grad_norm, waited=self.waited)
                 if has_failed:
                     saver.wait()  # raises the error in all processes
@@ -180,11 +178,10 @@ class Trainer:
                     )
 
     def step(self) -> tuple[Float[Tensor, " B"], float]:
-        """Execute one training step.
+        """Execute one training step, and return losses and gradient norm as `observed` does.
 
-        Returns the losses of the global batch and the gradient norm before clipping. Everything
-        that depends on the noise levels goes to the device as one tensor, and losses and norm come
-        back as one tensor: the device waits for nothing else.
+        Everything that depends on the noise levels goes to the device as one tensor, and losses and
+        norm come back as one tensor: the device waits for nothing else.
         """
         state = self.state
         logsnr = self.logsnr()
@@ -220,10 +217,7 @@ class Trainer:
         return x, cond if self.config.use_labels else None
 
     def differentiate(self, levels: Float[Tensor, "7 b"]) -> Float[Tensor, " b"]:
-        """Compute the gradients of the mean loss over the global batch.
-
-        The losses of this process's samples are returned.
-        """
+        """Compute gradients of the global mean loss, and return this process's losses."""
         config, num, num_processes = self.config, len(self.samples), self.processes.num
         x, cond = self.batch()
         self.number.fill_(self.state.step)
@@ -243,10 +237,7 @@ class Trainer:
         return torch.cat(losses)
 
     def observed(self, losses: Float[Tensor, " b"]) -> tuple[Float64[Tensor, " B"], float]:
-        """Clip the gradients and return losses and gradient norm.
-
-        Losses are those of the global batch; the norm is taken before clipping.
-        """
+        """Clip the gradients; return the global batch's losses, and the norm before clipping."""
         limit = self.config.optimizer.max_grad_norm
         norm = unsharded(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
         losses = self.processes.gathered(losses, self.config.batch_size)
@@ -263,16 +254,13 @@ class Trainer:
             share_buffers(self.state.network)
 
     def validate(self) -> Validation | None:
-        """Estimate the validation ELBO and write a grid of samples.
-
-        None if there is no validation set.
-        """
+        """Estimate the validation ELBO, if there is a validation set, and write a sample grid."""
         config, device = self.config, self.device
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
         with autocast(config, device):
             is_shared = self.processes.num > 1
             result = validate(denoiser, config, self.data, device, is_shared=is_shared)
-            grid = sample_grid(denoiser, config, self.data, self.processes)
+            grid = sample_grid(denoiser, config, self.data, device)
         if grid is not None and self.processes.is_main:
             self.run.samples.mkdir(exist_ok=True)
             files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
@@ -295,7 +283,7 @@ class Trainer:
         prefetched = self.batches.prefetched(
             state.step, config.num_steps, num_workers=self.num_workers
         )
-        device = f"{machine(self.device)['device']}, {described(config, self.device)}"
+        device = f"{machine(self.device)['device']}, {config.precision}"
         monitor = Monitor(
             config,
             self.run,

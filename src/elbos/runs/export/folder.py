@@ -80,10 +80,8 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
             f"the VAE makes latents of {num} channels, and the run was trained on "
             f"{run.data.shape[0]}: give the VAE of `elbos data encode`."
         )
-    if folder.is_symlink():
-        raise ValueError(f"{folder} is a link, which is not followed: name a folder.")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder.")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ValueError(f"{folder} is a link or a file: name a folder.")
     files.require_plain(folder)
     names = [path.name for path in folder.glob("*") if not path.name.startswith(".")]
     if not names:
@@ -96,10 +94,7 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
 
 
 def _run_of(run: Run) -> dict[str, str]:
-    """Return a digest that identifies a training run.
-
-    It does not depend on the length of the training.
-    """
+    """Return a digest that identifies a training run of any length."""
     settings = {**run.config.identity(), "num_images": None, "init": None, "data": None}
     return {"run": digest([settings, run.directory.read("data.json")])}
 

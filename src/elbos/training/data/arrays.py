@@ -64,7 +64,7 @@ class Index:
                 "`elbos data pack FOLDER OUT` makes them."
             )
         try:
-            index: Index = decode(Index, files.read_json(file), "it")
+            index: Index = decode(Index, files.read_value(file), "it")
         except ValueError as error:
             raise ValueError(f"{file} is corrupt ({error}): pack the data again.") from error
         return index

@@ -36,9 +36,9 @@ def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
 
 
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " n"]:
-    """Return the sample indices of the global batch of a training step.
+    """Return the sample indices of the global batch of a training step, out of `num` samples.
 
-    The batch has `batch_size` out of `num` samples. Batches cross the border between epochs, so all
+    Batches cross the border between epochs, so all
     have the same size, and may be larger than the data.
 
     Examples:
@@ -94,11 +94,10 @@ class Batches(Dataset[StoredBatch]):
     def prefetched(
         self, step: int, num_steps: int, *, num_workers: int = 0
     ) -> Generator[StoredBatch, None, None]:
-        """Yield training batches loaded in advance by worker processes.
+        """Yield the batches of the steps `step` to `num_steps - 1`, prefetched by worker processes.
 
-        The batches are those of the steps `step` to `num_steps - 1`. Without worker processes,
-        threads prefetch; a user's dataset, which may use the process's random number generators, is
-        then not prefetched. An error on reading a batch is raised when that batch is requested.
+        Without worker processes, threads prefetch, but not a user's dataset, which may use the
+        process's random number generators.
         """
         if num_workers:
             loader = DataLoader(

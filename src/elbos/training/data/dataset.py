@@ -279,9 +279,9 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 
 
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
-    """Convert samples in [-1, 1] to pixel values `0..num_levels-1`.
+    """Convert samples to pixel values `0..num_levels-1`: the inverse of `to_unit`, with rounding.
 
-    The inverse of `to_unit`: samples are clamped to [-1, 1] and rounded. The dtype is the first of
+    The dtype is the first of
     uint8, uint16 and int32 that holds all values. Continuous data (`num_levels=None`) are returned
     unchanged.
 
@@ -298,9 +298,7 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
 
 
 def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
-    """Rescale pixel values `0..num_levels-1` to `0..255`.
-
-    `num_levels` is at most 256.
+    """Rescale pixel values `0..num_levels-1`, of at most 256, to `0..255`.
 
     Examples:
         >>> to_pixels(torch.tensor([0, 8, 16], dtype=torch.uint8), num_levels=17)
