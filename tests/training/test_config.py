@@ -200,7 +200,6 @@ def test_unknown_entries_are_refused() -> None:
     ("change", "message"),
     [
         ({"weighting": weightings.Exponential(rate=1e3)}, "inf .*rate=1000"),
-        ({"weighting": weightings.Sigmoid(k=-1e4)}, r"k=-10000"),
         (
             {"weighting": Tabulated(name="w", weights=(1.0, 2.0), logsnr_min=-5.0)},
             r"on \[-8, 7.8\]",

@@ -188,7 +188,7 @@ def read(path: Path, only: str | None = None) -> tuple[int, Groups]:
             # nothing outside this folder is read
             raise CorruptFile(f"manifest.json names a file {strange[0]!r}")
         groups = {}
-        for name in digests if only is None else digests.keys() & {only}:
+        for name in digests if only is None else [only]:
             file = path / f"{name}.safetensors"
             if files.sha256(file) != digests[name]:
                 raise CorruptFile(f"{file.name} is truncated or was changed")

@@ -20,9 +20,8 @@ from elbos.runs.run import Run
 from elbos.runs.samples import Request, write_samples
 from elbos.training import data
 from elbos.training.data import pack
-from elbos.training.data.arrays import load
 from elbos.training.data.encode import encode
-from elbos.training.data.packed import Moments
+from elbos.training.data.packed import Moments, load
 from elbos.training.pictures import png
 from elbos.training.randomness import Visits
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
-from elbos.training.data import arrays, pack
+from elbos.training.data import pack, packed
 
 NUM = 60
 
@@ -145,8 +145,8 @@ def test_a_folder_of_something_else_is_refused(pictures, tmp_path, name):
 
 def changed(**entries):
     def change(out):
-        index = json.loads((out / arrays.INDEX).read_text())
-        (out / arrays.INDEX).write_text(json.dumps({**index, **entries}))
+        index = json.loads((out / packed.INDEX).read_text())
+        (out / packed.INDEX).write_text(json.dumps({**index, **entries}))
 
     return change
 
@@ -197,12 +197,12 @@ def test_no_file_may_be_endless(pictures, tmp_path):
 def test_every_changed_byte_is_found(pictures, tmp_path):
     out = tmp_path / "out"
     pack_into(pictures, out)
-    arrays.verify(out)
+    packed.verify(out)
     for path in out.glob("*.npy"):
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(ValueError, match=rf"\A[^\n]*{out}[^\n]*\Z"):
-            arrays.verify(out)
+            packed.verify(out)
         path.write_bytes(content)
 
 

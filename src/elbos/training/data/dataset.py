@@ -22,7 +22,7 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from elbos.base.conditions import Condition
-from elbos.base.items import Batch, Batched
+from elbos.base.items import Batch, Batched, Items
 from elbos.training.randomness import Visits
 
 SPLITS = ("train", "val", "test")
@@ -133,13 +133,6 @@ class DataSpec:
         return f"shape {'x'.join(map(str, self.shape))}, {values}{classes}"
 
 
-class Trained(Batched, Protocol):
-    """Interface of training samples that are read by index."""
-
-    def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return samples before augmentation, with their conditions or None."""
-
-
 class Samples(Protocol):
     """Interface of the training data of a run: a `Dataset`, or the user's own in Python."""
 
@@ -147,7 +140,7 @@ class Samples(Protocol):
     def spec(self) -> DataSpec: ...
 
     @property
-    def training(self) -> "Trained": ...
+    def training(self) -> "Levels | Items": ...
 
     @property
     def validation(self) -> Batched | None: ...
@@ -250,8 +243,7 @@ class Dataset:
         levels = self.known_digest or digest_of(split.x[:] for split in self.splits)
         labels = [s.labels for s in self.splits if s.labels is not None]
         for some in labels:
-            num = self.num_classes or math.inf
-            if len(some) and not 0 <= some.min() <= some.max() < num:
+            if len(some) and not 0 <= some.min() <= some.max() < (self.num_classes or math.inf):
                 raise ValueError(
                     f"{self.name} has labels {some.min()} to {some.max()}, and {self.num_classes} "
                     "classes, which are counted from 0: repair the labels, or pack the data again."

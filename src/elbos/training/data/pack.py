@@ -28,11 +28,11 @@ from elbos.base.cache import DamagedFolder, build_once, cache_dir
 from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import digest
 from elbos.base.progress import progress
-from elbos.training.data import arrays
-from elbos.training.data.arrays import INDEX, Index
+from elbos.training.data import packed
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import MAX_CLASSES, SPLITS, Dataset
 from elbos.training.data.images import EXTENSIONS, BadPicture, decode
+from elbos.training.data.packed import INDEX, Index
 
 SPLIT_WORDS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
     ("val", "valid", "validation"), "val"
@@ -117,7 +117,7 @@ class Pictures(Typed, abc.ABC):
 
         def read(folder: Path) -> Dataset:
             try:
-                return arrays.load(folder)
+                return packed.load(folder)
             except (OSError, ValueError) as error:
                 raise DamagedFolder(f"the cache {folder} is corrupt") from error
 
@@ -186,7 +186,7 @@ def _build(
                 yield decoded[rows[start : start + _NUM_AT_ONCE]].tobytes()
 
         labels = [torch.tensor([image.label for image in split]) for split in splits if class_names]
-        arrays.write(
+        packed.write(
             folder,
             [(len(split), blocks([image.row for image in split])) for split in splits],
             labels,
