@@ -1,12 +1,11 @@
 """A run has the precision that serves the machine it was begun on, and keeps it."""
 
-import itertools
 import json
 from dataclasses import replace
 
 import pytest
 import torch
-from tiny import DIGITS, log, tensors
+from tiny import DIGITS, tensors
 
 from elbos.runs.fit import fit, train
 from elbos.theory.schedules import Cosine
@@ -59,13 +58,6 @@ def test_the_choice_follows_the_time_of_products(monkeypatch):
     best_precision.cache_clear()
 
 
-def test_stalls_do_not_choose(monkeypatch):
-    """A machine that is busy during the first products, of either type, and then is not."""
-    clock = itertools.chain.from_iterable((i, i + (9 if i < 12 else 1)) for i in range(100))
-    monkeypatch.setattr(execution.time, "perf_counter", clock.__next__)
-    assert execution._seconds((torch.bfloat16, torch.float32)) == [1, 1]
-
-
 def kernels() -> tuple[bool, bool, str]:
     cudnn = torch.backends.cudnn
     return cudnn.benchmark, cudnn.allow_tf32, torch.get_float32_matmul_precision()
@@ -97,23 +89,6 @@ def test_a_machine_that_has_changed_is_noted(tmp_path, caplog):
     train(ONE_STEP, tmp_path)
     assert " now " not in caplog.text
     assert json.loads(file.read_text()) == now
-
-
-def test_a_warmup_of_more_than_a_fifth_is_said_with_the_learning_rate_that_is_reached(
-    tmp_path, caplog
-):
-    caplog.set_level("INFO", "elbos")
-    output = replace(DIGITS.output, log_every=16)
-    for warmup_images, num_images in ((16, 80), (80, 160)):
-        assert "warm-up takes" not in caplog.text
-        optimizer = replace(DIGITS.optimizer, warmup_images=warmup_images)
-        config = replace(DIGITS, optimizer=optimizer, num_images=num_images, output=output)
-        train(config, run := tmp_path / f"{num_images}")
-    reached = max(line["learning_rate"] for line in log(run) if "loss" in line)
-    text = f"{reached:.2g} of {optimizer.learning_rate:.2g}, as warm-up takes 50%"
-    assert text in caplog.text
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    assert all(0 <= line["data_wait"] <= 1 for line in lines if "loss" in line)
 
 
 def test_the_share_of_a_known_peak_is_logged(tmp_path, monkeypatch):

@@ -104,7 +104,7 @@ def compiling(*, is_on: bool) -> Iterator[None]:
     except RuntimeError as error:
         from torch._dynamo.exc import TorchDynamoException  # takes a second to import
 
-        if not isinstance(error, TorchDynamoException) and "double backward" not in str(error):
+        if not isinstance(error, TorchDynamoException):
             raise
         reason = flat(error).partition(" Set TORCH")[0][:300]
         raise ValueError(

@@ -1,9 +1,7 @@
 """A folder of pictures: its splits, its cache, and files that are no pictures."""
 
-import errno
 import itertools
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,15 +60,6 @@ def test_held_out_shares_are_five_percent():
         assert abs(len(part) - 500) < 4 * (10_000 * 0.05 * 0.95) ** 0.5
 
 
-@pytest.mark.parametrize("num", [3, 4, 10])
-def test_no_split_is_empty(tmp_path, num):
-    for i in range(num):
-        save(tmp_path / f"{i}.png", (i, 0, 0))
-    dataset = data.Folder(root=tmp_path, size=2).load()
-    assert all(reds(dataset))
-    assert (dataset.num_classes, dataset.train.labels) == (None, None)
-
-
 @pytest.mark.parametrize("with_val", [True, False])
 def test_train_and_test_folders_are_the_splits(tmp_path, with_val):
     for i, split in enumerate(["train"] * 9 + ["val"] * 2 * with_val + ["test"] * 3):
@@ -83,19 +72,6 @@ def test_train_and_test_folders_are_the_splits(tmp_path, with_val):
         assert (sorted(train + val), test) == ([*range(9)], [10, 11, 9])
         assert val
     assert dataset.class_names == ("a", "b")
-
-
-def save_imagenet(root):
-    """Two classes with 6 training and 20 validation pictures."""
-    for i in range(26):
-        label = f"n0{i % 2}"
-        save(root / ("train" if i < 6 else "val") / label / f"{i}.JPEG", (8 * i, 0, 0))
-
-
-def test_validation_pictures_in_class_folders_are_divided(tmp_path):
-    save_imagenet(tmp_path)
-    dataset = data.Folder(root=tmp_path, size=4).load()
-    assert [len(split) for split in (dataset.train, dataset.val)] == [6, 20 - len(dataset.test)]
 
 
 def test_hidden_and_other_files_are_ignored(pictures):
@@ -161,20 +137,6 @@ def test_a_bad_file_is_named_with_its_reason(tmp_path, name):
     assert "\n" not in message
 
 
-@pytest.mark.usefixtures("low_pixel_limit")
-def test_bad_files_are_counted_and_left_out_on_demand(pictures):
-    good = reds(data.Folder(root=pictures, size=4).load())
-    for name, (make, _) in BAD.items():
-        make(pictures / "cat" / name)
-    count = f"{len(BAD)} of {NUM + len(BAD)} pictures"
-    with pytest.raises(ValueError, match=count):
-        data.Folder(root=pictures, size=4).load()
-    with pytest.warns(UserWarning, match=count) as caught:
-        dataset = data.Folder(root=pictures, size=4, skip_bad=True).load()
-    assert len(caught) == 1
-    assert reds(dataset) == good
-
-
 def test_the_cache_is_used_and_refreshed(pictures, monkeypatch, own_cache):
     decoded = []
 
@@ -199,20 +161,6 @@ def test_the_cache_is_used_and_refreshed(pictures, monkeypatch, own_cache):
     assert {path.suffix for path in own_cache.iterdir()} <= {"", ".lock"}
 
 
-@pytest.mark.parametrize("is_elsewhere", [True, False])
-def test_pictures_of_the_same_names_sizes_and_times_are_others(pictures, is_elsewhere):
-    config = data.Folder(root=pictures, size=4)
-    assert all_reds(config.load()) == list(range(NUM))
-    root = pictures.rename(pictures.with_name("before")) if is_elsewhere else pictures
-    for path in sorted(root.glob("*/*")):
-        times = path.stat().st_mtime_ns
-        save(pictures / path.relative_to(root), (255 - int(path.stem), 0, 0))
-        os.utime(pictures / path.relative_to(root), ns=(times, times))
-    assert all_reds(config.load()) == list(range(256 - NUM, 256))
-    if is_elsewhere:
-        assert all_reds(data.Folder(root=root, size=4).load()) == list(range(NUM))
-
-
 DAMAGES = {
     "samples cut short": lambda cached: os.truncate(cached / "train.npy", 200),
     "samples gone": lambda cached: (cached / "val.npy").unlink(),
@@ -235,12 +183,6 @@ def test_a_damaged_cache_is_built_again(pictures, own_cache, damage):
 
 def grey16(level, dtype=np.uint16):
     return Image.fromarray(np.full((4, 4), level, dtype))
-
-
-def test_the_fingerprint_of_a_folder_is_that_of_its_levels(pictures):
-    found = data.Folder(root=pictures, size=4).load()
-    assert found.known_digest is not None
-    assert replace(found, known_digest=None).fingerprint() == found.fingerprint()
 
 
 def test_an_interrupted_cache_leaves_nothing(pictures, monkeypatch, own_cache):
@@ -276,16 +218,6 @@ def test_what_may_pass_is_no_bad_picture(pictures, monkeypatch, error):
         with pytest.raises(OSError if isinstance(error, int) else MemoryError):
             config.load()
     assert all_reds(config.load()) == list(range(NUM))
-
-
-def test_unreadable_files_are_an_error_not_skipped(pictures, monkeypatch):
-    def forbidden(path, size):
-        assert size == 32
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    monkeypatch.setattr(pack, "decode", forbidden)
-    with pytest.raises(PermissionError, match=r"Permission denied.*ppm"):
-        data.Folder(root=pictures, skip_bad=True).load()
 
 
 def named_low(path):
@@ -325,10 +257,3 @@ def test_classes_may_be_links_and_links_in_a_class_are_not_followed(pictures, tm
     for name in ("cat", "dog"):
         (tmp_path / "elsewhere" / name).symlink_to(pictures / name)
     assert all_reds(data.Folder(root=tmp_path / "elsewhere").load()) == list(range(NUM))
-
-
-def test_missing_folder_and_wrong_size(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        data.Folder(root=tmp_path / "nowhere").load()
-    with pytest.raises(ValueError, match="size"):
-        data.Folder(root=tmp_path, size=0).load()
