@@ -55,7 +55,7 @@ def export(run: Run, folder: Path | str, *, vae: Latents | None = None) -> list[
         with files.named_errors(folder):
             partial.mkdir()
             ends = [run.schedule.logsnr_min, run.schedule.logsnr_max]
-            manifest = {"format": exported.FORMAT, "elbos": __version__, **_run_of(run)}
+            manifest = {"format": exported.FORMAT, "elbos": __version__, "run": _identifier(run)}
             manifest |= {"step": run.step, "logsnr": ends}
             if isinstance(run.network, DiffusersNetwork):
                 _write_pipeline(run.network, run.config, partial, vae)
@@ -67,7 +67,11 @@ def export(run: Run, folder: Path | str, *, vae: Latents | None = None) -> list[
             text = card(published, folder.resolve().name, vae)
             files.write(partial / "README.md", text.encode())
             RunDirectory(partial).write(MANIFEST, manifest)
-        return _moved(partial, folder)
+        paths = [path.relative_to(partial) for path in partial.rglob("*") if path.is_file()]
+        for path in sorted(paths, key=lambda path: (path.name == MANIFEST, path)):  # that one last
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (partial / path).replace(folder / path)
+        return sorted(map(str, paths))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -89,14 +93,13 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
     stored = RunDirectory(folder).read(MANIFEST)
     if stored is None:
         raise ValueError(f"{folder} holds {names[0]} and no export: name a new folder.")
-    if stored.get("run") != _run_of(run)["run"]:
+    if stored.get("run") != _identifier(run):
         raise ValueError(f"{folder} holds the export of another run: name a new folder.")
 
 
-def _run_of(run: Run) -> dict[str, str]:
-    """Return a digest that identifies a training run of any length."""
+def _identifier(run: Run) -> str:
     settings = {**run.config.identity(), "num_images": None, "init": None, "data": None}
-    return {"run": digest([settings, run.directory.read("data.json")])}
+    return digest([settings, run.directory.read("data.json")])
 
 
 def _write_pipeline(
@@ -154,14 +157,3 @@ def _without_places(config: Config) -> Config:
         if isinstance(value, Path | str) and Path(value).is_absolute()
     }
     return replace(config, init=None, network=network, data=replace(data, **places))
-
-
-def _moved(partial: Path, folder: Path) -> list[str]:
-    names = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
-    if not folder.exists():
-        partial.rename(folder)
-        return names
-    for name in sorted(names, key=lambda name: name == MANIFEST):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (partial / name).replace(folder / name)
-    return names

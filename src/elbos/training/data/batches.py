@@ -114,21 +114,21 @@ class Batches(Dataset[StoredBatch]):
         elif isinstance(self.source, Items):
             yield from map(self.__getitem__, range(step, num_steps))
         else:
+
+            def load(step: int) -> StoredBatch:
+                return self[step].pinned() if torch.cuda.is_available() else self[step]
+
             pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="elbos-data")
             waiting: deque[Future[StoredBatch]] = deque()
             try:
                 for number in range(step, num_steps):
-                    waiting.append(pool.submit(self._pinned, number))
+                    waiting.append(pool.submit(load, number))
                     if len(waiting) == NUM_AHEAD:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-
-    def _pinned(self, step: int) -> StoredBatch:
-        batch = self[step]
-        return batch.pinned() if torch.cuda.is_available() else batch
 
 
 def _ignore_signals(_: int) -> None:

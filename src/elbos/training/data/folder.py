@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,13 @@ class Folder(Pictures):
 
     def source(self) -> Any:
         """Return the folder, and names, sizes and times of the images."""
-        return [
-            str(self.root.resolve()),
-            [[image.name, *_state(image)] for image in self._listed()],
-        ]
+        states: list[list[Any]] = []
+        for image in self._listed():
+            with suppress(OSError):  # decoding raises the error
+                stat = (self.root / image.name).stat()
+                # programs cannot set ctime
+                states.append([image.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
+        return [str(self.root.resolve()), states]
 
     def images(self) -> tuple[Iterator[Encoded], None]:
         return iter(self._listed()), None
@@ -68,14 +72,6 @@ class Folder(Pictures):
                 label = classes[0] if classes else None
                 images.append(Encoded(name, root / name, split, label))
         return images
-
-
-def _state(image: Encoded) -> list[int]:
-    try:
-        stat = Path(image.content).stat()  # type: ignore[arg-type]
-    except OSError:
-        return []  # decoding raises the error
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # programs cannot set ctime
 
 
 def _names(root: Path, folder: Path) -> list[str]:
