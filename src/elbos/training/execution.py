@@ -25,7 +25,6 @@ from elbos.base.hardware import device_name
 from elbos.base.processes import Processes
 from elbos.training.config import Config, Precision
 from elbos.training.directory import RunDirectory
-from elbos.training.loss import Loss
 from elbos.training.sharding import is_container, sharded_parts
 
 # Fused horizontally, CPU kernels in bfloat16 use a tensor that torch 2.13 has freed.
@@ -81,7 +80,7 @@ def one_graph(function: Callable[..., Any]) -> Callable[..., Any]:
     return compiled
 
 
-def compile_(loss: Loss) -> None:
+def compile_(loss: Any) -> None:
     """Compile a loss and its network in place; under FSDP2 each block has a graph per shape."""
     loss.drawn = one_graph(loss.drawn)
     if not (parts := sharded_parts(loss.network)):

@@ -11,13 +11,13 @@ FSDP2 takes most of a second to import, and is imported where it is used.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from elbos.base.processes import Processes
-from elbos.training.loss import Loss
 
 MIN_PARAMETERS = 2**18  # of a gathered block: for smaller blocks latency exceeds transfer time
 
@@ -67,7 +67,7 @@ def shard(
     fully_shard(network, mesh=mesh, reshard_after_forward=not is_trained)
 
 
-def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
+def replicated(loss: nn.Module, *, uses_all: bool) -> DistributedDataParallel:
     """Wrap a loss in DDP; unless it `uses_all` parameters, DDP searches for unused ones."""
     buffers = [name for name, _ in loss.named_buffers()]  # broadcast by `share_buffers`
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
@@ -124,7 +124,7 @@ def _broadcast(tensor: Tensor) -> None:
     tensor.copy_(sent)
 
 
-def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> None:
+def set_is_last_part(loss: Any, is_last: bool) -> None:
     """Set whether the next backward pass averages gradients over processes.
 
     Only the last micro-batch of a step requires this. FSDP2 still sums the gradients of each
@@ -133,7 +133,7 @@ def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> Non
     if isinstance(loss, DistributedDataParallel):
         loss.require_backward_grad_sync = is_last
     elif hasattr(loss.network, "set_requires_all_reduce"):
-        loss.network.set_requires_all_reduce(is_last)  # type: ignore[operator]
+        loss.network.set_requires_all_reduce(is_last)
 
 
 def is_sharded(tensor: Tensor) -> bool:

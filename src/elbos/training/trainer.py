@@ -21,17 +21,18 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.base import files
-from elbos.base.conditions import cond_at, to_device
+from elbos.base.conditions import Condition, cond_at, replace_conds, to_device
 from elbos.base.errors import Diverged, Interrupted
-from elbos.base.philox import key_of
+from elbos.base.philox import Purpose, Stream, key_of
 from elbos.base.processes import Processes
 from elbos.models.likelihood import warn_if_unresolved
-from elbos.theory.denoiser import Denoiser
+from elbos.theory.denoiser import Denoiser, with_three_arguments
+from elbos.theory.objective import Objective
 from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
@@ -48,7 +49,6 @@ from elbos.training.execution import (
     one_graph,
 )
 from elbos.training.exported import initial_weights
-from elbos.training.loss import Loss
 from elbos.training.monitor import Monitor, OnImages, seconds_per_image
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Visits, seed_torch, times
@@ -71,6 +71,51 @@ from elbos.training.state import (
 from elbos.training.trial import require_trainable
 from elbos.training.validation import sample_grid, validate
 from elbos.validation import Validation
+
+
+class Loss(nn.Module):
+    """Training loss that contains the network, so that both compile to one graph."""
+
+    network: nn.Module
+
+    def __init__(
+        self, network: nn.Module, objective: Objective, config: Config, null_cond: Condition
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._called = with_three_arguments(network)
+        self._objective, self._share, self._null_cond = objective, config.label_dropout, null_cond
+        self._noise = Stream.from_seed(config.seed, Purpose.NOISE)
+        self._hiding = Stream.from_seed(config.seed, Purpose.LABELS)
+        self.drawn: Callable[..., tuple[Tensor, Condition]] = self._drawn
+
+    def forward(
+        self,
+        x: Float[Tensor, "b *d"],
+        levels: Float[Tensor, "7 b"],
+        cond: Condition,
+        step: Int64[Tensor, ""],
+        samples: Int64[Tensor, " b"],
+    ) -> Float[Tensor, " b"]:
+        """Return the weighted loss of each sample, in nats per dimension.
+
+        The noise `levels` are in the format of `Objective.levels`; `samples` are the indices of the
+        samples in the global batch.
+        """
+        eps, cond = self.drawn(x, cond, step, samples)
+        return self._objective.loss_at(levels, self._called, x, eps, cond)
+
+    def _drawn(
+        self,
+        x: Float[Tensor, "b *d"],
+        cond: Condition,
+        step: Int64[Tensor, ""],
+        samples: Int64[Tensor, " b"],
+    ) -> tuple[Float[Tensor, "b *d"], Condition]:
+        if cond is not None and self._share > 0:
+            is_hidden = self._hiding.uniform(step, samples, 1)[:, 0] <= self._share
+            cond = replace_conds(cond, self._null_cond, is_hidden)
+        return self._noise.normal(step, samples, tuple(x.shape[1:])), cond
 
 
 class Trainer:

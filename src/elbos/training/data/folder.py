@@ -9,8 +9,7 @@ from typing import Any
 
 from elbos.base import files
 from elbos.training.data.dataset import SPLITS
-from elbos.training.data.images import EXTENSIONS
-from elbos.training.data.pack import Encoded, Pictures, by_path
+from elbos.training.data.pack import EXTENSIONS, Encoded, Pictures, by_path
 
 
 @dataclass(frozen=True, kw_only=True)
