@@ -216,7 +216,7 @@ def test_damaged_and_claimed_exports_are_one_line(elbos: Elbos) -> None:
     export(Run(write_run(Path("run"), DIGITS)), "model")
     Path("config.json").write_bytes(Path("model/config.json").read_bytes())
     words = ["train", "--config", "config.json", "--run", "model"]
-    assert_one_line(elbos(*words), "model is not a run directory")
+    assert_one_line(elbos(*words), "exported model")
     with pytest.raises(ValueError, match="step"):
         Run("model", step=3)
     manifest, weights = Path("model/elbos.json"), Path("model/model.safetensors")

@@ -129,13 +129,9 @@ class RunDirectory:
             ValueError: If it holds other files, or another process trains in it.
         """
         path = self.path
-        if path.exists() and not path.is_dir():
-            raise ValueError(f"{path} is a file: name a directory with --run.")
-        names = [p.name for p in path.glob("*") if not p.name.startswith(".")]
-        if self.is_export or (names and not (path / "config.json").exists()):
-            raise ValueError(
-                f"{path} is not a run directory, it holds {names[0]}: name a new one with --run."
-            )
+        files.require_folder_of(path, "config.json", "--run")
+        if self.is_export:
+            raise ValueError(f"{path} holds an exported model: name another directory with --run.")
         busy = f"Another process is training in {path}: wait for it, or name another with --run."
         with locked(path, busy):
             for folder in (path, self.checkpoints, self.samples):
