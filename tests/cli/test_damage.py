@@ -128,7 +128,7 @@ TRAINING_ONLY = {
 
 # whole files, but not those that the configuration asks for: nothing to delete
 OF_ANOTHER_NETWORK = [
-    *("group missing", "tensor missing", "another shape", "moment missing"),
+    *("tensor missing", "another shape", "moment missing"),
     "schedule of another dtype",
 ]
 
