@@ -24,7 +24,7 @@ from PIL import Image
 from elbos.training.data import Batches, Folder, Packed, StoredBatch
 from elbos.training.data import dataset as datasets
 from elbos.training.data import pack as packs
-from elbos.training.data.arrays import INDEX
+from elbos.training.data.packed import INDEX
 
 SIZE = 32
 BATCH_SIZE = 256

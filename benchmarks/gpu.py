@@ -30,7 +30,7 @@ from elbos.base.processes import Processes
 from elbos.training.config import Execution
 from elbos.training.data import Dataset, InMemory, Split
 from elbos.training.directory import RunDirectory
-from elbos.training.machine import machine
+from elbos.training.execution import machine
 from elbos.training.presets import PRESETS
 from elbos.training.trainer import Trainer
 

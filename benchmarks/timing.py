@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from elbos.training.machine import best_precision
+from elbos.training.execution import best_precision
 
 SIZES = (1024, 1536, 2048, 3072)
 TINY_SIZES = (64,)

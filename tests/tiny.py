@@ -34,9 +34,9 @@ def tensors(run: Path) -> dict[str, Tensor]:
     """Everything in the latest checkpoint of a run."""
     newest = checkpoint.latest(run / "checkpoints")
     assert newest is not None
-    with checkpoint.reading(newest) as (step, groups):
-        named = {f"{group}/{name}": t for group, ts in groups.items() for name, t in ts.items()}
-        return {"step": torch.tensor(step), **named}
+    step, groups = checkpoint.read(newest)
+    named = {f"{group}/{name}": t for group, ts in groups.items() for name, t in ts.items()}
+    return {"step": torch.tensor(step), **named}
 
 
 def log(run: Path) -> list[dict[str, Any]]:

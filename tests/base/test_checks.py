@@ -86,14 +86,6 @@ def test_equal_numbers_make_equal_objects_texts_and_digests(k: Any) -> None:
     assert digest(encode(made)) == digest(encode(expected))
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_a_list_is_stored_as_a_tuple() -> None:
-    made = Optimizer(betas=[0, np.float64(0.5)])  # type: ignore[arg-type]
-    assert made.betas == (0.0, 0.5)
-    assert [type(beta) for beta in made.betas] == [float, float]
-    assert hash(made) == hash(Optimizer(betas=(0.0, 0.5)))
-
-
 def test_functions_check_their_arguments_before_they_begin() -> None:
     begun = []
 

@@ -61,14 +61,6 @@ def test_policy_lets_the_two_scripts_run_and_fetches_nothing(page):
     assert rules["script-src"].count("sha256-") == 2 and "unsafe" not in rules["script-src"]
 
 
-def test_a_page_is_written_with_its_folder(tmp_path):
-    """Whole, and in a place that it can be in."""
-    html.write_html(tmp_path / "no/such/page.html", "a\ud800")
-    assert (tmp_path / "no/such/page.html").read_text() == "a?"
-    with pytest.raises(OSError, match=r"page\.html"):
-        html.write_html(tmp_path / "no/such/page.html/page.html", "a")
-
-
 def test_hostile_text_makes_no_element(page):
     assert page.count("<script") == 4  # two of JSON, plotly and the page's
     assert "<img" not in page and "<b>" not in page
@@ -82,12 +74,6 @@ def test_hostile_text_is_inert_in_a_browser(page, browser, tmp_path):
         assert view.evaluate("window.hacked") is None
         assert view.title() == HOSTILE
         assert view.locator(".plot .scatterlayer .js-line").count() == 1
-
-
-def test_a_name_that_a_template_lacks_is_an_error(templates):
-    templates["a.html"] = "{{ nothing }}"
-    with pytest.raises(jinja2.UndefinedError, match="nothing"):
-        render("a.html")
 
 
 def test_each_format_escapes_in_its_own_way(templates):

@@ -30,7 +30,6 @@ from elbos.training.checkpoint import Saver
 from elbos.training.config import Config, Execution
 from elbos.training.directory import RunDirectory
 from elbos.training.trainer import Trainer
-from elbos.training.validation import Shared
 from elbos.validation import BinnedLoss
 
 ADAMW = replace(
@@ -124,28 +123,6 @@ def test_a_resumed_run_in_shards_is_the_uninterrupted_one_bit_for_bit(tmp_path: 
     expected, found = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
     assert not [name for name in expected if not torch.equal(found[name], expected[name])]
     assert log(tmp_path / "parts") == log(tmp_path / "whole")
-
-
-def estimated(num_processes: int) -> None:
-    """Estimates of 4, 2 and 1 samples, of which each process makes as many as the others."""
-    nums = []
-
-    def denoiser(z, logsnr, cond):
-        nums.append(len(z))
-        return z * logsnr[:, None] + cond["shift"], z - 1
-
-    for num in (4, 2, 1):
-        z, shift = torch.arange(2.0 * num).reshape(num, 2), torch.arange(float(num))[:, None]
-        logsnr = torch.tensor([3.0])
-        found = Shared(denoiser, Processes.joined())(z, logsnr, {"shift": shift})
-        assert torch.equal(found[0], 3 * z + shift)
-        assert torch.equal(found[1], z - 1)
-    assert nums == [-(-num // num_processes) for num in (4, 2, 1)]
-
-
-@pytest.mark.parametrize("num", [1, 3])
-def test_processes_share_the_estimates_of_a_batch(num: int) -> None:
-    in_processes(num, estimated, num)
 
 
 class Own(nn.Module):
@@ -279,34 +256,6 @@ class Containers(nn.Module):
         return z
 
 
-class Empty(nn.Module):
-    """Two experts for half of the noise levels each, called with whatever there is."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.low, self.high = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
-
-    def forward(self, z, logsnr):
-        found = torch.zeros_like(z)
-        for expert, is_own in ((self.low, logsnr < 0), (self.high, logsnr >= 0)):
-            found = found.index_put((is_own,), expert(z[is_own]))
-        return found
-
-
-class Energy(nn.Module):
-    """The gradient of an energy with respect to the input."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([nn.Conv2d(1, 8, 1), nn.Conv2d(8, 1, 1)])
-
-    def forward(self, z, logsnr):
-        with torch.enable_grad():
-            z = z.detach().requires_grad_()
-            energy = self.blocks[1](self.blocks[0](z).tanh()).square().sum()
-            return torch.autograd.grad(energy, z, create_graph=True)[0].clone()
-
-
 class Parts(nn.Module):
     """Blocks whose parts are called in their place."""
 
@@ -339,26 +288,6 @@ class Listed(nn.Module):
         return h[-1]
 
 
-class Viewed(nn.Conv2d):
-    def forward(self, h):
-        return super().forward(h).view(h.shape)
-
-
-class Changed(nn.Module):
-    """Views that blocks return, changed in place: FSDP2 loses the gradients of blocks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = nn.ModuleList([Viewed(1, 1, 1) for _ in range(2)])
-
-    def forward(self, z, logsnr):
-        for block in self.blocks:
-            h = block(z)
-            h += z
-            z = h.tanh()
-        return z
-
-
 class Unused(nn.Module):
     """A layer is not called."""
 
@@ -383,7 +312,7 @@ class Half(nn.Module):
 
 
 PARTS = {"num_micro_batches": 4, "use_checkpointing": True}  # of seven samples: unequal
-PLAIN = (Empty, Energy, Parts, Listed, Changed, Unused, Half)
+PLAIN = (Parts, Listed, Unused, Half)
 UNUSUAL = {Containers: PARTS} | {network: {} for network in PLAIN}
 
 
@@ -409,27 +338,11 @@ def test_unusual_networks_are_the_same_on_several_processes(tmp_path: Path) -> N
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-class Scalar(nn.Module):
-    def __init__(self, second: torch.Tensor, hook: object) -> None:
-        super().__init__()
-        self.first, self.second = nn.Parameter(torch.zeros(2)), nn.Parameter(second)
-        if hook:
-            self.second.register_hook(hook)
-
-
-@pytest.mark.parametrize(
-    ("second", "hook", "word"),
-    [
-        (torch.zeros(()), None, "second"),
-        (torch.zeros(1).double(), None, "float64"),
-        (torch.zeros(1), torch.neg, "second.*hook"),
-    ],
-)
-def test_parameters_that_cannot_be_cut_up_are_refused(
-    second: torch.Tensor, hook: object, word: str
-) -> None:
-    with pytest.raises(ValueError, match=word):
-        sharding.shard(Scalar(second, hook), Processes(0, 2, torch.device("cpu")), 2)
+def test_a_gradient_hook_is_refused_on_several_processes() -> None:
+    network = nn.Linear(2, 2)
+    network.weight.register_hook(torch.neg)
+    with pytest.raises(ValueError, match="weight has a gradient hook"):
+        sharding.require_shareable(network)
 
 
 def test_shares_cover_the_samples_in_order() -> None:

@@ -1,10 +1,8 @@
 """Parts of long work: computed once, read back, computed again where they are damaged."""
 
-import hashlib
 from dataclasses import dataclass
 
 import pytest
-import safetensors.torch
 import torch
 
 from elbos.base.store import Part, Store
@@ -28,10 +26,7 @@ def test_a_part_is_computed_once(tmp_path):
     assert all(torch.equal(part, torch.arange(3.0)) for part in parts)
 
 
-SEALED = hashlib.sha256(b"no tensors").digest() + b"no tensors"
-
-
-@pytest.mark.parametrize("content", [b"", b"{}", b"x" * 100, safetensors.torch.save({}), SEALED])
+@pytest.mark.parametrize("content", [b"", b"{}", b"x" * 100])
 def test_a_damaged_part_is_computed_again_with_a_warning(tmp_path, content):
     compute, store = Counting(), Store(tmp_path)
     store.part("a", compute)

@@ -3,14 +3,12 @@
 import re
 from html.parser import HTMLParser
 
-import pytest
 from browsing import HOSTILE
-from markupsafe import Markup
 from rich.console import Console
 
 from elbos.base.colors import Swatch
 from elbos.base.numbers import NONE
-from elbos.base.tables import BEST, Cell, Column, Table, settings
+from elbos.base.tables import BEST, Cell, Column, Table
 
 TABLE = Table(
     columns=[
@@ -94,13 +92,6 @@ def test_the_terminal_has_every_cell():
     assert rows[2] == ["real-data", "baseline", NONE]
 
 
-@pytest.mark.parametrize("width", [40, 60])
-def test_a_narrow_terminal_folds_and_drops_nothing(width):
-    shown = on_terminal(Table([Column("a")], [["x" * 150]]), width)
-    assert shown.count("x") == 150
-    assert max(map(len, shown.splitlines())) <= width
-
-
 def test_columns_without_values_are_left_out():
     smaller = TABLE.without_empty_columns()
     assert [column.title for column in smaller.columns] == ["objective", "monotone", "bits/dim"]
@@ -114,12 +105,6 @@ def test_pages_sort_by_values_and_put_what_is_empty_last():
     ]
     assert re.findall('data-best="(.*?)"', html) == ["ascending", "descending"]
     assert "data-value" not in TABLE.html()
-
-
-def test_without_titles_there_is_no_head():
-    table = settings({"num_images": 60_000, "is_fast": True})
-    assert Cells(table.html()).rows == [["num images", "60,000"], ["is fast", "yes"]]
-    assert "thead" not in table.html() and "numbers" not in table.html()
 
 
 HOSTILE_TABLE = Table(
@@ -149,8 +134,3 @@ def test_hostile_text_is_shown_and_inert_on_the_terminal():
     shown = on_terminal(Table([Column(text)], [[Cell(text, note=text)]], caption=text))
     assert shown.count(r"[bold]a[/bold] [link=x] \x1b[31m\x07") == 4
     assert "\x1b" not in shown
-
-
-def test_markup_is_taken_as_it_is_by_pages():
-    html = Table([Column("")], [[Cell(Markup("<b>1</b>"), value=1.0)]]).html(is_sortable=True)
-    assert '<th scope="row" data-value="1.0"><b>1</b></th>' in html

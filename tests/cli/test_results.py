@@ -40,8 +40,6 @@ def test_dry_run_prints_the_preset(elbos: Elbos, preset: str) -> None:
 ROUND_TRIPS = [
     "digits",
     "toy weighting:monotone weighting.inner:own --weighting.inner.function my.py:w",
-    "toy schedule:flow-times --schedule.shift 3 schedule.inner:beta --schedule.inner.a 2",
-    "toy schedule:mixture --schedule.schedules Normal(mean=-6,std=2),Cosine --schedule.shares 1 3",
     "toy sampling.sampler:heun --sampling.sampler.churn 3 sampling.grid:cosine",
     "digits data:folder --data.root . network:mlp",
 ]

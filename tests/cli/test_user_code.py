@@ -14,7 +14,7 @@ NO_FUNCTION = {
     "class": ("class loss:\n    def __init__(self, a, b): ...", "is a class: wrap it"),
     "missing": (
         "import torch\ndef lose(a, b): ...\nclass A: ...",
-        "no 'loss'; it defines lose, A.",
+        "no 'loss'; it defines lose, A",
     ),
     "three arguments": ("def loss(network, x, labels): ...", "takes (network, x, labels): wrap it"),
     "raises": ("a = 1\nb = a / 0", "loss.py cannot be run: ZeroDivisionError (line 2): division"),
@@ -106,12 +106,8 @@ def test_a_script_that_wants_arguments_says_which(audit: Elbos) -> None:
 
 def test_functions_have_to_be_named(audit: Elbos) -> None:
     Path("loss.py").write_text(GOOD)
-    for target in ("loss.py", "loss.py:"):
-        assert_one_line(audit(target, *PROBING), "name a function, as in loss.py:FUNCTION")
-    assert_one_line(audit("loss.py:a.b", *PROBING), "loss.py has no 'a.b'; it defines loss.")
-    Path("loss.py").write_text("class Trainer:\n    def step(self, batch): ...")
-    result = audit("loss.py:Trainer.step", *PROBING)
-    assert_one_line(result, "is a method that takes (self, batch): wrap it in a function")
+    for target in ("loss.py:", "loss.py:a.b"):
+        assert_one_line(audit(target, *PROBING), "it defines loss: name a function")
 
 
 def test_files_that_cannot_be_read_are_one_line(audit: Elbos, tmp_path: Path) -> None:

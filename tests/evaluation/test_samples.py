@@ -1,14 +1,12 @@
 """How samples are made: what they cost, and that any number of processes makes the same ones."""
 
 import json
-import math
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,6 @@ from tiny import DIGITS
 from elbos.models.samplers import SAMPLERS, Heun
 from elbos.runs.fit import train
 from elbos.runs.run import Run
-from elbos.runs.samples import turns
 from elbos.theory import schedules
 from elbos.training.data import DataSpec
 from elbos.training.sampling import Sampling, sample
@@ -62,16 +59,6 @@ def test_evaluations_are_counted(sampler, guidance):
     assert seen == 3 * found
     levels = levels_looked_at(sampler, sampling.logsnrs(TRAINED))
     assert found == len(levels) * (1 if sampling.guidance == 1 else 2)
-
-
-@pytest.mark.parametrize("num", [1, 4, 7])
-@pytest.mark.parametrize("num_processes", [1, 2, 3, 9])
-def test_processes_share_batches_out(num, num_processes):
-    """Put together turn by turn, they are all batches in their order; nobody has a turn alone."""
-    shares = [list(turns(num, process, num_processes)) for process in range(num_processes)]
-    batches = [chain.from_iterable(turn) for turn in zip(*shares, strict=True)]
-    assert list(chain.from_iterable(batches)) == list(range(num))
-    assert len(shares[0]) == math.ceil(num / num_processes)
 
 
 def test_batches_do_not_depend_on_each_other():

@@ -52,9 +52,9 @@ def twice_saved(trained, tmp_path_factory):
     path = tmp_path_factory.mktemp("twice-saved") / "digits"
     shutil.copytree(trained / "digits", path)
     folder = path / "checkpoints"
-    with checkpoint.reading(checkpoint.latest(folder)) as (step, groups):
-        groups["ema"] = {name: 1.01 * value for name, value in groups["ema"].items()}
-        checkpoint.save(folder, step + 1, groups, num_kept=2)
+    step, groups = checkpoint.read(checkpoint.latest(folder))
+    groups["ema"] = {name: 1.01 * value for name, value in groups["ema"].items()}
+    checkpoint.save(folder, step + 1, groups, num_kept=2)
     return path
 
 

@@ -46,12 +46,15 @@ def test_a_damaged_line_of_the_log_is_no_number(runs: Path) -> None:
 @pytest.mark.usefixtures("at_once")
 def test_no_file_of_a_run_or_an_export_may_be_endless(elbos: Elbos, runs: Path) -> None:
     assert elbos("export", "digits", "--to", "export").status == 0
-    for folder in (runs / "digits", runs / "export"):
+    for folder, read in (
+        (runs / "digits", Run),
+        (runs / "digits", lambda folder: RunDirectory(folder).lock().__enter__()),
+        (runs / "export", Run),
+    ):
         for path in endless(folder):
-            for read in (Run, lambda folder: RunDirectory(folder).lock().__enter__()):
-                with pytest.raises(OSError) as caught:
-                    read(folder)
-                assert caught.value.filename == str(path)
+            with pytest.raises(OSError) as caught:
+                read(folder)
+            assert caught.value.filename == str(path)
         assert Run(folder).step == 4
 
 

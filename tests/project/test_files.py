@@ -13,8 +13,6 @@ def test_what_is_written_is_read(tmp_path):
     for content in (b"one", b"two"):
         files.write(path, content)
         assert files.read(path) == content
-    files.append(path, b", three")
-    assert files.read(path) == b"two, three"
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
 
@@ -53,7 +51,6 @@ def test_where_nothing_can_be_made_the_file_is_named(tmp_path, write):
     [
         files.require_writable,
         lambda path: files.write(path, b"new"),
-        lambda path: files.append(path, b"new"),
         lambda path: files.require_plain(path.parent.parent),
     ],
 )
@@ -83,6 +80,7 @@ def test_a_folder_with_a_pipe_at_any_depth_is_refused(tmp_path):
 def test_a_run_with_a_folder_that_is_elsewhere_is_refused(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").touch()
     (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError) as caught, RunDirectory(tmp_path / "run").lock():
         pass
@@ -92,8 +90,8 @@ def test_a_run_with_a_folder_that_is_elsewhere_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "attempt",
     [
-        *(files.require_writable, files.read, files.read_json, files.sha256),
-        *(lambda path: files.write(path, b""), lambda path: files.append(path, b"")),
+        *(files.require_writable, files.read, files.read_value, files.sha256),
+        lambda path: files.write(path, b""),
     ],
 )
 @pytest.mark.usefixtures("at_once")

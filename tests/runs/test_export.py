@@ -28,8 +28,6 @@ from elbos.training import checkpoint
 from elbos.training.config import Config, read_config
 from elbos.training.data import Digits, Folder
 from elbos.training.directory import RunDirectory
-from elbos.training.network import OwnNetwork
-from elbos.training.ownership import claim
 from elbos.training.state import build_network
 
 diffusers = pytest.importorskip("diffusers")
@@ -63,7 +61,7 @@ def write_run(path: Path, config: Config, step: int = 3) -> Path:
     """A run whose network has its initial weights."""
     directory, data = RunDirectory(path), Digits().load()
     path.mkdir(exist_ok=True)
-    claim(directory, config, data)
+    directory.claim(config, data)
     network = build_network(config, data.spec, torch.device("cpu"))
     checkpoint.save(directory.checkpoints, step, {"ema": network.state_dict()}, num_kept=9)
     return path
@@ -214,22 +212,6 @@ def test_a_network_that_was_given_in_python_is_exported_as_it_was_trained() -> N
             export(run, "other")
 
 
-def test_another_network_opens_as_a_run() -> None:
-    run = Run(write_run(Path("run"), DIGITS))
-    names = export(run, "model")
-    assert set(names) == set(snapshot(Path("model")))
-    opened = Run("model")
-    assert (opened.step, opened.data) == (run.step, run.data)
-    own, found = run.network.state_dict(), opened.network.state_dict()
-    assert all(torch.equal(found[name], own[name]) for name in own)
-    again = Run("run", network=run.network)
-    torch.testing.assert_close(opened.sample(4), again.sample(4), rtol=0, atol=0)
-    export(opened, "copy")
-    assert (
-        snapshot(Path("copy"))["model.safetensors"] == snapshot(Path("model"))["model.safetensors"]
-    )
-
-
 def test_damaged_and_claimed_exports_are_one_line(elbos: Elbos) -> None:
     export(Run(write_run(Path("run"), DIGITS)), "model")
     Path("config.json").write_bytes(Path("model/config.json").read_bytes())
@@ -254,17 +236,6 @@ def test_no_path_of_this_machine_is_handed_on(tmp_path: Path) -> None:
     texts = [path.read_text() for path in Path("model").iterdir() if path.suffix != ".safetensors"]
     assert len(texts) == 4
     assert not any(str(tmp_path) in text for text in texts)
-
-
-def test_a_network_of_a_file_is_named_without_its_folder(tmp_path: Path) -> None:
-    build = "import torch\ndef build(shape, num_classes): return torch.nn.Linear(8, 8)\n"
-    (tmp_path / "net.py").write_text(build)
-    network = OwnNetwork.from_file(f"{tmp_path}/net.py:build")
-    path = write_run(Path("run"), replace(DIGITS, network=network))
-    export(Run(path, torch.nn.Linear(8, 8)), "model")
-    assert read_config(Path("model/config.json")).network == OwnNetwork(name="net.py:build")
-    for name in ("config.json", "README.md", "data.json", "elbos.json"):
-        assert str(tmp_path) not in Path("model", name).read_text()
 
 
 def test_a_folder_is_free_or_an_export_of_the_same_run() -> None:

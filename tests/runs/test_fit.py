@@ -1,10 +1,7 @@
 """Networks and data of one's own: all that `elbos train` gives, and nothing that is stored runs."""
 
-import pickle
-import random
 import re
 import signal
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ from elbos.theory.adaptive import Adaptive
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.objective import Objective
 from elbos.theory.tabulated import Tabulated
-from elbos.training.config import Optimizer, Output
+from elbos.training.config import Output
 from elbos.training.network import OwnNetwork
 from elbos.training.trainer import Trainer
 
@@ -192,7 +189,7 @@ def test_a_run_is_loaded_with_its_network_and_sampled(tmp_path: Path, form: str)
         run.evaluate(num_images=3)
     with pytest.raises(ValueError, match="Net"):
         Run(tmp_path)
-    with pytest.raises(ValueError, match="00000010"):
+    with pytest.raises(ValueError, match=str(tmp_path)):
         Run(tmp_path, network=Net(num_features=9))
 
 
@@ -201,21 +198,6 @@ def test_a_network_of_two_arguments_takes_no_condition(tmp_path: Path) -> None:
     assert run.sample(3).shape == (3, 2)
     with pytest.raises(ValueError, match="logsnr"):
         fit(TwoArguments(), Points("label"), OBJECTIVE, run=tmp_path / "b", **SETTINGS)
-
-
-@pytest.mark.parametrize(
-    "wrapped",
-    [
-        nn.DataParallel,
-        torch.optim.swa_utils.AveragedModel,
-        pytest.param(torch.compile, marks=pytest.mark.slow),
-    ],
-)
-def test_a_wrapped_network_takes_what_the_network_takes(wrapped: Any) -> None:
-    network, x = TwoArguments(), torch.zeros(5, 2)
-    args = x, torch.ones(5, 2), torch.zeros(5)
-    options = {"backend": "eager"} if wrapped is torch.compile else {}
-    assert torch.equal(OBJECTIVE(wrapped(network, **options), *args), OBJECTIVE(network, *args))
 
 
 def test_items_of_one_are_samples_without_a_condition(tmp_path: Path) -> None:
@@ -241,14 +223,6 @@ class Tied(Net):
         self.again = self.label.weight
 
 
-class Expanded(nn.Linear):
-    """A network with a buffer whose numbers share memory."""
-
-    def __init__(self) -> None:
-        super().__init__(2, 2)
-        self.register_buffer("table", torch.zeros(1).expand(7))
-
-
 class Late(TwoArguments):
     """A buffer that is made when it is needed."""
 
@@ -265,14 +239,6 @@ class Fourier(TwoArguments):
         self.register_buffer("phases", torch.zeros(3, dtype=torch.cdouble))
 
 
-class Unfilled(TwoArguments):
-    """A buffer that is no part of the state, without numbers, as where weights were assigned."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("table", torch.zeros(3, device="meta"), persistent=False)
-
-
 class Rows(nn.Module):
     """An embedding of the noise level whose gradient is sparse."""
 
@@ -282,12 +248,6 @@ class Rows(nn.Module):
 
     def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
         return z + self.rows((logsnr > 0).long())
-
-
-def traced(network: nn.Module) -> nn.Module:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.trace(network, torch.zeros(1, 2))
 
 
 class OwnSchedule(schedules.Cosine):
@@ -315,25 +275,6 @@ class Broken(nn.Module):
         return (outputs | {"type": y.to(torch.cfloat)})[self.wrong]
 
 
-class Labelled(Points):
-    """Points with labels, one of which is of no class, and one point that is not finite."""
-
-    def __init__(self, *, label: int = 0, x: float = 0.0) -> None:
-        super().__init__("label", is_augmented=False)
-        self.label = label
-        self.x[42] += x
-
-    def __getitem__(self, i: int) -> Any:
-        return self.x[i], self.label if i == 42 else 0
-
-
-class Stream(torch.utils.data.IterableDataset):
-    """Of known length."""
-
-    def __len__(self) -> int:
-        return 8
-
-
 class Images(Points):
     def __getitem__(self, i: int) -> Any:
         return (255 * self.x[i]).to({"uint8": torch.uint8, "float": torch.float32}[self.form])
@@ -341,20 +282,15 @@ class Images(Points):
 
 REFUSED: dict[str, Any] = {
     "weights that cannot be stored": ("Tied", lambda: {"network": Tied()}),
-    "numbers that share memory": ("table", lambda: {"network": Expanded()}),
     "a type that cannot be stored": ("complex128", lambda: {"network": Fourier()}),
-    "a buffer without numbers": ("meta", lambda: {"network": Unfilled()}),
     "a buffer made by forward": ("late", lambda: {"network": Late()}),
     "a schedule that cannot be stored": ("OwnSchedule",
         lambda: {"objective": replace(OBJECTIVE, schedule=OwnSchedule(**ENDS))}),
-    "complex weights": ("complex64", lambda: {"network": nn.Linear(2, 2, dtype=torch.cfloat)}),
-    "TorchScript": ("TopLevelTracedModule", lambda: {"network": traced(nn.Linear(2, 2))}),
     "a sparse gradient": ("rows.weight.*sparse", lambda: {"network": Rows()}),
     "integers": ("torch.uint8", lambda: {"dataset": Images("uint8")}),
     "pixels to 255": ("is_bounded=False", lambda: {"dataset": Images("float")}),
     "dicts": ("dict", lambda: {"dataset": [{"image": torch.zeros(3)}] * 8}),
     "a stream": ("generator", lambda: {"dataset": (torch.zeros(3) for _ in range(8))}),
-    "a stream with a length": ("Stream", lambda: {"dataset": Stream()}),
     "nothing": ("empty", lambda: {"dataset": Points(num=0)}),
     "a validation set of another shape": ("validation",
         lambda: {"validation": torch.zeros(5, 9), "dataset": torch.zeros(64, 3)}),
@@ -363,30 +299,11 @@ REFUSED: dict[str, Any] = {
     "fewer images than a batch": ("num_images", lambda: {"num_images": 3}),
     "a null without a batch axis": ("null_cond",
         lambda: {"dataset": Points("label"), "cond_dropout": 0.1, "null_cond": torch.tensor(3)}),
-    "a null of another dtype": ("null_cond", lambda: {"dataset": Points("label"),
-        "cond_dropout": 0.1, "null_cond": torch.tensor([2.7])}),
-    "a null of no class": ("Net", lambda: {"dataset": Points("label"), "cond_dropout": 0.1,
-        "null_cond": torch.tensor([4])}),
     **{f"a network with a wrong {wrong}": ("Broken.*" + named,
         lambda w=wrong: {"network": Broken(w)}) for wrong,
         named in {"type": "complex64", "shape": r"\(4, 1\)", "tuple": "tuple",
         "gradient": "gradient", "weights": "dtype", "error": "KeyError: 'a key'",
         "memory": "deepcopy"}.items()},
-    "a validation label of no class": ("validation",
-        lambda: {"dataset": Labelled(), "validation": Labelled(label=9)}),
-    "a validation point out of range": ("validation.*from -1",
-        lambda: {"dataset": Labelled(), "validation": Labelled(x=3.0)}),
-    "a validation point that is no pixel value": ("validation.*256",
-        lambda: {"dataset": Labelled(), "validation": Labelled(), "num_levels": 256,
-        "objective": replace(OBJECTIVE, schedule=schedules.Cosine(**ENDS))}),
-    "samples of no numbers": ("number", lambda: {"dataset": torch.zeros(8, 0)}),
-    "two learning rates": ("learning_rate",
-        lambda: {"learning_rate": 1e-4, "optimizer": Optimizer(weight_decay=0.0)}),
-    "more than all conditions": ("cond_dropout is 2", lambda: {"cond_dropout": 2}),
-    "all conditions": ("cond_dropout is 1", lambda: {"cond_dropout": 1}),
-    "samples that are numbers": ("number", lambda: {"dataset": torch.zeros(8)}),
-    "samples of several shapes": ("validation.*shape",
-        lambda: {"dataset": torch.zeros(8, 2), "validation": [torch.zeros(2), torch.zeros(3)]}),
     "no name": ("run", lambda: {"run": ""}),
     "no null": ("null_cond", lambda: {"dataset": Points("label"), "cond_dropout": 0.1}),
     "a null of another form": ("null_cond", lambda: {"dataset": Points("dict"), "cond_dropout": 0.1,
@@ -404,13 +321,6 @@ def test_what_cannot_be_trained_is_refused_before(tmp_path: Path, name: str) -> 
         fit(**{**given, "run": tmp_path / "run", **changes()})
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_folder_with_other_files_is_left_as_it_is(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"notes\.txt"):
-        fit(new_net(), Points(), OBJECTIVE, run=tmp_path, **SETTINGS)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 CHANGED = {
@@ -447,19 +357,6 @@ def test_a_directory_belongs_to_one_run(fitted: dict[str, Any], name: str) -> No
         fit(**{**given, **CHANGED[name]})
 
 
-def test_other_random_numbers_than_torchs_do_not_change_a_dataset(tmp_path: Path) -> None:
-    """Augmented with them, its samples cannot be known again, and the run is resumed."""
-
-    class Noisy(Points):
-        def __getitem__(self, i: int) -> Any:
-            return self.x[i] + random.random() / 10  # noqa: S311
-
-    for num_images in (160, 320):
-        settings = {**SETTINGS, "num_images": num_images, "optimizer": Optimizer(use_decay=False)}
-        run = fit(new_net(), Noisy(), OBJECTIVE, run=tmp_path, **settings)
-    assert run.step == 20
-
-
 def test_statistics_of_a_network_may_be_nan_and_are_averaged(tmp_path: Path) -> None:
     """A buffer is the user's: a checkpoint with NaN is whole."""
 
@@ -480,14 +377,6 @@ def test_statistics_of_a_network_may_be_nan_and_are_averaged(tmp_path: Path) -> 
     assert Run(tmp_path, network=Normalized()).network.unused.isnan()
 
 
-def test_a_network_copied_during_a_fit_is_as_any_other(tmp_path: Path) -> None:
-    copies, network = [], new_net()
-    settings = SETTINGS | {"on_images": lambda _: copies.append(pickle.dumps(network))}
-    fit(network, Points(), OBJECTIVE, run=tmp_path / "run", **settings)
-    layer = pickle.loads(copies[0]).dropout  # noqa: S301
-    assert vars(layer).keys() == vars(network.dropout).keys() == vars(nn.Dropout()).keys()
-
-
 def test_a_schedule_that_has_learned_starts_anew(tmp_path: Path) -> None:
     """What it has learned is in no file, so that the run could not be resumed."""
     schedule = Adaptive(**ENDS)
@@ -499,28 +388,15 @@ def test_a_schedule_that_has_learned_starts_anew(tmp_path: Path) -> None:
     assert schedule.state_dict()["count"].sum() == 64
 
 
-def test_latents_are_not_bounded(tmp_path: Path) -> None:
-    data = Points()
-    data.x = 9 * data.x
-    run = fit(new_net(), data, OBJECTIVE, run=tmp_path, is_bounded=False, **SETTINGS)
-    assert run.likelihood(data).bits_per_dim > 0
-
-
 WRONG = {
     "fit(net, data, OBJECTIVE, run=path, **{**SETTINGS, 'num_images': 1.5})": "num_images is 1.5",
-    "fit(net, data, OBJECTIVE, run=path, **{**SETTINGS, 'batch_size': '8'})": "batch_size is '8'",
     "fit(net, data, None, run=path, **SETTINGS)": "objective is None",
-    "fit(None, data, OBJECTIVE, run=path, **SETTINGS)": "network is None",
     "fit(net, data, OBJECTIVE, run=path, optimizer=3, **SETTINGS)": "optimizer is 3",
     "replace(OBJECTIVE, weighting=weightings.Sigmoid)": "class Sigmoid",
-    "replace(OBJECTIVE, parameterization=None)": "parameterization is None",
     "OBJECTIVE.loss(net, [0.0, 1.0])": "x is [0.0, 1.0]",
     "OBJECTIVE.loss(net, torch.tensor(1.0))": "x has shape ()",
-    "fit(net, data, OBJECTIVE, run=path, is_bounded='no', **SETTINGS)": "is_bounded is 'no'",
     "run.sample(3, sampler=samplers.Heun)": "class Heun",
     "run.sample(3, num_steps=2.5)": "num_steps is 2.5",
-    "run.sample(3, guidance='much')": "guidance is 'much'",
-    "run.sample(2.5)": "num is 2.5",
     "run.sample(2, seed=-1)": "seed is -1",
     "run.evaluate(sampling='ddim')": "sampling is 'ddim'",
     "fit(net, data, OBJECTIVE, run=path, num_workers=-1, **SETTINGS)": "num_workers is -1",
@@ -549,7 +425,6 @@ class Net(torch.nn.Linear):
     def forward(self, z, logsnr, label): return super().forward(z) + logsnr[:, None] / 100
 def build(shape, num_classes): return Net(shape[0], shape[0])
 def number(shape, num_classes): return 3
-def coarse(shape, num_classes): return build(shape, num_classes).bfloat16()
 """
 TRAIN = ["train", "toy", "--run", "run", "--num-images", "256", "--batch-size", "64"]
 BUILD = ["--network.function", "net.py:build"]
@@ -584,11 +459,6 @@ def test_nothing_that_is_stored_runs_code(own: Path, elbos: Elbos) -> None:
 def test_a_file_without_a_network_is_refused(own: Path, elbos: Elbos, function: str) -> None:
     result = elbos(*TRAIN, "network:own", "--network.function", function)
     assert_one_line(result, function.partition(":")[0])
-    assert not (own / "run").exists()
-
-
-def test_weights_of_a_file_are_storable_as_those_of_a_fit(own: Path, elbos: Elbos) -> None:
-    assert_one_line(elbos(*TRAIN, "network:own", "--network.function", "net.py:coarse"), "bfloat16")
     assert not (own / "run").exists()
 
 

@@ -95,13 +95,6 @@ WRONG: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("named", WRONG)
-def test_wrong_arguments_are_named(place: Path, named: str) -> None:
-    given = {"models": [place / "first"], "latents": place / "cache.safetensors"}
-    with pytest.raises(ValueError, match=named):
-        evaluate_latents(**{**given, **WRONG[named]})
-
-
 def test_the_command_writes_results_that_can_be_compared(
     place: Path, elbos: Elbos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -2,12 +2,10 @@
 
 import itertools
 import json
-import re
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import NoReturn
 
 import pytest
 import torch
@@ -15,18 +13,11 @@ from forking import in_processes
 from tiny import DIGITS, log
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from torch.profiler import ProfilerActivity, profile
 
 from elbos.base.philox import Purpose, Stream
-from elbos.base.processes import Processes
 from elbos.runs.fit import fit, train
 from elbos.training import sharding, trainer
 from elbos.training.config import Execution, Output, Precision
-from elbos.training.data import Digits
-from elbos.training.data.augment import augmented
-from elbos.training.directory import RunDirectory
-from elbos.training.execution import compiling
-from elbos.training.network import OwnNetwork
 from elbos.training.trainer import Trainer
 
 
@@ -151,39 +142,6 @@ def test_processes_compile_every_block(tmp_path: Path, shard_size: int) -> None:
             assert len(graphs) >= 4
 
 
-def once(graph: nn.Module, inputs: object, **options: object) -> Callable[..., Any]:
-    """Compile to what the graph returned the first time, which takes no operation."""
-    outputs: list[Any] = []
-
-    def run(*args: object) -> Any:
-        outputs[:] = outputs or [graph(*args)]
-        return outputs[0]
-
-    return run
-
-
-@pytest.mark.parametrize("how", ["off", "on"])
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules
-def test_random_numbers_of_a_step_are_compiled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: Literal["off", "on"]
-) -> None:
-    """Crops, mirror images, noise and hidden labels, on several processes, too, where the loss is
-    no graph with its network: some hundred kernels by themselves, else those that make the batch.
-    """
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=once))
-    torch._dynamo.reset()
-    data = augmented(Digits().load(), flip=True, crop=6)
-    network = replace(DIGITS.network, channels=(16,))
-    config = replace(DIGITS, network=network, execution=Execution(compile=how))
-    training = Trainer(config, RunDirectory(tmp_path), data, Processes.joined())
-    for _ in range(2):  # the first call compiles
-        with profile(activities=[ProfilerActivity.CPU]) as found:
-            x, cond = training.batch()
-            training.loss.drawn(x, cond, training.number, training.samples)
-    names = [event.name for event in found.events() if event.name.startswith("aten::bitwise")]
-    assert len(names) == (0 if how == "on" else 4 * (6 * 10 + 1))
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own modules
 def test_random_numbers_are_compiled_as_they_are() -> None:
@@ -212,52 +170,3 @@ def test_without_a_compiler_a_run_is_refused_and_goes_on_without(
     with pytest.raises(ValueError, match=r"no compiler.*--execution\.compile off"):
         train(replace(config, execution=Execution(compile="on")), tmp_path / "run")
     train(config, tmp_path / "run")
-
-
-class Energy(nn.Module):
-    """A network that is the gradient of an energy."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 2)
-
-    def forward(self, z: Tensor) -> Tensor:
-        z = z.detach().requires_grad_()
-        return torch.autograd.grad(self.layer(z).tanh().sum(), z, create_graph=True)[0]
-
-
-@pytest.mark.filterwarnings("ignore")  # of the compiler's own modules
-def test_compiled_gradients_of_gradients_are_right_or_refused() -> None:
-    """Version 2.15 of torch compiles them, 2.13 does not."""
-    torch._dynamo.reset()
-    network, z = Energy(), torch.ones(3, 2)
-    network(z).sum().backward()
-    expected = network.layer.weight.grad.clone()
-    network.zero_grad()
-    try:
-        with compiling(is_on=True):
-            torch.compile(network, backend="aot_eager")(z).sum().backward()
-    except ValueError as error:
-        assert re.search(r"double backward.*--execution\.compile off", str(error))
-    else:
-        torch.testing.assert_close(network.layer.weight.grad, expected)
-
-
-NET = """
-from torch import nn
-from helper import twice
-def thrice(x): return x + twice(x)
-class Net(nn.Linear):
-    def forward(self, z): return thrice(super().forward(z))
-def build(shape, num_classes): return Net(2, 2)
-"""
-
-
-def test_a_network_in_a_file_is_compiled_with_the_functions_that_it_calls(tmp_path: Path) -> None:
-    """The compiler imports their modules."""
-    (tmp_path / "net.py").write_text(NET)
-    (tmp_path / "helper.py").write_text("def twice(x): return 2 * x")
-    network = OwnNetwork.from_file(f"{tmp_path}/net.py:build").build((2,), None)
-    torch._dynamo.reset()
-    compiled = torch.compile(lambda x: network(x).sum(), backend="eager", fullgraph=True)
-    assert torch.equal(compiled(torch.ones(3, 2)), network(torch.ones(3, 2)).sum())

@@ -14,12 +14,10 @@ from elbos.adapters.diffusers.levels import levels_of
 from elbos.adapters.diffusers.network import DiffusersConfig, DiffusersNetwork
 from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
 from elbos.adapters.diffusers.training import Training
-from elbos.base.codec import decode, encode
 from elbos.base.extras import MissingExtra
 from elbos.models.calls import require_logsnr
 from elbos.runs.run import Run
-from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, Score, V, X
-from elbos.training.choices import Network
+from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.training.config import read_config
 
 diffusers = pytest.importorskip("diffusers")
@@ -91,13 +89,6 @@ def test_the_scheduler_of_diffusers_has_those_levels(predicts: Parameterization)
         logsnr = scheduler.alphas_cumprod[scheduler.timesteps].double().logit()
         assert logsnr[0] == pytest.approx(ENDS[0], abs=1e-3)
     torch.testing.assert_close(levels.timestep(logsnr), timestep, rtol=1e-4, atol=0.3)
-
-
-def test_a_network_without_a_scheduler_is_refused() -> None:
-    with pytest.raises(ValueError, match="Score"):
-        trained_levels(Score(), *ENDS)
-    with pytest.raises(ValueError, match="-inf"):
-        trained_levels(V(), -torch.inf, 10.0)
 
 
 @pytest.mark.parametrize("entries", [UNET, DIT], ids=lambda one: one["_class_name"])
@@ -177,23 +168,6 @@ def test_what_does_not_fit_is_named(name: str) -> None:
 def test_other_data_are_refused(shape: Any, num_classes: Any, entries: Any) -> None:
     with pytest.raises(ValueError, match=entries["_class_name"]):
         config_of(entries).build(shape, num_classes, trained_levels(V(), *ENDS))
-
-
-@pytest.mark.parametrize(
-    "text", ["{", "[]", "3", "{}", '{"_class_name": ["x"]}', '{"_class_name": "FluxTransformer2D"}']
-)
-def test_other_texts_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="config"):
-        DiffusersConfig(config=text)
-
-
-def test_a_configuration_is_its_entries() -> None:
-    """Not their order, nor what diffusers adds: version and place of the file."""
-    spaced = json.dumps({**dict(reversed(UNET.items())), "_diffusers_version": "0.1"}, indent=2)
-    config = DiffusersConfig(config=spaced)
-    assert config == config_of(UNET)
-    assert config.settings == SMALL
-    assert decode(Network, encode(config)) == config
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+    (tmp_path / "config.json").touch()
     with RunDirectory(tmp_path).lock():
         assert not list(tmp_path.rglob(".*.partial"))
 

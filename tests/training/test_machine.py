@@ -1,20 +1,18 @@
 """A run has the precision that serves the machine it was begun on, and keeps it."""
 
-import itertools
 import json
 from dataclasses import replace
 
 import pytest
 import torch
-from tiny import DIGITS, log, tensors
+from tiny import DIGITS, tensors
 
 from elbos.runs.fit import fit, train
 from elbos.theory.schedules import Cosine
-from elbos.training import machine, monitor
-from elbos.training.config import Optimizer, Output, run_config
+from elbos.training import execution, monitor
+from elbos.training.config import Optimizer, Output
 from elbos.training.directory import RunDirectory
-from elbos.training.execution import fast_kernels
-from elbos.training.machine import best_precision
+from elbos.training.execution import best_precision, fast_kernels
 
 ONE_STEP = replace(DIGITS, num_images=16)
 
@@ -24,9 +22,9 @@ def test_a_run_keeps_the_precision_it_was_begun_in(tmp_path, monkeypatch):
     is bit for bit the run that was told so.
     """
     for best in ("fp32", "bf16"):
-        monkeypatch.setattr(machine, "best_precision", lambda _, best=best: best)
+        monkeypatch.setattr(execution, "best_precision", lambda _, best=best: best)
         train(ONE_STEP, tmp_path / "auto")
-        assert run_config(RunDirectory(tmp_path / "auto")) == replace(ONE_STEP, precision="fp32")
+        assert RunDirectory(tmp_path / "auto").config() == replace(ONE_STEP, precision="fp32")
     with pytest.raises(ValueError, match="precision = fp32, not bf16"):
         train(replace(ONE_STEP, precision="bf16"), tmp_path / "auto")
     train(replace(ONE_STEP, precision="fp32"), tmp_path / "told")
@@ -55,16 +53,9 @@ def test_the_choice_follows_the_time_of_products(monkeypatch):
     device = torch.device("cpu")
     for seconds, expected in (([1.3, 1.0], "fp32"), ([1.2, 1.0], "bf16"), ([0.5, 1.0], "bf16")):
         best_precision.cache_clear()
-        monkeypatch.setattr(machine, "_seconds", lambda _, seconds=seconds: seconds)
+        monkeypatch.setattr(execution, "_seconds", lambda _, seconds=seconds: seconds)
         assert best_precision(device) == expected
     best_precision.cache_clear()
-
-
-def test_stalls_do_not_choose(monkeypatch):
-    """A machine that is busy during the first products, of either type, and then is not."""
-    clock = itertools.chain.from_iterable((i, i + (9 if i < 12 else 1)) for i in range(100))
-    monkeypatch.setattr(machine.time, "perf_counter", clock.__next__)
-    assert machine._seconds((torch.bfloat16, torch.float32)) == [1, 1]
 
 
 def kernels() -> tuple[bool, bool, str]:
@@ -98,23 +89,6 @@ def test_a_machine_that_has_changed_is_noted(tmp_path, caplog):
     train(ONE_STEP, tmp_path)
     assert " now " not in caplog.text
     assert json.loads(file.read_text()) == now
-
-
-def test_a_warmup_of_more_than_a_fifth_is_said_with_the_learning_rate_that_is_reached(
-    tmp_path, caplog
-):
-    caplog.set_level("INFO", "elbos")
-    output = replace(DIGITS.output, log_every=16)
-    for warmup_images, num_images in ((16, 80), (80, 160)):
-        assert "warm-up takes" not in caplog.text
-        optimizer = replace(DIGITS.optimizer, warmup_images=warmup_images)
-        config = replace(DIGITS, optimizer=optimizer, num_images=num_images, output=output)
-        train(config, run := tmp_path / f"{num_images}")
-    reached = max(line["learning_rate"] for line in log(run) if "loss" in line)
-    text = f"{reached:.2g} of {optimizer.learning_rate:.2g}, as warm-up takes 50%"
-    assert text in caplog.text
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    assert all(0 <= line["data_wait"] <= 1 for line in lines if "loss" in line)
 
 
 def test_the_share_of_a_known_peak_is_logged(tmp_path, monkeypatch):

@@ -69,15 +69,6 @@ def test_the_numbers_are_those_of_the_validation(result):
     assert total == pytest.approx(result.diffusion.mean().item(), rel=1e-6)
 
 
-def test_few_evaluations_have_few_bins_and_a_single_sample_no_error():
-    one = torch.ones(1)
-    denoiser = GaussianMixture(one, torch.zeros(1, 2), one)
-    found = tracking.scalars(Validator(torch.zeros(1, 2))(denoiser))
-    bins = [key for key in found if "loss_by_level" in key]
-    assert len(bins) == 3
-    assert found.keys() - bins == {"validation/bits_per_dim"}
-
-
 def test_a_bin_without_samples_has_no_number():
     losses = LossByLevel(range(-10, 11))
     losses.update(torch.tensor([0.5]), torch.tensor([0.25]))
@@ -116,22 +107,3 @@ def test_an_accelerator_logs_to_all_its_trackers(result, drawn, tmp_path):
     assert step == 7
     ((_, figures),) = wandb[1:]
     assert isinstance(figures["validation/by_level"], Figure)
-
-
-def test_a_figure_that_cannot_be_drawn_is_warned_of(result, drawn, monkeypatch):
-    def to_image(*_):
-        raise RuntimeError("no browser")
-
-    monkeypatch.setattr(Figure, "to_image", to_image)
-    tracker = Pictures("own")
-    with pytest.warns(UserWarning, match="no browser"):
-        tracking.log(tracker, result, 1)
-    assert len(tracker.logged) == 1
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_what_is_no_tracker_and_no_result_is_refused(result):
-    with pytest.raises(TypeError, match="Accelerator"):
-        tracking.log({}, result, 1)
-    with pytest.raises(TypeError, match="result"):
-        tracking.log(Numbers(), 1.0, 1)

@@ -25,7 +25,7 @@ from elbos.theory.schedules import Linear
 from elbos.theory.tabulated import Tabulated
 from elbos.theory.weightings import Sigmoid
 from elbos.training import checkpoint
-from elbos.training.config import Config, Optimizer, Output, run_config
+from elbos.training.config import Config, Optimizer, Output
 from elbos.training.data import Toy
 from elbos.training.directory import RunDirectory
 from elbos.training.presets import PRESETS
@@ -150,7 +150,7 @@ def test_a_run_made_longer_is_the_long_run_where_the_learning_rate_has_no_end(
     train(long, tmp_path / "long")
     train(replace(long, num_images=320), tmp_path / "run")
     train(long, tmp_path / "run")
-    assert run_config(RunDirectory(tmp_path / "run")) == long
+    assert RunDirectory(tmp_path / "run").config() == long
     expected, found = tensors(tmp_path / "long"), tensors(tmp_path / "run")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     with pytest.raises(ValueError, match="num_images = 640, not 320"):
@@ -180,16 +180,16 @@ def test_a_run_starts_from_the_average_of_another(tmp_path: Path, at_step: AtSte
     output = replace(TOY.output, save_every=10**9)
     with pytest.raises(Interrupted):
         train(replace(config, output=output), tmp_path / "run")
-    with checkpoint.reading(tmp_path / "run" / "checkpoints" / "00000000") as (_, groups):
-        for name, weights in groups["network"].items():
-            assert torch.equal(weights, other[f"ema/{name}"])
-            assert torch.equal(weights, groups["ema"][name])
+    _, groups = checkpoint.read(tmp_path / "run" / "checkpoints" / "00000000")
+    for name, weights in groups["network"].items():
+        assert torch.equal(weights, other[f"ema/{name}"])
+        assert torch.equal(weights, groups["ema"][name])
     at_step(0, lambda: None)
     train(config, tmp_path / "whole")
     shutil.rmtree(tmp_path / "other")
     train(config, tmp_path / "run")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
-    assert run_config(RunDirectory(tmp_path / "run")).init == tmp_path / "other"
+    assert RunDirectory(tmp_path / "run").config().init == tmp_path / "other"
     with pytest.raises(ValueError, match="init = "):
         train(replace(config, init=None), tmp_path / "run")
 
@@ -263,7 +263,7 @@ def test_training_leaves_its_configuration_alone(tmp_path: Path) -> None:
     )
     before = config.schedule.state_dict()
     train(config, tmp_path)
-    assert config == run_config(RunDirectory(tmp_path))
+    assert config == RunDirectory(tmp_path).config()
     assert before.keys() == config.schedule.state_dict().keys() == {"total", "count", "ends"}
     assert all(torch.equal(before[name], t) for name, t in config.schedule.state_dict().items())
     assert tensors(tmp_path)["schedule/count"].sum() > 0
@@ -305,14 +305,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path: Path, at_step
     train(TOY, tmp_path)  # and nothing is lost
     train(TOY, tmp_path.with_name("whole"))
     assert_same_run(tmp_path.with_name("whole"), tmp_path)
-
-
-def test_too_large_a_learning_rate_is_noticed(tmp_path: Path) -> None:
-    config = replace(TOY, optimizer=Optimizer(learning_rate=1e25, warmup_images=0))
-    for _ in range(2):
-        with pytest.raises(Diverged, match=r"step 1 .*learning-rate"):
-            train(config, tmp_path)
-        assert tensors(tmp_path)["step"] == 1
 
 
 if __name__ == "__main__":

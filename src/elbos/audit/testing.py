@@ -229,7 +229,7 @@ def expected_audit(like: str | Path | Audit) -> Audit:
     if isinstance(like, str) and not like.endswith(".json"):
         return from_recipe(like)
     try:
-        return Audit.from_dict(files.read_json(Path(like)))
+        return Audit.from_dict(files.read_value(Path(like)))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{like} holds no audit, as `elbos audit --json` writes one.") from error
 

@@ -21,9 +21,7 @@ MIN_NUMBERS = 64  # data in [-1, 1] have a negative number among so many
 
 
 def require_positive(**values: float) -> None:
-    """Raise a ValueError unless all given values are positive numbers.
-
-    The message names the first invalid argument.
+    """Raise a ValueError that names the first given value which is no positive number.
 
     Examples:
         >>> require_positive(std=1.0)
@@ -38,9 +36,7 @@ def require_positive(**values: float) -> None:
 
 
 def require_type(kind: Any, /, **values: Any) -> None:
-    """Raise a WrongTypeError unless all given values are of a given type.
-
-    The message names the first invalid argument.
+    """Raise a WrongTypeError that names the first given value of another type than `kind`.
 
     Examples:
         >>> require_type(int, num_images=1000)
@@ -87,10 +83,7 @@ class Typed:
 
 
 def typed(function: F) -> F:
-    """Decorate a function so that calls check the types of the arguments.
-
-    An argument that does not match its type annotation raises a WrongTypeError.
-    """
+    """Decorate a function to raise a WrongTypeError for arguments that its annotations exclude."""
     signature = inspect.signature(function)
 
     @functools.cache
@@ -125,9 +118,7 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 
 def require_floating(**tensors: Tensor) -> None:
-    """Raise a ValueError unless all given tensors are floating-point.
-
-    The message names the first invalid argument.
+    """Raise a ValueError that names the first given tensor which is not floating-point.
 
     Examples:
         >>> import torch
@@ -164,12 +155,9 @@ def require_single(**tensors: Tensor) -> None:
 
 
 def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
-    """Check that data are scaled to about [-1, 1].
+    """Check that data are scaled to about [-1, 1], or are latents of about that size.
 
-    Data beyond ±100, such as 8-bit pixels, raise a ValueError; data between 0 and 1 cause a
-    warning.
-
-    Data have to be in [-1, 1], or latents of about that size. The check synchronizes the device.
+    Data between 0 and 1 cause a warning. The check synchronizes the device.
 
     Raises:
         ValueError: If a number is above 100 or below -100.
@@ -206,9 +194,9 @@ def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
 
 
 def require_finite(value: Any, where: str = "") -> None:
-    """Raise a ValueError if a field of a dataclass is infinite or NaN.
+    """Raise a ValueError that names the first infinite or NaN field of a dataclass.
 
-    The message names the first such field. The field's default is exempt.
+    The field's default is exempt.
 
     Examples:
         >>> from elbos.weightings import Sigmoid

@@ -40,18 +40,12 @@ class WrongTypeError(TypeError, ValueError):
 
 
 def register(annotation: Any, table: Callable[[], tuple[type, ...]]) -> None:
-    """Register the subclasses of an abstract dataclass for use in configurations.
-
-    A configuration may use these for fields annotated with the abstract class.
-    """
+    """Register the classes that a configuration may use for fields of an abstract class."""
     _tables[annotation] = table
 
 
 def register_file_reader(kind: type, read: Callable[[str], Any]) -> None:
-    """Register a function that loads objects of a class from Python files.
-
-    Its argument is a text, FILE.py:FUNCTION.
-    """
+    """Register a function that loads objects of a class from a text, FILE.py:FUNCTION."""
     _from_file[kind] = read
 
 
@@ -60,10 +54,7 @@ def register_file_reader(kind: type, read: Callable[[str], Any]) -> None:
 
 @functools.cache
 def alternatives(annotation: Any) -> tuple[Any, ...]:
-    """Return the members of a union type.
-
-    `Annotated` is stripped; for any other type, the result is a tuple of that type.
-    """
+    """Return the members of a union type, or any other type alone, without `Annotated`."""
     if get_origin(annotation) is Annotated:
         return alternatives(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
@@ -72,10 +63,7 @@ def alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def options(annotation: Any) -> tuple[Any, ...]:
-    """Return the types that a type annotation allows in a configuration.
-
-    A registered abstract class is replaced by its concrete dataclasses.
-    """
+    """Return the types that an annotation admits, the concrete ones of a registered class."""
     tables = (table() for kind, table in _tables.items() if kind == annotation)
     if (table := next(tables, None)) is not None:
         return table
@@ -263,7 +251,7 @@ def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
 def normalize(value: Any) -> None:
     """Store the numbers and lists of a dataclass as a file gives them back, such as 3 as 3.0.
 
-    So that a configuration and its copy from a file have the same digest. Objects stay themselves:
+    A configuration and its copy from a file then have the same digest. Objects stay themselves:
     `Typed` has done the same with theirs.
 
     Raises:
@@ -294,17 +282,13 @@ def digest(value: Any) -> str:
 
 
 def difference(old: Any, new: Any, where: str = "") -> str | None:
-    """Return the first difference between two encoded configurations as text.
+    """Return the first difference between two encoded configurations, `weighting.k = 2.0, not 3.0`.
 
-    For example, `weighting.k = 2.0, not 3.0`. The result is None if all entries agree, except for
-    `output` and `execution`.
+    The entries `output` and `execution` may differ.
     """
     if isinstance(old, dict) and isinstance(new, dict) and old.get("type") == new.get("type"):
         if old.keys() != new.keys():
-            names = (
-                ", ".join(name for name in entries if name != "type") for entries in (old, new)
-            )
-            return f"{where} = {', not '.join(names)}"
+            return f"{where} = {', '.join(old)}, not {', '.join(new)}"
         for name in old:
             if name not in ("output", "execution"):
                 inner = f"{where}.{name}" if where else name

@@ -1,5 +1,4 @@
-"""Conditions of a network, such as class labels: operations on the conditions of a batch of
-samples.
+"""Operations on the conditions of a network, such as class labels, for a batch of samples.
 
 A condition is whatever the network understands: class labels `[b]`, embeddings `[b, ...]`, a dict
 of them, or None. The functions here act on the tensors in it, whose first axis is the batch; any
@@ -19,8 +18,6 @@ Condition = Any
 
 def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
     """Apply a function to every tensor among the conditioning inputs of a network.
-
-    Other values are unchanged.
 
     Examples:
         >>> map_tensors(torch.clone, {"text": torch.zeros(2), "style": "plain"})
@@ -49,10 +46,7 @@ def to_device(cond: Condition, device: torch.device) -> Condition:
 
 
 def cat_conds(first: Condition, second: Condition) -> Condition:
-    """Concatenate the conditioning inputs of two batches of samples.
-
-    Values that are not tensors are taken from the first.
-    """
+    """Concatenate the conditioning inputs of two batches of samples."""
     if isinstance(first, Tensor):
         return torch.cat([first, second])
     if isinstance(first, Mapping):
@@ -76,10 +70,7 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
 
 
 def is_alike(cond: Condition, other: Condition) -> bool:
-    """Return whether two sets of conditioning inputs have the same structure.
-
-    Shapes of tensors must be equal, and dtypes of the same kind, integer or float.
-    """
+    """Return whether conditioning inputs have the same structure, shapes and kinds of numbers."""
     if isinstance(cond, Tensor):
         is_tensor = isinstance(other, Tensor) and other.shape == cond.shape
         return is_tensor and other.is_floating_point() == cond.is_floating_point()

@@ -17,10 +17,7 @@ class Diverged(ArithmeticError):
 
 
 class Interrupted(Exception):
-    """Error: the user interrupted the program.
-
-    All finished work has been saved.
-    """
+    """Error: the user interrupted the program, whose finished work has been saved."""
 
 
 _ADVICE = {
@@ -35,9 +32,7 @@ _ADVICE = {
 
 
 def explained(error: BaseException) -> str:
-    """Return an error's message on one line.
-
-    For an OSError, it includes the file's path and advice.
+    """Return an error's message on one line, of an OSError with the file's path and advice.
 
     Examples:
         >>> explained(OSError(errno.ENOSPC, "No space left on device", "runs/digits"))
@@ -53,10 +48,9 @@ def explained(error: BaseException) -> str:
 
 
 def message(error: BaseException) -> str:
-    """Return the message of an error in user code on one line.
+    """Return the message of an error in user code on one line of at most 300 characters.
 
-    The line has at most 300 characters. Builds of torch word a missing device differently; all of
-    them raise the error in `_lazy_init`.
+    Builds of torch word a missing device differently; all of them raise the error in `_lazy_init`.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if frames and frames[-1].f_code.co_name == "_lazy_init":
@@ -69,9 +63,7 @@ def message(error: BaseException) -> str:
 
 
 def suggestion(word: str, names: Iterable[str]) -> str:
-    """Suggest known words in place of an unknown word for an error message.
-
-    The hint lists similar known words; if there are none, any known words.
+    """Suggest similar known words in place of an unknown word, or any if none is similar.
 
     Examples:
         >>> suggestion("emd", ["elbo", "edm", "flow"])

@@ -10,20 +10,12 @@ from contextlib import contextmanager
 
 
 class MissingExtra(ModuleNotFoundError):
-    """Error: an optional dependency is not installed.
-
-    The message names the pip extra that contains it.
-    """
+    """Error: an optional dependency is missing; the message names the extra that installs it."""
 
 
 @contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Convert a failed import into an error about a missing optional dependency.
-
-    The message names the pip extra to install.
-
-    Args:
-        extra: Name of the extra in pyproject.toml.
+    """Convert a failed import into an error that names the extra of pyproject.toml to install.
 
     Raises:
         MissingExtra: If a module other than one of this library is not found.

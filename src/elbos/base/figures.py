@@ -56,7 +56,16 @@ class Panel(NamedTuple):
 def stacked(panels: Sequence[Panel], xaxis: dict[str, Any], *, has_legend: bool) -> Figure:
     inner = sum(panel.height + _GAP for panel in panels) - _GAP
     xaxis = {"anchor": _AXES[len(panels) - 1]} | xaxis
-    fig = Figure(layout=_layout(inner, xaxis, has_legend=has_legend))
+    layout = {
+        "template": "elbos",
+        "height": inner + _TOP + _AXIS + _LEGEND,
+        "margin": {"l": 58, "r": 14, "t": _TOP, "b": _AXIS + _LEGEND},
+        "showlegend": has_legend,
+        "legend_y": -_AXIS / inner,
+        "hoversubplots": "axis",
+        "xaxis": xaxis,
+    }
+    fig = Figure(layout=layout)
     top = inner
     for name, panel in zip(_AXES, panels, strict=False):
         domain = [(top - panel.height) / inner, top / inner]
@@ -69,18 +78,6 @@ def stacked(panels: Sequence[Panel], xaxis: dict[str, Any], *, has_legend: bool)
             fig.add_shape(type="rect", fillcolor=color, line_width=0, layer="below", **place)
         top -= panel.height + _GAP
     return fig
-
-
-def _layout(inner: int, xaxis: dict[str, Any], *, has_legend: bool) -> dict[str, Any]:
-    return {
-        "template": "elbos",
-        "height": inner + _TOP + _AXIS + _LEGEND,
-        "margin": {"l": 58, "r": 14, "t": _TOP, "b": _AXIS + _LEGEND},
-        "showlegend": has_legend,
-        "legend_y": -_AXIS / inner,
-        "hoversubplots": "axis",
-        "xaxis": xaxis,
-    }
 
 
 def hide_legend(fig: Figure) -> None:

@@ -22,9 +22,7 @@ from elbos.base.extras import needs
 
 
 def regular(path: Path) -> Path:
-    """Return a path after checking that it is a regular file.
-
-    A link to a regular file passes.
+    """Return a path after checking that it is a regular file or a link to one.
 
     Raises:
         OSError: If `path` does not exist or is not a regular file; the error names `path`.
@@ -36,18 +34,6 @@ def regular(path: Path) -> Path:
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is no regular file: name another path")
     return path
-
-
-def identity(path: Path) -> tuple[int, int] | None:
-    """Return the device and inode numbers of a file.
-
-    The result is None if the path does not exist.
-    """
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def read(path: Path) -> bytes:
@@ -65,49 +51,30 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def _nested() -> Iterator[None]:
-    try:
-        yield
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-
-
-@_nested()
-def read_json(path: Path) -> Any:
-    """Return the value stored in a JSON file.
-
-    Raises:
-        OSError: As `read` does.
-        ValueError: If the content is not JSON, or is nested too deeply.
-    """
-    return json.loads(read(path).decode("utf-8-sig"))
-
-
 TEXT_FORMATS = (".json", ".toml", ".yaml", ".yml")
 
 
-@_nested()
 def read_value(path: Path) -> Any:
-    """Return the value stored in a JSON, TOML or YAML file.
-
-    The file's suffix determines the format.
+    """Return the value stored in a JSON file, or by its suffix in a TOML or YAML file.
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If the content is not in the format of the suffix, or is nested too deeply.
+        ValueError: If the content is not in this format, or is nested too deeply.
     """
-    if path.suffix not in TEXT_FORMATS[1:]:
-        return read_json(path)
     text = read(path).decode("utf-8-sig")
-    if path.suffix == ".toml":
-        return tomllib.loads(text)
-    with needs("cli"):
-        import yaml
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        if path.suffix == ".toml":
+            return tomllib.loads(text)
+        if path.suffix not in (".yaml", ".yml"):
+            return json.loads(text)
+        with needs("cli"):
+            import yaml
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def write(path: Path, content: bytes) -> None:
@@ -141,37 +108,13 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def require_writable(path: Path) -> None:
-    """Raise an OSError if a file cannot be written to `path`.
-
-    Free disk space is not checked.
-
-    Raises:
-        OSError: As `write` does.
-    """
+    """Raise an OSError, as `write` does, if a file cannot be written to `path`."""
     with _beside(path):
         pass
 
 
-def append(path: Path, content: bytes) -> None:
-    """Append `content` to a file.
-
-    A missing file is created.
-
-    Raises:
-        OSError: If the file cannot be written, or is a link; the error names `path`.
-    """
-    with named_errors(path):
-        _require_no_link(path)
-        if path.exists():
-            regular(path)
-        with path.open("ab") as file:
-            file.write(content)
-
-
 def require_plain(folder: Path, *, may_link: bool = False) -> None:
-    """Raise an OSError unless a folder contains only folders and regular files.
-
-    All depths are checked.
+    """Raise an OSError unless a folder contains only folders and regular files, at all depths.
 
     Args:
         folder: The folder.

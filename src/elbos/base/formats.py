@@ -1,6 +1,4 @@
-"""Reading and writing of tensors and JSON on disk, without running code and with one type of
-error.
-"""
+"""Reading and writing of tensors and JSON on disk, without running code."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -68,7 +66,7 @@ def read_object(path: Path) -> dict[str, Any]:
         CorruptFile: If the file holds no JSON object; the error names `path`.
     """
     try:
-        if isinstance(content := files.read_json(path), dict):
+        if isinstance(content := files.read_value(path), dict):
             return content
     except ValueError:
         pass

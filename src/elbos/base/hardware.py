@@ -8,10 +8,7 @@ import torch
 
 
 def device_name(device: torch.device) -> str:
-    """Return the model name of a GPU or CPU.
-
-    A CPU's name includes the number of cores and the vector instructions.
-    """
+    """Return the model name of a GPU, or of a CPU with its cores and vector instructions."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
@@ -26,10 +23,7 @@ def device_name(device: torch.device) -> str:
 
 
 def num_cores() -> int:
-    """Return the number of CPU cores available to this process.
-
-    Under Slurm, it is the number of cores of the job.
-    """
+    """Return the number of CPU cores that are available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -58,10 +58,7 @@ def sentences(template: str, macro: str, *args: Any) -> list[str]:
 def document(
     template: str, *, script_file: str = "page.js", has_plots: bool = True, **context: Any
 ) -> str:
-    """Return a complete HTML page with styles and scripts.
-
-    A content security policy blocks all other scripts.
-    """
+    """Return a complete HTML page with styles and scripts, whose policy blocks other scripts."""
     style, script = _template("style.css"), _template("shared.js") + _template(script_file)
     library = _plotly() if has_plots else None
     allowed = " ".join(f"'sha256-{_sha256(code)}'" for code in (script, library) if code)
@@ -74,22 +71,13 @@ def document(
 
 
 def write_html(path: str | Path, page: str) -> None:
-    """Write an HTML page to `path`.
-
-    Missing parent folders are created.
-
-    Raises:
-        OSError: If the page cannot be written; the error names `path`.
-    """
+    """Write an HTML page to `path`, whose missing parent folders are created."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     files.write(Path(path), page.encode(errors="replace"))
 
 
 def breakable(text: str) -> Markup:
-    """Escape text for HTML and allow line breaks within long names.
-
-    Lines may break between the parts of a path, name or call.
-    """
+    """Escape text for HTML and allow line breaks between the parts of a path, name or call."""
     if isinstance(text, Markup):
         return text
     broken = re.sub(r"(?<=[/:_.])(?=[^\W\d])|(?<=[(=,])(?=\w)", "<wbr>", str(escape(text)))
@@ -107,10 +95,7 @@ def plain(text: object) -> str:
 
 
 def fenced(code: str) -> Markdown:
-    """Return code as a fenced Markdown code block.
-
-    The fence is longer than any run of backticks in the code.
-    """
+    """Return code in a Markdown fence that is longer than any run of backticks in the code."""
     longest = max(map(len, re.findall("`+", code)), default=0)
     fence = "`" * max(3, longest + 1)
     return Markdown(f"{fence}sh\n{code}\n{fence}")

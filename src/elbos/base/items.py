@@ -36,9 +36,7 @@ class Batched(Protocol):
 
 @dataclass(frozen=True)
 class Items:
-    """Adapter that reads a dataset in batches.
-
-    The dataset is a tensor or map-style; types and ranges are checked.
+    """Adapter that reads a tensor or a map-style dataset in batches, and checks them.
 
     Attributes:
         dataset: The tensor or dataset.
@@ -56,9 +54,7 @@ class Items:
         return len(self.dataset)
 
     def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Float[Tensor, "b *d"], Condition]:
-        """Return the data and the conditioning inputs of selected samples.
-
-        The condition is None if the dataset has none.
+        """Return the data and the conditioning inputs, or None, of selected samples.
 
         Raises:
             ValueError: If `x` is not a tensor of floating-point numbers, not finite, or beyond
@@ -69,7 +65,15 @@ class Items:
         else:
             with torch.autocast("cpu", enabled=False):  # a network's precision, not the data's
                 items = [self.dataset[row] for row in rows.tolist()]
-                x, cond = _collated(items if self.to_item is None else self._made(items))
+                if self.to_item is not None:
+                    try:
+                        items = list(map(self.to_item, items))
+                    except Exception as error:
+                        raise ValueError(
+                            f"to_item fails on an item of the dataset, a "
+                            f"{type(items[0]).__name__}: {type(error).__name__}: {message(error)}"
+                        ) from error
+                x, cond = _collated(items)
         if not isinstance(x, Tensor):
             kind = type(x).__name__
             hint = ", or to_item to make them of an item" if isinstance(x, dict) else ""
@@ -89,16 +93,6 @@ class Items:
                 "to 1 (2 * x / 255 - 1 of 8-bit pixels), or is_bounded=False for latents."
             )
         return x.to(self.dtype), cond
-
-    def _made(self, items: list[Any]) -> list[Any]:
-        assert self.to_item is not None
-        try:
-            return [self.to_item(item) for item in items]
-        except Exception as error:
-            raise ValueError(
-                f"to_item fails on an item of the dataset, a {type(items[0]).__name__}: "
-                f"{type(error).__name__}: {message(error)}"
-            ) from error
 
     stored = batch  # training moves the samples to its device without conversion
 

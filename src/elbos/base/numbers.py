@@ -41,9 +41,7 @@ def signed(value: float | None, decimals: int) -> str:
 
 
 def decimals(error: float | None, digits: int = 2) -> int | None:
-    """Return the number of decimals that a standard error justifies.
-
-    They show the error to `digits` significant digits.
+    """Return the number of decimals that show a standard error to `digits` significant digits.
 
     Returns:
         None if there is no error: format the value with `number` then.
@@ -106,9 +104,7 @@ def percent(share: float | None, places: int = 1) -> str:
 
 
 def count(num: int | None, what: str = "") -> str:
-    """Format a count with its noun, such as `3 seeds`.
-
-    For an unknown count, the result is the plural noun alone.
+    """Format a count with its noun, or the noun alone if the count is unknown.
 
     Examples:
         >>> count(60_000), count(3, "seeds"), count(1, "seeds"), count(None, "images")
@@ -120,9 +116,7 @@ def count(num: int | None, what: str = "") -> str:
 
 
 def setting(value: Any) -> str:
-    """Format the value of a setting for display.
-
-    The value is a number, flag, text, sequence or mapping.
+    """Format the value of a setting: a number, flag, text, sequence or mapping.
 
     Examples:
         >>> setting({"torch": "2.6", "seeds": [0, 1]}), setting(True), setting(60_000)

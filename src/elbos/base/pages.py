@@ -12,10 +12,7 @@ from elbos.base.extras import needs
 
 
 def shown_by(result: object, module: str = "page") -> Any:
-    """Import the module that displays a result.
-
-    The module, by default `page`, is in the package of the result's class.
-    """
+    """Import the module, by default `page`, that displays a result of its package."""
     package = type(result).__module__.rpartition(".")[0]
     with needs("report"):
         return importlib.import_module(f"{package}.{module}")

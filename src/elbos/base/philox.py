@@ -31,10 +31,7 @@ _WORD = 0xFFFFFFFF
 
 
 class Purpose(IntEnum):
-    """Enumeration of independent random number streams.
-
-    Streams of different purposes are independent.
-    """
+    """Enumeration of independent random number streams."""
 
     NOISE = 0
     LABELS = 1
@@ -78,9 +75,7 @@ def key_of(seed: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Stream:
-    """Counter-based random number generator.
-
-    Training step and sample determine the numbers.
+    """Random number generator whose numbers are determined by training step and sample.
 
     Attributes:
         key: The two key words, which `key_of` derives from the seed.

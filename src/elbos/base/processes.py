@@ -32,10 +32,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Processes:
-    """Process group of a distributed computation.
+    """Process group of a distributed computation, of which this process has rank and device.
 
-    It has rank and device of the current process, and collective operations. Every process must
-    make the same calls of the collective operations.
+    Every process must make the same calls of the collective operations.
     """
 
     rank: int
@@ -79,17 +78,11 @@ class Processes:
         return self.rank == 0
 
     def share(self, num: int) -> slice:
-        """Return this process's share of `num` samples as a slice.
-
-        The shares of all processes have almost equal lengths.
-        """
+        """Return this process's share of `num` samples, almost as long as the other shares."""
         return slice(num * self.rank // self.num, num * (self.rank + 1) // self.num)
 
     def gathered(self, samples: Shaped[Tensor, "b *d"], num: int) -> Shaped[Tensor, "n *d"]:
-        """Gather the samples of all processes in rank order.
-
-        Every process passes its slice and receives all samples.
-        """
+        """Return all samples in each process, of which every process passes its slice."""
         if self.num == 1:
             return samples
         sizes = [num * (i + 1) // self.num - num * i // self.num for i in range(self.num)]
@@ -112,10 +105,7 @@ class Processes:
             dist.all_reduce(torch.zeros(1))  # over the CPU's backend
 
     def together(self, work: Callable[[], _T]) -> _T:
-        """Run a function on every process and wait for all processes.
-
-        The result is this process's own; an exception on one process is raised on all.
-        """
+        """Run a function on every process; an exception on one process is raised on all."""
         return work() if self.num == 1 else together(work)
 
     def from_main(self, value: _T) -> _T:
@@ -125,10 +115,7 @@ class Processes:
         return values[0]
 
     def lists(self, items: list[_T]) -> list[_T]:
-        """Concatenate the lists of all processes in rank order.
-
-        Every process receives the whole list.
-        """
+        """Concatenate the lists of all processes in rank order, in every process."""
         lists: list[list[_T]] = [items] * self.num
         if self.num > 1:
             dist.all_gather_object(lists, items)
@@ -149,9 +136,9 @@ def local_device() -> torch.device:
 
 
 def _store_of_attempt() -> Store | None:
-    """Return the key-value store through which torchrun's processes find each other.
+    """Return the key-value store through which torchrun's processes find each other, or None.
 
-    It is None without torchrun. When torchrun restarts processes it keeps its store, with the
+    When torchrun restarts processes it keeps its store, with the
     addresses of processes that have ended, from which new ones would await an answer. So the first
     process opens another store, and the others read its port from torchrun's; if nobody answers at
     that port, they read it again.
@@ -184,11 +171,9 @@ def _store_of_attempt() -> Store | None:
 
 
 def _leave() -> None:
-    """Destroy the process groups at exit.
+    """Destroy the process groups at exit, whose threads would make Python abort the process.
 
-    Their threads end with them. Nothing is destroyed if the process ends by an error. Python aborts
-    a process that ends while a thread still works. After an error other processes may wait for this
-    process.
+    After an error nothing is destroyed, since other processes may wait for this one.
     """
     if dist.is_initialized() and getattr(sys, "last_value", None) is None:
         dist.destroy_process_group()

@@ -16,10 +16,7 @@ LOGGER = logging.getLogger("elbos")
 
 
 class _Lines(logging.Handler):
-    """Logging handler that prints messages to the current `sys.stderr`.
-
-    During a progress bar, messages appear above the bar.
-    """
+    """Logging handler that prints messages to `sys.stderr`, above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(f"{record.getMessage()}\n")
@@ -49,10 +46,7 @@ def log_on_terminal() -> Iterator[None]:
 
 
 class Advance(Protocol):
-    """Callback that reports an amount of finished work.
-
-    Work loaded from an earlier run does not count for the rate.
-    """
+    """Callback that reports finished work, with True if an earlier run did it."""
 
     def __call__(self, num: int, is_kept: bool = False, /) -> None: ...
 
@@ -67,14 +61,7 @@ def silent(what: str, total: int, unit: str) -> Advance:
 
 
 def progress(console: "Console | None" = None) -> "Progress":
-    """Return a progress bar that shows the rate and the remaining time.
-
-    Its tasks have a unit and optionally a note.
-
-    Args:
-        console: Console for the bar, drawn only on a terminal. Default: standard error, so that
-            output can be piped.
-    """
+    """Return a progress bar with rate and time left, by default on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
     from rich.text import Text
@@ -110,14 +97,7 @@ def clock(seconds: float) -> str:
 
 
 def begin(bar: "Progress", what: str, total: int, unit: str) -> Advance:
-    """Add a task to a progress bar.
-
-    Without a terminal, a line is logged instead of a bar.
-
-    Returns:
-        The callback. It takes the amount of work done since the last call, and True if that was
-        loaded from an earlier run, which is excluded from rate and time left.
-    """
+    """Add a task to a progress bar, or without a terminal log a line, and return the callback."""
     if not bar.console.is_terminal:
         LOGGER.info("%s", f"{what}: {total:,} {unit}")
     task = bar.add_task(what, total=total, unit=unit, note="")

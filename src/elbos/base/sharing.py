@@ -54,8 +54,7 @@ def warn_if_several(stacklevel: int = 4) -> None:
 def naming_lost_processes() -> Iterator[None]:
     """Convert errors about a lost process into a ConnectionError.
 
-    They are errors of `torch.distributed` in the `with` block. gloo has no exception class; all of
-    its messages contain a path of its source code.
+    gloo has no exception class; all of its messages contain a path of its source code.
     """
     try:
         yield
@@ -70,9 +69,7 @@ def naming_lost_processes() -> Iterator[None]:
 
 
 def together(work: Callable[[], T]) -> T:
-    """Run a function on every process and wait for all processes.
-
-    The result is this process's own; an exception on one process is raised on all.
+    """Run a function on every process; an exception on one process is raised on all.
 
     Raises:
         ConnectionError: If another process has exited.
@@ -127,10 +124,7 @@ def summed(
     is_shared: bool,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Assemble tensors whose rows were computed by several processes.
-
-    They have `num` rows, and are on the CPU in float64.
-    """
+    """Assemble tensors of `num` rows, which several processes computed, in float64 on the CPU."""
     merged = {}
     rows = torch.cat([some for some, _ in parts])
     for key in sorted(parts[0][1]):  # parts that were read have another order

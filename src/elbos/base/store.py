@@ -7,7 +7,6 @@ Several processes share the parts by index: each computes its own, waits for the
 their parts from the folder, which must be visible to all. No part is computed twice.
 """
 
-import hashlib
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -27,10 +26,7 @@ _SECONDS, _PAUSE = 120.0, 0.1  # timeout and polling interval of network file sy
 
 
 class Part(NamedTuple):
-    """Separately stored part of a long computation.
-
-    It has a name, an amount of work, and the function that computes the result.
-    """
+    """Separately stored part of a computation: name, amount of work, and what computes it."""
 
     name: str
     num: int
@@ -39,14 +35,10 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Store:
-    """Folder of partial results for resuming an interrupted computation.
+    """Folder of partial results, a file of tensors each, from which a computation resumes.
 
-    Each part of the computation has a file of tensors.
-
-    Args:
-        folder: The directory, created when the first part is written.
-        processes: The processes that share the parts. All must make the same calls of
-            `concatenated` and `of_main`. Default: one process.
+    All `processes`, which share the parts, must make the same calls of `concatenated` and
+    `of_main`.
     """
 
     folder: Path
@@ -56,30 +48,17 @@ class Store:
         return self._path(name).exists()
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return the result of one part of a long computation.
-
-        A missing result is computed and stored. A file that cannot be read is computed again, with
-        a warning.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Return the stored result of a part, which is computed if it is missing or damaged."""
         path = self._path(name)
         if (stored := _read(path)) is not None:
             return stored
         tensors = {key: value.cpu().contiguous() for key, value in compute().items()}
         self.folder.mkdir(parents=True, exist_ok=True)
-        files.write(path, pack(tensors))
+        files.write(path, formats.pack(tensors))
         return tensors
 
     def concatenated(self, parts: Iterable[Part], advance: Advance) -> Tensors:
-        """Return the concatenated results of all parts of a long computation.
-
-        Missing results are computed and stored.
-
-        Raises:
-            OSError: If a part cannot be written.
-        """
+        """Return the concatenated results of all parts, of which the missing ones are computed."""
         results: dict[str, Tensors | None] = {}
 
         def compute_own() -> None:
@@ -96,13 +75,7 @@ class Store:
         return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}
 
     def of_main(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return tensors that the main process computes for all processes.
-
-        They are stored under `name` and only computed if missing there.
-
-        Raises:
-            OSError: If it cannot be written.
-        """
+        """Return stored tensors, which the main process computes if they are missing."""
         result = self.processes.together(
             lambda: self.part(name, compute) if self.processes.is_main else None
         )
@@ -123,34 +96,9 @@ class Store:
         return self.folder / f"{name}.safetensors"
 
 
-def pack(tensors: Tensors) -> bytes:
-    """Serialize tensors to bytes that begin with a checksum.
-
-    The checksum is SHA-256, the format safetensors.
-    """
-    content = formats.pack(tensors)
-    return hashlib.sha256(content).digest() + content
-
-
-def read(path: Path) -> Tensors:
-    """Return the tensors in a file after verifying the checksum.
-
-    The file has the format of `pack`.
-
-    Raises:
-        OSError: If the file cannot be read.
-        CorruptFile: If the checksum does not match, or the file holds no tensors.
-    """
-    content = files.read(path)
-    digest, content = content[:32], content[32:]
-    if hashlib.sha256(content).digest() != digest:
-        raise formats.CorruptFile(f"{path} is corrupt: the checksum does not match")
-    return formats.unpack(content, path)
-
-
 def _read(path: Path) -> Tensors | None:
     try:
-        return read(path)
+        return formats.unpack(files.read(path), path)
     except FileNotFoundError:
         return None
     except formats.CorruptFile:

@@ -79,9 +79,7 @@ Row = Sequence[Cell | str]
 
 @dataclass(frozen=True)
 class Table:
-    """Table of text cells under column titles.
-
-    The first cell of each row names the row.
+    """Table of text cells under column titles, where the first cell of each row names the row.
 
     Attributes:
         columns: The columns, or their titles; without any title, no header is shown.

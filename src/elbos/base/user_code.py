@@ -33,10 +33,7 @@ _GUARD = "keep what trains and what reads arguments under `if __name__ == '__mai
 
 @contextlib.contextmanager
 def no_modules_here() -> Iterator[None]:
-    """Keep subprocesses from importing modules of the current folder.
-
-    The subprocesses are those started in the `with` block.
-    """
+    """Keep subprocesses started in the `with` block from importing modules of this folder."""
     before = os.environ.get(_SAFE_PATH)
     os.environ[_SAFE_PATH] = "1"
     try:
@@ -47,19 +44,8 @@ def no_modules_here() -> Iterator[None]:
             os.environ[_SAFE_PATH] = before
 
 
-def is_code(target: str) -> bool:
-    """Return whether a command-line target names a Python file.
-
-    Such targets are FILE.py and FILE.py:FUNCTION.
-    """
-    return target.endswith(".py") or code_path(target).suffix == ".py"
-
-
 def code_path(target: str) -> Path:
-    """Return the path of the Python file in a command-line target.
-
-    The target is FILE.py or FILE.py:FUNCTION.
-    """
+    """Return the path of the Python file in a target, FILE.py or FILE.py:FUNCTION."""
     return _split(target)[0]
 
 
@@ -70,13 +56,10 @@ def _split(target: str) -> tuple[Path, str]:
 
 @contextlib.contextmanager
 def as_script(target: str) -> Iterator[None]:
-    """Prepare the interpreter for running a Python file as a script.
+    """Prepare the interpreter for running the Python file of a target as a script.
 
     The file's neighbours can be imported, and `sys.argv` has no arguments. Modules that the file
     imports stay until another file is run, for functions that are called later.
-
-    Args:
-        target: The file.
 
     Raises:
         OSError: If the file cannot be read.
@@ -104,25 +87,8 @@ def as_script(target: str) -> Iterator[None]:
         _neighbours.update(n for n in set(sys.modules) - modules if _is_neighbour(n, folder))
 
 
-def require_target(target: str, arguments: tuple[str, ...], verb: str) -> None:
-    """Check that a Python file defines the function that a command-line target names.
-
-    Raises:
-        OSError: If the file cannot be read.
-        ValueError: If the target names no function; the message lists the functions that the file
-            defines.
-    """
-    path, name = _split(target)
-    files.read(path)
-    if not all(part.isidentifier() for part in name.split(".")):
-        with as_script(target):
-            load_function(target, arguments, verb)
-
-
 def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callable[..., Any]:
-    """Import a function from a user's Python file.
-
-    The function's arguments are checked. To be called within `as_script`.
+    """Import a function from a user's Python file, within `as_script`, and check its arguments.
 
     Args:
         target: The target, FILE.py:FUNCTION.
@@ -135,39 +101,42 @@ def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callabl
     """
     path, name = _split(target)
     module = _run(path)
-    definitions = [
+    defined = ", ".join(
         name
         for name, value in vars(module).items()
         if (inspect.isfunction(value) or inspect.isclass(value))
         and value.__module__ == module.__name__
-    ]
-    defined = f"it defines {', '.join(definitions) or 'none'}."
-    if not name:
-        raise ValueError(f"{path}: name a function, as in {path}:FUNCTION; {defined}")
+    )
     try:
-        function: Callable[..., Any] = operator.attrgetter(name)(module)
+        function: Any = operator.attrgetter(name)(module)
     except AttributeError:
-        raise ValueError(f"{path} has no {name!r}; {defined}") from None
-    _require_takes(target, function, arguments, verb)
-    return function
+        raise ValueError(
+            f"{path} has no {name!r}; it defines {defined or 'none'}: name a function, as in "
+            f"{path}:FUNCTION."
+        ) from None
+    wrapped = f"wrap it in a function of ({', '.join(arguments)}), as `elbos {verb} --help` shows."
+    if inspect.isclass(function):
+        raise ValueError(f"{target} is a class: {wrapped}")
+    if not callable(function):
+        raise ValueError(f"{target} is no function, but of type {type(function).__name__}.")
+    try:
+        signature = inspect.signature(function)
+        signature.bind(*arguments)
+    except TypeError as error:
+        names = ", ".join(signature.parameters)
+        raise ValueError(f"{target} takes ({names}): {wrapped}") from error
+    return function  # type: ignore[no-any-return]
 
 
 def described(error: BaseException, file: Path) -> str:
-    """Return a description of an error raised in a user's file.
-
-    It has the error's type, line number and message.
-    """
+    """Return type, line number and message of an error raised in a user's file."""
     line = line_of(error, file)
     place = f" (line {line})" if line else ""
     return f"{type(error).__name__}{place}: {message(error)}"
 
 
 def line_of(error: BaseException | None, file: Path) -> int | None:
-    """Return the line of a file at which an error occurred.
-
-    This is the innermost line in the tracebacks of the error and its causes; None if none has the
-    file.
-    """
+    """Return the innermost line of a file in the tracebacks of an error and its causes."""
     if error is None:
         return None
     frames = traceback.extract_tb(error.__traceback__)
@@ -177,8 +146,17 @@ def line_of(error: BaseException | None, file: Path) -> int | None:
 
 def _run(path: Path) -> ModuleType:
     file = path.resolve()  # the code may change the current directory
+    _, names = _place(file)
     try:
-        return _imported(file)
+        if len(names) > 1:
+            return importlib.import_module(".".join(names))
+        spec = importlib.util.spec_from_file_location(_NAME, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses look for it
+        spec.loader.exec_module(module)
+        return module  # noqa: TRY300
     except SystemExit as stop:
         raise ValueError(f"{path} exits when it is run ({stop.code}): {_GUARD}") from stop
     except KeyboardInterrupt as stop:
@@ -187,44 +165,11 @@ def _run(path: Path) -> ModuleType:
         raise ValueError(f"{path} cannot be run: {described(error, file)}") from error
 
 
-def _imported(file: Path) -> ModuleType:
-    _, names = _place(file)
-    if len(names) > 1:
-        return importlib.import_module(".".join(names))
-    spec = importlib.util.spec_from_file_location(_NAME, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
 def _place(path: Path) -> tuple[Path, list[str]]:
     folder, names = path.resolve().parent, [path.stem]
     while (folder / "__init__.py").is_file():
         folder, names = folder.parent, [folder.name, *names]
     return folder, names
-
-
-def _require_takes(target: str, function: Any, arguments: tuple[str, ...], verb: str) -> None:
-    wrapped = f"wrap it in a function of ({', '.join(arguments)}), as `elbos {verb} --help` shows."
-    if inspect.isclass(function):
-        raise ValueError(f"{target} is a class: {wrapped}")
-    if not callable(function):
-        kind = type(function).__name__
-        raise ValueError(f"{target} is no function, but of type {kind}.")
-    try:
-        signature = inspect.signature(function)
-    except (ValueError, TypeError):  # some callables have none
-        return
-    names = list(signature.parameters)
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
-        raise ValueError(f"{target} takes ({', '.join(names)}): {wrapped}") from error
-    if names[0] == "self":
-        raise ValueError(f"{target} is a method that takes ({', '.join(names)}): {wrapped}")
 
 
 def _is_neighbour(name: str, folder: Path) -> bool:

@@ -29,7 +29,7 @@ from elbos.base.checks import require_positive
 from elbos.base.errors import UsageError, printable, suggestion
 from elbos.base.pages import shown_by
 from elbos.base.progress import progress
-from elbos.base.user_code import as_script, is_code, load_function, require_target
+from elbos.base.user_code import as_script, code_path, load_function
 from elbos.cli.parse import parse
 from elbos.theory.recipes import RECIPES
 
@@ -119,7 +119,7 @@ def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
             f"{file}: name a function, as in {file}:FUNCTION{_functions(file)}; or let the script "
             f"run, and audit its loss meanwhile: elbos record {text}."
         )
-    if is_code(text):
+    if code_path(text).suffix == ".py":
         return "function"
     if text.strip() and _config(text).suffix == ".json":
         return "config"
@@ -208,7 +208,7 @@ class Audit:
         expected = None if self.expect is None else expected_audit(self.expect)
         functions = [text for text in self.targets if _kind(text) == "function"]
         for text in functions:
-            require_target(text, *_LOSS)
+            files.regular(code_path(text))
         declared = {text: self._declared(text) for text in self.targets if text not in functions}
         audits = [declared.get(text) or self._measured(text) for text in self.targets]
         try:

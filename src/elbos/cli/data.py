@@ -17,10 +17,10 @@ from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress, silent
 from elbos.cli.parse import parse
 from elbos.training.data import Dataset, Folder, Hub, Latents, Packed, Tar
-from elbos.training.data.arrays import INDEX, verify
 from elbos.training.data.dataset import SPLITS
 from elbos.training.data.encode import encode
 from elbos.training.data.pack import Pictures, pack
+from elbos.training.data.packed import INDEX, verify
 
 
 @dataclass(frozen=True, kw_only=True)

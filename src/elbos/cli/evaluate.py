@@ -26,11 +26,9 @@ from elbos.evaluation.page import evaluation_tables, runs_table
 from elbos.evaluation.result import Evaluation
 from elbos.runs.pretrained import Pretrained, is_pipeline
 from elbos.runs.run import Run
-from elbos.training.config import run_config
 from elbos.training.data import KnownData
 from elbos.training.directory import RunDirectory
-from elbos.training.machine import keep_freed_memory
-from elbos.training.ownership import is_own_data
+from elbos.training.execution import keep_freed_memory
 from elbos.training.sampling import Sampling
 
 
@@ -133,7 +131,7 @@ class Evaluate:
             return Pretrained.from_folder(path, self.data, out, **size), out
         run = Run.with_function(path, self.network)
         run = run if self.data is None else run.with_data(self.data)
-        if path.exists() and (self.data is None or is_own_data(run.directory, run.dataset)):
+        if path.exists() and (self.data is None or run.directory.is_trained_on(run.dataset)):
             return run, path
         require_own(out, [named(path)], _owner(named(path)))
         return run, out
@@ -179,6 +177,6 @@ def command(words: list[str]) -> Evaluate | Latents:
             f"{path} is not a run directory, it has no config.json, nor the folder of a pipeline, "
             "it has no model_index.json."
         )
-    sampling = run_config(RunDirectory(folder)).sampling
+    sampling = RunDirectory(folder).config().sampling
     parsed = parse("evaluate", Evaluate, words, Evaluate(models=(path,), sampling=sampling))
     return replace(parsed, is_sampling_given=parsed.sampling != sampling)

@@ -11,7 +11,7 @@ from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.cli.parse import first_path, parse
 from elbos.runs.export import export
 from elbos.runs.run import Run
-from elbos.training.machine import keep_freed_memory
+from elbos.training.execution import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)

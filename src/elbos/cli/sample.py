@@ -16,9 +16,8 @@ from elbos.cli.parse import first_path, parse
 from elbos.runs.pretrained import is_pipeline
 from elbos.runs.run import Run
 from elbos.runs.samples import Request, write_samples
-from elbos.training.config import run_config
 from elbos.training.directory import RunDirectory
-from elbos.training.machine import keep_freed_memory
+from elbos.training.execution import keep_freed_memory
 from elbos.training.sampling import Sampling
 
 
@@ -75,6 +74,6 @@ def command(words: list[str]) -> Sample:
             "shows how), or measure it with `elbos evaluate`."
         )
     folder, _ = hub.resolved(path, ["*.json"])
-    sampling = run_config(RunDirectory(folder)).sampling
+    sampling = RunDirectory(folder).config().sampling
     default = Sample(run=path, sampling=sampling)
     return parse("sample", Sample, words, default)

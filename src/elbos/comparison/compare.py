@@ -228,7 +228,7 @@ def stored_settings(path: Path) -> Settings | None:
     if not (path / SETTINGS).exists():
         return None
     try:
-        settings: Settings = decode(Settings, files.read_json(path / SETTINGS), "comparison")
+        settings: Settings = decode(Settings, files.read_value(path / SETTINGS), "comparison")
     except ValueError as error:
         raise ValueError(
             f"{path / SETTINGS} is damaged ({error}): restore it, or name another with --out."

@@ -28,7 +28,7 @@ from elbos.base.processes import local_device
 from elbos.base.user_code import no_modules_here
 from elbos.comparison.job import POLL_SECONDS, Job, run_job
 from elbos.training.config import Precision
-from elbos.training.machine import best_precision
+from elbos.training.execution import best_precision
 
 _WAIT_SECONDS = 2.0
 _GRACE_SECONDS = 60.0

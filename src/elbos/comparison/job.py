@@ -135,7 +135,7 @@ def run_job(
 
 
 def main() -> None:
-    job = decode(Job, files.read_json(Path(sys.argv[1]) / _FILE), "job")
+    job = decode(Job, files.read_value(Path(sys.argv[1]) / _FILE), "job")
     assert isinstance(job, Job)
     with log_on_terminal():
         try:

@@ -25,7 +25,7 @@ from elbos.runs.run import Run
 from elbos.theory.weightings import Weighting
 from elbos.training.config import Config
 from elbos.training.data import to_unit
-from elbos.training.machine import machine
+from elbos.training.execution import machine
 from elbos.training.pictures import png
 from elbos.validation.measurements import MIN_PILOT_SAMPLES
 
@@ -77,7 +77,7 @@ def read_scores(
 ) -> RunScores | None:
     """Return the stored scores of a model; None if missing, altered, or of other settings."""
     try:
-        stored = files.read_json(path / FILE)
+        stored = files.read_value(path / FILE)
         if stored["digest"] != _digest(config, scoring, stored["scores"]):
             return None
         scores: RunScores = decode(RunScores, stored["scores"])

@@ -14,9 +14,10 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
-from elbos.base import files, store
-from elbos.base.cache import DamagedFolder, build_once, cache_dir, kept
+from elbos.base import files
+from elbos.base.cache import DamagedFolder, build_once, cache_dir, cached
 from elbos.base.codec import digest
+from elbos.base.formats import pack, unpack
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
 from elbos.base.store import Part, Store, Tensors
@@ -75,7 +76,7 @@ def reference(
     num = sum(map(len, splits))
     some = torch.randperm(num, generator=torch.Generator().manual_seed(_SEED))[:_MAX_ROWS]
     identity = [_FORMAT, dataset.fingerprint(), num_levels, split_name, extractor.name]
-    name = f"features/{digest(identity)[:16]}"
+    path = cache_dir() / f"features/{digest(identity)[:16]}"
     is_shared = processes.num > 1
 
     def features(x: Source | Tensor, rows: Int64[Tensor, " b"] | slice) -> Tensors:
@@ -94,7 +95,7 @@ def reference(
         return parts_of.concatenated(parts, advance)["pooled"]
 
     def build(folder: Path) -> None:
-        parts_of = Store(cache_dir() / f"{name}.parts")
+        parts_of = Store(path.with_name(f"{path.name}.parts"))
         features_of_all = pooled(
             parts_of, silent if is_shared else start
         )  # shared parts are stored
@@ -106,12 +107,12 @@ def reference(
             "rows": rows,
             "kernel": torch.tensor(mean_kernel(rows), dtype=torch.float64),
         }
-        files.write(folder / _FILE, store.pack(tensors))
+        files.write(folder / _FILE, pack(tensors))
         shutil.rmtree(parts_of.folder)
 
     def read(folder: Path) -> Reference:
         try:
-            tensors = store.read(folder / _FILE)
+            tensors = unpack(files.read(folder / _FILE), folder / _FILE)
             statistics = Statistics(tensors["mean"], tensors["covariance"], int(tensors["num"]))
             rows, kernel = tensors["rows"], tensors["kernel"].item()
         except (FileNotFoundError, ValueError, KeyError) as error:
@@ -126,13 +127,13 @@ def reference(
 
     try:
         if is_shared:
-            is_kept = processes.is_main and kept(name, read) is not None
+            is_kept = processes.is_main and cached(path, read) is not None
             if not processes.from_main(is_kept):
-                pooled(Store(cache_dir() / f"{name}.parts", processes), start)
+                pooled(Store(path.with_name(f"{path.name}.parts"), processes), start)
                 processes.together(
-                    lambda: build_once(name, build, read) if processes.is_main else None
+                    lambda: build_once(path, build, read) if processes.is_main else None
                 )
-        return build_once(name, build, read)
+        return build_once(path, build, read)
     except DamagedFolder as error:  # a freshly built folder differs, too
         raise ValueError(
             f"{extractor.name} does not compute the same features twice: make it deterministic."

@@ -306,7 +306,7 @@ class Evaluation:
             ValueError: If the file is not an evaluation of this version.
         """
         try:
-            return cls.from_dict(files.read_json(Path(path)))
+            return cls.from_dict(files.read_value(Path(path)))
         except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{path} is not an evaluation of this version ({error}): evaluate the run again."

@@ -23,11 +23,10 @@ from elbos.theory.tabulated import Tabulated
 from elbos.training.choices import require_storable
 from elbos.training.config import Averaging, Config, Execution, Optimizer, Output, Precision
 from elbos.training.data import Given, GivenData, Samples
-from elbos.training.directory import RunDirectory
-from elbos.training.machine import keep_freed_memory, resolved
+from elbos.training.directory import RunDirectory, require_same_data
+from elbos.training.execution import keep_freed_memory, resolved
 from elbos.training.monitor import OnImages, require_installed
 from elbos.training.network import OwnNetwork, require_storable_state
-from elbos.training.ownership import claim, require_run_directory, require_same_data
 from elbos.training.sampling import Sampling
 from elbos.training.trainer import Trainer
 
@@ -130,9 +129,8 @@ def fit(
 
     Raises:
         ValueError: If an argument is of another type, data, network, objective and settings do not
-            fit each other, as far as a few samples and those for validation tell, the network's
-            weights or the objective cannot be stored, or the directory is of another run. Nothing
-            is written then.
+            fit each other, as far as a few samples tell, the network's weights or the objective
+            cannot be stored, or the directory is of another run. Nothing is written then.
         Diverged, Interrupted, OSError: As `train` does.
 
     Examples:
@@ -208,9 +206,8 @@ def _train(
 
         def claimed() -> None:
             if processes.is_main:
-                require_run_directory(run)  # before the lock, which is a file
                 stack.enter_context(run.lock())
-                claim(run, config, trainer.data)
+                run.claim(config, trainer.data)
 
         processes.together(claimed)
         trainer.train(on_images)

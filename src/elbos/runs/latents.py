@@ -5,8 +5,8 @@ differences between checkpoints are meaningful. All models and adapters see the 
 and noise levels, so that most of the variance cancels in a difference.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from elbos.adapters import caches
-from elbos.adapters.diffusers import Pipeline, adapted, denoiser, load
+from elbos.adapters.diffusers import adapted, denoiser, load
 from elbos.adapters.diffusers.pipeline import read_scheduler
 from elbos.base import hub
 from elbos.base.checks import require_positive, typed
@@ -57,9 +57,7 @@ class LatentScore:
 
 @dataclass(frozen=True, kw_only=True)
 class LatentEvaluation:
-    """Variational bounds of several models on the same cached latents.
-
-    All models see the same noise and noise levels.
+    """Variational bounds of several models on the same cached latents, noise and noise levels.
 
     Attributes:
         latents: Folder or file of the cache.
@@ -91,10 +89,7 @@ class LatentEvaluation:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "LatentEvaluation":
-        """Restore an evaluation from its JSON values.
-
-        A ValueError is raised if an entry is missing, or the format is newer.
-        """
+        """Restore an evaluation from its JSON values, or raise a ValueError."""
         evaluation: LatentEvaluation = decode(cls, without_format(data, FORMAT), "it")
         return evaluation
 
@@ -159,8 +154,8 @@ def evaluate_latents(
         for path in [] if validations else adapters:
             with adapted(pipeline, path):  # raises early, not after hours
                 pass
-        for adapter, context in _checkpoints(pipeline, [] if validations else adapters):
-            with context:
+        for adapter in (None, *([] if validations else adapters)):
+            with nullcontext() if adapter is None else adapted(pipeline, adapter):
                 result = caches.validate(
                     cache,
                     pipeline.denoiser,
@@ -199,14 +194,6 @@ def evaluate_latents(
         **settings,
     )
     return evaluation, validations
-
-
-def _checkpoints(
-    pipeline: Pipeline, adapters: Sequence[str | Path]
-) -> Iterator[tuple[str | Path | None, AbstractContextManager[Any]]]:
-    yield None, nullcontext()
-    for adapter in adapters:
-        yield adapter, adapted(pipeline, adapter)
 
 
 def _ends(model: str | Path) -> tuple[float, float]:

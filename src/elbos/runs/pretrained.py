@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -47,10 +46,7 @@ _NUM_TRIED = 2  # images in the trial before any measurement
 
 @dataclass(frozen=True)
 class InBatches:
-    """Denoiser that splits large inputs into smaller batches.
-
-    A batch has at most `size` samples.
-    """
+    """Denoiser that splits large inputs into batches of at most `size` samples."""
 
     denoiser: Denoise
     size: int
@@ -111,9 +107,7 @@ class Pretrained:
     def from_folder(
         cls, folder: Path, data: KnownData, directory: Path, *, batch_size: int = BATCH_SIZE
     ) -> "Pretrained":
-        """Load a diffusers pipeline from a folder.
-
-        The folder is one of `save_pretrained`. The pipeline is tested on two images.
+        """Load a diffusers pipeline, as `save_pretrained` wrote it, and test it on two images.
 
         Args:
             folder: The folder, which contains a model_index.json, or OWNER/NAME or
@@ -294,21 +288,10 @@ class Pretrained:
                 f"{name} has a {kind}, which is conditioned on more than a class, as a text: "
                 "give cached latents and embeddings with --latents (docs/evaluation.md)."
             )
-        if num_known is not None and num is None:
+        if num_known is not None and (num is None or num > num_known):
             raise ValueError(
-                f"the network of {name} is conditioned on {num_known} classes, and {data} has no "
-                "labels: choose data with classes."
-            )
-        if num_known is not None and num is not None and num > num_known:
-            raise ValueError(
-                f"the network of {name} knows {num_known} classes, and {data} has {num}: choose "
-                "the data that it was trained on."
-            )
-        if num_known is not None and num is not None and num < num_known - 1:  # but the null class
-            warnings.warn(
-                f"The network of {name} knows {num_known} classes, and {data} has {num}: labels 0 "
-                f"to {num - 1} of the data are passed to the network unchanged.",
-                stacklevel=2,
+                f"the network of {name} knows {num_known} classes, and {data} has {num or 'none'}: "
+                "choose the data that it was trained on."
             )
         try:
             self._try()
@@ -316,19 +299,16 @@ class Pretrained:
             if is_out_of_memory(error):
                 raise
             shape = "x".join(map(str, self.dataset.shape))
-            raise ValueError(
-                f"{self.name} cannot be evaluated on {self.dataset.name}, {shape}: {flat(error)}"
-            ) from error
+            reason = f"{name} cannot be evaluated on {data}, {shape}: {flat(error)}"
+            raise ValueError(reason) from error
 
     @torch.no_grad()
     def _try(self) -> None:
         config = self._network.config
         size = config.get("sample_size")
         sizes = [size, size] if isinstance(size, int) else size or self.shape[1:]
-        if not isinstance(sizes, list | tuple):
-            raise ValueError(f"its sample_size is {size!r}: give one whole number or two.")
         wanted = (config["in_channels"], *sizes)
-        if self.shape != wanted or len(wanted) != 3:
+        if self.shape != wanted:
             shown, input_shape = ("x".join(map(str, dims)) for dims in (wanted, self.shape))
             raise ValueError(
                 f"the network takes {shown}, and is given {input_shape}: choose data of that shape "
@@ -339,10 +319,9 @@ class Pretrained:
             self.pipeline.denoiser(x, torch.full((len(x),), end, device=self.device), cond)
         if self.pipeline.denoiser.ignores_time(x, cond):
             raise ValueError("the network returns the same at the first and the last timestep.")
-        images = x if self._encode is None else self._encode.decode(x)
-        decoded = tuple(images.shape[1:])
-        if decoded != self.dataset.shape:
-            raise ValueError(f"images of shape {self.dataset.shape} are decoded as {decoded}.")
+        decoded = x if self._encode is None else self._encode.decode(x)
+        if decoded.shape[1:] != self.dataset.shape:
+            raise ValueError(f"images of {self.dataset.shape} become {tuple(decoded.shape[1:])}.")
 
 
 def is_pipeline(path: Path) -> bool:

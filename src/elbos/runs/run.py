@@ -23,14 +23,13 @@ from elbos.evaluation.model import class_labels, sample_batches
 from elbos.models.samplers import Sampler
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
-from elbos.training import exported
-from elbos.training.config import Training, run_config
+from elbos.training import checkpoint, exported
+from elbos.training.config import Training
 from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
 from elbos.training.data.dataset import without_downloads
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import autocast
 from elbos.training.network import OwnNetwork
-from elbos.training.ownership import data_spec, require_own_data, require_own_null
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
 from elbos.training.state import build_network, require_dtypes, require_guidable, uses_labels
@@ -39,9 +38,7 @@ from elbos.validation import Validation, Validator
 
 
 class Run:
-    """Trained model that is loaded from a run directory.
-
-    It has the averaged weights at one checkpoint.
+    """Trained model with the averaged weights at one checkpoint of a run directory.
 
     Args:
         path: The run directory, or an export of a run (`elbos export`), which may be OWNER/NAME or
@@ -90,28 +87,28 @@ class Run:
         is_local = folder == Path(path)
         results = None if is_local else cache_dir() / "hub" / self.name
         self.directory, self.null_cond = RunDirectory(folder, results), null_cond
-        self.config = config = run_config(self.directory)
+        self.config = config = self.directory.config()
         self.schedule, self.sampling = config.schedule, config.sampling
         self.weighting = config.weighting
         self.precision, self.relative_width = config.precision, config.averaging.relative_width
         self.source: KnownData | Given = config.data
         # the Hub's client links to its cache
         files.require_plain(self.directory.path, may_link=not is_local)
-        weights = exported.averaged(self.directory, step)
         self.device = local_device()
         self.processes = ALONE
-        self.data = data_spec(self.directory) or self.dataset.spec
+        self.data = self.directory.data_spec() or self.dataset.spec
         self.shape, self.has_labels = tuple(self.data.shape), uses_labels(config, self.data)
         self.num_classes = self.data.num_classes if self.has_labels else None
         if null_cond is not None:
-            require_own_null(self.directory, null_cond)
+            self.directory.require_null(null_cond)
         if network is None:
             self.network = build_network(config, self.data, self.device)
         else:
             self.network = copy.deepcopy(network).to(self.device)
-        with weights as (self.step, averaged):
-            require_dtypes({"ema": averaged}, {"ema": self.network.state_dict()})
-            self.network.load_state_dict(averaged)
+        self.step, weights = exported.averaged(self.directory, step)
+        with checkpoint.belonging(folder):
+            require_dtypes({"ema": weights}, {"ema": self.network.state_dict()})
+            self.network.load_state_dict(weights)
         self.network.eval().requires_grad_(False)
         self.denoiser = Denoiser(self.network, config.parameterization)
 
@@ -120,24 +117,18 @@ class Run:
 
     @classmethod
     def with_function(cls, path: Path, function: str | None) -> "Run":
-        """Load a trained model whose network is defined in a Python file.
-
-        FILE.py:FUNCTION builds the network.
-        """
+        """Load a trained model whose network is built by FILE.py:FUNCTION."""
         if function is None:
             return cls(path)
         directory = RunDirectory(hub.resolved(path, exported.ON_HUB)[0])
-        data, config = data_spec(directory), run_config(directory)
+        data, config = directory.data_spec(), directory.config()
         if data is None or not isinstance(config.network, OwnNetwork):
             raise ValueError(f"The network of {path} is not user-defined: give no function.")
         config = replace(config, network=OwnNetwork.from_file(function))
         return cls(path, build_network(config, data, torch.device("cpu")))
 
     def with_data(self, data: KnownData) -> "Run":
-        """Return a copy of the model for evaluation on other images.
-
-        Their shape and number of classes must be the same.
-        """
+        """Return a copy of the model for evaluation on other images of the same form."""
         dataset, model = data.load(), copy.copy(self)
         trained, other = replace(self.data, name=""), replace(dataset.spec, name="")
         if not self.has_labels:
@@ -158,10 +149,7 @@ class Run:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Dataset on which the model is evaluated.
-
-        The default is the training data, loaded on first use.
-        """
+        """Dataset on which the model is evaluated, by default its own, loaded on first use."""
         try:
             with without_downloads():
                 dataset = self.source.load()
@@ -171,7 +159,7 @@ class Run:
                 f"cannot be loaded: {explained(error).rstrip('.')}. Give them, or others like "
                 "them, as data:TYPE."
             ) from error
-        require_own_data(self.directory, dataset)
+        self.directory.require_data(dataset)
         return dataset
 
     @property
@@ -222,9 +210,7 @@ class Run:
         guidance: float | None = None,
         cond: Condition = None,
     ) -> Float[Tensor, "n *d"]:
-        """Generate samples from the model.
-
-        They are on the CPU, approximately in [-1, 1]. The training data are not needed.
+        """Generate samples on the CPU, about in [-1, 1]; the training data are not needed.
 
         Args:
             num: The number of samples.
@@ -269,9 +255,7 @@ class Run:
         num_evaluations: int = 8,
         seed: int = 0,
     ) -> Validation:
-        """Return an upper bound on the negative log-likelihood of data.
-
-        It is in bits per dimension.
+        """Return an upper bound on the negative log-likelihood of data in bits per dimension.
 
         Args:
             dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do. A network

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,7 @@ _DECODED = 16  # latents per call of the decoder
 
 @dataclass(frozen=True, kw_only=True)
 class Request(Typed):
-    """Settings for generating samples.
-
-    They are number, noise seed, class and output file.
-    """
+    """Settings for generating samples: number, noise seed, class and output file."""
 
     num: int = 100
     """Number of samples."""
@@ -104,7 +101,9 @@ def write_samples(
             if path is not None:
                 files.require_writable(path)
     batches = []
-    for turn in turns(num_batches(request.num), processes.rank, processes.num):
+    numbers = range(num_batches(request.num))
+    for first in numbers[:: processes.num]:  # in each round a process generates one batch or none
+        turn = numbers[first + processes.rank :][:1]
         drawn = sample_batches(
             run, sampling, num=request.num, seed=request.seed, cond=labels, batches=turn
         )
@@ -130,17 +129,3 @@ def write_samples(
         np.savez_compressed(buffer, **arrays)
         files.write(archive, buffer.getvalue())
     return picture, archive
-
-
-def turns(num: int, process: int, num_processes: int) -> Iterator[range]:
-    """Yield the indices of the batches that this process generates.
-
-    In each round every process generates one batch, or none at the end; the index comes as a range,
-    which is then empty.
-
-    Examples:
-        >>> list(turns(3, process=1, num_processes=2))
-        [range(1, 2), range(3, 3)]
-    """
-    for batch in range(process, num + process, num_processes):
-        yield range(num)[batch : batch + 1]

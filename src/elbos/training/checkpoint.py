@@ -24,7 +24,6 @@ from elbos.base import files
 from elbos.base.errors import flat
 from elbos.base.formats import CorruptFile, read_object
 from elbos.base.processes import Processes
-from elbos.training.directory import RunDirectory
 from elbos.training.sharding import is_sharded, unsharded
 
 _MAX_REASON = 200  # characters: torch lists all tensors that differ
@@ -53,7 +52,7 @@ def latest(folder: Path) -> Path | None:
 
 
 def of_step(folder: Path, step: int | None) -> Path:
-    """Return the path of the checkpoint of a training step; None stands for the latest."""
+    """Return the path of the checkpoint of a training step, by default of the latest."""
     checkpoints, run = kept(folder), folder.parent
     if not checkpoints:
         raise FileNotFoundError(f"{run} has no checkpoint yet: train it with `elbos train`.")
@@ -78,7 +77,8 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
     partial = files.partial(path)
     try:
         with files.named_errors(folder):
-            partial.mkdir(parents=True)
+            folder.mkdir(exist_ok=True)  # in a run directory that nobody has deleted
+            partial.mkdir()
             for name, tensors in groups.items():
                 file = partial / f"{name}.safetensors"
                 whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
@@ -115,8 +115,8 @@ class Saver:
     process is raised in all.
     """
 
-    def __init__(self, run: RunDirectory, processes: Processes, num_kept: int) -> None:
-        self.run, self.processes, self.num_kept = run, processes, num_kept
+    def __init__(self, folder: Path, processes: Processes, num_kept: int) -> None:
+        self.folder, self.processes, self.num_kept = folder, processes, num_kept
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="elbos-saving")
         self._writing: Future[None] | None = None
         self._started = time.monotonic()
@@ -153,7 +153,9 @@ class Saver:
                     if self.processes.is_main:
                         copies[group][name] = whole.to("cpu", copy=True)
         if self.processes.is_main:
-            self._writing = self._thread.submit(self._write, step, copies)
+            self._writing = self._thread.submit(
+                save, self.folder, step, copies, num_kept=self.num_kept
+            )
 
     def wait(self) -> None:
         """Wait until the last checkpoint is written, and raise its error in all processes."""
@@ -165,55 +167,18 @@ class Saver:
 
         self.processes.together(result)
 
-    def _write(self, step: int, groups: Groups) -> None:
-        self.run.require_present()
-        try:
-            save(self.run.checkpoints, step, groups, num_kept=self.num_kept)
-        except OSError:
-            self.run.require_present()
-            raise
-
 
 # --- reading -------------------------------------------------------------------------------------
 
 
-@contextmanager
-def reading_step(
-    folder: Path, step: int | None, only: str | None = None
-) -> Iterator[tuple[int, Groups]]:
-    """Read the checkpoint of a training step as `reading` does, by default the latest.
+def read(path: Path, only: str | None = None) -> tuple[int, Groups]:
+    """Read a checkpoint, verified by SHA-256, and return its step and its tensors by group.
 
-    If a running training replaces the latest checkpoint meanwhile, the newer one is read.
-    """
-    while True:
-        path = of_step(folder, step)
-        before = files.identity(path)
-        try:
-            checkpoint = _read(path, only)
-            break
-        except DamagedCheckpoint:
-            if before is not None and files.identity(path) == before:
-                raise
-    with _naming_another_network(path):
-        yield checkpoint
-
-
-@contextmanager
-def reading(path: Path, only: str | None = None) -> Iterator[tuple[int, Groups]]:
-    """Read a checkpoint, verified by SHA-256, and yield its step and its tensors by group and name.
-
-    If `only` is given, only this group is read. A KeyError, ValueError or RuntimeError in the
-    `with` block becomes a ValueError: the tensors belong to another network.
+    If `only` is given, only this group is read.
 
     Raises:
         DamagedCheckpoint: If a file is missing, truncated or modified.
     """
-    checkpoint = _read(path, only)
-    with _naming_another_network(path):
-        yield checkpoint
-
-
-def _read(path: Path, only: str | None) -> tuple[int, Groups]:
     try:
         manifest = read_object(path / "manifest.json")
         step, digests = manifest["step"], dict(manifest["sha256"])
@@ -223,33 +188,29 @@ def _read(path: Path, only: str | None) -> tuple[int, Groups]:
             # nothing outside this folder is read
             raise CorruptFile(f"manifest.json names a file {strange[0]!r}")
         groups = {}
-        for name in digests if only is None else digests.keys() & {only}:
+        for name in digests if only is None else [only]:
             file = path / f"{name}.safetensors"
             if files.sha256(file) != digests[name]:
                 raise CorruptFile(f"{file.name} is truncated or was changed")
             groups[name] = load_file(file)
     except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, CorruptFile) else "manifest.json is no manifest"
-        if isinstance(error, FileNotFoundError):
-            reason = f"{Path(error.filename).name} is missing"
-        elif isinstance(error, SafetensorError):
-            reason = f"{file.name} is unreadable"
         raise DamagedCheckpoint(
-            f"The checkpoint {path} is corrupt ({reason}): unless another process is writing it, "
-            "delete that folder to resume from the previous checkpoint, or else from the start."
+            f"The checkpoint {path} is corrupt ({flat(error)}): unless another process is writing "
+            "it, delete that folder to resume from the previous checkpoint, or else from the start."
         ) from error
     return step, groups
 
 
 @contextmanager
-def _naming_another_network(path: Path) -> Iterator[None]:
+def belonging(where: Path) -> Iterator[None]:
+    """Convert errors on loading tensors into a ValueError: they belong to another network."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except (KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"The checkpoint {path} is complete, but belongs to another network or schedule "
+            f"{where} is complete, but belongs to another network or schedule "
             f"({flat(error)[:_MAX_REASON]}): give the network and the data that it was "
             "trained with, and the version of elbos."
         ) from error

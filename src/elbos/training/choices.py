@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 import tyro
 
 from elbos.adapters.diffusers.network import DiffusersConfig
-from elbos.base.codec import parse
 from elbos.models.networks import NETWORKS, NetworkConfig
 from elbos.theory import adaptive, parameterizations, schedules, weightings
-from elbos.theory.schedules import FlowTimes, Mixture, Schedule, ZeroTerminal
+from elbos.theory.schedules import FlowTimes, Mixture, ZeroTerminal
 from elbos.theory.tabulated import Tabulated
 from elbos.training.data import Given, KnownData
 from elbos.training.network import OwnNetwork
@@ -87,37 +86,17 @@ else:
         """Smallest non-increasing weighting above a given weighting."""
         return weightings.Monotone(inner)
 
-    def _shifted(inner: Simple, shift: float) -> weightings.Shifted:
-        """Weighting shifted along the log-SNR axis, towards clean data if the shift is positive."""
-        return weightings.Shifted(inner, shift)
-
     Weight = Union[  # noqa: UP007, built at run time
         Simple,
         Annotated[weightings.Monotone, tyro.conf.subcommand("monotone", constructor=_monotone)],
-        Annotated[weightings.Shifted, tyro.conf.subcommand("shifted", constructor=_shifted)],
+        tyro.conf.Suppress[weightings.Shifted],
     ]
-    Fixed = _choice(*schedules.SCHEDULES)
-
-    def _mixture(schedules: str, shares: tuple[float, ...]) -> Mixture:
-        """Weighted mixture of noise schedules, given as comma-separated Python expressions."""
-        parts = parse(tuple[Schedule, ...], schedules, "schedules")
-        return Mixture(schedules=parts, shares=shares)
-
-    def _flow_times(
-        inner: Fixed, shift: float = 1.0, time_min: float = 0.0, time_max: float = 1.0
-    ) -> FlowTimes:
-        """Noise schedule with shifted and rescaled rectified-flow times."""
-        return FlowTimes(inner=inner, shift=shift, time_min=time_min, time_max=time_max)
-
-    def _zero_terminal(inner: Fixed, snr_shift: float = 1.0) -> ZeroTerminal:
-        """Noise schedule with a shifted SNR, rescaled to zero terminal SNR."""
-        return ZeroTerminal(inner=inner, snr_shift=snr_shift)
-
+    # compositions are written in a file, for --config
     NoiseSchedule = Union[  # noqa: UP007, built at run time
         _choice(*adaptive.SCHEDULES),
-        Annotated[Mixture, tyro.conf.subcommand("mixture", constructor=_mixture)],
-        Annotated[FlowTimes, tyro.conf.subcommand("flow-times", constructor=_flow_times)],
-        Annotated[ZeroTerminal, tyro.conf.subcommand("zero-terminal", constructor=_zero_terminal)],
+        tyro.conf.Suppress[Mixture],
+        tyro.conf.Suppress[FlowTimes],
+        tyro.conf.Suppress[ZeroTerminal],
     ]
     Prediction = _choice(*parameterizations.PARAMETERIZATIONS)
 

@@ -25,7 +25,6 @@ from elbos.training.choices import (
     Weight,
     require_storable,
 )
-from elbos.training.directory import RunDirectory
 from elbos.training.sampling import Sampling
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -234,10 +233,6 @@ class Config:
                 f"The factor of the loss is {factor[worst]:.3g} at log-SNR {logsnr[worst]:.3g}, "
                 f"with {self.weighting} and {self.schedule}: change one of them."
             )
-        if not factor.any():
-            raise ValueError(
-                f"The loss is zero: {self.weighting} vanishes on the range of {self.schedule}."
-            )
 
     def require_guidable(self, sampling: Sampling) -> None:
         if sampling.guidance != 1 and not (self.use_labels and self.label_dropout > 0):
@@ -259,11 +254,7 @@ class Config:
         return -(-self.num_images // self.batch_size)
 
     def is_due(self, every: int | None, step: int) -> bool:
-        """Return whether a periodic action is due after a number of training steps.
-
-        It is due when the number of images seen passes a multiple of `every`, and never if `every`
-        is None.
-        """
+        """Return whether the number of images seen passes a multiple of `every` with a step."""
         if every is None:
             return False
         num_images = step * self.batch_size
@@ -316,11 +307,7 @@ class Training:
 
 
 def read_config(path: Path) -> Config:
-    """Read a training configuration from a file.
-
-    The file is a run's config.json, or JSON, TOML or YAML with the output of
-    `elbos train --dry-run`.
-    """
+    """Read a run's config.json, or the output of `elbos train --dry-run` as JSON, TOML or YAML."""
     try:
         config: Config = decode(Config, files.read_value(path))
     except ValueError as error:
@@ -329,12 +316,3 @@ def read_config(path: Path) -> Config:
             "one by `elbos train PRESET --dry-run`."
         ) from error
     return config
-
-
-def run_config(directory: RunDirectory) -> Config:
-    file = directory.path / "config.json"
-    if not file.exists():
-        raise FileNotFoundError(
-            f"{directory.path} is not a run directory, it has no config.json: see `elbos train`."
-        )
-    return read_config(file)

@@ -11,19 +11,30 @@ runs/NAME/
     tensorboard/     TensorBoard's files, if it is used
     evaluation/      the parts of an evaluation, see `store`
     eval.json        the evaluation
+
+A directory belongs to one configuration and one dataset.
 """
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from elbos.base import files
+from elbos.base.codec import decode, difference, encode
+from elbos.base.conditions import Condition
 from elbos.base.formats import CorruptFile, read_object
+from elbos.base.processes import Processes
+from elbos.training.config import Config, read_config
+from elbos.training.data import DataSpec, Samples, null_digest
+
+MANIFEST = "elbos.json"
+"""File that marks an exported model (see `exported`)."""
 
 
 @contextmanager
@@ -46,8 +57,6 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
 @dataclass(frozen=True)
 class RunDirectory:
     """Directory with the files of a training run.
-
-    Provides paths, lock, JSON files and log.
 
     Attributes:
         path: The directory; `~` is expanded.
@@ -74,6 +83,10 @@ class RunDirectory:
     def evaluation(self) -> Path:
         return (self.results or self.path) / "evaluation"
 
+    @property
+    def is_export(self) -> bool:
+        return (self.path / MANIFEST).is_file()
+
     def read(self, name: str) -> dict[str, Any] | None:
         file = self.path / name
         if not file.exists():
@@ -86,39 +99,127 @@ class RunDirectory:
     def write(self, name: str, content: dict[str, Any]) -> None:
         files.write(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
+    def config(self) -> Config:
+        file = self.path / "config.json"
+        if not file.exists():
+            raise FileNotFoundError(
+                f"{self.path} is not a run directory, it has no config.json: see `elbos train`."
+            )
+        return read_config(file)
+
+    def data_spec(self) -> DataSpec | None:
+        stored = self.read("data.json")
+        if stored is None:
+            return None
+        values = {field.name: stored.get(field.name) for field in fields(DataSpec)}
+        try:
+            spec: DataSpec = decode(DataSpec, values, "it")
+        except ValueError as error:
+            file = self.path / "data.json"
+            raise ValueError(f"{file} is corrupt ({error}): restore it.") from error
+        return spec
+
+    # --- training --------------------------------------------------------------------------------
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file: name a directory with --run.")
-        busy = (
-            f"Another process is training in {self.path}: wait for it, or name another "
-            "directory with --run."
-        )
-        with locked(self.path, busy):
-            for folder in (self.path, self.checkpoints, self.samples):
+        """Hold the lock of a directory that is new, or holds the files of a run.
+
+        Raises:
+            ValueError: If it holds other files, or another process trains in it.
+        """
+        path = self.path
+        files.require_folder_of(path, "config.json", "--run")
+        if self.is_export:
+            raise ValueError(f"{path} holds an exported model: name another directory with --run.")
+        busy = f"Another process is training in {path}: wait for it, or name another with --run."
+        with locked(path, busy):
+            for folder in (path, self.checkpoints, self.samples):
                 files.remove_leftovers(folder, min_age=0)
             yield
 
-    def require_present(self) -> None:
-        if not (self.path / "config.json").exists():
-            raise FileNotFoundError(
-                f"{self.path} or its config.json was deleted during the training: unsaved "
-                "progress is lost. The same command trains again from the start."
+    def claim(self, config: Config, data: Samples) -> None:
+        """Record the configuration and data of a run in the directory.
+
+        A run may be extended to more images, with a warning if the learning rate has decayed.
+
+        Raises:
+            ValueError: If the directory holds another configuration or other data.
+        """
+        path = self.path
+        if (path / "config.json").exists():
+            stored = self.config()
+            num_images = max(stored.num_images, config.num_images)
+            extended = replace(stored, num_images=num_images)
+            if different := difference(encode(extended), encode(config)):
+                raise ValueError(
+                    f"{path} holds a run with {different}: "
+                    "name another directory with --run, or give the same options."
+                )
+            if num_images > stored.num_images and config.optimizer.use_decay:
+                warnings.warn(
+                    f"The run in {path} is extended to {num_images:,} images. Its learning rate "
+                    f"decayed for {stored.num_images:,} and rises again: the result differs from a "
+                    "run of full length from the start (unless trained with "
+                    "--optimizer.no-use-decay).",
+                    stacklevel=5,
+                )
+        self.require_data(data)
+        self.write("config.json", encode(config))
+        self.write("data.json", _identity(data))
+
+    def require_data(self, data: Samples) -> None:
+        stored, identity = self.read("data.json"), _identity(data)
+        if stored is not None and stored != identity:
+            names = sorted(name for name in identity if identity[name] != stored.get(name))
+            raise ValueError(
+                f"The run in {self.path} was trained on other data, which differ in "
+                f"{', '.join(names)} (data.json): restore those, or train another run."
+            )
+
+    def is_trained_on(self, data: Samples) -> bool:
+        stored = self.read("data.json") or {}
+        return bool(stored.get("sha256") == data.fingerprint()["sha256"])
+
+    def require_null(self, null_cond: Condition) -> None:
+        stored = (self.read("data.json") or {}).get("null_cond")
+        if stored is not None and stored != null_digest(null_cond):
+            raise ValueError(
+                f"The run in {self.path} was trained with another null_cond: give that one."
             )
 
     def log(self, **values: Any) -> None:
-        files.append(self.path / "metrics.jsonl", (json.dumps(values) + "\n").encode())
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(values) + "\n")
 
     def rewind_log(self, step: int) -> None:
         """Delete lines of metrics.jsonl that are incomplete or of later steps."""
+
+        def is_logged(line: bytes) -> bool:
+            try:
+                return line.endswith(b"\n") and bool(json.loads(line)["step"] <= step)
+            except (ValueError, KeyError, TypeError):
+                return False
+
         file = self.path / "metrics.jsonl"
         if file.exists():
             lines = files.read(file).splitlines(keepends=True)
-            files.write(file, b"".join(line for line in lines if _is_logged_by(line, step)))
+            files.write(file, b"".join(line for line in lines if is_logged(line)))
 
 
-def _is_logged_by(line: bytes, step: int) -> bool:
-    try:
-        return line.endswith(b"\n") and bool(json.loads(line)["step"] <= step)
-    except (ValueError, KeyError, TypeError):
-        return False
+def require_same_data(data: Samples, processes: Processes) -> None:
+    """Raise a ValueError in all processes if they have loaded different data."""
+    if processes.num > 1:
+        identities = processes.lists([processes.together(data.fingerprint)])
+        means = {identity.pop("means", None) for identity in identities}
+        if any(identity != identities[0] for identity in identities) or len(means - {None}) > 1:
+            raise ValueError(
+                f"The processes have different data of the name {data.spec.name}: seed all "
+                "randomness in their making, such as a random split."
+            )
+
+
+def _identity(data: Samples) -> dict[str, Any]:
+    spec = data.spec
+    levels_and_classes = {"num_levels": spec.num_levels, "num_classes": spec.num_classes}
+    return {**data.fingerprint(), **levels_and_classes}

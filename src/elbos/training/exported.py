@@ -11,8 +11,7 @@ A network of diffusers is exported in the format of diffusers, with elbos.json b
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,16 @@ from torch import Tensor
 from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.base import files
 from elbos.base.codec import difference, encode, without_format
-from elbos.base.errors import flat
 from elbos.base.formats import pack, unpack
 from elbos.training import checkpoint
-from elbos.training.config import Config, run_config
-from elbos.training.directory import RunDirectory
+from elbos.training.config import Config
+from elbos.training.directory import MANIFEST, RunDirectory
 
-MANIFEST, WEIGHTS = "elbos.json", "model.safetensors"
+WEIGHTS = "model.safetensors"
 FORMAT = 1  # version of the manifest
 ON_HUB = ("*.json", WEIGHTS)
 """The files of an export that are read from the Hugging Face Hub."""
 Weights = dict[str, Tensor]
-_MAX_REASON = 200  # characters: torch's message lists all tensors that differ
-
-
-def is_export(path: Path) -> bool:
-    return (path / MANIFEST).is_file()
 
 
 def ends(directory: RunDirectory) -> tuple[float, float] | None:
@@ -66,21 +59,24 @@ def write(folder: Path, weights: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-@contextmanager
-def averaged(directory: RunDirectory, step: int | None = None) -> Iterator[tuple[int, Weights]]:
-    """Open the averaged weights of a run or an exported model, and yield step and weights.
+def averaged(directory: RunDirectory, step: int | None = None) -> tuple[int, Weights]:
+    """Return step and averaged weights of a run or an exported model.
 
-    The step is that of a checkpoint of a run, by default the latest.
+    The step is that of a checkpoint of a run, by default the latest. If a running training replaces
+    it meanwhile, the newer one is read.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
-        ValueError: If files are corrupt, the `with` block finds that the weights belong to another
-            network, or `step` is given for an export.
+        ValueError: If files are corrupt, or `step` is given for an export.
     """
-    if not is_export(directory.path):
-        with checkpoint.reading_step(directory.checkpoints, step, "ema") as (newest, groups):
-            yield newest, dict(groups["ema"])
-        return
+    while not directory.is_export:
+        path = checkpoint.of_step(directory.checkpoints, step)
+        try:
+            newest, groups = checkpoint.read(path, "ema")
+            return newest, dict(groups["ema"])
+        except checkpoint.DamagedCheckpoint:
+            if checkpoint.of_step(directory.checkpoints, step) == path:
+                raise
     if step is not None:
         raise ValueError(f"{directory.path} is an export, of one step: give no step.")
     manifest, path = _manifest(directory) or {}, directory.path / WEIGHTS
@@ -88,20 +84,13 @@ def averaged(directory: RunDirectory, step: int | None = None) -> Iterator[tuple
     is_same = manifest.get("sha256") == hashlib.sha256(content).hexdigest()
     if not is_same or type(stored_step) is not int:
         raise ValueError(f"{path} does not match {MANIFEST}: export the run again.")
-    weights = unpack(content, path)
-    try:
-        yield stored_step, weights
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{path} holds the weights of another network "
-            f"({flat(error)[:_MAX_REASON]}): give the network that was trained."
-        ) from error
+    return stored_step, unpack(content, path)
 
 
 def initial_weights(config: Config, init: Path) -> Weights:
     """Return the averaged weights of a run, after checking that its network is that of `config`."""
     directory = RunDirectory(init)
-    other = run_config(directory)
+    other = directory.config()
     for name in ("network", "parameterization"):
         theirs, ours = (encode(getattr(c, name)) for c in (other, config))
         if different := difference(theirs, ours, name):
@@ -115,5 +104,5 @@ def initial_weights(config: Config, init: Path) -> Weights:
             f"diffusers counts its steps, not {ours[0]:g} to {ours[1]:g}: choose the same, or "
             "another run for --init."
         )
-    with averaged(directory) as (_, weights):
-        return weights
+    _, weights = averaged(directory)
+    return weights

@@ -30,8 +30,7 @@ from elbos.training import tracking
 from elbos.training.config import Config
 from elbos.training.data import Samples
 from elbos.training.directory import RunDirectory
-from elbos.training.execution import autocast
-from elbos.training.machine import peak_flops
+from elbos.training.execution import autocast, peak_flops
 from elbos.training.sharding import sharded_parts
 from elbos.training.state import State
 from elbos.validation import Validation

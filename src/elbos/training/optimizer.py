@@ -78,9 +78,6 @@ class Muon(torch.optim.Optimizer):
     Matrices have at least two dimensions, outputs first, and may be DTensors, sharded along the
     first. Learning rate and (decoupled) weight decay serve both; `betas` are AdamW's decay rates,
     and the orthogonalization computes in `dtype`.
-
-    Raises:
-        ValueError: If a matrix is sharded along another dimension.
     """
 
     def __init__(
@@ -95,8 +92,6 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         self.dtype = dtype
         super().__init__([{"params": list(matrices)}], {"lr": lr, "weight_decay": weight_decay})
-        for parameter in self.param_groups[0]["params"]:
-            shards(parameter)
         self.adamw = torch.optim.AdamW(
             remaining, lr=lr, betas=betas, weight_decay=weight_decay, fused=True
         )
@@ -152,11 +147,6 @@ def shards(parameter: Any) -> dist.ProcessGroup | None:
         return None
     mesh, places = parameter.device_mesh, parameter.placements
     dims = [i for i, place in enumerate(places) if not place.is_replicate() and mesh.size(i) > 1]
-    if len(dims) > 1 or not all(places[i].is_shard(0) for i in dims):
-        raise ValueError(
-            f"a matrix of shape {tuple(parameter.shape)} is sharded as {places}: Muon needs "
-            "matrices sharded along their first dimension, as by fully_shard."
-        )
     return mesh.get_group(dims[0]) if dims else None
 
 
@@ -263,10 +253,9 @@ def divided(
     group: dist.ProcessGroup | None,
     compute: Callable[[Float[Tensor, "i m n"]], Float[Tensor, "i m n"]],
 ) -> Float[Tensor, "k m n"]:
-    """Apply a function to a stack of matrices in parallel on several processes.
+    """Apply a function to a stack of matrices, of which each process of a group has a share.
 
-    Each process computes a share, and receives all results. All processes of the group must call
-    this function; None is one process.
+    All processes of the group must call this function; None is one process.
     """
     if group is None:
         return compute(stack)
@@ -285,11 +274,10 @@ def divided(
 def orthogonalized_shards(
     shards: Float[Tensor, "k r n"], num_rows: int, group: dist.ProcessGroup, dtype: torch.dtype
 ) -> Float[Tensor, "k r n"]:
-    """Orthogonalize a stack of matrices whose rows are sharded over processes.
+    """Orthogonalize a stack `[k, num_rows, n]` of matrices whose rows are sharded over processes.
 
-    Matrices are `[k, num_rows, n]`; the rows of this process are returned. The matrices are
-    distributed over the processes of the group, which all must call this function; each is
-    orthogonalized in one process in `dtype`, and its rows are sent back.
+    All processes of the group must call this function; each matrix is orthogonalized in one of
+    them in `dtype`, and its rows are sent back.
     """
     size, (k, own_rows, n) = dist.get_world_size(group), shards.shape
     share, most_rows = -(-k // size), -(-num_rows // size)

@@ -60,9 +60,7 @@ class Sampling(Typed):
         )
 
     def logsnrs(self, trained: Schedule) -> Float[Tensor, " n"]:
-        """Return the log-SNRs of the sampler's steps.
-
-        They are within the range of log-SNRs of the training.
+        """Return the log-SNRs of the sampler's steps, within the range of the training.
 
         Raises:
             ValueError: If the grid and the training share no noise levels.
@@ -75,10 +73,9 @@ class Sampling(Typed):
         return Guided(denoiser, self.guidance, null_cond=null_cond)
 
     def num_evaluations(self, trained: Schedule) -> int:
-        """Return the number of network evaluations (NFE) per sample.
+        """Return the number of network evaluations (NFE) per sample, two of a guided estimate.
 
-        A guided estimate counts as two. The sampler runs on a single number with a trivial
-        denoiser, since the count depends on the noise levels alone.
+        The sampler runs on a single number with a trivial denoiser.
         """
         calls: list[int] = []
 
@@ -109,10 +106,9 @@ def sample(
     null_cond: Condition = None,
     batches: Iterable[int] | None = None,
 ) -> Iterator[Float[Tensor, "b *d"]]:
-    """Generate samples with a denoiser and yield them in batches.
+    """Generate samples, about in [-1, 1], and yield them in batches of at most 250 on the CPU.
 
-    A batch has at most 250 samples. The samples are on the CPU, with values approximately in [-1,
-    1]. The noise of a batch depends on the seed and the batch's number alone, so that batches can
+    The noise of a batch depends on the seed and the batch's number alone, so that batches can
     be divided over processes: `batches` are the numbers to generate out of `num_batches(num)`, by
     default all. The ends of `trained`, the schedule of the training, bound the grid. For guidance,
     the null condition is a batch of one, `[1, ...]`, by default the class label -1.

@@ -11,13 +11,13 @@ FSDP2 takes most of a second to import, and is imported where it is used.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from elbos.base.processes import Processes
-from elbos.training.loss import Loss
 
 MIN_PARAMETERS = 2**18  # of a gathered block: for smaller blocks latency exceeds transfer time
 
@@ -30,12 +30,11 @@ def shard(
     by_blocks: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Shard the parameters of a network in place.
+    """Shard the parameters of a network in place, one copy over each `shard_size` processes.
 
-    Each group of `shard_size` processes shares one copy. Blocks are gathered in `dtype` when they
-    are called, for less memory. If not `by_blocks`, the network is gathered at once, which is also
-    correct for blocks that are not just called. Gradients are averaged in float32; parameters
-    outside of blocks, such as embeddings, keep their dtype.
+    Blocks are gathered in `dtype` when they are called, for less memory. If not `by_blocks`, the
+    network is gathered at once, which is also correct for blocks that are not just called.
+    Gradients are averaged in float32; parameters outside of blocks keep their dtype.
     """
     if processes.num % shard_size:
         raise ValueError(
@@ -44,7 +43,6 @@ def shard(
         )
     if shard_size == 1:
         return
-    require_shareable(network, shard_size)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -69,7 +67,7 @@ def shard(
     fully_shard(network, mesh=mesh, reshard_after_forward=not is_trained)
 
 
-def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
+def replicated(loss: nn.Module, *, uses_all: bool) -> DistributedDataParallel:
     """Wrap a loss in DDP; unless it `uses_all` parameters, DDP searches for unused ones."""
     buffers = [name for name, _ in loss.named_buffers()]  # broadcast by `share_buffers`
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
@@ -79,17 +77,11 @@ def replicated(loss: Loss, *, uses_all: bool) -> DistributedDataParallel:
     )
 
 
-def require_shareable(network: nn.Module, shard_size: int) -> None:
+def require_shareable(network: nn.Module) -> None:
     for name, parameter in network.named_parameters():
         # hooks would be called before gradients are averaged over processes
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise ValueError(f"{name} has a gradient hook, which several processes do not call.")
-        if parameter.ndim == 0 and shard_size > 1:
-            raise ValueError(f"{name} has shape []: shards need shape [1].")
-    dtypes = {p.dtype for p in network.parameters() if p.requires_grad}
-    if len(dtypes) > 1 and shard_size > 1:
-        names = ", ".join(sorted(map(str, dtypes)))
-        raise ValueError(f"the parameters trained are {names}: shards need one dtype.")
 
 
 def is_container(module: nn.Module) -> bool:
@@ -132,7 +124,7 @@ def _broadcast(tensor: Tensor) -> None:
     tensor.copy_(sent)
 
 
-def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> None:
+def set_is_last_part(loss: Any, is_last: bool) -> None:
     """Set whether the next backward pass averages gradients over processes.
 
     Only the last micro-batch of a step requires this. FSDP2 still sums the gradients of each
@@ -141,7 +133,7 @@ def set_is_last_part(loss: Loss | DistributedDataParallel, is_last: bool) -> Non
     if isinstance(loss, DistributedDataParallel):
         loss.require_backward_grad_sync = is_last
     elif hasattr(loss.network, "set_requires_all_reduce"):
-        loss.network.set_requires_all_reduce(is_last)  # type: ignore[operator]
+        loss.network.set_requires_all_reduce(is_last)
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -55,14 +55,8 @@ class State:
         }
 
     def start_from(self, weights: dict[str, Tensor]) -> None:
-        try:
-            for network in (self.network, self.ema.network):
-                _load(network, weights)
-        except RuntimeError as error:
-            raise ValueError(
-                "The weights of --init belong to a network for other data, with other channels or "
-                "classes."
-            ) from error
+        for network in (self.network, self.ema.network):
+            _load(network, weights)
 
     def restore(self, step: int, groups: checkpoint.Groups) -> None:
         self.step = step

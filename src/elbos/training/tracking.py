@@ -86,10 +86,9 @@ def log(
 
 
 def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
-    """Convert a validation or training loss to metrics for an experiment tracker.
+    """Convert a validation or training loss to the named numbers that `tracking.log` logs.
 
-    These are the numbers that `tracking.log` logs, keyed by name. They suit, for example,
-    Lightning's `log_dict`. A validation gives `validation/bits_per_dim` and
+    They suit, for example, Lightning's `log_dict`. A validation gives `validation/bits_per_dim` and
     `validation/standard_error`, both in bits per dimension; both results give the mean loss in each
     bin of log-SNR, nats per dimension.
     """

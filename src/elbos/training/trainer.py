@@ -21,17 +21,18 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
 from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.base import files
-from elbos.base.conditions import cond_at, to_device
+from elbos.base.conditions import Condition, cond_at, replace_conds, to_device
 from elbos.base.errors import Diverged, Interrupted
-from elbos.base.philox import key_of
+from elbos.base.philox import Purpose, Stream, key_of
 from elbos.base.processes import Processes
 from elbos.models.likelihood import warn_if_unresolved
-from elbos.theory.denoiser import Denoiser
+from elbos.theory.denoiser import Denoiser, with_three_arguments
+from elbos.theory.objective import Objective
 from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.data import Batch, Batches, Samples, StoredBatch
@@ -44,11 +45,10 @@ from elbos.training.execution import (
     compiling,
     fast_kernels,
     is_compiled,
+    machine,
     one_graph,
 )
 from elbos.training.exported import initial_weights
-from elbos.training.loss import Loss
-from elbos.training.machine import described, machine
 from elbos.training.monitor import Monitor, OnImages, seconds_per_image
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Visits, seed_torch, times
@@ -71,6 +71,51 @@ from elbos.training.state import (
 from elbos.training.trial import require_trainable
 from elbos.training.validation import sample_grid, validate
 from elbos.validation import Validation
+
+
+class Loss(nn.Module):
+    """Training loss that contains the network, so that both compile to one graph."""
+
+    network: nn.Module
+
+    def __init__(
+        self, network: nn.Module, objective: Objective, config: Config, null_cond: Condition
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self._called = with_three_arguments(network)
+        self._objective, self._share, self._null_cond = objective, config.label_dropout, null_cond
+        self._noise = Stream.from_seed(config.seed, Purpose.NOISE)
+        self._hiding = Stream.from_seed(config.seed, Purpose.LABELS)
+        self.drawn: Callable[..., tuple[Tensor, Condition]] = self._drawn
+
+    def forward(
+        self,
+        x: Float[Tensor, "b *d"],
+        levels: Float[Tensor, "7 b"],
+        cond: Condition,
+        step: Int64[Tensor, ""],
+        samples: Int64[Tensor, " b"],
+    ) -> Float[Tensor, " b"]:
+        """Return the weighted loss of each sample, in nats per dimension.
+
+        The noise `levels` are in the format of `Objective.levels`; `samples` are the indices of the
+        samples in the global batch.
+        """
+        eps, cond = self.drawn(x, cond, step, samples)
+        return self._objective.loss_at(levels, self._called, x, eps, cond)
+
+    def _drawn(
+        self,
+        x: Float[Tensor, "b *d"],
+        cond: Condition,
+        step: Int64[Tensor, ""],
+        samples: Int64[Tensor, " b"],
+    ) -> tuple[Float[Tensor, "b *d"], Condition]:
+        if cond is not None and self._share > 0:
+            is_hidden = self._hiding.uniform(step, samples, 1)[:, 0] <= self._share
+            cond = replace_conds(cond, self._null_cond, is_hidden)
+        return self._noise.normal(step, samples, tuple(x.shape[1:])), cond
 
 
 class Trainer:
@@ -111,13 +156,13 @@ class Trainer:
         self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
         self.prefetched: Iterator[StoredBatch] | None = None
         self.waited = 0.0  # seconds spent waiting for batches
-        self.saver = checkpoint.Saver(run, processes, config.output.num_kept)
+        self.saver = checkpoint.Saver(run.checkpoints, processes, config.output.num_kept)
 
         is_own, shard_size = isinstance(config.network, OwnNetwork), config.execution.shard_size
         if network is None:
             network = build_network(config, data.spec, self.device)
         if processes.num > 1:
-            require_shareable(network, shard_size)
+            require_shareable(network)
             if self.given is not None and shard_size > 1:
                 network = copy.deepcopy(network)  # the user's network stays unsharded
             if is_own:
@@ -130,7 +175,9 @@ class Trainer:
         # a user's blocks may be used other than by a call, which gathers them one by one
         self.state = new_state(network, config, processes, by_blocks=not is_own)
         if config.init is not None and checkpoint.latest(run.checkpoints) is None:
-            self.state.start_from(initial_weights(config, config.init))
+            weights = initial_weights(config, config.init)
+            with checkpoint.belonging(config.init):
+                self.state.start_from(weights)
         if processes.is_main:
             warn_if_unresolved(config.schedule.logsnr_max, data.spec.num_levels)
         self.state.network.train()
@@ -158,8 +205,6 @@ class Trainer:
                 is_stopping, is_time, has_failed = self.processes.any(
                     is_stop_requested(), saver.is_time(output.save_minutes), saver.has_failed
                 )
-                if self.processes.is_main:
-                    self.run.require_present()
                 monitor.step(losses, grad_norm, waited=self.waited)
                 if has_failed:
                     saver.wait()  # raises the error in all processes
@@ -178,11 +223,10 @@ class Trainer:
                     )
 
     def step(self) -> tuple[Float[Tensor, " B"], float]:
-        """Execute one training step.
+        """Execute one training step, and return losses and gradient norm as `observed` does.
 
-        Returns the losses of the global batch and the gradient norm before clipping. Everything
-        that depends on the noise levels goes to the device as one tensor, and losses and norm come
-        back as one tensor: the device waits for nothing else.
+        Everything that depends on the noise levels goes to the device as one tensor, and losses and
+        norm come back as one tensor: the device waits for nothing else.
         """
         state = self.state
         logsnr = self.logsnr()
@@ -218,10 +262,7 @@ class Trainer:
         return x, cond if self.config.use_labels else None
 
     def differentiate(self, levels: Float[Tensor, "7 b"]) -> Float[Tensor, " b"]:
-        """Compute the gradients of the mean loss over the global batch.
-
-        The losses of this process's samples are returned.
-        """
+        """Compute gradients of the global mean loss, and return this process's losses."""
         config, num, num_processes = self.config, len(self.samples), self.processes.num
         x, cond = self.batch()
         self.number.fill_(self.state.step)
@@ -241,10 +282,7 @@ class Trainer:
         return torch.cat(losses)
 
     def observed(self, losses: Float[Tensor, " b"]) -> tuple[Float64[Tensor, " B"], float]:
-        """Clip the gradients and return losses and gradient norm.
-
-        Losses are those of the global batch; the norm is taken before clipping.
-        """
+        """Clip the gradients; return the global batch's losses, and the norm before clipping."""
         limit = self.config.optimizer.max_grad_norm
         norm = unsharded(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
         losses = self.processes.gathered(losses, self.config.batch_size)
@@ -261,16 +299,13 @@ class Trainer:
             share_buffers(self.state.network)
 
     def validate(self) -> Validation | None:
-        """Estimate the validation ELBO and write a grid of samples.
-
-        None if there is no validation set.
-        """
+        """Estimate the validation ELBO, if there is a validation set, and write a sample grid."""
         config, device = self.config, self.device
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
         with autocast(config, device):
             is_shared = self.processes.num > 1
             result = validate(denoiser, config, self.data, device, is_shared=is_shared)
-            grid = sample_grid(denoiser, config, self.data, self.processes)
+            grid = sample_grid(denoiser, config, self.data, device)
         if grid is not None and self.processes.is_main:
             self.run.samples.mkdir(exist_ok=True)
             files.write(self.run.samples / f"{self.state.step:08d}.png", grid)
@@ -281,7 +316,8 @@ class Trainer:
     def resume(self) -> None:
         """Restore the latest checkpoint, or save the initial weights loaded from another run."""
         if newest := self.processes.from_main(checkpoint.latest(self.run.checkpoints)):
-            with checkpoint.reading(newest) as (step, groups):
+            step, groups = checkpoint.read(newest)
+            with checkpoint.belonging(newest):
                 self.state.restore(step, groups)
         elif self.config.init is not None:
             self.saver.save(self.state.step, self.state.groups())
@@ -292,7 +328,7 @@ class Trainer:
         prefetched = self.batches.prefetched(
             state.step, config.num_steps, num_workers=self.num_workers
         )
-        device = f"{machine(self.device)['device']}, {described(config, self.device)}"
+        device = f"{machine(self.device)['device']}, {config.precision}"
         monitor = Monitor(
             config,
             self.run,

@@ -88,9 +88,3 @@ def test_held_out_images_are_cropped_at_the_centre() -> None:
     assert torch.equal(data.to_levels(x, 256), plain.val.x[torch.tensor([4, 1])][:, :, 2:5, 2:5])
     x, _, rows, _ = seen(augmented(plain, flip=False, crop=7), 0, 5, slice(0, 5))
     assert torch.equal(x, plain.train.x[rows])
-
-
-@pytest.mark.parametrize("crop", [0, 8, -1])
-def test_parts_larger_than_the_images_are_refused(crop: int) -> None:
-    with pytest.raises(ValueError, match=rf"crop is {crop}[^\n]* 7"):
-        augmented(numbered(5, 7), flip=False, crop=crop)

@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import threading
 
 import pytest
 import torch
@@ -38,16 +37,6 @@ def test_the_order_is_uniform():
     assert len(counts) == 24
     chi_square = ((counts - 100.0) ** 2 / 100).sum()
     assert abs(chi_square - 23) < 4 * (2 * 23) ** 0.5
-
-
-def test_the_order_never_changes():
-    assert data.epoch_order(8, 0, 0).tolist() == [2, 4, 3, 6, 5, 0, 1, 7]
-    assert data.batch_indices(8, 5, 1, 3).tolist() == [7, 6, 0, 7, 5]
-
-
-def test_no_data_is_an_error():
-    with pytest.raises(ValueError, match="dataset"):
-        data.batch_indices(0, 4, 0, 0)
 
 
 # --- made ahead ----------------------------------------------------------------------------------
@@ -101,21 +90,6 @@ def test_a_batch_made_ahead_is_the_batch_of_its_step(num_workers, is_stored):
     assert "PYTHONSAFEPATH" not in os.environ
 
 
-def test_a_slow_read_holds_up_no_other():
-    """The fifth batch waits until those after it are there: alone it would wait for ever."""
-    made, is_later_read = batches(Counted(400)), threading.Event()
-    fifth, ninth = (data.batch_indices(400, 4, 3, step).tolist() for step in (4, 8))
-
-    def before(rows):
-        if rows == ninth:
-            is_later_read.set()
-        assert rows != fifth or is_later_read.wait(60)
-
-    slow = batches(Counted(400, before)).prefetched(0, 12)
-    for step, batch in enumerate(slow):
-        assert torch.equal(batch.x, made[step].x)
-
-
 def test_an_error_comes_where_its_batch_is_asked_for():
     fifth = data.batch_indices(400, 4, 3, 4).tolist()
 
@@ -141,14 +115,3 @@ def test_a_signal_to_all_processes_stops_no_worker(number):
     found += ahead
     assert all(torch.equal(batch.x, made[step].x) for step, batch in enumerate(found))
     assert len(found) == 40
-
-
-def test_closing_ends_the_threads():
-    ahead = batches(Counted(400)).prefetched(0, 1000)
-    next(ahead)
-    threads = [one for one in threading.enumerate() if one.name.startswith("elbos-data")]
-    assert threads
-    ahead.close()
-    for one in threads:
-        one.join(60)
-        assert not one.is_alive()

@@ -30,13 +30,6 @@ def test_levels_are_an_inverse_pair(num_levels):
     assert torch.equal(data.to_levels(x - nudge, num_levels), k)
 
 
-def test_levels_outside_are_clamped_and_continuous_data_pass():
-    assert data.to_levels(torch.tensor([-9.0, 9.0]), 256).tolist() == [0, 255]
-    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
-    assert data.to_unit(x, None) is x
-    assert data.to_levels(x, None) is x
-
-
 # --- digits --------------------------------------------------------------------------------------
 
 
@@ -57,12 +50,6 @@ def test_digits_are_split_without_overlap_and_in_proportion():
         assert split.labels.tolist() == [label_of[row] for row in part]
         counts = np.bincount(split.labels, minlength=10)
         assert np.abs(counts - share * len(part)).max() <= 1.5  # two roundings, val after test
-
-
-def test_digits_never_move():
-    digits = data.Digits().load()
-    assert digits.test.labels[:12].tolist() == [7, 3, 1, 3, 0, 3, 4, 7, 3, 5, 6, 6]
-    assert rows(digits) == rows(data.Digits().load())
 
 
 # --- toy -----------------------------------------------------------------------------------------
@@ -89,16 +76,6 @@ def test_toy_has_the_moments_of_its_mixture(toy):
         assert ((counts - share).abs() < 4 * (share * (1 - weights)).sqrt()).all()
         distance = (x - means[split.labels]).norm(dim=1) / stds[split.labels]
         assert abs((distance**2).mean() - 2) < 4 * 2 / len(x) ** 0.5  # chi-square, 2 dimensions
-
-
-def test_toy_splits_are_fixed_and_different():
-    first, second = data.Toy(num_train=10_000).load(), data.Toy(num_train=10_000).load()
-    assert torch.equal(first.train.x[:], second.train.x[:])
-    assert not torch.equal(first.val.x[:], first.test.x[:])
-    assert not torch.equal(first.val.x[:], first.train.x[:])
-    assert (first.shape, first.num_levels) == ((2,), None)
-    with pytest.raises(ValueError, match="num_train"):
-        data.Toy(num_train=0).load()
 
 
 # --- identifiers ---------------------------------------------------------------------------------

@@ -44,12 +44,6 @@ def test_resizing_is_antialiased(tmp_path):
     assert (x - 127.5).abs().max() < 3
 
 
-def test_a_picture_of_the_right_size_is_unchanged(tmp_path):
-    levels = np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8)
-    x = one(tmp_path, Image.fromarray(levels), size=5)
-    assert np.array_equal(x.permute(1, 2, 0), levels)
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_respected(tmp_path, orientation):
     turn = {
@@ -105,21 +99,3 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     image, color = MODES[mode]
     x = one(tmp_path, image, size=3)
     assert x.unique_consecutive(dim=1).unique_consecutive(dim=2).flatten().tolist() == list(color)
-
-
-def test_cmyk_and_16_bit_tiff_and_mpo(tmp_path):
-    x = one(tmp_path / "a", Image.new("CMYK", (8, 8), (0, 0, 0, 255)), 4, name="x.jpg")
-    assert x.max() <= 2
-    x = one(tmp_path / "b", grey16(0x80FF), 4, name="x.tiff")
-    assert x.unique().tolist() == [0x80]
-    photo, preview = Image.new("RGB", (8, 8), "white"), Image.new("RGB", (8, 8))
-    x = one(
-        tmp_path / "c",
-        photo,
-        4,
-        name="x.jpg",
-        format="MPO",
-        save_all=True,
-        append_images=[preview],
-    )
-    assert x.min() == 255

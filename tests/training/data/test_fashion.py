@@ -30,7 +30,7 @@ def write_fashion(path, suffix="", num_train=2_003, num_test=5):
         write_idx(path / f"{name}-labels-idx1-ubyte{suffix}", np.arange(num) % 10)
 
 
-@pytest.mark.parametrize("where", ["", "raw", "FashionMNIST/raw"])
+@pytest.mark.parametrize("where", ["", "FashionMNIST/raw"])
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_fashion_reads_what_was_written(tmp_path, where, suffix):
     write_fashion(tmp_path / where, suffix)
@@ -66,44 +66,16 @@ def test_fashion_names_a_damaged_file(tmp_path, damage, name):
         data.Fashion(root=tmp_path).load()
 
 
-@pytest.mark.parametrize("damage", [cut, lambda path: path.write_bytes(b"not gzip")])
-def test_fashion_names_a_damaged_archive(tmp_path, damage):
-    write_fashion(tmp_path, ".gz")
-    damage(tmp_path / "t10k-images-idx3-ubyte.gz")
-    with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte\.gz"):
-        data.Fashion(root=tmp_path).load()
-
-
-def test_fashion_checks_counts_and_labels(tmp_path):
+def test_fashion_checks_counts_and_names_missing_files(tmp_path):
     write_fashion(tmp_path)
     write_idx(tmp_path / "t10k-labels-idx1-ubyte", np.zeros(4))
     with pytest.raises(ValueError, match=r"5 t10k .* 4"):
         data.Fashion(root=tmp_path).load()
-    write_idx(tmp_path / "t10k-labels-idx1-ubyte", np.full(5, 10))
-    with pytest.raises(ValueError, match="labels up to 10"):
-        data.Fashion(root=tmp_path).load()
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError, match="t10k-labels-idx1-ubyte"):
         data.Fashion(root=tmp_path).load()
-    write_fashion(tmp_path, num_train=2_000)
-    with pytest.raises(ValueError, match="2000"):
-        data.Fashion(root=tmp_path).load()
     with pytest.raises(FileNotFoundError, match="nowhere"):
         data.Fashion(root=tmp_path / "nowhere").load()
-
-
-def test_fashion_without_network_names_the_three_ways(monkeypatch, own_cache):
-    def unreachable(url, timeout):
-        raise OSError("unreachable")
-
-    monkeypatch.setattr(fashion, "DEBIAN", Path("/nowhere"))
-    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
-    with pytest.raises(FileNotFoundError) as error:
-        data.Fashion().load()
-    assert "\n" not in str(error.value)
-    for way in ("network", "apt install dataset-fashion-mnist", "--data.root"):
-        assert way in str(error.value)
-    assert not any(path.is_dir() for path in own_cache.iterdir())
 
 
 def test_fashion_is_downloaded_once_and_only_whole(monkeypatch, tmp_path):

@@ -1,9 +1,7 @@
 """A folder of pictures: its splits, its cache, and files that are no pictures."""
 
-import errno
 import itertools
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
-from elbos.training.data import pack, splits
+from elbos.training.data import pack
 
 NUM = 120
 
@@ -58,17 +56,8 @@ def test_adding_a_picture_moves_no_other(pictures):
 
 def test_held_out_shares_are_five_percent():
     names = [f"{i}.png" for i in range(10_000)]
-    for part in splits.by_hash(names, with_test=True)[1:]:
+    for part in pack.by_hash(names, with_test=True)[1:]:
         assert abs(len(part) - 500) < 4 * (10_000 * 0.05 * 0.95) ** 0.5
-
-
-@pytest.mark.parametrize("num", [3, 4, 10])
-def test_no_split_is_empty(tmp_path, num):
-    for i in range(num):
-        save(tmp_path / f"{i}.png", (i, 0, 0))
-    dataset = data.Folder(root=tmp_path, size=2).load()
-    assert all(reds(dataset))
-    assert (dataset.num_classes, dataset.train.labels) == (None, None)
 
 
 @pytest.mark.parametrize("with_val", [True, False])
@@ -83,19 +72,6 @@ def test_train_and_test_folders_are_the_splits(tmp_path, with_val):
         assert (sorted(train + val), test) == ([*range(9)], [10, 11, 9])
         assert val
     assert dataset.class_names == ("a", "b")
-
-
-def save_imagenet(root):
-    """Two classes with 6 training and 20 validation pictures."""
-    for i in range(26):
-        label = f"n0{i % 2}"
-        save(root / ("train" if i < 6 else "val") / label / f"{i}.JPEG", (8 * i, 0, 0))
-
-
-def test_validation_pictures_in_class_folders_are_divided(tmp_path):
-    save_imagenet(tmp_path)
-    dataset = data.Folder(root=tmp_path, size=4).load()
-    assert [len(split) for split in (dataset.train, dataset.val)] == [6, 20 - len(dataset.test)]
 
 
 def test_hidden_and_other_files_are_ignored(pictures):
@@ -123,7 +99,7 @@ def make_moving(path):
 BAD = {
     "cut.png": (make_cut, "truncated"),
     "cut.jpg": (make_cut, "truncated"),
-    "empty.png": (lambda path: path.write_bytes(b""), "(empty)"),
+    "empty.png": (lambda path: path.write_bytes(b""), "(not an image)"),
     "text.png": (lambda path: path.write_text("words"), "(not an image)"),
     "none.ppm": (lambda path: path.write_bytes(b"P6 0 0 255\n"), "none.ppm"),
     "link.png": (lambda path: path.symlink_to("nowhere.png"), "(not a file)"),
@@ -135,8 +111,8 @@ BAD = {
     "pages.tiff": (make_moving, "(several frames)"),
     "float.tiff": (lambda path: grey16(0.5, np.float32).save(path), "(floating-point pixels)"),
     "deep.tiff": (lambda path: grey16(70_000, np.int32).save(path), "(more than 16 bits)"),
-    "bomb.png": (lambda path: save(path, 0, (100, 100)), "(too many pixels)"),
-    "large.png": (lambda path: save(path, 0, (80, 80)), "(too many pixels)"),
+    "bomb.png": (lambda path: save(path, 0, (100, 100)), "pixels"),
+    "large.png": (lambda path: save(path, 0, (80, 80)), "pixels"),
 }
 
 
@@ -159,32 +135,6 @@ def test_a_bad_file_is_named_with_its_reason(tmp_path, name):
     for part in ("1 of 4 ", f"'{name}'", reason, "--data.skip-bad"):
         assert part in message
     assert "\n" not in message
-
-
-@pytest.mark.usefixtures("low_pixel_limit")
-def test_bad_files_are_counted_and_left_out_on_demand(pictures):
-    good = reds(data.Folder(root=pictures, size=4).load())
-    for name, (make, _) in BAD.items():
-        make(pictures / "cat" / name)
-    count = f"{len(BAD)} of {NUM + len(BAD)} pictures"
-    with pytest.raises(ValueError, match=count):
-        data.Folder(root=pictures, size=4).load()
-    with pytest.warns(UserWarning, match=count) as caught:
-        dataset = data.Folder(root=pictures, size=4, skip_bad=True).load()
-    assert len(caught) == 1
-    assert reds(dataset) == good
-
-
-def test_a_folder_of_bad_files_only(tmp_path):
-    for i in range(4):
-        (tmp_path / f"{i}.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="4 of 4 pictures"):
-        data.Folder(root=tmp_path).load()
-    with (
-        pytest.warns(UserWarning, match="4 of 4"),
-        pytest.raises(ValueError, match="train"),
-    ):
-        data.Folder(root=tmp_path, skip_bad=True).load()
 
 
 def test_the_cache_is_used_and_refreshed(pictures, monkeypatch, own_cache):
@@ -211,20 +161,6 @@ def test_the_cache_is_used_and_refreshed(pictures, monkeypatch, own_cache):
     assert {path.suffix for path in own_cache.iterdir()} <= {"", ".lock"}
 
 
-@pytest.mark.parametrize("is_elsewhere", [True, False])
-def test_pictures_of_the_same_names_sizes_and_times_are_others(pictures, is_elsewhere):
-    config = data.Folder(root=pictures, size=4)
-    assert all_reds(config.load()) == list(range(NUM))
-    root = pictures.rename(pictures.with_name("before")) if is_elsewhere else pictures
-    for path in sorted(root.glob("*/*")):
-        times = path.stat().st_mtime_ns
-        save(pictures / path.relative_to(root), (255 - int(path.stem), 0, 0))
-        os.utime(pictures / path.relative_to(root), ns=(times, times))
-    assert all_reds(config.load()) == list(range(256 - NUM, 256))
-    if is_elsewhere:
-        assert all_reds(data.Folder(root=root, size=4).load()) == list(range(NUM))
-
-
 DAMAGES = {
     "samples cut short": lambda cached: os.truncate(cached / "train.npy", 200),
     "samples gone": lambda cached: (cached / "val.npy").unlink(),
@@ -249,12 +185,6 @@ def grey16(level, dtype=np.uint16):
     return Image.fromarray(np.full((4, 4), level, dtype))
 
 
-def test_the_fingerprint_of_a_folder_is_that_of_its_levels(pictures):
-    found = data.Folder(root=pictures, size=4).load()
-    assert found.known_digest is not None
-    assert replace(found, known_digest=None).fingerprint() == found.fingerprint()
-
-
 def test_an_interrupted_cache_leaves_nothing(pictures, monkeypatch, own_cache):
     def interrupted(path, size, decode=pack.decode):
         if path.name == "031.ppm":
@@ -275,9 +205,7 @@ def test_an_interrupted_cache_leaves_nothing(pictures, monkeypatch, own_cache):
     assert not (own_cache / folder_name).exists()
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), OSError("out of memory error when reading image file"), 5, 12, 24]
-)
+@pytest.mark.parametrize("error", [MemoryError(), 5, 12, 24])
 def test_what_may_pass_is_no_bad_picture(pictures, monkeypatch, error):
     """A picture that cannot be read now, or for which there is no memory, may be read later."""
     config = data.Folder(root=pictures, size=4, skip_bad=True)
@@ -292,19 +220,9 @@ def test_what_may_pass_is_no_bad_picture(pictures, monkeypatch, error):
     assert all_reds(config.load()) == list(range(NUM))
 
 
-def test_unreadable_files_are_an_error_not_skipped(pictures, monkeypatch):
-    def forbidden(path, size):
-        assert size == 32
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-    monkeypatch.setattr(pack, "decode", forbidden)
-    with pytest.raises(PermissionError, match=r"Permission denied.*ppm"):
-        data.Folder(root=pictures, skip_bad=True).load()
-
-
 def named_low(path):
     """A picture whose name's hash is below 0.05: it falls into validation."""
-    return next(n for n in (path.format(i) for i in range(1000)) if splits.hashed(n) < 0.05)
+    return next(n for n in (path.format(i) for i in range(1000)) if pack.hashed(n) < 0.05)
 
 
 MANY = [f"a/{i}.png" for i in range(10)]
@@ -312,7 +230,6 @@ HELD_OUT = [f"train/{name}" for name in MANY]
 REFUSED = {  # files and folders, and what is named
     "nothing": ([], "png"),
     "no picture": (["notes.txt"], "png"),
-    "empty class": (["cat/1.png", "dog/"], "dog"),
     "mixed": (["cat/1.png", "2.png"], "sub-folders"),
     "no test": (["train/1.png", "val/1.png"], "test"),
     "unknown class": (["train/a/1.png", "train/a/2.png", "test/b/1.png"], "'b'"),
@@ -334,57 +251,9 @@ def test_what_cannot_be_split_is_refused_in_one_line(tmp_path, name):
         data.Folder(root=tmp_path).load()
 
 
-def test_a_class_whose_training_pictures_are_all_bad_is_named(tmp_path):
-    for split, label in ((split, label) for split in ("train", "test") for label in "ab"):
-        for i in range(2):
-            save(tmp_path / split / label / f"{i}.png", 0)
-    save(tmp_path / "val" / "a" / "0.png", 0)
-    for path in (tmp_path / "train" / "b").iterdir():
-        path.write_bytes(b"bad")
-    with (
-        pytest.warns(UserWarning, match="2 of 9 pictures"),
-        pytest.raises(ValueError, match="'b'"),
-    ):
-        data.Folder(root=tmp_path, skip_bad=True).load()
-
-
-def test_links_are_followed(pictures, tmp_path):
+def test_classes_may_be_links_and_links_in_a_class_are_not_followed(pictures, tmp_path):
     (tmp_path / "elsewhere").mkdir()
+    (pictures / "cat" / "loop").symlink_to("..")
     for name in ("cat", "dog"):
         (tmp_path / "elsewhere" / name).symlink_to(pictures / name)
     assert all_reds(data.Folder(root=tmp_path / "elsewhere").load()) == list(range(NUM))
-
-
-LINKS = {
-    "to itself": {"cat/loop": "."},
-    "to its parent": {"cat/loop": ".."},
-    "a class that is the folder": {"cat/a/loop": "..", "dog/loop": "../.."},
-    "to each other": {"cat/one/other": "../two", "cat/two/one": "../one"},
-    "to a folder that is there": {"cat/aa": "two", "cat/zz": "two"},
-    "to another class": {"cat/aa": "../dog", "dog/aa": "../cat"},
-    "twice to a folder elsewhere": {"cat/aa": "../../elsewhere", "dog/zz": "../../elsewhere"},
-}
-
-
-@pytest.mark.parametrize("links", LINKS)
-def test_each_folder_is_visited_once(tmp_path, links):
-    """Wherever links lead to, each picture is there once, under the same name."""
-    names = [f"{c}/{sub}/{i}.png" for c in ("cat", "dog") for sub in ("one", "two") for i in "abc"]
-    for i, name in enumerate(names):
-        save(tmp_path / "root" / name, (i, 0, 0))
-    (tmp_path / "root" / "cat" / "a").mkdir()
-    if links == "twice to a folder elsewhere":
-        save(tmp_path / "elsewhere" / "x.png", (99, 0, 0))
-        names.append("cat/aa/x.png")
-    for name, target in LINKS[links].items():
-        (tmp_path / "root" / name).symlink_to(target)
-    images = list(data.Folder(root=tmp_path / "root").images()[0])
-    assert sorted(image.name for image in images) == sorted(names)
-    assert all(image.label == image.name[:3] for image in images)
-
-
-def test_missing_folder_and_wrong_size(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        data.Folder(root=tmp_path / "nowhere").load()
-    with pytest.raises(ValueError, match="size"):
-        data.Folder(root=tmp_path, size=0).load()

@@ -101,20 +101,6 @@ def test_a_split_of_hidden_labels_is_as_if_it_were_missing(datasets, tmp_path, n
     assert len(opened(tmp_path / "all", label=None).test) == 9
 
 
-@pytest.mark.parametrize(
-    ("split", "names"), [("validation", None), ("validation", NAMES), ("train", NAMES)]
-)
-def test_a_label_of_no_class_is_refused(datasets, tmp_path, split, names):
-    parts = {"train": range(20), "validation": range(20, 30)}
-    whole = {name: dataset(datasets, numbers, names) for name, numbers in parts.items()}
-    features = whole[split].features
-    some = {**whole[split].to_dict(), "kind": [-1, *whole[split]["kind"][1:]]}
-    whole[split] = datasets.Dataset.from_dict(some, features=features)
-    datasets.DatasetDict(whole).save_to_disk(tmp_path / "saved")
-    with pytest.raises(ValueError, match=r"\A[^\n]*saved[^\n]*-1[^\n]*\Z"):
-        opened(tmp_path / "saved")
-
-
 @pytest.mark.parametrize(("label", "num_classes"), [("kind", 3), ("None", None)])
 def test_a_data_set_is_packed_with_and_without_labels(
     datasets, elbos, tmp_path, label, num_classes
@@ -147,14 +133,6 @@ def test_a_missing_column_is_named(datasets, tmp_path, settings, part):
     dataset(datasets, range(NUM)).save_to_disk(tmp_path / "saved")
     with pytest.raises(ValueError, match=rf"\A[^\n]*{part}[^\n]*\Z"):
         opened(tmp_path / "saved", **settings)
-
-
-def test_what_holds_no_pictures_is_refused(datasets, tmp_path):
-    dataset(datasets, range(NUM)).save_to_disk(tmp_path / "saved")
-    with pytest.raises(ValueError, match="kind"):
-        opened(tmp_path / "saved", image="kind")
-    with pytest.raises(ValueError, match="nowhere"):
-        opened(tmp_path / "nowhere")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from elbos.base.errors import Interrupted
 from elbos.runs.fit import train
 from elbos.theory.adaptive import Adaptive
 from elbos.training import data
-from elbos.training.data import arrays
+from elbos.training.data import packed
 from elbos.training.data.pack import pack
 from elbos.training.trainer import Trainer
 
@@ -34,7 +34,7 @@ def pictures(folder):
     return folder / "pictures"
 
 
-def packed(folder):
+def cropped(folder):
     pack(data.Folder(root=pictures(folder), size=10), folder / "packed")
     return data.Packed(path=folder / "packed", flip=True, crop=8)
 
@@ -42,7 +42,7 @@ def packed(folder):
 def latents(folder, seed=0):
     (folder / "latents").mkdir(exist_ok=True)
     rng = np.random.default_rng(seed)
-    arrays.write(
+    packed.write(
         folder / "latents",
         [(n, [rng.normal(size=(n, 4, 8, 8)).astype(np.float16).tobytes()]) for n in (NUM, 8, 8)],
         [],
@@ -60,7 +60,7 @@ def decoded(folder):
     return data.Folder(root=pictures(folder), size=8, flip=True)
 
 
-@pytest.mark.parametrize("make", [packed, latents, decoded], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [cropped, latents, decoded], ids=lambda make: make.__name__)
 def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, monkeypatch, make):
     config = replace(SMALL, data=make(tmp_path))
     train(config, tmp_path / "one")

@@ -1,13 +1,11 @@
 """Pictures in tars are those of the folder that the tars were made from."""
 
 import io
-import os
 import tarfile
 
 import numpy as np
 import pytest
 import torch
-from commands import endless
 from PIL import Image
 from tiny import rows
 
@@ -71,14 +69,6 @@ def test_all_pictures_are_read_with_their_labels(shards):
     assert torch.equal(dataset.train.x[at_random], dataset.train.x[:][at_random])
 
 
-def test_tars_are_decoded_once(shards, monkeypatch):
-    first = data.Tar(path=shards, size=4).load()
-    monkeypatch.setattr(pack, "decode", None)
-    assert rows(data.Tar(path=shards / "*.tar", size=4).load()) == rows(first)
-    with pytest.raises(TypeError):  # another tar
-        data.Tar(path=shards / "{00..02}.tar", size=4).load()
-
-
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
@@ -96,32 +86,6 @@ def test_names_of_tars_tell_the_splits(tmp_path, names, expected):
     assert len(dataset.train) + num_cut == num_train
     assert num_test is None or len(dataset.test) == num_test
     assert sum(map(len, (dataset.train, dataset.val, dataset.test))) == 30
-
-
-def test_tars_of_one_name_in_several_folders_are_all_read(tmp_path):
-    """As img2dataset writes them. A second folder moves no picture of the first."""
-    write(tmp_path / "a" / "00.tar", shard(range(20)))
-    before = data.Tar(path=tmp_path / "*" / "*.tar", size=6).load()
-    write(tmp_path / "b" / "00.tar", shard(range(20), picture=lambda i: png(i + 20)))
-    dataset = data.Tar(path=tmp_path / "*" / "*.tar", size=6).load()
-    assert sorted(i for split in dataset.splits for i in numbers(split)) == list(range(40))
-    for split, some in zip(dataset.splits, before.splits, strict=True):
-        assert split.labels.tolist() == [i % 20 % 3 for i in numbers(split)]
-        assert [i for i in numbers(split) if i < 20] == numbers(some)
-
-
-def test_the_identifier_is_that_of_names_labels_and_contents(shards):
-    first = data.Tar(path=shards, size=4).load().fingerprint()
-    os.utime(shards / "00.tar", ns=(0, 0))
-    assert data.Tar(path=shards, size=4).load().fingerprint() == first
-    write(shards / "00.tar", shard(range(10), label=lambda i: b"0"))
-    assert data.Tar(path=shards, size=4).load().fingerprint() != first
-
-
-def test_without_labels_there_are_no_classes(tmp_path):
-    write(tmp_path / "a.tar", {f"{i}.png": png(i) for i in range(10)})
-    dataset = data.Tar(path=tmp_path, size=4).load()
-    assert (dataset.num_classes, dataset.train.labels) == (None, None)
 
 
 BAD = {
@@ -144,30 +108,6 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, part):
     assert str(tmp_path) in str(error.value)
 
 
-@pytest.mark.usefixtures("at_once")
-def test_no_tar_may_be_endless(tmp_path):
-    for name in "ab":
-        write(tmp_path / f"{name}.tar", shard(range(10)))
-    for path in endless(tmp_path):
-        with pytest.raises(OSError) as caught:
-            data.Tar(path=tmp_path, size=4).load()
-        assert caught.value.filename == str(path)
-    (tmp_path / "c.tar").symlink_to("c.tar")
-    with pytest.raises(OSError) as caught:
-        data.Tar(path=tmp_path, size=4).load()
-    assert caught.value.filename == str(tmp_path / "c.tar")
-
-
-def test_what_is_no_tar_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        data.Tar(path=tmp_path / "nowhere" / "*.tar").load()
-    (tmp_path / "a.tar").write_bytes(b"words" * 500)
-    with pytest.raises(ValueError, match=r"a\.tar"):
-        data.Tar(path=tmp_path).load()
-    with pytest.raises(ValueError, match="size"):
-        data.Tar(path=tmp_path, size=0).load()
-
-
 def test_no_truncated_or_damaged_tar_loses_its_rest(tmp_path):
     """Wherever it ends, between two members, too; and where a header in its midst is damaged."""
     path = tmp_path / "a.tar"
@@ -182,19 +122,6 @@ def test_no_truncated_or_damaged_tar_loses_its_rest(tmp_path):
         path.write_bytes(broken)
         with pytest.raises(ValueError, match=r"\A[^\n]*a\.tar is corrupt[^\n]*\Z"):
             data.Tar(path=tmp_path, size=4).load()
-
-
-def test_bad_pictures_are_left_out_with_their_labels_when_packed(shards, tmp_path):
-    write(shards / "00.tar", {**shard(range(10)), "0003.png": b"bad"})
-    tar = data.Tar(path=shards, size=6, skip_bad=True)
-    with pytest.warns(UserWarning, match="0003"):
-        assert sum(map(len, tar.load().splits)) == NUM - 1
-    with pytest.warns(UserWarning, match="0003"):
-        pack.pack(tar, tmp_path / "out")
-    splits = data.Packed(path=tmp_path / "out").load().splits
-    for split in splits:
-        assert split.labels.tolist() == [i % 3 for i in numbers(split)]
-    assert sorted(i for split in splits for i in numbers(split)) == [*range(3), *range(4, NUM)]
 
 
 def test_packed_tars_are_the_tars(shards, tmp_path):

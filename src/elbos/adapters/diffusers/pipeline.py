@@ -157,7 +157,7 @@ def read_scheduler(folder: Path) -> Config:
 
 def read_json(path: Path) -> dict[str, Any]:
     try:
-        content = files.read_json(path)
+        content = files.read_value(path)
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

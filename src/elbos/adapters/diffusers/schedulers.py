@@ -60,7 +60,7 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: If it is not the configuration of a known scheduler; the error names `path`.
     """
     try:
-        config: dict[str, Any] = files.read_json(path)
+        config: dict[str, Any] = files.read_value(path)
         _reader(config)
     except ValueError as error:  # JSON's, and the encoding's, too
         raise ValueError(f"{path} is no scheduler_config.json to read: {error}") from error

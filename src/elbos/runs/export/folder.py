@@ -20,7 +20,7 @@ from elbos.runs.export.card import card
 from elbos.runs.run import Run
 from elbos.training import exported
 from elbos.training.config import Config
-from elbos.training.directory import RunDirectory
+from elbos.training.directory import MANIFEST, RunDirectory
 from elbos.training.network import OwnNetwork
 
 
@@ -55,7 +55,7 @@ def export(run: Run, folder: Path | str, *, vae: Latents | None = None) -> list[
         with files.named_errors(folder):
             partial.mkdir()
             ends = [run.schedule.logsnr_min, run.schedule.logsnr_max]
-            manifest = {"format": exported.FORMAT, "elbos": __version__, **_run_of(run)}
+            manifest = {"format": exported.FORMAT, "elbos": __version__, "run": _identifier(run)}
             manifest |= {"step": run.step, "logsnr": ends}
             if isinstance(run.network, DiffusersNetwork):
                 _write_pipeline(run.network, run.config, partial, vae)
@@ -66,8 +66,12 @@ def export(run: Run, folder: Path | str, *, vae: Latents | None = None) -> list[
                 manifest["sha256"] = exported.write(partial, run.network.state_dict())
             text = card(published, folder.resolve().name, vae)
             files.write(partial / "README.md", text.encode())
-            RunDirectory(partial).write(exported.MANIFEST, manifest)
-        return _moved(partial, folder)
+            RunDirectory(partial).write(MANIFEST, manifest)
+        paths = [path.relative_to(partial) for path in partial.rglob("*") if path.is_file()]
+        for path in sorted(paths, key=lambda path: (path.name == MANIFEST, path)):  # that one last
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (partial / path).replace(folder / path)
+        return sorted(map(str, paths))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -80,28 +84,22 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
             f"the VAE makes latents of {num} channels, and the run was trained on "
             f"{run.data.shape[0]}: give the VAE of `elbos data encode`."
         )
-    if folder.is_symlink():
-        raise ValueError(f"{folder} is a link, which is not followed: name a folder.")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: name a folder.")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise ValueError(f"{folder} is a link or a file: name a folder.")
     files.require_plain(folder)
     names = [path.name for path in folder.glob("*") if not path.name.startswith(".")]
     if not names:
         return
-    stored = RunDirectory(folder).read(exported.MANIFEST)
+    stored = RunDirectory(folder).read(MANIFEST)
     if stored is None:
         raise ValueError(f"{folder} holds {names[0]} and no export: name a new folder.")
-    if stored.get("run") != _run_of(run)["run"]:
+    if stored.get("run") != _identifier(run):
         raise ValueError(f"{folder} holds the export of another run: name a new folder.")
 
 
-def _run_of(run: Run) -> dict[str, str]:
-    """Return a digest that identifies a training run.
-
-    It does not depend on the length of the training.
-    """
+def _identifier(run: Run) -> str:
     settings = {**run.config.identity(), "num_images": None, "init": None, "data": None}
-    return {"run": digest([settings, run.directory.read("data.json")])}
+    return digest([settings, run.directory.read("data.json")])
 
 
 def _write_pipeline(
@@ -159,14 +157,3 @@ def _without_places(config: Config) -> Config:
         if isinstance(value, Path | str) and Path(value).is_absolute()
     }
     return replace(config, init=None, network=network, data=replace(data, **places))
-
-
-def _moved(partial: Path, folder: Path) -> list[str]:
-    names = sorted(str(path.relative_to(partial)) for path in partial.rglob("*") if path.is_file())
-    if not folder.exists():
-        partial.rename(folder)
-        return names
-    for name in sorted(names, key=lambda name: name == exported.MANIFEST):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (partial / name).replace(folder / name)
-    return names

@@ -58,10 +58,9 @@ class Augmented(Source):
 
 
 def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:
-    """Return a dataset with random augmentation of the training images.
+    """Return a dataset whose training images are mirrored and cropped at random.
 
-    Training images are mirrored and cropped at random; validation and test images are cropped at
-    the centre.
+    Validation and test images are cropped at the centre.
     """
     side = min(dataset.shape[1:])
     if crop is not None and not 1 <= crop <= side:

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from elbos.base.conditions import Condition, map_tensors, to_device
 from elbos.base.items import Items
 from elbos.base.user_code import no_modules_here
-from elbos.training.data.dataset import Trained
+from elbos.training.data.dataset import Levels
 from elbos.training.randomness import seed_torch
 
 NUM_THREADS = 4  # each thread reads and decodes one batch at a time
@@ -36,9 +36,9 @@ def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
 
 
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " n"]:
-    """Return the sample indices of the global batch of a training step.
+    """Return the sample indices of the global batch of a training step, out of `num` samples.
 
-    The batch has `batch_size` out of `num` samples. Batches cross the border between epochs, so all
+    Batches cross the border between epochs, so all
     have the same size, and may be larger than the data.
 
     Examples:
@@ -78,7 +78,7 @@ class StoredBatch(NamedTuple):
 class Batches(Dataset[StoredBatch]):
     """Training batches by step; each process loads only its share of the global batch."""
 
-    source: Trained
+    source: Levels | Items
     batch_size: int
     seed: int
     share: slice
@@ -94,11 +94,10 @@ class Batches(Dataset[StoredBatch]):
     def prefetched(
         self, step: int, num_steps: int, *, num_workers: int = 0
     ) -> Generator[StoredBatch, None, None]:
-        """Yield training batches loaded in advance by worker processes.
+        """Yield the batches of the steps `step` to `num_steps - 1`, prefetched by worker processes.
 
-        The batches are those of the steps `step` to `num_steps - 1`. Without worker processes,
-        threads prefetch; a user's dataset, which may use the process's random number generators, is
-        then not prefetched. An error on reading a batch is raised when that batch is requested.
+        Without worker processes, threads prefetch, but not a user's dataset, which may use the
+        process's random number generators.
         """
         if num_workers:
             loader = DataLoader(
@@ -115,21 +114,21 @@ class Batches(Dataset[StoredBatch]):
         elif isinstance(self.source, Items):
             yield from map(self.__getitem__, range(step, num_steps))
         else:
+
+            def load(step: int) -> StoredBatch:
+                return self[step].pinned() if torch.cuda.is_available() else self[step]
+
             pool = ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="elbos-data")
             waiting: deque[Future[StoredBatch]] = deque()
             try:
                 for number in range(step, num_steps):
-                    waiting.append(pool.submit(self._pinned, number))
+                    waiting.append(pool.submit(load, number))
                     if len(waiting) == NUM_AHEAD:
                         yield waiting.popleft().result()
                 while waiting:
                     yield waiting.popleft().result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-
-    def _pinned(self, step: int) -> StoredBatch:
-        batch = self[step]
-        return batch.pinned() if torch.cuda.is_available() else batch
 
 
 def _ignore_signals(_: int) -> None:

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from elbos.base.conditions import Condition
-from elbos.base.items import Batch, Batched
+from elbos.base.items import Batch, Batched, Items
 from elbos.training.randomness import Visits
 
 SPLITS = ("train", "val", "test")
@@ -133,13 +133,6 @@ class DataSpec:
         return f"shape {'x'.join(map(str, self.shape))}, {values}{classes}"
 
 
-class Trained(Batched, Protocol):
-    """Interface of training samples that are read by index."""
-
-    def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        """Return samples before augmentation, with their conditions or None."""
-
-
 class Samples(Protocol):
     """Interface of the training data of a run: a `Dataset`, or the user's own in Python."""
 
@@ -147,7 +140,7 @@ class Samples(Protocol):
     def spec(self) -> DataSpec: ...
 
     @property
-    def training(self) -> "Trained": ...
+    def training(self) -> "Levels | Items": ...
 
     @property
     def validation(self) -> Batched | None: ...
@@ -250,8 +243,7 @@ class Dataset:
         levels = self.known_digest or digest_of(split.x[:] for split in self.splits)
         labels = [s.labels for s in self.splits if s.labels is not None]
         for some in labels:
-            num = self.num_classes or math.inf
-            if len(some) and not 0 <= some.min() <= some.max() < num:
+            if len(some) and not 0 <= some.min() <= some.max() < (self.num_classes or math.inf):
                 raise ValueError(
                     f"{self.name} has labels {some.min()} to {some.max()}, and {self.num_classes} "
                     "classes, which are counted from 0: repair the labels, or pack the data again."
@@ -279,9 +271,9 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 
 
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
-    """Convert samples in [-1, 1] to pixel values `0..num_levels-1`.
+    """Convert samples to pixel values `0..num_levels-1`: the inverse of `to_unit`, with rounding.
 
-    The inverse of `to_unit`: samples are clamped to [-1, 1] and rounded. The dtype is the first of
+    The dtype is the first of
     uint8, uint16 and int32 that holds all values. Continuous data (`num_levels=None`) are returned
     unchanged.
 
@@ -298,9 +290,7 @@ def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, 
 
 
 def to_pixels(levels: UInt8[Tensor, "*b"], num_levels: int) -> UInt8[Tensor, "*b"]:
-    """Rescale pixel values `0..num_levels-1` to `0..255`.
-
-    `num_levels` is at most 256.
+    """Rescale pixel values `0..num_levels-1`, of at most 256, to `0..255`.
 
     Examples:
         >>> to_pixels(torch.tensor([0, 8, 16], dtype=torch.uint8), num_levels=17)

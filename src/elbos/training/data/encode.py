@@ -17,9 +17,9 @@ from elbos.base.errors import flat, is_out_of_memory
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
 from elbos.base.sharing import naming_lost_processes
-from elbos.training.data import arrays
-from elbos.training.data.arrays import DTYPES, INDEX, Index
+from elbos.training.data import packed
 from elbos.training.data.dataset import SPLITS, Dataset, digest_of, to_unit
+from elbos.training.data.packed import DTYPES, INDEX, Index
 from elbos.training.directory import locked
 
 _PARTS = ".parts"  # folder of the latents that each process computed
@@ -46,24 +46,15 @@ def encode(
             belongs to other data.
         OSError: If a file cannot be read or written.
     """
-    source = digest(
-        [
-            dataset.fingerprint(),
-            digest_of(vae.vae.state_dict().values()),
-            vae.scale.tolist(),
-            vae.shift.tolist(),
-            dtype,
-        ]
-    )
+    weights, ends = digest_of(vae.vae.state_dict().values()), (vae.scale, vae.shift)
+    source = digest([dataset.fingerprint(), weights, *(end.tolist() for end in ends), dtype])
 
     def is_complete() -> bool:
-        if not (out / INDEX).exists():
-            return False
-        if Index.read(out).source != source:
+        if (out / INDEX).exists() and Index.read(out).source != source:
             raise ValueError(
                 f"{out} holds latents of other images, another VAE or dtype: name a new folder."
             )
-        return True
+        return (out / INDEX).exists()
 
     if processes.together(is_complete):
         return
@@ -102,7 +93,7 @@ def encode(
 
         def finish() -> None:
             if processes.is_main:
-                arrays.write(
+                packed.write(
                     out,
                     [(len(split), parts(name)) for name, split in named],
                     [split.labels for split in dataset.splits if split.labels is not None],

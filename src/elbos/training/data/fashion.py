@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from elbos.base import files
-from elbos.base.cache import build_once
+from elbos.base.cache import build_once, cache_dir
 from elbos.base.checks import Typed
 from elbos.training.data.dataset import Dataset, InMemory, Split, are_downloads_allowed
 
@@ -62,29 +62,17 @@ class Fashion(Typed):
             FileNotFoundError: If the files are not found and cannot be downloaded.
             ValueError: If a file is corrupt; the message names the file.
         """
-        folder = self._folder()
+        folder = DEBIAN
+        if self.root is not None:
+            raw = self.root / "FashionMNIST" / "raw"  # torchvision's
+            folder = raw if raw.is_dir() else self.root
+        elif not DEBIAN.is_dir():
+            folder = build_once(cache_dir() / "fashion-mnist", _download, Path)
         train, test = (_read_split(folder, prefix) for prefix in ("train", "t10k"))
-        if len(train) <= _NUM_VAL:
-            raise ValueError(
-                f"{folder} has {len(train)} training images, but the last {_NUM_VAL} are for "
-                "validation: get the complete data set"
-            )
         assert train.labels is not None
         val = Split(InMemory(train.x[-_NUM_VAL:]), train.labels[-_NUM_VAL:])
         train = Split(InMemory(train.x[:-_NUM_VAL]), train.labels[:-_NUM_VAL])
         return Dataset("fashion", train, val, test, 256, len(_CLASS_NAMES), _CLASS_NAMES)
-
-    def _folder(self) -> Path:
-        raw = Path("FashionMNIST", "raw")
-        if self.root is None:
-            return DEBIAN if DEBIAN.is_dir() else build_once("fashion-mnist", _download, Path) / raw
-        for folder in (self.root, self.root / "raw", self.root / raw):
-            if _find(folder, "train-images-idx3-ubyte"):
-                return folder
-        raise FileNotFoundError(
-            f"no Fashion-MNIST in {self.root}: expected train-images-idx3-ubyte or "
-            "train-images-idx3-ubyte.gz there, or in FashionMNIST/raw"
-        )
 
 
 def _download(folder: Path) -> None:
@@ -93,8 +81,6 @@ def _download(folder: Path) -> None:
             "Fashion-MNIST is not on this machine, and data named by a run are not downloaded: "
             "train with data:fashion to download it"
         )
-    raw = folder / "FashionMNIST" / "raw"
-    raw.mkdir(parents=True)
     for name, digest in _MD5.items():
         try:
             with urllib.request.urlopen(f"{_URL}/{name}", timeout=60) as answer:  # noqa: S310, http
@@ -107,29 +93,22 @@ def _download(folder: Path) -> None:
             ) from error
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != digest:
             raise ValueError(f"{_URL}/{name} was cut short or changed: run again")
-        files.write(raw / name, content)
-
-
-def _find(folder: Path, name: str) -> Path | None:
-    paths = (folder / name, folder / f"{name}.gz")
-    return next((path for path in paths if path.is_file()), None)
+        files.write(folder / name, content)
 
 
 def _read_split(folder: Path, prefix: str) -> Split:
     x = _read_idx(folder, f"{prefix}-images-idx3-ubyte", num_dims=3).unsqueeze(1)
     labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", num_dims=1).long()
-    if len(x) != len(labels) or labels.max() >= len(_CLASS_NAMES):
-        raise ValueError(
-            f"{folder} has {len(x)} {prefix} images and {len(labels)} labels up to {labels.max()}, "
-            "not one of 10 classes for each: get the files again, or use data:folder"
-        )
+    if len(x) != len(labels):
+        raise ValueError(f"{folder} has {len(x)} {prefix} images and {len(labels)} labels")
     return Split(InMemory(x), labels)
 
 
 def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:
     # format: magic number 0x08NN of NN dimensions, 32-bit big-endian sizes, uint8 values
-    if (path := _find(folder, name)) is None:
-        raise FileNotFoundError(f"{folder} lacks {name} or {name}.gz: put it beside the rest")
+    path = next((path for path in folder.glob(f"{name}*") if path.suffix in ("", ".gz")), None)
+    if path is None:
+        raise FileNotFoundError(f"there is no {name} or {name}.gz in {folder}: put it there")
     try:
         content = files.read(path)
         content = gzip.decompress(content) if path.suffix == ".gz" else content

@@ -2,15 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from elbos.base import files
 from elbos.training.data.dataset import SPLITS
-from elbos.training.data.images import EXTENSIONS
-from elbos.training.data.pack import Encoded, Pictures
-from elbos.training.data.splits import by_path
+from elbos.training.data.pack import EXTENSIONS, Encoded, Pictures, by_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +45,13 @@ class Folder(Pictures):
 
     def source(self) -> Any:
         """Return the folder, and names, sizes and times of the images."""
-        return [
-            str(self.root.resolve()),
-            [[image.name, *_state(image)] for image in self._listed()],
-        ]
+        states: list[list[Any]] = []
+        for image in self._listed():
+            with suppress(OSError):  # decoding raises the error
+                stat = (self.root / image.name).stat()
+                # programs cannot set ctime
+                states.append([image.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
+        return [str(self.root.resolve()), states]
 
     def images(self) -> tuple[Iterator[Encoded], None]:
         return iter(self._listed()), None
@@ -71,55 +73,27 @@ class Folder(Pictures):
         return images
 
 
-def _state(image: Encoded) -> list[int]:
-    try:
-        stat = Path(image.content).stat()  # type: ignore[arg-type]
-    except OSError:
-        return []  # decoding raises the error
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # programs cannot set ctime
-
-
 def _names(root: Path, folder: Path) -> list[str]:
     """Return the names of the images in a folder and its class folders, relative to `root`.
 
-    Each folder is visited once; links to folders are followed last, in order.
+    Class folders may be links; links to folders inside of them are not followed.
     """
-    classes = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
-    direct = [path.name for path in folder.glob("[!.]*") if path.name not in classes]
-    names = [f"{name}" for name in direct if name.lower().endswith(EXTENSIONS)]
-    visited = {folder.resolve(), *folder.resolve().parents}
-    num_of_class = dict.fromkeys(classes, 0)
-    waiting = [*classes]
-    while waiting:
-        place = waiting.pop(0)
-        if (folder / place).resolve() in visited:
-            continue
-        for parent, inner, entries in os.walk(folder / place):  # follows no link
-            path = Path(parent)
-            visited.add(path.resolve())
-            inner[:] = sorted(name for name in inner if name[0] != ".")
-            waiting += sorted(
-                (path / name).relative_to(folder).as_posix()
-                for name in inner
-                if (path / name).is_symlink()
-            )
-            for name in entries:
-                if name[0] != "." and name.lower().endswith(EXTENSIONS):
-                    names.append((path / name).relative_to(folder).as_posix())
-                    num_of_class[names[-1].split("/")[0]] += 1
-    if names and len(names) > sum(num_of_class.values()) > 0:
-        raise ValueError(
-            f"{folder} has pictures both directly and in sub-folders: "
-            "move them into sub-folders, one per class, or all into the folder itself"
-        )
-    if not names:
+    classes = sorted(path for path in folder.glob("[!.]*") if path.is_dir())
+    walked = [next(os.walk(folder)), *(level for path in classes for level in os.walk(path))]
+    paths = [
+        Path(parent, name).relative_to(root)
+        for parent, _, names in walked
+        for name in names
+        if name.lower().endswith(EXTENSIONS)
+    ]
+    paths = [path for path in paths if not any(part[0] == "." for part in path.parts)]
+    if not paths:
         raise ValueError(
             f"there is no picture in {folder}: looked for files named {' '.join(EXTENSIONS)}"
         )
-    empty = [label for label, num in num_of_class.items() if num == 0]
-    if empty and len(empty) < len(classes):
+    if len({root / path.parent == folder for path in paths}) == 2:
         raise ValueError(
-            f"there is no picture in {folder / empty[0]}: add some or remove the folder"
+            f"{folder} has pictures both directly and in sub-folders: move all into sub-folders, "
+            "one per class, or none"
         )
-    prefix = folder.relative_to(root).as_posix()
-    return [name if prefix == "." else f"{prefix}/{name}" for name in names]
+    return [path.as_posix() for path in paths]

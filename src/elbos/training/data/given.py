@@ -53,8 +53,6 @@ class GivenData:
     ) -> "GivenData":
         """Check a user's datasets and return them as training data of a run.
 
-        The validation dataset is optional.
-
         Raises:
             ValueError: If the datasets are invalid or differ in shape, or a null condition is
                 needed and differs in form from the conditions of the data.
@@ -86,11 +84,10 @@ class GivenData:
         return x
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return sizes and digests that identify the user's data.
+        """Return sizes and digests, of 16 sample means and the null condition, of the user's data.
 
-        The digests are of 16 sample means and of the null condition. Means are rounded to three
-        decimals, to be equal on every machine. Torch's generator, with which a dataset may augment,
-        is seeded. If means are not reproducible, the digest is None.
+        Means are rounded to three decimals, to be equal on every machine. Torch's generator, with
+        which a dataset may augment, is seeded. If means are not reproducible, the digest is None.
         """
         sizes = {"train": len(self.training), "val": len(self.validation or ())}
         held_out = [] if self.validation is None else [self.validation]

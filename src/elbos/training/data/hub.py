@@ -12,8 +12,7 @@ from elbos.base.errors import flat, suggestion
 from elbos.base.extras import needs
 from elbos.base.progress import at_level
 from elbos.training.data.dataset import SPLITS, are_downloads_allowed
-from elbos.training.data.pack import Encoded, Pictures
-from elbos.training.data.splits import SPLIT_WORDS
+from elbos.training.data.pack import SPLIT_WORDS, Encoded, Pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +67,6 @@ class Hub(Pictures):
         """
         with needs("datasets"):
             datasets = importlib.import_module("datasets")
-        if int(datasets.__version__.partition(".")[0]) < 4:
-            raise ValueError(
-                f"datasets {datasets.__version__} may run code of a data set: install 4 or newer."
-            )
         try:
             loaded = self._loaded(datasets)
         except Exception as error:  # any error of the library or the network
@@ -84,11 +79,10 @@ class Hub(Pictures):
         columns = [column for column in (self.image, self.label) if column is not None]
         for name, part in groups.items():
             present = part.column_names or [*next(iter(part))]
-            for column in columns:
-                if column not in present:
-                    raise ValueError(
-                        f"{self.path} has no column {column}: {suggestion(column, present)}"
-                    )
+            if absent := [column for column in columns if column not in present]:
+                raise ValueError(
+                    f"{self.path} has no column {absent[0]}: {suggestion(absent[0], present)}"
+                )
             groups[name] = part.select_columns(columns)
         features = next(iter(groups.values())).features or {}
         names = getattr(features.get(self.label), "names", None)
@@ -112,9 +106,9 @@ class Hub(Pictures):
     def _images(self, datasets: Any, groups: dict[str, Any]) -> Iterator[Encoded]:
         for number, (split, row) in enumerate(self._rows(datasets, groups)):
             image = row[self.image] or {}
-            content = image["bytes"] if image.get("bytes") else None
-            if content is None and image.get("path"):
-                content = files.read(Path(image["path"]))
+            content = image.get("bytes") or image.get("path")
+            if isinstance(content, str):
+                content = files.read(Path(content))
             label = None if self.label is None else row[self.label]
             if not isinstance(label, int | str | None):
                 raise ValueError(

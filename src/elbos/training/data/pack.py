@@ -6,11 +6,13 @@ in the order in which they come, then divided into splits by their names, and co
 """
 
 import abc
+import hashlib
+import io
 import os
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -20,23 +22,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from elbos.base.cache import DamagedFolder, build_once
+from elbos.base import files
+from elbos.base.cache import DamagedFolder, build_once, cache_dir
 from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import digest
 from elbos.base.progress import progress
-from elbos.training.data import arrays
-from elbos.training.data.arrays import INDEX, Index
+from elbos.training.data import packed
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import MAX_CLASSES, SPLITS, Dataset
-from elbos.training.data.images import EXTENSIONS, BadPicture, decode
-from elbos.training.data.splits import divided
-from elbos.training.directory import locked
+from elbos.training.data.packed import INDEX, Index
 
-_OPTION = "--data.skip-bad"
-_FORMAT = 1  # increment when decoded pixels change, so that old caches are not used
+EXTENSIONS = (
+    *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm"),
+    *(".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # some other formats run programs
+SPLIT_WORDS = {"train": "train", "training": "train", "test": "test"} | dict.fromkeys(
+    ("val", "valid", "validation"), "val"
+)
+"""Names of splits in tars and datasets."""
+
+_FORMAT = 2  # increment when decoded pixels change, so that old caches are not used
 _NUM_AT_ONCE = 256  # decoded images in memory
+_HELD_OUT = 0.05
+_VALIDATION_SHARE = 0.1  # of the images in `val` if there is no `test`
 
 
 class Encoded(NamedTuple):
@@ -95,6 +107,10 @@ class Pictures(Typed, abc.ABC):
         """Name of the data in reports."""
         return Path(self.place).name
 
+    def digest(self) -> str:
+        """Return a digest that changes if the decoded images change."""
+        return digest([_FORMAT, type(self).__name__, self.size, self.skip_bad, self.source()])
+
     def load(self) -> Dataset:
         """Return the dataset of the images, which the first call decodes into the user's cache.
 
@@ -105,17 +121,15 @@ class Pictures(Typed, abc.ABC):
             ValueError: If the images cannot be divided, or some cannot be decoded.
         """
 
-        def read(folder: Path) -> tuple[Dataset, Index]:
+        def read(folder: Path) -> Dataset:
             try:
-                return arrays.load(folder)
+                return packed.load(folder)
             except (OSError, ValueError) as error:
                 raise DamagedFolder(f"the cache {folder} is corrupt") from error
 
-        source = _digest(self)
-        build = partial(_build, self, source)
-        dataset, index = build_once(f"images-{source[:20]}", build, read)
-        num = sum(map(len, dataset.splits))
-        _require_good(self, index.bad, num, _OPTION)
+        source = self.digest()
+        build = partial(_build, self, source, "--data.skip-bad")
+        dataset = build_once(cache_dir() / f"images-{source[:20]}", build, read)
         return augmented(dataset, flip=self.flip, crop=self.crop)
 
 
@@ -129,38 +143,38 @@ def pack(data: Pictures, out: Path, *, jobs: int | None = None) -> None:
             the images of other data or settings, or as they were before a change.
         OSError: If a file cannot be read or written.
     """
-    source = _digest(data)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: name a folder.")
-    if (out / INDEX).exists():
-        if Index.read(out).source != source:
-            raise ValueError(
-                f"{out} holds other data or sizes than {data.place} now: pack into a new folder."
-            )
-        return
-    if strange := [path.name for path in out.glob("[!.]*") if path.suffix != ".npy"]:
-        raise ValueError(f"{out} holds {strange[0]}: name a new folder.")
-    with locked(out, f"Another process writes {out}: wait for it."):
-        _build(data, source, out, jobs=jobs, is_packing=True)
-
-
-def _digest(data: Pictures) -> str:
-    return digest([_FORMAT, type(data).__name__, data.size, data.source()])
+    if out.exists() and not (out / INDEX).exists():
+        raise ValueError(f"{out} exists, and holds no packed data: name a new folder.")
+    source = data.digest()
+    build_once(out, partial(_build, data, source, "--skip-bad", jobs=jobs), Index.read)
+    if Index.read(out).source != source:
+        raise ValueError(
+            f"{out} holds other data or sizes than {data.place} now: pack into a new folder."
+        )
 
 
 def _build(
-    data: Pictures, source: str, folder: Path, *, jobs: int | None = None, is_packing: bool = False
+    data: Pictures, source: str, option: str, folder: Path, *, jobs: int | None = None
 ) -> None:
     images, class_names = data.images()
     with tempfile.TemporaryFile(dir=folder) as file:
-        listed, bad = _decode_all(images, file, data, jobs)
+
+        def write(pixels: bytes) -> None:
+            with files.named_errors(folder):
+                file.write(pixels)
+
+        listed, bad = _decode_all(images, write, data, jobs)
         if not listed:
             raise ValueError(
                 f"there is no picture in {data.place}: looked for files named "
                 f"{' '.join(EXTENSIONS)}"
             )
-        if is_packing:
-            _require_good(data, bad, len(listed) - len(bad), "--skip-bad")
+        if bad:
+            some = ", ".join(f"{name!r} ({reason})" for name, reason in list(bad.items())[:3])
+            what = f"{len(bad)} of {len(listed)} pictures in {data.place} cannot be used: {some}"
+            if not data.skip_bad:
+                raise ValueError(f"{what}; repair or remove them, or pass {option}")
+            warnings.warn(f"{what}; they are left out", stacklevel=3)
         for split in ("val", "test"):  # by convention, hidden labels are -1
             if {image.label for image in listed if image.split == split} == {-1}:
                 warnings.warn(
@@ -169,12 +183,7 @@ def _build(
                 )
                 listed = [image for image in listed if image.split != split]
         listed, class_names = _numbered(listed, class_names, data.place)
-        splits = _splits(listed, data.place)
-        try:
-            _require_usable(splits, class_names or (), data.place)
-        except ValueError:
-            _require_good(data, bad, len(listed) - len(bad), _OPTION)
-            raise
+        splits = _splits(listed, class_names or (), data.place)
         file.flush()
         decoded = np.memmap(file, np.uint8, "r").reshape(-1, 3 * data.size**2)
 
@@ -182,24 +191,22 @@ def _build(
             for start in range(0, len(rows), _NUM_AT_ONCE):
                 yield decoded[rows[start : start + _NUM_AT_ONCE]].tobytes()
 
-        arrays.write(
+        labels = [torch.tensor([image.label for image in split]) for split in splits if class_names]
+        packed.write(
             folder,
             [(len(split), blocks([image.row for image in split])) for split in splits],
-            [torch.tensor([image.label for image in split]) for split in splits]
-            if class_names
-            else [],
+            labels,
             (3, data.size, data.size),
             name=data.title,
             dtype="uint8",
             num_levels=256,
             class_names=class_names,
             source=source,
-            bad=bad,
         )
 
 
 def _decode_all(
-    images: Iterator[Encoded], file: Any, data: Pictures, jobs: int | None
+    images: Iterator[Encoded], write: Callable[[bytes], None], data: Pictures, jobs: int | None
 ) -> tuple[list[Encoded], dict[str, str]]:
     def decoded(image: Encoded) -> bytes | str:
         try:
@@ -211,7 +218,6 @@ def _decode_all(
 
     listed: list[Encoded] = []
     bad: dict[str, str] = {}
-    num = 0
     with (
         progress() as bar,
         ThreadPoolExecutor(jobs or os.cpu_count()) as pool,
@@ -226,22 +232,11 @@ def _decode_all(
                 if isinstance(pixels, str):
                     bad[image.name] = pixels
                 else:
-                    file.write(pixels)
-                    row, num = num, num + 1
+                    row = len(listed) - len(bad)
+                    write(pixels)
                 listed.append(image._replace(content=None, row=row))
             bar.advance(task, len(some))
     return listed, bad
-
-
-def _require_good(data: Pictures, bad: dict[str, str], num_good: int, option: str) -> None:
-    if not bad:
-        return
-    some = ", ".join(f"{name!r} ({reason})" for name, reason in list(bad.items())[:3])
-    more = ", ..." if len(bad) > 3 else ""
-    what = f"{len(bad)} of {num_good + len(bad)} pictures in {data.place} cannot be used: {some}"
-    if not data.skip_bad:
-        raise ValueError(f"{what}{more}; repair or remove them, or pass {option}")
-    warnings.warn(f"{what}{more}; they are left out", stacklevel=3)
 
 
 def _numbered(
@@ -250,12 +245,9 @@ def _numbered(
     labels = {image.label for image in listed}
     if labels <= {None}:
         return listed, None
-    if None in labels:
-        first = next(image.name for image in listed if image.label is None)
-        raise ValueError(f"{first} in {place} has no class, unlike others: add it")
     numbers: dict[Any, int]
     if any(isinstance(label, str) for label in labels):
-        class_names = tuple(sorted(map(str, labels)))
+        class_names = tuple(sorted(map(str, labels - {None})))
         numbers = {name: number for number, name in enumerate(class_names)}
     else:
         highest = max(int(label or 0) for label in labels)
@@ -270,20 +262,17 @@ def _numbered(
     return [image._replace(label=numbers[image.label]) for image in listed], class_names
 
 
-def _splits(listed: list[Encoded], place: str) -> list[list[Encoded]]:
+def _splits(listed: list[Encoded], class_names: tuple[str, ...], place: str) -> list[list[Encoded]]:
     by_name = defaultdict(list)  # several from tars of one name
     for image in listed:
         by_name[image.name].append(image)
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for name, same in by_name.items():
         groups[same[0].split].append(name)
-    return [
+    splits = [
         [image for name in names for image in by_name[name] if image.row is not None]
-        for names in divided(groups, place)
+        for names in divided(groups)
     ]
-
-
-def _require_usable(splits: list[list[Encoded]], class_names: tuple[str, ...], place: str) -> None:
     for split, name in zip(splits, SPLITS, strict=True):
         if not split:
             raise ValueError(f"{place} has no usable picture for {name}: add some")
@@ -291,7 +280,115 @@ def _require_usable(splits: list[list[Encoded]], class_names: tuple[str, ...], p
     for image in (*splits[1], *splits[2]):
         if image.label not in classes:
             name = class_names[int(image.label or 0)]
-            raise ValueError(
-                f"class {name!r} of {place} has no usable picture for training, only {image.name} "
-                "and others for validation or testing: add some"
-            )
+            raise ValueError(f"class {name!r} of {place} has no usable picture for training")
+    return splits
+
+
+# --- decoding ------------------------------------------------------------------------------------
+
+
+class BadPicture(Exception):
+    """Error raised if an image cannot be decoded; its message states the reason."""
+
+
+def decode(path: Path | bytes, size: int) -> UInt8[np.ndarray, "3 s s"]:
+    """Decode an image file to a square RGB array.
+
+    The image is resized to `size` pixels on the short side, and cropped. The image is rotated by
+    its EXIF tag; grey, palette and CMYK become RGB; transparency is laid on white; 16-bit grey
+    keeps its high byte. The filter is Lanczos, antialiased. The caller must turn Pillow's
+    `DecompressionBombWarning` into an error.
+
+    Raises:
+        BadPicture: If the file is corrupt, an animation, or of another format.
+        OSError: If the file cannot be read.
+        MemoryError: If memory is too small now.
+    """
+    try:
+        square = _square(path, size)
+    except (BadPicture, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise BadPicture("not an image") from error
+    except Exception as error:  # decoders raise errors of every type on corrupt files
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # an error of the system, not the image
+        raise BadPicture((str(error) or type(error).__name__).splitlines()[0]) from error
+    return np.asarray(square).transpose(2, 0, 1)
+
+
+def _square(path: Path | bytes, size: int) -> Image.Image:
+    if isinstance(path, Path) and not path.is_file():
+        raise BadPicture("not a file")
+    file = io.BytesIO(path) if isinstance(path, bytes) else path
+    with Image.open(file, formats=_FORMATS) as opened:
+        # An MPO is a JPEG followed by previews or a second view: its first frame is the photo.
+        if getattr(opened, "is_animated", False) and opened.format != "MPO":
+            raise BadPicture("several frames")
+        opened.draft(None, (4 * size, 4 * size))  # JPEG: decode 4 times faster, at 4 times `size`
+        image = ImageOps.exif_transpose(opened)
+    if image.mode == "F":
+        raise BadPicture("floating-point pixels")
+    if image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise BadPicture("more than 16 bits")
+        image = Image.fromarray((levels // 256).astype(np.uint8))
+    elif image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    rgb = image.convert("RGB")
+    return ImageOps.fit(rgb, (size, size), Image.Resampling.LANCZOS)
+
+
+# --- division by names ---------------------------------------------------------------------------
+
+
+def divided(groups: Mapping[str, list[str]]) -> list[list[str]]:
+    """Divide image names into training, validation and test images.
+
+    Returns three sorted lists. Groups `train`, `test` and perhaps `val` are the splits. With
+    `train` and `val` alone, as in ImageNet, a tenth of `val` is for validation and the rest for
+    testing. Otherwise, as in the group "", 5 % of all images are for validation and 5 % for
+    testing. Images are divided by a hash of their names.
+
+    Raises:
+        ValueError: If there are too few images.
+    """
+    train, val, test = (groups.get(name, []) for name in SPLITS)
+    if train and test and not val:
+        train, val, _ = by_hash(train, with_test=False)
+    elif train and val and not test:
+        ranked = sorted(val, key=hashed)
+        num_val = sum(hashed(name) < _VALIDATION_SHARE for name in ranked)
+        num_val = min(max(1, num_val), len(ranked) - 1)
+        val, test = by_path(ranked[:num_val]), by_path(ranked[num_val:])
+    elif not (train and val and test):
+        return by_hash([name for group in groups.values() for name in group], with_test=True)
+    return [train, val, test]
+
+
+def by_hash(names: list[str], with_test: bool) -> list[list[str]]:
+    """Divide image names into three splits by a hash of the name.
+
+    The splits are for training, validation and testing. Validation and, if `with_test`, test have
+    at least one image each; else test is empty.
+    """
+    if len(names) < 2 + with_test:
+        raise ValueError(
+            f"only {len(names)} pictures for training, validation and testing: add some"
+        )
+    ranked = sorted(names, key=hashed)
+    num_val = max(1, sum(hashed(name) < _HELD_OUT for name in ranked))
+    num_test = max(1, sum(hashed(name) >= 1 - _HELD_OUT for name in ranked)) if with_test else 0
+    stop = len(ranked) - num_test
+    return [by_path(part) for part in (ranked[num_val:stop], ranked[:num_val], ranked[stop:])]
+
+
+def hashed(name: str) -> float:
+    """Return a number in [0, 1) from a hash of a name, equal on every machine."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
+
+
+def by_path(names: Iterable[str]) -> list[str]:
+    return sorted(names, key=lambda name: name.split("/"))

@@ -15,9 +15,7 @@ from typing import Any
 from elbos.base import files
 from elbos.base.errors import flat
 from elbos.training.data.dataset import MAX_CLASSES
-from elbos.training.data.images import EXTENSIONS
-from elbos.training.data.pack import Encoded, Pictures
-from elbos.training.data.splits import SPLIT_WORDS
+from elbos.training.data.pack import EXTENSIONS, SPLIT_WORDS, Encoded, Pictures
 
 
 @dataclass(frozen=True, kw_only=True)
