@@ -186,7 +186,9 @@ def test_a_run_is_whole_without_the_file(elbos: Elbos, folder: Path) -> None:
     assert read_config(run / "config.json").network == config_of(UNET)
     assert_one_line(elbos("train", *words, "schedule:cosine", "--init", run), "--init")
     Path("unet.json").unlink()
-    longer = elbos("train", "--config", run / "config.json", "--run", run, "--num-images", 96)
+    longer = json.loads((run / "config.json").read_text()) | {"num_images": 96}
+    Path("longer.json").write_text(json.dumps(longer))
+    longer = elbos("train", "--config", "longer.json", "--run", run)
     assert longer.status == 0, longer.err
     assert Run(run).step == 6
     assert elbos("sample", run, "--num", 4, "--num-steps", 2, "--guidance", 2).status == 0
