@@ -223,31 +223,12 @@ class Tied(Net):
         self.again = self.label.weight
 
 
-class Late(TwoArguments):
-    """A buffer that is made when it is needed."""
-
-    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        self.register_buffer("late", torch.ones(1))
-        return super().forward(z, logsnr) * self.late
-
-
 class Fourier(TwoArguments):
     """A buffer of a type that safetensors has not."""
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("phases", torch.zeros(3, dtype=torch.cdouble))
-
-
-class Rows(nn.Module):
-    """An embedding of the noise level whose gradient is sparse."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows = nn.Embedding(2, 2, sparse=True)
-
-    def forward(self, z: Tensor, logsnr: Tensor) -> Tensor:
-        return z + self.rows((logsnr > 0).long())
 
 
 class OwnSchedule(schedules.Cosine):
@@ -283,10 +264,8 @@ class Images(Points):
 REFUSED: dict[str, Any] = {
     "weights that cannot be stored": ("Tied", lambda: {"network": Tied()}),
     "a type that cannot be stored": ("complex128", lambda: {"network": Fourier()}),
-    "a buffer made by forward": ("late", lambda: {"network": Late()}),
     "a schedule that cannot be stored": ("OwnSchedule",
         lambda: {"objective": replace(OBJECTIVE, schedule=OwnSchedule(**ENDS))}),
-    "a sparse gradient": ("rows.weight.*sparse", lambda: {"network": Rows()}),
     "integers": ("torch.uint8", lambda: {"dataset": Images("uint8")}),
     "pixels to 255": ("is_bounded=False", lambda: {"dataset": Images("float")}),
     "dicts": ("dict", lambda: {"dataset": [{"image": torch.zeros(3)}] * 8}),
@@ -302,7 +281,7 @@ REFUSED: dict[str, Any] = {
     **{f"a network with a wrong {wrong}": ("Broken.*" + named,
         lambda w=wrong: {"network": Broken(w)}) for wrong,
         named in {"type": "complex64", "shape": r"\(4, 1\)", "tuple": "tuple",
-        "gradient": "gradient", "weights": "dtype", "error": "KeyError: 'a key'",
+        "gradient": "grad", "weights": "dtype", "error": "KeyError: 'a key'",
         "memory": "deepcopy"}.items()},
     "no name": ("run", lambda: {"run": ""}),
     "no null": ("null_cond", lambda: {"dataset": Points("label"), "cond_dropout": 0.1}),

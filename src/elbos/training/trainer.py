@@ -49,7 +49,7 @@ from elbos.training.execution import (
     one_graph,
 )
 from elbos.training.exported import initial_weights
-from elbos.training.monitor import Monitor, OnImages, seconds_per_image
+from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Visits, seed_torch, times
 from elbos.training.sharding import (
@@ -334,9 +334,6 @@ class Trainer:
             self.run,
             state,
             machine=f"{num} processes, each with {device}" if num > 1 else device,
-            seconds_per_image=seconds_per_image(
-                state.ema.network, self.data, config, self.processes
-            ),
             is_main=self.processes.is_main,
             on_images=on_images,
         )
