@@ -338,13 +338,6 @@ def test_unusual_networks_are_the_same_on_several_processes(tmp_path: Path) -> N
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_gradient_hook_is_refused_on_several_processes() -> None:
-    network = nn.Linear(2, 2)
-    network.weight.register_hook(torch.neg)
-    with pytest.raises(ValueError, match="weight has a gradient hook"):
-        sharding.require_shareable(network)
-
-
 def test_shares_cover_the_samples_in_order() -> None:
     for num in (1, 4, 5, 7, 64):
         for num_processes in (1, 2, 3, 4):

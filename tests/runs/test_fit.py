@@ -283,7 +283,6 @@ REFUSED: dict[str, Any] = {
         named in {"type": "complex64", "shape": r"\(4, 1\)", "tuple": "tuple",
         "gradient": "grad", "weights": "dtype", "error": "KeyError: 'a key'",
         "memory": "deepcopy"}.items()},
-    "no name": ("run", lambda: {"run": ""}),
     "no null": ("null_cond", lambda: {"dataset": Points("label"), "cond_dropout": 0.1}),
     "a null of another form": ("null_cond", lambda: {"dataset": Points("dict"), "cond_dropout": 0.1,
         "null_cond": torch.tensor([3])}),
@@ -378,7 +377,6 @@ WRONG = {
     "run.sample(3, num_steps=2.5)": "num_steps is 2.5",
     "run.sample(2, seed=-1)": "seed is -1",
     "run.evaluate(sampling='ddim')": "sampling is 'ddim'",
-    "fit(net, data, OBJECTIVE, run=path, num_workers=-1, **SETTINGS)": "num_workers is -1",
     "Run(path.parent, network=TwoArguments)": "class TwoArguments",
 }
 

@@ -36,7 +36,6 @@ NUM_DENSITIES = 100
 PROJECT = "elbos"
 FILE = "trackers.json"
 MAX_SETTING = 250  # characters: limit of some versions of MLflow
-_PACKAGES = {"tensorboard": "'elbos[track]'"}
 _IDENTIFIERS: dict[str, Callable[["GeneralTracker"], str]] = {
     "wandb": lambda tracker: tracker.tracker.id,
     "trackio": lambda tracker: tracker.tracker.name,
@@ -257,6 +256,6 @@ def require_installed(names: Sequence[str]) -> None:
     for name in names:
         if name not in available:
             raise ValueError(
-                f"{name} is not installed: pip install {_PACKAGES.get(name, name)}, "
-                "or leave it out of --output.trackers."
+                f"{name} is not installed: pip install {name}, or leave it out of "
+                "--output.trackers."
             )

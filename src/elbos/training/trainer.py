@@ -54,7 +54,6 @@ from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Visits, seed_torch, times
 from elbos.training.sharding import (
     replicated,
-    require_shareable,
     returning_views,
     set_is_last_part,
     share_buffers,
@@ -162,7 +161,6 @@ class Trainer:
         if network is None:
             network = build_network(config, data.spec, self.device)
         if processes.num > 1:
-            require_shareable(network)
             if self.given is not None and shard_size > 1:
                 network = copy.deepcopy(network)  # the user's network stays unsharded
             if is_own:

@@ -1,6 +1,7 @@
 """Hugging Face datasets: streamed from the Hub, in a folder, or saved by `save_to_disk`."""
 
 import importlib
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -104,23 +105,16 @@ class Hub(Pictures):
             return datasets.load_dataset(self.path, self.name, streaming=True)
 
     def _images(self, datasets: Any, groups: dict[str, Any]) -> Iterator[Encoded]:
-        for number, (split, row) in enumerate(self._rows(datasets, groups)):
-            image = row[self.image] or {}
-            content = image.get("bytes") or image.get("path")
-            if isinstance(content, str):
-                content = files.read(Path(content))
-            label = None if self.label is None else row[self.label]
-            if not isinstance(label, int | str | None):
-                raise ValueError(
-                    f"the column {self.label} of {self.path} does not hold classes: name another"
-                )
-            yield Encoded(f"{number:09d}", content, split, label)
-
-    def _rows(self, datasets: Any, groups: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        numbers = itertools.count()
         try:
             for split, part in groups.items():
                 for row in part.cast_column(self.image, datasets.Image(decode=False)):
-                    yield split, row
+                    image = row[self.image] or {}
+                    content = image.get("bytes") or image.get("path")
+                    if isinstance(content, str):
+                        content = files.read(Path(content))
+                    label = None if self.label is None else row[self.label]
+                    yield Encoded(f"{next(numbers):09d}", content, split, label)
         except Exception as error:  # any error of the library or the network
             raise ValueError(
                 f"{self.path} cannot be read, with pictures in {self.image}: {flat(error)[:200]}"
