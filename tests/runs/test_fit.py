@@ -183,7 +183,7 @@ def test_a_run_is_loaded_with_its_network_and_sampled(tmp_path: Path, form: str)
         Run(tmp_path, network=new_net(), null_cond=torch.tensor([2]))
     with pytest.raises(ValueError, match=r"\(3,\)"):
         run.likelihood(torch.zeros(5, 3))
-    with pytest.raises(TypeError, match="num_images"):
+    with pytest.raises(TypeError, match="num_image"):
         run.evaluate(num_image=3)
     with pytest.raises(ValueError, match="likelihood"):
         run.evaluate(num_images=3)

@@ -280,14 +280,9 @@ def other(**settings: Any) -> Any:
     return spoil
 
 
-def no_time(network: Any) -> None:
-    network.time_embedding.linear_2.weight.zero_()
-
-
 DIGITS = ["data:digits"]
 PICKLED = '{"weight_map": {"conv_in.weight": "weights.bin"}}'
 BAD = {
-    "ignores its time": ("ddpm", weights(no_time), DIGITS, "timestep"),
     "NaN": ("ddpm", weights(lambda net: net.conv_out.bias.fill_(math.nan)), DIGITS, "NaN"),
     "channels": ("ddpm", other(channels=3), DIGITS, "takes 3x8x8, and is given 1x8x8"),
     "size": ("ddpm", other(sample_size=16), DIGITS, "takes 1x16x16"),
