@@ -318,21 +318,3 @@ def pictures(folder: Path) -> None:
     folder.mkdir()
     for i in range(6):
         Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(folder / f"{i}.png")
-
-
-def test_a_network_of_texts_is_refused(elbos: Elbos, folders: Path) -> None:
-    torch.manual_seed(0)
-    network = diffusers.UNet2DConditionModel(
-        sample_size=8,
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        cross_attention_dim=6,
-        attention_head_dim=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-    )
-    save(Path("text"), unet=network, scheduler=diffusers.DDPMScheduler())
-    assert_one_line(elbos("evaluate", "text", *DIGITS), "UNet2DConditionModel")

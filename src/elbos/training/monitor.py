@@ -144,11 +144,8 @@ class Monitor:
         self._track(lambda tracker: tracker.log(scalars, step=state.step))
         self.progress.update(self.task, note=f"loss {mean_loss:.4f}")
         if not self.console.is_terminal:  # a line of text, for log files
-            total, speed, wait = (
-                self.config.num_images,
-                values["images_per_sec"],
-                values["data_wait"],
-            )
+            total, speed = self.config.num_images, values["images_per_sec"]
+            wait = values["data_wait"]
             seconds_left = max(total - num_images, 0) / speed
             self._print(
                 f"{num_images:,} of {total:,} images, step {state.step:,}, "

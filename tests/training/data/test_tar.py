@@ -10,7 +10,6 @@ from PIL import Image
 from tiny import rows
 
 from elbos.training import data
-from elbos.training.data import pack
 
 NUM = 40
 
@@ -120,14 +119,3 @@ def test_no_truncated_or_damaged_tar_loses_its_rest(tmp_path):
         path.write_bytes(broken)
         with pytest.raises(ValueError, match=r"\A[^\n]*a\.tar is corrupt[^\n]*\Z"):
             data.Tar(path=tmp_path, size=4).load()
-
-
-def test_packed_tars_are_the_tars(shards, tmp_path):
-    tar = data.Tar(path=shards, size=4)
-    pack.pack(tar, tmp_path / "out")
-    packed, expected = data.Packed(path=tmp_path / "out").load(), tar.load()
-    assert rows(packed) == rows(expected)
-    assert packed.spec == expected.spec
-    assert packed.class_names == ("0", "1", "2")
-    for mine, other in ((packed.train, expected.train), (packed.test, expected.test)):
-        assert torch.equal(mine.labels, other.labels)

@@ -68,8 +68,21 @@ class Hub(Pictures):
         """
         with needs("datasets"):
             datasets = importlib.import_module("datasets")
+        path = Path(self.path)
+        is_saved = any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
+        if not (path.exists() or are_downloads_allowed()):
+            raise ValueError(
+                f"{self.path} is not on this machine, and data named by a run are not downloaded: "
+                f"train with data:hub --data.path {self.path} to download it"
+            )
         try:
-            loaded = self._loaded(datasets)
+            # Without a network, each retry is a warning.
+            with at_level(logging.getLogger("huggingface_hub"), logging.ERROR):
+                loaded = (
+                    datasets.load_from_disk(self.path)
+                    if is_saved
+                    else datasets.load_dataset(self.path, self.name, streaming=True)
+                )
         except Exception as error:  # any error of the library or the network
             raise ValueError(f"{self.path} cannot be loaded: {flat(error)[:300]}") from error
         parts = loaded if isinstance(loaded, dict) else {"": loaded}
@@ -88,21 +101,6 @@ class Hub(Pictures):
         features = next(iter(groups.values())).features or {}
         names = getattr(features.get(self.label), "names", None)
         return self._images(datasets, groups), names and tuple(names)
-
-    def _loaded(self, datasets: Any) -> Any:
-        is_saved = any(
-            (Path(self.path) / name).exists() for name in ("dataset_dict.json", "state.json")
-        )
-        if is_saved:
-            return datasets.load_from_disk(self.path)
-        if not (Path(self.path).exists() or are_downloads_allowed()):
-            raise ValueError(
-                "it is not in the cache of this machine, and data named by a run are not "
-                f"downloaded: train with data:hub --data.path {self.path} to download it"
-            )
-        # Without a network, each retry is a warning.
-        with at_level(logging.getLogger("huggingface_hub"), logging.ERROR):
-            return datasets.load_dataset(self.path, self.name, streaming=True)
 
     def _images(self, datasets: Any, groups: dict[str, Any]) -> Iterator[Encoded]:
         numbers = itertools.count()
