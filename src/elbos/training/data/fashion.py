@@ -78,7 +78,8 @@ class Fashion(Typed):
             if len(x) != len(labels):
                 raise ValueError(f"{folder} has {len(x)} {prefix} images and {len(labels)} labels")
             splits += [Split(InMemory(x[rows]), labels[rows]) for rows in parts]
-        return Dataset("fashion", *splits, 256, len(_CLASS_NAMES), _CLASS_NAMES)
+        train, val, test = splits
+        return Dataset("fashion", train, val, test, 256, len(_CLASS_NAMES), _CLASS_NAMES)
 
 
 def _download(folder: Path) -> None:
