@@ -6,20 +6,6 @@ from pathlib import Path
 import pytest
 
 from elbos.base import cache
-from elbos.training import data
-
-
-def test_a_missing_home_directory_is_named(monkeypatch):
-    def nobody(_):
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "expanduser", nobody)
-    with pytest.raises(FileNotFoundError, match="home directory"):
-        cache.cache_dir()
-    for config in (data.Folder, data.Fashion):
-        with pytest.raises(FileNotFoundError, match="home directory"):
-            config(root=Path("~/pictures"))
 
 
 def test_a_full_or_forbidden_cache_is_named_and_left_as_it_was(tmp_path):

@@ -11,7 +11,7 @@ from elbos.base.user_code import as_script, load_function
 
 NO_FUNCTION = {
     "number": ("loss = 3", "loss.py:loss is no function, but of type int"),
-    "class": ("class loss:\n    def __init__(self, a, b): ...", "is a class: wrap it"),
+    "class": ("class loss:\n    def __init__(self, a, b): ...", "of type type: wrap it"),
     "missing": (
         "import torch\ndef lose(a, b): ...\nclass A: ...",
         "no 'loss'; it defines lose, A",

@@ -86,15 +86,6 @@ def test_scores_are_those_of_the_validator_and_differences_are_paired(place: Pat
     assert LatentEvaluation.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
-WRONG: dict[str, dict[str, Any]] = {
-    "precision is 'bfloat16'": {"precision": "bfloat16"},
-    "num_images is -3": {"num_images": -3},
-    "batch_size is 0": {"batch_size": 0},
-    "models is empty": {"models": []},
-    "models is": {"models": "first"},
-}
-
-
 def test_the_command_writes_results_that_can_be_compared(
     place: Path, elbos: Elbos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -1,13 +1,11 @@
 """Configurations: JSON there and back, and nothing in them that would fail later."""
 
-import copy
 import json
 import math
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 import yaml
@@ -70,30 +68,6 @@ CONFIGS = [
     replace(DIGITS, averaging=Averaging(relative_width=0.1)),
 ]
 
-Keys = tuple[str | int, ...]
-
-
-def leaves(value: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    """Every number and word in an encoded configuration, and the way to it."""
-    children: Any = ()
-    if isinstance(value, dict):
-        children = value.items()
-    elif isinstance(value, list):
-        children = enumerate(value)
-    else:
-        yield path, value
-    for name, child in children:
-        yield from leaves(child, (*path, name))
-
-
-def changed(encoded: Any, path: Keys, value: Any) -> Any:
-    encoded = copy.deepcopy(encoded)
-    inner = encoded
-    for name in path[:-1]:
-        inner = inner[name]
-    inner[path[-1]] = value
-    return encoded
-
 
 @pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
 def test_json_there_and_back_is_the_same_configuration(config: Config) -> None:
@@ -107,65 +81,6 @@ def test_all_but_output_and_execution_is_in_the_identity() -> None:
     assert rarer.identity() == DIGITS.identity() != wider.identity()
 
 
-def test_no_number_may_be_nan_or_infinite_but_by_default() -> None:
-    """In every part, which many configurations share, and in the configuration itself."""
-    kinds, tried = get_type_hints(Config, include_extras=True), set()
-    for config in CONFIGS:
-        encoded = encode(config)
-        for path, leaf in leaves(encoded):
-            if not isinstance(leaf, float):
-                continue
-            name, inner = path[0], path[1:]
-            part, kind = (encoded[name], kinds[name]) if inner else (encoded, Config)
-            if (place := (path, json.dumps(part if inner else 0))) in tried:
-                continue
-            tried.add(place)
-            for value in (math.nan, math.inf, -math.inf):
-                is_schedule_end = path[-1] in ("logsnr_min", "logsnr_max") and math.isinf(value)
-                is_churn_max = path[-1] == "churn_max" and value == math.inf
-                if is_schedule_end or is_churn_max:
-                    continue
-                with pytest.raises(ValueError):
-                    decode(kind, changed(part, inner or path, value))  # a part takes less time
-                    decode(Config, changed(encoded, path, value))
-    assert len(tried) > 100
-
-
-@pytest.mark.parametrize("value", [None, True, "text", [], {}, [1, 2, 3], {"type": "os.system"}])
-def test_a_value_of_another_type_is_refused(value: Any) -> None:
-    encoded = encode(DIGITS)
-    for path, leaf in leaves(encoded):
-        is_path = path == ("init",) and isinstance(value, str)
-        is_default = value is None and (leaf is None or path[-1] == "save_every")
-        if (
-            not is_path
-            and not is_default
-            and not (isinstance(leaf, bool) and isinstance(value, bool))
-        ):
-            with pytest.raises(ValueError, match="config"):
-                decode(Config, changed(encoded, path, value))
-
-
-def test_missing_entries_have_their_default_or_are_refused() -> None:
-    """The rest is as it was."""
-    encoded = encode(DIGITS)
-    for path, leaf in leaves(encoded):
-        smaller, (*parents, last) = copy.deepcopy(encoded), path
-        inner = smaller
-        for name in parents:
-            inner = inner[name]
-        if not isinstance(inner, dict):
-            continue
-        del inner[last]
-        if last == "type":
-            try:  # which only unions of classes need
-                assert decode(Config, smaller) == DIGITS
-            except ValueError as error:
-                assert re.search(r"config.*type", str(error))
-        else:
-            assert changed(encode(decode(Config, smaller)), path, leaf) == encoded
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -175,17 +90,12 @@ def test_missing_entries_have_their_default_or_are_refused() -> None:
             r"on \[-8, 7.8\]",
         ),
         ({"weighting": weightings.Shifted(TABLE, 8.0)}, r"\[-24, -8.2\]"),
-        ({"weighting": weightings.Monotone(weightings.Shifted(TABLE, -8.0))}, r"on \[8, 23.8\]"),
         ({"sampling": Sampling(guidance=2.0), "use_labels": False}, "guidance"),
-        ({"sampling": Sampling(guidance=2.0), "label_dropout": 0.0}, "guidance"),
         ({"sampling": Sampling(grid=schedules.Linear(logsnr_min=8.0))}, "ends"),
         ({"optimizer": Optimizer(weight_decay=math.nan)}, "optimizer.weight_decay"),
         ({"num_images": 15}, "num_images"),
-        ({"num_images": 0}, "num_images is 0"),
         ({"batch_size": -8}, "batch_size is -8"),
-        ({"label_dropout": 2.0}, r"label_dropout is 2\.0"),
         ({"label_dropout": 1.0}, r"label_dropout is 1\.0.*--no-use-labels"),
-        ({"label_dropout": math.nan}, "label_dropout is nan"),
         ({"seed": -1}, "seed is -1"),
     ],
 )
@@ -198,17 +108,12 @@ def test_what_would_fail_later_or_do_nothing_is_refused(
 
 REFUSED = [
     (lambda: Execution(num_micro_batches=0), "num_micro_batches is 0"),
-    (lambda: Execution(shard_size=0), "shard_size is 0"),
     (lambda: Optimizer(learning_rate=0.0), r"learning_rate is 0\.0"),
-    (lambda: Optimizer(learning_rate=math.nan), "learning_rate is nan"),
     (lambda: Optimizer(betas=(0.9, 1.0)), "betas"),
     (lambda: Optimizer(weight_decay=-1.0), "weight_decay"),
-    (lambda: Averaging(relative_width=0.0), r"relative_width is 0\.0"),
-    (lambda: Averaging(relative_width=math.nan), "relative_width is nan"),
     (lambda: Averaging(relative_width=0.29), r"relative_width is 0\.29"),
     (lambda: Output(save_every=0), "save_every is 0"),
     (lambda: Sampling(num_steps=1), "num_steps is 1"),
-    (lambda: Sampling(guidance=math.nan), "guidance is nan"),
     (lambda: schedules.Cosine(logsnr_min=math.nan), "logsnr_min=nan"),
 ]
 

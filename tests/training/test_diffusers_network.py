@@ -142,11 +142,8 @@ def test_the_network_is_given_the_data_in_the_scale_of_its_scheduler(predicts: A
 
 MISFITS: dict[str, tuple[dict[str, Any], str]] = {
     "channels": ({**UNET, "in_channels": 3}, "in_channels"),
-    "two outputs": ({**UNET, "out_channels": 2}, "out_channels"),
     "size": ({**DIT, "sample_size": 32}, "sample_size"),
     "no row for none": ({**UNET, "num_class_embeds": 10}, "11"),
-    "no labels": ({**UNET, "num_class_embeds": None}, "--no-use-labels"),
-    "few classes": ({**DIT, "num_embeds_ada_norm": 9}, "num_embeds_ada_norm"),
     "other times": ({**UNET, "time_embedding_type": "fourier"}, "positional"),
     "misspelt": ({**UNET, "layers_per_blok": 2}, "did you mean layers_per_block?"),
     "diffusers' own": ({**UNET, "down_block_types": ["Nope"]}, "diffusers cannot build"),
@@ -159,15 +156,6 @@ def test_what_does_not_fit_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=needed) as found:
         build(entries)
     assert "\n" not in str(found.value)
-
-
-@pytest.mark.parametrize(
-    ("shape", "num_classes", "entries"),
-    [((2,), None, UNET), ((1, 8, 4), 3, DIT), ((1, 8, 8), None, DIT)],
-)
-def test_other_data_are_refused(shape: Any, num_classes: Any, entries: Any) -> None:
-    with pytest.raises(ValueError, match=entries["_class_name"]):
-        config_of(entries).build(shape, num_classes, trained_levels(V(), *ENDS))
 
 
 @pytest.fixture

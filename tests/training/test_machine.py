@@ -7,10 +7,9 @@ import pytest
 import torch
 from tiny import DIGITS, tensors
 
-from elbos.runs.fit import fit, train
-from elbos.theory.schedules import Cosine
-from elbos.training import execution, monitor
-from elbos.training.config import Optimizer, Output
+from elbos.runs.fit import train
+from elbos.training import execution
+from elbos.training.config import Optimizer
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import best_precision, fast_kernels
 
@@ -89,20 +88,3 @@ def test_a_machine_that_has_changed_is_noted(tmp_path, caplog):
     train(ONE_STEP, tmp_path)
     assert " now " not in caplog.text
     assert json.loads(file.read_text()) == now
-
-
-def test_the_share_of_a_known_peak_is_logged(tmp_path, monkeypatch):
-    """Of the multiply-adds of a linear map, two FLOPs each, three times: forward and backward."""
-
-    class Net(torch.nn.Linear):
-        def forward(self, z, logsnr):
-            return super().forward(z)
-
-    objective = replace(DIGITS.objective, schedule=Cosine())
-    monkeypatch.setattr(monitor, "peak_flops", lambda *_: 1e9)
-    how = {"num_images": 32, "batch_size": 16, "output": Output(log_every=16), "precision": "fp32"}
-    fit(Net(5, 5), torch.zeros(64, 5), objective, run=tmp_path, **how)
-    lines = list(map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
-    assert lines
-    for line in lines[:2]:
-        assert line["mfu"] == pytest.approx(3 * 2 * 5 * 5 * line["images_per_sec"] / 1e9)

@@ -24,7 +24,7 @@ from elbos.audit.probing.convention import MAX_QUIET_ERROR, Convention
 from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
 from elbos.base.codec import without_format
-from elbos.base.pages import shown_by
+from elbos.base.extras import shown_by
 from elbos.models.calls import ForeignNetwork
 
 if TYPE_CHECKING:

@@ -24,9 +24,6 @@ def cache_dir() -> Path:
 
     The folder is `$XDG_CACHE_HOME/elbos`, by default `~/.cache/elbos`. The folder may be deleted at
     any time.
-
-    Raises:
-        FileNotFoundError: If the home directory is not known.
     """
     return files.expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "elbos"
 

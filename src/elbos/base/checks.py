@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 import torch
 from torch import Tensor
 
-from elbos.base.codec import convert
+from elbos.base.codec import convert, hints
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_SIZE = 100.0  # largest magnitude in data: latents reach dozens, 8-bit pixels hundreds
@@ -60,7 +60,7 @@ class Typed:
     def __post_init__(self) -> None:
         cls: Any = type(self)
         for f in dataclasses.fields(cls):
-            if f.init and (kind := _hints(cls).get(f.name)) is not None:
+            if f.init and (kind := hints(cls).get(f.name)) is not None:
                 value = getattr(self, f.name)
                 if (stored := convert(kind, value, f.name)) is not value:
                     object.__setattr__(self, f.name, stored)  # also of a frozen dataclass
@@ -107,14 +107,6 @@ def typed(function: F) -> F:
         return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
-
-
-@functools.cache
-def _hints(cls: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(cls)
-    except NameError:  # a name of type checkers
-        return {}
 
 
 def require_floating(**tensors: Tensor) -> None:

@@ -27,8 +27,6 @@ from elbos import __version__
 from elbos.base.errors import MAX_SHOWN, shortened, suggestion
 
 MAX_INT = 2**63 - 1  # largest integer of a tensor
-_MAX_LISTED = 8  # numbers in a message
-_MAX_TEXT = 200  # characters
 _FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""  # a quoted text, or FILE.py:FUNCTION
 _MISFIT: Any = object()
 _tables: dict[Any, Callable[[], tuple[type, ...]]] = {}
@@ -297,11 +295,8 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
         return None
     if old == new:
         return None
-    limit = _MAX_TEXT if isinstance(old, str) else _MAX_LISTED
-    if isinstance(old, list | str) and len(old) > limit:
-        return f"other {where}"
-    old_name, new_name = (v["type"] if isinstance(v, dict) else v for v in (old, new))
-    return f"{where} = {old_name}, not {new_name}"
+    old_name, new_name = (str(v["type"] if isinstance(v, dict) else v) for v in (old, new))
+    return f"{where} = {shortened(old_name)}, not {shortened(new_name)}"
 
 
 # --- text ----------------------------------------------------------------------------------------

@@ -5,8 +5,10 @@ The core, `pip install elbos`, holds the mathematics, samplers, the bound, `elbo
 such a module from outside, or a package within a function, does so in `with needs(EXTRA):`.
 """
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class MissingExtra(ModuleNotFoundError):
@@ -35,3 +37,14 @@ def needs(extra: str) -> Iterator[None]:
         raise MissingExtra(
             f"{name} is not installed: pip install 'elbos[{extra}]'.", name=name
         ) from error
+
+
+def shown_by(result: object, module: str = "page") -> Any:
+    """Import the module, by default `page`, that displays a result of its package.
+
+    A room has its page, figures and terminal text beside its result: `elbos.audit.result.Audit` is
+    shown by `elbos.audit.page`, whose packages are large and belong to an extra.
+    """
+    package = type(result).__module__.rpartition(".")[0]
+    with needs("report"):
+        return importlib.import_module(f"{package}.{module}")

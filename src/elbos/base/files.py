@@ -59,22 +59,19 @@ def read_value(path: Path) -> Any:
 
     Raises:
         OSError: If the file cannot be read.
-        ValueError: If the content is not in this format, or is nested too deeply.
+        ValueError: If the content is not in this format.
     """
     text = read(path).decode("utf-8-sig")
+    if path.suffix == ".toml":
+        return tomllib.loads(text)
+    if path.suffix not in (".yaml", ".yml"):
+        return json.loads(text)
+    with needs("cli"):
+        import yaml
     try:
-        if path.suffix == ".toml":
-            return tomllib.loads(text)
-        if path.suffix not in (".yaml", ".yml"):
-            return json.loads(text)
-        with needs("cli"):
-            import yaml
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from error
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def write(path: Path, content: bytes) -> None:
@@ -190,17 +187,8 @@ def remove_leftovers(folder: Path, name: str = "*", *, min_age: float = 3600.0) 
 
 
 def expanded(path: Path | str) -> Path:
-    """Return an absolute path with `~` expanded.
-
-    Raises:
-        FileNotFoundError: If the home directory is not known.
-    """
-    try:
-        return Path(path).expanduser().absolute()
-    except RuntimeError as error:
-        raise FileNotFoundError(
-            errno.ENOENT, "the home directory is not known: name a path without ~", str(path)
-        ) from error
+    """Return an absolute path with `~` expanded."""
+    return Path(path).expanduser().absolute()
 
 
 @contextmanager

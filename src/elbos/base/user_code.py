@@ -115,10 +115,9 @@ def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callabl
             f"{path}:FUNCTION."
         ) from None
     wrapped = f"wrap it in a function of ({', '.join(arguments)}), as `elbos {verb} --help` shows."
-    if inspect.isclass(function):
-        raise ValueError(f"{target} is a class: {wrapped}")
-    if not callable(function):
-        raise ValueError(f"{target} is no function, but of type {type(function).__name__}.")
+    if inspect.isclass(function) or not callable(function):
+        kind = type(function).__name__
+        raise ValueError(f"{target} is no function, but of type {kind}: {wrapped}")
     try:
         signature = inspect.signature(function)
         signature.bind(*arguments)

@@ -27,7 +27,7 @@ from elbos.audit.words import as_dict
 from elbos.base import files
 from elbos.base.checks import require_positive
 from elbos.base.errors import UsageError, printable, suggestion
-from elbos.base.pages import shown_by
+from elbos.base.extras import shown_by
 from elbos.base.progress import progress
 from elbos.base.user_code import as_script, code_path, load_function
 from elbos.cli.parse import parse

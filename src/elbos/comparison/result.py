@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from elbos.base.codec import decode, encode, without_format
-from elbos.base.pages import shown_by
+from elbos.base.extras import shown_by
 from elbos.comparison.statistics import Differences, differences
 
 if TYPE_CHECKING:

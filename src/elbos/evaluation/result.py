@@ -10,7 +10,7 @@ from torch import Tensor
 
 from elbos.base import files
 from elbos.base.codec import decode, encode, without_format
-from elbos.base.pages import shown_by
+from elbos.base.extras import shown_by
 from elbos.evaluation.metrics import SAMPLE_METRICS, SampleMetric, Value, leading_distance
 from elbos.theory.floor import Floor
 from elbos.training.config import Training

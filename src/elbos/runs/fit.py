@@ -136,13 +136,6 @@ def fit(
     Examples:
         See examples/own_network.py.
     """
-    if not 0 <= cond_dropout < 1:
-        raise ValueError(
-            f"cond_dropout is {cond_dropout}: give a share from 0 to below 1; a dataset of x alone "
-            "trains without conditions."
-        )
-    if num_workers < 0:
-        raise ValueError(f"num_workers is {num_workers}: give 0 or more.")
     if learning_rate is not None:
         if optimizer is not None:
             raise ValueError(
@@ -150,8 +143,6 @@ def fit(
                 f"Optimizer(learning_rate={learning_rate}, ...) alone."
             )
         optimizer = Optimizer(learning_rate=learning_rate)
-    if not str(run):
-        raise ValueError("run is empty: name a directory.")
     data = GivenData.from_datasets(
         dataset,
         validation,

@@ -136,8 +136,6 @@ def evaluate_latents(
         ValueError: If an argument is of another type or out of range, or a pipeline, an adapter and
             the cache do not fit each other.
     """
-    if not models:
-        raise ValueError("models is empty: give one pipeline or more.")
     require_positive(batch_size=batch_size, num_images=1 if num_images is None else num_images)
     if num_evaluations < 2 * ROUND_TIMES:
         raise ValueError(f"num_evaluations is {num_evaluations}: give {2 * ROUND_TIMES} or more.")

@@ -280,6 +280,7 @@ class Pretrained:
             raise ValueError(f"the vae of {self.name} returned NaN or infinity: check its weights.")
         return {"x": latents}
 
+    @torch.no_grad()
     def _require_fit(self) -> None:
         kind, num_known = type(self._network).__name__, self._num_known
         name, data, num = self.name, self.dataset.name, self.dataset.num_classes
@@ -293,35 +294,30 @@ class Pretrained:
                 f"the network of {name} knows {num_known} classes, and {data} has {num or 'none'}: "
                 "choose the data that it was trained on."
             )
+        config, shape = self._network.config, "x".join(map(str, self.dataset.shape))
         try:
-            self._try()
+            size = config.get("sample_size")
+            sizes = [size, size] if isinstance(size, int) else size or self.shape[1:]
+            wanted = (config["in_channels"], *sizes)
+            if self.shape != wanted:
+                shown, input_shape = ("x".join(map(str, dims)) for dims in (wanted, self.shape))
+                raise ValueError(  # noqa: TRY301
+                    f"the network takes {shown}, and is given {input_shape}: choose data of that "
+                    "shape (of data:folder, --data.size says height and width)."
+                )
+            x, cond = (to_device(part, self.device) for part in self._tried)
+            for end in (self.schedule.logsnr_min, self.schedule.logsnr_max):
+                self.pipeline.denoiser(x, torch.full((len(x),), end, device=self.device), cond)
+            decoded = x if self._encode is None else self._encode.decode(x)
+            if decoded.shape[1:] != self.dataset.shape:
+                raise ValueError(  # noqa: TRY301
+                    f"images of {self.dataset.shape} become {tuple(decoded.shape[1:])}."
+                )
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise
-            shape = "x".join(map(str, self.dataset.shape))
             reason = f"{name} cannot be evaluated on {data}, {shape}: {flat(error)}"
             raise ValueError(reason) from error
-
-    @torch.no_grad()
-    def _try(self) -> None:
-        config = self._network.config
-        size = config.get("sample_size")
-        sizes = [size, size] if isinstance(size, int) else size or self.shape[1:]
-        wanted = (config["in_channels"], *sizes)
-        if self.shape != wanted:
-            shown, input_shape = ("x".join(map(str, dims)) for dims in (wanted, self.shape))
-            raise ValueError(
-                f"the network takes {shown}, and is given {input_shape}: choose data of that shape "
-                "(of data:folder, --data.size says height and width)."
-            )
-        x, cond = (to_device(part, self.device) for part in self._tried)
-        for end in (self.schedule.logsnr_min, self.schedule.logsnr_max):
-            self.pipeline.denoiser(x, torch.full((len(x),), end, device=self.device), cond)
-        if self.pipeline.denoiser.ignores_time(x, cond):
-            raise ValueError("the network returns the same at the first and the last timestep.")
-        decoded = x if self._encode is None else self._encode.decode(x)
-        if decoded.shape[1:] != self.dataset.shape:
-            raise ValueError(f"images of {self.dataset.shape} become {tuple(decoded.shape[1:])}.")
 
 
 def is_pipeline(path: Path) -> bool:

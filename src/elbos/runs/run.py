@@ -1,7 +1,7 @@
 """Trained models, loaded from run directories for sampling and evaluation."""
 
 import copy
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from elbos.base import files, hub
 from elbos.base.cache import cache_dir
 from elbos.base.checks import require_positive, typed
 from elbos.base.conditions import Condition, is_alike, require_length
-from elbos.base.errors import explained, suggestion
+from elbos.base.errors import explained
 from elbos.base.items import Items, first_item
 from elbos.base.processes import ALONE, Processes, local_device
 from elbos.base.progress import Start, silent
@@ -316,9 +316,6 @@ class Run:
             ValueError: If a setting is invalid, the data are missing (as after `fit`; use
                 `likelihood`), or losses or samples are not finite.
         """
-        names = [field.name for field in fields(EvaluationConfig)]
-        for name in settings.keys() - set(names):
-            raise TypeError(f"there is no setting {name}: {suggestion(name, names)}")
         return evaluate(self, EvaluationConfig(**settings), sampling, start)
 
     def weights_digest(self) -> str:

@@ -47,10 +47,6 @@ class Request(Typed):
 
     def __post_init__(self) -> None:
         require_positive(num=self.num)
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
-        if self.out is not None and self.out.name in ("", ".."):
-            raise ValueError(f"out is {str(self.out)!r}: give a file name without suffix.")
 
 
 @naming_lost_processes()

@@ -29,17 +29,12 @@ def command_name(cls: type) -> str:
 
 
 def _choice(*classes: type) -> Any:
-    return Union[  # noqa: UP007, built at run time
-        tuple(
-            Annotated[cls, tyro.conf.subcommand(command_name(cls), description=_summary(cls))]
-            for cls in classes
-        )
-    ]
-
-
-def _summary(cls: type) -> str:
-    summary, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
-    return re.sub(r",\s+\$[^$]+\$(?=[.:])", "", summary)
+    members = []
+    for cls in classes:
+        summary, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
+        text = re.sub(r",\s+\$[^$]+\$(?=[.:])", "", summary)  # without its formula
+        members.append(Annotated[cls, tyro.conf.subcommand(command_name(cls), description=text)])
+    return Union[tuple(members)]  # noqa: UP007, built at run time
 
 
 def require_storable(weighting: weightings.WeightFunction) -> None:

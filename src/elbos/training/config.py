@@ -271,14 +271,8 @@ class Config:
     @property
     def long_warmup(self) -> str | None:
         """Warning of a warm-up that takes more than a fifth of the training, or None."""
-        share, peak = self.optimizer.warmup_images / self.num_images, self.optimizer.learning_rate
-        if share <= MAX_WARMUP:
-            return None
-        steps = range(0, self.num_steps, math.ceil(self.num_steps / 1_000))
-        return (
-            f"the learning rate reaches {max(map(self.learning_rate, steps)):.2g} of {peak:.2g}, "
-            f"as warm-up takes {min(share, 1):.0%} of the run"
-        )
+        share = self.optimizer.warmup_images / self.num_images
+        return f"warm-up takes {min(share, 1):.0%} of the run" if share > MAX_WARMUP else None
 
     @property
     def objective(self) -> Objective:

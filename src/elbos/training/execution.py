@@ -34,14 +34,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 _OLD_LIMIT = 2**25  # maximum in older versions of glibc
 _SIZE, _NUM_ROUNDS = 256, 10  # matrix products: large enough for blocked kernels, in ms
 _CLEARLY_SLOWER = 1.3
-_PEAKS = {  # dense bfloat16 FLOP/s, by a part of the device's name
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-}
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
@@ -173,14 +165,6 @@ def machine(device: torch.device) -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name).partition("+")[0] for name in ("elbos", "torch")},
     }
-
-
-def peak_flops(config: Config, device: torch.device) -> float | None:
-    """Return the peak bfloat16 FLOP/s of a GPU; None if it is unknown, or in other precisions."""
-    if device.type != "cuda" or config.precision != "bf16":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in _PEAKS.items() if part in name), None)
 
 
 def resolved(config: Config, run: RunDirectory, processes: Processes) -> Config:

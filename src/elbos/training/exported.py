@@ -34,12 +34,11 @@ Weights = dict[str, Tensor]
 
 def ends(directory: RunDirectory) -> tuple[float, float] | None:
     """Return the log-SNR range of an exported model's training; None if elbos.json is missing."""
-    manifest = _manifest(directory)
-    match None if manifest is None else manifest.get("logsnr"):
+    if (manifest := _manifest(directory)) is None:
+        return None
+    match manifest.get("logsnr"):
         case [float() as low, float() as high] if low < high:
             return low, high
-        case None if manifest is None:
-            return None
     raise ValueError(f"{directory.path / MANIFEST} is corrupt: export the run again.")
 
 

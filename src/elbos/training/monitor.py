@@ -17,21 +17,15 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
-from elbos.base.conditions import to_device
 from elbos.base.errors import flat, printable
 from elbos.base.extras import needs
-from elbos.base.processes import Processes
 from elbos.base.progress import LOGGER, clock, progress
-from elbos.theory.denoiser import network_output
 from elbos.theory.names import code
 from elbos.training import tracking
 from elbos.training.config import Config
-from elbos.training.data import Samples
 from elbos.training.directory import RunDirectory
-from elbos.training.execution import autocast, peak_flops
-from elbos.training.sharding import sharded_parts
 from elbos.training.state import State
 from elbos.validation import Validation
 
@@ -42,7 +36,6 @@ NUM_DENSITIES = 100
 PROJECT = "elbos"
 FILE = "trackers.json"
 MAX_SETTING = 250  # characters: limit of some versions of MLflow
-_PACKAGES = {"tensorboard": "'elbos[track]'"}
 _IDENTIFIERS: dict[str, Callable[["GeneralTracker"], str]] = {
     "wandb": lambda tracker: tracker.tracker.id,
     "trackio": lambda tracker: tracker.tracker.name,
@@ -68,11 +61,9 @@ class Monitor:
         machine: str,
         is_main: bool,
         on_images: OnImages,
-        seconds_per_image: float | None = None,
     ) -> None:
         self.config, self.run, self.state, self.is_main = config, run, state, is_main
         self.machine, self.on_images = machine, on_images
-        self.seconds_per_image = seconds_per_image
         self.trackers = _started_trackers(config, run, state.step) if is_main else []
         self.step_before, self.since, self.waited_before = state.step, time.perf_counter(), 0.0
         self.console = Console(stderr=True, quiet=not is_main)
@@ -144,8 +135,6 @@ class Monitor:
             "images_per_sec": num_images_since / (now - self.since),
             "data_wait": (waited - self.waited_before) / (now - self.since),
         }
-        if self.seconds_per_image is not None:  # model FLOPs utilization
-            values["mfu"] = self.seconds_per_image * values["images_per_sec"]
         if torch.cuda.is_available():
             values["peak_memory_gib"] = torch.cuda.max_memory_allocated() / 2**30
         by_level = state.by_level.result()
@@ -155,18 +144,14 @@ class Monitor:
         self._track(lambda tracker: tracker.log(scalars, step=state.step))
         self.progress.update(self.task, note=f"loss {mean_loss:.4f}")
         if not self.console.is_terminal:  # a line of text, for log files
-            total, speed, wait = (
-                self.config.num_images,
-                values["images_per_sec"],
-                values["data_wait"],
-            )
+            total, speed = self.config.num_images, values["images_per_sec"]
+            wait = values["data_wait"]
             seconds_left = max(total - num_images, 0) / speed
             self._print(
                 f"{num_images:,} of {total:,} images, step {state.step:,}, "
                 f"{f'{speed:,.0f}' if speed >= 10 else f'{speed:.2g}'} images/s, "
                 f"{clock(seconds_left)} left, loss {mean_loss:.4f}"
                 + (f", {wait:.0%} waiting for data" if wait >= 0.05 else "")
-                + (f", {values['mfu']:.0%} of the peak" if "mfu" in values else "")
             )
         state.unlogged.zero_()
         state.by_level.reset()
@@ -215,27 +200,6 @@ class Monitor:
             middle = (torch.arange(NUM_DENSITIES, dtype=torch.float64) + 0.5) / NUM_DENSITIES
             density = schedule.density(low + (high - low) * middle).tolist()
             self.run.log(step=step, images=images, density=[float(f"{p:.4g}") for p in density])
-
-
-def seconds_per_image(
-    network: nn.Module, data: Samples, config: Config, processes: Processes
-) -> float | None:
-    """Return the training time per image at peak FLOP/s, in seconds.
-
-    The peak is that of all devices together. None if it is unknown or the network is sharded. The
-    backward pass takes twice the FLOPs of the forward pass.
-    """
-    peak = peak_flops(config, processes.device)
-    if peak is None or sharded_parts(network):
-        return None
-    from torch.utils.flop_counter import FlopCounterMode  # takes half a second to import
-
-    x, cond = data.training.batch(torch.zeros(1, dtype=torch.int64))
-    x, cond = x.to(processes.device), to_device(cond, processes.device)
-    with FlopCounterMode(display=False) as counter, autocast(config, processes.device):
-        network_output(network, x, x.new_zeros(1), cond if config.use_labels else None)
-    num_flops: int = counter.get_total_flops()
-    return 3 * num_flops / (peak * processes.num)
 
 
 def _started_trackers(config: Config, run: RunDirectory, step: int) -> "list[GeneralTracker]":
@@ -289,6 +253,6 @@ def require_installed(names: Sequence[str]) -> None:
     for name in names:
         if name not in available:
             raise ValueError(
-                f"{name} is not installed: pip install {_PACKAGES.get(name, name)}, "
-                "or leave it out of --output.trackers."
+                f"{name} is not installed: pip install {name}, or leave it out of "
+                "--output.trackers."
             )

@@ -77,13 +77,6 @@ def replicated(loss: nn.Module, *, uses_all: bool) -> DistributedDataParallel:
     )
 
 
-def require_shareable(network: nn.Module) -> None:
-    for name, parameter in network.named_parameters():
-        # hooks would be called before gradients are averaged over processes
-        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
-            raise ValueError(f"{name} has a gradient hook, which several processes do not call.")
-
-
 def is_container(module: nn.Module) -> bool:
     return type(module).forward is nn.Module.forward
 

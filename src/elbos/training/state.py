@@ -73,15 +73,9 @@ class State:
             if saved.ndim == 0:  # AdamW's count of steps
                 self.optimizer.state[parameter][moment] = saved.clone().to(parameter.device)
                 continue
-            if (saved.shape, saved.dtype) != (parameter.shape, parameter.dtype):
-                raise ValueError(f"The moments of {name} have another shape or dtype.")
             # in the memory format of the weights, as the optimizer itself makes them
             self.optimizer.state[parameter][moment] = torch.empty_like(parameter)
             _fill(self.optimizer.state[parameter][moment], saved)
-        for group in self.optimizer.param_groups:
-            moments = [frozenset(self.optimizer.state.get(p, ())) for p in group["params"]]
-            if len({names for names in moments if names}) > 1:  # empty without a gradient so far
-                raise ValueError("Some parameters have moments that others lack.")
 
 
 def require_dtypes(groups: checkpoint.Groups, expected: checkpoint.Groups) -> None:

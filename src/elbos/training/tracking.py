@@ -6,14 +6,11 @@ Trackers are TensorBoard, W&B, Trackio, MLflow and the others of accelerate:
     accelerator.init_trackers("my-project")
     elbos.tracking.log(accelerator, validator(denoiser), step)
 
-Every tracker gets named numbers; figures go to trackers that accept them.
+Every tracker gets named numbers.
 """
 
-import io
 import math
-import warnings
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,13 +18,11 @@ from jaxtyping import UInt8
 
 from elbos.base import extras
 from elbos.base.checks import require_type
-from elbos.base.errors import flat
 from elbos.validation import BinnedLoss, Validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker
-    from plotly.graph_objects import Figure
 
 MAX_BINS = 12  # of a validation: as many curves as are legible in one plot
 
@@ -41,10 +36,7 @@ def log(
 ) -> None:
     """Log a validation result or a training loss to experiment trackers.
 
-    The training loss is given by noise level. All trackers get the numbers of `scalars`. A
-    validation also has a figure, `Validation.plot`: interactive in W&B and MLflow; an image in
-    TensorBoard, Trackio, Aim, ClearML, SwanLab and other trackers with a method `log_images`, if
-    `kaleido` is installed, which draws it in some seconds.
+    The training loss is given by noise level. All trackers get the numbers of `scalars`.
 
     Args:
         to: An accelerator, for all its trackers, after `init_trackers`; or one of accelerate's
@@ -78,11 +70,8 @@ def log(
         from accelerate.tracking import GeneralTracker
     require_type(Accelerator | GeneralTracker, to=to)
     values = scalars(result, name=name)
-    figure = result.plot() if isinstance(result, Validation) else None
     for tracker in to.trackers if isinstance(to, Accelerator) else [to]:
         tracker.log(values, step=step)
-        if figure is not None:
-            _log_figure(tracker, f"{name or 'validation'}/by_level", figure, step)
 
 
 def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
@@ -131,20 +120,3 @@ def _by_level(
         for i, value in enumerate(values)
         if value is not None
     }
-
-
-def _log_figure(tracker: "GeneralTracker", name: str, figure: "Figure", step: int) -> None:
-    if tracker.name == "wandb":
-        tracker.log({name: figure}, step=step)
-    elif tracker.name == "mlflow":
-        tracker.log_figure(figure, f"{name}/{step:08d}.html")
-    elif find_spec("kaleido") is not None:
-        try:
-            png = figure.to_image("png")
-        except Exception as error:  # any error of kaleido, which may find no browser
-            warnings.warn(f"kaleido cannot draw the figure: {flat(error)[:300]}", stacklevel=3)
-        else:
-            from PIL import Image
-
-            pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-            log_picture(tracker, name, pixels, step)

@@ -49,12 +49,11 @@ from elbos.training.execution import (
     one_graph,
 )
 from elbos.training.exported import initial_weights
-from elbos.training.monitor import Monitor, OnImages, seconds_per_image
+from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Visits, seed_torch, times
 from elbos.training.sharding import (
     replicated,
-    require_shareable,
     returning_views,
     set_is_last_part,
     share_buffers,
@@ -162,7 +161,6 @@ class Trainer:
         if network is None:
             network = build_network(config, data.spec, self.device)
         if processes.num > 1:
-            require_shareable(network)
             if self.given is not None and shard_size > 1:
                 network = copy.deepcopy(network)  # the user's network stays unsharded
             if is_own:
@@ -334,9 +332,6 @@ class Trainer:
             self.run,
             state,
             machine=f"{num} processes, each with {device}" if num > 1 else device,
-            seconds_per_image=seconds_per_image(
-                state.ema.network, self.data, config, self.processes
-            ),
             is_main=self.processes.is_main,
             on_images=on_images,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from elbos.base import codec
 from elbos.base.errors import flat
-from elbos.base.pages import shown_by
+from elbos.base.extras import shown_by
 from elbos.theory.schedules import Schedule
 from elbos.validation import saved
 from elbos.validation.estimate import Estimate

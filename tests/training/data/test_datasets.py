@@ -1,6 +1,7 @@
 """Datasets: pixel values and [-1, 1], splits that never move, identifiers."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,3 +103,10 @@ def test_the_fingerprint_is_of_all_samples(is_of_points):
     assert with_labels != before
     labels[1234] = 1
     assert of_levels(x, labels).fingerprint() != with_labels
+
+
+def test_a_label_beyond_the_classes_is_named():
+    labels = torch.tensor([0, 2, 1, 3])
+    dataset = replace(of_levels(torch.zeros(4, 1, 2, 2), labels), num_classes=3)
+    with pytest.raises(ValueError, match=r"labels 0 to 3, and 3 classes"):
+        dataset.fingerprint()

@@ -88,6 +88,7 @@ MODES = {
     "grey with alpha": (Image.new("LA", (4, 4), (0, 51)), (204, 204, 204)),
     "palette": (palette(), (10, 20, 30)),
     "palette with hole": (palette_with_hole(), (255, 255, 255)),
+    "CMYK": (Image.new("CMYK", (4, 4), (0, 255, 255, 0)), (255, 0, 0)),
     "16-bit": (grey16(0xAB00), (0xAB, 0xAB, 0xAB)),
     "16-bit white": (grey16(65535), (255, 255, 255)),
     "16-bit black": (grey16(255), (0, 0, 0)),
@@ -97,5 +98,5 @@ MODES = {
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_becomes_rgb(tmp_path, mode):
     image, color = MODES[mode]
-    x = one(tmp_path, image, size=3)
+    x = one(tmp_path, image, size=3, name="x.jpg" if image.mode == "CMYK" else "x.png")
     assert x.unique_consecutive(dim=1).unique_consecutive(dim=2).flatten().tolist() == list(color)

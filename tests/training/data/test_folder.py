@@ -74,15 +74,6 @@ def test_train_and_test_folders_are_the_splits(tmp_path, with_val):
     assert dataset.class_names == ("a", "b")
 
 
-def test_hidden_and_other_files_are_ignored(pictures):
-    (pictures / "cat" / ".hidden.png").write_bytes(b"")
-    (pictures / ".git").mkdir()
-    (pictures / "cat" / ".thumbnails").mkdir()
-    (pictures / "cat" / ".thumbnails" / "1.png").write_bytes(b"")
-    (pictures / "README.txt").write_text("about")
-    assert len(all_reds(data.Folder(root=pictures, size=4).load())) == NUM
-
-
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
 FRAMES = [Image.new("L", (8, 8), level) for level in (0, 100, 200)]
 
@@ -98,21 +89,13 @@ def make_moving(path):
 
 BAD = {
     "cut.png": (make_cut, "truncated"),
-    "cut.jpg": (make_cut, "truncated"),
-    "empty.png": (lambda path: path.write_bytes(b""), "(not an image)"),
     "text.png": (lambda path: path.write_text("words"), "(not an image)"),
-    "none.ppm": (lambda path: path.write_bytes(b"P6 0 0 255\n"), "none.ppm"),
     "link.png": (lambda path: path.symlink_to("nowhere.png"), "(not a file)"),
-    "loop.png": (lambda path: path.symlink_to("loop.png"), "(not a file)"),
     "pipe.png": (os.mkfifo, "(not a file)"),
     "moving.gif": (make_moving, "(several frames)"),
-    "moving.png": (make_moving, "(several frames)"),
-    "moving.webp": (make_moving, "(several frames)"),
-    "pages.tiff": (make_moving, "(several frames)"),
     "float.tiff": (lambda path: grey16(0.5, np.float32).save(path), "(floating-point pixels)"),
     "deep.tiff": (lambda path: grey16(70_000, np.int32).save(path), "(more than 16 bits)"),
     "bomb.png": (lambda path: save(path, 0, (100, 100)), "pixels"),
-    "large.png": (lambda path: save(path, 0, (80, 80)), "pixels"),
 }
 
 
@@ -163,8 +146,6 @@ def test_the_cache_is_used_and_refreshed(pictures, monkeypatch, own_cache):
 
 DAMAGES = {
     "samples cut short": lambda cached: os.truncate(cached / "train.npy", 200),
-    "samples gone": lambda cached: (cached / "val.npy").unlink(),
-    "labels cut short": lambda cached: os.truncate(cached / "test.labels.npy", 20),
     "index cut short": lambda cached: os.truncate(cached / "index.json", 20),
     "index gone": lambda cached: (cached / "index.json").unlink(),
 }
@@ -185,27 +166,7 @@ def grey16(level, dtype=np.uint16):
     return Image.fromarray(np.full((4, 4), level, dtype))
 
 
-def test_an_interrupted_cache_leaves_nothing(pictures, monkeypatch, own_cache):
-    def interrupted(path, size, decode=pack.decode):
-        if path.name == "031.ppm":
-            raise KeyboardInterrupt
-        return decode(path, size)
-
-    config = data.Folder(root=pictures, size=4)
-    with monkeypatch.context() as patch:
-        patch.setattr(pack, "decode", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            config.load()
-    assert not any(path.is_dir() for path in own_cache.iterdir())
-
-    folder_name = f"{next(own_cache.glob('*.lock')).stem}.partial"  # as a killed process leaves it
-    (own_cache / folder_name).mkdir()
-    (own_cache / folder_name / "train.npy").write_bytes(b"half")
-    assert all_reds(config.load()) == list(range(NUM))
-    assert not (own_cache / folder_name).exists()
-
-
-@pytest.mark.parametrize("error", [MemoryError(), 5, 12, 24])
+@pytest.mark.parametrize("error", [MemoryError(), 5])
 def test_what_may_pass_is_no_bad_picture(pictures, monkeypatch, error):
     """A picture that cannot be read now, or for which there is no memory, may be read later."""
     config = data.Folder(root=pictures, size=4, skip_bad=True)
@@ -226,15 +187,12 @@ def named_low(path):
 
 
 MANY = [f"a/{i}.png" for i in range(10)]
-HELD_OUT = [f"train/{name}" for name in MANY]
 REFUSED = {  # files and folders, and what is named
     "nothing": ([], "png"),
     "no picture": (["notes.txt"], "png"),
     "mixed": (["cat/1.png", "2.png"], "sub-folders"),
     "no test": (["train/1.png", "val/1.png"], "test"),
-    "unknown class": (["train/a/1.png", "train/a/2.png", "test/b/1.png"], "'b'"),
     "held-out class": ([*MANY, named_low("b/{}.png")], "'b'"),
-    "of train": ([*HELD_OUT, named_low("train/b/{}.png"), "test/a/1.png"], "'b'"),
     "two": (["1.png", "2.png"], "2 pictures"),
 }
 

@@ -106,15 +106,6 @@ class ScheduledDenoiser:
             y = y[:, : z.shape[1]]  # without a learned variance, the second half of the channels
         return self.parameterization.split(self.sign * require_output(y, z, logsnr), z, logsnr)
 
-    @torch.no_grad()
-    def ignores_time(self, z: Float[Tensor, "b *d"], cond: Condition = None) -> bool:
-        """Test whether outputs at the first and last timestep are equal, and not zero."""
-        first, last = (
-            self._output(z, torch.full((len(z),), end, device=z.device), cond)
-            for end in (self.logsnr_max, self.logsnr_min)
-        )
-        return bool(torch.equal(first, last) and first.any())
-
     def _output(self, scaled: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
         timestep = self.timestep(logsnr, scaled.dtype)
         named = cond if cond is None or isinstance(cond, Mapping) else {"class_labels": cond}

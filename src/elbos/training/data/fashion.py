@@ -68,10 +68,17 @@ class Fashion(Typed):
             folder = raw if raw.is_dir() else self.root
         elif not DEBIAN.is_dir():
             folder = build_once(cache_dir() / "fashion-mnist", _download, Path)
-        train, test = (_read_split(folder, prefix) for prefix in ("train", "t10k"))
-        assert train.labels is not None
-        val = Split(InMemory(train.x[-_NUM_VAL:]), train.labels[-_NUM_VAL:])
-        train = Split(InMemory(train.x[:-_NUM_VAL]), train.labels[:-_NUM_VAL])
+        splits = []
+        for prefix, parts in (
+            ("train", (slice(-_NUM_VAL), slice(-_NUM_VAL, None))),
+            ("t10k", (slice(None),)),
+        ):
+            x = _read_idx(folder, f"{prefix}-images-idx3-ubyte", num_dims=3).unsqueeze(1)
+            labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", num_dims=1).long()
+            if len(x) != len(labels):
+                raise ValueError(f"{folder} has {len(x)} {prefix} images and {len(labels)} labels")
+            splits += [Split(InMemory(x[rows]), labels[rows]) for rows in parts]
+        train, val, test = splits
         return Dataset("fashion", train, val, test, 256, len(_CLASS_NAMES), _CLASS_NAMES)
 
 
@@ -94,14 +101,6 @@ def _download(folder: Path) -> None:
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != digest:
             raise ValueError(f"{_URL}/{name} was cut short or changed: run again")
         files.write(folder / name, content)
-
-
-def _read_split(folder: Path, prefix: str) -> Split:
-    x = _read_idx(folder, f"{prefix}-images-idx3-ubyte", num_dims=3).unsqueeze(1)
-    labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", num_dims=1).long()
-    if len(x) != len(labels):
-        raise ValueError(f"{folder} has {len(x)} {prefix} images and {len(labels)} labels")
-    return Split(InMemory(x), labels)
 
 
 def _read_idx(folder: Path, name: str, num_dims: int) -> UInt8[Tensor, "..."]:

@@ -1,6 +1,7 @@
 """Hugging Face datasets: streamed from the Hub, in a folder, or saved by `save_to_disk`."""
 
 import importlib
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,8 +68,21 @@ class Hub(Pictures):
         """
         with needs("datasets"):
             datasets = importlib.import_module("datasets")
+        path = Path(self.path)
+        is_saved = any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
+        if not (path.exists() or are_downloads_allowed()):
+            raise ValueError(
+                f"{self.path} is not on this machine, and data named by a run are not downloaded: "
+                f"train with data:hub --data.path {self.path} to download it"
+            )
         try:
-            loaded = self._loaded(datasets)
+            # Without a network, each retry is a warning.
+            with at_level(logging.getLogger("huggingface_hub"), logging.ERROR):
+                loaded = (
+                    datasets.load_from_disk(self.path)
+                    if is_saved
+                    else datasets.load_dataset(self.path, self.name, streaming=True)
+                )
         except Exception as error:  # any error of the library or the network
             raise ValueError(f"{self.path} cannot be loaded: {flat(error)[:300]}") from error
         parts = loaded if isinstance(loaded, dict) else {"": loaded}
@@ -88,39 +102,17 @@ class Hub(Pictures):
         names = getattr(features.get(self.label), "names", None)
         return self._images(datasets, groups), names and tuple(names)
 
-    def _loaded(self, datasets: Any) -> Any:
-        is_saved = any(
-            (Path(self.path) / name).exists() for name in ("dataset_dict.json", "state.json")
-        )
-        if is_saved:
-            return datasets.load_from_disk(self.path)
-        if not (Path(self.path).exists() or are_downloads_allowed()):
-            raise ValueError(
-                "it is not in the cache of this machine, and data named by a run are not "
-                f"downloaded: train with data:hub --data.path {self.path} to download it"
-            )
-        # Without a network, each retry is a warning.
-        with at_level(logging.getLogger("huggingface_hub"), logging.ERROR):
-            return datasets.load_dataset(self.path, self.name, streaming=True)
-
     def _images(self, datasets: Any, groups: dict[str, Any]) -> Iterator[Encoded]:
-        for number, (split, row) in enumerate(self._rows(datasets, groups)):
-            image = row[self.image] or {}
-            content = image.get("bytes") or image.get("path")
-            if isinstance(content, str):
-                content = files.read(Path(content))
-            label = None if self.label is None else row[self.label]
-            if not isinstance(label, int | str | None):
-                raise ValueError(
-                    f"the column {self.label} of {self.path} does not hold classes: name another"
-                )
-            yield Encoded(f"{number:09d}", content, split, label)
-
-    def _rows(self, datasets: Any, groups: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+        numbers = itertools.count()
         try:
             for split, part in groups.items():
                 for row in part.cast_column(self.image, datasets.Image(decode=False)):
-                    yield split, row
+                    image = row[self.image] or {}
+                    content = image.get("bytes") or image.get("path")
+                    if isinstance(content, str):
+                        content = files.read(Path(content))
+                    label = None if self.label is None else row[self.label]
+                    yield Encoded(f"{next(numbers):09d}", content, split, label)
         except Exception as error:  # any error of the library or the network
             raise ValueError(
                 f"{self.path} cannot be read, with pictures in {self.image}: {flat(error)[:200]}"
