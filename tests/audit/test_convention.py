@@ -268,6 +268,42 @@ def test_a_condition_that_the_loss_left_out_is_given(labels):
         probe(flow_with(), X).denoiser(lambda z, t: z)(X, torch.zeros(64), X)
 
 
+def test_tensors_without_a_row_for_each_sample_are_given_whole():
+    ids, given = torch.randn(12, 3), []
+    found = probe(flow_with(ids=lambda _: ids), X).denoiser(
+        lambda z, t, ids: given.append(ids) or 0 * z
+    )
+    found(X[:5], torch.zeros(5))
+    assert torch.equal(given[0], ids)
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [lambda _: 1 + 4 * torch.rand(()), lambda _: torch.randn(1, 7, 4)],
+    ids=["number", "embedding"],
+)
+def test_an_argument_that_is_drawn_anew_is_a_condition(drawn):
+    found = probe(flow_with(guidance=drawn), X).denoiser(lambda z, t, guidance: 0 * z)
+    with pytest.raises(ValueError, match="guidance"):
+        found(X, torch.zeros(64))
+    found(X, torch.zeros(64), {"guidance": 3.0})
+
+
+def test_a_time_keeps_its_precision_in_a_network_of_half_precision():
+    times = []
+    network = torch.nn.Linear(16, 16).bfloat16()
+    network.forward = lambda z, t: times.append(t.dtype) or 0 * z
+    probe(flow_with(), X).denoiser(network)(X, torch.zeros(64))
+    assert times == [torch.float32]
+
+
+def test_labels_of_few_classes_are_no_time():
+    """Ties must not make a binary label look like a function of the noise level."""
+    found = probe(flow_with(label=lambda num: torch.randint(2, (num,))), X)
+    with pytest.raises(ValueError, match="label"):
+        found.denoiser(lambda z, t, label: 0 * z)(X, torch.zeros(64))
+
+
 def normalized(network, x):
     t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
     x = (x - torch.tensor([0.1, -0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 1, 2]).view(3, 1, 1)

@@ -107,6 +107,10 @@ def antithetic(num):
     return torch.cat([u, 1 - u])
 
 
+def stratified(num):
+    return (torch.arange(num) + torch.rand(num)) / num
+
+
 def shared_by_four_neighbours(num):
     return torch.rand(num // 4).repeat_interleave(4)
 
@@ -116,13 +120,7 @@ def numpy_uniform(num):
 
 
 @pytest.mark.parametrize(
-    "times",
-    [
-        low_discrepancy,
-        antithetic,
-        shared_by_four_neighbours,
-        numpy_uniform,
-    ],
+    "times", [low_discrepancy, antithetic, stratified, shared_by_four_neighbours, numpy_uniform]
 )
 def test_levels_are_exact_however_their_times_are_drawn(times):
     """Uniform times in a schedule without a name: log-SNR rises like 10 + 3 ln u - 2 (1 - u)."""
