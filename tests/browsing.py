@@ -1,10 +1,7 @@
 """Pages in a real browser, which must stay quiet."""
 
 import contextlib
-import re
 from pathlib import Path
-
-import numpy as np
 
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = [
@@ -34,16 +31,3 @@ def opened(browser, path, *, width, **options):
     outside = [line for line in trouble if not line.startswith(("file:", "data:", "blob:"))]
     assert outside == []
     context.close()
-
-
-def luminance(color):
-    red, green, blue = (int(part) / 255 for part in re.findall(r"\d+", color)[:3])
-    linear = [
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (red, green, blue)
-    ]
-    return np.dot([0.2126, 0.7152, 0.0722], linear)
-
-
-def contrast(color, other):
-    low, high = sorted([luminance(color), luminance(other)])
-    return (high + 0.05) / (low + 0.05)

@@ -1,6 +1,5 @@
 """What we read in diffusers' files, against diffusers itself, most of it run in float64."""
 
-import json
 import math
 import re
 import warnings
@@ -11,7 +10,6 @@ import scipy.stats
 import torch
 
 from elbos.adapters.diffusers import Training, loss_table, read_config
-from elbos.audit import from_table
 from elbos.theory import parameterizations
 from elbos.theory.recipes import RECIPES
 
@@ -331,24 +329,13 @@ def test_diagnostics(name, options, flags, kinds):
     assert not any(one.is_fatal for one in diagnostics)
 
 
-FLOW_SIGMAS = {"use_flow_sigmas": True}
 WRONG = [  # name, options, flags, what the message says
-    ("DDPM", {"num_train_timesteps": 1e3}, {}, "num_train_timesteps is 1000.0"),
     ("DDPM", {"beta_start": "0.1"}, {}, "beta_start is '0.1': give a finite number"),
-    ("DDPM", {"beta_end": 1.5}, {}, "beta_end is 1.5"),
     ("DDIM", {"beta_schedule": "sigmoid"}, {}, "beta_schedule is 'sigmoid'"),
-    ("DDPM", {"trained_betas": [0.1] * 9}, {}, "trained_betas is no list of num_train_timesteps"),
-    ("DDPM", {"rescale_betas_zero_snr": "no"}, {}, "rescale_betas_zero_snr is 'no'"),
-    ("DDPM", ZERO_SNR | {"num_train_timesteps": 1}, {}, "steps without noise"),
     ("DDPM", {"prediction_type": "trigflow"}, {}, "prediction_type is 'trigflow'"),
-    ("DDPM", {}, {"prediction": "flow"}, "no flow without use_flow_sigmas"),
     ("DDPM", {}, {"weighting_scheme": "mode"}, "weighting_scheme"),
     ("FlowMatchEulerDiscrete", {}, {"snr_gamma": 5.0}, "snr_gamma.*betas"),
-    ("FlowMatchEulerDiscrete", {}, {"prediction": "v"}, "not v"),
-    ("FlowMatchLCM", {}, {"prediction": "x", "precondition_outputs": True}, "predict flow"),
     ("FlowMatchEulerDiscrete", {"shift": 0.0}, {}, "shift is 0.0: give a finite number above 0"),
-    ("FlowMatchEulerDiscrete", {}, {"mode_scale": 1.76}, "mode_scale is 1.76"),
-    ("EDMEuler", {}, {"snr_gamma": 5.0}, "without Min-SNR"),
     ("EDMEuler", {"sigma_max": 0.001}, {}, "sigma_max is 0.001: give a finite number above 0.002"),
 ]
 
@@ -376,48 +363,3 @@ def test_a_file_of_anything_else_is_refused_in_one_line(tmp_path, content, messa
     with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{message}") as caught:
         read_config(path)
     assert "\n" not in str(caught.value)
-
-
-WIDE = [
-    ("DDPM", {"num_train_timesteps": 300_000} | COSINE | X, {}),
-    ("DDPM", {"beta_end": 1.0}, {}),
-    ("DDPM", {"beta_start": 1e-20, "beta_end": 1e-18}, {}),
-    ("DDPM", {"trained_betas": [0.1, *[1e-14] * 500, *[0.1] * 499]}, {}),
-    ("FlowMatchEulerDiscrete", {"num_train_timesteps": 100_000}, {}),
-    ("FlowMatchEulerDiscrete", {}, DRAWS[2] | {"logit_mean": 5.0, "logit_std": 0.1}),
-    ("EDMEuler", {"sigma_min": 1e-300}, {}),
-]
-
-
-@pytest.mark.parametrize(("name", "options", "flags"), WIDE, ids=range(len(WIDE)))
-def test_weights_of_wide_tables_are_numbers(name, options, flags):
-    """Warnings are errors; data below the last digit of the noise is none."""
-    found = from_table(steps_of(name, options, **flags))
-    assert found.logsnr.abs().max() <= 80
-    for curve in (found.weight, found.density, found.coefficient, found.mixture_density):
-        assert curve.isfinite().all()
-    assert (found.weight > 0).all()
-    assert 0 <= found.negative_share < 1
-    assert math.isfinite(found.mass_at_max) and math.isfinite(found.negative_mass)
-
-
-EXTREMES = [
-    ("DDPM", {"beta_start": 1e-300, "beta_end": 1e-300}, {}),
-    ("FlowMatchEulerDiscrete", {"shift": 1e-300}, {}),
-    ("FlowMatchEulerDiscrete", {}, DRAWS[2] | {"logit_mean": 40.0}),
-    ("EDMEuler", {"rho": 1e90}, {}),
-]
-
-
-@pytest.mark.parametrize(("name", "options", "flags"), EXTREMES, ids=str)
-def test_a_table_of_hardly_any_levels_has_no_weighting(name, options, flags):
-    with pytest.raises(ValueError, match="fewer than three noise levels"):
-        from_table(steps_of(name, options, **flags))
-
-
-def test_other_keys_of_a_file_are_kept(tmp_path):
-    """Infinity, which is no JSON, is what diffusers writes for `lambda_min_clipped`."""
-    path = tmp_path / "scheduler_config.json"
-    config = {"_class_name": "DDPMScheduler", "lambda_min_clipped": -math.inf, "own": [1]}
-    path.write_text(json.dumps(config))
-    assert read_config(path) == config

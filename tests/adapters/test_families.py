@@ -18,7 +18,6 @@ diffusers = pytest.importorskip("diffusers")
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
 
 CONFIGS = Path(__file__).with_name("families.json")
-GUIDE = Path(__file__).parents[2] / "docs/denoisers.md"
 B, L = 4, 5  # samples; as many as a side of the latents, so that no axis broadcasts; tokens of text
 IMAGE = (B, 4, 4, 6)
 
@@ -220,15 +219,6 @@ def test_what_a_network_does_not_take(family, shape, changes, named):
     assert "\n" not in str(error.value)
 
 
-def test_another_time_scale_leaves_packing_to_the_caller():
-    _, cond, _ = FAMILIES["flux-schnell"]
-    network, z, logsnr = made("flux-schnell"), randn(*IMAGE), torch.zeros(B)
-    packed = cond | {"txt_ids": torch.zeros(L, 3), "img_ids": rows_and_columns(2, 3)}
-    by_caller = denoiser(network, FLOW, time_scale=1 / 1000)(patches(z), logsnr, packed)
-    for one, other in zip(denoiser(network, FLOW)(z, logsnr, cond), by_caller, strict=True):
-        torch.testing.assert_close(patches(one), other, rtol=0, atol=1e-6)
-
-
 DIFFERENT = {"wan": (B, 4, 4, 6), "qwen-image": (B, 4, 1, 4, 6), "z-image": (B, 4, 1, 4, 6)}
 
 
@@ -334,37 +324,3 @@ def test_latents_are_those_of_the_training_script(family):
     torch.testing.assert_close(found, sampled, rtol=0, atol=1e-5)
     decoded = vae.decode(raw).sample.flatten(1, -3)
     torch.testing.assert_close(encode.decode(encode(images)), decoded, rtol=1e-4, atol=1e-4)
-
-
-@torch.no_grad()
-def test_the_guide_validates_a_saved_pipeline(tmp_path):
-    """The bound of the guide's lines, beside the bound of the script's lines."""
-    network, vae = made("flux-dev"), made("vae")
-    for part, module in (("transformer", network), ("vae", vae)):
-        module.save_pretrained(tmp_path / part)
-    diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).save_pretrained(tmp_path / "scheduler")
-    parts = {
-        "scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"],
-        "transformer": ["diffusers", "FluxTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-    }
-    (tmp_path / "model_index.json").write_text(json.dumps(parts))
-    section = GUIDE.read_text().split("## Text-to-image networks of diffusers")[1]
-    code = section.split("```py\n")[1].split("```")[0].replace('"flux"', repr(str(tmp_path)))
-    names = {
-        "images": randn(B, 3, 8, 12).clamp(-1, 1),
-        "text": TEXT["encoder_hidden_states"],
-        "pooled": POOLED["pooled_projections"],
-    }
-    exec(code, names)
-    assert names["x"].shape == IMAGE
-
-    def by_hand(z, logsnr, cond):
-        alpha, sigma = (align(scale, z) for scale in alpha_sigma(logsnr))
-        noisy, share = z / (alpha + sigma), sigma / (alpha + sigma)
-        velocity = flux(network, noisy, 1000 * torch.sigmoid(-logsnr / 2), cond)
-        return noisy - share * velocity, noisy + (1 - share) * velocity
-
-    bound = names["validator"](by_hand, cond=names["cond"]).bits_per_dim
-    assert names["bound"].bits_per_dim == pytest.approx(bound, rel=1e-5)

@@ -23,11 +23,6 @@ def audited_oddity(oddity, num_samples=1000):
     return audit.probe(oddity.loss, x, num_samples)
 
 
-def first_writings():
-    """The names of one loss for each recipe, which every run of the tests audits."""
-    return {case.loss.__name__ for case in {c.recipe: c for c in reversed(CASES)}.values()}
-
-
 def all_audits():
     """Functions that audit each loss of `training_losses` and `mistaken_losses`, by name."""
     audits = {case.loss.__name__: lambda loss=case.loss: audited(loss, 20_000) for case in CASES}

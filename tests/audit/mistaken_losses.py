@@ -13,7 +13,7 @@ from typing import NamedTuple
 import scipy
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler
 
 
 class Mistake(NamedTuple):
@@ -100,58 +100,6 @@ def shifted(t, shift):
     return shift * t / (1 + (shift - 1) * t)
 
 
-def indexed_logit_normal(mean, std):
-    """Times of the diffusers script: a logit-normal index into a table from noise to data."""
-    sigmas = FlowMatchEulerDiscreteScheduler(shift=1.0).sigmas
-    return lambda b: sigmas[(torch.sigmoid(mean + std * torch.randn(b)) * 1000).long()]
-
-
-def sigmoid_weighted(minus_dlogsnr_dt):
-    """The sigmoid weighting of an eps-network on the cosine schedule."""
-
-    def loss_fn(network, x):
-        t = torch.rand(x.shape[0]) * (1 - 2e-5) + 1e-5
-        logsnr = -2 * torch.log(torch.tan(math.pi / 2 * t))
-        eps = torch.randn_like(x)
-        z = expand(logsnr.sigmoid().sqrt(), x) * x + expand((-logsnr).sigmoid().sqrt(), x) * eps
-        mse = (network(z, logsnr) - eps).square().mean((1, 2, 3))
-        return (minus_dlogsnr_dt(t) * torch.sigmoid(2 - logsnr) * mse).mean()
-
-    return loss_fn
-
-
-def sd3_preconditioned(weight):
-    """A velocity network preconditioned to predict x, as a flag of the SD3 script does."""
-
-    def loss_fn(network, x):
-        sigmas = torch.sigmoid(torch.randn(x.shape[0], 1, 1, 1))
-        noise = torch.randn_like(x)
-        noisy = (1 - sigmas) * x + sigmas * noise
-        model_pred = network(noisy, sigmas.flatten() * 1000) * (-sigmas) + noisy
-        return (weight(sigmas) * (model_pred - x) ** 2).mean()
-
-    return loss_fn
-
-
-def normalized_by_batch(x_weight):
-    """Weights divided by their mean over the batch, batches of 16."""
-
-    def weight(snr):
-        w = x_weight(snr)
-        return torch.cat([part / part.mean() for part in w.split(16)])
-
-    return weight
-
-
-def off_by_one(network, x):
-    """Min-SNR for eps, its weights from alphas_cumprod[t - 1]; at t = 0 that is the last entry."""
-    t = torch.randint(0, 1000, (x.shape[0],))
-    noise = torch.randn_like(x)
-    z = expand(COSINE[t].sqrt(), x) * x + expand((1 - COSINE[t]).sqrt(), x) * noise
-    snr = COSINE[t - 1] / (1 - COSINE[t - 1])
-    return (torch.clamp(5 / snr, max=1) * (network(z, t) - noise).square().mean((1, 2, 3))).mean()
-
-
 def sqrt_twice(network, x):
     """The tables are square roots already."""
     sqrt_alphas_cumprod, sqrt_one_minus_alphas_cumprod = COSINE.sqrt(), (1 - COSINE).sqrt()
@@ -195,20 +143,9 @@ MISTAKES = [
         discrete("v_prediction", lambda snr: snr.clamp(max=5) / snr + 1),
     ),
     Mistake(
-        "min_of_snr_plus_one",
-        MIN_SNR_V,
-        discrete("v_prediction", lambda snr: (snr + 1).clamp(max=5) / (snr + 1)),
-    ),
-    Mistake(
         "one_at_zero_snr",
         discrete("v_prediction", min_snr_v, ZERO_SNR),
         discrete("v_prediction", one_where_zero(min_snr_v), ZERO_SNR),
-    ),
-    Mistake("alphas_cumprod_off_by_one", MIN_SNR_EPS, off_by_one),
-    Mistake(
-        "normalized_by_the_batch",
-        discrete("sample", lambda snr: snr),
-        discrete("sample", normalized_by_batch(lambda snr: snr)),
     ),
     Mistake(
         "p2_exponent_sign",
@@ -221,11 +158,6 @@ MISTAKES = [
         MIN_SNR_REDUCED,
         reduced(lambda squared_error, w: (w * squared_error.mean((1, 2, 3), True)).mean()),
     ),
-    Mistake(
-        "missing_derivative",
-        sigmoid_weighted(lambda t: 2 * math.pi / torch.sin(math.pi * t)),
-        sigmoid_weighted(torch.ones_like),
-    ),
     Mistake("p_mean_sign", EDM, edm(p_mean=+1.2)),
     Mistake("p_mean_p_std_swapped", edm(p_mean=-0.8, p_std=1.6), edm(p_mean=1.6, p_std=-0.8)),
     Mistake(
@@ -234,16 +166,6 @@ MISTAKES = [
         edm(weight=lambda sigma: (sigma**2 + 0.5) / (sigma * 0.5) ** 2),
     ),
     Mistake("shifted_twice", FLOW, flow(lambda b: shifted(shifted(torch.rand(b), 3), 3))),
-    Mistake(
-        "logit_normal_flipped",
-        flow(indexed_logit_normal(-0.5, 0.6)),
-        flow(indexed_logit_normal(0.5, 0.6)),
-    ),
-    Mistake(
-        "preconditioned",
-        sd3_preconditioned(lambda sigmas: sigmas**-2),
-        sd3_preconditioned(torch.ones_like),
-    ),
 ]
 
 
@@ -283,15 +205,6 @@ def offset_noise(strength):
     return lambda x: torch.randn_like(x) + strength * torch.randn(x.shape[0], x.shape[1], 1, 1)
 
 
-def noise_shared_by_channels(x):
-    return torch.randn(x.shape[0], 1, *x.shape[2:]).repeat(1, x.shape[1], 1, 1)
-
-
-def mirrored_noise(x):
-    half = torch.randn_like(x[: len(x) // 2])
-    return torch.cat([half, -half])
-
-
 def noise_for_the_batch(x):
     return torch.randn(1, *x.shape[1:]).expand_as(x)
 
@@ -306,15 +219,6 @@ def input_perturbation(network, x):
     noise = torch.randn_like(x)
     perturbed = noise + 0.1 * torch.randn_like(x)
     return F.mse_loss(network(alpha * x + sigma * perturbed, t), noise)
-
-
-def pyramid_noise(x, discount=0.8):
-    noise, (h, w) = torch.randn_like(x), x.shape[2:]
-    for i in range(1, 4):
-        size = (max(1, h // 2**i), max(1, w // 2**i))
-        coarse = torch.randn(x.shape[0], x.shape[1], *size)
-        noise = noise + F.interpolate(coarse, size=(h, w), mode="bilinear") * discount**i
-    return noise / noise.std()
 
 
 def uniform_noise(x):
@@ -406,22 +310,6 @@ def self_conditioning(network, x):
     return F.mse_loss(network(z, t, torch.zeros_like(x) if x_self_cond is None else x_self_cond), x)
 
 
-def consistency_training(network, x):
-    """The target is the network's own estimate at the next smaller noise level."""
-    steps = torch.linspace(80 ** (1 / 7), 0.002 ** (1 / 7), 18) ** 7
-    i, noise = torch.randint(0, 17, (x.shape[0],)), torch.randn_like(x)
-
-    def estimate(step):
-        sigma = expand(steps[step], x)
-        c_skip, c_out = 0.25 / (sigma**2 + 0.25), 0.5 * sigma / (sigma**2 + 0.25).sqrt()
-        z = x + sigma * noise
-        return c_skip * z + c_out * network(z / (sigma**2 + 0.25).sqrt(), sigma.flatten())
-
-    with torch.no_grad():
-        target = estimate(i + 1)
-    return F.mse_loss(estimate(i), target)
-
-
 def taught(network, x):
     """The target is what a copy of the network, an average of its weights, says."""
     teacher = copy.deepcopy(network).eval().requires_grad_(False)
@@ -461,12 +349,6 @@ def per_channel(x):
     return (x - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
 
 
-def encode(x):
-    """A frozen encoder: 4 channels at half the resolution, scaled."""
-    hidden = torch.tanh(frozen_conv(x.shape[1], 16, 2, seed=3)(x))
-    return frozen_conv(16, 4, 1, seed=4)(hidden) * 0.18215
-
-
 def weight_depends_on_x(network, x):
     """Images that are brighter than others count for more."""
     t, alpha, sigma = cosine_time(x)
@@ -486,11 +368,8 @@ def learned_loss_weight(network, x):
 ODDITIES = [
     Oddity("huber", elementwise(lambda pred, y: F.huber_loss(pred, y, delta=0.1)), "not-squared"),
     Oddity("offset_noise", from_noise(offset_noise(0.1)), "offset-noise"),
-    Oddity("noise_shared_by_channels", from_noise(noise_shared_by_channels), "coloured-noise"),
-    Oddity("mirrored_noise", from_noise(mirrored_noise), "noise-unseen"),
     Oddity("noise_for_the_batch", from_noise(noise_for_the_batch), None),
     Oddity("two_draws", from_noise(two_draws), "summed-noise"),
-    Oddity("pyramid_noise", from_noise(pyramid_noise), "coloured-noise"),
     Oddity("uniform_noise", from_noise(uniform_noise), "not-normal"),
     Oddity("scipy_noise", from_noise(scipy_noise), "noise-unseen"),
     Oddity("adversarial", adversarial, "coupled"),
@@ -499,11 +378,9 @@ ODDITIES = [
     Oddity("learned_variance", learned_variance, "learned-variance"),
     Oddity("learned_loss_weight", learned_loss_weight, "second-output"),
     Oddity("self_conditioning", self_conditioning, "untrained-calls"),
-    Oddity("consistency_training", consistency_training, "self-target"),
     Oddity("taught", taught, "self-target"),
     Oddity("two_calls", two_calls, "several-calls"),
     Oddity("per_channel_normalization", preprocessed(per_channel), "encoded"),
-    Oddity("latents", preprocessed(encode), "encoded"),
     Oddity("zero_terminal_snr", discrete("v_prediction", torch.ones_like, SD_ZERO_SNR), None),
     Oddity("weight_depends_on_x", weight_depends_on_x, "data-dependent"),
 ]

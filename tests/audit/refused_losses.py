@@ -41,12 +41,6 @@ def optimal_transport(x1, x0):
     return x1[j], x0[i], times(x1)
 
 
-def sampled_transport(x1, x0):
-    """Pairs drawn from an entropic plan."""
-    plan = torch.softmax(-(torch.cdist(x0.flatten(1), x1.flatten(1)) ** 2) / 2, dim=1)
-    return x1[torch.multinomial(plan, 1).flatten()], x0, times(x1)
-
-
 def shuffled(x1, x0):
     return x1[torch.randperm(len(x1))], x0, times(x1)
 
@@ -59,13 +53,6 @@ def levels_by_row(x1, x0):
 def flipped_samples(x1, x0):
     flip = torch.rand(len(x1), 1, 1, 1) < 0.5
     return torch.where(flip, x1.flip(-1), x1), x0, times(x1)
-
-
-def random_crops(x1, x0):
-    """Padded by two pixels, and cropped to its size again."""
-    padded = F.pad(x1, (2, 2, 2, 2))
-    i, j = torch.randint(0, 5, (2,)).tolist()
-    return padded[..., i : i + x1.shape[2], j : j + x1.shape[3]], x0, times(x1)
 
 
 def data_bridge(network, x):
@@ -108,11 +95,9 @@ def masked_input(network, x):
 
 REFUSED = [
     Refused("optimal_transport", velocity_loss(optimal_transport), "optimal transport"),
-    Refused("sampled_transport", velocity_loss(sampled_transport), "optimal transport"),
     Refused("shuffled", velocity_loss(shuffled), "shuffled"),
     Refused("levels_by_row", velocity_loss(levels_by_row), "axis 2, of size 8"),
     Refused("flipped_samples", velocity_loss(flipped_samples), "mirrored"),
-    Refused("random_crops", velocity_loss(random_crops), "augmentation, dropout"),
     Refused("data_bridge", data_bridge, "bridge"),
     Refused("blurred", blurred, "augmentation, dropout"),
     Refused("inpainting", inpainting, "clean data, as behind a mask"),

@@ -256,33 +256,6 @@ def test_steps_that_are_nearly_equally_likely_are_not_called_so(tilt, is_seen):
         assert np.quantile(np.abs(error - error.mean()), 0.95) < 0.03
 
 
-def test_equally_likely_steps_are_called_so():
-    # three tables of 1,000, of which 20,000 samples are drawn unseen
-    for seed in range(3):
-        levels = np.random.default_rng(seed).choice(np.linspace(-8, 8, 1000), 20_000)
-        _, density = estimate(levels)
-        assert (density.kind, density.num_steps) == ("table", 1000)
-
-
-def test_the_probabilities_of_steps_are_read_off_the_random_number():
-    # a logit-normal index into a table of 1,000, as Stable Diffusion 3 draws it
-    rng = np.random.default_rng(0)
-    normal = 0.3 + 0.8 * rng.standard_normal(20_000)
-    index = np.floor(1000 / (1 + np.exp(-normal))).astype(int)
-    table = 2 * np.log((1000.5 - np.arange(1000)) / (np.arange(1000) + 0.5))
-    s = stats.norm.logcdf((normal - 0.3) / 0.8) - stats.norm.logsf((normal - 0.3) / 0.8)
-    levels = drawn(table[index], s[:, None])
-    grid = np.linspace(*np.quantile(levels.logsnr, [0.01, 0.99]), 401)
-    density = Evidence.from_levels(levels).density(grid)
-    assert density.kind == "function"
-    assert abs(density.schedule.mean + 2 * 0.3) < 0.03
-    assert abs(density.schedule.std - 2 * 0.8) < 0.03
-    edges = stats.norm.cdf((np.log(np.arange(1, 1000) / np.arange(999, 0, -1)) - 0.3) / 0.8)
-    true = np.log(np.diff(edges) / -np.gradient(table)[1:-1])
-    error = density.log_p - np.interp(grid, table[1:-1][::-1], true[::-1])
-    assert np.quantile(np.abs(error - np.median(error)), 0.95) < 0.02
-
-
 def rises_of(levels, log_weight_over_p):
     grid, density = estimate(levels)
     exact = Curve(log_weight_over_p(grid), np.zeros((len(grid), len(grid))), 0.0, False)

@@ -1,6 +1,5 @@
 """The calls of a loss: arguments, outputs, random numbers, and what cannot be measured."""
 
-import random
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,18 +10,13 @@ from audit_errors import relative_errors
 from audited import (
     X,
     cosine_v,
-    edm_per_sample,
     kinds,
 )
 from mistaken_losses import (
     ODDITIES,
 )
-from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from elbos import audit
-from elbos.audit.probing.measure import measuring
-from elbos.audit.probing.rng import Recorder, preserved_random_states
 from elbos.theory import weightings
 from elbos.theory.recipes import RECIPES
 
@@ -92,63 +86,6 @@ def test_a_generator_of_the_loss_is_reset_too():
     assert audit.probe(loss, X, 500).schedule == "Flow()"
 
 
-def test_the_random_states_are_left_as_they_were():
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    with preserved_random_states():
-        Recorder().reset(1, 4)
-    assert random.getstate() == before[0]
-    assert (np.random.get_state()[1] == before[1][1]).all()  # noqa: NPY002
-    assert torch.equal(torch.get_rng_state(), before[2])
-
-
-def stratified(num):
-    return (torch.arange(num) + torch.rand(num)) / num
-
-
-def evenly_spaced(num):
-    return (torch.rand(()) + torch.arange(num) / num) % 1
-
-
-def antithetic(num):
-    u = torch.rand((num + 1) // 2)
-    return torch.cat([u, 1 - u])[:num]
-
-
-def of_frames(num, per_clip=3):
-    return torch.rand(num // per_clip, 1).expand(-1, per_clip).flatten()
-
-
-@pytest.mark.parametrize(
-    ("times", "nums"),
-    [
-        (torch.rand, range(1, 9)),
-        (stratified, range(1, 9)),
-        (evenly_spaced, range(1, 9)),
-        (antithetic, range(1, 9)),
-        (of_frames, (3, 6, 9)),
-    ],
-    ids=lambda one: getattr(one, "__name__", ""),
-)
-def test_the_times_of_any_batch_are_among_the_designs(times, nums):
-    """The batch size is known after the draws only, when the network is called."""
-    for num in nums:
-        recorder = Recorder()
-        with recorder:
-            drawn = times(num)
-        found = [torch.sigmoid(one.logits) for one in recorder.draws.designs(num)]
-        assert {len(one) for one in found} == {num}
-        assert min((one - drawn).abs().max() for one in found) < 1e-6
-
-
-def test_a_draw_is_recorded_before_the_loss_changes_it():
-    recorder = Recorder()
-    with recorder:
-        drawn = torch.rand(5)
-        expected = drawn.double().logit()
-        drawn.mul_(1000)
-    assert recorder.draws.designs(5)[0].logits == pytest.approx(expected)
-
-
 def test_probes_in_threads_do_not_change_each_other():
     with ThreadPoolExecutor(3) as pool:
         results = list(pool.map(lambda seed: audit.probe(cosine_v, X, 600, seed), (1, 1, 2)))
@@ -167,64 +104,11 @@ def test_probe_restores_numpys_random_functions(monkeypatch):
     assert np.random.rand is mine
 
 
-def test_a_missing_name_is_not_blamed_on_the_shape_of_the_data():
-    shape = str(list(X.shape))
-    with pytest.raises(ValueError, match="no_such_name") as missing:
-        audit.probe(lambda network, x: no_such_name(x), X, 300)
-    with pytest.raises(ValueError, match="The loss raised") as unfit:
-        audit.probe(lambda network, x: network(x, x.view(7)).sum(), X, 300)
-    assert shape not in str(missing.value) and shape in str(unfit.value)
-
-
-def test_seeds_have_no_level_in_common():
-    drawn = []
-    for seed in (0, 1):
-        with measuring(cosine_v, X, 1000, seed) as measurement:
-            drawn.append(set(measurement.samples(1000).logsnr.tolist()))
-    assert len(drawn[0]) == len(drawn[1]) == 1000
-    assert not drawn[0] & drawn[1]
-
-
 def test_a_pair_of_outputs_is_audited_by_the_first():
     edm2 = next(oddity.loss for oddity in ODDITIES if oddity.name == "learned_loss_weight")
     result = audit.probe(edm2, X, 1000)
     assert (result.parameterization, result.schedule) == ("x", "Normal(mean=0.8, std=2.0)")
     assert relative_errors(result, RECIPES["edm2"].closed_form).abs().median() < 1e-3
-
-
-def with_an_attribute(network, z):
-    return network(z).prediction
-
-
-def in_vjp(network, z):
-    return torch.func.vjp(network, z)[0]
-
-
-def in_vmap(network, z):
-    return torch.vmap(lambda one: network(one[None])[0])(z)
-
-
-def in_a_checkpoint(network, z):
-    return checkpoint(network, z.requires_grad_(), use_reentrant=True)
-
-
-@pytest.mark.parametrize(
-    ("call", "reason"),
-    [
-        (with_an_attribute, r"no attribute 'prediction'.* the stand-in answers with a tensor"),
-        (in_vjp, r"torch\.func"),
-        (in_vmap, r"torch\.func"),
-        (in_a_checkpoint, r"use_reentrant=False"),
-    ],
-)
-def test_a_call_that_cannot_be_watched_is_told_why(call, reason):
-    def loss(network, x):
-        eps, t = torch.randn_like(x), torch.rand(len(x), 1, 1, 1)
-        return (call(network, (1 - t) * x + t * eps) - eps).square().mean()
-
-    with pytest.raises(ValueError, match=reason) as error:
-        audit.probe(loss, X, 300)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -248,13 +132,3 @@ def test_neither_a_mode_of_gradients_nor_those_of_the_data_change_anything():
     with torch.inference_mode():
         result = audit.probe(cosine_v, X[:64].clone().requires_grad_(), 400)
     assert torch.equal(result.weight, expected.weight)
-
-
-def test_type_of_the_network_is_a_module():
-    def loss(network, x):
-        assert isinstance(network, torch.nn.Module)
-        network.train()
-        assert isinstance(network.device, torch.device)
-        return edm_per_sample(network, x)
-
-    assert isinstance(audit.probe(loss, X, 500).weight, Tensor)

@@ -195,24 +195,18 @@ def test_a_learned_variance_is_left_out():
 
 
 def huber(network, x):
-    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
     y_hat = network((1 - t) * x + t * eps, t)
     return torch.nn.functional.huber_loss(y_hat, eps - x, delta=0.1)
 
 
 def unknown_noise(network, x):
     """Normal noise that is computed from uniform draws, and so not known to the audit."""
-    t, eps = torch.rand(len(x), 1), torch.special.ndtri(torch.rand_like(x).clamp(1e-6, 1 - 1e-6))
+    t, eps = (
+        torch.rand(len(x), 1, 1, 1),
+        torch.special.ndtri(torch.rand_like(x).clamp(1e-6, 1 - 1e-6)),
+    )
     return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
-
-
-@pytest.mark.parametrize(
-    ("loss", "named"),
-    [(huber, "Huber"), (unknown_noise, "torch.randn")],
-)
-def test_a_loss_that_determines_no_denoiser_is_refused(loss, named):
-    with pytest.raises(ValueError, match=named):
-        probe(loss, X).denoiser(lambda z, t: z)
 
 
 def test_a_declared_audit_has_no_denoiser():
@@ -257,15 +251,6 @@ def flow_with(**arguments):
     return loss
 
 
-def test_tensors_without_a_row_for_each_sample_are_given_whole():
-    ids, given = torch.randn(12, 3), []
-    found = probe(flow_with(ids=lambda _: ids), X).denoiser(
-        lambda z, t, ids: given.append(ids) or 0 * z
-    )
-    found(X[:5], torch.zeros(5))
-    assert torch.equal(given[0], ids)
-
-
 @pytest.mark.parametrize(
     "labels",
     [lambda _: None, lambda num: torch.zeros(num, dtype=torch.long)],
@@ -281,6 +266,15 @@ def test_a_condition_that_the_loss_left_out_is_given(labels):
     assert torch.equal(given[0], cond)
     with pytest.raises(ValueError, match="cond"):
         probe(flow_with(), X).denoiser(lambda z, t: z)(X, torch.zeros(64), X)
+
+
+def test_tensors_without_a_row_for_each_sample_are_given_whole():
+    ids, given = torch.randn(12, 3), []
+    found = probe(flow_with(ids=lambda _: ids), X).denoiser(
+        lambda z, t, ids: given.append(ids) or 0 * z
+    )
+    found(X[:5], torch.zeros(5))
+    assert torch.equal(given[0], ids)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +297,13 @@ def test_a_time_keeps_its_precision_in_a_network_of_half_precision():
     assert times == [torch.float32]
 
 
+def test_labels_of_few_classes_are_no_time():
+    """Ties must not make a binary label look like a function of the noise level."""
+    found = probe(flow_with(label=lambda num: torch.randint(2, (num,))), X)
+    with pytest.raises(ValueError, match="label"):
+        found.denoiser(lambda z, t, label: 0 * z)(X, torch.zeros(64))
+
+
 def normalized(network, x):
     t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
     x = (x - torch.tensor([0.1, -0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.5, 1, 2]).view(3, 1, 1)
@@ -315,8 +316,16 @@ def perturbed(network, x):
     return (network(z, t) - (eps - x)).square().mean()
 
 
-@pytest.mark.parametrize(("loss", "named"), [(normalized, "normalizes"), (perturbed, "perturbs")])
-def test_a_loss_of_other_data_or_noise_is_refused(loss, named):
+UNFIT = [
+    (huber, "Huber"),
+    (unknown_noise, "torch.randn"),
+    (normalized, "normalizes"),
+    (perturbed, "perturbs"),
+]
+
+
+@pytest.mark.parametrize(("loss", "named"), UNFIT)
+def test_a_loss_that_determines_no_denoiser_is_refused(loss, named):
     x = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with pytest.raises(ValueError, match=named):
         probe(loss, x).denoiser(lambda z, t: z)
@@ -331,13 +340,6 @@ def test_an_inexact_convention_is_a_warning():
 
     with pytest.warns(UserWarning, match="half precision"):
         probe(half, X).denoiser(lambda z, t: z)
-
-
-def test_labels_of_few_classes_are_no_time():
-    """Ties must not make a binary label look like a function of the noise level."""
-    found = probe(flow_with(label=lambda num: torch.randint(2, (num,))), X)
-    with pytest.raises(ValueError, match="label"):
-        found.denoiser(lambda z, t, label: 0 * z)(X, torch.zeros(64))
 
 
 def test_formulas_are_used_beyond_the_samples_and_tables_are_not():

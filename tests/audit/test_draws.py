@@ -45,17 +45,6 @@ def test_python_draws_integers_with_both_ends(u):
     assert drawn(lambda: random.randint(b=10, a=3), u.repeat(4)) == expected
 
 
-def test_one_rounded_number_for_the_batch():
-    value = drawn(lambda: torch.rand(1, dtype=torch.bfloat16), U)
-    assert value == torch.tensor([0.01], dtype=torch.bfloat16)
-
-
-def test_an_array_of_no_dimension_stays_one():
-    value = drawn(lambda: np.random.uniform(1, 3, size=()), U)
-    assert isinstance(value, np.ndarray)
-    assert value == pytest.approx(1.02)
-
-
 def test_complex_numbers_are_left_as_they_are():
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audited import all_audits, first_writings
-from training_losses import CASES
+from audited import all_audits
 
 GOLDEN = Path(__file__).with_name("golden_audits.json")
-OTHER_WRITINGS = {case.loss.__name__ for case in CASES} - first_writings()
 NAMES = (
     "parameterization",
     "sigma_data",
@@ -56,7 +54,7 @@ def summary(result):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if i % 9 or name in OTHER_WRITINGS else [])
+        pytest.param(name, marks=pytest.mark.slow if i % 9 else [])
         for i, name in enumerate(json.loads(GOLDEN.read_text()))
     ]
     if GOLDEN.exists()

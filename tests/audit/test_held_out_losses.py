@@ -41,16 +41,3 @@ def test_the_level_that_the_network_is_given_tells_the_scale(loss, scale, sigma_
     result = audit.probe(loss, (X[:64] + 1) / 2, 500)
     assert result.data_scale == pytest.approx(scale, rel=2e-3)
     assert result.sigma_data == (sigma_data and pytest.approx(sigma_data, rel=2e-3))
-
-
-def test_times_of_other_axes_end_at_the_first_call():
-    calls = []
-
-    def loss(network, x):
-        t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
-        calls.append(len(x))
-        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
-
-    with pytest.raises(ValueError, match=r"shape \[64, 64, 8, 8\] for data of shape \[64, 8, 8\]"):
-        audit.probe(loss, X[:64, 0])
-    assert len(calls) <= 2  # of the data repeated, and as they are

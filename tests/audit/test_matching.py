@@ -1,6 +1,5 @@
 """What a loss is near: a likelihood objective, by a factor; and its names."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -12,17 +11,9 @@ from audited import (
 )
 
 from elbos import audit
-from elbos.audit.declare import DeclaredLoss, from_loss, from_recipe
+from elbos.audit.declare import DeclaredLoss, from_loss
 from elbos.audit.names.matching import MIN_GAIN, SAME, coefficient_name, nearest_weightings
-from elbos.audit.result import Undecided
 from elbos.theory import parameterizations, schedules, weightings
-
-
-def test_an_undecided_weighting_has_no_significant_rise_to_remove():
-    exact = from_recipe("flow")
-    open_ = dataclasses.replace(exact, undecided=[Undecided(-2.0, -1.0, 1.1)])
-    assert open_.verdict == "undecided"
-    assert (open_.monotone_factor(open_.logsnr) == 1).all()
 
 
 @pytest.mark.parametrize("sign", [0.0, -1.0])

@@ -9,8 +9,6 @@ import torch
 from elbos import audit
 from elbos.audit.result import log_ratio_of
 from elbos.audit.testing import Difference, assert_weighting, expected_audit, write_golden
-from elbos.theory import schedules
-from elbos.theory.parameterizations import Eps
 
 NUM = 2000
 probe, assert_weighting = (partial(f, num_samples=NUM) for f in (audit.probe, assert_weighting))
@@ -102,25 +100,6 @@ def test_losses_of_no_common_level_have_no_distance():
     assert first.distance(second) is None
     with pytest.raises(AssertionError):
         assert_weighting(clean, X, like=second)
-
-
-def test_levels_of_density_0_have_no_finite_ratio():
-    schedule = schedules.Mixture(
-        schedules=(
-            schedules.Linear(logsnr_min=-6.0, logsnr_max=-2.0),
-            schedules.Linear(logsnr_min=2.0, logsnr_max=6.0),
-        ),
-        shares=(1.0, 1.0),
-    )
-    loss = audit.DeclaredLoss(
-        title="gap",
-        schedule=schedule,
-        parameterization=Eps(),
-        coefficient=torch.ones_like,
-    )
-    gap = audit.from_loss(loss)
-    assert gap.distance(gap, "density").value == 0
-    assert gap.distance(audit.from_recipe("edm"), "density").value == math.inf
 
 
 def test_levels_left_out_are_another_weighting():

@@ -13,8 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
-from diffusers.training_utils import compute_snr
 
 
 def append_dims(v, x):
@@ -96,16 +94,6 @@ def elbo_ve(network, x):
     return (denoised - x) ** 2 / sigma**2
 
 
-def elbo_ve__score(network, x):
-    """score_sde's continuous VE loss: the network is a score, its loss times sigma^2."""
-    t = torch.rand(x.shape[0]) * (1 - 1e-5) + 1e-5
-    std = 0.01 * (50 / 0.01) ** t
-    z = torch.randn_like(x)
-    score = network(x + append_dims(std, x) * z, std)
-    losses = torch.square(score * append_dims(std, x) + z)
-    return torch.mean(0.5 * torch.sum(losses.reshape(x.shape[0], -1), dim=-1))
-
-
 def elbo_linear(network, x):
     """VDM's fixed linear gamma, -13.3 to 5; then dgamma/dt is a constant and is dropped."""
     gamma = -13.3 + 18.3 * torch.rand(x.shape[0], 1, 1, 1)
@@ -136,29 +124,11 @@ def cosine_with_offset(logsnr, offset=0.008):
     return alpha_bar * torch.sigmoid(-logsnr) / torch.sin(2 * torch.acos(cos_u))
 
 
-def iddpm__diffusers(network, x):
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-    noise = torch.randn(x.shape, device=x.device, dtype=x.dtype)
-    timesteps = torch.randint(0, scheduler.config.num_train_timesteps, (x.shape[0],)).long()
-    noise_pred = network(scheduler.add_noise(x, noise, timesteps), timesteps).sample
-    return F.mse_loss(noise_pred.float(), noise.float())
-
-
 def ddpm(network, x):
     """1000 linear betas, L_simple, as in the first notebook about diffusion."""
     t = torch.randint(0, 1000, (x.shape[0],))
     noise = torch.randn_like(x)
     return F.mse_loss(noise, network(q_sample(LINEAR_1000, x, t, noise), t))
-
-
-def ddpm__score_sde(network, x):
-    """The continuous VP-SDE: score = -network / std, its loss times std^2."""
-    t = torch.rand(x.shape[0]) * (1.0 - 1e-5) + 1e-5
-    log_mean_coeff = -0.25 * t**2 * (20.0 - 0.1) - 0.5 * t * 0.1
-    std = append_dims(torch.sqrt(1.0 - torch.exp(2.0 * log_mean_coeff)), x)
-    z = torch.randn_like(x)
-    score = -network(append_dims(torch.exp(log_mean_coeff), x) * x + std * z, t * 999) / std
-    return torch.mean(0.5 * torch.sum(torch.square(score * std + z).flatten(1), dim=-1))
 
 
 # ---------------------------------------------------------------------------------------- EDM
@@ -234,24 +204,6 @@ def flow(network, x):
     return ((network((1 - t_) * x + t_ * noise, t) - (noise - x)) ** 2).mean()
 
 
-def flow__reversed(network, x_1):
-    """Data is at t = 1, target x - eps."""
-    x_0 = torch.randn_like(x_1)
-    t = torch.rand(x_1.shape[0])
-    x_t = t[:, None, None, None] * x_1 + (1 - t[:, None, None, None]) * x_0
-    return torch.pow(network(x=x_t, t=t) - (x_1 - x_0), 2).mean()
-
-
-def flow__lipman(network, x_1):
-    """The OT path with sigma_min = 1e-4, as in the paper."""
-    sigma_min = 1e-4
-    t = torch.rand(x_1.shape[0], 1, 1, 1)
-    x_0 = torch.randn_like(x_1)
-    x_t = (1 - (1 - sigma_min) * t) * x_0 + t * x_1
-    loss = (network(x_t, t.view(-1)) - (x_1 - (1 - sigma_min) * x_0)).square().flatten(1).sum(1)
-    return {"loss": loss}
-
-
 def flow__x_prediction(network, x):
     """The network predicts x, the loss is on the velocity made of it; t = 1 is data."""
     t = uniform(x, eps=1e-3)[:, None, None, None]
@@ -278,24 +230,6 @@ def sd3(network, x):
     v_theta = network((1 - texp) * x + texp * z1, t)
     batchwise_mse = ((z1 - x - v_theta) ** 2).mean(dim=list(range(1, len(x.shape))))
     return batchwise_mse.mean(), batchwise_mse.detach()
-
-
-def sd3__diffusers(network, x):
-    """A random index into a table that runs from noise to data."""
-    noise_scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0)
-    noise = torch.randn_like(x)
-    u = torch.normal(mean=0.0, std=1.0, size=(x.shape[0],)).sigmoid()
-    indices = (u * noise_scheduler.config.num_train_timesteps).long()
-    timesteps = noise_scheduler.timesteps[indices]
-    step_indices = [(noise_scheduler.timesteps == t).nonzero().item() for t in timesteps]
-    sigmas = noise_scheduler.sigmas[step_indices].flatten()
-    while len(sigmas.shape) < x.ndim:
-        sigmas = sigmas.unsqueeze(-1)
-    noisy_model_input = (1.0 - sigmas) * x + sigmas * noise
-    model_pred = network(hidden_states=noisy_model_input, timestep=timesteps)
-    target = noise - x
-    loss = torch.mean(((model_pred.float() - target.float()) ** 2).reshape(len(x), -1), 1)
-    return loss.mean()
 
 
 def sd3_cosmap(network, x):
@@ -335,19 +269,6 @@ def min_snr_5(network, x):
     mse_loss_weight = torch.stack([snr, 5 * torch.ones_like(snr)], dim=1).min(dim=1)[0]
     model_output = network(q_sample(COSINE_1000, x, t, torch.randn_like(x)), t)
     return {"loss": mse_loss_weight * mean_flat((x - model_output) ** 2)}
-
-
-def min_snr_5__diffusers(network, x):
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
-    noise = torch.randn_like(x)
-    timesteps = torch.randint(0, 1000, (x.shape[0],))
-    model_pred = network(scheduler.add_noise(x, noise, timesteps), timesteps).sample
-    target = scheduler.get_velocity(x, noise, timesteps)
-    snr = compute_snr(scheduler, timesteps)
-    weights = torch.stack([snr, 5.0 * torch.ones_like(timesteps)], dim=1).min(dim=1)[0]
-    weights = weights / (snr + 1)
-    loss = F.mse_loss(model_pred.float(), target.float(), reduction="none")
-    return (loss.mean(dim=list(range(1, len(loss.shape)))) * weights).mean()
 
 
 def soft_min_snr_4(network, x):
@@ -412,21 +333,6 @@ def sigmoid_2(network, x):
     return torch.mean(weight * mean_flat((eps_hat - eps) ** 2))
 
 
-def sigmoid_2__sid2(network, x):
-    """SiD2: the x-loss, e^b sigmoid(logsnr - b), the derivative of the schedule by autograd."""
-    bias = 2.0
-    t_min, t_max = math.atan(math.exp(-0.5 * 15)), math.atan(math.exp(0.5 * 15))
-    t = torch.rand(x.shape[0], requires_grad=True)
-    logsnr = -2 * torch.log(torch.tan(t_min + t * (t_max - t_min)))
-    (dlogsnr_dt,) = torch.autograd.grad(logsnr.sum(), t)
-    logsnr = append_dims(logsnr.detach(), x)
-    alpha, sigma = torch.sqrt(torch.sigmoid(logsnr)), torch.sqrt(torch.sigmoid(-logsnr))
-    z = alpha * x + sigma * torch.randn_like(x)
-    x_pred = alpha * z - sigma * network(z, logsnr.flatten())
-    weight = -0.5 * append_dims(dlogsnr_dt, x) * math.exp(bias) * torch.sigmoid(logsnr - bias)
-    return (weight * (x_pred - x) ** 2).mean()
-
-
 def sigmoid_2_slip(network, x):
     """The sigmoid as a weight on the eps-loss with uniform times, and nothing else."""
     t = uniform(x)
@@ -449,33 +355,25 @@ class Case(NamedTuple):
 CASES = [
     Case("elbo", elbo, "eps"),
     Case("elbo-ve", elbo_ve, "x"),
-    Case("elbo-ve", elbo_ve__score, "score"),
     Case("elbo-linear", elbo_linear, "eps"),
     Case("iddpm", iddpm, "eps"),
-    Case("iddpm", iddpm__diffusers, "eps"),
     Case("ddpm", ddpm, "eps"),
-    Case("ddpm", ddpm__score_sde, "eps"),
     Case("edm", edm, "edm"),
     Case("edm2", edm2, "edm"),
     Case("edm-monotonic", edm_monotonic, "edm"),
     Case("v-cosine", v_cosine, "v"),
     Case("flow", flow, "flow"),
-    Case("flow", flow__reversed, "flow"),
-    Case("flow", flow__lipman, "flow"),
     Case("flow", flow__x_prediction, "x"),
     Case("flow-shift-3", flow_shift_3, "flow"),
     Case("sd3", sd3, "flow"),
-    Case("sd3", sd3__diffusers, "flow"),
     Case("sd3-cosmap", sd3_cosmap, "flow"),
     Case("indi", indi, "x"),
     Case("p2-1", p2_1, "eps"),
     Case("min-snr-5", min_snr_5, "x"),
-    Case("min-snr-5", min_snr_5__diffusers, "v"),
     Case("soft-min-snr-4", soft_min_snr_4, "edm"),
     Case("truncated-snr", truncated_snr__maximum, "v"),
     Case("snr-plus-1", snr_plus_1, "x"),
     Case("laplace", laplace, "v"),
     Case("sigmoid-2", sigmoid_2, "v"),
-    Case("sigmoid-2", sigmoid_2__sid2, "v"),
     Case("sigmoid-2-slip", sigmoid_2_slip, "eps"),
 ]

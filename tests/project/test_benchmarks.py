@@ -73,14 +73,3 @@ def test_runs(name, twice_saved, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run(name, twice_saved, monkeypatch)
     assert "nan" not in capsys.readouterr().out
-
-
-def test_a_peak_is_the_fastest_round_of_any_matrix_product(monkeypatch):
-    """No median of the products themselves is above it."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    timing = runpy.run_path(str(BENCHMARKS / "timing.py"))
-    matmuls = timing["peaks"](is_tiny=True)
-    dtypes = {str(dtype).removeprefix("torch.") for dtype in timing["dtypes"]()}
-    assert {work.name.split()[0] for work in matmuls} == dtypes
-    times = timing["measure"](matmuls, 3)
-    assert timing["peak"](times).fastest_rate >= max(timed.rate for timed in times)

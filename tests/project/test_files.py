@@ -38,14 +38,6 @@ def write_in_pieces(path, content):
             file.write(content[i : i + 1])
 
 
-@pytest.mark.parametrize("write", [files.write, write_in_pieces])
-def test_where_nothing_can_be_made_the_file_is_named(tmp_path, write):
-    path = tmp_path / "missing" / "file"
-    with pytest.raises(FileNotFoundError) as caught:
-        write(path, b"new")
-    assert caught.value.filename == str(path)
-
-
 @pytest.mark.parametrize(
     "attempt",
     [

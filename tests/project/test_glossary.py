@@ -31,10 +31,6 @@ def test_a_row_is_one_noise_level(row: list[str]) -> None:
     assert row[1:] == entries(logsnr)
 
 
-def test_there_are_enough() -> None:
-    assert len(ROWS) >= 12
-
-
 def entries(logsnr: torch.Tensor) -> list[str]:
     """Return the texts of a row: SNR in dB, ᾱ, σ of VE, time of a flow, at shift 3, two steps."""
     alpha, sigma = alpha_sigma(logsnr)

@@ -76,16 +76,6 @@ def test_the_guide_measures_a_denoiser_of_the_readers_own():
     assert names["validator"].compare(result, names["later"]).mean == 0
 
 
-def test_the_guide_compares_objectives_of_the_readers_own():
-    """All but the training itself."""
-    guide = (ROOT / "docs/compare.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    setup, training = code.split("comparison = ")
-    exec(setup, names := {})
-    assert analysis.is_monotone(names["mine"].weighting, -10.0, 10.0)
-    assert training.startswith('elbos.compare(["edm", mine], data="digits"')
-
-
 def test_every_command_of_the_tour_is_one_of_elbos():
     from elbos import cli
 

@@ -1,7 +1,6 @@
 """What is published: one version, one address, and no page that a command makes."""
 
 import importlib.metadata
-import platform
 import re
 import runpy
 import subprocess
@@ -9,10 +8,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import torch
 
 import elbos
-from elbos.cli import version
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -72,15 +69,6 @@ def test_links_of_the_published_readme_are_absolute_where_there_is_an_address(ho
     assert text == readme
     assert all(url.startswith(home) for url in metadata.get("urls", {}).values())
     assert bool(metadata.get("urls")) == bool(home)
-
-
-def test_a_bug_report_has_versions_and_processors():
-    lines = list(version.report())
-    assert lines[0] == f"elbos {elbos.__version__}"
-    text = "\n".join(lines)
-    assert {platform.python_version(), torch.__version__} <= set(re.split(r"[ ,\n]+", text))
-    found = dict(line.split(": ", 1) for line in lines if ": " in line)
-    assert f"torch {importlib.metadata.version('torch')}" in found["packages"]
 
 
 def test_files_of_a_newer_format_are_refused_and_of_none_are_read():

@@ -19,15 +19,6 @@ def tutorials(monkeypatch):
     return tutorials
 
 
-def test_text_and_code_take_turns_and_nothing_is_lost(tutorials) -> None:
-    script = (
-        "# # Title\n#\n# Text.\n\n# More.\n\nx = 1\n\n\ndef f():\n    # no text\n\n    return x\n"
-    )
-    text, code = tutorials.cells(script)
-    assert text == (True, "# Title\n\nText.\n\nMore.")
-    assert code == (False, "x = 1\n\ndef f():\n    # no text\n\n    return x")
-
-
 def test_a_page_has_what_is_printed_and_drawn(tutorials, tmp_path: Path) -> None:
     script = tmp_path / "one.py"
     script.write_text(

@@ -1,7 +1,6 @@
 """The scripts in examples/validation: loops of other people, and few lines that validate them."""
 
 import contextlib
-import importlib.util
 import multiprocessing
 import os
 import re
@@ -10,13 +9,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from torch import nn
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "validation"
@@ -116,58 +113,3 @@ def test_two_processes_of_accelerate_share_a_validation(tmp_path: Path) -> None:
     (first, alone), (second, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(first, second)
     torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-6)
-
-
-class Module(nn.Module):
-    """As much of a LightningModule as the script uses."""
-
-    device = torch.device("cpu")
-
-    def log(self, name: str, value: Any, **_: Any) -> None:
-        self.trainer.logged_metrics[name] = float(value)
-
-    def log_dict(self, metrics: dict[str, Any]) -> None:
-        self.trainer.logged_metrics |= metrics
-
-
-class Trainer:
-    """As much of Lightning's trainer as the script uses, with its order of hooks."""
-
-    world_size = 1
-
-    def __init__(self, *, max_epochs: int, **_: Any) -> None:
-        self.max_epochs, self.global_step, self.should_stop = max_epochs, 0, False
-        self.callbacks: list[Any] = []
-        self.logged_metrics: dict[str, float] = {}
-
-    def fit(self, module: Any, loader: Any) -> None:
-        module.trainer, optimizer = self, module.configure_optimizers()
-        for i, batch in (pair for _ in range(self.max_epochs) for pair in enumerate(loader)):
-            optimizer.zero_grad()
-            loss = module.training_step(batch, i)
-            loss.backward()
-            optimizer.step()
-            self.global_step += 1
-            for callback in self.callbacks:
-                callback.on_train_batch_end(self, module, loss, batch, i)
-            module.on_train_batch_end(loss, batch, i)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_callback_of_lightning_validates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By Lightning where it is installed, else by as much of it as the script uses."""
-    monkeypatch.chdir(tmp_path)  # Lightning writes logs
-    if importlib.util.find_spec("lightning") is None:
-        stand_in = ModuleType("lightning")
-        stand_in.LightningModule, stand_in.Trainer = Module, Trainer
-        callbacks = SimpleNamespace(Callback=object)
-        monkeypatch.setitem(sys.modules, "lightning", stand_in)
-        monkeypatch.setitem(sys.modules, "lightning.pytorch", SimpleNamespace(callbacks=callbacks))
-        monkeypatch.setitem(sys.modules, "lightning.pytorch.callbacks", callbacks)
-        monkeypatch.delitem(sys.modules, "elbos.adapters.lightning", raising=False)
-    names = run("lightning_callback")
-    monkeypatch.delitem(sys.modules, "elbos.adapters.lightning", raising=False)
-    require_learned(names)
-    logged = float(names["trainer"].logged_metrics["validation_bits_per_dim"])
-    last = max(names["history"].results)
-    assert logged == pytest.approx(names["history"].results[last].bits_per_dim)

@@ -10,7 +10,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from oracles import gaussian, gaussian_loss, weighted_integral, z_score
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -145,18 +144,6 @@ def test_a_state_that_is_not_its_own_is_refused_and_changes_nothing(state, messa
     assert not schedule.state_dict()["count"].any()
 
 
-def test_states_are_of_these_ends_or_of_none(generator):
-    schedule, other = Adaptive(), Adaptive()
-    schedule.update(*draw_losses(schedule, 500, generator))
-    state = schedule.state_dict()
-    del state["ends"]
-    other.load_state_dict(state)
-    assert torch.equal(other.probabilities(), schedule.probabilities())
-    narrow = AdaptiveState(Adaptive(logsnr_min=-10.0, logsnr_max=10.0))
-    with pytest.raises(ValueError, match=r"-20\.0, 20\.0"):
-        narrow.set_extra_state(AdaptiveState(schedule).get_extra_state())
-
-
 REFUSED = [
     ({"num_bins": 0}, "num_bins"),
     ({"memory": 0.0}, "memory"),
@@ -192,13 +179,6 @@ def test_a_loss_whose_levels_nobody_knows_warns_in_training_alone():
         linear.loss(lambda z, *_: weight * z, x)
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("loss", [torch.ones(()), torch.ones(1), torch.ones(3, 1)])
-def test_a_mean_is_no_loss_to_learn_from(loss):
-    with pytest.raises(ValueError, match=r"\[b\]"):
-        Adaptive().update(torch.zeros(3), loss)
-
-
 def test_a_models_state_holds_the_schedules(tmp_path, generator):
     """Through state_dict and safetensors; no change of device or dtype reaches it."""
 
@@ -223,17 +203,6 @@ def test_a_models_state_holds_the_schedules(tmp_path, generator):
     average = copy.deepcopy(third).schedule_state.schedule
     third.schedule_state.schedule.update(*draw_losses(schedule, 500, generator))
     assert torch.equal(average.probabilities(), expected)
-
-
-def test_accelerate_saves_and_loads_it(tmp_path, generator):
-    schedule, accelerator = Adaptive(), Accelerator(cpu=True)
-    accelerator.register_for_checkpointing(schedule)
-    schedule.update(*draw_losses(schedule, 500, generator))
-    expected = schedule.probabilities()
-    accelerator.save_state(str(tmp_path))
-    schedule.update(*draw_losses(schedule, 500, generator))
-    accelerator.load_state(str(tmp_path))
-    assert torch.equal(schedule.probabilities(), expected)
 
 
 # --- losses that teach nothing -------------------------------------------------------------------
@@ -264,12 +233,3 @@ def test_losses_that_are_no_weighted_error_never_enter(follow, bad, generator):
         assert torch.equal(schedule.probabilities(), alone.probabilities())
     assert all(part.isfinite().all() for part in schedule.state_dict().values())
     assert schedule.logsnr(torch.rand(9, generator=generator)).isfinite().all()
-
-
-def test_losses_at_no_level_never_enter(generator):
-    """A log-SNR that is not a number would count in the first bin."""
-    schedule, alone = Adaptive(), Adaptive()
-    logsnr, loss = draw_losses(schedule, 100, generator)
-    schedule.update(torch.where(torch.arange(100) < 40, math.nan, logsnr), loss)
-    alone.update(logsnr[40:], loss[40:])
-    assert torch.equal(schedule.probabilities(), alone.probabilities())

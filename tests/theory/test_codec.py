@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import pytest
 from tables import PARAMETERIZATIONS, SCHEDULES, WEIGHTINGS
@@ -69,13 +69,6 @@ def test_text_is_read_as_python_is(kind: Any, text: str, expected: Any) -> None:
     assert parse(kind, text) == expected
 
 
-def test_types_that_are_expected_are_named():
-    kinds = Union[int, float], Union[str, None]  # noqa: UP007, as of a table of classes
-    with pytest.raises(ValueError, match="int or float, str") as error:
-        parse(tuple[kinds], "3")
-    assert "Union" not in str(error.value)
-
-
 @pytest.mark.parametrize("form", ["{}", "'{}'", "Shifted({}, 1.0)", "Monotone('{}')"])
 def test_no_file_is_run_that_only_a_text_names(tmp_path: Path, form: str) -> None:
     """As in a report.json of somebody else."""
@@ -96,18 +89,11 @@ def test_a_weighting_in_a_file_is_its_numbers(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("Nope()", "Nope"),
-        ("V()", "V()"),
         ("__import__('os')", "__import__"),
         ("Sigmoid(q=3)", "q"),
-        ("Sigmoid(3)", "Sigmoid(3)"),
-        ("Sigmoid(k=3, k=4)", "k=4"),
         ("Sigmoid(**{'k': 3})", "k"),
         ("Sigmoid(k='x')", "'x'"),
-        ("Sigmoid(k=nan)", "nan"),
-        ("Sigmoid(k=2**99)", "2 ** 99"),
         ("Shifted(EDM())", "shift"),
-        ("EDM(std=-1)", "std"),
-        ("Sigmoid(), EDM()", "Sigmoid"),
         ("nope.py:f", "nope.py"),
         ("(((", "((("),
         ("(" * 5000, "…"),
@@ -129,22 +115,16 @@ def test_parts_have_to_be_as_many_as_their_places() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (weightings.EDM(), "EDM"),
         (weightings.EDM(mean=-1.0), "EDM(mean -1)"),
         (weightings.Monotone(weightings.EDM()), "EDM-monotonic"),
         (weightings.Shifted(weightings.EDM(), 1.0), "EDM shifted by 1"),
         (weightings.Sigmoid(k=2.0), "sigmoid(2)"),
-        (weightings.ShiftedFlow(shift=3.0), "shifted flow(3)"),
         (Tabulated(name="mine", weights=(1.0, 2.0)), "mine"),
         (schedules.Normal(logsnr_max=13.3), "Normal(2.4, 2.4)"),
-        (schedules.Cosine(), "cosine"),
         (schedules.Cosine(shift=1.0), "cosine(1)"),
         (Adaptive(), "adaptive"),
-        (parameterizations.V(), "v"),
-        (parameterizations.EDM(), "EDM"),
         (parameterizations.EDM(sigma_data=1.0), "EDM(1)"),
         (samplers.Heun(churn=40.0), "Heun(churn 40)"),
-        (samplers.DDIM(eta=0.5), "DDIM(0.5)"),
         ("somebody's own", "somebody's own"),
     ],
 )
@@ -158,10 +138,3 @@ def test_differences_name_their_place() -> None:
     assert difference(encode(DIGITS), encode(DIGITS)) is None
     output = replace(DIGITS, output=replace(DIGITS.output, num_kept=7))
     assert difference(encode(DIGITS), encode(output)) is None
-
-
-def test_a_value_that_is_refused_is_cut_short_in_the_message() -> None:
-    for kind in (int, Weighting):
-        with pytest.raises(ValueError, match="seed is '10") as error:
-            decode(kind, "10" * 999, "seed")
-        assert len(str(error.value)) < 300

@@ -142,11 +142,6 @@ def test_a_loss_curve_is_one_loss_at_each_of_increasing_levels(integrate, logsnr
         integrate(logsnr, torch.ones(num_losses))
 
 
-def test_a_loss_curve_may_have_a_graph():
-    logsnr, loss = torch.arange(3.0), torch.ones(3, requires_grad=True)
-    assert noisy_elbo_losses(logsnr, loss).tolist() == [0.0, 1.0, 2.0]
-
-
 @pytest.mark.parametrize("std", [0.3, 1.0])
 def test_elbos_of_noisy_gaussian_data_are_its_information(std):
     """L = softplus(l + 2 ln s) / 2, from the loss and from the information at the noisy end."""

@@ -1,20 +1,16 @@
 """The ODE likelihood: exact on data of known density, and a bound of known gap on discrete data."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from oracles import bimodal, gaussian, quantized, z_score
 from scipy.stats import truncnorm
-from tiny import DIGITS
 from torch import nn
 
 from elbos.models.likelihood import flow
 from elbos.models.likelihood.flow import flow_likelihood, truncated_normal, uniform
-from elbos.theory import parameterizations
-from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
 
 ENDS = {"logsnr_min": -22.0, "logsnr_max": 18.0}
@@ -260,28 +256,6 @@ def test_state_is_single_precision_or_the_data_s(dtype, generator):
     found = on_levels(data, x, 5.0, **options).nats
     assert found.dtype == state
     torch.testing.assert_close(found, -data.weights.log()[atom] / 2, rtol=0, atol=1e-3)
-
-
-@torch.no_grad()
-def test_a_network_in_bfloat16(generator):
-    """Runs under a caller's no_grad and autocast, and is to 2e-3 what it is in float32."""
-    torch.manual_seed(0)
-    network = replace(DIGITS.network, channels=(16,)).build((1, 8, 8), None).eval()
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.15)
-    denoiser = Denoiser(network, parameterizations.V())
-    x = torch.randint(17, (2, 1, 8, 8), generator=generator) / 8 - 1
-
-    def nats(use_bfloat16):
-        options = {"logsnr_min": -8.0, "logsnr_max": 7.0, "num_levels": 17}
-        generator = torch.Generator().manual_seed(1)
-        with torch.autocast("cpu", torch.bfloat16, enabled=use_bfloat16):
-            return flow_likelihood(denoiser, x, generator=generator, **options).nats
-
-    rough, fine = nats(True), nats(False)
-    assert rough.dtype == torch.float32
-    assert not torch.equal(rough, fine)
-    torch.testing.assert_close(rough, fine, rtol=0, atol=2e-3)
 
 
 def test_the_result_has_no_graph(generator):

@@ -19,7 +19,7 @@ from elbos.theory.adaptive import Adaptive
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.objective import Objective
 from elbos.theory.parameterizations import EDM, Eps, V, X
-from elbos.theory.process import align, alpha_sigma, diffuse
+from elbos.theory.process import align, alpha_sigma
 from elbos.theory.weightings import Sigmoid
 from elbos.training.data.given import GivenData
 
@@ -155,22 +155,6 @@ def test_a_batch_as_large_as_the_width_does_not_mix_its_samples(randn):
         one = slice(i, i + 1)
         alone = objective()(network, x[one], eps[one], logsnr[one])
         torch.testing.assert_close(loss[one], alone, rtol=1e-12, atol=0)
-
-
-def test_the_network_is_told_the_noise_level_and_the_condition(randn):
-    seen = []
-
-    def network(z, logsnr, cond):
-        seen.append((z, logsnr, cond))
-        return z
-
-    x, eps, logsnr = randn(4, 2), randn(4, 2), randn(4)
-    label = torch.arange(4)
-    objective()(network, x, eps, logsnr, label)
-    [(z, level, cond)] = seen
-    assert torch.equal(z, diffuse(x, eps, logsnr))
-    assert torch.equal(level, logsnr)
-    assert torch.equal(cond, label)
 
 
 def test_coefficient_is_in_float64_even_of_float32_levels():
@@ -322,15 +306,6 @@ def test_shapes_that_would_broadcast_are_refused():
         objective()(lambda z, *_: z, x, x, logsnr[:, None])
     with pytest.raises(ValueError, match=r"noise of shape \(1, 1\)"):
         objective()(lambda z, *_: z, x, x[:1], logsnr)
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("number", range(3), ids=["data", "noise", "log-SNR"])
-def test_integers_are_refused(number):
-    tensors = [torch.zeros(6, 1), torch.zeros(6, 1), torch.zeros(6)]
-    tensors[number] = tensors[number].to(torch.uint8)
-    with pytest.raises(ValueError, match=r"torch\.uint8"):
-        objective()(lambda z, *_: z, *tensors)
 
 
 @pytest.mark.usefixtures("unchecked")

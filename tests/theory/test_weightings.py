@@ -232,31 +232,17 @@ def test_a_table_of_nan_is_nan():
     assert table(torch.tensor([math.nan, 2.0])).isnan().tolist() == [True, False]
 
 
-def test_tables_of_one_name_have_different_reprs():
-    first, second = (Tabulated.from_function(Sigmoid(k=k), "mine") for k in (2.0, 3.0))
-    assert repr(first) == repr(Tabulated.from_function(Sigmoid(k=2.0), "mine")) != repr(second)
-
-
 tabulated = Tabulated.from_function
 REFUSED = [
     (lambda: tabulated(lambda logsnr: logsnr.tolist(), "f"), "f returns list"),
-    (lambda: tabulated(torch.sum, "f"), r"f returns torch.float64 \[\]"),
-    (lambda: tabulated(lambda logsnr: logsnr.to_sparse(), "f"), "f returns torch.float64"),
     (lambda: tabulated(lambda logsnr: logsnr * 1j, "f"), "f returns torch.complex128"),
-    (lambda: tabulated(lambda logsnr: logsnr.to("meta"), "f"), "f returns torch.float64"),
     (lambda: Tabulated(name="f", weights=(1.0, 0.0), logsnr_max=math.inf), "inf"),
     (lambda: tabulated(torch.log), "log is nan at log-SNR -20"),
-    (lambda: Tabulated(name="", weights=(1.0, 0.0)), "''"),
     (lambda: Tabulated(name="f", weights=(1.0,)), "1 weights"),
     (lambda: Tabulated(name="f", weights=(1.0, -1.0)), "is -1.0 at log-SNR 20"),
     (lambda: weightings.EDM(std=0.0), "std is 0.0"),
-    (lambda: weightings.EDM2(sigma_data=0.0), "sigma_data is 0.0"),
-    (lambda: weightings.DDPM(beta_min=0.0), "beta_min is 0.0"),
     (lambda: weightings.MinSNR(gamma=0.0), "gamma is 0.0"),
-    (lambda: weightings.SoftMinSNR(gamma=-1.0), "gamma is -1.0"),
-    (lambda: weightings.LogitNormalFlow(std=-1.0), "std is -1.0"),
     (lambda: weightings.ShiftedFlow(shift=0.0), "shift is 0.0"),
-    (lambda: weightings.Laplace(scale=0.0), "scale is 0.0"),
     (lambda: Monotone(torch.log)(LOGSNR), "log-SNR -50"),
 ]
 

@@ -15,16 +15,16 @@ class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
     Used as `Trainer(callbacks=[AuditCallback("network")])`.
     """
 
-    def on_train_start(self, _trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, _trainer: object, pl_module: Any) -> None:
         self.start(pl_module)
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *_: object) -> None:
         self.step()
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, *_: object) -> None:
         self.stop()
 
-    def on_exception(self, *_: Any) -> None:
+    def on_exception(self, *_: object) -> None:
         self.close()
 
 
@@ -53,7 +53,7 @@ class ValidationCallback(Callback):  # type: ignore[misc]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history.load_state_dict(state_dict)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: object) -> None:
         kind = getattr(callbacks, "WeightAveraging", ())  # from Lightning 2.6 on
         is_due = self.history.is_due(trainer.global_step)
         averaging = [

@@ -14,13 +14,13 @@ class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
     Used as `Trainer(..., callbacks=[AuditCallback("unet")])`.
     """
 
-    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+    def on_train_begin(self, *_: object, model: Any, **__: object) -> None:
         self.start(model)
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, *_: object, **__: object) -> None:
         self.step()
 
-    def on_train_end(self, *_: Any, **__: Any) -> None:
+    def on_train_end(self, *_: object, **__: object) -> None:
         self.stop()
 
 
@@ -42,7 +42,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         super().__init__()
         self.history = history
 
-    def on_step_end(self, _: Any, state: Any, control: Any, *, model: Any, **__: Any) -> None:
+    def on_step_end(self, _: object, state: Any, control: Any, *, model: Any, **__: object) -> None:
         metrics = self.history.update(state.global_step, model)
         if metrics:
             state.log_history.append({**metrics, "step": state.global_step})

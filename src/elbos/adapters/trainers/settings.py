@@ -218,7 +218,7 @@ def _of_file(path: Path) -> dict[str, Any]:
     return dict(_flattened(content, ""))
 
 
-def _flattened(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+def _flattened(value: object, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
         value = dict(enumerate(value))
     if not isinstance(value, Mapping):
@@ -233,7 +233,7 @@ def _ends(key: str, name: str) -> bool:
     return f".{key}".endswith(f".{name}")
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return str(value).lower().replace("-", "_")
 
 
@@ -244,7 +244,7 @@ def _misspelt(word: str, words: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return math.nan
     try:
@@ -253,5 +253,5 @@ def _number(value: Any) -> float:
         return math.nan
 
 
-def _wrong(name: str, value: Any, wanted: str) -> ValueError:
+def _wrong(name: str, value: object, wanted: str) -> ValueError:
     return ValueError(f"{name} is {shortened(repr(value))}: give {wanted}.")

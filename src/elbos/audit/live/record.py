@@ -134,7 +134,7 @@ class Recording:
         finally:
             hook.remove()
 
-    def _called(self, _: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _called(self, _: nn.Module, args: Any, kwargs: Any, output: object) -> None:
         with torch._C.DisableTorchFunction():
             answer = next(tensors(output), None)
             if answer is None or not answer.requires_grad or not torch.is_grad_enabled():
@@ -239,7 +239,7 @@ class LiveRecorder(Recorder):
         return False
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: object, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.randn_like:
             like = args[0] if args else (kwargs or {})["input"]

@@ -160,7 +160,7 @@ class _ScriptRecorder(LiveRecorder):
         return super().taken()
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: object, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if args and isinstance(args[0], nn.Parameter):
             return func(*args, **(kwargs or {}))

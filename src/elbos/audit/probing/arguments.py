@@ -43,7 +43,7 @@ class Arguments:
         return columns
 
 
-def _equal(value: Any, other: Any) -> bool:
+def _equal(value: object, other: object) -> bool:
     if isinstance(value, Tensor) and isinstance(other, Tensor):
         return value.shape == other.shape and torch.equal(value, other)
     if isinstance(value, Mapping) and isinstance(other, Mapping):
@@ -60,7 +60,7 @@ def shown(slot: Slot) -> str:
     return f"the positional argument {slot}" if isinstance(slot, int) else f"the argument {slot}"
 
 
-def has_rows(value: Any, num: int) -> bool:
+def has_rows(value: object, num: int) -> bool:
     """Return whether a network argument is, or contains, a tensor with one row per sample."""
     if isinstance(value, Mapping):
         return any(has_rows(item, num) for item in value.values())
@@ -69,7 +69,7 @@ def has_rows(value: Any, num: int) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0 and len(value) == num
 
 
-def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
+def noisy_data(arguments: Sequence[object], x: Tensor) -> Tensor:
     """Find the tensor, possibly in a list or dict, whose shape is most similar to the data's."""
     tensors = [value for argument in arguments for value in _tensors(argument, x)]
     if not tensors:
@@ -85,7 +85,7 @@ def noisy_data(arguments: list[Any], x: Tensor) -> Tensor:
     )
 
 
-def _tensors(value: Any, x: Tensor) -> Iterator[Tensor]:
+def _tensors(value: object, x: Tensor) -> Iterator[Tensor]:
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):

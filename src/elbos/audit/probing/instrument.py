@@ -313,7 +313,7 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
     )
 
 
-def _total(loss: Any) -> Tensor:
+def _total(loss: object) -> Tensor:
     if isinstance(loss, dict):
         if "loss" not in loss:
             keys = ", ".join(map(str, loss)) or "nothing"

@@ -216,7 +216,7 @@ class Recorder(TorchFunctionMode):
             pythons.update(kept_pythons)
 
     def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+        self, func: Any, types: object, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         generator = kwargs.get("generator")

@@ -9,7 +9,6 @@ neighbours.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -113,7 +112,7 @@ class Conditions:
         return bool((excess > _NUM_ERRORS / is_same.sum() ** 0.5).any())
 
 
-def numbers(value: Any, num: int) -> Iterator[Float[Tensor, "n k"]]:
+def numbers(value: object, num: int) -> Iterator[Float[Tensor, "n k"]]:
     """Yield all numbers contained in network arguments."""
     if isinstance(value, Mapping):
         value = list(value.values())
