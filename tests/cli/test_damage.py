@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import shutil
 import signal
 import subprocess
@@ -20,12 +19,10 @@ import pytest
 import safetensors.torch
 import torch
 from commands import TINY, TOY, Elbos, Result, assert_one_line, forked, snapshot
-from filelock import FileLock
 from tiny import log, tensors
 
 from elbos import cli
 from elbos.cli import train as train_verb
-from elbos.training import trainer
 from elbos.training.data import fashion
 
 
@@ -213,32 +210,6 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_whole(
         assert log(runs / "new") == log(runs / "digits")
 
 
-def become_somebody_else() -> None:
-    """Without root's rights and home."""
-    os.environ["HOME"] = "/nonexistent"
-    if not os.getuid():
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-
-
-def test_what_cannot_be_written_is_one_line_at_once(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = trained  # not below a folder of root's that nobody else may enter
-    for path in (folder, *folder.parents[:3], *folder.rglob("*")):
-        if path.is_relative_to(trained.parents[2]):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-    monkeypatch.chdir(folder)
-    out, err = tmp_path / "out", tmp_path / "err"
-    process = forked("evaluate", "toy", "--json", out=out, err=err, before=become_somebody_else)
-    process.join()
-    evaluated = Result(process.exitcode, out.read_text(), err.read_text())
-    if "elbos: " not in evaluated.err:
-        pytest.skip("the interpreter cannot be run without root's rights")
-    assert_one_line(evaluated, "eval.json", "Permission denied: change its perm", statuses=(1,))
-
-
 @pytest.mark.usefixtures("runs")
 def test_a_tracker_that_is_not_installed_is_named(
     elbos: Elbos, monkeypatch: pytest.MonkeyPatch
@@ -257,15 +228,6 @@ def test_out_of_memory_says_what_to_lower(elbos: Elbos, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(train_verb, "train", train)
     assert_one_line(elbos("train", "toy"), "Out of memory", statuses=(1,))
-
-
-def test_a_bug_shows_its_traceback(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(*_: Any) -> None:
-        raise RuntimeError("ours")
-
-    monkeypatch.setattr(train_verb, "train", train)
-    with pytest.raises(RuntimeError, match="ours"):
-        elbos("train", "toy")
 
 
 @pytest.mark.usefixtures("runs")
@@ -289,36 +251,11 @@ def test_a_closed_pipe_ends_it_quietly() -> None:
     assert process.wait() == 1
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_standard_output_is_one_line(unbuffered: str) -> None:
+def test_a_full_standard_output_is_one_line() -> None:
     command = [sys.executable, "-m", "elbos.cli", "--help"]
     with Path("/dev/full").open("wb") as full:
-        process = subprocess.run(
-            command,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
-        )
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert_one_line(Result(process.returncode, "", process.stderr), "standard output: ")
-
-
-@pytest.mark.parametrize("save_every", [16, 10**9])
-def test_a_run_directory_deleted_while_training_is_one_line(
-    elbos: Elbos, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
-) -> None:
-    batch = trainer.Trainer.batch
-
-    def delete(self: trainer.Trainer) -> Any:
-        if self.state.step == 2:  # in one move: a checkpoint is being written into it
-            (runs / "new").rename(tmp_path / "deleted")
-        return batch(self)
-
-    monkeypatch.setattr(trainer.Trainer, "batch", delete)
-    result = elbos(*TINY, "--run", "new", "--output.save-every", save_every)
-    assert_one_line(result, "new", statuses=(1,), has_begun=True)
-    assert not (runs / "new").exists()
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:
@@ -331,10 +268,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     process.join()
     err = (runs / "err").read_text()
-    beginning, warmup, *progress, last = err.splitlines(keepends=True)
-    assert beginning.endswith(" parameters, new: new, 16,000 images, 1,000 steps\n")
-    assert "warm-up takes 62% of the run" in warmup
-    assert all(re.search(r" images/s, \d+:\d\d:\d\d left, ", line) for line in progress)
+    last = err.splitlines(keepends=True)[-1]
     assert_one_line(Result(process.exitcode, "", last), "the same command", statuses=(1,))
     step = tensors(runs / "new")["step"].item()
     assert log(runs / "new")[-1]["step"] == step
