@@ -20,7 +20,6 @@ WRONG_USAGE = {
     "train toy weighting:nope": "weighting:nope",
     "train toy weighting:sigmoid --weighting.k nan": "weighting.k is nan",
     "sample --num 5 digits": "The run directory comes first",
-    "sample digits --out sub/..": "out is",
     "evaluate digits --ode.tolerance inf": "ode.tolerance is inf",
     "evaluate digits --split nope": "--split",
     "export digits": "--to",

@@ -11,7 +11,7 @@ from comparing import stored_comparison
 from PIL import Image
 from rich.console import Console
 
-from elbos.comparison.page import Planned, markdown, page, terminal
+from elbos.comparison.page import markdown, page, planned_verdicts, terminal
 from elbos.comparison.result import Comparison
 from elbos.comparison.tables import results_table
 
@@ -111,25 +111,22 @@ def shifted(report, **shifts):
         if row["objective"] in pairs and row["metric"] in shifts:
             twin = values[pairs[row["objective"]]][row["metric"]][row["seed"]]
             row["value"] = twin + shifts[row["metric"]]
-    comparison = Comparison.from_dict(report)
-    return comparison, Planned.from_comparison(comparison)
+    return Comparison.from_dict(report)
 
 
 def test_significant_differences_are_counted_and_named(report):
     """Of two pairs with three scores each."""
-    comparison, planned = shifted(
-        report, frechet_heun=-400.0, bits_per_dim=50.0, frechet_ancestral=0
-    )
-    assert (planned.num, planned.num_better, planned.num_worse) == (6, 2, 2)
+    comparison = shifted(report, frechet_heun=-400.0, bits_per_dim=50.0, frechet_ancestral=0)
+    counts, significant = planned_verdicts(comparison)
+    assert counts == {"better": 2, "worse": 2, "same": 2}
     verdicts = {
         metric.key: comparison.difference(comparison.pairs[0], metric).verdict(metric)
         for metric in comparison.main_metrics
     }
     assert (verdicts["frechet_heun"], verdicts["bits_per_dim"]) == ("better", "worse")
-    assert len(planned.significant) == 4
+    assert len(significant) == 4
     assert any(
-        text.startswith("eps-cosine-sigmoid-2 minus iddpm, bits/dim: +50.0")
-        for text in planned.significant
+        text.startswith("eps-cosine-sigmoid-2 minus iddpm, bits/dim: +50.0") for text in significant
     )
     assert "better in 2 and worse in 2 of 6" in markdown(comparison)
 
