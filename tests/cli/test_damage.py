@@ -110,17 +110,20 @@ CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
     "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
     "group missing": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "sha256": {}}),
     "tensor missing": lambda folder: reseal(folder, "ema", lambda ts: ts.pop(first(ts))),
-    "moment missing": lambda folder: reseal(folder, "optimizer", lambda ts: ts.pop(first(ts))),
+    "schedule of another dtype": lambda folder: reseal(
+        folder, "schedule", lambda ts: ts.update(count=ts["count"].float())
+    ),
 }
 
 
 @pytest.mark.parametrize("change", CHECKPOINTS)
 def test_a_damaged_checkpoint_is_refused(elbos: Elbos, runs: Path, change: str) -> None:
-    """Whole files of another network are nothing to delete; a moment is read in training alone."""
+    """Whole files of another network are nothing to delete; training alone reads the schedule."""
     CHECKPOINTS[change](newest(runs / "digits"))
     before = snapshot(runs)
-    is_whole = change in ("tensor missing", "moment missing")
-    words = [*TINY, "--run", "digits"] if change == "moment missing" else ["sample", "digits"]
+    is_of_training = change == "schedule of another dtype"
+    words = [*TINY, "--run", "digits"] if is_of_training else ["sample", "digits"]
+    is_whole = is_of_training or change == "tensor missing"
     needed = ["another network"] if is_whole else ["is corrupt (", "delete that folder"]
     assert_one_line(elbos(*words), *needed, statuses=(1,))
     assert snapshot(runs) == before
