@@ -24,7 +24,7 @@ from tutorials import write_page
 
 import elbos
 from elbos.adapters.trainers import TRAINERS
-from elbos.cli.app import VERBS, command, run
+from elbos.cli.app import VERBS, run
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "site"
@@ -210,7 +210,7 @@ def write_command_line() -> None:
     assert {words[0] for words in HELP} == set(VERBS)
     page = ["# Command line", "", "```text", printed(run, []), "```", ""]
     for words in HELP:
-        text = printed(command, words[0], [*words[1:], "--help"])
+        text = printed(run, [*words, "--help"])
         page += [f"## elbos {' '.join(words)}", "", "```text", text, "```", ""]
     (SOURCE / "reference/cli.md").write_text("\n".join(page))
 

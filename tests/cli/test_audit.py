@@ -1,14 +1,9 @@
 """`elbos audit` from a user's side: words, results, pages and the examples."""
 
 import html
-import io
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +13,6 @@ from commands import GOOD, PROBING, Elbos, assert_one_line, content, flow, snaps
 CONFIGS: dict[str, Any] = {
     "betas": {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear"},
     "flow": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
-    "unet": {"_class_name": "UNet2DConditionModel", "in_channels": 4},
     "wrong": {"_class_name": "DDPMScheduler", "beta_start": "small"},
     "broken": '{"_class_name": ',
 }
@@ -28,46 +22,32 @@ WRONG = {
     "loss.py --snr_gamma 5": "loss.py:FUNCTION, of loss; or let the script run",
     "nope": "nope is not a FILE.py:FUNCTION, scheduler_config.json, recipe",
     "edm3": "did you mean edm or edm2?",
-    "edm --snr-gamma 5": "--snr-gamma, --weighting-scheme and the like are for a scheduler_config",
+    "edm --snr-gamma 5": "are for a scheduler_config",
     "loss.py:loss --shape 2 4 4 --prediction v": "no target is one",
-    "edm --shape 2 4 4": "--shape, --num-samples and the like are for FILE.py:FUNCTION",
     "loss.py:loss": "Give the shape of one sample, as in --shape 3 32 32",
     f"{SHAPE} 0 4 4": "--shape is 0 4 4: give numbers above 0",
-    f"{SHAPE} 2 4 4 --num-samples 5": "--num-samples is 5: give at least 100",
     f"{SHAPE} 2 4 4 --data-range 1 -1": "--data-range is 1.0 -1.0",
-    f"{SHAPE} 2 4 4 --data-scale 0": "data_scale is 0.0",
-    f"{SHAPE} 2 4 4 --sed 3": "--sed",
-    "kohya": "trainer's settings",
     "khoya:config.toml": "did you mean kohya?",
     "kohya:--min_snr_gama=5": "There is no setting min_snr_gama: did you mean min_snr_gamma?",
     "betas.json --prediction epsilon": "invalid choice 'epsilon' for argument '--prediction'",
-    "betas.json --snr-gamma -1": "snr_gamma is -1.0: give a finite number above 0",
     "flow.json --logit-std 0": "logit_std is 0.0",
 }
 FAILS = {
     "train.py": "train.py: No such file",
-    f"{SHAPE} 99999999999 99999999999": "Out of memory",
     f"{SHAPE} 2 4 4 --device nonsense": "--device nonsense",
     f"{SHAPE} 2 4 4 --html fifo": "fifo: it is no regular file: name another path",
-    f"{SHAPE} 2 4 4 --html nowhere/page.html": "nowhere/page.html: No such file",
-    f"{SHAPE} 2 4 4 --html folder": "folder: it is a folder: name a file",
     "no.py:loss --shape 2 4 4": "no.py: No such file",
-    "kohya:no.toml": "no.toml: No such file",
     "kohya:broken.json": "broken.json is not valid json",
-    "unet.json": "unet.json is no scheduler_config.json to read: UNet2DConditionModel is no sched",
     "broken.json": "broken.json is no scheduler_config.json to read: Expecting value: line 1",
     "wrong.json betas.json": "wrong.json: beta_start is 'small'",
     "betas.json --prediction flow": "betas.json: DDPMScheduler has no flow",
-    "flow.json --snr-gamma 5": "flow.json: snr_gamma needs betas",
 }
 
 
 @pytest.mark.parametrize("words", [*WRONG, *FAILS])
 def test_wrong_words_are_one_line(audit: Elbos, tmp_path: Path, words: str) -> None:
-    (tmp_path / "folder").mkdir()
     (tmp_path / "loss.py").write_text(GOOD)
     os.mkfifo(tmp_path / "fifo")
-    (tmp_path / "link.py").symlink_to("loss.py")
     for name, config in CONFIGS.items():
         text = config if isinstance(config, str) else json.dumps(config)
         (tmp_path / f"{name}.json").write_text(text)
@@ -85,24 +65,11 @@ def test_a_trainers_settings_are_a_target(audit: Elbos, tmp_path: Path) -> None:
     assert result["diagnostics"][-1]["values"]["names"].endswith("learning_rate")
 
 
-LATER = {
-    "no.py:loss": "no.py: No such file",
-    "wrong.json": "wrong.json: beta_start is 'small'",
-}
-
-
-@pytest.mark.parametrize("target", LATER)
 def test_all_targets_are_looked_at_before_the_first_is_measured(
-    audit: Elbos, tmp_path: Path, target: str
+    audit: Elbos, tmp_path: Path
 ) -> None:
-    (tmp_path / "loss.py").write_text(GOOD)
     (tmp_path / "slow.py").write_text(flow("raise AssertionError('measured')"))
-    for name in ("broken", "wrong"):
-        config = CONFIGS[name]
-        text = config if isinstance(config, str) else json.dumps(config)
-        (tmp_path / f"{name}.json").write_text(text)
-    result = audit("slow.py:loss", target, *PROBING)
-    assert_one_line(result, LATER[target], statuses=(1,))
+    assert_one_line(audit("slow.py:loss", "no.py:loss", *PROBING), "no.py: No such file")
 
 
 def test_diffusers_flags_are_a_target(audit: Elbos) -> None:
@@ -138,13 +105,6 @@ def test_a_scheduler_is_found_in_its_folder_and_an_empty_word_is_none(audit: Elb
     assert_one_line(audit("edm", ""), "empty", statuses=(2,))
 
 
-def test_several_targets_are_a_table(audit: Elbos) -> None:
-    table = audit("edm", "sd3").out
-    assert all(
-        word in table for word in ("edm", "sd3", "predicts", "EDM(mean=2.4,", "Normal(mean=0.0,")
-    )
-
-
 def test_a_page_is_written_and_says_how(audit: Elbos, tmp_path: Path) -> None:
     (tmp_path / "my loss.py").write_text(GOOD)
     result = audit("my loss.py:loss", *PROBING, "--html", "page.html")
@@ -152,38 +112,6 @@ def test_a_page_is_written_and_says_how(audit: Elbos, tmp_path: Path) -> None:
     page = html.unescape((tmp_path / "page.html").read_text())
     assert "elbos audit 'my loss.py:loss' --shape 2 4 4" in page
     assert sorted(tmp_path.iterdir()) == [tmp_path / "my loss.py", tmp_path / "page.html"]
-
-
-def test_warnings_are_one_line_each(audit: Elbos) -> None:
-    audit("edm", "--json")
-    assert warnings.formatwarning("a\n\tb", UserWarning, "", 0) == "elbos: warning: a b\n"
-
-
-def test_characters_that_cannot_be_written_are_replaced(
-    audit: Elbos, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    written = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
-    assert audit("edm").status == 0
-    sys.stdout.flush()
-    shown = written.getvalue().decode("ascii")
-    assert "edm" in shown and "?" in shown
-
-
-def test_ctrl_c_while_starting_is_one_line() -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "elbos.cli", "audit", "edm"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as run:
-        assert run.stderr is not None
-        for line in run.stderr:
-            if line.endswith(" numpy._core\n") or "torch" in line:  # in the midst of imports
-                run.send_signal(signal.SIGINT)
-                break
-        said = [line for line in run.stderr if not line.startswith("import time:")]
-        assert run.stdout is not None and run.stdout.read() == ""
-    assert run.returncode == 1
-    assert said == ["elbos: Interrupted.\n"]
 
 
 def test_a_full_disk_keeps_the_result(

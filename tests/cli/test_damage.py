@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import pickle
-import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +24,6 @@ from tiny import log, tensors
 
 from elbos import cli
 from elbos.cli import train as train_verb
-from elbos.training import trainer
 from elbos.training.data import fashion
 
 
@@ -110,42 +108,25 @@ CHECKPOINTS: dict[str, Callable[[Path], Any]] = {
     "file missing": lambda folder: (folder / "ema.safetensors").unlink(),
     "pickled code": lambda folder: replaced(folder, pickle.dumps(Code())),
     "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
-    "manifest of nothing": lambda folder: edited(folder / "manifest.json", lambda _: {}),
-    "step of another": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "step": 3}),
     "group missing": lambda folder: edited(folder / "manifest.json", lambda m: {**m, "sha256": {}}),
     "tensor missing": lambda folder: reseal(folder, "ema", lambda ts: ts.pop(first(ts))),
-    "another shape": lambda folder: reseal(
-        folder, "ema", lambda ts: ts.update({first(ts): torch.ones(3)})
-    ),
-}
-TRAINING_ONLY = {
     "schedule of another dtype": lambda folder: reseal(
         folder, "schedule", lambda ts: ts.update(count=ts["count"].float())
     ),
 }
 
 
-# whole files, but not those that the configuration asks for: nothing to delete
-OF_ANOTHER_NETWORK = [
-    *("tensor missing", "another shape", "schedule of another dtype"),
-]
-
-
-@pytest.mark.parametrize("change", [*CHECKPOINTS, *TRAINING_ONLY])
+@pytest.mark.parametrize("change", CHECKPOINTS)
 def test_a_damaged_checkpoint_is_refused(elbos: Elbos, runs: Path, change: str) -> None:
-    ({**CHECKPOINTS, **TRAINING_ONLY}[change])(newest(runs / "digits"))
+    """Whole files of another network are nothing to delete; training alone reads the schedule."""
+    CHECKPOINTS[change](newest(runs / "digits"))
     before = snapshot(runs)
-    verbs = [["sample", "digits"]] if change in CHECKPOINTS else []
-    verbs += (
-        [[*TINY, "--run", "digits"]] if change in TRAINING_ONLY or change == "cut short" else []
-    )
-    for words in verbs:
-        result = elbos(*words)
-        if change in OF_ANOTHER_NETWORK:
-            assert_one_line(result, "another network", statuses=(1,))
-        else:
-            assert_one_line(result, "is corrupt (", "delete that folder", statuses=(1,))
-        assert snapshot(runs) == before
+    is_of_training = change == "schedule of another dtype"
+    words = [*TINY, "--run", "digits"] if is_of_training else ["sample", "digits"]
+    is_whole = is_of_training or change == "tensor missing"
+    needed = ["another network"] if is_whole else ["is corrupt (", "delete that folder"]
+    assert_one_line(elbos(*words), *needed, statuses=(1,))
+    assert snapshot(runs) == before
 
 
 def test_a_checkpoint_names_no_file_outside_it(elbos: Elbos, runs: Path) -> None:
@@ -213,32 +194,6 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_whole(
         assert log(runs / "new") == log(runs / "digits")
 
 
-def become_somebody_else() -> None:
-    """Without root's rights and home."""
-    os.environ["HOME"] = "/nonexistent"
-    if not os.getuid():
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
-
-
-def test_what_cannot_be_written_is_one_line_at_once(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = trained  # not below a folder of root's that nobody else may enter
-    for path in (folder, *folder.parents[:3], *folder.rglob("*")):
-        if path.is_relative_to(trained.parents[2]):
-            path.chmod(0o755 if path.is_dir() else 0o644)
-    monkeypatch.chdir(folder)
-    out, err = tmp_path / "out", tmp_path / "err"
-    process = forked("evaluate", "toy", "--json", out=out, err=err, before=become_somebody_else)
-    process.join()
-    evaluated = Result(process.exitcode, out.read_text(), err.read_text())
-    if "elbos: " not in evaluated.err:
-        pytest.skip("the interpreter cannot be run without root's rights")
-    assert_one_line(evaluated, "eval.json", "Permission denied: change its perm", statuses=(1,))
-
-
 @pytest.mark.usefixtures("runs")
 def test_a_tracker_that_is_not_installed_is_named(
     elbos: Elbos, monkeypatch: pytest.MonkeyPatch
@@ -257,15 +212,6 @@ def test_out_of_memory_says_what_to_lower(elbos: Elbos, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(train_verb, "train", train)
     assert_one_line(elbos("train", "toy"), "Out of memory", statuses=(1,))
-
-
-def test_a_bug_shows_its_traceback(elbos: Elbos, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(*_: Any) -> None:
-        raise RuntimeError("ours")
-
-    monkeypatch.setattr(train_verb, "train", train)
-    with pytest.raises(RuntimeError, match="ours"):
-        elbos("train", "toy")
 
 
 @pytest.mark.usefixtures("runs")
@@ -289,36 +235,11 @@ def test_a_closed_pipe_ends_it_quietly() -> None:
     assert process.wait() == 1
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_standard_output_is_one_line(unbuffered: str) -> None:
+def test_a_full_standard_output_is_one_line() -> None:
     command = [sys.executable, "-m", "elbos.cli", "--help"]
     with Path("/dev/full").open("wb") as full:
-        process = subprocess.run(
-            command,
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
-        )
+        process = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert_one_line(Result(process.returncode, "", process.stderr), "standard output: ")
-
-
-@pytest.mark.parametrize("save_every", [16, 10**9])
-def test_a_run_directory_deleted_while_training_is_one_line(
-    elbos: Elbos, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
-) -> None:
-    batch = trainer.Trainer.batch
-
-    def delete(self: trainer.Trainer) -> Any:
-        if self.state.step == 2:  # in one move: a checkpoint is being written into it
-            (runs / "new").rename(tmp_path / "deleted")
-        return batch(self)
-
-    monkeypatch.setattr(trainer.Trainer, "batch", delete)
-    result = elbos(*TINY, "--run", "new", "--output.save-every", save_every)
-    assert_one_line(result, "new", statuses=(1,), has_begun=True)
-    assert not (runs / "new").exists()
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:
@@ -331,10 +252,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(runs: Path) -> None:
     os.kill(process.pid, signal.SIGINT)
     process.join()
     err = (runs / "err").read_text()
-    beginning, warmup, *progress, last = err.splitlines(keepends=True)
-    assert beginning.endswith(" parameters, new: new, 16,000 images, 1,000 steps\n")
-    assert "warm-up takes 62% of the run" in warmup
-    assert all(re.search(r" images/s, \d+:\d\d:\d\d left, ", line) for line in progress)
+    last = err.splitlines(keepends=True)[-1]
     assert_one_line(Result(process.exitcode, "", last), "the same command", statuses=(1,))
     step = tensors(runs / "new")["step"].item()
     assert log(runs / "new")[-1]["step"] == step

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import GOOD, LINE, PROBING, Elbos, Result, assert_one_line, flow, snapshot
+from commands import GOOD, LINE, PROBING, Elbos, assert_one_line, flow, snapshot
 
 from elbos.base.user_code import as_script, load_function
 
@@ -18,10 +18,6 @@ NO_FUNCTION = {
     ),
     "three arguments": ("def loss(network, x, labels): ...", "takes (network, x, labels): wrap it"),
     "raises": ("a = 1\nb = a / 0", "loss.py cannot be run: ZeroDivisionError (line 2): division"),
-    "CUDA": (
-        "import torch\ntorch.ones(1).cuda()",
-        "Error (line 2): this machine has no cuda device",
-    ),
     "syntax": ("\ndef loss(:", "SyntaxError: invalid syntax (loss.py, line 2)"),
     "exit": ("import sys\nsys.exit(3)", "exits when it is run (3): keep what trains"),
     "interrupted": ("raise KeyboardInterrupt", "Interrupted while loss.py was run: keep what"),
@@ -38,34 +34,15 @@ def raising(line: str, *needed: str) -> tuple[str, tuple[str, ...]]:
 
 BAD_LOSSES: dict[str, tuple[str, tuple[str, ...]]] = {
     "raises": raising("raise OSError('no\\nnews')", "raised OSError", "no news"),
-    "no labels": raising("return network(z, t, labels)", "NameError", "'labels' is not defined"),
     "CUDA": raising("return network(z.to('cuda')).mean()", "no cuda device: compute on"),
-    "backward": bad(
-        "l = F.mse_loss(network(z, t), u); l.backward(); return l", "without calling backward()"
-    ),
     "not finite": bad("return F.mse_loss(network(z, t), u) * torch.nan", "The loss is not finite"),
-    "float": bad("return F.mse_loss(network(z, t), u).item()", "is a float: return a tensor"),
     "dict": bad("return {'mse': F.mse_loss(network(z, t), u)}", "dict of mse", "under 'loss'"),
     "detached": bad("return F.mse_loss(network(z, t).detach(), u)", "it is detached"),
     "no network": bad("return z.square().mean()", "never calls the network"),
-    "numpy": bad(
-        "eps = torch.from_numpy(rng.normal(size=x.shape)).float()\n"
-        "    return F.mse_loss(network((1 - t) * x + t * eps, t), eps)",
-        "numpy Generator or a counter of its own",
-        before="import numpy\nrng = numpy.random.default_rng(0)",
-    ),
-    "integers": raising("return network(t.long())", "the network is called without any tensor"),
-    "no_grad": bad(
-        "with torch.no_grad(): return F.mse_loss(network(z, t), u)", "computed under no_grad"
-    ),
-    "twice the batch": bad(
-        "return F.mse_loss(network(torch.cat([z, z]), t)[: len(x)], u)", "batch of 128 for data of"
-    ),
     "one level": bad(
         "return F.mse_loss(network(0.6 * x + 0.8 * eps, t), eps)", "draws a single noise level"
     ),
     "no noise": bad("return F.mse_loss(network(x, t), x)", "is given the clean data"),
-    "no data": bad("return F.mse_loss(network(z[..., :2], t), u[..., :2])", "is not the data"),
     "exit": bad("import sys; sys.exit(3)", "loss.py:loss exits when it is called (3)"),
     "interrupted": bad("raise KeyboardInterrupt", "Interrupted."),
 }
@@ -92,22 +69,6 @@ def assert_refused(audit: Elbos, folder: Path, source: str, *needed: str) -> Non
     result = audit("loss.py:loss", *PROBING, "--json", "--html", "page.html")
     assert_one_line(result, *needed, statuses=(1,))
     assert snapshot(folder) == before
-
-
-def test_a_script_that_wants_arguments_says_which(audit: Elbos) -> None:
-    """In the words of its own parser, before ours."""
-    lines = ("from argparse import ArgumentParser", "parser = ArgumentParser()")
-    needed = ("parser.add_argument('--data', required=True)", "parser.parse_args()")
-    Path("loss.py").write_text("\n".join([*lines, *needed]))
-    *theirs, ours = audit("loss.py:loss", *PROBING).err.splitlines(keepends=True)
-    assert "--data" in theirs[-1]
-    assert_one_line(Result(1, "", ours), "loss.py exits when it is run (2): ", "__main__")
-
-
-def test_functions_have_to_be_named(audit: Elbos) -> None:
-    Path("loss.py").write_text(GOOD)
-    for target in ("loss.py:", "loss.py:a.b"):
-        assert_one_line(audit(target, *PROBING), "it defines loss: name a function")
 
 
 def test_files_that_cannot_be_read_are_one_line(audit: Elbos, tmp_path: Path) -> None:
@@ -152,13 +113,7 @@ def test_a_file_of_a_package_may_import_relatively(tmp_path: Path) -> None:
 A_CLASS = "class Loss:\n    def __call__(self, net, x): return loss(net, x)\n"
 CALLABLES = {
     "an object": f"{A_CLASS}f = Loss()",
-    "a static method": "class f:\n    @staticmethod\n    def f(net, x): return loss(net, x)",
     "partial": "from functools import partial\nf = partial(lambda k, *xs: k * loss(*xs), 2.0)",
-    "a dataclass": (
-        "from dataclasses import dataclass\n@dataclass\n"
-        "class Loss:\n    k: float = 2.0\n    def __call__(self, net, x): return loss(net, x)\n"
-        "f = Loss()"
-    ),
     "arguments": (
         "import argparse\nparser = argparse.ArgumentParser()\n"
         "parser.add_argument('--k', type=float, default=2.0)\nargs = parser.parse_args()\n"
@@ -169,11 +124,8 @@ CALLABLES = {
 
 @pytest.mark.parametrize("name", CALLABLES)
 def test_whatever_can_be_called_is_a_function(tmp_path: Path, name: str) -> None:
-    source = CALLABLES[name]
-    future = "from __future__ import annotations\n" if name == "a dataclass" else ""
-    (tmp_path / "loss.py").write_text(f"{future}{GOOD}\n{source}")
-    target = f"{tmp_path}/loss.py:{'f.f' if name == 'a static method' else 'f'}"
-    assert called(target).shape == ()
+    (tmp_path / "loss.py").write_text(f"{GOOD}\n{CALLABLES[name]}")
+    assert called(f"{tmp_path}/loss.py:f").shape == ()
 
 
 def test_code_finds_the_current_folder_after_all_else(audit: Elbos, tmp_path: Path) -> None:
@@ -184,24 +136,3 @@ def test_code_finds_the_current_folder_after_all_else(audit: Elbos, tmp_path: Pa
     code = flow("return F.mse_loss(network(z, t), u)", before=before)
     (tmp_path / "elsewhere" / "loss.py").write_text(code)
     assert audit("elsewhere/loss.py:loss", "--shape", "2", "4", "4").status == 0
-
-
-NETWORK = """
-from torch import nn
-class Own(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(3, 8)
-    def forward(self, z, logsnr, label):
-        return self.linear(z)
-def own(shape, num_classes):
-    return Own()
-"""
-
-
-def test_a_network_that_fails_is_named_with_its_line(elbos: Elbos, folder: Path) -> None:
-    (folder / "net.py").write_text(NETWORK)
-    result = elbos("train", "digits", "network:own", "--network.function", "net.py:own")
-    assert result.status == 1
-    assert "shapes cannot be multiplied" in result.err
-    assert result.err.endswith(" (net.py, line 8).\n")

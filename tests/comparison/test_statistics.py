@@ -121,36 +121,11 @@ def test_half_widths_are_those_of_the_formula(size, rng):
         np.testing.assert_allclose(half_widths[2], expected[2], rtol=5e-3)
 
 
-@pytest.mark.parametrize("num_rows", [3, 4, 5])
-def test_one_that_diverges_among_few_leaves_the_others_their_intervals(num_rows, rng):
-    scores, _ = experiment(rng, num_rows, 3, row_std=0.01)
-    scores[0] = [2700, 14000, 900]
-    found = of_one(scores)
-    assert found.is_wild.tolist() == [True, *[False] * (num_rows - 1)]
-    assert found.half_widths[1, 2] < 20 < 1000 < found.half_widths[0, 1]
-    assert found.best(is_lower_better=True) != 0
-
-
-def test_ten_times_is_ten_times(rng):
-    scores, _ = experiment(rng, 15, 3)
-    std = np.sort(scores.std(1, ddof=1))[7]
-    for factor, is_wild in ((9.99, False), (10.01, True)):
-        scores[3] = scores[3].mean() + factor * std * np.array([-1, 0, 1])
-        assert of_one(scores).is_wild[3] == is_wild
-
-
 @pytest.mark.parametrize("num_seeds", [2, 3, 8])
 def test_pairing_is_the_ratio_of_paired_to_unpaired_t(num_seeds, rng):
     scores, _ = experiment(rng, 2, num_seeds)
     expected = stats.ttest_rel(*scores).statistic / stats.ttest_ind(*scores).statistic
     assert of_one(scores).pairing == pytest.approx(expected, rel=1e-10)
-
-
-@pytest.mark.parametrize("num_rows", [2, 5])
-def test_pairing_is_least_where_all_seeds_have_one_mean(num_rows, rng):
-    scores, _ = experiment(rng, num_rows, 4)
-    pairing = of_one(scores - scores.mean(0)).pairing
-    assert pairing == pytest.approx(math.sqrt((num_rows - 1) / num_rows), rel=1e-10)
 
 
 MOST = 0.06  # of reports with a false claim
@@ -224,6 +199,16 @@ def test_lower_is_better_is_the_mirror_image_of_higher(rng):
     np.testing.assert_allclose(lower.half_widths, higher.half_widths, rtol=1e-12)
 
 
+def test_objectives_and_seeds_may_come_in_any_order(rng):
+    scores, _ = experiment(rng, 5, 3, row_std=5.0)
+    order = rng.permutation(5)
+    before, after = of_one(scores), of_one(scores[order][:, [2, 0, 1]])
+    np.testing.assert_allclose(after.means, before.means[order], rtol=1e-10)
+    np.testing.assert_allclose(
+        after.half_widths, before.half_widths[np.ix_(order, order)], rtol=1e-10
+    )
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_what_a_seed_does_to_all_objectives_changes_nothing_but_means(size, rng):
     """Nor does it change pairing, if all seeds do the same."""
@@ -236,16 +221,6 @@ def test_what_a_seed_does_to_all_objectives_changes_nothing_but_means(size, rng)
     assert found == pytest.approx(but_pairing, rel=1e-9, abs=1e-12)
     same = everything(of_one(scores + 10))
     assert same == pytest.approx(everything(before), rel=1e-9, abs=1e-12)
-
-
-def test_objectives_and_seeds_may_come_in_any_order(rng):
-    scores, _ = experiment(rng, 5, 3, row_std=5.0)
-    order = rng.permutation(5)
-    before, after = of_one(scores), of_one(scores[order][:, [2, 0, 1]])
-    np.testing.assert_allclose(after.means, before.means[order], rtol=1e-10)
-    np.testing.assert_allclose(
-        after.half_widths, before.half_widths[np.ix_(order, order)], rtol=1e-10
-    )
 
 
 @pytest.mark.parametrize("size", [(1, 5), (5, 1), (1, 1)])

@@ -1,13 +1,12 @@
 """Metrics of sample quality: closed forms, published definitions, and other implementations."""
 
-import contextlib
 import math
 
 import numpy as np
 import pytest
 import scipy
 import torch
-from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
+from torch_fidelity import metric_isc, metric_prc
 
 from elbos.evaluation.estimators import (
     Statistics,
@@ -53,18 +52,6 @@ def test_frechet_distance_is_scipys(randn, covariances):
     assert frechet_distance(b, a) == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_frechet_distance_is_torch_fidelitys(randn):
-    """Also where there are fewer samples than dimensions, and covariances are singular."""
-    for num in (300, 40):
-        x, y = (randn(num, 64) @ randn(64, 64) + randn(64) for _ in range(2))
-        theirs = metric_fid.fid_statistics_to_metric(
-            *map(metric_fid.fid_features_to_statistics, (x, y)), verbose=False
-        )
-        with pytest.warns() if num < 64 else contextlib.nullcontext():
-            ours = frechet_distance(Statistics.from_features(x), Statistics.from_features(y))
-        assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
-
-
 def test_frechet_distance_is_a_distance(randn, covariances):
     """Squared: zero of itself, and its root obeys the triangle inequality."""
     a, b = (gaussian(mean, s) for mean, s in zip(randn(2, 30), covariances, strict=True))
@@ -75,12 +62,6 @@ def test_frechet_distance_is_a_distance(randn, covariances):
     assert frechet_distance(a, c) == pytest.approx(
         (a.mean.square().sum() + a.covariance.trace()).item(), rel=1e-12
     )
-
-
-def test_few_samples_are_warned_of(randn):
-    with pytest.warns(UserWarning, match="8 samples.* 8 dimensions"):
-        Statistics.from_features(randn(8, 8))
-    Statistics.from_features(randn(9, 8))
 
 
 # --- kernel distance -----------------------------------------------------------------------------
@@ -106,16 +87,6 @@ def test_kernel_distance_is_a_u_statistic_with_a_jackknife_error(randn):
     assert error == pytest.approx(math.sqrt(6 * np.var(left_out)), rel=1e-10)
     assert kernel_distance(x, y, reference_kernel=mean_kernel(y)) == (distance, error)
     assert kernel_distance(x.flip(0), y.flip(0)) == pytest.approx((distance, error), rel=1e-12)
-
-
-def test_kernel_distance_is_torch_fidelitys(randn):
-    """Of one subset, which is the whole set."""
-    x, y = randn(200, 64), 0.1 + randn(200, 64)
-    theirs = metric_kid.kid_features_to_metric(
-        x, y, kid_subsets=1, kid_subset_size=200, verbose=False
-    )
-    expected = theirs["kernel_inception_distance_mean"]
-    assert kernel_distance(x, y)[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_kernel_distance_is_unbiased_whatever_the_numbers(generator):
@@ -216,12 +187,9 @@ BAD = torch.zeros(40, 2).index_fill_(0, torch.tensor([4, 7]), torch.nan)
         (lambda: Statistics.from_features(FEW[:1]), "2.* 1"),
         (lambda: Statistics.from_features(BAD), "2 of 40"),
         (lambda: kernel_distance(FEW[:2], MANY), "3.* 2 and 40"),
-        (lambda: kernel_distance(MANY, FEW[:1]), "2.* 40 and 1"),
         (lambda: kernel_distance(MANY, BAD), "2 of 40"),
         (lambda: precision_recall(MANY, FEW), "more than 3.* 3"),
-        (lambda: precision_recall(BAD, MANY), "2 of 40"),
         (lambda: inception_score(FEW), "10.* 3"),
-        (lambda: inception_score(BAD), "2 of 40"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(measure, numbers):

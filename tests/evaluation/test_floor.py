@@ -14,7 +14,6 @@ from elbos.runs.run import Run
 from elbos.theory.floor import Floor, mixture_floor
 from elbos.theory.oracles import FiniteSet
 from elbos.training.data import InMemory, Split
-from elbos.validation import validator
 
 LEVELS = (-8.0, -4.0, -1.0, 12.0)
 
@@ -75,16 +74,6 @@ def test_few_points_have_a_floor_below_that_of_their_distribution() -> None:
     )
     ratios = torch.tensor(found.loss) / torch.tensor(exact.loss)
     assert (ratios < 1.25).all() and ratios[0] > 0.8 and ratios[-1] < 0.3
-
-
-def test_more_images_than_there_are_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before anything is measured."""
-    monkeypatch.setattr(validator, "eps_loss", fail)
-    run = Run("digits")
-    with pytest.raises(ValueError, match=r"floor_images is 1351.*1350"):
-        run.evaluate(floor=True, floor_images=1351, num_samples=0)
-    with pytest.raises(AssertionError, match="is called"):
-        run.evaluate(floor=True, floor_images=1350, num_samples=0)
 
 
 def test_an_evaluation_has_it_at_the_levels_of_its_loss() -> None:

@@ -1,20 +1,14 @@
 """References: what is cached is what would be computed."""
 
 import dataclasses
-import multiprocessing
-import os
-import signal
 
 import pytest
 import torch
 from noise_images import NUM_LEVELS, Means, dataset, noise
 from safetensors.torch import save
 
-from elbos.base import files
 from elbos.evaluation.estimators import Statistics, mean_kernel
-from elbos.evaluation.features import Extractor, Features
 from elbos.evaluation.reference import reference
-from elbos.training.data import Toy
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +68,6 @@ def stored(own_cache):
 
 DAMAGES = {
     "gone": lambda path: path.unlink(),
-    "empty": lambda path: path.write_bytes(b""),
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-1]),
     "another file": lambda path: path.write_bytes(save({"x": torch.ones(3)})),
 }
@@ -99,14 +92,6 @@ def test_features_that_changed_under_the_same_name_are_noticed(own_cache):
     assert torch.equal(again.rows, fresh.rows)
 
 
-def test_features_that_are_random_are_refused():
-    def compute(images):
-        return Features(torch.rand(len(images), 2), None)
-
-    with pytest.raises(ValueError, match="dice"):
-        reference(dataset(), "train", Extractor("dice", compute))
-
-
 def test_an_interrupted_extraction_goes_on_where_it_was(own_cache, monkeypatch):
     monkeypatch.setattr("elbos.evaluation.reference._PART_SIZE", 100)
     first, second = Means(), Means()
@@ -122,31 +107,3 @@ def test_an_interrupted_extraction_goes_on_where_it_was(own_cache, monkeypatch):
     whole = reference(dataset(), "train", Means("means, never interrupted").extractor)
     assert torch.equal(resumed.rows, whole.rows)
     assert torch.equal(resumed.statistics.covariance, whole.statistics.covariance)
-
-
-def killed_while_it_writes():
-    write = files.write
-
-    def die(path, content):
-        if path.name == "reference.safetensors":
-            path.write_bytes(content[:99])
-            os.kill(os.getpid(), signal.SIGKILL)
-        write(path, content)
-
-    files.write = die
-    reference(dataset(), "train", Means().extractor)
-
-
-def test_a_process_killed_while_it_writes_leaves_nothing_that_counts(own_cache):
-    killed = multiprocessing.get_context("fork").Process(target=killed_while_it_writes)
-    killed.start()
-    killed.join()
-    assert killed.exitcode == -signal.SIGKILL
-    resumed = reference(dataset(), "train", Means().extractor)  # no warning: nothing was there
-    whole = reference(dataset(), "train", Means("means, never killed").extractor)
-    assert torch.equal(resumed.statistics.covariance, whole.statistics.covariance)
-
-
-def test_points_have_no_quality():
-    with pytest.raises(ValueError, match="toy-ring"):
-        reference(Toy().load(), "test", Means().extractor)

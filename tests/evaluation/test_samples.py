@@ -75,12 +75,10 @@ def test_batches_do_not_depend_on_each_other():
         torch.testing.assert_close(x, whole[batch], rtol=0, atol=0)
 
 
-def launch(
-    *words: str, num: int, cwd: Path, module: str = "elbos.cli"
-) -> subprocess.CompletedProcess[str]:
+def launch(*words: str, num: int, cwd: Path) -> subprocess.CompletedProcess[str]:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     return subprocess.run(
-        [*torchrun, "--nproc-per-node", str(num), "-m", "--", module, *words],
+        [*torchrun, "--nproc-per-node", str(num), "-m", "--", "elbos.cli", *words],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -88,33 +86,15 @@ def launch(
     )
 
 
-FAILING = """
-import os
-from elbos import cli, samplers
-
-def fail(*args, **kwargs):
-    raise MemoryError
-
-if __name__ == "__main__":
-    if os.environ["RANK"] == "1":
-        samplers.DPMSolver._sample = fail
-    cli.main()
-"""
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("is_main", [True, False])
-def test_a_process_that_fails_ends_the_others(tmp_path: Path, is_main: bool) -> None:
-    """In the middle of drawing, or, the main one, in writing; each says one line at most."""
+def test_a_process_that_fails_ends_the_others(tmp_path: Path) -> None:
+    """The main one, in writing: it says one line."""
     train(replace(DIGITS, num_images=64), tmp_path / "run")
     (tmp_path / "file").touch()
-    (tmp_path / "failing.py").write_text(FAILING)
-    words = ["sample", "run", "--num", "300", "--out", "file/x" if is_main else "x"]
-    done = launch(*words, num=2, cwd=tmp_path, module="elbos.cli" if is_main else "failing")
+    done = launch("sample", "run", "--num", "300", "--out", "file/x", num=2, cwd=tmp_path)
     said = [line for line in done.stderr.splitlines() if line.startswith("elbos: ")]
     assert done.returncode != 0
-    assert ("file: " if is_main else "Out of memory: ") in "".join(said)
-    assert len(said) == len(set(said))
+    assert len(said) == 1 and "file: " in said[0]
     assert "rank0]: Traceback" not in done.stderr
     assert not list(tmp_path.glob("x.*"))
 

@@ -152,7 +152,6 @@ def test_wrong_words_are_one_line(
     lora = ["--adapter", place / "lora.safetensors"]
     assert_one_line(elbos("evaluate", folder, "--latents", place / "absent"), "absent")
     assert_one_line(elbos("evaluate", folder, "--latents", folder), "no latents")
-    assert_one_line(elbos("evaluate", folder, folder, "--latents", cache, *lora), "--adapter")
     name = "lora.safetensors" if find_spec("peft") else "elbos[peft]"
     assert_one_line(elbos("evaluate", folder, "--latents", cache, *lora), name)
     few = ["--latents", cache, "--num-evaluations", "4"]

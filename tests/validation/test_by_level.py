@@ -98,13 +98,6 @@ def test_a_restored_one_goes_on_and_a_reset_one_begins_anew():
     assert LossByLevel(edges).edges == LossByLevel(edges).edges == (-1.0, 0.0, 1.0)
 
 
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("edges", [(1.0,), (1.0, 0.0), (0.0, math.inf)])
-def test_edges_have_to_rise(edges):
-    with pytest.raises(ValueError, match="edges"):
-        LossByLevel(edges)
-
-
 def work(rank, size, folder):
     """One process of a group, with batches of its own."""
     store = dist.FileStore(str(folder / "store"), size)

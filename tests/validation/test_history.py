@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from elbos.base.numbers import plus_minus
 from elbos.theory.oracles import GaussianMixture
 from elbos.validation import ValidationHistory, Validator
 
@@ -82,23 +81,3 @@ def test_items_are_dicts_and_loaders_are_their_datasets():
     with pytest.raises(ValueError, match=r"to_item.*KeyError: 'img'"):
         Validator(items, to_item=lambda item: item["img"])(TRUE)
     assert pickle.dumps(ValidationHistory(Validator(X)))  # with the checkpoint of a callback
-
-
-def test_a_notebook_shows_the_bound_and_its_terms():
-    pytest.importorskip("rich")
-    from elbos.validation.page import results_table
-
-    x = (X * 8).round().clamp(-8, 8) / 8  # 17 pixel values
-    result = Validator(x, num_levels=17)(TRUE)
-    found = results_table(result)
-    assert [row[0] for row in found.rows[:2]] == ["ELBO, bits/dim", "diffusion, bits/dim"]
-    assert found.rows[0][1] == plus_minus(result.bits_per_dim, result.standard_error)
-    assert len(found.rows) in (7, 10)  # with three or six bins
-    assert found.rows[0][1] in result._repr_html_()
-    assert len(repr(result)) < 100
-
-
-@pytest.mark.parametrize("wrong", [{"every": 0}, {"patience": 0}, {"every": 1.5}])
-def test_wrong_settings_are_named(wrong, unchecked):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        ValidationHistory(Validator(X), **wrong)

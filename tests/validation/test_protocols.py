@@ -110,12 +110,6 @@ def test_deciles_beyond_the_measured_levels_are_refused():
         deciles(schedules.Cosine())(Validator(torch.zeros(4, 2)), gaussian(0.5, 2))
 
 
-@pytest.mark.parametrize("wrong", [lambda: equispaced_times(0), lambda: fixed_steps(200, 1000)])
-def test_levels_that_are_none_are_refused(wrong):
-    with pytest.raises(ValueError, match="give"):
-        wrong()
-
-
 @pytest.mark.parametrize("kind", ["Eps", "X", "V", "Flow"])
 def test_what_it_weighs_is_the_error_of_its_prediction(kind, randn):
     """Two predictions at one noisy image: the error is the weight times half that of the noise."""

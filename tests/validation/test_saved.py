@@ -38,12 +38,6 @@ def test_what_is_read_is_what_was_written(result, tmp_path):
         assert found.difference(result).mean == found.difference(result).standard_error == 0
 
 
-def test_a_file_is_compared_with_what_comes_later(tmp_path):
-    first, second = TUNED(gaussian(0.6, 4)), TUNED(DATA)
-    first.save(tmp_path / "first")
-    assert TUNED.compare(second, Validation.load(tmp_path / "first")) == second.difference(first)
-
-
 def flipped(path):
     """A bit of the last tensor is changed."""
     content = path.read_bytes()

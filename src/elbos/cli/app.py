@@ -8,10 +8,8 @@ with a message that says what to do, and end up here. `ELBOS_DEBUG=1` shows wher
 import importlib
 import io
 import os
-import signal
 import sys
 import warnings
-from collections.abc import Callable
 from typing import NamedTuple
 
 from elbos.base.errors import (
@@ -108,23 +106,12 @@ def run(words: list[str]) -> None:
         raise UsageError(f"There is no verb {verb!r}: {suggestion(verb, VERBS)}")
     num = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
     if VERBS[verb].is_parallel or words[:2] == ENCODE or num == 1:
-        command(verb, rest)()
+        with needs(VERBS[verb].extra):
+            module = importlib.import_module(f"elbos.cli.{verb}")
+        module.command(rest)()
     elif os.environ.get("RANK") == "0":  # others exit with 0, or the launcher kills this one
         name = " ".join(words[:2])
         raise UsageError(f"`elbos {name}` runs in one process: start it without torchrun.")
-
-
-def command(verb: str, words: list[str]) -> Callable[[], None]:
-    def stop(*_: object) -> None:  # half-imported modules turn the exception into other errors
-        sys.stderr.write("elbos: Interrupted.\n")
-        os._exit(1)
-
-    handler = signal.signal(signal.SIGINT, stop)
-    with needs(VERBS[verb].extra):
-        module = importlib.import_module(f"elbos.cli.{verb}")
-    signal.signal(signal.SIGINT, handler)
-    parsed: Callable[[], None] = module.command(words)
-    return parsed
 
 
 def _fail(error: BaseException, status: int) -> None:

@@ -73,10 +73,7 @@ class Probing:
         low, high = self.data_range
         num = min(64, max(4, _MAX_ELEMENTS // math.prod(self.shape)))
         generator = torch.Generator().manual_seed(0)
-        try:
-            x = low + (high - low) * torch.rand(num, *self.shape, generator=generator)
-        except (RuntimeError, OverflowError, TypeError) as error:  # depends on how much too large
-            raise MemoryError from error
+        x = low + (high - low) * torch.rand(num, *self.shape, generator=generator)
         try:
             return x.to(self.device)
         except (RuntimeError, AssertionError) as error:
@@ -99,10 +96,8 @@ def _functions(file: Path) -> str:
         return ""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
-            arguments, num = node.args, len(_LOSS[0])
-            positional = len(arguments.posonlyargs) + len(arguments.args)
-            is_enough = positional >= num or arguments.vararg is not None
-            if positional - len(arguments.defaults) <= num and is_enough:
+            num = len(node.args.posonlyargs) + len(node.args.args)
+            if num - len(node.args.defaults) <= len(_LOSS[0]) <= num:
                 names.append(node.name)
     return f", of {', '.join(names)}" if names else ""
 
@@ -182,23 +177,18 @@ class Audit:
     def __post_init__(self) -> None:
         kinds = {_kind(text) for text in self.targets}
         if not kinds:
-            raise ValueError(
-                "Name a target: FILE.py:FUNCTION, a scheduler_config.json, a recipe, or the "
-                "settings of a trainer."
-            )
+            raise ValueError("Name a target: see `elbos audit --help`.")
         _share(self.within)
         if self.markdown and (self.expect is None or self.json):
             raise ValueError("--markdown is for --expect, without --json: name what to expect.")
         if "function" in kinds and not self.probing.shape:
             raise ValueError("Give the shape of one sample, as in --shape 3 32 32.")
         if self.probing != Probing() and "function" not in kinds:
-            raise ValueError(
-                "--shape, --num-samples and the like are for FILE.py:FUNCTION; no target is one."
-            )
+            raise ValueError("--shape and the like are for FILE.py:FUNCTION; no target is one.")
         if self.training != Training() and "config" not in kinds:
             raise ValueError(
-                "--prediction, --snr-gamma, --weighting-scheme and the like are for a "
-                "scheduler_config.json; no target is one."
+                "--prediction, --snr-gamma and the like are for a scheduler_config.json; no target "
+                "is one."
             )
 
     def __call__(self) -> None:

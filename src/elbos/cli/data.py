@@ -1,7 +1,6 @@
 """`elbos data pack`, `encode` and `verify`: arrays of decoded images or VAE latents."""
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +10,6 @@ import tyro
 
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.base.checks import require_positive
-from elbos.base.errors import UsageError, suggestion
 from elbos.base.hardware import num_cores
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress, silent
@@ -105,9 +103,7 @@ class Encode:
     """Number of images encoded at once."""
 
     def __post_init__(self) -> None:
-        require_positive(batch_size=self.batch_size)
-        if self.size is not None:
-            require_positive(size=self.size)
+        require_positive(batch_size=self.batch_size, size=1 if self.size is None else self.size)
 
     def __call__(self) -> None:
         processes = Processes.joined()
@@ -152,16 +148,15 @@ def _tell(dataset: Dataset, kind: str, out: Path) -> None:
     print(out)  # noqa: T201
 
 
-KINDS: dict[str, type[Callable[[], None]]] = {"pack": Pack, "encode": Encode, "verify": Verify}
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Pack images, or their latents, into arrays that open at once."""
+
+    task: Annotated[Pack | Encode | Verify, tyro.conf.arg(name="")]
+
+    def __call__(self) -> None:
+        self.task()
 
 
-def command(words: list[str]) -> Callable[[], None]:
-    kind, *rest = words or [""]
-    if kind == "--help":
-        lines = [f"  {kind:8}{(cls.__doc__ or '').splitlines()[0]}" for kind, cls in KINDS.items()]
-        usage = "usage: elbos data KIND ...; `elbos data KIND --help` has its options"
-        return partial(print, "\n".join([usage, "", *lines]))
-    if kind not in KINDS:
-        what = f"There is no {kind!r}" if kind else "What to do is missing"
-        raise UsageError(f"{what}: {suggestion(kind, KINDS)}")
-    return parse(f"data {kind}", KINDS[kind], rest)
+def command(words: list[str]) -> Data:
+    return parse("data", Data, words)

@@ -70,24 +70,20 @@ class Evaluate:
     """Directory of results for a folder, or for a run on data other than its training data.
     Default: runs/evaluate-NAME."""
 
-    batch_size: int | None = None
-    """For a folder: images per network call, which does not affect results. Default: 64."""
+    batch_size: int = 64
+    """For a folder: images per network call, which does not affect results."""
 
     json: bool = False
     """Print the results as JSON."""
 
     def __post_init__(self) -> None:
         pipelines = [path for path in self.models if is_pipeline(path)]
-        if self.batch_size is not None and not pipelines:
-            raise ValueError("--batch-size is for the folder of a pipeline: leave it out.")
         if self.out is not None and self.data is None and self.models[0].exists():
             raise ValueError("--out is for a folder, or a run with data:TYPE: leave it out.")
-        if self.out is not None and len(self.models) > 1:
-            raise ValueError(f"--out works with one model only; you gave {len(self.models)}.")
         if pipelines and self.data is None:
             raise ValueError(
-                f"{pipelines[0]} is a diffusers pipeline: say which images it is evaluated on, as "
-                "data:fashion or data:folder --data.root PATH."
+                f"{pipelines[0]} is a diffusers pipeline: give its images, as data:fashion or "
+                "data:folder --data.root PATH."
             )
 
     def __call__(self) -> None:
@@ -99,12 +95,10 @@ class Evaluate:
         models, outs = [m.shared_by(processes) for m, _ in opened], [out for _, out in opened]
         if len(set(outs)) < len(set(self.models)):
             raise ValueError(
-                "Two models of one name would have one directory of results: evaluate them one by "
-                "one, with --out."
+                "Several models, of one name or with --out, would have one directory of results: "
+                "evaluate them one by one, with --out."
             )
-        samplings = [
-            self.sampling if self.is_sampling_given else model.sampling for model in models
-        ]
+        samplings = [self.sampling if self.is_sampling_given else m.sampling for m in models]
         for model, sampling in zip(models, samplings, strict=True):
             require_measurable(model, self.config, sampling)  # early, not after hours
         try:
@@ -127,8 +121,8 @@ class Evaluate:
         if is_pipeline(path):
             assert self.data is not None
             require_own(out, [named(path)], _owner(named(path)))
-            size = {} if self.batch_size is None else {"batch_size": self.batch_size}
-            return Pretrained.from_folder(path, self.data, out, **size), out
+            model = Pretrained.from_folder(path, self.data, out, batch_size=self.batch_size)
+            return model, out
         run = Run.with_function(path, self.network)
         run = run if self.data is None else run.with_data(self.data)
         if path.exists() and (self.data is None or run.directory.is_trained_on(run.dataset)):
@@ -173,10 +167,7 @@ def command(words: list[str]) -> Evaluate | Latents:
         return replace(parsed, is_sampling_given=parsed.sampling != Sampling())
     folder, _ = hub.resolved(path, ["*.json"])
     if not (folder / "config.json").exists():
-        raise FileNotFoundError(
-            f"{path} is not a run directory, it has no config.json, nor the folder of a pipeline, "
-            "it has no model_index.json."
-        )
+        raise FileNotFoundError(f"{path} is not a run directory, nor the folder of a pipeline.")
     sampling = RunDirectory(folder).config().sampling
     parsed = parse("evaluate", Evaluate, words, Evaluate(models=(path,), sampling=sampling))
     return replace(parsed, is_sampling_given=parsed.sampling != sampling)

@@ -37,7 +37,7 @@ class Latents:
     """Folder of the cache, or a safetensors file."""
 
     adapter: tuple[Path, ...] = ()
-    """LoRA adapters of the model, safetensors files: each is compared with the model alone."""
+    """LoRA adapters of the first model, safetensors files, each compared with the model alone."""
 
     num_images: int | None = None
     """Number of images, a random subset. Default: all."""
@@ -64,10 +64,6 @@ class Latents:
 
     json: bool = False
     """Print the results as JSON."""
-
-    def __post_init__(self) -> None:
-        if self.adapter and len(self.models) > 1:
-            raise ValueError("--adapter is for one model: name one folder.")
 
     def __call__(self) -> None:
         processes = Processes.joined()

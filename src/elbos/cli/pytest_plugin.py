@@ -4,9 +4,9 @@ pytest loads this module in every run where elbos is installed; torch is importe
 is first used.
 """
 
+import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,23 +48,19 @@ def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
         from elbos.audit import testing
 
         golden = folder / f"{test}{name and '-' + name}.json"
+        shown = os.path.relpath(golden)
         measured = audit.probe(loss_fn, x, num_samples, seed)
         if is_written:
             testing.write_golden(measured, golden)
         elif not golden.is_file():
-            pytest.fail(f"{_shown(golden)} does not exist: run pytest --weighting-regen.", False)
+            pytest.fail(f"{shown} does not exist: run pytest --weighting-regen.", False)
         elif difference := testing.Difference.between(
             measured, testing.expected_audit(golden), within
         ):
             pytest.fail(
-                f"{measured.title} has changed since {_shown(golden)} was written:\n{difference}\n"
+                f"{measured.title} has changed since {shown} was written:\n{difference}\n"
                 "If that is intended, run pytest --weighting-regen and commit the file.",
                 False,
             )
 
     return check
-
-
-def _shown(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

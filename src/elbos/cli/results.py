@@ -20,8 +20,6 @@ def require_own(out: Path, models: Iterable[Path], owner: dict[str, Any]) -> Non
             raise ValueError(
                 f"{out} is in the model's own folder: name another directory with --out."
             )
-    if out.is_symlink():
-        raise ValueError(f"{out} is a link, which is not followed: name a directory with --out.")
     files.require_folder_of(out, _FILE, "--out")
     stored = RunDirectory(out).read(_FILE)
     if stored not in (None, owner):

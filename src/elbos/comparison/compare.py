@@ -99,17 +99,13 @@ def compare(
     """
     if isinstance(data, str) and data not in PRESETS:
         raise ValueError(f"There is no preset {data!r}: {suggestion(data, PRESETS)}")
-    if isinstance(objectives, str) or not isinstance(objectives, Sequence):
+    if isinstance(objectives, str):
         raise ValueError(f"objectives is {objectives!r}: give a list of them.")
-    if not isinstance(seeds, Sequence):
-        if seeds < 1:
-            raise ValueError(f"seeds is {seeds!r}: give their number, or a list of whole numbers.")
-        seeds = range(seeds)
     experiment = Experiment(
         config=PRESETS[data] if isinstance(data, str) else data,
         scoring=Scoring() if scoring is None else scoring,
         objectives=tuple(Variant.parse(o) if isinstance(o, str) else o for o in objectives),
-        seeds=tuple(seeds),
+        seeds=tuple(seeds if isinstance(seeds, Sequence) else range(seeds)),
     )
     name = f"compare-{data}" if isinstance(data, str) else "compare"
     path = Path(out) if out is not None else Path("runs") / name
@@ -209,11 +205,10 @@ def run_experiment(
         features=features,
         num_levels=dataset.num_levels,
     )
-    sampler = list(experiment.scoring.samplings)[-1:]
     pictures = {
         objective.name: jobs[objective.name, experiment.seeds[0]].path / f"samples/{name}.png"
         for objective in experiment.objectives
-        for name in sampler
+        for name in list(experiment.scoring.samplings)[-1:]
     }
     samples = {name: files.read(file) for name, file in pictures.items() if file.exists()}
     text = json.dumps(comparison.to_dict(), indent=1, allow_nan=False)

@@ -169,12 +169,11 @@ class OnRay(Executor):
 
     def precision(self) -> Precision:
         try:
-            precision: Precision = self._ray.get(self._remote(_precision_here).remote())
+            there = self._remote(lambda: best_precision(local_device())).remote()
+            precision: Precision = self._ray.get(there)
         except self._ray.exceptions.RaySystemError as error:
             why = str(error).strip().splitlines()[-1]
-            raise ValueError(
-                f"Ray's machines cannot run elbos ({why}): install it on all machines."
-            ) from error
+            raise ValueError(f"Ray's machines cannot run elbos: {why}") from error
         return precision
 
     def do(self, job: Job, stopping: Event) -> str | None:
@@ -221,16 +220,9 @@ def shares(
     return num, max(1, min(cores // num, most) // gpus_per_run)
 
 
-def _precision_here() -> Precision:
-    return best_precision(local_device())
-
-
 def _run_here(job: Job, num_processes: int, num_threads: int) -> str | None:
     if not job.path.parent.is_dir():
-        return (
-            f"{job.path.parent} does not exist on {os.uname().nodename}: name a directory that all "
-            "machines share."
-        )
+        return f"{job.path.parent} does not exist on a machine: name a directory that all share."
     environment = {"OMP_NUM_THREADS": str(min(num_threads, torch.get_num_threads()))}
     return run_job(job, num_processes, environment, Event())  # Ray cancels it by an exception
 

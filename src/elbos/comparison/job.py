@@ -21,7 +21,7 @@ from elbos.base import files
 from elbos.base.codec import decode, encode
 from elbos.base.errors import Interrupted, explained
 from elbos.base.processes import Processes
-from elbos.base.progress import LOGGER, Advance, log_on_terminal
+from elbos.base.progress import log_on_terminal, silent
 from elbos.comparison.experiment import Scoring
 from elbos.comparison.scores import RunScores, measure_scores, read_scores
 from elbos.runs.fit import train
@@ -79,14 +79,9 @@ def work(job: Job) -> None:
                 files.remove_leftovers(job.path, min_age=0)
             train(job.config, job.path)
             run = Run(job.path).shared_by(processes)
-            measure_scores(run, job.scoring, job.weightings, _log_start)
+            measure_scores(run, job.scoring, job.weightings, silent)
     except Timeout:
         processes.from_main(True)
-
-
-def _log_start(what: str, total: int, unit: str) -> Advance:
-    LOGGER.info("%s", f"{what}: {total:,} {unit}")
-    return lambda *_: None
 
 
 def run_job(

@@ -4,7 +4,9 @@ The sentences are in `templates/words.txt`, the page in `templates/page.html` of
 """
 
 import base64
+import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -57,7 +59,7 @@ def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes])
 
 
 def _words(comparison: Comparison) -> dict[str, Any]:
-    planned = Planned.from_comparison(comparison)
+    verdicts, significant = planned_verdicts(comparison)
     best = [
         Best.from_comparison(comparison, metric)
         for metric in comparison.main_metrics
@@ -68,10 +70,11 @@ def _words(comparison: Comparison) -> dict[str, Any]:
     is_worse = min((score.mean for score in bits if score), default=0.0) > guess
     names = ("facts", "missing", "reading", "reading_of_pairs", "notes")
     words = {name: sentences(_WORDS, name, comparison) for name in names}
-    findings = sentences(_WORDS, "findings", comparison, planned, best, guess if is_worse else None)
+    few = significant if len(significant) <= _MAX_NAMED else []
+    uniform = guess if is_worse else None
     return {
         "comparison": comparison,
-        "findings": findings,
+        "findings": sentences(_WORDS, "findings", comparison, verdicts, few, best, uniform),
         "monotone": sentences(_WORDS, "monotone"),
         **words,
     }
@@ -86,47 +89,22 @@ def _report(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Planned:
-    """How often a monotone weighting is better or worse than a non-monotone one.
-
-    The counts are out of `num` differences with a verdict; `num_unresolved` more have too much
-    scatter over seeds. `significant` are the significant differences in words, empty if many.
-    """
-
-    num: int
-    num_better: int
-    num_worse: int
-    num_unresolved: int
-    significant: list[str]
-
-    @classmethod
-    def from_comparison(cls, comparison: Comparison) -> "Planned":
-        tested = [
-            (pair, metric, difference, difference.verdict(metric))
-            for pair in comparison.pairs
-            for metric in comparison.main_metrics
-            if (difference := comparison.difference(pair, metric)).detectable is not None
-        ]
-        verdicts = [verdict for *_, verdict in tested]
-        significant = []
-        for pair, metric, difference, _ in tested:
-            if difference.is_significant:
-                # The half-width of the interval has two significant digits.
-                places = decimals(difference.detectable) or 0
-                ends = interval(difference.low, difference.high, places)
-                significant.append(
-                    f"{pair.monotone} minus {pair.non_monotone}, {metric.title}: "
-                    f"{signed(difference.mean, places)} ({ends})"
-                )
-        num_unresolved = verdicts.count("unresolved")
-        return cls(
-            num=len(tested) - num_unresolved,
-            num_better=verdicts.count("better"),
-            num_worse=verdicts.count("worse"),
-            num_unresolved=num_unresolved,
-            significant=significant if len(significant) <= _MAX_NAMED else [],
-        )
+def planned_verdicts(comparison: Comparison) -> tuple[Counter[str | None], list[str]]:
+    """Count the verdicts on monotone weightings, and describe the significant differences."""
+    verdicts: Counter[str | None] = Counter()
+    significant = []
+    for pair, metric in itertools.product(comparison.pairs, comparison.main_metrics):
+        difference = comparison.difference(pair, metric)
+        verdicts[difference.verdict(metric)] += 1
+        if difference.is_significant:
+            # The half-width of the interval has two significant digits.
+            places = decimals(difference.detectable) or 0
+            ends = interval(difference.low, difference.high, places)
+            significant.append(
+                f"{pair.monotone} minus {pair.non_monotone}, {metric.title}: "
+                f"{signed(difference.mean, places)} ({ends})"
+            )
+    return verdicts, significant
 
 
 @dataclass(frozen=True)
@@ -138,7 +116,6 @@ class Best:
     value: str
     near: list[ObjectiveResult]
     unresolved: list[ObjectiveResult]
-    num_others: int
     detectable: str
 
     @classmethod
@@ -153,6 +130,5 @@ class Best:
             value=tables.text_of(scores[best.name].mean, places),
             near=[o for o in rest if scores[o.name].is_best_within_error],
             unresolved=[o for o in rest if scores[o.name].is_unresolved],
-            num_others=len(rest),
             detectable=tables.detectable(comparison, metric),
         )

@@ -126,6 +126,10 @@ def measure_scores(
             picture = png(shown, num_columns=NUM_SHOWN // 2)
             files.write(run.directory.samples / f"{name}.png", picture)
     baseline = scorer.baseline(num, start) if scorer else None
+    log = files.read(run.directory.path / "metrics.jsonl")
+    lines = [json.loads(line) for line in log.splitlines()]
+    validations = [line for line in lines if "val_nats" in line]
+    densities = [line["density"] for line in lines if "density" in line]
     scores = RunScores(
         num_parameters=sum(p.numel() for p in run.network.parameters()),
         data=run.dataset.fingerprint()["name"],
@@ -139,7 +143,11 @@ def measure_scores(
         num_features=scorer.num_features if scorer else None,
         elbo=Curve(x=bound.elbo.logsnr, y=bound.elbo.nats_per_dim),
         loss=Curve(x=bound.curve.logsnr, y=bound.curve.nats_per_dim),
-        **_training(run.directory.path / "metrics.jsonl"),
+        learning=Curve(
+            x=tuple(int(line["images"]) for line in validations),
+            y=tuple(line["val_nats"] / math.log(2) for line in validations),
+        ),
+        density=tuple(map(float, densities[-1])) if densities else None,
     )
     if not run.processes.is_main:
         return
@@ -148,21 +156,6 @@ def measure_scores(
     content = json.loads(json.dumps(encode(scores, has_types=False)))
     stored = {"digest": _digest(run.config, scoring, content), "scores": content}
     files.write(run.directory.path / FILE, json.dumps(stored, allow_nan=False).encode())
-
-
-def _training(log: Path) -> dict[str, Any]:
-    images, bits, density = [], [], None
-    for number, line in enumerate(files.read(log).splitlines(), 1):
-        try:
-            values = json.loads(line)
-            if "val_nats" in values:
-                images.append(int(values["images"]))
-                bits.append(values["val_nats"] / math.log(2))
-            if "density" in values:
-                density = tuple(float(p) for p in values["density"])
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise ValueError(f"{log} is damaged: delete its line {number}.") from error
-    return {"learning": Curve(x=tuple(images), y=tuple(bits)), "density": density}
 
 
 def measured_metrics(scores: RunScores, num_samples: int) -> tuple[Metric, ...]:

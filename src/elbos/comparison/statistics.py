@@ -65,6 +65,7 @@ from scipy.stats import t as student
 CONFIDENCE = 0.95
 _WILD = 10.0  # ratio of the standard deviation to the typical one
 _MULTIPLES = np.array([1.0, 1.25, 1.5, 2.0, 2.5, 3.0])
+_range_quantile = cache(studentized_range.isf)  # takes a second for some
 
 Pair = tuple[int, int]
 
@@ -196,8 +197,3 @@ def _half_widths(
         critical[i, j] = critical[j, i] = student.isf(level / (2 * len(planned)), dof[i, j])
     widths: Float64[np.ndarray, "r r"] = critical * np.sqrt(scatter.typical * total / num_seeds)
     return widths
-
-
-@cache  # scipy takes a second for some
-def _range_quantile(level: float, num_objectives: int, dof: float) -> float:
-    return float(studentized_range.isf(level, num_objectives, dof))

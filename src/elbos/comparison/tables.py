@@ -57,14 +57,9 @@ def detectable(comparison: Comparison, metric: Metric) -> str:
     return NONE if size is None else text_of(size, decimals(size))
 
 
-def measured(comparison: Comparison) -> list[Metric]:
-    keys = {key for by_metric in comparison.scores.values() for key in by_metric}
-    return [metric for metric in comparison.metrics if metric.key in keys]
-
-
 def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
     """Return a table of the scores of all objectives, in the main metrics only if `is_short`."""
-    metrics = list(comparison.main_metrics) if is_short else measured(comparison)
+    metrics = comparison.main_metrics if is_short else comparison.metrics
     settings = [] if is_short else ["predicts", "schedule", "weighting"]  # after the scores
     columns = [Column("objective"), Column("monotone", is_numeric=False)]
     for metric in metrics:
@@ -123,7 +118,7 @@ def pairs_table(comparison: Comparison) -> Table:
     numbers = ("difference", "interval", "least significant")
     rows: list[Row] = []
     for pair in comparison.pairs:
-        for metric in measured(comparison):
+        for metric in comparison.metrics:
             difference = comparison.difference(pair, metric)
             if difference.detectable is None:
                 mean = text_of(abs(difference.mean), places_of(comparison, metric.key))

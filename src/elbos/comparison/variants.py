@@ -124,18 +124,22 @@ def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> fl
 
 def _published(name: str, recipe: str) -> Variant:
     published = RECIPES[recipe]
-    prediction, schedule = published.parameterization, published.schedule
-    return _variant(name, prediction, schedule, published.closed_form)
+    prediction, weighting = published.parameterization, published.closed_form
+    return _variant(name, prediction, weighting, published.schedule)
 
 
 def _variant(
-    name: str, prediction: Parameterization, schedule: Schedule, weighting: Weighting
+    name: str,
+    prediction: Parameterization,
+    weighting: Weighting,
+    schedule: Schedule | None = None,
 ) -> Variant:
-    return Variant(name=name, parameterization=prediction, schedule=schedule, weighting=weighting)
-
-
-def _adaptive(name: str, prediction: Parameterization, weighting: Weighting) -> Variant:
-    return _variant(name, prediction, Adaptive(), weighting)
+    return Variant(
+        name=name,
+        parameterization=prediction,
+        schedule=schedule or Adaptive(),
+        weighting=weighting,
+    )
 
 
 _EDM_MONOTONIC = weightings.Monotone(weightings.EDM())
@@ -144,28 +148,28 @@ _BUILT_IN = [
     # from the paper
     _published("iddpm", "iddpm"),
     *(
-        _variant(f"eps-{name}-sigmoid-{k}", Eps(), schedule, weightings.Sigmoid(k=float(k)))
+        _variant(f"eps-{name}-sigmoid-{k}", Eps(), weightings.Sigmoid(k=float(k)), schedule)
         for name, schedule in (("cosine", Cosine()), ("adaptive", Adaptive()))
         for k in range(1, 6)
     ),
     _published("edm", "edm"),
-    _adaptive("edm-adaptive", EDM(), weightings.EDM()),
-    _adaptive("edm-adaptive-sigmoid-2", EDM(), weightings.Sigmoid(k=2.0)),
-    _adaptive("edm-adaptive-monotonic", EDM(), _EDM_MONOTONIC),
+    _variant("edm-adaptive", EDM(), weightings.EDM()),
+    _variant("edm-adaptive-sigmoid-2", EDM(), weightings.Sigmoid(k=2.0)),
+    _variant("edm-adaptive-monotonic", EDM(), _EDM_MONOTONIC),
     _published("v-cosine", "v-cosine"),
-    _adaptive("v-adaptive", V(), weightings.Exponential()),
-    _adaptive("v-adaptive-sigmoid-2", V(), weightings.Sigmoid(k=2.0)),
-    _adaptive("v-adaptive-edm-monotonic", V(), _EDM_MONOTONIC),
+    _variant("v-adaptive", V(), weightings.Exponential()),
+    _variant("v-adaptive-sigmoid-2", V(), weightings.Sigmoid(k=2.0)),
+    _variant("v-adaptive-edm-monotonic", V(), _EDM_MONOTONIC),
     # later ones
     _published("flow", "flow"),
     _published("sd3", "sd3"),
-    _adaptive("sd3-adaptive", Flow(), weightings.LogitNormalFlow()),
-    _adaptive("sd3-adaptive-monotonic", Flow(), weightings.Monotone(weightings.LogitNormalFlow())),
+    _variant("sd3-adaptive", Flow(), weightings.LogitNormalFlow()),
+    _variant("sd3-adaptive-monotonic", Flow(), weightings.Monotone(weightings.LogitNormalFlow())),
     _published("p2", "p2-1"),
     _published("min-snr", "min-snr-5"),
-    _adaptive("min-snr-adaptive", X(), weightings.MinSNR()),
-    _adaptive("min-snr-adaptive-monotonic", X(), weightings.Monotone(weightings.MinSNR())),
-    _adaptive("elbo", V(), weightings.ELBO()),
+    _variant("min-snr-adaptive", X(), weightings.MinSNR()),
+    _variant("min-snr-adaptive-monotonic", X(), weightings.Monotone(weightings.MinSNR())),
+    _variant("elbo", V(), weightings.ELBO()),
 ]
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _BUILT_IN}
