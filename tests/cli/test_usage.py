@@ -22,6 +22,7 @@ WRONG_USAGE = {
     "sample --num 5 digits": "The run directory comes first",
     "evaluate digits --ode.tolerance inf": "ode.tolerance is inf",
     "evaluate digits --split nope": "--split",
+    "evaluate digits --batch-size 8": "batch-size is for the folder",
     "export digits": "--to",
     "weightings --nope": "--nope",
     "data": "pack, encode",

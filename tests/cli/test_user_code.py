@@ -136,3 +136,24 @@ def test_code_finds_the_current_folder_after_all_else(audit: Elbos, tmp_path: Pa
     code = flow("return F.mse_loss(network(z, t), u)", before=before)
     (tmp_path / "elsewhere" / "loss.py").write_text(code)
     assert audit("elsewhere/loss.py:loss", "--shape", "2", "4", "4").status == 0
+
+
+NETWORK = """
+from torch import nn
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 8)
+    def forward(self, z, logsnr, label):
+        return self.linear(z)
+def own(shape, num_classes):
+    return Own()
+"""
+
+
+def test_a_network_that_fails_is_named_with_its_line(elbos: Elbos, folder: Path) -> None:
+    (folder / "net.py").write_text(NETWORK)
+    result = elbos("train", "digits", "network:own", "--network.function", "net.py:own")
+    assert result.status == 1
+    assert "shapes cannot be multiplied" in result.err
+    assert result.err.endswith(" (net.py, line 8).\n")

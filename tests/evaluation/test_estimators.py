@@ -1,12 +1,13 @@
 """Metrics of sample quality: closed forms, published definitions, and other implementations."""
 
+import contextlib
 import math
 
 import numpy as np
 import pytest
 import scipy
 import torch
-from torch_fidelity import metric_isc, metric_prc
+from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
 from elbos.evaluation.estimators import (
     Statistics,
@@ -153,6 +154,28 @@ def test_precision_and_recall_of_points_on_a_line(real, fake, num_neighbors, exp
     assert precision_recall(real, fake, num_neighbors=num_neighbors) == pytest.approx(expected)
     swapped = precision_recall(fake, real, num_neighbors=num_neighbors)
     assert swapped == pytest.approx(expected[::-1])
+
+
+def test_frechet_distance_is_torch_fidelitys(randn):
+    """Also where there are fewer samples than dimensions, and covariances are singular."""
+    for num in (300, 40):
+        x, y = (randn(num, 64) @ randn(64, 64) + randn(64) for _ in range(2))
+        theirs = metric_fid.fid_statistics_to_metric(
+            *map(metric_fid.fid_features_to_statistics, (x, y)), verbose=False
+        )
+        with pytest.warns() if num < 64 else contextlib.nullcontext():
+            ours = frechet_distance(Statistics.from_features(x), Statistics.from_features(y))
+        assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+
+
+def test_kernel_distance_is_torch_fidelitys(randn):
+    """Of one subset, which is the whole set."""
+    x, y = randn(200, 64), 0.1 + randn(200, 64)
+    theirs = metric_kid.kid_features_to_metric(
+        x, y, kid_subsets=1, kid_subset_size=200, verbose=False
+    )
+    expected = theirs["kernel_inception_distance_mean"]
+    assert kernel_distance(x, y)[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_precision_and_recall_are_torch_fidelitys_over_chunks(randn):

@@ -70,14 +70,16 @@ class Evaluate:
     """Directory of results for a folder, or for a run on data other than its training data.
     Default: runs/evaluate-NAME."""
 
-    batch_size: int = 64
-    """For a folder: images per network call, which does not affect results."""
+    batch_size: int | None = None
+    """For a folder: images per network call, which does not affect results. Default: 64."""
 
     json: bool = False
     """Print the results as JSON."""
 
     def __post_init__(self) -> None:
         pipelines = [path for path in self.models if is_pipeline(path)]
+        if self.batch_size is not None and not pipelines:
+            raise ValueError("--batch-size is for the folder of a pipeline: leave it out.")
         if self.out is not None and self.data is None and self.models[0].exists():
             raise ValueError("--out is for a folder, or a run with data:TYPE: leave it out.")
         if pipelines and self.data is None:
@@ -121,8 +123,8 @@ class Evaluate:
         if is_pipeline(path):
             assert self.data is not None
             require_own(out, [named(path)], _owner(named(path)))
-            model = Pretrained.from_folder(path, self.data, out, batch_size=self.batch_size)
-            return model, out
+            size = {} if self.batch_size is None else {"batch_size": self.batch_size}
+            return Pretrained.from_folder(path, self.data, out, **size), out
         run = Run.with_function(path, self.network)
         run = run if self.data is None else run.with_data(self.data)
         if path.exists() and (self.data is None or run.directory.is_trained_on(run.dataset)):

@@ -11,6 +11,8 @@ from typing import Annotated
 import tyro
 
 from elbos.base.codec import encode
+from elbos.base.errors import flat, is_out_of_memory
+from elbos.base.user_code import code_path, line_of
 from elbos.cli.parse import parse
 from elbos.runs.fit import train
 from elbos.training.config import Config, read_config
@@ -80,7 +82,17 @@ def _train(config: Config, preset: str, run: Path | None, is_dry: bool) -> None:
         sys.stderr.write(f"{extent}\n")
         return
     path = run or Path("runs") / default_name(config, preset)
-    train(config, path)
+    try:
+        train(config, path)
+    except Exception as error:  # of the user's network, of any type: name its line
+        network = config.network
+        file = code_path(network.name).resolve() if isinstance(network, OwnNetwork) else None
+        line = file and line_of(error, file)
+        if not (file and line) or f"(line {line})" in str(error) or is_out_of_memory(error):
+            raise
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        what = f"{kind}{flat(error).rstrip('.')}"
+        raise ValueError(f"{what} ({file.name}, line {line}).") from error
     if int(os.environ.get("RANK", "0")) == 0:
         name = shlex.quote(str(path))
         following = f"`elbos sample {name}`, `elbos evaluate {name}`"
