@@ -113,9 +113,9 @@ ROWS = {  # a planned pair, and some scores of the best and of the worst objecti
 @pytest.mark.parametrize("name", ROWS)
 def test_markdown_has_the_numbers_of_the_comparison(name):
     comparison = Comparison.from_dict(json.loads((RESULTS / name / "report.json").read_text()))
-    lines = comparison.to_markdown().splitlines()
+    lines = [line.strip("| ").split(" | ") for line in comparison.to_markdown().splitlines()]
     for row in ROWS[name]:
-        assert any(line.startswith(f"| {' | '.join(row)} |") for line in lines), row
+        assert any(line[0] == row[0] and set(row) <= set(line) for line in lines), row
 
 
 def assert_equal(computed, expected, rel, where="report"):
