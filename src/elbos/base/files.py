@@ -62,16 +62,19 @@ def read_value(path: Path) -> Any:
         ValueError: If the content is not in this format.
     """
     text = read(path).decode("utf-8-sig")
-    if path.suffix == ".toml":
-        return tomllib.loads(text)
-    if path.suffix not in (".yaml", ".yml"):
-        return json.loads(text)
-    with needs("cli"):
-        import yaml
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        if path.suffix == ".toml":
+            return tomllib.loads(text)
+        if path.suffix not in (".yaml", ".yml"):
+            return json.loads(text)
+        with needs("cli"):
+            import yaml
+        try:
+            return yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
 
 
 def write(path: Path, content: bytes) -> None:
