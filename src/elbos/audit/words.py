@@ -93,8 +93,8 @@ class View:
 
     @property
     def slips(self) -> list[Resemblance]:
-        """Published losses from which the loss differs by a mistake; a flow's sign is none from
-        noise to data.
+        """Published losses from which the loss differs by a mistake; times that run from noise to
+        data explain the sign of a velocity.
         """
         velocity = ("target", "flow", "the other sign") if self.audit.time_sign > 0 else ()
         slips = [slip for slip in self.audit.resembles if slip.change]

@@ -61,7 +61,7 @@ class Evaluate:
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
 
     is_sampling_given: tyro.conf.Suppress[bool] = False
-    """Whether options changed `sampling`, so that all models use that sampler."""
+    """True if options changed `sampling`, so that all models use that sampler."""
 
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""

@@ -126,7 +126,7 @@ def are_some_enough(x: Tensor) -> bool:
 
 
 def noise_in(call: SingleCall, signal: Tensor) -> Tensor:
-    """Find the normal draw most similar to the noise in noisy data; zeros if there is none."""
+    """Find the normal draw most similar to the noise in noisy data; zeros without draws."""
     if len(call.normals) < 2:
         return call.normals[0] if call.normals else torch.zeros_like(call.z)
     noise = (call.z - signal).flatten(1)
