@@ -60,14 +60,15 @@ def document(
 ) -> str:
     """Return a complete HTML page with styles and scripts, whose policy blocks other scripts."""
     style, script = _template("style.css"), _template("shared.js") + _template(script_file)
-    library = _plotly() if has_plots else None
-    allowed = " ".join(f"'sha256-{_sha256(code)}'" for code in (script, library) if code)
+    library, compressed = _plotly() if has_plots else (None, None)
+    digests = (hashlib.sha256(code.encode()).digest() for code in (script, library) if code)
+    allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     policy = (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
     frame = {"policy": Markup(policy), "style": Markup(style), "script": Markup(script)}
-    return render(template, **context, **frame, library=_packed(library) if library else None)
+    return render(template, **context, **frame, library=compressed)
 
 
 def write_html(path: str | Path, page: str) -> None:
@@ -167,17 +168,9 @@ def _template(name: str) -> str:
 
 
 @cache
-def _plotly() -> str:
+def _plotly() -> tuple[str, str]:
+    """Return the source of plotly.js, and its compressed form."""
     from plotly.offline import get_plotlyjs
 
     library: str = get_plotlyjs()
-    return library
-
-
-@cache
-def _packed(library: str) -> str:
-    return base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()
-
-
-def _sha256(code: str) -> str:
-    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+    return library, base64.b64encode(gzip.compress(library.encode(), mtime=0)).decode()

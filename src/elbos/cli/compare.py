@@ -17,7 +17,6 @@ from elbos.comparison.executors import Local, OnRay
 from elbos.comparison.experiment import Experiment, Scoring, parse_samplings
 from elbos.comparison.page import terminal
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
-from elbos.training.config import Config
 from elbos.training.presets import PRESETS, SUMMARIES, Chosen
 
 
@@ -62,8 +61,19 @@ class Compare:
     """Print the report as JSON."""
 
     def __call__(self) -> None:
-        config, preset = self.chosen.config, self.chosen.preset
-        _require_shared(config, PRESETS[preset])
+        config, preset = self.chosen.config, PRESETS[self.chosen.preset]
+        ends = {end: getattr(config.schedule, end) for end in ("logsnr_min", "logsnr_max")}
+        output = {name: getattr(config.output, name) for name in ("num_kept", "trackers")}
+        single = {
+            "seed": (preset.seed, "give --seeds"),
+            "parameterization": (preset.parameterization, "give --objectives"),
+            "weighting": (preset.weighting, "give --objectives"),
+            "schedule": (replace(preset.schedule, **ends), "give --objectives"),
+            "output": (replace(preset.output, **output), "the report has its own"),
+        }
+        for name, (expected, advice) in single.items():
+            if getattr(config, name) != expected:
+                raise ValueError(f"--{name} is of a single run: {advice}.")
         names = [n for word in self.objectives for n in (VARIANTS if word == "all" else [word])]
         experiment = Experiment(
             config=config,
@@ -71,7 +81,7 @@ class Compare:
             objectives=tuple(map(Variant.parse, names)),
             seeds=self.seeds,
         )
-        path = self.out or Path("runs") / f"compare-{preset}"
+        path = self.out or Path("runs") / f"compare-{self.chosen.preset}"
         # The runs are processes of their own, which have to save and end if this one is terminated.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         comparison = run_experiment(
@@ -100,18 +110,3 @@ def command(words: list[str]) -> Compare:
     chosen = Chosen.from_words(words)
     verb, summary = f"compare {chosen.preset}", SUMMARIES[chosen.preset]
     return parse(verb, Compare, words[1:], Compare(chosen=chosen), summary=summary)
-
-
-def _require_shared(config: Config, preset: Config) -> None:
-    ends = {end: getattr(config.schedule, end) for end in ("logsnr_min", "logsnr_max")}
-    output = {name: getattr(config.output, name) for name in ("num_kept", "trackers")}
-    single = {
-        "seed": (config.seed, preset.seed, "give --seeds"),
-        "parameterization": (config.parameterization, preset.parameterization, "give --objectives"),
-        "weighting": (config.weighting, preset.weighting, "give --objectives"),
-        "schedule": (config.schedule, replace(preset.schedule, **ends), "give --objectives"),
-        "output": (config.output, replace(preset.output, **output), "the report has its own"),
-    }
-    for name, (chosen, expected, advice) in single.items():
-        if chosen != expected:
-            raise ValueError(f"--{name} is of a single run: {advice}.")

@@ -23,7 +23,22 @@ class Weightings:
     """Print the table as JSON."""
 
     def __call__(self) -> None:
-        entries = {name: _entry(name) for name in RECIPES}
+        entries: dict[str, dict[str, Any]] = {}
+        for name, recipe in RECIPES.items():
+            low, high = recipe.schedule.logsnr_min, recipe.schedule.logsnr_max
+            rising = rising_intervals(recipe.closed_form, low, high)
+            entries[name] = {
+                "name": name,
+                "title": recipe.title,
+                "schedule": repr(recipe.schedule),
+                "parameterization": repr(recipe.parameterization),
+                "weighting": repr(recipe.closed_form),
+                "logsnr_min": low,
+                "logsnr_max": high,
+                "is_monotone": not rising,
+                "rising": [(round(start, 6) + 0.0, round(end, 6) + 0.0) for start, end in rising],
+                "reference": recipe.reference,
+            }
         if self.json:
             print(json.dumps(list(entries.values()), indent=2))  # noqa: T201
             return
@@ -42,24 +57,6 @@ class Weightings:
                 rows.append((name, weighting, ", ".join(intervals) or "never", " ".join(papers)))
             caption = f"The weighting that each recipe implies: {family}"
             Console().print(Table(columns, rows, caption=caption).rich())
-
-
-def _entry(name: str) -> dict[str, Any]:
-    recipe = RECIPES[name]
-    low, high = recipe.schedule.logsnr_min, recipe.schedule.logsnr_max
-    rising = rising_intervals(recipe.closed_form, low, high)
-    return {
-        "name": name,
-        "title": recipe.title,
-        "schedule": repr(recipe.schedule),
-        "parameterization": repr(recipe.parameterization),
-        "weighting": repr(recipe.closed_form),
-        "logsnr_min": low,
-        "logsnr_max": high,
-        "is_monotone": not rising,
-        "rising": [(round(start, 6) + 0.0, round(end, 6) + 0.0) for start, end in rising],
-        "reference": recipe.reference,
-    }
 
 
 def command(words: list[str]) -> Weightings:

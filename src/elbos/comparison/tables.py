@@ -9,7 +9,7 @@ from elbos.base.codec import parse
 from elbos.base.numbers import NONE, decimals, fixed, interval, number, signed
 from elbos.base.tables import Cell, Column, Row, Table
 from elbos.comparison import figures
-from elbos.comparison.result import Comparison, Metric, Score
+from elbos.comparison.result import Comparison, Metric
 from elbos.theory.names import label
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.schedules import Schedule
@@ -74,7 +74,25 @@ def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
         note = "" if num == len(comparison.seeds) else missing
         name = Cell(objective.name, note=note, swatch=looks[objective.name])
         kind = Cell("yes", kind="yes") if objective.is_monotone else Cell("no", kind="no")
-        cells = [_score(comparison, scores.get(m.key), m, is_short) for m in metrics]
+        cells = []
+        for metric in metrics:
+            score = scores.get(metric.key)
+            if score is None:
+                cells.append(Cell(NONE))
+                continue
+            places = places_of(comparison, metric.key, score.std, digits=1 if is_short else 2)
+            text = text_of(score.mean, places)
+            if score.std is not None:
+                text += f" ± {text_of(score.std, places)}"
+            cells.append(
+                Cell(
+                    f"{text}?" if is_short and score.is_unresolved else text,
+                    is_best=score.is_best,
+                    note="unresolved" if score.is_unresolved and not is_short else "",
+                    is_bold=score.is_best_within_error,
+                    value=score.mean,
+                )
+            )
         labels = [
             Cell(component_label(Parameterization, objective.parameterization)),
             Cell(component_label(Schedule, objective.schedule)),
@@ -95,22 +113,6 @@ def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
         least = [detectable(comparison, metric) for metric in metrics]
         foot.append(["least significant difference from ★", "", *least, *blank])
     return Table(columns, rows, foot=foot)
-
-
-def _score(comparison: Comparison, score: Score | None, metric: Metric, is_short: bool) -> Cell:
-    if score is None:
-        return Cell(NONE)
-    places = places_of(comparison, metric.key, score.std, digits=1 if is_short else 2)
-    text = text_of(score.mean, places)
-    if score.std is not None:
-        text += f" ± {text_of(score.std, places)}"
-    return Cell(
-        f"{text}?" if is_short and score.is_unresolved else text,
-        is_best=score.is_best,
-        note="unresolved" if score.is_unresolved and not is_short else "",
-        is_bold=score.is_best_within_error,
-        value=score.mean,
-    )
 
 
 def pairs_table(comparison: Comparison) -> Table:

@@ -167,7 +167,15 @@ def precision_recall(
             f"Precision and recall need more than {num_neighbors} samples; there are {num}."
         )
     real, fake = real.double(), fake.double()
-    real_radii, fake_radii = (_radii(x, num_neighbors) for x in (real, fake))
+    real_radii, fake_radii = (
+        torch.cat(
+            [
+                _squared_distances(chunk, x).kthvalue(num_neighbors + 1).values
+                for chunk in torch.split(x, _CHUNK)
+            ]
+        )
+        for x in (real, fake)
+    )
     num_fake_inside = 0
     is_real_inside = torch.zeros(len(real), dtype=torch.bool, device=real.device)
     for chunk, radii in zip(
@@ -177,11 +185,6 @@ def precision_recall(
         num_fake_inside += int((distances <= real_radii).any(1).sum())
         is_real_inside |= (distances <= radii[:, None]).any(0)
     return num_fake_inside / len(fake), is_real_inside.double().mean().item()
-
-
-def _radii(x: Float64[Tensor, "n d"], num_neighbors: int) -> Float64[Tensor, " n"]:
-    chunks = [_squared_distances(chunk, x) for chunk in torch.split(x, _CHUNK)]
-    return torch.cat([chunk.kthvalue(num_neighbors + 1).values for chunk in chunks])
 
 
 def _squared_distances(x: Tensor, y: Tensor) -> Float64[Tensor, "m n"]:

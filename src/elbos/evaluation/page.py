@@ -118,7 +118,11 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
     scored = next((result.quality for result in results if result.quality), None)
     metrics = [m for m in (scored.metrics if scored else ()) if not m.name.endswith("_score")]
     units = list(dict.fromkeys(map(unit_of, results)))
-    samplers = [_sampler(result) for result in results]
+    samplers = []
+    for result in results:
+        how = result.quality.protocol if result.quality else None
+        evaluations = count(how.num_evaluations) if how else None
+        samplers.append(f"{how.sampler_label}, {how.grid_label}, {evaluations}" if how else "")
     if len(set(filter(None, samplers))) == 1:
         samplers = [""] * len(results)
     rows = []
@@ -149,13 +153,6 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
         *(metric.title for metric in metrics),
     )
     return Table(["", "step", *titles], rows, "runs").without_empty_columns()
-
-
-def _sampler(result: Evaluation) -> str:
-    if result.quality is None:
-        return ""
-    how = result.quality.protocol
-    return f"{how.sampler_label}, {how.grid_label}, {count(how.num_evaluations)}"
 
 
 def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:

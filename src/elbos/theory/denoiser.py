@@ -235,20 +235,19 @@ class Guided(Typed):
         is_guided = (logsnr >= self.logsnr_min) & (logsnr <= self.logsnr_max)
         if cond is None or self.scale == 1 or not is_guided.any():
             return estimate(self.denoiser, z, logsnr, cond)
-        both = cat_conds(cond, self._null(cond, len(z)))
+        if self.null_cond is not None:
+            null = map_tensors(lambda part: part.expand(len(z), *part.shape[1:]), self.null_cond)
+        elif isinstance(cond, Tensor) and not cond.is_floating_point():
+            null = torch.full_like(cond, -1)
+        else:
+            raise ValueError(
+                f"cond is a {type(cond).__name__}, not class labels: give the null (unconditional) "
+                "condition as null_cond."
+            )
+        both = cat_conds(cond, null)
         x_hat, eps_hat = estimate(
             self.denoiser, z.repeat(2, *(1,) * (z.ndim - 1)), logsnr.expand(len(z)).repeat(2), both
         )
         scale = align(1 + (float(self.scale) - 1) * is_guided.to(z.dtype), z)
         (x_cond, x_none), (eps_cond, eps_none) = x_hat.chunk(2), eps_hat.chunk(2)
         return x_none + scale * (x_cond - x_none), eps_none + scale * (eps_cond - eps_none)
-
-    def _null(self, cond: Condition, num: int) -> Condition:
-        if self.null_cond is not None:
-            return map_tensors(lambda part: part.expand(num, *part.shape[1:]), self.null_cond)
-        if isinstance(cond, Tensor) and not cond.is_floating_point():
-            return torch.full_like(cond, -1)
-        raise ValueError(
-            f"cond is a {type(cond).__name__}, not class labels: give the null (unconditional) "
-            "condition as null_cond."
-        )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from elbos.adapters.caches.formats import FORMATS, Encoded, Format, Sample, padded
+from elbos.adapters.caches.formats import FORMATS, Format, Sample, padded
 from elbos.adapters.diffusers import Pipeline, ScheduledDenoiser
 from elbos.base.conditions import Condition, map_tensors
 from elbos.base.progress import Start, silent
@@ -88,12 +88,31 @@ class Cache:
             x = self.pipeline.encode.normalize(x[None])[0].cpu()
         if not x.isfinite().all():
             raise ValueError(f"{sample.latents} holds NaN or infinity: cache it again.")
-        cond = dict(self._condition(encoded, sample) if encoded.cond is None else encoded.cond)
+        name = type(self._network).__name__
+        if encoded.cond is not None:
+            cond = dict(encoded.cond)
+        elif name not in _KEYWORDS or encoded.text is None:
+            what = f"no text embeddings of {sample.name}" if name in _KEYWORDS else f"no {name}"
+            raise ValueError(
+                f"the cache in {self.folder} ({self.format.name}) has {what}: store latents and "
+                "the network's keywords in one safetensors file (docs/evaluation.md)."
+            )
+        else:
+            text, mask, pooled = _KEYWORDS[name]
+            cond = {text: encoded.text}
+            if mask is not None:
+                is_token = torch.ones(len(encoded.text)) if encoded.mask is None else encoded.mask
+                cond = {text: padded(encoded.text, self.num_tokens)}
+                cond[mask] = padded(is_token.long(), self.num_tokens)
+            if encoded.pooled is not None and pooled == "text_embeds":
+                cond["added_cond_kwargs"] = {pooled: encoded.pooled, "time_ids": encoded.size}
+            elif encoded.pooled is not None and pooled is not None:
+                cond[pooled] = encoded.pooled
         if self.guidance is not None:
             cond["guidance"] = torch.tensor(self.guidance)
         elif getattr(self._network, "config", {}).get("guidance_embeds"):
             raise ValueError(
-                f"{type(self._network).__name__} is guidance-distilled: give the guidance scale of "
+                f"{name} is guidance-distilled: give the guidance scale of "
                 "its training, as a rule --guidance 1."
             )
         dtype = next(self._network.parameters()).dtype
@@ -116,26 +135,6 @@ class Cache:
         """Length in tokens of the longest caption."""
         texts = (self.format.read(sample).text for sample in self.samples)
         return max(0 if text is None else len(text) for text in texts)
-
-    def _condition(self, encoded: Encoded, sample: Sample) -> dict[str, Any]:
-        name = type(self._network).__name__
-        if name not in _KEYWORDS or encoded.text is None:
-            what = f"no text embeddings of {sample.name}" if name in _KEYWORDS else f"no {name}"
-            raise ValueError(
-                f"the cache in {self.folder} ({self.format.name}) has {what}: store latents and "
-                "the network's keywords in one safetensors file (docs/evaluation.md)."
-            )
-        text, mask, pooled = _KEYWORDS[name]
-        cond: dict[str, Any] = {text: encoded.text}
-        if mask is not None:
-            mask_of_text = torch.ones(len(encoded.text)) if encoded.mask is None else encoded.mask
-            cond = {text: padded(encoded.text, self.num_tokens)}
-            cond[mask] = padded(mask_of_text.long(), self.num_tokens)
-        if encoded.pooled is not None and pooled == "text_embeds":
-            cond["added_cond_kwargs"] = {pooled: encoded.pooled, "time_ids": encoded.size}
-        elif encoded.pooled is not None and pooled is not None:
-            cond[pooled] = encoded.pooled
-        return cond
 
 
 def load(folder: str | Path, pipeline: Pipeline, *, guidance: float | None = None) -> Cache:

@@ -111,28 +111,29 @@ class Kohya(Format):
             is_scaled=self.is_scaled[sample.kind],
             size=torch.tensor(size, dtype=torch.float32),
         )
-        return encoded if sample.text is None else replace(encoded, **self._text(sample.text))
-
-    def _text(self, path: Path) -> dict[str, Any]:
-        with _npz(path) as arrays:
+        if sample.text is None:
+            return encoded
+        with _npz(sample.text) as arrays:
             texts = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
         if any(bool(texts.get(f"apply_{name}_attn_mask", False)) for name in ("t5", "lg")):
             warnings.warn(
-                f"{path} was trained with masked attention to the text, which the network of "
-                "diffusers does not have.",
+                f"{sample.text} was trained with masked attention to the text, which the network "
+                "of diffusers does not have.",
                 stacklevel=2,
             )
         match texts:
             case {"hidden_state1": first, "hidden_state2": second, "pool2": pooled}:
-                return {"text": torch.cat([first, second], -1), "pooled": pooled}
+                return replace(encoded, text=torch.cat([first, second], -1), pooled=pooled)
             case {"lg_out": first, "lg_pooled": pooled, "t5_out": second}:
                 first = pad(first, (0, second.shape[-1] - first.shape[-1]))
-                return {"text": torch.cat([first, second]), "pooled": pooled}
+                return replace(encoded, text=torch.cat([first, second]), pooled=pooled)
             case {"t5_out": text, "l_pooled": pooled}:
-                return {"text": text, "pooled": pooled}
+                return replace(encoded, text=text, pooled=pooled)
             case {"hidden_state": text, "attention_mask": mask}:
-                return {"text": text, "mask": mask}
-        raise ValueError(f"{path} holds {', '.join(texts)}: these text embeddings are unknown.")
+                return replace(encoded, text=text, mask=mask)
+        raise ValueError(
+            f"{sample.text} holds {', '.join(texts)}: these text embeddings are unknown."
+        )
 
 
 class Musubi(Format):

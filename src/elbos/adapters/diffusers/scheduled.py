@@ -101,17 +101,16 @@ class ScheduledDenoiser:
         """
         logsnr = logsnr.expand(len(z)).to(z.device)
         require_logsnr(logsnr, self.logsnr_min, self.logsnr_max, "the scheduler's steps")
-        y = self._output(z * self.levels.input_scale(align(logsnr, z)).to(z), logsnr, cond)
-        if y.shape[1:2] == (2 * z.shape[1],) and y.shape[2:] == z.shape[2:]:
-            y = y[:, : z.shape[1]]  # without a learned variance, the second half of the channels
-        return self.parameterization.split(self.sign * require_output(y, z, logsnr), z, logsnr)
-
-    def _output(self, scaled: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
+        scaled = z * self.levels.input_scale(align(logsnr, z)).to(z)
         timestep = self.timestep(logsnr, scaled.dtype)
         named = cond if cond is None or isinstance(cond, Mapping) else {"class_labels": cond}
         if self.time_name is None:
-            return output(self.network, scaled, timestep, cond=named)
-        return output(self.network, scaled, cond=named, **{self.time_name: timestep})
+            y = output(self.network, scaled, timestep, cond=named)
+        else:
+            y = output(self.network, scaled, cond=named, **{self.time_name: timestep})
+        if y.shape[1:2] == (2 * z.shape[1],) and y.shape[2:] == z.shape[2:]:
+            y = y[:, : z.shape[1]]  # without a learned variance, the second half of the channels
+        return self.parameterization.split(self.sign * require_output(y, z, logsnr), z, logsnr)
 
 
 def denoiser(

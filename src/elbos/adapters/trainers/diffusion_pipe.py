@@ -27,7 +27,6 @@ import torch
 from elbos.adapters.trainers import flow
 from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss, Trainer
-from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
 from elbos.theory.parameterizations import EDM
 from elbos.theory.schedules import Flow as Uniform
@@ -57,7 +56,18 @@ def _read(settings: Settings) -> Loss:
     model = settings.one_of("model.type", "flux", _MODELS)
     title = f"diffusion-pipe, {model}"
     if model == "sdxl":
-        return _sdxl(settings, title)
+        is_v, snr = settings.flag("v_pred"), flow.stable_diffusion_logsnr().exp()
+        coefficient = torch.ones_like(snr)
+        if settings.has("min_snr_gamma"):
+            gamma = settings.number("min_snr_gamma", 1, above=0)
+            coefficient *= flow.min_snr(snr, gamma, is_v=is_v)
+        if settings.has("debiased_estimation_loss"):
+            coefficient *= flow.debiased(snr, is_v=is_v)
+            if not settings.flag("debiased_estimation_loss"):
+                settings.diagnostics.append(kinds.SettingOn(setting="debiased_estimation_loss"))
+        if is_v and (coefficient != 1).any():
+            settings.diagnostics.append(kinds.DeclaredSnr(setting="v_pred"))
+        return flow.stable_diffusion(title, coefficient, is_v=is_v, is_zero_terminal=is_v)
     if model == "cosmos":
         edm = flow.flow_loss(title, Normal.edm(p_mean=0.0, p_std=1.0))
         return replace(edm, parameterization=EDM())
@@ -93,21 +103,6 @@ def _read(settings: Settings) -> Loss:
         schedule = Mixture(schedules=tuple(parts), shares=(1.0,) * len(parts))
     factor = -1.0 if model in _REVERSED else 1.0
     return flow.flow_loss(title, schedule, factor=factor)
-
-
-def _sdxl(settings: Settings, title: str) -> LossTable:
-    is_v, snr = settings.flag("v_pred"), flow.stable_diffusion_logsnr().exp()
-    coefficient = torch.ones_like(snr)
-    if settings.has("min_snr_gamma"):
-        gamma = settings.number("min_snr_gamma", 1, above=0)
-        coefficient *= flow.min_snr(snr, gamma, is_v=is_v)
-    if settings.has("debiased_estimation_loss"):
-        coefficient *= flow.debiased(snr, is_v=is_v)
-        if not settings.flag("debiased_estimation_loss"):
-            settings.diagnostics.append(kinds.SettingOn(setting="debiased_estimation_loss"))
-    if is_v and (coefficient != 1).any():
-        settings.diagnostics.append(kinds.DeclaredSnr(setting="v_pred"))
-    return flow.stable_diffusion(title, coefficient, is_v=is_v, is_zero_terminal=is_v)
 
 
 DIFFUSION_PIPE = Trainer(

@@ -82,10 +82,6 @@ def _read(settings: Settings) -> Loss:
     if not script and any(map(settings.has, _OF_SD3)):
         settings.diagnostics.append(kinds.DeclaredModel(model="Stable Diffusion 3"))
         return _sd3(settings)
-    return _sd(settings)
-
-
-def _sd(settings: Settings) -> LossTable:
     is_v, is_zero = settings.flag("v_parameterization"), settings.flag("zero_terminal_snr")
     snr = flow.stable_diffusion_logsnr().exp()
     c, capped = torch.ones_like(snr), snr.clamp(max=flow.MAX_SNR)

@@ -113,13 +113,18 @@ def _without_repetitions(
     spread = np.maximum.reduceat(logsnr, firsts) - np.minimum.reduceat(logsnr, firsts)
     if sizes.max() > 1 and (spread < 1e-4 + 8 * logsnr_error).all():
         return levels.at(firsts), [OneLevelPerBatch(len(firsts))]
-    apart = _first_of_groups(levels, batch)
-    if apart is not None:
-        shared = SharedLevels(len(apart))
+    # Independent samples of a batch would seldom have equal levels.
+    values, counts = levels.distinct
+    place = np.searchsorted((values[1:] + values[:-1]) / 2, logsnr)
+    _, apart = np.unique(batch * len(values) + place, return_index=True)
+    sizes = np.unique(batch, return_counts=True)[1]
+    probability = counts / counts.sum()
+    expected = sum((1 - (1 - probability) ** size).sum() for size in sizes[:32])
+    if np.isin(batch[apart], np.unique(batch)[:32]).sum() < 0.75 * expected:
+        apart, shared = np.sort(apart), SharedLevels(len(apart))
         if Table.from_levels(levels.at(apart)):
             return levels.at(apart), [shared]
-        return replace(levels, repeats=len(levels.logsnr) / len(apart)), [shared]
-    values, counts = levels.distinct
+        return replace(levels, repeats=len(logsnr) / len(apart)), [shared]
     is_atom = counts > np.maximum(0.005 * len(logsnr), 20 * np.median(counts))
     is_table = np.median(counts) > 1
     if is_table or not is_atom.any() or is_atom.sum() > 5:
@@ -128,17 +133,6 @@ def _without_repetitions(
     clamped = Clamped(share=share, logsnr=values[is_atom].tolist())
     rest = np.abs(logsnr[:, None] - values[is_atom]).min(1) > 1e-5 + 8 * levels.error
     return levels.at(np.flatnonzero(rest)), [clamped]
-
-
-def _first_of_groups(levels: Levels, batch: Array) -> NDArray[np.int64] | None:
-    values, counts = levels.distinct
-    place = np.searchsorted((values[1:] + values[:-1]) / 2, levels.logsnr)
-    _, firsts = np.unique(batch * len(values) + place, return_index=True)
-    sizes = np.unique(batch, return_counts=True)[1]
-    probability = counts / counts.sum()
-    expected = sum((1 - (1 - probability) ** size).sum() for size in sizes[:32])
-    num_distinct = np.isin(batch[firsts], np.unique(batch)[:32]).sum()
-    return np.sort(firsts) if num_distinct < 0.75 * expected else None
 
 
 @dataclass(frozen=True)

@@ -98,31 +98,27 @@ class Recording:
             ValueError: In one line, if too few samples were recorded, or the loss is no squared
                 error in normal noise.
         """
-        # This comes first, because other processes wait for this one even if its audit fails.
-        shared = self._shared_between_processes() if is_shared else []
+        diagnostics: list[Diagnostic] = [DerivativeTerm()] if self._is_differentiated else []
+        if is_shared:  # first, because other processes wait for this one even if its audit fails
+            require_processes()
+            every: list[list[dict[str, str]]] = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(every, self._fingerprints)
+            steps = list(zip(*every, strict=False))  # those that all processes recorded
+            shares = {
+                what: sum(len({process[what] for process in step}) < len(step) for step in steps)
+                / len(steps)
+                for what in (steps[0][0] if steps else ())
+            }
+            if len({step["noise levels"] for step in self._fingerprints}) == 1:  # not drawn
+                shares.pop("noise levels", None)
+            diagnostics += [SharedBetweenProcesses(*item) for item in shares.items() if item[1] > 0]
         if self.num_samples < MIN_SAMPLES:
             raise ValueError(
                 f"{self.num_samples} samples were recorded, of at least {MIN_SAMPLES}: "
                 f"{self.reason or 'record more steps'}."
             )
-        diagnostics = [*([DerivativeTerm()] if self._is_differentiated else []), *shared]
         samples = samples_of(self._steps, self._example, self._error, diagnostics)
         return Estimate.from_samples(samples).audit(samples, title=title)
-
-    def _shared_between_processes(self) -> list[Diagnostic]:
-        require_processes()
-        every: list[list[dict[str, str]]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(every, self._fingerprints)
-        steps = list(zip(*every, strict=False))  # those that all processes recorded
-        shares = {
-            what: sum(len({process[what] for process in step}) < len(step) for step in steps)
-            / len(steps)
-            for what in (steps[0][0] if steps else ())
-        }
-        if len({step["noise levels"] for step in self._fingerprints}) == 1:  # not drawn
-            shares.pop("noise levels", None)
-        is_shared = {what: share for what, share in shares.items() if share > 0}
-        return [SharedBetweenProcesses(what, share) for what, share in is_shared.items()]
 
     @contextmanager
     def observing(self) -> Iterator["Recording"]:

@@ -116,12 +116,31 @@ class ProbeNetwork(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction():  # hides these operations from the recorder
-            arguments = [*args, *kwargs.values()]
-            z = noisy_data(arguments, self.x)
+            x, arguments = self.x, [*args, *kwargs.values()]
+            z = noisy_data(arguments, x)
             self.is_in_jvp |= torch._C._functorch.is_gradtrackingtensor(z)
-            call = self._call(z, Arguments.of_call(z, args, kwargs))
+            if z.ndim > x.ndim and z.shape[-x.ndim :] == x.shape and z.numel() > x.numel():
+                raise BroadcastError(
+                    f"The network's input has shape {list(z.shape)} for data of shape "
+                    f"{list(x.shape)}, as when times of other axes are broadcast: give data in the "
+                    "shape that the loss expects."
+                )
+            if self.form.is_wide and (wider_axis(z, x) != 1 or z.shape[1] == 2 * x.shape[1]):
+                raise ValueError("the network's input is not longer than the data, along one axis")
+            is_wide = self.form.is_wide or z.shape[2:] != x.shape[2:]
+            shape = list(z.shape if is_wide else x.shape)
+            shape[:1] = z.shape[:1]
+            shape[1] *= self.form.multiple
+            prescribed = self.answer
+            if len(self.calls) in prescribed.always_moved:
+                prescribed = replace(prescribed, scale=1.0)
+            elif not torch.is_grad_enabled():
+                prescribed = replace(prescribed, scale=0.0)
+            value = _values(tuple(shape), self.form.multiple, prescribed)
+            dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
+            leaf = value.to(z.device, dtype, copy=True).requires_grad_()
+            call = Call(z.detach().clone(), leaf, Arguments.of_call(z, args, kwargs))
         self.calls.append(call)
-        leaf = call.answer
         answer = leaf.view_as(leaf)
         inputs = [
             tensor for tensor in arguments if isinstance(tensor, Tensor) and tensor.requires_grad
@@ -140,30 +159,6 @@ class ProbeNetwork(nn.Module):
             )
         is_tuple = self.form.container == "tuple" or kwargs.get("return_dict") is False
         return (answer,) if is_tuple else answer
-
-    def _call(self, z: Tensor, arguments: Arguments) -> Call:
-        x = self.x
-        if z.ndim > x.ndim and z.shape[-x.ndim :] == x.shape and z.numel() > x.numel():
-            raise BroadcastError(
-                f"The network's input has shape {list(z.shape)} for data of shape {list(x.shape)}, "
-                "as when times of other axes are broadcast: give data in the shape that the loss "
-                "expects."
-            )
-        if self.form.is_wide and (wider_axis(z, x) != 1 or z.shape[1] == 2 * x.shape[1]):
-            raise ValueError("the network's input is not longer than the data, along one axis")
-        is_wide = self.form.is_wide or z.shape[2:] != x.shape[2:]
-        shape = list(z.shape if is_wide else x.shape)
-        shape[:1] = z.shape[:1]
-        shape[1] *= self.form.multiple
-        prescribed = self.answer
-        if len(self.calls) in prescribed.always_moved:
-            prescribed = replace(prescribed, scale=1.0)
-        elif not torch.is_grad_enabled():
-            prescribed = replace(prescribed, scale=0.0)
-        value = _values(tuple(shape), self.form.multiple, prescribed)
-        dtype = z.dtype if z.dtype in (torch.float32, torch.float64) else torch.float32
-        answer = value.to(z.device, dtype, copy=True).requires_grad_()
-        return Call(z.detach().clone(), answer, arguments)
 
 
 @lru_cache(maxsize=8)

@@ -233,7 +233,16 @@ class Recorder(TorchFunctionMode):
             if recorded is not value:
                 value.copy_(recorded)
         elif func is torch._sample_dirichlet:
-            self._record_shares(result.detach(), args[0])
+            value, concentration = result.detach(), args[0].double()
+            if value.shape[-1] == 2:
+                drawn = Drawn("beta", *concentration.unbind(-1))
+                first = self._recorded(drawn, value[..., 0])
+                value.copy_(torch.stack([first, 1 - first], dim=-1))
+            else:
+                total, shares = concentration.sum(-1), value.clone().unbind(-1)
+                for share, a in zip(shares, concentration.unbind(-1), strict=True):
+                    logit = partial(Drawn("beta", a, total - a).logit, share)
+                    self._record(share.shape, logit, is_uniform=True)
         else:
             arguments = (
                 dict(zip(("input", "num_samples", "replacement"), args, strict=False)) | kwargs
@@ -316,19 +325,6 @@ class Recorder(TorchFunctionMode):
             draws.num_per_batch += 1
             return None, next(self._given_per_batch, None)
         return None, None
-
-    def _record_shares(self, value: Tensor, concentration: Tensor) -> None:
-        if value.shape[-1] == 2:
-            drawn = Drawn("beta", *concentration.double().unbind(-1))
-            first = self._recorded(drawn, value[..., 0])
-            value.copy_(torch.stack([first, 1 - first], dim=-1))
-            return
-        total = concentration.double().sum(-1)
-        for share, a in zip(
-            value.clone().unbind(-1), concentration.double().unbind(-1), strict=True
-        ):
-            logit = partial(Drawn("beta", a, total - a).logit, share)
-            self._record(share.shape, logit, is_uniform=True)
 
     def _recorded_options(self, index: Tensor, weights: Tensor) -> Tensor:
         weights, is_per_sample = weights.detach().clone(), index.numel() == self._num

@@ -176,21 +176,16 @@ def flow_likelihood(
             x.shape, 2 / (num_levels - 1), math.exp(-logsnr_max / 2), generator
         )
         x, nats = x + u.to(x), nats - surprise.to(x)
-    flow = _Flow(denoiser, _probes(x, use_exact_trace, generator), cond, logsnr_min)
+    if use_exact_trace:
+        unit = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)
+        probes = unit.reshape(len(unit), 1, *x.shape[1:]).expand(-1, *x.shape)
+    else:
+        probes = 2 * torch.randint(2, (1, *x.shape), generator=generator).to(x) - 1
+    flow = _Flow(denoiser, probes, cond, logsnr_min)
     alpha, _ = alpha_sigma(level)
     z, divergence = _solve(flow, alpha.item() * x, (logsnr_max, logsnr_min), rtol=rtol, atol=atol)
     nats += 0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).mean(1) - divergence
     return FlowLikelihood(nats, flow.num_evaluations)
-
-
-def _probes(
-    x: Float[Tensor, "b *d"], use_exact_trace: bool, generator: torch.Generator | None
-) -> Float[Tensor, "m b *d"]:
-    if use_exact_trace:
-        num_dims = x[0].numel()
-        unit = torch.eye(num_dims, dtype=x.dtype, device=x.device)
-        return unit.reshape(num_dims, 1, *x.shape[1:]).expand(-1, *x.shape)
-    return 2 * torch.randint(2, (1, *x.shape), generator=generator).to(x) - 1
 
 
 @dataclass

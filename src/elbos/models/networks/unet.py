@@ -75,13 +75,6 @@ class UNetConfig(Typed):
     """Probability of dropping a channel's value inside a residual block, in training."""
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
-        self._check()
-        num_halvings = len(self.channels) - 1
-        what = f"patch_size {self.patch_size} halved {num_halvings} times"
-        require_images("UNet", shape, self.patch_size * 2**num_halvings, what)
-        return UNet(self, num_image_channels=shape[0], num_classes=num_classes)
-
-    def _check(self) -> None:
         require_positive(
             patch_size=self.patch_size,
             num_blocks=self.num_blocks,
@@ -90,6 +83,10 @@ class UNetConfig(Typed):
         require_channels(self.channels, self.num_attention_levels, self.head_dim)
         require_exponents(self.fourier_exponents)
         require_dropout(self.dropout)
+        num_halvings = len(self.channels) - 1
+        what = f"patch_size {self.patch_size} halved {num_halvings} times"
+        require_images("UNet", shape, self.patch_size * 2**num_halvings, what)
+        return UNet(self, num_image_channels=shape[0], num_classes=num_classes)
 
 
 class UNet(nn.Module):

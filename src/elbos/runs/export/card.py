@@ -48,9 +48,19 @@ def card(run: Run, name: str, vae: Latents | None = None) -> str:
         "\n".join(["| | |", "|---|---|", *rows]),
         "## Use",
     ]
-    if isinstance(run.network, DiffusersNetwork) and run.network.null_label is not None:
-        parts.append(f"Label {run.network.null_label} is the null class of guidance.")
-    return "\n\n".join([*parts, f"```python\n{_use(run, name, vae)}\n```"]) + "\n"
+    use: dict[str, Any] = {"is_diffusers": is_diffusers, "data": run.data, "vae": vae}
+    use |= {"name": json.dumps(name), "is_own": isinstance(run.config.network, OwnNetwork)}
+    if isinstance(run.network, DiffusersNetwork):
+        is_guided = run.network.null_label is not None
+        if is_guided:
+            parts.append(f"Label {run.network.null_label} is the null class of guidance.")
+        levels = run.network.levels
+        scheduler = trained_scheduler(run.config.parameterization, levels)["_class_name"]
+        use |= {"scheduler": scheduler, "kind": type(run.network.inner).__name__}
+        use |= {"is_flow": scheduler.startswith("FlowMatch"), "part": part_name(run.network)}
+        use |= {"has_classes": is_guided}
+    code = render("runs/export/use.txt", **use).rstrip()
+    return "\n\n".join([*parts, f"```python\n{code}\n```"]) + "\n"
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
@@ -72,16 +82,3 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
             images = f"{count(evaluation.num_images)} {evaluation.split} images"
             what = condition.replace("_", " ")
             yield "negative log-likelihood", f"at most {bound} bits/dim ({images}, {what})"
-
-
-def _use(run: Run, name: str, vae: Latents | None) -> str:
-    config, network = run.config, run.network
-    is_diffusers = isinstance(network, DiffusersNetwork)
-    use: dict[str, Any] = {"is_diffusers": is_diffusers, "data": run.data, "vae": vae}
-    use |= {"name": json.dumps(name), "is_own": isinstance(config.network, OwnNetwork)}
-    if isinstance(network, DiffusersNetwork):
-        scheduler = trained_scheduler(config.parameterization, network.levels)["_class_name"]
-        use |= {"scheduler": scheduler, "kind": type(network.inner).__name__}
-        use |= {"is_flow": scheduler.startswith("FlowMatch"), "part": part_name(network)}
-        use |= {"has_classes": network.null_label is not None}
-    return render("runs/export/use.txt", **use).rstrip()

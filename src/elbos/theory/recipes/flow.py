@@ -66,14 +66,11 @@ def bell(tau: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
     return torch.exp(-2 * (tau - 0.5) ** 2) - math.exp(-0.5)
 
 
-def _bell(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    return bell(torch.sigmoid(-logsnr / 2))
-
-
 def _bell_shaped(shift: float) -> Recipe:
     return _velocity(
         f"flow matching times a bell, time shift {shift:g}",
-        *(schedules.Flow(shift=shift), weightings.BellFlow(shift=shift), _TRAINERS, _bell),
+        *(schedules.Flow(shift=shift), weightings.BellFlow(shift=shift), _TRAINERS),
+        lambda logsnr: bell(torch.sigmoid(-logsnr / 2)),
     )
 
 

@@ -22,11 +22,6 @@ def _require_fixed(schedule: Schedule) -> None:
         )
 
 
-def _inside(schedule: Schedule, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-    is_inside = (logsnr >= schedule.logsnr_min) & (logsnr <= schedule.logsnr_max)
-    return torch.where(is_inside, schedule.log_density(logsnr), -math.inf)
-
-
 def _cut(schedule: Schedule, own_min: float, own_max: float) -> None:
     object.__setattr__(schedule, "logsnr_min", max(schedule.logsnr_min, own_min))
     object.__setattr__(schedule, "logsnr_max", min(schedule.logsnr_max, own_max))
@@ -88,7 +83,11 @@ class Mixture(Schedule):
         return torch.stack(times).sum(0)
 
     def _log_density(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
-        parts = [math.log(share) + _inside(schedule, logsnr) for share, schedule in self._parts]
+        parts = []
+        for share, schedule in self._parts:
+            is_inside = (logsnr >= schedule.logsnr_min) & (logsnr <= schedule.logsnr_max)
+            log_p = torch.where(is_inside, schedule.log_density(logsnr), -math.inf)
+            parts.append(math.log(share) + log_p)
         return torch.logsumexp(torch.stack(parts), 0)
 
 
