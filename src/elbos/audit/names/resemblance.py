@@ -210,7 +210,16 @@ def resemblances(loss: LossCurves) -> list[Resemblance]:
     """Find published losses with the same target, process, coefficient or levels, up to one
     mistake.
     """
-    targets = [*_of_the_target(loss)]
+    targets = list[Resemblance]()
+    if loss.prediction is None or loss.factor <= 0:
+        levels = torch.from_numpy(loss.logsnr)
+        for change, edit in _TARGETS:
+            a, b = (torch.from_numpy(part) for part in edit(loss.a, loss.b))
+            target = prediction_of(levels, a, b, rtol=0.0)
+            if target.name not in (None, "edm", "score") and target.factor > 0:
+                name = str(target.name)
+                targets.append(Resemblance("target", name, TARGETS[name], change))
+                break
     if loss.process.startswith(BUT_FOR):
         meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")
         targets.append(Resemblance(*meant, loss.process.removeprefix(BUT_FOR)))
@@ -254,18 +263,6 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
         )
         published, here = (_with_parameter(text, g) for text in (coefficient.formula, formula))
         yield Resemblance("coefficient", coefficient.name, published, change, here)
-
-
-def _of_the_target(loss: LossCurves) -> Iterator[Resemblance]:
-    if loss.prediction is not None and loss.factor > 0:
-        return
-    levels = torch.from_numpy(loss.logsnr)
-    for change, edit in _TARGETS:
-        a, b = (torch.from_numpy(part) for part in edit(loss.a, loss.b))
-        meant = prediction_of(levels, a, b, rtol=0.0)
-        if meant.name not in (None, "edm", "score") and meant.factor > 0:
-            yield Resemblance("target", str(meant.name), TARGETS[str(meant.name)], change)
-            return
 
 
 def _of_the_levels(loss: LossCurves) -> Iterator[Resemblance]:

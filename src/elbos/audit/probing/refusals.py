@@ -54,9 +54,17 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
         share = is_masked.flatten(1).double().mean(1).median().item()
         if 0.01 < share < 1:
             return _LEAD + _MASKED.format(share=share, kind=kind)
-    mixed = _mixed(paired, x, x_other)
-    if mixed is not None:
-        return _LEAD + mixed
+    places = [(p, i) for i in range(len(x)) for p in paired][:_MAX_SAMPLES]
+    fits = [(i, _terms(p, p.z[i], x, i), _terms(p, p.z_other[i], x_other, i)) for p, i in places]
+    mixed = [(i, terms, again) for i, terms, again in fits if terms and again]
+    if len(mixed) >= len(fits) / 2:
+        if any(sum(term.kind != "noise" for term in terms) > 1 for _, terms, _ in mixed):
+            return _LEAD + _BRIDGE
+        if any(term.kind == "mirrored" for _, terms, _ in mixed for term in terms):
+            return _LEAD + _MIRRORED
+        if any(term.sample != i for i, terms, _ in mixed for term in terms):
+            is_alike = all(set(terms) == set(again) for _, terms, again in mixed)
+            return _LEAD + (_SHUFFLED if is_alike else _PAIRED)
     dz = torch.cat([p.z - p.z_other for p in paired]).double()
     dx = (x - x_other).double().repeat(repeats)
     if dz.square().sum() <= 1e-6 * dx.square().sum():
@@ -83,21 +91,6 @@ def _left(values: Tensor, fitted: Tensor) -> float:
 class _Term(NamedTuple):
     kind: Literal["data", "mirrored", "noise"]
     sample: int  # index in the batch
-
-
-def _mixed(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str | None:
-    places = [(p, i) for i in range(len(x)) for p in paired][:_MAX_SAMPLES]
-    fits = [(i, _terms(p, p.z[i], x, i), _terms(p, p.z_other[i], x_other, i)) for p, i in places]
-    mixed = [(i, terms, again) for i, terms, again in fits if terms and again]
-    if len(mixed) < len(fits) / 2:
-        return None
-    if any(sum(term.kind != "noise" for term in terms) > 1 for _, terms, _ in mixed):
-        return _BRIDGE
-    if any(term.kind == "mirrored" for _, terms, _ in mixed for term in terms):
-        return _MIRRORED
-    if all(term.sample == i for i, terms, _ in mixed for term in terms):
-        return None
-    return _SHUFFLED if all(set(terms) == set(again) for _, terms, again in mixed) else _PAIRED
 
 
 def _terms(calls: PairedCalls, z: Float[Tensor, " *d"], x: Tensor, row: int) -> list[_Term]:
