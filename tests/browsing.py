@@ -1,6 +1,7 @@
 """Pages in a real browser, which must stay quiet."""
 
 import contextlib
+import re
 from pathlib import Path
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -31,3 +32,9 @@ def opened(browser, path, *, width, **options):
     outside = [line for line in trouble if not line.startswith(("file:", "data:", "blob:"))]
     assert outside == []
     context.close()
+
+
+def words(html):
+    """What is to be read on a page, without tags and scripts."""
+    body = re.sub(r"<(script|style|title).*?</\1>", "", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<.*?>", " ", body.replace("<wbr>", "")))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from elbos import cli
+from elbos.training.trainer import Trainer
 
 TINY = [
     *("train", "digits", "--network.channels", "16", "32", "--network.embedding-dim", "32"),
@@ -50,6 +51,25 @@ def elbos(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         return Result(status, *capsys.readouterr())
 
     return run
+
+
+AtStep = Callable[[int, Callable[[], None]], None]
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
+    """Make something happen at the start of a step of any training."""
+    batch = Trainer.batch
+
+    def at_step(step: int, action: Callable[[], None]) -> None:
+        def patched(self: Trainer) -> Any:
+            if self.state.step == step:
+                action()
+            return batch(self)
+
+        monkeypatch.setattr(Trainer, "batch", patched)
+
+    return at_step
 
 
 def forked(

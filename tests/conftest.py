@@ -16,7 +16,7 @@ from torch import Tensor
 typecheck.install()
 
 with suppress(ModuleNotFoundError):  # in the environment of project/core.py
-    from commands import at_once, elbos, runs, trained  # noqa: F401, fixtures
+    from commands import at_once, at_step, elbos, runs, trained  # noqa: F401, fixtures
 
 os.fsync = lambda _: None  # no test loses power, and each waits for the disk hundreds of times
 

@@ -46,6 +46,14 @@ def log(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in speed} for line in lines]
 
 
+def assert_same_run(one: Path, other: Path) -> None:
+    """Two runs have the same checkpoint, bit for bit, and the same log."""
+    expected, found = tensors(one), tensors(other)
+    assert found.keys() == expected.keys()
+    assert not [name for name in expected if not torch.equal(found[name], expected[name])]
+    assert log(other) == log(one)
+
+
 def rows(dataset: Dataset) -> list[list[bytes]]:
     """The samples of each split, as bytes."""
     splits = (dataset.train, dataset.val, dataset.test)

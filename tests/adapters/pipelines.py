@@ -20,6 +20,17 @@ IMAGES = {
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
     "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
 }
+UNET = {
+    "_class_name": "UNet2DModel",
+    **SMALL,
+    **{name: IMAGES[name] for name in ("down_block_types", "up_block_types")},
+}
+DIT = {
+    "_class_name": "DiTTransformer2DModel",
+    "num_attention_heads": 2,
+    "attention_head_dim": 4,
+    "num_layers": 2,
+}
 
 
 def diffusers():

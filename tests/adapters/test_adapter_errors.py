@@ -1,5 +1,6 @@
 """Networks, schedulers and folders that do not fit: one line that names what is wrong."""
 
+import re
 import sys
 
 import pytest
@@ -52,10 +53,8 @@ MISFITS = {
     ("network", "scheduler", "options", "named"), MISFITS.values(), ids=MISFITS
 )
 def test_schedulers_that_do_not_fit(network, scheduler, options, named):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=rf"\A.*{re.escape(named)}.*\Z"):
         denoiser(network, scheduler, **options)
-    assert named in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 class Strict(nn.Module):
@@ -81,10 +80,8 @@ ADAPTED = {
 @pytest.mark.parametrize("adapted", ADAPTED.values(), ids=ADAPTED)
 @pytest.mark.parametrize(("network", "cond", "named"), BAD_NETWORKS.values(), ids=BAD_NETWORKS)
 def test_networks_that_return_what_is_no_estimate(network, cond, named, adapted):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=rf"\A.*{re.escape(named)}.*\Z"):
         adapted(network)(torch.ones(2, 3), torch.tensor([-1.0, 2.0]), cond)
-    assert named in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("level", [-10.2, float("nan")])
@@ -128,10 +125,8 @@ SPOILT = {
 @pytest.mark.parametrize(("spoil", "named"), SPOILT.values(), ids=SPOILT)
 def test_folders_that_are_no_pipeline(spoil, named, folder):
     spoil(folder)
-    with pytest.raises((ValueError, OSError)) as error:
+    with pytest.raises((ValueError, OSError), match=rf"\A.*{re.escape(named)}.*\Z"):
         load(folder)
-    assert named in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.usefixtures("at_once")

@@ -241,7 +241,6 @@ def refusals(folder: Path) -> dict[str, str]:
 
 def test_what_is_no_cache_is_named(tmp_path: Path) -> None:
     for name, match in refusals(tmp_path).items():
-        with pytest.raises((ValueError, OSError), match=match) as error:
+        with pytest.raises((ValueError, OSError), match=rf"\A.*({match}).*\Z"):
             read: Cache = caches.load(tmp_path / name, pipeline())
             read[0]
-        assert "\n" not in str(error.value)

@@ -77,6 +77,10 @@ def test_no_process_waits_for_one_whose_audit_fails() -> None:
     in_processes(2, _recorded_by_rank)
 
 
+QUIET: dict[str, Any] = {"accelerator": "cpu", "logger": False}
+QUIET |= {"enable_checkpointing": False, "enable_progress_bar": False}
+
+
 def lightning_module() -> Any:
     lightning = pytest.importorskip("lightning.pytorch")
 
@@ -103,12 +107,9 @@ def test_lightning(tmp_path: Any) -> None:
     callback, history = AuditCallback("network", num_steps=12), validated()
     trainer = lightning.Trainer(
         max_epochs=1,
-        accelerator="cpu",
         callbacks=[callback, ValidationCallback(history)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
         default_root_dir=tmp_path,
+        **QUIET,
     )
     trainer.fit(lightning_module(), torch.utils.data.DataLoader(data, batch_size=64))
     assert callback.audit is not None
@@ -129,12 +130,9 @@ def test_lightnings_averaged_weights_are_those_validated(tmp_path: Any) -> None:
     averaged, history = callbacks.EMAWeightAveraging(decay=0.9), validated()
     trainer = lightning.Trainer(
         max_steps=5,
-        accelerator="cpu",
         callbacks=[averaged, ValidationCallback(history)],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
         default_root_dir=tmp_path,
+        **QUIET,
     )
     module = lightning_module()
     data = torch.utils.data.TensorDataset(torch.rand(640, 32))

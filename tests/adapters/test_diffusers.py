@@ -342,9 +342,8 @@ WRONG = [  # name, options, flags, what the message says
 
 @pytest.mark.parametrize(("name", "options", "flags", "message"), WRONG, ids=str)
 def test_what_makes_no_sense_is_refused_in_one_line(name, options, flags, message):
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=rf"\A.*({message}).*\Z"):
         steps_of(name, options, **flags)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -360,6 +359,5 @@ def test_what_makes_no_sense_is_refused_in_one_line(name, options, flags, messag
 def test_a_file_of_anything_else_is_refused_in_one_line(tmp_path, content, message):
     path = tmp_path / "scheduler_config.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=f"^{re.escape(str(path))}.*{message}") as caught:
+    with pytest.raises(ValueError, match=rf"\A{re.escape(str(path))}.*{message}.*\Z"):
         read_config(path)
-    assert "\n" not in str(caught.value)

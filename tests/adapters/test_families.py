@@ -3,6 +3,7 @@ scripts call and regress (examples/ of 0.40 to 0.42; Wan has no script, and foll
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -213,10 +214,8 @@ BAD_CALLS = {  # family, shape of the data, changes of the conditions, what the 
 def test_what_a_network_does_not_take(family, shape, changes, named):
     cond = {name: part for name, part in FAMILIES[family][1].items() if name not in changes}
     cond |= {name: part for name, part in changes.items() if part is not None}
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=rf"\A.*{re.escape(named)}.*\Z"):
         denoiser(made(family), FLOW)(randn(*shape), torch.zeros(B), cond)
-    assert named in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 DIFFERENT = {"wan": (B, 4, 4, 6), "qwen-image": (B, 4, 1, 4, 6), "z-image": (B, 4, 1, 4, 6)}

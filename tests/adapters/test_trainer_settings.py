@@ -42,9 +42,8 @@ def test_files_of_all_forms_are_read_alike(tmp_path, name):
 def test_malformed_files_are_one_line(tmp_path, name):
     path = tmp_path / name
     path.write_text(BROKEN[name], encoding="latin-1")
-    with pytest.raises(ValueError, match=name) as found:
+    with pytest.raises(ValueError, match=rf"\A.*({name}).*\Z"):
         read_settings(path)
-    assert "\n" not in str(found.value)
 
 
 def test_flags_are_read_as_a_shell_does():
@@ -83,9 +82,8 @@ WRONG = [
 
 @pytest.mark.parametrize(("getter", "values", "how"), WRONG)
 def test_wrong_values_are_named(getter, values, how):
-    with pytest.raises(ValueError, match=r"^a is ") as found:
+    with pytest.raises(ValueError, match=r"\Aa is .*\Z"):
         getattr(Settings(values), getter)("a", **how)
-    assert "\n" not in str(found.value)
 
 
 def test_a_gamma_of_zero_is_off():

@@ -137,6 +137,5 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "source", "words"), REFUSED)
 def test_settings_that_make_no_sense_are_refused_in_a_line(name, source, words):
-    with pytest.raises(ValueError, match=words) as error:
+    with pytest.raises(ValueError, match=rf"\A.*({words}).*\Z"):
         TRAINERS[name].loss(settings_of(source))
-    assert "\n" not in str(error.value)

@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import pytest
 import torch
 from mistaken_losses import MISTAKES, ODDITIES
 from training_losses import CASES
@@ -9,6 +10,7 @@ from training_losses import CASES
 from elbos import audit
 
 X = 2 * torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
 HALF = (X[:64] + 1) / 2  # data in [0, 1], for losses that normalize them
 
 
@@ -49,6 +51,17 @@ def cosine_v(network, x):
     alpha, sigma = torch.cos(torch.pi / 2 * t), torch.sin(torch.pi / 2 * t)
     eps = torch.randn_like(x)
     return (network(alpha * x + sigma * eps, t) - (alpha * eps - sigma * x)).square().mean()
+
+
+def flow_loss(times=torch.rand):
+    """The plain loss of flow matching at times that are drawn."""
+
+    def loss(network, x):
+        t = times(len(x)).view(-1, *(1,) * (x.ndim - 1))
+        eps = torch.randn_like(x)
+        return (network((1 - t) * x + t * eps, t.flatten()) - (eps - x)).square().mean()
+
+    return loss
 
 
 def edm_per_sample(network, x):

@@ -7,14 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from audit_errors import relative_errors
-from audited import (
-    X,
-    cosine_v,
-    kinds,
-)
-from mistaken_losses import (
-    ODDITIES,
-)
+from audited import X, cosine_v, flow_loss, kinds
+from mistaken_losses import ODDITIES
 
 from elbos import audit
 from elbos.theory import weightings
@@ -77,12 +71,7 @@ def test_arguments_are_passed_and_asked_for():
 
 def test_a_generator_of_the_loss_is_reset_too():
     generator = torch.Generator().manual_seed(3)
-
-    def loss(network, x):
-        t = torch.rand(len(x), 1, 1, 1, generator=generator)
-        eps = torch.randn(x.shape, generator=generator)
-        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x)
-
+    loss = flow_loss(lambda num: torch.rand(num, generator=generator))
     assert audit.probe(loss, X, 500).schedule == "Flow()"
 
 

@@ -4,9 +4,8 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from audit_errors import central, relative_errors
-from audited import X, cosine_v
+from audited import X, cosine_v, flow_loss
 from mistaken_losses import from_noise, input_perturbation, offset_noise
 
 from elbos import audit
@@ -44,13 +43,8 @@ SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 
 @pytest.mark.parametrize("shape", [(300, 1), (300, 3), (128, 7, 5), (16, 2, 3, 6, 6)], ids=str)
 def test_data_of_any_shape(shape):
-    def flow(network, x):
-        t = torch.rand(len(x), *(1,) * (x.ndim - 1))
-        eps = torch.randn_like(x)
-        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
-
     x = torch.rand(*shape, generator=torch.Generator().manual_seed(2)) - 0.3
-    result = audit.probe(flow, x, 1000)
+    result = audit.probe(flow_loss(), x, 1000)
     assert (result.parameterization, result.schedule) == ("flow", "Flow()")
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
     assert result.diagnostics == []
@@ -187,11 +181,7 @@ def test_a_batch_of_one_sample_is_audited():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_data_on_a_gpu():
-    def loss(network, x):
-        t = torch.rand(len(x), 1, 1, 1, device=x.device)
-        eps = torch.randn_like(x)
-        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x)
-
+    loss = flow_loss(lambda num: torch.rand(num, device="cuda"))
     result = audit.probe(loss, X.cuda(), 5000)
     assert (result.parameterization, result.schedule) == ("flow", "Flow()")
 

@@ -5,13 +5,11 @@ import math
 import pytest
 import torch
 from audit_errors import central, relative_errors
-from audited import X, kinds
+from audited import SEEDS, X, kinds
 from latent_losses import LOSSES, encode, flow_loss, perturbed, sampled, v_loss
 
 from elbos import audit
 from elbos.theory import weightings
-
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -3,13 +3,11 @@
 import pytest
 import torch
 from audit_errors import relative_errors
-from audited import X, kinds
+from audited import SEEDS, X, kinds
 from held_out_losses import HELD_OUT, cosine, elucidated
 from test_level_losses import require_true_verdict
 
 from elbos import audit
-
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

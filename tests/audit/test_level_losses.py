@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from audit_errors import central, relative_errors
-from audited import X
+from audited import SEEDS, X
 from level_losses import CASES, drawn_case
 from training_losses import elbo
 
@@ -12,7 +12,6 @@ from elbos import audit
 from elbos.theory.extrema import rises
 
 FAST = ["table-sigma2", "three-by-where", "dirichlet"]
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
 
 
 def require_true_verdict(case, result):

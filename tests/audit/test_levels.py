@@ -6,13 +6,8 @@ import numpy as np
 import pytest
 import scipy
 import torch
-import torch.nn.functional as F
 from audit_errors import central, relative_errors
-from audited import (
-    X,
-    kinds,
-    within,
-)
+from audited import X, flow_loss, kinds, within
 
 from elbos import audit
 from elbos.theory import elbo as analysis
@@ -204,11 +199,7 @@ def test_steps_drawn_with_given_probabilities_are_exact(choose):
 
 
 def test_clamped_levels_are_told_and_left_out():
-    def loss(network, x):
-        t = torch.rand(len(x)).clamp(0.02, 0.98)[:, None, None, None]
-        eps = torch.randn_like(x)
-        return F.mse_loss(network((1 - t) * x + t * eps, t), eps - x)
-
+    loss = flow_loss(lambda num: torch.rand(num).clamp(0.02, 0.98))
     result = audit.probe(loss, SMALL, 2000)
     assert kinds(result) == ["clamped"]
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3

@@ -3,13 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from audited import X, kinds
+from audited import SEEDS, X, kinds
 from mistaken_losses import COSINE, cosine_time, expand
 from refused_losses import REFUSED, times, velocity_loss
 
 from elbos import audit
-
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -177,6 +175,5 @@ WRONG_DATA = [
 
 @pytest.mark.parametrize(("loss", "x", "reason"), WRONG_DATA)
 def test_data_of_a_wrong_shape_are_told_so(loss, x, reason):
-    with pytest.raises(ValueError, match=reason) as error:
+    with pytest.raises(ValueError, match=rf"\A.*({reason}).*\Z"):
         audit.probe(loss, x, 300)
-    assert "\n" not in str(error.value)

@@ -5,12 +5,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from audited import X, kinds
+from audited import SEEDS, X, kinds
 from mistaken_losses import cosine_time
 
 from elbos import audit
-
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))]
 
 
 def eps_loss(noise_of=lambda eps: (eps, eps), weight=lambda eps: 1.0, told=lambda t: t):

@@ -4,22 +4,11 @@ import numpy as np
 import pytest
 import scipy
 import torch
-from audited import X, kinds
+from audited import X, flow_loss, kinds
 
 from elbos import audit
 
 SMALL = X[:, :, :4, :4]
-
-
-def flow_loss(times):
-    """The plain loss of flow matching at times that are drawn."""
-
-    def loss(network, x):
-        t = times(len(x))[:, None, None, None]
-        eps = torch.randn_like(x)
-        return (network((1 - t) * x + t * eps, t.flatten()) - (eps - x)).square().mean()
-
-    return loss
 
 
 def sorted_times(num):

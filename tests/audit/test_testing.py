@@ -5,6 +5,7 @@ from functools import cache, partial
 
 import pytest
 import torch
+from audited import flow_loss
 
 from elbos import audit
 from elbos.audit.result import log_ratio_of
@@ -16,13 +17,8 @@ X = 2 * torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
 ALPHA_BAR = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
 
 
-def flow(network, x):
-    t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
-    return (network((1 - t) * x + t * eps, t.flatten()) - (eps - x)).square().mean()
-
-
 def flow_by_eps(network, x):
-    """The objective of `flow`, with another target: ||v - v_hat|| = ||eps - eps_hat|| / (1 - t)."""
+    """That of flow matching, with another target: ||v - v_hat|| = ||eps - eps_hat|| / (1 - t)."""
     t, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
     error = (network((1 - t) * x + t * eps, t.flatten()) - eps) / (1 - t)
     return error.square().mean()
@@ -45,12 +41,12 @@ def expected():
 
 
 def test_a_loss_is_like_its_recipe():
-    found = assert_weighting(flow, X, like="flow")
+    found = assert_weighting(flow_loss(), X, like="flow")
     assert found.recipe == "flow"
 
 
 def test_another_target_of_the_same_weighting_is_the_same_objective():
-    found = assert_weighting(flow_by_eps, X, like=flow)
+    found = assert_weighting(flow_by_eps, X, like=flow_loss())
     assert found.parameterization == "eps"
     assert Difference.between(found, audit.from_recipe("flow")).has_other_target
 
@@ -88,14 +84,8 @@ def test_the_distance_by_another_seed_is_within_its_error():
 
 
 def test_losses_of_no_common_level_have_no_distance():
-    def clean(network, x):
-        t, eps = 0.4 * torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
-        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
-
-    def noisy(network, x):
-        t, eps = 0.6 + 0.4 * torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
-        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
-
+    clean = flow_loss(lambda num: 0.4 * torch.rand(num))
+    noisy = flow_loss(lambda num: 0.6 + 0.4 * torch.rand(num))
     first, second = probe(clean, X), probe(noisy, X)
     assert first.distance(second) is None
     with pytest.raises(AssertionError):
@@ -104,11 +94,7 @@ def test_losses_of_no_common_level_have_no_distance():
 
 def test_levels_left_out_are_another_weighting():
     """Uniform times of [0.02, 0.98]: 4 % of the expected levels are never drawn."""
-
-    def truncated(network, x):
-        t, eps = 0.02 + 0.96 * torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
-        return (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean()
-
+    truncated = flow_loss(lambda num: 0.02 + 0.96 * torch.rand(num))
     found = Difference.between(probe(truncated, X), audit.from_recipe("flow"))
     assert found.outside == pytest.approx(0.04, abs=0.002)
     assert found.has_other_weighting

@@ -17,7 +17,7 @@ import torch
 from commands import TINY, Result, assert_one_line
 from forking import in_processes
 from PIL import Image
-from tiny import DIGITS, log, tensors
+from tiny import DIGITS, assert_same_run, log, tensors
 from torch import nn
 
 from elbos import cli
@@ -119,9 +119,7 @@ def test_a_resumed_run_in_shards_is_the_uninterrupted_one_bit_for_bit(tmp_path: 
     network = replace(ADAMW.network, dropout=0.1)
     config = executed(replace(ADAMW, network=network, num_images=80), shard_size=2)
     in_processes(2, in_turn, config, tmp_path)
-    expected, found = tensors(tmp_path / "whole"), tensors(tmp_path / "parts")
-    assert not [name for name in expected if not torch.equal(found[name], expected[name])]
-    assert log(tmp_path / "parts") == log(tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 class Own(nn.Module):

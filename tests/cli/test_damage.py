@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from commands import TINY, TOY, Elbos, Result, assert_one_line, forked, snapshot
 from filelock import FileLock
-from tiny import log, tensors
+from tiny import assert_same_run, tensors
 
 from elbos import cli
 from elbos.cli import train as train_verb
@@ -189,9 +189,7 @@ def test_a_full_disk_is_one_line_and_the_checkpoint_before_is_whole(
         monkeypatch.chdir(runs)
         monkeypatch.setattr(sys, "argv", ["elbos", *words])
         cli.main()
-        expected = tensors(runs / "digits")
-        assert all(torch.equal(t, expected[k]) for k, t in tensors(runs / "new").items())
-        assert log(runs / "new") == log(runs / "digits")
+        assert_same_run(runs / "digits", runs / "new")
 
 
 @pytest.mark.usefixtures("runs")

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from browsing import HOSTILE, opened
+from browsing import HOSTILE, opened, words
 from comparing import stored_comparison
 from PIL import Image
 from rich.console import Console
@@ -35,12 +35,6 @@ def report():
 @pytest.fixture(scope="module")
 def html():
     return page(COMPARISON, {})
-
-
-def read(html):
-    """The text of a page, without tags and scripts."""
-    body = re.sub(r"<(script|style|title).*?</\1>", "", html, flags=re.DOTALL)
-    return re.sub(r"\s+", " ", re.sub(r"<.*?>", " ", body.replace("<wbr>", "")))
 
 
 def shown(comparison):
@@ -76,7 +70,7 @@ def test_the_table_has_every_objective_and_every_metric():
 
 
 def test_what_is_not_complete_is_shown_with_its_reason(html):
-    for text in (read(html), markdown(COMPARISON), shown(COMPARISON)):
+    for text in (words(html), markdown(COMPARISON), shown(COMPARISON)):
         assert "seeds 0, 1, 2, 3: the loss is not finite at step 812" in " ".join(text.split())
         assert "seed 2: the loss" in " ".join(text.split())
     assert results_table(COMPARISON).body_cells[-2][0].note.startswith("3 of 4")
@@ -85,7 +79,7 @@ def test_what_is_not_complete_is_shown_with_its_reason(html):
 def test_one_seed_crowns_nobody():
     """Not on the page, in Markdown, or on the terminal."""
     comparison = stored_comparison(seeds=(0,))
-    for text in (read(page(comparison, {})), markdown(comparison), shown(comparison)):
+    for text in (words(page(comparison, {})), markdown(comparison), shown(comparison)):
         assert "★" not in text and "±" not in text and "best with" not in text
         assert "One seed" in text
     assert not any(cell.is_bold for row in results_table(comparison).body_cells for cell in row)

@@ -216,6 +216,5 @@ BAD = torch.zeros(40, 2).index_fill_(0, torch.tensor([4, 7]), torch.nan)
     ],
 )
 def test_what_cannot_be_measured_is_refused(measure, numbers):
-    with pytest.raises(ValueError, match=numbers) as error:
+    with pytest.raises(ValueError, match=rf"\A.*({numbers}).*\Z"):
         measure()
-    assert "\n" not in str(error.value)

@@ -20,12 +20,7 @@ from elbos.cli import evaluate as evaluate_verb
 from elbos.evaluation import Evaluation, OdeConfig, quality
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.features import Module
-from elbos.evaluation.metrics import (
-    SAMPLE_METRICS,
-    FeatureSets,
-    SampleMetric,
-    Value,
-)
+from elbos.evaluation.metrics import SAMPLE_METRICS, FeatureSets, SampleMetric, Value
 from elbos.evaluation.model import model_store
 from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table
 from elbos.evaluation.quality import NotFiniteError

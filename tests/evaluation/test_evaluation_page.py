@@ -1,13 +1,12 @@
 """The page and the tables of an evaluation, of numbers made up: they show them all."""
 
 import json
-import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from browsing import HOSTILE, opened
+from browsing import HOSTILE, opened, words
 from torch.nn.functional import softplus
 
 from elbos.base.numbers import percent
@@ -193,12 +192,6 @@ def full():
 @pytest.fixture
 def result():
     return full()
-
-
-def words(html):
-    """What is to be read, without tags and scripts."""
-    body = re.sub(r"<(script|style|title).*?</\1>", "", html, flags=re.DOTALL)
-    return re.sub(r"\s+", " ", re.sub(r"<.*?>", " ", body.replace("<wbr>", "")))
 
 
 def test_a_result_is_read_back_from_json(result):

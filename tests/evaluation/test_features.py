@@ -10,14 +10,7 @@ import torch
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from elbos.base.extras import MissingExtra
-from elbos.evaluation.features import (
-    Inception,
-    Lite0,
-    Module,
-    extract,
-    inception,
-    lite0,
-)
+from elbos.evaluation.features import Inception, Lite0, Module, extract, inception, lite0
 
 CPU = torch.device("cpu")
 
@@ -71,9 +64,8 @@ def test_levels_are_spread_over_bytes(tmp_path, images):
     ],
 )
 def test_functions_that_return_something_else_are_refused(tmp_path, images, code, named):
-    with pytest.raises(ValueError, match=named) as error:
+    with pytest.raises(ValueError, match=rf"\A.*({named}).*\Z"):
         features_of(Module(path=written(tmp_path, code)).load(CPU), images)
-    assert "\n" not in str(error.value)
 
 
 # --- EfficientNet-Lite0 --------------------------------------------------------------------------
@@ -207,6 +199,5 @@ LOADS = [load_lite0, load_inception]
 def test_files_that_are_no_weights_are_refused_and_never_run(load, content, tmp_path, monkeypatch):
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=str(path.with_suffix(""))) as error:
+    with pytest.raises(ValueError, match=rf"\A.*{path.with_suffix('')}.*\Z"):
         load(path, monkeypatch)
-    assert "\n" not in str(error.value)

@@ -35,11 +35,7 @@ FEW = EvaluationConfig(
     num_images=20, num_pilot_images=10, ode=OdeConfig(num_images=3), num_samples=40
 )
 CASES = {
-    "digits": (
-        "digits",
-        FEW,
-        Sampling(num_steps=3),
-    ),
+    "digits": ("digits", FEW, Sampling(num_steps=3)),
     "guided": (
         "digits",
         EvaluationConfig(

@@ -26,10 +26,7 @@ from elbos.training.sampling import Sampling, sample
 
 TRAINED = schedules.Linear(logsnr_min=-8.0, logsnr_max=7.8)
 NUM_STEPS = 9
-GUIDANCE = {
-    "none": {},
-    "everywhere": {"guidance": 2.0},
-}
+GUIDANCE = {"none": {}, "everywhere": {"guidance": 2.0}}
 
 
 def levels_looked_at(sampler, logsnrs):

@@ -391,6 +391,5 @@ REFUSED = [
 def test_what_cannot_work_is_refused_in_one_line(
     config: NetworkConfig, shape: tuple[int, ...], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises(ValueError, match=rf"\A.*({message}).*\Z"):
         config.build(shape, None)
-    assert "\n" not in str(error.value)

@@ -3,7 +3,7 @@
 import re
 import runpy
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -60,21 +60,6 @@ class Network(torch.nn.Module):
         return scale * self.layer(z) + self.label(cond)[:, :, None, None]
 
 
-class Kept(GeneralTracker):
-    """Keeps what is logged."""
-
-    name = "kept"
-    requires_logging_directory = False
-    tracker = None
-
-    def __init__(self, logged: list[tuple[Any, int]]) -> None:
-        super().__init__()
-        self.logged = logged
-
-    def log(self, values: dict[str, Any], step: int | None = None, **_: Any) -> None:
-        self.logged.append((values, step or 0))
-
-
 def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     guide = (ROOT / "docs/training.md").read_text()
@@ -105,19 +90,15 @@ def test_the_guide_to_training_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names["optimizer"] = torch.optim.SGD(names["network"].parameters(), lr=1e-3)
     exec(loop, names)
     assert names["loss"].shape == (40,)
-    logged: list[tuple[Any, int]] = []
     values = torch.randn(2, 8, 3)
     names |= {"batches": [(images, None)], "logsnr": torch.randn(8), "v": values[0]}
-    names |= {
-        "v_hat": values[1],
-        "accelerator": Kept(logged),
-        "validator": lambda _: names["bound"],
-    }
-    names["denoiser"] = None
+    tracker = mock.Mock(spec=GeneralTracker)
+    names |= {"v_hat": values[1], "accelerator": tracker}
+    names |= {"validator": lambda _: names["bound"], "denoiser": None}
     exec(by_level, names)
     assert sum(names["found"].num_samples) == 8
     exec(tracking, names)
-    assert [step for _, step in logged] == [0, 0]
+    assert [call.kwargs["step"] for call in tracker.log.call_args_list] == [0, 0]
     (config,) = re.findall(r"```json\n(.*?)```", guide, re.DOTALL)
     Path("unet.json").write_text(config)
     with torch.device("meta"):

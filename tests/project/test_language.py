@@ -14,28 +14,13 @@ NO_NAMES = {"found", "one", "own", "known", "given", "kept", "others"}
 MODULES = sorted(str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py"))
 
 
-def first_lines(tree):
-    """The first lines of the docstrings of a module and of all in it, by line number."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            text = ast.get_docstring(node)
-            if text:
-                line = node.lineno if hasattr(node, "lineno") else 1
-                yield line, " ".join(text.split("\n\n")[0].split())
-
-
-def is_plain(line):
-    return not NOT_FIRST.match(line) and len(line.split()) >= 4
-
-
-def failing(module):
-    lines = first_lines(ast.parse((SOURCE / module).read_text()))
-    return [f"{module}:{number}: {line}" for number, line in lines if not is_plain(line)]
-
-
 @pytest.mark.parametrize("module", MODULES)
 def test_first_lines_stand_alone(module):
-    assert not failing(module)
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = (n for n in ast.walk(ast.parse((SOURCE / module).read_text())) if isinstance(n, kinds))
+    texts = filter(None, map(ast.get_docstring, nodes))
+    lines = [" ".join(text.split("\n\n")[0].split()) for text in texts]
+    assert not [line for line in lines if NOT_FIRST.match(line) or len(line.split()) < 4]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -71,28 +71,18 @@ cli.main()
 """
 
 
-def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    script = folder / "added.py"
-    script.write_text(ADDED)
-    return subprocess.run(
-        [sys.executable, str(script), *words],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_a_new_class_is_on_the_command_line_and_in_json(tmp_path: Path) -> None:
     """And in the text of an objective, as `elbos compare` reads it; its label is in tables."""
-    done = run(
-        tmp_path,
+    (tmp_path / "added.py").write_text(ADDED)
+    words = [
         *("train", "toy", "--dry-run", "network:wide", "--network.factor", "3"),
         *("parameterization:halfway", "--parameterization.share", "1"),
         *("schedule:triangular", "weighting:bell", "--weighting.width", "2"),
         *("sampling.sampler:euler", "--sampling.sampler.strength", "1"),
-    )
+    ]
+    command = [sys.executable, "added.py", *words]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     config = json.loads(done.stdout)
     assert config["network"]["factor"] == 3

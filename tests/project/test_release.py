@@ -3,7 +3,6 @@
 import importlib.metadata
 import re
 import runpy
-import subprocess
 import tomllib
 from pathlib import Path
 
@@ -44,16 +43,6 @@ def test_the_sdist_holds_sources_tests_and_texts_but_no_generated_page(built):
     sizes = {one: (ROOT / one).stat().st_size for one in built}
     assert not {one for one, size in sizes.items() if size > 500_000}
     assert not any(".venv" in one or "__pycache__" in one for one in built)
-
-
-def test_git_holds_no_generated_page():
-    if not (ROOT / ".git").exists():
-        pytest.skip("this is no clone")
-    command = ["/usr/bin/env", "git", "ls-files", "docs"]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    ignored = (ROOT / ".gitignore").read_text().split()
-    generated = {path.removeprefix("/") for path in ignored if path.startswith("/docs/")}
-    assert generated and not generated & set(found.stdout.split())
 
 
 @pytest.mark.parametrize("home", ["", "https://host/people/elbos"])

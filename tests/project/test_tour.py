@@ -132,8 +132,3 @@ def test_the_lines_run_in_their_order(elbos: Elbos, tmp_path, monkeypatch) -> No
     assert len(set(runs)) == len(runs)
     for page in ("runs/digits/eval.html", "runs/compare-digits/report.html", "audit.html"):
         assert Path(page).is_file()
-
-
-@pytest.mark.parametrize("verb", SMALL)
-def test_the_tour_has_every_verb(verb: str) -> None:
-    assert any(words[0] == "elbos" and words[1] == verb for words in TOUR)

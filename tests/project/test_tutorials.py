@@ -33,14 +33,6 @@ def test_a_page_has_what_is_printed_and_drawn(tutorials, tmp_path: Path) -> None
     assert json.loads((tmp_path / "one.ipynb").read_text())["cells"][1]["cell_type"] == "code"
 
 
-def test_each_is_in_the_list_and_in_the_site() -> None:
-    index = (ROOT / "docs/tutorials/README.md").read_text()
-    site = (ROOT / "docs/site/zensical.toml").read_text()
-    for script in SCRIPTS:
-        assert f"]({script.name})" in index
-        assert f"tutorials/{script.stem}.md" in site
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_each_runs_as_a_script(script: Path, monkeypatch, unchecked) -> None:

@@ -1,11 +1,8 @@
 """The scripts in examples/validation: loops of other people, and few lines that validate them."""
 
-import contextlib
-import multiprocessing
 import os
 import re
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from forking import in_processes
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "examples" / "validation"
@@ -83,33 +81,22 @@ def test_a_callback_of_transformers_validates(
     assert set(names["history"].results) <= set(logged)
 
 
-def work(rank: int, port: int, folder: Path) -> None:
-    """One of two processes, as torchrun starts them; it leaves its result in a file."""
+def work(folder: Path) -> None:
+    """One of two processes; it leaves its result in a file."""
     AcceleratorState._reset_state(reset_partial_state=True)  # what other tests left
     GradientState._reset_state()
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     names = run("accelerate_processes")
     last = max(names["history"].results)
     assert last == names["step"]  # the network is as it was validated
     alone = names["validator"](names["history"].denoiser(names["model"]), is_shared=False)
-    torch.save([names["history"].results[last].bound, alone.bound], folder / f"{rank}.pt")
+    bounds = [names["history"].results[last].bound, alone.bound]
+    torch.save(bounds, folder / f"{os.environ['RANK']}.pt")
     names["accelerator"].end_training()
-    os._exit(0)
 
 
 def test_two_processes_of_accelerate_share_a_validation(tmp_path: Path) -> None:
     """Both get what each of them gets alone, to rounding."""
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(rank, port, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(120)
+    in_processes(2, work, tmp_path)
     (first, alone), (second, _) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(first, second)
     torch.testing.assert_close(first, alone, rtol=1e-5, atol=1e-6)

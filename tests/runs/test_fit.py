@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from commands import Elbos, assert_one_line
-from tiny import log, tensors
+from commands import AtStep, Elbos, assert_one_line
+from tiny import assert_same_run, log, tensors
 from torch import Tensor, nn
 
 import elbos
@@ -23,7 +23,6 @@ from elbos.theory.objective import Objective
 from elbos.theory.tabulated import Tabulated
 from elbos.training.config import Output
 from elbos.training.network import OwnNetwork
-from elbos.training.trainer import Trainer
 
 ENDS = {"logsnr_min": -8.0, "logsnr_max": 8.0}
 OBJECTIVE = Objective(
@@ -96,36 +95,21 @@ def new_net(seed: int = 0) -> Net:
     return Net()
 
 
-def assert_same(one: Path, other: Path) -> None:
-    expected, found = tensors(one), tensors(other)
-    assert found.keys() == expected.keys()
-    assert not [name for name in expected if not torch.equal(found[name], expected[name])]
-    assert log(other) == log(one)
-
-
 NULLS = {"none": None, "label": torch.tensor([3])}
 NULLS["dict"] = {"label": torch.tensor([3]), "text": torch.zeros(1, 3)}
 
 
 @pytest.mark.parametrize("form", NULLS)
-def test_a_fit_is_resumed_bit_for_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
-) -> None:
+def test_a_fit_is_resumed_bit_for_bit(tmp_path: Path, at_step: AtStep, form: str) -> None:
     """Augmentations, dropped conditions, average and adaptive schedule included."""
     settings = {**SETTINGS, "null_cond": NULLS[form], "cond_dropout": 0.3}
     whole = fit(new_net(), Points(form), OBJECTIVE, run=tmp_path / "whole", **settings)
-    step = Trainer.step
-
-    def stopped(self: Trainer) -> Any:
-        if self.state.step == 5:
-            signal.raise_signal(signal.SIGINT)
-        return step(self)
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="6 of 10"):
-        patch.setattr(Trainer, "step", stopped)
+    at_step(5, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted, match="6 of 10"):
         fit(new_net(), Points(form), OBJECTIVE, run=tmp_path / "run", **settings)
+    at_step(5, lambda: None)
     run = fit(new_net(seed=1), Points(form), OBJECTIVE, run=tmp_path / "run", **settings)
-    assert_same(tmp_path / "whole", tmp_path / "run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
     assert run.step == whole.step == 10
     assert torch.equal(run.network.outer.weight, whole.network.outer.weight)
 
@@ -134,7 +118,7 @@ def test_data_made_ahead_are_the_same(tmp_path: Path) -> None:
     for num_workers in (0, 2):
         path = tmp_path / str(num_workers)
         fit(new_net(), Points(), OBJECTIVE, run=path, num_workers=num_workers, **SETTINGS)
-    assert_same(tmp_path / "0", tmp_path / "2")
+    assert_same_run(tmp_path / "0", tmp_path / "2")
 
 
 def test_a_fit_is_the_loss_of_the_objective_trained(tmp_path: Path) -> None:
@@ -282,9 +266,8 @@ REFUSED: dict[str, Any] = {
 def test_what_cannot_be_trained_is_refused_before(tmp_path: Path, name: str) -> None:
     needed, changes = REFUSED[name]
     given = {"network": new_net(), "dataset": Points(), "objective": OBJECTIVE, **SETTINGS}
-    with pytest.raises((TypeError, ValueError), match=needed) as error:
+    with pytest.raises((TypeError, ValueError), match=rf"\A.*({needed}).*\Z"):
         fit(**{**given, "run": tmp_path / "run", **changes()})
-    assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -346,7 +329,7 @@ def test_a_schedule_that_has_learned_starts_anew(tmp_path: Path) -> None:
     schedule.update(logsnr, logsnr.sigmoid())
     for name, objective in (("a", replace(OBJECTIVE, schedule=schedule)), ("b", OBJECTIVE)):
         fit(new_net(), Points(), objective, run=tmp_path / name, **SETTINGS)
-    assert_same(tmp_path / "a", tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
     assert schedule.state_dict()["count"].sum() == 64
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import Elbos, assert_one_line
+from pipelines import IMAGES, SMALL
 
 from elbos.adapters.diffusers import load, load_vae
 from elbos.base import hub
@@ -70,23 +71,13 @@ def test_a_run_is_read_with_its_commit(published, runs: Path, elbos: Elbos) -> N
 
 def test_a_pipeline_is_read_with_its_commit(published, tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
-    unet = diffusers.UNet2DModel(
-        sample_size=8,
-        block_out_channels=(8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("DownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "UpBlock2D"),
-    )
-    unet.save_pretrained(tmp_path / "saved/unet")
-    diffusers.DDPMScheduler().save_pretrained(tmp_path / "saved/scheduler")
-    index = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
-    (tmp_path / "saved/model_index.json").write_text(json.dumps(index))
-    published(tmp_path / "saved", "me/ddpm")
+    unet, saved = diffusers.UNet2DModel(**SMALL, **IMAGES), tmp_path / "saved"
+    diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(saved)
+    published(saved, "me/ddpm")
     pipeline = load("me/ddpm")
     assert pipeline.name == f"me/ddpm@{COMMIT}"
-    z, logsnr = torch.randn(2, 3, 8, 8), torch.zeros(2)
-    want, found = load(tmp_path / "saved").denoiser(z, logsnr), pipeline.denoiser(z, logsnr)
+    z, logsnr = torch.randn(2, 1, 8, 8), torch.zeros(2)
+    want, found = load(saved).denoiser(z, logsnr), pipeline.denoiser(z, logsnr)
     assert torch.equal(want[0], found[0])
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from commands import Elbos, assert_one_line, snapshot
 from PIL import Image
+from pipelines import edit
 from torch import Tensor, nn
 
 from elbos import Denoiser, Validator
@@ -54,10 +55,6 @@ def save(folder: Path, **parts: Any) -> None:
         part.save_pretrained(folder / name)
         index[name] = ["diffusers", type(part).__name__]
     (folder / "model_index.json").write_text(json.dumps(index))
-
-
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def unet(channels: int = 1, **settings: Any) -> nn.Module:
@@ -194,8 +191,7 @@ def test_a_network_is_called_with_few_samples_at_once(randn: Any) -> None:
     z, logsnr, labels = randn(7, 3), randn(7), torch.arange(7) % 2
     found = InBatches(spied, 3)(z, logsnr, labels)
     assert sizes == [3, 3, 1]
-    for one, other in zip(found, exact(z, logsnr, labels), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+    torch.testing.assert_close(found, exact(z, logsnr, labels), rtol=0, atol=1e-12)
 
 
 # --- what is kept --------------------------------------------------------------------------------

@@ -30,10 +30,9 @@ def test_a_denoiser_undoes_its_parameterization(parameterization, randn):
             return parameterization.target(*data(z, logsnr, cond), logsnr)
 
     z = randn(40, 1)
-    for estimate, exact in zip(
-        Denoiser(Network(), parameterization)(z, LOGSNR), data(z, LOGSNR), strict=True
-    ):
-        torch.testing.assert_close(estimate, exact, rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        Denoiser(Network(), parameterization)(z, LOGSNR), data(z, LOGSNR), rtol=0, atol=1e-9
+    )
 
 
 def test_a_network_may_change_its_input_in_place(randn):
@@ -43,12 +42,12 @@ def test_a_network_may_change_its_input_in_place(randn):
         def forward(self, z, logsnr, _):
             return z.mul_(2)
 
-    for estimate, exact in zip(
+    torch.testing.assert_close(
         Denoiser(Network(), PARAMETERIZATIONS[0])(z.clone(), LOGSNR),
         PARAMETERIZATIONS[0].split(2 * z, z, LOGSNR),
-        strict=True,
-    ):
-        assert torch.equal(estimate, exact)
+        rtol=0,
+        atol=0,
+    )
 
 
 def test_the_network_is_given_levels_like_its_data(randn):
@@ -117,14 +116,12 @@ def test_outside_its_interval_guidance_is_the_conditional(batch):
 def test_guidance_takes_one_level_for_the_batch(batch):
     z, _, cond = batch
     one = guided(3.0)(z, LOGSNR[5:6], cond)
-    for a, b in zip(one, guided(3.0)(z, LOGSNR[5:6].expand(40), cond), strict=True):
-        assert torch.equal(a, b)
+    torch.testing.assert_close(one, guided(3.0)(z, LOGSNR[5:6].expand(40), cond), rtol=0, atol=0)
 
 
 def test_without_labels_there_is_nothing_to_guide(batch):
     z, logsnr, _ = batch
-    for a, b in zip(guided(3.0)(z, logsnr), labels(z, logsnr), strict=True):
-        assert torch.equal(a, b)
+    torch.testing.assert_close(guided(3.0)(z, logsnr), labels(z, logsnr), rtol=0, atol=0)
 
 
 def named(z, logsnr, cond):
@@ -141,8 +138,7 @@ def test_a_null_condition_takes_the_place_of_the_negative_label(batch, num_nulls
     found = Guided(named, 3.0, null_cond=null)(
         z, logsnr, {"class": one_hot[cond], "style": "plain"}
     )
-    for a, b in zip(found, guided(3.0)(z, logsnr, cond), strict=True):
-        assert torch.equal(a, b)
+    torch.testing.assert_close(found, guided(3.0)(z, logsnr, cond), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("cond", [{"class": torch.ones(40, 3)}, torch.ones(40, 3)], ids=type)
@@ -166,12 +162,12 @@ def test_a_conditional_oracle_knows_its_component(randn):
     """Given its component, the mixture's denoiser is that Gaussian's."""
     data, z = bimodal(), randn(40, 1)
     alone = GaussianMixture(torch.ones(1).double(), data.means[1:], data.stds[1:])
-    for a, b in zip(
-        data(z, LOGSNR, torch.ones(40, dtype=torch.long)), alone(z, LOGSNR), strict=True
-    ):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
-    for a, b in zip(data(z, LOGSNR, torch.full((40,), -1)), data(z, LOGSNR), strict=True):
-        assert torch.equal(a, b)
+    torch.testing.assert_close(
+        data(z, LOGSNR, torch.ones(40, dtype=torch.long)), alone(z, LOGSNR), rtol=0, atol=1e-12
+    )
+    torch.testing.assert_close(
+        data(z, LOGSNR, torch.full((40,), -1)), data(z, LOGSNR), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("data", [gaussian(0.5, 3), bimodal()], ids=["gaussian", "bimodal"])

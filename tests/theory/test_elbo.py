@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from oracles import (
-    bimodal,
-    gaussian,
-    gaussian_loss,
-    information,
-    line_loss,
-    weighted_integral,
-)
+from oracles import bimodal, gaussian, gaussian_loss, information, line_loss, weighted_integral
 from scipy.integrate import quad
 from tables import NON_MONOTONE
 

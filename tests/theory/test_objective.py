@@ -340,9 +340,8 @@ def test_data_of_another_range_are_told(give):
     """Those of 0 to 255 are refused, of 0 to 1 told; latents and data in [-1, 1] are neither."""
     pixels = torch.randint(256, (4, 1, 8, 8), generator=torch.Generator().manual_seed(0)).float()
     pixels[:, :, 0, :2] = torch.tensor([0.0, 255.0])
-    with pytest.raises(ValueError, match="255") as error:
+    with pytest.raises(ValueError, match=r"\A.*255.*\Z"):
         give(pixels)
-    assert "\n" not in str(error.value)
     with pytest.warns(UserWarning, match="0 to 1"):
         give(pixels / 255)
     for x in (pixels / 127.5 - 1, torch.randn(4, 1, 8, 8) * 8, torch.zeros(4, 1, 8, 8)):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from commands import Elbos, assert_one_line, snapshot
+from pipelines import DIT, UNET
 
 from elbos import adapters
 from elbos.adapters.diffusers.levels import levels_of
@@ -25,21 +26,6 @@ diffusers = pytest.importorskip("diffusers")
 ENDS = -9.0, 12.0
 LABELLED = (1, 8, 8), 10
 PREDICTED = [Eps(), X(), V(), Flow(), EDM(), EDM(sigma_data=1.3)]
-SMALL: dict[str, Any] = {
-    "block_out_channels": [8, 8],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "attention_head_dim": 4,
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-}
-UNET = {"_class_name": "UNet2DModel", **SMALL}
-DIT = {
-    "_class_name": "DiTTransformer2DModel",
-    "num_attention_heads": 2,
-    "attention_head_dim": 4,
-    "num_layers": 2,
-}
 TRAINING = [
     *("--num-images", 64, "--batch-size", 16, "--sampling.num-steps", 2),
     "--optimizer.no-use-decay",
@@ -153,9 +139,8 @@ MISFITS: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("name", MISFITS)
 def test_what_does_not_fit_is_named(name: str) -> None:
     entries, needed = MISFITS[name]
-    with pytest.raises(ValueError, match=needed) as found:
+    with pytest.raises(ValueError, match=rf"\A.*({needed}).*\Z"):
         build(entries)
-    assert "\n" not in str(found.value)
 
 
 @pytest.fixture

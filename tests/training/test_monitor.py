@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from commands import AtStep
 from tiny import DIGITS, log
 
 from elbos.models.networks import MLPConfig
@@ -89,17 +90,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     return found
 
 
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Make the training end at a step without a checkpoint; returns what takes that back."""
-    batch = Trainer.batch
-
-    def patched(self: Trainer) -> Any:
-        if self.state.step == step:
-            raise KeyboardInterrupt
-        return batch(self)
-
-    monkeypatch.setattr(Trainer, "batch", patched)
-    return lambda: monkeypatch.setattr(Trainer, "batch", batch)
+def kill() -> None:
+    """End the training without a checkpoint."""
+    raise KeyboardInterrupt
 
 
 def losses(run: Path) -> list[tuple[int, float]]:
@@ -107,15 +100,15 @@ def losses(run: Path) -> list[tuple[int, float]]:
 
 
 def test_tensorboard_has_each_step_once_of_a_run_that_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, at_step: AtStep
 ) -> None:
     """Killed at step 7, after the line of step 6, it resumes from step 4."""
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    undo = killed_at(7, monkeypatch)
+    at_step(7, kill)
     with pytest.raises(KeyboardInterrupt):
         train(tracked("tensorboard"), tmp_path)
     assert [step for step, _ in losses(tmp_path)] == [2, 4, 6]
-    undo()
+    at_step(7, lambda: None)
     train(tracked("tensorboard"), tmp_path)
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     found = [(event.step, event.value) for event in events.Scalars("loss")]
@@ -132,13 +125,13 @@ def test_tensorboard_has_each_step_once_of_a_run_that_was_killed(
 
 
 def test_a_resumed_run_is_the_same_run_for_a_service(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, server: Server, at_step: AtStep
 ) -> None:
     """What comes again is what came before; settings are stored once."""
-    undo = killed_at(7, monkeypatch)
+    at_step(7, kill)
     with pytest.raises(KeyboardInterrupt):
         train(tracked("wandb"), tmp_path / "mine")
-    undo()
+    at_step(7, lambda: None)
     train(tracked("wandb", "wandb"), tmp_path / "mine")
     assert server.num_finished == 2
     ((identifier, logged),) = server.runs.items()

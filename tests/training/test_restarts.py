@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from forking import in_processes
-from tiny import DIGITS, log, tensors
+from tiny import DIGITS, assert_same_run
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from elbos.runs.fit import train
@@ -81,9 +81,7 @@ def test_a_worker_that_is_killed_changes_no_bit(
     ended = {path.name for path in tmp_path.glob("?-?")}
     assert "1-1" in ended  # the second life of the one that was killed
     assert len(ended) == 2
-    assert tensors(tmp_path).keys() == tensors(whole).keys()
-    assert all(torch.equal(t, tensors(whole)[name]) for name, t in tensors(tmp_path).items())
-    assert log(tmp_path) == log(whole)
+    assert_same_run(whole, tmp_path)
     assert not list(tmp_path.rglob(".*.partial"))
     newest = checkpoint.latest(tmp_path / "checkpoints")
     assert newest is not None

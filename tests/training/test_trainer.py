@@ -4,14 +4,14 @@ import json
 import math
 import shutil
 import signal
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import DIGITS, log, tensors
+from commands import AtStep
+from tiny import DIGITS, assert_same_run, log, tensors
 
 from elbos.base.errors import Diverged, Interrupted
 from elbos.base.philox import Stream
@@ -47,32 +47,6 @@ TOY = Config(
     batch_size=64,
     precision="fp32",
 )
-
-AtStep = Callable[[int, Callable[[], None]], None]
-
-
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> AtStep:
-    """Make something happen at the start of a step."""
-    batch = Trainer.batch
-
-    def at_step(step: int, action: Callable[[], None]) -> None:
-        def patched(self: Trainer):
-            if self.state.step == step:
-                action()
-            return batch(self)
-
-        monkeypatch.setattr(Trainer, "batch", patched)
-
-    return at_step
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    expected, found = tensors(one), tensors(other)
-    assert found.keys() == expected.keys()
-    different = [name for name in expected if not torch.equal(found[name], expected[name])]
-    assert not different
-    assert log(other) == log(one)
 
 
 def golden_losses(run: Path) -> list[float]:

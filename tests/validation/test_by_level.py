@@ -1,13 +1,12 @@
 """The loss of a training by noise level: means over its batches, on one process or several."""
 
 import math
-import multiprocessing
-import os
 
 import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from forking import in_processes
 from scipy.stats import binned_statistic
 from tables import SCHEDULES
 
@@ -98,25 +97,18 @@ def test_a_restored_one_goes_on_and_a_reset_one_begins_anew():
     assert LossByLevel(edges).edges == LossByLevel(edges).edges == (-1.0, 0.0, 1.0)
 
 
-def work(rank, size, folder):
+def work(folder):
     """One process of a group, with batches of its own."""
-    store = dist.FileStore(str(folder / "store"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     own = running(EDGES, batches(rank))
     results = [own.result(is_shared=True), own.result(is_shared=True), own.result()]
     torch.save([result.to_dict() for result in results], folder / f"{rank}.pt")
-    dist.destroy_process_group()
-    os._exit(0)
 
 
 def test_processes_share_their_losses(tmp_path):
     """Each gets the means of all batches, as often as it asks, and keeps its own."""
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=work, args=(rank, 2, tmp_path)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
+    in_processes(2, work, tmp_path)
     expected = running(EDGES, batches(0) + batches(1)).result()
     for rank in range(2):
         *shared, own = map(BinnedLoss.from_dict, torch.load(tmp_path / f"{rank}.pt"))

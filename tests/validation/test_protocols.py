@@ -10,13 +10,7 @@ from elbos.adapters import flow
 from elbos.models.networks import MLPConfig
 from elbos.theory import parameterizations, schedules
 from elbos.validation.draws import FIXED, Draws
-from elbos.validation.protocols import (
-    FixedLevels,
-    deciles,
-    equispaced_times,
-    fixed_steps,
-    mlperf,
-)
+from elbos.validation.protocols import FixedLevels, deciles, equispaced_times, fixed_steps, mlperf
 
 ENDS = {"logsnr_min": -10.0, "logsnr_max": 13.0}
 

@@ -61,9 +61,8 @@ def test_a_file_that_is_none_is_named_in_one_line(spoil, tmp_path):
     path = tmp_path / "result.safetensors"
     RESULTS["uniform"].save(path)
     spoil(path)
-    with pytest.raises(ValueError, match="result") as error:
+    with pytest.raises(ValueError, match=r"\A.*result.*\Z"):
         Validation.load(path)
-    assert "\n" not in str(error.value)
 
 
 def missing(data):

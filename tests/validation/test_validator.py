@@ -314,9 +314,8 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("call", "match"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_one_line(call, match):
-    with pytest.raises(ValueError, match=match) as error:
+    with pytest.raises(ValueError, match=rf"\A.*({match}).*\Z"):
         call()
-    assert "\n" not in str(error.value)
 
 
 def test_the_order_of_a_loader_does_not_count():

@@ -26,8 +26,7 @@ def test_batches_are_a_pure_function_of_seed_and_step():
     forward = [data.batch_indices(*args).clone() for args in arguments]
     data.batch_indices(*arguments[-1]).zero_()  # writing to a batch must not reach the next caller
     backward = [data.batch_indices(*args) for args in reversed(arguments)][::-1]
-    for first, second in zip(forward, backward, strict=True):
-        assert torch.equal(first, second)
+    torch.testing.assert_close(forward, backward, rtol=0, atol=0)
     assert len({tuple(batch.tolist()) for batch in forward}) == len(forward)
 
 
@@ -84,8 +83,7 @@ def test_a_batch_made_ahead_is_the_batch_of_its_step(num_workers, is_stored):
     ahead = list(made.prefetched(2, 23, num_workers=num_workers))
     assert len(ahead) == 21
     for step, batch in enumerate(ahead, 2):
-        for mine, other in zip(batch, made[step], strict=True):
-            assert torch.equal(mine, other)
+        torch.testing.assert_close(batch, made[step], rtol=0, atol=0)
         assert batch.x.dtype == torch.uint8
     assert "PYTHONSAFEPATH" not in os.environ
 

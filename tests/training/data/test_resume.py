@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from tiny import DIGITS, log, tensors
+from tiny import DIGITS, assert_same_run
 
 from elbos.base.errors import Interrupted
 from elbos.runs.fit import train
@@ -17,7 +16,6 @@ from elbos.theory.adaptive import Adaptive
 from elbos.training import data
 from elbos.training.data import packed
 from elbos.training.data.pack import pack
-from elbos.training.trainer import Trainer
 
 SMALL = replace(
     DIGITS, schedule=Adaptive(logsnr_min=-8.0, logsnr_max=13.3), num_images=160, precision="fp32"
@@ -61,24 +59,15 @@ def decoded(folder):
 
 
 @pytest.mark.parametrize("make", [cropped, latents, decoded], ids=lambda make: make.__name__)
-def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, monkeypatch, make):
+def test_a_resumed_run_is_the_uninterrupted_run(tmp_path, at_step, make):
     config = replace(SMALL, data=make(tmp_path))
     train(config, tmp_path / "one")
-    batch = Trainer.batch
-
-    def stopping(self):
-        if self.state.step == 3:
-            signal.raise_signal(signal.SIGINT)
-        return batch(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "batch", stopping)
-        with pytest.raises(Interrupted):
-            train(config, tmp_path / "other")
+    at_step(3, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "other")
+    at_step(3, lambda: None)
     train(config, tmp_path / "other")
-    expected, found = tensors(tmp_path / "one"), tensors(tmp_path / "other")
-    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
-    assert log(tmp_path / "one") == log(tmp_path / "other")
+    assert_same_run(tmp_path / "one", tmp_path / "other")
 
 
 def test_other_samples_are_noticed(tmp_path):
