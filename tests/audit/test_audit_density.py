@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
+from elbos import audit
 from elbos.audit.density.curves import Curve
 from elbos.audit.density.density import Evidence
 from elbos.audit.density.levels import Levels
@@ -100,6 +101,25 @@ def test_a_table_is_exact(num_steps):
     inner = np.abs(grid) < 0.5 * np.abs(table).max()
     # a central difference over two steps: the error is that of its curvature
     assert np.abs(density.log_p - true)[inner].max() < max(2e-3, 150 / num_steps**2)
+
+
+def test_a_table_that_ends_in_pure_noise_has_its_exact_density():
+    """A float32 network input at log-SNR -30 does not resolve the levels of a table."""
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.06, 1000, dtype=torch.float64), 0)
+    table = torch.logit(alpha_bar).flip(0).numpy()
+
+    def loss(network, x):
+        i, eps = torch.randint(1000, (len(x),)), torch.randn_like(x)
+        a = alpha_bar.float()[i, None, None, None]
+        return (network(a.sqrt() * x + (1 - a).sqrt() * eps, i) - eps).square().mean()
+
+    x = 2 * torch.rand(256, 3, 8, 8, generator=torch.Generator().manual_seed(1)) - 1
+    result = audit.probe(loss, x, 20_000)
+    true = np.interp(result.logsnr.numpy(), table, -np.log(np.gradient(table)))
+    log_p, below = result.density.log().numpy(), result.density.cumsum(0).numpy()
+    inner = (below > 0.05 * below[-1]) & (below < 0.95 * below[-1])
+    difference = (log_p - true)[inner]
+    assert np.abs(difference - np.median(difference)).max() < 0.05
 
 
 def karras(num, rho):

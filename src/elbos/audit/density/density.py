@@ -67,11 +67,14 @@ class Evidence:
 
     @classmethod
     def from_levels(cls, levels: Levels) -> "Evidence":
-        return cls(levels, DecidingDraw.find(levels), Table.from_levels(levels))
+        draw = DecidingDraw.find(levels)
+        levels = draw.averaged(levels) if draw else levels
+        return cls(levels, draw, Table.from_levels(levels))
 
     @cached_property
     def all_levels(self) -> Levels:
-        return reduce(Levels.joined, self.requested, self.levels)
+        levels = reduce(Levels.joined, self.requested, self.levels)
+        return self.draw.averaged(levels) if self.draw and self.requested else levels
 
     @cached_property
     def all_steps(self) -> tuple[Table, StepCurve]:

@@ -4,7 +4,7 @@ With $u$ the quantile of the draw and $s = \operatorname{logit} u$, the density 
 curve through the pairs $(s, \lambda)$, or the width of the interval of $u$ that leads to a step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -54,6 +54,14 @@ class DecidingDraw:
 
     def at(self, s: Float[Array, " n"]) -> Float[Array, " n"]:
         return np.asarray(expit(self.sign * s))
+
+    def averaged(self, levels: Levels) -> Levels:
+        """Average the levels of equal draws if rounding hides how many levels there are."""
+        draws, place, counts = np.unique(self.of(levels), return_inverse=True, return_counts=True)
+        if not len(levels.distinct[0]) < len(draws) < len(place) / 2:
+            return levels
+        mean = np.bincount(place, levels.logsnr) / counts
+        return replace(levels, logsnr=mean[place], error=levels.error / np.sqrt(counts[place]))
 
 
 def _within(draw: Float[Array, " n"]) -> Float[Array, " n"]:
