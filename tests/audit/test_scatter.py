@@ -74,6 +74,20 @@ def test_a_level_that_the_network_is_not_given_has_no_weighting(loss, seed):
     assert not result.is_monotone
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (lambda t: t[torch.randperm(len(t))], ["no-level"]),
+        (lambda t: (10 * t).round() / 10, ["rounded-times"]),
+        (lambda t: (100 * t).round() / 100, []),
+    ],
+    ids=["permuted", "tenths", "hundredths"],
+)
+def test_times_that_do_not_give_the_level_are_a_diagnostic(told, expected, seed):
+    assert kinds(audit.probe(eps_loss(told=told), X[:64], 500, seed=seed)) == expected
+
+
 def test_the_scatter_is_that_of_the_random_scale():
     [found, *_] = audit.probe(t_edm(5), X, 1000).diagnostics
     log_kappa = torch.special.polygamma(1, torch.tensor(2.5)).sqrt().item()  # of chi2(5)

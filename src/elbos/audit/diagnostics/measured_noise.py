@@ -114,9 +114,18 @@ class NoiseUnseen(Diagnostic):
 class NoLevel(Diagnostic):
     is_fatal = True
     sentence = (
-        "The network is given no noise level, as in equilibrium matching: it has the same output "
-        "at all levels, so no weighting describes the loss."
+        "No input of the network depends on its sample's noise level, as in equilibrium matching, "
+        "or where times are permuted: it has the same output at all levels, so no weighting "
+        "describes the loss."
     )
+
+
+class RoundedTimes(Diagnostic):
+    sentence = (
+        "The network's time input is coarse, as where it is rounded: at one value, log-SNR varies "
+        "by {spread:number 2} and more."
+    )
+    spread: float
 
 
 class UntoldLevels(Diagnostic):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from elbos.audit.diagnostics import (
     Diagnostic,
     NoiseDependent,
     NoLevel,
+    RoundedTimes,
     ScatteredTarget,
     UnevenLevels,
     UntoldLevels,
@@ -72,6 +74,13 @@ class Conditions:
         if not self.depend_on(logsnr):
             return [NoLevel()]
         is_mixed = logsnr.isfinite() & (logsnr.abs() < 30)
+        coarse = [
+            _spread_at_equal(column[is_mixed], logsnr[is_mixed])
+            for column in self.single
+            if _is_time(column[is_mixed], logsnr[is_mixed], min_distinct=2)
+        ]
+        if coarse and min(coarse) > _MIN_SCATTER:
+            return [RoundedTimes(min(coarse))]
         times = [
             column[is_mixed]
             for column in self.single
@@ -188,8 +197,15 @@ def time_sign(logsnr: Float[Tensor, " n"], times: Sequence[Float[Tensor, " n"]])
     return 0 if time is None else int(_rank_correlation(time, logsnr) > 0) * 2 - 1
 
 
-def _is_time(time: Tensor, logsnr: Tensor) -> bool:
-    if len(time) != len(logsnr) or len(set(time.tolist())) < _MIN_DISTINCT:
+def _spread_at_equal(time: Tensor, logsnr: Tensor) -> float:
+    level = logsnr.numpy()
+    values, place = np.unique(time.numpy(), return_inverse=True)
+    middles = ndimage.median(level, place, np.arange(len(values)))
+    return float(np.median(np.abs(level - middles[place])))
+
+
+def _is_time(time: Tensor, logsnr: Tensor, min_distinct: int = _MIN_DISTINCT) -> bool:
+    if len(time) != len(logsnr) or len(set(time.tolist())) < min_distinct:
         return False
     return abs(_rank_correlation(time, logsnr)) > _MIN_CORRELATION
 
