@@ -16,7 +16,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from elbos.audit.density.curves import spread
-from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.diagnostics import Diagnostic, Scattered, UnknownTarget
 from elbos.audit.foreign import ConventionDenoiser, ConventionNetwork
 from elbos.audit.names.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
 from elbos.audit.names.resemblance import LossCurves, Resemblance, published_recipe, resemblances
@@ -185,12 +185,22 @@ class Audit:
     @cached_property
     def recipe(self) -> str | None:
         """Name of the published recipe with the same weighting and noise levels as this loss."""
-        return published_recipe(self._curves) if self.is_judged else None
+        return published_recipe(self._curves) if self._has_formulas else None
 
     @cached_property
     def resembles(self) -> list[Resemblance]:
         """Published losses that this loss equals or nearly equals."""
-        return resemblances(self._curves) if self.is_judged else []
+        return [
+            resemblance
+            for resemblance in (resemblances(self._curves) if self.is_judged else [])
+            if resemblance.change or self._has_formulas
+        ]
+
+    @property
+    def _has_formulas(self) -> bool:
+        # a mean coefficient, or a target without a name, equals no published one
+        inexact = (Scattered, UnknownTarget)
+        return self.is_judged and not any(isinstance(d, inexact) for d in self.diagnostics)
 
     @cached_property
     def _log_weight(self) -> PchipInterpolator:

@@ -39,9 +39,8 @@ class Terminal:
         titles = [view.title for view in shown]
         for table in facts_tables(shown, titles, len(shown) if is_wide else 1):
             yield table.rich()
-        if len(shown) == 1:
-            of = "" if view.audit.is_weighted_elbo else ", to its squared-error part"
-            columns = [Column(f"nearest named weightings{of}"), Column("", is_numeric=False)]
+        if len(shown) == 1 and view.audit.is_weighted_elbo:
+            columns = [Column("nearest named weightings"), Column("", is_numeric=False)]
             yield Table(columns, view.nearest).rich()
             if view.code:
                 yield Text(f"{view.factor} --html PAGE shows it as code.\n")

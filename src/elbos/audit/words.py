@@ -38,6 +38,7 @@ _FROM_NOTHING = 5.0  # log of a factor that is called "orders of magnitude"
 _NUM_NEAREST = 5
 _MAX_BESIDE = 3  # audits whose facts are side by side
 _TARGET = re.compile(r".+(\.py:[\w.]+|\.json)")
+_OF_THE_WEIGHTING = ("predicts", "coefficient", "expected loss", "nearest")
 _CENTRAL = 0.99  # of the samples; curves vary by orders of magnitude in the tails
 
 
@@ -72,8 +73,8 @@ class View:
     def summary(self) -> str:
         """One-line summary of the loss."""
         values = facts(self.audit)
-        parts = (f"{name} {values[name]}" for name in ("predicts", "coefficient", "noise levels"))
-        return " · ".join(parts)
+        names = ("predicts", "coefficient", "noise levels")
+        return " · ".join(f"{name} {values[name]}" for name in names if values[name] != NONE)
 
     @cached_property
     def notes(self) -> list[Note]:
@@ -121,10 +122,11 @@ class View:
 
     @property
     def undecided(self) -> str:
-        return ", ".join(
-            f"{_interval(start, end)} by up to {in_words(math.log(factor))}"
-            for start, end, factor in self.audit.undecided
-        )
+        if not (intervals := self.audit.undecided):
+            return ""
+        start, end, factor = max(intervals, key=lambda interval: interval.factor)
+        more = f", and on {len(intervals) - 1} more" if len(intervals) > 1 else ""
+        return f"{_interval(start, end)} by up to {in_words(math.log(factor))}{more}"
 
     @property
     def explanation(self) -> str:
@@ -223,7 +225,7 @@ def facts(audit: Audit) -> dict[str, str]:
     unknown = "" if steps else "none of the named schedules"
     rises = audit.verdict == "not monotone"
     formula = next((item.formula for item in audit.resembles if item.part == "coefficient"), "")
-    return {
+    values = {
         "predicts": prediction_formula(audit),
         "coefficient": audit.coefficient_name or formula or "none of the usual formulas",
         "process": audit.process or ("none of those known" if is_measured else NONE),
@@ -242,8 +244,9 @@ def facts(audit: Audit) -> dict[str, str]:
         "source": f"measured on {audit.num_samples:,} samples"
         if is_measured
         else ", ".join(filter(None, ("declared, exact", audit.version))),
-        "nearest": ", ".join(view.nearest[0]) if audit.is_weighted_elbo else NONE,
+        "nearest": ", ".join(view.nearest[0]),
     }
+    return values if audit.is_weighted_elbo else values | dict.fromkeys(_OF_THE_WEIGHTING, NONE)
 
 
 def _spelled(kind: type, text: str) -> str:
