@@ -48,8 +48,10 @@ def reduced(how):
         {"output": lambda out: out.sample, "loss": lambda error: error.flatten(1).mean(1)},
         {"output": lambda out: out, "loss": lambda error: (error.sum(), {"log": 0.0})},
         {"output": lambda out: out[0], "loss": lambda error: {"loss": error.mean(), "mse": 1}},
+        {"output": lambda out: out.mul_(1), "loss": lambda error: error},
+        {"output": lambda out: out.sample.mul_(1), "loss": lambda error: error},
     ],
-    ids=["elements", "sample", "tuple", "index, dict"],
+    ids=["elements", "sample", "tuple", "index, dict", "in place", "sample in place"],
 )
 def test_any_output_and_any_reduction(how):
     result = audit.probe(reduced(how), X, 500)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from elbos import audit
 
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+
 
 class Network(nn.Module):
     """A network of data and a time."""
@@ -185,6 +187,96 @@ def test_validation_and_other_losses_are_not_mistaken() -> None:
             torch.nn.functional.l1_loss(net((1 - t) * x + t * eps, t), eps - x).backward()
     with pytest.raises(ValueError, match="no squared error"):
         recorded.audit()
+
+
+def test_latents_drawn_with_noise_are_the_data() -> None:
+    def loss(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+        return logit_normal_flow(net, x + 0.05 * torch.randn_like(x))
+
+    assert train(loss, 20, 0).audit().diagnostics == []
+
+
+def error_of_flow(net: Callable[..., Tensor], x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    t, eps = torch.rand(len(x), 1), torch.randn_like(x)
+    z = (1 - t) * x + t * eps
+    v = net(z, t)
+    return (v - (eps - x)).square(), z - t * v, t
+
+
+class Scaled:
+    """Flow matching whose loss is scaled by another factor in each step."""
+
+    def __init__(self, factor: Callable[[int], float]) -> None:
+        self.num_steps, self.factor = 0, factor
+
+    def __call__(self, net: Callable[..., Tensor], x: Tensor) -> Tensor:
+        error, _, t = error_of_flow(net, x)
+        self.num_steps += 1
+        return self.factor(self.num_steps) * ((1 - t) * error).mean()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("factor", "change"),
+    [(lambda i: 0.97**i, 0.97**-59), (lambda i: 2.0 ** (16 - i // 25), 4.0)],
+    ids=["decaying", "gradient scaler"],
+)
+def test_factors_of_steps_are_found_and_leave_the_weighting(
+    factor: Callable[[int], float], change: float, seed: int
+) -> None:
+    result = train(Scaled(factor), 60, seed).audit()
+    assert [one.kind for one in result.diagnostics] == ["scaled-steps"]
+    assert result.diagnostics[0].values["change"] == pytest.approx(change, rel=0.01)
+    assert result.closest[0].name == "BetaFlow(a=1.0, b=2.0)"
+
+
+def perceptual(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    error, x_hat, _ = error_of_flow(net, x)
+    features = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) / 8
+    return error.mean() + 0.1 * ((x_hat @ features).relu() - (x @ features).relu()).square().mean()
+
+
+def adversarial(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    error, x_hat, _ = error_of_flow(net, x)
+    weights = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) / 8
+    score = torch.nn.functional.leaky_relu(x_hat @ weights, 0.2) @ weights[0]
+    return error.mean() + 0.02 * torch.nn.functional.softplus(-score).mean()
+
+
+def total_variation(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    error, x_hat, _ = error_of_flow(net, x)
+    return error.mean() + 0.05 * x_hat.diff(dim=1).abs().mean()
+
+
+def huber(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    error, *_ = error_of_flow(net, x)
+    return torch.where(error < 9, error, 6 * (error + 1e-12).sqrt() - 9).mean()
+
+
+def rmse(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    return error_of_flow(net, x)[0].mean().sqrt()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "loss", [perceptual, adversarial, total_variation, huber, rmse], ids=lambda f: f.__name__
+)
+def test_recorded_losses_that_are_no_squared_error_have_no_weighting(
+    loss: Callable[..., Tensor], seed: int
+) -> None:
+    result = train(loss, 40, seed).audit()
+    assert {one.kind for one in result.diagnostics} & {"not-quadratic", "strange-target"}
+    assert (result.verdict, result.recipe, result.resembles) == ("no weighting", None, [])
+
+
+def test_scattered_coefficients_equal_no_published_formula() -> None:
+    def dropped(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+        error, *_ = error_of_flow(net, x)
+        return (error * (torch.rand(len(x), 1) < 0.94)).mean()
+
+    result = train(dropped, 60, 0).audit()
+    assert "scattered" in [one.kind for one in result.diagnostics]
+    assert (result.recipe, result.resembles) == (None, [])
 
 
 def summed_flow(net: Callable[..., Tensor], x: Tensor) -> Tensor:

@@ -30,6 +30,23 @@ class NotSquared(Diagnostic):
         return self.slower if self.growth < 1 else self.sentence
 
 
+class NotQuadratic(ShareDiagnostic):
+    is_fatal = True
+    sentence = (
+        "The second derivative of the loss with respect to the network's output is not that of a "
+        "squared error, for {share:percent 0} of the tested samples, as with a perceptual or "
+        "adversarial term, a Huber loss, a norm, or weights per pixel."
+    )
+
+
+class ErrorDependent(Diagnostic):
+    is_fatal = True
+    sentence = (
+        "The coefficient of a sample depends on the errors in its batch, as where the largest are "
+        "left out, or all above a threshold: the loss is not a squared error."
+    )
+
+
 class LinearTerm(Diagnostic):
     is_fatal = True
     sentence = (
@@ -122,10 +139,18 @@ class BatchMean(Diagnostic):
 class Scattered(Diagnostic):
     sentence = (
         "The coefficient is not a function of the noise level: it varies by {scatter:percent 0} "
-        "at one level, as where it depends on the rest of the batch or on a random number; its "
-        "mean is shown."
+        "at one level, as where it depends on the sample's error, the rest of the batch, or a "
+        "random number; its mean is shown."
     )
     scatter: float
+
+
+class ScaledSteps(Diagnostic):
+    sentence = (
+        "All samples of a step share a factor that changes gradually, {change:number 2} times in "
+        "all, as that of a gradient scaler or of a weight that decays: w is without it."
+    )
+    change: float
 
 
 class Negative(ShareDiagnostic):

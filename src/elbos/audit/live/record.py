@@ -8,12 +8,13 @@ $$z = \alpha x + \sum_m \sigma_m \epsilon_m, \qquad
   g = 2c\,(\hat y - a x - \sum_m b_m \epsilon_m),$$
 
 give all coefficients (`steps`), because a network's output is no exact combination of data and
-noise. The clean data are the argument of `torch.randn_like(x)` in the loss, unless they are given.
-The training stays the same, bit for bit.
+noise. That the loss is a squared error is tested by its second derivative (`curvature`). The clean
+data are the argument of `torch.randn_like(x)` in the loss, unless they are given. The training
+stays the same, bit for bit.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,8 +24,9 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elbos.audit.diagnostics import DerivativeTerm, Diagnostic, SharedBetweenProcesses
+from elbos.audit.diagnostics import DerivativeTerm, Diagnostic, NotQuadratic, SharedBetweenProcesses
 from elbos.audit.estimate import Estimate
+from elbos.audit.live.curvature import is_off
 from elbos.audit.live.steps import (
     MIN_SAMPLES,
     Step,
@@ -42,6 +44,7 @@ from elbos.audit.result import Audit
 from elbos.base.sharing import require_processes
 
 _NUM_FINGERPRINTED = 64  # numbers
+_MAX_OFF = 0.05  # share of tested samples
 _MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
 
 
@@ -59,10 +62,13 @@ class Recording:
             "torch.compile returned"
         )
         self._model = model
-        self._recorder = LiveRecorder()
+        self._recorder = LiveRecorder(self._test)
         self._given: Tensor | None = None
         self._error = 0.0
-        self._is_differentiated = False
+        self._is_differentiated = self._is_testing = False
+        self._untested: list[tuple[Tensor, int]] = []  # outputs of the step, and sizes of samples
+        self._num_backward = 0
+        self._is_off = torch.empty(0, dtype=torch.bool)  # of the tested samples
         self._steps: list[Step] = []
         self._fingerprints: list[dict[str, str]] = []  # of the random numbers and data of each step
         self._example: Arguments | None = None  # of the latest step
@@ -98,27 +104,49 @@ class Recording:
             ValueError: In one line, if too few samples were recorded, or the loss is no squared
                 error in normal noise.
         """
-        diagnostics: list[Diagnostic] = [DerivativeTerm()] if self._is_differentiated else []
-        if is_shared:  # first, because other processes wait for this one even if its audit fails
-            require_processes()
-            every: list[list[dict[str, str]]] = [[] for _ in range(dist.get_world_size())]
-            dist.all_gather_object(every, self._fingerprints)
-            steps = list(zip(*every, strict=False))  # those that all processes recorded
-            shares = {
-                what: sum(len({process[what] for process in step}) < len(step) for step in steps)
-                / len(steps)
-                for what in (steps[0][0] if steps else ())
-            }
-            if len({step["noise levels"] for step in self._fingerprints}) == 1:  # not drawn
-                shares.pop("noise levels", None)
-            diagnostics += [SharedBetweenProcesses(*item) for item in shares.items() if item[1] > 0]
+        # This comes first, because other processes wait for this one even if its audit fails.
+        shared = self._shared_between_processes() if is_shared else []
         if self.num_samples < MIN_SAMPLES:
             raise ValueError(
                 f"{self.num_samples} samples were recorded, of at least {MIN_SAMPLES}: "
                 f"{self.reason or 'record more steps'}."
             )
+        diagnostics = [*([DerivativeTerm()] if self._is_differentiated else []), *shared]
+        if (share := self._is_off.double().mean().item()) > _MAX_OFF:
+            diagnostics.append(NotQuadratic(share))
         samples = samples_of(self._steps, self._example, self._error, diagnostics)
         return Estimate.from_samples(samples).audit(samples, title=title)
+
+    def _shared_between_processes(self) -> list[Diagnostic]:
+        require_processes()
+        every: list[list[dict[str, str]]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(every, self._fingerprints)
+        steps = list(zip(*every, strict=False))  # those that all processes recorded
+        shares = {
+            what: sum(len({process[what] for process in step}) < len(step) for step in steps)
+            / len(steps)
+            for what in (steps[0][0] if steps else ())
+        }
+        if len({step["noise levels"] for step in self._fingerprints}) == 1:  # not drawn
+            shares.pop("noise levels", None)
+        is_shared = {what: share for what, share in shares.items() if share > 0}
+        return [SharedBetweenProcesses(what, share) for what, share in is_shared.items()]
+
+    def _test(self, loss: Tensor) -> None:
+        # Steps 1, 2, 4, 8, ... see all stages of a training at no cost.
+        self._num_backward += 1
+        outputs, self._untested = self._untested, []
+        if self._num_backward & (self._num_backward - 1):
+            return
+        self._is_testing = True
+        try:
+            for output, size in outputs:
+                if len(output._backward_hooks or ()) == 1:  # FSDP2 begins its backward pass in one
+                    self._is_off = torch.cat([self._is_off, is_off(loss, output, size)])
+        except RuntimeError:
+            pass  # torch cannot differentiate the loss twice
+        finally:
+            self._is_testing = False
 
     @contextmanager
     def observing(self) -> Iterator["Recording"]:
@@ -141,7 +169,8 @@ class Recording:
             parts = components(inputs, data, draws.normals)
             if parts is None:
                 self.reason = (
-                    "the network's input is not the data, scaled, plus a normal draw"
+                    "the network's input is not the data, scaled, plus a normal draw, with data as "
+                    "torch.randn_like got them: if they are others, call recorded.data(x)"
                     if data
                     else "the loss does not draw its noise by torch.randn_like(x): call "
                     "recorded.data(x)"
@@ -163,6 +192,8 @@ class Recording:
 
             def differentiated(g: Tensor) -> None:
                 with torch._C.DisableTorchFunction():
+                    if self._is_testing:
+                        return
                     if torch.is_grad_enabled():  # create_graph: not yet the gradient of the loss
                         self._is_differentiated = True
                         return
@@ -185,6 +216,7 @@ class Recording:
                     self.reason = ""
 
             answer.register_hook(differentiated)  # type: ignore[no-untyped-call]
+            self._untested.append((answer, z[0].numel()))
 
 
 @contextmanager
@@ -219,8 +251,9 @@ def record(model: nn.Module) -> Iterator[Recording]:
 class LiveRecorder(Recorder):
     """Recorder that leaves random states unchanged and keeps the latest draws of each shape."""
 
-    def __init__(self) -> None:
+    def __init__(self, before_backward: Callable[[Tensor], None]) -> None:
         super().__init__()
+        self.before_backward = before_backward
         self.draws = Draws(Recent(_MAX_DRAWS), Recent(_MAX_DRAWS))
         self.likes = Recent[Tensor](_MAX_DRAWS)  # arguments of torch.randn_like
 
@@ -237,6 +270,8 @@ class LiveRecorder(Recorder):
     def __torch_function__(
         self, func: Any, types: object, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is Tensor.backward:
+            self.before_backward(args[0])
         if func is torch.randn_like:
             like = args[0] if args else (kwargs or {})["input"]
             self.likes.add(like.detach().clone())
@@ -298,14 +333,14 @@ class _Components:
 def components(
     inputs: list[Tensor], data: list[Tensor], normals: list[Tensor]
 ) -> _Components | None:
-    every = [
-        _Components.from_draws(x, z, normals)
-        for x in data
-        for z in inputs
-        if z.numel() == x.numel() and len(z) == len(x)
-    ]
-    for choices in (every, [c for e in every for i in range(1, e.x.ndim) for c in e.centred(i)]):
-        explained = [choice for choice in choices if choice.unexplained < MAX_UNEXPLAINED]
-        if explained:
-            return min(explained, key=lambda choice: choice.unexplained)
+    for x in reversed(data):  # earlier draws may sample the data, as latents
+        plain = [
+            _Components.from_draws(x, z, normals)
+            for z in inputs
+            if z.numel() == x.numel() and len(z) == len(x)
+        ]
+        for choices in (plain, [c for p in plain for i in range(1, x.ndim) for c in p.centred(i)]):
+            explained = [choice for choice in choices if choice.unexplained < MAX_UNEXPLAINED]
+            if explained:
+                return min(explained, key=lambda choice: choice.unexplained)
     return None

@@ -86,7 +86,7 @@ class _ScriptRecording(Recording):
     ) -> None:
         super().__init__(nn.Identity())
         self.reason = "no module was called with gradients on data plus a normal draw"
-        self._recorder: _ScriptRecorder = _ScriptRecorder()
+        self._recorder: _ScriptRecorder = _ScriptRecorder(self._test)
         self._network: nn.Module | None = None
         self._max_samples, self._advance = num_samples, advance
         self._max_steps = num_steps or math.inf
@@ -149,8 +149,8 @@ class _ScriptRecorder(LiveRecorder):
     parameters are initial weights, and ignored.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, before_backward: Callable[[Tensor], None]) -> None:
+        super().__init__(before_backward)
         self.operands: dict[torch.Size, list[Tensor]] = {}
         self.num_taken = 0
 

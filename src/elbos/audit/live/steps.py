@@ -7,11 +7,13 @@ gradient of the loss with respect to $\hat y$, and all normal draws. Their dot p
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import ndimage
 from torch import Tensor
 
-from elbos.audit.diagnostics import CentredNoise, Diagnostic
+from elbos.audit.diagnostics import CentredNoise, Diagnostic, ScaledSteps
 from elbos.audit.probing import scatter
 from elbos.audit.probing.arguments import Arguments, Slot
 from elbos.audit.probing.measure import NUM_BLOCKS, Samples
@@ -24,6 +26,8 @@ MIN_SAMPLES = 100
 _MIN_OWN = 1e-7  # share of the output that is not data or noise; less is rounding
 _ROUNDING = 1e-6  # accumulated float32 error of a coefficient
 _MAX_LEFT = 0.05  # largest unexplained share of the gradient of a squared error
+_NUM_NEIGHBOURS, _NUM_ROUNDS = 101, 8  # in noise level; of alternating medians
+_MIN_STEPS, _MIN_CHANGE, _MAX_RATIO = 20, 1e-3, 0.5  # for a factor that changes gradually
 _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 
@@ -65,6 +69,28 @@ def least_squares(
     factors = torch.linalg.lstsq(products, right[:, :, None], driver="gelsd").solution[:, :, 0]
     left = 1 - (factors * right).sum(1) / gram[:, of, of].clamp(min=1e-300)
     return factors, left.clamp(min=0)
+
+
+def step_factors(
+    logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], step: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    r"""Estimate $s$ in $c = s_k f(\lambda)$ for step $k$ of each sample.
+
+    The factors are 1 unless they change gradually, as those of a gradient scaler or of a weight
+    that decays. A mean over the batch, which is an error in the code, varies independently.
+    """
+    steps, place = np.unique(step.numpy(), return_inverse=True)
+    order = np.argsort(logsnr.numpy())
+    order = order[((c > 0) & logsnr.isfinite()).numpy()[order]]
+    log_c, at, log_s = np.log(c.numpy()[order]), place[order], np.zeros(len(steps))
+    for _ in range(_NUM_ROUNDS):
+        f = ndimage.median_filter(log_c - log_s[at], _NUM_NEIGHBOURS, mode="nearest")
+        log_s = ndimage.median(log_c - f, at, np.arange(len(steps)))
+    # Half the mean square of successive differences is the variance if steps are independent.
+    is_gradual = np.square(np.diff(log_s)).mean() / 2 < _MAX_RATIO * log_s.var()
+    if len(steps) < _MIN_STEPS or log_s.std() < _MIN_CHANGE or not is_gradual:
+        return torch.ones_like(c)
+    return torch.from_numpy(np.exp(log_s - np.median(log_s))[place])
 
 
 def samples_of(
@@ -160,10 +186,15 @@ def samples_of(
     process = process_of(alpha, nominal, offset=0.0, rtol=0.0, network_scale=scale)
     logsnr = process.logsnr(alpha, sigma)
     require_explained(unexplained, logsnr)
+    scales = step_factors(logsnr, c, batch)
+    if (scales != 1).any():
+        diagnostics.append(ScaledSteps((scales.max() / scales.min()).item()))
+        c = c / scales
     factor = b - a * sigma / alpha
     if not any(diagnostic.is_fatal for diagnostic in diagnostics):
         has_target = logsnr.isfinite() & (c != 0)
-        diagnostics += of_the_target((rest / target_power.clamp(min=1e-300))[has_target])
+        strange = (rest / target_power.clamp(min=1e-300))[has_target]
+        diagnostics += of_the_target(strange, is_exact=error < _ROUNDING)
         diagnostics += scatter.of_the_target(logsnr[has_target], factor[has_target], error=0.0)
         diagnostics += conditions.diagnostics(logsnr, alpha, error=0.0)
         if error < _ROUNDING:

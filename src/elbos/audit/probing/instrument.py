@@ -53,6 +53,7 @@ class Answer:
     """Output of a stand-in network instead of a prediction; 0 in calls without gradients."""
 
     scale: float = 0.0
+    is_graded: bool = False  # multiply the samples by factors from 0.1 to 10
     is_masked: bool = False  # set a random half of the elements to 0
     always_moved: tuple[int, ...] = ()  # indices of the network calls with scale 1
     second: float = 0.0  # value of the channels beyond the data's, such as a variance
@@ -141,7 +142,7 @@ class ProbeNetwork(nn.Module):
             leaf = value.to(z.device, dtype, copy=True).requires_grad_()
             call = Call(z.detach().clone(), leaf, Arguments.of_call(z, args, kwargs))
         self.calls.append(call)
-        answer = leaf.view_as(leaf)
+        answer = leaf.clone()  # losses may change it in place, which a view of a leaf forbids
         inputs = [
             tensor for tensor in arguments if isinstance(tensor, Tensor) and tensor.requires_grad
         ]
@@ -164,6 +165,8 @@ class ProbeNetwork(nn.Module):
 @lru_cache(maxsize=8)
 def _values(shape: tuple[int, ...], multiple: int, answer: Answer) -> Tensor:
     value = answer.scale * _random_signs(shape, seed=1)
+    if answer.is_graded:
+        value *= torch.logspace(-1, 1, shape[0]).reshape(-1, *(1,) * (len(shape) - 1))
     if answer.is_masked:
         value *= _random_signs(shape, seed=2) > 0
     if multiple > 1:

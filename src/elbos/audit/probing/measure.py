@@ -220,7 +220,9 @@ class Measurement:
         factor = solved.b - solved.a * solved.sigma / solved.alpha
         if not any(diagnostic.is_fatal for diagnostic in diagnostics):
             has_target = logsnr.isfinite() & (c != 0)
-            diagnostics += of_the_target(solved.unexplained_target[has_target])
+            diagnostics += of_the_target(
+                solved.unexplained_target[has_target], is_exact=pilot.is_exact
+            )
             diagnostics += scatter.of_the_target(logsnr[has_target], factor[has_target], error=rtol)
         is_spread_fitted = noise.reference.draw is not None
         return Samples(

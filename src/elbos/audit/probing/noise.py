@@ -35,7 +35,8 @@ from elbos.audit.probing.queries import PairedCalls, SingleCall
 _MIN_SHARE = 1e-6  # share of the noise's power above which a draw counts
 _SAME = 1e-6  # share of squares up to which two functions of the noise level are the same
 MAX_UNEXPLAINED = 2e-3  # largest unexplained share of known noise
-_MAX_STRANGE = 1e-3  # largest unexplained share in half precision
+_MAX_STRANGE = 1e-3  # largest unexplained share of a target in half precision
+_MAX_STRANGE_EXACT = 1e-5  # in float32, where rounding leaves less than 1e-6
 
 
 @dataclass(frozen=True)
@@ -270,11 +271,15 @@ def of_the_draws(
     return [*diagnostics, IndependentTarget(share)], 0.0
 
 
-def of_the_target(unexplained: Float[Tensor, " n"]) -> list[Diagnostic]:
-    """Return a diagnostic if targets are not linear combinations of data and noise."""
-    is_strange = unexplained > _MAX_STRANGE
+def of_the_target(unexplained: Float[Tensor, " n"], *, is_exact: bool) -> list[Diagnostic]:
+    """Return a diagnostic if targets are not linear combinations of data and noise.
+
+    Targets in half precision are not `is_exact`.
+    """
+    largest = _MAX_STRANGE_EXACT if is_exact else _MAX_STRANGE
+    is_strange = unexplained > largest
     samples, clearly = (
-        odd.double().mean().item() for odd in (is_strange, unexplained > 10 * _MAX_STRANGE)
+        odd.double().mean().item() for odd in (is_strange, unexplained > 10 * largest)
     )
     if samples < 0.5 and clearly < 0.01:
         return []

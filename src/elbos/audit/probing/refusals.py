@@ -39,6 +39,7 @@ _BY_AXIS = (
     "frame (diffusion forcing): a sample has no single log-SNR."
 )
 _MAX_SAMPLES = 16  # that are tested
+_MAX_EQUAL = 2  # elements with the largest value, and with the smallest
 _EXACT = 1e-4  # largest unexplained share of an exact fit
 _MAX_TERMS = 4
 
@@ -75,6 +76,17 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
         if axes and _left(dz, alpha * dx) < _EXACT:
             return _LEAD + _BY_AXIS.format(axis=axis, size=dz.shape[axis])
     return REFUSAL
+
+
+def require_unclipped(paired: list[PairedCalls]) -> None:
+    """Require that the network's input is not clipped: its extreme values are hardly equal."""
+    z = torch.cat([p.z for p in paired])
+    low, high = z.min().item(), z.max().item()
+    if low < high and min(int((z == end).sum()) for end in (low, high)) > _MAX_EQUAL:
+        raise ValueError(
+            f"The network's input is not the noisy data: it is clipped to [{low:g}, {high:g}]. "
+            "Give the network the noisy data themselves."
+        )
 
 
 def require_explained(unexplained: Float[Tensor, " n"], logsnr: Float[Tensor, " n"]) -> None:

@@ -2,8 +2,8 @@ r"""Tests that a loss is a squared error with one coefficient for all elements, 
 call.
 
 If the loss is $c\,\|\hat y - y\|^2$ for every sample, a three times larger network output changes
-the gradient three times as much; the output at some elements does not change the gradient at other
-elements; and the target is no output of the network.
+the gradient three times as much; so do outputs of another size in each sample; the output at some
+elements does not change the gradient at other elements; and the target is no output of the network.
 """
 
 from collections.abc import Mapping
@@ -20,6 +20,7 @@ from elbos.audit.diagnostics import (
     DerivativeTarget,
     DerivativeTerm,
     Diagnostic,
+    ErrorDependent,
     LearnedCoefficient,
     LearnedVariance,
     LinearTerm,
@@ -41,6 +42,7 @@ class _Response(NamedTuple):
     coupling: float  # change of the gradient of elements by the error of other elements
     spread: float  # of the coefficient between the elements of a sample
     learned: float  # change of a sample's coefficient with the predicted variance
+    is_graded: bool  # the coefficient changes with the sizes of the errors in the batch
     untrained: Tensor  # the elements of a sample at which no sample has a gradient
     z: Tensor
     gradient: Tensor  # at output 0
@@ -65,16 +67,17 @@ def of_the_error(
     if linear and (len(linear) == len(of_calls) or not all(map(_averages_out, of_calls))):
         return [LinearTerm()], ()
     diagnostics: list[Diagnostic] = [ControlVariate()] if linear else []
-    counted = [
-        response[:4] for i, some in enumerate(of_calls) if i not in linear for response in some
-    ]
-    bend, coupling, spread, _ = torch.tensor(counted).median(0)[0].tolist()
+    counted = [response for i, some in enumerate(of_calls) if i not in linear for response in some]
+    medians = torch.tensor([response[:3] for response in counted]).median(0)[0]
+    bend, coupling, spread = medians.tolist()
     if coupling > 0.01:
         diagnostics.append(Coupled(coupling))
     elif abs(bend - 1) > 0.02:
         diagnostics.append(NotSquared(bend))
+    elif any(response.is_graded for response in counted):
+        diagnostics.append(ErrorDependent())
     else:
-        if max(response[3] for response in counted) > 0.01:
+        if max(response.learned for response in counted) > 0.01:
             diagnostics.append(LearnedCoefficient())
         if spread > 0.02:
             diagnostics.append(Uneven(spread))
@@ -101,7 +104,8 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
         calls = zero.calls if answer == ZERO else queries.instrument(queries.x, seed, answer)
         return [tuple(part.double() for part in queries.in_layout(call)) for call in calls]
 
-    runs = [run(ZERO), run(SIGNS), run(Answer(scale=3.0)), run(replace(SIGNS, is_masked=True))]
+    runs = [run(ZERO), run(SIGNS), run(Answer(scale=3.0)), run(replace(SIGNS, is_graded=True))]
+    runs.append(run(replace(SIGNS, is_masked=True)))
     if queries.instrument.form.multiple > 1:
         runs += [run(replace(answer, second=1.0)) for answer in (ZERO, SIGNS)]
 
@@ -110,7 +114,8 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
 
     responses = []
     for calls in zip(*runs, strict=True):
-        (z, g_0, _), (_, g_1, answer), (_, g_3, _), (_, g_masked, masked), *with_variance = calls
+        (z, g_0, _), (_, g_1, answer), (_, g_3, _), (_, g_graded, graded), *others = calls
+        (_, g_masked, masked), *with_variance = others
         change, of_half, is_kept = g_1 - g_0, g_masked - g_0, masked != 0
         rounding = 1e-6 * (g_0.norm() + g_1.norm() + g_3.norm())
         element = (change / answer).flatten(1)
@@ -119,6 +124,10 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
         untrained = (element == 0).all(0) & change.any()
         trained = element[:, ~untrained]
         deviation = (trained.std(1, correction=0) - 10 * noise).clamp(min=0)
+        c = element.mean(1)
+        size = graded.flatten(1).square().mean(1)
+        c_graded = ((g_graded - g_0) * graded).flatten(1).mean(1) / size
+        change_of_c = (c_graded - c).abs() - 10 * noise / size.sqrt()
         changes = [part[1] for part in with_variance] or [g_0, g_1]
         difference = (changes[1] - changes[0] - change).flatten(1).norm(dim=1)
         response = _Response(
@@ -126,6 +135,7 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
             coupling=ratio(of_half[~is_kept], of_half[is_kept], rounding),
             spread=(deviation / trained.mean(1).abs()).nan_to_num().quantile(0.95).item(),
             learned=(difference / change.flatten(1).norm(dim=1)).nan_to_num().max().item(),
+            is_graded=bool((change_of_c > 0.01 * c.abs()).any()),
             untrained=untrained,
             z=z,
             gradient=g_0,
