@@ -1,6 +1,7 @@
 """Files of the user: what is no function is one line; what is one is run as a script is."""
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,24 @@ def test_a_loss_that_cannot_be_measured_is_one_line(
 ) -> None:
     source, needed = BAD_LOSSES[name]
     assert_refused(audit, tmp_path, source, *needed)
+
+
+def test_a_file_without_a_function_is_not_run(audit: Elbos, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(f"open('ran', 'w')\n{GOOD}")
+    assert_one_line(audit("train.py"), "train.py:FUNCTION, of loss", statuses=(2,))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_audit_opens_no_connection_and_builds_no_network(
+    audit: Elbos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = list[str]()
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: done.append("connected"))
+    for layer in (torch.nn.Linear, torch.nn.Conv2d):
+        monkeypatch.setattr(layer, "reset_parameters", lambda _: done.append("built"))
+    (tmp_path / "loss.py").write_text(GOOD)
+    assert audit("loss.py:loss", *PROBING).status == 0
+    assert done == []
 
 
 def assert_refused(audit: Elbos, folder: Path, source: str, *needed: str) -> None:
