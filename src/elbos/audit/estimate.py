@@ -134,15 +134,17 @@ class Estimate:
         """Intervals of log-SNR on which the weighting increases significantly.
 
         If the density or the coefficient was fitted, only the central 99 % of the samples count,
-        and the threshold is eight standard errors instead of five, because a fit is biased.
+        and at least ten are in each tail; the threshold is eight standard errors instead of five,
+        because a fit is biased.
         """
+        tail = max(_TAIL_SHARE, _NUM_IN_TAIL / self.num_samples)
         if self.density.is_fitted or self.k.is_fitted:
-            i, covariance = self.inner, self.covariance[np.ix_(self.inner, self.inner)]
+            i = self.inner & is_central(self.density.log_p, tail)
+            covariance = self.covariance[np.ix_(i, i)]
             return significant_rises(self.grid[i], self.log_w[i], covariance, num_errors=8.0)
         # The loss itself rounds in the tails, and 1 - sigma**2 has few digits in float32.
         variance: Array = 0 * self.grid
         if self.density.kind == "function":
-            tail = max(_TAIL_SHARE, _NUM_IN_TAIL / self.num_samples)
             variance = np.asarray(_TAIL_ERROR**2 * ~is_central(self.density.log_p, tail))
         if self.is_variance_preserving:
             level_error = 2**-24 * np.exp(np.abs(self.grid))
