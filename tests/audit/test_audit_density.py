@@ -146,6 +146,12 @@ def test_a_short_table_has_the_name_of_its_schedule(sigma, schedule, tolerance):
     assert abs(getattr(named, "rho", 0) - getattr(schedule, "rho", 0)) <= tolerance
 
 
+def test_a_table_of_quadratic_betas_is_no_published_schedule():
+    sigma = ddpm(np.linspace(1e-4**0.5, 0.05**0.5, 200) ** 2)  # its shape is a flow's, but for 7 %
+    _, density = estimate(np.random.default_rng(0).choice(-2 * np.log(sigma), 20_000))
+    assert (density.kind, density.schedule) == ("table", None)
+
+
 def test_a_table_of_unequal_steps_has_its_spacing_exact_and_its_probabilities_smooth():
     table = np.linspace(-9, 7, 1000) + 0.3 * np.sin(np.linspace(-9, 7, 1000))
     probability = 1 + 0.8 * np.cos(np.linspace(0, np.pi, 1000))

@@ -37,7 +37,7 @@ T = TypeVar("T")
 _FIRST_STEP = 0.1  # of a parameter from 0; SciPy's default is too small
 _MAX_PARAMETER = 20.0  # of a mean log-SNR or log-scale; larger is implausible
 _TAIL = 5e-4  # share of the samples at either end that is not compared
-_SAME_TABLE = 0.08  # of the log-density: published densities are limits of many steps
+_SAME_TABLE = 0.05  # of the log-density: published densities are limits of many steps
 _SHAPE_ERROR = 5e-4  # of a log-density, by rounding
 
 

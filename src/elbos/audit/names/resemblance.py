@@ -25,9 +25,11 @@ from elbos.theory.names import code
 from elbos.theory.recipes import FAMILIES, RECIPES
 from elbos.theory.schedules import Beta, Cosine, Flow, Laplace, Normal, Schedule
 
-_SAME_DENSITY = {"table": 0.08, "named": 0.03, "function": 0.03, "smooth": 0.03}
+_SAME_DENSITY = {"table": 0.05, "named": 0.03, "function": 0.03, "smooth": 0.03}
 """Distance up to which log-densities count as equal, by kind of density. Published densities are
 the limits of tables of many steps."""
+
+_MIN_COVERED = 0.9  # probability of a schedule within the noise levels of the loss
 
 
 class Resemblance(NamedTuple):
@@ -184,6 +186,8 @@ class LossCurves:
         log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
         is_used = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
         if (self.p * is_used).sum() < 0.99:  # some noise levels are beyond the ends of the schedule
+            return False
+        if np.trapezoid(np.exp(log_q), self.logsnr) < _MIN_COVERED:  # or the schedule's, of these
             return False
         p = self.p[is_used] / self.p[is_used].sum()
         return spread((self.log_p - log_q)[is_used], p) < _SAME_DENSITY[self.density_kind]
