@@ -105,17 +105,58 @@ def test_what_is_wrong_is_named_in_one_line(tmp_path, part):
     assert str(tmp_path) in str(error.value)
 
 
+def with_header(path, index, size, kind=tarfile.REGTYPE):
+    """The content of a tar, one header of which is another's, with a valid checksum."""
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        start = tar.getmembers()[index].offset
+    header = content[start : start + 512]
+    header[124:136] = (size % 2**96 | (size >= 0) << 95).to_bytes(12, "big")
+    header[156:157] = kind
+    if kind == tarfile.GNUTYPE_SPARSE:
+        header[386:410], header[483:495] = b"%011o\0%011o\0" % (0, 4), header[124:136]
+        header[124:136] = b"%011o\0" % 4
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(content[:start] + header + content[start + 512 :])
+
+
 def test_no_truncated_or_damaged_tar_loses_its_rest(tmp_path):
-    """Wherever it ends, between two members, too; and where a header in its midst is damaged."""
+    """The end is between two members, too, or zeros or a damaged header are in its midst."""
     path = tmp_path / "a.tar"
     write(path, shard(range(10)))
     content = path.read_bytes()
     with tarfile.open(path) as tar:
         members = tar.getmembers()
-    cuts = [members[8].offset, members[8].offset + 100, members[8].offset_data + 7, 5000]
+    middle = members[15].offset  # a picture without a label would be an error in itself
     damaged = bytearray(content)
-    damaged[members[8].offset + 150] ^= 1  # in the checksum
-    for broken in (bytes(damaged), *(content[:cut] for cut in cuts)):
-        path.write_bytes(broken)
-        with pytest.raises(ValueError, match=r"\A[^\n]*a\.tar is corrupt[^\n]*\Z"):
-            data.Tar(path=tmp_path, size=4).load()
+    damaged[middle + 150] ^= 1  # in the checksum
+    broken = {
+        "damaged header": bytes(damaged),
+        "zeroed header": content[:middle] + bytes(512) + content[middle + 512 :],
+        "zeroed member": content[:middle] + bytes(1024) + content[middle + 1024 :],
+        "zeros between": content[:middle] + bytes(1024) + content[middle:],
+        "two tars": content + content,
+        "more bytes": content + b"more",
+    }
+    for cut in (middle, middle + 100, middle + 512, members[15].offset_data + 7, 5000):
+        broken[f"cut at {cut}"] = content[:cut]
+    for kind, some in broken.items():
+        path.write_bytes(some)
+        with pytest.raises(ValueError, match=r"\A[^\n]*a\.tar is corrupt[^\n]*byte \d[^\n]*\Z"):
+            pytest.fail(f"{kind}: {len(data.Tar(path=tmp_path, size=4).load().train)} are read")
+
+
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [
+        *((2**80, tarfile.REGTYPE), (2**62, tarfile.REGTYPE), (-1024, tarfile.REGTYPE)),
+        *((10**11, tarfile.GNUTYPE_SPARSE), (-1024, tarfile.GNUTYPE_LONGNAME)),
+    ],
+)
+def test_a_forged_size_ends_with_the_name_of_the_tar(tmp_path, size, kind):
+    path = tmp_path / "a.tar"
+    write(path, shard(range(10)))
+    path.write_bytes(with_header(path, 15, size, kind))
+    with pytest.raises(ValueError, match=r"\A[^\n]*a\.tar is corrupt[^\n]*byte \d[^\n]*\Z"):
+        data.Tar(path=tmp_path, size=4).load()

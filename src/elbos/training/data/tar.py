@@ -84,7 +84,7 @@ def _images(path: Path, label: str) -> Iterator[Encoded]:
     labels: dict[str, int] = {}
     try:
         with tarfile.open(files.regular(path), "r:") as tar:
-            for member in tar.getmembers():
+            for member in _members(tar, path):
                 folder, _, base = member.name.rpartition("/")
                 key = f"{folder}/{base.partition('.')[0]}"
                 if not member.isreg() or base[:1] == ".":
@@ -104,12 +104,6 @@ def _images(path: Path, label: str) -> Iterator[Encoded]:
                             f"class, from 0 to {MAX_CLASSES - 1}"
                         )
                     labels[key] = int(content)
-            # tarfile takes a damaged or truncated header for the end, which is two zero blocks
-            assert tar.fileobj is not None
-            tar.fileobj.seek(tar.offset)
-            end = tar.fileobj.read(2 * tarfile.BLOCKSIZE)
-            if len(end) < tarfile.BLOCKSIZE or end.strip(b"\0"):
-                raise tarfile.ReadError(f"its end is missing after {tar.offset:,} bytes")
             if labels and len(labels.keys() & pictures.keys()) < len(pictures):
                 first = next(member for key, member in pictures.items() if key not in labels)
                 raise ValueError(f"{first.name} in {path} has no .{label}, unlike others: add it")
@@ -118,6 +112,34 @@ def _images(path: Path, label: str) -> Iterator[Encoded]:
                 yield Encoded(name, _content(tar, member), split, labels.get(key))
     except tarfile.TarError as error:
         raise ValueError(f"{path} is corrupt or compressed ({flat(error)}): give a tar") from error
+
+
+def _members(tar: tarfile.TarFile, path: Path) -> list[tarfile.TarInfo]:
+    """Return the members of a tar, of which the last is followed by zeros only.
+
+    Python's reader takes any block of zeros, and any header that is damaged, for the end.
+    """
+    file, size, end, is_end = tar.fileobj, path.stat().st_size, 0, False
+    members: list[tarfile.TarInfo] = []
+    assert file is not None
+    try:
+        while (member := tar.next()) is not None:
+            members.append(member)
+            if member.size > size or tar.offset <= end:  # a forged size, on which Python may loop
+                raise tarfile.ReadError(f"a size of {member.size:,} bytes")  # noqa: TRY301
+            end = tar.offset
+        file.seek(end)
+        while block := file.read(tarfile.BLOCKSIZE):
+            is_end = not block.strip(b"\0")
+            if not is_end:
+                break
+        if not is_end:
+            raise tarfile.ReadError("no end follows")  # noqa: TRY301
+    except Exception as error:  # forged headers raise errors of every type
+        last = members[-1].name if members else "its start"
+        reason = flat(error) or type(error).__name__
+        raise tarfile.ReadError(f"near {last}, byte {end:,}: {reason}") from error
+    return members
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
