@@ -10,7 +10,6 @@ import torch
 from commands import Elbos, assert_one_line, snapshot
 
 from elbos.adapters.diffusers import load
-from elbos.runs import latents
 from elbos.runs.latents import LatentEvaluation, evaluate_latents
 from elbos.validation import Validation, Validator
 from elbos.validation.result import NATS_PER_BIT
@@ -109,39 +108,56 @@ def test_results_belong_to_their_models_and_cache(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "other.safetensors").write_bytes((place / "cache.safetensors").read_bytes())
     cache, out = ["--latents", place / "cache.safetensors"], ["--out", "both"]
+
+    def results() -> dict[str, bytes]:
+        files = snapshot(Path("both"))
+        return {name: content for name, content in files.items() if "/" not in name}
+
     first, second = place / "first", place / "second"
     assert elbos("evaluate", first, second, *cache, *out).status == 0
-    before = snapshot(Path("both"))
+    before = results()
     assert before.keys() > {"latents-0.safetensors", "latents-1.safetensors"}
     for words in ([second, first, *cache], [first, second, "--latents", "other.safetensors"]):
         assert_one_line(elbos("evaluate", *words, *out), "--out", str(second))
-        assert snapshot(Path("both")) == before
+        assert results() == before
     assert_one_line(elbos("evaluate", first, *cache, "--out", first / "in"), "--out")
     Path("both/latents-7.safetensors").touch()  # of another command with more adapters
     assert elbos("evaluate", first, second, *cache, *out, "--seed", "1").status == 0
-    after = snapshot(Path("both"))
+    after = results()
     assert after.keys() == before.keys() and after != before
 
 
-def test_a_validation_is_stored_when_it_is_measured(
+def test_an_interrupted_evaluation_resumes_and_leaves_the_last_result(
     place: Path, elbos: Elbos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    validate, results = latents.caches.validate, []
+    forward, calls, limit = diffusers.UNet2DConditionModel.forward, [], 10**9
 
-    def stop(*arguments: Any, **settings: Any) -> Validation:
-        if results:
+    def counted(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        calls.append(1)
+        if len(calls) > limit:
             raise KeyboardInterrupt
-        results.append(validate(*arguments, **settings))
-        return results[0]
+        return forward(self, *arguments, **keywords)
 
-    monkeypatch.setattr(latents.caches, "validate", stop)
-    cache = place / "cache.safetensors"
-    result = elbos("evaluate", place / "first", place / "second", "--latents", cache)
-    assert result.status == 1
-    stored = Validation.load("runs/latents-first/latents-0.safetensors")
-    assert stored.nats == results[0].nats
-    assert not Path("runs/latents-first/latents.json").exists()
+    monkeypatch.setattr(diffusers.UNet2DConditionModel, "forward", counted)
+    words = ["evaluate", place / "first", place / "second", "--latents"]
+    words += [place / "cache.safetensors", "--num-evaluations", "32", "--seed", "1"]
+    assert elbos(*words, "--out", "whole").status == 0
+    num, expected = len(calls), json.loads(Path("whole/latents.json").read_text())
+    assert elbos(*words[:-1], "0", "--out", "here").status == 0
+    before = {path: path.read_bytes() for path in Path("here").glob("latents*")}
+    calls.clear()
+    limit = num - 2
+    assert elbos(*words, "--out", "here").status == 1
+    assert {path: path.read_bytes() for path in Path("here").glob("latents*")} == before
+    calls.clear()
+    limit = 10**9
+    assert elbos(*words, "--out", "here").status == 0
+    assert len(calls) < num // 2
+    assert json.loads(Path("here/latents.json").read_text()) == expected
+    calls.clear()
+    assert elbos(*words, "--precision", "bf16", "--out", "here").status == 0
+    assert len(calls) == num  # nothing is taken from the other precision
 
 
 def test_wrong_words_are_one_line(
@@ -158,6 +174,45 @@ def test_wrong_words_are_one_line(
     assert_one_line(elbos("evaluate", folder, *few), "num_evaluations is 4")
     assert_one_line(elbos("evaluate", folder, "data:digits"), "--latents")
     assert not list(tmp_path.rglob("*"))
+
+
+TEXT = torch.randn(6, 3, 6)
+FORGED = {
+    "no-dimension": {"latents": torch.tensor(1.0)},
+    "text-without-dimension": {"latents": torch.randn(6, 4, 8, 8), "text": torch.tensor(1.0)},
+    "two-dimensions": {"latents": torch.randn(6, 4), "encoder_hidden_states": TEXT},
+    "empty": {"latents": torch.randn(6, 4, 0, 8), "encoder_hidden_states": TEXT},
+    "key-and-its-parent": {
+        "latents": torch.randn(6, 4, 8, 8),
+        "a": torch.zeros(6, 1),
+        "a.b": torch.zeros(6, 1),
+    },
+    "within-latents": {"latents": torch.randn(6, 4, 8, 8), "latents.b": torch.zeros(6, 1)},
+    "dots": {"latents": torch.randn(6, 4, 8, 8), 2000 * "a." + "b": torch.zeros(6, 1)},
+    "no-text": {"latents": torch.randn(6, 4, 8, 8)},
+    "text-of-flags": {"latents": torch.randn(6, 4, 8, 8), "encoder_hidden_states": TEXT > 0},
+    "other-keyword": {"latents": torch.randn(6, 4, 8, 8), "cap_feats": TEXT},
+    "hostile-keyword": {"latents": torch.randn(6, 4, 8, 8), "return_dict": torch.ones(6)},
+    "network-argument": {"latents": torch.randn(6, 4, 8, 8), "sample": torch.ones(6)},
+    "other-width": {
+        "latents": torch.randn(6, 4, 8, 8),
+        "encoder_hidden_states": torch.randn(6, 3, 5),
+    },
+    "other-channels": {"latents": torch.randn(6, 16, 8, 8), "encoder_hidden_states": TEXT},
+    "of-a-video": {"latents": torch.randn(6, 4, 2, 8, 8), "encoder_hidden_states": TEXT},
+    "not-a-number": {"latents": torch.full((6, 4, 8, 8), float("nan"))},
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forged_cache_or_of_another_model_is_one_line(
+    place: Path, elbos: Elbos, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    st.save_file(FORGED[name], tmp_path / f"{name}.safetensors")
+    result = elbos("evaluate", place / "first", "--latents", f"{name}.safetensors")
+    assert_one_line(result, f"{name}.safetensors")
+    assert [path.suffix for path in tmp_path.rglob("*")] == [".safetensors"]
 
 
 @pytest.mark.skipif(not find_spec("peft"), reason="needs peft")

@@ -18,7 +18,7 @@ from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
 from elbos.cli.latents import Latents
 from elbos.cli.parse import first_path, parse
-from elbos.cli.results import claim, named, require_own
+from elbos.cli.results import STOPPED, claim, named, require_own
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.evaluate import evaluate, require_measurable, samples_picture
 from elbos.evaluation.model import Model
@@ -106,9 +106,7 @@ class Evaluate:
         try:
             results = [self._measure(*part) for part in zip(models, outs, samplings, strict=True)]
         except KeyboardInterrupt:
-            raise Interrupted(
-                "Stopped: the measurements are stored, and the same command resumes."
-            ) from None
+            raise Interrupted(STOPPED) from None
         if not processes.is_main:
             return
         if self.json:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,24 +9,26 @@ import tyro
 from rich.console import Console
 
 from elbos.base import files
+from elbos.base.errors import Interrupted
 from elbos.base.numbers import count, plus_minus
 from elbos.base.processes import Processes
-from elbos.base.progress import begin, progress
+from elbos.base.progress import Advance, begin, progress
 from elbos.base.tables import Table
-from elbos.cli.results import claim, named, require_own
+from elbos.cli.results import STOPPED, claim, named, require_own
 from elbos.runs.latents import evaluate_latents
-from elbos.validation import Validation
+from elbos.training.directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
     """Evaluate diffusers pipelines on cached latents and text embeddings.
 
-    The results are written to latents.json, and each validation to latents-N.safetensors as soon as
-    it is measured. The cache is one that sd-scripts, musubi-tuner or ai-toolkit wrote, or a
-    safetensors file with `latents` and the network's keywords. The bound on latents is known up to
-    a constant; all models and adapters see the same images, noise and noise levels, and differences
-    to the first are paired. Nothing is unpickled, and no code of a folder is run.
+    The results are written to latents.json, and each validation to latents-N.safetensors. The same
+    command again resumes where it was interrupted. The cache is one that sd-scripts, musubi-tuner
+    or ai-toolkit wrote, or a safetensors file with `latents` and the network's keywords. The bound
+    on latents is known up to a constant; all models and adapters see the same images, noise and
+    noise levels, and differences to the first are paired. Nothing is unpickled, and no code of a
+    folder is run.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
@@ -78,34 +79,38 @@ class Latents:
             existing = next(path for path in (out, *out.parents) if path.exists())
             files.require_writable(existing / "latents.json")
 
-        def store(number: int, validation: Validation) -> None:
-            if not processes.is_main:
-                return
-            if number == 0:
-                claim(out, owner)
-                for path in (out / "latents.json", *out.glob("latents-*.safetensors")):
-                    path.unlink(missing_ok=True)  # of an earlier command
-            validation.save(out / f"latents-{number}.safetensors")
+        def start(what: str, total: int, unit: str) -> Advance:
+            if processes.is_main:
+                claim(out, owner)  # not before the cache fits the models
+            return begin(bar, what, total, unit)
 
-        with progress() as bar:
-            result, _ = evaluate_latents(
-                self.models,
-                self.latents,
-                adapters=self.adapter,
-                num_images=self.num_images,
-                guidance=self.guidance,
-                num_evaluations=self.num_evaluations,
-                batch_size=self.batch_size,
-                precision=self.precision,
-                seed=self.seed,
-                processes=processes,
-                start=partial(begin, bar),
-                on_validation=store,
-            )
+        try:
+            with progress() as bar:
+                result, validations = evaluate_latents(
+                    self.models,
+                    self.latents,
+                    adapters=self.adapter,
+                    num_images=self.num_images,
+                    guidance=self.guidance,
+                    num_evaluations=self.num_evaluations,
+                    batch_size=self.batch_size,
+                    precision=self.precision,
+                    seed=self.seed,
+                    processes=processes,
+                    start=start,
+                    directory=RunDirectory(out).evaluation,
+                )
+        except KeyboardInterrupt:
+            raise Interrupted(STOPPED) from None
         if not processes.is_main:
             return
         text = json.dumps(result.to_dict(), indent=2)
+        for i, validation in enumerate(validations):
+            validation.save(out / f"latents-{i}.safetensors")
         files.write(out / "latents.json", text.encode())
+        for path in out.glob("latents-*.safetensors"):  # of an earlier command with more adapters
+            if path.stem not in {f"latents-{i}" for i in range(len(validations))}:
+                path.unlink()
         if self.json:
             print(text)  # noqa: T201
             return

@@ -7,6 +7,7 @@ from typing import Any
 from elbos.base import files, hub
 from elbos.training.directory import RunDirectory
 
+STOPPED = "Stopped: the measurements are stored, and the same command resumes."
 _FILE = "model.json"
 
 

@@ -5,9 +5,11 @@ differences between checkpoints are meaningful. All models and adapters see the 
 and noise levels, so that most of the variance cancels in a difference.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +18,13 @@ import torch
 from elbos.adapters import caches
 from elbos.adapters.diffusers import adapted, denoiser, load
 from elbos.adapters.diffusers.pipeline import read_scheduler
-from elbos.base import hub
+from elbos.base import files, hub
 from elbos.base.checks import require_positive, typed
-from elbos.base.codec import decode, encode, without_format
+from elbos.base.codec import decode, digest, encode, without_format
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
+from elbos.base.store import Store
+from elbos.training.data import digest_of
 from elbos.validation import Curve, Estimate, Validation
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
@@ -108,7 +112,7 @@ def evaluate_latents(
     seed: int = 0,
     processes: Processes = ALONE,
     start: Start = silent,
-    on_validation: Callable[[int, Validation], None] = lambda *_: None,
+    directory: Path | None = None,
 ) -> tuple[LatentEvaluation, list[Validation]]:
     """Measure the variational bound of diffusers pipelines on cached latents.
 
@@ -125,8 +129,7 @@ def evaluate_latents(
         seed: Seed of the choice of images, the noise and the noise levels.
         processes: The processes that share the work.
         start: Starts a progress display. Default: none.
-        on_validation: Called with the number of each checkpoint, from 0, and its validation, as
-            soon as it is measured.
+        directory: Directory for partial results, from which the same call resumes. Default: none.
 
     Returns:
         The scores, and the validations that they are from, in the same order.
@@ -152,7 +155,14 @@ def evaluate_latents(
         for path in [] if validations else adapters:
             with adapted(pipeline, path):  # raises early, not after hours
                 pass
+        key = None if directory is None else _key(cache, precision, processes)
         for adapter in (None, *([] if validations else adapters)):
+            store = None
+            if directory is not None:
+                used = None if adapter is None else files.sha256(Path(adapter))
+                folder = directory / f"latents-{digest([key, used])[:12]}"
+                files.remove_leftovers(folder)
+                store = Store(folder, processes)
             with nullcontext() if adapter is None else adapted(pipeline, adapter):
                 result = caches.validate(
                     cache,
@@ -162,9 +172,9 @@ def evaluate_latents(
                     seed=seed,
                     batch_size=batch_size,
                     is_shared=processes.num > 1,
+                    parts=store,
                     start=start,
                 )
-            on_validation(len(validations), result)
             validations.append(result)
             is_first = len(validations) == 1
             difference = None if is_first else result.difference(validations[0]) / _BITS_PER_NAT
@@ -192,6 +202,20 @@ def evaluate_latents(
         **settings,
     )
     return evaluation, validations
+
+
+def _key(cache: caches.Cache, precision: str, processes: Processes) -> list[Any]:
+    """Return everything but an adapter on which the losses depend, as JSON values."""
+    pipeline, encode = cache.pipeline, cache.pipeline.encode
+    scales = [] if encode is None else [encode.scale, encode.shift]
+    weights = digest_of([*cache.network.state_dict().values(), *scales])
+    configs = json.dumps([dict(cache.network.config), pipeline.scheduler], default=str)
+    machine = [*map(version, ("elbos", "torch", "diffusers")), processes.device.type]
+    paths = {path for s in cache.samples for path in (s.latents, s.text) if path is not None}
+    stats = [(str(path), path.stat()) for path in sorted(paths)]
+    content = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+    samples = [[sample.name, sample.key] for sample in cache.samples]
+    return [machine, weights, configs, precision, cache.guidance, samples, content]
 
 
 def _ends(model: str | Path) -> tuple[float, float]:

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from elbos.adapters.caches.formats import FORMATS, Format, Sample, padded
+from elbos.adapters.caches.formats import FORMATS, Format, Sample, padded, reading
 from elbos.adapters.diffusers import Pipeline, ScheduledDenoiser
 from elbos.base.conditions import Condition, map_tensors
+from elbos.base.errors import flat, is_out_of_memory
 from elbos.base.progress import Start, silent
 from elbos.theory.denoiser import Denoise, unwrapped
 from elbos.validation import Measurements, Validation, Validator
+from elbos.validation.execution import Parts, evaluating
 
 __all__ = ["Cache", "load", "validate"]
 
@@ -77,6 +79,15 @@ class Cache:
 
     def __getitem__(self, index: int) -> tuple[Tensor, Condition]:
         sample = self.samples[index]
+        if self.guidance is None and getattr(self.network, "config", {}).get("guidance_embeds"):
+            raise ValueError(
+                f"{type(self.network).__name__} is guidance-distilled: give the guidance scale of "
+                "its training, as a rule --guidance 1."
+            )
+        with reading(sample.latents):
+            return self._read(sample)
+
+    def _read(self, sample: Sample) -> tuple[Tensor, Condition]:
         encoded = self.format.read(sample)
         x = encoded.latents.float()
         if not encoded.is_scaled:
@@ -88,13 +99,13 @@ class Cache:
             x = self.pipeline.encode.normalize(x[None])[0].cpu()
         if not x.isfinite().all():
             raise ValueError(f"{sample.latents} holds NaN or infinity: cache it again.")
-        name = type(self._network).__name__
+        name = type(self.network).__name__
         if encoded.cond is not None:
             cond = dict(encoded.cond)
         elif name not in _KEYWORDS or encoded.text is None:
             what = f"no text embeddings of {sample.name}" if name in _KEYWORDS else f"no {name}"
             raise ValueError(
-                f"the cache in {self.folder} ({self.format.name}) has {what}: store latents and "
+                f"{sample.latents} ({self.format.name}) has {what}: store latents and "
                 "the network's keywords in one safetensors file (docs/evaluation.md)."
             )
         else:
@@ -110,12 +121,7 @@ class Cache:
                 cond[pooled] = encoded.pooled
         if self.guidance is not None:
             cond["guidance"] = torch.tensor(self.guidance)
-        elif getattr(self._network, "config", {}).get("guidance_embeds"):
-            raise ValueError(
-                f"{name} is guidance-distilled: give the guidance scale of "
-                "its training, as a rule --guidance 1."
-            )
-        dtype = next(self._network.parameters()).dtype
+        dtype = next(self.network.parameters()).dtype
         return x, map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, cond) or None
 
     def subset(self, num: int | None, seed: int = 0) -> "Cache":
@@ -126,7 +132,8 @@ class Cache:
         return replace(self, samples=[self.samples[i] for i in sorted(order.tolist())])
 
     @cached_property
-    def _network(self) -> Any:
+    def network(self) -> Any:
+        """Network of the pipeline, a module of diffusers."""
         network = self.pipeline.denoiser.network
         return unwrapped(getattr(network, "inner", network))
 
@@ -184,6 +191,7 @@ def validate(
     seed: int = 0,
     batch_size: int = 8,
     is_shared: bool | None = None,
+    parts: Parts | None = None,
     start: Start = silent,
 ) -> Validation:
     """Estimate the ELBO of cached latents up to a constant.
@@ -200,10 +208,11 @@ def validate(
         seed: Seed of noise and noise levels.
         batch_size: Function evaluations at once.
         is_shared: Whether all processes of `torch.distributed` share the work.
+        parts: Store of finished parts, so that the same call resumes. Default: no store.
         start: Starts a progress display for each shape. Default: none.
 
     Raises:
-        ValueError: As `Validator` does, or if the conditions do not fit the network.
+        ValueError: As `Validator` does, or if latents or conditions do not fit the network.
     """
     dataset: Any = cache  # torch's annotations want a subclass of its Dataset
     low, high = ends(cache.pipeline.denoiser)
@@ -211,8 +220,10 @@ def validate(
     for i in range(len(cache)):
         x, cond = cache[i]
         shape = map_tensors(lambda part: tuple(part.shape), {"x": x, "cond": cond})
+        if repr(shape) not in shapes:
+            _require_fit(cache, i, denoiser, low)
         shapes[repr(shape)].append(i)
-    parts = []
+    validations: list[Validation] = []
     for number, indices in enumerate(shapes.values()):
         validator = Validator(
             Subset(dataset, indices),
@@ -221,10 +232,13 @@ def validate(
             num_evaluations=num_evaluations,
             seed=seed + number,
         )
-        parts.append(validator(denoiser, batch_size=batch_size, is_shared=is_shared, start=start))
-    if len(parts) == 1:
-        return parts[0]
-    measured = [part.measurements for part in parts]
+        validation = validator(
+            denoiser, batch_size=batch_size, is_shared=is_shared, parts=parts, start=start
+        )
+        validations.append(validation)
+    if len(validations) == 1:
+        return validations[0]
+    measured = [validation.measurements for validation in validations]
     joined = Measurements(
         measured[0].schedule,
         torch.cat([measurements.logsnr for measurements in measured]),
@@ -232,11 +246,26 @@ def validate(
         is_lattice=False,
     )
     return replace(
-        parts[0],
+        validations[0],
         measurements=joined,
-        prior=torch.cat([part.prior for part in parts]),
-        decoder=torch.cat([part.decoder for part in parts]),
+        prior=torch.cat([validation.prior for validation in validations]),
+        decoder=torch.cat([validation.decoder for validation in validations]),
     )
+
+
+def _require_fit(cache: Cache, index: int, denoiser: Denoise, logsnr: float) -> None:
+    device, (x, cond) = next(cache.network.parameters()).device, cache[index]
+    batch = map_tensors(lambda part: part[None].to(device), {"x": x, "cond": cond})
+    try:
+        with evaluating(denoiser), torch.no_grad():
+            denoiser(batch["x"], torch.tensor([logsnr], device=device), batch["cond"])
+    except Exception as error:  # networks raise errors of every type
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"{cache.samples[index].latents} is a cache of another model, not of this "
+            f"{type(cache.network).__name__}: {flat(error)}"
+        ) from error
 
 
 def ends(denoiser: ScheduledDenoiser) -> tuple[float, float]:

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -88,7 +87,7 @@ class Kohya(Format):
             stem, kind = sized.groups() if sized else (path.stem, "sdxl")  # as SD's, of before
             image = str(path.with_name(stem))
             text = path.with_name(f"{stem}_{'te_outputs' if kind == 'sdxl' else f'{kind}_te'}.npz")
-            with _npz(path) as arrays:
+            with reading(path), _npz(path) as arrays:
                 keys = [name for name in arrays if re.fullmatch(r"latents(_\d+x\d+)?", name)]
                 _require(keys, path, arrays)
             stored_text = text if text.is_file() else None
@@ -243,16 +242,18 @@ class Plain(Format):
 
     def samples(self, folder: Path) -> Iterator[Sample]:
         for path in [folder] if folder.is_file() else sorted(folder.rglob("*.safetensors")):
-            with _opened(path) as opened:
+            with reading(path), _opened(path) as opened:
                 shapes = {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
-            _require("latents" in shapes, path, shapes)
-            num = shapes["latents"][0]
+                _require("latents" in shapes, path, shapes)
+                num = shapes["latents"][0]
             for key, shape in shapes.items():
                 if shape[:1] != [num]:
                     raise ValueError(
                         f"{key} in {path} has shape {tuple(shape)} for {num} latents: give one for "
                         f"each, [{num}, ...]."
                     )
+                if any(other.startswith(f"{key}.") for other in shapes):
+                    raise ValueError(f"{path} holds {key} and a part of it, {key}.: rename one.")
             yield from (Sample(f"{path}:{row}", path, None, row) for row in range(num))
 
     def read(self, sample: Sample) -> Encoded:
@@ -284,16 +285,30 @@ def _require(condition: object, path: Path, contents: Mapping[str, Any]) -> None
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Name a file in every error that the content of the file causes.
+
+    Tensors of unexpected names, shapes and dtypes may fail in any operation.
+    """
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if str(path) in str(error):
+            raise
+        reason = flat(error) or type(error).__name__
+        raise ValueError(f"{path} does not hold what a cache holds: {reason}") from error
+
+
+@contextmanager
 def _npz(path: Path) -> Iterator[Mapping[str, Any]]:
     with files.regular(path).open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
             raise ValueError(f"{path} is not an npz file: cache it again.")
         file.seek(0)
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                yield arrays
-        except (BadZipFile, KeyError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read as an npz file: {flat(error)}") from error
+        with np.load(file, allow_pickle=False) as arrays:
+            yield arrays
 
 
 @contextmanager

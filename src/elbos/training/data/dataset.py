@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
@@ -92,7 +91,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
     """Return the SHA-256 of the concatenated bytes of several tensors."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).reshape(-1).data)
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data)  # bfloat16, too
     return digest.hexdigest()
 
 
