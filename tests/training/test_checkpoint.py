@@ -1,6 +1,7 @@
 """Checkpoints: complete, or of the step before."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +83,24 @@ def test_a_checkpoint_that_a_training_replaces_meanwhile_is_not_damaged(
         return
     newest, weights = exported.averaged(RunDirectory(tmp_path))
     assert (newest, weights["w"][0].item()) == (5 + num_saved, 5 + num_saved)
+
+
+def test_a_checkpoint_that_goes_while_torch_opens_it_is_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is opened by safetensors, and again by torch."""
+    steps, folder = iter((6, 7)), tmp_path / "checkpoints"
+    from_file = torch.UntypedStorage.from_file
+
+    def saving(*arguments: Any, **keywords: Any) -> Any:
+        if new := next(steps, None):
+            save(folder, new, new)
+        return from_file(*arguments, **keywords)
+
+    save(folder, 5)
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", saving)
+    newest, weights = exported.averaged(RunDirectory(tmp_path))
+    assert (newest, weights["w"][0].item()) == (7, 7)
 
 
 def test_one_group_is_read_without_the_others(tmp_path: Path) -> None:

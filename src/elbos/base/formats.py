@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from elbos.base import files
-from elbos.base.errors import flat
+from elbos.base.errors import flat, is_out_of_memory
 
 
 class CorruptFile(ValueError):
@@ -49,12 +49,14 @@ def opened(path: Path) -> Iterator[Any]:
 
     Raises:
         OSError: If the file cannot be read, or is a pipe or a device.
-        CorruptFile: If it is not a safetensors file; the error names `path`.
+        CorruptFile: If it is not a safetensors file, or goes meanwhile; the error names `path`.
     """
     try:
         with safe_open(files.regular(path), framework="pt") as file:
             yield file
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError) as error:  # torch's, which opens the file again
+        if is_out_of_memory(error):
+            raise
         raise CorruptFile(f"{path} cannot be read as safetensors: {flat(error)}") from error
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from elbos.base import files
 from elbos.base.errors import flat
-from elbos.base.formats import CorruptFile, read_object
+from elbos.base.formats import CorruptFile, opened, read_object
 from elbos.base.processes import Processes
 from elbos.training.sharding import is_sharded, unsharded
 
@@ -192,8 +192,9 @@ def read(path: Path, only: str | None = None) -> tuple[int, Groups]:
             file = path / f"{name}.safetensors"
             if files.sha256(file) != digests[name]:
                 raise CorruptFile(f"{file.name} is truncated or was changed")
-            groups[name] = load_file(file)
-    except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            with opened(file) as stored:
+                groups[name] = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
         raise DamagedCheckpoint(
             f"The checkpoint {path} is corrupt ({flat(error)}): unless another process is writing "
             "it, delete that folder to resume from the previous checkpoint, or else from the start."
