@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,29 @@ def test_what_is_here_is_not_looked_for_elsewhere(
     assert hub.resolved("runs/absent", ["*"]) == (Path("runs/absent"), "runs/absent")
     for name in ("me/absent", "runs/absent", "me/absent@v1"):
         assert_one_line(elbos("evaluate", name), name)
+
+
+@pytest.mark.parametrize("revision", ["../../x", "a/../../x", "/x", "..", "main/.."])
+def test_a_revision_that_leads_elsewhere_is_not_given_to_the_client(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, elbos: Elbos, revision: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, **_: asked.append(repo))
+    assert_one_line(elbos("evaluate", f"me/digits@{revision}"), revision)
+    assert not asked
+
+
+def test_a_silent_hub_is_named_and_ends_metadata(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, elbos: Elbos
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "_PATIENCE", 0.1)
+    monkeypatch.setattr(hub, "_MAX_SECONDS", 0.2)
+    end = threading.Event()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: end.wait())
+    result = elbos("evaluate", "me/digits")
+    end.set()
+    assert result.status == 1
+    first, last = result.err.splitlines()
+    assert "me/digits" in first and "me/digits" in last

@@ -5,13 +5,17 @@ The Hub's own client downloads and caches them, and with `HF_HUB_OFFLINE=1` only
 
 import re
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 
 from elbos.base.errors import flat
 from elbos.base.extras import MissingExtra, needs
+from elbos.base.progress import LOGGER
 
-_NAME = re.compile(r"([\w.-]+)/([\w.-]+)(?:@([\w./-]+))?")
+_NAME = re.compile(r"([\w.-]+)/([\w.-]+)(?:@(?!.*\.\.)(\w[\w./-]*))?")  # git names no ".." either
 _MAX_REASON = 200  # characters
+_PATIENCE, _MAX_SECONDS = 10.0, 120.0  # until a word is said; for all JSON files of a model
 
 
 def resolved(name: str | Path, patterns: Sequence[str]) -> tuple[Path, str]:
@@ -33,11 +37,7 @@ def resolved(name: str | Path, patterns: Sequence[str]) -> tuple[Path, str]:
         return path, str(path)
     owner, repo, revision = match.groups()
     try:
-        with needs("hub"):
-            from huggingface_hub import snapshot_download
-        folder = Path(
-            snapshot_download(f"{owner}/{repo}", revision=revision, allow_patterns=[*patterns])
-        )
+        folder = _downloaded(f"{owner}/{repo}", revision, patterns)
     except MissingExtra as error:
         raise FileNotFoundError(
             f"there is no folder {name}; for one on the Hub, {error}"
@@ -48,3 +48,28 @@ def resolved(name: str | Path, patterns: Sequence[str]) -> tuple[Path, str]:
             f"{flat(error)[:_MAX_REASON]}"
         ) from error
     return folder, f"{owner}/{repo}@{folder.name}"
+
+
+def _downloaded(repo: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    with needs("hub"):
+        from huggingface_hub import snapshot_download
+    folder: Future[str] = Future()
+
+    def download() -> None:
+        try:
+            folder.set_result(
+                snapshot_download(repo, revision=revision, allow_patterns=[*patterns])
+            )
+        except Exception as error:
+            folder.set_exception(error)
+
+    Thread(target=download, daemon=True).start()  # a thread of a pool would outlive its timeout
+    try:
+        return Path(folder.result(_PATIENCE))
+    except TimeoutError:
+        LOGGER.info(f"Waiting for the Hugging Face Hub to send {repo}.")
+    are_small = all(pattern.endswith(".json") for pattern in patterns)
+    try:
+        return Path(folder.result(_MAX_SECONDS if are_small else None))
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {_MAX_SECONDS:g} seconds, try later") from None

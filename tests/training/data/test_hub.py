@@ -134,6 +134,47 @@ def test_a_missing_column_is_named(datasets, tmp_path, settings, part):
         opened(tmp_path / "saved", **settings)
 
 
+def saved_with_paths(datasets, folder, paths):
+    """A folder of parquet whose first rows name files instead of holding their bytes."""
+    binary, text = datasets.Value("binary"), datasets.Value("string")
+    picture = {"bytes": binary, "path": text}
+    names = [*map(str, paths), *[None] * (NUM - len(paths))]
+    pictures = [{"bytes": None if name else png(i), "path": name} for i, name in enumerate(names)]
+    columns = {"picture": pictures, "kind": [i % 3 for i in range(NUM)]}
+    features = datasets.Features({"picture": picture, "kind": datasets.Value("int64")})
+    folder.mkdir()
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / "train.parquet")
+    return folder
+
+
+def test_a_row_that_names_a_file_outside_of_the_data_set_is_refused(
+    datasets, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0.png").write_bytes(png(0))
+    for i, path in enumerate((tmp_path / "0.png", "../0.png", f"{tmp_path}/files2/../0.png")):
+        folder = saved_with_paths(datasets, tmp_path / f"files{i}", [path])
+        for skip_bad in (False, True):
+            with pytest.raises(
+                ValueError, match=r"\A[^\n]*files\d[^\n]*row 0 [^\n]*0\.png[^\n]*\Z"
+            ):
+                opened(folder, skip_bad=skip_bad)
+
+
+def test_a_row_whose_file_is_missing_is_named_or_skipped(datasets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1.png").write_bytes(png(1))  # beside the folder, where a path leads as well
+    folder = saved_with_paths(datasets, tmp_path / "files", ["0.png", "1.png"])
+    (folder / "0.png").write_bytes(png(0))
+    with pytest.raises(ValueError, match=r"\A[^\n]*files[^\n]*000000001[^\n]*\Z"):
+        opened(folder)
+    with pytest.warns(UserWarning, match="000000001"):
+        splits = opened(folder, skip_bad=True).splits
+    assert sorted(i for split in splits for i in split.x[:][:, 0, 0, 0].tolist()) == [
+        *(0, *range(2, NUM)),
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Nulls(Pictures):
     """Images of which every other one is missing."""

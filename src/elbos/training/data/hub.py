@@ -3,6 +3,7 @@
 import importlib
 import itertools
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,16 +104,19 @@ class Hub(Pictures):
         return self._images(datasets, groups), names and tuple(names)
 
     def _images(self, datasets: Any, groups: dict[str, Any]) -> Iterator[Encoded]:
-        numbers = itertools.count()
+        numbers, folder = itertools.count(), Path(self.path).resolve()
         try:
             for split, part in groups.items():
                 for row in part.cast_column(self.image, datasets.Image(decode=False)):
                     image = row[self.image] or {}
                     content = image.get("bytes") or image.get("path")
+                    number = next(numbers)
                     if isinstance(content, str):
-                        content = files.read(Path(content))
+                        content = Path(os.path.abspath(folder / content))  # noqa: PTH100, keeps links
+                        if not content.is_relative_to(folder):
+                            raise ValueError(f"row {number} names {content}, outside of it")  # noqa: TRY301
                     label = None if self.label is None else row[self.label]
-                    yield Encoded(f"{next(numbers):09d}", content, split, label)
+                    yield Encoded(f"{number:09d}", content, split, label)
         except Exception as error:  # any error of the library or the network
             raise ValueError(
                 f"{self.path} cannot be read, with pictures in {self.image}: {flat(error)[:200]}"
