@@ -6,6 +6,7 @@ Each network joins every theorem by one line of `NETWORKS`.
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -393,3 +394,10 @@ def test_what_cannot_work_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(ValueError, match=rf"\A.*({message}).*\Z"):
         config.build(shape, None)
+
+
+@pytest.mark.parametrize("config", [UNetConfig, ADMConfig, UViTConfig, ViTConfig, MLPConfig])
+def test_a_network_deeper_than_memory_is_refused(config: Any) -> None:
+    shape = (4,) if config is MLPConfig else (3, 32, 32)
+    with pytest.raises(ValueError, match="num_blocks is 1000000000"):
+        config(num_blocks=10**9).build(shape, None)

@@ -16,12 +16,13 @@ from torch import Tensor
 from elbos.base.codec import convert, hints
 
 F = TypeVar("F", bound=Callable[..., Any])
+MAX_BLOCKS = 1000  # deepest network that is built
 MAX_SIZE = 100.0  # largest magnitude in data: latents reach dozens, 8-bit pixels hundreds
 MIN_NUMBERS = 64  # data in [-1, 1] have a negative number among so many
 
 
-def require_positive(**values: float) -> None:
-    """Raise a ValueError that names the first given value which is no positive number.
+def require_positive(most: float = math.inf, /, **values: float) -> None:
+    """Raise a ValueError that names the first given value which is not above 0, and up to `most`.
 
     Examples:
         >>> require_positive(std=1.0)
@@ -33,6 +34,8 @@ def require_positive(**values: float) -> None:
     for name, value in values.items():
         if not (isinstance(value, numbers.Real) and value > 0):
             raise ValueError(f"{name} is {value!r}: give a number above 0.")
+        if value > most:
+            raise ValueError(f"{name} is {value!r}: give at most {most:g}.")
 
 
 def require_type(kind: Any, /, **values: Any) -> None:

@@ -52,6 +52,7 @@ def sha256(path: Path) -> str:
 
 
 TEXT_FORMATS = (".json", ".toml", ".yaml", ".yml")
+_MAX_DEPTH, _MAX_CONTAINERS = 100, 100_000
 
 
 def read_value(path: Path) -> Any:
@@ -63,18 +64,32 @@ def read_value(path: Path) -> Any:
     """
     text = read(path).decode("utf-8-sig")
     try:
-        if path.suffix == ".toml":
-            return tomllib.loads(text)
-        if path.suffix not in (".yaml", ".yml"):
-            return json.loads(text)
-        with needs("cli"):
-            import yaml
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from error
+        value = _parsed(text, path.suffix)
     except RecursionError as error:
         raise ValueError("its values are nested too deeply") from error
+    containers: list[tuple[Any, int]] = [([value], 0)]
+    num = 0
+    while containers:  # values of YAML may hold themselves, or one another many times
+        container, depth = containers.pop()
+        num += 1
+        if depth > _MAX_DEPTH or num > _MAX_CONTAINERS:
+            raise ValueError("its values are nested too deeply, or too many")
+        parts = container.values() if isinstance(container, dict) else container
+        containers += [(part, depth + 1) for part in parts if isinstance(part, dict | list | tuple)]
+    return value
+
+
+def _parsed(text: str, suffix: str) -> Any:
+    if suffix == ".toml":
+        return tomllib.loads(text)
+    if suffix not in (".yaml", ".yml"):
+        return json.loads(text)
+    with needs("cli"):
+        import yaml
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
 
 
 def write(path: Path, content: bytes) -> None:

@@ -15,7 +15,7 @@ from elbos.base.progress import LOGGER
 
 _NAME = re.compile(r"([\w.-]+)/([\w.-]+)(?:@(?!.*\.\.)(\w[\w./-]*))?")  # git names no ".." either
 _MAX_REASON = 200  # characters
-_PATIENCE, _MAX_SECONDS = 10.0, 120.0  # until a word is said; for all JSON files of a model
+_PATIENCE, _MAX_SECONDS = 10.0, 60.0  # until a word is said; for all JSON files of a model
 
 
 def resolved(name: str | Path, patterns: Sequence[str]) -> tuple[Path, str]:

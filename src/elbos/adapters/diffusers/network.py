@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from elbos.adapters.diffusers.levels import Levels
 from elbos.adapters.diffusers.pipeline import imported
 from elbos.base import files
+from elbos.base.checks import MAX_BLOCKS, require_positive
 from elbos.base.errors import flat, suggestion
 from elbos.theory.process import align
 
@@ -106,6 +107,8 @@ class DiffusersConfig:
         for key in settings:
             if key not in options:
                 raise ValueError(f"{self.class_name} has no {key}: {suggestion(key, options)}")
+        layers = {key: settings[key] for key in settings if "layers" in key}
+        require_positive(MAX_BLOCKS, **{k: v for k, v in layers.items() if isinstance(v, int)})
         try:
             inner = kind(**settings)
         except Exception as error:  # of diffusers, of any type
