@@ -1,4 +1,4 @@
-"""The command line as a module: `python -m elbos`, `torchrun -m elbos`."""
+"""The command line as a module: `PYTHONSAFEPATH=1 torchrun -m elbos`."""
 
 from elbos.cli import main
 

@@ -1,10 +1,17 @@
 """Values in files that were written to harm a reader."""
 
+import errno
+import fcntl
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from elbos.base import files
+from elbos.base.cache import build_once
+from elbos.base.errors import explained
+from elbos.training.directory import locked
 
 pytest.importorskip("yaml")
 
@@ -30,3 +37,20 @@ def test_values_that_repeat_or_are_nested_a_little_are_read(tmp_path: Path) -> N
     (tmp_path / "a.yaml").write_text("a: &a [1, {b: 2}]\nc: [*a, *a]\n")
     part = [1, {"b": 2}]
     assert files.read_value(tmp_path / "a.yaml") == {"a": part, "c": [part, part]}
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EIO, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def flock(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="run") as error, locked(tmp_path / "run", "busy"):
+        pass
+    assert str(tmp_path / "run") in explained(error.value)
+    assert "another" in explained(error.value).rpartition(": ")[2]
+    with pytest.raises(OSError, match="cache") as error:
+        build_once(tmp_path / "cache", lambda _: None, lambda _: None)
+    assert str(tmp_path) in explained(error.value)

@@ -110,6 +110,14 @@ def test_a_job_that_is_stopped_saves_its_checkpoint(small, folder):
     assert not job.is_running()
 
 
+def test_a_run_of_a_comparison_that_was_moved_is_not_begun_in_the_old_place(small, folder):
+    old = folder / "c"
+    job = job_of(small, old / "runs" / "x-0", small.objectives[0], 0)
+    reason = Local(2).do(job, Event())
+    assert str(old) in reason
+    assert not old.exists()
+
+
 @pytest.mark.slow
 def test_processes_that_train_a_run_together_end_where_one_does(small, folder, monkeypatch):
     """Two of this machine, who know nothing of those among whom they were started."""
@@ -187,6 +195,22 @@ if __name__ == "__main__":
     found["addresses"] = [c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN]
     print("found", json.dumps(found))
 """
+
+
+def test_a_ray_that_does_not_start_is_one_line(monkeypatch):
+    class Ray:
+        """Ray, whose own errors are of every type, of many lines."""
+
+        def is_initialized(self):
+            return False
+
+        def init(self, **_):
+            raise Exception("The node timed out during startup.\n" * 20)  # noqa: TRY002
+
+    monkeypatch.setitem(sys.modules, "ray", Ray())
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(ValueError, match=r"\A[^\n]*10\.0\.0\.1[^\n]*\Z"):
+        executors.OnRay(1)
 
 
 @pytest.mark.slow

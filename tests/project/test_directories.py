@@ -1,6 +1,7 @@
 """Directories of runs and comparisons: behind links, and damaged."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -101,3 +102,27 @@ def test_no_module_of_the_current_folder_is_imported(
     assert Local(2).do(job, Event()) is None  # of one thread
     assert (folder / "run" / "scores.json").exists()
     assert not was_run.exists()
+
+
+def test_documented_launches_import_nothing_of_the_current_folder() -> None:
+    root = Path(__file__).parents[2]
+    paths = [root / "README.md", *(root / "docs").rglob("*.md"), *(root / "src").rglob("*.py")]
+    launch = re.compile(r"(PYTHONSAFEPATH=1 )?torchrun [^\n`]*-m (?:-- )?elbos")
+    launches = [match for path in paths for match in launch.finditer(path.read_text())]
+    assert len(launches) > 10
+    assert all(match[1] for match in launches)
+
+
+def test_an_escape_in_the_name_of_a_run_does_not_reach_the_terminal(
+    runs: Path, elbos: Elbos
+) -> None:
+    name = "a\x1b[31mb"
+    (runs / "digits").rename(runs / name)
+    words = (
+        ["sample", name, "--num", "2", "--num-steps", "2"],
+        ["export", name, "--to", f"{name}-out"],
+    )
+    for result in (elbos(*some) for some in words):
+        assert result.status == 0
+        assert "a\\x1b[31mb" in result.out + result.err
+        assert "\x1b[31m" not in result.out + result.err

@@ -26,7 +26,11 @@ BLOCKS = [
     b for kind, b in re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.M) if not kind
 ]
 LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
-TOUR = [words for words in LINES if words and words[0] in ("elbos", "torchrun")]
+TOUR = [
+    words[words[0] == "PYTHONSAFEPATH=1" :]
+    for words in LINES
+    if words and words[0] in ("elbos", "PYTHONSAFEPATH=1")
+]
 
 NETWORK = ["--network.channels", "16", "32", "--network.embedding-dim", "32", "--batch-size", "16"]
 SHORT, LONGER = ["--num-images", "32"], ["--num-images", "64"]

@@ -8,8 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock
-
 from elbos.base import files
 
 Content = TypeVar("Content")
@@ -60,8 +58,7 @@ def build_once(
         return content
     with files.named_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock")).acquire()
-    with lock:
+    with files.lock(path.with_name(f".{path.name}.lock")):
         if path.is_dir():
             try:
                 return read(path)

@@ -14,9 +14,11 @@ import stat
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import FileLock
 
 from elbos.base.extras import needs
 
@@ -202,6 +204,17 @@ def remove_leftovers(folder: Path, name: str = "*", *, min_age: float = 3600.0) 
         with suppress(FileNotFoundError):  # renamed meanwhile
             if time.time() - path.stat().st_mtime >= min_age:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def lock(path: Path, *, timeout: float = -1) -> AbstractContextManager[Any]:
+    """Acquire an exclusive lock, which the system releases when the process dies.
+
+    Raises:
+        OSError: If the file system has no locks; the error names `path`.
+        filelock.Timeout: If another process holds the lock for `timeout` seconds. Default: wait.
+    """
+    with named_errors(path):
+        return FileLock(path, timeout=timeout).acquire()
 
 
 def expanded(path: Path | str) -> Path:

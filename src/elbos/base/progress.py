@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from elbos.base.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, Task
@@ -19,7 +21,7 @@ class _Lines(logging.Handler):
     """Logging handler that prints messages to `sys.stderr`, above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"{record.getMessage()}\n")
+        sys.stderr.write(f"{printable(record.getMessage())}\n")
 
 
 @contextmanager

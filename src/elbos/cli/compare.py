@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from elbos.base.errors import printable
 from elbos.cli.parse import parse
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.executors import Local, OnRay
@@ -95,7 +96,7 @@ class Compare:
         else:
             for part in terminal(comparison):
                 Console().print(part, highlight=False, markup=False)
-            print(f"Report: {path / 'report.html'}")  # noqa: T201
+            print(printable(f"Report: {path / 'report.html'}"))  # noqa: T201
         failures = [(o.name, failure) for o in comparison.objectives for failure in o.failures]
         if failures:
             name, failure = failures[0]

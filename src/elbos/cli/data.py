@@ -10,6 +10,7 @@ import tyro
 
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.base.checks import require_positive
+from elbos.base.errors import printable
 from elbos.base.hardware import num_cores
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress, silent
@@ -76,8 +77,8 @@ class Encode:
     """Encode images into arrays of latents with a diffusers VAE.
 
     `data:latents --data.path OUT` loads them. Stored are mean and log-variance of the latents,
-    scaled as the VAE's config.json says. On several processes: `torchrun --nproc-per-node 8 -m --
-    elbos data encode IMAGES OUT --vae VAE`.
+    scaled as the VAE's config.json says. On several processes:
+    `PYTHONSAFEPATH=1 torchrun --nproc-per-node 8 -m -- elbos data encode IMAGES OUT --vae VAE`.
     """
 
     images: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGES")]
@@ -137,15 +138,16 @@ class Verify:
 
     def __call__(self) -> None:
         verify(self.out)
-        print(self.out)  # noqa: T201
+        print(printable(str(self.out)))  # noqa: T201
 
 
 def _tell(dataset: Dataset, kind: str, out: Path) -> None:
     numbers = ", ".join(
         f"{name} {len(split):,}" for name, split in zip(SPLITS, dataset.splits, strict=True)
     )
-    sys.stderr.write(f"{numbers}. Next: elbos train PRESET data:{kind} --data.path {out}\n")
-    print(out)  # noqa: T201
+    following = printable(f"Next: elbos train PRESET data:{kind} --data.path {out}")
+    sys.stderr.write(f"{numbers}. {following}\n")
+    print(printable(str(out)))  # noqa: T201
 
 
 @dataclass(frozen=True, kw_only=True)

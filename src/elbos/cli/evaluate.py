@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from elbos.base import files, hub
-from elbos.base.errors import Interrupted
+from elbos.base.errors import Interrupted, printable
 from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
 from elbos.cli.latents import Latents
@@ -44,7 +44,7 @@ class Evaluate:
     interrupted. Several models end in one table, with the paired difference of each bound from the
     first; each uses its own sampler, unless an option of sampling is given: then all models use the
     sampler of the first with that option. On several processes:
-    `torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
+    `PYTHONSAFEPATH=1 torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
@@ -150,7 +150,8 @@ class Evaluate:
             if not self.json:
                 Console().print(*(table.rich() for table in evaluation_tables(result)))
         if not self.json:
-            print(f"Written to {path / 'eval.json'} and {path / 'eval.html'}.")  # noqa: T201
+            written = f"Written to {path / 'eval.json'} and {path / 'eval.html'}."
+            print(printable(written))  # noqa: T201
         return result
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from elbos.adapters.diffusers.pipeline import load_vae
+from elbos.base.errors import printable
 from elbos.cli.parse import first_path, parse
 from elbos.runs.export import export
 from elbos.runs.run import Run
@@ -44,7 +45,8 @@ class Export:
         run = Run.with_function(self.run, self.network)
         vae = None if self.vae is None else load_vae(self.vae)
         names = export(run, self.to, vae=vae)
-        print(json.dumps({"folder": str(self.to), "files": names}) if self.json else self.to)  # noqa: T201
+        content = json.dumps({"folder": str(self.to), "files": names})
+        print(content if self.json else printable(str(self.to)))  # noqa: T201
 
 
 def command(words: list[str]) -> Export:

@@ -9,7 +9,7 @@ import tyro
 from rich.console import Console
 
 from elbos.base import files
-from elbos.base.errors import Interrupted
+from elbos.base.errors import Interrupted, printable
 from elbos.base.numbers import count, plus_minus
 from elbos.base.processes import Processes
 from elbos.base.progress import Advance, begin, progress
@@ -121,4 +121,4 @@ class Latents:
             rows.append([score.name, plus_minus(bound.mean, bound.standard_error), difference])
         titles = [count(result.num_images, "images"), "bound, nats/dim", "minus the first"]
         Console().print(Table(titles, rows).without_empty_columns().rich())
-        print(f"Written to {out / 'latents.json'}.")  # noqa: T201
+        print(printable(f"Written to {out / 'latents.json'}."))  # noqa: T201

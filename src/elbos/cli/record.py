@@ -23,7 +23,7 @@ class Record:
 
         elbos record --samples 5000 train.py --learning-rate 1e-4
         accelerate launch -m elbos.record train.py
-        torchrun --nproc-per-node 2 -m elbos.record train.py
+        PYTHONSAFEPATH=1 torchrun --nproc-per-node 2 -m elbos.record train.py
     """
 
     samples: int = 20_000

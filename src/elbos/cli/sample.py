@@ -10,6 +10,7 @@ from rich.console import Console
 
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.base import hub
+from elbos.base.errors import printable
 from elbos.base.processes import Processes
 from elbos.base.progress import progress
 from elbos.cli.parse import first_path, parse
@@ -25,8 +26,8 @@ from elbos.training.sampling import Sampling
 class Sample:
     """Draw samples from a trained model.
 
-    A PNG grid and an .npz file are written. On several processes: `torchrun --nproc-per-node 2 -m
-    -- elbos sample RUN`.
+    A PNG grid and an .npz file are written. On several processes:
+    `PYTHONSAFEPATH=1 torchrun --nproc-per-node 2 -m -- elbos sample RUN`.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -61,7 +62,7 @@ class Sample:
         if is_main:
             named = {"png": picture, "npz": archive}
             paths = {name: str(path) for name, path in named.items() if path is not None}
-            print(json.dumps(paths) if self.json else "\n".join(paths.values()))  # noqa: T201
+            print(json.dumps(paths) if self.json else "\n".join(map(printable, paths.values())))  # noqa: T201
 
 
 def command(words: list[str]) -> Sample:

@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from elbos.base.codec import encode
-from elbos.base.errors import flat, is_out_of_memory
+from elbos.base.errors import flat, is_out_of_memory, printable
 from elbos.base.user_code import code_path, line_of
 from elbos.cli.parse import parse
 from elbos.runs.fit import train
@@ -26,8 +26,8 @@ class Train:
     """Train a model from a preset.
 
     The same command again resumes. Parts are chosen as types, `weighting:sigmoid --weighting.k 3`;
-    everything else is an option. On several processes: `torchrun --nproc-per-node 2 -m -- elbos
-    train PRESET`.
+    everything else is an option. On several processes:
+    `PYTHONSAFEPATH=1 torchrun --nproc-per-node 2 -m -- elbos train PRESET`.
     """
 
     chosen: Annotated[Chosen, tyro.conf.arg(name="")]
@@ -96,7 +96,7 @@ def _train(config: Config, preset: str, run: Path | None, is_dry: bool) -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         name = shlex.quote(str(path))
         following = f"`elbos sample {name}`, `elbos evaluate {name}`"
-        sys.stderr.write(f"Trained: {extent} Next: {following}.\n")
+        sys.stderr.write(printable(f"Trained: {extent} Next: {following}.") + "\n")
 
 
 def command(words: list[str]) -> Train | TrainFile:

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from rich.console import Console
 
 from elbos.base import files
@@ -133,7 +132,7 @@ def run_experiment(
     features = extractor.name if extractor else None
     files.require_folder_of(path, SETTINGS, "--out")
     path.mkdir(parents=True, exist_ok=True)
-    with FileLock(path / ".lock"):
+    with files.lock(path / ".lock"):
         files.remove_leftovers(path, min_age=0)
         config, stored = experiment.config, stored_settings(path)
         if config.precision == "auto":

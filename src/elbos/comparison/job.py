@@ -11,11 +11,13 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
+from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from elbos.base import files
 from elbos.base.codec import decode, encode
@@ -47,9 +49,8 @@ class Job:
     def log(self) -> Path:
         return self.path / ".log.txt"
 
-    @property
-    def lock(self) -> FileLock:
-        return FileLock(self.path / ".work.lock", timeout=0)
+    def lock(self) -> AbstractContextManager[Any]:
+        return files.lock(self.path / ".work.lock", timeout=0)
 
     def scores(self) -> RunScores | None:
         """Return the stored scores of the trained model, or None if it has none yet."""
@@ -59,7 +60,7 @@ class Job:
         if not self.path.exists():
             return False
         try:
-            with self.lock:
+            with self.lock():
                 return False
         except Timeout:
             return True
@@ -72,7 +73,7 @@ def work(job: Job) -> None:
     """
     processes = Processes.joined()
     try:
-        with job.lock if processes.is_main else contextlib.nullcontext():
+        with job.lock() if processes.is_main else contextlib.nullcontext():
             if processes.from_main(job.scores() is not None):
                 return
             if processes.is_main:
@@ -101,7 +102,9 @@ def run_job(
         for name, value in os.environ.items()
         if name not in roles and not name.startswith(prefixes)
     }
-    job.path.mkdir(parents=True, exist_ok=True)
+    if not job.path.parent.is_dir():  # it was moved, or another machine does not have it
+        return f"there is no {job.path.parent} now, or not there: name a directory that all share."
+    job.path.mkdir(exist_ok=True)
     files.write(job.path / _FILE, json.dumps(encode(job)).encode())
     with job.log.open("ab") as log:
         start = log.tell()

@@ -23,7 +23,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from elbos.base import files
 from elbos.base.codec import decode, difference, encode
@@ -47,7 +47,7 @@ def locked(folder: Path, busy: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     files.require_plain(folder)
     try:
-        lock = FileLock(folder / ".lock", timeout=0).acquire()
+        lock = files.lock(folder / ".lock", timeout=0)
     except Timeout:
         raise ValueError(busy) from None
     with lock:
