@@ -23,6 +23,7 @@ from torch import nn
 from elbos import cli
 from elbos.base.errors import Interrupted
 from elbos.base.processes import Processes
+from elbos.base.sharing import naming_lost_processes
 from elbos.runs.fit import fit, train
 from elbos.training import sharding
 from elbos.training.checkpoint import Saver
@@ -316,3 +317,22 @@ def test_shares_cover_the_samples_in_order() -> None:
             sizes = [share.stop - share.start for share in shares]
             assert [i for share in shares for i in range(num)[share]] == list(range(num))
             assert max(sizes) - min(sizes) <= 1
+
+
+def stopped_rank() -> None:
+    processes = Processes.joined(timeout_hours=4 / 3600)
+    pids = processes.lists([os.getpid()])
+    if processes.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    try:
+        with pytest.raises(ConnectionError), naming_lost_processes():
+            processes.wait()
+    finally:
+        os.kill(pids[1], signal.SIGCONT)
+    os._exit(0)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_stopped_rank_ends_the_others_after_the_time_limit() -> None:
+    in_processes(2, stopped_rank)

@@ -47,9 +47,10 @@ class Processes:
         """Join the process group that torchrun's environment variables describe.
 
         Without such variables the group is this process alone. A process waits at most
-        `timeout_hours` for work that another one does alone.
+        `timeout_hours` for work that another one does alone, and at most 30 minutes of them for an
+        equal step of another, which may have been stopped.
         """
-        device = local_device()
+        device, timeout = local_device(), timedelta(hours=timeout_hours)
         num = int(os.environ.get("WORLD_SIZE", "1"))
         if num == 1:
             return cls(0, 1, device)
@@ -64,13 +65,13 @@ class Processes:
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else None
             dist.init_process_group(
                 backend,
-                store=_store_of_attempt(),
+                store=_store_of_attempt(min(timeout, TIMEOUT)),
                 rank=int(os.environ["RANK"]),
                 world_size=num,
-                timeout=TIMEOUT,
+                timeout=min(timeout, TIMEOUT),
             )
             atexit.register(_leave)
-            meet(timedelta(hours=timeout_hours))
+            meet(timeout)
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     @property
@@ -135,7 +136,7 @@ def local_device() -> torch.device:
     return torch.device(accelerator.type, rank % torch.accelerator.device_count())
 
 
-def _store_of_attempt() -> Store | None:
+def _store_of_attempt(timeout: timedelta) -> Store | None:
     """Return the key-value store through which torchrun's processes find each other, or None.
 
     When torchrun restarts processes it keeps its store, with the
@@ -146,7 +147,7 @@ def _store_of_attempt() -> Store | None:
     environment = os.environ
     if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    torchruns, rank, _ = next(rendezvous("env://", timeout=TIMEOUT))
+    torchruns, rank, _ = next(rendezvous("env://", timeout=timeout))
     new = partial(
         dist.TCPStore,  # type: ignore[attr-defined]
         environment["MASTER_ADDR"],
@@ -155,10 +156,10 @@ def _store_of_attempt() -> Store | None:
     )
     store: Store
     if rank == 0:
-        store = new(port=0, is_master=True, timeout=TIMEOUT)
+        store = new(port=0, is_master=True, timeout=timeout)
         torchruns.set(_PORT, str(store.port))
         return store
-    end = time.monotonic() + TIMEOUT.total_seconds()
+    end = time.monotonic() + timeout.total_seconds()
     while True:
         try:
             store = new(port=int(torchruns.get(_PORT)), timeout=_PATIENCE)
@@ -166,7 +167,7 @@ def _store_of_attempt() -> Store | None:
             if time.monotonic() > end:
                 raise
         else:
-            store.set_timeout(TIMEOUT)
+            store.set_timeout(timeout)
             return store
 
 

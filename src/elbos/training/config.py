@@ -143,7 +143,8 @@ class Execution(Typed):
     activations inside of it: less memory, a third more work."""
 
     timeout_hours: float = 24.0
-    """Hours for which a process waits for work that another one does alone."""
+    """Hours for which a process waits for work that another one does alone, and, up to half an
+    hour, for one that was stopped."""
 
     def __post_init__(self) -> None:
         require_positive(
