@@ -129,11 +129,9 @@ def _members(tar: tarfile.TarFile, path: Path) -> list[tarfile.TarInfo]:
                 raise tarfile.ReadError(f"a size of {member.size:,} bytes")  # noqa: TRY301
             end = tar.offset
         file.seek(end)
-        while block := file.read(tarfile.BLOCKSIZE):
-            is_end = not block.strip(b"\0")
-            if not is_end:
-                break
-        if not is_end:
+        while (block := file.read(tarfile.BLOCKSIZE)) and not block.strip(b"\0"):
+            is_end = True
+        if block or not is_end:
             raise tarfile.ReadError("no end follows")  # noqa: TRY301
     except Exception as error:  # forged headers raise errors of every type
         last = members[-1].name if members else "its start"
