@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from commands import TINY, TOY, Elbos, Result, assert_one_line, forked, snapshot
 from filelock import FileLock
-from tiny import assert_same_run, tensors
+from tiny import assert_same_run, log, tensors
 
 from elbos import cli
 from elbos.cli import train as train_verb

@@ -114,8 +114,8 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
 
     responses = []
     for calls in zip(*runs, strict=True):
-        (z, g_0, _), (_, g_1, answer), (_, g_3, _), (_, g_graded, graded), *others = calls
-        (_, g_masked, masked), *with_variance = others
+        (z, g_0, _), (_, g_1, answer), (_, g_3, _), (_, g_graded, graded), *rest = calls
+        (_, g_masked, masked), *with_variance = rest
         change, of_half, is_kept = g_1 - g_0, g_masked - g_0, masked != 0
         rounding = 1e-6 * (g_0.norm() + g_1.norm() + g_3.norm())
         element = (change / answer).flatten(1)
