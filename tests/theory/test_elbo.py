@@ -211,6 +211,15 @@ def test_a_signed_measure_is_not_sampled(weighting):
         elbo_mixture(weighting, -20.0, 20.0).sample(3)
 
 
+def test_a_rise_around_a_jump_is_negative_mass(generator):
+    """sigmoid(l) + 5 (l < j) rises by 1 in all, of 5 at the noisy end, wherever it falls by 5."""
+    for j in (20 * torch.rand(50, dtype=torch.float64, generator=generator) - 10).tolist():
+        mixture = elbo_mixture(lambda x, j=j: torch.sigmoid(x) + 5 * (x < j), -20.0, 20.0)
+        assert mixture.negative_mass == pytest.approx(0.2, abs=1e-3)
+        with pytest.raises(ValueError, match=r"\[-20\.0, 20\.0\]"):
+            mixture.sample(3)
+
+
 def test_a_mixture_without_a_unit_is_refused():
     with pytest.raises(ValueError, match=r"logsnr_min=-20.0 is 0.0"):
         elbo_mixture(lambda logsnr: (logsnr > 0).double(), -20.0, 20.0)

@@ -89,6 +89,19 @@ def test_jumps_rise_where_they_jump():
     torch.testing.assert_close(rises[0], (1.0, 1.0), rtol=0, atol=0.01)
 
 
+@pytest.mark.parametrize("sign", [1, -1], ids=["fall", "jump up while falling"])
+def test_a_rise_ends_on_its_own_side_of_a_jump(sign, generator):
+    """A sigmoid that jumps at a random log-SNR, between points of the grid and on any side."""
+
+    def f(x, jump):
+        return sign * (torch.sigmoid(x) - 5 * (x >= jump)) + 10
+
+    for jump in (20 * torch.rand(50, dtype=torch.float64, generator=generator) - 10).tolist():
+        rises = rising_intervals(lambda x, j=jump: f(x, j), -15.0, 15.0)
+        height = f(torch.tensor(rises, dtype=torch.float64), jump).diff(dim=1).sum().item()
+        assert height == pytest.approx(1.0 if sign == 1 else 5.0, abs=2e-3)
+
+
 def test_a_rise_counts_from_the_relative_tolerance_on():
     def step(height):
         return lambda x: 1 + height * torch.sigmoid(x)

@@ -133,4 +133,7 @@ def _refine(f: Function, x: Float[Tensor, " n"], i: int) -> float:
             right = left + width
         else:
             left = right - width
-    return ((left + right) / 2).item()
+    top = (left + right) / 2
+    # Beside a jump, the search can end on its lower side: a point of the grid is then nearer.
+    is_below = f(top) < f(x[i]) - 1e-6 * f(x[i]).abs()  # more than float32 rounds
+    return x[i].item() if is_below else top.item()
