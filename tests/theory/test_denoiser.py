@@ -1,5 +1,7 @@
 """Network + parameterization = estimates; guidance is linear, and confined to its interval."""
 
+from functools import partial
+
 import pytest
 import torch
 from oracles import ByClass, bimodal, gaussian
@@ -63,6 +65,23 @@ def test_the_network_is_given_levels_like_its_data(randn):
     parameterization = PARAMETERIZATIONS[0]
     found = Denoiser(network, parameterization).output(z, levels)
     assert torch.equal(found, network(z, levels.float()))
+
+
+def test_a_partially_applied_module_is_called_as_its_forward(randn):
+    """The condition by keyword, as docs/validate.md recommends, is not passed a second time."""
+
+    class Network(torch.nn.Module):
+        def forward(self, z, logsnr, context=None):
+            return z * context
+
+    z, v = randn(4, 3), PARAMETERIZATIONS[2]
+    modules = [Network(), torch.compile(Network(), backend="eager")]
+    for network in [*modules, *(partial(module) for module in modules)]:
+        output = Denoiser(partial(network, context=2.0), v).output(z, LOGSNR[:4])
+        assert torch.equal(output, 2 * z)
+        assert torch.equal(Denoiser(network, v).output(z, LOGSNR[:4], z), z * z)
+    with pytest.raises(ValueError, match="no condition"):
+        Denoiser(partial(Network(), context=2.0), v).output(z, LOGSNR[:4], z)
 
 
 def test_one_level_stands_for_the_whole_batch_of_images(randn):

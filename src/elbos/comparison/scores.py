@@ -159,7 +159,7 @@ def measure_scores(
 
 
 def measured_metrics(scores: RunScores, num_samples: int) -> tuple[Metric, ...]:
-    """Return the metrics of a trained model.
+    """Describe the metrics that were measured of a trained model: titles, direction, baseline.
 
     The main metrics come first, which are tested for significance: the leading distance for each
     sampler, and bits/dim.

@@ -44,7 +44,7 @@ class Adaptive(Schedule):
 
     Each bin holds a decayed sum of what was observed in it and a decayed count of the observations.
     Their ratio is a running mean without start-up bias: an average at first, an exponential one
-    once the memory is full. A bin without observations takes the mean of all bins.
+    once the memory is full. A bin without observations takes the mean of all observations.
 
     The only schedule with state, which `update` changes in place, and nothing but `load_state_dict`
     besides. Call it once per training step with the noise levels and losses of the batch, as the

@@ -8,6 +8,7 @@ exact denoisers of `oracles`, another project's network behind an adapter, or a 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -76,8 +77,10 @@ def unwrapped(network: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def signature(network: Callable[..., Any]) -> inspect.Signature:
-    inner = unwrapped(network)
-    return inspect.signature(inner.forward if isinstance(inner, nn.Module) else inner)
+    bound = network if isinstance(network, partial) else partial(network)
+    inner = unwrapped(bound.func)
+    call = inner.forward if isinstance(inner, nn.Module) else inner
+    return inspect.signature(partial(call, *bound.args, **bound.keywords))
 
 
 def network_output(
