@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
+from elbos.theory.parameterizations import V
 from elbos.validation import ValidationHistory, Validator
 
 ONE = torch.ones(1)
@@ -81,3 +83,34 @@ def test_items_are_dicts_and_loaders_are_their_datasets():
     with pytest.raises(ValueError, match=r"to_item.*KeyError: 'img'"):
         Validator(items, to_item=lambda item: item["img"])(TRUE)
     assert pickle.dumps(ValidationHistory(Validator(X)))  # with the checkpoint of a callback
+
+
+def test_loops_that_train_under_autocast_validate_in_float32():
+    """As Lightning's and transformers' callbacks do: a loop's own autocast, and accelerate's."""
+    accelerate = pytest.importorskip("accelerate")
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 4)
+
+        def forward(self, z, logsnr):
+            return self.layer(z * torch.sigmoid(logsnr)[:, None])
+
+    def result(network):
+        history = ValidationHistory(Validator(X), lambda net: Denoiser(net, V()), every=1)
+        history.update(1, network)
+        return history.results[1]
+
+    network = Network()
+    plain = result(network)
+    with torch.autocast("cpu", torch.bfloat16):
+        around = result(network)
+        assert torch.is_autocast_enabled("cpu")
+    prepared = accelerate.Accelerator(mixed_precision="bf16", cpu=True).prepare(network)
+    forward = prepared.forward
+    within = result(prepared)
+    assert prepared.forward == forward
+    assert plain.precision == around.precision == within.precision == "float32"
+    assert torch.equal(plain.bound, around.bound) and torch.equal(plain.bound, within.bound)
+    assert Validator(X)(Denoiser(prepared, V())).precision == "bfloat16"

@@ -2,12 +2,15 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from elbos.base.checks import require_scaled
 from elbos.base.conditions import Condition, cond_at, map_tensors
@@ -66,9 +69,26 @@ def explained_types(x: Tensor) -> Iterator[None]:
         ) from error
 
 
+class _CoarsestType(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Record the coarsest floating-point type of all results within the `with` block."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.dtype = torch.float64
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], _: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for part in tree_leaves(result):
+            if isinstance(part, Tensor) and part.is_floating_point():
+                self.dtype = max(self.dtype, part.dtype, key=lambda kind: torch.finfo(kind).eps)
+        return result
+
+
 @torch.no_grad()
-def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None:
-    """Test the denoiser and the data on a small batch.
+def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> str:
+    """Test the denoiser and the data on a small batch, and return the precision of its arithmetic.
 
     Raises an error or warns if the validation would be wrong.
     """
@@ -97,11 +117,13 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None
     logsnr = torch.linspace(*ends, NUM_CHECKED + 2)[1:-1].to(x)
     z = diffuse(x, eps, logsnr)
     with explained_types(x):
-        x_hat, eps_hat = estimate(denoiser, z.clone(), logsnr, cond)
+        with _CoarsestType() as coarsest:
+            x_hat, eps_hat = estimate(denoiser, z.clone(), logsnr, cond)
+        precision = str(coarsest.dtype).removeprefix("torch.")
         _warn_if_varying(denoiser, eps_hat, z, logsnr, cond)
         if not isinstance(denoiser, Denoiser):
             _require_consistent(x_hat, eps_hat, z, logsnr)
-            return
+            return precision
         low, high = (denoiser.output(x, torch.full((len(x),), end).to(x), cond) for end in ends)
     if ends[0] < ends[1] and torch.equal(low, high) and low.any():
         warnings.warn(
@@ -109,6 +131,7 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None
             TimeIgnoredWarning,
             stacklevel=USER - 1,
         )
+    return precision
 
 
 def _warn_if_varying(

@@ -3,7 +3,7 @@ result.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
@@ -126,3 +126,24 @@ def evaluating(denoiser: Denoise) -> Iterator[None]:
                 module.train(mode)
         for module, mode in modes:  # a submodule of two parents took the mode of the later one
             module.training = mode
+
+
+@contextmanager
+def without_autocast(*models: Any) -> Iterator[None]:
+    """Evaluate networks of float32 weights in float32 within the `with` block.
+
+    Autocast around the call is suspended, and that in `forward` of a model that accelerate
+    prepared. Nothing is suspended if some weights are in half precision: these may rely on it.
+    """
+    inner = [m for model in models for root in modules(model) for m in root.modules()]
+    parameters = [p for module in inner for p in module.parameters(recurse=False)]
+    if any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in parameters):
+        inner, parameters = [], []
+    with ExitStack() as stack:
+        for device in {parameter.device.type for parameter in parameters}:
+            stack.enter_context(torch.autocast(device, enabled=False))
+        for module in inner:
+            if (forward := vars(module).get("_original_forward")) is not None:  # of accelerate
+                stack.callback(setattr, module, "forward", module.forward)
+                module.forward = forward
+        yield

@@ -16,6 +16,7 @@ from elbos.base.conditions import Condition
 from elbos.base.progress import LOGGER
 from elbos.theory.denoiser import Denoise
 from elbos.validation.estimate import Estimate
+from elbos.validation.execution import without_autocast
 from elbos.validation.result import Validation
 from elbos.validation.validator import Validator
 
@@ -95,7 +96,8 @@ class ValidationHistory(Typed):
     def update(self, step: int, model: Any) -> dict[str, float] | None:
         """Validate the model if a validation is due.
 
-        All processes of `torch.distributed` share the work, and have to make the call.
+        All processes of `torch.distributed` share the work, and have to make the call. A model of
+        float32 weights is evaluated in float32, though it is trained under autocast.
 
         Args:
             step: Number of training steps so far.
@@ -111,9 +113,11 @@ class ValidationHistory(Typed):
         if not is_due:
             return None
         is_shared = dist.is_available() and dist.is_initialized()
-        result = self.validator(
-            self.denoiser(model), cond=self.cond, batch_size=self.batch_size, is_shared=is_shared
-        )
+        denoiser = self.denoiser(model)
+        with without_autocast(model, denoiser):
+            result = self.validator(
+                denoiser, cond=self.cond, batch_size=self.batch_size, is_shared=is_shared
+            )
         metrics = {
             "validation_bits_per_dim": result.bits_per_dim,
             "validation_standard_error": result.standard_error,

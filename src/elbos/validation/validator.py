@@ -210,7 +210,7 @@ class Validator(Typed):
         target = None if target_se is None else target_se * NATS_PER_BIT
         rounds: list[Tensors] = []
         with evaluating(denoiser):
-            check(execution, self._draws, (self.logsnr_min, self.logsnr_max))
+            precision = check(execution, self._draws, (self.logsnr_min, self.logsnr_max))
             while True:
                 number = len(rounds)
                 levels = self._logsnr(len(self), number, ROUND_TIMES)
@@ -226,6 +226,7 @@ class Validator(Typed):
                     prior=rounds[0]["prior"],
                     decoder=decoder,
                     num_levels=self.num_levels,
+                    precision=precision,
                 )
                 if len(rounds) >= MAX_ROUNDS or result.nats.is_enough(target):
                     break
