@@ -23,6 +23,7 @@ from elbos.audit.estimate import NUM_POINTS, assembled, significant_rises
 from elbos.audit.names.matching import Prediction
 from elbos.audit.result import Audit
 from elbos.base.arrays import Array
+from elbos.base.checks import typed
 from elbos.base.errors import suggestion
 from elbos.theory.extrema import rising_intervals
 from elbos.theory.names import code
@@ -104,6 +105,7 @@ class LossTable:
         return replace(self, **{name: getattr(self, name)[steps] for name in columns})
 
 
+@typed
 def from_recipe(name: str) -> Audit:
     """Audit the loss of a published training recipe from its formulas.
 
@@ -167,6 +169,7 @@ def from_loss(loss: DeclaredLoss) -> Audit:
     )
 
 
+@typed
 def from_table(table: LossTable) -> Audit:
     """Audit a training loss that is given as a table of noise levels.
 

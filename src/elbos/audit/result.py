@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_type_hints
 
 import numpy as np
 import torch
@@ -23,7 +23,9 @@ from elbos.audit.names.resemblance import LossCurves, Resemblance, published_rec
 from elbos.audit.probing.convention import MAX_QUIET_ERROR, Convention
 from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
-from elbos.base.codec import without_format
+from elbos.base.checks import typed
+from elbos.base.codec import convert, without_format
+from elbos.base.errors import flat
 from elbos.base.extras import shown_by
 from elbos.models.calls import ForeignNetwork
 
@@ -369,27 +371,44 @@ class Audit:
         return {"format": FORMAT, **{name: _plain(getattr(self, name)) for name in names}}
 
     @classmethod
+    @typed
     def from_dict(cls, content: Mapping[str, Any]) -> "Audit":
         """Restore an audit from JSON values.
 
         Raises:
-            ValueError: If the values are of a newer format.
+            ValueError: If the values are of a newer format, or are not those of an audit.
         """
         content = without_format(content, FORMAT)
-        values = {f.name: content[f.name] for f in _stored() if f.name in content}
-        for column in _stored():
-            if "Tensor" in str(column.type):
-                values[column.name] = torch.tensor(values[column.name], dtype=torch.float64)
-        values["rising"] = [(start, end) for start, end in values["rising"]]
-        values["undecided"] = [Undecided(**item) for item in values["undecided"]]
-        values["closest"] = [
-            Nearest(item["name"], math.inf if item["distance"] is None else item["distance"])
-            for item in values["closest"]
-        ]
-        values["diagnostics"] = [
-            Diagnostic.from_values(item["kind"], item["values"]) for item in values["diagnostics"]
-        ]
-        return cls(**values)
+        try:
+            values = {f.name: content[f.name] for f in _stored() if f.name in content}
+            for column in _stored():
+                if "Tensor" in str(column.type):
+                    values[column.name] = torch.tensor(values[column.name], dtype=torch.float64)
+            values["rising"] = [(float(start), float(end)) for start, end in values["rising"]]
+            values["undecided"] = [Undecided(**item) for item in values["undecided"]]
+            values["closest"] = [
+                Nearest(item["name"], math.inf if item["distance"] is None else item["distance"])
+                for item in values["closest"]
+            ]
+            values["diagnostics"] = [
+                Diagnostic.from_values(item["kind"], item["values"])
+                for item in values["diagnostics"]
+            ]
+            kinds = get_type_hints(cls)
+            for name, value in values.items():
+                convert(kinds[name], value, name)
+            audit = cls(**values)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"this is not an audit ({flat(error)}): give one of to_dict."
+            ) from error
+        shapes = {tuple(v.shape) for v in values.values() if isinstance(v, Tensor)}
+        if len(shapes) > 1 or audit.logsnr.ndim != 1 or len(audit.logsnr) < 2 or not audit.closest:
+            raise ValueError(
+                f"this is not an audit (curves of shapes {shapes}, {len(audit.closest)} named "
+                "weightings): give the result of to_dict."
+            )
+        return audit
 
     def to_json(self) -> str:
         """Return the audit as JSON text."""
@@ -411,6 +430,7 @@ class Audit:
         figure: Figure = shown_by(self).figure([self, *audits])
         return figure
 
+    @typed
     def to_html(self, path: str | Path, *audits: "Audit") -> None:
         """Write a self-contained HTML page of this and other audits."""
         shown_by(self).write_page([self, *audits], Path(path))

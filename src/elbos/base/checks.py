@@ -55,7 +55,8 @@ def require_type(kind: Any, /, **values: Any) -> None:
 class Typed:
     """Mixin for dataclasses that checks the types of field values.
 
-    A value that does not match its field's type annotation raises a WrongTypeError. Numbers and
+    A value that does not match its field's type annotation raises a WrongTypeError, an infinite or
+    NaN one that is not the field's default a ValueError. Numbers and
     sequences are stored as the annotation says: 3 and `np.float64(3)` as 3.0 for a float, a list as
     a tuple. So equal objects have equal texts and digests.
     """
@@ -67,6 +68,8 @@ class Typed:
                 value = getattr(self, f.name)
                 if (stored := convert(kind, value, f.name)) is not value:
                     object.__setattr__(self, f.name, stored)  # also of a frozen dataclass
+                if isinstance(stored, float | tuple) and f.metadata.get("is_finite", True):
+                    require_finite(stored, f.name, f.default)
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -105,8 +108,10 @@ def typed(function: F) -> F:
         except TypeError:  # an argument is missing: Python says so
             arguments = {}
         for name, value in arguments.items():
-            if name in kinds():
-                convert(kinds()[name], value, name)
+            is_many = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+            for item in value if is_many else [value]:
+                if name in kinds():
+                    convert(kinds()[name], item, name)
         return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
@@ -188,26 +193,18 @@ def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
         )
 
 
-def require_finite(value: Any, where: str = "") -> None:
-    """Raise a ValueError that names the first infinite or NaN field of a dataclass.
-
-    The field's default is exempt.
+def require_finite(value: float | tuple[Any, ...], where: str, default: Any = None) -> None:
+    """Raise a ValueError if a number, or one in a tuple, is infinite or NaN; a default is exempt.
 
     Examples:
-        >>> from elbos.weightings import Sigmoid
-        >>> require_finite(Sigmoid(k=2.0))
-        >>> require_finite(Sigmoid(k=float("nan")))
+        >>> require_finite(2.0, "k")
+        >>> require_finite((0.0, float("nan")), "means")
         Traceback (most recent call last):
         ...
-        ValueError: k is nan: give a finite number.
+        ValueError: means is nan: give a finite number.
     """
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} is {value}: give a finite number.")
-    if isinstance(value, tuple):
-        for item in value:
-            require_finite(item, where)
-    if dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            inner = getattr(value, field.name)
-            if field.init and inner != field.default:
-                require_finite(inner, f"{where}.{field.name}" if where else field.name)
+    if value == default:
+        return
+    for item in value if isinstance(value, tuple) else [value]:
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"{where} is {item}: give a finite number.")

@@ -14,6 +14,7 @@ import ast
 import dataclasses
 import functools
 import hashlib
+import inspect
 import json
 import math
 import numbers
@@ -136,10 +137,17 @@ def _converted(option: Any, value: Any, where: str, inner: Callable[[Any, Any, s
     if origin is Callable:
         return value if callable(value) else _MISFIT
     origin = str | Path if origin is Path else getattr(origin, "array_type", origin)  # jaxtyping's
-    is_checkable = getattr(origin, "_is_runtime_protocol", True)  # or no protocol
-    if not isinstance(origin, type | UnionType) or not is_checkable:
+    if getattr(origin, "_is_protocol", False):
+        members = (name for name in vars(origin) if name == "__call__" or name[0] != "_")
+        return value if all(_has_member(value, name) for name in members) else _MISFIT
+    if not isinstance(origin, type | UnionType):
         return value
     return value if isinstance(value, origin) else _MISFIT
+
+
+def _has_member(value: Any, name: str) -> bool:
+    """Return whether an object has an attribute, without computing it if it is a property."""
+    return inspect.getattr_static(value, name, None) is not None or hasattr(value, name)
 
 
 def _refuse(annotation: Any, value: Any, where: str) -> Any:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from elbos.base.checks import typed
 from elbos.base.codec import decode, encode, without_format
 from elbos.base.extras import shown_by
 from elbos.comparison.statistics import Differences, differences
@@ -319,6 +320,7 @@ class Comparison:
         return {"format": FORMAT, **encode(self, has_types=False)}
 
     @classmethod
+    @typed
     def from_dict(cls, value: Mapping[str, Any]) -> "Comparison":
         """Restore a comparison from the JSON values of a report.json.
 
@@ -354,6 +356,7 @@ class Comparison:
         text: str = shown_by(self).markdown(self)
         return text
 
+    @typed
     def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
         """Write the comparison as a self-contained HTML page, with sample images by objective.
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from elbos.base.checks import Typed, require_finite, require_positive
+from elbos.base.checks import Typed, require_positive
 from elbos.evaluation.features import ExtractorConfig, Lite0
 from elbos.evaluation.metrics import MIN_IMAGES
 
@@ -70,7 +70,6 @@ class EvaluationConfig(Typed):
     """The network that computes the features of images."""
 
     def __post_init__(self) -> None:
-        require_finite(self)
         if self.target_se is not None:
             require_positive(target_se=self.target_se)
         for name in ("num_images", "num_pilot_images", "floor_images"):

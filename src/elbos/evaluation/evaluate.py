@@ -7,6 +7,7 @@ evaluation resumes.
 from dataclasses import replace
 from importlib.metadata import version
 
+from elbos.base.checks import typed
 from elbos.base.progress import Start, silent
 from elbos.base.sharing import naming_lost_processes
 from elbos.evaluation.config import EvaluationConfig
@@ -33,6 +34,7 @@ NUM_SHOWN = 100
 
 
 @naming_lost_processes()
+@typed
 def evaluate(
     model: Model,
     config: EvaluationConfig | None = None,

@@ -127,6 +127,7 @@ class Run:
         config = replace(config, network=OwnNetwork.from_file(function))
         return cls(path, build_network(config, data, torch.device("cpu")))
 
+    @typed
     def with_data(self, data: KnownData) -> "Run":
         """Return a copy of the model for evaluation on other images of the same form."""
         dataset, model = data.load(), copy.copy(self)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elbos.base.checks import Typed, require_positive
+from elbos.base.checks import Typed, require_floating, require_positive, require_type
 from elbos.base.conditions import Condition, cat_conds, map_tensors
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align
@@ -40,6 +40,8 @@ def with_three_arguments(network: Network) -> Network:
 
     Only networks that take `(z, logsnr)` are wrapped; others are returned unchanged.
     """
+    if not callable(network):
+        require_type(Callable, network=network)
     if _takes(network, 3) or not _takes(network, 2):
         return network
 
@@ -150,6 +152,7 @@ class Denoiser(Typed):
 
         Errors as when called.
         """
+        require_floating(z=z, logsnr=logsnr)
         copied = z.clone()  # the network may change it in place
         levels = logsnr.expand(len(z)).to(z)  # as in training
         return network_output(self.network, copied, levels, cond).to(z.dtype)

@@ -28,6 +28,7 @@ from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
+from elbos.base.checks import typed
 from elbos.theory.extrema import rising_intervals
 from elbos.theory.weightings import WeightFunction
 
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 
+@typed
 def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> bool:
     r"""Return whether a weighting is non-increasing in log-SNR.
 
@@ -129,6 +131,7 @@ class Mixture:
         """
         return 1 + self.negative_mass
 
+    @typed
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, " num"]:
         r"""Draw noise levels in proportion to the weights of their ELBOs.
 
@@ -159,6 +162,7 @@ class Mixture:
         return torch.where(survival < self.mass_at_max, self.logsnr_max, high)
 
 
+@typed
 def elbo_mixture(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> Mixture:
     r"""Return the measure that expresses a weighted loss as a mixture of ELBOs.
 
@@ -183,6 +187,7 @@ class TheoremSides(NamedTuple):
     elbo_integral: float
 
 
+@typed
 def theorem_sides(
     weighting: WeightFunction,
     logsnr: Float[Tensor, " n"],
@@ -220,6 +225,7 @@ def theorem_sides(
     return TheoremSides(float(simpson.sum() * step), float(boundary - (np.diff(w) * losses).sum()))
 
 
+@typed
 def noisy_elbo_losses(
     logsnr: Float[Tensor, " n"], loss: Float[Tensor, " n"], prior_loss: float = 0.0
 ) -> Float[Tensor, " n"]:

@@ -16,10 +16,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.base.arrays import Array
+from elbos.base.checks import typed
 
 Function = Callable[[Tensor], Tensor]
 
 
+@typed
 def rising_intervals(
     f: Function, low: float, high: float, *, rtol: float = 1e-6, num_points: int = 8193
 ) -> list[tuple[float, float]]:

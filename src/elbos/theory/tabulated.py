@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Tabulated(Weighting):
     """
 
     name: str
-    weights: tuple[float, ...]
+    weights: tuple[float, ...] = field(metadata={"is_finite": False})  # the error names a level
     logsnr_min: float = -20.0
     logsnr_max: float = 20.0
 

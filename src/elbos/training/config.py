@@ -13,7 +13,7 @@ import torch
 import tyro
 
 from elbos.base import files
-from elbos.base.checks import Typed, require_finite, require_positive
+from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import decode, encode, normalize
 from elbos.theory.objective import Objective
 from elbos.theory.tabulated import require_reach
@@ -219,7 +219,6 @@ class Config:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.init is not None:  # absolute: the run may be resumed from another folder
             object.__setattr__(self, "init", files.expanded(self.init))
-        require_finite(self)
         require_reach(self.weighting, self.schedule.logsnr_min, self.schedule.logsnr_max)
         self.require_guidable(self.sampling)
         self.sampling.logsnrs(self.schedule)  # raises if the range is empty

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.checks import Typed, require_finite, require_positive
+from elbos.base.checks import Typed, require_positive
 from elbos.base.conditions import Condition, cond_at, to_device
 from elbos.models import samplers
 from elbos.models.samplers import DPMSolver, Sampler
@@ -46,7 +46,6 @@ class Sampling(Typed):
     of diffusers says, where a large number turns it off; of a run not at all."""
 
     def __post_init__(self) -> None:
-        require_finite(self)
         if self.clip is not None:
             require_positive(clip=self.clip)
         if self.num_steps < 2:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from elbos.base.checks import Typed, require_positive
+from elbos.base.checks import Typed, require_positive, typed
 from elbos.base.conditions import Condition
 from elbos.base.progress import LOGGER
 from elbos.theory.denoiser import Denoise
@@ -85,6 +85,7 @@ class ValidationHistory(Typed):
         """True if the last `patience` validations are significantly worse than the best one."""
         return self.patience is not None and self._num_worse >= self.patience
 
+    @typed
     def is_due(self, step: int) -> bool:
         """Return whether `update` would validate the model at this step.
 
@@ -93,6 +94,7 @@ class ValidationHistory(Typed):
         last = step - 1 if self._last_step is None else self._last_step
         return step > 0 and step // self.every > last // self.every
 
+    @typed
     def update(self, step: int, model: Any) -> dict[str, float] | None:
         """Validate the model if a validation is due.
 
@@ -151,6 +153,7 @@ class ValidationHistory(Typed):
             "last_step": self._last_step,
         }
 
+    @typed
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the validation history from a checkpoint.
 

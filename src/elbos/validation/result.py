@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.base import codec
+from elbos.base.checks import typed
 from elbos.base.errors import flat
 from elbos.base.extras import shown_by
 from elbos.theory.schedules import Schedule
@@ -126,6 +127,7 @@ class Validation:
         """Mean loss in up to 48 bins of log-SNR, which all contain measurements."""
         return self.curve(NUM_BINS)
 
+    @typed
     def curve(self, max_num_bins: int) -> Curve:
         """Return the loss by noise level in at most `max_num_bins` even bins of log-SNR."""
         measurements, edges = self.measurements, self._edges(max_num_bins)
@@ -153,6 +155,7 @@ class Validation:
             schedule.logsnr_min, schedule.logsnr_max, num_bins + 1, dtype=torch.float64
         )
 
+    @typed
     def weighted(self, weighting: Callable[[Tensor], Tensor]) -> Estimate:
         r"""Estimate the weighted loss $\int w\,\ell\,d\lambda$ in nats per dimension.
 
@@ -161,6 +164,7 @@ class Validation:
         """
         return self.measurements.estimate(self.measurements.integral(weighting))
 
+    @typed
     def difference(self, other: "Validation") -> Estimate:
         """Estimate the paired difference between the mean variational bounds of two denoisers.
 
@@ -186,6 +190,7 @@ class Validation:
             raise ValueError("the two validations are of other samples: give the same data.")
         return first.estimate((self.bound - other.bound) / NATS_PER_BIT)
 
+    @typed
     def difference_by_level(self, other: "Validation") -> Curve:
         """Estimate the paired difference of the losses, `self` minus `other`, by noise level.
 
@@ -203,6 +208,7 @@ class Validation:
         )
         return Curve.from_estimates(middle, [first.estimate(loss) for loss in losses])
 
+    @typed
     def save(self, path: Path | str) -> None:
         """Write the validation to a safetensors file.
 
@@ -215,6 +221,7 @@ class Validation:
         saved.write(Path(path), *self._parts())
 
     @classmethod
+    @typed
     def load(cls, path: Path | str) -> "Validation":
         """Load a validation from a file.
 
@@ -236,6 +243,7 @@ class Validation:
         return {**data, "tensors": {name: tensor.tolist() for name, tensor in tensors.items()}}
 
     @classmethod
+    @typed
     def from_dict(cls, data: Mapping[str, Any]) -> "Validation":
         """Restore a validation from JSON values.
 

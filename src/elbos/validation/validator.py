@@ -19,7 +19,7 @@ from torch.utils.data import (
     default_convert,
 )
 
-from elbos.base.checks import Typed, require_finite, require_positive, typed
+from elbos.base.checks import Typed, require_positive, typed
 from elbos.base.conditions import Condition, cond_at, map_tensors, to_device
 from elbos.base.items import Batched, Items, first_item
 from elbos.base.progress import Start, silent
@@ -112,8 +112,6 @@ class Validator(Typed):
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
         if self.num_levels is not None and self.num_levels < 2:
             raise ValueError(f"num_levels is {self.num_levels}: give 2 or more, or None.")
-        for name in ("logsnr_min", "logsnr_max"):
-            require_finite(getattr(self, name), name)
         schedule = copy.deepcopy(self.schedule)  # the original may go on learning
         object.__setattr__(self, "schedule", schedule)
         ends = [(self._schedule.logsnr_min, self._schedule.logsnr_max)]
@@ -307,6 +305,7 @@ class Validator(Typed):
         schedule, control = fit(pilot)
         return replace(self, schedule=schedule, control=control)
 
+    @typed
     def compare(self, before: Validation, after: Validation) -> Estimate:
         """Return the paired difference in bits/dim, positive if the second bound is lower."""
         return before.difference(after)

@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 
 from elbos.adapters.caches.formats import FORMATS, Format, Sample, padded, reading
 from elbos.adapters.diffusers import Pipeline, ScheduledDenoiser
+from elbos.base.checks import typed
 from elbos.base.conditions import Condition, map_tensors
 from elbos.base.errors import flat, is_out_of_memory
 from elbos.base.progress import Start, silent
@@ -144,6 +145,7 @@ class Cache:
         return max(0 if text is None else len(text) for text in texts)
 
 
+@typed
 def load(folder: str | Path, pipeline: Pipeline, *, guidance: float | None = None) -> Cache:
     """Find cached latents and text embeddings in a folder.
 
@@ -181,6 +183,7 @@ def load(folder: str | Path, pipeline: Pipeline, *, guidance: float | None = Non
     return Cache(folder=folder, format=form, samples=samples, pipeline=pipeline, guidance=guidance)
 
 
+@typed
 def validate(
     cache: Cache,
     denoiser: Denoise,

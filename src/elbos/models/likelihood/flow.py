@@ -38,7 +38,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from elbos.base.checks import require_positive
+from elbos.base.checks import require_positive, typed
 from elbos.base.conditions import Condition, map_tensors
 from elbos.base.extras import needs
 from elbos.models.likelihood.terms import at_least_single, require_levels
@@ -114,6 +114,7 @@ class FlowLikelihood:
 
 @torch.inference_mode(mode=False)  # inference mode would exclude gradients
 @torch.no_grad()
+@typed
 def flow_likelihood(
     denoiser: Denoise,
     x: Float[Tensor, "b *d"],

@@ -15,6 +15,7 @@ from elbos.adapters.diffusers.network import DiffusersNetwork, part_name
 from elbos.adapters.diffusers.pipeline import imported
 from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
 from elbos.base import files
+from elbos.base.checks import typed
 from elbos.base.codec import digest, encode
 from elbos.runs.export.card import card
 from elbos.runs.run import Run
@@ -24,6 +25,7 @@ from elbos.training.directory import MANIFEST, RunDirectory
 from elbos.training.network import OwnNetwork
 
 
+@typed
 def export(run: Run, folder: Path | str, *, vae: Latents | None = None) -> list[str]:
     """Write a trained model into a folder.
 

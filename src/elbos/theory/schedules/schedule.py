@@ -2,7 +2,7 @@
 
 import abc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -50,8 +50,8 @@ class Schedule(Typed, abc.ABC):
             schedule draws nothing between them.
     """
 
-    logsnr_min: float = -20.0
-    logsnr_max: float = 20.0
+    logsnr_min: float = field(default=-20.0, metadata={"is_finite": False})
+    logsnr_max: float = field(default=20.0, metadata={"is_finite": False})
 
     def __post_init__(self) -> None:
         own_max, own_min = self._logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()

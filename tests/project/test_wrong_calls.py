@@ -1,0 +1,92 @@
+"""Wrong arguments of public functions end in one line of ours that names the argument."""
+
+import copy
+import math
+
+import pytest
+import torch
+from elbos.export import export
+from elbos.oracles import GaussianMixture
+
+import elbos
+from elbos import analysis, audit, schedules, weightings
+from elbos.adapters.caches import validate
+from elbos.audit import Audit
+from elbos.comparison.result import Comparison
+from elbos.evaluation import evaluate
+from elbos.validation import Validation
+
+ONE = torch.ones(1)
+ORACLE = GaussianMixture(ONE, torch.zeros(1, 4), ONE)
+VALIDATOR = elbos.Validator(ORACLE.sample(16, torch.Generator().manual_seed(0))[0])
+RESULT = VALIDATOR(ORACLE)
+RUN = elbos.Run.__new__(elbos.Run)
+LOGSNR, LOSS = torch.linspace(-5, 5, 9), torch.ones(9)
+
+CALLS = {
+    "before": lambda bad: VALIDATOR.compare(bad, RESULT),
+    "after": lambda bad: VALIDATOR.compare(RESULT, bad),
+    "denoiser": lambda bad: VALIDATOR(bad),
+    "other": lambda bad: RESULT.difference(bad),
+    "weighting": lambda bad: RESULT.weighted(bad),
+    "step": lambda bad: elbos.ValidationHistory(VALIDATOR).update(bad, ORACLE),
+    "name": lambda bad: audit.from_recipe(bad),
+    "table": lambda bad: audit.from_table(bad),
+    "content": lambda bad: Audit.from_dict(bad),
+    "value": lambda bad: Comparison.from_dict(bad),
+    "data": lambda bad: Validation.from_dict(bad),
+    "data of a run": lambda bad: RUN.with_data(bad),
+    "run": lambda bad: export(bad, "folder"),
+    "model": lambda bad: evaluate(bad),
+    "f": lambda bad: analysis.rising_intervals(bad, -5.0, 5.0),
+    "low": lambda bad: analysis.rising_intervals(torch.exp, bad, 5.0),
+    "logsnr_min": lambda bad: analysis.elbo_mixture(weightings.ELBO(), bad, 5.0),
+    "loss": lambda bad: analysis.theorem_sides(weightings.ELBO(), LOGSNR, bad),
+    "cache": lambda bad: validate(ORACLE, bad),
+}
+
+
+@pytest.mark.parametrize("bad", [5j, None, [], object()], ids=repr)
+@pytest.mark.parametrize("name", CALLS)
+def test_an_argument_of_another_type_is_named(name, bad):
+    with pytest.raises((ValueError, TypeError), match=rf"{name.split()[0]}|not a validation") as e:
+        CALLS[name](bad)
+    line = e.traceback[-1]
+    assert "elbos" in str(line.path) and "raise" in str(line.statement)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda bad: weightings.Sigmoid(k=bad),
+        lambda bad: weightings.EDM(mean=bad),
+        lambda bad: weightings.NormalMixtureFlow(means=(bad,), stds=(1.0,), shares=(1.0,)),
+        lambda bad: weightings.P2(gamma=bad),
+        lambda bad: schedules.Laplace(scale=bad),
+        lambda bad: schedules.Normal(mean=bad),
+        lambda bad: schedules.Cosine(shift=bad),
+    ],
+)
+def test_settings_of_weightings_and_schedules_are_finite(make, bad):
+    with pytest.raises(ValueError, match=str(bad)):
+        make(bad)
+
+
+def test_an_infinite_end_selects_the_schedules_own():
+    assert schedules.EDMSampling(logsnr_max=math.inf).logsnr_max < math.inf
+
+
+@pytest.mark.parametrize("bad", [None, 5, "x", [], {}, [[0.0, 1.0]]], ids=repr)
+def test_an_audit_read_from_values_can_be_shown(bad, tmp_path):
+    """Each entry replaced by another value: refused at once, or shown."""
+    content = audit.from_recipe("flow").to_dict()
+    for name in content:
+        try:
+            read = Audit.from_dict({**copy.deepcopy(content), name: bad})
+        except ValueError as error:
+            assert "\n" not in str(error)
+        else:
+            if name != "schedule":
+                read.to_html(tmp_path / "audit.html")
