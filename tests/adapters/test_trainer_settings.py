@@ -113,6 +113,8 @@ BAD = [  # a setting of each trainer, others that it needs to be read, and what 
     ("simpletuner", "train_batch_size", {"model_family": "sdxl"}, 1.5),
     ("simpletuner", "flow_cubic_schedule_weights", {}, [1, 2]),
     ("simpletuner", "model_family", {}, "chroma"),
+    ("simpletuner", "model_flavour", {"model_family": "flux3_image"}, "klein"),
+    ("simpletuner", "min_snr_gamma", {"model_family": "sdxl"}, 5),  # kohya's name of snr_gamma
     ("ai-toolkit", "max_denoising_steps", {"min_denoising_steps": 500}, 400),
     ("ai-toolkit", "arch", {}, "wan22_14b"),
     ("diffusion-pipe", "max_t", {"model.type": "wan", "min_t": 0.5}, "nan"),

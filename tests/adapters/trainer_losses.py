@@ -6,6 +6,8 @@ coefficients, and beside it the settings, as its users write them. Nothing here 
 
 import math
 
+import numpy as np
+import scipy
 import torch
 
 BETAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
@@ -194,6 +196,8 @@ def segments_of_4(num):
 
 
 LATER_THRICE = torch.cat([torch.ones(750), 3 * torch.ones(250)])
+CDF = scipy.stats.norm(1.09, 0.95 * 1.2).cdf(scipy.special.logit(np.linspace(0, 0.95, 1001)))
+MOSS = torch.from_numpy(0.99 * np.diff(CDF) / CDF[-1] + 0.01 / 1000)
 SIMPLETUNER = [
     ({"model_family": "flux"}, flow(normal_times(s=3.0))),
     ({"model_family": "flux", "flow_schedule_auto_shift": True, "flow_sigmoid_scale": 0.7,
@@ -212,6 +216,9 @@ SIMPLETUNER = [
         table=ZERO_TERMINAL, snr_table=ZERO_TERMINAL)),
     ({"model_family": "wan", "model_flavour": "i2v-14b-2.2-high", "flow_schedule_shift": 3,
         "timestep_sampling_offset": 0.4}, flow(normal_times(s=5.0, mean=0.4))),
+    ({"model_family": "flux3_image", "flow_schedule_shift": 3}, flow(normal_times(s=6.93))),
+    ({"model_family": "moss_image", "flow_sigmoid_scale": 1.2, "flow_schedule_shift": 3},
+        flow(lambda n: torch.multinomial(MOSS, n, replacement=True).add(1) / 1000)),
 ]  # fmt: skip
 
 

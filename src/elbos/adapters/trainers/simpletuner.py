@@ -5,7 +5,9 @@ Flow models (`simpletuner/helpers/models/common.py`, `sample_flow_sigmas`) draw 
 $t = \mathrm{sigmoid}(a n)$ with $n \sim N(0, 1)$ and $a$ = `flow_sigmoid_scale`; or uniform ones;
 or $\mathrm{Beta}(\alpha, \beta)$. The shift (`custom_schedule.py`) is `flow_schedule_shift`, by
 default 3, no shift if 0; or depends on the resolution (`flow_schedule_auto_shift`); or is fixed, 5
-for the two networks of Wan 2.2. The loss is $\|\hat u - (\epsilon - x)\|^2$ without a weight.
+for the two networks of Wan 2.2, 6.93 for FLUX.3. MOSS-Image draws from a table of its own times,
+without a shift (`models/moss_image/model.py`). The loss is $\|\hat u - (\epsilon - x)\|^2$ without
+a weight.
 
 Stable Diffusion draws one step from each of `train_batch_size` segments of its table, noise first,
 which share their ends; or from the whole table, with one segment or
@@ -36,6 +38,7 @@ _IS_V = {"sdxl": False, "sd1x": False, "sd2x": True}  # prediction type in the s
 _FLOW_MODELS = (
     *("flux", "flux2", "sd3", "auraflow", "chroma", "hidream", "hunyuanvideo", "krea2", "lumina2"),
     *("ltxvideo", "qwen_image", "wan", "z_image", "kandinsky5_image", "kandinsky5_video", "ernie"),
+    *("flux3_image", "moss_image"),
 )
 _WAN_SHIFTS = {"2.2": 5.0, "animegen": 3.0}  # keyed by a substring of `model_flavour`
 _FINDINGS = {
@@ -55,6 +58,8 @@ _NOISE = {kinds.DeclaredNoise: ("offset_noise",), kinds.DeclaredTarget: ("diff2f
 
 def _read(settings: Settings) -> Loss:
     family = settings.one_of("model_family", "flux", (*_FLOW_MODELS, *_IS_V))
+    if settings.has("min_snr_gamma"):
+        raise ValueError("There is no setting min_snr_gamma: SimpleTuner's is called snr_gamma.")
     if family not in _IS_V:
         return _flow(settings, family)
     if "refiner" in settings.text("model_flavour"):
@@ -88,6 +93,10 @@ def _flow(settings: Settings, family: str) -> Loss:
     fixed = next(
         (s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None
     )
+    if family == "flux3_image":
+        fixed = 6.93
+        if flavour == "klein":
+            raise ValueError("model_flavour klein learns a flow map, which is not supported.")
     if fixed is not None:
         shift = fixed
         settings.diagnostics.append(kinds.DeclaredOverride("flow_schedule_shift", f"{fixed:g}"))
@@ -113,6 +122,11 @@ def _flow(settings: Settings, family: str) -> Loss:
     else:
         scale = settings.number("flow_sigmoid_scale", 1.0, above=0)
         mean = scale * settings.number("timestep_sampling_offset", 0.0)
+        if family == "moss_image":  # logit-normal up to 0.95, stretched to 1, and 1 % uniform
+            edges = torch.linspace(0, 0.95, NUM_STEPS + 1, dtype=torch.float64)
+            cdf = torch.special.ndtr((edges.logit() - 1.09 - 0.95 * mean) / (0.95 * scale))
+            probability = 0.99 * cdf.diff() / cdf[-1] + 0.01 / NUM_STEPS
+            return flow.flow_table("flow matching", flow.even_times(), probability.flip(0))
         schedule = Normal.logit_normal(mean=mean + math.log(shift), std=scale)
     return flow.flow_loss("flow matching", schedule)
 
@@ -149,8 +163,8 @@ def _step_probability(settings: Settings) -> Float[Tensor, " n"]:
 
 SIMPLETUNER = Trainer(
     name="simpletuner",
-    version="SimpleTuner 4.8.0, bc8e6ab",
-    package=("simpletuner", "4.8.0"),
+    version="SimpleTuner 4.10.1",
+    package=("simpletuner", "4.10.1"),
     read=_read,
     loss_types=("l2", "huber", "smooth_l1"),
     findings=_FINDINGS,
