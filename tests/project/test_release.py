@@ -67,3 +67,11 @@ def test_files_of_a_newer_format_are_refused_and_of_none_are_read():
         elbos.audit.Audit.from_dict(content | {"format": newer})
     del content["format"]
     assert elbos.audit.Audit.from_dict(content).closest[0].name
+
+
+def test_workflows_pin_the_actions_of_others_by_hash():
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        uses = re.findall(r"uses: (\S+)", path.read_text())
+        assert uses
+        for action in uses:
+            assert action.startswith("./") or re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action)

@@ -1,7 +1,9 @@
 """Wrong arguments of public functions end in one line of ours that names the argument."""
 
 import copy
+import importlib
 import math
+import sys
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ import elbos
 from elbos import analysis, audit, schedules, weightings
 from elbos.adapters.caches import validate
 from elbos.audit import Audit
+from elbos.base.extras import MissingExtra
 from elbos.comparison.result import Comparison
 from elbos.evaluation import evaluate
 from elbos.validation import Validation
@@ -90,3 +93,11 @@ def test_an_audit_read_from_values_can_be_shown(bad, tmp_path):
         else:
             if name != "schedule":
                 read.to_html(tmp_path / "audit.html")
+
+
+@pytest.mark.parametrize("name", ["lightning", "transformers"])
+def test_an_adapter_of_a_missing_package_names_it(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"elbos.adapters.{name}", raising=False)
+    with pytest.raises(MissingExtra, match=f"pip install {name}"):
+        importlib.import_module(f"elbos.adapters.{name}")

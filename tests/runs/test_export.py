@@ -257,6 +257,7 @@ def test_the_card_says_what_was_trained_and_measured(elbos: Elbos) -> None:
     assert elbos("export", "run", "--to", "model").status == 0
     card = hub.ModelCard.load("model/README.md")
     assert card.data.to_dict()["library_name"] == "diffusers"
+    assert card.data.to_dict()["license"] == "unknown"
     for needed in ("Sigmoid(k=2.0)", "V()", "−8.000 to 7.800", "1x8x8"):
         assert needed in card.content
     for result in measured["results"].values():

@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from lightning.pytorch import callbacks
-from lightning.pytorch.callbacks import Callback
-
 from elbos.adapters.recorded import RecordedSteps
+from elbos.base.extras import needs
 from elbos.validation import ValidationHistory
+
+with needs(None):
+    from lightning.pytorch import callbacks
+    from lightning.pytorch.callbacks import Callback
 
 
 class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]

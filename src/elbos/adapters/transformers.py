@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from transformers import TrainerCallback
-
 from elbos.adapters.recorded import RecordedSteps
+from elbos.base.extras import needs
 from elbos.validation import ValidationHistory
+
+with needs(None):
+    from transformers import TrainerCallback
 
 
 class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]

@@ -16,8 +16,10 @@ class MissingExtra(ModuleNotFoundError):
 
 
 @contextmanager
-def needs(extra: str) -> Iterator[None]:
+def needs(extra: str | None) -> Iterator[None]:
     """Convert a failed import into an error that names the extra of pyproject.toml to install.
+
+    None is for a package that no extra installs, which the error names itself.
 
     Raises:
         MissingExtra: If a module other than one of this library is not found.
@@ -34,9 +36,8 @@ def needs(extra: str) -> Iterator[None]:
         name = (error.name or "").partition(".")[0]
         if name in ("", "elbos"):
             raise
-        raise MissingExtra(
-            f"{name} is not installed: pip install 'elbos[{extra}]'.", name=name
-        ) from error
+        package = name if extra is None else f"'elbos[{extra}]'"
+        raise MissingExtra(f"{name} is not installed: pip install {package}.", name=name) from error
 
 
 def shown_by(result: object, module: str = "page") -> Any:
