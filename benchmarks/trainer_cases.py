@@ -308,10 +308,7 @@ def simpletuner(folder: Path, num: int) -> Cases:
         (0.0, 5.0),
         ("none", "earlier", "later", "range"),
         (1, 4, 7),
-        (
-            *({}, {"refiner_training": True, "refiner_training_invert_schedule": True}),
-            {"refiner_training": True, "refiner_training_strength": 0.35},
-        ),
+        ({},),
     ):
         flags = {**bias, **refiner, **part, "timestep_bias_strategy": strategy}
         config = Space(**flags, snr_gamma=gamma)

@@ -394,20 +394,14 @@ class Audit:
                 Diagnostic.from_values(item["kind"], item["values"])
                 for item in values["diagnostics"]
             ]
-            kinds = get_type_hints(cls)
             for name, value in values.items():
-                convert(kinds[name], value, name)
+                convert(get_type_hints(cls)[name], value, name)
             audit = cls(**values)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"this is not an audit ({flat(error)}): give one of to_dict."
-            ) from error
-        shapes = {tuple(v.shape) for v in values.values() if isinstance(v, Tensor)}
-        if len(shapes) > 1 or audit.logsnr.ndim != 1 or len(audit.logsnr) < 2 or not audit.closest:
-            raise ValueError(
-                f"this is not an audit (curves of shapes {shapes}, {len(audit.closest)} named "
-                "weightings): give the result of to_dict."
-            )
+            raise ValueError(f"this is not an audit ({flat(error)}): see to_dict.") from error
+        num, shapes = audit.logsnr.numel(), {v.shape for v in values.values() if type(v) is Tensor}
+        if shapes != {(num,)} or num < 2 or not audit.closest:
+            raise ValueError("this is not an audit: its curves differ in length, or are empty.")
         return audit
 
     def to_json(self) -> str:

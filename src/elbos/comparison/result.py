@@ -356,7 +356,6 @@ class Comparison:
         text: str = shown_by(self).markdown(self)
         return text
 
-    @typed
     def to_html(self, path: str | Path, samples: Mapping[str, bytes] | None = None) -> None:
         """Write the comparison as a self-contained HTML page, with sample images by objective.
 

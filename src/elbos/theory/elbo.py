@@ -43,7 +43,6 @@ __all__ = [
 ]
 
 
-@typed
 def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> bool:
     r"""Return whether a weighting is non-increasing in log-SNR.
 
@@ -131,7 +130,6 @@ class Mixture:
         """
         return 1 + self.negative_mass
 
-    @typed
     def sample(self, num: int, generator: torch.Generator | None = None) -> Float[Tensor, " num"]:
         r"""Draw noise levels in proportion to the weights of their ELBOs.
 
@@ -225,7 +223,6 @@ def theorem_sides(
     return TheoremSides(float(simpson.sum() * step), float(boundary - (np.diff(w) * losses).sum()))
 
 
-@typed
 def noisy_elbo_losses(
     logsnr: Float[Tensor, " n"], loss: Float[Tensor, " n"], prior_loss: float = 0.0
 ) -> Float[Tensor, " n"]:

@@ -45,7 +45,6 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from elbos.base.checks import typed
 from elbos.theory.oracles import FiniteSet, GaussianMixture
 from elbos.theory.process import alpha_sigma
 
@@ -122,7 +121,6 @@ class Floor:
         )
 
 
-@typed
 def finite_set_floor(
     data: FiniteSet,
     logsnr: Float[Tensor, " m"],
@@ -169,7 +167,6 @@ def finite_set_floor(
 
 
 @torch.no_grad()
-@typed
 def floor_losses(
     data: FiniteSet,
     rows: Int[Tensor, " n"],
@@ -235,7 +232,6 @@ def _block(
     return threshold(losses, NO_LOSS, 0.0)
 
 
-@typed
 def mixture_floor(data: GaussianMixture, logsnr: Float[Tensor, " m"]) -> Floor:
     r"""Compute the irreducible loss of a Gaussian mixture by quadrature.
 

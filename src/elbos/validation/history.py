@@ -85,7 +85,6 @@ class ValidationHistory(Typed):
         """True if the last `patience` validations are significantly worse than the best one."""
         return self.patience is not None and self._num_worse >= self.patience
 
-    @typed
     def is_due(self, step: int) -> bool:
         """Return whether `update` would validate the model at this step.
 
@@ -153,7 +152,6 @@ class ValidationHistory(Typed):
             "last_step": self._last_step,
         }
 
-    @typed
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the validation history from a checkpoint.
 

@@ -127,7 +127,6 @@ class Validation:
         """Mean loss in up to 48 bins of log-SNR, which all contain measurements."""
         return self.curve(NUM_BINS)
 
-    @typed
     def curve(self, max_num_bins: int) -> Curve:
         """Return the loss by noise level in at most `max_num_bins` even bins of log-SNR."""
         measurements, edges = self.measurements, self._edges(max_num_bins)
@@ -208,7 +207,6 @@ class Validation:
         )
         return Curve.from_estimates(middle, [first.estimate(loss) for loss in losses])
 
-    @typed
     def save(self, path: Path | str) -> None:
         """Write the validation to a safetensors file.
 
@@ -221,7 +219,6 @@ class Validation:
         saved.write(Path(path), *self._parts())
 
     @classmethod
-    @typed
     def load(cls, path: Path | str) -> "Validation":
         """Load a validation from a file.
 

@@ -40,7 +40,8 @@ _FLOW_MODELS = (
     *("ltxvideo", "qwen_image", "wan", "z_image", "kandinsky5_image", "kandinsky5_video", "ernie"),
     *("flux3_image", "moss_image"),
 )
-_WAN_SHIFTS = {"2.2": 5.0, "animegen": 3.0}  # keyed by a substring of `model_flavour`
+# Fixed shifts, keyed by the model and a part of `model_flavour`.
+_SHIFTS = {("wan", "2.2"): 5.0, ("wan", "animegen"): 3.0, ("flux3_image", ""): 6.93}
 _FINDINGS = {
     kinds.DeclaredPerturbed: ("input_perturbation",),
     kinds.SettingIgnored: ("use_soft_min_snr",),  # no loss reads it
@@ -91,12 +92,10 @@ def _flow(settings: Settings, family: str) -> Loss:
     shift = settings.number("flow_schedule_shift", 3.0, low=0) or 1.0
     flavour = settings.text("model_flavour")
     fixed = next(
-        (s for part, s in _WAN_SHIFTS.items() if family == "wan" and part in flavour), None
+        (s for (model, part), s in _SHIFTS.items() if model == family and part in flavour), None
     )
-    if family == "flux3_image":
-        fixed = 6.93
-        if flavour == "klein":
-            raise ValueError("model_flavour klein learns a flow map, which is not supported.")
+    if family == "flux3_image" and flavour == "klein":
+        raise ValueError("model_flavour klein learns a flow map, which is not supported.")
     if fixed is not None:
         shift = fixed
         settings.diagnostics.append(kinds.DeclaredOverride("flow_schedule_shift", f"{fixed:g}"))

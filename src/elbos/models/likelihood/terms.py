@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from elbos.base.checks import typed
 from elbos.base.conditions import Condition
 from elbos.theory.denoiser import Denoise, estimate
 from elbos.theory.process import diffuse
@@ -31,7 +30,6 @@ def at_least_single(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
 
 
 @torch.no_grad()
-@typed
 def eps_loss(
     denoiser: Denoise,
     x: Float[Tensor, "b *d"],
@@ -63,7 +61,6 @@ def eps_loss(
 
 
 @torch.no_grad()
-@typed
 def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b"]:
     r"""Return the prior loss $\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$ in
     nats per dimension.
@@ -76,7 +73,6 @@ def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b
 
 
 @torch.no_grad()
-@typed
 def decoder_loss(
     x: Float[Tensor, "b *d"],
     logsnr_max: float,
