@@ -264,6 +264,7 @@ def simpletuner(folder: Path, num: int) -> Cases:
     own = vars(run(helpers / "training/custom_schedule.py", calculate_shift_flux=shift))
     own |= vars(run(helpers / "training/timestep_distribution.py"))
     own |= vars(run(helpers / "training/min_snr_gamma.py"))
+    own |= vars(run(helpers / "models/prediction.py"))
     path = helpers / "models/common.py"
     found = run(path, **own)
     model = found.ModelFoundation.__new__(found.ModelFoundation)
@@ -334,7 +335,6 @@ def simpletuner(folder: Path, num: int) -> Cases:
                 **own
                 | {"loss": one, "model_pred": one, "target": 0 * one, "F": torch.nn.functional},
                 self=Space(config=config, noise_schedule=scheduler),
-                PredictionTypes=found.PredictionTypes,
                 prepared_batch={"timesteps": step},
             ).loss.flatten()
 
@@ -388,10 +388,7 @@ def ai_toolkit(folder: Path, num: int) -> Cases:
         60,
         (*arches, *((one, "sd3") for one in ("sigmoid", "linear", "weighted", "lognorm_blend"))),
         ({}, {"linear_timesteps": True}, {"linear_timesteps2": True}),
-        (
-            *({}, {"t0_loss_target": True}),
-            {"t0_loss_target": True, "t0_velocity_equiv_weight": True},
-        ),
+        ({},),
         (
             *({}, {"content_or_style": "content"}, {"content_or_style": "style"}),
             {"min_denoising_steps": 100, "max_denoising_steps": 700},
