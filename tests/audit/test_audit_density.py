@@ -120,6 +120,7 @@ def test_a_table_that_ends_in_pure_noise_has_its_exact_density():
     inner = (below > 0.05 * below[-1]) & (below < 0.95 * below[-1])
     difference = (log_p - true)[inner]
     assert np.abs(difference - np.median(difference)).max() < 0.05
+    assert result.recipe is None  # DDPM's table ends at log-SNR -10
 
 
 def karras(num, rho):

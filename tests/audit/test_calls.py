@@ -59,6 +59,12 @@ def test_any_output_and_any_reduction(how):
     assert relative_errors(result, weightings.Exponential()).abs().max() < 1e-3
 
 
+def test_a_loss_in_bfloat16_has_the_weighting_of_one_in_float32():
+    how = {"output": lambda out: out.bfloat16(), "loss": lambda error: error}
+    result = audit.probe(reduced(how), X, 500)
+    assert (kinds(result), result.recipe) == ([], "flow")
+
+
 def test_arguments_are_passed_and_asked_for():
     def loss(network, x):
         label = torch.randint(10, (len(x),))

@@ -230,6 +230,37 @@ def test_factors_of_steps_are_found_and_leave_the_weighting(
     assert result.closest[0].name == "BetaFlow(a=1.0, b=2.0)"
 
 
+def test_sums_over_batches_of_several_sizes_are_weighted_like_their_mean() -> None:
+    net = Network()
+    with audit.record(net) as recorded:
+        for i in range(60):
+            error, *_ = error_of_flow(net, torch.rand((64, 32, 16)[i % 3], 64))
+            (error.sum() / 1e4).backward()
+    result = recorded.audit()
+    assert [one.kind for one in result.diagnostics] == ["scaled-steps"]
+    assert result.diagnostics[0].values["change"] == pytest.approx(4, rel=1e-3)
+    assert (result.verdict, result.recipe) == ("monotone", "flow")
+
+
+def test_a_second_pass_over_a_call_records_no_second_sample() -> None:
+    net = Network()
+    with audit.record(net) as recorded:
+        for _ in range(20):
+            error, *_ = error_of_flow(net, torch.rand(64, 64))
+            torch.autograd.grad(error.mean(), net.layers[2].weight, retain_graph=True)
+            error.mean().backward()
+    assert recorded.num_samples == 20 * 64
+    assert recorded.audit().recipe == "flow"
+
+
+def test_a_clipped_input_is_not_recorded() -> None:
+    def loss(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+        return logit_normal_flow(lambda z, t: net(z.clamp(-1.5, 1.5), t), x)
+
+    with pytest.raises(ValueError, match="clipped"):
+        train(loss, 10, 0).audit()
+
+
 def perceptual(net: Callable[..., Tensor], x: Tensor) -> Tensor:
     error, x_hat, _ = error_of_flow(net, x)
     features = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)) / 8

@@ -147,8 +147,9 @@ class Scattered(Diagnostic):
 
 class ScaledSteps(Diagnostic):
     sentence = (
-        "All samples of a step share a factor that changes gradually, {change:number 2} times in "
-        "all, as that of a gradient scaler or of a weight that decays: w is without it."
+        "All samples of a step share a factor, {change:number 2} times as large in some steps as "
+        "in others, as that of a gradient scaler, a weight that decays, or a sum over batches of "
+        "several sizes: w is without it."
     )
     change: float
 

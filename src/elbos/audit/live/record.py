@@ -39,6 +39,7 @@ from elbos.audit.probing import scatter
 from elbos.audit.probing.arguments import Arguments
 from elbos.audit.probing.noise import MAX_UNEXPLAINED
 from elbos.audit.probing.normals import is_shared, without_mean
+from elbos.audit.probing.refusals import clipped
 from elbos.audit.probing.rng import Draws, Recent, Recorder
 from elbos.audit.result import Audit
 from elbos.base.sharing import require_processes
@@ -177,6 +178,9 @@ class Recording:
                 )
                 return
             z = parts.z
+            if why := clipped(z):
+                self.reason = why
+                return
             if answer.shape[0] != len(z) or answer.numel() < z.numel():
                 self.reason = "the output is smaller than the noisy data"
                 return
@@ -189,6 +193,8 @@ class Recording:
             quantiles: dict[str, list[Tensor]] = {}
             for design in reversed(draws.designs(len(z))):
                 quantiles.setdefault(design.name, []).append(design.logits)
+
+            place: list[int] = []  # of the step, once the call has a gradient
 
             def differentiated(g: Tensor) -> None:
                 with torch._C.DisableTorchFunction():
@@ -204,8 +210,14 @@ class Recording:
                     flat = [value.detach().flatten(1).double() for value in vectors]
                     gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
                     gram = gram_of([*flat, gradient, *parts.draws])
-                    step = (gram, parts.shapes, size, parts.axis, quantiles, conditions)
-                    self._steps.append(Step(*step, numbers))
+                    values = (gram, parts.shapes, size, parts.axis, quantiles, conditions)
+                    step = Step(*values, numbers)
+                    self.reason = ""
+                    if place:  # another pass, after one for the norm of a gradient, say
+                        self._steps[place[0]] = step
+                        return
+                    place.append(len(self._steps))
+                    self._steps.append(step)
                     self._fingerprints.append(
                         {
                             "noise": _fingerprint(parts.draws[0][0]),
@@ -213,7 +225,6 @@ class Recording:
                             "data": _fingerprint(parts.x[0]),
                         }
                     )
-                    self.reason = ""
 
             answer.register_hook(differentiated)  # type: ignore[no-untyped-call]
             self._untested.append((answer, z[0].numel()))

@@ -27,7 +27,7 @@ _MIN_OWN = 1e-7  # share of the output that is not data or noise; less is roundi
 _ROUNDING = 1e-6  # accumulated float32 error of a coefficient
 _MAX_LEFT = 0.05  # largest unexplained share of the gradient of a squared error
 _NUM_NEIGHBOURS, _NUM_ROUNDS = 101, 8  # in noise level; of alternating medians
-_MIN_STEPS, _MIN_CHANGE, _MAX_RATIO = 20, 1e-3, 0.5  # for a factor that changes gradually
+_MIN_STEPS, _MIN_CHANGE, _MAX_RATIO = 20, 0.02, 0.5  # of a factor that is divided out
 _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 
@@ -77,9 +77,10 @@ def step_factors(
     r"""Estimate $s$ in $c = s_k f(\lambda)$ for step $k$ of each sample.
 
     The factors are 1 unless they change gradually, as those of a gradient scaler or of a weight
-    that decays. A mean over the batch, which is an error in the code, varies independently.
+    that decays, or with the size of the batch, as of a sum divided by a constant. A mean over the
+    batch, which is an error in the code, varies independently.
     """
-    steps, place = np.unique(step.numpy(), return_inverse=True)
+    steps, place, sizes = np.unique(step.numpy(), return_inverse=True, return_counts=True)
     order = np.argsort(logsnr.numpy())
     order = order[((c > 0) & logsnr.isfinite()).numpy()[order]]
     log_c, at, log_s = np.log(c.numpy()[order]), place[order], np.zeros(len(steps))
@@ -88,7 +89,9 @@ def step_factors(
         log_s = ndimage.median(log_c - f, at, np.arange(len(steps)))
     # Half the mean square of successive differences is the variance if steps are independent.
     is_gradual = np.square(np.diff(log_s)).mean() / 2 < _MAX_RATIO * log_s.var()
-    if len(steps) < _MIN_STEPS or log_s.std() < _MIN_CHANGE or not is_gradual:
+    of_size = np.log(sizes) - np.log(sizes).mean()
+    is_of_size = (log_s - log_s.mean() - of_size).std() < _MAX_RATIO * of_size.std()
+    if len(steps) < _MIN_STEPS or np.ptp(log_s) < _MIN_CHANGE or not (is_gradual or is_of_size):
         return torch.ones_like(c)
     return torch.from_numpy(np.exp(log_s - np.median(log_s))[place])
 

@@ -29,6 +29,7 @@ _SAME_DENSITY = {"table": 0.05, "named": 0.03, "function": 0.03, "smooth": 0.03}
 """Distance up to which log-densities count as equal, by kind of density. Published densities are
 the limits of tables of many steps."""
 
+_MAX_BEYOND = 1.0  # of log-SNR, of a table's levels beyond the ends of a published schedule
 _MIN_COVERED = 0.9  # probability of a schedule within the noise levels of the loss
 
 
@@ -183,8 +184,10 @@ class LossCurves:
         return (d, g) if d < SAME and g >= least else None
 
     def has_density(self, schedule: Schedule) -> bool:
+        ends = schedule.logsnr_min, schedule.logsnr_max
         log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
         is_used = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
+        is_used &= np.abs(self.logsnr - np.clip(self.logsnr, *ends)) < _MAX_BEYOND
         if (self.p * is_used).sum() < 0.99:  # some noise levels are beyond the ends of the schedule
             return False
         if np.trapezoid(np.exp(log_q), self.logsnr) < _MIN_COVERED:  # or the schedule's, of these

@@ -28,7 +28,7 @@ from elbos.audit.probing.decompose import are_some_enough, paired_grams, single_
 from elbos.audit.probing.instrument import LossFunction
 from elbos.audit.probing.noise import Noise, find_noise
 from elbos.audit.probing.queries import PairedCalls, Queries
-from elbos.audit.probing.refusals import reason, require_unclipped
+from elbos.audit.probing.refusals import clipped, is_rounded, reason
 from elbos.audit.probing.rng import Draws, Quantiles
 from elbos.audit.probing.scales import given_scale
 from elbos.audit.probing.scatter import Conditions
@@ -82,7 +82,8 @@ class Pilot:
             for calls in queries.paired(s, zero=zero, with_other_moved=True)
         ]
         paired = [calls for calls in paired if calls.is_finite()] or paired
-        require_unclipped(paired)
+        if why := clipped(torch.cat([calls.z for calls in paired])):
+            raise ValueError(f"{why[0].upper()}{why[1:]}.")
         is_uneven = any(isinstance(d, Uneven | UntrainedElements) for d in diagnostics)
         diagnostics += squared_error.of_the_calls(
             queries.instrument, x, zeros, len(queries.ignored)
@@ -141,9 +142,11 @@ class Pilot:
 
     @property
     def is_exact(self) -> bool:
-        """True if the network's input has at least 32 bits."""
-        observations = self.queries.zeros.values()
-        return all(torch.finfo(call.z.dtype).bits >= 32 for o in observations for call in o.calls)
+        """True if neither inputs of the network nor gradients are in half precision."""
+        calls = [call for zero in self.queries.zeros.values() for call in zero.calls]
+        return not any(
+            is_rounded(part) for c in calls for part in (c.z, c.gradient) if part is not None
+        )
 
     @cached_property
     def is_part_enough(self) -> bool:

@@ -39,7 +39,6 @@ _BY_AXIS = (
     "frame (diffusion forcing): a sample has no single log-SNR."
 )
 _MAX_SAMPLES = 16  # that are tested
-_MAX_EQUAL = 2  # elements with the largest value, and with the smallest
 _EXACT = 1e-4  # largest unexplained share of an exact fit
 _MAX_TERMS = 4
 
@@ -78,15 +77,25 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
     return REFUSAL
 
 
-def require_unclipped(paired: list[PairedCalls]) -> None:
-    """Require that the network's input is not clipped: its extreme values are hardly equal."""
-    z = torch.cat([p.z for p in paired])
+def clipped(z: Tensor) -> str:
+    """Return why a network's input is refused if it is clipped, otherwise "".
+
+    The extreme values of continuous noise occur once and differ in size, unless they are rounded to
+    bfloat16.
+    """
     low, high = z.min().item(), z.max().item()
-    if low < high and min(int((z == end).sum()) for end in (low, high)) > _MAX_EQUAL:
-        raise ValueError(
-            f"The network's input is not the noisy data: it is clipped to [{low:g}, {high:g}]. "
-            "Give the network the noisy data themselves."
-        )
+    is_repeated = all(int((z == end).sum()) > 1 for end in (low, high))
+    if low == high or not (is_repeated or low == -high) or is_rounded(z):
+        return ""
+    return (
+        f"the network's input is not the noisy data: it is clipped to [{low:g}, {high:g}]. Give "
+        "the network the noisy data themselves"
+    )
+
+
+def is_rounded(values: Tensor) -> bool:
+    """Return whether all values have the few digits of bfloat16."""
+    return torch.equal(values.bfloat16().to(values.dtype), values)
 
 
 def require_explained(unexplained: Float[Tensor, " n"], logsnr: Float[Tensor, " n"]) -> None:

@@ -124,10 +124,11 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
         untrained = (element == 0).all(0) & change.any()
         trained = element[:, ~untrained]
         deviation = (trained.std(1, correction=0) - 10 * noise).clamp(min=0)
-        c = element.mean(1)
-        size = graded.flatten(1).square().mean(1)
-        c_graded = ((g_graded - g_0) * graded).flatten(1).mean(1) / size
-        change_of_c = (c_graded - c).abs() - 10 * noise / size.sqrt()
+        c, size = element.mean(1), graded.flatten(1).abs().mean(1)
+        change_of_c = ((g_graded - g_0) / graded).flatten(1) - element
+        by_rounding = (
+            10 * noise / size + 6 * change_of_c.std(1, correction=0) / element.shape[1] ** 0.5
+        )
         changes = [part[1] for part in with_variance] or [g_0, g_1]
         difference = (changes[1] - changes[0] - change).flatten(1).norm(dim=1)
         response = _Response(
@@ -135,7 +136,7 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
             coupling=ratio(of_half[~is_kept], of_half[is_kept], rounding),
             spread=(deviation / trained.mean(1).abs()).nan_to_num().quantile(0.95).item(),
             learned=(difference / change.flatten(1).norm(dim=1)).nan_to_num().max().item(),
-            is_graded=bool((change_of_c > 0.01 * c.abs()).any()),
+            is_graded=bool((change_of_c.mean(1).abs() > 0.01 * c.abs() + by_rounding).any()),
             untrained=untrained,
             z=z,
             gradient=g_0,
