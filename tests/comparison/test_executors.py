@@ -78,7 +78,7 @@ def test_a_run_that_another_process_does_is_left_to_it(small, folder, monkeypatc
     job.path.mkdir()
 
     def another_process():
-        with job.lock:
+        with job.lock():
             is_held.set()
             time.sleep(1.0)
             shutil.copytree(folder / "other/runs/iddpm-0", job.path, dirs_exist_ok=True)

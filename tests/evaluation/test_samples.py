@@ -85,13 +85,13 @@ def launch(*words: str, num: int, cwd: Path) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.slow
 def test_a_process_that_fails_ends_the_others(tmp_path: Path) -> None:
-    """The main one, in writing: it says one line."""
+    """The main one, in writing: it says one line; the other may say that another one has failed."""
     train(replace(DIGITS, num_images=64), tmp_path / "run")
     (tmp_path / "file").touch()
     done = launch("sample", "run", "--num", "300", "--out", "file/x", num=2, cwd=tmp_path)
     said = [line for line in done.stderr.splitlines() if line.startswith("elbos: ")]
     assert done.returncode != 0
-    assert len(said) == 1 and "file: " in said[0]
+    assert ["file: " in line for line in said if "Another process" not in line] == [True]
     assert "rank0]: Traceback" not in done.stderr
     assert not list(tmp_path.glob("x.*"))
 
