@@ -15,7 +15,6 @@ SHARED = {  # what benchmarks import
     *("trainer_cases", "trainings"),
 }
 FOREIGN = {
-    "freeze",
     "conventions",
     "loops",
     "time_to_quality",
