@@ -11,6 +11,7 @@ from forking import in_processes
 from torch import Tensor, nn
 
 from elbos import audit
+from elbos.audit.live.curvature import is_off
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 
@@ -286,6 +287,15 @@ def huber(net: Callable[..., Tensor], x: Tensor) -> Tensor:
 
 def rmse(net: Callable[..., Tensor], x: Tensor) -> Tensor:
     return error_of_flow(net, x)[0].mean().sqrt()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_second_derivatives_tell_squared_errors(memory_format: torch.memory_format) -> None:
+    y = torch.randn(8, 3, 4, 4).to(memory_format=memory_format).requires_grad_()
+    error, c = (y - torch.randn(8, 3, 4, 4)).square(), torch.rand(8, 1, 1, 1)
+    assert not is_off((c * error).mean(), y, 48).any()
+    assert is_off((c * error).mean().sqrt(), y, 48).all()
+    assert is_off((c * error + 0.1 * error**2).mean(), y, 48).all()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -28,7 +28,7 @@ def is_off(loss: Tensor, output: Tensor, size: int) -> Bool[Tensor, " n"]:
     generator = torch.Generator().manual_seed(0)
     signs = 2.0 * torch.randint(2, (size,), generator=generator).to(g) - 1
     v = signs + g / g.square().mean(1, keepdim=True).sqrt().clamp(min=1e-300)
-    direction = torch.zeros_like(output)
+    direction = torch.zeros(output.shape, dtype=output.dtype, device=output.device)
     direction.view(len(output), -1)[:, :size] = v.to(output.dtype)
     h = torch.zeros_like(v)
     if gradient.requires_grad:

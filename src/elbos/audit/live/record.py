@@ -46,6 +46,7 @@ from elbos.base.sharing import require_processes
 
 _NUM_FINGERPRINTED = 64  # numbers
 _MAX_OFF = 0.05  # share of tested samples
+_MAX_UNTESTED = 8  # outputs
 _MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
 
 
@@ -227,7 +228,8 @@ class Recording:
                     )
 
             answer.register_hook(differentiated)  # type: ignore[no-untyped-call]
-            self._untested.append((answer, z[0].numel()))
+            # few, since some loops never call Tensor.backward, which is where they are tested
+            self._untested = [*self._untested[-_MAX_UNTESTED:], (answer, z[0].numel())]
 
 
 @contextmanager
