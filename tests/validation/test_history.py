@@ -85,9 +85,17 @@ def test_items_are_dicts_and_loaders_are_their_datasets():
     assert pickle.dumps(ValidationHistory(Validator(X)))  # with the checkpoint of a callback
 
 
-def test_loops_that_train_under_autocast_validate_in_float32():
+@pytest.fixture
+def accelerate():
+    """Accelerate, whose settings are those of the process, as before and afterwards."""
+    module = pytest.importorskip("accelerate")
+    module.state.AcceleratorState._reset_state(reset_partial_state=True)
+    yield module
+    module.state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_loops_that_train_under_autocast_validate_in_float32(accelerate):
     """As Lightning's and transformers' callbacks do: a loop's own autocast, and accelerate's."""
-    accelerate = pytest.importorskip("accelerate")
 
     class Network(torch.nn.Module):
         def __init__(self):
