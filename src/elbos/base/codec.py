@@ -221,25 +221,7 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
             raise ValueError(f'{where} has no "type", such as "{next(iter(kinds))}".')
         if not isinstance(name, str) or name not in kinds:
             raise ValueError(f"{where} is {shortened(repr(name))}: {suggestion(str(name), kinds)}")
-        cls = kinds[name]
-        fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
-        names = value.keys() - {"type"}
-        if unknown := sorted(names - fields.keys()):
-            raise ValueError(
-                f"{where} has no entry {unknown[0]!r}: {suggestion(unknown[0], fields)}"
-            )
-        absent = (f for name, f in fields.items() if name not in names)
-        if missing := sorted(
-            f.name for f in absent if f.default is f.default_factory is dataclasses.MISSING
-        ):
-            raise ValueError(f"{where} lacks {', '.join(missing)}.")
-        of_fields: dict[str, Any] = hints(cls)
-        try:
-            return cls(**{n: decode(of_fields[n], value[n], f"{where}.{n}") for n in names})
-        except (TypeError, OverflowError) as error:
-            if isinstance(error, WrongTypeError):
-                raise
-            raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
+        return _decode_fields(kinds[name], value, where)
     for option in admitted:
         if get_origin(option) in (dict, Mapping) and isinstance(value, dict):
             key, kind = get_args(option)
@@ -251,6 +233,25 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
         if (converted := _converted(option, value, where, decode)) is not _MISFIT:
             return converted
     return _refuse(annotation, value, where)
+
+
+def _decode_fields(cls: type, value: dict[str, Any], where: str) -> Any:
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    names = value.keys() - {"type"}
+    if unknown := sorted(names - fields.keys()):
+        raise ValueError(f"{where} has no entry {unknown[0]!r}: {suggestion(unknown[0], fields)}")
+    absent = (f for name, f in fields.items() if name not in names)
+    if missing := sorted(
+        f.name for f in absent if f.default is f.default_factory is dataclasses.MISSING
+    ):
+        raise ValueError(f"{where} lacks {', '.join(missing)}.")
+    kinds: dict[str, Any] = hints(cls)
+    try:
+        return cls(**{n: decode(kinds[n], value[n], f"{where}.{n}") for n in names})
+    except (TypeError, OverflowError) as error:
+        if isinstance(error, WrongTypeError):
+            raise
+        raise ValueError(f"{where} is not a valid {cls.__name__}: {error}") from error
 
 
 def normalize(value: Any) -> None:
@@ -358,34 +359,38 @@ def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> A
         parts = node.elts if isinstance(node, ast.Tuple) else [node]
         return [_as_json(get_args(annotation)[0], part, where, runs_files) for part in parts]
     if admitted := classes(annotation):
-        readers = [
-            read for kind, read in _from_file.items() if runs_files and kind in admitted.values()
-        ]
-        if readers and isinstance(node, ast.Constant) and type(node.value) is str:
-            return encode(readers[0](node.value))
-        function = node.func if isinstance(node, ast.Call) else node
-        if not isinstance(function, ast.Name) or function.id not in admitted:
-            files = " and it is no FILE.py:FUNCTION" if readers else ""
-            name = function.id if isinstance(function, ast.Name) else ""
-            raise ValueError(f"There is no {_shown(node)}{files}: {suggestion(name, admitted)}")
-        cls = admitted[function.id]
-        positional = [f.name for f in dataclasses.fields(cls) if f.init and not f.kw_only]
-        args, keywords = (node.args, node.keywords) if isinstance(node, ast.Call) else ([], [])
-        names = [*positional[: len(args)], *(keyword.arg for keyword in keywords)]
-        values = [*args, *(keyword.value for keyword in keywords)]
-        if len(names) < len(values) or None in names or len(set(names)) < len(names):
-            raise ValueError(f"{_shown(node)}: write each of its numbers once, with its name.")
-        entries = {
-            str(name): _as_json(hints(cls).get(str(name)), value, where, runs_files)
-            for name, value in zip(names, values, strict=True)
-        }
-        return {"type": function.id, **entries}
+        return _call_as_json(admitted, node, where, runs_files)
     if (word := ast.unparse(node)) in ("inf", "-inf"):  # as `repr` writes infinity
         return word
     try:
         return encode(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError):
         raise ValueError(f"{_shown(node)} is no number.") from None
+
+
+def _call_as_json(admitted: dict[str, type], node: ast.expr, where: str, runs_files: bool) -> Any:
+    readers = [
+        read for kind, read in _from_file.items() if runs_files and kind in admitted.values()
+    ]
+    if readers and isinstance(node, ast.Constant) and type(node.value) is str:
+        return encode(readers[0](node.value))
+    function = node.func if isinstance(node, ast.Call) else node
+    if not isinstance(function, ast.Name) or function.id not in admitted:
+        files = " and it is no FILE.py:FUNCTION" if readers else ""
+        name = function.id if isinstance(function, ast.Name) else ""
+        raise ValueError(f"There is no {_shown(node)}{files}: {suggestion(name, admitted)}")
+    cls = admitted[function.id]
+    positional = [f.name for f in dataclasses.fields(cls) if f.init and not f.kw_only]
+    args, keywords = (node.args, node.keywords) if isinstance(node, ast.Call) else ([], [])
+    names = [*positional[: len(args)], *(keyword.arg for keyword in keywords)]
+    values = [*args, *(keyword.value for keyword in keywords)]
+    if len(names) < len(values) or None in names or len(set(names)) < len(names):
+        raise ValueError(f"{_shown(node)}: write each of its numbers once, with its name.")
+    entries = {
+        str(name): _as_json(hints(cls).get(str(name)), value, where, runs_files)
+        for name, value in zip(names, values, strict=True)
+    }
+    return {"type": function.id, **entries}
 
 
 def _shown(node: ast.expr) -> str:

@@ -6,7 +6,7 @@ of one sample. Batches are made by torch's `default_collate`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -73,20 +73,7 @@ class Items:
                             f"to_item fails on an item of the dataset, a "
                             f"{type(items[0]).__name__}: {type(error).__name__}: {message(error)}"
                         ) from error
-                parts = items[0] if isinstance(items[0], tuple | list) else ()
-                xs, conds = zip(*items, strict=True) if len(parts) == 2 else (items, (None,))
-                if len(parts) == 1:  # of a TensorDataset
-                    xs = tuple(x for (x,) in items)
-                try:
-                    x, cond = default_collate(list(xs)), None
-                    if conds[0] is not None:
-                        cond = default_collate(list(conds))
-                    require_tensors(cond)
-                except (TypeError, ValueError, RuntimeError, KeyError) as error:
-                    raise ValueError(
-                        f"the dataset's items cannot be put in a batch ({flat(error)[:200]}): give "
-                        "x or (x, cond), tensors of one shape for all items."
-                    ) from error
+                x, cond = _collated(items)
         if not isinstance(x, Tensor):
             kind = type(x).__name__
             hint = ", or to_item to make them of an item" if isinstance(x, dict) else ""
@@ -108,6 +95,24 @@ class Items:
         return x.to(self.dtype), cond
 
     stored = batch  # training moves the samples to its device without conversion
+
+
+def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
+    parts = items[0] if isinstance(items[0], tuple | list) else ()
+    xs, conds = zip(*items, strict=True) if len(parts) == 2 else (items, (None,))
+    if len(parts) == 1:  # of a TensorDataset
+        xs = tuple(x for (x,) in items)
+    try:
+        x, cond = default_collate(list(xs)), None
+        if conds[0] is not None:
+            cond = default_collate(list(conds))
+        require_tensors(cond)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"the dataset's items cannot be put in a batch ({flat(error)[:200]}): give x or "
+            "(x, cond), tensors of one shape for all items."
+        ) from error
+    return x, cond
 
 
 def first_item(items: Items) -> tuple[Float[Tensor, "1 *d"], Condition]:

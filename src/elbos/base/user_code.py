@@ -74,30 +74,17 @@ def as_script(target: str) -> Iterator[None]:
     sys.dont_write_bytecode = True  # a file that changes within a second would not be read again
     sys.argv = [str(path)]
     sys.path = [str(folder), *sys.path, str(path.resolve().parent), str(Path.cwd())]
-    sys.stdout.flush()
-    stdout = os.dup(1)
-    os.dup2(2, 1)  # the output of subprocesses, too: with --json, stdout is JSON
     try:
-        with contextlib.chdir(Path.cwd()), contextlib.redirect_stdout(sys.stderr):
+        with contextlib.chdir(Path.cwd()), _nothing_on_stdout():
             yield
     except SystemExit as stop:
         raise ValueError(
             f"{target} exits when it is called ({stop.code}): return a result."
         ) from stop
     finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
         sys.argv, sys.path, sys.dont_write_bytecode = saved
         _neighbours.clear()
-        for name in set(sys.modules) - modules:
-            spec = getattr(sys.modules[name], "__spec__", None)
-            places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
-            if name == _NAME or any(
-                Path(place).is_relative_to(folder) and "site-packages" not in place
-                for place in places
-                if place
-            ):
-                _neighbours.add(name)
+        _neighbours.update(n for n in set(sys.modules) - modules if _is_neighbour(n, folder))
 
 
 def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callable[..., Any]:
@@ -182,3 +169,26 @@ def _place(path: Path) -> tuple[Path, list[str]]:
     while (folder / "__init__.py").is_file():
         folder, names = folder.parent, [folder.name, *names]
     return folder, names
+
+
+def _is_neighbour(name: str, folder: Path) -> bool:
+    spec = getattr(sys.modules[name], "__spec__", None)
+    places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+    return name == _NAME or any(
+        Path(place).is_relative_to(folder) and "site-packages" not in place
+        for place in places
+        if place
+    )
+
+
+@contextlib.contextmanager
+def _nothing_on_stdout() -> Iterator[None]:
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)  # the output of subprocesses, too: with --json, stdout is JSON
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)

@@ -10,7 +10,6 @@ import json
 import math
 import shlex
 import sys
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -88,6 +87,21 @@ def _config(text: str) -> Path:
     return next((path for path in paths if path.is_file()), Path(text))
 
 
+def _functions(file: Path) -> str:
+    """List the functions of a file that could be audited, from its syntax tree."""
+    names = []
+    try:
+        tree = ast.parse(files.read(file))
+    except SyntaxError:
+        return ""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            num = len(node.args.posonlyargs) + len(node.args.args)
+            if num - len(node.args.defaults) <= len(_LOSS[0]) <= num:
+                names.append(node.name)
+    return f", of {', '.join(names)}" if names else ""
+
+
 def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
     name, _, source = text.partition(":")
     if text in RECIPES:
@@ -96,17 +110,9 @@ def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
         return "settings"
     if text.strip() and text.split()[0].endswith(".py"):
         file = Path(text if Path(text).is_file() else text.split()[0])
-        names = []
-        with suppress(SyntaxError):
-            for node in ast.parse(files.read(file)).body:
-                if isinstance(node, ast.FunctionDef):
-                    num = len(node.args.posonlyargs) + len(node.args.args)
-                    if num - len(node.args.defaults) <= len(_LOSS[0]) <= num:
-                        names.append(node.name)
-        functions = f", of {', '.join(names)}" if names else ""
         raise UsageError(
-            f"{file}: name a function, as in {file}:FUNCTION{functions}; or let the script run, "
-            f"and audit its loss meanwhile: elbos record {text}."
+            f"{file}: name a function, as in {file}:FUNCTION{_functions(file)}; or let the script "
+            f"run, and audit its loss meanwhile: elbos record {text}."
         )
     if code_path(text).suffix == ".py":
         return "function"

@@ -218,18 +218,32 @@ def _block(
         x_others, eps_others = (torch.cat([x, eps]) @ points.mT).tensor_split(2)
         distance = norm[:, None] + points.square().sum(1) - 2 * x_others
         distance = threshold(distance, ROUNDING * norm.max().item(), 0.0).float()
-        eps_d, p = (eps_x[:, None] - eps_others).float(), torch.empty_like(distance)
-        # A logit -s (eps d_j + s |d_j|^2 / 2) below 0 falls as s grows, so that no cleaner level
-        # has to be looked at once all of a chunk are far below.
-        for level in logsnr.argsort().tolist():
-            s = math.exp(logsnr[level].item() / 2)
-            torch.mul(distance, -s * s / 2, out=p).add_(eps_d, alpha=-s)
-            if p.max() < NO_WEIGHT:
-                break
-            total[:, level] += p.clamp_(min=NO_WEIGHT).exp_().sum(1)  # denormal numbers are slow
-            square[:, level] += p.mul_(distance).sum(1)
+        _add(total, square, distance, (eps_x[:, None] - eps_others).float(), logsnr)
     losses = logsnr.to(total).exp() / 4 * square / total / data.num_dims
     return threshold(losses, NO_LOSS, 0.0)
+
+
+def _add(
+    total: Float64[Tensor, "b m"],
+    square: Float64[Tensor, "b m"],
+    distance: Float[Tensor, "b c"],
+    eps_d: Float[Tensor, "b c"],
+    logsnr: Float[Tensor, " m"],
+) -> None:
+    r"""Add a chunk of data points to the sums in a posterior expectation.
+
+    The sums are $\sum_j p_j$ and $\sum_j p_j \|d_j\|^2$, from noisy to clean levels. A logit
+    $-s(\epsilon\cdot d_j + \frac12 s \|d_j\|^2)$ below 0 falls as $s$ grows, so that no cleaner
+    level has to be looked at once all of a chunk are far below.
+    """
+    p = torch.empty_like(distance)
+    for level in logsnr.argsort().tolist():
+        s = math.exp(logsnr[level].item() / 2)
+        torch.mul(distance, -s * s / 2, out=p).add_(eps_d, alpha=-s)
+        if p.max() < NO_WEIGHT:
+            break
+        total[:, level] += p.clamp_(min=NO_WEIGHT).exp_().sum(1)  # denormal numbers are slow
+        square[:, level] += p.mul_(distance).sum(1)
 
 
 def mixture_floor(data: GaussianMixture, logsnr: Float[Tensor, " m"]) -> Floor:

@@ -94,22 +94,7 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> str:
     """
     denoiser, source = execution.denoiser, execution.source
     if isinstance(source, Items) and not isinstance(source.dataset, Tensor):
-        rows = torch.arange(min(NUM_READ_TWICE, len(source)))
-        first: list[Tensor] = []
-        second: list[Tensor] = []
-        for read in (first, second):
-            x, cond = source.batch(rows)
-            map_tensors(read.append, {"x": x, "cond": cond})
-        if not all(
-            torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
-            for a, b in zip(first, second, strict=True)
-        ):
-            warnings.warn(
-                "the dataset returns other samples when it is read again, as with random crops, "
-                "flips or latents: validate the data without them.",
-                RandomDataWarning,
-                stacklevel=USER - 1,
-            )
+        _warn_if_random(source)
     rows = torch.arange(NUM_CHECKED) % len(source)
     x, cond = execution.batch(rows)
     require_scaled(x, stacklevel=USER)
@@ -132,6 +117,25 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> str:
             stacklevel=USER - 1,
         )
     return precision
+
+
+def _warn_if_random(items: Items) -> None:
+    rows = torch.arange(min(NUM_READ_TWICE, len(items)))
+    first: list[Tensor] = []
+    second: list[Tensor] = []
+    for read in (first, second):
+        x, cond = items.batch(rows)
+        map_tensors(read.append, {"x": x, "cond": cond})
+    if not all(
+        torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+        for a, b in zip(first, second, strict=True)
+    ):
+        warnings.warn(
+            "the dataset returns other samples when it is read again, as with random crops, flips "
+            "or latents: validate the data without them.",
+            RandomDataWarning,
+            stacklevel=USER,
+        )
 
 
 def _warn_if_varying(

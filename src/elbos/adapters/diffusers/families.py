@@ -207,6 +207,10 @@ def _z_image(
     return -torch.stack(network(videos, time, captions, return_dict=False)[0]).reshape(z.shape)
 
 
+def _lumina2(network: Any, z: Tensor, timestep: Tensor, **cond: Any) -> Tensor:
+    return -called(network, (z, 1 - timestep / _NUM_STEPS), cond)
+
+
 def _hidream(
     network: Any,
     z: Tensor,
@@ -219,18 +223,19 @@ def _hidream(
     return -called(network, (z, timestep), cond)
 
 
+def _wan(network: Any, z: Tensor, timestep: Tensor, **cond: Any) -> Tensor:
+    video = z.unsqueeze(2) if z.ndim == 4 else z
+    return called(network, (video, timestep), cond).reshape(z.shape)
+
+
 FAMILIES: Mapping[str, Callable[..., Tensor]] = {
     "FluxTransformer2DModel": _flux,
     "Flux2Transformer2DModel": _flux2,
     "QwenImageTransformer2DModel": _qwen_image,
     "Krea2Transformer2DModel": _krea2,
     "ZImageTransformer2DModel": _z_image,
-    "Lumina2Transformer2DModel": lambda network, z, timestep, **cond: (
-        -called(network, (z, 1 - timestep / _NUM_STEPS), cond)
-    ),
+    "Lumina2Transformer2DModel": _lumina2,
     "HiDreamImageTransformer2DModel": _hidream,
-    "WanTransformer3DModel": lambda network, z, timestep, **cond: called(
-        network, (z.unsqueeze(2) if z.ndim == 4 else z, timestep), cond
-    ).reshape(z.shape),
+    "WanTransformer3DModel": _wan,
 }
 """The function that calls a network of diffusers, by the name of the network's class."""

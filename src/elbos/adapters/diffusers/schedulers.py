@@ -223,6 +223,11 @@ def _discrete(alpha_bar: Callable[[Tensor], Tensor], num_steps: int) -> Float[Te
     return (1 - levels[1:] / levels[:-1]).clamp(max=0.999)
 
 
+def _laplace(t: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    distance = -torch.log(1 - 2 * (0.5 - t).abs() + 1e-6) / 2
+    return torch.sigmoid(torch.where(t > 0.5, -distance, distance)).sqrt()
+
+
 _SCHEDULES: dict[str, Callable[[float, float, int], Tensor]] = {
     "linear": _ramp,
     "scaled_linear": lambda start, end, n: _ramp(start**0.5, end**0.5, n) ** 2,
@@ -231,12 +236,7 @@ _SCHEDULES: dict[str, Callable[[float, float, int], Tensor]] = {
         lambda t: torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2, n
     ),
     "exp": lambda _start, _end, n: _discrete(lambda t: torch.exp(-12 * t), n),
-    "laplace": lambda _start, _end, n: _discrete(
-        lambda t: torch.sigmoid(
-            torch.where(t > 0.5, 1.0, -1.0) * torch.log(1 - 2 * (0.5 - t).abs() + 1e-6) / 2
-        ).sqrt(),
-        n,
-    ),
+    "laplace": lambda _start, _end, n: _discrete(_laplace, n),
 }
 
 _PLAIN = Betas()

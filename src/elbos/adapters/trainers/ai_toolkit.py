@@ -138,15 +138,8 @@ def _flow(settings: Settings) -> Loss:
     if weighting == "lognorm_blend":
         if not is_whole:
             raise ValueError("timestep_type is lognorm_blend: leave out restrictions of the steps.")
-        u = (np.arange(400) + 0.5) / 400  # quantiles of the largest draw, whose own time is 0
-        largest = stats.lognorm.ppf(u ** (1 / 750), 0.333)[:, None]
-        share = 1 - np.arange(NUM_STEPS, -1, -1) / NUM_STEPS  # as a fraction of the largest draw
-        below = stats.lognorm.cdf(largest * share, 0.333) / stats.lognorm.cdf(largest, 0.333)
-        drawn = 749 * np.diff(below.mean(0))[::-1]  # probability of each integer from 0 to 999
-        drawn = np.append(drawn, 0.0)
-        drawn[1:] += 0.25  # of 250 even steps, spread over the whole numbers between them
-        t = torch.arange(NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS
-        return flow.flow_table(title, t, torch.from_numpy(drawn))
+        t, p = _lognorm_blend()
+        return flow.flow_table(title, t, p)
 
     tables = [flow.even_times()]
     if weighting.endswith("shift"):
@@ -186,6 +179,17 @@ def _sorted_log_density(
     log_share = special.xlogy(i, noisier[:, None]) + special.xlogy(n - i, cleaner[:, None])
     mean_p = np.exp(log_ways + log_share) @ p.numpy()
     return torch.from_numpy(np.log(np.maximum(mean_p, 1e-300))) - logsnr**2 / 8
+
+
+def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    u = (np.arange(400) + 0.5) / 400  # quantiles of the largest draw, whose own time is 0
+    largest = stats.lognorm.ppf(u ** (1 / 750), 0.333)[:, None]
+    share = 1 - np.arange(NUM_STEPS, -1, -1) / NUM_STEPS  # as a fraction of the largest draw
+    below = stats.lognorm.cdf(largest * share, 0.333) / stats.lognorm.cdf(largest, 0.333)
+    p = 749 * np.diff(below.mean(0))[::-1]  # probability of each integer from 0 to 999
+    p = np.append(p, 0.0)
+    p[1:] += 0.25  # of 250 even steps, spread over the whole numbers between them
+    return torch.arange(NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS, torch.from_numpy(p)
 
 
 AI_TOOLKIT = Trainer(

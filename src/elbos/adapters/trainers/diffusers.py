@@ -46,22 +46,12 @@ _LOCAL = "scheduler/scheduler_config.json"
 
 
 def _read(settings: Settings) -> LossTable:
-    config: dict[str, Any]
     script, model = settings.text("script"), settings.text("pretrained_model_name_or_path")
     names = f"{script} {model}".lower()
     if script.startswith("train_unconditional"):
-        config = {
-            "_class_name": "DDPMScheduler",
-            "num_train_timesteps": settings.integer("ddpm_num_steps", 1000, low=3, high=10**6),
-            "beta_schedule": settings.text("ddpm_beta_schedule", "linear"),
-            "prediction_type": settings.one_of("prediction_type", "epsilon", ("epsilon", "sample")),
-        }
-        table = loss_table(config, Training())
-        if config["prediction_type"] == "sample":  # the script multiplies this error with the SNR
-            return replace(table, coefficient=table.logsnr.exp(), diagnostics=())
-        return table
+        return _unconditional(settings)
     family = next((part for part in _FAMILIES if part in names), None)
-    config = {"_class_name": "DDPMScheduler", **_LATENT}
+    config: dict[str, Any] = {"_class_name": "DDPMScheduler", **_LATENT}
     if "cogvideox" in names:
         config = {"_class_name": "CogVideoXDPMScheduler", **_COGVIDEOX}
         config["prediction_type"] = "v_prediction"
@@ -85,6 +75,19 @@ def _read(settings: Settings) -> LossTable:
     scheme = read_scheme(settings, default="logit_normal" if is_normal else "none")
     is_preconditioned = settings.flag("precondition_outputs", is_sd3)
     return loss_table(config, replace(scheme, precondition_outputs=is_preconditioned))
+
+
+def _unconditional(settings: Settings) -> LossTable:
+    config = {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": settings.integer("ddpm_num_steps", 1000, low=3, high=10**6),
+        "beta_schedule": settings.text("ddpm_beta_schedule", "linear"),
+        "prediction_type": settings.one_of("prediction_type", "epsilon", ("epsilon", "sample")),
+    }
+    table = loss_table(config, Training())
+    if config["prediction_type"] == "sample":  # the script multiplies this error with the SNR
+        return replace(table, coefficient=table.logsnr.exp(), diagnostics=())
+    return table
 
 
 DIFFUSERS = Trainer(

@@ -55,15 +55,7 @@ def _read(settings: Settings) -> Loss:
             settings.diagnostics.append(kinds.LogitMean(scheduler="musubi-tuner"))
         loss: Loss = flow.flow_table("musubi-tuner", t, step_probability(scheme, edges))
     else:
-        schedule, is_cut = _times(settings, sampling), settings.flag("preserve_distribution_shape")
-        ends = torch.tensor([high, low], dtype=torch.float64) / NUM_STEPS
-        if (low, high) != (0, NUM_STEPS) and is_cut:
-            noisy, clean = flow.logsnr_of(ends).tolist()
-            noisy, clean = max(noisy, schedule.logsnr_min), min(clean, schedule.logsnr_max)
-            schedule = replace(schedule, logsnr_min=noisy, logsnr_max=clean)
-        elif (low, high) != (0, NUM_STEPS):
-            last, first = ends.tolist()
-            schedule = FlowTimes(inner=schedule, time_min=first, time_max=last)
+        schedule = _in_range(settings, _times(settings, sampling), low, high)
         loss = flow.flow_loss("musubi-tuner", schedule)
 
     def coefficient(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
@@ -103,6 +95,21 @@ def _times(settings: Settings, sampling: str) -> Schedule:
 def _logsnr(settings: Settings) -> Normal:
     mean, std = settings.number("logit_mean", 0), settings.number("logit_std", 1, above=0)
     return Normal(mean=mean, std=std)
+
+
+def _in_range(settings: Settings, schedule: Schedule, low: int, high: int) -> Schedule:
+    is_cut = settings.flag("preserve_distribution_shape")
+    if (low, high) == (0, NUM_STEPS):
+        return schedule
+    if not is_cut:
+        return FlowTimes(inner=schedule, time_min=low / NUM_STEPS, time_max=high / NUM_STEPS)
+    times = torch.tensor([high, low], dtype=torch.float64) / NUM_STEPS
+    noisy, clean = flow.logsnr_of(times).tolist()
+    return replace(
+        schedule,
+        logsnr_min=max(noisy, schedule.logsnr_min),
+        logsnr_max=min(clean, schedule.logsnr_max),
+    )
 
 
 MUSUBI = Trainer(

@@ -138,15 +138,7 @@ class Splines:
         share = np.cumsum(counts.sum(0)) / counts.sum()
         low, high = (float(places[np.searchsorted(share, end)]) for end in _OUTER_KNOTS)
         knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
-        # The variance of the counts relative to independent samples is below 1 if stratified.
-        sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
-        edges = np.searchsorted(np.cumsum(shares), np.linspace(0, 1, _NUM_CELLS, endpoint=False))
-        edges = np.unique(edges)
-        cells = np.add.reduceat(counts, edges, axis=1)
-        expected = np.outer(sizes, np.add.reduceat(shares, edges))
-        chi2 = ((cells - expected) ** 2 / expected.clip(min=1e-12)).sum()
-        ratio = chi2 / ((len(sizes) - 1) * max(len(edges) - 1, 1))
-        even = float(max(ratio, _MIN_DISPERSION))
+        even = _dispersion(counts)
         return cls._averaged([_Spline.of_counts(places, counts, k, even) for k in knots], even)
 
     @classmethod
@@ -195,6 +187,17 @@ class Splines:
             away = spline(places) - mean
             total += weight * (spline.covariance(places) + np.outer(away, away))
         return np.asarray(total)
+
+
+def _dispersion(counts: Float[Array, "r m"]) -> float:
+    """Compute the variance of bin counts relative to independent samples: below 1 if stratified."""
+    sizes, shares = counts.sum(1), counts.sum(0) / counts.sum()
+    edges = np.searchsorted(np.cumsum(shares), np.linspace(0, 1, _NUM_CELLS, endpoint=False))
+    edges = np.unique(edges)
+    cells = np.add.reduceat(counts, edges, axis=1)
+    expected = np.outer(sizes, np.add.reduceat(shares, edges))
+    chi2 = ((cells - expected) ** 2 / expected.clip(min=1e-12)).sum()
+    return float(max(chi2 / ((len(sizes) - 1) * max(len(edges) - 1, 1)), _MIN_DISPERSION))
 
 
 def spread(log_ratio: Float[Array, " g"], p: Float[Array, " g"]) -> float:

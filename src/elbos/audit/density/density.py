@@ -101,24 +101,9 @@ class Evidence:
         return not self.requested and self.all_steps[1].is_uniform
 
     def density(self, grid: Float[Array, " g"]) -> Density:
-        levels, table = self.all_levels, self.table
-        if self.draw is not None and table is None:
-            curve = inverse_cdf_density(levels, self.draw.of(levels), grid)
-            if curve is not None:
-                density = Density("function", curve[0], np.diag(curve[1] ** 2))
-                return _named(density, self.levels.logsnr, grid)
-        elif self.draw is not None and table is not None and self.has_uniform_steps:
-            return _of_uniform(table, grid)
-        elif self.draw is not None:
-            steps, ends = self.all_steps
-            if ends.curve.is_enough:
-                log_probability, step_error = ends.log_probability()
-                log_p, spacing = table_log_density(steps.levels, steps.steps, log_probability, grid)
-                error = np.diag(np.interp(grid, steps.levels, step_error) ** 2)
-                density = Density(
-                    "function", log_p, error, num_steps=len(steps), spacing_error=spacing
-                )
-                return _named(density, levels.logsnr, grid)
+        density, table = self._of_draw(grid), self.table
+        if density is not None:
+            return density
         if table is not None and table.is_uniform:
             covariance = table.covariance(grid, with_fewest_knots=True)
             return replace(_of_uniform(table, grid), covariance=covariance)
@@ -135,6 +120,29 @@ class Evidence:
             log_p = spline(grid) - np.log(edges[1] - edges[0])
             density = Density("smooth", log_p, spline.covariance(grid), is_fitted=True)
         return _named(density, self.levels.logsnr, grid)
+
+    def _of_draw(self, grid: Float[Array, " g"]) -> Density | None:
+        if self.draw is None:
+            return None
+        levels = self.all_levels
+        if self.table is None:
+            curve = inverse_cdf_density(levels, self.draw.of(levels), grid)
+            if curve is None:
+                return None
+            density = Density("function", curve[0], np.diag(curve[1] ** 2))
+            return _named(density, self.levels.logsnr, grid)
+        if self.has_uniform_steps:
+            return _of_uniform(self.table, grid)
+        table, ends = self.all_steps
+        if not ends.curve.is_enough:
+            return None
+        log_probability, step_error = ends.log_probability()
+        log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
+        error = np.interp(grid, table.levels, step_error)
+        density = Density(
+            "function", log_p, np.diag(error**2), num_steps=len(table), spacing_error=spacing
+        )
+        return _named(density, levels.logsnr, grid)
 
 
 def _of_uniform(table: Table, grid: Float[Array, " g"]) -> Density:

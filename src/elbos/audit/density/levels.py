@@ -117,7 +117,6 @@ def _without_repetitions(
     values, counts = levels.distinct
     place = np.searchsorted((values[1:] + values[:-1]) / 2, logsnr)
     _, apart = np.unique(batch * len(values) + place, return_index=True)
-    sizes = np.unique(batch, return_counts=True)[1]
     probability = counts / counts.sum()
     expected = sum((1 - (1 - probability) ** size).sum() for size in sizes[:32])
     if np.isin(batch[apart], np.unique(batch)[:32]).sum() < 0.75 * expected:

@@ -3,6 +3,8 @@
 import math
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from elbos.theory import schedules, weightings
 from elbos.theory.parameterizations import EDM, Eps, Score, V, X
@@ -14,6 +16,15 @@ _DISTILLATION = "Salimans & Ho (2022), https://arxiv.org/abs/2202.00512"
 _P2 = "Choi et al. (2022), https://arxiv.org/abs/2204.00227"
 _MIN_SNR = "Hang et al. (2023), https://arxiv.org/abs/2303.09556"
 _SCORE_SDE = "Song et al. (2021), https://arxiv.org/abs/2011.13456"
+
+
+def _soft_min_snr(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    r"""Return the loss coefficient of soft Min-SNR.
+
+    It is $(\tilde\sigma\sigma_d)^2/(\tilde\sigma^2 + \sigma_d^2)^2$ with $\sigma_d = 1/2$.
+    """
+    variance = torch.exp(-logsnr)
+    return variance * 0.25 / (variance + 0.25) ** 2
 
 
 DIFFUSION: dict[str, Recipe] = {
@@ -139,9 +150,7 @@ DIFFUSION: dict[str, Recipe] = {
         title="soft Min-SNR, gamma = 4",
         schedule=Cosine(),
         parameterization=EDM(),
-        coefficient=lambda logsnr: (  # (s q)^2 / (s^2 + q^2)^2 of EDM's s, and q = 1/2
-            torch.exp(-logsnr) * 0.25 / (torch.exp(-logsnr) + 0.25) ** 2
-        ),
+        coefficient=_soft_min_snr,
         closed_form=weightings.SoftMinSNR(gamma=4.0),
         reference="Crowson et al. (2024), https://arxiv.org/abs/2401.11605",
     ),
