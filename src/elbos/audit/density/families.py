@@ -37,7 +37,7 @@ T = TypeVar("T")
 _FIRST_STEP = 0.1  # of a parameter from 0; SciPy's default is too small
 _MAX_PARAMETER = 20.0  # of a mean log-SNR or log-scale; larger is implausible
 _TAIL = 5e-4  # share of the samples at either end that is not compared
-_SAME_TABLE = 0.05  # of the log-density: published densities are limits of many steps
+SAME_TABLE = 0.05  # of the log-density: published densities are limits of many steps
 _SHAPE_ERROR = 5e-4  # of a log-density, by rounding
 
 
@@ -145,7 +145,7 @@ def schedule_of_shape(
 
     def has_shape(schedule: Schedule) -> bool:
         if is_table:
-            return spread(residual(schedule), p / p.sum()) < _SAME_TABLE
+            return spread(residual(schedule), p / p.sum()) < SAME_TABLE
         return bool((np.abs(residual(schedule)) < 5 * (error + _SHAPE_ERROR))[is_drawn].all())
 
     low, high, num = float(logsnr.min()), float(logsnr.max()), len(logsnr)

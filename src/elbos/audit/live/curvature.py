@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from elbos.audit.probing.instrument import random_signs
+
 _MAX_DEVIATION = 0.005  # of H v from the direction of v; bfloat16 within the loss leaves 0.002
 
 
@@ -25,9 +27,9 @@ def is_off(loss: Tensor, output: Tensor, size: int) -> Bool[Tensor, " n"]:
     """
     (gradient,) = torch.autograd.grad(loss, output, create_graph=True)
     g = gradient.detach().reshape(len(output), -1)[:, :size].double()
-    generator = torch.Generator().manual_seed(0)
-    signs = 2.0 * torch.randint(2, (size,), generator=generator).to(g) - 1
-    v = signs + g / g.square().mean(1, keepdim=True).sqrt().clamp(min=1e-300)
+    v = random_signs((size,), seed=1).to(g) + g / g.square().mean(1, keepdim=True).sqrt().clamp(
+        min=1e-300
+    )
     direction = torch.zeros(output.shape, dtype=output.dtype, device=output.device)
     direction.view(len(output), -1)[:, :size] = v.to(output.dtype)
     h = torch.zeros_like(v)

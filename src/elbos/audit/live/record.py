@@ -135,7 +135,7 @@ class Recording:
         return [SharedBetweenProcesses(what, share) for what, share in is_shared.items()]
 
     def _test(self, loss: Tensor) -> None:
-        # Steps 1, 2, 4, 8, ... see all stages of a training at no cost.
+        # Steps 1, 2, 4, 8, ... see all stages of a training at little cost.
         self._num_backward += 1
         outputs, self._untested = self._untested, []
         if self._num_backward & (self._num_backward - 1):
@@ -179,8 +179,8 @@ class Recording:
                 )
                 return
             z = parts.z
-            if why := clipped(z):
-                self.reason = why
+            if how := clipped(z):
+                self.reason = f"the network's input is {how}: give it the noisy data themselves"
                 return
             if answer.shape[0] != len(z) or answer.numel() < z.numel():
                 self.reason = "the output is smaller than the noisy data"
@@ -195,9 +195,10 @@ class Recording:
             for design in reversed(draws.designs(len(z))):
                 quantiles.setdefault(design.name, []).append(design.logits)
 
-            place: list[int] = []  # of the step, once the call has a gradient
+            place: int | None = None  # of the step, once the call has a gradient
 
             def differentiated(g: Tensor) -> None:
+                nonlocal place
                 with torch._C.DisableTorchFunction():
                     if self._is_testing:
                         return
@@ -214,10 +215,10 @@ class Recording:
                     values = (gram, parts.shapes, size, parts.axis, quantiles, conditions)
                     step = Step(*values, numbers)
                     self.reason = ""
-                    if place:  # another pass, after one for the norm of a gradient, say
-                        self._steps[place[0]] = step
+                    if place is not None:  # another pass, after one for a gradient's norm, say
+                        self._steps[place] = step
                         return
-                    place.append(len(self._steps))
+                    place = len(self._steps)
                     self._steps.append(step)
                     self._fingerprints.append(
                         {

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 
 from elbos.audit.density.curves import spread
+from elbos.audit.density.families import SAME_TABLE
 from elbos.audit.names.matching import MIN_GAIN, SAME, fit_formula, prediction_of
 from elbos.audit.probing.scales import BUT_FOR
 from elbos.base.arrays import Array
@@ -25,7 +26,7 @@ from elbos.theory.names import code
 from elbos.theory.recipes import FAMILIES, RECIPES
 from elbos.theory.schedules import Beta, Cosine, Flow, Laplace, Normal, Schedule
 
-_SAME_DENSITY = {"table": 0.05, "named": 0.03, "function": 0.03, "smooth": 0.03}
+_SAME_DENSITY = {"table": SAME_TABLE, "named": 0.03, "function": 0.03, "smooth": 0.03}
 """Distance up to which log-densities count as equal, by kind of density. Published densities are
 the limits of tables of many steps."""
 

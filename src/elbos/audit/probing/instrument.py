@@ -164,17 +164,18 @@ class ProbeNetwork(nn.Module):
 
 @lru_cache(maxsize=8)
 def _values(shape: tuple[int, ...], multiple: int, answer: Answer) -> Tensor:
-    value = answer.scale * _random_signs(shape, seed=1)
+    value = answer.scale * random_signs(shape, seed=1)
     if answer.is_graded:
         value *= torch.logspace(-1, 1, shape[0]).reshape(-1, *(1,) * (len(shape) - 1))
     if answer.is_masked:
-        value *= _random_signs(shape, seed=2) > 0
+        value *= random_signs(shape, seed=2) > 0
     if multiple > 1:
         value[:, shape[1] // multiple :] = answer.second
     return value
 
 
-def _random_signs(shape: tuple[int, ...], seed: int) -> Tensor:
+def random_signs(shape: tuple[int, ...], seed: int) -> Tensor:
+    """Draw random signs that are the same in every call, and change no random state."""
     generator = torch.Generator().manual_seed(seed)
     return 2 * torch.randint(2, shape, generator=generator).float() - 1
 

@@ -35,8 +35,8 @@ from elbos.audit.probing.queries import PairedCalls, SingleCall
 _MIN_SHARE = 1e-6  # share of the noise's power above which a draw counts
 _SAME = 1e-6  # share of squares up to which two functions of the noise level are the same
 MAX_UNEXPLAINED = 2e-3  # largest unexplained share of known noise
-_MAX_STRANGE = 1e-3  # largest unexplained share of a target in half precision
-_MAX_STRANGE_EXACT = 1e-5  # in float32, where rounding leaves less than 1e-6
+_MAX_STRANGE = 1e-3  # largest unexplained share in half precision
+_MAX_STRANGE_EXACT = 1e-5  # of a target in float32, where rounding leaves less than 1e-6
 
 
 @dataclass(frozen=True)

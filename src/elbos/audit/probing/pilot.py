@@ -82,8 +82,10 @@ class Pilot:
             for calls in queries.paired(s, zero=zero, with_other_moved=True)
         ]
         paired = [calls for calls in paired if calls.is_finite()] or paired
-        if why := clipped(torch.cat([calls.z for calls in paired])):
-            raise ValueError(f"{why[0].upper()}{why[1:]}.")
+        if how := clipped(torch.cat([calls.z for calls in paired])):
+            raise ValueError(
+                f"The network's input is {how}: give the network the noisy data themselves."
+            )
         is_uneven = any(isinstance(d, Uneven | UntrainedElements) for d in diagnostics)
         diagnostics += squared_error.of_the_calls(
             queries.instrument, x, zeros, len(queries.ignored)
@@ -140,7 +142,7 @@ class Pilot:
             diagnostics=diagnostics,
         )
 
-    @property
+    @cached_property
     def is_exact(self) -> bool:
         """True if neither inputs of the network nor gradients are in half precision."""
         calls = [call for zero in self.queries.zeros.values() for call in zero.calls]

@@ -78,7 +78,7 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
 
 
 def clipped(z: Tensor) -> str:
-    """Return why a network's input is refused if it is clipped, otherwise "".
+    """Describe how a network's input is clipped; "" if it is not.
 
     The extreme values of continuous noise occur once and differ in size, unless they are rounded to
     bfloat16.
@@ -87,10 +87,7 @@ def clipped(z: Tensor) -> str:
     is_repeated = all(int((z == end).sum()) > 1 for end in (low, high))
     if low == high or not (is_repeated or low == -high) or is_rounded(z):
         return ""
-    return (
-        f"the network's input is not the noisy data: it is clipped to [{low:g}, {high:g}]. Give "
-        "the network the noisy data themselves"
-    )
+    return f"clipped to [{low:g}, {high:g}]"
 
 
 def is_rounded(values: Tensor) -> bool:
