@@ -175,7 +175,7 @@ def read_pictures(folder: Path, num: int | None = None) -> Tensor:
 
 def features(x: Tensor) -> Tensor:
     extractor = Lite0().load(torch.device("cpu"))
-    return extract(extractor, x, num_levels=256, on_images=lambda _: None).pooled
+    return extract(extractor, x, num_levels=256).pooled
 
 
 def score(folder: Path, num_samples: int) -> None:

@@ -48,7 +48,7 @@ def write_run(path: Path, config: Config, step: int = 3) -> Path:
     directory, data = RunDirectory(path), Digits().load()
     path.mkdir(exist_ok=True)
     directory.claim(config, data)
-    network = build_network(config, data.spec, torch.device("cpu"))
+    network = build_network(config, data.spec)
     checkpoint.save(directory.checkpoints, step, {"ema": network.state_dict()}, num_kept=9)
     return path
 

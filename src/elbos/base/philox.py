@@ -18,6 +18,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,8 @@ class Purpose(IntEnum):
 def philox(counter: Sequence[Int64[Tensor, "..."]], key: tuple[int, int]) -> Int64[Tensor, "... 4"]:
     """Generate four random 32-bit words for each counter with Philox4x32-10.
 
+    On a CPU the operations are numpy's, which take half the time of torch's.
+
     Args:
         counter: The four counter words, each in $[0, 2^{32})$, of shapes that broadcast.
         key: The two key words.
@@ -56,6 +59,15 @@ def philox(counter: Sequence[Int64[Tensor, "..."]], key: tuple[int, int]) -> Int
         >>> [hex(word) for word in philox([zero] * 4, (0, 0)).tolist()]
         ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
+    if torch.compiler.is_compiling() or any(c.device.type != "cpu" for c in counter):
+        words = torch.broadcast_tensors(*_rounds(counter, key))  # type: ignore[no-untyped-call]
+        return torch.stack(words, dim=-1) & _WORD
+    with np.errstate(over="ignore"):
+        arrays = np.broadcast_arrays(*_rounds([c.numpy() for c in counter], key))
+    return torch.from_numpy(np.stack(arrays, axis=-1) & _WORD)
+
+
+def _rounds(counter: Sequence[Any], key: tuple[int, int]) -> Sequence[Any]:
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_NUM_ROUNDS):
@@ -64,8 +76,7 @@ def philox(counter: Sequence[Int64[Tensor, "..."]], key: tuple[int, int]) -> Int
         p0, p1 = (c0 & _WORD) * _MULTIPLIERS[0], (c2 & _WORD) * _MULTIPLIERS[1]
         c0, c1, c2, c3 = p1 >> 32 ^ c1 ^ k0, p1, p0 >> 32 ^ c3 ^ k1, p0
         k0, k1 = k0 + _KEY_STEPS[0] & _WORD, k1 + _KEY_STEPS[1] & _WORD
-    words = torch.broadcast_tensors(c0, c1, c2, c3)  # type: ignore[no-untyped-call]
-    return torch.stack(words, dim=-1) & _WORD
+    return c0, c1, c2, c3
 
 
 def key_of(seed: int) -> tuple[int, int]:

@@ -122,7 +122,7 @@ def run_experiment(
     dataset = experiment.config.data.load()
     config = experiment.run_config(experiment.objectives[0], experiment.seeds[0])
     require_installed(config.output.trackers)
-    network = build_network(config, dataset.spec, torch.device("cpu"))
+    network = build_network(config, dataset.spec)
     for sampling in experiment.scoring.samplings.values():
         require_guidable(config, dataset.spec, sampling)
         sampling.logsnrs(config.schedule)  # raises for an invalid grid

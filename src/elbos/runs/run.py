@@ -102,7 +102,7 @@ class Run:
         if null_cond is not None:
             self.directory.require_null(null_cond)
         if network is None:
-            self.network = build_network(config, self.data, self.device)
+            self.network = build_network(config, self.data).to(self.device)
         else:
             self.network = copy.deepcopy(network).to(self.device)
         self.step, weights = exported.averaged(self.directory, step)
@@ -125,7 +125,7 @@ class Run:
         if data is None or not isinstance(config.network, OwnNetwork):
             raise ValueError(f"The network of {path} is not user-defined: give no function.")
         config = replace(config, network=OwnNetwork.from_file(function))
-        return cls(path, build_network(config, data, torch.device("cpu")))
+        return cls(path, build_network(config, data))
 
     @typed
     def with_data(self, data: KnownData) -> "Run":

@@ -38,7 +38,8 @@ class Denoise(Protocol):
 def with_three_arguments(network: Network) -> Network:
     """Wrap a network so that it accepts `(z, logsnr, cond)`.
 
-    Only networks that take `(z, logsnr)` are wrapped; others are returned unchanged.
+    Only networks that take `(z, logsnr)` are wrapped, and not in compiled code; others are returned
+    unchanged.
     """
     if not callable(network):
         require_type(Callable, network=network)
@@ -91,12 +92,11 @@ def network_output(
     logsnr: Float[Tensor, " b"],
     cond: Condition = None,
 ) -> Float[Tensor, "b *d"]:
-    """Call a network and return the output after checking it.
+    """Call a network of three arguments and return the output after checking it.
 
-    A ValueError is raised unless it is one real tensor of the shape of `z`. Networks of two
-    arguments are called without the condition, except in compiled code.
+    A ValueError is raised unless it is one real tensor of the shape of `z`.
     """
-    y_hat = with_three_arguments(network)(z, logsnr, cond)
+    y_hat = network(z, logsnr, cond)
     if not isinstance(y_hat, Tensor) or y_hat.shape != z.shape or y_hat.is_complex():
         what = type(y_hat).__name__
         if isinstance(y_hat, Tensor):
@@ -155,7 +155,8 @@ class Denoiser(Typed):
         require_floating(z=z, logsnr=logsnr)
         copied = z.clone()  # the network may change it in place
         levels = logsnr.expand(len(z)).to(z)  # as in training
-        return network_output(self.network, copied, levels, cond).to(z.dtype)
+        network = with_three_arguments(self.network)
+        return network_output(network, copied, levels, cond).to(z.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)

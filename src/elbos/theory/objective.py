@@ -22,7 +22,7 @@ from torch import Tensor
 from elbos.base.checks import Typed, require_floating, require_scaled, require_single, require_type
 from elbos.base.conditions import Condition
 from elbos.theory.adaptive import Adaptive
-from elbos.theory.denoiser import Network, network_output
+from elbos.theory.denoiser import Network, network_output, with_three_arguments
 from elbos.theory.parameterizations import Parameterization, error_ratio
 from elbos.theory.process import align, alpha_sigma
 from elbos.theory.schedules import Schedule
@@ -178,7 +178,8 @@ class Objective(Typed):
                 f"data of shape {tuple(x.shape)} with noise of shape {tuple(eps.shape)} and "
                 f"log-SNR of shape {tuple(logsnr.shape)}: give noise like the data, log-SNR [b]."
             )
-        return self.loss_at(self.levels(logsnr).to(x), network, x, eps, cond)
+        levels = self.levels(logsnr).to(x)
+        return self.loss_at(levels, with_three_arguments(network), x, eps, cond)
 
     def levels(self, logsnr: Float[Tensor, " b"]) -> Float64[Tensor, "7 b"]:
         r"""Compute the coefficients of the loss at each noise level.
@@ -208,8 +209,8 @@ class Objective(Typed):
 
         Args:
             levels: Result of `levels`, in the dtype and on the device of `x`.
-            network: As in a call, like the other arguments.
-            x: Data.
+            network: Called as `network(z, logsnr, cond)`.
+            x: Data, as in a call, like the other arguments.
             eps: Noise.
             cond: What the network is conditioned on.
         """

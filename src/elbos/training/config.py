@@ -142,6 +142,10 @@ class Execution(Typed):
     """Activation checkpointing: compute each block again in the backward pass, and store no
     activations inside of it: less memory, a third more work."""
 
+    profile: int = 0
+    """Profile this many steps of the main process, from its eleventh, into trace.json in the run's
+    folder, for chrome://tracing or Perfetto."""
+
     timeout_hours: float = 24.0
     """Hours for which a process waits for work that another one does alone, and, up to half an
     hour, for one that was stopped."""
@@ -150,6 +154,7 @@ class Execution(Typed):
         require_positive(
             num_micro_batches=self.num_micro_batches,
             shard_size=self.shard_size,
+            profile=self.profile + 1,
             timeout_hours=self.timeout_hours,
         )
 

@@ -6,6 +6,7 @@ is resumed.
 """
 
 import ctypes
+import gc
 import math
 import platform
 import time
@@ -14,10 +15,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Shaped
+from torch import Tensor, nn, profiler
 from torch.utils.checkpoint import checkpoint
 
 from elbos.base.errors import flat
@@ -34,6 +37,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 _OLD_LIMIT = 2**25  # maximum in older versions of glibc
 _SIZE, _NUM_ROUNDS = 256, 10  # matrix products: large enough for blocked kernels, in ms
 _CLEARLY_SLOWER = 1.3
+_NUM_UNPROFILED = 9  # first steps of a process
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
@@ -59,6 +63,64 @@ def fast_kernels(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@contextmanager
+def collecting_seldom(processes: Processes) -> Iterator[None]:
+    """Leave Python's garbage to the caller in the `with` block, on several processes.
+
+    By itself each process collects at another time, and the others wait for it.
+    """
+    if processes.num == 1:
+        yield
+        return
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+@contextmanager
+def profiled(num_steps: int, folder: Path, processes: Processes) -> Iterator[Callable[[], None]]:
+    """Profile steps of the main process, and write their trace to trace.json in a folder.
+
+    The yielded function is called after each step. Steps before the tenth are left out, as they
+    compile and allocate.
+    """
+    if num_steps == 0 or not processes.is_main:
+        yield lambda: None
+        return
+
+    def write(trace: profiler.profile) -> None:
+        trace.export_chrome_trace(str(folder / "trace.json"))
+
+    plan = profiler.schedule(wait=_NUM_UNPROFILED, warmup=1, active=num_steps, repeat=1)
+    with profiler.profile(schedule=plan, on_trace_ready=write) as trace:
+        yield trace.step
+
+
+def sent(tensor: Shaped[Tensor, "*d"], device: torch.device) -> Shaped[Tensor, "*d"]:
+    """Send a tensor of the host to a device, without waiting for the device's work."""
+    if device.type == "cpu":
+        return tensor
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+def fetched(tensor: Shaped[Tensor, "*d"]) -> Callable[[], Shaped[Tensor, "*d"]]:
+    """Begin to copy a tensor to the host, and return a function that waits for this copy alone."""
+    if tensor.device.type == "cpu":
+        return lambda: tensor
+    copied, event = tensor.to("cpu", non_blocking=True), torch.Event(tensor.device)
+    event.record()
+
+    def wait() -> Tensor:
+        event.synchronize()
+        return copied
+
+    return wait
 
 
 def is_compiled(config: Config, device: torch.device) -> bool:

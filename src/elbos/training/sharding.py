@@ -46,9 +46,10 @@ def shard(
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    shape = processes.num // shard_size, shard_size
-    names = ("replicate", "shard")
-    mesh = init_device_mesh(processes.device.type, shape, mesh_dim_names=names)
+    axes = {"replicate": processes.num // shard_size, "shard": shard_size}
+    if axes["replicate"] == 1:  # FSDP2 would reduce gradients over copies
+        del axes["replicate"]
+    mesh = init_device_mesh(processes.device.type, tuple(axes.values()), mesh_dim_names=tuple(axes))
     with torch.no_grad():
         # FSDP2 rejects channels-last parameters and gradients without elements
         for parameter in network.parameters():

@@ -128,7 +128,7 @@ def require_guidable(
         )
 
 
-def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Module:
+def build_network(config: Config, data: DataSpec) -> nn.Module:
     """Build a network with random weights of the run's seed, in channels-last memory."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed) % 2**63)
@@ -140,7 +140,7 @@ def build_network(config: Config, data: DataSpec, device: torch.device) -> nn.Mo
             network = config.network.build(data.shape, num_classes, levels)
         else:
             network = config.network.build(data.shape, num_classes)
-    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
 def memory_format(network: nn.Module) -> torch.memory_format:
@@ -157,7 +157,6 @@ def in_format(x: Float[Tensor, "b *d"], format_: torch.memory_format) -> Float[T
 def new_state(
     network: nn.Module, config: Config, processes: Processes, *, by_blocks: bool = True
 ) -> State:
-    network = network.to(processes.device)
     ema = EMA(network, config.averaging.relative_width)
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     for copy in (network, ema.network):

@@ -12,6 +12,7 @@ resumes there, bit for bit.
 """
 
 import copy
+import gc
 import math
 import signal
 import threading
@@ -41,12 +42,16 @@ from elbos.training.execution import (
     autocast,
     blocks,
     checkpointed,
+    collecting_seldom,
     compile_,
     compiling,
     fast_kernels,
+    fetched,
     is_compiled,
     machine,
     one_graph,
+    profiled,
+    sent,
 )
 from elbos.training.exported import initial_weights
 from elbos.training.monitor import Monitor, OnImages
@@ -159,14 +164,15 @@ class Trainer:
 
         is_own, shard_size = isinstance(config.network, OwnNetwork), config.execution.shard_size
         if network is None:
-            network = build_network(config, data.spec, self.device)
+            network = build_network(config, data.spec)
         if processes.num > 1:
             if self.given is not None and shard_size > 1:
                 network = copy.deepcopy(network)  # the user's network stays unsharded
             if is_own:
                 share_initial(network.to(self.device))
         self.memory_format = memory_format(network)  # lost by sharding
-        network = network.to(self.device)
+        if shard_size == 1:  # FSDP2 sends a block at a time, of which only the shard stays
+            network = network.to(self.device)
         uses_all = True
         if is_own or isinstance(config.network, DiffusersConfig):
             uses_all = require_trainable(network, config, data, processes)
@@ -195,7 +201,10 @@ class Trainer:
         """Train to the last step from the latest checkpoint, or from step 0."""
         config, output, state, saver = self.config, self.config.output, self.state, self.saver
         self.resume()
-        with self._running(on_images) as (monitor, is_stop_requested):
+        with (
+            self._running(on_images) as (monitor, is_stop_requested),
+            profiled(config.execution.profile, self.run.path, self.processes) as profile_step,
+        ):
             while state.step < config.num_steps:
                 with compiling(is_on=self.is_compiled):
                     losses, grad_norm = self.step()
@@ -204,6 +213,9 @@ class Trainer:
                     is_stop_requested(), saver.is_time(output.save_minutes), saver.has_failed
                 )
                 monitor.step(losses, grad_norm, waited=self.waited)
+                profile_step()
+                if self.processes.num > 1 and config.is_due(output.log_every, state.step):
+                    gc.collect(1)  # in all processes at once: nobody waits for another's
                 if has_failed:
                     saver.wait()  # raises the error in all processes
                 if config.is_due(output.validate_every, state.step) or is_last:
@@ -224,24 +236,26 @@ class Trainer:
         """Execute one training step, and return losses and gradient norm as `observed` does.
 
         Everything that depends on the noise levels goes to the device as one tensor, and losses and
-        norm come back as one tensor: the device waits for nothing else.
+        norm come back as one tensor. The update of weights and average is launched before the host
+        waits for them, so that the device has work meanwhile.
         """
         state = self.state
         logsnr = self.logsnr()
         levels = self.objective.levels(logsnr)
-        losses = self.differentiate(levels[:, self.share].to(self.device, torch.float32))
-        losses, grad_norm = self.observed(losses)
+        losses = self.differentiate(sent(levels[:, self.share].float(), self.device))
+        observed = self.observed(losses)
+        self.optimize()
+        state.step += 1
+        state.ema.update(state.network, state.step)
+        losses, grad_norm = observed()
         if not math.isfinite(grad_norm):
             worst = logsnr[int(losses.nan_to_num(nan=math.inf).argmax())].item()
             what = "gradient" if losses.isfinite().all() else "loss"
             raise Diverged(
-                f"The {what} of step {state.step} is not finite (largest loss at log-SNR "
+                f"The {what} of step {state.step - 1} is not finite (largest loss at log-SNR "
                 f"{worst:.2f}). Checkpoints are from earlier steps: try a lower "
                 "--optimizer.learning-rate or --precision fp32, in a new run."
             )
-        self.optimize()
-        state.step += 1
-        state.ema.update(state.network, state.step)
         state.by_level.update(logsnr, losses / levels[6])  # NaN (0 / 0) is skipped
         state.schedule.update(logsnr, losses)  # changes adaptive schedules alone
         return losses, grad_norm
@@ -279,13 +293,23 @@ class Trainer:
             losses.append(loss.detach())
         return torch.cat(losses)
 
-    def observed(self, losses: Float[Tensor, " b"]) -> tuple[Float64[Tensor, " B"], float]:
-        """Clip the gradients; return the global batch's losses, and the norm before clipping."""
+    def observed(
+        self, losses: Float[Tensor, " b"]
+    ) -> Callable[[], tuple[Float64[Tensor, " B"], float]]:
+        """Clip the gradients, and return a function that waits for what the host reads of them.
+
+        It returns the global batch's losses, and the norm before clipping.
+        """
         limit = self.config.optimizer.max_grad_norm
         norm = unsharded(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
         losses = self.processes.gathered(losses, self.config.batch_size)
-        *numbers, grad_norm = torch.cat([losses, norm[None]]).tolist()
-        return torch.tensor(numbers, dtype=torch.float64), grad_norm
+        received = fetched(torch.cat([losses, norm[None]]))
+
+        def read() -> tuple[Float64[Tensor, " B"], float]:
+            *numbers, grad_norm = received().tolist()
+            return torch.tensor(numbers, dtype=torch.float64), grad_norm
+
+        return read
 
     def optimize(self) -> None:
         optimizer = self.state.optimizer
@@ -343,6 +367,7 @@ class Trainer:
                 closing(prefetched),
                 checkpointed(self.blocks),
                 fast_kernels(self.device),
+                collecting_seldom(self.processes),
                 _stop_requests() as is_stop_requested,
             ):
                 self.prefetched = prefetched

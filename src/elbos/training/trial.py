@@ -26,7 +26,8 @@ def require_trainable(
     Raises:
         ValueError: If that fails.
     """
-    tried, device = copy.deepcopy(network).train(), processes.device
+    device = processes.device
+    tried = copy.deepcopy(network).train().to(device)
     num = min(config.batch_size, NUM_SAMPLES)
     rows = torch.arange(num)
     x, cond = data.training.batch(rows % len(data.training))

@@ -100,8 +100,14 @@ class ADM(nn.Module):
             for _ in range(config.num_blocks):
                 encoder.append(stage(i, widths[-1]))
                 widths.append(width)
-        self.middle = Middle(widths[-1], embedding_dim, config.head_dim, dropout)
         num_inputs = widths[-1]
+        self.middle = nn.ModuleList(
+            Stage(
+                ResidualBlock(num_inputs, num_inputs, embedding_dim, dropout),
+                Attention(num_inputs, config.head_dim) if use_attention else None,
+            )
+            for use_attention in (True, False)
+        )
         for i in reversed(range(len(channels))):
             for _ in range(config.num_blocks + 1):
                 decoder.append(stage(i, num_inputs + widths.pop()))
@@ -125,7 +131,8 @@ class ADM(nn.Module):
         for stage in self.encoder:
             h = stage(h, embedding)
             skips.append(h)
-        h = self.middle(h, embedding)
+        for stage in self.middle:
+            h = stage(h, embedding)
         for stage in self.decoder:
             if not stage.is_up:
                 h = torch.cat([h, skips.pop()], dim=1)
@@ -147,25 +154,6 @@ class Stage(nn.Module):
     ) -> Float[Tensor, "b c2 h2 w2"]:
         h = self.block(h, embedding)
         return h if self.attention is None else self.attention(h)
-
-
-class Middle(nn.Module):
-    """Bottleneck of the U-Net: two residual blocks with attention between them."""
-
-    def __init__(
-        self, num_channels: int, embedding_dim: int, head_dim: int, dropout: float
-    ) -> None:
-        super().__init__()
-        self.block_1 = ResidualBlock(num_channels, num_channels, embedding_dim, dropout)
-        self.attention = Attention(num_channels, head_dim)
-        self.block_2 = ResidualBlock(num_channels, num_channels, embedding_dim, dropout)
-
-    def forward(
-        self, h: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]
-    ) -> Float[Tensor, "b c h w"]:
-        h = self.attention(self.block_1(h, embedding))
-        out: Tensor = self.block_2(h, embedding)
-        return out
 
 
 class ResidualBlock(nn.Module):

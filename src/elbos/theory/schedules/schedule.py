@@ -54,11 +54,10 @@ class Schedule(Typed, abc.ABC):
     logsnr_max: float = field(default=20.0, metadata={"is_finite": False})
 
     def __post_init__(self) -> None:
-        own_max, own_min = self._logsnr(torch.tensor([0.0, 1.0], dtype=torch.float64)).tolist()
-        if self.logsnr_min == -math.inf:
-            object.__setattr__(self, "logsnr_min", own_min)
-        if self.logsnr_max == math.inf:
-            object.__setattr__(self, "logsnr_max", own_max)
+        for end, infinity, t in (("logsnr_min", -math.inf, 1.0), ("logsnr_max", math.inf, 0.0)):
+            if getattr(self, end) == infinity:
+                own_end = self._logsnr(torch.tensor([t], dtype=torch.float64)).item()
+                object.__setattr__(self, end, own_end)
         ends = f"logsnr_min={self.logsnr_min}, logsnr_max={self.logsnr_max}"
         if not -math.inf < self.logsnr_min < self.logsnr_max < math.inf:
             raise ValueError(
