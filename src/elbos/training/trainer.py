@@ -306,8 +306,8 @@ class Trainer:
         received = fetched(torch.cat([losses, norm[None]]))
 
         def read() -> tuple[Float64[Tensor, " B"], float]:
-            *numbers, grad_norm = received().tolist()
-            return torch.tensor(numbers, dtype=torch.float64), grad_norm
+            numbers = received().double()
+            return numbers[:-1], numbers[-1].item()
 
         return read
 
