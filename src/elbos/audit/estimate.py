@@ -18,10 +18,14 @@ from elbos.audit.density.density import Density, Evidence
 from elbos.audit.density.levels import Levels, independent_levels
 from elbos.audit.diagnostics import (
     BatchMean,
+    ChangedCoefficient,
     DataDependent,
     Diagnostic,
+    InputPerturbation,
     Negative,
+    ScaledTarget,
     Scattered,
+    SummedNoise,
     UnknownTarget,
     Unused,
 )
@@ -184,6 +188,9 @@ class Estimate:
         ]
         if prediction.name is None and not any(diagnostic.is_fatal for diagnostic in diagnostics):
             diagnostics.append(UnknownTarget())
+        is_summed = any(isinstance(d, SummedNoise | InputPerturbation) for d in diagnostics)
+        if abs(prediction.factor) != 1 and not is_summed:
+            diagnostics.append(ScaledTarget(abs(prediction.factor)))
         # Where few samples have a coefficient, its mean tells nothing about a formula.
         logsnr, c = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()
         order = np.argsort(logsnr)
@@ -329,7 +336,8 @@ def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
         levels = samples.logsnr.numpy()[is_unused]
         low, high = float(levels.min()), float(levels.max())
         diagnostics.append(Unused(float(is_unused.mean()), low, high))
-    is_explained = any(d.is_fatal or isinstance(d, DataDependent) for d in samples.diagnostics)
+    explained = (DataDependent, ChangedCoefficient)
+    is_explained = any(d.is_fatal or isinstance(d, explained) for d in samples.diagnostics)
     if curve.scatter < MAX_SCATTER or is_explained:
         return diagnostics
     firsts = np.flatnonzero(np.diff(samples.batch.numpy(), prepend=-1))

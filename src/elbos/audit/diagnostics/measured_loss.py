@@ -42,8 +42,8 @@ class NotQuadratic(ShareDiagnostic):
 class ErrorDependent(Diagnostic):
     is_fatal = True
     sentence = (
-        "The coefficient of a sample depends on the errors in its batch, as where the largest are "
-        "left out, or all above a threshold: the loss is not a squared error."
+        "The coefficient of a sample depends on the errors in its batch, as where the largest or "
+        "smallest are left out, or a loss is divided by its own value: it is not a squared error."
     )
 
 
@@ -143,6 +143,13 @@ class Scattered(Diagnostic):
         "random number; its mean is shown."
     )
     scatter: float
+
+
+class ChangedCoefficient(Diagnostic):
+    sentence = (
+        "The coefficient at one noise level changes in the course of the record, as where the "
+        "loss is switched or a weight is learned; its mean is shown. Record each stage by itself."
+    )
 
 
 class ScaledSteps(Diagnostic):
@@ -293,6 +300,14 @@ class TargetNoise(ShareDiagnostic):
         "contain, so that no network can predict it. Check which draw you intend; this one adds a "
         "constant to the expected loss, and w refers to the rest of the target."
     )
+
+
+class ScaledTarget(Diagnostic):
+    sentence = (
+        "The target is {factor:number 3} times that of the named prediction type, as where the "
+        "size of the output is penalized: divide the network's output by that for samples."
+    )
+    factor: float
 
 
 class UnknownTarget(Diagnostic):

@@ -19,13 +19,16 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from elbos.audit.diagnostics import (
+    ChangedCoefficient,
     Diagnostic,
+    ErrorDependent,
     NoiseDependent,
     NoLevel,
     RoundedTimes,
     ScatteredTarget,
     UnevenLevels,
     UntoldLevels,
+    WrongTimes,
 )
 from elbos.base.arrays import Array
 
@@ -39,7 +42,10 @@ _MIN_BATCH = 16  # samples; smaller batches are pooled
 _GROUP = 8  # samples of neighbouring levels
 _MAX_ELEMENTS = 1024
 _MAX_RATIO = 4.0  # of variance between groups to chance: exceeded in 10^-9 of cases
-_MIN_CHANGE = 0.01  # of an element's share in the coefficient
+_MIN_CHANGE = 0.01  # of an element's share in the coefficient, or of a coefficient
+_WRONG, _MAX_WRONG = 0.5, 0.01  # distance in log-SNR from the level of a time; share of samples
+_MIN_OFF = 64  # samples that show what a coefficient depends on
+_MIN_AGREEMENT = 0.5  # of a coefficient with errors; data that are hard may have a weight, too
 
 
 @dataclass(frozen=True)
@@ -91,12 +97,20 @@ class Conditions:
         if not times or is_mixed.sum() < 100:
             return []
         rising, place = logsnr[is_mixed].sort()  # so that levels increase among equal times
-        orders = [time[place].argsort(stable=True) for time in times]
+        signs = [1 if _rank_correlation(time[place], rising) > 0 else -1 for time in times]
+        orders = [
+            (sign * time[place]).argsort(stable=True)
+            for sign, time in zip(signs, times, strict=True)
+        ]
         scatter = min(_deviations(rising[order]).abs().median().item() for order in orders)
         spacing = (logsnr[is_mixed].max() - logsnr[is_mixed].min()).item() / int(is_mixed.sum())
-        if scatter / _NORMAL < max(_MIN_SCATTER, 3 * spacing) + 2 * error:
-            return []
-        return [UntoldLevels(scatter / _NORMAL)]
+        if scatter / _NORMAL >= max(_MIN_SCATTER, 3 * spacing) + 2 * error:
+            return [UntoldLevels(scatter / _NORMAL)]
+        # A level that is a monotone function of the time lies between those of its neighbours.
+        triples = [rising[order].unfold(0, 3, 1) for order in orders]
+        off = [(levels[:, 1] - levels.median(1).values).abs() for levels in triples]
+        share = min((d > _WRONG + 4 * error).double().mean().item() for d in off)
+        return [WrongTimes(share)] if share > _MAX_WRONG else []
 
     def depend_on(self, logsnr: Float[Tensor, " n"]) -> bool:
         """Test whether the conditioning inputs depend on log-SNR."""
@@ -177,18 +191,51 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
 
 
 def of_the_coefficient(
-    logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], power: Float[Tensor, " n"]
+    logsnr: Float[Tensor, " n"],
+    c: Float[Tensor, " n"],
+    power: Float[Tensor, " n"],
+    error: Float[Tensor, " n"] | None = None,
 ) -> list[Diagnostic]:
-    """Return a diagnostic if the coefficient depends on the noise's `power` at fixed log-SNR."""
-    is_used = (c > 0) & logsnr.isfinite()
-    if is_used.sum() < 100:
-        return []
+    """Return a diagnostic if, at fixed log-SNR, the coefficient depends on the noise's `power` or
+    the squared `error` of the network.
+    """
+    is_used = (c >= 0) & logsnr.isfinite()
     order = logsnr[is_used].argsort()
-    pair = [_deviations(values[is_used][order].log()) for values in (c, power)]
-    if pair[0].abs().median() < 1e-3:
+
+    def deviations(values: Tensor) -> Tensor:
+        return _relative_deviations(logsnr[is_used][order], values[is_used][order])
+
+    is_off = deviations(c).abs() > 1e-3
+    num = int(is_off.sum())
+    if num < max(_MIN_OFF, 0.1 * len(is_off)):
         return []
-    is_dependent = abs(_rank_correlation(*pair)) > 6 / len(pair[0]) ** 0.5
-    return [NoiseDependent()] if is_dependent else []
+
+    def agreement(values: Tensor) -> float:  # of the signs of deviations: 0 if independent
+        return abs((deviations(c) * deviations(values)).sign()[is_off].mean().item())
+
+    by_noise, by_error = agreement(power), 0.0 if error is None else agreement(error)
+    is_of_noise = by_noise > 6 / num**0.5
+    if by_error > (by_noise if is_of_noise else _MIN_AGREEMENT):
+        return [ErrorDependent()]
+    return [NoiseDependent()] if is_of_noise else []
+
+
+def of_the_record(
+    logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], block: Float[Tensor, " n"]
+) -> list[Diagnostic]:
+    """Return a diagnostic if the coefficient at fixed log-SNR differs between blocks of steps, and
+    hardly within them.
+    """
+
+    def scatter(is_used: Tensor) -> Tensor:
+        order = logsnr[is_used].argsort()
+        return _relative_deviations(logsnr[is_used][order], c[is_used][order]).abs().mean()
+
+    is_finite = logsnr.isfinite()
+    within = torch.stack([scatter(is_finite & (block == i)) for i in set(block.tolist())])
+    overall = scatter(is_finite)
+    is_changed = overall > _MIN_CHANGE and within.nanmedian() < overall / 3
+    return [ChangedCoefficient()] if is_changed else []
 
 
 def time_sign(logsnr: Float[Tensor, " n"], times: Sequence[Float[Tensor, " n"]]) -> int:
@@ -217,3 +264,10 @@ def _rank_correlation(first: Tensor, second: Tensor) -> float:
 
 def _deviations(ordered: Tensor) -> Tensor:
     return ordered[1:-1] - (ordered[:-2] + ordered[2:]) / 2
+
+
+def _relative_deviations(levels: Tensor, values: Tensor) -> Tensor:
+    gaps = levels[2:] - levels[:-2]
+    share = ((levels[1:-1] - levels[:-2]) / gaps).nan_to_num(0.5)
+    middle = torch.lerp(values[:-2], values[2:], share)
+    return ((values[1:-1] - middle) / (values[1:-1] + middle)).nan_to_num(0.0) * 2
