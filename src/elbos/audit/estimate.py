@@ -36,6 +36,7 @@ from elbos.audit.names.matching import (
     prediction_of,
 )
 from elbos.audit.probing.measure import Measurement, Samples
+from elbos.audit.probing.scatter import changes_with_time
 from elbos.audit.result import Audit, Undecided
 from elbos.base.arrays import Array
 from elbos.theory.extrema import rises
@@ -336,10 +337,11 @@ def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
         levels = samples.logsnr.numpy()[is_unused]
         low, high = float(levels.min()), float(levels.max())
         diagnostics.append(Unused(float(is_unused.mean()), low, high))
-    explained = (DataDependent, ChangedCoefficient)
-    is_explained = any(d.is_fatal or isinstance(d, explained) for d in samples.diagnostics)
+    is_explained = any(d.is_fatal or isinstance(d, DataDependent) for d in samples.diagnostics)
     if curve.scatter < MAX_SCATTER or is_explained:
         return diagnostics
+    if changes_with_time(samples.logsnr, samples.coefficient, samples.batch):
+        return [*diagnostics, ChangedCoefficient(curve.scatter)]
     firsts = np.flatnonzero(np.diff(samples.batch.numpy(), prepend=-1))
     largest, smallest = np.maximum.reduceat(c, firsts), np.minimum.reduceat(c, firsts)
     if np.median(largest - smallest) < 1e-3 * np.median(largest):

@@ -16,13 +16,7 @@ from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from elbos.audit.density.curves import spread
-from elbos.audit.diagnostics import (
-    ChangedCoefficient,
-    Diagnostic,
-    ScaledTarget,
-    Scattered,
-    UnknownTarget,
-)
+from elbos.audit.diagnostics import Diagnostic, Scattered, UnknownTarget
 from elbos.audit.foreign import ConventionDenoiser, ConventionNetwork
 from elbos.audit.names.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
 from elbos.audit.names.resemblance import LossCurves, Resemblance, published_recipe, resemblances
@@ -206,8 +200,8 @@ class Audit:
 
     @property
     def _has_formulas(self) -> bool:
-        # a mean coefficient, or a scaled or unnamed target, equals no published one
-        inexact = (Scattered, ChangedCoefficient, ScaledTarget, UnknownTarget)
+        # a mean coefficient, or a target without a name, equals no published one
+        inexact = (Scattered, UnknownTarget)
         return self.is_judged and not any(isinstance(d, inexact) for d in self.diagnostics)
 
     @cached_property

@@ -145,7 +145,7 @@ class Scattered(Diagnostic):
     scatter: float
 
 
-class ChangedCoefficient(Diagnostic):
+class ChangedCoefficient(Scattered):
     sentence = (
         "The coefficient at one noise level changes in the course of the record, as where the "
         "loss is switched or a weight is learned; its mean is shown. Record each stage by itself."
@@ -302,16 +302,16 @@ class TargetNoise(ShareDiagnostic):
     )
 
 
-class ScaledTarget(Diagnostic):
-    sentence = (
-        "The target is {factor:number 3} times that of the named prediction type, as where the "
-        "size of the output is penalized: divide the network's output by that for samples."
-    )
-    factor: float
-
-
 class UnknownTarget(Diagnostic):
     sentence = (
         "The target is not one of the usual prediction types; the target y is written in "
         "terms of the data x and the noise eps."
     )
+
+
+class ScaledTarget(UnknownTarget):
+    sentence = (
+        "The target is {factor:number 3} times that of the named prediction type, as where the "
+        "size of the output is penalized: divide the network's output by that for samples."
+    )
+    factor: float

@@ -74,6 +74,14 @@ def least_squares(
     return factors, left.clamp(min=0)
 
 
+def _power(
+    gram: Float[Tensor, "n k k"], places: list[int], factors: Float[Tensor, "n p"]
+) -> Float[Tensor, " n"]:
+    """Compute the squared norm of a linear combination of vectors of each sample."""
+    image = gram[:, places][:, :, places] @ factors[:, :, None]
+    return (image[:, :, 0] * factors).sum(1)
+
+
 def _log_factors(
     logsnr: Float[Tensor, " n"], values: Float[Tensor, " n"], step: NDArray[np.intp]
 ) -> Float[Array, " k"]:
@@ -91,7 +99,7 @@ def step_factors(
     logsnr: Float[Tensor, " n"],
     c: Float[Tensor, " n"],
     error: Float[Tensor, " n"],
-    step: Float[Tensor, " n"],
+    step: NDArray[np.intp],
 ) -> tuple[Float[Tensor, " n"], bool]:
     r"""Estimate $s$ in $c = s_k f(\lambda)$ for step $k$ of each sample, and whether it is the
     inverse of the step's loss.
@@ -100,17 +108,16 @@ def step_factors(
     that decays, with the size of the batch, as of a sum divided by a constant, or with its loss. A
     mean over the batch, which is an error in the code, varies independently.
     """
-    steps, place, sizes = np.unique(step.numpy(), return_inverse=True, return_counts=True)
-    log_s = _log_factors(logsnr, c, place)
+    log_s, sizes = _log_factors(logsnr, c, step), np.bincount(step)
     # Half the mean square of successive differences is the variance if steps are independent.
     is_gradual = np.square(np.diff(log_s)).mean() / 2 < _MAX_RATIO * log_s.var()
     of_size = np.log(sizes) - np.log(sizes).mean()
     is_of_size = (log_s - log_s.mean() - of_size).std() < _MAX_RATIO * of_size.std()
-    if len(steps) < _MIN_STEPS or np.ptp(log_s) < _MIN_CHANGE:
+    if len(sizes) < _MIN_STEPS or np.ptp(log_s) < _MIN_CHANGE:
         return torch.ones_like(c), False
 
     def variation(values: Tensor) -> float:  # of their mean in a step, relative to that of s
-        means = np.bincount(place, values.nan_to_num().numpy()) / sizes
+        means = np.bincount(step, values.nan_to_num().numpy()) / sizes
         changes = np.diff(np.log(np.maximum(means, 1e-300)), 2)
         return float(np.linalg.norm(changes) / np.linalg.norm(np.diff(log_s, 2)))
 
@@ -118,7 +125,7 @@ def step_factors(
     is_of_loss = variation(c * error) < min(_MAX_VARIATION, variation(c))
     if not (is_gradual or is_of_size or is_of_loss):
         return torch.ones_like(c), False
-    return torch.from_numpy(np.exp(log_s - np.median(log_s))[place]), is_of_loss
+    return torch.from_numpy(np.exp(log_s - np.median(log_s))[step]), is_of_loss
 
 
 def samples_of(
@@ -179,7 +186,7 @@ def samples_of(
 
     # The gradient is g = 2 c (y_hat - a x - sum of b_m eps_m).
     factors, left = least_squares(gram, [_X, *draws, _OUTPUT], _GRADIENT)
-    if left[powers[:, _GRADIENT] > 0].nanmedian() > _MAX_LEFT:
+    if not left[powers[:, _GRADIENT] > 0].nanmedian() <= _MAX_LEFT:  # or NaN, without a gradient
         raise ValueError(
             "The gradient is no combination of data, noise and the network's output: the loss is "
             "no squared error with one coefficient per sample."
@@ -189,9 +196,8 @@ def samples_of(
     a, of_target = y[:, 0], y[:, 1:]
     rest = torch.where(c == 0, 0.0, left * powers[:, _GRADIENT] / (4 * c**2))
     at = [_X, *draws]
-    target_power = ((gram[:, at][:, :, at] @ y[:, :, None])[:, :, 0] * y).sum(1)
-    drawn = gram[:, draws][:, :, draws]
-    drawn_power = ((drawn @ of_target[:, :, None])[:, :, 0] * of_target).sum(1) + rest
+    target_power = _power(gram, at, y)
+    drawn_power = _power(gram, draws, of_target) + rest
     shares = of_target**2 * powers[:, draws]
     left = rest / drawn_power.clamp(min=1e-300)
     target = DrawFactors.from_powers(of_target, shares, drawn_power, left, shapes)
@@ -208,8 +214,7 @@ def samples_of(
         torch.where(values.abs() < 5 * error * other.abs(), 0.0, values)
         for values, other in ((a, b), (b, a))
     )
-    direction = torch.where(alpha < 0, -1.0, 1.0)
-    b, alpha = direction * b, alpha.abs()
+    b, alpha = torch.where(alpha < 0, -b, b), alpha.abs()
     nominal = sigma / (1 + gamma**2) ** 0.5  # without input perturbation
     scale = given_scale(2 * (alpha / sigma).log(), conditions.single)
     process = process_of(alpha, nominal, offset=0.0, rtol=0.0, network_scale=scale)
@@ -219,20 +224,15 @@ def samples_of(
     has_target = logsnr.isfinite() & (c != 0)
     order = logsnr.argsort()
     order = order[has_target[order]]
-    a_at, b_at = (np.interp(logsnr, logsnr[order], values[order]) for values in (a, b))
-    noise = used * (direction / sigma.clamp(min=1e-300))[:, None]
-    of_error = torch.zeros(len(gram), gram.shape[1], dtype=torch.float64)
-    of_error[:, _OUTPUT], of_error[:, _X] = 1.0, -torch.from_numpy(a_at)
-    of_error[:, [_FIRST_DRAW + i for i in parts.full]] = -torch.from_numpy(b_at)[:, None] * noise
-    squared = ((gram @ of_error[:, :, None])[:, :, 0] * of_error).sum(1)
-    scales, is_of_loss = step_factors(logsnr, c, squared, batch)
+    of_error = [-np.interp(logsnr, logsnr[order], part[order]) for part in y.T]
+    parts_of_error = torch.from_numpy(np.stack([*of_error, np.ones(len(y))], axis=1))
+    squared = _power(gram, [*at, _OUTPUT], parts_of_error)
+    place = np.unique(batch.numpy(), return_inverse=True)[1]
+    scales, is_of_loss = step_factors(logsnr, c, squared, place)
     c = c / scales
-    block = torch.floor(batch * NUM_BLOCKS / (batch.max() + 1))
-    changed = scatter.of_the_record(logsnr, c, block) if len(steps) >= _MIN_STEPS else []
-    diagnostics = [*diagnostics, *changed]
     if is_of_loss:
         diagnostics.append(ErrorDependent())
-    elif (scales != 1).any() and not changed:
+    elif (scales != 1).any():
         diagnostics.append(ScaledSteps((scales.max() / scales.min()).item()))
     factor = b - a * sigma / alpha
     if not any(diagnostic.is_fatal for diagnostic in diagnostics):
@@ -242,10 +242,9 @@ def samples_of(
         diagnostics += conditions.diagnostics(logsnr, alpha, error=0.0)
         if error < _ROUNDING:
             power = noise_power / sigma**2
-            place = np.unique(batch.numpy(), return_inverse=True)[1]
             of_step = np.exp(_log_factors(logsnr, squared, place))[place]
             relative = squared / torch.from_numpy(of_step)
-            diagnostics += [] if changed else scatter.of_the_coefficient(logsnr, c, power, relative)
+            diagnostics += scatter.of_the_coefficient(logsnr, c, power, relative)
     return Samples(
         logsnr=logsnr,
         a=a / process.scale,
@@ -253,7 +252,7 @@ def samples_of(
         coefficient=c,
         eps_coefficient=c * factor**2,
         batch=batch,
-        block=block,
+        block=torch.floor(batch * NUM_BLOCKS / (batch.max() + 1)),
         process=process,
         data_offset=0.0,
         logsnr_error=error if error > _ROUNDING else 0.0,

@@ -19,7 +19,6 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from elbos.audit.diagnostics import (
-    ChangedCoefficient,
     Diagnostic,
     ErrorDependent,
     NoiseDependent,
@@ -42,8 +41,9 @@ _MIN_BATCH = 16  # samples; smaller batches are pooled
 _GROUP = 8  # samples of neighbouring levels
 _MAX_ELEMENTS = 1024
 _MAX_RATIO = 4.0  # of variance between groups to chance: exceeded in 10^-9 of cases
-_MIN_CHANGE = 0.01  # of an element's share in the coefficient, or of a coefficient
+_MIN_CHANGE = 0.01  # of an element's share in the coefficient
 _WRONG, _MAX_WRONG = 0.5, 0.01  # distance in log-SNR from the level of a time; share of samples
+_MIN_BATCHES = 4  # in which the coefficients at one level are compared
 _MIN_OFF = 64  # samples that show what a coefficient depends on
 _MIN_AGREEMENT = 0.5  # of a coefficient with errors; data that are hard may have a weight, too
 
@@ -80,30 +80,23 @@ class Conditions:
         if not self.depend_on(logsnr):
             return [NoLevel()]
         is_mixed = logsnr.isfinite() & (logsnr.abs() < 30)
-        coarse = [
-            _spread_at_equal(column[is_mixed], logsnr[is_mixed])
-            for column in self.single
-            if _is_time(column[is_mixed], logsnr[is_mixed], min_distinct=2)
-        ]
+        level, columns = logsnr[is_mixed], [column[is_mixed] for column in self.single]
+        coarse = [_spread_at_equal(c, level) for c in columns if _is_time(c, level, min_distinct=2)]
         if coarse and min(coarse) > _MIN_SCATTER:
             return [RoundedTimes(min(coarse))]
-        times = [
-            column[is_mixed]
-            for column in self.single
-            if _is_time(column[is_mixed], logsnr[is_mixed])
-        ]
+        times = [column for column in columns if _is_time(column, level)]
         if not times and alpha.std() > 1e-3 * alpha.mean():
             times = [alpha[is_mixed]]
-        if not times or is_mixed.sum() < 100:
+        if not times or len(level) < 100:
             return []
-        rising, place = logsnr[is_mixed].sort()  # so that levels increase among equal times
-        signs = [1 if _rank_correlation(time[place], rising) > 0 else -1 for time in times]
+        rising, place = level.sort()  # so that levels are monotone among equal times
+        signs = [np.sign(_rank_correlation(time, level)) for time in times]
         orders = [
             (sign * time[place]).argsort(stable=True)
             for sign, time in zip(signs, times, strict=True)
         ]
         scatter = min(_deviations(rising[order]).abs().median().item() for order in orders)
-        spacing = (logsnr[is_mixed].max() - logsnr[is_mixed].min()).item() / int(is_mixed.sum())
+        spacing = (level.max() - level.min()).item() / len(level)
         if scatter / _NORMAL >= max(_MIN_SCATTER, 3 * spacing) + 2 * error:
             return [UntoldLevels(scatter / _NORMAL)]
         # A level that is a monotone function of the time lies between those of its neighbours.
@@ -220,22 +213,23 @@ def of_the_coefficient(
     return [NoiseDependent()] if is_of_noise else []
 
 
-def of_the_record(
-    logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], block: Float[Tensor, " n"]
-) -> list[Diagnostic]:
-    """Return a diagnostic if the coefficient at fixed log-SNR differs between blocks of steps, and
-    hardly within them.
-    """
+def changes_with_time(
+    logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], batch: Float[Tensor, " n"]
+) -> bool:
+    """Test whether the coefficient at fixed log-SNR varies less within fifths of the batches."""
 
-    def scatter(is_used: Tensor) -> Tensor:
-        order = logsnr[is_used].argsort()
-        return _relative_deviations(logsnr[is_used][order], c[is_used][order]).abs().mean()
+    def scatter(rows: Tensor) -> float:
+        rows = rows[logsnr[rows].argsort()]
+        return _relative_deviations(logsnr[rows], c[rows]).abs().mean().item()
 
-    is_finite = logsnr.isfinite()
-    within = torch.stack([scatter(is_finite & (block == i)) for i in set(block.tolist())])
-    overall = scatter(is_finite)
-    is_changed = overall > _MIN_CHANGE and within.nanmedian() < overall / 3
-    return [ChangedCoefficient()] if is_changed else []
+    rows = logsnr.isfinite().nonzero()[:, 0]
+    batches = batch[rows].unique()  # type: ignore[no-untyped-call]
+    within = [
+        scatter(rows[(batch[rows] >= fifth[0]) & (batch[rows] <= fifth[-1])])
+        for fifth in batches.tensor_split(5)
+        if len(fifth) >= _MIN_BATCHES
+    ]
+    return bool(within) and bool(np.median(within) < scatter(rows) / 3)
 
 
 def time_sign(logsnr: Float[Tensor, " n"], times: Sequence[Float[Tensor, " n"]]) -> int:
