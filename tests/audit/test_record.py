@@ -231,6 +231,76 @@ def test_factors_of_steps_are_found_and_leave_the_weighting(
     assert result.closest[0].name == "BetaFlow(a=1.0, b=2.0)"
 
 
+def changed_halfway(i: int, t: Tensor) -> Tensor:
+    return 1 - t if i > 40 else torch.ones_like(t)
+
+
+def annealed(i: int, t: Tensor) -> Tensor:
+    return (1 - t) ** (i / 60)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("weight", [changed_halfway, annealed], ids=lambda f: f.__name__)
+def test_a_weight_that_changes_with_the_step_is_no_error_in_the_code(
+    weight: Callable[[int, Tensor], Tensor], seed: int
+) -> None:
+    steps = iter(range(60))
+
+    def loss(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+        error, _, t = error_of_flow(net, x)
+        return (weight(next(steps), t) * error).mean()
+
+    result = train(loss, 60, seed).audit()
+    kinds = [one.kind for one in result.diagnostics]
+    assert kinds in (["changed-coefficient"], ["scaled-steps", "changed-coefficient"])
+    assert (result.recipe, result.resembles) == (None, [])
+
+
+def hardest(error: Tensor) -> Tensor:
+    return error.topk(len(error) // 3).values.mean()
+
+
+def focal(error: Tensor) -> Tensor:
+    return (error * error.detach()).mean()
+
+
+def relative(error: Tensor) -> Tensor:
+    return error.mean() / error.detach().mean()
+
+
+def randomly_weighted(error: Tensor) -> Tensor:
+    return (torch.rand(len(error)) * error).mean()
+
+
+def normalized(error: Tensor) -> Tensor:
+    weight = torch.rand(len(error)) ** 4 + 0.01
+    return (weight * error).sum() / weight.sum()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("reduced", "kind"),
+    [
+        (hardest, "error-dependent"),
+        (focal, "error-dependent"),
+        (relative, "error-dependent"),
+        (randomly_weighted, "scattered"),
+        (normalized, "scattered"),
+    ],
+    ids=lambda one: getattr(one, "__name__", None),
+)
+def test_coefficients_that_depend_on_errors_are_no_random_ones(
+    reduced: Callable[[Tensor], Tensor], kind: str, seed: int
+) -> None:
+    def loss(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+        return reduced(error_of_flow(net, x)[0].mean(1))
+
+    result = train(loss, 60, seed).audit()
+    kinds = {one.kind for one in result.diagnostics} & {"error-dependent", "scattered"}
+    assert kinds == {kind}
+    assert (result.is_weighted_elbo, result.recipe) == (kind == "scattered", None)
+
+
 def test_sums_over_batches_of_several_sizes_are_weighted_like_their_mean() -> None:
     net = Network()
     with audit.record(net) as recorded:

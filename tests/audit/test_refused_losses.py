@@ -136,6 +136,18 @@ def trimmed(network, x):
     return (error * is_counted).sum() / is_counted.sum()
 
 
+def floored(network, x):
+    """Samples that are near their target are not trained."""
+    t, eps = times(x), torch.randn_like(x)
+    error = (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean((1, 2, 3))
+    return error.clamp(min=0.01).mean()
+
+
+def floored_elements(network, x):
+    t, eps = times(x), torch.randn_like(x)
+    return (network((1 - t) * x + t * eps, t) - (eps - x)).square().clamp(min=1e-3).mean()
+
+
 def perceptual(network, x):
     """A term of features of the predicted data, 2 % of the gradient."""
     t, eps = times(x), torch.randn_like(x)
@@ -148,6 +160,8 @@ def perceptual(network, x):
 
 FATAL = [
     (trimmed, "error-dependent"),
+    (floored, "error-dependent"),
+    (floored_elements, "error-dependent"),
     (perceptual, "strange-target"),
     (variational_bound, "learned-coefficient"),
     (linear_regularizer, "linear-term"),
@@ -157,7 +171,7 @@ FATAL = [
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize(("loss", "kind"), FATAL, ids=[kind for _, kind in FATAL])
+@pytest.mark.parametrize(("loss", "kind"), FATAL, ids=[loss.__name__ for loss, _ in FATAL])
 def test_a_loss_without_a_weighting_is_told_why(loss, kind, seed):
     result = audit.probe(loss, X[:64], 500, seed=seed)
     assert [d.kind for d in result.diagnostics if d.is_fatal][:1] == [kind]
@@ -182,6 +196,19 @@ def test_a_control_variate_changes_nothing(seed):
     assert kinds(result) == ["control-variate"]
     assert (result.parameterization, result.closest[0].name) == ("score", "ELBO()")
     assert result.is_monotone
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_target_that_a_penalty_shrinks_is_no_published_one(seed):
+    def penalized(network, x):
+        t, eps = times(x), torch.randn_like(x)
+        y = network((1 - t) * x + t * eps, t)
+        return F.mse_loss(y, eps - x) + 0.2 * y.square().mean()
+
+    result = audit.probe(penalized, X[:64], 1000, seed=seed)
+    assert kinds(result) == ["scaled-target"]
+    assert result.diagnostics[0].values["factor"] == pytest.approx(1 / 1.2, rel=1e-3)
+    assert (result.parameterization, result.recipe, result.resembles) == ("flow", None, [])
 
 
 def flow(network, x):

@@ -81,8 +81,9 @@ def test_a_level_that_the_network_is_not_given_has_no_weighting(loss, seed):
         (lambda t: t[torch.randperm(len(t))], ["no-level"]),
         (lambda t: (10 * t).round() / 10, ["rounded-times"]),
         (lambda t: (100 * t).round() / 100, []),
+        (lambda t: torch.where(torch.rand(len(t)) < 0.05, torch.rand(len(t)), t), ["wrong-times"]),
     ],
-    ids=["permuted", "tenths", "hundredths"],
+    ids=["permuted", "tenths", "hundredths", "some wrong"],
 )
 def test_times_that_do_not_give_the_level_are_a_diagnostic(told, expected, seed):
     assert kinds(audit.probe(eps_loss(told=told), X[:64], 500, seed=seed)) == expected

@@ -18,10 +18,14 @@ from elbos.audit.density.density import Density, Evidence
 from elbos.audit.density.levels import Levels, independent_levels
 from elbos.audit.diagnostics import (
     BatchMean,
+    ChangedCoefficient,
     DataDependent,
     Diagnostic,
+    InputPerturbation,
     Negative,
+    ScaledTarget,
     Scattered,
+    SummedNoise,
     UnknownTarget,
     Unused,
 )
@@ -32,6 +36,7 @@ from elbos.audit.names.matching import (
     prediction_of,
 )
 from elbos.audit.probing.measure import Measurement, Samples
+from elbos.audit.probing.scatter import changes_with_time
 from elbos.audit.result import Audit, Undecided
 from elbos.base.arrays import Array
 from elbos.theory.extrema import rises
@@ -184,6 +189,9 @@ class Estimate:
         ]
         if prediction.name is None and not any(diagnostic.is_fatal for diagnostic in diagnostics):
             diagnostics.append(UnknownTarget())
+        is_summed = any(isinstance(d, SummedNoise | InputPerturbation) for d in diagnostics)
+        if abs(prediction.factor) != 1 and not is_summed:
+            diagnostics.append(ScaledTarget(abs(prediction.factor)))
         # Where few samples have a coefficient, its mean tells nothing about a formula.
         logsnr, c = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()
         order = np.argsort(logsnr)
@@ -332,6 +340,8 @@ def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
     is_explained = any(d.is_fatal or isinstance(d, DataDependent) for d in samples.diagnostics)
     if curve.scatter < MAX_SCATTER or is_explained:
         return diagnostics
+    if changes_with_time(samples.logsnr, samples.coefficient, samples.batch):
+        return [*diagnostics, ChangedCoefficient(curve.scatter)]
     firsts = np.flatnonzero(np.diff(samples.batch.numpy(), prepend=-1))
     largest, smallest = np.maximum.reduceat(c, firsts), np.minimum.reduceat(c, firsts)
     if np.median(largest - smallest) < 1e-3 * np.median(largest):

@@ -42,8 +42,8 @@ class NotQuadratic(ShareDiagnostic):
 class ErrorDependent(Diagnostic):
     is_fatal = True
     sentence = (
-        "The coefficient of a sample depends on the errors in its batch, as where the largest are "
-        "left out, or all above a threshold: the loss is not a squared error."
+        "The coefficient of a sample depends on the errors in its batch, as where the largest or "
+        "smallest are left out, or a loss is divided by its own value: it is not a squared error."
     )
 
 
@@ -143,6 +143,13 @@ class Scattered(Diagnostic):
         "random number; its mean is shown."
     )
     scatter: float
+
+
+class ChangedCoefficient(Scattered):
+    sentence = (
+        "The coefficient at one noise level changes in the course of the record, as where the "
+        "loss is switched or a weight is learned; its mean is shown. Record each stage by itself."
+    )
 
 
 class ScaledSteps(Diagnostic):
@@ -300,3 +307,11 @@ class UnknownTarget(Diagnostic):
         "The target is not one of the usual prediction types; the target y is written in "
         "terms of the data x and the noise eps."
     )
+
+
+class ScaledTarget(UnknownTarget):
+    sentence = (
+        "The target is {factor:number 3} times that of the named prediction type, as where the "
+        "size of the output is penalized: divide the network's output by that for samples."
+    )
+    factor: float

@@ -138,6 +138,14 @@ class UntoldLevels(Diagnostic):
     scatter: float
 
 
+class WrongTimes(ShareDiagnostic):
+    is_fatal = True
+    sentence = (
+        "For {share:percent} of the samples, the network's time input is that of another noise "
+        "level, as where it is drawn or permuted apart from the noise."
+    )
+
+
 class OneLevelPerBatch(Diagnostic):
     sentence = (
         "All samples of a batch share one noise level, so only {num_levels:count} levels were "

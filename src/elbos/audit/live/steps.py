@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from elbos.audit.diagnostics import CentredNoise, Diagnostic, ScaledSteps
+from elbos.audit.diagnostics import CentredNoise, Diagnostic, ErrorDependent, ScaledSteps
 from elbos.audit.probing import scatter
 from elbos.audit.probing.arguments import Arguments, Slot
 from elbos.audit.probing.measure import NUM_BLOCKS, Samples
@@ -21,6 +22,7 @@ from elbos.audit.probing.noise import DrawFactors, of_the_draws, of_the_target
 from elbos.audit.probing.refusals import REFUSAL, require_explained
 from elbos.audit.probing.scales import given_scale, process_of
 from elbos.audit.probing.scatter import Conditions
+from elbos.base.arrays import Array
 
 MIN_SAMPLES = 100
 _MIN_OWN = 1e-7  # share of the output that is not data or noise; less is rounding
@@ -28,6 +30,7 @@ _ROUNDING = 1e-6  # accumulated float32 error of a coefficient
 _MAX_LEFT = 0.05  # largest unexplained share of the gradient of a squared error
 _NUM_NEIGHBOURS, _NUM_ROUNDS = 101, 8  # in noise level; of alternating medians
 _MIN_STEPS, _MIN_CHANGE, _MAX_RATIO = 20, 0.02, 0.5  # of a factor that is divided out
+_MAX_VARIATION = 0.1  # of a loss that is divided by its own value
 _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 
@@ -71,29 +74,58 @@ def least_squares(
     return factors, left.clamp(min=0)
 
 
-def step_factors(
-    logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], step: Float[Tensor, " n"]
+def _power(
+    gram: Float[Tensor, "n k k"], places: list[int], factors: Float[Tensor, "n p"]
 ) -> Float[Tensor, " n"]:
-    r"""Estimate $s$ in $c = s_k f(\lambda)$ for step $k$ of each sample.
+    """Compute the squared norm of a linear combination of vectors of each sample."""
+    image = gram[:, places][:, :, places] @ factors[:, :, None]
+    return (image[:, :, 0] * factors).sum(1)
+
+
+def _log_factors(
+    logsnr: Float[Tensor, " n"], values: Float[Tensor, " n"], step: NDArray[np.intp]
+) -> Float[Array, " k"]:
+    r"""Estimate $\log s_k$ of values $s_k f(\lambda)$ in step $k$."""
+    order = np.argsort(logsnr.numpy())
+    order = order[((values > 0) & logsnr.isfinite()).numpy()[order]]
+    log, at, log_s = np.log(values.numpy()[order]), step[order], np.zeros(step.max() + 1)
+    for _ in range(_NUM_ROUNDS):
+        f = ndimage.median_filter(log - log_s[at], _NUM_NEIGHBOURS, mode="nearest")
+        log_s = ndimage.median(log - f, at, np.arange(len(log_s)))
+    return log_s
+
+
+def step_factors(
+    logsnr: Float[Tensor, " n"],
+    c: Float[Tensor, " n"],
+    error: Float[Tensor, " n"],
+    step: NDArray[np.intp],
+) -> tuple[Float[Tensor, " n"], bool]:
+    r"""Estimate $s$ in $c = s_k f(\lambda)$ for step $k$ of each sample, and whether it is the
+    inverse of the step's loss.
 
     The factors are 1 unless they change gradually, as those of a gradient scaler or of a weight
-    that decays, or with the size of the batch, as of a sum divided by a constant. A mean over the
-    batch, which is an error in the code, varies independently.
+    that decays, with the size of the batch, as of a sum divided by a constant, or with its loss. A
+    mean over the batch, which is an error in the code, varies independently.
     """
-    steps, place, sizes = np.unique(step.numpy(), return_inverse=True, return_counts=True)
-    order = np.argsort(logsnr.numpy())
-    order = order[((c > 0) & logsnr.isfinite()).numpy()[order]]
-    log_c, at, log_s = np.log(c.numpy()[order]), place[order], np.zeros(len(steps))
-    for _ in range(_NUM_ROUNDS):
-        f = ndimage.median_filter(log_c - log_s[at], _NUM_NEIGHBOURS, mode="nearest")
-        log_s = ndimage.median(log_c - f, at, np.arange(len(steps)))
+    log_s, sizes = _log_factors(logsnr, c, step), np.bincount(step)
     # Half the mean square of successive differences is the variance if steps are independent.
     is_gradual = np.square(np.diff(log_s)).mean() / 2 < _MAX_RATIO * log_s.var()
     of_size = np.log(sizes) - np.log(sizes).mean()
     is_of_size = (log_s - log_s.mean() - of_size).std() < _MAX_RATIO * of_size.std()
-    if len(steps) < _MIN_STEPS or np.ptp(log_s) < _MIN_CHANGE or not (is_gradual or is_of_size):
-        return torch.ones_like(c)
-    return torch.from_numpy(np.exp(log_s - np.median(log_s))[place])
+    if len(sizes) < _MIN_STEPS or np.ptp(log_s) < _MIN_CHANGE:
+        return torch.ones_like(c), False
+
+    def variation(values: Tensor) -> float:  # of their mean in a step, relative to that of s
+        means = np.bincount(step, values.nan_to_num().numpy()) / sizes
+        changes = np.diff(np.log(np.maximum(means, 1e-300)), 2)
+        return float(np.linalg.norm(changes) / np.linalg.norm(np.diff(log_s, 2)))
+
+    # A loss divided by its value is constant; a mean is divided by a sum of weights, which then is.
+    is_of_loss = variation(c * error) < min(_MAX_VARIATION, variation(c))
+    if not (is_gradual or is_of_size or is_of_loss):
+        return torch.ones_like(c), False
+    return torch.from_numpy(np.exp(log_s - np.median(log_s))[step]), is_of_loss
 
 
 def samples_of(
@@ -154,7 +186,7 @@ def samples_of(
 
     # The gradient is g = 2 c (y_hat - a x - sum of b_m eps_m).
     factors, left = least_squares(gram, [_X, *draws, _OUTPUT], _GRADIENT)
-    if left.nanmedian() > _MAX_LEFT:
+    if not left[powers[:, _GRADIENT] > 0].nanmedian() <= _MAX_LEFT:  # or NaN, without a gradient
         raise ValueError(
             "The gradient is no combination of data, noise and the network's output: the loss is "
             "no squared error with one coefficient per sample."
@@ -164,9 +196,8 @@ def samples_of(
     a, of_target = y[:, 0], y[:, 1:]
     rest = torch.where(c == 0, 0.0, left * powers[:, _GRADIENT] / (4 * c**2))
     at = [_X, *draws]
-    target_power = ((gram[:, at][:, :, at] @ y[:, :, None])[:, :, 0] * y).sum(1)
-    drawn = gram[:, draws][:, :, draws]
-    drawn_power = ((drawn @ of_target[:, :, None])[:, :, 0] * of_target).sum(1) + rest
+    target_power = _power(gram, at, y)
+    drawn_power = _power(gram, draws, of_target) + rest
     shares = of_target**2 * powers[:, draws]
     left = rest / drawn_power.clamp(min=1e-300)
     target = DrawFactors.from_powers(of_target, shares, drawn_power, left, shapes)
@@ -189,19 +220,31 @@ def samples_of(
     process = process_of(alpha, nominal, offset=0.0, rtol=0.0, network_scale=scale)
     logsnr = process.logsnr(alpha, sigma)
     require_explained(unexplained, logsnr)
-    scales = step_factors(logsnr, c, batch)
-    if (scales != 1).any():
+    # The error y_hat - y, also where no gradient tells y.
+    has_target = logsnr.isfinite() & (c != 0)
+    order = logsnr.argsort()
+    order = order[has_target[order]]
+    of_error = [-np.interp(logsnr, logsnr[order], part[order]) for part in y.T]
+    parts_of_error = torch.from_numpy(np.stack([*of_error, np.ones(len(y))], axis=1))
+    squared = _power(gram, [*at, _OUTPUT], parts_of_error)
+    place = np.unique(batch.numpy(), return_inverse=True)[1]
+    scales, is_of_loss = step_factors(logsnr, c, squared, place)
+    c = c / scales
+    if is_of_loss:
+        diagnostics.append(ErrorDependent())
+    elif (scales != 1).any():
         diagnostics.append(ScaledSteps((scales.max() / scales.min()).item()))
-        c = c / scales
     factor = b - a * sigma / alpha
     if not any(diagnostic.is_fatal for diagnostic in diagnostics):
-        has_target = logsnr.isfinite() & (c != 0)
         strange = (rest / target_power.clamp(min=1e-300))[has_target]
         diagnostics += of_the_target(strange, is_exact=error < _ROUNDING)
         diagnostics += scatter.of_the_target(logsnr[has_target], factor[has_target], error=0.0)
         diagnostics += conditions.diagnostics(logsnr, alpha, error=0.0)
         if error < _ROUNDING:
-            diagnostics += scatter.of_the_coefficient(logsnr, c, noise_power / sigma**2)
+            power = noise_power / sigma**2
+            of_step = np.exp(_log_factors(logsnr, squared, place))[place]
+            relative = squared / torch.from_numpy(of_step)
+            diagnostics += scatter.of_the_coefficient(logsnr, c, power, relative)
     return Samples(
         logsnr=logsnr,
         a=a / process.scale,

@@ -20,12 +20,14 @@ from torch import Tensor
 
 from elbos.audit.diagnostics import (
     Diagnostic,
+    ErrorDependent,
     NoiseDependent,
     NoLevel,
     RoundedTimes,
     ScatteredTarget,
     UnevenLevels,
     UntoldLevels,
+    WrongTimes,
 )
 from elbos.base.arrays import Array
 
@@ -40,6 +42,10 @@ _GROUP = 8  # samples of neighbouring levels
 _MAX_ELEMENTS = 1024
 _MAX_RATIO = 4.0  # of variance between groups to chance: exceeded in 10^-9 of cases
 _MIN_CHANGE = 0.01  # of an element's share in the coefficient
+_WRONG, _MAX_WRONG = 0.5, 0.01  # distance in log-SNR from the level of a time; share of samples
+_MIN_BATCHES = 4  # in which the coefficients at one level are compared
+_MIN_OFF = 64  # samples that show what a coefficient depends on
+_MIN_AGREEMENT = 0.5  # of a coefficient with errors; data that are hard may have a weight, too
 
 
 @dataclass(frozen=True)
@@ -74,29 +80,30 @@ class Conditions:
         if not self.depend_on(logsnr):
             return [NoLevel()]
         is_mixed = logsnr.isfinite() & (logsnr.abs() < 30)
-        coarse = [
-            _spread_at_equal(column[is_mixed], logsnr[is_mixed])
-            for column in self.single
-            if _is_time(column[is_mixed], logsnr[is_mixed], min_distinct=2)
-        ]
+        level, columns = logsnr[is_mixed], [column[is_mixed] for column in self.single]
+        coarse = [_spread_at_equal(c, level) for c in columns if _is_time(c, level, min_distinct=2)]
         if coarse and min(coarse) > _MIN_SCATTER:
             return [RoundedTimes(min(coarse))]
-        times = [
-            column[is_mixed]
-            for column in self.single
-            if _is_time(column[is_mixed], logsnr[is_mixed])
-        ]
+        times = [column for column in columns if _is_time(column, level)]
         if not times and alpha.std() > 1e-3 * alpha.mean():
             times = [alpha[is_mixed]]
-        if not times or is_mixed.sum() < 100:
+        if not times or len(level) < 100:
             return []
-        rising, place = logsnr[is_mixed].sort()  # so that levels increase among equal times
-        orders = [time[place].argsort(stable=True) for time in times]
+        rising, place = level.sort()  # so that levels are monotone among equal times
+        signs = [np.sign(_rank_correlation(time, level)) for time in times]
+        orders = [
+            (sign * time[place]).argsort(stable=True)
+            for sign, time in zip(signs, times, strict=True)
+        ]
         scatter = min(_deviations(rising[order]).abs().median().item() for order in orders)
-        spacing = (logsnr[is_mixed].max() - logsnr[is_mixed].min()).item() / int(is_mixed.sum())
-        if scatter / _NORMAL < max(_MIN_SCATTER, 3 * spacing) + 2 * error:
-            return []
-        return [UntoldLevels(scatter / _NORMAL)]
+        spacing = (level.max() - level.min()).item() / len(level)
+        if scatter / _NORMAL >= max(_MIN_SCATTER, 3 * spacing) + 2 * error:
+            return [UntoldLevels(scatter / _NORMAL)]
+        # A level that is a monotone function of the time lies between those of its neighbours.
+        triples = [rising[order].unfold(0, 3, 1) for order in orders]
+        off = [(levels[:, 1] - levels.median(1).values).abs() for levels in triples]
+        share = min((d > _WRONG + 4 * error).double().mean().item() for d in off)
+        return [WrongTimes(share)] if share > _MAX_WRONG else []
 
     def depend_on(self, logsnr: Float[Tensor, " n"]) -> bool:
         """Test whether the conditioning inputs depend on log-SNR."""
@@ -177,18 +184,52 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
 
 
 def of_the_coefficient(
-    logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], power: Float[Tensor, " n"]
+    logsnr: Float[Tensor, " n"],
+    c: Float[Tensor, " n"],
+    power: Float[Tensor, " n"],
+    error: Float[Tensor, " n"] | None = None,
 ) -> list[Diagnostic]:
-    """Return a diagnostic if the coefficient depends on the noise's `power` at fixed log-SNR."""
-    is_used = (c > 0) & logsnr.isfinite()
-    if is_used.sum() < 100:
-        return []
+    """Return a diagnostic if, at fixed log-SNR, the coefficient depends on the noise's `power` or
+    the squared `error` of the network.
+    """
+    is_used = (c >= 0) & logsnr.isfinite()
     order = logsnr[is_used].argsort()
-    pair = [_deviations(values[is_used][order].log()) for values in (c, power)]
-    if pair[0].abs().median() < 1e-3:
+
+    def deviations(values: Tensor) -> Tensor:
+        return _relative_deviations(logsnr[is_used][order], values[is_used][order])
+
+    is_off = deviations(c).abs() > 1e-3
+    num = int(is_off.sum())
+    if num < max(_MIN_OFF, 0.1 * len(is_off)):
         return []
-    is_dependent = abs(_rank_correlation(*pair)) > 6 / len(pair[0]) ** 0.5
-    return [NoiseDependent()] if is_dependent else []
+
+    def agreement(values: Tensor) -> float:  # of the signs of deviations: 0 if independent
+        return abs((deviations(c) * deviations(values)).sign()[is_off].mean().item())
+
+    by_noise, by_error = agreement(power), 0.0 if error is None else agreement(error)
+    is_of_noise = by_noise > 6 / num**0.5
+    if by_error > (by_noise if is_of_noise else _MIN_AGREEMENT):
+        return [ErrorDependent()]
+    return [NoiseDependent()] if is_of_noise else []
+
+
+def changes_with_time(
+    logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], batch: Float[Tensor, " n"]
+) -> bool:
+    """Test whether the coefficient at fixed log-SNR varies less within fifths of the batches."""
+
+    def scatter(rows: Tensor) -> float:
+        rows = rows[logsnr[rows].argsort()]
+        return _relative_deviations(logsnr[rows], c[rows]).abs().mean().item()
+
+    rows = logsnr.isfinite().nonzero()[:, 0]
+    batches = batch[rows].unique()  # type: ignore[no-untyped-call]
+    within = [
+        scatter(rows[(batch[rows] >= fifth[0]) & (batch[rows] <= fifth[-1])])
+        for fifth in batches.tensor_split(5)
+        if len(fifth) >= _MIN_BATCHES
+    ]
+    return bool(within) and bool(np.median(within) < scatter(rows) / 3)
 
 
 def time_sign(logsnr: Float[Tensor, " n"], times: Sequence[Float[Tensor, " n"]]) -> int:
@@ -217,3 +258,10 @@ def _rank_correlation(first: Tensor, second: Tensor) -> float:
 
 def _deviations(ordered: Tensor) -> Tensor:
     return ordered[1:-1] - (ordered[:-2] + ordered[2:]) / 2
+
+
+def _relative_deviations(levels: Tensor, values: Tensor) -> Tensor:
+    gaps = levels[2:] - levels[:-2]
+    share = ((levels[1:-1] - levels[:-2]) / gaps).nan_to_num(0.5)
+    middle = torch.lerp(values[:-2], values[2:], share)
+    return ((values[1:-1] - middle) / (values[1:-1] + middle)).nan_to_num(0.0) * 2

@@ -2,8 +2,9 @@ r"""Tests that a loss is a squared error with one coefficient for all elements, 
 call.
 
 If the loss is $c\,\|\hat y - y\|^2$ for every sample, a three times larger network output changes
-the gradient three times as much; so do outputs of another size in each sample; the output at some
-elements does not change the gradient at other elements; and the target is no output of the network.
+the gradient three times as much; the coefficient is the same at any distance from the target, in
+each sample another; the output at some elements does not change the gradient at other elements; and
+the target is no output of the network.
 """
 
 from collections.abc import Mapping
@@ -42,7 +43,7 @@ class _Response(NamedTuple):
     coupling: float  # change of the gradient of elements by the error of other elements
     spread: float  # of the coefficient between the elements of a sample
     learned: float  # change of a sample's coefficient with the predicted variance
-    is_graded: bool  # the coefficient changes with the sizes of the errors in the batch
+    is_graded: bool  # the coefficient changes with the sizes of the errors
     untrained: Tensor  # the elements of a sample at which no sample has a gradient
     z: Tensor
     gradient: Tensor  # at output 0
@@ -100,21 +101,24 @@ def _averages_out(responses: tuple[_Response, ...]) -> bool:
 
 
 def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response]:
-    def run(answer: Answer) -> list[tuple[Tensor, ...]]:  # inputs, gradients, outputs
-        calls = zero.calls if answer == ZERO else queries.instrument(queries.x, seed, answer)
-        return [tuple(part.double() for part in queries.in_layout(call)) for call in calls]
+    def called(answer: Answer) -> list[Call]:
+        return queries.instrument(queries.x, seed, answer)
 
-    runs = [run(ZERO), run(SIGNS), run(Answer(scale=3.0)), run(replace(SIGNS, is_graded=True))]
-    runs.append(run(replace(SIGNS, is_masked=True)))
+    moved = called(SIGNS)
+    places = [i for i in range(len(moved) + len(zero.untrained)) if i not in zero.untrained]
+    graded = {i: _near_target(*calls) for i, *calls in zip(places, zero.calls, moved, strict=False)}
+    runs = [zero.calls, moved, called(Answer(scale=3.0)), called(Answer(outputs=graded))]
+    runs.append(called(replace(SIGNS, is_masked=True)))
     if queries.instrument.form.multiple > 1:
-        runs += [run(replace(answer, second=1.0)) for answer in (ZERO, SIGNS)]
+        runs += [called(replace(answer, second=1.0)) for answer in (ZERO, SIGNS)]
 
     def ratio(above: Tensor, below: Tensor, rounding: Tensor) -> float:
         return float(above.norm() / (below.norm() + rounding))
 
     responses = []
     for calls in zip(*runs, strict=True):
-        (z, g_0, _), (_, g_1, answer), (_, g_3, _), (_, g_graded, graded), *rest = calls
+        parts = [tuple(part.double() for part in queries.in_layout(call)) for call in calls]
+        (z, g_0, _), (_, g_1, answer), (_, g_3, _), (_, g_graded, near), *rest = parts
         (_, g_masked, masked), *with_variance = rest
         change, of_half, is_kept = g_1 - g_0, g_masked - g_0, masked != 0
         rounding = 1e-6 * (g_0.norm() + g_1.norm() + g_3.norm())
@@ -124,11 +128,13 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
         untrained = (element == 0).all(0) & change.any()
         trained = element[:, ~untrained]
         deviation = (trained.std(1, correction=0) - 10 * noise).clamp(min=0)
-        c, size = element.mean(1), graded.flatten(1).abs().mean(1)
-        change_of_c = ((g_graded - g_0) / graded).flatten(1) - element
-        by_rounding = (
-            10 * noise / size + 6 * change_of_c.std(1, correction=0) / element.shape[1] ** 0.5
-        )
+        # A squared error has the gradient 2 c (y_hat - y), however near the target its output is.
+        y = (-g_0.flatten(1) / element).nan_to_num(0.0, 0.0, 0.0)
+        error = near.flatten(1) - y
+        change_of_c = (g_graded.flatten(1) / error).nan_to_num(0.0, 0.0, 0.0) - element
+        sizes = (1 + y.abs().mean(1)) / error.abs().mean(1)
+        deviation_of_c = change_of_c.std(1, correction=0) / element.shape[1] ** 0.5
+        tolerance = 0.01 * element.mean(1).abs() + 10 * noise * (1 + sizes) + 6 * deviation_of_c
         changes = [part[1] for part in with_variance] or [g_0, g_1]
         difference = (changes[1] - changes[0] - change).flatten(1).norm(dim=1)
         response = _Response(
@@ -136,13 +142,24 @@ def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response
             coupling=ratio(of_half[~is_kept], of_half[is_kept], rounding),
             spread=(deviation / trained.mean(1).abs()).nan_to_num().quantile(0.95).item(),
             learned=(difference / change.flatten(1).norm(dim=1)).nan_to_num().max().item(),
-            is_graded=bool((change_of_c.mean(1).abs() > 0.01 * c.abs() + by_rounding).any()),
+            is_graded=bool((change_of_c.mean(1).abs() > tolerance).any()),
             untrained=untrained,
             z=z,
             gradient=g_0,
         )
         responses.append(response)
     return responses
+
+
+def _near_target(zero: Call, moved: Call) -> Tensor:
+    """Return outputs at 0.01 to 10 times the target's size from the target, in each sample more."""
+    assert zero.gradient is not None
+    assert moved.gradient is not None
+    signs = moved.answer.detach()
+    y = (-zero.gradient * signs / (moved.gradient - zero.gradient)).nan_to_num(0.0, 0.0, 0.0)
+    sizes = y.flatten(1).square().mean(1).sqrt()
+    sizes = torch.where(sizes > 0, sizes, 1.0) * torch.logspace(-2, 1, len(y)).to(y)
+    return y + sizes.reshape(-1, *(1,) * (y.ndim - 1)) * signs
 
 
 def of_the_calls(
