@@ -58,16 +58,19 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import scipy
 from jaxtyping import Bool, Float64
-from scipy.stats import chi2, studentized_range
-from scipy.stats import t as student
 
 CONFIDENCE = 0.95
 _WILD = 10.0  # ratio of the standard deviation to the typical one
 _MULTIPLES = np.array([1.0, 1.25, 1.5, 2.0, 2.5, 3.0])
-_range_quantile = cache(studentized_range.isf)  # takes a second for some
 
 Pair = tuple[int, int]
+
+
+@cache
+def _range_quantile(level: float, num: int, dof: float) -> float:  # takes a second for some
+    return float(scipy.stats.studentized_range.isf(level, num, dof))
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,8 @@ class _Scatter:
         variances = residuals.var(1, ddof=1)
         variances[~is_wild] *= len(pool) / (len(pool) - 1)
         mse = float(variances[~is_wild].mean())
-        median = float(np.median(variances[~is_wild])) * dof / float(chi2.median(dof)) or mse
+        of_chance = float(scipy.stats.chi2.median(dof)) / dof
+        median = float(np.median(variances[~is_wild])) / of_chance or mse
         pairing = math.sqrt(float(pool.var(1, ddof=1).mean()) / mse)
         return cls(mse, min(mse, median), variances, is_wild, pairing)
 
@@ -194,6 +198,6 @@ def _half_widths(
     quantiles = np.log([_range_quantile(level, num_objectives, node) for node in nodes.tolist()])
     critical = np.exp(np.interp(-1 / dof, -1 / nodes, quantiles)) / math.sqrt(2)
     for i, j in planned:
-        critical[i, j] = critical[j, i] = student.isf(level / (2 * len(planned)), dof[i, j])
+        critical[i, j] = critical[j, i] = scipy.stats.t.isf(level / (2 * len(planned)), dof[i, j])
     widths: Float64[np.ndarray, "r r"] = critical * np.sqrt(scatter.typical * total / num_seeds)
     return widths

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.stats import t as student
 from torch import Tensor
 
 # Measurement errors of these fractions of the sampling error add 12 % and 0.1 % to the standard
@@ -69,7 +69,7 @@ class Estimate:
 
         Two thirds of the degrees of freedom count, since neighbouring differences share a sample.
         """
-        reach = student.ppf(0.975, max(1.0, 2 * (self.num - 1) / 3)) * self.standard_error
+        reach = scipy.stats.t.ppf(0.975, max(1.0, 2 * (self.num - 1) / 3)) * self.standard_error
         return self.mean - reach, self.mean + reach
 
     @property

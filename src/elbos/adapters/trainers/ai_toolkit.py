@@ -28,9 +28,10 @@ References:
 from dataclasses import replace
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
-from scipy import special, stats
+from scipy import special
 from torch import Tensor
 
 from elbos.adapters.trainers import flow
@@ -183,10 +184,10 @@ def _sorted_log_density(
 
 def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     u = (np.arange(400) + 0.5) / 400  # quantiles of the largest draw, whose own time is 0
-    largest = stats.lognorm.ppf(u ** (1 / 750), 0.333)[:, None]
+    largest = scipy.stats.lognorm.ppf(u ** (1 / 750), 0.333)[:, None]
     share = 1 - np.arange(NUM_STEPS, -1, -1) / NUM_STEPS  # as a fraction of the largest draw
-    below = stats.lognorm.cdf(largest * share, 0.333) / stats.lognorm.cdf(largest, 0.333)
-    p = 749 * np.diff(below.mean(0))[::-1]  # probability of each integer from 0 to 999
+    below, most = (scipy.stats.lognorm.cdf(part, 0.333) for part in (largest * share, largest))
+    p = 749 * np.diff((below / most).mean(0))[::-1]  # probability of each integer from 0 to 999
     p = np.append(p, 0.0)
     p[1:] += 0.25  # of 250 even steps, spread over the whole numbers between them
     return torch.arange(NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS, torch.from_numpy(p)

@@ -10,7 +10,7 @@ import math
 from dataclasses import replace
 from typing import Literal, get_args
 
-import scipy.stats
+import scipy
 import torch
 from jaxtyping import Float
 from torch import Tensor

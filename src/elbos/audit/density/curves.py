@@ -14,9 +14,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy import stats
 from scipy.interpolate import CubicSpline
 from scipy.ndimage import uniform_filter1d
 
@@ -77,7 +77,7 @@ class _Spline:
         score = float(all_counts @ (log_p - constant)) / dispersion - (len(knots) - 1)
         inverse, scores = np.linalg.inv(information), counts @ basis - np.outer(sizes, mean)
         of_blocks = inverse @ (scores.T @ scores) @ inverse * len(sizes) / (len(sizes) - 1)
-        of_blocks *= (stats.t.ppf(0.975, len(sizes) - 1) / stats.norm.ppf(0.975)) ** 2
+        of_blocks *= (scipy.stats.t.ppf(0.975, len(sizes) - 1) / scipy.stats.norm.ppf(0.975)) ** 2
         covariance = (of_blocks + dispersion * inverse) / 2
         return cls(knots, theta, covariance, mean, constant, score)
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.stats import rankdata
 from torch import Tensor
 
 from elbos.audit.diagnostics import (
@@ -118,7 +118,7 @@ class Conditions:
         elif len(batch) < _MIN_BATCH * len(firsts):
             batch = 0 * batch
         order = np.lexsort((level, batch))
-        ranks = rankdata(columns[order], axis=0)
+        ranks = scipy.stats.rankdata(columns[order], axis=0)
         firsts = np.flatnonzero(np.diff(batch[order], prepend=-1))
         means = np.add.reduceat(ranks, firsts) / np.diff(np.append(firsts, len(ranks)))[:, None]
         variance = ((ranks - means[batch[order]]) ** 2).sum(0)
