@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.checks import Typed, require_floating, require_positive, require_type
+from elbos.base.checks import Typed, diagnosed, require_floating, require_positive, require_type
 
 ROUNDING = 1e-6  # of times: a cumulative sum of 1 / n ends above 1
 
 
+@diagnosed
 def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
     r"""Return stratified times $t_i = \mathrm{mod}(u + i/n, 1)$.
 
