@@ -37,7 +37,7 @@ CALLS = {
     "name": lambda bad: audit.from_recipe(bad),
     "table": lambda bad: audit.from_table(bad),
     "content": lambda bad: Audit.from_dict(bad),
-    "value": lambda bad: Comparison.from_dict(bad),
+    "data of a comparison": lambda bad: Comparison.from_dict(bad),
     "data": lambda bad: Validation.from_dict(bad),
     "data of a run": lambda bad: RUN.with_data(bad),
     "run": lambda bad: export(bad, "folder"),
