@@ -95,8 +95,10 @@ def _looks(items, depth):
     return (look(item, depth) for item in itertools.islice(items, NUM_ELEMENTS))
 
 
-def jaxtyped(*, typechecker):
+def jaxtyped(*context, typechecker=None):
     """A decorator like jaxtyping's own, that checks what looks new."""
+    if context:
+        return _jaxtyped(*context)
 
     def decorate(function):
         if dataclasses.is_dataclass(function):

@@ -19,7 +19,7 @@ CONFIGS: dict[str, Any] = {
 SHAPE = "loss.py:loss --shape"
 WRONG = {
     "": "Name a target",
-    "loss.py --snr_gamma 5": "loss.py:FUNCTION, of loss; or let the script run",
+    "loss.py --snr_gamma 5": "loss.py:FUNCTION; or let the script run",
     "nope": "nope is not a FILE.py:FUNCTION, scheduler_config.json, recipe",
     "edm3": "did you mean edm or edm2?",
     "edm --snr-gamma 5": "are for a scheduler_config",

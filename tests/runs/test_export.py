@@ -1,7 +1,6 @@
 """Exports: what diffusers and the library open, and what they then compute."""
 
 import json
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -235,10 +234,12 @@ def test_a_folder_is_free_or_an_export_of_the_same_run() -> None:
         assert snapshot(Path()) == before
     Path("clone/.git").mkdir(parents=True)
     Path("clone/.git/HEAD").touch()
-    left = files.partial(Path("clone"))  # of a process that was killed
-    left.mkdir()
-    os.utime(left, (0, 0))
-    export(run, "clone")
+    left, live = (files.partial(Path("clone")) for _ in range(2))  # of a killed process, and a live
+    for path in (left, live):
+        path.mkdir()
+    with files.lock(live / ".lock"):
+        export(run, "clone")
+    assert [*Path().glob(".*partial*"), *Path("clone").glob(".lock")] == [live]
     longer = replace(DIGITS, num_images=960)
     later = Run(write_run(Path("longer"), longer, step=60))
     export(later, "clone")

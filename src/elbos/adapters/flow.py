@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.checks import require_positive
+from elbos.base.checks import diagnosed, require_positive
 from elbos.base.conditions import Condition
 from elbos.models.calls import ForeignNetwork, output, require_logsnr, require_output
 from elbos.theory.process import align, alpha_sigma
@@ -88,6 +88,7 @@ class VelocityDenoiser:
         return slope * eps_hat - u, eps_hat
 
 
+@diagnosed
 def denoiser(
     network: ForeignNetwork,
     *,

@@ -129,6 +129,7 @@ def from_recipe(name: str) -> Audit:
     return from_loss(loss)
 
 
+@typed
 def from_loss(loss: DeclaredLoss) -> Audit:
     """Audit a training loss given by formulas, on the log-SNR range of 100,000 samples.
 

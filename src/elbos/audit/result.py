@@ -23,7 +23,7 @@ from elbos.audit.names.resemblance import LossCurves, Resemblance, published_rec
 from elbos.audit.probing.convention import MAX_QUIET_ERROR, Convention
 from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
-from elbos.base.checks import typed
+from elbos.base.checks import Diagnosed, typed
 from elbos.base.codec import convert, without_format
 from elbos.base.errors import flat
 from elbos.base.extras import shown_by
@@ -67,7 +67,7 @@ class Undecided(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
-class Audit:
+class Audit(Diagnosed):
     r"""The implied weighting of a training loss.
 
     Curves are float64, on the grid `logsnr`. `print(audit)` shows the text of `elbos audit`.

@@ -7,13 +7,15 @@ import math
 import numbers
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, TypeVar, get_type_hints
 
 import torch
+from jaxtyping import jaxtyped
 from torch import Tensor
 
-from elbos.base.codec import convert, hints
+from elbos.base.codec import WrongTypeError, alternatives, convert, hints
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_BLOCKS = 1000  # deepest network that is built
@@ -52,7 +54,41 @@ def require_type(kind: Any, /, **values: Any) -> None:
         convert(kind, value, name)
 
 
-class Typed:
+def diagnosed(function: F) -> F:
+    """Decorate a function to name, when it fails, an argument that its annotations exclude.
+
+    Types, dtypes and shapes are compared when a call has failed, not before: what is called in
+    every step is as fast as without, and what works is admitted. Of nested calls the outermost
+    decides, whose arguments are the user's.
+    """
+
+    @functools.wraps(function)
+    def diagnosing(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except (TypeError, AttributeError, LookupError, RuntimeError) as error:
+            with jaxtyped("context"):  # in which one letter stands for one length
+                _require_shapes(_arguments(function, args, kwargs), error)
+            raise
+
+    return diagnosing  # type: ignore[return-value]
+
+
+class Diagnosed:
+    """Mixin for classes whose methods are `diagnosed`, but for private ones."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name, method in list(vars(cls).items()):
+            is_method = getattr(method, "__qualname__", "") == f"{cls.__qualname__}.{name}"
+            is_public = name in ("__call__", "__init__") or not name.startswith("_")
+            if is_method and is_public and inspect.isfunction(method):
+                setattr(cls, name, diagnosed(method))
+
+
+class Typed(Diagnosed):
     """Mixin for dataclasses that checks the types of field values.
 
     A value that does not match its field's type annotation raises a WrongTypeError, an infinite or
@@ -90,31 +126,66 @@ class Typed:
 
 def typed(function: F) -> F:
     """Decorate a function to raise a WrongTypeError for arguments that its annotations exclude."""
-    signature = inspect.signature(function)
-
-    @functools.cache
-    def kinds() -> dict[str, Any]:  # without the result's, which may be a name of type checkers
-        named = {n: kind for n, kind in function.__annotations__.items() if n != "return"}
-        annotated: Any = SimpleNamespace(__annotations__=named)
-        try:
-            return get_type_hints(annotated, inspect.unwrap(function).__globals__)
-        except NameError:
-            return {}
 
     @functools.wraps(function)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        try:
-            arguments = signature.bind(*args, **kwargs).arguments
-        except TypeError:  # an argument is missing: Python says so
-            arguments = {}
-        for name, value in arguments.items():
-            is_many = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
-            for item in value if is_many else [value]:
-                if name in kinds():
-                    convert(kinds()[name], item, name)
+        for name, kind, value in _arguments(function, args, kwargs):
+            convert(kind, value, name)
         return function(*args, **kwargs)
 
     return checked  # type: ignore[return-value]
+
+
+def _arguments(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[tuple[str, Any, Any]]:
+    """Return name, annotation and value of each annotated argument of a call."""
+    try:
+        bound = _signature(function).bind(*args, **kwargs)
+    except TypeError:  # an argument is missing: Python says so
+        return []
+    arguments = []
+    for name, value in bound.arguments.items():
+        if (annotation := _annotations(function).get(name)) is not None:
+            kind = bound.signature.parameters[name].kind
+            values = [(name, value)]
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                values = [(name, item) for item in value]
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                values = list(value.items())
+            arguments += [(name, annotation, item) for name, item in values]
+    return arguments
+
+
+def _require_shapes(arguments: list[tuple[str, Any, Any]], error: Exception) -> None:
+    """Raise a WrongTypeError that names the first argument with another type, dtype or shape."""
+    shapes: list[str] = []
+    for name, kind, value in arguments:
+        try:
+            convert(kind, value, name)
+        except WrongTypeError as wrong:
+            raise wrong from error
+        if isinstance(value, Tensor):
+            if not any(isinstance(value, option) for option in alternatives(kind)):
+                beside = f", beside {', '.join(shapes)}" if shapes else ""
+                raise WrongTypeError(
+                    f"{name} is {value.dtype} of shape {tuple(value.shape)}{beside}: give "
+                    f"{' or '.join(getattr(o, '__name__', str(o)) for o in alternatives(kind))}."
+                ) from error
+            shapes.append(f"{name} of shape {tuple(value.shape)}")
+
+
+_signature = functools.cache(inspect.signature)
+
+
+@functools.cache
+def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    kinds: dict[str, Any] = {}
+    for name, kind in function.__annotations__.items():
+        annotated: Any = SimpleNamespace(__annotations__={name: kind})
+        with suppress(NameError):  # a name of type checkers
+            kinds |= get_type_hints(annotated, inspect.unwrap(function).__globals__)
+    return kinds
 
 
 def require_floating(**tensors: Tensor) -> None:
@@ -129,8 +200,6 @@ def require_floating(**tensors: Tensor) -> None:
         ValueError: t is torch.int64: give floating-point numbers.
     """
     for name, tensor in tensors.items():
-        if not isinstance(tensor, Tensor):  # called in every step, also in compiled code
-            require_type(Tensor, **{name: tensor})
         if not tensor.is_floating_point():
             raise ValueError(f"{name} is {tensor.dtype}: give floating-point numbers.")
 

@@ -22,7 +22,17 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from elbos import __version__
 from elbos.base.errors import MAX_SHOWN, shortened, suggestion
@@ -32,6 +42,9 @@ _FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""  # a quoted text, or F
 _MISFIT: Any = object()
 _tables: dict[Any, Callable[[], tuple[type, ...]]] = {}
 _from_file: dict[type, Callable[[str], Any]] = {}
+
+
+_S = TypeVar("_S", bound="Stored")
 
 
 class WrongTypeError(TypeError, ValueError):
@@ -280,6 +293,27 @@ def without_format(content: Mapping[str, Any], latest: int) -> dict[str, Any]:
     if version not in range(1, latest + 1):
         raise ValueError(f"its format is {version}, and elbos {__version__} reads up to {latest}")
     return {name: value for name, value in content.items() if name != "format"}
+
+
+class Stored:
+    """Mixin for dataclasses of results: JSON values with the version of their format, and back."""
+
+    FORMAT: ClassVar[int] = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        return {"format": self.FORMAT, **encode(self, has_types=False)}
+
+    @classmethod
+    def from_dict(cls: type[_S], data: Any) -> _S:
+        """Restore a result from the JSON values of `to_dict`.
+
+        Raises:
+            ValueError: If an entry is missing or damaged, or the format is newer.
+        """
+        content = without_format(convert(Mapping, data, "data"), cls.FORMAT)
+        result: _S = decode(cls, content, "it")
+        return result
 
 
 def digest(value: Any) -> str:

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from elbos.base.extras import needs
 
@@ -197,13 +197,16 @@ def partial(path: Path) -> Path:
 def remove_leftovers(folder: Path, name: str = "*", *, min_age: float = 3600.0) -> None:
     """Delete temporary files and folders that killed processes left in a folder.
 
-    Another process may be writing one that is younger than `min_age` seconds: 0 is for the holder
-    of a lock.
+    Another process may be writing a file that is younger than `min_age` seconds: 0 is for the
+    holder of a lock. It holds the lock `.lock` of a folder that it is filling.
     """
     for path in folder.glob(f".{name}.*.partial"):
-        with suppress(FileNotFoundError):  # renamed meanwhile
-            if time.time() - path.stat().st_mtime >= min_age:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        with suppress(FileNotFoundError, Timeout):  # renamed meanwhile, or held
+            if path.is_dir():
+                with lock(path / ".lock", timeout=0):
+                    shutil.rmtree(path)
+            elif time.time() - path.stat().st_mtime >= min_age:
+                path.unlink()
 
 
 def lock(path: Path, *, timeout: float = -1) -> AbstractContextManager[Any]:

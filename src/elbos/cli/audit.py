@@ -5,7 +5,6 @@ scheduler, or the settings of a trainer, `TRAINER:FILE` or `TRAINER:--flags`. A 
 user's code, which is run (`user_code`); configurations and settings are only read.
 """
 
-import ast
 import json
 import math
 import shlex
@@ -87,21 +86,6 @@ def _config(text: str) -> Path:
     return next((path for path in paths if path.is_file()), Path(text))
 
 
-def _functions(file: Path) -> str:
-    """List the functions of a file that could be audited, from its syntax tree."""
-    names = []
-    try:
-        tree = ast.parse(files.read(file))
-    except SyntaxError:
-        return ""
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            num = len(node.args.posonlyargs) + len(node.args.args)
-            if num - len(node.args.defaults) <= len(_LOSS[0]) <= num:
-                names.append(node.name)
-    return f", of {', '.join(names)}" if names else ""
-
-
 def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
     name, _, source = text.partition(":")
     if text in RECIPES:
@@ -111,7 +95,7 @@ def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
     if text.strip() and text.split()[0].endswith(".py"):
         file = Path(text if Path(text).is_file() else text.split()[0])
         raise UsageError(
-            f"{file}: name a function, as in {file}:FUNCTION{_functions(file)}; or let the script "
+            f"{file}: name a function, as in {file}:FUNCTION; or let the script "
             f"run, and audit its loss meanwhile: elbos record {text}."
         )
     if code_path(text).suffix == ".py":

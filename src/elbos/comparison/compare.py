@@ -98,8 +98,6 @@ def compare(
     """
     if isinstance(data, str) and data not in PRESETS:
         raise ValueError(f"There is no preset {data!r}: {suggestion(data, PRESETS)}")
-    if isinstance(objectives, str):
-        raise ValueError(f"objectives is {objectives!r}: give a list of them.")
     experiment = Experiment(
         config=PRESETS[data] if isinstance(data, str) else data,
         scoring=Scoring() if scoring is None else scoring,

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from elbos.base.checks import typed
-from elbos.base.codec import decode, encode, without_format
+from elbos.base.codec import Stored
 from elbos.base.extras import shown_by
 from elbos.comparison.statistics import Differences, differences
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-FORMAT = 1  # version of report.json
 Number = float | None
 """A number; None if it is missing or NaN."""
 
@@ -176,7 +174,7 @@ class Pair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class Comparison(Stored):
     """Results of a comparison of training objectives.
 
     Attributes:
@@ -314,22 +312,6 @@ class Comparison:
             return None
         best = tested.best(metric.is_lower_better)
         return float(np.median(np.delete(tested.half_widths[best], best)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as JSON values for report.json."""
-        return {"format": FORMAT, **encode(self, has_types=False)}
-
-    @classmethod
-    @typed
-    def from_dict(cls, value: Mapping[str, Any]) -> "Comparison":
-        """Restore a comparison from the JSON values of a report.json.
-
-        Raises:
-            ValueError: If the content is not a comparison of this version: compare again, which
-                reads the scores.
-        """
-        comparison: Comparison = decode(cls, without_format(value, FORMAT), "it")
-        return comparison
 
     def table(self) -> Any:
         """Return the tidy table: a row for each objective, seed and metric, with value and error.

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
 from elbos.base import files
-from elbos.base.codec import decode, encode, without_format
+from elbos.base.codec import Stored
 from elbos.base.extras import shown_by
 from elbos.evaluation.metrics import SAMPLE_METRICS, SampleMetric, Value, leading_distance
 from elbos.theory.floor import Floor
@@ -19,7 +19,6 @@ from elbos.validation import Curve, Estimate
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-FORMAT = 1  # version of eval.json
 MAX_Z = 4.0
 """The largest z score attributed to chance: one in 16,000 is larger."""
 
@@ -231,7 +230,7 @@ class Protocol:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Stored):
     """Results of evaluating one model on a dataset.
 
     Attributes:
@@ -311,19 +310,6 @@ class Evaluation:
             raise ValueError(
                 f"{path} is not an evaluation of this version ({error}): evaluate the run again."
             ) from error
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Evaluation":
-        """Restore an evaluation from the JSON values of `Evaluation.to_dict`.
-
-        A ValueError is raised if an entry is missing, or the format is newer.
-        """
-        evaluation: Evaluation = decode(cls, without_format(data, FORMAT), "it")
-        return evaluation
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation as JSON values, the content of eval.json."""
-        return {"format": FORMAT, **encode(self, has_types=False)}
 
     def plot(self) -> "Figure":
         """Plot the loss and the ELBO of noisy data over log-SNR."""

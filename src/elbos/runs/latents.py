@@ -6,7 +6,7 @@ and noise levels, so that most of the variance cancels in a difference.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,7 +20,7 @@ from elbos.adapters.diffusers import adapted, denoiser, load
 from elbos.adapters.diffusers.pipeline import read_scheduler
 from elbos.base import files, hub
 from elbos.base.checks import require_positive, typed
-from elbos.base.codec import decode, digest, encode, without_format
+from elbos.base.codec import Stored, digest
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
 from elbos.base.store import Store
@@ -29,7 +29,6 @@ from elbos.validation import Curve, Estimate, Validation
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
 
-FORMAT = 1  # version of latents.json
 _BITS_PER_NAT = 1 / NATS_PER_BIT
 
 
@@ -60,7 +59,7 @@ class LatentScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatentEvaluation:
+class LatentEvaluation(Stored):
     """Variational bounds of several models on the same cached latents, noise and noise levels.
 
     Attributes:
@@ -86,16 +85,6 @@ class LatentEvaluation:
     guidance: float | None
     seed: int
     scores: tuple[LatentScore, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the evaluation as JSON values."""
-        return {"format": FORMAT, **encode(self, has_types=False)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "LatentEvaluation":
-        """Restore an evaluation from its JSON values, or raise a ValueError."""
-        evaluation: LatentEvaluation = decode(cls, without_format(data, FORMAT), "it")
-        return evaluation
 
 
 @typed

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from elbos.base.checks import Typed, require_floating, require_positive, require_type
+from elbos.base.checks import Typed, require_floating, require_positive
 from elbos.base.conditions import Condition, cat_conds, map_tensors
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align
@@ -41,8 +41,6 @@ def with_three_arguments(network: Network) -> Network:
     Only networks that take `(z, logsnr)` are wrapped, and not in compiled code; others are returned
     unchanged.
     """
-    if not callable(network):
-        require_type(Callable, network=network)
     if _takes(network, 3) or not _takes(network, 2):
         return network
 

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
-from elbos.base.checks import typed
+from elbos.base.checks import Typed, diagnosed, typed
 from elbos.theory.extrema import rising_intervals
 from elbos.theory.weightings import WeightFunction
 
@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 
+@diagnosed
 def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float) -> bool:
     r"""Return whether a weighting is non-increasing in log-SNR.
 
@@ -58,7 +59,7 @@ def is_monotone(weighting: WeightFunction, logsnr_min: float, logsnr_max: float)
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Typed):
     r"""Signed measure that expresses a weighted loss as a mixture of ELBOs.
 
     It is normalized by $w(\lambda_\min)$. It is a density $-w'(\lambda)$ on the range and a point
@@ -223,6 +224,7 @@ def theorem_sides(
     return TheoremSides(float(simpson.sum() * step), float(boundary - (np.diff(w) * losses).sum()))
 
 
+@diagnosed
 def noisy_elbo_losses(
     logsnr: Float[Tensor, " n"], loss: Float[Tensor, " n"], prior_loss: float = 0.0
 ) -> Float[Tensor, " n"]:

@@ -45,6 +45,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from torch.nn.functional import threshold
 
+from elbos.base.checks import diagnosed
 from elbos.theory.oracles import FiniteSet, GaussianMixture
 from elbos.theory.process import alpha_sigma
 
@@ -121,6 +122,7 @@ class Floor:
         )
 
 
+@diagnosed
 def finite_set_floor(
     data: FiniteSet,
     logsnr: Float[Tensor, " m"],
@@ -166,6 +168,7 @@ def finite_set_floor(
     return Floor.from_losses(logsnr.double(), torch.cat(losses), len(data), is_subset=is_subset)
 
 
+@diagnosed
 @torch.no_grad()
 def floor_losses(
     data: FiniteSet,
@@ -246,6 +249,7 @@ def _add(
         square[:, level] += p.mul_(distance).sum(1)
 
 
+@diagnosed
 def mixture_floor(data: GaussianMixture, logsnr: Float[Tensor, " m"]) -> Floor:
     r"""Compute the irreducible loss of a Gaussian mixture by quadrature.
 

@@ -23,13 +23,14 @@ import torch
 from jaxtyping import Float, Float64, Int, Shaped
 from torch import Tensor
 
+from elbos.base.checks import Typed
 from elbos.theory.process import align, alpha_sigma
 
 CHUNK = 2**22  # numbers of a finite set held in float64 at once, 32 MB
 
 
 @dataclass(frozen=True)
-class GaussianMixture:
+class GaussianMixture(Typed):
     r"""Mixture of isotropic Gaussians and its exact denoiser.
 
     When called, it is the denoiser of data drawn from the mixture.
@@ -108,7 +109,7 @@ class GaussianMixture:
 
 
 @dataclass(frozen=True)
-class FiniteSet:
+class FiniteSet(Typed):
     r"""Uniform distribution over finitely many points and its exact denoiser.
 
     When called, it is the denoiser:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from elbos.base import extras
-from elbos.base.checks import require_type
+from elbos.base.checks import require_type, typed
 from elbos.validation import BinnedLoss, Validation
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def log(
         tracker.log(values, step=step)
 
 
+@typed
 def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
     """Convert a validation or training loss to the named numbers that `tracking.log` logs.
 
@@ -81,7 +82,6 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
     `validation/standard_error`, both in bits per dimension; both results give the mean loss in each
     bin of log-SNR, nats per dimension.
     """
-    require_type(Validation | BinnedLoss, result=result)
     if isinstance(result, BinnedLoss):
         return _by_level(name or "train", result.edges, result.nats_per_dim)
     name, bits = name or "validation", result.bits

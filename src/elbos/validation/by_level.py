@@ -19,7 +19,7 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.checks import require_floating, require_one_loss_each
+from elbos.base.checks import Diagnosed, require_floating, require_one_loss_each
 from elbos.base.codec import decode, encode
 from elbos.base.sharing import require_processes
 from elbos.theory.schedules import Schedule
@@ -55,7 +55,7 @@ class BinnedLoss:
         return loss
 
 
-class LossByLevel:
+class LossByLevel(Diagnosed):
     r"""Running mean of the unweighted training loss in bins of log-SNR.
 
     An update is a few small operations on the device of the losses, without synchronization.

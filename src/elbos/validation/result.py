@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.base import codec
-from elbos.base.checks import typed
+from elbos.base.checks import Diagnosed, typed
 from elbos.base.errors import flat
 from elbos.base.extras import shown_by
 from elbos.theory.schedules import Schedule
@@ -58,7 +58,7 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Validation:
+class Validation(Diagnosed):
     r"""The variational bound of each sample of a dataset.
 
     $$-\log p(x) \le \text{decoder} + \int \ell(\lambda)\,d\lambda + \text{prior}.$$
@@ -154,7 +154,6 @@ class Validation:
             schedule.logsnr_min, schedule.logsnr_max, num_bins + 1, dtype=torch.float64
         )
 
-    @typed
     def weighted(self, weighting: Callable[[Tensor], Tensor]) -> Estimate:
         r"""Estimate the weighted loss $\int w\,\ell\,d\lambda$ in nats per dimension.
 
@@ -163,7 +162,6 @@ class Validation:
         """
         return self.measurements.estimate(self.measurements.integral(weighting))
 
-    @typed
     def difference(self, other: "Validation") -> Estimate:
         """Estimate the paired difference between the mean variational bounds of two denoisers.
 
@@ -189,7 +187,6 @@ class Validation:
             raise ValueError("the two validations are of other samples: give the same data.")
         return first.estimate((self.bound - other.bound) / NATS_PER_BIT)
 
-    @typed
     def difference_by_level(self, other: "Validation") -> Curve:
         """Estimate the paired difference of the losses, `self` minus `other`, by noise level.
 

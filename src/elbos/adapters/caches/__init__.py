@@ -145,6 +145,7 @@ class Cache:
         return max(0 if text is None else len(text) for text in texts)
 
 
+@typed
 def load(folder: str | Path, pipeline: Pipeline, *, guidance: float | None = None) -> Cache:
     """Find cached latents and text embeddings in a folder.
 

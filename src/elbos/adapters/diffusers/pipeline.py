@@ -21,6 +21,7 @@ from elbos.adapters.diffusers.latents import VAES, Latents
 from elbos.adapters.diffusers.scheduled import ScheduledDenoiser, denoiser
 from elbos.adapters.diffusers.training import Config
 from elbos.base import files, hub
+from elbos.base.checks import typed
 from elbos.base.errors import flat
 from elbos.base.extras import needs
 
@@ -62,6 +63,7 @@ class Pipeline:
     folder: Path = Path()
 
 
+@typed
 def load(
     folder: str | Path,
     *,
@@ -121,6 +123,7 @@ def load(
     )
 
 
+@typed
 def load_vae(name: str | Path, *, device: torch.device | str = "cpu") -> Latents:
     """Load an `AutoencoderKL` from a folder or the Hugging Face Hub.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from elbos.base.checks import diagnosed
 from elbos.validation import ValidationHistory
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from diffusers.training_utils import EMAModel
 
 
+@diagnosed
 def log_validation(
     history: ValidationHistory,
     accelerator: "Accelerator",

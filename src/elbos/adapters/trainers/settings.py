@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from elbos.audit.diagnostics import Diagnostic, SettingDiagnostic
 from elbos.base import files
+from elbos.base.checks import typed
 from elbos.base.errors import flat, shortened
 
 T = TypeVar("T", bound=str)
@@ -151,6 +152,7 @@ class Settings:
         return None if str(value).lower() in _NULL else value
 
 
+@typed
 def read_settings(source: str | Path | Sequence[str]) -> Settings:
     """Read the settings of a trainer from a file or a command line.
 

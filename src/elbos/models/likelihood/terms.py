@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from elbos.base.checks import diagnosed
 from elbos.base.conditions import Condition
 from elbos.theory.denoiser import Denoise, estimate
 from elbos.theory.process import diffuse
@@ -29,6 +30,7 @@ def at_least_single(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+@diagnosed
 @torch.no_grad()
 def eps_loss(
     denoiser: Denoise,
@@ -60,6 +62,7 @@ def eps_loss(
     return 0.5 * (eps_hat - eps).square().flatten(1).mean(1)
 
 
+@diagnosed
 @torch.no_grad()
 def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b"]:
     r"""Return the prior loss $\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$ in
@@ -72,6 +75,7 @@ def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b
     return 0.5 * (torch.sigmoid(level).item() * (x.square() - 1) - log_variance).flatten(1).mean(1)
 
 
+@diagnosed
 @torch.no_grad()
 def decoder_loss(
     x: Float[Tensor, "b *d"],

@@ -56,6 +56,7 @@ def export(run: Run, folder: Path | str, *, vae: Latents | None = None) -> list[
     try:
         with files.named_errors(folder):
             partial.mkdir()
+        with files.lock(partial / ".lock"), files.named_errors(folder):
             ends = [run.schedule.logsnr_min, run.schedule.logsnr_max]
             manifest = {"format": exported.FORMAT, "elbos": __version__, "run": _identifier(run)}
             manifest |= {"step": run.step, "logsnr": ends}
@@ -69,11 +70,13 @@ def export(run: Run, folder: Path | str, *, vae: Latents | None = None) -> list[
             text = card(published, folder.resolve().name, vae)
             files.write(partial / "README.md", text.encode())
             RunDirectory(partial).write(MANIFEST, manifest)
-        paths = [path.relative_to(partial) for path in partial.rglob("*") if path.is_file()]
-        for path in sorted(paths, key=lambda path: (path.name == MANIFEST, path)):  # that one last
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (partial / path).replace(folder / path)
-        return sorted(map(str, paths))
+            paths = [path.relative_to(partial) for path in partial.rglob("[!.]*") if path.is_file()]
+            for path in sorted(
+                paths, key=lambda path: (path.name == MANIFEST, path)
+            ):  # that one last
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (partial / path).replace(folder / path)
+            return sorted(map(str, paths))
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from elbos.base.checks import require_positive
+from elbos.base.checks import require_positive, typed
 from elbos.theory.schedules.schedule import Schedule
 
 
@@ -66,6 +66,7 @@ class Normal(Schedule):
         super().__post_init__()
 
     @classmethod
+    @typed
     def edm(cls, *, p_mean: float = -1.2, p_std: float = 1.2, **ends: float) -> "Normal":
         r"""Return EDM's training distribution of log-SNR.
 
@@ -75,6 +76,7 @@ class Normal(Schedule):
         return cls(mean=-2 * p_mean, std=2 * p_std, **ends)
 
     @classmethod
+    @typed
     def logit_normal(cls, *, mean: float = 0.0, std: float = 1.0, **ends: float) -> "Normal":
         """Return Stable Diffusion 3's training distribution of log-SNR.
 

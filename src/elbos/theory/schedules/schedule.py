@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.checks import Typed, require_floating, require_positive, require_type
+from elbos.base.checks import Typed, require_floating, require_positive, typed
 
 ROUNDING = 1e-6  # of times: a cumulative sum of 1 / n ends above 1
 
 
+@typed
 def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
     r"""Return stratified times $t_i = \mathrm{mod}(u + i/n, 1)$.
 
@@ -30,7 +31,6 @@ def low_discrepancy_times(u: float, num: int) -> Float[Tensor, " n"]:
     References:
         Kingma et al. (2021), https://arxiv.org/abs/2107.00630
     """
-    require_type(int, num=num)
     require_positive(num=num)
     return (u + torch.arange(num, dtype=torch.float64) / num) % 1.0
 

@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
+from elbos.base.checks import diagnosed
 from elbos.base.conditions import Condition
 from elbos.base.items import Batch, Batched, Items
 from elbos.training.randomness import Visits
@@ -253,6 +254,7 @@ class Dataset:
 # --- pixel values --------------------------------------------------------------------------------
 
 
+@diagnosed
 def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tensor, "*b"]:
     """Map pixel values `0..num_levels-1` linearly to [-1, 1].
 
