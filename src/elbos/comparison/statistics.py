@@ -171,8 +171,8 @@ class _Scatter:
         variances = residuals.var(1, ddof=1)
         variances[~is_wild] *= len(pool) / (len(pool) - 1)
         mse = float(variances[~is_wild].mean())
-        of_chance = float(scipy.stats.chi2.median(dof)) / dof
-        median = float(np.median(variances[~is_wild])) / of_chance or mse
+        of_chance = float(scipy.stats.chi2.median(dof))
+        median = float(np.median(variances[~is_wild])) * dof / of_chance or mse
         pairing = math.sqrt(float(pool.var(1, ddof=1).mean()) / mse)
         return cls(mse, min(mse, median), variances, is_wild, pairing)
 
