@@ -166,11 +166,13 @@ def _require_shapes(arguments: list[tuple[str, Any, Any]], error: Exception) -> 
         except WrongTypeError as wrong:
             raise wrong from error
         if isinstance(value, Tensor):
-            if not any(isinstance(value, option) for option in alternatives(kind)):
+            options = alternatives(kind)
+            is_told = all(isinstance(o, type) and o is not Any for o in options)
+            if is_told and not any(isinstance(value, option) for option in options):
                 beside = f", beside {', '.join(shapes)}" if shapes else ""
                 raise WrongTypeError(
                     f"{name} is {value.dtype} of shape {tuple(value.shape)}{beside}: give "
-                    f"{' or '.join(getattr(o, '__name__', str(o)) for o in alternatives(kind))}."
+                    f"{' or '.join(option.__name__ for option in options)}."
                 ) from error
             shapes.append(f"{name} of shape {tuple(value.shape)}")
 

@@ -93,7 +93,7 @@ def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
     if name in TRAINERS and source.strip():
         return "settings"
     if text.strip() and text.split()[0].endswith(".py"):
-        file = Path(text if Path(text).is_file() else text.split()[0])
+        file = files.regular(Path(text if Path(text).is_file() else text.split()[0]))
         raise UsageError(
             f"{file}: name a function, as in {file}:FUNCTION; or let the script "
             f"run, and audit its loss meanwhile: elbos record {text}."
