@@ -33,9 +33,9 @@ from elbos.training.presets import PRESETS
 
 WORK: dict[str, tuple[tuple[int, ...], int | None, int]] = {
     "toy": ((2,), 8, 512),
-    "digits": ((1, 8, 8), 10, 128),
-    "fashion": ((1, 28, 28), 10, 64),
-    "fashion-small": ((1, 28, 28), 10, 64),
+    "digits": ((1, 8, 8), 10, 64),
+    "fashion": ((1, 28, 28), 10, 32),
+    "fashion-small": ((1, 28, 28), 10, 32),
     "fashion-vit": ((1, 28, 28), 10, 64),
     "imagenet64-adm": ((3, 64, 64), 1000, 32),
     "imagenet128-uvit": ((3, 128, 128), 1000, 32),

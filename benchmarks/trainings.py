@@ -85,11 +85,6 @@ def train_elbos(job: Job, *options: str, network: tuple[str, ...] = ()) -> Train
     return Trained(run.network, lambda: run.denoiser, samplers, config.batch_size, run.precision)
 
 
-def train_elbos_pixels(job: Job) -> Trained:
-    """The same, but our network works on pixels, not on patches of 2x2."""
-    return train_elbos(job, "--network.patch-size", "1")
-
-
 def train_elbos_unet(job: Job, *options: str) -> Trained:
     """The same with the network that diffusers' script gets, and in its precision."""
     unet().save_config(job.folder / "network")
@@ -278,7 +273,6 @@ def train_edm(job: Job) -> Trained:
 
 TRAININGS = {
     "elbos": train_elbos,
-    "elbos-pixels": train_elbos_pixels,
     "elbos-unet": train_elbos_unet,
     "elbos-adamw": train_elbos_adamw,
     "diffusers": train_diffusers,

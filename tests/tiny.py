@@ -17,7 +17,9 @@ from elbos.training.sampling import Sampling
 
 DIGITS = Config(
     data=Digits(),
-    network=UNetConfig(channels=(16, 32), patch_size=1, embedding_dim=32, dropout=0.1),
+    network=UNetConfig(
+        channels=(16, 32), num_blocks=1, num_attention_levels=0, embedding_dim=32, dropout=0.1
+    ),
     parameterization=parameterizations.V(),
     schedule=Adaptive(logsnr_min=-8.0, logsnr_max=7.8),
     weighting=weightings.Sigmoid(k=2.0),

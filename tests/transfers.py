@@ -1,4 +1,4 @@
-"""Counts what a host waits for: `meta` stands in for a GPU."""
+"""Counts what a host waits for, where `meta` stands in for a GPU, and how images are stored."""
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ class Transfers(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
+        self.copies: list[str] = []  # also those that nobody waits for
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, op.overloadpacket.__name__
@@ -23,6 +24,7 @@ class Transfers(TorchDispatchMode):
         is_masked = name in ("index", "index_put_") and any(
             isinstance(i, Tensor) and i.dtype == torch.bool for i in args[1] or ()
         )
+        self.copies += [name] * is_copy
         is_waiting = META in devices and (name in WAITING or is_masked)
         if is_waiting or (is_copy and not kwargs.get("non_blocking")):
             self.found.append(name)
@@ -31,3 +33,16 @@ class Transfers(TorchDispatchMode):
         if is_copy and args[0].device == META:
             return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         return op(*args, **kwargs)
+
+
+class Convolutions(TorchDispatchMode):
+    """For each convolution, whether its input has channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[bool] = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.overloadpacket is torch.ops.aten.convolution:
+            self.found.append(args[0].is_contiguous(memory_format=torch.channels_last))
+        return op(*args, **(kwargs or {}))

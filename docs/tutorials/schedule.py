@@ -29,7 +29,7 @@ objectives = {
 # ## Train with the first schedule
 
 torch.manual_seed(0)
-network = elbos.networks.UNetConfig(channels=(16, 32), patch_size=1).build((1, 8, 8), None)
+network = elbos.networks.UNetConfig(channels=(16, 32), num_blocks=1).build((1, 8, 8), None)
 optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
 for _ in range(200):
     batch = x[torch.randint(len(x), (64,))]

@@ -19,7 +19,7 @@ train, test = x[:1500], x[1500:]
 # ## A loop of your own, with one more line
 
 torch.manual_seed(0)
-network = elbos.networks.UNetConfig(channels=(16, 32), patch_size=1).build((1, 8, 8), None)
+network = elbos.networks.UNetConfig(channels=(16, 32), num_blocks=1).build((1, 8, 8), None)
 schedule = elbos.schedules.Normal(mean=2.4, std=2.4, logsnr_min=-8.0, logsnr_max=7.8)
 v, weighting = elbos.parameterizations.V(), elbos.weightings.Sigmoid(k=2.0)
 objective = elbos.Objective(weighting=weighting, schedule=schedule, parameterization=v)

@@ -31,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elbos: Elbos) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     draw_pictures(tmp_path / "pictures", seed=0)
-    small = ["--network.channels", 16, "--network.embedding-dim", 32, "--sampling.num-steps", 2]
+    small = ["--network.channels", 32, "--network.embedding-dim", 32, "--sampling.num-steps", 2]
     length = ["--batch-size", 16, "--num-images", 32]
     data = ["data:folder", "--data.root", "pictures", *SIZE]
     trained = elbos("train", "fashion", *small, *length, *data, "--run", "run")

@@ -62,17 +62,24 @@ class Case:
 NETWORKS = {
     "mlp": Case(config=MLPConfig(num_features=32, num_blocks=2), shape=(2,)),
     "one-resolution": Case(
-        config=UNetConfig(channels=(16,), patch_size=1, num_attention_levels=1, head_dim=8),
+        config=UNetConfig(channels=(16,), num_blocks=1, head_dim=8),
         shape=(3, 4, 4),
     ),
     "attention": Case(
-        config=UNetConfig(
-            channels=(16, 32), patch_size=1, num_blocks=2, num_attention_levels=1, head_dim=16
-        ),
+        config=UNetConfig(channels=(16, 32), num_blocks=2, num_attention_levels=1, head_dim=16),
         shape=(3, 4, 4),
     ),
-    "rectangle": Case(config=UNetConfig(channels=(16, 16, 32)), shape=(1, 16, 8), batch_size=8),
-    "features": Case(config=UNetConfig(channels=(16,), fourier_exponents=(1, 2)), shape=(2, 4, 4)),
+    "rectangle": Case(
+        config=UNetConfig(channels=(16, 16, 32), num_blocks=1, num_attention_levels=0),
+        shape=(1, 16, 8),
+        batch_size=8,
+    ),
+    "features": Case(
+        config=UNetConfig(
+            channels=(16,), num_blocks=1, num_attention_levels=0, fourier_exponents=(1, 2)
+        ),
+        shape=(2, 4, 4),
+    ),
     "vit": Case(
         config=ViTConfig(num_features=24, num_blocks=2, head_dim=8, fourier_exponents=(2,)),
         shape=(3, 8, 4),
@@ -99,7 +106,9 @@ NETWORKS = {
         ),
         shape=(3, 8, 4),
     ),
-    "odd-coarsest": Case(config=UNetConfig(channels=(16, 32)), shape=(1, 28, 28)),
+    "odd-coarsest": Case(
+        config=UNetConfig(channels=(16, 32), num_attention_levels=0), shape=(1, 14, 14)
+    ),
 }
 
 
@@ -369,8 +378,7 @@ def test_rotated_heads_meet_by_their_distance() -> None:
 REFUSED = [
     (UNetConfig(), (2,), "takes images"),
     (MLPConfig(), (1, 8, 8), "takes vectors"),
-    (UNetConfig(patch_size=3), (1, 28, 28), "side 28 is not divisible by 6"),
-    (UNetConfig(channels=(32, 32, 32)), (1, 28, 28), "side 28 is not divisible by 8"),
+    (UNetConfig(channels=(32, 32, 32, 32)), (1, 28, 28), "side 28 is not divisible by 8"),
     (UNetConfig(channels=()), (1, 28, 28), "at least one resolution"),
     (UNetConfig(channels=(32, 40)), (1, 28, 28), "multiples of 16, got 40"),
     (UNetConfig(num_attention_levels=3), (1, 28, 28), "between 0 and .* 2"),

@@ -27,6 +27,7 @@ ARGUMENTS = {  # RUN is a trained one
         *("--tiny", "--seeds", "0", "--rounds", "1", "--drawn", "1"),
         *("--kinds", "latents", "drawn", "recipe", "held-out", "time"),  # levels are as drawn ones
     ],
+    "counts": ["--presets", "digits", "--steps", "2"],
     "coverage": ["--num-tables", "2"],
     "data": ["--nums", "20", "40", "--folder", "data", "--jobs", "1", "--num-steps", "3"],
     "evaluation": ["RUN", "--tiny", "--rounds", "1"],

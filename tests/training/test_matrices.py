@@ -20,7 +20,7 @@ def split(network):
 
 
 OURS = [
-    (UNetConfig(num_attention_levels=1), (1, 28, 28)),
+    (UNetConfig(), (1, 28, 28)),
     (MLPConfig(), (2,)),
     (ADMConfig(), (3, 64, 64)),
     (UViTConfig(num_transformer_blocks=2), (3, 128, 128)),

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from forking import in_processes
 from tiny import DIGITS
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils._python_dispatch import TorchDispatchMode
+from transfers import Convolutions
 
 from elbos.base.processes import Processes
 from elbos.training.config import Execution
@@ -19,19 +19,6 @@ from elbos.training.trainer import Trainer
 
 SHAPE = (3, 8, 8)
 NETWORK = replace(DIGITS.network, channels=(16,))
-
-
-class Convolutions(TorchDispatchMode):
-    """For each convolution, whether its input has channels last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[bool] = []
-
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        if op.overloadpacket is torch.ops.aten.convolution:
-            self.found.append(args[0].is_contiguous(memory_format=torch.channels_last))
-        return op(*args, **(kwargs or {}))
 
 
 def trained(run: Path, num: int, shard_size: int) -> None:

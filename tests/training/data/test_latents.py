@@ -169,7 +169,7 @@ def test_latents_and_images_are_told_apart(images, vae_folder, tmp_path):
 
 def test_samples_of_latents_are_decoded_for_the_picture(images, vae_folder, tmp_path):
     encode(images, load_vae(vae_folder), tmp_path / "latents")
-    network = UNetConfig(channels=(16,), patch_size=1, embedding_dim=16)
+    network = UNetConfig(channels=(16,), num_attention_levels=0, embedding_dim=16)
     config = replace(DIGITS, network=network, num_images=16, precision="fp32")
     train(replace(config, data=data.Latents(path=tmp_path / "latents")), tmp_path / "run")
     run, vae = Run(tmp_path / "run"), load_vae(vae_folder)

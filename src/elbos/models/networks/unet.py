@@ -3,7 +3,7 @@ r"""A lean U-Net: few but wide convolutions, and few operations between them.
 What a small diffusion U-Net spends its time on is often not its convolutions but what stands
 between them: normalizations, activations, copies, each a pass through memory. Here it is different:
 
-- images come as patches, so that the widest maps have a quarter of the pixels;
+- maps of every pixel have few channels, and many blocks; each next resolution has more channels;
 - a block is two 3x3 convolutions, and the embedding $e$ of log-SNR and label acts between them,
 
 $$h \leftarrow h + \mathrm{conv}_2\, \mathrm{silu}\big((1 + s(e)) \odot
@@ -49,23 +49,20 @@ GROUP_SIZE = 16
 class UNetConfig(Typed):
     """Configuration of a U-Net on square or rectangular images."""
 
-    channels: tuple[int, ...] = (128, 256)
+    channels: tuple[int, ...] = (64, 128)
     """Channels per resolution, finest first; each next resolution has half the side."""
-
-    patch_size: int = 2
-    """Side of the pixel blocks that become channels at the input. 1 for images of about 8x8."""
 
     fourier_exponents: tuple[int, ...] = ()
     """Fourier features of the pixels at these powers of 2 (VDM: 7 and 8 for 256 pixel values), as
     further inputs: without, noise that is finer than bfloat16's digits of a pixel is lost."""
 
-    num_blocks: int = 1
+    num_blocks: int = 3
     """Residual blocks per resolution, on the way down and on the way up (once at the coarsest)."""
 
-    num_attention_levels: int = 0
+    num_attention_levels: int = 1
     """Self-attention at this many of the coarsest resolutions."""
 
-    head_dim: int = 64
+    head_dim: int = 32
     """Channels per attention head."""
 
     embedding_dim: int = 256
@@ -76,13 +73,12 @@ class UNetConfig(Typed):
 
     def build(self, shape: tuple[int, ...], num_classes: int | None) -> nn.Module:
         require_positive(MAX_BLOCKS, num_blocks=self.num_blocks)
-        require_positive(patch_size=self.patch_size, embedding_dim=self.embedding_dim)
+        require_positive(embedding_dim=self.embedding_dim)
         require_channels(self.channels, self.num_attention_levels, self.head_dim)
         require_exponents(self.fourier_exponents)
         require_dropout(self.dropout)
         num_halvings = len(self.channels) - 1
-        what = f"patch_size {self.patch_size} halved {num_halvings} times"
-        require_images("UNet", shape, self.patch_size * 2**num_halvings, what)
+        require_images("UNet", shape, 2**num_halvings, f"halved {num_halvings} times")
         return UNet(self, num_image_channels=shape[0], num_classes=num_classes)
 
 
@@ -96,11 +92,9 @@ class UNet(nn.Module):
         self, config: UNetConfig, *, num_image_channels: int, num_classes: int | None
     ) -> None:
         super().__init__()
-        self.patch_size, self.num_blocks = config.patch_size, config.num_blocks
-        channels = config.channels
-        num_patch_channels = num_image_channels * config.patch_size**2
+        self.num_blocks, channels = config.num_blocks, config.channels
         self.features = FourierFeatures(config.fourier_exponents)
-        num_inputs = num_patch_channels * (1 + 2 * len(config.fourier_exponents))
+        num_inputs = num_image_channels * (1 + 2 * len(config.fourier_exponents))
         pairs = list(itertools.pairwise(channels))
 
         def resolution(i: int) -> Resolution:
@@ -115,7 +109,7 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairs)
         self.decoder = nn.ModuleList(resolution(i) for i in range(len(pairs)))
         self.norm_out = group_norm(channels[0])
-        self.conv_out = nn.Conv2d(channels[0], num_patch_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels[0], num_image_channels, 3, padding=1)
 
         resolutions = [*self.encoder, self.middle, *reversed(self.decoder)]
         self.sizes = [2 * size for each in resolutions for size in each.sizes]
@@ -131,7 +125,7 @@ class UNet(nn.Module):
         modulation = self.modulation(self.embedding(logsnr, cond))[:, :, None, None]
         each, num = modulation.split(self.sizes, dim=1), self.num_blocks
         modulations = iter([each[i : i + num] for i in range(0, len(each), num)])
-        h = self.conv_in(F.pixel_unshuffle(self.features(z, logsnr), self.patch_size))
+        h = self.conv_in(self.features(z, logsnr))
         skips = []
         for resolution, down in zip(self.encoder, self.down, strict=True):
             h = resolution(h, next(modulations))
@@ -141,8 +135,8 @@ class UNet(nn.Module):
         for resolution, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             h = skips.pop() + upsampled(up(h))
             h = resolution(h, next(modulations))
-        y = self.conv_out(F.silu(self.norm_out(h)))
-        return F.pixel_shuffle(y, self.patch_size).to(z.dtype)
+        y: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return y.to(z.dtype)
 
 
 class Resolution(nn.Module):
