@@ -63,13 +63,11 @@ NUM_CLASSES = 10
 BATCH_SIZE = 128
 SIZES: dict[str, list[tuple[dict[str, Any], int]]] = {  # what of the network changes, and batches
     "fashion": [
-        ({}, 128),
-        ({"channels": (192, 384), "num_blocks": 1}, 64),
-        ({"channels": (192, 384), "num_blocks": 1}, 128),
-        ({"channels": (256, 256), "num_blocks": 1}, 64),
-        ({"channels": (256, 256), "num_blocks": 1}, 128),
-        ({"channels": (256, 256)}, 128),
-        ({"channels": (256, 512)}, 256),
+        ({}, 64),
+        ({"num_blocks": 1}, 64),
+        ({"channels": (128, 256), "num_blocks": 1}, 64),
+        ({"channels": (32, 64)}, 32),
+        ({"channels": (64, 128, 192), "num_blocks": 2}, 32),
     ],
     "fashion-vit": [
         ({}, 256),
