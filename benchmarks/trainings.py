@@ -72,7 +72,7 @@ class Finished(Exception):
 def train_elbos(job: Job, *options: str, network: tuple[str, ...] = ()) -> Trained:
     """`elbos train fashion-small`."""
     sys.argv = [
-        *("elbos", "train", "fashion-small", *options),
+        *("elbos", "train", "fashion-small", "--precision", "fp32", *options),
         *("--num-images", str(job.num_images), "--seed", str(job.seed)),
         *("--optimizer.learning-rate", str(job.learning_rate), "--run", str(job.folder / "run")),
         *("--optimizer.warmup-images", str(min(10_000, job.num_images // 20))),
@@ -90,7 +90,7 @@ def train_elbos_unet(job: Job, *options: str) -> Trained:
     unet().save_config(job.folder / "network")
     config = job.folder / "network" / "config.json"
     network = "network:diffusers", "--network.config", str(config)
-    return train_elbos(job, "--precision", "fp32", *options, network=network)
+    return train_elbos(job, *options, network=network)
 
 
 def train_elbos_adamw(job: Job) -> Trained:
