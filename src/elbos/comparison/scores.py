@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ NUM_SHOWN = 20
 _SAMPLER_TITLES = {"heun": "Heun", "ddim": "DDIM", "unipc": "UniPC"}
 MAX_PILOT = 500  # images with 32 evaluations each, as many in total as in the rounds
 FILE = "scores.json"
-_FORMAT = 6  # version of the format: a change invalidates stored scores
+_FORMAT = 7  # version of the format: a change invalidates stored scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class RunScores:
     Attributes:
         condition: The condition of the network in the likelihood measurement.
         machine: Hardware and software versions.
+        started: Start of the training in UTC, as `2026-12-01T05:10:00+00:00`.
         num_images: Test images whose likelihood was measured.
         metrics: Metrics of the model, and its loss under each weighting in nats per dimension.
         baseline: Metrics of `num_baseline` real test images; None for points.
@@ -55,6 +57,7 @@ class RunScores:
     data: str
     condition: str
     machine: Mapping[str, str]
+    started: str
     num_images: int
     metrics: Mapping[str, Value]
     samplers: tuple[str, ...]
@@ -126,6 +129,7 @@ def measure_scores(
             picture = png(shown, num_columns=NUM_SHOWN // 2)
             files.write(run.directory.samples / f"{name}.png", picture)
     baseline = scorer.baseline(num, start) if scorer else None
+    start_time = (run.directory.path / "data.json").stat().st_mtime  # written once
     log = files.read(run.directory.path / "metrics.jsonl")
     lines = [json.loads(line) for line in log.splitlines()]
     validations = [line for line in lines if "val_nats" in line]
@@ -135,6 +139,7 @@ def measure_scores(
         data=run.dataset.fingerprint()["name"],
         condition=condition.title,
         machine=machine(run.device),
+        started=datetime.fromtimestamp(start_time, UTC).isoformat(timespec="seconds"),
         num_images=len(condition),
         metrics=metrics,
         samplers=tuple(scoring.samplings) if scorer else (),

@@ -166,7 +166,8 @@ class RunDirectory:
                 )
         self.require_data(data)
         self.write("config.json", encode(config))
-        self.write("data.json", _identity(data))
+        if self.read("data.json") is None:  # its time is that of the start, which scores store
+            self.write("data.json", _identity(data))
 
     def require_data(self, data: Samples) -> None:
         stored, identity = self.read("data.json"), _identity(data)
