@@ -4,8 +4,8 @@ python docs/results/schedules/make.py [SCORES]
 
 A run needs the images, or the seconds of a core, at which its best value so far comes to a target:
 the value that cosine, of the same seed and the same choice of learning rate, has at a share of its
-images. Ratios are geometric means over seeds, differences are means; both are paired by seed, and
-in parentheses are 95 % intervals by Student's t, each by itself.
+images. The ratio is to that share. Ratios are geometric means over seeds, differences are means;
+both are paired by seed, and in parentheses are 95 % intervals by Student's t, each by itself.
 """
 
 import itertools
@@ -114,8 +114,8 @@ def needs(found: Sequence[Column], base: Column, axis: str) -> None:
         cells = [one.name]
         for metric, share in TARGETS:
             at = round(share * base.curves[metric].shape[1]) - 1
-            targets = np.minimum.accumulate(base.curves[metric], 1)[:, at]
-            cells.append(ratio(*(column.needed(axis, metric, targets) for column in (one, base))))
+            targets = base.curves[metric][:, at]
+            cells.append(ratio(one.needed(axis, metric, targets), base.curves[axis][:, at]))
         rows.append(cells)
     table([axis, *(f"{METRICS[metric]} at {share:.0%}" for metric, share in TARGETS)], rows)
 
