@@ -90,7 +90,7 @@ release-check: .venv/release
 	.venv/release/bin/twine check --strict dist/*
 	.venv/release/bin/check-wheel-contents dist/*.whl
 
-docs: .venv/dev
+docs: gallery
 	OMP_NUM_THREADS=1 $(BIN)/python docs/site/build.py
 
 clean:

@@ -44,6 +44,13 @@ class Card:
         return views([self.audit])[0]
 
     @property
+    def anchor(self) -> str:
+        """The card's address on the page, such as `recipe-edm`."""
+        title = self.title if self.group == "showcase" else ""
+        words = f"{self.group} {self.name} {self.settings} {title}"
+        return "-".join(re.findall(r"[a-z0-9]+", words.lower()))
+
+    @property
     def picture(self) -> Markup:
         return picture(self.audit, self.beside)
 

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import io
 import itertools
+import json
 import os
 import re
 import runpy
@@ -121,8 +122,12 @@ def main() -> None:
     )
     if built.returncode:
         sys.exit("The site has errors: see above.")
-    index = (SITE / "html/search.json").read_text()  # a page of a folder may read scripts only
-    (SITE / "html/search.js").write_text(f"var __index = {index}")
+    file = SITE / "html/search.json"
+    index = json.loads(file.read_text())
+    index["items"] = [one for one in index["items"] if "CHANGELOG" not in one["location"]]
+    file.write_text(json.dumps(index))
+    # A page of a folder may read scripts only.
+    (SITE / "html/search.js").write_text(f"var __index = {json.dumps(index)}")
     print(SITE / "html/index.html")
 
 
@@ -205,14 +210,16 @@ def directive(item: object, level: int) -> list[str]:
 
 
 def write_command_line() -> None:
-    """Write a page with the whole help of every verb."""
+    """Write a page for each verb, with its whole help."""
     os.environ |= {"COLUMNS": "88", "NO_COLOR": "1", "TERM": "dumb"}
     assert {words[0] for words in HELP} == set(VERBS)
-    page = ["# Command line", "", "```text", printed(run, []), "```", ""]
+    index = ["# Command line", "", "```text", printed(run, []), "```", ""]
     for words in HELP:
-        text = printed(run, [*words, "--help"])
-        page += [f"## elbos {' '.join(words)}", "", "```text", text, "```", ""]
-    (SOURCE / "reference/cli.md").write_text("\n".join(page))
+        title, name = f"elbos {' '.join(words)}", f"cli-{slug(' '.join(words[:2]))}.md"
+        text = ["```text", printed(run, [*words, "--help"]), "```", ""]
+        (SOURCE / "reference" / name).write_text("\n".join([f"# {title}", "", *text]))
+        index.append(f"- [{title}]({name})")
+    (SOURCE / "reference/cli.md").write_text("\n".join(index))
 
 
 def write_trainers() -> None:
