@@ -90,8 +90,7 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
     unit = unit_of(result).title
     captions = {
         "training": f"{result.run}: trained",
-        "terms": f"{result.run}: the bound in {unit} on "
-        f"{count(result.num_images, f'{result.split} images')}",
+        "terms": f"{result.run}: the bound in {unit} on {count(result.num_images, result.images)}",
         "ode": f"ODE likelihood in {unit}",
         "levels": "loss by noise level in nats/dim",
         "floors": "loss and floor in nats/dim",

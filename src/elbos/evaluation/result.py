@@ -264,6 +264,11 @@ class Evaluation(Stored):
         return f"Evaluation({self.run!r}, {self.num_images} images, {bits})"
 
     @property
+    def images(self) -> str:
+        """Name of the measured images: "test images", or "images" of all splits."""
+        return "images" if self.split == "all" else f"{self.split} images"
+
+    @property
     def is_of_latents(self) -> bool:
         """Return whether the likelihood is that of latents, known up to a constant."""
         return self.protocol.origin is not None and self.protocol.origin.latents is not None
