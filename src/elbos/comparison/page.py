@@ -27,8 +27,9 @@ _MAX_NAMED = 4  # objectives or differences that a sentence names
 
 
 def terminal(comparison: Comparison) -> list[Any]:
-    """Return the report for the terminal: a table of results, and the findings in words."""
+    """Return the report for the terminal: differences, results, and the findings in words."""
     return [
+        *(table.rich() for table in [_differences(comparison)] if table.rows),
         tables.results_table(comparison, is_short=True).rich(),
         render("comparison/summary.txt", **_words(comparison)),
     ]
@@ -49,6 +50,7 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
         learning=figures.learning_figure(comparison),
         levels=figures.levels_figure(comparison),
         figures=figures,
+        reference=figures.reference(comparison),
         neutral=Swatch("currentColor"),
         label=partial(tables.component_label, Weighting),
     )
@@ -68,6 +70,7 @@ def _words(comparison: Comparison) -> dict[str, Any]:
     bits = [comparison.scores[o.name].get(BITS_PER_DIM.name) for o in comparison.complete]
     guess = math.log2(comparison.num_levels) if comparison.num_levels else math.inf
     is_worse = min((score.mean for score in bits if score), default=0.0) > guess
+    spelt = {m.short.partition(",")[0]: m.title.partition(",")[0] for m in comparison.metrics}
     names = ("facts", "missing", "reading", "reading_of_pairs", "notes")
     words = {name: sentences(_WORDS, name, comparison) for name in names}
     few = significant if len(significant) <= _MAX_NAMED else []
@@ -76,6 +79,7 @@ def _words(comparison: Comparison) -> dict[str, Any]:
         "comparison": comparison,
         "findings": sentences(_WORDS, "findings", comparison, verdicts, few, best, uniform),
         "monotone": sentences(_WORDS, "monotone"),
+        "metrics": [f"{short}: {title}" for short, title in spelt.items() if short != title],
         **words,
     }
 
@@ -84,9 +88,16 @@ def _report(comparison: Comparison) -> dict[str, Any]:
     return {
         **_words(comparison),
         "results": tables.results_table(comparison),
-        "pairs": tables.pairs_table(comparison),
+        "differences": _differences(comparison),
+        "pairs": tables.differences_table(comparison, comparison.pairs, comparison.metrics),
         "protocol": Table(["", Column("", is_numeric=False)], list(comparison.protocol.items())),
     }
+
+
+def _differences(comparison: Comparison) -> Table:
+    """Return the table that answers first: each objective minus the first one."""
+    pairs = list(dict.fromkeys((found.objective, found.minus) for found in comparison.differences))
+    return tables.differences_table(comparison, pairs, comparison.main_metrics)
 
 
 def planned_verdicts(comparison: Comparison) -> tuple[Counter[str | None], list[str]]:
@@ -94,7 +105,7 @@ def planned_verdicts(comparison: Comparison) -> tuple[Counter[str | None], list[
     verdicts: Counter[str | None] = Counter()
     significant = []
     for pair, metric in itertools.product(comparison.pairs, comparison.main_metrics):
-        difference = comparison.difference(pair, metric)
+        difference = comparison.difference(*pair, metric)
         verdicts[difference.verdict(metric)] += 1
         if difference.is_significant:
             # The half-width of the interval has two significant digits.
