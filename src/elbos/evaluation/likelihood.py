@@ -169,7 +169,7 @@ def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
         num_evaluations=measured.pilot.loss.numel() + rounds.num_evaluations,
         curve=rounds.by_level,
         elbo=rounds.elbo_by_level,
-        bounds=rounds.bound.mean(1) / NATS_PER_BIT,
+        rounds=rounds,
     )
 
 

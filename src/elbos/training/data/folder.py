@@ -82,11 +82,7 @@ class Folder(Pictures):
 
 
 def measured_split(data: object, *, is_trained_on: bool) -> Literal["test", "all"]:
-    """Return the split of the data on which a model is evaluated by default.
-
-    A folder of pictures is measured whole, unless its sub-folders divide it or the model was
-    trained on a part of it.
-    """
+    """Return "all" for a folder that is undivided and was not trained on, else "test"."""
     is_whole = isinstance(data, Folder) and not data.has_splits and not is_trained_on
     return "all" if is_whole else "test"
 
