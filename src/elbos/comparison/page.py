@@ -27,7 +27,8 @@ _WORDS = "comparison/words.txt"
 def terminal(comparison: Comparison) -> list[Any]:
     """Return the report for the terminal: differences, results, and the findings in words."""
     words, metrics = _words(comparison), comparison.main_metrics
-    pairs = tables.differences_table(comparison, comparison.pairs, metrics)
+    new = [pair for pair in comparison.pairs if pair.non_monotone != comparison.complete[0].name]
+    pairs = tables.differences_table(comparison, new, metrics)
     return [
         *(table.rich() for table in (words["differences"], pairs) if table.rows),
         tables.results_table(comparison, is_short=True).rich(),

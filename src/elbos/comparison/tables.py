@@ -121,12 +121,12 @@ def differences_table(
     for pair in pairs:
         cells = []
         for metric in metrics:
-            found = comparison.difference(*pair, metric)
-            places = decimals(found.detectable)
+            gap = comparison.difference(*pair, metric)
+            places = decimals(gap.detectable)
             if places is None:
                 places = places_of(comparison, metric.key)
-            note = "" if found.low is None else interval(found.low, found.high, places or 0)
-            text = number(found.mean) if places is None else signed(found.mean, places)
-            cells.append(Cell(text, note=note, is_bold=bool(found.is_significant)))
+            note = "" if gap.low is None else interval(gap.low, gap.high, places or 0)
+            text = number(gap.mean) if places is None else signed(gap.mean, places)
+            cells.append(Cell(text, note=note, is_bold=bool(gap.is_significant)))
         rows.append([" minus ".join(pair), *cells])
     return Table([f"{sign}; bold: significant", *heads], rows)

@@ -170,9 +170,8 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
 
 def level_differences(results: Sequence[Evaluation]) -> list[Table]:
     """Return tables of the differences of the losses from those of the first model."""
-    first, *others = results
-    tables = []
-    for result in others:
+    first, tables = results[0], []
+    for result in results[1:]:
         with suppress(ValueError):  # of other images
             for name, curve in result.difference_by_level(first).items():
                 points = zip(curve.logsnr, curve.nats_per_dim, curve.standard_error, strict=True)
