@@ -174,7 +174,7 @@ def equivalence(study: Study) -> Table:
         yes, no = (np.array([*comparison.values[name][key].values()]) for name in names)
         error = np.std(yes - no, ddof=1) / num**0.5
         alone = error * stats.t.isf(0.025 / (2 * len(pairs)), num - 1)
-        found, places = comparison.difference(pair, metric), 3 if key == BITS else 4
+        found, places = comparison.difference(*pair, metric), 3 if key == BITS else 4
         row = [" minus ".join(names), metric.short, signed(found.mean, places)]
         for width in (found.detectable, alone):
             low, high = found.mean - width, found.mean + width

@@ -47,7 +47,7 @@ print(f"in {sum(unlike) / len(unlike):.0%} of {len(unlike)} cases")
 
 tested = next(m for m in comparison.main_metrics if m.key == metric)
 for pair in comparison.pairs:
-    difference = comparison.difference(pair, tested)
+    difference = comparison.difference(*pair, tested)
     verdict = "significant" if difference.is_significant else "not significant"
     print(f"{pair.monotone} − {pair.non_monotone}: ", end="")
     print(f"{difference.mean:+.4f}, {difference.low:+.4f} to {difference.high:+.4f}: {verdict}")

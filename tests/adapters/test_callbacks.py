@@ -105,11 +105,14 @@ def test_lightning(tmp_path: Any) -> None:
 
     data = torch.utils.data.TensorDataset(torch.rand(1024, 32))
     callback, history = AuditCallback("network", num_steps=12), validated()
+    best = lightning.callbacks.ModelCheckpoint(
+        tmp_path, monitor="validation_bits_per_dim", every_n_train_steps=5
+    )
     trainer = lightning.Trainer(
         max_epochs=1,
-        callbacks=[callback, ValidationCallback(history)],
+        callbacks=[callback, ValidationCallback(history), best],
         default_root_dir=tmp_path,
-        **QUIET,
+        **QUIET | {"enable_checkpointing": True},
     )
     trainer.fit(lightning_module(), torch.utils.data.DataLoader(data, batch_size=64))
     assert callback.audit is not None
@@ -117,6 +120,8 @@ def test_lightning(tmp_path: Any) -> None:
     assert list(history.results) == [5, 10, 15]
     logged = trainer.callback_metrics["validation_bits_per_dim"].item()
     assert logged == pytest.approx(history.results[15].bits_per_dim)
+    assert history.best is not None
+    assert best.best_model_score.item() == pytest.approx(history.best.bits_per_dim)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -196,16 +201,24 @@ def test_transformers(tmp_path: Any) -> None:
         per_device_train_batch_size=64,
         use_cpu=True,
         report_to=[],
-        save_strategy="no",
+        save_strategy="best",
+        metric_for_best_model="validation_bits_per_dim",
+        greater_is_better=False,
+        eval_strategy="steps",
+        eval_steps=5,
+        prediction_loss_only=True,
         disable_tqdm=True,
         remove_unused_columns=False,
     )
     data = [{"x": row} for row in torch.rand(1024, 32)]
     callbacks = [callback, ValidationCallback(history)]
-    trainer = transformers.Trainer(Model(), args, train_dataset=data, callbacks=callbacks)
+    trainer = transformers.Trainer(
+        Model(), args, train_dataset=data, eval_dataset=data[:64], callbacks=callbacks
+    )
     trainer.train()
     assert callback.audit is not None
     assert (callback.audit.parameterization, callback.audit.num_samples) == ("flow", 12 * 64)
     logged = [one for one in trainer.state.log_history if "validation_bits_per_dim" in one]
     assert [one["step"] for one in logged] == list(history.results) == [5, 10]
     assert logged[1]["validation_bits_per_dim"] == history.results[10].bits_per_dim
+    assert trainer.state.best_metric == min(r.bits_per_dim for r in history.results.values())

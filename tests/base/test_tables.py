@@ -13,7 +13,7 @@ from elbos.base.tables import BEST, Cell, Column, Table
 TABLE = Table(
     columns=[
         Column("objective"),
-        Column("monotone", is_numeric=False, help="never rises"),
+        Column("monotone", is_numeric=False),
         Column("bits/dim", is_lower_better=True),
         Column("recall", is_lower_better=False),
     ],
@@ -108,7 +108,7 @@ def test_pages_sort_by_values_and_put_what_is_empty_last():
 
 
 HOSTILE_TABLE = Table(
-    columns=[Column(HOSTILE, help=HOSTILE), Column(HOSTILE)],
+    columns=[Column(HOSTILE), Column(HOSTILE)],
     rows=[[HOSTILE, Cell(HOSTILE, note=HOSTILE, is_bold=True)]],
     caption=HOSTILE,
 )

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import assert_one_line
+from commands import assert_one_line, snapshot
 from comparing import USERS, Here, own_folder, small_experiment
 
 import elbos
+from elbos.base.codec import decode
 from elbos.base.errors import Interrupted
 from elbos.comparison import job as job_module
 from elbos.comparison.compare import run_experiment
+from elbos.comparison.experiment import Experiment
 from elbos.comparison.result import Comparison
 from elbos.comparison.scores import read_scores
 from elbos.comparison.variants import VARIANTS
@@ -52,6 +54,15 @@ def done(finished, folder):
 def checkpoints():
     """When each run's last checkpoint was written."""
     return {str(path): path.stat().st_mtime_ns for path in Path().glob("c/runs/*/checkpoints/*5")}
+
+
+def test_a_dry_run_prints_what_would_be_done_and_writes_nothing(elbos, folder):
+    before = snapshot(folder)
+    result = elbos("compare", "digits", "--objectives", "edm", "elbo", "--dry-run")
+    experiment = decode(Experiment, json.loads(result.out))
+    assert [objective.name for objective in experiment.objectives] == ["edm", "elbo"]
+    assert "10 runs" in result.err and "120,000 images" in result.err and "198,000" in result.err
+    assert snapshot(folder) == before
 
 
 def test_what_is_done_is_not_done_again(small, finished, done):

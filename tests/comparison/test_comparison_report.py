@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from comparing import stored_comparison
 from PIL import Image
 from rich.console import Console
 
+from elbos.comparison.figures import family, levels_figure, swatches
 from elbos.comparison.page import markdown, page, planned_verdicts, terminal
 from elbos.comparison.result import Comparison
 from elbos.comparison.tables import results_table
@@ -69,6 +71,27 @@ def test_the_table_has_every_objective_and_every_metric():
     assert [cells[0].text[:5] for cells in table.foot_cells] == ["real-", "least"]
 
 
+def test_every_objective_minus_the_first_comes_first(html):
+    """With two objectives curves are relative to the first, too; an own one and its twin differ."""
+    keys = [metric.key for metric in COMPARISON.main_metrics]
+    (first, *others), found = COMPARISON.complete, COMPARISON.to_dict()["differences"]
+    wanted = [(other.name, first.name, key) for other in others for key in keys]
+    assert [(one["objective"], one["minus"], one["metric"]) for one in found] == wanted
+    shown = f"{others[0].name} minus {first.name}"
+    for text, later in ((words(html), "Result"), (markdown(COMPARISON), "A monotone")):
+        assert -1 < text.find(shown) < text.find(later)
+    two = replace(
+        COMPARISON,
+        objectives=COMPARISON.objectives[:2],
+        rows=[row for row in COMPARISON.rows if row.objective in (first.name, others[0].name)],
+    )
+    assert "the median" not in words(page(two, {}))
+    assert levels_figure(two).data[0].y == (0.0,) * len(first.elbo.x)
+    own = ["Tabulated('mine', 'ab')", "Monotone(inner=Tabulated('mine', 'ab'))"]
+    looks = swatches([replace(first, name=name, weighting=name) for name in own])
+    assert len({look.color for look in looks.values()}) == len(set(map(family, own))) == 2
+
+
 def test_what_is_not_complete_is_shown_with_its_reason(html):
     for text in (words(html), markdown(COMPARISON), shown(COMPARISON)):
         assert "seeds 0, 1, 2, 3: the loss is not finite at step 812" in " ".join(text.split())
@@ -92,7 +115,8 @@ def test_markdown_escapes_pipes_and_tags(report):
     report["objectives"][0]["name"] = name
     report["command"] = "elbos `compare` ```x```"
     text = markdown(Comparison.from_dict(report))
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+    every = text.partition("## Every objective")[2]
+    lines = [line for line in every.splitlines() if line.startswith("|")]
     widths = {len(re.split(r"(?<!\\)\|", line)) - 2 for line in lines[:14]}
     assert widths == {len(results_table(COMPARISON).columns)}
     assert not re.search(r"(?<!\\)<", text) and not re.search(r"^# c", text, re.MULTILINE)
@@ -110,20 +134,15 @@ def shifted(report, **shifts):
     return Comparison.from_dict(report)
 
 
-def test_significant_differences_are_counted_and_named(report):
+def test_significant_differences_are_counted(report):
     """Of two pairs with three scores each."""
     comparison = shifted(report, frechet_heun=-400.0, bits_per_dim=50.0, frechet_ancestral=0)
-    counts, significant = planned_verdicts(comparison)
-    assert counts == {"better": 2, "worse": 2, "same": 2}
+    assert planned_verdicts(comparison) == {"better": 2, "worse": 2, "same": 2}
     verdicts = {
-        metric.key: comparison.difference(comparison.pairs[0], metric).verdict(metric)
+        metric.key: comparison.difference(*comparison.pairs[0], metric).verdict(metric)
         for metric in comparison.main_metrics
     }
     assert (verdicts["frechet_heun"], verdicts["bits_per_dim"]) == ("better", "worse")
-    assert len(significant) == 4
-    assert any(
-        text.startswith("eps-cosine-sigmoid-2 minus iddpm, bits/dim: +50.0") for text in significant
-    )
     assert "better in 2 and worse in 2 of 6" in markdown(comparison)
 
 

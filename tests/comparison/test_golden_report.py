@@ -33,10 +33,10 @@ def numbers(comparison):
         },
         "pairs": [
             {
-                **vars(pair),
+                **pair._asdict(),
                 "differences": {
                     metric.key: {
-                        field: getattr(comparison.difference(pair, metric), field)
+                        field: getattr(comparison.difference(*pair, metric), field)
                         for field in ("mean", "low", "high", "detectable", "is_unresolved")
                     }
                     for metric in comparison.metrics
@@ -99,13 +99,13 @@ def assert_table_is_of_the_runs(folder, comparison):
 
 ROWS = {  # a planned pair, and some scores of the best and of the worst objective
     "digits": (
-        ("eps-cosine-sigmoid-2 minus iddpm", "bits/dim", "**+0.104**", "+0.026 to +0.183", "0.078"),
+        ("eps-cosine-sigmoid-2 minus iddpm", "**+0.104** (+0.026 to +0.183)"),
         ("k6", "yes", "**0.0038 ± 0.0011**", "0.0097 ± 0.0011", "**2.068 ± 0.017** ★"),
         ("k-2", "yes", "0.0120 ± 0.0018", "0.0246 ± 0.0035", "2.502 ± 0.015"),
     ),
     "fashion": (
-        ("eps-cosine-sigmoid-2 minus iddpm", "bits/dim", "**+0.153**", "+0.099 to +0.206", "0.054"),
-        ("iddpm-monotonic minus iddpm", "bits/dim", "−0.004", "−0.070 to +0.062", "0.066"),
+        ("eps-cosine-sigmoid-2 minus iddpm", "**+0.153** (+0.099 to +0.206)"),
+        ("iddpm-monotonic minus iddpm", "−0.004 (−0.070 to +0.062)"),
     ),
 }
 

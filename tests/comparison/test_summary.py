@@ -51,7 +51,7 @@ def test_scores_and_differences_are_those_of_the_statistics():
     comparison = made_up(NINE, bits)
     (metric,) = comparison.main_metrics
     assert comparison.pairs == (PAIR,)
-    difference = comparison.difference(PAIR, metric)
+    difference = comparison.difference(*PAIR, metric)
     expected = differences(bits[None], [(7, 8)])[0]
     half_width = expected.half_widths[7, 8]
     mean = bits[7].mean() - bits[8].mean()

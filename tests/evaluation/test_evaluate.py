@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import browsing
 import pytest
 import torch
 from commands import Elbos, assert_one_line
@@ -159,7 +160,7 @@ def test_a_metric_of_ones_own_is_found_everywhere() -> None:
         content = result.to_dict()
         assert content["quality"]["scores"]["mine"]["value"] == result.quality.scores["mine"].value
         assert Evaluation.from_dict(content) == result
-        assert "mean feature" in evaluation_page(result)
+        assert "mean feature" in evaluation_page([result])
         heads = [column.title for table in evaluation_tables(result) for column in table.columns]
         assert "mean feature" in heads
     finally:
@@ -317,15 +318,21 @@ def test_the_difference_of_two_models_is_paired_over_images(first: Evaluation) -
     free, given = first.results.values()
     other = replace(first, results={"unconditional": given})
     (found,) = other.difference(first).values()
-    assert free.bounds is not None and given.bounds is not None
-    assert free.bounds.mean().item() == pytest.approx(free.bits_per_dim, rel=1e-6)
+    assert free.rounds is not None and given.rounds is not None
     assert found.mean == pytest.approx(given.bits_per_dim - free.bits_per_dim, abs=1e-6)
-    gaps = (given.bounds - free.bounds).numpy()
+    gaps = (given.rounds.bound - free.rounds.bound).mean(1).numpy() / math.log(2)
     assert found.standard_error == pytest.approx(gaps.std(ddof=1) / math.sqrt(20), rel=1e-5)
     assert found.standard_error < 0.5 * math.hypot(free.standard_error, given.standard_error)
     assert other.difference(replace(first, results={})) == {}
+    (curve,) = other.difference_by_level(first).values()
+    width = (curve.logsnr[-1] - curve.logsnr[0]) / 11  # the bins add up to the bound, in nats
+    diffusion = (given.diffusion_bpd - free.diffusion_bpd) * math.log(2)
+    assert width * sum(curve.nats_per_dim) == pytest.approx(diffusion, rel=1e-4)
+    page = browsing.words(evaluation_page([first, other]))
+    gap = plus_minus(found.mean, found.standard_error)
+    assert page.index(gap) < page.index("term by term") and page.count("term by term") == 2
     shown = [row[3].text for row in runs_table([first, other]).body_cells]
-    assert shown == ["", "", plus_minus(found.mean, found.standard_error)]
+    assert shown == ["", "", gap]
 
 
 def test_evaluations_of_other_images_have_no_difference(first: Evaluation) -> None:
@@ -334,4 +341,5 @@ def test_evaluations_of_other_images_have_no_difference(first: Evaluation) -> No
     for other in (*others, Evaluation.from_dict(first.to_dict())):
         with pytest.raises(ValueError):
             first.difference(other)
-        assert "minus the first" not in [one.title for one in runs_table([first, other]).heads]
+        titles = [one.title for one in runs_table([first, other]).heads]
+        assert not any(title.startswith("minus the first") for title in titles)

@@ -230,13 +230,13 @@ def test_underfitting_is_the_excess_where_a_tenth_of_the_images_has_the_same_flo
     assert found.excess == pytest.approx(expected, rel=1e-9)
     errors = np.hypot(one.curve.standard_error, least.standard_error)
     assert found.error == pytest.approx(errors[levels].sum() / floor_loss[levels].sum())
-    assert percent(found.excess) in words(evaluation_page(result))
+    assert percent(found.excess) in words(evaluation_page([result]))
     assert underfitting(one, replace(least, tenth=None)) is None
     unmeasured = replace(one.curve, standard_error=(0.0,) * len(one.curve.logsnr))
     assert underfitting(replace(one, curve=unmeasured), least) is None
     nowhere = replace(least, tenth=tuple(0.5 * value for value in least.loss))
     assert "Underfitting" not in evaluation_page(
-        replace(result, floors=dict.fromkeys(result.floors, nowhere))
+        [replace(result, floors=dict.fromkeys(result.floors, nowhere))]
     )
 
 
@@ -245,12 +245,12 @@ def test_real_images_are_compared_with_as_many_samples_only(result):
     real = scores(frechet_distance=4.56, kernel_distance=(0.0021, 0.0012))
     baseline = Baseline(split="test", num=300, scores=real)
     quality = replace(result.quality, baseline=baseline, protocol=replace(HOW, num_features=64))
-    text = words(evaluation_page(replace(result, quality=quality)))
+    text = words(evaluation_page([replace(result, quality=quality)]))
     assert "4.560" not in text and "real-data baseline: 300 test images" in text
     assert quality.real(FRECHET_DISTANCE) is None and quality.metrics[0] is FRECHET_DISTANCE
     quality = replace(quality, protocol=HOW)
     assert quality.metrics[0] is KERNEL_DISTANCE
-    text = words(evaluation_page(replace(result, quality=quality)))
+    text = words(evaluation_page([replace(result, quality=quality)]))
     assert "real-data baseline 0.0021 ± 0.0012" in text
     assert text.index("kernel distance ↓") < text.index("Fréchet distance ↓")
 
@@ -259,10 +259,10 @@ def test_what_was_not_measured_is_left_out(result):
     one = replace(result.results["unconditional"], ode=None, exact_bits_per_dim=1.7654)
     unmeasured = {"quality": None, "floors": None}
     least = replace(result, results={"unconditional": one}, **unmeasured)
-    text = words(evaluation_page(least))
+    text = words(evaluation_page([least]))
     titles = ("Sample quality", "Bound and ODE", "Loss and floor")
     for title in titles:
-        assert title in words(evaluation_page(result)) and title not in text
+        assert title in words(evaluation_page([result])) and title not in text
     assert "the true density has 1.765." in text
     assert len(evaluation_tables(least)) == 4
 

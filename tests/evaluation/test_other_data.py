@@ -50,13 +50,13 @@ def test_data_elsewhere(run: Path, elbos: Elbos) -> None:
     assert Evaluation.load(run / "eval.json").to_dict() == first
 
     draw_pictures(Path("others"), seed=1)
-    others = ["data:folder", "--data.root", "others", *SIZE]
+    others = ["data:folder", "--data.root", "others"]
     before = snapshot(run)
     second = content(elbos("evaluate", "run", *FEW, *others, "--json"))
     assert second["protocol"]["data_sha256"] != first["protocol"]["data_sha256"]
     assert Evaluation.load("runs/evaluate-run/eval.json").to_dict() == second
     assert {name: text for name, text in snapshot(run).items() if name in before} == before
-    result = elbos("evaluate", "run", *FEW, *others[:-1], 16)
+    result = elbos("evaluate", "run", *FEW, *others, "--data.size", 16)
     *_, last = result.err.splitlines(keepends=True)  # after its progress, on a slow machine
     assert_one_line(result._replace(err=last), "3x8x8", "3x16x16")
     assert_one_line(elbos("evaluate", "run", *FEW, *others, "--out", "moved"), "moved")

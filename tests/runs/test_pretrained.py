@@ -21,7 +21,8 @@ from elbos.evaluation import Evaluation
 from elbos.runs.pretrained import InBatches, Pretrained
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.parameterizations import Eps
-from elbos.training.data import Digits, to_unit
+from elbos.training.data import Digits, Folder, to_unit
+from elbos.training.data.folder import measured_split
 from elbos.training.randomness import generator
 from elbos.validation import validator
 
@@ -155,6 +156,25 @@ def test_a_network_of_one_channel_is_given_that_of_grey_pictures(
     for path in Path("grey/test").iterdir():
         Image.new("RGB", (8, 8), "red").save(path)
     assert_one_line(elbos(*words, "--data.root", "grey"), "colours")
+
+
+def test_a_folder_of_pictures_is_measured_whole_in_the_networks_size(
+    elbos: Elbos, folders: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 8, 8), np.uint8)
+    Path("flat").mkdir()
+    for number, picture in enumerate(pixels):
+        Image.fromarray(picture).save(Path("flat", f"{number:02}.png"))
+    words = ["evaluate", "ddpm", "data:folder", "--data.root", "flat", *LIKELIHOOD[2:]]
+    with pytest.warns(UserWarning, match="logsnr_max=9.21") as warned:
+        assert elbos(*words).status == 0
+    assert sum("logsnr_max" in str(warning.message) for warning in warned) == 1
+    found = Evaluation.load("runs/evaluate-ddpm/eval.json")
+    assert (found.split, found.num_images) == ("all", 30)
+    data = Folder(root=Path("flat"), size=8)
+    dataset = data.load()
+    assert {x.numpy().tobytes() for x in dataset.all.x[:, 0]} == {p.tobytes() for p in pixels}
+    assert measured_split(data, is_trained_on=True) == "test"
 
 
 @torch.no_grad()

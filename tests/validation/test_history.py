@@ -29,15 +29,17 @@ def test_a_validation_is_due_every_so_many_steps():
     assert history.update(30, model(1.0)) is None  # as after a resume
 
 
-def test_the_best_is_the_lowest_bound_and_worse_ones_stop():
+def test_patience_counts_validations_without_a_significant_gain():
     history = ValidationHistory(Validator(X), lambda std: model(std), every=1, patience=2)
-    stds = [3.0, 1.5, 1.0, 1.4, 1.0, 1.4, 1.5]
+    best, history.on_best = [], lambda result: best.append(result)
+    stds = [3.0, 1.5, 1.5, 1.0, 1.4, 1.0, 1.5]
     stops = []
     for step, std in enumerate(stds, 1):
         metrics = history.update(step, std)
         stops.append(history.should_stop)
-    assert history.best_step == 3
-    assert stops == [False] * 6 + [True]  # the fifth equals the best, and breaks the row
+    assert history.best_step == 4
+    assert stops == [False] * 5 + [True] * 2  # the third is no gain, the fourth begins again
+    assert best == [history.results[step] for step in (1, 2, 4)]
     found = history.results[7].difference(history.best)
     assert metrics["validation_worse_by"] == found.mean
     assert metrics["validation_worse_by_error"] == found.standard_error

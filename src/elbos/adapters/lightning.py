@@ -36,6 +36,8 @@ class ValidationCallback(Callback):  # type: ignore[misc]
     The model is validated every `history.every` training steps, and the result is logged. The
     training stops when `history.should_stop` is true. If Lightning averages the weights
     (`EMAWeightAveraging`), the averaged ones are validated.
+    `ModelCheckpoint(monitor="validation_bits_per_dim", every_n_train_steps=history.every)` stores
+    the best model.
 
     Args:
         history: How to validate; its `denoiser` takes the `LightningModule`.

@@ -30,7 +30,9 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     """Hugging Face callback that validates the model during training.
 
     The model is validated every `history.every` steps, and the result is appended to
-    `state.log_history`. The training stops when `history.should_stop` is true.
+    `state.log_history`. The training stops when `history.should_stop` is true. An evaluation of the
+    `Trainer` has the last result, too, so that `metric_for_best_model="validation_bits_per_dim"`,
+    `greater_is_better=False` stores the best model.
 
     Args:
         history: How to validate; its `denoiser` takes the model.
@@ -43,9 +45,14 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(self, history: ValidationHistory) -> None:
         super().__init__()
         self.history = history
+        self._last: dict[str, float] = {}
 
     def on_step_end(self, _: object, state: Any, control: Any, *, model: Any, **__: object) -> None:
         metrics = self.history.update(state.global_step, model)
         if metrics:
+            self._last = {f"eval_{name}": value for name, value in metrics.items()}
             state.log_history.append({**metrics, "step": state.global_step})
         control.should_training_stop |= self.history.should_stop
+
+    def on_evaluate(self, *_: object, metrics: dict[str, float], **__: object) -> None:
+        metrics |= self._last  # the dictionary in which the `Trainer` looks for the best model

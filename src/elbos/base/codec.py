@@ -296,13 +296,18 @@ def without_format(content: Mapping[str, Any], latest: int) -> dict[str, Any]:
 
 
 class Stored:
-    """Mixin for dataclasses of results: JSON values with the version of their format, and back."""
+    """Mixin for dataclasses of results: JSON values with the version of their format, and back.
+
+    Properties in `DERIVED` are written, too, first, and computed again from what is read.
+    """
 
     FORMAT: ClassVar[int] = 1
+    DERIVED: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON values."""
-        return {"format": self.FORMAT, **encode(self, has_types=False)}
+        derived = {name: encode(getattr(self, name), has_types=False) for name in self.DERIVED}
+        return {"format": self.FORMAT, **derived, **encode(self, has_types=False)}
 
     @classmethod
     def from_dict(cls: type[_S], data: Any) -> _S:
@@ -312,7 +317,8 @@ class Stored:
             ValueError: If an entry is missing or damaged, or the format is newer.
         """
         content = without_format(convert(Mapping, data, "data"), cls.FORMAT)
-        result: _S = decode(cls, content, "it")
+        stored = {name: value for name, value in content.items() if name not in cls.DERIVED}
+        result: _S = decode(cls, stored, "it")
         return result
 
 

@@ -30,13 +30,11 @@ class Column:
     Attributes:
         title: What the column shows.
         is_numeric: Whether it is aligned to the right; the first column never is.
-        help: Tooltip of the title on a page.
         is_lower_better: Whether lower numbers are better, shown by an arrow; None: no arrow.
     """
 
     title: str
     is_numeric: bool = True
-    help: str = ""
     is_lower_better: bool | None = None
 
     @property

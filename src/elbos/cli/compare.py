@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from elbos.base.codec import encode
 from elbos.base.errors import printable
 from elbos.cli.parse import parse
 from elbos.comparison.compare import run_experiment
@@ -61,6 +62,9 @@ class Compare:
     json: bool = False
     """Print the report as JSON."""
 
+    dry_run: bool = False
+    """Print the configuration as JSON, and the number of runs and what each takes, and stop."""
+
     def __call__(self) -> None:
         config, preset = self.chosen.config, PRESETS[self.chosen.preset]
         ends = {end: getattr(config.schedule, end) for end in ("logsnr_min", "logsnr_max")}
@@ -82,6 +86,16 @@ class Compare:
             objectives=tuple(map(Variant.parse, names)),
             seeds=self.seeds,
         )
+        if self.dry_run:
+            samplings = experiment.scoring.samplings.values()
+            num_calls = sum(sampling.num_evaluations(config.schedule) for sampling in samplings)
+            print(json.dumps(encode(experiment), indent=2))  # noqa: T201
+            sys.stderr.write(
+                f"{len(names) * len(self.seeds)} runs, {len(names)} objectives with "
+                f"{len(self.seeds)} seeds. Each trains on {config.num_images:,} images; samples "
+                f"of images take {num_calls * self.scoring.num_samples:,} evaluations each.\n"
+            )
+            return
         path = self.out or Path("runs") / f"compare-{self.chosen.preset}"
         # The runs are processes of their own, which have to save and end if this one is terminated.
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -22,7 +22,7 @@ from elbos.cli.results import STOPPED, claim, named, require_own
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.evaluate import evaluate, require_measurable, samples_picture
 from elbos.evaluation.model import Model
-from elbos.evaluation.page import evaluation_tables, runs_table
+from elbos.evaluation.page import evaluation_tables, level_differences, runs_table, write_page
 from elbos.evaluation.result import Evaluation
 from elbos.runs.pretrained import Pretrained, is_pipeline
 from elbos.runs.run import Run
@@ -41,10 +41,10 @@ class Evaluate:
     evaluation. OWNER/NAME is either of them on the Hugging Face Hub. A text-to-image pipeline is
     given cached latents and embeddings: see `elbos evaluate MODEL --latents CACHE --help`. A run is
     evaluated on its training data, or on data:TYPE. The same command again resumes where it was
-    interrupted. Several models end in one table, with the paired difference of each bound from the
-    first; each uses its own sampler, unless an option of sampling is given: then all models use the
-    sampler of the first with that option. On several processes:
-    `PYTHONSAFEPATH=1 torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
+    interrupted. Several models end in one page, the first's eval.html, with the paired difference
+    of each from the first on top, also by noise level; each uses its own sampler, unless an option
+    of sampling is given: then all models use the sampler of the first with that option. On several
+    processes: `PYTHONSAFEPATH=1 torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
@@ -104,16 +104,22 @@ class Evaluate:
         for model, sampling in zip(models, samplings, strict=True):
             require_measurable(model, self.config, sampling)  # early, not after hours
         try:
-            results = [self._measure(*part) for part in zip(models, outs, samplings, strict=True)]
+            measured = [self._measure(*part) for part in zip(models, outs, samplings, strict=True)]
         except KeyboardInterrupt:
             raise Interrupted(STOPPED) from None
         if not processes.is_main:
             return
+        results, pictures = zip(*measured, strict=True)
+        command = shlex.join(["elbos", *sys.argv[1:]])
+        write_page(results, outs[0] / "eval.html", pictures, command)
         if self.json:
             content = [result.to_dict() for result in results]
             print(json.dumps(content if len(content) > 1 else content[0], indent=2))  # noqa: T201
-        elif len(results) > 1:
-            Console().print(runs_table(results).rich())
+            return
+        if len(results) > 1:
+            tables = [runs_table(results), *level_differences(results)]
+            Console().print(*(table.rich() for table in tables))
+        print(printable(f"Written to {outs[0] / 'eval.html'}."))  # noqa: T201
 
     def _opened(self, path: Path) -> tuple[Run | Pretrained, Path]:
         """Return a model and the directory of its results, its own if the data are its own."""
@@ -130,11 +136,12 @@ class Evaluate:
         require_own(out, [named(path)], _owner(named(path)))
         return run, out
 
-    def _measure(self, model: Model, path: Path, sampling: Sampling) -> Evaluation:
+    def _measure(
+        self, model: Model, path: Path, sampling: Sampling
+    ) -> tuple[Evaluation, bytes | None]:
         if not model.processes.is_main:
             result = evaluate(model, self.config, sampling)
-            samples_picture(model, self.config, sampling)
-            return result
+            return result, samples_picture(model, self.config, sampling)
         if path != Path(model.name):
             claim(path, _owner(Path(model.name)))
         files.require_writable(path / "eval.json")
@@ -144,15 +151,12 @@ class Evaluate:
         try:
             files.write(path / "eval.json", json.dumps(result.to_dict(), indent=2).encode())
             picture = samples_picture(model, self.config, sampling)
-            command = shlex.join(["elbos", *sys.argv[1:]])
-            result.to_html(path / "eval.html", samples=picture, command=command)
         finally:  # minutes of work, shown even where it cannot be written
             if not self.json:
                 Console().print(*(table.rich() for table in evaluation_tables(result)))
         if not self.json:
-            written = f"Written to {path / 'eval.json'} and {path / 'eval.html'}."
-            print(printable(written))  # noqa: T201
-        return result
+            print(printable(f"Written to {path / 'eval.json'}."))  # noqa: T201
+        return result, picture
 
 
 def _owner(model: Path) -> dict[str, str]:

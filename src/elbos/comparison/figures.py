@@ -29,34 +29,41 @@ _WIDTH, _HEIGHT = 200, 80  # of an SVG
 
 
 def family(weighting: str) -> str:
-    """Return the name of a weighting without wrappers such as `Monotone`.
+    """Return the name of a built-in weighting without wrappers such as `Monotone`.
 
     Examples:
         >>> family("Monotone(inner=EDM(mean=2.4))"), family("Tabulated('mine', '1f2e3d4c')")
         ('EDM', "Tabulated('mine', '1f2e3d4c')")
     """
-    inner = re.sub(r"^(\w+\(inner=)+", "", weighting)
-    match = re.match(r"Tabulated\([^)]*\)|\w+", inner)
-    return match[0] if match else weighting
+    match = re.match(r"(\w+\(inner=)*(\w+)", weighting)
+    return match[2] if match and match[2] != "Tabulated" else weighting
 
 
 def swatches(objectives: Objectives) -> dict[str, Swatch]:
     """Return the curve style of each objective.
 
-    Colour shows the class of the weighting, dashes the monotonicity.
+    Each objective has a colour, or each class of weightings if there are more objectives than
+    colours. Dashes show that a weighting is not monotone.
     """
-    families = dict.fromkeys(family(o.weighting) for o in objectives)
-    colors = dict(zip(families, cycle(COLORS), strict=False))
+    are_few = len(objectives) <= len(COLORS)
+    groups = {o.name: o.name if are_few else family(o.weighting) for o in objectives}
+    colors = dict(zip(dict.fromkeys(groups.values()), cycle(COLORS), strict=False))
     return {
-        o.name: Swatch(colors[family(o.weighting)], "solid" if o.is_monotone else "dash")
+        o.name: Swatch(colors[groups[o.name]], "solid" if o.is_monotone else "dash")
         for o in objectives
     }
+
+
+def reference(comparison: Comparison) -> str:
+    """Return what curves are shown relative to: the first of two objectives, else the median."""
+    objectives = comparison.objectives
+    return objectives[0].name if len(objectives) == 2 else "the median"
 
 
 def learning_figure(comparison: Comparison) -> Figure | None:
     """Return a figure of the validation ELBO over training images.
 
-    The deviation from the median curve is also shown. None without data.
+    The deviation from `reference` is also shown. None without data.
     """
     curves = {o.name: o.learning for o in comparison.objectives if o.learning}
     if not curves:
@@ -64,7 +71,7 @@ def learning_figure(comparison: Comparison) -> Figure | None:
     traces = _traces(comparison, curves, ".4g")
     panels = [
         Panel("<b>Validation ELBO</b>, bits/dim", 180, traces, _range(traces)),
-        _difference(comparison, curves, "<b>Minus the median</b> of all objectives", 260),
+        _difference(comparison, curves, "<b>Minus {}</b>", 260),
     ]
     most = max(max(curve.x) for curve in curves.values())
     xaxis = {"title": {"text": "images seen", "standoff": 8}, "range": [0, 1.02 * most]}
@@ -74,17 +81,16 @@ def learning_figure(comparison: Comparison) -> Figure | None:
 def levels_figure(comparison: Comparison) -> Figure | None:
     """Return a figure of ELBO and loss over log-SNR.
 
-    The ELBO is that of noisy data; None without data. Both are shown as deviations from the median
-    over objectives, and the loss also as values.
+    The ELBO is that of noisy data; None without data. Both are shown relative to
+    `reference`, and the loss also as values.
     """
     panels = []
     elbos = {o.name: o.elbo for o in comparison.objectives if o.elbo}
     losses = {o.name: o.loss for o in comparison.objectives if o.loss}
     if elbos:
-        title = "<b>ELBO</b> of noisy data, minus the median"
-        panels.append(_difference(comparison, elbos, title, 300))
+        panels.append(_difference(comparison, elbos, "<b>ELBO</b> of noisy data, minus {}", 300))
     if losses:
-        title = "<b>Loss</b>, relative to the median"
+        title = "<b>Loss</b>, relative to {}"
         panels.append(_difference(comparison, losses, title, 260, is_share=True))
         traces = _traces(comparison, losses, ".3g")
         values = np.concatenate([np.array(trace.y, dtype=float) for trace in traces])
@@ -121,7 +127,8 @@ def _difference(
 ) -> Panel:
     grid = _floats(next(iter(curves.values())).x)
     values = np.array([np.interp(grid, _floats(c.x), _floats(c.y)) for c in curves.values()])
-    median = np.median(values, axis=0)
+    title = title.format(escape(reference(comparison), quote=False))
+    median = values[0] if len(comparison.objectives) == 2 else np.median(values, axis=0)
     positive = np.where(median > 0, median, np.nan)  # an estimate from few images may be negative
     values = values / positive - 1 if is_share else values - median
     x = tuple(grid.tolist())

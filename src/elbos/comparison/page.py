@@ -15,7 +15,6 @@ from typing import Any
 
 from elbos.base.colors import Swatch
 from elbos.base.html import document, render, sentences, write_html
-from elbos.base.numbers import decimals, interval, signed
 from elbos.base.tables import Column, Table
 from elbos.comparison import figures, tables
 from elbos.comparison.result import Comparison, Metric, ObjectiveResult
@@ -23,14 +22,17 @@ from elbos.evaluation.metrics import BITS_PER_DIM
 from elbos.theory.weightings import Weighting
 
 _WORDS = "comparison/words.txt"
-_MAX_NAMED = 4  # objectives or differences that a sentence names
 
 
 def terminal(comparison: Comparison) -> list[Any]:
-    """Return the report for the terminal: a table of results, and the findings in words."""
+    """Return the report for the terminal: differences, results, and the findings in words."""
+    words, metrics = _words(comparison), comparison.main_metrics
+    new = [pair for pair in comparison.pairs if pair.non_monotone != comparison.complete[0].name]
+    pairs = tables.differences_table(comparison, new, metrics)
     return [
+        *(table.rich() for table in (words["differences"], pairs) if table.rows),
         tables.results_table(comparison, is_short=True).rich(),
-        render("comparison/summary.txt", **_words(comparison)),
+        render("comparison/summary.txt", **words),
     ]
 
 
@@ -49,6 +51,7 @@ def page(comparison: Comparison, samples: Mapping[str, bytes]) -> str:
         learning=figures.learning_figure(comparison),
         levels=figures.levels_figure(comparison),
         figures=figures,
+        reference=figures.reference(comparison),
         neutral=Swatch("currentColor"),
         label=partial(tables.component_label, Weighting),
     )
@@ -59,7 +62,6 @@ def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes])
 
 
 def _words(comparison: Comparison) -> dict[str, Any]:
-    verdicts, significant = planned_verdicts(comparison)
     best = [
         Best.from_comparison(comparison, metric)
         for metric in comparison.main_metrics
@@ -68,14 +70,17 @@ def _words(comparison: Comparison) -> dict[str, Any]:
     bits = [comparison.scores[o.name].get(BITS_PER_DIM.name) for o in comparison.complete]
     guess = math.log2(comparison.num_levels) if comparison.num_levels else math.inf
     is_worse = min((score.mean for score in bits if score), default=0.0) > guess
+    firsts = list(dict.fromkeys((gap.objective, gap.minus) for gap in comparison.differences))
+    spelt = {m.short.partition(",")[0]: m.title.partition(",")[0] for m in comparison.metrics}
     names = ("facts", "missing", "reading", "reading_of_pairs", "notes")
     words = {name: sentences(_WORDS, name, comparison) for name in names}
-    few = significant if len(significant) <= _MAX_NAMED else []
-    uniform = guess if is_worse else None
+    uniform, verdicts = guess if is_worse else None, planned_verdicts(comparison)
     return {
         "comparison": comparison,
-        "findings": sentences(_WORDS, "findings", comparison, verdicts, few, best, uniform),
+        "differences": tables.differences_table(comparison, firsts, comparison.main_metrics),
+        "findings": sentences(_WORDS, "findings", comparison, verdicts, best, uniform),
         "monotone": sentences(_WORDS, "monotone"),
+        "metrics": [f"{short}: {title}" for short, title in spelt.items() if short != title],
         **words,
     }
 
@@ -84,27 +89,17 @@ def _report(comparison: Comparison) -> dict[str, Any]:
     return {
         **_words(comparison),
         "results": tables.results_table(comparison),
-        "pairs": tables.pairs_table(comparison),
+        "pairs": tables.differences_table(comparison, comparison.pairs, comparison.metrics),
         "protocol": Table(["", Column("", is_numeric=False)], list(comparison.protocol.items())),
     }
 
 
-def planned_verdicts(comparison: Comparison) -> tuple[Counter[str | None], list[str]]:
-    """Count the verdicts on monotone weightings, and describe the significant differences."""
-    verdicts: Counter[str | None] = Counter()
-    significant = []
-    for pair, metric in itertools.product(comparison.pairs, comparison.main_metrics):
-        difference = comparison.difference(pair, metric)
-        verdicts[difference.verdict(metric)] += 1
-        if difference.is_significant:
-            # The half-width of the interval has two significant digits.
-            places = decimals(difference.detectable) or 0
-            ends = interval(difference.low, difference.high, places)
-            significant.append(
-                f"{pair.monotone} minus {pair.non_monotone}, {metric.title}: "
-                f"{signed(difference.mean, places)} ({ends})"
-            )
-    return verdicts, significant
+def planned_verdicts(comparison: Comparison) -> Counter[str | None]:
+    """Count the verdicts on monotone weightings in the planned pairs."""
+    return Counter(
+        comparison.difference(*pair, metric).verdict(metric)
+        for pair, metric in itertools.product(comparison.pairs, comparison.main_metrics)
+    )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -128,36 +128,35 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Difference between two objectives in one metric, monotone minus non-monotone.
+    """Difference of two objectives in one metric, `objective` minus `minus`, paired by seed.
 
     Attributes:
+        metric: Key of the metric.
         mean: Difference of the means over seeds.
-        detectable: Half-width of the confidence interval: a larger difference would be significant.
-            None without verdicts.
+        low, high: Confidence interval; None without verdicts.
         is_unresolved: Whether the difference is not significant and either objective is erratic.
     """
 
+    objective: str
+    minus: str
+    metric: str
     mean: float
-    detectable: Number = None
+    low: Number = None
+    high: Number = None
     is_unresolved: bool = False
 
     @property
-    def low(self) -> Number:
-        return None if self.detectable is None else self.mean - self.detectable
-
-    @property
-    def high(self) -> Number:
-        return None if self.detectable is None else self.mean + self.detectable
+    def detectable(self) -> Number:
+        """Half-width of the interval: a larger difference would be significant."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
     @property
     def is_significant(self) -> bool | None:
         """Return whether the confidence interval excludes zero; None without an interval."""
-        if self.low is None or self.high is None:
-            return None
-        return not self.low <= 0 <= self.high
+        return None if self.detectable is None else abs(self.mean) > self.detectable
 
     def verdict(self, metric: Metric) -> Literal["better", "worse", "same", "unresolved"] | None:
-        """Judge the monotone weighting against the other one; None without an interval."""
+        """Judge the objective against the other one; None without an interval."""
         if self.is_significant is None:
             return None
         if self.is_significant:
@@ -165,8 +164,7 @@ class Difference:
         return "unresolved" if self.is_unresolved else "same"
 
 
-@dataclass(frozen=True)
-class Pair:
+class Pair(NamedTuple):
     """Names of two objectives that differ only in the weighting: monotone in one, not the other."""
 
     monotone: str
@@ -193,6 +191,8 @@ class Comparison(Stored):
         num_levels: $K$ of discrete data.
         long_warmup: Warning about a warm-up that takes a large part of the training.
     """
+
+    DERIVED: ClassVar[tuple[str, ...]] = ("differences",)
 
     name: str
     command: str | None = None
@@ -291,19 +291,29 @@ class Comparison(Stored):
                 )
         return scores
 
-    def difference(self, pair: Pair, metric: Metric) -> Difference:
-        """Compare the two objectives of a pair in one metric."""
-        yes, no = (
-            self.scores[name][metric.key].mean for name in (pair.monotone, pair.non_monotone)
-        )
-        if (tested := self.statistics.get(metric.key)) is None:
-            return Difference(mean=yes - no)
-        names = [o.name for o in self.complete]
-        i, j = names.index(pair.monotone), names.index(pair.non_monotone)
+    @cached_property
+    def differences(self) -> tuple[Difference, ...]:
+        """Each complete objective minus the first one, in every main metric."""
+        pairs = [(other.name, self.complete[0].name) for other in self.complete[1:]]
+        return tuple(self.difference(*pair, m) for pair in pairs for m in self.main_metrics)
+
+    def difference(self, objective: str, minus: str, metric: Metric) -> Difference:
+        """Estimate the difference of two complete objectives in one metric, paired by seed."""
+        first, second = (self.scores[name][metric.key].mean for name in (objective, minus))
+        mean, reach, is_unresolved = first - second, None, False
+        if (tested := self.statistics.get(metric.key)) is not None:
+            names = [o.name for o in self.complete]
+            i, j = names.index(objective), names.index(minus)
+            reach = float(tested.half_widths[i, j])
+            is_unresolved = bool(tested.is_wild[[i, j]].any() and not tested.is_significant[i, j])
         return Difference(
-            mean=yes - no,
-            detectable=float(tested.half_widths[i, j]),
-            is_unresolved=bool(tested.is_wild[[i, j]].any() and not tested.is_significant[i, j]),
+            objective=objective,
+            minus=minus,
+            metric=metric.key,
+            mean=mean,
+            low=None if reach is None else mean - reach,
+            high=None if reach is None else mean + reach,
+            is_unresolved=is_unresolved,
         )
 
     def detectable(self, metric: Metric) -> Number:

@@ -106,6 +106,7 @@ def measure_scores(
         num_pilot_images=max(MIN_PILOT_SAMPLES, min(scoring.num_images // 8, MAX_PILOT)),
         ode=OdeConfig(num_images=0),
         num_samples=0,
+        split="test",
         seed=run.config.seed,
     )
     images = chosen_images(run, config)

@@ -4,6 +4,7 @@ report.
 
 import re
 import statistics
+from collections.abc import Sequence
 
 from elbos.base.codec import parse
 from elbos.base.numbers import NONE, decimals, fixed, interval, number, signed
@@ -14,14 +15,6 @@ from elbos.theory.names import label
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.schedules import Schedule
 from elbos.theory.weightings import Weighting
-
-_VERDICTS = {
-    "better": "monotone better",
-    "worse": "monotone worse",
-    "same": "no significant difference",
-    "unresolved": "unresolved",
-    None: NONE,
-}
 
 
 def component_label(kind: type, text: str) -> str:
@@ -60,11 +53,12 @@ def detectable(comparison: Comparison, metric: Metric) -> str:
 def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
     """Return a table of the scores of all objectives, in the main metrics only if `is_short`."""
     metrics = comparison.main_metrics if is_short else comparison.metrics
+    sign = "less is better" if is_short else "↓ less is better, ↑ more"
     settings = [] if is_short else ["predicts", "schedule", "weighting"]  # after the scores
-    columns = [Column("objective"), Column("monotone", is_numeric=False)]
+    columns = [Column(f"objective ({sign})"), Column("monotone", is_numeric=False)]
     for metric in metrics:
         direction = None if is_short else metric.is_lower_better
-        columns.append(Column(metric.short, help=metric.title, is_lower_better=direction))
+        columns.append(Column(metric.short, is_lower_better=direction))
     columns += [Column(name, is_numeric=False) for name in settings]
     looks = figures.swatches(comparison.objectives)
     rows: list[Row] = []
@@ -115,24 +109,24 @@ def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
     return Table(columns, rows, foot=foot)
 
 
-def pairs_table(comparison: Comparison) -> Table:
-    pair_and_score = (Column(text, is_numeric=False) for text in ("pair", "score"))
-    numbers = ("difference", "interval", "least significant")
+def differences_table(
+    comparison: Comparison, pairs: Sequence[tuple[str, str]], metrics: Sequence[Metric]
+) -> Table:
+    """Return a table of differences with intervals: a row for each pair of objectives."""
+    has_arrows = not all(metric.is_lower_better for metric in metrics)
+    sign = "↓ below 0 is better, ↑ above" if has_arrows else "below 0 is better"
+    directions = [metric.is_lower_better if has_arrows else None for metric in metrics]
+    heads = [Column(m.short, is_lower_better=d) for m, d in zip(metrics, directions, strict=True)]
     rows: list[Row] = []
-    for pair in comparison.pairs:
-        for metric in comparison.metrics:
-            difference = comparison.difference(pair, metric)
-            if difference.detectable is None:
-                mean = text_of(abs(difference.mean), places_of(comparison, metric.key))
-                cells = [Cell(f"{'−' if difference.mean < 0 else '+'}{mean}"), *[Cell(NONE)] * 3]
-            else:
-                places, verdict = decimals(difference.detectable) or 0, difference.verdict(metric)
-                kind = {"better": "yes", "worse": "no"}.get(str(verdict), "")
-                cells = [
-                    Cell(signed(difference.mean, places), is_bold=bool(difference.is_significant)),
-                    Cell(interval(difference.low, difference.high, places)),
-                    Cell(fixed(difference.detectable, places)),
-                    Cell(_VERDICTS[verdict], kind=kind),
-                ]
-            rows.append([f"{pair.monotone} minus {pair.non_monotone}", metric.short, *cells])
-    return Table([*pair_and_score, *numbers, Column("verdict", is_numeric=False)], rows)
+    for pair in pairs:
+        cells = []
+        for metric in metrics:
+            gap = comparison.difference(*pair, metric)
+            places = decimals(gap.detectable)
+            if places is None:
+                places = places_of(comparison, metric.key)
+            note = "" if gap.low is None else interval(gap.low, gap.high, places or 0)
+            text = number(gap.mean) if places is None else signed(gap.mean, places)
+            cells.append(Cell(text, note=note, is_bold=bool(gap.is_significant)))
+        rows.append([" minus ".join(pair), *cells])
+    return Table([f"{sign}; bold: significant", *heads], rows)

@@ -36,8 +36,9 @@ class OdeConfig(Typed):
 class EvaluationConfig(Typed):
     """Settings of an evaluation: images, likelihood, sample quality and precision."""
 
-    split: Literal["test", "val", "train"] = "test"
-    """Split of the data whose images are evaluated."""
+    split: Literal["test", "val", "train", "all"] | None = None
+    """Split of the data whose images are evaluated. Default: test; all pictures of a folder that
+    has no sub-folders train and test, unless the run was trained on it."""
 
     num_images: int | None = None
     """Number of images to evaluate, the same images for every run; at least 2. Default: all."""

@@ -15,6 +15,7 @@ from elbos.evaluation.floor import measure_floors
 from elbos.evaluation.likelihood import (
     check_theorem,
     chosen_images,
+    chosen_split,
     conditions,
     measure,
     summary,
@@ -55,12 +56,14 @@ def evaluate(
             network cannot be guided as `sampling` says.
     """
     config, sampling = config or EvaluationConfig(), sampling or model.sampling
+    split = config.split or model.split
+    config = replace(config, split=split)
     require_measurable(model, config, sampling)
     images = chosen_images(model, config)
     scorer = None
     if _is_sampled(model, config):
         scorer = Scorer.load(model, config.extractor, start)  # first, as files may be missing
-    conditioned = conditions(model, getattr(model.dataset, config.split), images, start)
+    conditioned = conditions(model, chosen_split(model, config), images, start)
     results = {}
     for condition in conditioned:
         measured = measure(model, condition, config, start)
@@ -108,7 +111,7 @@ def evaluate(
         step=model.step,
         images_seen=model.trained.images_seen,
         trained=model.trained,
-        split=config.split,
+        split=split,
         num_images=len(images),
         num_evaluations=sum(bound.num_evaluations for bound in results.values()),
         results=results,

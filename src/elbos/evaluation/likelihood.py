@@ -92,14 +92,19 @@ class Measured:
     rounds: Validation
 
 
+def chosen_split(model: Model, config: EvaluationConfig) -> Split:
+    split: Split = getattr(model.dataset, config.split or model.split)
+    return split
+
+
 def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]:
     """Return the indices of the images to evaluate, in a random order common to all models."""
-    split: Split = getattr(model.dataset, config.split)
+    split = chosen_split(model, config)
     num_images = config.num_images or len(split)
     if not 2 <= num_images <= len(split):
         raise ValueError(
-            f"num_images is {num_images}: give 2 to {len(split)}, since the {config.split} split "
-            f"has {len(split)} images."
+            f"num_images is {num_images}: give 2 to {len(split)}, since the "
+            f"{config.split or model.split} split has {len(split)} images."
         )
     return torch.randperm(len(split), generator=generator(0))[:num_images]
 
@@ -164,7 +169,7 @@ def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
         num_evaluations=measured.pilot.loss.numel() + rounds.num_evaluations,
         curve=rounds.by_level,
         elbo=rounds.elbo_by_level,
-        bounds=rounds.bound.mean(1) / NATS_PER_BIT,
+        rounds=rounds,
     )
 
 

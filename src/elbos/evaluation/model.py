@@ -5,7 +5,7 @@ A store is a folder of tensors, one file per batch, so that an interrupted evalu
 
 from collections.abc import Iterable
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -91,6 +91,10 @@ class Model(Protocol):
 
     @property
     def dataset(self) -> Dataset: ...
+
+    @property
+    def split(self) -> Literal["test", "all"]:
+        """Split of the dataset whose samples are evaluated by default."""
 
     @property
     def mixture(self) -> GaussianMixture | None:

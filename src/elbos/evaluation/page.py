@@ -5,7 +5,9 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from elbos import __version__
 from elbos.base.html import document, write_html
@@ -47,30 +49,42 @@ def unit_of(result: Evaluation) -> Unit:
 
 
 def evaluation_page(
-    result: Evaluation, *, samples: bytes | None = None, command: str | None = None
+    results: Sequence[Evaluation], samples: Sequence[bytes | None] = (), command: str | None = None
 ) -> str:
-    """Return an evaluation as a self-contained HTML page, in which the results are JSON, too."""
+    """Return evaluations as a self-contained HTML page, in which the results are JSON, too.
+
+    Several begin with their differences from the first, paired over the images.
+    """
+    contents = [result.to_dict() for result in results]
+    content = contents[0] if len(contents) == 1 else contents
     return document(
         "evaluation/page.html",
-        result=result,
+        models=[_shown(*pair) for pair in zip_longest(results, samples)],
+        differences=[runs_table(results), *level_differences(results)],
         command=command,
-        samples=None if samples is None else base64.b64encode(samples).decode(),
-        content={"elbos": __version__, "command": command, "evaluation": result.to_dict()},
-        conditions=figures.swatches(result),
-        checks=[check for bound in result.results.values() for check in bound.weightings],
-        ode=next((bound.ode for bound in result.results.values() if bound.ode), None),
+        content={"elbos": __version__, "command": command, "evaluation": content},
         max_z=MAX_Z,
-        unit=unit_of(result),
         figures=figures,
         underfitting=underfitting,
-        tables=_tables(result, _NUM_LEVELS),
     )
 
 
 def write_page(
-    result: Evaluation, path: Path, *, samples: bytes | None = None, command: str | None = None
+    results: Sequence[Evaluation], path: Path, samples: Sequence[bytes | None], command: str | None
 ) -> None:
-    write_html(path, evaluation_page(result, samples=samples, command=command))
+    write_html(path, evaluation_page(results, samples, command))
+
+
+def _shown(result: Evaluation, samples: bytes | None) -> dict[str, Any]:
+    return {
+        "result": result,
+        "samples": None if samples is None else base64.b64encode(samples).decode(),
+        "conditions": figures.swatches(result),
+        "checks": [check for bound in result.results.values() for check in bound.weightings],
+        "ode": next((bound.ode for bound in result.results.values() if bound.ode), None),
+        "unit": unit_of(result),
+        "tables": _tables(result, _NUM_LEVELS),
+    }
 
 
 def _tables(result: Evaluation, num_rows: int) -> dict[str, list[Table]]:
@@ -90,8 +104,7 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
     unit = unit_of(result).title
     captions = {
         "training": f"{result.run}: trained",
-        "terms": f"{result.run}: the bound in {unit} on "
-        f"{count(result.num_images, f'{result.split} images')}",
+        "terms": f"{result.run}: the bound in {unit} on {count(result.num_images, result.images)}",
         "ode": f"ODE likelihood in {unit}",
         "levels": "loss by noise level in nats/dim",
         "floors": "loss and floor in nats/dim",
@@ -147,12 +160,29 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
             )
     titles = (
         *(unit.title for unit in units),
-        "minus the first",
+        "minus the first: below 0 is better",
         "ODE",
         "sampler, grid, evaluations",
         *(metric.title for metric in metrics),
     )
     return Table(["", "step", *titles], rows, "runs").without_empty_columns()
+
+
+def level_differences(results: Sequence[Evaluation]) -> list[Table]:
+    """Return tables of the differences of the losses from those of the first model."""
+    first, tables = results[0], []
+    for result in results[1:]:
+        with suppress(ValueError):  # of other images
+            for name, curve in result.difference_by_level(first).items():
+                points = zip(curve.logsnr, curve.nats_per_dim, curve.standard_error, strict=True)
+                rows = [
+                    (fixed(level, 1), Cell(plus_minus(gap, error), is_bold=abs(gap) > 2 * error))
+                    for level, gap, error in points
+                ]
+                heads = ["log-SNR", "loss, nats/dim: below 0 is better; bold: beyond 2 errors"]
+                caption = f"{result.run} minus {first.run}, {name.replace('_', ' ')}"
+                tables.append(Table(heads, rows, caption))
+    return tables
 
 
 def _conditions(result: Evaluation) -> Iterator[tuple[Cell, Likelihood]]:

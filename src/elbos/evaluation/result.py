@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxtyping import Float
-from torch import Tensor
+import torch
 
 from elbos.base import files
 from elbos.base.codec import Stored
@@ -14,7 +13,8 @@ from elbos.base.extras import shown_by
 from elbos.evaluation.metrics import SAMPLE_METRICS, SampleMetric, Value, leading_distance
 from elbos.theory.floor import Floor
 from elbos.training.config import Training
-from elbos.validation import Curve, Estimate
+from elbos.validation import Curve, Estimate, Validation
+from elbos.validation.result import NATS_PER_BIT
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -85,8 +85,7 @@ class Likelihood:
         curve, elbo: The loss at each noise level; the negative ELBO of data noised to each level.
         exact_bits_per_dim: The exact negative log-likelihood; None if unknown.
         ode: The ODE likelihood; None if not measured.
-        bounds: The bound of each image, in bits/dim; None if read from a file, which does not hold
-            it.
+        rounds: The losses of each image; None if read from a file, which does not hold them.
     """
 
     bits_per_dim: float
@@ -106,7 +105,7 @@ class Likelihood:
     exact_bits_per_dim: float | None = None
     weightings: tuple[TheoremCheck, ...] = ()
     ode: OdeLikelihood | None = None
-    bounds: Float[Tensor, " n"] | None = field(
+    rounds: Validation | None = field(
         default=None,
         repr=False,
         compare=False,
@@ -264,6 +263,11 @@ class Evaluation(Stored):
         return f"Evaluation({self.run!r}, {self.num_images} images, {bits})"
 
     @property
+    def images(self) -> str:
+        """Name of the measured images: "test images", or "images" of all splits."""
+        return "images" if self.split == "all" else f"{self.split} images"
+
+    @property
     def is_of_latents(self) -> bool:
         """Return whether the likelihood is that of latents, known up to a constant."""
         return self.protocol.origin is not None and self.protocol.origin.latents is not None
@@ -288,13 +292,39 @@ class Evaluation(Stored):
             raise ValueError("the two evaluations are of other images: evaluate on the same data.")
         differences = {}
         for name in (name for name in self.results if name in other.results):
-            first, second = self.results[name].bounds, other.results[name].bounds
+            first, second = self.results[name].rounds, other.results[name].rounds
             if first is None or second is None:
                 raise ValueError(
                     "a file does not hold the bound of each image: evaluate again, which resumes."
                 )
-            differences[name] = Estimate.from_rounds((first - second)[:, None], is_lattice=False)
+            gaps = (first.bound.mean(1) - second.bound.mean(1)) / NATS_PER_BIT
+            differences[name] = Estimate.from_rounds(gaps[:, None], is_lattice=False)
         return differences
+
+    def difference_by_level(self, other: "Evaluation") -> dict[str, Curve]:
+        """Estimate the paired difference of the losses, `self` minus `other`, by noise level.
+
+        It is in nats/dim, in 12 bins of the log-SNRs at which both were measured, for each
+        condition that both have.
+
+        Raises:
+            ValueError: As `difference`.
+        """
+        curves = {}
+        for name in self.difference(other):
+            rounds = [evaluation.results[name].rounds for evaluation in (self, other)]
+            first, second = (each.measurements for each in rounds if each is not None)
+            low = max(first.schedule.logsnr_min, second.schedule.logsnr_min)
+            high = min(first.schedule.logsnr_max, second.schedule.logsnr_max)
+            edges = torch.linspace(low, high, 13, dtype=torch.float64)
+            middle, width = (edges[1:] + edges[:-1]) / 2, (high - low) / 12
+            losses = (
+                first.curve(level, width).mean(1) - second.curve(level, width).mean(1)
+                for level in middle.tolist()
+            )
+            estimates = [Estimate.from_rounds(x[:, None], is_lattice=False) for x in losses]
+            curves[name] = Curve.from_estimates(middle, estimates)
+        return curves
 
     @classmethod
     def load(cls, path: Path | str) -> "Evaluation":
@@ -324,7 +354,7 @@ class Evaluation(Stored):
         Raises:
             OSError: If the page cannot be written; the message names `path`.
         """
-        shown_by(self).write_page(self, Path(path), samples=samples, command=command)
+        shown_by(self).write_page([self], Path(path), [samples], command)
 
     def _repr_html_(self) -> str:
         return "".join(table.html() for table in shown_by(self).evaluation_tables(self))

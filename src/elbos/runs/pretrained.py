@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -30,6 +30,8 @@ from elbos.training import exported
 from elbos.training.config import Training
 from elbos.training.data import Dataset, DataSpec, KnownData, digest_of, to_unit
 from elbos.training.data.augment import grey
+from elbos.training.data.folder import measured_split
+from elbos.training.data.pack import fitted
 from elbos.training.directory import RunDirectory
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
@@ -80,6 +82,7 @@ class Pretrained:
         batch_size: The number of samples per network call, which does not affect results.
         ends: The range of log-SNR in the training of an export of this library, which a
             flow-matching scheduler does not store; None for other pipelines.
+        split: The split of the dataset that is evaluated by default.
         processes: The processes that share the evaluation. Default: this one alone.
     """
 
@@ -90,6 +93,7 @@ class Pretrained:
     device: torch.device
     batch_size: int = BATCH_SIZE
     ends: tuple[float, float] | None = None
+    split: Literal["test", "all"] = "test"
     processes: Processes = ALONE
 
     step = None
@@ -126,9 +130,14 @@ class Pretrained:
         require_positive(batch_size=batch_size)
         device = local_device()
         pipeline = diffusers.load(folder, device=device)
+        config = dict(getattr(pipeline.denoiser.network, "config", {}))
+        size, encode = config.get("sample_size"), pipeline.encode
+        if isinstance(size, int):
+            num_halvings = 0 if encode is None else len(encode.vae.config.block_out_channels) - 1
+            data = fitted(data, size * 2**num_halvings)
         dataset = data.load()
-        is_grey = dict(getattr(pipeline.denoiser.network, "config", {})).get("in_channels") == 1
-        if is_grey and pipeline.encode is None and dataset.shape[0] == 3:
+        is_trained_on = RunDirectory(pipeline.folder).is_trained_on(dataset)
+        if config.get("in_channels") == 1 and encode is None and dataset.shape[0] == 3:
             dataset = grey(dataset)
         pretrained = cls(
             name=pipeline.name,
@@ -138,6 +147,7 @@ class Pretrained:
             device=device,
             batch_size=batch_size,
             ends=exported.ends(RunDirectory(pipeline.folder)),
+            split=measured_split(data, is_trained_on=is_trained_on),
         )
         for module in pretrained._modules:
             module.requires_grad_(False)

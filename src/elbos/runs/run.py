@@ -4,7 +4,7 @@ import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,8 @@ from elbos.training import checkpoint, exported
 from elbos.training.config import Training
 from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
 from elbos.training.data.dataset import without_downloads
+from elbos.training.data.folder import measured_split
+from elbos.training.data.pack import fitted
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import autocast
 from elbos.training.network import OwnNetwork
@@ -73,6 +75,7 @@ class Run:
     """
 
     origin = None  # trained with this library, unlike a pipeline
+    split: Literal["test", "all"] = "test"
 
     @typed
     def __init__(
@@ -130,6 +133,7 @@ class Run:
     @typed
     def with_data(self, data: KnownData) -> "Run":
         """Return a copy of the model for evaluation on other images of the same form."""
+        data = fitted(data, self.data.shape[-1])
         dataset, model = data.load(), copy.copy(self)
         trained, other = replace(self.data, name=""), replace(dataset.spec, name="")
         if not self.has_labels:
@@ -140,6 +144,8 @@ class Run:
                 f"trained on data of {trained.described}, not {other.described}."
             )
         model.source, model.dataset = data, dataset
+        is_trained_on = self.directory.is_trained_on(dataset)
+        model.split = measured_split(data, is_trained_on=is_trained_on)
         return model
 
     def shared_by(self, processes: Processes) -> "Run":

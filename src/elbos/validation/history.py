@@ -1,8 +1,8 @@
 """Validation at intervals of a training: results by step, the best one, and a reason to stop.
 
 Two validations are compared on the same samples, noise levels and noise, so that the error of their
-difference is many times smaller than that of either number: a worsening is significant long before
-two loss curves differ visibly.
+difference is many times smaller than that of either number: a gain or a worsening is significant
+long before two loss curves differ visibly.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,8 +37,11 @@ class ValidationHistory(Typed):
         denoiser: Makes the denoiser of a model, for example of its averaged weights:
             `lambda model: elbos.Denoiser(model.ema, V())`. Default: the model is a denoiser.
         every: Training steps between validations; images, if steps are counted in images.
-        patience: Number of validations in a row that are significantly worse than the best one
-            after which `should_stop` is true. Default: never.
+        patience: Number of validations in a row without a significant gain after which
+            `should_stop` is true. A gain is measured from the last validation that was one, so that
+            small ones add up. Default: never.
+        on_best: Called with each validation that is the best so far, while the model has the
+            weights that it measured: `lambda _: torch.save(model.state_dict(), "best.pt")`.
         cond: The condition of all samples. Default: the condition in the data.
         batch_size: Function evaluations at once.
 
@@ -65,9 +68,11 @@ class ValidationHistory(Typed):
     patience: int | None = None
     cond: Condition = None
     batch_size: int = 64
+    on_best: Callable[[Validation], object] | None = None
     results: dict[int, Validation] = field(default_factory=dict, init=False)
     best_step: int | None = field(default=None, init=False)
-    _num_worse: int = field(default=0, init=False)
+    _gain_step: int | None = field(default=None, init=False)
+    _num_without_gain: int = field(default=0, init=False)
     _last_step: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -82,8 +87,8 @@ class ValidationHistory(Typed):
 
     @property
     def should_stop(self) -> bool:
-        """True if the last `patience` validations are significantly worse than the best one."""
-        return self.patience is not None and self._num_worse >= self.patience
+        """True if the last `patience` validations brought no significant gain."""
+        return self.patience is not None and self._num_without_gain >= self.patience
 
     def is_due(self, step: int) -> bool:
         """Return whether `update` would validate the model at this step.
@@ -127,28 +132,35 @@ class ValidationHistory(Typed):
         if not is_shared or dist.get_rank() == 0:
             LOGGER.info("%s", f"step {step:,}: validation ELBO {bits}")
         self.results[step] = result
-        if self.best is None:
+        is_best = is_gain = self.best is None
+        if self.best is not None and self._gain_step is not None:
+            worse: Estimate = result.difference(self.best)
+            metrics["validation_worse_by"] = worse.mean
+            metrics["validation_worse_by_error"] = worse.standard_error
+            gain = self.results[self._gain_step].difference(result)
+            is_best = worse.mean < 0
+            is_gain = is_best and gain.mean > NUM_ERRORS * gain.standard_error
+        self._num_without_gain = 0 if is_gain else self._num_without_gain + 1
+        if is_gain:
+            self._gain_step = step
+        if is_best:
             self.best_step = step
-            return metrics
-        worse: Estimate = result.difference(self.best)
-        metrics["validation_worse_by"] = worse.mean
-        metrics["validation_worse_by_error"] = worse.standard_error
-        is_worse = worse.mean > NUM_ERRORS * worse.standard_error
-        self._num_worse = self._num_worse + 1 if is_worse else 0
-        if worse.mean < 0:
-            self.best_step = step
+            if self.on_best is not None:
+                self.on_best(result)
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the validation history for a checkpoint.
 
-        It contains the best validation and the number of worse ones after it. accelerate stores
-        them: `accelerator.register_for_checkpointing(history)`.
+        It contains the best validation, and the last one that was a significant gain. accelerate
+        stores them: `accelerator.register_for_checkpointing(history)`.
         """
+        steps = {self.best_step, self._gain_step}
         return {
-            "best": None if self.best is None else self.best.to_dict(),
+            "results": {s: self.results[s].to_dict() for s in steps if s is not None},
             "best_step": self.best_step,
-            "num_worse": self._num_worse,
+            "gain_step": self._gain_step,
+            "num_without_gain": self._num_without_gain,
             "last_step": self._last_step,
         }
 
@@ -157,7 +169,6 @@ class ValidationHistory(Typed):
 
         A resumed training is compared with its best validation.
         """
-        self.best_step, self._last_step = state["best_step"], state["last_step"]
-        self._num_worse, self.results = state["num_worse"], {}
-        if self.best_step is not None:
-            self.results[self.best_step] = Validation.from_dict(state["best"])
+        self.best_step, self._gain_step = state["best_step"], state["gain_step"]
+        self._num_without_gain, self._last_step = state["num_without_gain"], state["last_step"]
+        self.results = {step: Validation.from_dict(r) for step, r in state["results"].items()}

@@ -125,7 +125,8 @@ class Validator(Typed):
                 )
         if isinstance(self._source, Items):
             first_item(self._source)
-        warn_if_unresolved(self.logsnr_max, self.num_levels)
+        if self.control is None:  # the validator before it was `tuned` has warned
+            warn_if_unresolved(self.logsnr_max, self.num_levels)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -256,7 +257,7 @@ class Validator(Typed):
         if num_times is not None:
             require_positive(num_times=num_times)
         num = min(num_samples, len(self))
-        even = replace(self, schedule=None, control=None)
+        even = self if self.schedule is None else replace(self, schedule=None, control=None)
         logsnr = even._logsnr(num, PILOT, num_times or num_pilot_times(num))
         execution = self._execution(denoiser, cond, batch_size, is_shared, device, parts, start)
         with evaluating(denoiser):

@@ -80,6 +80,6 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     if evaluation is not None and evaluation.step == run.step:
         for condition, result in evaluation.results.items():
             bound = plus_minus(result.bits_per_dim, result.standard_error)
-            images = f"{count(evaluation.num_images)} {evaluation.split} images"
+            images = f"{count(evaluation.num_images, evaluation.images)}"
             what = condition.replace("_", " ")
             yield "negative log-likelihood", f"at most {bound} bits/dim ({images}, {what})"

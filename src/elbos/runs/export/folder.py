@@ -63,10 +63,9 @@ def export(run: Run, folder: Path | str, *, vae: Latents | None = None) -> list[
             if isinstance(run.network, DiffusersNetwork):
                 _write_pipeline(run.network, run.config, partial, vae)
             else:
-                directory = RunDirectory(partial)
-                directory.write("config.json", encode(published.config))
-                directory.write("data.json", run.directory.read("data.json") or {})
+                RunDirectory(partial).write("config.json", encode(published.config))
                 manifest["sha256"] = exported.write(partial, run.network.state_dict())
+            RunDirectory(partial).write("data.json", run.directory.read("data.json") or {})
             text = card(published, folder.resolve().name, vae)
             files.write(partial / "README.md", text.encode())
             RunDirectory(partial).write(MANIFEST, manifest)

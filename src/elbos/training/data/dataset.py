@@ -225,6 +225,13 @@ class Dataset:
     def splits(self) -> tuple[Split, Split, Split]:
         return self.train, self.val, self.test
 
+    @cached_property
+    def all(self) -> Split:
+        """Training, validation and test samples together, in memory."""
+        labels = [split.labels for split in self.splits if split.labels is not None]
+        x = InMemory(torch.cat([split.x[:] for split in self.splits]))
+        return Split(x, torch.cat(labels) if labels else None)
+
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
         return to_unit(self.train.x.augmented(x, visits), self.num_levels)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from elbos.base import files
 from elbos.training.data.dataset import SPLITS
@@ -53,6 +53,15 @@ class Folder(Pictures):
                 states.append([image.name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
         return [str(self.root.resolve()), states]
 
+    @property
+    def has_splits(self) -> bool:
+        """Return whether sub-folders divide the pictures into training and test pictures."""
+        return {"train", "test"} <= self._folders or self._folders == {"train", "val"}
+
+    @property
+    def _folders(self) -> set[str]:
+        return {path.name for path in self.root.glob("[!.]*") if path.is_dir()}
+
     def images(self) -> tuple[Iterator[Encoded], None]:
         return iter(self._listed()), None
 
@@ -60,10 +69,9 @@ class Folder(Pictures):
         root = self.root
         if not root.is_dir():
             raise FileNotFoundError(f"there is no folder {root}: give a folder of pictures")
-        folders = {path.name for path in root.glob("[!.]*") if path.is_dir()}
+        folders, has_splits = self._folders, self.has_splits
         if folders == {"train"}:
             raise ValueError(f"{root} has train but no test: rename or add a sub-folder test")
-        has_splits = {"train", "test"} <= folders or folders == {"train", "val"}
         images = []
         for split in [name for name in SPLITS if name in folders] if has_splits else [""]:
             for name in by_path(_names(root, root / split)):
@@ -71,6 +79,12 @@ class Folder(Pictures):
                 label = classes[0] if classes else None
                 images.append(Encoded(name, root / name, split, label))
         return images
+
+
+def measured_split(data: object, *, is_trained_on: bool) -> Literal["test", "all"]:
+    """Return "all" for a folder that is undivided and was not trained on, else "test"."""
+    is_whole = isinstance(data, Folder) and not data.has_splits and not is_trained_on
+    return "all" if is_whole else "test"
 
 
 def _names(root: Path, folder: Path) -> list[str]:

@@ -14,11 +14,11 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -131,6 +131,16 @@ class Pictures(Typed, abc.ABC):
         build = partial(_build, self, source, "--data.skip-bad")
         dataset = build_once(cache_dir() / f"images-{source[:20]}", build, read)
         return augmented(dataset, flip=self.flip, crop=self.crop)
+
+
+_Data = TypeVar("_Data")
+
+
+def fitted(data: _Data, size: int) -> _Data:
+    """Return pictures in the size that a network takes, unless one was given; other data as is."""
+    if isinstance(data, Pictures) and data.crop is None and data.size == type(data).size:
+        return replace(data, size=size)
+    return data
 
 
 def pack(data: Pictures, out: Path, *, jobs: int | None = None) -> None:
