@@ -71,7 +71,8 @@ def target_formula(audit: Audit) -> str:
     return f"a x + b eps with a = {a} and b = {b} at log-SNR {at}"
 
 
-def _coordinate_process(audit: Audit) -> str:
+def coordinate_process(audit: Audit) -> str:
+    """Return the process in whose coordinate the noise levels of a loss are usually stated."""
     if audit.source == "measured":
         return (audit.process or "").partition(",")[0]
     usual = {"flow": "rectified flow", "edm": "variance exploding"}
@@ -79,9 +80,8 @@ def _coordinate_process(audit: Audit) -> str:
     return "rectified flow" if (audit.schedule or "").startswith("Flow(") else process
 
 
-def central_coordinates(audit: Audit) -> str:
+def central_coordinates(audit: Audit, process: str) -> str:
     """Format the times or sigmas with half of the expected loss; empty for an unknown process."""
-    process = _coordinate_process(audit)
     if process not in _COORDINATES:
         return ""
     name, coordinate = _COORDINATES[process]
@@ -99,5 +99,5 @@ def data_formula(audit: Audit) -> str:
 
 def normal_levels(audit: Audit, schedule: Normal) -> str:
     """Format the parameters of a normal distribution of log-SNR in training-script notation."""
-    in_scripts = _NORMAL.get(_coordinate_process(audit), "")
+    in_scripts = _NORMAL.get(coordinate_process(audit), "")
     return in_scripts.format(0.0 - schedule.mean / 2, schedule.std / 2)
