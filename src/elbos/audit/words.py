@@ -15,8 +15,7 @@ from jaxtyping import Float
 
 from elbos.audit.declare import from_recipe
 from elbos.audit.names.formulas import (
-    central_coordinates,
-    coordinate_process,
+    central_half,
     data_formula,
     normal_levels,
     prediction_formula,
@@ -218,34 +217,28 @@ def difference(audit: Audit, other: Audit) -> str:
 
 
 def _nearest_recipe(view: View) -> tuple[str, Audit | None]:
-    """Describe the recipe to compare with and where it differs, and return its audit."""
+    """Describe where the loss differs from the nearest recipe, and return the recipe's audit."""
     audit, nearest = view.audit, view.audit.nearest_recipe
-    if not audit.is_judged or any(slip.part == "process" for slip in view.slips):
+    if not audit.is_judged or audit.recipe or any(slip.part == "process" for slip in view.slips):
         return NONE, None
-    name = next((slip.name for slip in view.slips if slip.name in RECIPES), nearest.name)
-    recipe, differences = RECIPES[name], []
-    if name != nearest.name:
-        return NONE, from_recipe(name)  # the line of the slip has the difference
+    for slip in view.slips:
+        if slip.name in RECIPES:  # the line of the slip has the difference
+            return NONE, from_recipe(slip.name)
+    recipe, differences = RECIPES[nearest.name], []
     if not nearest.has_coefficient:
         formula = nearest.coefficient
         differences.append(f"coefficient {formula}" if formula else "another coefficient")
     if not nearest.has_levels:
         differences.append(f"noise levels {view.noise_levels(code(recipe.schedule))}")
-    difference = f", which has {' and '.join(differences)}" if differences else ""
-    return f"{name}: {recipe.title}{difference}", from_recipe(name) if differences else None
-
-
-def _half(audit: Audit, process: str) -> str:
-    ends = " to ".join(fixed(end, 1) for end in audit.central_half)
-    return f"log-SNR {ends}{central_coordinates(audit, process)}"
+    difference = " and ".join(differences) or "the same coefficient and noise levels"
+    return f"{nearest.name}: {recipe.title}, which has {difference}", from_recipe(nearest.name)
 
 
 def facts(audit: Audit) -> dict[str, str]:
     """Return the properties of an audited loss by name; a dash stands for the default."""
     (view,) = views([audit])
-    is_measured, process = audit.source == "measured", coordinate_process(audit)
-    nearest, recipe = _nearest_recipe(view)
-    beside = f"; of {recipe.title} at {_half(recipe, process)}" if recipe else ""
+    is_measured, (nearest, recipe) = audit.source == "measured", _nearest_recipe(view)
+    beside = f"; of {recipe.title} at {central_half(recipe, audit)}" if recipe else ""
     shares = (audit.share_pure_noise, audit.share_clean)
     pure, clean = (f"{percent(s, 2)} of the samples" if s > 0 else NONE for s in shares)
     steps = f"a table of {audit.num_steps:,} steps" if audit.num_steps else ""
@@ -265,7 +258,7 @@ def facts(audit: Audit) -> dict[str, str]:
         "samples there": percent(audit.rising_share) if rises else NONE,
         "negative share": percent(audit.negative_share) if rises else NONE,
         "undecided on": view.undecided or NONE,
-        "expected loss": f"half of it at {_half(audit, process)}{beside} "
+        "expected loss": f"half of it at {central_half(audit, audit)}{beside} "
         "(ideal network, N(0, 1) data)",
         "data": data_formula(audit),
         "pure noise": pure,

@@ -71,8 +71,7 @@ def target_formula(audit: Audit) -> str:
     return f"a x + b eps with a = {a} and b = {b} at log-SNR {at}"
 
 
-def coordinate_process(audit: Audit) -> str:
-    """Return the process in whose coordinate the noise levels of a loss are usually stated."""
+def _coordinate_process(audit: Audit) -> str:
     if audit.source == "measured":
         return (audit.process or "").partition(",")[0]
     usual = {"flow": "rectified flow", "edm": "variance exploding"}
@@ -80,13 +79,17 @@ def coordinate_process(audit: Audit) -> str:
     return "rectified flow" if (audit.schedule or "").startswith("Flow(") else process
 
 
-def central_coordinates(audit: Audit, process: str) -> str:
-    """Format the times or sigmas with half of the expected loss; empty for an unknown process."""
+def central_half(audit: Audit, like: Audit) -> str:
+    """Format the noise levels with half of the expected loss, as log-SNR and in the coordinate of
+    the process of another audit, if that is known.
+    """
+    text = f"log-SNR {' to '.join(fixed(end, 1) for end in audit.central_half)}"
+    process = _coordinate_process(like)
     if process not in _COORDINATES:
-        return ""
+        return text
     name, coordinate = _COORDINATES[process]
     low, high = sorted(map(coordinate, audit.central_half))
-    return f", {name} {number(low, 2)} to {number(high, 2)}"
+    return f"{text}, {name} {number(low, 2)} to {number(high, 2)}"
 
 
 def data_formula(audit: Audit) -> str:
@@ -99,5 +102,5 @@ def data_formula(audit: Audit) -> str:
 
 def normal_levels(audit: Audit, schedule: Normal) -> str:
     """Format the parameters of a normal distribution of log-SNR in training-script notation."""
-    in_scripts = _NORMAL.get(coordinate_process(audit), "")
+    in_scripts = _NORMAL.get(_coordinate_process(audit), "")
     return in_scripts.format(0.0 - schedule.mean / 2, schedule.std / 2)
