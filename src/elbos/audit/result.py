@@ -206,11 +206,8 @@ class Audit(Diagnosed):
     @cached_property
     def resembles(self) -> list[Resemblance]:
         """Published losses that this loss equals or nearly equals."""
-        return [
-            resemblance
-            for resemblance in (resemblances(self._curves) if self.is_judged else [])
-            if resemblance.change or self._has_formulas
-        ]
+        likenesses = resemblances(self._curves) if self.is_judged else []
+        return [like for like in likenesses if like.change or self._has_formulas]
 
     @property
     def _has_formulas(self) -> bool:

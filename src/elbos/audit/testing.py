@@ -51,7 +51,7 @@ class Difference:
 
     @classmethod
     def between(cls, audit: Audit, expected: Audit, within: float = WITHIN) -> "Difference":
-        expected_kinds = {diagnostic.kind for diagnostic in expected.diagnostics}
+        kinds = {diagnostic.kind for diagnostic in expected.diagnostics}
         errors_first = sorted(audit.diagnostics, key=lambda d: not (d.is_fatal or d.is_error))
         return cls(
             audit=audit,
@@ -60,11 +60,7 @@ class Difference:
             weighting=audit.distance(expected),
             density=audit.distance(expected, "density"),
             outside=max(_outside(audit, expected), _outside(expected, audit)),
-            diagnostics=[
-                diagnostic.text
-                for diagnostic in errors_first
-                if diagnostic.kind not in expected_kinds
-            ],
+            diagnostics=[item.text for item in errors_first if item.kind not in kinds],
         )
 
     @property
@@ -88,7 +84,7 @@ class Difference:
     def __str__(self) -> str:
         now, then = self.audit, self.expected
         levels = f"noise levels: {_levels(now)}; expected {_levels(then)}"
-        beyond = f"noise levels: {percent(self.outside)} of the samples are beyond the other"
+        beyond = f"noise levels: {percent(self.outside)} of one's samples beyond the other's"
         is_outside, target = self.outside > self.within, now.parameterization
         changes = [
             (is_outside, levels.replace("noise levels", beyond)),

@@ -163,17 +163,6 @@ TARGETS = {
 }
 """Target of each prediction type, in the scale of its process."""
 
-NEGATIVES = {
-    "eps": "-eps",
-    "x": "-x",
-    "v": "sigma x - alpha eps",
-    "flow": "x - eps",
-    "score": "eps/sigma",
-    "edm": "(c_skip z - x)/c_out",
-}
-"""Target of each prediction type with the opposite sign."""
-
-
 _SCHEDULES: tuple[tuple[str, type[Schedule], Callable[..., dict[str, float]]], ...] = (
     ("the mean with the other sign", Normal, lambda s: {"mean": -s.mean}),
     ("the mean with the other sign", Laplace, lambda s: {"mean": -s.mean}),
@@ -304,9 +293,7 @@ def resemblances(loss: LossCurves) -> list[Resemblance]:
         targets.append(Resemblance(*meant, loss.process.removeprefix(BUT_FOR)))
     rest = [*_of_the_coefficient(loss), *_of_the_table(loss), *_of_the_levels(loss)]
     is_published = loss.nearest_recipe.is_equal  # by another formula, or other noise levels
-    return targets + [
-        resemblance for resemblance in rest if not (is_published and resemblance.change)
-    ]
+    return targets + [like for like in rest if not (is_published and like.change)]
 
 
 def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
@@ -318,9 +305,7 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
             lambda_ = "snr + 1/sigma_data**2"
             yield Resemblance("coefficient", "EDM", lambda_, _FORGOTTEN, "1")
         return
-    meant = [
-        coefficient for coefficient in COEFFICIENTS if coefficient.prediction == loss.prediction
-    ]
+    meant = [published for published in COEFFICIENTS if published.prediction == loss.prediction]
     for coefficient in meant:
         if fit := loss.fit(coefficient.formula, coefficient.least):
             formula = loss.spelled(coefficient.formula, fit[1])

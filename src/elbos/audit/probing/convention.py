@@ -186,9 +186,6 @@ class Convention:
         of_a: list[_Formula] = [np.ones_like, *(scaled(_coefficient(y, 0)) for y in targets)]
         of_b: list[_Formula] = [np.ones_like, *(scaled(_coefficient(y, 1)) for y in targets)]
         curves, names = {}, []
-        sigma = (
-            "sigma" if (samples.process.name or "").startswith("variance exp") else "sigma/alpha"
-        )
         for slot in times:
             values = inputs[slot][knots]
             steps = np.diff(values) / max(np.abs(np.diff(values)).min(), 1e-12)
@@ -202,8 +199,8 @@ class Convention:
             slope = np.abs(np.gradient(values, at)).clip(1e-12)
             error = rounding * slope + _EPS * np.abs(values)
             curves[slot] = Curve.fitted(at, values, map(scaled, _TIMES), slope, error)
-            admitted = _MAX_ERROR * slope + error
-            names.append(_time_name(curves[slot], at + shift, values, admitted, sigma))
+            error += _MAX_ERROR * slope
+            names.append(_time_name(curves[slot], at + shift, values, error))
         log_alphas = [*map(scaled, _LOG_ALPHAS)]
         if sigma_data:
             variance = sigma_data**2
@@ -240,11 +237,10 @@ def _time_name(
     logsnr: Float[Array, " k"],
     values: Float[Array, " k"],
     admitted: Float[Array, " k"],
-    sigma: str,
 ) -> str:
     if curve.fit is not None:
         i, factor, constant = curve.fit
-        name = (f"ln({sigma})", sigma, "t", "u, alpha = cos(pi u/2)")[i]
+        name = ("ln(sigma)", "sigma", "t", "u, alpha = cos(pi u/2)")[i]  # sigma of alpha = 1
         if i == 0 and factor < 0:
             name, factor = "log-SNR", -factor / 2
         if i == 2 and abs(constant + factor) < 1e-3 * abs(factor):  # from noise to data
