@@ -84,7 +84,9 @@ class Difference:
     def __str__(self) -> str:
         now, then = self.audit, self.expected
         levels = f"noise levels: {_levels(now)}; expected {_levels(then)}"
-        beyond = f"noise levels: {percent(self.outside)} of one's samples beyond the other's"
+        beyond = (
+            f"noise levels: {percent(self.outside)} of one's samples are where the other has none"
+        )
         is_outside, target = self.outside > self.within, now.parameterization
         changes = [
             (is_outside, levels.replace("noise levels", beyond)),
