@@ -40,11 +40,13 @@ def test_the_terminal_shows_what_the_audit_found(edm):
     assert all(f"{note.mark} {flat(note.text)}" in text for note in view.notes)
     assert view.explanation in text
     assert all(said in prose(edm) for said in (view.summary, view.notes[0].text, view.explanation))
+    assert str(edm) == as_text([edm])
+    assert len(as_text([edm]).splitlines()) <= 24
     (table,) = facts_tables([view], [""], 1)
-    assert all(f"{name.text} {value.text}" in text for name, value in table.body_cells)
+    text = flat(as_text([edm], width=200, is_verbose=True))
+    assert all(f"{name.text} {flat(value.text)}" in text for name, value in table.body_cells)
     assert all(f"{name} {off}" in text for name, off in view.nearest)
     assert flat(view.factor) in text
-    assert str(edm) == as_text([edm])
 
 
 @pytest.mark.parametrize("found", [HUBER, BatchMean(), NotFinite()], ids=lambda one: one.kind)
@@ -52,7 +54,7 @@ def test_errors_come_before_a_verdict_and_leave_none(edm, sigmoid, found):
     for audit in (edm, sigmoid):
         broken = dataclasses.replace(audit, diagnostics=[found])
         assert [note.kind for note in views([broken])[0].notes] == ["error"]
-        assert not broken.is_monotone and broken.monotone_code is None
+        assert broken.is_monotone is None and broken.monotone_code is None
         assert broken.resembles == [] and broken.recipe is None
         text = as_text([broken])
         assert "rises" not in text.partition("weighting w")[2] and "╱" not in text

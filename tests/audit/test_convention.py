@@ -154,6 +154,27 @@ def test_the_denoiser_of_an_exact_network_is_exact(name):
     assert found.convention.error < 1e-3
 
 
+TIMES = {"flow": "t", "reversed": "1000 (1 - t)", "ve": "sigma", "edm": "ln(sigma)/4",
+         "table": "steps 0 to 999 of a table, data to noise"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_the_time_that_the_network_is_given_is_named(name):
+    found = found_of(name)
+    assert found.time_name == TIMES[name]
+    assert len(repr(found.denoiser(Exact(name)).convention)) < 120
+
+
+@pytest.mark.parametrize(("shift", "text"), [(5, "5u/(1 + 4u)"), (0.5, "0.5u/(1 - 0.5u)")])
+def test_a_time_before_its_shift_is_named(shift, text):
+    def loss(network, x):
+        u, eps = torch.rand(len(x), 1), torch.randn_like(x)
+        t = shift * u / (1 + (shift - 1) * u)
+        return (network((1 - t) * x + t * eps, 1000 * u) - (eps - x)).square().mean()
+
+    assert probe(loss, X).time_name == f"1000 u, and t = {text}"
+
+
 def test_conditions_are_given_as_the_loss_gives_them():
     labels = torch.arange(64) % 10
 

@@ -18,7 +18,8 @@ from elbos.theory.recipes import RECIPES
 LEVELS = torch.linspace(-8, 8, 161, dtype=torch.float64)
 SHARES = torch.full((161,), 1 / 161, dtype=torch.float64).numpy()
 PREDICTIONS = {"eps": parameterizations.Eps(), "x": parameterizations.X(),
-               "v": parameterizations.V(), "flow": parameterizations.Flow()}  # fmt: skip
+               "v": parameterizations.V(), "flow": parameterizations.Flow(),
+               "edm": parameterizations.EDM(sigma_data=0.5)}  # fmt: skip
 OF_RECIPES = {"Min-SNR": "min-snr-5", "P2": "p2-1", "debiased estimation": "debiased",
               "EDM": "edm", "truncated SNR": "truncated-snr", "soft Min-SNR": "soft-min-snr-4",
               "the plain eps-loss": "iddpm", "the plain v-loss": "v-cosine",
@@ -72,15 +73,102 @@ def test_a_published_coefficient_is_its_recipes(one):
     recipe = RECIPES[OF_RECIPES[one.name]]
     log_k = recipe.closed_form(LEVELS).log() - recipe.schedule.log_density(LEVELS)
     log_c = log_k + PREDICTIONS[one.prediction].eps_error_per_error(LEVELS).log()
-    d, g = fit_formula(one.formula, LEVELS.numpy(), log_c.numpy(), SHARES)
+    formula = one.formula.replace("S", "4")
+    d, g = fit_formula(formula, LEVELS.numpy(), log_c.numpy(), SHARES)
     assert d < 1e-3
-    assert g == pytest.approx({"Min-SNR": 5.0, "soft Min-SNR": 4.0}.get(one.name, 1.0), rel=1e-2)
+    expected = {"Min-SNR": 5.0, "soft Min-SNR": 4.0} if "g" in formula else {}
+    assert g == pytest.approx(expected.get(one.name, 1.0), rel=1e-2)
 
 
 @pytest.mark.parametrize(("change", "pattern", "replacement"), EDITS, ids=lambda part: str(part))
 def test_every_edit_changes_a_published_formula(change, pattern, replacement):
-    edited = {re.sub(pattern, replacement, one.formula) for one in COEFFICIENTS}
-    assert edited - {one.formula for one in COEFFICIENTS}
+    edited = {(c.prediction, re.sub(pattern, replacement, c.formula)) for c in COEFFICIENTS}
+    assert edited - {(c.prediction, c.formula) for c in COEFFICIENTS}
+
+
+def published_lambda(sigma, sigma_data=0.5):
+    return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+
+
+def edm(weight, sigma_data=0.5, *, of="D"):
+    """EDM's loss, with a weight of the squared error of the denoiser D, or of its network F."""
+
+    def loss(network, x):
+        sigma = (1.2 * torch.randn(len(x), 1, 1, 1) - 1.2).exp()
+        z, total = x + sigma * torch.randn_like(x), sigma**2 + sigma_data**2
+        c_skip, c_out = sigma_data**2 / total, sigma * sigma_data / total.sqrt()
+        output = network(z / total.sqrt(), sigma.log().flatten() / 4)
+        errors = {"D": c_skip * z + c_out * output - x, "F": output - (x - c_skip * z) / c_out}
+        return (weight(sigma) * errors[of] ** 2).mean()
+
+    return loss
+
+
+def denoiser(network, x):
+    """The network is D itself, and lambda is forgotten."""
+    sigma = (1.2 * torch.randn(len(x), 1, 1, 1) - 1.2).exp()
+    return (network(x + sigma * torch.randn_like(x), sigma.flatten()) - x).square().mean()
+
+
+EDM_SLIPS = {
+    "on_f": (edm(published_lambda, of="F"), "snr + 4"),
+    "on_f_wider": (edm(lambda s: published_lambda(s, 2.0), 2.0, of="F"), "snr + 0.25"),
+    "forgotten": (edm(torch.ones_like), "1/(snr + 4)"),
+    "forgotten_on_d": (denoiser, "1"),
+    "not_squared": (edm(lambda s: (s**2 + 0.25) / (s * 0.5)), "1/sqrt(snr)"),
+}
+PUBLISHED = {
+    "soft Min-SNR": lambda sigma: (sigma * 0.5) ** 2 / (sigma**2 + 0.25) ** 2,  # k-diffusion
+    "P2": lambda sigma: (1 + sigma**-2) ** -0.35 / (sigma**2 + 0.25),
+}
+
+
+@pytest.mark.parametrize("name", EDM_SLIPS)
+def test_slips_of_edm_are_compared_with_edm(name):
+    loss, formula = EDM_SLIPS[name]
+    result = audit.probe(loss, X[:64], 2000)
+    (slip,) = views([result])[0].slips
+    assert (slip.part, slip.name, slip.formula) == ("coefficient", "EDM", formula)
+    assert (result.recipe, result.nearest_recipe.name) == (None, "edm")
+    assert result.nearest_recipe.has_levels and not result.nearest_recipe.has_coefficient
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_weights_of_the_loss_of_f_are_named(name):
+    result = audit.probe(edm(PUBLISHED[name], of="F"), X[:64], 2000)
+    assert [(one.name, one.change) for one in result.resembles] == [(name, "")]
+    assert "DDPM" not in views([result])[0].explanation
+
+
+@pytest.mark.parametrize("slip", ["alphas", "roots"])
+@pytest.mark.parametrize(
+    ("recipe", "betas"),
+    [
+        ("ddpm", torch.linspace(1e-4, 0.02, 1000)),
+        ("sd", torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2),
+    ],
+)
+def test_mistaken_tables_are_compared_with_the_published_schedule(recipe, betas, slip):
+    bar = (1 - betas).cumprod(0)
+    signal, noise = (bar, 1 - bar) if slip == "roots" else ((1 - betas).sqrt(), betas.sqrt())
+
+    def loss(network, x):
+        t, eps = torch.randint(0, 1000, (len(x),)), torch.randn_like(x)
+        alpha, sigma = (table[t].view(-1, 1, 1, 1) for table in (signal, noise))
+        return (network(alpha * x + sigma * eps, t) - eps).square().mean()
+
+    (found,) = [r for r in audit.probe(loss, X[:64], 4000).resembles if r.change]
+    assert (found.part, found.name.split()[-1]) == ("process", recipe)
+
+
+@pytest.mark.parametrize("name", ["p2-1", "edm", "sd3", "flow-shift-5", "soft-min-snr-4"])
+def test_the_nearest_recipe_is_of_the_same_kind(name):
+    """A weight of a few percent more does not make another one nearest."""
+    recipe = audit.from_recipe(name)
+    tilt = torch.exp(0.02 * recipe.logsnr)
+    curves = {"weight": recipe.weight * tilt, "coefficient": recipe.coefficient * tilt}
+    tilted = dataclasses.replace(recipe, **curves)
+    assert tilted.recipe is None and tilted.nearest_recipe.name == name
 
 
 def toward(time):

@@ -130,3 +130,23 @@ TOLD = {
 def test_any_monotone_function_of_the_level_may_condition_the_network(name):
     result = audit.probe(eps_loss(told=TOLD[name]), X, 500)
     assert (result.parameterization, kinds(result)) == ("eps", [])
+
+
+@pytest.mark.parametrize("is_broadcast", [True, False])
+def test_a_factor_of_the_batch_times_a_function_of_the_level_is_told(is_broadcast):
+    """Weights [b, 1] beside errors [b], which have a function of the level; weights over their
+    mean.
+    """
+
+    def loss(network, x):
+        t, alpha, sigma = cosine_time(x)
+        eps = torch.randn_like(x)
+        error = (network(alpha * x + sigma * eps, t) - eps).square().mean((1, 2, 3))
+        weight = (1 / (0.05 + t.flatten())) ** 2
+        if is_broadcast:
+            return (weight[:, None] * (error * alpha.flatten())).mean()
+        return (weight / weight.mean() * error).mean()
+
+    result = audit.probe(loss, X[:64], 4000)
+    assert kinds(result) == ["batch-mean" if is_broadcast else "normalized-weights"]
+    assert result.is_monotone is None or not is_broadcast

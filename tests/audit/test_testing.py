@@ -98,6 +98,7 @@ def test_levels_left_out_are_another_weighting():
     found = Difference.between(probe(truncated, X), audit.from_recipe("flow"))
     assert found.outside == pytest.approx(0.04, abs=0.002)
     assert found.has_other_weighting
+    assert str(found).startswith("noise levels: 4") and "weighting" not in str(found)
 
 
 def test_a_stored_audit_is_read_back(tmp_path):

@@ -23,6 +23,7 @@ from elbos.audit.diagnostics import (
     Diagnostic,
     InputPerturbation,
     Negative,
+    NormalizedWeights,
     ScaledTarget,
     Scattered,
     SummedNoise,
@@ -35,8 +36,9 @@ from elbos.audit.names.matching import (
     nearest_weightings,
     prediction_of,
 )
+from elbos.audit.probing.convention import Convention
 from elbos.audit.probing.measure import Measurement, Samples
-from elbos.audit.probing.scatter import changes_with_time
+from elbos.audit.probing.scatter import changes_with_time, has_batch_factors
 from elbos.audit.result import Audit, Undecided
 from elbos.base.arrays import Array
 from elbos.theory.extrema import rises
@@ -200,9 +202,14 @@ class Estimate:
         share_used = np.interp(grid, logsnr[order], share)
         is_pure, c_mean = samples.logsnr == -torch.inf, samples.coefficient.mean()
         c_pure = (samples.coefficient[is_pure].mean() / c_mean).item() if is_pure.any() else 0.0
+        try:
+            time_name = Convention.from_samples(samples, prediction.sigma_data).time_name
+        except ValueError:  # no single argument has the time, or the loss has no denoiser
+            time_name = None
         return assembled(
             title=title,
             source="measured",
+            time_name=time_name,
             num_samples=len(samples.logsnr),
             grid=grid,
             log_p=density.log_p,
@@ -342,8 +349,10 @@ def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
         return diagnostics
     if changes_with_time(samples.logsnr, samples.coefficient, samples.batch):
         return [*diagnostics, ChangedCoefficient(curve.scatter)]
-    firsts = np.flatnonzero(np.diff(samples.batch.numpy(), prepend=-1))
-    largest, smallest = np.maximum.reduceat(c, firsts), np.minimum.reduceat(c, firsts)
-    if np.median(largest - smallest) < 1e-3 * np.median(largest):
-        return [*diagnostics, BatchMean()]
-    return [*diagnostics, Scattered(curve.scatter)]
+    if not has_batch_factors(samples.logsnr, samples.coefficient, samples.batch):
+        return [*diagnostics, Scattered(curve.scatter)]
+    # Weights over their mean in the batch have mean 1 there; a broadcast loses the weights.
+    numbers = np.unique(samples.batch.numpy(), return_inverse=True)[1]
+    means = np.bincount(numbers, c) / np.bincount(numbers)
+    is_normalized = np.median(np.abs(means / np.median(means) - 1)) < MAX_SCATTER
+    return [*diagnostics, NormalizedWeights(curve.scatter) if is_normalized else BatchMean()]

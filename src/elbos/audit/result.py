@@ -19,7 +19,7 @@ from elbos.audit.density.curves import spread
 from elbos.audit.diagnostics import Diagnostic, Scattered, UnknownTarget
 from elbos.audit.foreign import ConventionDenoiser, ConventionNetwork
 from elbos.audit.names.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
-from elbos.audit.names.resemblance import LossCurves, Resemblance, published_recipe, resemblances
+from elbos.audit.names.resemblance import LossCurves, NearestRecipe, Resemblance, resemblances
 from elbos.audit.probing.convention import MAX_QUIET_ERROR, Convention
 from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
@@ -94,6 +94,7 @@ class Audit(Diagnosed):
         parameterization_factor: Constant factor on the target.
         time_sign: 1 if the network's time input runs from noise to data, -1 if from data to noise,
             0 if unknown.
+        time_name: What the network is given for the noise level, as a formula, or None.
         sigma_data: EDM's $\sigma_d$, or None.
         coefficient_name: Formula of `coefficient`, or None.
         rising: Intervals on which $w$ increases significantly with $\lambda$.
@@ -127,6 +128,7 @@ class Audit(Diagnosed):
     parameterization: str | None
     parameterization_factor: float = 1.0
     time_sign: int = 0
+    time_name: str | None = None
     sigma_data: float | None
     coefficient_name: str | None
     rising: list[tuple[float, float]]
@@ -155,9 +157,11 @@ class Audit(Diagnosed):
         return "undecided" if self.undecided else "monotone"
 
     @property
-    def is_monotone(self) -> bool:
-        """True if the verdict is "monotone"; an undecided weighting and a code error are not."""
-        return self.verdict == "monotone"
+    def is_monotone(self) -> bool | None:
+        """True if the verdict is "monotone", False if it is undecided or "not monotone", and None
+        if there is none.
+        """
+        return self.verdict == "monotone" if self.is_judged else None
 
     @property
     def is_weighted_elbo(self) -> bool:
@@ -179,6 +183,8 @@ class Audit(Diagnosed):
             density_kind=self.density_kind,
             prediction=self.parameterization,
             factor=self.parameterization_factor,
+            sigma_data=self.sigma_data,
+            schedule=self.schedule,
             process=self.process or "",
             is_measured=self.source == "measured",
             is_flow="flow" in (self.parameterization, *(self.process or "").split()),
@@ -187,16 +193,21 @@ class Audit(Diagnosed):
     @cached_property
     def recipe(self) -> str | None:
         """Name of the published recipe with the same weighting and noise levels as this loss."""
-        return published_recipe(self._curves) if self._has_formulas else None
+        is_equal = self._has_formulas and self.nearest_recipe.is_equal
+        return self.nearest_recipe.name if is_equal else None
+
+    @property
+    def nearest_recipe(self) -> NearestRecipe:
+        """The published recipe that is nearest in kind: with the same prediction type and noise
+        levels, or kind of noise schedule, if there is one; then by its weighting.
+        """
+        return self._curves.nearest_recipe
 
     @cached_property
     def resembles(self) -> list[Resemblance]:
         """Published losses that this loss equals or nearly equals."""
-        return [
-            resemblance
-            for resemblance in (resemblances(self._curves) if self.is_judged else [])
-            if resemblance.change or self._has_formulas
-        ]
+        likenesses = resemblances(self._curves) if self.is_judged else []
+        return [like for like in likenesses if like.change or self._has_formulas]
 
     @property
     def _has_formulas(self) -> bool:

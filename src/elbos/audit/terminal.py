@@ -21,6 +21,7 @@ class Terminal:
     """Terminal output for one or several audits."""
 
     audits: Sequence[Audit]
+    is_verbose: bool = False  # with all facts and the nearest weightings
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         shown = views(self.audits)
@@ -37,16 +38,17 @@ class Terminal:
             yield Text(view.explanation)
         is_wide = (options.max_width - _NAMES) // len(shown) - 2 >= _MIN_COLUMN
         titles = [view.title for view in shown]
-        for table in facts_tables(shown, titles, len(shown) if is_wide else 1):
+        num = len(shown) if is_wide else 1
+        for table in facts_tables(shown, titles, num, is_verbose=self.is_verbose):
             yield table.rich()
-        if len(shown) == 1 and view.audit.is_weighted_elbo:
+        if self.is_verbose and len(shown) == 1 and view.audit.is_weighted_elbo:
             columns = [Column("nearest named weightings"), Column("", is_numeric=False)]
             yield Table(columns, view.nearest).rich()
             if view.code:
                 yield Text(f"{view.factor} --html PAGE shows it as code.\n")
 
 
-def as_text(audits: Sequence[Audit], width: int = 80) -> str:
+def as_text(audits: Sequence[Audit], width: int = 80, *, is_verbose: bool = False) -> str:
     file = io.StringIO()
-    Console(file=file, width=width).print(Terminal(audits), crop=False)
+    Console(file=file, width=width).print(Terminal(audits, is_verbose), crop=False)
     return file.getvalue()

@@ -51,7 +51,8 @@ class Difference:
 
     @classmethod
     def between(cls, audit: Audit, expected: Audit, within: float = WITHIN) -> "Difference":
-        expected_kinds = {diagnostic.kind for diagnostic in expected.diagnostics}
+        kinds = {diagnostic.kind for diagnostic in expected.diagnostics}
+        errors_first = sorted(audit.diagnostics, key=lambda d: not (d.is_fatal or d.is_error))
         return cls(
             audit=audit,
             expected=expected,
@@ -59,22 +60,14 @@ class Difference:
             weighting=audit.distance(expected),
             density=audit.distance(expected, "density"),
             outside=max(_outside(audit, expected), _outside(expected, audit)),
-            diagnostics=[
-                diagnostic.text
-                for diagnostic in audit.diagnostics
-                if diagnostic.kind not in expected_kinds
-            ],
+            diagnostics=[item.text for item in errors_first if item.kind not in kinds],
         )
 
     @property
     def has_other_weighting(self) -> bool:
         """True if the weighting is not the expected one."""
         is_valid = self.audit.is_judged or not self.expected.is_judged
-        return not is_valid or self._has_other_curve
-
-    @property
-    def _has_other_curve(self) -> bool:
-        return self.outside > self.within or self._is_far(self.weighting)
+        return not is_valid or self.outside > self.within or self._is_far(self.weighting)
 
     @property
     def has_other_levels(self) -> bool:
@@ -90,15 +83,20 @@ class Difference:
 
     def __str__(self) -> str:
         now, then = self.audit, self.expected
-        lines = []
-        if self._has_other_curve:
-            lines.append(f"weighting: {self._factors()}")
-        if self.has_other_target:
-            lines.append(f"predicts: {now.parameterization}, expected {then.parameterization}")
-        if self.has_other_levels:
-            lines.append(f"noise levels: {_levels(now)}; expected {_levels(then)}")
-        lines += [f"diagnostic: {sentence}" for sentence in self.diagnostics]
-        return "\n".join(lines)
+        levels = f"noise levels: {_levels(now)}; expected {_levels(then)}"
+        beyond = (
+            f"noise levels: {percent(self.outside)} of one's samples are where the other has none"
+        )
+        is_outside, target = self.outside > self.within, now.parameterization
+        changes = [
+            (is_outside, levels.replace("noise levels", beyond)),
+            (self._is_far(self.weighting), f"weighting: {self._factors()}"),
+            (self.has_other_target, f"predicts: {target}, expected {then.parameterization}"),
+            (self.has_other_levels and not is_outside, levels),
+        ]
+        lines = [text for is_changed, text in changes if is_changed]
+        findings = [f"diagnostic: {sentence}" for sentence in self.diagnostics]
+        return "\n".join(lines + findings if now.is_judged else findings + lines)
 
     def to_markdown(self) -> str:
         """Return a Markdown table that compares the audit of a loss with the expected audit."""
@@ -121,8 +119,7 @@ class Difference:
         table = [f"| {name} | {of(then)} | {of(now)} |" for name, of in cells.items()]
         head = [f"**The weighting of {self.audit.title} {verdict}** ({change}).", ""]
         titles = [f"| | expected: {self.expected.title} | now |", "|---|---|---|"]
-        factors = [f"weighting: {self._factors()}"] if self._has_other_curve else []
-        notes = [f"- {line}" for line in [*factors, *self.diagnostics]]
+        notes = [f"- {line}" for line in str(self).splitlines()]
         return "\n".join([*head, *titles, *table, *([""] if notes else []), *notes]) + "\n"
 
     def _is_far(self, distance: Distance | None) -> bool:

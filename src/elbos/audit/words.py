@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from elbos.audit.declare import from_recipe
 from elbos.audit.names.formulas import (
-    central_coordinates,
+    central_half,
     data_formula,
     normal_levels,
     prediction_formula,
@@ -38,6 +39,7 @@ _FROM_NOTHING = 5.0  # log of a factor that is called "orders of magnitude"
 _NUM_NEAREST = 5
 _MAX_BESIDE = 3  # audits whose facts are side by side
 _TARGET = re.compile(r".+(\.py:[\w.]+|\.json)")
+_IN_BRIEF = ("time given", "nearest recipe", "expected loss")  # beside the summary
 _OF_THE_WEIGHTING = ("predicts", "coefficient", "expected loss", "nearest")
 _CENTRAL = 0.99  # of the samples; curves vary by orders of magnitude in the tails
 
@@ -214,10 +216,29 @@ def difference(audit: Audit, other: Audit) -> str:
     return f"The two losses {weight} noise levels alike: their weightings differ by {in_words(d)}."
 
 
+def _nearest_recipe(view: View) -> tuple[str, Audit | None]:
+    """Describe where the loss differs from the nearest recipe, and return the recipe's audit."""
+    audit, nearest = view.audit, view.audit.nearest_recipe
+    if not audit.is_judged or audit.recipe or any(slip.part == "process" for slip in view.slips):
+        return NONE, None
+    for slip in view.slips:
+        if slip.name in RECIPES:  # the line of the slip has the difference
+            return NONE, from_recipe(slip.name)
+    recipe, differences = RECIPES[nearest.name], []
+    if not nearest.has_coefficient:
+        formula = nearest.coefficient
+        differences.append(f"coefficient {formula}" if formula else "another coefficient")
+    if not nearest.has_levels:
+        differences.append(f"noise levels {view.noise_levels(code(recipe.schedule))}")
+    difference = " and ".join(differences) or "the same coefficient and noise levels"
+    return f"{nearest.name}: {recipe.title}, which has {difference}", from_recipe(nearest.name)
+
+
 def facts(audit: Audit) -> dict[str, str]:
     """Return the properties of an audited loss by name; a dash stands for the default."""
     (view,) = views([audit])
-    is_measured, (start, end) = audit.source == "measured", audit.central_half
+    is_measured, (nearest, recipe) = audit.source == "measured", _nearest_recipe(view)
+    beside = f"; of {recipe.title} at {central_half(recipe, audit)}" if recipe else ""
     shares = (audit.share_pure_noise, audit.share_clean)
     pure, clean = (f"{percent(s, 2)} of the samples" if s > 0 else NONE for s in shares)
     steps = f"a table of {audit.num_steps:,} steps" if audit.num_steps else ""
@@ -230,13 +251,15 @@ def facts(audit: Audit) -> dict[str, str]:
         "coefficient": audit.coefficient_name or formula or "none of the usual formulas",
         "process": audit.process or ("none of those known" if is_measured else NONE),
         "noise levels": ", ".join(filter(None, (schedule or unknown, steps))),
+        "time given": audit.time_name or NONE,
+        "nearest recipe": nearest,
         "log-SNR": f"{fixed(audit.logsnr[0].item(), 2)} to {fixed(audit.logsnr[-1].item(), 2)}",
         "w rises on": view.rising if rises else "never" if audit.is_monotone else NONE,
         "samples there": percent(audit.rising_share) if rises else NONE,
         "negative share": percent(audit.negative_share) if rises else NONE,
         "undecided on": view.undecided or NONE,
-        "expected loss": f"half of it at log-SNR {fixed(start, 1)} to {fixed(end, 1)}"
-        f"{central_coordinates(audit)} (ideal network, N(0, 1) data)",
+        "expected loss": f"half of it at {central_half(audit, audit)}{beside} "
+        "(ideal network, N(0, 1) data)",
         "data": data_formula(audit),
         "pure noise": pure,
         "no noise": clean,
@@ -253,7 +276,9 @@ def _spelled(kind: type, text: str) -> str:
     return code(parse(kind, text), has_defaults=True)
 
 
-def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[Table]:
+def facts_tables(
+    shown: Sequence[View], heads: Sequence[str], num: int, *, is_verbose: bool = True
+) -> list[Table]:
     """Return tables of the properties of audits, `num` of at most 3 side by side."""
     num, tables = (num if num <= _MAX_BESIDE else 1), []
     for i in range(0, len(shown), num):
@@ -263,6 +288,7 @@ def facts_tables(shown: Sequence[View], heads: Sequence[str], num: int) -> list[
             for name in columns[0]
             if any(column[name] != NONE for column in columns)
             and (len(shown) > 1 or name != "nearest")
+            and (is_verbose or name in _IN_BRIEF)
         ]
         titles = ("", *heads[i : i + num]) if len(shown) > 1 else ("", "")
         tables.append(Table([Column(title, is_numeric=False) for title in titles], rows))

@@ -155,6 +155,9 @@ class Audit:
     markdown: bool = False
     """Print the difference from --expect as a Markdown table, for a comment on a change."""
 
+    verbose: bool = False
+    """Print all facts, and the nearest named weightings of a single target."""
+
     probing: Annotated[Probing, tyro.conf.arg(name="")] = field(default_factory=Probing)
     training: Annotated[Training, tyro.conf.arg(name="")] = field(default_factory=Training)
 
@@ -197,7 +200,7 @@ class Audit:
                 print(json.dumps(content, indent=2, allow_nan=False))  # noqa: T201
             elif not self.markdown:
                 width = max(Console().width, _MIN_WIDTH)
-                Console(width=width).print(Terminal(audits), crop=False)
+                Console(width=width).print(Terminal(audits, self.verbose), crop=False)
         if self.html and not self.json:
             print(f"Written to {printable(str(self.html))}.")  # noqa: T201
         if expected is None:

@@ -49,7 +49,7 @@ def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
 
         golden = folder / f"{test}{name and '-' + name}.json"
         shown = os.path.relpath(golden)
-        measured = audit.probe(loss_fn, x, num_samples, seed)
+        measured = audit.probe(loss_fn, x, num_samples, seed, title=golden.stem)
         if is_written:
             testing.write_golden(measured, golden)
         elif not golden.is_file():

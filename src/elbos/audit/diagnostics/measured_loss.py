@@ -129,10 +129,10 @@ class NoiseDependent(Diagnostic):
 class BatchMean(Diagnostic):
     is_error = True
     sentence = (
-        "Every sample of a batch has the same coefficient, which changes from batch to batch: the "
-        "mean of the weights times the mean of the errors. Samples of different noise levels get "
-        "the same weight, as where weights of shape [b] are broadcast against errors of another "
-        "shape."
+        "All samples of a batch share a factor, which changes from batch to batch, and differ at "
+        "most by another function of the noise level: the mean of the weights times the mean of "
+        "the errors, as where weights of shape [b] are broadcast against errors of another shape. "
+        "Samples of different noise levels get the same weight."
     )
 
 
@@ -143,6 +143,14 @@ class Scattered(Diagnostic):
         "random number; its mean is shown."
     )
     scatter: float
+
+
+class NormalizedWeights(Scattered):
+    sentence = (
+        "The coefficient is a function of the noise level, divided by its mean over the batch: it "
+        "varies by {scatter:percent 0} at one level, and its mean, which is shown, depends on the "
+        "size of the batch."
+    )
 
 
 class ChangedCoefficient(Scattered):

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from elbos.audit.diagnostics import CentredNoise, Diagnostic, ErrorDependent, ScaledSteps
@@ -21,14 +20,12 @@ from elbos.audit.probing.measure import NUM_BLOCKS, Samples
 from elbos.audit.probing.noise import DrawFactors, of_the_draws, of_the_target
 from elbos.audit.probing.refusals import REFUSAL, require_explained
 from elbos.audit.probing.scales import given_scale, process_of
-from elbos.audit.probing.scatter import Conditions
-from elbos.base.arrays import Array
+from elbos.audit.probing.scatter import Conditions, log_factors
 
 MIN_SAMPLES = 100
 _MIN_OWN = 1e-7  # share of the output that is not data or noise; less is rounding
 _ROUNDING = 1e-6  # accumulated float32 error of a coefficient
 _MAX_LEFT = 0.05  # largest unexplained share of the gradient of a squared error
-_NUM_NEIGHBOURS, _NUM_ROUNDS = 101, 8  # in noise level; of alternating medians
 _MIN_STEPS, _MIN_CHANGE, _MAX_RATIO = 20, 0.02, 0.5  # of a factor that is divided out
 _MAX_VARIATION = 0.1  # of a loss that is divided by its own value
 _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
@@ -82,19 +79,6 @@ def _power(
     return (image[:, :, 0] * factors).sum(1)
 
 
-def _log_factors(
-    logsnr: Float[Tensor, " n"], values: Float[Tensor, " n"], step: NDArray[np.intp]
-) -> Float[Array, " k"]:
-    r"""Estimate $\log s_k$ of values $s_k f(\lambda)$ in step $k$."""
-    order = np.argsort(logsnr.numpy())
-    order = order[((values > 0) & logsnr.isfinite()).numpy()[order]]
-    log, at, log_s = np.log(values.numpy()[order]), step[order], np.zeros(step.max() + 1)
-    for _ in range(_NUM_ROUNDS):
-        f = ndimage.median_filter(log - log_s[at], _NUM_NEIGHBOURS, mode="nearest")
-        log_s = ndimage.median(log - f, at, np.arange(len(log_s)))
-    return log_s
-
-
 def step_factors(
     logsnr: Float[Tensor, " n"],
     c: Float[Tensor, " n"],
@@ -108,7 +92,7 @@ def step_factors(
     that decays, with the size of the batch, as of a sum divided by a constant, or with its loss. A
     mean over the batch, which is an error in the code, varies independently.
     """
-    log_s, sizes = _log_factors(logsnr, c, step), np.bincount(step)
+    log_s, sizes = log_factors(logsnr, c, step), np.bincount(step)
     # Half the mean square of successive differences is the variance if steps are independent.
     is_gradual = np.square(np.diff(log_s)).mean() / 2 < _MAX_RATIO * log_s.var()
     of_size = np.log(sizes) - np.log(sizes).mean()
@@ -242,7 +226,7 @@ def samples_of(
         diagnostics += conditions.diagnostics(logsnr, alpha, error=0.0)
         if error < _ROUNDING:
             power = noise_power / sigma**2
-            of_step = np.exp(_log_factors(logsnr, squared, place))[place]
+            of_step = np.exp(log_factors(logsnr, squared, place))[place]
             relative = squared / torch.from_numpy(of_step)
             diagnostics += scatter.of_the_coefficient(logsnr, c, power, relative)
     return Samples(

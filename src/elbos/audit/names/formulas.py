@@ -1,12 +1,13 @@
 r"""Formulas for the target, data and noise levels of a loss, in the notation of papers."""
 
 import math
+import re
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.names.resemblance import NEGATIVES, TARGETS
+from elbos.audit.names.resemblance import TARGETS
 from elbos.audit.result import Audit
 from elbos.base.numbers import NONE, fixed, number, signed
 from elbos.theory.schedules import Normal
@@ -31,7 +32,11 @@ def prediction_formula(audit: Audit) -> str:
     text = text if factor == 1 else f"{factor:g} × {text}"
     # Both signs of a flow are common, so that its formula is always shown.
     has_formula = abs(factor) == 1 and (name == "flow" or factor < 0)
-    return f"{text}: {(TARGETS if factor > 0 else NEGATIVES)[name]}" if has_formula else text
+    formula = TARGETS[name]
+    if factor < 0:  # terms of a difference are exchanged
+        formula, num = re.subn(r"(\w+(?: \w+)?) - (\w+(?: \w+)?)", r"\2 - \1", formula)
+        formula = formula if num else f"-{formula}".removeprefix("--")
+    return f"{text}: {formula}" if has_formula else text
 
 
 def target_formula(audit: Audit) -> str:
@@ -79,14 +84,17 @@ def _coordinate_process(audit: Audit) -> str:
     return "rectified flow" if (audit.schedule or "").startswith("Flow(") else process
 
 
-def central_coordinates(audit: Audit) -> str:
-    """Format the times or sigmas with half of the expected loss; empty for an unknown process."""
-    process = _coordinate_process(audit)
+def central_half(audit: Audit, like: Audit) -> str:
+    """Format the noise levels with half of the expected loss, as log-SNR and in the coordinate of
+    the process of another audit, if that is known.
+    """
+    text = f"log-SNR {' to '.join(fixed(end, 1) for end in audit.central_half)}"
+    process = _coordinate_process(like)
     if process not in _COORDINATES:
-        return ""
+        return text
     name, coordinate = _COORDINATES[process]
     low, high = sorted(map(coordinate, audit.central_half))
-    return f", {name} {number(low, 2)} to {number(high, 2)}"
+    return f"{text}, {name} {number(low, 2)} to {number(high, 2)}"
 
 
 def data_formula(audit: Audit) -> str:

@@ -196,8 +196,8 @@ def _log_value(formula: str, snr: Array, g: float | Float[Array, "m 1"] = 1.0) -
     root = np.sqrt(snr)
     functions = {"min": np.minimum, "max": np.maximum, "sqrt": np.sqrt, "exp": np.exp}
     names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + root), "signal": root / (1 + root)}
-    value = eval(_compiled(formula), {"__builtins__": {}}, names)  # noqa: S307, of this module
-    with np.errstate(divide="ignore"):  # some formulas are 0 at extreme SNR
+    with np.errstate(divide="ignore", over="ignore"):  # some formulas are 0 at extreme SNR
+        value = eval(_compiled(formula), {"__builtins__": {}}, names)  # noqa: S307, of this module
         return np.asarray(np.log(value * np.ones_like(snr)))
 
 
@@ -234,8 +234,10 @@ def fit_formula(
     if not re.search(r"\bg\b", formula):
         return distance_at(1.0), 1.0
     starts = np.arange(-4, 7, 0.1)  # of log g
-    difference = log_c - _log_value(formula, snr, np.exp(starts)[:, None])
-    start = starts[int(((difference - (difference @ p)[:, None]) ** 2 @ p).argmin())]
+    with np.errstate(invalid="ignore"):  # of powers beyond float64
+        difference = log_c - _log_value(formula, snr, np.exp(starts)[:, None])
+        distances = (difference - (difference @ p)[:, None]) ** 2 @ p
+    start = starts[int(np.nan_to_num(distances, nan=math.inf).argmin())]
     minimum = minimize_scalar(
         lambda log_g: distance_at(math.exp(log_g)),
         bounds=(start - 0.1, start + 0.1),

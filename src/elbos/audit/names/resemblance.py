@@ -11,6 +11,7 @@ import functools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ from jaxtyping import Float
 
 from elbos.audit.density.curves import spread
 from elbos.audit.density.families import SAME_TABLE
-from elbos.audit.names.matching import MIN_GAIN, SAME, fit_formula, prediction_of
+from elbos.audit.density.levels import table_log_density
+from elbos.audit.names.matching import MIN_GAIN, SAME, coefficient_name, fit_formula, prediction_of
 from elbos.audit.probing.scales import BUT_FOR
 from elbos.base.arrays import Array
 from elbos.theory.names import code
@@ -31,6 +33,16 @@ _SAME_DENSITY = {"table": SAME_TABLE, "named": 0.03, "function": 0.03, "smooth":
 the limits of tables of many steps."""
 
 _MAX_BEYOND = 1.0  # of log-SNR, of a table's levels beyond the ends of a published schedule
+_NUM_STEPS = 1000  # of the tables of trainers
+_EXPLODING = "variance exploding"
+_ROOTS = ("sqrt(ᾱ) and sqrt(1 - ᾱ)", "ᾱ and 1 - ᾱ in place of their square roots")
+_ALPHAS = ("alphas_cumprod", "alphas in place of alphas_cumprod")
+_TIDY = (  # edited formulas
+    (r"sqrt\(\(1/snr\)\)", "(1/sqrt(snr))"),
+    (r"^1/\(1/(sqrt\(snr\)|snr)\)$", r"\1"),
+    (r"/\(1/snr\)$", "*snr"),
+    (r"\(\(1/snr\)", "(1/snr"),
+)
 _MIN_COVERED = 0.9  # probability of a schedule within the noise levels of the loss
 
 
@@ -52,6 +64,19 @@ class Resemblance(NamedTuple):
     formula: str = ""
 
 
+class NearestRecipe(NamedTuple):
+    """The published recipe that a loss equals, or is nearest to in kind."""
+
+    name: str
+    has_levels: bool  # the same noise levels as the loss
+    has_coefficient: bool  # the same coefficient as the loss
+    coefficient: str | None = None  # formula of its weighting for the loss's prediction type
+
+    @property
+    def is_equal(self) -> bool:
+        return self.has_levels and self.has_coefficient
+
+
 class Coefficient(NamedTuple):
     """Published formula for the coefficient of a squared error."""
 
@@ -66,26 +91,44 @@ COEFFICIENTS = (
     Coefficient("Min-SNR", "eps", "min(snr, g)/snr", 1.0),
     Coefficient("Min-SNR", "v", "min(snr, g)/(snr + 1)", 1.0),
     Coefficient("Min-SNR", "flow", "min(snr, g)*t**2, t = 1/(1 + sqrt(snr))", 1.0),
+    Coefficient("Min-SNR", "edm", "min(snr, g)/(snr + S)", 1.0),
     Coefficient("P2", "eps", "1/(snr + 1)"),
     Coefficient("P2", "v", "snr/(snr + 1)**2"),
+    Coefficient("P2", "eps", "1/(snr + 1)**g", 0.1),
+    Coefficient("P2", "v", "snr/(snr + 1)**(1 + g)", 0.1),
+    Coefficient("P2", "x", "snr/(snr + 1)**g", 0.1),
+    Coefficient("P2", "edm", "snr/((snr + 1)**g*(snr + S))", 0.1),
     Coefficient("debiased estimation", "eps", "1/sqrt(snr)"),
     Coefficient("debiased estimation", "v", "sqrt(snr)/(snr + 1)"),
+    Coefficient("EDM", "edm", "1"),
     Coefficient("EDM", "x", "snr + 4"),
     Coefficient("truncated SNR", "x", "max(snr, 1)"),
     Coefficient("soft Min-SNR", "eps", "1/(snr + g)", 2.0),
     Coefficient("soft Min-SNR", "x", "snr/(snr + g)", 2.0),
+    Coefficient("soft Min-SNR", "edm", "snr/(snr + S)**2"),
     Coefficient("the plain eps-loss", "x", "snr"),
     Coefficient("the plain eps-loss", "v", "snr/(snr + 1)"),
+    Coefficient("the plain eps-loss", "edm", "snr/(snr + S)"),
     Coefficient("the plain v-loss", "x", "snr + 1"),
     Coefficient("the plain v-loss", "eps", "(snr + 1)/snr"),
+    Coefficient("the plain v-loss", "edm", "(snr + 1)/(snr + S)"),
     Coefficient("the plain x-loss", "eps", "1/snr"),
     Coefficient("the plain x-loss", "v", "1/(snr + 1)"),
     Coefficient("the plain x-loss", "flow", "t**2, t = 1/(1 + sqrt(snr))"),
 )
 """Published coefficients. The formulas of one name, for different prediction types, are equivalent.
-"""
+S is 1/sigma_data**2 of an EDM network F, whose squared error is snr + S times that of its denoiser
+D."""
 
+_SQUARE = "lambda(sigma) without the square of its divisor"
+_FORGOTTEN = "no lambda(sigma), the weight of the denoiser's loss"
 EDITS = (  # coding mistakes in a formula: description, pattern, replacement
+    ("lambda(sigma), which is for the loss of the denoiser", r"^1$", "snr + S"),
+    (_FORGOTTEN, r"^1$", "1/(snr + S)"),
+    (_SQUARE, r"^1$", "1/sqrt(snr)"),
+    (_SQUARE, r"^snr \+ 4$", "(snr + 4)/sqrt(snr)"),
+    ("sigma_data in place of its square", r"^1$", "(snr + sqrt(S))/(snr + S)"),
+    ("a sum in place of a product", r"^1$", "(1/snr + 1/S)/(1/sqrt(snr) + 1/sqrt(S))**2/(snr + S)"),
     ("max in place of min", r"\bmin\(", "max("),
     ("min in place of max", r"\bmax\(", "min("),
     ("the + 1 outside of the fraction", r"/\(snr \+ 1\)$", "/snr + 1"),
@@ -119,17 +162,6 @@ TARGETS = {
     "edm": "(x - c_skip z)/c_out",
 }
 """Target of each prediction type, in the scale of its process."""
-
-NEGATIVES = {
-    "eps": "-eps",
-    "x": "-x",
-    "v": "sigma x - alpha eps",
-    "flow": "x - eps",
-    "score": "eps/sigma",
-    "edm": "(c_skip z - x)/c_out",
-}
-"""Target of each prediction type with the opposite sign."""
-
 
 _SCHEDULES: tuple[tuple[str, type[Schedule], Callable[..., dict[str, float]]], ...] = (
     ("the mean with the other sign", Normal, lambda s: {"mean": -s.mean}),
@@ -170,6 +202,8 @@ class LossCurves:
     density_kind: str
     prediction: str | None
     factor: float  # on the predicted target
+    sigma_data: float | None
+    schedule: str | None  # as code
     process: str
     is_flow: bool  # rectified flow, by the process or the prediction type
     is_measured: bool  # by `probe` or `record`
@@ -181,14 +215,27 @@ class LossCurves:
 
     def fit(self, formula: str, least: float) -> tuple[float, float] | None:
         """Fit a formula: the distance and g, or None if it is far off or g is below `least`."""
-        d, g = fit_formula(formula, self.logsnr, self.log_c, self.p)
+        d, g = fit_formula(self.spelled(formula), self.logsnr, self.log_c, self.p)
         return (d, g) if d < SAME and g >= least else None
 
+    def spelled(self, formula: str, g: float | None = None) -> str:
+        """Return a formula with the number S and, if given, g."""
+        s = (self.sigma_data or 0.5) ** -2
+        for name, value in {"1/sqrt(S)": s**-0.5, "sqrt(S)": s**0.5, "1/S": 1 / s, "S": s}.items():
+            formula = formula.replace(name, f"{value:g}")
+        if g is not None:
+            formula = re.sub(r"\bg\b", f"{g:g}", formula.replace("(1 + g)", f"{1 + g:g}"))
+        for pattern, text in _TIDY:
+            formula = re.sub(pattern, text, formula)
+        return formula
+
     def has_density(self, schedule: Schedule) -> bool:
-        ends = schedule.logsnr_min, schedule.logsnr_max
         log_q = schedule.log_density(torch.from_numpy(self.logsnr)).numpy()
+        return self.has_log_density(log_q, schedule.logsnr_min, schedule.logsnr_max)
+
+    def has_log_density(self, log_q: Array, low: float, high: float) -> bool:
         is_used = np.isfinite(log_q) & (self.p > 1e-6 * self.p.max())
-        is_used &= np.abs(self.logsnr - np.clip(self.logsnr, *ends)) < _MAX_BEYOND
+        is_used &= np.abs(self.logsnr - np.clip(self.logsnr, low, high)) < _MAX_BEYOND
         if (self.p * is_used).sum() < 0.99:  # some noise levels are beyond the ends of the schedule
             return False
         if np.trapezoid(np.exp(log_q), self.logsnr) < _MIN_COVERED:  # or the schedule's, of these
@@ -196,22 +243,35 @@ class LossCurves:
         p = self.p[is_used] / self.p[is_used].sum()
         return spread((self.log_p - log_q)[is_used], p) < _SAME_DENSITY[self.density_kind]
 
-
-def published_recipe(loss: LossCurves) -> str | None:
-    """Find the published recipe that matches a loss in noise levels and weighting."""
-    levels = torch.from_numpy(loss.logsnr)
-    log_k = loss.log_w - loss.log_p
-    used = loss.p * (loss.p > 1e-6 * loss.p.max())  # a coefficient may be 0 in the tails
-    distances: dict[str, tuple[bool, float]] = {}  # another prediction type, and the distance
-    for name, recipe in RECIPES.items():
-        if loss.has_density(recipe.schedule):
-            coefficient = recipe.coefficient(levels).log()
-            per_error = recipe.parameterization.eps_error_per_error(levels).log()
-            d = spread(log_k - (coefficient - per_error).numpy(), used)
-            if d < SAME:
-                kind = type(recipe.parameterization).__name__.lower()
-                distances[name] = kind != loss.prediction, d
-    return min(distances, key=lambda name: distances[name], default=None)
+    @functools.cached_property
+    def nearest_recipe(self) -> NearestRecipe:
+        """The recipe with the same noise levels and weighting; else the nearest in weighting among
+        those with, if possible, the same prediction type, and the same noise levels or a schedule
+        of the same kind.
+        """
+        levels = torch.from_numpy(self.logsnr)
+        used = self.p * (self.p > 1e-6 * self.p.max())  # a coefficient may be 0 in the tails
+        denoisers = {"x", "edm"} if self.process.startswith(_EXPLODING) else set()
+        matches = []
+        for name, recipe in RECIPES.items():
+            per_error = recipe.parameterization.eps_error_per_error(levels)
+            log_k = (recipe.coefficient(levels).log() - per_error.log()).numpy()
+            off = self.log_w - self.log_p - log_k
+            has_levels, is_same = self.has_density(recipe.schedule), spread(off, used) < SAME
+            log_q = recipe.schedule.log_density(levels).numpy()
+            distance = spread(off if has_levels else off + self.log_p - log_q, used)
+            kinds = {type(recipe.parameterization).__name__.lower(), self.prediction}
+            is_alike = (self.schedule or "").startswith(type(recipe.schedule).__name__ + "(")
+            key = (
+                not (has_levels and is_same),
+                len(kinds) > 1 and not kinds <= denoisers,
+                not has_levels,
+                not (has_levels or is_alike),
+                float(f"{distance:.1e}"),  # of nearly equal ones, the first
+            )
+            matches.append((key, NearestRecipe(name, has_levels, is_same), off))
+        _, nearest, off = min(matches, key=itemgetter(0))
+        return nearest._replace(coefficient=coefficient_name(self.logsnr, self.log_c - off, used))
 
 
 def resemblances(loss: LossCurves) -> list[Resemblance]:
@@ -231,25 +291,33 @@ def resemblances(loss: LossCurves) -> list[Resemblance]:
     if loss.process.startswith(BUT_FOR):
         meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")
         targets.append(Resemblance(*meant, loss.process.removeprefix(BUT_FOR)))
-    rest = [*_of_the_coefficient(loss), *_of_the_levels(loss)]
-    is_published = published_recipe(loss) is not None  # by another formula, or other noise levels
-    return targets + [
-        resemblance for resemblance in rest if not (is_published and resemblance.change)
-    ]
+    rest = [*_of_the_coefficient(loss), *_of_the_table(loss), *_of_the_levels(loss)]
+    is_published = loss.nearest_recipe.is_equal  # by another formula, or other noise levels
+    return targets + [like for like in rest if not (is_published and like.change)]
 
 
 def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
-    if loss.prediction is None or loss.fit("1", 0.0):
+    if loss.prediction is None:
         return
-    meant = [
-        coefficient for coefficient in COEFFICIENTS if coefficient.prediction == loss.prediction
-    ]
+    if loss.fit("1", 0.0):
+        edms = FAMILIES["EDM"].values() if loss.process.startswith(_EXPLODING) else ()
+        if loss.prediction == "x" and any(loss.has_density(edm.schedule) for edm in edms):
+            lambda_ = "snr + 1/sigma_data**2"
+            yield Resemblance("coefficient", "EDM", lambda_, _FORGOTTEN, "1")
+        return
+    meant = [published for published in COEFFICIENTS if published.prediction == loss.prediction]
     for coefficient in meant:
         if fit := loss.fit(coefficient.formula, coefficient.least):
-            formula = _with_parameter(coefficient.formula, fit[1])
+            formula = loss.spelled(coefficient.formula, fit[1])
             yield Resemblance("coefficient", coefficient.name, formula, "", formula)
             return
     slips = [
+        (re.sub(pattern, replacement, coefficient.formula), change, coefficient)
+        for coefficient in meant
+        for change, pattern, replacement in EDITS
+        if re.search(pattern, coefficient.formula)
+    ]
+    slips += [
         (other.formula, f"the weight for predicting {other.prediction}", coefficient)
         for coefficient in meant
         for other in COEFFICIENTS
@@ -257,20 +325,33 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
         and coefficient != other
         and not coefficient.name.startswith("the plain")
     ]
-    slips += [
-        (re.sub(pattern, replacement, coefficient.formula), change, coefficient)
-        for coefficient in meant
-        for change, pattern, replacement in EDITS
-        if re.search(pattern, coefficient.formula)
-    ]
     fits = [loss.fit(formula, coefficient.least) for formula, _, coefficient in slips]
     fitting = [(*fit, *slip) for fit, slip in zip(fits, slips, strict=True) if fit]
     if fitting:
         _, g, formula, change, coefficient = min(
             fitting, key=lambda fit_of_slip: fit_of_slip[0] // MIN_GAIN
         )
-        published, here = (_with_parameter(text, g) for text in (coefficient.formula, formula))
+        published, here = (loss.spelled(text, g) for text in (coefficient.formula, formula))
         yield Resemblance("coefficient", coefficient.name, published, change, here)
+
+
+def _of_the_table(loss: LossCurves) -> Iterator[Resemblance]:
+    is_preserving = loss.process == "variance preserving"
+    if not is_preserving and (loss.process != "rectified flow" or loss.prediction == "flow"):
+        return
+    steps = np.arange(_NUM_STEPS) / _NUM_STEPS
+    times = torch.linspace(1, 0, _NUM_STEPS + 1, dtype=torch.float64)
+    for name in ("ddpm", "sd", "iddpm"):
+        logsnr = RECIPES[name].schedule.logsnr(times)
+        log_alphas = -torch.nn.functional.logsigmoid(logsnr).diff()  # of single steps
+        levels = log_alphas - (-log_alphas.expm1()).log() if is_preserving else 2 * logsnr[:-1]
+        ends = levels[0].item(), levels[-1].item()
+        within = loss.logsnr.clip(*ends)
+        log_q, _ = table_log_density(levels.numpy(), steps, 0 * steps, within)
+        if loss.has_log_density(log_q, *ends):
+            meant = _ALPHAS if is_preserving else _ROOTS
+            yield Resemblance("process", f"the recipe {name}", *meant)
+            return
 
 
 def _of_the_levels(loss: LossCurves) -> Iterator[Resemblance]:
@@ -293,7 +374,3 @@ def _of_the_levels(loss: LossCurves) -> Iterator[Resemblance]:
                 )
                 yield Resemblance("noise levels", name, published, change, here)
                 return
-
-
-def _with_parameter(formula: str, g: float) -> str:
-    return re.sub(r"\bg\b", f"{g:g}", formula)

@@ -47,11 +47,11 @@ _MIN_RANGE = 5  # of log-SNR: what formulas have to fit to be used beyond the sa
 _EPS = 4 * 6e-8  # rounding of an argument of the network, in float32
 
 
-_TIMES: list[_Formula] = [  # log-SNR, sigma/alpha, time of rectified flow, angle of the cosine
-    lambda logsnr: logsnr,
+_TIMES: list[_Formula] = [  # ln(sigma/alpha), sigma/alpha, times of rectified flow, of the cosine
+    lambda logsnr: -logsnr / 2,
     lambda logsnr: np.exp(-logsnr / 2),
     lambda logsnr: expit(-logsnr / 2),
-    lambda logsnr: np.arctan(np.exp(-logsnr / 2)),
+    lambda logsnr: np.arctan(np.exp(-logsnr / 2)) * 2 / math.pi,
 ]
 _LOG_ALPHAS: list[_Formula] = [  # variance exploding, variance preserving, rectified flow
     np.ones_like,
@@ -65,6 +65,7 @@ class Curve:
     """A measured function of log-SNR."""
 
     f: _Formula
+    fit: tuple[int, float, float] | None = None  # number of the formula, factor, constant
     error: float = 0.0  # 99 % quantile at every other level, interpolated from the rest
 
     @classmethod
@@ -80,23 +81,23 @@ class Curve:
         relative to `unit` and beyond the rounding; otherwise an interpolation.
         """
         admitted = _MAX_ERROR * unit + rounding
-        for formula in formulas:
+        for i, formula in enumerate(formulas):
             basis = np.stack([formula(logsnr), np.ones_like(logsnr)], 1) / admitted[:, None]
             (factor, constant), *_ = np.linalg.lstsq(basis, values / admitted, rcond=None)
             left = np.abs(factor * formula(logsnr) + constant - values)
             if (left < admitted).all():
-                return cls(_affine(formula, factor, constant))
+                return cls(_affine(formula, factor, constant), (i, factor, constant))
         coarse = PchipInterpolator(logsnr[::2], values[::2])
         inner = slice(1, len(logsnr) - 1, 2)
         error = np.abs(coarse(logsnr[inner]) - values[inner]) / unit[inner]
-        return cls(PchipInterpolator(logsnr, values), float(np.quantile(error, 0.99)))
+        return cls(PchipInterpolator(logsnr, values), error=float(np.quantile(error, 0.99)))
 
 
 def _affine(formula: _Formula, factor: float, constant: float) -> _Formula:
     return lambda logsnr: factor * formula(logsnr) + constant
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Convention:
     r"""Input scale, time input and regression target of a network as functions of log-SNR.
 
@@ -112,6 +113,7 @@ class Convention:
     conditions: Sequence[Slot]  # the arguments that only `cond` can give
     example: Arguments  # of a call of the loss
     offset: float  # added to the data
+    time_name: str  # what the network is given for the noise level
     logsnr_min: float = -math.inf
     logsnr_max: float = math.inf
 
@@ -121,6 +123,10 @@ class Convention:
         formulas.
         """
         return max(curve.error for curve in (self.log_alpha, self.a, self.b, *self.times.values()))
+
+    def __repr__(self) -> str:
+        ends = f"{self.logsnr_min:.4g} to {self.logsnr_max:.4g}"
+        return f"Convention(time: {self.time_name}; log-SNR: {ends}; error: {self.error:.2g})"
 
     @classmethod
     def from_samples(cls, samples: Samples, sigma_data: float | None) -> "Convention":
@@ -179,7 +185,7 @@ class Convention:
         targets += [EDM(sigma_data=sigma_data)] if sigma_data else []
         of_a: list[_Formula] = [np.ones_like, *(scaled(_coefficient(y, 0)) for y in targets)]
         of_b: list[_Formula] = [np.ones_like, *(scaled(_coefficient(y, 1)) for y in targets)]
-        curves = {}
+        curves, names = {}, []
         for slot in times:
             values = inputs[slot][knots]
             steps = np.diff(values) / max(np.abs(np.diff(values)).min(), 1e-12)
@@ -187,10 +193,14 @@ class Convention:
                 # A table's time is linear between its steps, as in `elbos.adapters.diffusers`.
                 time_at: Any = partial(np.interp, xp=at, fp=values)
                 curves[slot] = Curve(time_at)
+                ends = "noise to data" if values[0] < values[-1] else "data to noise"
+                names.append(f"steps {values.min():g} to {values.max():g} of a table, {ends}")
                 continue
             slope = np.abs(np.gradient(values, at)).clip(1e-12)
             error = rounding * slope + _EPS * np.abs(values)
             curves[slot] = Curve.fitted(at, values, map(scaled, _TIMES), slope, error)
+            error += _MAX_ERROR * slope
+            names.append(_time_name(curves[slot], at + shift, values, error))
         log_alphas = [*map(scaled, _LOG_ALPHAS)]
         if sigma_data:
             variance = sigma_data**2
@@ -215,10 +225,45 @@ class Convention:
             conditions=conditions,
             example=samples.example,
             offset=samples.data_offset,
+            time_name=" and ".join(names),
         )
         if convention.error == 0 and not is_table and np.ptp(at) > _MIN_RANGE:
             return convention
         return replace(convention, logsnr_min=float(at[0]), logsnr_max=float(at[-1]))
+
+
+def _time_name(
+    curve: Curve,
+    logsnr: Float[Array, " k"],
+    values: Float[Array, " k"],
+    admitted: Float[Array, " k"],
+) -> str:
+    if curve.fit is not None:
+        i, factor, constant = curve.fit
+        name = ("ln(sigma)", "sigma", "t", "u, alpha = cos(pi u/2)")[i]  # sigma of alpha = 1
+        if i == 0 and factor < 0:
+            name, factor = "log-SNR", -factor / 2
+        if i == 2 and abs(constant + factor) < 1e-3 * abs(factor):  # from noise to data
+            name, factor, constant = "(1 - t)", -factor, 0.0
+        is_shifted = abs(constant) > 1e-3 * np.ptp(values)
+        return _multiple(factor, name) + (f" {constant:+.3g}" if is_shifted else "")
+    # A time u before its shift: t = s u/(1 + (s - 1) u), so that v = k u is linear in t and t v.
+    for name, t in (("t", expit(-logsnr / 2)), ("1 - t", expit(logsnr / 2))):
+        (first, second), *_ = np.linalg.lstsq(np.stack([t, t * values], 1), values, rcond=None)
+        off = np.abs(first * t / (1 - second * t) - values) / admitted
+        if second < 1 and np.quantile(off, 0.99) < 3:
+            s = 1 / (1 - second)
+            shift = f"{s:.4g}u/(1 {'+' if s > 1 else '-'} {abs(s - 1):.4g}u)"
+            return f"{_multiple(first * s, 'u')}, and {name} = {shift}"
+    return " to ".join(f"{values[i]:.3g} at log-SNR {logsnr[i]:.1f}" for i in (0, -1))
+
+
+def _multiple(factor: float, name: str) -> str:
+    factor = float(f"{factor:.4g}")
+    if factor == 1:
+        return name[1:-1] if name[0] == "(" else name
+    inverse = 1 / factor
+    return f"{name}/{inverse:g}" if inverse == round(inverse) else f"{factor:g} {name}"
 
 
 def _coefficient(target: Parameterization, i: int) -> _Formula:

@@ -28,6 +28,10 @@ _SHUFFLED = (
 _BRIDGE = (
     "it mixes two samples of data, as in a bridge between data sets, which has no noise level."
 )
+_BY_ELEMENT = (
+    "each element is shifted and scaled by numbers of its own that change with the noise level, as "
+    "where inputs are z-scored by time: audit the loss without that."
+)
 _MIRRORED = "the data are mirrored at random: take augmentation out of the loss."
 _MASKED = (
     "{share:.0%} of its elements are {kind}, as behind a mask (inpainting): give the network the "
@@ -41,6 +45,7 @@ _BY_AXIS = (
 _MAX_SAMPLES = 16  # that are tested
 _EXACT = 1e-4  # largest unexplained share of an exact fit
 _MAX_TERMS = 4
+_MIN_CORRELATION = 0.99  # of the ranks of elements' scales
 
 
 def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
@@ -54,6 +59,14 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
         share = is_masked.flatten(1).double().mean(1).median().item()
         if 0.01 < share < 1:
             return _LEAD + _MASKED.format(share=share, kind=kind)
+    dz = torch.cat([p.z - p.z_other for p in paired]).double()
+    dx = (x - x_other).double().repeat(repeats)
+    # Scales of all elements that are functions of one noise level have the same ranks.
+    ranks = (dz / dx).flatten(1).nan_to_num().argsort(0).argsort(0).double()
+    ranks -= ranks.mean(0)
+    correlations = (ranks * ranks[:, :1]).sum(0) / ranks[:, 0].square().sum()
+    if len(correlations) > 1 and dz.any() and correlations.min() > _MIN_CORRELATION:
+        return _LEAD + _BY_ELEMENT
     places = [(p, i) for i in range(len(x)) for p in paired][:_MAX_SAMPLES]
     fits = [(i, _terms(p, p.z[i], x, i), _terms(p, p.z_other[i], x_other, i)) for p, i in places]
     mixed = [(i, terms, again) for i, terms, again in fits if terms and again]
@@ -65,8 +78,6 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
         if any(term.sample != i for i, terms, _ in mixed for term in terms):
             is_alike = all(set(terms) == set(again) for _, terms, again in mixed)
             return _LEAD + (_SHUFFLED if is_alike else _PAIRED)
-    dz = torch.cat([p.z - p.z_other for p in paired]).double()
-    dx = (x - x_other).double().repeat(repeats)
     if dz.square().sum() <= 1e-6 * dx.square().sum():
         return REFUSAL
     for axis in range(1, dz.ndim):

@@ -45,6 +45,8 @@ _MIN_CHANGE = 0.01  # of an element's share in the coefficient
 _WRONG, _MAX_WRONG = 0.5, 0.01  # distance in log-SNR from the level of a time; share of samples
 _MIN_BATCHES = 4  # in which the coefficients at one level are compared
 _MIN_OFF = 64  # samples that show what a coefficient depends on
+_MAX_LEFT = 0.1  # share of the scatter of coefficients that is left by factors of the batches
+_NUM_NEIGHBOURS, _NUM_ROUNDS = 101, 8  # in noise level; of alternating medians
 _MIN_AGREEMENT = 0.5  # of a coefficient with errors; data that are hard may have a weight, too
 
 
@@ -217,19 +219,45 @@ def changes_with_time(
     logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], batch: Float[Tensor, " n"]
 ) -> bool:
     """Test whether the coefficient at fixed log-SNR varies less within fifths of the batches."""
-
-    def scatter(rows: Tensor) -> float:
-        rows = rows[logsnr[rows].argsort()]
-        return _relative_deviations(logsnr[rows], c[rows]).abs().mean().item()
-
     rows = logsnr.isfinite().nonzero()[:, 0]
     batches = batch[rows].unique()  # type: ignore[no-untyped-call]
     within = [
-        scatter(rows[(batch[rows] >= fifth[0]) & (batch[rows] <= fifth[-1])])
+        _scatter(logsnr[some], c[some])
         for fifth in batches.tensor_split(5)
         if len(fifth) >= _MIN_BATCHES
+        for some in [rows[(batch[rows] >= fifth[0]) & (batch[rows] <= fifth[-1])]]
     ]
-    return bool(within) and bool(np.median(within) < scatter(rows) / 3)
+    return bool(within) and bool(np.median(within) < _scatter(logsnr, c) / 3)
+
+
+def log_factors(
+    logsnr: Float[Tensor, " n"], values: Float[Tensor, " n"], step: NDArray[np.intp]
+) -> Float[Array, " k"]:
+    r"""Estimate $\log s_k$ of values $s_k f(\lambda)$ in step $k$."""
+    order = np.argsort(logsnr.numpy())
+    order = order[((values > 0) & logsnr.isfinite()).numpy()[order]]
+    log, at, log_s = np.log(values.numpy()[order]), step[order], np.zeros(step.max() + 1)
+    for _ in range(_NUM_ROUNDS):
+        f = ndimage.median_filter(log - log_s[at], _NUM_NEIGHBOURS, mode="nearest")
+        log_s = ndimage.median(log - f, at, np.arange(len(log_s)))
+    return log_s
+
+
+def has_batch_factors(
+    logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], batch: Float[Tensor, " n"]
+) -> bool:
+    """Test whether the coefficient is a function of log-SNR times a factor of the batch."""
+    logsnr, c, batch = (values[c > 0] for values in (logsnr, c, batch))
+    numbers, place = np.unique(batch.numpy(), return_inverse=True)
+    factors = torch.from_numpy(np.exp(log_factors(logsnr, c, place))[place])
+    left = _scatter(logsnr, c / factors) / _scatter(logsnr, c)
+    return left < _MAX_LEFT and len(c) > 2 * len(numbers)  # fewer would explain anything
+
+
+def _scatter(logsnr: Tensor, values: Tensor) -> float:
+    rows = logsnr.argsort()
+    rows = rows[logsnr[rows].isfinite()]
+    return _relative_deviations(logsnr[rows], values[rows]).abs().mean().item()
 
 
 def time_sign(logsnr: Float[Tensor, " n"], times: Sequence[Float[Tensor, " n"]]) -> int:
