@@ -25,7 +25,11 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = [
     b for kind, b in re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.M) if not kind
 ]
-LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines()]
+LINES = [
+    shlex.split(line, comments=True)
+    for block in BLOCKS
+    for line in block.replace("\\\n", "").splitlines()
+]
 TOUR = [
     words[words[0] == "PYTHONSAFEPATH=1" :]
     for words in LINES
