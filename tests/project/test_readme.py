@@ -33,12 +33,11 @@ class Linear(torch.nn.Linear):
 
 def test_the_audit_of_the_loss_prints_what_readme_shows(elbos, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "86")
     Path("my_loss.py").write_text(code("README.md", "def loss(network, x)"))
     ((command, shown),) = re.findall(r"^\$ elbos (audit my_loss.*)\n((?:.+\n)+?)```", README, re.M)
     result = elbos(*command.split())
     assert result.status == 0, result
-    assert result.out.startswith(shown)
+    assert result.out.split()[: len(shown.split())] == shown.split()
 
 
 def test_the_answers_about_edm_are_those_printed():
