@@ -1,10 +1,12 @@
 """Callbacks of transformers' `Trainer`: an audit of the first steps, and validation by the ELBO."""
 
+from collections.abc import Callable
 from typing import Any
 
 from elbos.adapters.recorded import RecordedSteps
 from elbos.base.extras import needs
 from elbos.validation import ValidationHistory
+from elbos.validation.scalars import losses_by_level
 
 with needs(None):
     from transformers import TrainerCallback
@@ -29,23 +31,28 @@ class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
 class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     """Hugging Face callback that validates the model during training.
 
-    The model is validated every `history.every` steps, and the result is appended to
-    `state.log_history`. The training stops when `history.should_stop` is true.
+    The model is validated every `history.every` steps, and the result is logged, with the loss by
+    noise level. The training stops when `history.should_stop` is true.
 
     Args:
         history: How to validate; its `denoiser` takes the model.
+        log: The trainer's `log`, which writes to `state.log_history` and all trackers.
 
     Examples:
         history = ValidationHistory(validator, lambda model: Denoiser(model.unet, V()))
-        Trainer(..., callbacks=[ValidationCallback(history)])
+        trainer.add_callback(ValidationCallback(history, trainer.log))
     """
 
-    def __init__(self, history: ValidationHistory) -> None:
+    def __init__(
+        self, history: ValidationHistory, log: Callable[[dict[str, float]], object]
+    ) -> None:
         super().__init__()
-        self.history = history
+        self.history, self.log = history, log
 
     def on_step_end(self, _: object, state: Any, control: Any, *, model: Any, **__: object) -> None:
         metrics = self.history.update(state.global_step, model)
         if metrics:
-            state.log_history.append({**metrics, "step": state.global_step})
+            is_loss_due = control.should_log  # of the training loss: logging resets it
+            self.log(metrics | losses_by_level(self.history.results[state.global_step]))
+            control.should_log = is_loss_due
         control.should_training_stop |= self.history.should_stop

@@ -9,7 +9,6 @@ Trackers are TensorBoard, W&B, Trackio, MLflow and the others of accelerate:
 Every tracker gets named numbers.
 """
 
-import math
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -17,14 +16,15 @@ import numpy as np
 from jaxtyping import UInt8
 
 from elbos.base import extras
-from elbos.base.checks import require_type, typed
+from elbos.base.checks import require_type
 from elbos.validation import BinnedLoss, Validation
+from elbos.validation.scalars import scalars
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker
 
-MAX_BINS = 12  # of a validation: as many curves as are legible in one plot
+__all__ = ["log", "log_picture", "scalars"]
 
 
 def log(
@@ -74,26 +74,6 @@ def log(
         tracker.log(values, step=step)
 
 
-@typed
-def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
-    """Convert a validation or training loss to the named numbers that `tracking.log` logs.
-
-    They suit, for example, Lightning's `log_dict`. A validation gives `validation/bits_per_dim` and
-    `validation/standard_error`, both in bits per dimension; both results give the mean loss in each
-    bin of log-SNR, nats per dimension.
-    """
-    if isinstance(result, BinnedLoss):
-        return _by_level(name or "train", result.edges, result.nats_per_dim)
-    name, bits = name or "validation", result.bits
-    numbers = {f"{name}/bits_per_dim": bits.mean}
-    if math.isfinite(bits.standard_error):  # infinite or NaN for a single sample
-        numbers[f"{name}/standard_error"] = bits.standard_error
-    curve = result.curve(MAX_BINS)
-    half = (curve.logsnr[1] - curve.logsnr[0]) / 2
-    edges = (curve.logsnr[0] - half, *(level + half for level in curve.logsnr))
-    return numbers | _by_level(name, edges, curve.nats_per_dim)
-
-
 def log_picture(
     tracker: "GeneralTracker", name: str, pixels: UInt8[np.ndarray, "h w 3"], step: int
 ) -> None:
@@ -109,14 +89,3 @@ def log_picture(
             import_module("mlflow").log_image(pixels, key=name, step=step)
         case _ if hasattr(tracker, "log_images"):
             tracker.log_images({name: [pixels]}, step=step)
-
-
-def _by_level(
-    name: str, edges: tuple[float, ...], values: tuple[float | None, ...]
-) -> dict[str, float]:
-    digits = len(str(len(values) - 1))
-    return {
-        f"{name}/loss_by_level/{i:0{digits}}_logsnr_{edges[i]:.1f}_to_{edges[i + 1]:.1f}": value
-        for i, value in enumerate(values)
-        if value is not None
-    }

@@ -108,7 +108,7 @@ def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
 
 
 @contextmanager
-def evaluating(denoiser: Denoise) -> Iterator[None]:
+def evaluating(denoiser: Any) -> Iterator[None]:
     """Set the denoiser's modules to evaluation mode within the `with` block.
 
     The previous modes are restored afterwards. Both use `train` and `eval`, since a module may
