@@ -45,6 +45,7 @@ class Execution:
     denoiser: Denoise
     source: Batched
     num_levels: int | None
+    mask_of: Callable[[Condition], Tensor] | None
     cond: Condition
     batch_size: int
     is_shared: bool

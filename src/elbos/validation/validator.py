@@ -64,6 +64,9 @@ class Validator(Typed):
             With a single sample the standard error is NaN.
         to_item: Makes `x` or `(x, cond)` of an item of the dataset, such as `lambda item:
             (item["image"], item["label"])`. Default: the item itself.
+        mask_of: Makes the mask of a batch from its condition, true where values count and broadcast
+            over the axes that it lacks: `lambda cond: ~cond["is_pad"]`. Bits/dim of a sample are
+            then those per dimension that counts. Default: all count.
         num_levels: $K$, if the data are discrete, $2k/(K-1) - 1$. Default: continuous data.
         logsnr_min: $\lambda_\min$. Default: -10, where the prior's loss is below 1e-4 bits/dim.
         logsnr_max: $\lambda_\max$. Default: 13.3, VDM's for 8-bit images. A denoiser trained on a
@@ -94,6 +97,7 @@ class Validator(Typed):
     data: Any
     _: KW_ONLY
     to_item: Callable[[Any], Any] | None = None
+    mask_of: Callable[[Any], Tensor] | None = None
     num_levels: int | None = None
     logsnr_min: float = -10.0
     logsnr_max: float = 13.3
@@ -311,7 +315,7 @@ class Validator(Typed):
         return before.difference(after)
 
     def _execution(self, denoiser: Denoise, *settings: Any) -> Execution:
-        return Execution(denoiser, self._source, self.num_levels, *settings)
+        return Execution(denoiser, self._source, self.num_levels, self.mask_of, *settings)
 
     def _round(
         self, execution: Execution, name: str, number: int, logsnr: Float[Tensor, "n m"]
@@ -371,15 +375,17 @@ class Validator(Typed):
         noise = self._draws.noise(numbers, number, (num_times + 1, *x.shape[1:])).to(x.dtype)
         levels = to_device(logsnr.flatten().to(x.dtype), execution.device)
         eps = noise[:, :-1].flatten(0, 1)
-        many, conds = map_tensors(
-            lambda part: part.repeat_interleave(num_times, 0), {"x": x, "cond": cond}
-        ).values()
+        mask = None if execution.mask_of is None else execution.mask_of(cond).bool()
+        many = map_tensors(
+            lambda part: part.repeat_interleave(num_times, 0), {"x": x, "cond": cond, "mask": mask}
+        )
+        many |= {"logsnr": levels, "eps": eps}
         losses = [
-            eps_loss(execution.denoiser, many[i], levels[i], cond=cond_at(conds, i), eps=eps[i])
-            for i in (slice(k, k + size) for k in range(0, len(levels), size))
+            eps_loss(execution.denoiser, **cond_at(many, slice(k, k + size)))
+            for k in range(0, len(levels), size)
         ]
         return {
             "loss": torch.cat(losses).reshape(len(rows), num_times),
-            "prior": prior_loss(x, self.logsnr_min),
-            "decoder": loss_of_levels(x, self.logsnr_max, self.num_levels, noise[:, -1]),
+            "prior": prior_loss(x, self.logsnr_min, mask),
+            "decoder": loss_of_levels(x, self.logsnr_max, self.num_levels, noise[:, -1], mask),
         }
