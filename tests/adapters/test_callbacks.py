@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from elbos.adapters import flow
 from elbos.adapters.recorded import RecordedSteps
 from elbos.validation import ValidationHistory, Validator
-from elbos.validation.scalars import losses_by_level
+from elbos.validation.by_level import losses_by_level
 
 
 def loss(network: nn.Module, x: Tensor) -> Tensor:
@@ -164,6 +164,7 @@ def test_lightnings_averaged_weights_are_those_validated(lightning: Any, tmp_pat
         assert history.results[step].bits_per_dim == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore::elbos.validation.diagnostics.CoupledNoiseWarning")
 def test_log_validation_takes_averaged_weights_and_gives_them_back() -> None:
     ema_model = pytest.importorskip("diffusers.training_utils").EMAModel
     from elbos.adapters.diffusers import log_validation

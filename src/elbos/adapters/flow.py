@@ -96,8 +96,10 @@ def denoiser(
     time_scale: float = 1.0,
     sigma_min: float = 0.0,
 ) -> VelocityDenoiser:
-    r"""Return a denoiser made of a flow-matching network, which predicts the velocity $v =
-    dz_t/dt$.
+    r"""Return a denoiser made of a flow-matching network, which predicts $v = dz_t/dt$.
+
+    Not for noise coupled to the data, as by minibatch optimal transport: a bound on such a model is
+    not tight, and its likelihood is `likelihood.flow_likelihood`.
 
     Args:
         network: Called as `network(z_t, time_scale * t)`, with a condition (such as class labels)

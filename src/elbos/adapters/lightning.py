@@ -1,7 +1,4 @@
-"""Callbacks of a Lightning training: an audit of its first steps, and validation by the ELBO.
-
-They are callbacks of `lightning` and of `pytorch_lightning`, whichever is installed.
-"""
+"""Callbacks for `lightning` and `pytorch_lightning`: an audit of first steps, and validation."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -10,7 +7,7 @@ from typing import Any
 from elbos.adapters.recorded import RecordedSteps
 from elbos.base.extras import needs
 from elbos.validation import ValidationHistory
-from elbos.validation.scalars import losses_by_level
+from elbos.validation.by_level import losses_by_level
 
 # A trainer takes subclasses of its own package's `Callback` only: ours are subclasses of both.
 _INSTALLED = [name for name in ("lightning", "pytorch_lightning") if find_spec(name)]
@@ -79,11 +76,6 @@ class ValidationCallback(*_BASES):  # type: ignore[misc]
         trainer.should_stop |= self.history.should_stop
 
 
-def _is_average(callback: Any) -> bool:
-    """Return whether a callback has averaged weights; until the first average, it has a copy of
-    the initial ones.
-    """
-    # From version 2.6 on there is the class, one in each package.
-    if all(kind.__name__ != "WeightAveraging" for kind in type(callback).__mro__):
-        return False
-    return callback._average_model is not None and bool(callback._average_model.n_averaged)
+def _is_average(callback: Any) -> bool:  # of either package, once there is an average
+    kinds = {kind.__name__ for kind in type(callback).__mro__}
+    return "WeightAveraging" in kinds and bool(getattr(callback._average_model, "n_averaged", 0))

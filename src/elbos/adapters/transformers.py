@@ -6,7 +6,7 @@ from typing import Any
 from elbos.adapters.recorded import RecordedSteps
 from elbos.base.extras import needs
 from elbos.validation import ValidationHistory
-from elbos.validation.scalars import losses_by_level
+from elbos.validation.by_level import losses_by_level
 
 with needs(None):
     from transformers import TrainerCallback
@@ -43,9 +43,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         trainer.add_callback(ValidationCallback(history, trainer.log))
     """
 
-    def __init__(
-        self, history: ValidationHistory, log: Callable[[dict[str, float]], object]
-    ) -> None:
+    def __init__(self, history: ValidationHistory, log: Callable[..., object]) -> None:
         super().__init__()
         self.history, self.log = history, log
 

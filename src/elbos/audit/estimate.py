@@ -2,6 +2,7 @@ r"""Estimate of a weighting $w(\lambda) \propto p(\lambda)\,k(\lambda)$ from sam
 uncertainty.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -35,6 +36,7 @@ from elbos.audit.names.matching import (
     nearest_weightings,
     prediction_of,
 )
+from elbos.audit.probing.convention import Convention
 from elbos.audit.probing.measure import Measurement, Samples
 from elbos.audit.probing.scatter import changes_with_time
 from elbos.audit.result import Audit, Undecided
@@ -227,6 +229,7 @@ class Estimate:
             share_clean=(samples.logsnr == torch.inf).double().mean().item(),
             diagnostics=diagnostics,
             samples=samples,
+            times=_times(samples, prediction.sigma_data, grid),
         )
 
 
@@ -272,6 +275,16 @@ def assembled(
         closest=nearest_weightings(grid, log_w, used),
         **fields,
     )
+
+
+def _times(samples: Samples, sigma_data: float | None, grid: Array) -> dict[str, list[float]]:
+    try:
+        convention = Convention.from_samples(samples, sigma_data)
+    except ValueError:
+        return {}
+    at = grid + 2 * math.log(samples.process.scale)  # of the data before scaling
+    at = at.clip(convention.logsnr_min, convention.logsnr_max)
+    return {str(slot): np.round(c.f(at), 6).tolist() for slot, c in convention.times.items()}
 
 
 def significant_rises(

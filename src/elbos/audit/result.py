@@ -94,6 +94,8 @@ class Audit(Diagnosed):
         parameterization_factor: Constant factor on the target.
         time_sign: 1 if the network's time input runs from noise to data, -1 if from data to noise,
             0 if unknown.
+        times: Arguments of the network that the noise level determines, by name or position, with
+            their values on the grid; empty if unknown.
         sigma_data: EDM's $\sigma_d$, or None.
         coefficient_name: Formula of `coefficient`, or None.
         rising: Intervals on which $w$ increases significantly with $\lambda$.
@@ -127,6 +129,7 @@ class Audit(Diagnosed):
     parameterization: str | None
     parameterization_factor: float = 1.0
     time_sign: int = 0
+    times: Mapping[str, list[float]] = field(default_factory=dict)
     sigma_data: float | None
     coefficient_name: str | None
     rising: list[tuple[float, float]]

@@ -84,9 +84,25 @@ class Difference:
     def has_other_target(self) -> bool:
         return self.audit.parameterization != self.expected.parameterization
 
+    @property
+    def time(self) -> str:
+        """What differs in the time that the network is given; empty if nothing does."""
+        levels, _, p = log_ratio_of(self.audit, self.expected)
+        for slot in self.expected.times if len(levels) else ():
+            now, then = (
+                np.interp(levels, audit.logsnr.numpy(), audit.times.get(slot, 0 * audit.logsnr))
+                for audit in (self.audit, self.expected)
+            )
+            off = p * (now - then) ** 2
+            if off.sum() > self.within**2 * (p * (then - p @ then) ** 2).sum():
+                i = off.argmax()
+                at = f"at log-SNR {levels[i]:.1f}, expected {then[i]:.3g}"
+                return f"argument {slot} is {now[i]:.3g} {at}"
+        return ""
+
     def __bool__(self) -> bool:
         changed = (self.has_other_weighting, self.has_other_levels, self.has_other_target)
-        return any(changed) or bool(self.diagnostics)
+        return any(changed) or bool(self.time or self.diagnostics)
 
     def __str__(self) -> str:
         now, then = self.audit, self.expected
@@ -97,6 +113,7 @@ class Difference:
             lines.append(f"predicts: {now.parameterization}, expected {then.parameterization}")
         if self.has_other_levels:
             lines.append(f"noise levels: {_levels(now)}; expected {_levels(then)}")
+        lines += [f"time: {self.time}"] if self.time else []
         lines += [f"diagnostic: {sentence}" for sentence in self.diagnostics]
         return "\n".join(lines)
 
@@ -121,8 +138,7 @@ class Difference:
         table = [f"| {name} | {of(then)} | {of(now)} |" for name, of in cells.items()]
         head = [f"**The weighting of {self.audit.title} {verdict}** ({change}).", ""]
         titles = [f"| | expected: {self.expected.title} | now |", "|---|---|---|"]
-        factors = [f"weighting: {self._factors()}"] if self._has_other_curve else []
-        notes = [f"- {line}" for line in [*factors, *self.diagnostics]]
+        notes = [f"- {line}" for line in str(self).splitlines()]
         return "\n".join([*head, *titles, *table, *([""] if notes else []), *notes]) + "\n"
 
     def _is_far(self, distance: Distance | None) -> bool:

@@ -108,25 +108,19 @@ def _settle(failure: Exception | None) -> None:
 
 
 def require_calls(call: str) -> None:
-    """Raise a ValueError on process 0 that names the processes which do not make the same call.
-
-    `if accelerator.is_main_process:` around it is the usual mistake, after which process 0 would
-    wait until the time-out of its group. The others go on to wait for process 0, which may have a
-    checkpoint to write first.
-    """
+    """Raise a ValueError on process 0 unless all processes make the same call within a minute."""
+    # The others wait for process 0 without such a limit, for it may have a checkpoint to write.
     store, prefix = dist.distributed_c10d._get_default_store(), f"elbos/{next(_calls)}/"
     store.set(f"{prefix}{dist.get_rank()}", call)
-    ranks = {f"{prefix}{rank}": rank for rank in range(1, dist.get_world_size())}
-    if dist.get_rank() == 0 and ranks:
-        try:
-            store.wait([*ranks], MAX_WAIT)
-        except dist.DistStoreError:
-            missing = [str(rank) for key, rank in ranks.items() if not store.check([key])]
-            raise ValueError(
-                f"{call} was called by process 0, and not by {', '.join(missing)} within "
-                f"{MAX_WAIT.seconds} s: call it in every process, without `if is_main_process`, or "
-                "set is_shared=False."
-            ) from None
+    ranks = {f"{prefix}{rank}": str(rank) for rank in range(1, dist.get_world_size())}
+    try:
+        store.wait([*ranks] if dist.get_rank() == 0 else [], MAX_WAIT)
+    except dist.DistStoreError:
+        missing = ", ".join(rank for key, rank in ranks.items() if not store.check([key]))
+        raise ValueError(
+            f"process {missing} did not call {call} within {MAX_WAIT.seconds} s of process 0: call "
+            "it in all, without `if accelerator.is_main_process`, or set is_shared=False."
+        ) from None
 
 
 def require_alike(values: tuple[float, ...], device: torch.device) -> None:

@@ -9,6 +9,7 @@ Trackers are TensorBoard, W&B, Trackio, MLflow and the others of accelerate:
 Every tracker gets named numbers.
 """
 
+import math
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,13 @@ import numpy as np
 from jaxtyping import UInt8
 
 from elbos.base import extras
-from elbos.base.checks import require_type
+from elbos.base.checks import require_type, typed
 from elbos.validation import BinnedLoss, Validation
-from elbos.validation.scalars import scalars
+from elbos.validation.by_level import losses_by_level
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker
-
-__all__ = ["log", "log_picture", "scalars"]
 
 
 def log(
@@ -72,6 +71,23 @@ def log(
     values = scalars(result, name=name)
     for tracker in to.trackers if isinstance(to, Accelerator) else [to]:
         tracker.log(values, step=step)
+
+
+@typed
+def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict[str, float]:
+    """Convert a validation or training loss to the named numbers that `tracking.log` logs.
+
+    They suit, for example, Lightning's `log_dict`. A validation gives `validation/bits_per_dim` and
+    `validation/standard_error`, both in bits per dimension; both results give the mean loss in each
+    bin of log-SNR, nats per dimension.
+    """
+    if isinstance(result, BinnedLoss):
+        return losses_by_level(result, name or "train")
+    name, bits = name or "validation", result.bits
+    numbers = {f"{name}/bits_per_dim": bits.mean}
+    if math.isfinite(bits.standard_error):  # infinite or NaN for a single sample
+        numbers[f"{name}/standard_error"] = bits.standard_error
+    return numbers | losses_by_level(result, name)
 
 
 def log_picture(

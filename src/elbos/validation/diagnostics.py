@@ -27,6 +27,8 @@ NUM_CHECKED = 4  # samples on which the denoiser is called again
 _OTHER_DEVICE = "same device", "expected device", "torch.cuda."  # of torch's errors
 MAX_CHANGE = 1e-3  # of the estimate when repeated: GPUs vary the order of additions
 USER = 6  # stack levels from here to the caller of the validator
+COUPLED_LOGSNR, NUM_SPREAD = -2.0, 32  # at -3 errors of a good eps-network weigh as much
+MAX_SCATTER = 1.4  # an exact denoiser has below 1, a network of coupled noise up to 2
 MAX_MISFIT = 0.05  # relative to z: rounding to bfloat16 and to the nearest of 1,000 steps
 
 
@@ -40,6 +42,14 @@ class RandomDataWarning(UserWarning):
 
 class InconsistentEstimatesWarning(UserWarning):
     """Warning: the denoiser's estimates of data and noise do not add up to the noisy data."""
+
+
+class CoupledNoiseWarning(UserWarning):
+    """Warning: the estimates of much noised data are worse than their own mean."""
+
+
+class WorseThanUniformWarning(UserWarning):
+    """Warning: the bound is above that of uniform pixel values."""
 
 
 class TargetMissedWarning(UserWarning):
@@ -106,6 +116,8 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> str:
             x_hat, eps_hat = estimate(denoiser, z.clone(), logsnr, cond)
         precision = str(coarsest.dtype).removeprefix("torch.")
         _warn_if_varying(denoiser, eps_hat, z, logsnr, cond)
+        if ends[0] < COUPLED_LOGSNR < ends[1] and len(source) >= NUM_SPREAD:
+            _warn_if_coupled(execution, draws)
         if not isinstance(denoiser, Denoiser):
             _require_consistent(x_hat, eps_hat, z, logsnr)
             return precision
@@ -163,6 +175,43 @@ def _warn_if_varying(
                 stacklevel=USER,
             )
             return
+
+
+def _warn_if_coupled(execution: Execution, draws: Draws) -> None:
+    r"""Warn if $\hat x$ is further from $x$ than the mean of all $\hat x$ is.
+
+    If $\hat x = \mathbb E[x \mid z]$, what varies with $z$ brings it closer. A network of noise
+    that was chosen for the data estimates some $x$ for every noise, which adds its variance.
+    """
+    error = error_of_mean = 0.0
+    rows = torch.linspace(0, len(execution.source) - 1, NUM_SPREAD).long()  # over sorted data
+    for part in torch.split(rows, execution.batch_size):
+        x, cond = execution.batch(part)
+        eps = draws.noise(part, FIXED, x.shape[1:]).to(x)
+        logsnr = torch.full((len(x),), COUPLED_LOGSNR).to(x)
+        _, eps_hat = estimate(execution.denoiser, diffuse(x, eps, logsnr), logsnr, cond)
+        off = math.exp(-COUPLED_LOGSNR / 2) * (eps - eps_hat)
+        error += execution.mean(off.square(), cond).sum().item()
+        error_of_mean += execution.mean((off + x).mean(0).sub(x).square(), cond).sum().item()
+    if error > MAX_SCATTER * error_of_mean:
+        warnings.warn(
+            f"at log-SNR {COUPLED_LOGSNR:g} the squared error of the estimates is "
+            f"{error / error_of_mean:.1f} times that of their mean: the network is hardly trained "
+            "there, or with noise coupled to the data (minibatch optimal transport), of which this "
+            "bound is not the likelihood: likelihood.flow_likelihood is.",
+            CoupledNoiseWarning,
+            stacklevel=USER,
+        )
+
+
+def warn_if_poor(bits: Estimate, num_levels: int | None) -> None:
+    if num_levels and bits.mean - 2 * bits.standard_error > math.log2(num_levels):
+        warnings.warn(
+            f"the bound of {bits.mean:.2f} bits/dim is worse than log2({num_levels}), of uniform "
+            "pixels: data in [0, 1], time reversed, or log-SNR beyond the training's?",
+            WorseThanUniformWarning,
+            stacklevel=4,
+        )
 
 
 def _require_consistent(

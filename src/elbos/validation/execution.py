@@ -92,6 +92,14 @@ class Execution:
             cond = cond_at(self.cond, rows)
         return to_device(x.to(dtype=self.dtype), self.device), to_device(cond, self.device)
 
+    def mean(self, values: Tensor, cond: Condition) -> Tensor:
+        """Return the mean of each sample, `[b]`, over its values that count."""
+        if self.mask_of is None:
+            return values.flatten(1).mean(1)
+        mask = self.mask_of(cond).bool()
+        mask = mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim)).expand_as(values)
+        return values.where(mask, 0).flatten(1).sum(1) / mask.flatten(1).sum(1)
+
 
 def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
     """Find the torch modules of a denoiser.

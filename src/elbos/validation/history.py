@@ -42,8 +42,7 @@ class ValidationHistory(Typed):
             after which `should_stop` is true. Default: never.
         cond: The condition of all samples. Default: the condition in the data.
         batch_size: Function evaluations at once.
-        is_shared: Whether the processes of `torch.distributed`, if there are several, all call
-            `update` and share the work. False: a process that calls it does all the work.
+        is_shared: Whether all processes call `update` and share the work; False: one calls alone.
 
     Attributes:
         results: The validations, by training step.

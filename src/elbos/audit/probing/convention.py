@@ -30,7 +30,7 @@ from scipy.special import expit, log_expit
 from torch import Tensor
 
 from elbos.audit.diagnostics import Encoded, InputPerturbation
-from elbos.audit.probing.arguments import Arguments, Slot, has_rows
+from elbos.audit.probing.arguments import Arguments, Slot, has_rows, shown
 from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
 from elbos.theory.parameterizations import EDM, Parameterization, Score, V
@@ -114,6 +114,11 @@ class Convention:
     offset: float  # added to the data
     logsnr_min: float = -math.inf
     logsnr_max: float = math.inf
+
+    def __repr__(self) -> str:
+        ends = f"log-SNR {self.logsnr_min:g} to {self.logsnr_max:g}"
+        times = " and ".join(map(shown, self.times))
+        return f"Convention(time in {times}, {ends}, error {self.error:.2g})"
 
     @property
     def error(self) -> float:

@@ -7,7 +7,7 @@ import math
 import warnings
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -30,16 +30,6 @@ def at_least_single(x: Float[Tensor, "b *d"]) -> Float[Tensor, "b *d"]:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def mean_of(
-    values: Float[Tensor, "b *d"], mask: Bool[Tensor, "b ..."] | None
-) -> Float[Tensor, " b"]:
-    """Return the mean over each sample, or over the part of it that the mask holds."""
-    if mask is None:
-        return values.flatten(1).mean(1)
-    mask = mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim)).expand_as(values)
-    return values.where(mask, 0).flatten(1).sum(1) / mask.flatten(1).sum(1)
-
-
 @diagnosed
 @torch.no_grad()
 def eps_loss(
@@ -50,7 +40,6 @@ def eps_loss(
     cond: Condition = None,
     eps: Float[Tensor, "b *d"] | None = None,
     generator: torch.Generator | None = None,
-    mask: Bool[Tensor, "b ..."] | None = None,
 ) -> Float[Tensor, " b"]:
     r"""Return the loss $\tfrac12\|\hat\epsilon - \epsilon\|^2$ at given noise levels.
 
@@ -63,7 +52,6 @@ def eps_loss(
         cond: What the denoiser is conditioned on.
         eps: The noise. Default: it is drawn.
         generator: Source of the noise, on the CPU.
-        mask: False where values are padding, which does not count. Default: all count.
 
     Returns:
         `[b]`, without a gradient: use `Objective` for training.
@@ -71,14 +59,12 @@ def eps_loss(
     if eps is None:
         eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
     _, eps_hat = estimate(denoiser, diffuse(x, eps, logsnr), logsnr, cond)
-    return 0.5 * mean_of((eps_hat - eps).square(), mask)
+    return 0.5 * (eps_hat - eps).square().flatten(1).mean(1)
 
 
 @diagnosed
 @torch.no_grad()
-def prior_loss(
-    x: Float[Tensor, "b *d"], logsnr_min: float, mask: Bool[Tensor, "b ..."] | None = None
-) -> Float[Tensor, " b"]:
+def prior_loss(x: Float[Tensor, "b *d"], logsnr_min: float) -> Float[Tensor, " b"]:
     r"""Return the prior loss $\mathrm{KL}(q(z_{\lambda_\min} \mid x)\,\|\,\mathcal N(0, I))$ in
     nats per dimension.
 
@@ -86,7 +72,7 @@ def prior_loss(
     """
     level = torch.tensor(logsnr_min, dtype=torch.float64)
     log_variance = logsigmoid(-level).item()
-    return 0.5 * mean_of(torch.sigmoid(level).item() * (x.square() - 1) - log_variance, mask)
+    return 0.5 * (torch.sigmoid(level).item() * (x.square() - 1) - log_variance).flatten(1).mean(1)
 
 
 @diagnosed
@@ -125,11 +111,7 @@ def decoder_loss(
 
 
 def loss_of_levels(
-    x: Float[Tensor, "b *d"],
-    logsnr_max: float,
-    num_levels: int | None,
-    eps: Float[Tensor, "b *d"],
-    mask: Bool[Tensor, "b ..."] | None = None,
+    x: Float[Tensor, "b *d"], logsnr_max: float, num_levels: int | None, eps: Float[Tensor, "b *d"]
 ) -> Float[Tensor, " b"]:
     """Return the decoder loss without checking the data.
 
@@ -150,8 +132,8 @@ def loss_of_levels(
         neighbours = some_level[..., None] + steps
         is_missing = (neighbours < 0) | (neighbours >= num_levels)
         log_p = logits.masked_fill(is_missing, -math.inf).log_softmax(-1)[..., reach]
-        losses.append(-log_p)
-    return mean_of(torch.cat(losses), mask)
+        losses.append(-log_p.flatten(1).mean(1))
+    return torch.cat(losses)
 
 
 def require_levels(x: Float[Tensor, "b *d"], num_levels: int) -> None:
