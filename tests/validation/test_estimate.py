@@ -11,10 +11,6 @@ from elbos.theory import weightings
 from elbos.theory.oracles import GaussianMixture
 from elbos.validation import Estimate
 
-pytestmark = pytest.mark.filterwarnings(  # of denoisers that take the data for twice as wide
-    "ignore::elbos.validation.diagnostics.CoupledNoiseWarning"
-)
-
 ENDS = {"logsnr_min": -8.0, "logsnr_max": 11.0}
 
 

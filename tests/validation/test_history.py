@@ -34,7 +34,6 @@ def test_a_validation_is_due_every_so_many_steps():
     assert history.update(30, model(1.0)) is None  # as after a resume
 
 
-@pytest.mark.filterwarnings("ignore::elbos.validation.diagnostics.CoupledNoiseWarning")
 def test_the_best_is_the_lowest_bound_and_worse_ones_stop():
     history = ValidationHistory(Validator(X), lambda std: model(std), every=1, patience=2)
     stds = [3.0, 1.5, 1.0, 1.4, 1.0, 1.4, 1.5]
@@ -52,7 +51,6 @@ def test_the_best_is_the_lowest_bound_and_worse_ones_stop():
     assert found.mean == pytest.approx(gap, abs=4 * found.standard_error)
 
 
-@pytest.mark.filterwarnings("ignore::elbos.validation.diagnostics.CoupledNoiseWarning")
 def test_a_resumed_training_is_compared_with_the_best_before(tmp_path):
     """Through a file of torch that runs no code; the same metrics as without the interruption."""
 

@@ -62,7 +62,6 @@ def test_a_tuned_bound_on_quantized_data_is_their_log_probability(generator):
     assert z_score(error, 0.0) < 3
 
 
-@pytest.mark.filterwarnings("ignore::elbos.validation.diagnostics.CoupledNoiseWarning")
 def test_bound_given_the_class_is_the_conditional_log_probability(generator):
     """3 standard errors, n = 3,000; and the wrong class costs."""
     classes = [quantized(NUM_LEVELS, 0.5, 0.4), quantized(NUM_LEVELS, -0.3, 0.8)]
@@ -115,7 +114,6 @@ def test_bound_on_continuous_data_is_their_log_density(generator):
     assert z_score(found.bound.mean(1) + data.log_prob(x) / 32, 0.0) < 3
 
 
-@pytest.mark.filterwarnings("ignore::elbos.validation.diagnostics.CoupledNoiseWarning")
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
 @pytest.mark.parametrize("std", [0.5, 0.9])
 def test_the_diffusion_term_is_the_integral_of_the_loss(schedule, std, generator):

@@ -31,6 +31,7 @@ from torch import Tensor
 from elbos.base.checks import diagnosed, require_positive
 from elbos.base.conditions import Condition
 from elbos.models.calls import ForeignNetwork, output, require_logsnr, require_output
+from elbos.theory.parameterizations import Flow
 from elbos.theory.process import align, alpha_sigma
 
 
@@ -57,6 +58,7 @@ class VelocityDenoiser:
     time_scale: float = 1.0
     sigma_min: float = 0.0
     logsnr_min: ClassVar[float] = -math.inf
+    parameterization: ClassVar[Flow] = Flow()  # up to the sign, and for `sigma_min` of 0
 
     @property
     def logsnr_max(self) -> float:

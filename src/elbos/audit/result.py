@@ -94,8 +94,7 @@ class Audit(Diagnosed):
         parameterization_factor: Constant factor on the target.
         time_sign: 1 if the network's time input runs from noise to data, -1 if from data to noise,
             0 if unknown.
-        times: Arguments of the network that the noise level determines, by name or position, with
-            their values on the grid; empty if unknown.
+        times: Arguments of the network that the noise level determines, on the grid.
         sigma_data: EDM's $\sigma_d$, or None.
         coefficient_name: Formula of `coefficient`, or None.
         rising: Intervals on which $w$ increases significantly with $\lambda$.

@@ -86,7 +86,7 @@ class Difference:
 
     @property
     def time(self) -> str:
-        """What differs in the time that the network is given; empty if nothing does."""
+        """Difference in the time that the network is given; empty without one."""
         levels, _, p = log_ratio_of(self.audit, self.expected)
         for slot in self.expected.times if len(levels) else ():
             now, then = (
@@ -96,8 +96,8 @@ class Difference:
             off = p * (now - then) ** 2
             if off.sum() > self.within**2 * (p * (then - p @ then) ** 2).sum():
                 i = off.argmax()
-                at = f"at log-SNR {levels[i]:.1f}, expected {then[i]:.3g}"
-                return f"argument {slot} is {now[i]:.3g} {at}"
+                change = f"is {now[i]:.3g}, expected {then[i]:.3g}"
+                return f"argument {slot} {change} at log-SNR {levels[i]:.1f}"
         return ""
 
     def __bool__(self) -> bool:

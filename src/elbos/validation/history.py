@@ -124,14 +124,11 @@ class ValidationHistory(Typed):
             require_calls("history.update")
         with evaluating(model):
             denoiser = self.denoiser(model)
-            parameters = (p for m in modules(denoiser) + modules(model) for p in m.parameters())
+            parts = (p for m in modules(denoiser) + modules(model) for p in m.parameters())
+            where: Any = {"device": next((p.device for p in parts), None), "is_shared": is_shared}
             with without_autocast(model, denoiser):
                 result = self.validator(
-                    denoiser,
-                    cond=self.cond,
-                    batch_size=self.batch_size,
-                    is_shared=is_shared,
-                    device=next((parameter.device for parameter in parameters), None),
+                    denoiser, cond=self.cond, batch_size=self.batch_size, **where
                 )
         metrics = {
             "validation_bits_per_dim": result.bits_per_dim,

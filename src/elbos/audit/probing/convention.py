@@ -116,9 +116,8 @@ class Convention:
     logsnr_max: float = math.inf
 
     def __repr__(self) -> str:
-        ends = f"log-SNR {self.logsnr_min:g} to {self.logsnr_max:g}"
         times = " and ".join(map(shown, self.times))
-        return f"Convention(time in {times}, {ends}, error {self.error:.2g})"
+        return f"Convention(time in {times}, error {self.error:.2g})"
 
     @property
     def error(self) -> float:
