@@ -47,5 +47,5 @@ arguments = TrainingArguments(
     report_to=[],
 )
 trainer = Trainer(Model(), arguments, train_dataset=[{"x": image} for image in train])
-trainer.add_callback(ValidationCallback(history))  # +
+trainer.add_callback(ValidationCallback(history, trainer.log))  # +
 trainer.train()

@@ -368,7 +368,7 @@ def learned_loss_weight(network, x):
 ODDITIES = [
     Oddity("huber", elementwise(lambda pred, y: F.huber_loss(pred, y, delta=0.1)), "not-squared"),
     Oddity("offset_noise", from_noise(offset_noise(0.1)), "offset-noise"),
-    Oddity("noise_for_the_batch", from_noise(noise_for_the_batch), None),
+    Oddity("noise_for_the_batch", from_noise(noise_for_the_batch), "shared-noise"),
     Oddity("two_draws", from_noise(two_draws), "summed-noise"),
     Oddity("uniform_noise", from_noise(uniform_noise), "not-normal"),
     Oddity("scipy_noise", from_noise(scipy_noise), "noise-unseen"),

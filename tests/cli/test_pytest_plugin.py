@@ -4,16 +4,19 @@ import sys
 
 import pytest
 
+from elbos.audit.diagnostics import SharedNoise
+
 TEST = """
 import torch
 
 SHIFT, IS_EPS = 1.0, False
+TIME, NOISES = (lambda t: t), slice(None)
 
 def loss(network, x):
-    u, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x)
+    u, eps = torch.rand(len(x), 1, 1, 1), torch.randn_like(x[NOISES]).expand_as(x)
     t = SHIFT * u / (1 + (SHIFT - 1) * u)
     target = eps if IS_EPS else eps - x
-    return (network((1 - t) * x + t * eps, t.flatten()) - target).square().mean()
+    return (network((1 - t) * x + t * eps, TIME(t.flatten())) - target).square().mean()
 
 def test_flow(weighting_regression):
     weighting_regression(loss, 2 * torch.rand(16, 3, 8, 8) - 1, num_samples=400)
@@ -56,3 +59,10 @@ def test_a_loss_is_compared_with_its_stored_audit(run, tmp_path):
     status, printed = run(old="SHIFT, IS_EPS = 1.0, False", new="SHIFT, IS_EPS = 1.0, True")
     assert status == 1
     assert "eps, expected flow" in printed
+    for new in "(lambda t: (t / (1 - t)).log() / 4)", "(lambda t: 1000 * t)", "torch.zeros_like":
+        status, printed = run(old="(lambda t: t)", new=new)
+        assert status == 1
+        assert "test_flow has changed" in printed and "time: argument 1" in printed
+    status, printed = run(old="slice(None)", new="slice(1)")
+    assert status == 1
+    assert SharedNoise().text in printed

@@ -6,12 +6,17 @@ from oracles import gaussian
 from torch import nn
 
 from elbos import Denoiser, Validator
+from elbos.adapters import flow
 from elbos.theory import parameterizations
+from elbos.theory.oracles import GaussianMixture
+from elbos.theory.process import alpha_sigma
 from elbos.validation.diagnostics import (
+    CoupledNoiseWarning,
     InconsistentEstimatesWarning,
     RandomDataWarning,
     TimeIgnoredWarning,
     VaryingEstimatesWarning,
+    WorseThanUniformWarning,
 )
 
 DENOISER = gaussian(0.5, 4)
@@ -92,3 +97,33 @@ def test_estimates_that_do_not_add_up_are_told():
     with pytest.warns(InconsistentEstimatesWarning):
         found = Validator(X)(clipped)
     assert torch.equal(found.bound, Validator(X)(DENOISER).bound)
+
+
+@pytest.mark.parametrize("std", [0.2, 1.0, 5.0])
+def test_a_flow_of_coupled_noise_is_told(std):
+    """Optimal transport from N(0, 1) to N(0, s^2): z = ((1 - t) s + t) eps, and so v of z alone."""
+    coupled = flow.denoiser(lambda z, t: (1 - std) * z / ((1 - t) * std + t)[:, None], data_at=0)
+    with pytest.warns(CoupledNoiseWarning, match="flow_likelihood"):
+        Validator(gaussian(std, 64).sample(400)[0])(coupled)
+
+
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_an_exact_velocity_is_not_taken_for_a_coupled_one(shift):
+    """Of sorted data, of a mixture, in any batch, and of other data than the trained ones."""
+    exact = GaussianMixture(torch.ones(2) / 2, torch.tensor([[-2.0] * 4, [2.0] * 4]), torch.ones(2))
+
+    def velocity(z, t):
+        alpha, sigma = (part[:, None] for part in alpha_sigma(2 * ((1 - t) / t).log()))
+        x_hat, eps_hat = exact(z * (alpha + sigma), 2 * ((1 - t) / t).log())
+        return eps_hat - x_hat
+
+    x = exact.sample(400)[0]
+    x = x[x[:, 0].argsort()] + shift
+    for batch_size in 3, 64:
+        Validator(x)(flow.denoiser(velocity, data_at=0), batch_size=batch_size)
+
+
+def test_a_bound_above_the_uniform_one_is_told():
+    x = torch.randint(0, 4, (64, 8)).double() / 3  # in [0, 1]: half of the values of 7
+    with pytest.warns(WorseThanUniformWarning):
+        Validator(x, num_levels=7, logsnr_max=9.0)(gaussian(3.0, 8))

@@ -2,11 +2,16 @@
 
 import math
 import pickle
+from datetime import timedelta
+from functools import partial
 
 import pytest
 import torch
+import torch.distributed as dist
+from forking import in_processes
 from torch.utils.data import DataLoader
 
+from elbos.base import sharing
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.parameterizations import V
@@ -124,3 +129,41 @@ def test_loops_that_train_under_autocast_validate_in_float32(accelerate):
     assert plain.precision == around.precision == within.precision == "float32"
     assert torch.equal(plain.bound, around.bound) and torch.equal(plain.bound, within.bound)
     assert Validator(X)(Denoiser(prepared, V())).precision == "bfloat16"
+
+
+def _updated_by_the_main_process():
+    """Alone, in process 0, without and with `is_shared`."""
+    dist.init_process_group("gloo")
+    sharing.MAX_WAIT = timedelta(seconds=1)
+    alone = ValidationHistory(Validator(X), every=1, is_shared=False)
+    shared = ValidationHistory(Validator(X), every=1)
+    shared.update(1, TRUE)
+    if dist.get_rank() == 0:
+        alone.update(1, TRUE)
+        assert torch.equal(alone.results[1].bound, shared.results[1].bound)
+        with pytest.raises(ValueError, match=r"process 1 .* 1 s .*is_shared"):
+            shared.update(2, TRUE)
+
+
+def test_a_process_that_does_not_call_is_named():
+    in_processes(2, _updated_by_the_main_process)
+
+
+def test_a_network_in_an_attribute_or_partial_is_validated_in_evaluation_mode():
+    """Without the warning of dropout, and back in training mode afterwards."""
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5))
+
+        def forward(self, z, logsnr, *, scale):
+            return scale * self.layers(z) + logsnr[:, None]
+
+    network = Network()
+    for wrapped in (lambda z, logsnr: network(z, logsnr, scale=2), partial(network, scale=2)):
+        history = ValidationHistory(
+            Validator(X), lambda _, wrapped=wrapped: Denoiser(wrapped, V()), every=1
+        )
+        history.update(1, network)
+        assert network.layers[1].training

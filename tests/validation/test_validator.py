@@ -15,6 +15,7 @@ from elbos import Denoiser, Validator
 from elbos.theory import parameterizations, schedules, weightings
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.oracles import GaussianMixture
+from elbos.theory.process import align, alpha_sigma
 from elbos.validation.diagnostics import TargetMissedWarning
 
 NUM_LEVELS = 6
@@ -73,6 +74,32 @@ def test_bound_given_the_class_is_the_conditional_log_probability(generator):
     assert z_score(found.bound.mean(1) - exact, 0.0) < 3
     wrong = validated(ByClass(classes), x, num_levels=NUM_LEVELS, cond=1 - label)
     assert wrong.bound.mean() > exact.mean() + 0.1
+
+
+@pytest.mark.parametrize("num_levels", [None, NUM_LEVELS])
+def test_padding_does_not_count(num_levels, generator):
+    """Whatever the padded values and estimates are; 3 standard errors, n = 3,000."""
+    data = quantized(NUM_LEVELS, mean=0.2, std=0.6)
+    x, atom = data.sample(NUM_IMAGES, generator)
+    is_pad = torch.arange(NUM_IMAGES) % 3 == 0
+    x = torch.stack([x, x.where(~is_pad[:, None], -1), -torch.ones_like(x)], 1)  # [b, 3, 2]
+    cond = {"is_pad": torch.stack([torch.zeros_like(is_pad), is_pad, ~is_pad | is_pad], 1)}
+
+    def padded(z, logsnr, cond):
+        _, eps_hat = data(z.flatten(0, 1), logsnr.repeat_interleave(3))
+        eps_hat = eps_hat.view_as(z).masked_fill(cond["is_pad"][..., None], 7)
+        return (z - alpha_sigma(align(logsnr, z))[1] * eps_hat) / alpha_sigma(align(logsnr, z))[
+            0
+        ], eps_hat
+
+    found = validated(
+        padded, x, cond=cond, num_levels=num_levels, mask_of=lambda cond: ~cond["is_pad"]
+    )
+    plain = validated(data, x[:, 0], num_levels=num_levels)
+    if num_levels:
+        exact = -data.weights.log()[atom] / 2
+        assert z_score(found.bound.mean(1) - exact, 0.0) < 3
+    assert abs(found.bits_per_dim - plain.bits_per_dim) < 3 * plain.standard_error
 
 
 def test_bound_on_continuous_data_is_their_log_density(generator):

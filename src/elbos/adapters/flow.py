@@ -31,6 +31,7 @@ from torch import Tensor
 from elbos.base.checks import diagnosed, require_positive
 from elbos.base.conditions import Condition
 from elbos.models.calls import ForeignNetwork, output, require_logsnr, require_output
+from elbos.theory.parameterizations import Flow
 from elbos.theory.process import align, alpha_sigma
 
 
@@ -57,6 +58,7 @@ class VelocityDenoiser:
     time_scale: float = 1.0
     sigma_min: float = 0.0
     logsnr_min: ClassVar[float] = -math.inf
+    parameterization: ClassVar[Flow] = Flow()  # up to the sign, and for `sigma_min` of 0
 
     @property
     def logsnr_max(self) -> float:
@@ -96,8 +98,10 @@ def denoiser(
     time_scale: float = 1.0,
     sigma_min: float = 0.0,
 ) -> VelocityDenoiser:
-    r"""Return a denoiser made of a flow-matching network, which predicts the velocity $v =
-    dz_t/dt$.
+    r"""Return a denoiser made of a flow-matching network, which predicts $v = dz_t/dt$.
+
+    Not for noise coupled to the data, as by minibatch optimal transport: a bound on such a model is
+    not tight, and its likelihood is `likelihood.flow_likelihood`.
 
     Args:
         network: Called as `network(z_t, time_scale * t)`, with a condition (such as class labels)

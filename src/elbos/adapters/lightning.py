@@ -1,17 +1,21 @@
-"""Callbacks of a Lightning training: an audit of its first steps, and validation by the ELBO."""
+"""Callbacks for `lightning` and `pytorch_lightning`: an audit of first steps, and validation."""
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from elbos.adapters.recorded import RecordedSteps
 from elbos.base.extras import needs
 from elbos.validation import ValidationHistory
+from elbos.validation.by_level import losses_by_level
 
+# A trainer takes subclasses of its own package's `Callback` only: ours are subclasses of both.
+_INSTALLED = [name for name in ("lightning", "pytorch_lightning") if find_spec(name)]
 with needs(None):
-    from lightning.pytorch import callbacks
-    from lightning.pytorch.callbacks import Callback
+    _BASES = [import_module(name).Callback for name in _INSTALLED or ["lightning"]]
 
 
-class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
+class AuditCallback(RecordedSteps, *_BASES):  # type: ignore[misc]
     """Lightning callback that audits the training loss.
 
     Used as `Trainer(callbacks=[AuditCallback("network")])`.
@@ -30,12 +34,12 @@ class AuditCallback(RecordedSteps, Callback):  # type: ignore[misc]
         self.close()
 
 
-class ValidationCallback(Callback):  # type: ignore[misc]
+class ValidationCallback(*_BASES):  # type: ignore[misc]
     """Lightning callback that validates the model during training.
 
-    The model is validated every `history.every` training steps, and the result is logged. The
-    training stops when `history.should_stop` is true. If Lightning averages the weights
-    (`EMAWeightAveraging`), the averaged ones are validated.
+    The model is validated every `history.every` training steps. Its loggers get the result and the
+    loss by noise level under that step. The training stops when `history.should_stop` is true. If
+    Lightning averages the weights (`EMAWeightAveraging`), the averaged ones are validated.
     `ModelCheckpoint(monitor="validation_bits_per_dim", every_n_train_steps=history.every)` stores
     the best model.
 
@@ -58,18 +62,22 @@ class ValidationCallback(Callback):  # type: ignore[misc]
         self.history.load_state_dict(state_dict)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: object) -> None:
-        kind = getattr(callbacks, "WeightAveraging", ())  # from Lightning 2.6 on
-        is_due = self.history.is_due(trainer.global_step)
-        averaging = [
-            callback for callback in trainer.callbacks if is_due and isinstance(callback, kind)
-        ]
+        step = trainer.global_step
+        averaging = [c for c in trainer.callbacks if self.history.is_due(step) and _is_average(c)]
         for callback in averaging:
             callback.on_validation_epoch_start(trainer, pl_module)  # swaps the averaged weights in
         try:
-            metrics = self.history.update(trainer.global_step, pl_module)
+            metrics = self.history.update(step, pl_module)
         finally:
             for callback in averaging:
                 callback.on_validation_epoch_end(trainer, pl_module)  # and out
         if metrics:
-            pl_module.log_dict(metrics)
+            pl_module.log_dict(metrics, logger=False)  # for callbacks that monitor it
+            for logger in trainer.loggers:  # log_dict would wait for log_every_n_steps
+                logger.log_metrics(metrics | losses_by_level(self.history.results[step]), step)
         trainer.should_stop |= self.history.should_stop
+
+
+def _is_average(callback: Any) -> bool:  # of either package, once there is an average
+    kinds = {kind.__name__ for kind in type(callback).__mro__}
+    return "WeightAveraging" in kinds and bool(getattr(callback._average_model, "n_averaged", 0))

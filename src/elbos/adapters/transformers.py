@@ -1,10 +1,12 @@
 """Callbacks of transformers' `Trainer`: an audit of the first steps, and validation by the ELBO."""
 
+from collections.abc import Callable
 from typing import Any
 
 from elbos.adapters.recorded import RecordedSteps
 from elbos.base.extras import needs
 from elbos.validation import ValidationHistory
+from elbos.validation.by_level import losses_by_level
 
 with needs(None):
     from transformers import TrainerCallback
@@ -29,29 +31,32 @@ class AuditCallback(RecordedSteps, TrainerCallback):  # type: ignore[misc]
 class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     """Hugging Face callback that validates the model during training.
 
-    The model is validated every `history.every` steps, and the result is appended to
-    `state.log_history`. The training stops when `history.should_stop` is true. An evaluation of the
+    The model is validated every `history.every` steps, and the result is logged, with the loss by
+    noise level. The training stops when `history.should_stop` is true. An evaluation of the
     `Trainer` has the last result, too, so that `metric_for_best_model="validation_bits_per_dim"`,
     `greater_is_better=False` stores the best model.
 
     Args:
         history: How to validate; its `denoiser` takes the model.
+        log: The trainer's `log`, which writes to `state.log_history` and all trackers.
 
     Examples:
         history = ValidationHistory(validator, lambda model: Denoiser(model.unet, V()))
-        Trainer(..., callbacks=[ValidationCallback(history)])
+        trainer.add_callback(ValidationCallback(history, trainer.log))
     """
 
-    def __init__(self, history: ValidationHistory) -> None:
+    def __init__(self, history: ValidationHistory, log: Callable[..., object]) -> None:
         super().__init__()
-        self.history = history
+        self.history, self.log = history, log
         self._last: dict[str, float] = {}
 
     def on_step_end(self, _: object, state: Any, control: Any, *, model: Any, **__: object) -> None:
         metrics = self.history.update(state.global_step, model)
         if metrics:
             self._last = {f"eval_{name}": value for name, value in metrics.items()}
-            state.log_history.append({**metrics, "step": state.global_step})
+            is_loss_due = control.should_log  # of the training loss: logging resets it
+            self.log(metrics | losses_by_level(self.history.results[state.global_step]))
+            control.should_log = is_loss_due
         control.should_training_stop |= self.history.should_stop
 
     def on_evaluate(self, *_: object, metrics: dict[str, float], **__: object) -> None:

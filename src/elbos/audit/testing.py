@@ -77,9 +77,15 @@ class Difference:
     def has_other_target(self) -> bool:
         return self.audit.parameterization != self.expected.parameterization
 
+    @property
+    def has_other_time(self) -> bool:
+        """True if both times that the network is given are measured, and differ."""
+        times = self.audit.time_name, self.expected.time_name
+        return None not in times and len({*times}) > 1
+
     def __bool__(self) -> bool:
         changed = (self.has_other_weighting, self.has_other_levels, self.has_other_target)
-        return any(changed) or bool(self.diagnostics)
+        return any(changed) or bool(self.has_other_time or self.diagnostics)
 
     def __str__(self) -> str:
         now, then = self.audit, self.expected
@@ -93,6 +99,7 @@ class Difference:
             (self._is_far(self.weighting), f"weighting: {self._factors()}"),
             (self.has_other_target, f"predicts: {target}, expected {then.parameterization}"),
             (self.has_other_levels and not is_outside, levels),
+            (self.has_other_time, f"time: {now.time_name}; expected {then.time_name}"),
         ]
         lines = [text for is_changed, text in changes if is_changed]
         findings = [f"diagnostic: {sentence}" for sentence in self.diagnostics]

@@ -1,5 +1,6 @@
 """Division of work among the processes of `torch.distributed`, and gathering of the results."""
 
+import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ from elbos.base.errors import causes, flat
 
 _patient_groups: WeakValueDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakValueDictionary()
 T = TypeVar("T")
+MAX_WAIT = timedelta(minutes=1)
+_calls = itertools.count()
 
 
 def share(num: int, is_shared: bool) -> Iterator[tuple[int, bool]]:
@@ -102,6 +105,22 @@ def _settle(failure: Exception | None) -> None:
         dist.all_gather_object(errors, failure, group=meet())
     if failure is None and (failures := [error for error in errors if error is not None]):
         raise failures[0]
+
+
+def require_calls(call: str) -> None:
+    """Raise a ValueError on process 0 unless all processes make the same call within a minute."""
+    # The others wait for process 0 without such a limit, for it may have a checkpoint to write.
+    store, prefix = dist.distributed_c10d._get_default_store(), f"elbos/{next(_calls)}/"
+    store.set(f"{prefix}{dist.get_rank()}", call)
+    ranks = {f"{prefix}{rank}": str(rank) for rank in range(1, dist.get_world_size())}
+    try:
+        store.wait([*ranks] if dist.get_rank() == 0 else [], MAX_WAIT)
+    except dist.DistStoreError:
+        missing = ", ".join(rank for key, rank in ranks.items() if not store.check([key]))
+        raise ValueError(
+            f"process {missing} did not call {call} within {MAX_WAIT.seconds} s of process 0: call "
+            "it in all, without `if accelerator.is_main_process`, or set is_shared=False."
+        ) from None
 
 
 def require_alike(values: tuple[float, ...], device: torch.device) -> None:

@@ -26,9 +26,9 @@ def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
 
     It is called as `check(loss, x, within=0.02)`. The audit is stored beside the test, in
     TEST_FILE/TEST_NAME.json, or TEST_FILE/CLASS-TEST_NAME.json for a method, and committed with it:
-    `pytest --weighting-regen` writes it. The test fails if the weighting, the prediction type, the
-    noise levels or the diagnostics of the loss are others than those stored. A second call in the
-    same test needs a `name`.
+    `pytest --weighting-regen` writes it. The test fails if weighting, prediction type, time
+    of the network, noise levels or diagnostics of the loss are others than those stored. A second
+    call in the same test needs a `name`.
     """
     folder = request.path.with_suffix("")
     test = re.sub(r"\W+", "-", request.node.nodeid.partition("::")[2]).strip("-")

@@ -19,12 +19,11 @@ from jaxtyping import UInt8
 from elbos.base import extras
 from elbos.base.checks import require_type, typed
 from elbos.validation import BinnedLoss, Validation
+from elbos.validation.by_level import losses_by_level
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from accelerate.tracking import GeneralTracker
-
-MAX_BINS = 12  # of a validation: as many curves as are legible in one plot
 
 
 def log(
@@ -83,15 +82,12 @@ def scalars(result: Validation | BinnedLoss, *, name: str | None = None) -> dict
     bin of log-SNR, nats per dimension.
     """
     if isinstance(result, BinnedLoss):
-        return _by_level(name or "train", result.edges, result.nats_per_dim)
+        return losses_by_level(result, name or "train")
     name, bits = name or "validation", result.bits
     numbers = {f"{name}/bits_per_dim": bits.mean}
     if math.isfinite(bits.standard_error):  # infinite or NaN for a single sample
         numbers[f"{name}/standard_error"] = bits.standard_error
-    curve = result.curve(MAX_BINS)
-    half = (curve.logsnr[1] - curve.logsnr[0]) / 2
-    edges = (curve.logsnr[0] - half, *(level + half for level in curve.logsnr))
-    return numbers | _by_level(name, edges, curve.nats_per_dim)
+    return numbers | losses_by_level(result, name)
 
 
 def log_picture(
@@ -109,14 +105,3 @@ def log_picture(
             import_module("mlflow").log_image(pixels, key=name, step=step)
         case _ if hasattr(tracker, "log_images"):
             tracker.log_images({name: [pixels]}, step=step)
-
-
-def _by_level(
-    name: str, edges: tuple[float, ...], values: tuple[float | None, ...]
-) -> dict[str, float]:
-    digits = len(str(len(values) - 1))
-    return {
-        f"{name}/loss_by_level/{i:0{digits}}_logsnr_{edges[i]:.1f}_to_{edges[i + 1]:.1f}": value
-        for i, value in enumerate(values)
-        if value is not None
-    }

@@ -23,8 +23,10 @@ from elbos.base.checks import Diagnosed, require_floating, require_one_loss_each
 from elbos.base.codec import decode, encode
 from elbos.base.sharing import require_processes
 from elbos.theory.schedules import Schedule
+from elbos.validation.result import Validation
 
 NUM_BINS = 10
+MAX_BINS = 12  # of a validation: as many curves as are legible in one plot
 ROUNDING = 1e-6  # relative, of levels: float32 has ends a little beyond those of float64
 
 
@@ -53,6 +55,22 @@ class BinnedLoss:
     def from_dict(cls, data: Mapping[str, Any]) -> "BinnedLoss":
         loss: BinnedLoss = decode(cls, dict(data))
         return loss
+
+
+def losses_by_level(result: Validation | BinnedLoss, name: str = "validation") -> dict[str, float]:
+    """Return the mean loss in each bin of log-SNR by the name of the bin, nats per dimension."""
+    if isinstance(result, BinnedLoss):
+        edges, values = result.edges, result.nats_per_dim
+    else:
+        curve = result.curve(MAX_BINS)
+        half, values = (curve.logsnr[1] - curve.logsnr[0]) / 2, curve.nats_per_dim
+        edges = (curve.logsnr[0] - half, *(level + half for level in curve.logsnr))
+    digits = len(str(len(values) - 1))
+    return {
+        f"{name}/loss_by_level/{i:0{digits}}_logsnr_{edges[i]:.1f}_to_{edges[i + 1]:.1f}": value
+        for i, value in enumerate(values)
+        if value is not None
+    }
 
 
 class LossByLevel(Diagnosed):

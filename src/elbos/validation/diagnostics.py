@@ -17,6 +17,7 @@ from elbos.base.conditions import Condition, cond_at, map_tensors
 from elbos.base.errors import flat
 from elbos.base.items import Items
 from elbos.theory.denoiser import Denoise, Denoiser, estimate
+from elbos.theory.parameterizations import Flow
 from elbos.theory.process import align, alpha_sigma, diffuse
 from elbos.validation.draws import FIXED, Draws
 from elbos.validation.estimate import Estimate
@@ -27,6 +28,8 @@ NUM_CHECKED = 4  # samples on which the denoiser is called again
 _OTHER_DEVICE = "same device", "expected device", "torch.cuda."  # of torch's errors
 MAX_CHANGE = 1e-3  # of the estimate when repeated: GPUs vary the order of additions
 USER = 6  # stack levels from here to the caller of the validator
+COUPLED_LOGSNR, NUM_SPREAD = -5.0, 32  # of data of unit variance; samples
+MAX_SCATTER = 1.5  # below 1 of an exact denoiser, 2 / (1 + exp(-5 / 2))^2 = 1.7 of transport
 MAX_MISFIT = 0.05  # relative to z: rounding to bfloat16 and to the nearest of 1,000 steps
 
 
@@ -40,6 +43,14 @@ class RandomDataWarning(UserWarning):
 
 class InconsistentEstimatesWarning(UserWarning):
     """Warning: the denoiser's estimates of data and noise do not add up to the noisy data."""
+
+
+class CoupledNoiseWarning(UserWarning):
+    """Warning: the estimates of much noised data are worse than their own mean."""
+
+
+class WorseThanUniformWarning(UserWarning):
+    """Warning: the bound is above that of uniform pixel values."""
 
 
 class TargetMissedWarning(UserWarning):
@@ -106,6 +117,8 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> str:
             x_hat, eps_hat = estimate(denoiser, z.clone(), logsnr, cond)
         precision = str(coarsest.dtype).removeprefix("torch.")
         _warn_if_varying(denoiser, eps_hat, z, logsnr, cond)
+        if isinstance(getattr(denoiser, "parameterization", None), Flow):
+            _warn_if_coupled(execution, draws, ends)
         if not isinstance(denoiser, Denoiser):
             _require_consistent(x_hat, eps_hat, z, logsnr)
             return precision
@@ -163,6 +176,45 @@ def _warn_if_varying(
                 stacklevel=USER,
             )
             return
+
+
+def _warn_if_coupled(execution: Execution, draws: Draws, ends: tuple[float, float]) -> None:
+    r"""Warn if $\hat x$ is further from $x$ than the mean of all $\hat x$ is.
+
+    If $\hat x = \mathbb E[x \mid z]$, what varies with $z$ brings it closer. A network of noise
+    that was chosen for the data estimates some $x$ for every noise, which adds its variance.
+    """
+    rows = torch.linspace(0, len(execution.source) - 1, NUM_SPREAD).long()  # over sorted data
+    x, cond = execution.batch(rows)
+    level = COUPLED_LOGSNR - x.var(0).mean().log().item()
+    if not ends[0] < level < ends[1]:
+        return
+    eps = draws.noise(rows, FIXED, x.shape[1:]).to(x)
+    logsnr = torch.full((len(x),), level).to(x)
+    z = diffuse(x, eps, logsnr)
+    parts = torch.split(torch.arange(NUM_SPREAD), execution.batch_size)
+    pairs = [estimate(execution.denoiser, z[i], logsnr[i], cond_at(cond, i)) for i in parts]
+    x_hat = torch.cat([pair[0] for pair in pairs])
+    error, of_mean = (execution.mean((y - x) ** 2, cond).mean() for y in (x_hat, x_hat.mean(0)))
+    if error > MAX_SCATTER * of_mean:
+        warnings.warn(
+            f"at log-SNR {level:.1f} the error of x_hat is {error / of_mean:.1f} times that of its "
+            "mean: the network is hardly trained, or on noise coupled to the data (optimal "
+            "transport), for which likelihood.flow_likelihood is right, and this bound is not.",
+            CoupledNoiseWarning,
+            stacklevel=USER,
+        )
+
+
+def warn_if_poor(bits: Estimate, num_levels: int | None) -> None:
+    if num_levels and bits.mean - 2 * bits.standard_error > math.log2(num_levels):
+        warnings.warn(
+            f"{bits.mean:.2f} bits/dim are worse than the {math.log2(num_levels):.2f} of uniform "
+            "pixels: is the network trained, data in [-1, 1], time not reversed, both ends of "
+            "log-SNR those of the training?",
+            WorseThanUniformWarning,
+            stacklevel=4,
+        )
 
 
 def _require_consistent(

@@ -45,6 +45,7 @@ class Execution:
     denoiser: Denoise
     source: Batched
     num_levels: int | None
+    mask_of: Callable[[Condition], Tensor] | None
     cond: Condition
     batch_size: int
     is_shared: bool
@@ -91,6 +92,14 @@ class Execution:
             cond = cond_at(self.cond, rows)
         return to_device(x.to(dtype=self.dtype), self.device), to_device(cond, self.device)
 
+    def mean(self, values: Tensor, cond: Condition) -> Tensor:
+        """Return the mean of each sample, `[b]`, over its values that count."""
+        if self.mask_of is None:
+            return values.flatten(1).mean(1)
+        mask = self.mask_of(cond).bool()
+        mask = mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim)).expand_as(values)
+        return values.where(mask, 0).flatten(1).sum(1) / mask.flatten(1).sum(1)
+
 
 def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
     """Find the torch modules of a denoiser.
@@ -108,7 +117,7 @@ def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:
 
 
 @contextmanager
-def evaluating(denoiser: Denoise) -> Iterator[None]:
+def evaluating(denoiser: Any) -> Iterator[None]:
     """Set the denoiser's modules to evaluation mode within the `with` block.
 
     The previous modes are restored afterwards. Both use `train` and `eval`, since a module may

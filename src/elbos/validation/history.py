@@ -14,9 +14,10 @@ import torch.distributed as dist
 from elbos.base.checks import Typed, require_positive, typed
 from elbos.base.conditions import Condition
 from elbos.base.progress import LOGGER
+from elbos.base.sharing import require_calls
 from elbos.theory.denoiser import Denoise
 from elbos.validation.estimate import Estimate
-from elbos.validation.execution import without_autocast
+from elbos.validation.execution import evaluating, modules, without_autocast
 from elbos.validation.result import Validation
 from elbos.validation.validator import Validator
 
@@ -44,6 +45,7 @@ class ValidationHistory(Typed):
             weights that it measured: `lambda _: torch.save(model.state_dict(), "best.pt")`.
         cond: The condition of all samples. Default: the condition in the data.
         batch_size: Function evaluations at once.
+        is_shared: Whether all processes call `update` and share the work; False: one calls alone.
 
     Attributes:
         results: The validations, by training step.
@@ -69,6 +71,7 @@ class ValidationHistory(Typed):
     cond: Condition = None
     batch_size: int = 64
     on_best: Callable[[Validation], object] | None = None
+    is_shared: bool = True
     results: dict[int, Validation] = field(default_factory=dict, init=False)
     best_step: int | None = field(default=None, init=False)
     _gain_step: int | None = field(default=None, init=False)
@@ -102,8 +105,8 @@ class ValidationHistory(Typed):
     def update(self, step: int, model: Any) -> dict[str, float] | None:
         """Validate the model if a validation is due.
 
-        All processes of `torch.distributed` share the work, and have to make the call. A model of
-        float32 weights is evaluated in float32, though it is trained under autocast.
+        A model of float32 weights is evaluated in float32, though it is trained under autocast, and
+        a module in evaluation mode, wherever the denoiser has it.
 
         Args:
             step: Number of training steps so far.
@@ -113,17 +116,25 @@ class ValidationHistory(Typed):
             The bound, its standard error and, from the second validation on, the paired difference
             from the best one before (positive if worse) with its error, for a logger; None if no
             validation is due.
+
+        Raises:
+            ValueError: If another process does not make the call within a minute.
         """
         is_due = self.is_due(step)
         self._last_step = step
         if not is_due:
             return None
-        is_shared = dist.is_available() and dist.is_initialized()
-        denoiser = self.denoiser(model)
-        with without_autocast(model, denoiser):
-            result = self.validator(
-                denoiser, cond=self.cond, batch_size=self.batch_size, is_shared=is_shared
-            )
+        is_shared = self.is_shared and dist.is_available() and dist.is_initialized()
+        if is_shared:
+            require_calls("history.update")
+        with evaluating(model):
+            denoiser = self.denoiser(model)
+            parts = (p for m in modules(denoiser) + modules(model) for p in m.parameters())
+            where: Any = {"device": next((p.device for p in parts), None), "is_shared": is_shared}
+            with without_autocast(model, denoiser):
+                result = self.validator(
+                    denoiser, cond=self.cond, batch_size=self.batch_size, **where
+                )
         metrics = {
             "validation_bits_per_dim": result.bits_per_dim,
             "validation_standard_error": result.standard_error,

@@ -24,11 +24,12 @@ from elbos.base.conditions import Condition, cond_at, map_tensors, to_device
 from elbos.base.items import Batched, Items, first_item
 from elbos.base.progress import Start, silent
 from elbos.base.sharing import require_alike, share, summed, together, warn_if_several
-from elbos.models.likelihood import eps_loss, prior_loss, warn_if_unresolved
+from elbos.models.likelihood import prior_loss, warn_if_unresolved
 from elbos.models.likelihood.terms import loss_of_levels
-from elbos.theory.denoiser import Denoise
+from elbos.theory.denoiser import Denoise, estimate
+from elbos.theory.process import diffuse
 from elbos.theory.schedules import Linear, Schedule
-from elbos.validation.diagnostics import check, require_finite_losses, warn_if_missed
+from elbos.validation.diagnostics import check, require_finite_losses, warn_if_missed, warn_if_poor
 from elbos.validation.draws import FIXED, PILOT, Draws
 from elbos.validation.estimate import Estimate
 from elbos.validation.execution import Execution, Parts, Tensors, evaluating
@@ -64,6 +65,8 @@ class Validator(Typed):
             With a single sample the standard error is NaN.
         to_item: Makes `x` or `(x, cond)` of an item of the dataset, such as `lambda item:
             (item["image"], item["label"])`. Default: the item itself.
+        mask_of: Returns which values of a batch count, by its condition, without or with the last
+            axes: `lambda cond: ~cond["is_pad"]`. Bits/dim of a sample are of these. Default: all.
         num_levels: $K$, if the data are discrete, $2k/(K-1) - 1$. Default: continuous data.
         logsnr_min: $\lambda_\min$. Default: -10, where the prior's loss is below 1e-4 bits/dim.
         logsnr_max: $\lambda_\max$. Default: 13.3, VDM's for 8-bit images. A denoiser trained on a
@@ -94,6 +97,7 @@ class Validator(Typed):
     data: Any
     _: KW_ONLY
     to_item: Callable[[Any], Any] | None = None
+    mask_of: Callable[[Any], Tensor] | None = None
     num_levels: int | None = None
     logsnr_min: float = -10.0
     logsnr_max: float = 13.3
@@ -229,6 +233,7 @@ class Validator(Typed):
                 )
                 if len(rounds) >= MAX_ROUNDS or result.nats.is_enough(target):
                     break
+        warn_if_poor(result.bits, self.num_levels)
         if target_se is not None:
             warn_if_missed(result.bits, target_se, len(rounds) * ROUND_TIMES)
         return result
@@ -312,7 +317,7 @@ class Validator(Typed):
         return before.difference(after)
 
     def _execution(self, denoiser: Denoise, *settings: Any) -> Execution:
-        return Execution(denoiser, self._source, self.num_levels, *settings)
+        return Execution(denoiser, self._source, self.num_levels, self.mask_of, *settings)
 
     def _round(
         self, execution: Execution, name: str, number: int, logsnr: Float[Tensor, "n m"]
@@ -372,15 +377,23 @@ class Validator(Typed):
         noise = self._draws.noise(numbers, number, (num_times + 1, *x.shape[1:])).to(x.dtype)
         levels = to_device(logsnr.flatten().to(x.dtype), execution.device)
         eps = noise[:, :-1].flatten(0, 1)
-        many, conds = map_tensors(
+        many = map_tensors(
             lambda part: part.repeat_interleave(num_times, 0), {"x": x, "cond": cond}
-        ).values()
-        losses = [
-            eps_loss(execution.denoiser, many[i], levels[i], cond=cond_at(conds, i), eps=eps[i])
-            for i in (slice(k, k + size) for k in range(0, len(levels), size))
-        ]
+        )
+        many |= {"logsnr": levels, "eps": eps}
+
+        def loss(x: Tensor, cond: Condition, logsnr: Tensor, eps: Tensor) -> Tensor:
+            _, eps_hat = estimate(execution.denoiser, diffuse(x, eps, logsnr), logsnr, cond)
+            return execution.mean(0.5 * (eps_hat - eps).square(), cond)
+
+        ends = range(0, len(levels), size)
+        losses = torch.cat([loss(**cond_at(many, slice(k, k + size))) for k in ends])
+        single = x.reshape(-1, 1)  # prior and decoder, by element
+        prior = prior_loss(single, self.logsnr_min)
+        noise = noise[:, -1].reshape(-1, 1)
+        decoder = loss_of_levels(single, self.logsnr_max, self.num_levels, noise)
         return {
-            "loss": torch.cat(losses).reshape(len(rows), num_times),
-            "prior": prior_loss(x, self.logsnr_min),
-            "decoder": loss_of_levels(x, self.logsnr_max, self.num_levels, noise[:, -1]),
+            "loss": losses.reshape(len(rows), num_times),
+            "prior": execution.mean(prior.view_as(x), cond),
+            "decoder": execution.mean(decoder.view_as(x), cond),
         }

@@ -8,6 +8,7 @@ from torch import nn
 
 from elbos.base.checks import diagnosed
 from elbos.validation import ValidationHistory
+from elbos.validation.by_level import losses_by_level
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,12 +40,13 @@ def log_validation(
             for a network whose weights are averaged already. Default: the network's own weights.
 
     Returns:
-        What was logged (see `ValidationHistory.update`); None if no validation is due.
+        What was logged: metrics and the loss by noise level; None if no validation is due.
     """
     unwrapped = accelerator.unwrap_model(model)
     with _averaged(unwrapped, ema if history.is_due(step) else None):
         metrics = history.update(step, unwrapped)
     if metrics:
+        metrics |= losses_by_level(history.results[step])
         accelerator.log(metrics, step=step)
     return metrics
 

@@ -155,6 +155,10 @@ class OneLevelPerBatch(Diagnostic):
     num_levels: int
 
 
+class SharedNoise(Diagnostic):
+    sentence = "All samples of a batch share one noise: the gradient is noisier than necessary."
+
+
 class SharedLevels(Diagnostic):
     sentence = (
         "Samples of a batch share noise levels in groups, as frames of a clip, so only "

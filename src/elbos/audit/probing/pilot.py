@@ -18,6 +18,7 @@ from elbos.audit.diagnostics import (
     DataDependent,
     Diagnostic,
     Encoded,
+    SharedNoise,
     Uneven,
     UntrainedElements,
 )
@@ -108,6 +109,9 @@ class Pilot:
             diagnostics.append(reference.diagnostic)
         noise = find_noise(paired, reference, is_uneven=is_uneven)
         diagnostics += noise.diagnostics
+        draws = [draw for calls in paired for draw in calls.moved.normals]
+        if noise.is_known and len(x) > 1 and any((draw[1:] == draw[0]).all() for draw in draws):
+            diagnostics.append(SharedNoise())
         c, c_other = (
             torch.cat([value(calls) for calls in paired]).cpu()
             for value in (PairedCalls.coefficient, PairedCalls.coefficient_other)

@@ -231,7 +231,8 @@ def _require_repeatable(queries: Queries, seed: int) -> None:
     if not is_repeated:
         raise ValueError(
             "The loss is not reproducible although the random states of torch, numpy and Python "
-            "were reset: draw from these, not from a numpy Generator or a counter of its own."
+            "were reset: draw from these, not from a numpy Generator or its own counter. Of Keras: "
+            "in the loss, model.seed_generator.state.assign(torch.randint(2**31, (2,)))."
         )
     if len(x) > 1 and all(is_same(a.z, b.z) for a, b in zip(first, other, strict=False)):
         if any(call.z.shape == x.shape and unlike(call.z, x) < 1e-6 for call in first):
