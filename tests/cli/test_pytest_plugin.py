@@ -62,7 +62,7 @@ def test_a_loss_is_compared_with_its_stored_audit(run, tmp_path):
     for new in "(lambda t: (t / (1 - t)).log() / 4)", "(lambda t: 1000 * t)", "torch.zeros_like":
         status, printed = run(old="(lambda t: t)", new=new)
         assert status == 1
-        assert "test_flow has changed" in printed and "time: argument 1" in printed
+        assert "test_flow has changed" in printed and "time: " in printed
     status, printed = run(old="slice(None)", new="slice(1)")
     assert status == 1
     assert SharedNoise().text in printed

@@ -79,9 +79,9 @@ class Difference:
 
     @property
     def has_other_time(self) -> bool:
-        """True if both times that the network is given are measured, and differ."""
-        times = self.audit.time_name, self.expected.time_name
-        return None not in times and len({*times}) > 1
+        """True if the network is given another time, where both audits measured it."""
+        expected, is_measured = self.expected.time_name, self.audit.source == "measured"
+        return expected is not None and is_measured and self.audit.time_name != expected
 
     def __bool__(self) -> bool:
         changed = (self.has_other_weighting, self.has_other_levels, self.has_other_target)
