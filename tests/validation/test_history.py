@@ -71,6 +71,15 @@ def test_a_resumed_training_is_compared_with_the_best_before(tmp_path):
     assert whole.should_stop
     second.load_state_dict(history().state_dict())
     assert second.best is None
+    with pytest.raises(ValueError, match="gain_step"):
+        second.load_state_dict({"results": {}, "best_step": 1})
+
+
+def test_one_sample_without_an_error_shows_a_gain_by_its_sign():
+    single = ValidationHistory(Validator(X[:1]), model, every=1, patience=2)
+    for step, std in enumerate((3.0, 2.5, 2.0, 1.5), 1):
+        single.update(step, std)
+    assert not single.should_stop
 
 
 def test_items_are_dicts_and_loaders_are_their_datasets():

@@ -102,6 +102,21 @@ def test_padding_does_not_count(num_levels, generator):
     assert abs(found.bits_per_dim - plain.bits_per_dim) < 3 * plain.standard_error
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.ones(4, 3),
+        torch.ones(4, 2, dtype=torch.bool),
+        torch.zeros(4, 3, dtype=torch.bool),
+        torch.tensor([3, 3, 3, 3]),
+        None,
+    ],
+)
+def test_a_mask_is_of_booleans_that_count_a_value_of_each_sample(mask):
+    with pytest.raises(ValueError, match="booleans"):
+        validated(lambda z, *_: (z, z), torch.randn(4, 3), mask_of=lambda _: mask)
+
+
 def test_bound_on_continuous_data_is_their_log_density(generator):
     """3 standard errors, n = 3,000; at 11 the decoder is far narrower than the data."""
     data = GaussianMixture(

@@ -27,7 +27,7 @@ NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256
 NUM_CHECKED = 4  # samples on which the denoiser is called again
 _OTHER_DEVICE = "same device", "expected device", "torch.cuda."  # of torch's errors
 MAX_CHANGE = 1e-3  # of the estimate when repeated: GPUs vary the order of additions
-USER = 6  # stack levels from here to the caller of the validator
+USER = 7  # stack levels from here to the caller of the validator
 COUPLED_LOGSNR, NUM_SPREAD = -5.0, 32  # of data of unit variance; samples
 MAX_SCATTER = 1.5  # below 1 of an exact denoiser, 2 / (1 + exp(-5 / 2))^2 = 1.7 of transport
 MAX_MISFIT = 0.05  # relative to z: rounding to bfloat16 and to the nearest of 1,000 steps
@@ -196,7 +196,9 @@ def _warn_if_coupled(execution: Execution, draws: Draws, ends: tuple[float, floa
     pairs = [estimate(execution.denoiser, z[i], logsnr[i], cond_at(cond, i)) for i in parts]
     x_hat = torch.cat([pair[0] for pair in pairs])
     error, of_mean = (execution.mean((y - x) ** 2, cond).mean() for y in (x_hat, x_hat.mean(0)))
-    if error > MAX_SCATTER * of_mean:
+    # An exact denoiser of broader data scatters more than these data do.
+    is_broader = x_hat.var(0).mean() > MAX_SCATTER * x.var(0).mean()
+    if error > MAX_SCATTER * of_mean and not is_broader:
         warnings.warn(
             f"at log-SNR {level:.1f} the error of x_hat is {error / of_mean:.1f} times that of its "
             "mean: the network is hardly trained, or on noise coupled to the data (optimal "
@@ -213,7 +215,7 @@ def warn_if_poor(bits: Estimate, num_levels: int | None) -> None:
             "pixels: is the network trained, data in [-1, 1], time not reversed, both ends of "
             "log-SNR those of the training?",
             WorseThanUniformWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
@@ -251,7 +253,7 @@ def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> No
             f"sample the error is {bits.standard_error:.3g}, of which the scatter between "
             f"{bits.num} samples leaves {bits.sampling_error:.3g}. Measure {needed} samples.",
             TargetMissedWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -96,7 +96,15 @@ class Execution:
         """Return the mean of each sample, `[b]`, over its values that count."""
         if self.mask_of is None:
             return values.flatten(1).mean(1)
-        mask = self.mask_of(cond).bool()
+        mask = self.mask_of(cond)
+        is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool
+        is_mask = is_mask and 0 < mask.ndim and mask.shape == values.shape[: mask.ndim]
+        if not is_mask or not mask.flatten(1 if mask.ndim > 1 else 0).any(-1).all():
+            what = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
+            raise ValueError(
+                f"mask_of returned {what}: give booleans with the first axes of x, "
+                f"{tuple(values.shape)}, that count at least one value of each sample."
+            )
         mask = mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim)).expand_as(values)
         return values.where(mask, 0).flatten(1).sum(1) / mask.flatten(1).sum(1)
 

@@ -150,7 +150,8 @@ class ValidationHistory(Typed):
             metrics["validation_worse_by_error"] = worse.standard_error
             gain = self.results[self._gain_step].difference(result)
             is_best = worse.mean < 0
-            is_gain = is_best and gain.mean > NUM_ERRORS * gain.standard_error
+            # of a single sample the error is NaN
+            is_gain = is_best and not gain.mean <= NUM_ERRORS * gain.standard_error
         self._num_without_gain = 0 if is_gain else self._num_without_gain + 1
         if is_gain:
             self._gain_step = step
@@ -179,7 +180,16 @@ class ValidationHistory(Typed):
         """Restore the validation history from a checkpoint.
 
         A resumed training is compared with its best validation.
+
+        Raises:
+            ValueError: If another version of elbos wrote the state.
         """
+        names = ("results", "best_step", "gain_step", "num_without_gain", "last_step")
+        if missing := [name for name in names if name not in state]:
+            raise ValueError(
+                f"the state has no {missing[0]}: it is of another version, leave it out."
+            )
+        results = state["results"].items()  # steps are texts in JSON
+        self.results = {int(step): Validation.from_dict(result) for step, result in results}
         self.best_step, self._gain_step = state["best_step"], state["gain_step"]
         self._num_without_gain, self._last_step = state["num_without_gain"], state["last_step"]
-        self.results = {step: Validation.from_dict(r) for step, r in state["results"].items()}
