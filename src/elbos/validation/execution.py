@@ -98,7 +98,7 @@ class Execution:
             return values.flatten(1).mean(1)
         mask = self.mask_of(cond)
         is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool
-        is_mask = is_mask and 0 < mask.ndim and mask.shape == values.shape[: mask.ndim]
+        is_mask = is_mask and mask.ndim > 0 and mask.shape == values.shape[: mask.ndim]
         if not is_mask or not mask.flatten(1 if mask.ndim > 1 else 0).any(-1).all():
             what = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
             raise ValueError(
