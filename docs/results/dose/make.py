@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy import stats
+from scipy.interpolate import PchipInterpolator
 from weightings import SOLVED, rising
 
 from elbos import weightings
@@ -67,9 +68,11 @@ class Scores:
 
     def rising_share(self, objective: str) -> float:
         """Compute the share of the trained networks' weighted loss where the weighting rises."""
-        w = WEIGHTINGS[objective](torch.from_numpy(self.logsnr["loss"])).numpy()
-        weighted = (w * self.curves(objective, "loss")).mean(0)
-        return weighted[: w.argmax()].sum() / weighted.sum()
+        logsnr, loss = self.logsnr["loss"], self.curves(objective, "loss").mean(0)
+        cells = np.linspace(logsnr[0], logsnr[-1], 10_001)
+        w = WEIGHTINGS[objective](torch.from_numpy(cells)).numpy()
+        weighted = w * PchipInterpolator(logsnr, loss)(cells)
+        return weighted[: w.argmax() + 1].sum() / weighted.sum()
 
 
 def collect(folder: Path) -> None:
@@ -190,7 +193,7 @@ def draw(scores: Scores) -> None:
         panel.legend(fontsize=7, frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlabel("dose: % of the loss where the weighting rises")
-    panels[2].set_xlabel("log-SNR")
+    panels[2].set(xlabel="log-SNR", ylim=(-20, 20))
     figure.savefig(HERE / "dose.svg", metadata={"Date": None})
 
 
