@@ -165,6 +165,30 @@ def test_the_time_that_the_network_is_given_is_named(name):
     assert len(repr(found.denoiser(Exact(name)).convention)) < 120
 
 
+COSINE, END = "u, where alpha = cos(pi u/2)", 0.99
+
+
+@pytest.mark.parametrize(
+    ("time", "text"),
+    [
+        (lambda u: u, COSINE),
+        (lambda u: 1 - u, f"1 - {COSINE}"),
+        (lambda u: -(torch.tan(u * END * torch.pi / 2).log()), "log-SNR/2"),
+        (lambda u: -(torch.tan(u * END * torch.pi / 2)), "-sigma"),
+        (lambda u: 2 * u, " at log-SNR "),
+        (lambda u: 1 / torch.tan(u * END * torch.pi / 2), " at log-SNR "),
+    ],
+)
+def test_a_time_is_named_only_in_a_usual_unit(time, text):
+    def loss(network, x):
+        u, eps = 1e-3 + 0.998 * torch.rand(len(x), 1), torch.randn_like(x)
+        alpha, sigma = (u * END * torch.pi / 2).cos(), (u * END * torch.pi / 2).sin()
+        return (network(alpha * x + sigma * eps, time(u)) - eps).square().mean()
+
+    name = probe(loss, X, 2000).time_name
+    assert text in name and (name == text or "at" in text)
+
+
 @pytest.mark.parametrize(("shift", "text"), [(5, "5u/(1 + 4u)"), (0.5, "0.5u/(1 - 0.5u)")])
 def test_a_time_before_its_shift_is_named(shift, text):
     def loss(network, x):

@@ -12,7 +12,7 @@ from elbos import audit
 from elbos.audit.names.matching import fit_formula
 from elbos.audit.names.resemblance import COEFFICIENTS, EDITS
 from elbos.audit.words import views
-from elbos.theory import parameterizations
+from elbos.theory import parameterizations, schedules
 from elbos.theory.recipes import RECIPES
 
 LEVELS = torch.linspace(-8, 8, 161, dtype=torch.float64)
@@ -138,6 +138,51 @@ def test_published_weights_of_the_loss_of_f_are_named(name):
     result = audit.probe(edm(PUBLISHED[name], of="F"), X[:64], 2000)
     assert [(one.name, one.change) for one in result.resembles] == [(name, "")]
     assert "DDPM" not in views([result])[0].explanation
+
+
+@pytest.mark.parametrize("sigma_data", [0.3, 1.0])
+def test_edm_for_data_of_another_scale_is_edm(sigma_data):
+    """With 1, F is -v, which is no slip of v."""
+    loss = edm(lambda sigma: published_lambda(sigma, sigma_data), sigma_data)
+    result = audit.probe(loss, X[:64], 1000)
+    target = (result.parameterization, result.parameterization_factor, result.sigma_data)
+    assert target == ("edm", 1, sigma_data) and slips(result) == []
+    nearest = result.nearest_recipe
+    assert (nearest.name, nearest.sigma_data) == ("edm", 0.5)
+
+
+OF_X = {  # weights of the squared error of x
+    "soft Min-SNR": lambda snr: 6 * snr / (snr + 6),
+    "truncated SNR": lambda snr: snr.clamp(min=1),
+    "Min-SNR": lambda snr: snr.clamp(max=6),
+    "P2": lambda snr: snr / (snr + 1) ** 0.7,
+}
+
+
+def declared(prediction, coefficient):
+    y = PREDICTIONS[prediction]
+    curves = {"title": "", "schedule": schedules.Laplace(), "parameterization": y}
+    return audit.from_loss(audit.DeclaredLoss(**curves, coefficient=coefficient))
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("name", OF_X)
+def test_a_weight_of_x_is_named_for_every_prediction_type(name, prediction):
+    y, x = PREDICTIONS[prediction], PREDICTIONS["x"]
+
+    def coefficient(logsnr):
+        per_error = y.eps_error_per_error(logsnr) / x.eps_error_per_error(logsnr)
+        return OF_X[name](logsnr.exp()) * per_error
+
+    result = declared(prediction, coefficient)
+    named = [(one.name, one.change) for one in result.resembles if one.part == "coefficient"]
+    assert named == [(name, "")] and "**1*" not in result.resembles[0].formula
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_sigmoid_is_no_weight_of_another_prediction_type(sign):
+    result = declared("edm", lambda logsnr: torch.sigmoid(sign * (logsnr + 1 + sign)))
+    assert slips(result) == []
 
 
 @pytest.mark.parametrize("slip", ["alphas", "roots"])

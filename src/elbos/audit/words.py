@@ -226,12 +226,13 @@ def _nearest_recipe(view: View) -> tuple[str, Audit | None]:
             return NONE, from_recipe(slip.name)
     recipe, differences = RECIPES[nearest.name], []
     if not nearest.has_coefficient:
-        formula = nearest.coefficient
-        differences.append(f"coefficient {formula}" if formula else "another coefficient")
+        formula, scale = nearest.coefficient, nearest.sigma_data
+        text = f"coefficient {formula}" if formula else "another coefficient"
+        differences.append(f"sigma_data {scale:g}" if scale else text)
     if not nearest.has_levels:
         differences.append(f"noise levels {view.noise_levels(code(recipe.schedule))}")
-    difference = " and ".join(differences) or "the same coefficient and noise levels"
-    return f"{nearest.name}: {recipe.title}, which has {difference}", from_recipe(nearest.name)
+    which = f", which has {' and '.join(differences)}" if differences else ""
+    return f"{nearest.name}: {recipe.title}{which}", from_recipe(nearest.name)
 
 
 def facts(audit: Audit) -> dict[str, str]:

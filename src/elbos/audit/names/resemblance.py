@@ -42,6 +42,7 @@ _TIDY = (  # edited formulas
     (r"^1/\(1/(sqrt\(snr\)|snr)\)$", r"\1"),
     (r"/\(1/snr\)$", "*snr"),
     (r"\(\(1/snr\)", "(1/snr"),
+    (r"\*\*1(?![\d.])", ""),
 )
 _MIN_COVERED = 0.9  # probability of a schedule within the noise levels of the loss
 
@@ -71,6 +72,7 @@ class NearestRecipe(NamedTuple):
     has_levels: bool  # the same noise levels as the loss
     has_coefficient: bool  # the same coefficient as the loss
     coefficient: str | None = None  # formula of its weighting for the loss's prediction type
+    sigma_data: float | None = None  # its, if that alone makes another weighting of the coefficient
 
     @property
     def is_equal(self) -> bool:
@@ -86,25 +88,20 @@ class Coefficient(NamedTuple):
     least: float = 0.0  # smallest plausible value of g
 
 
+_PER_ERROR = {  # from a coefficient of the squared error of x to those of other targets
+    "x": "",
+    "eps": "/snr",
+    "v": "/(snr + 1)",
+    "flow": "*t**2, t = 1/(1 + sqrt(snr))",
+    "edm": "/(snr + S)",
+}
 COEFFICIENTS = (
-    Coefficient("Min-SNR", "x", "min(snr, g)", 1.0),
-    Coefficient("Min-SNR", "eps", "min(snr, g)/snr", 1.0),
-    Coefficient("Min-SNR", "v", "min(snr, g)/(snr + 1)", 1.0),
-    Coefficient("Min-SNR", "flow", "min(snr, g)*t**2, t = 1/(1 + sqrt(snr))", 1.0),
-    Coefficient("Min-SNR", "edm", "min(snr, g)/(snr + S)", 1.0),
     Coefficient("P2", "eps", "1/(snr + 1)"),
     Coefficient("P2", "v", "snr/(snr + 1)**2"),
-    Coefficient("P2", "eps", "1/(snr + 1)**g", 0.1),
-    Coefficient("P2", "v", "snr/(snr + 1)**(1 + g)", 0.1),
-    Coefficient("P2", "x", "snr/(snr + 1)**g", 0.1),
-    Coefficient("P2", "edm", "snr/((snr + 1)**g*(snr + S))", 0.1),
     Coefficient("debiased estimation", "eps", "1/sqrt(snr)"),
     Coefficient("debiased estimation", "v", "sqrt(snr)/(snr + 1)"),
     Coefficient("EDM", "edm", "1"),
     Coefficient("EDM", "x", "snr + 4"),
-    Coefficient("truncated SNR", "x", "max(snr, 1)"),
-    Coefficient("soft Min-SNR", "eps", "1/(snr + g)", 2.0),
-    Coefficient("soft Min-SNR", "x", "snr/(snr + g)", 2.0),
     Coefficient("soft Min-SNR", "edm", "snr/(snr + S)**2"),
     Coefficient("the plain eps-loss", "x", "snr"),
     Coefficient("the plain eps-loss", "v", "snr/(snr + 1)"),
@@ -115,6 +112,16 @@ COEFFICIENTS = (
     Coefficient("the plain x-loss", "eps", "1/snr"),
     Coefficient("the plain x-loss", "v", "1/(snr + 1)"),
     Coefficient("the plain x-loss", "flow", "t**2, t = 1/(1 + sqrt(snr))"),
+    *(
+        Coefficient(name, prediction, re.sub("^snr(/.+)/snr$", r"1\1", of_x + factor), least)
+        for name, of_x, least in (
+            ("Min-SNR", "min(snr, g)", 1.0),
+            ("truncated SNR", "max(snr, 1)", 0.0),
+            ("P2", "snr/(snr + 1)**g", 0.1),
+            ("soft Min-SNR", "snr/(snr + g)", 0.5),
+        )
+        for prediction, factor in _PER_ERROR.items()
+    ),
 )
 """Published coefficients. The formulas of one name, for different prediction types, are equivalent.
 S is 1/sigma_data**2 of an EDM network F, whose squared error is snr + S times that of its denoiser
@@ -224,7 +231,7 @@ class LossCurves:
         for name, value in {"1/sqrt(S)": s**-0.5, "sqrt(S)": s**0.5, "1/S": 1 / s, "S": s}.items():
             formula = formula.replace(name, f"{value:g}")
         if g is not None:
-            formula = re.sub(r"\bg\b", f"{g:g}", formula.replace("(1 + g)", f"{1 + g:g}"))
+            formula = re.sub(r"\bg\b", f"{g:g}", formula)
         for pattern, text in _TIDY:
             formula = re.sub(pattern, text, formula)
         return formula
@@ -271,7 +278,12 @@ class LossCurves:
             )
             matches.append((key, NearestRecipe(name, has_levels, is_same), off))
         _, nearest, off = min(matches, key=itemgetter(0))
-        return nearest._replace(coefficient=coefficient_name(self.logsnr, self.log_c - off, used))
+        formula = coefficient_name(self.logsnr, self.log_c - off, used)
+        recipe = RECIPES[nearest.name]
+        scale = getattr(recipe.parameterization, "sigma_data", None)
+        off = self.log_c - recipe.coefficient(levels).log().numpy()
+        is_scale = self.sigma_data not in (None, scale) and spread(off, used) < SAME
+        return nearest._replace(coefficient=formula, sigma_data=scale if is_scale else None)
 
 
 def resemblances(loss: LossCurves) -> list[Resemblance]:
@@ -306,11 +318,8 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
             yield Resemblance("coefficient", "EDM", lambda_, _FORGOTTEN, "1")
         return
     meant = [published for published in COEFFICIENTS if published.prediction == loss.prediction]
-    for coefficient in meant:
-        if fit := loss.fit(coefficient.formula, coefficient.least):
-            formula = loss.spelled(coefficient.formula, fit[1])
-            yield Resemblance("coefficient", coefficient.name, formula, "", formula)
-            return
+    # A sigmoid of log-SNR is a published weighting, whatever other formula equals it.
+    is_sigmoid = any(loss.fit(formula, 0.0) for formula in ("1/(snr + g)", "snr/(snr + g)"))
     slips = [
         (re.sub(pattern, replacement, coefficient.formula), change, coefficient)
         for coefficient in meant
@@ -322,17 +331,20 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
         for coefficient in meant
         for other in COEFFICIENTS
         if coefficient.name == other.name
+        and not is_sigmoid
         and coefficient != other
         and not coefficient.name.startswith("the plain")
     ]
-    fits = [loss.fit(formula, coefficient.least) for formula, _, coefficient in slips]
-    fitting = [(*fit, *slip) for fit, slip in zip(fits, slips, strict=True) if fit]
-    if fitting:
-        _, g, formula, change, coefficient = min(
-            fitting, key=lambda fit_of_slip: fit_of_slip[0] // MIN_GAIN
-        )
-        published, here = (loss.spelled(text, g) for text in (coefficient.formula, formula))
-        yield Resemblance("coefficient", coefficient.name, published, change, here)
+    for options in ([(item.formula, "", item) for item in meant], slips):
+        fits = [loss.fit(formula, coefficient.least) for formula, _, coefficient in options]
+        fitting = [(*fit, *option) for fit, option in zip(fits, options, strict=True) if fit]
+        if fitting:
+            _, g, formula, change, coefficient = min(
+                fitting, key=lambda fit: fit[0] // MIN_GAIN + bool(re.search(r"\bg\b", fit[2]))
+            )
+            published, here = (loss.spelled(text, g) for text in (coefficient.formula, formula))
+            yield Resemblance("coefficient", coefficient.name, published, change, here)
+            return
 
 
 def _of_the_table(loss: LossCurves) -> Iterator[Resemblance]:

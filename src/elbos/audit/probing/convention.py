@@ -43,6 +43,8 @@ _MAX_ROUNDING = 1e-3  # of log-SNR, in float32, at the samples that are used
 _MAX_SCATTER = 2e-3  # of a time: deviation of ranks from those of log-SNR, as a share
 _MIN_TIMES = 8  # distinct values: of fewer, such as class labels, ties would look monotone
 _MAX_ERROR = 2e-4  # of a formula: in log-SNR for a time, relative for a coefficient
+_MAX_SHIFT = 100  # and least 1/100
+_MAX_LEFT_OUT = 0.02  # of a cosine's time
 _MIN_RANGE = 5  # of log-SNR: what formulas have to fit to be used beyond the samples
 _EPS = 4 * 6e-8  # rounding of an argument of the network, in float32
 
@@ -238,9 +240,14 @@ def _time_name(
     values: Float[Array, " k"],
     admitted: Float[Array, " k"],
 ) -> str:
-    if curve.fit is not None:
-        i, factor, constant = curve.fit
-        name = ("ln(sigma)", "sigma", "t", "u, alpha = cos(pi u/2)")[i]  # sigma of alpha = 1
+    i, factor, constant = curve.fit or (-1, 0.0, 0.0)
+    if i == 3:  # the cosine's time, of which trainers leave out the end
+        unit, start = (1000.0 if abs(factor) > 500 else 1.0), (0.0 if factor > 0 else 1.0)
+        if max(abs(abs(factor) - unit), abs(constant - start * unit)) < _MAX_LEFT_OUT * unit:
+            name = "u" if factor > 0 else "(1 - u)"
+            return f"{_multiple(unit, name)}, where alpha = cos(pi u/2)"
+    elif i >= 0:
+        name = ("ln(sigma)", "sigma", "t")[i]  # sigma of alpha = 1
         if i == 0 and factor < 0:
             name, factor = "log-SNR", -factor / 2
         if i == 2 and abs(constant + factor) < 1e-3 * abs(factor):  # from noise to data
@@ -251,8 +258,8 @@ def _time_name(
     for name, t in (("t", expit(-logsnr / 2)), ("1 - t", expit(logsnr / 2))):
         (first, second), *_ = np.linalg.lstsq(np.stack([t, t * values], 1), values, rcond=None)
         off = np.abs(first * t / (1 - second * t) - values) / admitted
-        if second < 1 and np.quantile(off, 0.99) < 3:
-            s = 1 / (1 - second)
+        s = 1 / (1 - second)
+        if 1 / _MAX_SHIFT < s < _MAX_SHIFT and np.quantile(off, 0.99) < 3:
             shift = f"{s:.4g}u/(1 {'+' if s > 1 else '-'} {abs(s - 1):.4g}u)"
             return f"{_multiple(first * s, 'u')}, and {name} = {shift}"
     return " to ".join(f"{values[i]:.3g} at log-SNR {logsnr[i]:.1f}" for i in (0, -1))
@@ -262,8 +269,10 @@ def _multiple(factor: float, name: str) -> str:
     factor = float(f"{factor:.4g}")
     if factor == 1:
         return name[1:-1] if name[0] == "(" else name
-    inverse = 1 / factor
-    return f"{name}/{inverse:g}" if inverse == round(inverse) else f"{factor:g} {name}"
+    sign, inverse = "-" * (factor < 0), abs(1 / factor)
+    if inverse == round(inverse):
+        return f"{sign}{name}" + (f"/{inverse:g}" if inverse > 1 else "")
+    return f"{factor:g} {name}"
 
 
 def _coefficient(target: Parameterization, i: int) -> _Formula:
