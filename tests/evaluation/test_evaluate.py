@@ -177,7 +177,7 @@ def test_a_second_time_nothing_is_computed(evaluated: Any, monkeypatch: pytest.M
     read: dict[str, set[bool]] = {}
     monkeypatch.setattr(quality, "sample_batches", fail)
     monkeypatch.setattr(quality, "extract", fail)
-    monkeypatch.setattr(validator, "estimate", fail)
+    monkeypatch.setattr(validator, "eps_errors", fail)
     assert Run("digits").evaluate(**few(), start=noting(read)) == first
     computed = {what: flags for what, flags in computed.items() if "train+val" not in what}
     assert computed.keys() == read.keys()
@@ -261,10 +261,10 @@ def test_what_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFiniteError, match="41 of 41"):
         Run("digits").evaluate(**few(num_samples=41))
 
-    def estimate(denoiser: Any, z: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-        return z, math.nan * z
+    def eps_errors(denoiser: Any, x: Tensor, **_: Any) -> Tensor:
+        return math.nan * x
 
-    monkeypatch.setattr(validator, "estimate", estimate)
+    monkeypatch.setattr(validator, "eps_errors", eps_errors)
     with pytest.raises(ValueError, match="1200 of 1200"):
         Run("digits").evaluate(**few(seed=1, target_se=0.1))
 

@@ -235,7 +235,7 @@ def test_an_interrupted_evaluation_of_a_folder_resumes(
     assert not (out / "eval.json").exists()
     kept = snapshot(out)
     assert any(name.endswith(".safetensors") for name in kept)
-    monkeypatch.setattr(validator, "estimate", stop)
+    monkeypatch.setattr(validator, "eps_errors", stop)
     shown = elbos(*words, "--batch-size", "7")
     assert shown.status == 0 and "optimizer" not in shown.out
     found = Evaluation.load(out / "eval.json")

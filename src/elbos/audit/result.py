@@ -158,9 +158,7 @@ class Audit(Diagnosed):
 
     @property
     def is_monotone(self) -> bool | None:
-        """True if the verdict is "monotone", False if it is undecided or "not monotone", and None
-        if there is none.
-        """
+        """True if the verdict is "monotone"; None for a loss that has no verdict, as an error."""
         return self.verdict == "monotone" if self.is_judged else None
 
     @property

@@ -130,10 +130,14 @@ class ValidationHistory(Typed):
         with evaluating(model):
             denoiser = self.denoiser(model)
             parts = (p for m in modules(denoiser) + modules(model) for p in m.parameters())
-            where: Any = {"device": next((p.device for p in parts), None), "is_shared": is_shared}
+            device = next((p.device for p in parts), None)
             with without_autocast(model, denoiser):
                 result = self.validator(
-                    denoiser, cond=self.cond, batch_size=self.batch_size, **where
+                    denoiser,
+                    cond=self.cond,
+                    batch_size=self.batch_size,
+                    is_shared=is_shared,
+                    device=device,
                 )
         metrics = {
             "validation_bits_per_dim": result.bits_per_dim,

@@ -25,9 +25,8 @@ from elbos.base.items import Batched, Items, first_item
 from elbos.base.progress import Start, silent
 from elbos.base.sharing import require_alike, share, summed, together, warn_if_several
 from elbos.models.likelihood import prior_loss, warn_if_unresolved
-from elbos.models.likelihood.terms import loss_of_levels
-from elbos.theory.denoiser import Denoise, estimate
-from elbos.theory.process import diffuse
+from elbos.models.likelihood.terms import eps_errors, loss_of_levels
+from elbos.theory.denoiser import Denoise
 from elbos.theory.schedules import Linear, Schedule
 from elbos.validation.diagnostics import check, require_finite_losses, warn_if_missed, warn_if_poor
 from elbos.validation.draws import FIXED, PILOT, Draws
@@ -381,13 +380,10 @@ class Validator(Typed):
             lambda part: part.repeat_interleave(num_times, 0), {"x": x, "cond": cond}
         )
         many |= {"logsnr": levels, "eps": eps}
-
-        def loss(x: Tensor, cond: Condition, logsnr: Tensor, eps: Tensor) -> Tensor:
-            _, eps_hat = estimate(execution.denoiser, diffuse(x, eps, logsnr), logsnr, cond)
-            return execution.mean(0.5 * (eps_hat - eps).square(), cond)
-
-        ends = range(0, len(levels), size)
-        losses = torch.cat([loss(**cond_at(many, slice(k, k + size))) for k in ends])
+        parts = [cond_at(many, slice(k, k + size)) for k in range(0, len(levels), size)]
+        losses = torch.cat(
+            [execution.mean(eps_errors(execution.denoiser, **p), p["cond"]) for p in parts]
+        )
         single = x.reshape(-1, 1)  # prior and decoder, by element
         prior = prior_loss(single, self.logsnr_min)
         noise = noise[:, -1].reshape(-1, 1)

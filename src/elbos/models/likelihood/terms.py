@@ -58,8 +58,19 @@ def eps_loss(
     """
     if eps is None:
         eps = torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device)
+    return eps_errors(denoiser, x, logsnr, cond, eps).flatten(1).mean(1)
+
+
+def eps_errors(
+    denoiser: Denoise,
+    x: Float[Tensor, "b *d"],
+    logsnr: Float[Tensor, " b"],
+    cond: Condition,
+    eps: Float[Tensor, "b *d"],
+) -> Float[Tensor, "b *d"]:
+    r"""Return $\tfrac12(\hat\epsilon - \epsilon)^2$ of every element at given noise levels."""
     _, eps_hat = estimate(denoiser, diffuse(x, eps, logsnr), logsnr, cond)
-    return 0.5 * (eps_hat - eps).square().flatten(1).mean(1)
+    return 0.5 * (eps_hat - eps).square()
 
 
 @diagnosed
