@@ -200,7 +200,9 @@ class Estimate:
         has_coefficient = (c[order] != 0).astype(float)
         share = uniform_filter1d(has_coefficient, _NUM_NEIGHBOURS, mode="nearest")
         share_used = np.interp(grid, logsnr[order], share)
-        is_pure, c_mean = samples.logsnr == -torch.inf, samples.coefficient.mean()
+        is_pure, is_clean = samples.logsnr == -torch.inf, samples.logsnr == torch.inf
+        num_ends = int(is_pure.any()) + int(is_clean.any())
+        c_mean = samples.coefficient.mean()
         c_pure = (samples.coefficient[is_pure].mean() / c_mean).item() if is_pure.any() else 0.0
         try:
             time_name = Convention.from_samples(samples, prediction.sigma_data).time_name
@@ -224,14 +226,14 @@ class Estimate:
             b=_median_curve(target[0], target[2], grid),
             schedule=code(density.schedule) if density.schedule else None,
             density_kind=density.kind,
-            num_steps=density.num_steps,
+            num_steps=density.num_steps and density.num_steps + num_ends,
             process=samples.process.name,
             time_sign=samples.time_sign,
             data_scale=samples.process.scale,
             data_offset=samples.data_offset,
             share_pure_noise=is_pure.double().mean().item(),
             weight_pure_noise=c_pure,
-            share_clean=(samples.logsnr == torch.inf).double().mean().item(),
+            share_clean=is_clean.double().mean().item(),
             diagnostics=diagnostics,
             samples=samples,
         )

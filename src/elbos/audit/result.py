@@ -86,7 +86,8 @@ class Audit(Diagnosed):
         b: Coefficient of the noise in the target.
         schedule: Schedule that fits $p$, as code, or None.
         density_kind: "table", "named", "function" or "smooth" (`density`).
-        num_steps: Number of steps if the levels are a table, or None.
+        num_steps: Number of steps if the levels are a table, pure noise and no noise included, or
+            None.
         process: Diffusion process, in words, or None.
         data_scale: Factor on the data before diffusion. Log-SNR refers to the scaled data.
         data_offset: Number added to the data before scaling.

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from elbos.audit.declare import from_recipe
 from elbos.audit.names.formulas import (
     central_half,
+    coefficient_formula,
     data_formula,
     normal_levels,
     prediction_formula,
@@ -246,10 +247,9 @@ def facts(audit: Audit) -> dict[str, str]:
     schedule = view.noise_levels(audit.schedule) if audit.schedule else ""
     unknown = "" if steps else "none of the named schedules"
     rises = audit.verdict == "not monotone"
-    formula = next((item.formula for item in audit.resembles if item.part == "coefficient"), "")
     values = {
         "predicts": prediction_formula(audit),
-        "coefficient": audit.coefficient_name or formula or "none of the usual formulas",
+        "coefficient": coefficient_formula(audit),
         "process": audit.process or ("none of those known" if is_measured else NONE),
         "noise levels": ", ".join(filter(None, (schedule or unknown, steps))),
         "time given": audit.time_name or NONE,

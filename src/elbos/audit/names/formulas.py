@@ -39,6 +39,14 @@ def prediction_formula(audit: Audit) -> str:
     return f"{text}: {formula}" if has_formula else text
 
 
+def coefficient_formula(audit: Audit) -> str:
+    """Format the coefficient as text, where t is the time of rectified flow if not said."""
+    resembled = (item.formula for item in audit.resembles if item.part == "coefficient")
+    formula = audit.coefficient_name or next(resembled, "") or "none of the usual formulas"
+    is_flow = _coordinate_process(audit) == "rectified flow"
+    return formula.partition(", t =")[0] if is_flow else formula
+
+
 def target_formula(audit: Audit) -> str:
     r"""Format $y = a x + b\epsilon$ as text, in $\alpha$ and $\sigma$ if both coefficients are
     simple, else in numbers.

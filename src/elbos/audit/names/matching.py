@@ -188,7 +188,10 @@ _FORMULAS = (  # in snr and a parameter g; the first that fits is taken
     *("max(snr, g)/snr", "min(snr, g)/(snr + 1)", "max(snr, g)/(snr + 1)", "min(snr, g)/snr + 1"),
     *("min(snr + 1, g)/(snr + 1)", "min(sqrt(snr), g)/sqrt(snr)", "min(sqrt(snr), g)"),
     *("min(1/snr, g)", "snr + g", "t**2, t = 1/(1 + sqrt(snr))", "1/t**2, t = 1/(1 + sqrt(snr))"),
-    *("(1 - t)**2, t = 1/(1 + sqrt(snr))", "1/(snr + g)", "snr/(snr + g)"),
+    *("(1 - t)**2, t = 1/(1 + sqrt(snr))", "1/(1 - t)**2, t = 1/(1 + sqrt(snr))"),
+    *("t, t = 1/(1 + sqrt(snr))", "1/t, t = 1/(1 + sqrt(snr))"),
+    *("(1 - t), t = 1/(1 + sqrt(snr))", "1/(1 - t), t = 1/(1 + sqrt(snr))"),
+    *("1/(snr + g)", "snr/(snr + g)", "1/max(t, g), t = 1/(1 + sqrt(snr))"),
     *("1/max(t, g)**2, t = 1/(1 + sqrt(snr))", "1/(1 - 2*t + 2*t**2), t = 1/(1 + sqrt(snr))"),
     "exp(-2*(t - 1/2)**2) - exp(-1/2), t = 1/(1 + sqrt(snr))",
 )

@@ -92,10 +92,13 @@ _PER_ERROR = {  # from a coefficient of the squared error of x to those of other
     "x": "",
     "eps": "/snr",
     "v": "/(snr + 1)",
-    "flow": "*t**2, t = 1/(1 + sqrt(snr))",
+    "flow": "*t**2",
     "edm": "/(snr + S)",
 }
+_FLOW = "the plain flow loss"
 COEFFICIENTS = (
+    Coefficient(_FLOW, "x", "1/t**2"),
+    Coefficient(_FLOW, "eps", "1/(1 - t)**2"),
     Coefficient("P2", "eps", "1/(snr + 1)"),
     Coefficient("P2", "v", "snr/(snr + 1)**2"),
     Coefficient("debiased estimation", "eps", "1/sqrt(snr)"),
@@ -111,7 +114,7 @@ COEFFICIENTS = (
     Coefficient("the plain v-loss", "edm", "(snr + 1)/(snr + S)"),
     Coefficient("the plain x-loss", "eps", "1/snr"),
     Coefficient("the plain x-loss", "v", "1/(snr + 1)"),
-    Coefficient("the plain x-loss", "flow", "t**2, t = 1/(1 + sqrt(snr))"),
+    Coefficient("the plain x-loss", "flow", "t**2"),
     *(
         Coefficient(name, prediction, re.sub("^snr(/.+)/snr$", r"1\1", of_x + factor), least)
         for name, of_x, least in (
@@ -125,11 +128,13 @@ COEFFICIENTS = (
 )
 """Published coefficients. The formulas of one name, for different prediction types, are equivalent.
 S is 1/sigma_data**2 of an EDM network F, whose squared error is snr + S times that of its denoiser
-D."""
+D; t is the time of rectified flow, 1/(1 + sqrt(snr))."""
 
 _SQUARE = "lambda(sigma) without the square of its divisor"
 _FORGOTTEN = "no lambda(sigma), the weight of the denoiser's loss"
 EDITS = (  # coding mistakes in a formula: description, pattern, replacement
+    ("t in place of its square", r"^1/t\*\*2", "1/t"),
+    ("1 - t in place of its square", r"^1/\(1 - t\)\*\*2", "1/(1 - t)"),
     ("lambda(sigma), which is for the loss of the denoiser", r"^1$", "snr + S"),
     (_FORGOTTEN, r"^1$", "1/(snr + S)"),
     (_SQUARE, r"^1$", "1/sqrt(snr)"),
@@ -317,7 +322,11 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
             lambda_ = "snr + 1/sigma_data**2"
             yield Resemblance("coefficient", "EDM", lambda_, _FORGOTTEN, "1")
         return
-    meant = [published for published in COEFFICIENTS if published.prediction == loss.prediction]
+    meant = [
+        published
+        for published in COEFFICIENTS
+        if published.prediction == loss.prediction and (loss.is_flow or published.name != _FLOW)
+    ]
     # A sigmoid of log-SNR is a published weighting, whatever other formula equals it.
     is_sigmoid = any(loss.fit(formula, 0.0) for formula in ("1/(snr + g)", "snr/(snr + g)"))
     slips = [

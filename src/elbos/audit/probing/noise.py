@@ -34,6 +34,7 @@ from elbos.audit.probing.queries import PairedCalls, SingleCall
 
 _MIN_SHARE = 1e-6  # share of the noise's power above which a draw counts
 _SAME = 1e-6  # share of squares up to which two functions of the noise level are the same
+_NO_NOISE = 1e-12  # largest power of the noise in the input of a clean step, by rounding
 MAX_UNEXPLAINED = 2e-3  # largest unexplained share of known noise
 _MAX_STRANGE = 1e-3  # largest unexplained share in half precision
 _MAX_STRANGE_EXACT = 1e-5  # of a target in float32, where rounding leaves less than 1e-6
@@ -211,8 +212,10 @@ class DrawFactors:
 
     def unlike(self, other: "DrawFactors") -> float:
         ours, theirs = self.factors.nan_to_num(), other.factors.nan_to_num()
-        along = (ours * theirs).sum(1) / theirs.square().sum(1).clamp(min=1e-300)
-        return (ours - along[:, None] * theirs).square().sum(1).mean().item()
+        power = theirs.square().sum(1)
+        along = (ours * theirs).sum(1) / power.clamp(min=1e-300)
+        unlike = (ours - along[:, None] * theirs).square().sum(1)
+        return (unlike * (power > _NO_NOISE)).mean().item()  # of a clean input all noise is unlike
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
         """Find the only draw whose coefficient is proportional to `alpha`, as part of the data."""
