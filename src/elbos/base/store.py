@@ -37,8 +37,7 @@ class Part(NamedTuple):
 class Store:
     """Folder of partial results, a file of tensors each, from which a computation resumes.
 
-    All `processes`, which share the parts, must make the same calls of `concatenated` and
-    `of_main`.
+    All `processes`, which share the parts, must make the same calls of `concatenated`.
     """
 
     folder: Path
@@ -73,13 +72,6 @@ class Store:
             self._of_another(name) if result is None else result for name, result in results.items()
         ]
         return {key: torch.cat([part[key] for part in whole]) for key in whole[0]}
-
-    def of_main(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return stored tensors, which the main process computes if they are missing."""
-        result = self.processes.together(
-            lambda: self.part(name, compute) if self.processes.is_main else None
-        )
-        return self._of_another(name) if result is None else result
 
     def _of_another(self, name: str) -> Tensors:
         begin = time.monotonic()
