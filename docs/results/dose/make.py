@@ -125,7 +125,7 @@ def pairs_table(scores: Scores) -> Table:
     for (monotone, dose, key), values, adjusted in zip(cases, differences, p, strict=True):
         mean, half = mean_and_half(values)
         is_as_good = abs(mean) + half < MARGINS[key]
-        verdict = ("lower" if mean < 0 else "higher") if adjusted < 0.05 else ""
+        verdict = ("better" if mean < 0 else "worse") if adjusted < 0.05 else ""
         words = ", ".join(filter(None, (verdict, "as good" if is_as_good else ""))) or "open"
         places = 3 if key == "bits_per_dim" else 4
         pair, cell = f"{monotone} minus {dose}", with_interval(values, places)
