@@ -255,3 +255,8 @@ def test_transformers(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in losses_by_level(history.results[10]).items():
         (_, event) = events.Scalars(f"train/{name}")
         assert (event.step, event.value) == (10, pytest.approx(value))
+    args.restore_callback_states_from_checkpoint, resumed = True, validated()
+    trainer.pop_callback(ValidationCallback)
+    trainer.add_callback(ValidationCallback(resumed, trainer.log))
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert torch.equal(resumed.results[5].bound, history.results[5].bound)

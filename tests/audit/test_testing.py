@@ -43,12 +43,18 @@ def expected():
 def test_a_loss_is_like_its_recipe():
     found = assert_weighting(flow_loss(), X, like="flow")
     assert found.recipe == "flow"
+    for within in (math.nan, math.inf, -0.1):
+        with pytest.raises(ValueError, match="within"):
+            assert_weighting(flow_loss(), X, like="flow", within=within)
 
 
 def test_another_target_of_the_same_weighting_is_the_same_objective():
     found = assert_weighting(flow_by_eps, X, like=flow_loss())
     assert found.parameterization == "eps"
     assert Difference.between(found, audit.from_recipe("flow")).has_other_target
+    with pytest.raises(AssertionError, match="weighting: ") as failure:
+        assert_weighting(flow_by_eps, X, like=jump_of_weight)
+    assert "predicts" not in str(failure.value)
 
 
 @pytest.mark.parametrize("bug", ["broadcast", "clamp"])

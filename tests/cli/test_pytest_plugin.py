@@ -66,3 +66,20 @@ def test_a_loss_is_compared_with_its_stored_audit(run, tmp_path):
     status, printed = run(old="slice(None)", new="slice(1)")
     assert status == 1
     assert SharedNoise().text in printed
+
+
+CALL = "weighting_regression(loss, 2 * torch.rand(16, 3, 8, 8) - 1, num_samples=400)"
+
+
+def test_every_call_has_a_golden_of_its_own_in_the_folder(run, tmp_path):
+    old, params = "def test_flow(", "__import__('pytest').mark.parametrize('k', [1, -1, '1-a'])"
+    assert run("--weighting-regen", old=old, new=f"@{params}\ndef test_k(k, ")[0] == 0
+    stored = {path.name for path in (tmp_path / "test_loss").iterdir()}
+    assert stored == {"test_k-1.json", "test_k--1.json", "test_k-1-a.json"}
+    printed = run("--weighting-regen", old=CALL, new=f"{CALL}\n    {CALL}")[1]
+    assert "test_flow.json is already" in printed
+    printed = run(old=CALL, new=CALL.replace("400", "400, name='../../evil'"))[1]
+    assert "'../../evil': give" in printed
+    (tmp_path / "test_loss" / "test_flow.json").write_text("{}")
+    printed = run()[1]
+    assert "test_flow.json does not hold an audit" in printed and "KeyError" not in printed

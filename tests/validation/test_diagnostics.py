@@ -5,7 +5,7 @@ import torch
 from oracles import gaussian
 from torch import nn
 
-from elbos import Denoiser, Validator
+from elbos import Denoiser, ValidationHistory, Validator
 from elbos.adapters import flow
 from elbos.theory import parameterizations
 from elbos.theory.oracles import GaussianMixture
@@ -123,7 +123,10 @@ def test_an_exact_velocity_is_not_taken_for_a_coupled_one(scale, shift):
         Validator(x, num_evaluations=4)(flow.denoiser(velocity, data_at=0), batch_size=batch_size)
 
 
-def test_a_bound_above_the_uniform_one_is_told():
+def test_a_bound_above_the_uniform_one_is_told_once():
     x = torch.randint(0, 4, (64, 8)).double() / 3  # in [0, 1]: half of the values of 7
-    with pytest.warns(WorseThanUniformWarning):
-        Validator(x, num_levels=7, logsnr_max=9.0)(gaussian(3.0, 8))
+    history = ValidationHistory(Validator(x, num_levels=7, logsnr_max=9.0), every=1)
+    with pytest.warns(WorseThanUniformWarning) as warned:
+        for step in (1, 2):
+            history.update(step, gaussian(3.0, 8))
+    assert len(warned) == 1

@@ -84,7 +84,7 @@ def validated(num):
     return found
 
 
-OF = ["bound", "weighted", "difference"]
+OF = ["bound", "weighted", "difference", "weighted difference"]
 
 
 @pytest.mark.parametrize("of", OF)
@@ -107,6 +107,7 @@ def covered(pairs, of):
         "bound": lambda first, second: first.bits,
         "weighted": lambda first, second: first.weighted(weightings.Sigmoid(k=2.0)),
         "difference": lambda first, second: second.difference(first),
+        "weighted difference": lambda first, second: second.weighted(weightings.EDM(), first),
     }
     found = [functions[of](*pair) for pair in pairs]
     mean = sum(one.mean for one in found) / len(found)

@@ -71,8 +71,25 @@ def test_a_resumed_training_is_compared_with_the_best_before(tmp_path):
     assert whole.should_stop
     second.load_state_dict(history().state_dict())
     assert second.best is None
-    with pytest.raises(ValueError, match="gain_step"):
-        second.load_state_dict({"results": {}, "best_step": 1})
+    with pytest.raises(ValueError, match="leave it out"):
+        second.load_state_dict(first.state_dict() | {"best": []})
+    for setting in {"num_evaluations": 4}, {"seed": 1}:
+        with pytest.raises(ValueError, match="other noise levels"):
+            ValidationHistory(Validator(X, **setting)).load_state_dict(first.state_dict())
+
+
+def test_a_repeated_step_is_compared_with_the_best_before(caplog):
+    """As after a rollback; the third validation without a gain says so, with the best."""
+    caplog.set_level("INFO", "elbos")
+    history = ValidationHistory(Validator(X), lambda std: model(std), every=1, patience=3)
+    history.update(1, 1.0)
+    best = history.best
+    for step in (0, 1, 0, 1, 0, 1):
+        metrics = history.update(step, 1.5)
+    assert history.best is best
+    assert metrics["validation_worse_by"] == history.results[1].difference(best).mean > 0
+    stops = [record.message for record in caplog.records if "best" in record.message]
+    assert len(stops) == 1 and f"step 1: {best}" in stops[0]
 
 
 def test_one_sample_without_an_error_shows_a_gain_by_its_sign():

@@ -82,7 +82,7 @@ def test_padding_does_not_count(num_levels, generator):
     data = quantized(NUM_LEVELS, mean=0.2, std=0.6)
     x, atom = data.sample(NUM_IMAGES, generator)
     is_pad = torch.arange(NUM_IMAGES) % 3 == 0
-    x = torch.stack([x, x.where(~is_pad[:, None], -1), -torch.ones_like(x)], 1)  # [b, 3, 2]
+    x = torch.stack([x, x.where(~is_pad[:, None], 0.123), 0 * x], 1)  # [b, 3, 2], not all pixels
     cond = {"is_pad": torch.stack([torch.zeros_like(is_pad), is_pad, ~is_pad | is_pad], 1)}
 
     def padded(z, logsnr, cond):
@@ -107,14 +107,16 @@ def test_padding_does_not_count(num_levels, generator):
     [
         torch.ones(4, 3),
         torch.ones(4, 2, dtype=torch.bool),
-        torch.zeros(4, 3, dtype=torch.bool),
+        torch.tensor([[True], [True], [False], [True]]).expand(4, 3),
         torch.tensor([3, 3, 3, 3]),
         None,
     ],
 )
 def test_a_mask_is_of_booleans_that_count_a_value_of_each_sample(mask):
-    with pytest.raises(ValueError, match="booleans"):
+    with pytest.raises(ValueError, match=r"booleans|no value of sample 2:"):
         validated(lambda z, *_: (z, z), torch.randn(4, 3), mask_of=lambda _: mask)
+    with pytest.raises(ValueError, match="KeyError: 'pad'"):
+        validated(lambda z, *_: (z, z), torch.randn(4, 3), mask_of=lambda _: {}["pad"])
 
 
 def test_bound_on_continuous_data_is_their_log_density(generator):

@@ -34,7 +34,8 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
     The model is validated every `history.every` steps, and the result is logged, with the loss by
     noise level. The training stops when `history.should_stop` is true. An evaluation of the
     `Trainer` has the last result, too, so that `metric_for_best_model="validation_bits_per_dim"`,
-    `greater_is_better=False` stores the best model.
+    `greater_is_better=False` stores the best model. A resumed training restores the
+    history, which trainer_state.json holds.
 
     Args:
         history: How to validate; its `denoiser` takes the model.
@@ -50,6 +51,11 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         self.history, self.log = history, log
         self._last: dict[str, float] = {}
 
+    def on_train_begin(self, _: object, state: Any, *__: object, **___: object) -> None:
+        # An `ExportableState` would be restored on request only, without our arguments.
+        if stored := state.stateful_callbacks.get("elbos"):
+            self.history.load_state_dict(stored)
+
     def on_step_end(self, _: object, state: Any, control: Any, *, model: Any, **__: object) -> None:
         metrics = self.history.update(state.global_step, model)
         if metrics:
@@ -57,6 +63,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
             is_loss_due = control.should_log  # of the training loss: logging resets it
             self.log(metrics | losses_by_level(self.history.results[state.global_step]))
             control.should_log = is_loss_due
+            state.stateful_callbacks["elbos"] = self.history.state_dict()
         control.should_training_stop |= self.history.should_stop
 
     def on_evaluate(self, *_: object, metrics: dict[str, float], **__: object) -> None:

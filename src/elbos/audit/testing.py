@@ -51,6 +51,8 @@ class Difference:
 
     @classmethod
     def between(cls, audit: Audit, expected: Audit, within: float = WITHIN) -> "Difference":
+        if not 0 <= within < np.inf:
+            raise ValueError(f"within is {within}: give a number from 0, as 0.02 for 2 %.")
         kinds = {diagnostic.kind for diagnostic in expected.diagnostics}
         errors_first = sorted(audit.diagnostics, key=lambda d: not (d.is_fatal or d.is_error))
         return cls(
@@ -88,6 +90,10 @@ class Difference:
         return any(changed) or bool(self.has_other_time or self.diagnostics)
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, *, of_all: bool = True) -> str:
+        """Return a line for each difference; unless `of_all`, for those in the weighting alone."""
         now, then = self.audit, self.expected
         levels = f"noise levels: {_levels(now)}; expected {_levels(then)}"
         beyond = (
@@ -101,7 +107,7 @@ class Difference:
             (self.has_other_levels and not is_outside, levels),
             (self.has_other_time, f"time: {now.time_name}; expected {then.time_name}"),
         ]
-        lines = [text for is_changed, text in changes if is_changed]
+        lines = [text for is_changed, text in changes[: None if of_all else 2] if is_changed]
         findings = [f"diagnostic: {sentence}" for sentence in self.diagnostics]
         return "\n".join(lines + findings if now.is_judged else findings + lines)
 
@@ -199,7 +205,7 @@ def assert_weighting(
     Raises:
         AssertionError: If the weighting is another one, or the loss has an error that the expected
             one has not; the message names what differs.
-        ValueError: If the loss cannot be measured, or there is no such recipe or file.
+        ValueError: If the loss cannot be measured, or there is no such recipe, file or tolerance.
 
     Examples:
         >>> import torch
@@ -217,7 +223,8 @@ def assert_weighting(
         expected = probe(like, x, num_samples, seed)
     difference = Difference.between(audit, expected, within)
     if difference.has_other_weighting:
-        raise AssertionError(f"{audit.title} is not weighted like {expected.title}:\n{difference}")
+        reasons = difference.text(of_all=False)
+        raise AssertionError(f"{audit.title} is not weighted like {expected.title}:\n{reasons}")
     return audit
 
 

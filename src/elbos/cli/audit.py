@@ -211,7 +211,7 @@ class Audit:
             if self.markdown:
                 print(difference.to_markdown())  # noqa: T201
             if difference.has_other_weighting:
-                what = str(difference).replace("\n", "; ")
+                what = difference.text(of_all=False).replace("\n", "; ")
                 failures.append(f"{result.title} is not weighted like {expected.title}: {what}")
         if failures:
             raise ValueError("; ".join(failures))

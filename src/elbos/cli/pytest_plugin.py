@@ -5,11 +5,14 @@ is first used.
 """
 
 import os
-import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
+
+_WRITTEN = pytest.StashKey[set[Path]]()  # in this run of pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,8 +34,10 @@ def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
     call in the same test needs a `name`.
     """
     folder = request.path.with_suffix("")
-    test = re.sub(r"\W+", "-", request.node.nodeid.partition("::")[2]).strip("-")
+    scope, *parameters = request.node.nodeid.partition("::")[2].removesuffix("]").split("[", 1)
+    test = quote("-".join([scope.replace("::", "-"), *parameters]), safe="")
     is_written = request.config.getoption("--weighting-regen")
+    written = request.config.stash.setdefault(_WRITTEN, set())
 
     def check(
         loss_fn: Callable[[Any, Any], Any],
@@ -47,16 +52,22 @@ def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
         from elbos import audit
         from elbos.audit import testing
 
+        if Path(name).name != name:
+            pytest.fail(f"name is {name!r}: give a name without folders.", False)
         golden = folder / f"{test}{name and '-' + name}.json"
         shown = os.path.relpath(golden)
+        if golden in written:
+            pytest.fail(f"{shown} is already that of another call: give each its own name.", False)
         measured = audit.probe(loss_fn, x, num_samples, seed, title=golden.stem)
         if is_written:
             testing.write_golden(measured, golden)
-        elif not golden.is_file():
-            pytest.fail(f"{shown} does not exist: run pytest --weighting-regen.", False)
-        elif difference := testing.Difference.between(
-            measured, testing.expected_audit(golden), within
-        ):
+            written.add(golden)
+            return
+        try:
+            expected = testing.expected_audit(golden)
+        except (OSError, ValueError):
+            pytest.fail(f"{shown} does not hold an audit: run pytest --weighting-regen.", False)
+        if difference := testing.Difference.between(measured, expected, within):
             pytest.fail(
                 f"{measured.title} has changed since {shown} was written:\n{difference}\n"
                 "If that is intended, run pytest --weighting-regen and commit the file.",

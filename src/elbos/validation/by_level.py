@@ -5,8 +5,8 @@ Every training computes the error of its network at random noise levels. As
 
 $$\ell(\lambda) = \tfrac12\,\mathbb E\|\hat\epsilon - \epsilon\|^2$$
 
-per dimension it depends on no weighting, no noise schedule and no prediction type: trainings that
-differ in those are compared by it, level by level, and so are training and validation.
+nats per dimension and unit of log-SNR, it depends on no weighting, schedule or prediction type:
+trainings that differ in those are compared by it, and so are training and validation.
 """
 
 import math
@@ -58,7 +58,7 @@ class BinnedLoss:
 
 
 def losses_by_level(result: Validation | BinnedLoss, name: str = "validation") -> dict[str, float]:
-    """Return the mean loss in each bin of log-SNR by the name of the bin, nats per dimension."""
+    """Return the mean loss of each bin by its name, in nats per dimension and unit of log-SNR."""
     if isinstance(result, BinnedLoss):
         edges, values = result.edges, result.nats_per_dim
     else:
@@ -127,7 +127,7 @@ class LossByLevel(Diagnosed):
 
         Args:
             logsnr: The batch's noise levels, of float32 or float64, on any device.
-            loss: $\ell$ of each sample, nats per dimension.
+            loss: $\ell$ of each sample, nats per dimension and unit of log-SNR.
         """
         require_floating(logsnr=logsnr, loss=loss)
         require_one_loss_each(logsnr, loss)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from elbos.base.checks import require_positive
 from elbos.base.conditions import Condition, cond_at, require_length, to_device
+from elbos.base.errors import message
 from elbos.base.items import Batch, Batched
 from elbos.base.progress import Start, silent
 from elbos.models.likelihood.terms import require_levels
@@ -86,27 +87,40 @@ class Execution:
 
     def batch(self, rows: Tensor) -> Batch:
         x, cond = self.source.batch(rows)
-        if self.num_levels is not None:
-            require_levels(x, self.num_levels)
         if self.cond is not None:
             cond = cond_at(self.cond, rows)
+        mask = self._mask(x, cond).to(x.device)
+        if (is_empty := ~mask.flatten(1).any(1).cpu()).any():
+            raise ValueError(
+                f"mask_of counts no value of sample {rows[is_empty][0]}: leave it out."
+            )
+        if self.num_levels is not None:
+            require_levels(x.where(mask, -1), self.num_levels)
         return to_device(x.to(dtype=self.dtype), self.device), to_device(cond, self.device)
 
     def mean(self, values: Tensor, cond: Condition) -> Tensor:
         """Return the mean of each sample, `[b]`, over its values that count."""
         if self.mask_of is None:
             return values.flatten(1).mean(1)
-        mask = self.mask_of(cond)
-        is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool
-        is_mask = is_mask and mask.ndim > 0 and mask.shape == values.shape[: mask.ndim]
-        if not is_mask or not mask.flatten(1 if mask.ndim > 1 else 0).any(-1).all():
-            what = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
-            raise ValueError(
-                f"mask_of returned {what}: give booleans with the first axes of x, "
-                f"{tuple(values.shape)}, that count at least one value of each sample."
-            )
-        mask = mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim)).expand_as(values)
+        mask = self._mask(values, cond)
         return values.where(mask, 0).flatten(1).sum(1) / mask.flatten(1).sum(1)
+
+    def _mask(self, values: Tensor, cond: Condition) -> Tensor:
+        if self.mask_of is None:
+            return torch.ones_like(values, dtype=torch.bool)
+        try:
+            mask = self.mask_of(cond)
+        except Exception as error:
+            cause = f"{type(error).__name__}: {message(error)}"
+            raise ValueError(f"mask_of fails on a condition ({cause}).") from error
+        is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim > 0
+        if not (is_mask and mask.shape == values.shape[: mask.ndim]):
+            what = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
+            shape = tuple(values.shape)
+            raise ValueError(
+                f"mask_of returned {what}: give booleans, of first axes of x, {shape}."
+            )
+        return mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim)).expand_as(values)
 
 
 def modules(denoiser: Any, depth: int = 4) -> list[nn.Module]:

@@ -5,7 +5,7 @@ data noised to $\lambda$, as a loss,
 
 $$L(\lambda) = \int_{\lambda_\min}^\lambda \ell(\lambda')\, d\lambda' + \text{prior},$$
 
-both in nats per dimension: the upper curve is the slope of the lower.
+in nats per dimension: the upper curve, per unit of log-SNR, is the slope of the lower.
 """
 
 from collections.abc import Mapping

@@ -5,6 +5,7 @@ difference is many times smaller than that of either number: a gain or a worseni
 long before two loss curves differ visibly.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
@@ -13,9 +14,11 @@ import torch.distributed as dist
 
 from elbos.base.checks import Typed, require_positive, typed
 from elbos.base.conditions import Condition
+from elbos.base.errors import message
 from elbos.base.progress import LOGGER
 from elbos.base.sharing import require_calls
 from elbos.theory.denoiser import Denoise
+from elbos.validation.diagnostics import WorseThanUniformWarning
 from elbos.validation.estimate import Estimate
 from elbos.validation.execution import evaluating, modules, without_autocast
 from elbos.validation.result import Validation
@@ -42,13 +45,15 @@ class ValidationHistory(Typed):
             `should_stop` is true. A gain is measured from the last validation that was one, so that
             small ones add up. Default: never.
         on_best: Called with each validation that is the best so far, while the model has the
-            weights that it measured: `lambda _: torch.save(model.state_dict(), "best.pt")`.
+            weights that it measured: `lambda _: torch.save(model.state_dict(), "best.pt")`. Every
+            process calls it, as saving a sharded model takes them all.
         cond: The condition of all samples. Default: the condition in the data.
         batch_size: Function evaluations at once.
         is_shared: Whether all processes call `update` and share the work; False: one calls alone.
 
     Attributes:
-        results: The validations, by training step.
+        results: The validations, by training step; of a repeated step the last one.
+        best: Validation with the lowest bound so far; None before the first one.
         best_step: The training step of the lowest bound.
 
     Examples:
@@ -73,8 +78,9 @@ class ValidationHistory(Typed):
     on_best: Callable[[Validation], object] | None = None
     is_shared: bool = True
     results: dict[int, Validation] = field(default_factory=dict, init=False)
+    best: Validation | None = field(default=None, init=False)
     best_step: int | None = field(default=None, init=False)
-    _gain_step: int | None = field(default=None, init=False)
+    _gain: Validation | None = field(default=None, init=False)  # the last significant one
     _num_without_gain: int = field(default=0, init=False)
     _last_step: int | None = field(default=None, init=False)
 
@@ -82,11 +88,6 @@ class ValidationHistory(Typed):
         require_positive(every=self.every, batch_size=self.batch_size)
         if self.patience is not None:
             require_positive(patience=self.patience)
-
-    @property
-    def best(self) -> Validation | None:
-        """Validation with the lowest bound so far; None before the first one."""
-        return None if self.best_step is None else self.results[self.best_step]
 
     @property
     def should_stop(self) -> bool:
@@ -131,7 +132,9 @@ class ValidationHistory(Typed):
             denoiser = self.denoiser(model)
             parts = (p for m in modules(denoiser) + modules(model) for p in m.parameters())
             device = next((p.device for p in parts), None)
-            with without_autocast(model, denoiser):
+            with without_autocast(model, denoiser), warnings.catch_warnings():
+                if self.results:  # the first validation has warned
+                    warnings.simplefilter("ignore", WorseThanUniformWarning)
                 result = self.validator(
                     denoiser,
                     cond=self.cond,
@@ -144,25 +147,29 @@ class ValidationHistory(Typed):
             "validation_standard_error": result.standard_error,
         }
         bits = f"{result.bits_per_dim:.4f} ± {result.standard_error:.4f} bits/dim"
-        if not is_shared or dist.get_rank() == 0:
+        is_main = not is_shared or dist.get_rank() == 0
+        if is_main:
             LOGGER.info("%s", f"step {step:,}: validation ELBO {bits}")
         self.results[step] = result
         is_best = is_gain = self.best is None
-        if self.best is not None and self._gain_step is not None:
+        if self.best is not None and self._gain is not None:
             worse: Estimate = result.difference(self.best)
             metrics["validation_worse_by"] = worse.mean
             metrics["validation_worse_by_error"] = worse.standard_error
-            gain = self.results[self._gain_step].difference(result)
+            gain = self._gain.difference(result)
             is_best = worse.mean < 0
             # of a single sample the error is NaN
             is_gain = is_best and not gain.mean <= NUM_ERRORS * gain.standard_error
         self._num_without_gain = 0 if is_gain else self._num_without_gain + 1
         if is_gain:
-            self._gain_step = step
+            self._gain = result
         if is_best:
-            self.best_step = step
+            self.best, self.best_step = result, step
             if self.on_best is not None:
                 self.on_best(result)
+        if self.should_stop and is_main:
+            text = f"step {step:,}: no gain, time to stop; the best is step {self.best_step}"
+            LOGGER.info("%s", f"{text}: {self.best}")
         return metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -171,11 +178,11 @@ class ValidationHistory(Typed):
         It contains the best validation, and the last one that was a significant gain. accelerate
         stores them: `accelerator.register_for_checkpointing(history)`.
         """
-        steps = {self.best_step, self._gain_step}
+        best, gain = self.best, self._gain
         return {
-            "results": {s: self.results[s].to_dict() for s in steps if s is not None},
+            "best": best and best.to_dict(),
+            "gain": gain.to_dict() if gain and gain is not best else None,
             "best_step": self.best_step,
-            "gain_step": self._gain_step,
             "num_without_gain": self._num_without_gain,
             "last_step": self._last_step,
         }
@@ -186,14 +193,20 @@ class ValidationHistory(Typed):
         A resumed training is compared with its best validation.
 
         Raises:
-            ValueError: If another version of elbos wrote the state.
+            ValueError: If another version of elbos or another validator made the state.
         """
-        names = ("results", "best_step", "gain_step", "num_without_gain", "last_step")
-        if missing := [name for name in names if name not in state]:
+        try:
+            stored = state["best"], state["gain"]
+            best, gain = (s if s is None else Validation.from_dict(s) for s in stored)
+            step, last, num = state["best_step"], state["last_step"], state["num_without_gain"]
+        except Exception as error:
+            cause = f"{type(error).__name__}: {message(error)}"
+            raise ValueError(f"the state is of another version ({cause}): leave it out.") from error
+        if best and not self.validator.has_levels_of(best):
             raise ValueError(
-                f"the state has no {missing[0]}: it is of another version, leave it out."
+                f"the state is of other noise levels or samples than those of {self.validator}: "
+                "give the validator that measured it, or leave it out."
             )
-        results = state["results"].items()  # steps are texts in JSON
-        self.results = {int(step): Validation.from_dict(result) for step, result in results}
-        self.best_step, self._gain_step = state["best_step"], state["gain_step"]
-        self._num_without_gain, self._last_step = state["num_without_gain"], state["last_step"]
+        self.results = {step: best} if best else {}
+        self.best, self._gain, self.best_step = best, gain or best, step
+        self._num_without_gain, self._last_step = num, last

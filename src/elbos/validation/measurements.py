@@ -47,7 +47,7 @@ class ControlVariate:
 
     Attributes:
         logsnr: Nodes, from $\lambda_\min$ to $\lambda_\max$.
-        loss: $\tfrac12\mathbb E\|\hat\epsilon - \epsilon\|^2$ there; nats per dimension.
+        loss: $\ell$ of a validation there; nats per dimension and unit of log-SNR.
     """
 
     logsnr: Float[Tensor, " k"]
@@ -82,7 +82,7 @@ class Measurements:
     Attributes:
         schedule: Distribution of the noise levels, with density $p$.
         logsnr: The levels, float64.
-        loss: $\ell$ at them, nats per dimension, float64.
+        loss: $\ell$ at them, nats per dimension and unit of log-SNR, float64.
         control: The control variate $g$, fitted on other losses; None means zero.
         is_lattice: Whether the levels of all samples together form a lattice; False for a subset of
             samples.

@@ -33,7 +33,7 @@ class Curve:
 
     Attributes:
         logsnr: The noise levels.
-        nats_per_dim: The estimates.
+        nats_per_dim: The estimates; those of a loss are also per unit of log-SNR.
         standard_error: Standard errors as estimates of the population mean.
         measurement_error: Standard errors as estimates of the mean over the measured samples.
     """
@@ -124,7 +124,7 @@ class Validation(Diagnosed):
 
     @property
     def by_level(self) -> Curve:
-        """Mean loss in up to 48 bins of log-SNR, which all contain measurements."""
+        """Mean loss in up to 48 bins of log-SNR, in nats per dimension and unit of log-SNR."""
         return self.curve(NUM_BINS)
 
     def curve(self, max_num_bins: int) -> Curve:
@@ -154,13 +154,20 @@ class Validation(Diagnosed):
             schedule.logsnr_min, schedule.logsnr_max, num_bins + 1, dtype=torch.float64
         )
 
-    def weighted(self, weighting: Callable[[Tensor], Tensor]) -> Estimate:
+    def weighted(
+        self, weighting: Callable[[Tensor], Tensor], minus: "Validation | None" = None
+    ) -> Estimate:
         r"""Estimate the weighted loss $\int w\,\ell\,d\lambda$ in nats per dimension.
 
         Args:
             weighting: $w$, such as `elbos.weightings.Sigmoid(k=2.0)`.
+            minus: A validation whose weighted loss is subtracted, sample by sample. Default: none.
         """
-        return self.measurements.estimate(self.measurements.integral(weighting))
+        loss = self.measurements.integral(weighting)
+        if minus is not None:
+            self.difference(minus)  # raises if samples, noise levels or noise differ
+            loss = loss - minus.measurements.integral(weighting)
+        return self.measurements.estimate(loss)
 
     def difference(self, other: "Validation") -> Estimate:
         """Estimate the paired difference between the mean variational bounds of two denoisers.
@@ -190,8 +197,8 @@ class Validation(Diagnosed):
     def difference_by_level(self, other: "Validation") -> Curve:
         """Estimate the paired difference of the losses, `self` minus `other`, by noise level.
 
-        There are at most 12 bins of log-SNR, since the scatter in a bin is larger than that of the
-        bound.
+        It is in nats per dimension and unit of log-SNR. There are at most 12 bins, since the
+        scatter in a bin is larger than that of the bound.
 
         Raises:
             ValueError: If the validations differ in samples, noise levels or noise.

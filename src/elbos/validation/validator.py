@@ -284,7 +284,7 @@ class Validator(Typed):
     ) -> Float[Tensor, "n m"]:
         """Measure the loss of each sample at given noise levels.
 
-        Losses are in nats per dimension. The other arguments are those of a validation.
+        They are in nats per dimension and unit of log-SNR. Other arguments are a validation's.
         """
         require_positive(num_levels=len(logsnr))
         levels = torch.tensor(logsnr, dtype=torch.float64).expand(len(self), -1)
@@ -314,6 +314,12 @@ class Validator(Typed):
     def compare(self, before: Validation, after: Validation) -> Estimate:
         """Return the paired difference in bits/dim, positive if the second bound is lower."""
         return before.difference(after)
+
+    def has_levels_of(self, result: Validation) -> bool:
+        """Return whether the noise levels of a validation are those of this validator."""
+        rounds = range(self.num_evaluations // ROUND_TIMES)
+        levels = torch.stack([self._logsnr(len(self), i, ROUND_TIMES) for i in rounds], 1)
+        return torch.equal(levels, result.measurements.logsnr)
 
     def _execution(self, denoiser: Denoise, *settings: Any) -> Execution:
         return Execution(denoiser, self._source, self.num_levels, self.mask_of, *settings)
