@@ -66,7 +66,8 @@ def test_the_table_has_every_objective_and_every_metric():
                 assert (one.name, cell.text) == ("p2", "–")
                 continue
             assert cell.value == score.mean
-            assert (cell.is_best, cell.is_bold) == (score.is_best, score.is_best_within_error)
+            is_near = score.is_best_within_error and not score.is_best
+            assert (cell.is_best, "☆" in cell.text) == (score.is_best, is_near)
             assert ("±" in cell.text) == (score.std is not None)
     assert [cells[0].text[:5] for cells in table.foot_cells] == ["real-", "least"]
 

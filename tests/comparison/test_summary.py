@@ -45,6 +45,14 @@ def made_up(objectives, bits):
     return summarize(experiment, scores, {}, name="c")
 
 
+def test_differences_pair_runs_of_one_seed_in_whatever_order_they_stand():
+    rng = np.random.default_rng(0)
+    comparison = made_up(NINE[:2], rng.normal(size=(2, 1)) + rng.normal(size=4))
+    rows = comparison.rows
+    mixed = replace(comparison, rows=tuple(rows[i] for i in rng.permutation(len(rows))))
+    assert mixed.differences == comparison.differences
+
+
 def test_scores_and_differences_are_those_of_the_statistics():
     rng = np.random.default_rng(0)
     bits = rng.normal(size=(9, 4)) + rng.normal(size=4)

@@ -13,12 +13,14 @@ from rich.console import Console
 
 from elbos.base.codec import encode
 from elbos.base.errors import printable
+from elbos.base.numbers import count
 from elbos.cli.parse import parse
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.executors import Local, OnRay
 from elbos.comparison.experiment import Experiment, Scoring, parse_samplings
 from elbos.comparison.page import terminal
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
+from elbos.training.data import Toy
 from elbos.training.presets import PRESETS, SUMMARIES, Chosen
 
 
@@ -38,8 +40,8 @@ class Compare:
     prediction type, a schedule and a weighting, which may be a function, FILE.py:FUNCTION."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Seeds of the replicates of every objective. Intervals from three replicates are 1.7 times as
-    wide as from five; one replicate gives no interval."""
+    """Seeds of the replicates of every objective. Intervals from three replicates are 2 times as
+    wide as from five, from two 7 times; one replicate gives no interval."""
 
     samplers: tuple[str, ...] = ("ancestral=Ancestral(),64", "heun=Heun(),18")
     """Samplers for the samples that are scored: a name, a sampler and its number of steps."""
@@ -63,7 +65,7 @@ class Compare:
     """Print the report as JSON."""
 
     dry_run: bool = False
-    """Print the configuration as JSON, and the number of runs and what each takes, and stop."""
+    """Print the settings as JSON, and the number of runs and what each takes, and stop."""
 
     def __call__(self) -> None:
         config, preset = self.chosen.config, PRESETS[self.chosen.preset]
@@ -87,14 +89,7 @@ class Compare:
             seeds=self.seeds,
         )
         if self.dry_run:
-            samplings = experiment.scoring.samplings.values()
-            num_calls = sum(sampling.num_evaluations(config.schedule) for sampling in samplings)
-            print(json.dumps(encode(experiment), indent=2))  # noqa: T201
-            sys.stderr.write(
-                f"{len(names) * len(self.seeds)} runs, {len(names)} objectives with "
-                f"{len(self.seeds)} seeds. Each trains on {config.num_images:,} images; samples "
-                f"of images take {num_calls * self.scoring.num_samples:,} evaluations each.\n"
-            )
+            _show(experiment)
             return
         path = self.out or Path("runs") / f"compare-{self.chosen.preset}"
         # The runs are processes of their own, which have to save and end if this one is terminated.
@@ -118,6 +113,26 @@ class Compare:
                 f"{len(failures)} of the runs could not be scored, as {name}-{failure.seed}: "
                 f"{failure.reason.rstrip('.')}. The same command tries again."
             )
+
+
+def _show(experiment: Experiment) -> None:
+    """Print what would be run: the settings as JSON, and the number of runs and what each takes."""
+    config, scoring, seeds = experiment.config, experiment.scoring, experiment.seeds
+    objectives = {}
+    for objective in experiment.objectives:
+        of_run = experiment.run_config(objective, seeds[0])
+        parts = of_run.parameterization, of_run.schedule, of_run.weighting
+        objectives[objective.name] = ", ".join(map(repr, parts))
+    print(json.dumps(encode(experiment) | {"objectives": objectives}, indent=2))  # noqa: T201
+    runs, each = count(len(objectives) * len(seeds), "runs"), count(len(seeds), "seeds")
+    line = (
+        f"{runs}: {count(len(objectives), 'objectives')}, {each} each, {config.num_images:,} images"
+    )
+    if not isinstance(config.data, Toy):
+        samplings = scoring.samplings.values()
+        num = sum(sampling.num_evaluations(config.schedule) for sampling in samplings)
+        line += f" and then {num * scoring.num_samples:,} evaluations for samples in each run"
+    sys.stderr.write(f"{line}.\n")
 
 
 def command(words: list[str]) -> Compare:

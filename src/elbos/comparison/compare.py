@@ -184,10 +184,20 @@ def run_experiment(
         )
 
     try:
-        if extractor:  # compute once, with all cores, and fail before training
-            with progress(Console(stderr=True)) as bar:
+        with progress(Console(stderr=True)) as bar:
+            if extractor:  # compute once, with all cores, and fail before training
                 reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
-        reasons = do_all(left, executor, report_end)
+            advance = begin(bar, "training", len(left) * config.num_images, "images")
+            num_shown = sum(job.num_trained() for job in left.values())
+            advance(num_shown, True)
+
+            def show() -> None:
+                nonlocal num_shown
+                num = sum(job.num_trained() for job in left.values())
+                advance(num - num_shown)
+                num_shown = num
+
+            reasons = do_all(left, executor, report_end, show)
     except KeyboardInterrupt:
         num = sum(job.scores() is not None for job in jobs.values())
         raise Interrupted(

@@ -15,7 +15,7 @@ import queue
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from threading import Event
 
 import torch
@@ -226,11 +226,15 @@ def _run_here(job: Job, num_processes: int, num_threads: int) -> str | None:
 
 
 def do_all(
-    jobs: Mapping[Key, Job], executor: Executor, on_end: Callable[[Key, str | None], None]
+    jobs: Mapping[Key, Job],
+    executor: Executor,
+    on_end: Callable[[Key, str | None], None],
+    on_wait: Callable[[], None],
 ) -> dict[Key, str]:
     """Execute all training jobs, also if some fail, and return the reasons of failures.
 
-    `on_end` is called when a job has ended, with its key and the reason if it failed.
+    `on_end` is called when a job has ended, with its key and the reason if it failed; `on_wait`
+    every two seconds.
     """
     left, reasons, stopping = dict(jobs), {}, Event()
 
@@ -246,13 +250,17 @@ def do_all(
     try:
         while left:
             attempts = {pool.submit(attempt, job): key for key, job in left.items()}
-            for done in as_completed(attempts):
-                key, (has_ended, reason) = attempts[done], done.result()
-                if reason:
-                    reasons[key] = reason
-                if has_ended:
-                    del left[key]
-                    on_end(key, reason)
+            pending = set(attempts)
+            while pending:
+                ended, pending = wait(pending, _WAIT_SECONDS, FIRST_COMPLETED)
+                on_wait()
+                for done in ended:
+                    key, (has_ended, reason) = attempts[done], done.result()
+                    if reason:
+                        reasons[key] = reason
+                    if has_ended:
+                        del left[key]
+                        on_end(key, reason)
             if left:  # other commands are doing these jobs
                 time.sleep(_WAIT_SECONDS)
     finally:

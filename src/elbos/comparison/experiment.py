@@ -32,6 +32,8 @@ def parse_samplings(texts: Iterable[str]) -> dict[str, Sampling]:
     for text in texts:
         name, _, settings = (part.strip() for part in text.partition("="))
         where = f"sampler {name!r} (a sampler and a number of steps)"
+        if name in samplings:
+            raise ValueError(f"{where} is given twice: give each a name of its own.")
         sampler, num_steps = parse(tuple[Sampler, int], settings, where)
         samplings[name] = Sampling(sampler=sampler, num_steps=num_steps)
     return samplings

@@ -6,6 +6,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from elbos.training.config import Config
 POLL_SECONDS = 0.2  # between looks at whether a running job should stop
 _FILE = ".job.json"
 _REASON = "elbos: "
+_TAIL_BYTES = 16_384  # of a log: more than its longest line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,16 @@ class Job:
     def scores(self) -> RunScores | None:
         """Return the stored scores of the trained model, or None if it has none yet."""
         return read_scores(self.path, self.config, self.scoring, map(repr, self.weightings))
+
+    def num_trained(self) -> int:
+        """Return how many images the training has seen, by the end of its log."""
+        try:
+            with (self.path / "metrics.jsonl").open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
+                found = re.findall(rb'"images": (\d+)', log.read())
+        except FileNotFoundError:
+            return 0
+        return min(int(found[-1]), self.config.num_images) if found else 0
 
     def is_running(self) -> bool:
         if not self.path.exists():

@@ -27,7 +27,7 @@ _WORDS = "comparison/words.txt"
 def terminal(comparison: Comparison) -> list[Any]:
     """Return the report for the terminal: differences, results, and the findings in words."""
     words, metrics = _words(comparison), comparison.main_metrics
-    new = [pair for pair in comparison.pairs if pair.non_monotone != comparison.complete[0].name]
+    new = [pair for pair in comparison.pairs if comparison.complete[0].name not in pair]
     pairs = tables.differences_table(comparison, new, metrics)
     return [
         *(table.rich() for table in (words["differences"], pairs) if table.rows),
@@ -109,9 +109,8 @@ class Best:
     metric: Metric
     objective: ObjectiveResult
     value: str
-    near: list[ObjectiveResult]
+    near: list[tuple[ObjectiveResult, str]]  # each with its difference and interval
     unresolved: list[ObjectiveResult]
-    detectable: str
 
     @classmethod
     def from_comparison(cls, comparison: Comparison, metric: Metric) -> "Best":
@@ -123,7 +122,10 @@ class Best:
             metric=metric,
             objective=best,
             value=tables.text_of(scores[best.name].mean, places),
-            near=[o for o in rest if scores[o.name].is_best_within_error],
+            near=[
+                (o, ", ".join(tables.gap_texts(comparison, (o.name, best.name), metric)))
+                for o in rest
+                if scores[o.name].is_best_within_error
+            ],
             unresolved=[o for o in rest if scores[o.name].is_unresolved],
-            detectable=tables.detectable(comparison, metric),
         )

@@ -229,7 +229,8 @@ class Comparison(Stored):
 
     def num_scored(self, objective: ObjectiveResult) -> int:
         """Return the number of seeds for which an objective has scores."""
-        return len({row.seed for row in self.rows if row.objective == objective.name})
+        scored = {row.seed for row in self.rows if row.objective == objective.name}
+        return len(scored & {*self.seeds})
 
     @cached_property
     def values(self) -> Mapping[str, Mapping[str, Mapping[int, float]]]:
@@ -257,7 +258,7 @@ class Comparison(Stored):
         """Differences between the complete objectives, by main metric that has verdicts."""
         order = {o.name: i for i, o in enumerate(self.complete)}
         scores = [
-            [list(self.values[name][metric.key].values()) for name in order]
+            [[self.values[name][metric.key][seed] for seed in self.seeds] for name in order]
             for metric in self.main_metrics
         ]
         if not order or not scores:

@@ -16,6 +16,8 @@ from elbos.theory.parameterizations import Parameterization
 from elbos.theory.schedules import Schedule
 from elbos.theory.weightings import Weighting
 
+_NEAR = " ☆"  # beside a score that does not differ significantly from the best
+
 
 def component_label(kind: type, text: str) -> str:
     """Shorten the repr of a component of an objective, such as a weighting, to a name."""
@@ -78,12 +80,12 @@ def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
             text = text_of(score.mean, places)
             if score.std is not None:
                 text += f" ± {text_of(score.std, places)}"
+            text += _NEAR if score.is_best_within_error and not score.is_best else ""
             cells.append(
                 Cell(
                     f"{text}?" if is_short and score.is_unresolved else text,
                     is_best=score.is_best,
                     note="unresolved" if score.is_unresolved and not is_short else "",
-                    is_bold=score.is_best_within_error,
                     value=score.mean,
                 )
             )
@@ -109,6 +111,16 @@ def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
     return Table(columns, rows, foot=foot)
 
 
+def gap_texts(comparison: Comparison, pair: tuple[str, str], metric: Metric) -> tuple[str, str]:
+    """Format the difference of two objectives, and its interval, empty without one."""
+    gap = comparison.difference(*pair, metric)
+    places = decimals(gap.detectable)
+    if places is None:
+        places = places_of(comparison, metric.key)
+    ends = "" if gap.low is None else interval(gap.low, gap.high, places or 0)
+    return number(gap.mean) if places is None else signed(gap.mean, places), ends
+
+
 def differences_table(
     comparison: Comparison, pairs: Sequence[tuple[str, str]], metrics: Sequence[Metric]
 ) -> Table:
@@ -121,12 +133,8 @@ def differences_table(
     for pair in pairs:
         cells = []
         for metric in metrics:
-            gap = comparison.difference(*pair, metric)
-            places = decimals(gap.detectable)
-            if places is None:
-                places = places_of(comparison, metric.key)
-            note = "" if gap.low is None else interval(gap.low, gap.high, places or 0)
-            text = number(gap.mean) if places is None else signed(gap.mean, places)
-            cells.append(Cell(text, note=note, is_bold=bool(gap.is_significant)))
+            text, note = gap_texts(comparison, pair, metric)
+            is_bold = bool(comparison.difference(*pair, metric).is_significant)
+            cells.append(Cell(text, note=note, is_bold=is_bold))
         rows.append([" minus ".join(pair), *cells])
     return Table([f"{sign}; bold: significant", *heads], rows)
