@@ -289,6 +289,21 @@ def test_several_runs_are_a_table(elbos: Elbos) -> None:
     assert both == [Evaluation.load(f"{name}/eval.json").to_dict() for name in ("digits", "toy")]
 
 
+def test_a_model_that_fails_is_named_and_the_others_are_measured(
+    elbos: Elbos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(model: Run, *rest: Any) -> Evaluation:
+        if model.name == "digits":
+            raise NotFiniteError("3 of 8 losses are NaN")
+        return evaluate(model, *rest)
+
+    evaluate = evaluate_verb.evaluate
+    monkeypatch.setattr(evaluate_verb, "evaluate", failing)
+    result = elbos("evaluate", "digits", "toy", *LIKELIHOOD)
+    assert result.status == 1 and result.err.splitlines()[-1].startswith("elbos: digits: 3 of 8")
+    assert not Path("digits/eval.json").exists() and Path("toy/eval.json").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "num_steps"),
     [(["--num-images", "9"], [2, 3]), (["--num-steps", "4"], [4, 4]), (["sampler:heun"], [2, 2])],

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -103,15 +104,26 @@ class Evaluate:
         samplings = [self.sampling if self.is_sampling_given else m.sampling for m in models]
         for model, sampling in zip(models, samplings, strict=True):
             require_measurable(model, self.config, sampling)  # early, not after hours
-        try:
-            measured = [self._measure(*part) for part in zip(models, outs, samplings, strict=True)]
-        except KeyboardInterrupt:
-            raise Interrupted(STOPPED) from None
-        if not processes.is_main:
-            return
-        results, pictures = zip(*measured, strict=True)
-        command = shlex.join(["elbos", *sys.argv[1:]])
-        write_page(results, outs[0] / "eval.html", pictures, command)
+        results, pictures, failures = [], [], []
+        for model, out, sampling in zip(models, outs, samplings, strict=True):
+            try:
+                result, picture = self._measure(model, out, sampling)
+            except KeyboardInterrupt:
+                raise Interrupted(STOPPED) from None
+            except ValueError as error:
+                failures.append(f"{model.name}: {error}")
+                continue
+            results.append(result)
+            pictures.append(picture)
+        if results and processes.is_main:
+            self._report(results, outs[0] / "eval.html", pictures)
+        if failures:
+            raise ValueError(" ".join(failures))
+
+    def _report(
+        self, results: Sequence[Evaluation], page: Path, pictures: Sequence[bytes | None]
+    ) -> None:
+        write_page(results, page, pictures, shlex.join(["elbos", *sys.argv[1:]]))
         if self.json:
             content = [result.to_dict() for result in results]
             print(json.dumps(content if len(content) > 1 else content[0], indent=2))  # noqa: T201
@@ -119,7 +131,7 @@ class Evaluate:
         if len(results) > 1:
             tables = [runs_table(results), *level_differences(results)]
             Console().print(*(table.rich() for table in tables))
-        print(printable(f"Written to {outs[0] / 'eval.html'}."))  # noqa: T201
+        print(printable(f"Written to {page}."))  # noqa: T201
 
     def _opened(self, path: Path) -> tuple[Run | Pretrained, Path]:
         """Return a model and the directory of its results, its own if the data are its own."""

@@ -179,7 +179,10 @@ def level_differences(results: Sequence[Evaluation]) -> list[Table]:
                     (fixed(level, 1), Cell(plus_minus(gap, error), is_bold=abs(gap) > 2 * error))
                     for level, gap, error in points
                 ]
-                heads = ["log-SNR", "loss, nats/dim: below 0 is better; bold: beyond 2 errors"]
+                heads = [
+                    "log-SNR",
+                    "loss, nats/dim per unit of log-SNR: below 0 is better; bold: beyond 2 errors",
+                ]
                 caption = f"{result.run} minus {first.run}, {name.replace('_', ' ')}"
                 tables.append(Table(heads, rows, caption))
     return tables
