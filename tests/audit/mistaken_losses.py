@@ -123,7 +123,20 @@ MIN_SNR_V = discrete("v_prediction", min_snr_v)
 EDM, FLOW = edm(), flow(lambda b: shifted(torch.rand(b), 3))
 MIN_SNR_REDUCED = reduced(lambda squared_error, w: (w * squared_error.mean((1, 2, 3))).mean())
 
+
+def flow_of_data(power):
+    """The flow loss of a network that predicts the data, over a power of the time."""
+
+    def loss_fn(network, x):
+        t = expand(torch.rand(len(x)).clamp(1e-3, 1 - 1e-3), x)
+        error = network((1 - t) * x + t * torch.randn_like(x), t) - x
+        return (error.square() / t**power).mean()
+
+    return loss_fn
+
+
 MISTAKES = [
+    Mistake("time_not_squared", flow_of_data(2), flow_of_data(1)),
     Mistake(
         "max_for_min",
         discrete("sample", lambda snr: snr.clamp(max=5)),

@@ -68,6 +68,7 @@ FOUND = {
     "p_mean_p_std_swapped": has(schedule="Normal(mean=-3.2, std=1.6)"),
     "sigma_data_not_squared": has(coefficient_name="snr + 2"),
     "shifted_twice": has(schedule="Flow(shift=9.0)"),
+    "time_not_squared": has(coefficient_name="1/t, t = 1/(1 + sqrt(snr))"),
 }
 
 

@@ -23,7 +23,7 @@ PREDICTIONS = {"eps": parameterizations.Eps(), "x": parameterizations.X(),
 OF_RECIPES = {"Min-SNR": "min-snr-5", "P2": "p2-1", "debiased estimation": "debiased",
               "EDM": "edm", "truncated SNR": "truncated-snr", "soft Min-SNR": "soft-min-snr-4",
               "the plain eps-loss": "iddpm", "the plain v-loss": "v-cosine",
-              "the plain x-loss": "indi"}  # fmt: skip
+              "the plain x-loss": "indi", "the plain flow loss": "flow"}  # fmt: skip
 
 
 def slips(result):
@@ -39,6 +39,7 @@ WRONG = {  # of the mistaken losses, the part that resembles something published
     "one_plus_min_snr": "coefficient",
     "shifted_twice": "noise levels",
     "sqrt_twice": "process",
+    "time_not_squared": "coefficient",
     "broadcast": None,
 }
 
@@ -57,6 +58,18 @@ def test_a_bug_is_told_before_the_verdict(name, part):
         assert view.explanation.startswith("As written")
         assert view.explanation.endswith(f" {slip.change}?") and "DDPM" not in view.explanation
     assert result.recipe is None
+
+
+def test_a_step_without_noise_is_one_of_the_table_and_no_other_target():
+    def loss(network, x):
+        t = torch.randint(0, 100, (len(x), 1)) / 100
+        alpha, sigma, eps = (torch.pi / 2 * t).cos(), (torch.pi / 2 * t).sin(), torch.randn_like(x)
+        return (network(alpha * x + sigma * eps, t) - (alpha * eps - sigma * x)).square().mean()
+
+    result = audit.probe(loss, torch.rand(64, 32), num_samples=4000)
+    assert (result.num_steps, result.diagnostics, result.recipe) == (100, [], "v-cosine")
+    assert result.share_clean == pytest.approx(0.01, abs=0.005)
+    assert result.time_name.startswith("steps 0 to 0.99 ")
 
 
 @pytest.mark.parametrize("name", RECIPES)
