@@ -236,3 +236,22 @@ WRONG_DATA = [
 def test_data_of_a_wrong_shape_are_told_so(loss, x, reason):
     with pytest.raises(ValueError, match=rf"\A.*({reason}).*\Z"):
         audit.probe(loss, x, 300)
+
+
+def test_nothing_is_said_of_the_scale_of_a_target_without_a_weighting():
+    def doubled(v, *_):
+        return 2 * torch.where(torch.rand(len(v), 1, 1, 1) < 0.05, v.roll(1, 0), v)
+
+    result = audit.probe(v_loss(doubled), X[:64], 500)
+    assert not result.is_weighted_elbo
+    assert "scaled-target" not in kinds(result)
+
+
+def test_an_energy_whose_derivative_is_trained_is_told_so():
+    def loss(network, x):
+        z = (x + 0.1 * torch.randn_like(x)).requires_grad_()
+        (score,) = torch.autograd.grad(network(z).sum(), z, create_graph=True)
+        return (score + (z - x) / 0.01).square().mean()
+
+    with pytest.raises(ValueError, match="energy"):
+        audit.probe(loss, X[:64], 300)

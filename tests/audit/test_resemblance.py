@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from audited import X, audited
+from audited import X, audited, kinds
 from mistaken_losses import MISTAKES
 
 from elbos import audit
@@ -255,3 +255,17 @@ def test_a_fatal_finding_leaves_nothing_to_be_compared():
     coupled = audit.diagnostics.Coupled(share=0.5)
     result = dataclasses.replace(audit.from_recipe("flow"), diagnostics=[coupled])
     assert result.resembles == [] and result.recipe is None
+
+
+def test_the_velocity_of_the_cosine_path_is_v_times_a_factor():
+    def loss(network, x):
+        t = torch.rand(len(x), 1, 1, 1)  # from noise to data
+        alpha, sigma = torch.sin(torch.pi / 2 * t), torch.cos(torch.pi / 2 * t)
+        eps = torch.randn_like(x)
+        velocity = torch.pi / 2 * (sigma * x - alpha * eps)
+        return (network(alpha * x + sigma * eps, t) - velocity).square().mean()
+
+    result = audit.probe(loss, X[:64], 1000)
+    assert (result.parameterization, result.parameterization_factor) == ("v", -1.57)
+    assert kinds(result) == ["scaled-target"]
+    assert kinds_of_notes(result) == ["published", "yes"]

@@ -106,8 +106,10 @@ def test_only_the_first_of_two_processes_prints():
     assert result.stdout.count("predicts") == 2  # the head and the table
 
 
-def test_run_script_restores_the_call_of_modules(run):
+def test_a_script_without_noise_is_told_so_and_leaves_modules_as_they_were(run, caplog):
     call = torch.nn.Module.__call__
     with pytest.raises(ValueError, match="no module was called"):
         run("classifier.py", num=1000)
+    [message] = caplog.messages  # after 20 backward passes
+    assert "Nothing was recorded" in message
     assert torch.nn.Module.__call__ is call

@@ -189,10 +189,11 @@ class Estimate:
             *self.diagnostics,
             *_of_the_coefficient(samples, self.c),
         ]
-        if prediction.name is None and not any(diagnostic.is_fatal for diagnostic in diagnostics):
+        has_weighting = not any(diagnostic.is_fatal for diagnostic in diagnostics)
+        if has_weighting and prediction.name is None:
             diagnostics.append(UnknownTarget())
         is_summed = any(isinstance(d, SummedNoise | InputPerturbation) for d in diagnostics)
-        if abs(prediction.factor) != 1 and not is_summed:
+        if has_weighting and abs(prediction.factor) != 1 and not is_summed:
             diagnostics.append(ScaledTarget(abs(prediction.factor)))
         # Where few samples have a coefficient, its mean tells nothing about a formula.
         logsnr, c = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()

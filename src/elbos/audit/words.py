@@ -100,9 +100,10 @@ class View:
         """Published losses from which the loss differs by a mistake; times that run from noise to
         data explain the sign of a velocity.
         """
-        velocity = ("target", "flow", "the other sign") if self.audit.time_sign > 0 else ()
         slips = [slip for slip in self.audit.resembles if slip.change]
-        return [slip for slip in slips if (slip.part, slip.name, slip.change) != velocity]
+        velocities = [("target", name, "the other sign") for name in ("flow", "v")]
+        is_velocity = self.audit.time_sign > 0
+        return [s for s in slips if not (is_velocity and (s.part, s.name, s.change) in velocities)]
 
     def noise_levels(self, name: str) -> str:
         schedule, text = parse(Schedule, name), _spelled(Schedule, name)

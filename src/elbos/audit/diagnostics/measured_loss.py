@@ -319,7 +319,8 @@ class UnknownTarget(Diagnostic):
 
 class ScaledTarget(UnknownTarget):
     sentence = (
-        "The target is {factor:number 3} times that of the named prediction type, as where the "
-        "size of the output is penalized: divide the network's output by that for samples."
+        "The target is {factor:number 3} times that of the named prediction type, as where it is "
+        "the velocity in another time, or the size of the output is penalized: samplers made for "
+        "the named type need the output divided by that."
     )
     factor: float

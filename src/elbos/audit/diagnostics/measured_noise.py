@@ -102,8 +102,8 @@ class NotNormal(Diagnostic):
 class NoiseUnseen(Diagnostic):
     sentence = (
         "The noise differs from all normal numbers that torch or numpy.random were observed to "
-        "draw, but it is white and normal: noise levels are measured from its norm, "
-        "to {logsnr_error:number 2} in log-SNR each."
+        "draw, but its correlations and its kurtosis are those of white normal noise: noise levels "
+        "are measured from its norm, to {logsnr_error:number 2} in log-SNR each."
     )
     logsnr_error: float
 

@@ -26,6 +26,7 @@ from elbos.base import files
 from elbos.base.progress import LOGGER
 from elbos.base.user_code import described
 
+_NUM_QUIET = 20  # backward passes after which a script that records nothing is told so
 _MAX_OPERANDS = 6  # per shape of a normal draw, in the order of their use
 _NORMAL = (torch.randn, torch.normal, Tensor.normal_)  # torch.randn_like names its data
 
@@ -92,6 +93,16 @@ class _ScriptRecording(Recording):
         self._max_steps = num_steps or math.inf
         self._num_shown = 0
         self._is_inside = False
+
+    def _test(self, loss: Tensor) -> None:
+        super()._test(loss)
+        if self._num_backward == _NUM_QUIET and not self.num_samples:
+            LOGGER.warning(
+                "%s",
+                f"Nothing was recorded in {_NUM_QUIET} backward passes: {self.reason}. The script "
+                "goes on; Ctrl-C ends it. Where data or noise are changed before the network, or "
+                "it is a layer of Keras, write the loss as a function for elbos audit.",
+            )
 
     @contextmanager
     def observing(self) -> Iterator[Recording]:

@@ -97,8 +97,8 @@ def prediction_of(
             rounded = float(f"{factor.item():.3g}")
             if abs(abs(rounded) - 1) < 0.2 * rtol:
                 rounded = math.copysign(1.0, rounded)
-            if prediction.name == "v" and rounded < 0:  # of both names, that without a sign
-                return Prediction.from_target(EDM(sigma_data=1.0), -rounded)
+            if prediction.name == "v" and rounded == -1:  # of both names, that without a sign
+                return Prediction.from_target(EDM(sigma_data=1.0))
             return prediction._replace(factor=rounded)
     return Prediction(None)
 

@@ -265,8 +265,9 @@ class Instrument:
         calls = [call for call in network.calls if call.gradient is not None]
         if not calls:
             raise ValueError(
-                "No gradient of the loss reaches the network's output: if it is called by "
-                "torch.utils.checkpoint, pass use_reentrant=False."
+                "No gradient of the loss reaches the network's output: an energy model's score is "
+                "not its output but its derivative, so audit a network that returns the score; and "
+                "torch.utils.checkpoint needs use_reentrant=False."
             )
         slope_gradients = gradients[len(network.calls) :]
         return Observation(

@@ -249,8 +249,12 @@ def has_batch_factors(
     """Test whether the coefficient is a function of log-SNR times a factor of the batch."""
     logsnr, c, batch = (values[c > 0] for values in (logsnr, c, batch))
     numbers, place = np.unique(batch.numpy(), return_inverse=True)
-    factors = torch.from_numpy(np.exp(log_factors(logsnr, c, place))[place])
-    left = _scatter(logsnr, c / factors) / _scatter(logsnr, c)
+    # Where one draw decides all levels of a batch, as if they are evenly spaced, neighbours have
+    # nearly the same factor: it is divided out before the function of log-SNR can absorb it.
+    means = np.bincount(place, c.log().numpy()) / np.bincount(place)
+    rest = c / torch.from_numpy(np.exp(means)[place])
+    factors = torch.from_numpy(np.exp(log_factors(logsnr, rest, place))[place])
+    left = _scatter(logsnr, rest / factors) / _scatter(logsnr, c)
     return left < _MAX_LEFT and len(c) > 2 * len(numbers)  # fewer would explain anything
 
 
