@@ -89,27 +89,29 @@ class Execution:
         x, cond = self.source.batch(rows)
         if self.cond is not None:
             cond = cond_at(self.cond, rows)
-        mask = self._mask(x, cond).to(x.device)
-        if (is_empty := ~mask.flatten(1).any(1).cpu()).any():
-            raise ValueError(
-                f"mask_of counts no value of sample {rows[is_empty][0]}: leave it out."
-            )
+        counted = x
+        if self.mask_of is not None:
+            mask = self._mask(self.mask_of, x, cond).to(x.device)
+            if (is_empty := ~mask.flatten(1).any(1).cpu()).any():
+                raise ValueError(
+                    f"mask_of counts no value of sample {rows[is_empty][0]}: leave it out."
+                )
+            counted = x.where(mask, -1)
         if self.num_levels is not None:
-            require_levels(x.where(mask, -1), self.num_levels)
+            require_levels(counted, self.num_levels)
         return to_device(x.to(dtype=self.dtype), self.device), to_device(cond, self.device)
 
     def mean(self, values: Tensor, cond: Condition) -> Tensor:
         """Return the mean of each sample, `[b]`, over its values that count."""
         if self.mask_of is None:
             return values.flatten(1).mean(1)
-        mask = self._mask(values, cond)
+        mask = self._mask(self.mask_of, values, cond)
         return values.where(mask, 0).flatten(1).sum(1) / mask.flatten(1).sum(1)
 
-    def _mask(self, values: Tensor, cond: Condition) -> Tensor:
-        if self.mask_of is None:
-            return torch.ones_like(values, dtype=torch.bool)
+    @staticmethod
+    def _mask(mask_of: Callable[[Condition], Tensor], values: Tensor, cond: Condition) -> Tensor:
         try:
-            mask = self.mask_of(cond)
+            mask = mask_of(cond)
         except Exception as error:
             cause = f"{type(error).__name__}: {message(error)}"
             raise ValueError(f"mask_of fails on a condition ({cause}).") from error
@@ -118,7 +120,7 @@ class Execution:
             what = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
             shape = tuple(values.shape)
             raise ValueError(
-                f"mask_of returned {what}: give booleans, of first axes of x, {shape}."
+                f"mask_of returned {what}: give booleans with the first axes of x, {shape}."
             )
         return mask.reshape(*mask.shape, *(1,) * (values.ndim - mask.ndim)).expand_as(values)
 
