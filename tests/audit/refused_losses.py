@@ -6,6 +6,7 @@ take images [b, c, h, w]; nothing here imports elbos.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import scipy
@@ -93,15 +94,16 @@ def masked_input(network, x):
     return F.mse_loss(network(mask * ((1 - t) * x + t * eps), t), eps - x)
 
 
-def z_scored(network, x):
+def z_scored(network, x, spread=1.0):
     """As sbi standardizes the input at each time, with a mean and deviation of each element."""
     t, mean, std = times(x), torch.linspace(-1, 1, x[0].numel()).view(x.shape[1:]), 0.3
-    z, std = (1 - t) * x + t * torch.randn_like(x), std * (2 + mean)
+    z, std = (1 - t) * x + t * torch.randn_like(x), std * (2 + spread * mean)
     return network((z - (1 - t) * mean) / ((1 - t) ** 2 * std**2 + t**2).sqrt(), t).square().mean()
 
 
 REFUSED = [
     Refused("z_scored", z_scored, "z-scored by time"),
+    Refused("z_scored_alike", partial(z_scored, spread=0.01), "z-scored by time"),
     Refused("optimal_transport", velocity_loss(optimal_transport), "optimal transport"),
     Refused("shuffled", velocity_loss(shuffled), "shuffled"),
     Refused("levels_by_row", velocity_loss(levels_by_row), "axis 2, of size 8"),

@@ -331,3 +331,14 @@ def test_a_rise_that_is_not_excluded_is_told_with_its_factor():
     assert factor == pytest.approx(np.exp(0.3 * 2**0.5))
     assert possible_rises(x, np.zeros(11), np.full((11, 11), 0.01)) == []  # a constant is no rise
     assert possible_rises(x, -10 * x, 0.01 * np.eye(11)) == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_mean_of_a_coefficient_that_is_zero_at_half_of_the_levels_is_finite(seed):
+    rng = np.random.default_rng(seed)
+    logsnr, grid = rng.uniform(-8, 27, 20_000), np.linspace(-8, 27, NUM_POINTS)
+    coefficient = np.exp(-logsnr) * rng.exponential(size=len(logsnr)) * (logsnr < 8)
+    curve = Curve.from_samples(logsnr, coefficient, grid)
+    assert np.isfinite(curve.log).all()
+    assert np.median(np.abs(curve.log + grid)[grid < 7]) < 0.1
+    assert (curve.log < -8)[grid > 9].all()

@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from audit_errors import central, relative_errors
-from audited import X, cosine_v, flow_loss
+from audited import X, cosine_v, flow_loss, kinds
 from mistaken_losses import from_noise, input_perturbation, offset_noise
 
 from elbos import audit
@@ -216,3 +217,32 @@ def test_noise_of_another_size_moves_the_levels(std=2.0):
     result = audit.probe(loss, X, 1000)
     mean = 2.4 - 2 * math.log(std)
     assert result.schedule == code(schedules.Normal(mean=mean, std=2.4))
+
+
+def summed(network, x, std=0.1):
+    """As torchcfm's flow matching with a width of its path: the target holds one of two draws."""
+    t, first = torch.rand(len(x), 1), torch.randn_like(x)
+    z = t * x + (1 - t) * first + std * torch.randn_like(x)
+    return (network(z, t) - (x - first)).square().mean()
+
+
+@pytest.mark.parametrize("dim", [4, 6])
+def test_a_sum_of_draws_is_recognized_in_few_dimensions(dim, std=0.1):
+    x = 2 * torch.rand(64, dim, generator=torch.Generator().manual_seed(0)) - 1
+    result = audit.probe(summed, x, 4000)
+    assert kinds(result) == ["summed-noise", "independent-target", "unknown-target"]
+    t = torch.linspace(0.01, 0.99, 5000, dtype=torch.float64)
+    variance = (1 - t) ** 2 + std**2
+    logsnr = (t**2 / variance).log()
+    p = 1 / (2 / t + 2 * (1 - t) / variance)
+    log_w = p.log() + 2 * ((1 - t) / variance.sqrt() + variance.sqrt() / t).log()
+    at = (result.logsnr > logsnr[50]) & (result.logsnr < logsnr[-50])
+    levels, weight = result.logsnr[at].numpy(), result.weight[at].numpy()
+    error = np.log(weight) - np.interp(levels, logsnr.numpy(), log_w.numpy())
+    assert np.abs(error - np.median(error)).max() < 0.05
+    assert result.is_monotone
+
+
+def test_two_draws_in_two_dimensions_are_refused():
+    with pytest.raises(ValueError, match=r"A sample is 2 numbers.*at least 4 numbers"):
+        audit.probe(summed, torch.rand(64, 2), 1000)

@@ -147,7 +147,9 @@ class Splines:
         low, high = (float(np.quantile(places, end)) for end in _OUTER_KNOTS)
         groups = np.array_split(np.arange(len(places)), min(50, max(2, len(places) // 20)))
         at = [places[group].mean() for group in groups]
-        log_mean = np.log([max(values[group].mean(), 1e-300) for group in groups])
+        # Newton's method overflows if it starts far below values that are next to zeros.
+        floor = 1e-12 * values.mean() or 1e-300
+        log_mean = np.log([max(values[group].mean(), floor) for group in groups])
         edges = np.linspace(places[0], places[-1], _NUM_BINS + 1)
         index = np.searchsorted(edges[1:-1], places)
         counts = np.bincount(index).astype(float)

@@ -23,8 +23,9 @@ from elbos.audit.probing.normals import without_mean
 from elbos.audit.probing.queries import PairedCalls, SingleCall, unlike
 from elbos.audit.probing.scales import relative_scale
 
-_EXACT = 1e-6  # largest unexplained share of an exact fit, from float32 arithmetic
+_EXACT = 1e-9  # largest unexplained share of an exact fit; float32 arithmetic leaves 1e-13
 _NO_MEAN = 1e-9  # largest share of the noise's power in its means, from rounding
+_MIN_CORRELATION = 0.99  # of the ranks of elements' scales
 _MAX_STEPS = 2000  # of alternating least squares
 _Stacked = Float[Tensor, "b k d"]  # of the samples of a batch, in several calls
 _Bases = Float[Tensor, "b p k d"]
@@ -100,15 +101,26 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
     is_shaped_alike = z.shape[1:] == x.shape[1:]
     if is_shaped_alike and unlike(dz, _repeated(x - x_other, z)) * size < 1e-8 * size + rounding:
         return Reference(x, x_other)
-    fits = []
+    exact, fits = _EXACT + rounding / size, []
     for fit in _latents(paired):
         reference, left_of_change, left = fit
-        if max(left_of_change, left) < _EXACT:
+        if max(left_of_change, left) < exact:
             return reference
         fits.append(fit)
     if not fits or fits[0][1] > 1e-3 or fits[0][2] > 1e-2:  # of fixed latents
         return None
-    return fits[0][0]
+    # Latents at most approximate elements that change with the level by different factors.
+    is_approximate = fits[0][1] > exact and is_shaped_alike
+    return None if is_approximate and is_scaled_by_element(paired, x, x_other) else fits[0][0]
+
+
+def is_scaled_by_element(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> bool:
+    """Test whether the scales of all elements are functions of one level: have the same ranks."""
+    dz = torch.cat([p.z - p.z_other for p in paired]).double()
+    ranks = (dz / _repeated(x - x_other, dz)).flatten(1).nan_to_num().argsort(0).argsort(0).double()
+    ranks -= ranks.mean(0)
+    correlations = (ranks * ranks[:, :1]).sum(0) / ranks[:, 0].square().sum()
+    return len(correlations) > 1 and bool(dz.any() and correlations.min() > _MIN_CORRELATION)
 
 
 def _latents(paired: list[PairedCalls]) -> Iterator[tuple[Reference, float, float]]:

@@ -60,7 +60,8 @@ def paired_grams(
     y = target_of(paired.gradient, c)
     dy = y - target_of(paired.gradient_other, c_other)
     if paired.moved.summed is not None:
-        y = y - paired.moved.summed.independent_part(y, x).reshape(y.shape)
+        noise = y - along(dy, dx) * x
+        y = y - paired.moved.summed.independent_part(noise).reshape(y.shape)
     vectors = {"x": x, "dx": dx, "z": z, "dz": dz, "y": y, "dy": dy, "eps": eps}
     vectors["one"] = torch.ones_like(z)
     return _products([(vectors[name] * is_counted).flatten(1) for name in _VECTORS]).cpu()

@@ -28,9 +28,9 @@ from elbos.audit.diagnostics import (
     TargetNoise,
 )
 from elbos.audit.probing.data import Reference
-from elbos.audit.probing.decompose import Coefficients, paired_grams, solve, target_of
+from elbos.audit.probing.decompose import Coefficients, along, paired_grams, solve, target_of
 from elbos.audit.probing.normals import DrawSum
-from elbos.audit.probing.queries import PairedCalls, SingleCall
+from elbos.audit.probing.queries import PairedCalls
 
 _MIN_SHARE = 1e-6  # share of the noise's power above which a draw counts
 _SAME = 1e-6  # share of squares up to which two functions of the noise level are the same
@@ -58,13 +58,16 @@ class Noise:
             for diagnostic in self.diagnostics
         )
 
-    def prepare(self, call: SingleCall) -> SingleCall:
-        call = self.reference.prepare(call)
+    def prepare(self, calls: PairedCalls) -> PairedCalls:
+        moved = self.reference.prepare(calls.moved)
         if not self.summed:
-            return call
-        draws = [call.normals[i] for i in self.summed if i < len(call.normals)]
-        summed = DrawSum.from_input(draws, call.z, self.reference.at(call)[0])
-        return replace(call, normals=[summed.noise().reshape(call.z.shape)], summed=summed)
+            return replace(calls, moved=moved)
+        draws = [moved.normals[i] for i in self.summed if i < len(moved.normals)]
+        x, x_other = self.reference.at(moved)
+        noise = calls.z - along((calls.z - calls.z_other).double(), x - x_other) * x
+        summed = DrawSum.from_noise(draws, noise)
+        normals = [summed.noise().reshape(moved.z.shape)]
+        return replace(calls, moved=replace(moved, normals=normals, summed=summed))
 
 
 @dataclass(frozen=True)
@@ -123,12 +126,18 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
         diagnostics.append(parts.diagnostic)
         if not parts.shared:
             noise = Noise(True, coefficients, reference, diagnostics, tuple(parts.full))
-            added = [replace(call, moved=noise.prepare(call.moved)) for call in paired]
-            noise = replace(noise, coefficients=solved(added, reference, is_known=True))
+            added = solved([noise.prepare(call) for call in paired], reference, is_known=True)
+            noise = replace(noise, coefficients=added)
             return _with_target(noise, best)
     elif not (best.unexplained > MAX_UNEXPLAINED or coefficients.constant_noise > 1e-4):  # or NaN
         return _with_target(Noise(True, coefficients, reference, diagnostics), best)
-    if reference.x[0].numel() == 1:
+    size, num = reference.x[0].numel(), min(len(call.moved.normals) for call in calls)
+    if 1 < size <= num:
+        raise ValueError(
+            f"A sample is {size} numbers, so that the {num} normal draws of the loss add up to any "
+            f"noise: give data with at least {num + 2} numbers per sample."
+        )
+    if size == 1:
         raise ValueError(
             "A sample is one number, so its noise cannot be told from a shift of the data: draw "
             "the noise by torch.randn_like(x), and shift the data before the loss."
@@ -226,7 +235,7 @@ class DrawFactors:
 def _draw_factors(paired: list[PairedCalls], values: list[Tensor], x: Tensor) -> DrawFactors:
     num_full = min(len(calls.moved.normals) for calls in paired)
     num_shared = min(len(calls.moved.shared) for calls in paired)
-    if not 0 < num_full + num_shared < x[0].numel() / 2:
+    if not 0 < num_full + num_shared < x[0].numel():
         return DrawFactors([], [], torch.empty(0, 0), 1.0)
     factors, powers, sizes, left = [], [], [], []
     for calls, value in zip(paired, values, strict=True):

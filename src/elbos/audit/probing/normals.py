@@ -21,25 +21,24 @@ class DrawSum:
     factors: Float[Tensor, "b k"]  # of norm 1
 
     @classmethod
-    def from_input(cls, draws: list[Tensor], z: Tensor, x: Tensor) -> "DrawSum":
-        """Fit noisy data by a linear combination of clean data and random tensors."""
+    def from_noise(cls, draws: list[Tensor], noise: Tensor) -> "DrawSum":
+        """Fit noise, up to a constant, by a linear combination of random tensors."""
         stacked = torch.stack([draw.flatten(1).double() for draw in draws], dim=1)
-        factors = _factors(stacked, z, x)
+        factors = _factors(stacked, noise)
         return cls(stacked, factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30))
 
     def noise(self) -> Float[Tensor, "b d"]:
         return torch.einsum("bk,bkd->bd", self.factors, self.draws)
 
-    def independent_part(self, y: Tensor, x: Tensor) -> Float[Tensor, "b d"]:
-        """Return the component of the target noise that is orthogonal to the input noise."""
-        factors = _factors(self.draws, y, x)
+    def independent_part(self, noise: Tensor) -> Float[Tensor, "b d"]:
+        """Return the component of the target's noise that is orthogonal to the input noise."""
+        factors = _factors(self.draws, noise)
         along = (factors * self.factors).sum(1, keepdim=True) * self.factors
         return torch.einsum("bk,bkd->bd", factors - along, self.draws)
 
 
-def _factors(draws: Float[Tensor, "b k d"], value: Tensor, x: Tensor) -> Float[Tensor, "b k"]:
-    regressors = torch.stack([x.flatten(1).double(), torch.ones_like(draws[:, 0])], dim=1)
-    vectors = torch.cat([draws, regressors], dim=1)
+def _factors(draws: Float[Tensor, "b k d"], value: Tensor) -> Float[Tensor, "b k"]:
+    vectors = torch.cat([draws, torch.ones_like(draws[:, :1])], dim=1)
     projections = vectors @ value.flatten(1).double()[:, :, None]
     factors: Tensor = torch.linalg.solve_ex(vectors @ vectors.mT, projections).result
     return factors[:, : draws.shape[1], 0]

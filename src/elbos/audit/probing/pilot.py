@@ -163,7 +163,7 @@ class Pilot:
         reference, measured = self.noise.reference, list[Batch]()
         if self.is_plain:
             offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))
-            for call in map(self.noise.prepare, self.queries.single(seed, quantiles)):
+            for call in map(reference.prepare, self.queries.single(seed, quantiles)):
                 products = single_products(
                     call, reference.at(call)[0], offset, is_part_enough=self.is_part_enough
                 )
@@ -172,10 +172,9 @@ class Pilot:
                 )
             return measured
         for calls in self.queries.paired(seed, quantiles, with_other_moved=self.depends_on_x):
-            moved = self.noise.prepare(calls.moved)
-            grams = paired_grams(
-                replace(calls, moved=moved), reference.at(moved), is_uneven=self.is_uneven
-            )
+            prepared = self.noise.prepare(calls)
+            moved = prepared.moved
+            grams = paired_grams(prepared, reference.at(moved), is_uneven=self.is_uneven)
             c = calls.coefficient().cpu()
             measured.append(Batch(grams, c, moved.quantiles, moved.places, moved.inputs))
         return measured

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.audit.probing.data import is_scaled_by_element
 from elbos.audit.probing.queries import PairedCalls
 
 _LEAD = "The network's input is not the data, scaled, plus noise of one level per sample: "
@@ -45,7 +46,6 @@ _BY_AXIS = (
 _MAX_SAMPLES = 16  # that are tested
 _EXACT = 1e-4  # largest unexplained share of an exact fit
 _MAX_TERMS = 4
-_MIN_CORRELATION = 0.99  # of the ranks of elements' scales
 
 
 def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
@@ -61,11 +61,7 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
             return _LEAD + _MASKED.format(share=share, kind=kind)
     dz = torch.cat([p.z - p.z_other for p in paired]).double()
     dx = (x - x_other).double().repeat(repeats)
-    # Scales of all elements that are functions of one noise level have the same ranks.
-    ranks = (dz / dx).flatten(1).nan_to_num().argsort(0).argsort(0).double()
-    ranks -= ranks.mean(0)
-    correlations = (ranks * ranks[:, :1]).sum(0) / ranks[:, 0].square().sum()
-    if len(correlations) > 1 and dz.any() and correlations.min() > _MIN_CORRELATION:
+    if is_scaled_by_element(paired, x, x_other):
         return _LEAD + _BY_ELEMENT
     places = [(p, i) for i in range(len(x)) for p in paired][:_MAX_SAMPLES]
     fits = [(i, _terms(p, p.z[i], x, i), _terms(p, p.z_other[i], x_other, i)) for p, i in places]

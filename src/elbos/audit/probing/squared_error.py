@@ -35,7 +35,7 @@ from elbos.audit.diagnostics import (
     UntrainedElements,
 )
 from elbos.audit.probing.instrument import SIGNS, ZERO, Answer, Call, Instrument, Observation
-from elbos.audit.probing.queries import Queries, is_same
+from elbos.audit.probing.queries import Queries, is_same, unlike
 
 
 class _Response(NamedTuple):
@@ -97,7 +97,12 @@ def _averages_out(responses: tuple[_Response, ...]) -> bool:
         return True
     gradients = torch.stack([response.gradient for response in responses])
     power = gradients.mean(0).square().mean() / gradients.square().mean() * len(gradients)
-    return all(is_same(first.z, response.z) for response in rest) and bool((power - 1).abs() < 0.5)
+    # The input has no noise if it is the same up to a factor, as data that the level scales.
+    is_clean = all(
+        unlike(response.z, first.z) < 1e-6 and bool((response.z * first.z >= 0).all())
+        for response in rest
+    )
+    return is_clean and bool((power - 1).abs() < 0.5)
 
 
 def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response]:
