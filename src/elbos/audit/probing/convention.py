@@ -196,8 +196,8 @@ class Convention:
                 time_at: Any = partial(np.interp, xp=at, fp=values)
                 curves[slot] = Curve(time_at)
                 ends = "noise to data" if values[0] < values[-1] else "data to noise"
-                given = samples.inputs[slot]  # at pure noise and without noise, too
-                names.append(f"steps {given.min():g} to {given.max():g} of a table, {ends}")
+                every = samples.inputs[slot]  # at pure noise and without noise, too
+                names.append(f"steps {every.min():g} to {every.max():g} of a table, {ends}")
                 continue
             slope = np.abs(np.gradient(values, at)).clip(1e-12)
             error = rounding * slope + _EPS * np.abs(values)
