@@ -66,13 +66,17 @@ class Scores:
         run = next(iter(self.runs.values()))
         return {key: np.array(run[f"{key}_logsnr"]) for key in ("elbo", "loss")}
 
-    def rising_share(self, objective: str) -> float:
-        """Compute the share of the trained networks' weighted loss where the weighting rises."""
+    def shares(self, objective: str) -> tuple[float, float]:
+        """Compute the share of the trained networks' weighted loss where the weighting rises, and
+        of that which making it monotone adds.
+        """
         logsnr, loss = self.logsnr["loss"], self.curves(objective, "loss").mean(0)
         cells = np.linspace(logsnr[0], logsnr[-1], 10_001)
         w = WEIGHTINGS[objective](torch.from_numpy(cells)).numpy()
-        weighted = w * PchipInterpolator(logsnr, loss)(cells)
-        return weighted[: w.argmax() + 1].sum() / weighted.sum()
+        nats = PchipInterpolator(logsnr, loss)(cells)
+        added = np.maximum.accumulate(w[::-1])[::-1] - w
+        total = (w * nats).sum()
+        return (w * nats)[: w.argmax() + 1].sum() / total, (added * nats).sum() / total
 
 
 def collect(folder: Path) -> None:
@@ -111,10 +115,11 @@ def holm(p: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 def values_table(scores: Scores) -> Table:
     rows = []
     for name in [DOSES[0], *(name for pair in PAIRS.items() for name in reversed(pair))]:
-        share = percent(scores.rising_share(name)) if name in WEIGHTINGS else ""
+        shares = map(percent, scores.shares(name)) if name in WEIGHTINGS else ("", "")
         cells = [scores.curves(name, key) for key in METRICS]
-        rows.append([name, share, *(plus_minus(v.mean(), v.std(ddof=1)) for v in cells)])
-    return Table(["objective", "loss where w rises", *METRICS.values()], rows)
+        rows.append([name, *shares, *(plus_minus(v.mean(), v.std(ddof=1)) for v in cells)])
+    heads = ["objective", "loss where w rises", "monotone adds", *METRICS.values()]
+    return Table(heads, rows)
 
 
 def pairs_table(scores: Scores) -> Table:
@@ -130,6 +135,10 @@ def pairs_table(scores: Scores) -> Table:
         places = 3 if key == "bits_per_dim" else 4
         pair, cell = f"{monotone} minus {dose}", with_interval(values, places)
         rows.append([pair, METRICS[key], cell, f"{adjusted:.2g}", words])
+    for key, title in METRICS.items():
+        mean_of_pairs = np.mean([scores.difference(*pair, key) for pair in PAIRS.items()], axis=0)
+        cell = with_interval(mean_of_pairs, 3 if key == "bits_per_dim" else 4)
+        rows.append(["mean of the five, not planned", title, cell, "", ""])
     return Table(["pair", "score", "difference (95 %)", "p, Holm", "monotone is"], rows)
 
 
