@@ -63,10 +63,10 @@ class Job:
         try:
             with (self.path / "metrics.jsonl").open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL_BYTES))
-                found = re.findall(rb'"images": (\d+)', log.read())
+                counts = re.findall(rb'"images": (\d+)', log.read())
         except FileNotFoundError:
             return 0
-        return min(int(found[-1]), self.config.num_images) if found else 0
+        return min(int(counts[-1]), self.config.num_images) if counts else 0
 
     def is_running(self) -> bool:
         if not self.path.exists():
