@@ -240,6 +240,7 @@ REFUSED = [
     (lambda: tabulated(torch.log), "log is nan at log-SNR -20"),
     (lambda: Tabulated(name="f", weights=(1.0,)), "1 weights"),
     (lambda: Tabulated(name="f", weights=(1.0, -1.0)), "is -1.0 at log-SNR 20"),
+    (lambda: tabulated(torch.zeros_like, "f"), "f is 0 at all noise levels"),
     (lambda: weightings.EDM(std=0.0), "std is 0.0"),
     (lambda: weightings.MinSNR(gamma=0.0), "gamma is 0.0"),
     (lambda: weightings.ShiftedFlow(shift=0.0), "shift is 0.0"),

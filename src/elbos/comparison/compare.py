@@ -28,7 +28,7 @@ from elbos.base.codec import decode, difference, digest, encode
 from elbos.base.errors import Interrupted, printable, suggestion
 from elbos.base.numbers import count
 from elbos.base.processes import local_device
-from elbos.base.progress import LOGGER, begin, clock, progress
+from elbos.base.progress import LOGGER, begin, clock, progress, silent
 from elbos.comparison.executors import Executor, Key, Local, do_all
 from elbos.comparison.experiment import Experiment, Scoring, shared_config
 from elbos.comparison.job import Job
@@ -187,7 +187,8 @@ def run_experiment(
         with progress(Console(stderr=True)) as bar:
             if extractor:  # compute once, with all cores, and fail before training
                 reference(dataset, REFERENCE_SPLIT, extractor, partial(begin, bar))
-            advance = begin(bar, "training", len(left) * config.num_images, "images")
+            start_task = partial(begin, bar) if left else silent
+            advance = start_task("training", len(left) * config.num_images, "images")
             num_shown = sum(job.num_trained() for job in left.values())
             advance(num_shown, True)
 

@@ -58,6 +58,8 @@ class Tabulated(Weighting):
                     f"The weighting {self.name} is {w} at log-SNR {logsnr:.4g}: give finite "
                     "weights, none below 0."
                 )
+        if not any(self.weights):
+            raise ValueError(f"The weighting {self.name} is 0 at all noise levels: give another.")
 
     @classmethod
     def from_function(
