@@ -12,8 +12,8 @@ their distance is that of real images. Distances are means over three such netwo
 Classes are equally frequent in all of these sets, and not just on average. So two sets have more
 in common than independent ones, and equal distributions have a negative distance.
 
-Printed are the rank correlations of both distances over objectives, and what planned pairs and
-noise levels have by the second one (docs/results/objectives.py has the statistics).
+Printed are the rank correlations of both distances over objectives, and what planned pairs have by
+the second one; factors.py has what ranks objectives by either.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, UInt8
-from objectives import ANCESTRAL, DIGITS, HEUN, SAMPLERS, correlations, p_value, weighting_means
+from objectives import ANCESTRAL, DIGITS, HEUN, SAMPLERS
 from scipy import stats
 from torch import Tensor, nn
 
@@ -150,26 +150,6 @@ def pairs(stored: dict) -> Table:
     return Table(["pair", *heads], rows)
 
 
-def ranking(stored: dict) -> Table:
-    """Rank correlations over weightings of the ELBO at a level, and of bits/dim, by both."""
-    x, first = (weighting_means(DIGITS, one) for one in (DIGITS.quantities(), DIGITS.values(HEUN)))
-    second = weighting_means(DIGITS, values(stored, "heun"))
-    found = [correlations(x[None], y[None]) for y in (first, second)]
-    logsnr = DIGITS.stored["logsnr"]
-    picked, highest = (int(one[0, : len(logsnr)].argmax()) for one in found)
-    rows = []
-    for title, part in {
-        f"ELBO at log-SNR {logsnr[picked]:.1f}": slice(picked, picked + 1),
-        f"highest of {len(logsnr)} levels (second: {logsnr[highest]:.1f})": slice(len(logsnr)),
-        "bits/dim": slice(-1, None),
-    }.items():
-        row = [title]
-        for one in found:
-            row += [signed(one[0, part].max(), 2), f"{p_value(one[:, part]):.2g}"]
-        rows.append(row)
-    return Table(["ρ with the kernel distance (Heun)", "first", "p", "second", "p"], rows)
-
-
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -180,7 +160,7 @@ def main() -> None:
     stored = json.loads(FILE.read_text())
     print(f"The classifier recognizes {100 * stored['accuracy']:.1f} % of the test images.")
     print(f"Real images have a distance of {signed(stored['real'], 4)}.\n")
-    for table in (objectives(stored), pairs(stored), ranking(stored)):
+    for table in (objectives(stored), pairs(stored)):
         print(table.markdown(), end="\n\n")
 
 
