@@ -18,7 +18,7 @@ from scipy import stats
 from second_extractor import NUM_CLASSIFIERS, Features
 
 from elbos import Run
-from elbos.base.numbers import signed
+from elbos.base.numbers import fixed, signed
 from elbos.base.progress import silent
 from elbos.base.tables import Table
 from elbos.comparison.compare import stored_settings
@@ -27,7 +27,8 @@ from elbos.theory.elbo import is_monotone
 from elbos.theory.weightings import EDM, IDDPM, Sigmoid
 
 FILE = DIGITS.folder / "factors.json"
-LEVELS = -4.0, 0.0, 2.0, 3.8, 6.0  # log-SNR
+SEEDS = range(30, 35)
+LEVELS = {f"ELBO at log-SNR {fixed(level, 1)}": level for level in (-4.0, 0.0, 2.0, 3.8, 6.0)}
 LOSSES = {
     "loss under sigmoid(2)": repr(Sigmoid(k=2.0)),
     "loss under EDM's weighting": repr(EDM(mean=2.4, std=2.4, sigma_data=0.5)),
@@ -39,34 +40,35 @@ DISTANCES = {
     for kind, features in (("first", "photographs"), ("second", "digits"))
     for sampler, title in TITLES.items()
 }
-QUANTITIES = "bits/dim", *(f"ELBO at log-SNR {x:g}" for x in LEVELS), *LOSSES
+QUANTITIES = "bits/dim", *LEVELS, *LOSSES
 
 
 def collect(folder: Path) -> None:
-    """Write what is compared, of all finished runs."""
+    """Write what is compared, of all runs of the seeds that every objective has."""
     extractors = [Features(seed) for seed in range(NUM_CLASSIFIERS)]
     settings, runs = stored_settings(folder), {}
     ends = settings.config.schedule.logsnr_min, settings.config.schedule.logsnr_max
-    for path in sorted((folder / "runs").iterdir()):
-        if not (path / "scores.json").exists():
-            continue
+    paths = {
+        seed: [folder / "runs" / f"{name}-{seed}" for name in settings.objectives] for seed in SEEDS
+    }
+    whole = [s for s in SEEDS if all((path / "scores.json").exists() for path in paths[s])]
+    for seed, path in [(s, path) for s in whole for path in paths[s]]:
         scores = json.loads((path / "scores.json").read_text())["scores"]
         metrics, found = scores["metrics"], {}
-        name, seed = path.name.rsplit("-", 1)
-        weighting = settings.objectives[name].weighting
+        weighting = settings.objectives[path.name.rpartition("-")[0]].weighting
         for sampler in TITLES:
             sampling = settings.scoring.samplings[sampler]
             num = settings.scoring.num_samples
-            x = stored_samples(Run(path), sampling, num, int(seed), silent)
+            x = stored_samples(Run(path), sampling, num, seed, silent)
             second = statistics.mean(one.distance(x) for one in extractors)
             found[sampler] = {"first": metrics[f"kernel_{sampler}"]["value"], "second": second}
-        at = np.interp(LEVELS, scores["elbo"]["x"], scores["elbo"]["y"])
+        at = np.interp([*LEVELS.values()], scores["elbo"]["x"], scores["elbo"]["y"])
         runs[path.name] = {
             "started": scores["started"],
             "weighting": repr(weighting),
             "is_monotone": is_monotone(weighting, *ends),
             "bits/dim": metrics["bits_per_dim"]["value"],
-            **{f"ELBO at log-SNR {x:g}": y for x, y in zip(LEVELS, at.tolist(), strict=True)},
+            **dict(zip(LEVELS, at.tolist(), strict=True)),
             **{title: metrics[LOSS + w]["value"] for title, w in LOSSES.items()},
             **{title: found[sampler][kind] for title, (sampler, kind) in DISTANCES.items()},
         }
