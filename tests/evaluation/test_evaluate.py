@@ -301,7 +301,8 @@ def test_a_model_that_fails_is_named_and_the_others_are_measured(
     monkeypatch.setattr(evaluate_verb, "evaluate", failing)
     result = elbos("evaluate", "digits", "toy", *LIKELIHOOD)
     assert result.status == 1 and result.err.splitlines()[-1].startswith("elbos: digits: 3 of 8")
-    assert not Path("digits/eval.json").exists() and Path("toy/eval.json").exists()
+    assert not [*Path("digits").glob("eval.*")]
+    assert {path.name for path in Path("toy").glob("eval.*")} == {"eval.json", "eval.html"}
 
 
 @pytest.mark.parametrize(

@@ -104,19 +104,17 @@ class Evaluate:
         samplings = [self.sampling if self.is_sampling_given else m.sampling for m in models]
         for model, sampling in zip(models, samplings, strict=True):
             require_measurable(model, self.config, sampling)  # early, not after hours
-        results, pictures, failures = [], [], []
+        measured, failures = [], []
         for model, out, sampling in zip(models, outs, samplings, strict=True):
             try:
-                result, picture = self._measure(model, out, sampling)
+                measured.append((*self._measure(model, out, sampling), out))
             except KeyboardInterrupt:
                 raise Interrupted(STOPPED) from None
             except ValueError as error:
                 failures.append(f"{model.name}: {error}")
-                continue
-            results.append(result)
-            pictures.append(picture)
-        if results and processes.is_main:
-            self._report(results, outs[0] / "eval.html", pictures)
+        if measured and processes.is_main:
+            results, pictures, folders = zip(*measured, strict=True)
+            self._report(results, folders[0] / "eval.html", pictures)
         if failures:
             raise ValueError(" ".join(failures))
 
