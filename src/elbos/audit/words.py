@@ -18,6 +18,7 @@ from elbos.audit.names.formulas import (
     central_half,
     coefficient_formula,
     data_formula,
+    in_its_time,
     normal_levels,
     prediction_formula,
     target_formula,
@@ -229,7 +230,8 @@ def _nearest_recipe(view: View) -> tuple[str, Audit | None]:
     recipe, differences = RECIPES[nearest.name], []
     if not nearest.has_coefficient:
         formula, scale = nearest.coefficient, nearest.sigma_data
-        text = f"coefficient {formula}" if formula else "another coefficient"
+        shown = in_its_time(view.audit, formula or "")
+        text = f"coefficient {shown}" if formula else "another coefficient"
         differences.append(f"sigma_data {scale:g}" if scale else text)
     if not nearest.has_levels:
         differences.append(f"noise levels {view.noise_levels(code(recipe.schedule))}")

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from elbos.audit.names.matching import TIME
 from elbos.audit.names.resemblance import TARGETS
 from elbos.audit.result import Audit
 from elbos.base.numbers import NONE, fixed, number, signed
@@ -40,11 +41,15 @@ def prediction_formula(audit: Audit) -> str:
 
 
 def coefficient_formula(audit: Audit) -> str:
-    """Format the coefficient as text, where t is the time of rectified flow if not said."""
+    """Format the coefficient as text."""
     resembled = (item.formula for item in audit.resembles if item.part == "coefficient")
-    formula = audit.coefficient_name or next(resembled, "") or "none of the usual formulas"
-    is_flow = _coordinate_process(audit) == "rectified flow"
-    return formula.partition(", t =")[0] if is_flow else formula
+    formula = audit.coefficient_name or next(resembled, "")
+    return in_its_time(audit, formula) or "none of the usual formulas"
+
+
+def in_its_time(audit: Audit, formula: str) -> str:
+    """Return a formula without the definition of t, which on the path of flow is the time."""
+    return formula.removesuffix(TIME if _coordinate_process(audit) == "rectified flow" else "")
 
 
 def target_formula(audit: Audit) -> str:

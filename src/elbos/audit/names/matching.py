@@ -182,18 +182,16 @@ def nearest_weightings(
     return [Nearest(code(candidate.weighting), candidate.distance) for candidate in named]
 
 
-_FORMULAS = (  # in snr and a parameter g; the first that fits is taken
+TIME = ", t = 1/(1 + sqrt(snr))"  # of rectified flow, behind formulas of it
+_FORMULAS = (  # in snr, t and a parameter g; the first that fits is taken
     *("1", "snr", "1/snr", "sqrt(snr)", "1/sqrt(snr)", "snr + 1", "1/(snr + 1)"),
     *("snr/(snr + 1)", "(snr + 1)/snr", "snr**2", "min(snr, g)", "max(snr, g)", "min(snr, g)/snr"),
     *("max(snr, g)/snr", "min(snr, g)/(snr + 1)", "max(snr, g)/(snr + 1)", "min(snr, g)/snr + 1"),
     *("min(snr + 1, g)/(snr + 1)", "min(sqrt(snr), g)/sqrt(snr)", "min(sqrt(snr), g)"),
-    *("min(1/snr, g)", "snr + g", "t**2, t = 1/(1 + sqrt(snr))", "1/t**2, t = 1/(1 + sqrt(snr))"),
-    *("(1 - t)**2, t = 1/(1 + sqrt(snr))", "1/(1 - t)**2, t = 1/(1 + sqrt(snr))"),
-    *("t, t = 1/(1 + sqrt(snr))", "1/t, t = 1/(1 + sqrt(snr))"),
-    *("(1 - t), t = 1/(1 + sqrt(snr))", "1/(1 - t), t = 1/(1 + sqrt(snr))"),
-    *("1/(snr + g)", "snr/(snr + g)", "1/max(t, g), t = 1/(1 + sqrt(snr))"),
-    *("1/max(t, g)**2, t = 1/(1 + sqrt(snr))", "1/(1 - 2*t + 2*t**2), t = 1/(1 + sqrt(snr))"),
-    "exp(-2*(t - 1/2)**2) - exp(-1/2), t = 1/(1 + sqrt(snr))",
+    *("min(1/snr, g)", "snr + g", "t**2", "1/t**2", "(1 - t)**2", "1/(1 - t)**2", "t", "1/t"),
+    *("(1 - t)", "1/(1 - t)", "1/(snr + g)", "snr/(snr + g)", "1/max(t, g)", "1/max(t, g)**2"),
+    "1/(1 - 2*t + 2*t**2)",
+    "exp(-2*(t - 1/2)**2) - exp(-1/2)",
 )
 
 
@@ -208,7 +206,7 @@ def _log_value(formula: str, snr: Array, g: float | Float[Array, "m 1"] = 1.0) -
 
 @functools.cache
 def _compiled(formula: str) -> types.CodeType:
-    code = formula.partition(", t =")[0].replace("(1 - t)", "signal")  # exact where t is nearly 1
+    code = formula.replace("(1 - t)", "signal")  # exact where t is nearly 1
     return compile(code, formula, "eval")
 
 
@@ -221,7 +219,7 @@ def coefficient_name(
         d, g = fit_formula(formula, logsnr, log_c, p)
         if d < best[0] - (MIN_GAIN if best[1] else 0):
             best = d, re.sub(r"\bg\b", f"{g:g}", formula)
-    return best[1] or None
+    return best[1] + (TIME if re.search(r"\bt\b", best[1]) else "") or None
 
 
 def fit_formula(
