@@ -40,8 +40,8 @@ class Compare:
     prediction type, a schedule and a weighting, which may be a function, FILE.py:FUNCTION."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Seeds of the replicates of every objective. Intervals from three replicates are 2 times as
-    wide as from five, from two 7 times; one replicate gives no interval."""
+    """Seeds of the replicates of every objective. With two objectives, intervals from three
+    replicates are 2 times as wide as from five, from two 7 times; one gives no interval."""
 
     samplers: tuple[str, ...] = ("ancestral=Ancestral(),64", "heun=Heun(),18")
     """Samplers for the samples that are scored: a name, a sampler and its number of steps."""
