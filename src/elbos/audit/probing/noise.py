@@ -222,8 +222,8 @@ class DrawFactors:
     def unlike(self, other: "DrawFactors") -> float:
         ours, theirs = self.factors.nan_to_num(), other.factors.nan_to_num()
         power = theirs.square().sum(1)
-        along = (ours * theirs).sum(1) / power.clamp(min=1e-300)
-        unlike = (ours - along[:, None] * theirs).square().sum(1)
+        common = (ours * theirs).sum(1) / power.clamp(min=1e-300)
+        unlike = (ours - common[:, None] * theirs).square().sum(1)
         return (unlike * (power > _NO_NOISE)).mean().item()  # of a clean input all noise is unlike
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
