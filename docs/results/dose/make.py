@@ -33,13 +33,13 @@ METRICS = {
 }
 MARGINS = {"kernel_ancestral": 0.001, "kernel_heun": 0.001, "bits_per_dim": 0.01}
 PAIRS = {
-    **{f"m{100 * dose:.0f}": f"d{100 * dose:.0f}" for dose in SOLVED},
+    **{f"m{100 * dose:.0f}": f"d{100 * dose:.0f}" for dose in SOLVED["digits"]},
     "iddpm-monotone": "iddpm",
     "min-snr-monotone": "min-snr",
 }
-DOSES = {0: "d0", **{round(100 * dose): f"d{100 * dose:.0f}" for dose in SOLVED}}
+DOSES = {0: "d0", **{round(100 * dose): f"d{100 * dose:.0f}" for dose in SOLVED["digits"]}}
 WEIGHTINGS = {
-    **{f"d{100 * dose:.0f}": lambda logsnr, dose=dose: rising(logsnr, dose) for dose in SOLVED},
+    **{f"d{100 * dose:.0f}": lambda logsnr, dose=dose: rising(logsnr, dose) for dose in SOLVED["digits"]},
     "iddpm": weightings.IDDPM(),
     "min-snr": weightings.MinSNR(gamma=5.0),
 }
