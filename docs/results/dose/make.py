@@ -1,23 +1,27 @@
 r"""Prints the tables of the dose of non-monotonicity, and draws dose.svg.
 
-python docs/results/dose/make.py                  from scores.json beside this file
-python docs/results/dose/make.py --runs FOLDER    writes that first, from finished runs
+python docs/results/dose/make.py                                 from the files beside this one
+python docs/results/dose/make.py --data digits --runs FOLDER     writes one first, from its runs
 
 Differences are paired by seed. Intervals are 95 % by Student's t of these differences alone;
-p-values are adjusted by Holm's method over the five pairs and three metrics.
+p-values are adjusted by Holm's method over the pairs and metrics of the data set.
 """
 
 import argparse
 import json
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from scipy import stats
 from scipy.interpolate import PchipInterpolator
+from torch import Tensor
 from weightings import SOLVED, rising
 
 from elbos import weightings
@@ -26,30 +30,73 @@ from elbos.base.numbers import interval, percent, plus_minus, signed
 from elbos.base.tables import Table
 
 HERE = Path(__file__).parent
-METRICS = {
-    "kernel_ancestral": "KD, ancestral",
-    "kernel_heun": "KD, Heun",
-    "bits_per_dim": "bits/dim",
-}
-MARGINS = {"kernel_ancestral": 0.001, "kernel_heun": 0.001, "bits_per_dim": 0.01}
-PAIRS = {
-    **{f"m{100 * dose:.0f}": f"d{100 * dose:.0f}" for dose in SOLVED["digits"]},
-    "iddpm-monotone": "iddpm",
-    "min-snr-monotone": "min-snr",
-}
-DOSES = {0: "d0", **{round(100 * dose): f"d{100 * dose:.0f}" for dose in SOLVED["digits"]}}
-WEIGHTINGS = {
-    **{f"d{100 * dose:.0f}": lambda logsnr, dose=dose: rising(logsnr, dose) for dose in SOLVED["digits"]},
-    "iddpm": weightings.IDDPM(),
-    "min-snr": weightings.MinSNR(gamma=5.0),
-}
+BITS = "bits_per_dim"
 Seeds = Float[np.ndarray, " n"]
 
 
-class Scores:
-    """The scores of all runs of the seeds that every objective has."""
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One data set: its doses, in %, its metrics and within which margins two are as good."""
 
-    def __init__(self, stored: dict) -> None:
+    data: str
+    metrics: dict[str, str]
+    margins: tuple[float, float]  # of a kernel distance, in bits/dim
+    published: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
+
+    @property
+    def doses(self) -> dict[int, str]:
+        return {0: "d0"} | {round(100 * dose): f"d{100 * dose:.0f}" for dose in SOLVED[self.data]}
+
+    @property
+    def weightings(self) -> dict[str, Callable[[Tensor], Tensor]]:
+        """The weightings that rise, of which each is paired with itself made monotone."""
+        doses = {
+            f"d{100 * dose:.0f}": partial(rising, dose=dose, data=self.data)
+            for dose in SOLVED[self.data]
+        }
+        return doses | self.published
+
+    @property
+    def pairs(self) -> dict[str, str]:
+        monotone = (
+            name.replace("d", "m", 1) if name in self.doses.values() else f"{name}-monotone"
+            for name in self.weightings
+        )
+        return dict(zip(monotone, self.weightings, strict=True))
+
+    @property
+    def path(self) -> Path:
+        return HERE / f"{self.data}.json"
+
+
+STUDIES = {
+    study.data: study
+    for study in (
+        Study(
+            data="digits",
+            metrics={
+                "kernel_ancestral": "KD, ancestral",
+                "kernel_heun": "KD, Heun",
+                BITS: "bits/dim",
+            },
+            margins=(0.001, 0.01),
+            published={"iddpm": weightings.IDDPM(), "min-snr": weightings.MinSNR(gamma=5.0)},
+        ),
+        Study(
+            data="fashion",
+            metrics={"kernel_heun": "KD, Heun", "kernel_dpm": "KD, preset's", BITS: "bits/dim"},
+            margins=(0.003, 0.02),
+        ),
+    )
+}
+
+
+class Scores:
+    """The scores of all runs of the seeds that every objective of a study has."""
+
+    def __init__(self, study: Study) -> None:
+        stored = json.loads(study.path.read_text())
+        self.study = study
         self.runs = {(run["objective"], run["seed"]): run for run in stored["runs"]}
         names = {name for name, _ in self.runs}
         seeds = {seed for _, seed in self.runs}
@@ -72,27 +119,27 @@ class Scores:
         """
         logsnr, loss = self.logsnr["loss"], self.curves(objective, "loss").mean(0)
         cells = np.linspace(logsnr[0], logsnr[-1], 10_001)
-        w = WEIGHTINGS[objective](torch.from_numpy(cells)).numpy()
+        w = self.study.weightings[objective](torch.from_numpy(cells)).numpy()
         nats = PchipInterpolator(logsnr, loss)(cells)
         added = np.maximum.accumulate(w[::-1])[::-1] - w
         total = (w * nats).sum()
         return (w * nats)[: w.argmax() + 1].sum() / total, (added * nats).sum() / total
 
 
-def collect(folder: Path) -> None:
-    """Write scores.json from the folder of a comparison."""
+def collect(study: Study, folder: Path) -> None:
+    """Write the file of a study from the folder of its comparison."""
     runs = []
     for path in sorted(folder.glob("runs/*/scores.json")):
         scores = json.loads(path.read_text())["scores"]
         objective, _, seed = path.parent.name.rpartition("-")
         run = {"objective": objective, "seed": int(seed), "started": scores["started"]}
-        run |= {key: scores["metrics"][key]["value"] for key in METRICS}
+        run |= {key: scores["metrics"][key]["value"] for key in study.metrics}
         for key in ("elbo", "loss"):
             x, y = scores[key]["x"], scores[key]["y"]
             run |= {f"{key}_logsnr": np.round(x, 4).tolist(), key: np.round(y, 6).tolist()}
         runs.append(run | {"machine": scores["machine"]})
     lines = ",\n".join(json.dumps(run) for run in runs)
-    (HERE / "scores.json").write_text(f'{{"runs": [\n{lines}\n]}}\n')
+    study.path.write_text(f'{{"runs": [\n{lines}\n]}}\n')
 
 
 def mean_and_half(values: Seeds) -> tuple[float, float]:
@@ -112,112 +159,117 @@ def holm(p: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return adjusted[order.argsort()]
 
 
+def places(key: str) -> int:
+    return 3 if key == BITS else 4
+
+
 def values_table(scores: Scores) -> Table:
-    rows = []
-    for name in [DOSES[0], *(name for pair in PAIRS.items() for name in reversed(pair))]:
-        shares = map(percent, scores.shares(name)) if name in WEIGHTINGS else ("", "")
-        cells = [scores.curves(name, key) for key in METRICS]
+    study, rows = scores.study, []
+    for name in [study.doses[0], *(n for pair in study.pairs.items() for n in reversed(pair))]:
+        shares = map(percent, scores.shares(name)) if name in study.weightings else ("", "")
+        cells = [scores.curves(name, key) for key in study.metrics]
         rows.append([name, *shares, *(plus_minus(v.mean(), v.std(ddof=1)) for v in cells)])
-    heads = ["objective", "loss where w rises", "monotone adds", *METRICS.values()]
+    heads = ["objective", "loss where w rises", "monotone adds", *study.metrics.values()]
     return Table(heads, rows)
 
 
 def pairs_table(scores: Scores) -> Table:
-    cases = [(monotone, dose, key) for monotone, dose in PAIRS.items() for key in METRICS]
+    study = scores.study
+    cases = [
+        (monotone, dose, key) for monotone, dose in study.pairs.items() for key in study.metrics
+    ]
     differences = [scores.difference(*case) for case in cases]
     p = holm(np.array([stats.ttest_1samp(values, 0).pvalue for values in differences]))
     rows = []
     for (monotone, dose, key), values, adjusted in zip(cases, differences, p, strict=True):
         mean, half = mean_and_half(values)
-        is_as_good = abs(mean) + half < MARGINS[key]
+        is_as_good = abs(mean) + half < study.margins[key == BITS]
         verdict = ("better" if mean < 0 else "worse") if adjusted < 0.05 else ""
         words = ", ".join(filter(None, (verdict, "as good" if is_as_good else ""))) or "open"
-        places = 3 if key == "bits_per_dim" else 4
-        pair, cell = f"{monotone} minus {dose}", with_interval(values, places)
-        rows.append([pair, METRICS[key], cell, f"{adjusted:.2g}", words])
-    for key, title in METRICS.items():
-        mean_of_pairs = np.mean([scores.difference(*pair, key) for pair in PAIRS.items()], axis=0)
-        cell = with_interval(mean_of_pairs, 3 if key == "bits_per_dim" else 4)
-        rows.append(["mean of the five, not planned", title, cell, "", ""])
+        pair, cell = f"{monotone} minus {dose}", with_interval(values, places(key))
+        rows.append([pair, study.metrics[key], cell, f"{adjusted:.2g}", words])
+    for key, title in study.metrics.items():
+        mean_of_pairs = np.mean([scores.difference(*p, key) for p in study.pairs.items()], axis=0)
+        cell = with_interval(mean_of_pairs, places(key))
+        rows.append(["mean of the pairs, not planned", title, cell, "", ""])
     return Table(["pair", "score", "difference (95 %)", "p, Holm", "monotone is"], rows)
 
 
 def doses_table(scores: Scores) -> Table:
+    study = scores.study
     rows = [
         [
             f"{dose} %",
             *(
-                with_interval(scores.difference(name, DOSES[0], key), 3 + key.startswith("kernel"))
-                for key in METRICS
+                with_interval(scores.difference(name, study.doses[0], key), places(key))
+                for key in study.metrics
             ),
         ]
-        for dose, name in DOSES.items()
+        for dose, name in study.doses.items()
         if dose
     ]
-    return Table(["dose", *(f"{name}, minus dose 0" for name in METRICS.values())], rows)
+    return Table(["dose", *(f"{name}, minus dose 0" for name in study.metrics.values())], rows)
 
 
-def draw(scores: Scores) -> None:
-    figure, panels = plt.subplots(1, 3, figsize=(11, 3.3), layout="constrained")
-    doses = np.array([*DOSES])
-    series = {
-        "kernel_ancestral": (0, COLORS[0]),
-        "kernel_heun": (0, COLORS[1]),
-        "bits_per_dim": (1, COLORS[2]),
-    }
-    for key, (i, color) in series.items():
-        names = {"as it rises": DOSES, "made monotone": {d: f"m{d}" for d in doses if d}}
+def draw(scores: Scores, panels: list[Axes]) -> None:
+    """Draw kernel distances and bits/dim by dose, and the loss at each noise level, of a study."""
+    study = scores.study
+    for color, key in zip(COLORS, study.metrics, strict=False):
+        i = int(key == BITS)
+        names = {
+            "as it rises": study.doses,
+            "made monotone": {d: f"m{d}" for d in study.doses if d},
+        }
         for (label, objectives), style in zip(names.items(), ("o-", "s--"), strict=True):
             points = [mean_and_half(scores.difference(o, "d0", key)) for o in objectives.values()]
             mean, half = np.array(points).T
-            title = f"{METRICS[key]}, {label}" if i == 0 else label
-            x = np.array([*objectives]) + (0.7 if style == "s--" else 0)
             panels[i].errorbar(
-                x,
+                np.array([*objectives]) + (0.7 if style == "s--" else 0),
                 mean,
                 np.nan_to_num(half),
                 fmt=style,
                 color=color,
-                label=title,
+                label=label if key == BITS else f"{study.metrics[key]}, {label}",
                 capsize=2,
                 markersize=4,
             )
-    for i, dose in enumerate(doses[1:]):
-        difference = scores.difference(DOSES[dose], "d0", "loss")
+    scale, logsnr = scores.curves("d0", "loss").mean(0), scores.logsnr["loss"]
+    for color, (dose, name) in zip(COLORS, list(study.doses.items())[1:], strict=False):
+        difference = scores.difference(name, "d0", "loss")
         mean, half = np.array([mean_and_half(column) for column in difference.T]).T
-        scale = scores.curves("d0", "loss").mean(0)
-        panels[2].plot(
-            scores.logsnr["loss"], 100 * mean / scale, color=COLORS[i], label=f"{dose} %"
-        )
+        panels[2].plot(logsnr, 100 * mean / scale, color=color, label=f"{dose} %")
         low, high = 100 * (mean - half) / scale, 100 * (mean + half) / scale
-        panels[2].fill_between(scores.logsnr["loss"], low, high, color=COLORS[i], alpha=0.2)
-    titles = (
-        "kernel distance, minus dose 0",
-        "bits/dim, minus dose 0",
-        "loss by noise level, minus dose 0, %",
-    )
+        panels[2].fill_between(logsnr, low, high, color=color, alpha=0.2)
+    titles = ("kernel distance, minus dose 0", "bits/dim, minus dose 0", "loss, minus dose 0, %")
     for panel, title in zip(panels, titles, strict=True):
-        panel.set_title(title, fontsize=10)
+        panel.set_title(f"{study.data}: {title}", fontsize=10)
         panel.axhline(0, color="gray", linewidth=0.6)
         panel.legend(fontsize=7, frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlabel("dose: % of the loss where the weighting rises")
     panels[2].set(xlabel="log-SNR", ylim=(-20, 20))
-    figure.savefig(HERE / "dose.svg", metadata={"Date": None})
 
 
 def main() -> None:
     """Print and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data", choices=STUDIES, default="digits", help="of the finished comparison"
+    )
     parser.add_argument("--runs", type=Path, help="folder of the finished comparison")
-    folder = parser.parse_args().runs
-    if folder:
-        collect(folder)
-    scores = Scores(json.loads((HERE / "scores.json").read_text()))
-    print(f"{len(scores.seeds)} seeds: {', '.join(map(str, scores.seeds))}\n")
-    for table in (values_table(scores), pairs_table(scores), doses_table(scores)):
-        print(table.markdown(), end="\n\n")
-    draw(scores)
+    args = parser.parse_args()
+    if args.runs:
+        collect(STUDIES[args.data], args.runs)
+    figure, rows = plt.subplots(
+        len(STUDIES), 3, figsize=(11, 3.3 * len(STUDIES)), layout="constrained", squeeze=False
+    )
+    for study, panels in zip(STUDIES.values(), rows, strict=True):
+        scores = Scores(study)
+        print(f"{study.data}, {len(scores.seeds)} seeds: {', '.join(map(str, scores.seeds))}\n")
+        for table in (values_table(scores), pairs_table(scores), doses_table(scores)):
+            print(table.markdown(), end="\n\n")
+        draw(scores, panels)
+    figure.savefig(HERE / "dose.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

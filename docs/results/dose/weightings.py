@@ -6,10 +6,11 @@ $$w_d(\lambda) = \begin{cases} e^{(\lambda - c)/2} & \lambda < c \\
 A weighting rises as IDDPM's and Min-SNR's do at log-SNR below 0, steps down by the factor $h$, and
 falls as sigmoid's does. For each dose $d$, $(c, h, k)$ solve three equations: the share of the
 expected loss $w(\lambda) L(\lambda)$ below $c$ is $d$, and its mean and standard deviation over λ
-are those of sigmoid(2 - λ): 1.51 and 2.01 on digits, 1.59 and 2.25 on Fashion-MNIST at 16×16. Solved
-by `python docs/results/dose/weightings.py`, with $L$, the unweighted loss at each log-SNR, of
-networks that docs/results has stored. Expected losses are equal by a factor, which changes no
-training: optimizers ignore it, and gradients are clipped in proportion (`elbos.comparison.variants`).
+are those of sigmoid(2 - λ): 1.51 and 2.01 on digits, 1.59 and 2.25 on Fashion-MNIST at 16×16.
+Solved by `python docs/results/dose/weightings.py`, with $L$, the unweighted loss at each log-SNR,
+of networks that docs/results stores. Expected losses are equal by a factor, which changes no
+training: optimizers ignore it, and gradients are clipped in proportion
+(`elbos.comparison.variants`).
 """
 
 import json
