@@ -13,7 +13,6 @@ from elbos.training.data.dataset import (
     Dataset,
     DataSpec,
     InMemory,
-    Samples,
     Source,
     Split,
     digest_of,
@@ -29,6 +28,9 @@ from elbos.training.data.hub import Hub
 from elbos.training.data.packed import Latents, Packed
 from elbos.training.data.tar import Tar
 from elbos.training.data.toy import Toy
+
+Samples = Dataset | GivenData
+"""The training data of a run: a data set of the command line, or the user's own in Python."""
 
 KnownData = Digits | Fashion | Folder | Packed | Latents | Tar | Hub | Toy
 """The data sets of the command line. A new one joins it, and the run files, by its name here."""
