@@ -19,7 +19,7 @@ from elbos.base.progress import Start, silent
 from elbos.comparison.experiment import Scoring
 from elbos.comparison.result import Curve, Metric, loss_key
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
-from elbos.evaluation.likelihood import chosen_images, conditions, measure, summary
+from elbos.evaluation.likelihood import conditions, measure, summary
 from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS, Value, leading_distance
 from elbos.evaluation.quality import Scorer, stored_samples
 from elbos.runs.run import Run
@@ -109,9 +109,8 @@ def measure_scores(
         split="test",
         seed=run.config.seed,
     )
-    images = chosen_images(run, config)
-    *_, condition = conditions(run, run.dataset.test, images, silent)  # given labels, if any
-    measured = measure(run, condition, config, start)
+    *_, (condition, images) = conditions(run, config, silent).items()  # given labels, if any
+    measured = measure(run, condition, images, config, start)
     bound = summary(measured)
     metrics = {BITS_PER_DIM.name: Value(bound.bits_per_dim, bound.standard_error)}
     for weighting in weightings:
@@ -138,10 +137,10 @@ def measure_scores(
     scores = RunScores(
         num_parameters=sum(p.numel() for p in run.network.parameters()),
         data=run.dataset.fingerprint()["name"],
-        condition=condition.title,
+        condition=condition.replace("_", " "),
         machine=machine(run.device),
         started=datetime.fromtimestamp(start_time, UTC).isoformat(timespec="seconds"),
-        num_images=len(condition),
+        num_images=len(images),
         metrics=metrics,
         samplers=tuple(scoring.samplings) if scorer else (),
         baseline=baseline.scores if baseline else {},
