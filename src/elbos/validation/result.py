@@ -264,7 +264,8 @@ class Validation(Diagnosed):
 
     def plot(self) -> "Figure":
         """Plot the loss by noise level and the ELBO of noisy data."""
-        figure: Figure = shown_by(self, "figures").validation_figure({"loss": self})
+        curves = {"loss": (self.by_level, self.elbo_by_level)}
+        figure: Figure = shown_by(self, "figures").by_level_figure(curves)
         return figure
 
     def _repr_html_(self) -> str:
