@@ -142,10 +142,10 @@ def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) 
     if not _is_sampled(model, config):
         return None
     x = stored_samples(model, sampling, config.num_samples, config.seed, silent)
-    num_columns = model.data.num_classes if "given_label" in model.conditions else None
-    return png(to_unit(x[:NUM_SHOWN], model.data.num_levels), num_columns=num_columns)
+    shown = to_unit(x[:NUM_SHOWN], model.dataset.num_levels)
+    return png(shown, num_columns=model.num_classes)
 
 
 def _is_sampled(model: Model, config: EvaluationConfig) -> bool:
     # samples of a pipeline are the business of its own library
-    return config.num_samples > 0 and model.data.num_levels is not None and model.origin is None
+    return config.num_samples > 0 and model.dataset.num_levels is not None and model.origin is None

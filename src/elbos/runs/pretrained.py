@@ -28,7 +28,7 @@ from elbos.theory.denoiser import Denoise
 from elbos.theory.schedules import Linear
 from elbos.training import exported
 from elbos.training.config import Training
-from elbos.training.data import Dataset, DataSpec, KnownData, digest_of, to_unit
+from elbos.training.data import Dataset, KnownData, digest_of, to_unit
 from elbos.training.data.augment import grey
 from elbos.training.data.folder import measured_split
 from elbos.training.data.pack import fitted
@@ -158,10 +158,6 @@ class Pretrained:
         return replace(self, processes=processes)
 
     @property
-    def data(self) -> DataSpec:
-        return self.dataset.spec
-
-    @property
     def denoiser(self) -> InBatches:
         return InBatches(self.pipeline.denoiser, self.batch_size)
 
@@ -181,17 +177,10 @@ class Pretrained:
     @property
     def trained(self) -> Training:
         return Training(
-            weighting=None,
             schedule=self._scheduler,
             parameterization=repr(self.pipeline.denoiser.parameterization),
             network=type(self._network).__name__,
             num_parameters=sum(p.numel() for p in self._network.parameters()),
-            optimizer=None,
-            images_seen=None,
-            batch_size=None,
-            precision=None,
-            data=None,
-            seed=None,
         )
 
     @property
