@@ -46,6 +46,16 @@ class Metric:
     baseline: Number
 
 
+BITS_PER_DIM = Metric(
+    key="bits_per_dim",
+    title="bits/dim",
+    short="bits/dim",
+    is_lower_better=True,
+    is_main=True,
+    baseline=None,
+)
+
+
 def loss_key(weighting: str) -> str:
     """Return the metric's key of the loss under a weighting, given by its repr."""
     return f"loss under {weighting}"
