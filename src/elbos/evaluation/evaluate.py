@@ -121,10 +121,7 @@ def evaluate(
 
 
 def require_measurable(model: Model, config: EvaluationConfig, sampling: Sampling) -> None:
-    """Raise a ValueError if a model cannot be evaluated with these settings.
-
-    Nothing is measured.
-    """
+    """Raise a ValueError, before anything is measured, if settings do not fit the model."""
     model.require_guidable(sampling)
     sampling.logsnrs(model.schedule)  # raises for an invalid grid
     chosen_images(model, config)

@@ -30,10 +30,9 @@ from elbos.training.randomness import generator
 def measure_floors(
     model: Model, config: EvaluationConfig, levels: Mapping[str, tuple[float, ...]], start: Start
 ) -> dict[str, Floor]:
-    """Compute the irreducible loss on the training images at given noise levels.
+    """Compute the irreducible loss on the training images at the noise levels of each condition.
 
-    One result per condition is returned. `levels` are the noise levels of each condition's loss
-    curve. Given the label, noised images are compared with training images of the same class only.
+    Given the label, noised images are compared with training images of the same class only.
     """
     train = model.dataset.train
     num = len(train) if config.floor_images is None else config.floor_images

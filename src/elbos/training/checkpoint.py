@@ -172,9 +172,7 @@ class Saver:
 
 
 def read(path: Path, only: str | None = None) -> tuple[int, Groups]:
-    """Read a checkpoint, verified by SHA-256, and return its step and its tensors by group.
-
-    If `only` is given, only this group is read.
+    """Read a checkpoint, or `only` one group of it, verified by SHA-256: its step and its tensors.
 
     Raises:
         DamagedCheckpoint: If a file is missing, truncated or modified.

@@ -202,11 +202,7 @@ def inner_matrices(network: nn.Module) -> list[nn.Parameter]:
 def orthogonalized(
     stack: Float[Tensor, "k m n"], dtype: torch.dtype = torch.bfloat16
 ) -> Float[Tensor, "k m n"]:
-    r"""Approximate $U V^\top$ for each matrix $M = U S V^\top$ of a stack.
-
-    Newton-Schulz iteration is used, in `dtype`. Singular values above two thousandths of $\|M\|_F$
-    become 0.6 to 1.4.
-    """
+    r"""Approximate $U V^\top$ for each matrix $M = U S V^\top$ of a stack, in `dtype`."""
     is_tall = stack.shape[1] > stack.shape[2]
     x = (stack.mT if is_tall else stack).to(dtype)
     x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)

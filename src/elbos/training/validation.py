@@ -39,11 +39,7 @@ class Subset:
 def validate(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device, *, is_shared: bool
 ) -> Validation | None:
-    """Estimate the ELBO on a fixed subset of at most 500 validation samples, if there are any.
-
-    If `is_shared`, all
-    processes must call this function, and each computes a part.
-    """
+    """Estimate the ELBO on at most 500 fixed validation samples, which processes may share."""
     source = data.validation
     if source is None:
         return None
@@ -67,9 +63,8 @@ def sample_grid(
 ) -> bytes | None:
     """Generate a grid of 64 samples as a PNG image; None for data that cannot be plotted.
 
-    All processes must call this
-    function, since sharded networks need all of them. The noise depends on the run's seed. Samples
-    are conditioned on each class in turn, or on the conditions of the first data samples.
+    All processes must call this function, since sharded networks need all of them. Samples are
+    conditioned on each class in turn, or on the conditions of the first data samples.
     """
     if not is_drawable(data.spec.shape):
         return None

@@ -224,9 +224,7 @@ class Validation(Diagnosed):
 
     @classmethod
     def load(cls, path: Path | str) -> "Validation":
-        """Load a validation from a file.
-
-        No code is executed.
+        """Load a validation from a file, without executing code.
 
         Raises:
             OSError: If the file cannot be read; the error names `path`.
