@@ -29,6 +29,7 @@ from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.base import files
 from elbos.base.conditions import Condition, cond_at, replace_conds, to_device
 from elbos.base.errors import Diverged, Interrupted
+from elbos.base.items import Batch
 from elbos.base.philox import Purpose, Stream, key_of
 from elbos.base.processes import Processes
 from elbos.models.likelihood import warn_if_unresolved
@@ -36,7 +37,7 @@ from elbos.theory.denoiser import Denoiser, with_three_arguments
 from elbos.theory.objective import Objective
 from elbos.training import checkpoint
 from elbos.training.config import Config
-from elbos.training.data import Batch, Batches, Samples, StoredBatch
+from elbos.training.data import Batches, Samples, StoredBatch
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import (
     autocast,

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from elbos.base.items import Batch, Batched
 from elbos.theory.denoiser import Denoise
 from elbos.training.config import Config
-from elbos.training.data import Batch, Batched, Samples
+from elbos.training.data import Samples
 from elbos.training.pictures import is_drawable, png
 from elbos.training.randomness import generator
 from elbos.training.sampling import sample

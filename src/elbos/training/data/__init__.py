@@ -7,7 +7,6 @@ changes. Or the user gives a dataset in Python (`given`). The order of the train
 function of (seed, step): see `batches`.
 """
 
-from elbos.base.items import Batch, Batched, Items
 from elbos.training.data.batches import Batches, StoredBatch, batch_indices, epoch_order
 from elbos.training.data.dataset import (
     Dataset,
@@ -36,8 +35,6 @@ KnownData = Digits | Fashion | Folder | Packed | Latents | Tar | Hub | Toy
 """The data sets of the command line. A new one joins it, and the run files, by its name here."""
 
 __all__ = [
-    "Batch",
-    "Batched",
     "Batches",
     "DataSpec",
     "Dataset",
@@ -48,7 +45,6 @@ __all__ = [
     "GivenData",
     "Hub",
     "InMemory",
-    "Items",
     "KnownData",
     "Latents",
     "Packed",
