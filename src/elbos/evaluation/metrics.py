@@ -41,10 +41,7 @@ class Value:
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """Features of generated samples, in random order, and of real images, by one extractor.
-
-    `is_inception` says whether the logits are of the original Inception-v3.
-    """
+    """Features of generated samples, in random order, and of real images, by one extractor."""
 
     samples: Features
     reference: Reference

@@ -109,8 +109,7 @@ class Pretrained:
         """Load a diffusers pipeline, as `save_pretrained` wrote it, and test it on two images.
 
         Args:
-            folder: The folder, which contains a model_index.json, or OWNER/NAME or
-                OWNER/NAME@REVISION on the Hugging Face Hub.
+            folder: The folder, or OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face Hub.
             data: The images, with classes if the network is class-conditional. A network of one
                 channel is given one of grey RGB images. The training split, or images like it, is
                 the reference for sample quality.

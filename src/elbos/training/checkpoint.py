@@ -68,10 +68,9 @@ def of_step(folder: Path, step: int | None) -> Path:
 
 
 def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
-    """Write the checkpoint of a training step and delete old checkpoints.
+    """Write the checkpoint of a training step, and delete all but the latest `num_kept`.
 
-    The latest `num_kept` checkpoints are kept. If the checkpoint cannot be written (OSError),
-    earlier checkpoints are untouched.
+    If the checkpoint cannot be written (OSError), earlier checkpoints are untouched.
     """
     path = folder / f"{step:08d}"
     partial = files.partial(path)
