@@ -23,12 +23,10 @@ def parse(
     *,
     summary: str | None = None,
 ) -> Command:
-    """Parse command-line words into a command.
-
-    The words follow the verb. For --help, the help is printed and the program exits.
+    """Parse the words after a verb into a command; for --help, print the help and exit.
 
     Args:
-        verb: The verb, with preceding words such as the preset: `train digits`.
+        verb: The verb, with words such as the preset: `train digits`.
         command: The dataclass of the command.
         words: The words after the verb.
         default: The command without words. Default: an instance with the dataclass defaults.

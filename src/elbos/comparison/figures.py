@@ -1,7 +1,6 @@
 """Figures of a comparison: curves in plotly, and small SVG plots.
 
-Each family of weightings has a colour; non-monotone weightings are dashed. Each curve stores its
-objective's name as `meta`, by which the page highlights it.
+Each curve stores its objective's name as `meta`, by which the page highlights it.
 """
 
 import re
@@ -61,10 +60,7 @@ def reference(comparison: Comparison) -> str:
 
 
 def learning_figure(comparison: Comparison) -> Figure | None:
-    """Return a figure of the validation ELBO over training images.
-
-    The deviation from `reference` is also shown. None without data.
-    """
+    """Return a figure of the validation ELBO over training images; None without data."""
     curves = {o.name: o.learning for o in comparison.objectives if o.learning}
     if not curves:
         return None
@@ -79,11 +75,7 @@ def learning_figure(comparison: Comparison) -> Figure | None:
 
 
 def levels_figure(comparison: Comparison) -> Figure | None:
-    """Return a figure of ELBO and loss over log-SNR.
-
-    The ELBO is that of noisy data; None without data. Both are shown relative to
-    `reference`, and the loss also as values.
-    """
+    """Return a figure of the ELBO of noisy data and the loss over log-SNR; None without data."""
     panels = []
     elbos = {o.name: o.elbo for o in comparison.objectives if o.elbo}
     losses = {o.name: o.loss for o in comparison.objectives if o.loss}

@@ -17,8 +17,7 @@ from elbos.base.colors import Swatch
 from elbos.base.html import document, render, sentences, write_html
 from elbos.base.tables import Column, Table
 from elbos.comparison import figures, tables
-from elbos.comparison.result import Comparison, Metric, ObjectiveResult
-from elbos.evaluation.metrics import BITS_PER_DIM
+from elbos.comparison.result import BITS_PER_DIM, Comparison, Metric, ObjectiveResult
 from elbos.theory.weightings import Weighting
 
 _WORDS = "comparison/words.txt"
@@ -67,7 +66,7 @@ def _words(comparison: Comparison) -> dict[str, Any]:
         for metric in comparison.main_metrics
         if metric.key in comparison.statistics
     ]
-    bits = [comparison.scores[o.name].get(BITS_PER_DIM.name) for o in comparison.complete]
+    bits = [comparison.scores[o.name].get(BITS_PER_DIM.key) for o in comparison.complete]
     guess = math.log2(comparison.num_levels) if comparison.num_levels else math.inf
     is_worse = min((score.mean for score in bits if score), default=0.0) > guess
     firsts = list(dict.fromkeys((gap.objective, gap.minus) for gap in comparison.differences))

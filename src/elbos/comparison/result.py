@@ -46,6 +46,16 @@ class Metric:
     baseline: Number
 
 
+BITS_PER_DIM = Metric(
+    key="bits_per_dim",
+    title="bits/dim",
+    short="bits/dim",
+    is_lower_better=True,
+    is_main=True,
+    baseline=None,
+)
+
+
 def loss_key(weighting: str) -> str:
     """Return the metric's key of the loss under a weighting, given by its repr."""
     return f"loss under {weighting}"
@@ -70,7 +80,6 @@ class ObjectiveResult:
     """Training objective, with curves averaged over its seeds.
 
     Attributes:
-        name: Name of the objective.
         parameterization, schedule, weighting: Components of the objective, as Python code.
         rising: Intervals of log-SNR in which the weighting increases.
         failures: Reasons for missing scores.
@@ -178,14 +187,12 @@ class Comparison(Stored):
     Attributes:
         name: The comparison's directory.
         command: The command line; None from Python.
-        data: Name of the dataset.
         num_test_images: Test images whose ELBO was measured.
         num_samples: Samples generated per run and sampler; None for points.
         num_baseline: Test images in the real-data baseline.
         num_images: Images seen by each run.
         logsnr_min, logsnr_max: Ends of all schedules.
         metrics: All metrics, with the main ones, which have verdicts, first.
-        objectives: The objectives, in the given order.
         rows: The scores of all models; a metric not in `metrics` is the loss under a weighting.
         protocol: Settings of training and scoring that all models share, in words.
         num_levels: $K$ of discrete data.

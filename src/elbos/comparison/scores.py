@@ -17,10 +17,10 @@ from elbos.base import files
 from elbos.base.codec import decode, digest, encode
 from elbos.base.progress import Start, silent
 from elbos.comparison.experiment import Scoring
-from elbos.comparison.result import Curve, Metric, loss_key
+from elbos.comparison.result import BITS_PER_DIM, Curve, Metric, loss_key
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
-from elbos.evaluation.likelihood import chosen_images, conditions, measure, summary
-from elbos.evaluation.metrics import BITS_PER_DIM, SAMPLE_METRICS, Value, leading_distance
+from elbos.evaluation.likelihood import conditions, measure, summary
+from elbos.evaluation.metrics import SAMPLE_METRICS, Value, leading_distance
 from elbos.evaluation.quality import Scorer, stored_samples
 from elbos.runs.run import Run
 from elbos.theory.weightings import Weighting
@@ -109,11 +109,10 @@ def measure_scores(
         split="test",
         seed=run.config.seed,
     )
-    images = chosen_images(run, config)
-    *_, condition = conditions(run, run.dataset.test, images, silent)  # given labels, if any
-    measured = measure(run, condition, config, start)
+    *_, (condition, images) = conditions(run, config, silent).items()  # given labels, if any
+    measured = measure(run, condition, images, config, start)
     bound = summary(measured)
-    metrics = {BITS_PER_DIM.name: Value(bound.bits_per_dim, bound.standard_error)}
+    metrics = {BITS_PER_DIM.key: Value(bound.bits_per_dim, bound.standard_error)}
     for weighting in weightings:
         loss = measured.rounds.weighted(weighting)
         metrics[loss_key(repr(weighting))] = Value(loss.mean, loss.standard_error)
@@ -138,10 +137,10 @@ def measure_scores(
     scores = RunScores(
         num_parameters=sum(p.numel() for p in run.network.parameters()),
         data=run.dataset.fingerprint()["name"],
-        condition=condition.title,
+        condition=condition.replace("_", " "),
         machine=machine(run.device),
         started=datetime.fromtimestamp(start_time, UTC).isoformat(timespec="seconds"),
-        num_images=len(condition),
+        num_images=len(images),
         metrics=metrics,
         samplers=tuple(scoring.samplings) if scorer else (),
         baseline=baseline.scores if baseline else {},
@@ -170,16 +169,8 @@ def measured_metrics(scores: RunScores, num_samples: int) -> tuple[Metric, ...]:
     The main metrics come first, which are tested for significance: the leading distance for each
     sampler, and bits/dim.
     """
-    bits = Metric(
-        key=BITS_PER_DIM.name,
-        title=BITS_PER_DIM.title,
-        short=BITS_PER_DIM.short,
-        is_lower_better=BITS_PER_DIM.is_lower_better,
-        is_main=True,
-        baseline=None,
-    )
     if scores.num_baseline is None or scores.num_features is None:
-        return (bits,)
+        return (BITS_PER_DIM,)
     # of as many samples as there are test images, for which the Fréchet distance may be mostly bias
     leading = leading_distance(min(num_samples, scores.num_baseline), scores.num_features)
     of_samples = [
@@ -196,4 +187,4 @@ def measured_metrics(scores: RunScores, num_samples: int) -> tuple[Metric, ...]:
         if metric_key(metric.name, sampler) in scores.metrics
     ]
     main = [metric for metric in of_samples if metric.is_main]
-    return *main, bits, *(metric for metric in of_samples if not metric.is_main)
+    return *main, BITS_PER_DIM, *(metric for metric in of_samples if not metric.is_main)

@@ -112,10 +112,9 @@ class Differences:
 def differences(
     scores: Float64[np.ndarray, "k r n"], planned: Sequence[Pair] = ()
 ) -> list["Differences | None"]:
-    """Compute the differences between all pairs of objectives.
+    """Compute the differences between all pairs of objectives in each main metric.
 
-    The differences and their thresholds of significance are returned for each main metric. None for
-    a metric of a single objective or seed, or without scatter.
+    None for a metric of a single objective or seed, or without scatter.
 
     Args:
         scores: Scores by main metric, objective and seed.

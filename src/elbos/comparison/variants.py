@@ -74,8 +74,7 @@ class Variant:
     def parse(cls, text: str) -> "Variant":
         """Parse a training objective from NAME=PREDICTION,SCHEDULE,WEIGHTING, or a built-in NAME.
 
-        A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is
-        run.
+        A weighting may be a function in a Python file, `FILE.py:FUNCTION`; the file is run.
         """
         name, is_custom, objective = (part.strip() for part in text.partition("="))
         if is_custom:

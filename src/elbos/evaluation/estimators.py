@@ -41,10 +41,7 @@ _CHUNK = 1_000
 
 @dataclass(frozen=True)
 class Statistics:
-    r"""Mean $\mu$ and covariance $\Sigma$ of a set of feature vectors, in float64.
-
-    The covariance has $n - 1$ in the denominator.
-    """
+    r"""Mean $\mu$ and covariance $\Sigma$, over $n - 1$, of feature vectors, in float64."""
 
     mean: Float64[Tensor, " d"]
     covariance: Float64[Tensor, "d d"]
@@ -52,10 +49,7 @@ class Statistics:
 
     @staticmethod
     def from_features(features: Float[Tensor, "n d"]) -> "Statistics":
-        """Return the mean and covariance of feature vectors.
-
-        A warning is given unless there are more vectors than dimensions.
-        """
+        """Compute mean and covariance, and warn unless there are more vectors than dimensions."""
         num, dim = features.shape
         _require_finite(features)
         if num < 2:
@@ -154,9 +148,6 @@ def precision_recall(
     counts as inside, as published; except for features that are small integers, rounding decides
     such ties.
 
-    Each ball extends to its center's neighbor of rank `num_neighbors`, by default the authors'
-    choice.
-
     Raises:
         ValueError: If there are too few features, or some are not finite.
     """
@@ -195,11 +186,9 @@ def _squared_distances(x: Tensor, y: Tensor) -> Float64[Tensor, "m n"]:
 def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tuple[float, float]:
     r"""Return the mean Inception score and its standard deviation over random splits.
 
-    The score is $\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$. This is the Inception score if the
-    logits are those of Inception; scores from other classifiers are not comparable. The score is at
-    most the number of classes, and biased downwards for small splits.
-
-    The logits are in random order; the default number of splits is the authors' choice.
+    The score is $\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$ of logits in random order. This is the
+    Inception score if they are those of Inception; scores from other classifiers are not
+    comparable. The score is at most the number of classes, and biased downwards for small splits.
 
     Raises:
         ValueError: If there are fewer samples than splits, or some are not finite.

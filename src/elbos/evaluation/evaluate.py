@@ -15,7 +15,6 @@ from elbos.evaluation.floor import measure_floors
 from elbos.evaluation.likelihood import (
     check_theorem,
     chosen_images,
-    chosen_split,
     conditions,
     measure,
     summary,
@@ -59,23 +58,23 @@ def evaluate(
     split = config.split or model.split
     config = replace(config, split=split)
     require_measurable(model, config, sampling)
-    images = chosen_images(model, config)
     scorer = None
     if _is_sampled(model, config):
         scorer = Scorer.load(model, config.extractor, start)  # first, as files may be missing
-    conditioned = conditions(model, chosen_split(model, config), images, start)
     results = {}
-    for condition in conditioned:
-        measured = measure(model, condition, config, start)
+    for condition, images in conditions(model, config, start).items():
+        measured = measure(model, condition, images, config, start)
         exact = None
         if model.mixture is not None:
-            log_prob = model.mixture.log_prob(condition.x.double(), component=condition.labels)
-            exact = (-log_prob / condition.x.shape[1]).mean().item() / NATS_PER_BIT
-        results[condition.name] = replace(
+            x, component = images.split.x[:], images.split.labels
+            log_prob = model.mixture.log_prob(x.double(), component=component)
+            exact = (-log_prob / x.shape[1]).mean().item() / NATS_PER_BIT
+        bound = measured.rounds.bound.mean(1)
+        results[condition] = replace(
             summary(measured, config.target_se),
             exact_bits_per_dim=exact,
             weightings=check_theorem(measured, model.weighting),
-            ode=measure_ode(model, condition, measured.rounds.bound.mean(1), config, start),
+            ode=measure_ode(model, condition, images, bound, config, start),
         )
     quality = None
     if scorer is not None:
@@ -93,7 +92,7 @@ def evaluate(
     protocol = Protocol(
         data=data["name"],
         data_sha256=data["sha256"],
-        num_levels=conditioned[0].num_levels,
+        num_levels=images.num_levels,
         weights_relative_width=model.relative_width,
         logsnr_min=model.schedule.logsnr_min,
         logsnr_max=model.schedule.logsnr_max,
@@ -122,10 +121,7 @@ def evaluate(
 
 
 def require_measurable(model: Model, config: EvaluationConfig, sampling: Sampling) -> None:
-    """Raise a ValueError if a model cannot be evaluated with these settings.
-
-    Nothing is measured.
-    """
+    """Raise a ValueError, before anything is measured, if settings do not fit the model."""
     model.require_guidable(sampling)
     sampling.logsnrs(model.schedule)  # raises for an invalid grid
     chosen_images(model, config)
@@ -143,10 +139,10 @@ def samples_picture(model: Model, config: EvaluationConfig, sampling: Sampling) 
     if not _is_sampled(model, config):
         return None
     x = stored_samples(model, sampling, config.num_samples, config.seed, silent)
-    num_columns = model.data.num_classes if "given_label" in model.conditions else None
-    return png(to_unit(x[:NUM_SHOWN], model.data.num_levels), num_columns=num_columns)
+    shown = to_unit(x[:NUM_SHOWN], model.dataset.num_levels)
+    return png(shown, num_columns=model.num_classes)
 
 
 def _is_sampled(model: Model, config: EvaluationConfig) -> bool:
     # samples of a pipeline are the business of its own library
-    return config.num_samples > 0 and model.data.num_levels is not None and model.origin is None
+    return config.num_samples > 0 and model.dataset.num_levels is not None and model.origin is None

@@ -30,53 +30,38 @@ from elbos.training.randomness import generator
 def measure_floors(
     model: Model, config: EvaluationConfig, levels: Mapping[str, tuple[float, ...]], start: Start
 ) -> dict[str, Floor]:
-    """Compute the irreducible loss on the training images at given noise levels.
+    """Compute the irreducible loss on the training images at the noise levels of each condition.
 
-    One result per condition is returned. `levels` are the noise levels of each condition's loss
-    curve. Given the label, noised images are compared with training images of the same class only.
+    Given the label, noised images are compared with training images of the same class only.
     """
     train = model.dataset.train
     num = len(train) if config.floor_images is None else config.floor_images
     labels = None if train.labels is None else train.labels.to(model.device)
     data = FiniteSet(train.x[:].to(model.device), model.dataset.num_levels, labels)
-    return {
-        name: _floor(model, data, name, logsnr, num, config.seed, start)
-        for name, logsnr in levels.items()
-    }
-
-
-def _floor(
-    model: Model,
-    data: FiniteSet,
-    condition: str,
-    logsnr: tuple[float, ...],
-    num: int,
-    seed: int,
-    start: Start,
-) -> Floor:
-    order = torch.randperm(len(data), generator=generator(seed))
+    order = torch.randperm(len(data), generator=generator(config.seed))
     tenth = order[: max(2, len(order) // 10)]
-    few = FiniteSet(
-        data.x[tenth], data.num_levels, None if data.labels is None else data.labels[tenth]
-    )
+    few = FiniteSet(data.x[tenth], data.num_levels, None if labels is None else labels[tenth])
     few_rows = torch.arange(min(num, len(few)))
-    levels = torch.tensor(logsnr, dtype=torch.float64)
-    advance = start(f"floor, {condition.replace('_', ' ')}", len(few_rows) + num, "images")
-    store = data_store(model, "floor", condition=condition, logsnr=logsnr, num=num, seed=seed)
 
-    def part(images: FiniteSet, number: int, rows: Int[Tensor, " n"]) -> Tensors:
-        random, given_label = generator(seed, number), condition == "given_label"
-        return {
-            "loss": floor_losses(images, rows, levels, given_label=given_label, generator=random)
-        }
+    def floor(condition: str, logsnr: tuple[float, ...]) -> Floor:
+        key = {"condition": condition, "logsnr": logsnr, "num": num, "seed": config.seed}
+        store, at = data_store(model, "floor", **key), torch.tensor(logsnr, dtype=torch.float64)
+        advance = start(f"floor, {condition.replace('_', ' ')}", len(few_rows) + num, "images")
 
-    def losses(name: str, images: FiniteSet, rows: Int[Tensor, " n"]) -> Float64[Tensor, "n m"]:
-        parts = (
-            Part(f"{name}-{number:05d}", len(some), partial(part, images, number, some))
-            for number, some in enumerate(torch.split(rows, NUM_NOISED))
-        )
-        return store.concatenated(parts, advance)["loss"]
+        def part(images: FiniteSet, number: int, rows: Int[Tensor, " n"]) -> Tensors:
+            random, given_label = generator(config.seed, number), condition == "given_label"
+            losses = floor_losses(images, rows, at, given_label=given_label, generator=random)
+            return {"loss": losses}
 
-    few_losses = losses("tenth", few, few_rows)
-    floor = Floor.from_losses(levels, losses("all", data, order[:num]), len(data))
-    return replace(floor, tenth=tuple(few_losses.mean(0).tolist()))
+        def losses(name: str, images: FiniteSet, rows: Int[Tensor, " n"]) -> Float64[Tensor, "n m"]:
+            parts = (
+                Part(f"{name}-{number:05d}", len(some), partial(part, images, number, some))
+                for number, some in enumerate(torch.split(rows, NUM_NOISED))
+            )
+            return store.concatenated(parts, advance)["loss"]
+
+        few_losses = losses("tenth", few, few_rows)
+        result = Floor.from_losses(at, losses("all", data, order[:num]), len(data))
+        return replace(result, tenth=tuple(few_losses.mean(0).tolist()))
+
+    return {name: floor(name, logsnr) for name, logsnr in levels.items()}

@@ -25,7 +25,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from elbos.base.conditions import Condition
 from elbos.base.progress import Advance, Start
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.model import Model, model_store
@@ -33,7 +32,8 @@ from elbos.evaluation.result import Likelihood, TheoremCheck
 from elbos.theory import weightings
 from elbos.theory.elbo import is_monotone
 from elbos.theory.weightings import WeightFunction
-from elbos.training.data import Split, to_unit
+from elbos.training.data import InMemory, Split
+from elbos.training.data.dataset import Levels
 from elbos.training.randomness import generator
 from elbos.training.validation import BATCH_SIZE
 from elbos.validation import Measurements, Validation, Validator
@@ -54,37 +54,6 @@ CHECKED: dict[str, WeightFunction] = {
 
 
 @dataclass(frozen=True)
-class ConditionedImages:
-    """Images and optional class labels of a dataset split.
-
-    Args:
-        name: The condition.
-        x: Pixel values, or points or latents, for which `num_levels` is None.
-        labels: Class labels that the network is conditioned on; None if unconditional.
-    """
-
-    name: str
-    x: Tensor
-    num_levels: int | None
-    labels: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    @property
-    def title(self) -> str:
-        return self.name.replace("_", " ")
-
-    def batch(self, rows: Int64[Tensor, " b"]) -> tuple[Tensor, Condition]:
-        """Return the images and labels at the given indices.
-
-        Images are scaled to [-1, 1]; labels are None if unconditional.
-        """
-        x = to_unit(self.x[rows], self.num_levels)
-        return x, None if self.labels is None else self.labels[rows]
-
-
-@dataclass(frozen=True)
 class Measured:
     """Losses of a model on a few images, in the pilot, and on all images, in the rounds."""
 
@@ -92,55 +61,49 @@ class Measured:
     rounds: Validation
 
 
-def chosen_split(model: Model, config: EvaluationConfig) -> Split:
+def chosen_images(model: Model, config: EvaluationConfig) -> tuple[Split, Int64[Tensor, " n"]]:
+    """Return the split, and the indices of the images to evaluate, in an order common to models."""
     split: Split = getattr(model.dataset, config.split or model.split)
-    return split
-
-
-def chosen_images(model: Model, config: EvaluationConfig) -> Int64[Tensor, " n"]:
-    """Return the indices of the images to evaluate, in a random order common to all models."""
-    split = chosen_split(model, config)
     num_images = config.num_images or len(split)
     if not 2 <= num_images <= len(split):
         raise ValueError(
             f"num_images is {num_images}: give 2 to {len(split)}, since the "
             f"{config.split or model.split} split has {len(split)} images."
         )
-    return torch.randperm(len(split), generator=generator(0))[:num_images]
+    return split, torch.randperm(len(split), generator=generator(0))[:num_images]
 
 
-def conditions(
-    model: Model, split: Split, images: Int64[Tensor, " n"], start: Start
-) -> list[ConditionedImages]:
+def conditions(model: Model, config: EvaluationConfig, start: Start) -> dict[str, Levels]:
     """Return the images with and without class labels, as far as the network supports it."""
+    split, images = chosen_images(model, config)
     x, num_levels = model.represented(split.x[images], start)
     labels = None if split.labels is None else split.labels[images]
     cond = {"unconditional": None, "given_label": labels}
-    return [ConditionedImages(name, x, num_levels, cond[name]) for name in model.conditions]
+    return {name: Levels(Split(InMemory(x), cond[name]), num_levels) for name in model.conditions}
 
 
 def measure(
-    model: Model, condition: ConditionedImages, config: EvaluationConfig, start: Start
+    model: Model, condition: str, images: Levels, config: EvaluationConfig, start: Start
 ) -> Measured:
     """Tune the noise levels on a few images, and measure the losses of all images."""
     validator = Validator(
-        condition,
-        num_levels=condition.num_levels,
+        images,
+        num_levels=images.num_levels,
         logsnr_min=model.schedule.logsnr_min,
         logsnr_max=model.schedule.logsnr_max,
         seed=config.seed,
     )
-    num_pilot = min(config.num_pilot_images, len(condition))
-    key = [config.split, len(condition), num_pilot]
+    num_pilot = min(config.num_pilot_images, len(images))
+    key = [config.split, len(images), num_pilot]
 
     def titled(what: str, total: int, unit: str) -> Advance:
-        return start(f"{condition.title}, {what}", total, unit)
+        return start(f"{condition.replace('_', ' ')}, {what}", total, unit)
 
     settings: dict[str, Any] = {
         "batch_size": BATCH_SIZE,
         "device": model.device,
         "is_shared": model.processes.num > 1,
-        "parts": model_store(model, condition.name, images=key, seed=config.seed),
+        "parts": model_store(model, condition, images=key, seed=config.seed),
         "start": titled,
     }
     with model.autocast(), warnings.catch_warnings():

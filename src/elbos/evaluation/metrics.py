@@ -1,6 +1,6 @@
-"""Metrics by which models are compared: bits/dim, and metrics of sample quality.
+"""Metrics of sample quality, by which models are compared.
 
-A metric of samples is a function of the features of samples and of real images, with an entry in
+A metric is a function of the features of samples and of real images, with an entry in
 `SAMPLE_METRICS`. Evaluations of this process include it in their files, tables and pages. The runs
 of a comparison are scored in other processes, by the metrics of this file. To add a metric:
 
@@ -41,10 +41,7 @@ class Value:
 
 @dataclass(frozen=True)
 class FeatureSets:
-    """Features of generated samples, in random order, and of real images, by one extractor.
-
-    `is_inception` says whether the logits are of the original Inception-v3.
-    """
+    """Features of generated samples, in random order, and of real images, by one extractor."""
 
     samples: Features
     reference: Reference
@@ -66,30 +63,24 @@ class FeatureSets:
 
 
 @dataclass(frozen=True)
-class Metric:
-    """Metric of models, with its name in files and its titles in texts and tables."""
-
-    name: str
-    title: str
-    short: str
-    is_lower_better: bool
-
-
-@dataclass(frozen=True)
-class SampleMetric(Metric):
+class SampleMetric:
     """Metric of sample quality computed from features of images.
 
     Attributes:
+        name: Name in files; `title` and `short` are those in texts and tables.
         compute: Function that returns the value; None if the features do not allow it.
         depends_on_num: Whether the expected value depends on the number of samples, so that only
             sets of equal size are comparable.
     """
 
+    name: str
+    title: str
+    short: str
+    is_lower_better: bool
     compute: Callable[[FeatureSets], Value | None]
     depends_on_num: bool = True
 
 
-BITS_PER_DIM = Metric("bits_per_dim", "bits/dim", "bits/dim", is_lower_better=True)
 FRECHET_DISTANCE = SampleMetric(
     "frechet_distance",
     "Fréchet distance",

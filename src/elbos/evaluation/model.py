@@ -24,7 +24,7 @@ from elbos.theory.oracles import GaussianMixture
 from elbos.theory.schedules import Schedule
 from elbos.theory.weightings import WeightFunction
 from elbos.training.config import Training
-from elbos.training.data import Dataset, DataSpec
+from elbos.training.data import Dataset
 from elbos.training.directory import RunDirectory
 from elbos.training.sampling import Sampling, sample
 
@@ -85,9 +85,6 @@ class Model(Protocol):
 
     @property
     def sampling(self) -> Sampling: ...
-
-    @property
-    def data(self) -> DataSpec: ...
 
     @property
     def dataset(self) -> Dataset: ...

@@ -15,10 +15,10 @@ from elbos.base.conditions import to_device
 from elbos.base.progress import Start
 from elbos.base.store import Part, Tensors
 from elbos.evaluation.config import EvaluationConfig
-from elbos.evaluation.likelihood import ConditionedImages
 from elbos.evaluation.model import Model, model_store
 from elbos.evaluation.result import OdeLikelihood
 from elbos.models.likelihood.flow import Dequantize, flow_likelihood, truncated_normal, uniform
+from elbos.training.data.dataset import Levels
 from elbos.training.randomness import generator
 from elbos.validation.result import NATS_PER_BIT
 
@@ -32,7 +32,8 @@ DEQUANTIZATIONS: dict[str, Dequantize] = {
 
 def measure_ode(
     model: Model,
-    condition: ConditionedImages,
+    condition: str,
+    images: Levels,
     bound: Float[Tensor, " n"],
     config: EvaluationConfig,
     start: Start,
@@ -41,20 +42,20 @@ def measure_ode(
 
     `bound` is the variational bound of each image in nats per dimension, for comparison.
     """
-    ode, num = config.ode, min(config.ode.num_images, len(condition))
+    ode, num = config.ode, min(config.ode.num_images, len(images))
     if num == 0:
         return None
-    key = [config.split, len(condition), condition.name]
+    key = [config.split, len(images), condition]
     store = model_store(model, "ode", images=key, precision="fp32", ode=ode, seed=config.seed)
 
     def solve(batch: int, rows: Int64[Tensor, " b"]) -> Tensors:
-        x, cond = condition.batch(rows)
+        x, cond = images.batch(rows)
         likelihood = flow_likelihood(
             model.denoiser,
             x.to(model.device),
             logsnr_min=model.schedule.logsnr_min,
             logsnr_max=model.schedule.logsnr_max,
-            num_levels=condition.num_levels,
+            num_levels=images.num_levels,
             dequantize=DEQUANTIZATIONS[ode.dequantization],
             use_exact_trace=ode.trace == "exact",
             rtol=ode.tolerance,
@@ -71,7 +72,8 @@ def measure_ode(
         Part(f"{batch:05d}", len(rows), partial(solve, batch, rows))
         for batch, rows in enumerate(torch.split(torch.arange(num), BATCH_SIZE))
     ]
-    likelihood = store.concatenated(parts, start(f"{condition.title}, ODE", num, "images"))
+    advance = start(f"{condition.replace('_', ' ')}, ODE", num, "images")
+    likelihood = store.concatenated(parts, advance)
     bits = likelihood["nats"].double() / NATS_PER_BIT
     bound_bits = bound[:num] / NATS_PER_BIT
     difference = bits - bound_bits
@@ -82,7 +84,7 @@ def measure_ode(
         difference=difference.mean().item(),
         difference_se=difference.std().item() / math.sqrt(num),
         num_images=num,
-        dequantization=None if condition.num_levels is None else ode.dequantization,
+        dequantization=None if images.num_levels is None else ode.dequantization,
         trace=ode.trace,
         precision="fp32",
         rtol=ode.tolerance,

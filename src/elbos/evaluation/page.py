@@ -267,7 +267,7 @@ def quality_table(quality: SampleQuality) -> Table:
     return Table(["", *heads], rows)
 
 
-def level_table(result: Evaluation, name: str, num_rows: int = _NUM_LEVELS) -> Table:
+def level_table(result: Evaluation, name: str, num_rows: int) -> Table:
     """Return a table of the loss, "curve", or the ELBO, "elbo", at selected noise levels."""
     curves = [getattr(curve, name) for curve in result.results.values()]
     levels = curves[0].logsnr

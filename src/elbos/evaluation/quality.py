@@ -58,7 +58,7 @@ def stored_samples(
     def batch(i: int) -> Tensors:
         (x,) = sample_batches(model, sampling, num=num, seed=seed, cond=labels, batches=[i])
         require_finite_samples(x)
-        return {"x": to_levels(x, model.data.num_levels)}
+        return {"x": to_levels(x, model.dataset.num_levels)}
 
     parts = (
         Part(f"{i:05d}", min(NUM_AT_ONCE, num - i * NUM_AT_ONCE), partial(batch, i))

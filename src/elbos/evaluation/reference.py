@@ -60,8 +60,8 @@ def reference(
 ) -> Reference:
     """Return the features of the real images in a dataset split.
 
-    They are read from the cache, or else computed and stored. A few features are always computed
-    and compared with the cache, because a user-defined function may change while its name does not.
+    A few features are always computed and compared with the cache, because a user-defined function
+    may change while its name does not.
 
     `split_name` is "train", "val", "test", or several, as "train+val". All `processes` that share
     the work make this call. `start` is not called if the features are cached.
@@ -141,10 +141,7 @@ def reference(
 
 
 def require_images(dataset: Dataset) -> int:
-    """Return the number of possible pixel values of an image dataset.
-
-    A ValueError is raised if the data are not images.
-    """
+    """Return the number of pixel values of a dataset; raise a ValueError unless it has images."""
     if dataset.num_levels is None:
         raise ValueError(f"Sample quality needs images: {dataset.name} holds points.")
     return dataset.num_levels

@@ -160,10 +160,7 @@ class SampleQuality:
 
     @property
     def metrics(self) -> list[SampleMetric]:
-        """Metrics of sample quality that were computed for the samples.
-
-        The primary distance is first.
-        """
+        """Metrics that were computed for the samples, the primary distance first."""
         num = min(self.protocol.num_samples, self.baseline.num)
         leading = leading_distance(num, self.protocol.num_features)
         measured = [metric for metric in SAMPLE_METRICS if metric.name in self.scores]

@@ -65,14 +65,11 @@ class LatentEvaluation(Stored):
     Attributes:
         latents: Folder or file of the cache.
         trainer: Trainer that wrote the cache.
-        num_images: Number of images.
         num_evaluations: Function evaluations for each image and checkpoint.
-        logsnr_min: Lowest log-SNR, in the range of all schedulers.
-        logsnr_max: Highest log-SNR.
+        logsnr_min, logsnr_max: Ends of the log-SNRs that all schedulers have.
         precision: Precision of the networks, "fp32" or "bf16".
         guidance: Guidance scale that the networks are given, if any.
         seed: Seed of noise, noise levels and choice of images.
-        scores: Scores of the checkpoints.
     """
 
     latents: str

@@ -28,7 +28,7 @@ from elbos.theory.denoiser import Denoise
 from elbos.theory.schedules import Linear
 from elbos.training import exported
 from elbos.training.config import Training
-from elbos.training.data import Dataset, DataSpec, KnownData, digest_of, to_unit
+from elbos.training.data import Dataset, KnownData, digest_of, to_unit
 from elbos.training.data.augment import grey
 from elbos.training.data.folder import measured_split
 from elbos.training.data.pack import fitted
@@ -75,15 +75,10 @@ class Pretrained:
 
     Attributes:
         name: The folder of the pipeline, or OWNER/NAME@COMMIT on the Hugging Face Hub.
-        directory: The directory for partial results of the evaluation.
         pipeline: The denoiser, and for latent pipelines the encoder.
-        dataset: The images for the evaluation.
-        device: The device of the networks.
         batch_size: The number of samples per network call, which does not affect results.
         ends: The range of log-SNR in the training of an export of this library, which a
             flow-matching scheduler does not store; None for other pipelines.
-        split: The split of the dataset that is evaluated by default.
-        processes: The processes that share the evaluation. Default: this one alone.
     """
 
     name: str
@@ -114,8 +109,7 @@ class Pretrained:
         """Load a diffusers pipeline, as `save_pretrained` wrote it, and test it on two images.
 
         Args:
-            folder: The folder, which contains a model_index.json, or OWNER/NAME or
-                OWNER/NAME@REVISION on the Hugging Face Hub.
+            folder: The folder, or OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face Hub.
             data: The images, with classes if the network is class-conditional. A network of one
                 channel is given one of grey RGB images. The training split, or images like it, is
                 the reference for sample quality.
@@ -158,10 +152,6 @@ class Pretrained:
         return replace(self, processes=processes)
 
     @property
-    def data(self) -> DataSpec:
-        return self.dataset.spec
-
-    @property
     def denoiser(self) -> InBatches:
         return InBatches(self.pipeline.denoiser, self.batch_size)
 
@@ -181,17 +171,10 @@ class Pretrained:
     @property
     def trained(self) -> Training:
         return Training(
-            weighting=None,
             schedule=self._scheduler,
             parameterization=repr(self.pipeline.denoiser.parameterization),
             network=type(self._network).__name__,
             num_parameters=sum(p.numel() for p in self._network.parameters()),
-            optimizer=None,
-            images_seen=None,
-            batch_size=None,
-            precision=None,
-            data=None,
-            seed=None,
         )
 
     @property

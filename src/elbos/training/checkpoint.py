@@ -68,10 +68,9 @@ def of_step(folder: Path, step: int | None) -> Path:
 
 
 def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
-    """Write the checkpoint of a training step and delete old checkpoints.
+    """Write the checkpoint of a training step, and delete all but the latest `num_kept`.
 
-    The latest `num_kept` checkpoints are kept. If the checkpoint cannot be written (OSError),
-    earlier checkpoints are untouched.
+    If the checkpoint cannot be written (OSError), earlier checkpoints are untouched.
     """
     path = folder / f"{step:08d}"
     partial = files.partial(path)
@@ -172,9 +171,7 @@ class Saver:
 
 
 def read(path: Path, only: str | None = None) -> tuple[int, Groups]:
-    """Read a checkpoint, verified by SHA-256, and return its step and its tensors by group.
-
-    If `only` is given, only this group is read.
+    """Read a checkpoint, or `only` one group of it, verified by SHA-256: its step and its tensors.
 
     Raises:
         DamagedCheckpoint: If a file is missing, truncated or modified.

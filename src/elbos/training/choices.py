@@ -38,9 +38,7 @@ def _choice(*classes: type) -> Any:
 
 
 def require_storable(weighting: weightings.WeightFunction) -> None:
-    """Raise a ValueError if a weighting contains a user-defined function.
-
-    Such functions cannot be stored in config.json.
+    """Raise a ValueError if a weighting holds a user's function, which config.json cannot store.
 
     Examples:
         >>> import torch

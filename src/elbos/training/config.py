@@ -292,17 +292,17 @@ class Config:
 class Training:
     """Training settings of a model in a report; unknown ones of a pretrained model are None."""
 
-    weighting: str | None
-    schedule: str | None
+    weighting: str | None = None
+    schedule: str | None = None
     parameterization: str
     network: str
     num_parameters: int
-    optimizer: str | None
-    images_seen: int | None
-    batch_size: int | None
-    precision: str | None
-    data: str | None
-    seed: int | None
+    optimizer: str | None = None
+    images_seen: int | None = None
+    batch_size: int | None = None
+    precision: str | None = None
+    data: str | None = None
+    seed: int | None = None
 
 
 def read_config(path: Path) -> Config:

@@ -11,8 +11,6 @@ runs/NAME/
     tensorboard/     TensorBoard's files, if it is used
     evaluation/      the parts of an evaluation, see `store`
     eval.json        the evaluation
-
-A directory belongs to one configuration and one dataset.
 """
 
 import json

@@ -167,9 +167,7 @@ def compiling(*, is_on: bool) -> Iterator[None]:
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the building blocks of a network.
-
-    Blocks are the entries of `ModuleList`s that have children.
+    """Return the blocks of a network: the entries of its `ModuleList`s that have children.
 
     Raises:
         ValueError: If the network has no such block.

@@ -107,7 +107,7 @@ class Muon(torch.optim.Optimizer):
         by_shape: defaultdict[Any, list[Tensor]] = defaultdict(list)
         for p in group["params"]:
             if p.grad is not None:
-                by_shape[p.shape, p.dtype, p.device, shards(p)].append(p)
+                by_shape[p.shape, p.dtype, p.device, processes_of(p, are_copies=False)].append(p)
         for (shape, *_, processes), same in by_shape.items():
             num_processes = 1 if processes is None else processes.size()
             num = max(1, _MAX_STACKED * num_processes // shape.numel())
@@ -127,37 +127,28 @@ class Muon(torch.optim.Optimizer):
         num_columns = math.prod(steps[0].shape[1:])
         stack = steps[0].new_empty(len(steps), len(steps[0]), num_columns, dtype=self.dtype)
         torch._foreach_copy_(_unstacked(stack, steps[0].shape), steps)
-        group = shards(first)
+        group = processes_of(first, are_copies=False)
 
         def compute(part: Tensor) -> Tensor:
             if group is None:
                 return orthogonalized(part, self.dtype)
             return orthogonalized_shards(part, num_rows, group, self.dtype)
 
-        stack = divided(stack, replicas(first), compute)
+        stack = divided(stack, processes_of(first, are_copies=True), compute)
         size = lr * 0.2 * math.sqrt(max(num_rows, stack.shape[2]))
         weights = [local(parameter) for parameter in parameters]
         torch._foreach_mul_(weights, 1 - lr * weight_decay)
         torch._foreach_add_(weights, _unstacked(stack, weights[0].shape), alpha=-size)
 
 
-def shards(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the processes that hold the shards of a parameter; None if it is unsharded."""
-    if not hasattr(parameter, "to_local"):
-        return None
-    mesh, places = parameter.device_mesh, parameter.placements
-    dims = [i for i, place in enumerate(places) if not place.is_replicate() and mesh.size(i) > 1]
-    return mesh.get_group(dims[0]) if dims else None
-
-
-def replicas(parameter: Any) -> dist.ProcessGroup | None:
-    """Return the processes that hold copies of a sharded parameter; None without copies."""
+def processes_of(parameter: Any, *, are_copies: bool) -> dist.ProcessGroup | None:
+    """Return the processes that hold the shards of a parameter, or copies; None for one process."""
     if hasattr(parameter, "to_local"):
-        mesh, places = parameter.device_mesh, parameter.placements
-        dims = [i for i, place in enumerate(places) if place.is_replicate() and mesh.size(i) > 1]
+        mesh, places = parameter.device_mesh, enumerate(parameter.placements)
+        dims = [i for i, p in places if p.is_replicate() == are_copies and mesh.size(i) > 1]
         return mesh.get_group(dims[0]) if dims else None
-    is_one = not dist.is_initialized() or dist.get_world_size() == 1
-    return None if is_one else dist.group.WORLD
+    has_copies = are_copies and dist.is_initialized() and dist.get_world_size() > 1
+    return dist.group.WORLD if has_copies else None
 
 
 def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]:
@@ -211,11 +202,7 @@ def inner_matrices(network: nn.Module) -> list[nn.Parameter]:
 def orthogonalized(
     stack: Float[Tensor, "k m n"], dtype: torch.dtype = torch.bfloat16
 ) -> Float[Tensor, "k m n"]:
-    r"""Approximate $U V^\top$ for each matrix $M = U S V^\top$ of a stack.
-
-    Newton-Schulz iteration is used, in `dtype`. Singular values above two thousandths of $\|M\|_F$
-    become 0.6 to 1.4.
-    """
+    r"""Approximate $U V^\top$ for each matrix $M = U S V^\top$ of a stack, in `dtype`."""
     is_tall = stack.shape[1] > stack.shape[2]
     x = (stack.mT if is_tall else stack).to(dtype)
     x = x / (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) + 1e-7)

@@ -41,6 +41,9 @@ _FASHION = Config(
     batch_size=32,
 )
 
+_PUBLISHED = Optimizer(
+    learning_rate=1e-4, betas=(0.9, 0.999), weight_decay=0.0, warmup_images=0, use_decay=False
+)
 _RARELY = Output(log_every=200_000, validate_every=20_000_000)
 
 PRESETS: dict[str, Config] = {
@@ -84,13 +87,7 @@ PRESETS: dict[str, Config] = {
         parameterization=parameterizations.V(),
         schedule=Adaptive(logsnr_min=-10.0, logsnr_max=13.3),
         weighting=weightings.Sigmoid(k=2.0),
-        optimizer=Optimizer(
-            learning_rate=3e-4,
-            betas=(0.9, 0.999),
-            weight_decay=0.0,
-            warmup_images=0,
-            use_decay=False,
-        ),
+        optimizer=replace(_PUBLISHED, learning_rate=3e-4),
         averaging=Averaging(relative_width=0.0185),
         num_images=540_000 * 2048,
         batch_size=2048,
@@ -105,13 +102,7 @@ PRESETS: dict[str, Config] = {
         parameterization=parameterizations.V(),
         schedule=Adaptive(logsnr_min=-11.4, logsnr_max=13.3),
         weighting=weightings.Sigmoid(k=2.0 + 2 * math.log(64 / 128)),
-        optimizer=Optimizer(
-            learning_rate=1e-4,
-            betas=(0.9, 0.99),
-            weight_decay=0.0,
-            warmup_images=10_000 * 2048,
-            use_decay=False,
-        ),
+        optimizer=replace(_PUBLISHED, betas=(0.9, 0.99), warmup_images=10_000 * 2048),
         averaging=Averaging(relative_width=0.02),
         num_images=500_000 * 2048,
         batch_size=2048,
@@ -126,13 +117,7 @@ PRESETS: dict[str, Config] = {
         parameterization=parameterizations.Flow(),
         schedule=Adaptive(logsnr_min=-10.0, logsnr_max=10.0),
         weighting=weightings.Exponential(rate=0.5),
-        optimizer=Optimizer(
-            learning_rate=1e-4,
-            betas=(0.9, 0.999),
-            weight_decay=0.0,
-            warmup_images=0,
-            use_decay=False,
-        ),
+        optimizer=_PUBLISHED,
         averaging=Averaging(relative_width=0.025),
         num_images=400_000 * 256,
         batch_size=256,

@@ -72,10 +72,7 @@ class Sampling(Typed):
         return Guided(denoiser, self.guidance, null_cond=null_cond)
 
     def num_evaluations(self, trained: Schedule) -> int:
-        """Return the number of network evaluations (NFE) per sample, two of a guided estimate.
-
-        The sampler runs on a single number with a trivial denoiser.
-        """
+        """Return the number of network evaluations (NFE) per sample, two of a guided estimate."""
         calls: list[int] = []
 
         def stand_in(z: Tensor, logsnr: Tensor, cond: Condition = None) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,6 @@ from elbos.validation import LossByLevel
 class State:
     """Network weights, optimizer state and step of a training run.
 
-    Holds network, averaged weights, optimizer, noise schedule, step, and losses not yet logged.
     `unlogged` holds the sum and the number of the losses, and the number of clipped gradients,
     since the last line of the log; `by_level` holds the unweighted losses by noise level.
     """

@@ -33,9 +33,7 @@ def log(
     *,
     name: str | None = None,
 ) -> None:
-    """Log a validation result or a training loss to experiment trackers.
-
-    The training loss is given by noise level. All trackers get the numbers of `scalars`.
+    """Log the numbers of `scalars` to experiment trackers.
 
     Args:
         to: An accelerator, for all its trackers, after `init_trackers`; or one of accelerate's

@@ -29,6 +29,7 @@ from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.base import files
 from elbos.base.conditions import Condition, cond_at, replace_conds, to_device
 from elbos.base.errors import Diverged, Interrupted
+from elbos.base.items import Batch
 from elbos.base.philox import Purpose, Stream, key_of
 from elbos.base.processes import Processes
 from elbos.models.likelihood import warn_if_unresolved
@@ -36,7 +37,7 @@ from elbos.theory.denoiser import Denoiser, with_three_arguments
 from elbos.theory.objective import Objective
 from elbos.training import checkpoint
 from elbos.training.config import Config
-from elbos.training.data import Batch, Batches, Samples, StoredBatch
+from elbos.training.data import Batches, Samples, StoredBatch
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import (
     autocast,
@@ -233,7 +234,7 @@ class Trainer:
                     )
 
     def step(self) -> tuple[Float[Tensor, " B"], float]:
-        """Execute one training step, and return losses and gradient norm as `observed` does.
+        """Execute one training step, and return all losses and the gradient norm before clipping.
 
         Everything that depends on the noise levels goes to the device as one tensor, and losses and
         norm come back as one tensor. The update of weights and average is launched before the host
@@ -243,11 +244,12 @@ class Trainer:
         logsnr = self.logsnr()
         levels = self.objective.levels(logsnr)
         losses = self.differentiate(sent(levels[:, self.share].float(), self.device))
-        observed = self.observed(losses)
+        received = self.observed(losses)
         self.optimize()
         state.step += 1
         state.ema.update(state.network, state.step)
-        losses, grad_norm = observed()
+        numbers = received().double()
+        losses, grad_norm = numbers[:-1], numbers[-1].item()
         if not math.isfinite(grad_norm):
             worst = logsnr[int(losses.nan_to_num(nan=math.inf).argmax())].item()
             what = "gradient" if losses.isfinite().all() else "loss"
@@ -293,23 +295,12 @@ class Trainer:
             losses.append(loss.detach())
         return torch.cat(losses)
 
-    def observed(
-        self, losses: Float[Tensor, " b"]
-    ) -> Callable[[], tuple[Float64[Tensor, " B"], float]]:
-        """Clip the gradients, and return a function that waits for what the host reads of them.
-
-        It returns the global batch's losses, and the norm before clipping.
-        """
+    def observed(self, losses: Float[Tensor, " b"]) -> Callable[[], Float[Tensor, " B+1"]]:
+        """Clip the gradients; return a function that waits for all losses and the norm before."""
         limit = self.config.optimizer.max_grad_norm
         norm = unsharded(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
         losses = self.processes.gathered(losses, self.config.batch_size)
-        received = fetched(torch.cat([losses, norm[None]]))
-
-        def read() -> tuple[Float64[Tensor, " B"], float]:
-            numbers = received().double()
-            return numbers[:-1], numbers[-1].item()
-
-        return read
+        return fetched(torch.cat([losses, norm[None]]))
 
     def optimize(self) -> None:
         optimizer = self.state.optimizer

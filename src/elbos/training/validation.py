@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from elbos.base.items import Batch, Batched
 from elbos.theory.denoiser import Denoise
 from elbos.training.config import Config
-from elbos.training.data import Batch, Batched, Samples
+from elbos.training.data import Samples
 from elbos.training.pictures import is_drawable, png
 from elbos.training.randomness import generator
 from elbos.training.sampling import sample
@@ -39,11 +40,7 @@ class Subset:
 def validate(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device, *, is_shared: bool
 ) -> Validation | None:
-    """Estimate the ELBO on a fixed subset of at most 500 validation samples, if there are any.
-
-    If `is_shared`, all
-    processes must call this function, and each computes a part.
-    """
+    """Estimate the ELBO on at most 500 fixed validation samples, which processes may share."""
     source = data.validation
     if source is None:
         return None
@@ -67,9 +64,8 @@ def sample_grid(
 ) -> bytes | None:
     """Generate a grid of 64 samples as a PNG image; None for data that cannot be plotted.
 
-    All processes must call this
-    function, since sharded networks need all of them. The noise depends on the run's seed. Samples
-    are conditioned on each class in turn, or on the conditions of the first data samples.
+    All processes must call this function, since sharded networks need all of them. Samples are
+    conditioned on each class in turn, or on the conditions of the first data samples.
     """
     if not is_drawable(data.spec.shape):
         return None

@@ -177,10 +177,7 @@ class LossByLevel(Diagnosed):
         return {"sums": sums, "edges": torch.tensor(self.edges, dtype=torch.float64)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore the running sums from a state dict.
-
-        Raises a ValueError if the bins are different.
-        """
+        """Restore the running sums; raise a ValueError if the bins differ."""
         expected = torch.tensor(self.edges, dtype=torch.float64)
         edges, sums = state["edges"].cpu().double(), state["sums"]
         is_alike = edges.shape == expected.shape and sums.shape == self._sums.shape

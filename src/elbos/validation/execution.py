@@ -29,10 +29,7 @@ class Parts(Protocol):
     def __contains__(self, name: str) -> bool: ...
 
     def part(self, name: str, compute: Callable[[], Tensors]) -> Tensors:
-        """Return the partial result of a given name from the cache.
-
-        A missing result is computed and stored.
-        """
+        """Return the partial result of a given name, which is computed and stored if missing."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +58,7 @@ class Execution:
 
     @cached_property
     def device(self) -> torch.device:
-        """Device on which the denoiser is evaluated.
-
-        The given device, else that of the denoiser's parameters, else the CPU.
-        """
+        """Device of the evaluation: the given one, else that of the parameters, else the CPU."""
         parameters = [p for module in modules(self.denoiser) for p in module.parameters()]
         default = parameters[0].device if parameters else "cpu"
         try:

@@ -17,14 +17,7 @@ from plotly.graph_objects import Figure, Scatter
 
 from elbos.base.colors import COLORS
 from elbos.base.figures import Panel, area, logsnr_axis, stacked
-from elbos.validation.result import Curve, Validation
-
-
-def validation_figure(results: Mapping[str, Validation]) -> Figure:
-    """Plot the loss by noise level and the ELBO of noisy data for several validations."""
-    return by_level_figure(
-        {name: (result.by_level, result.elbo_by_level) for name, result in results.items()}
-    )
+from elbos.validation.result import Curve
 
 
 def by_level_figure(curves: Mapping[str, tuple[Curve, Curve]]) -> Figure:

@@ -27,6 +27,7 @@ from elbos.theory.schedules import Schedule
 from elbos.validation.estimate import Estimate
 from elbos.validation.validator import Validator
 
+NUM_PARTS = 10
 NUM_STEPS = 1000  # of DDPM's table
 CLEAN = 40.0  # log-SNR of clean data, to the last digit of float32
 
@@ -64,9 +65,9 @@ class FixedLevels:
 
 @dataclass(frozen=True, kw_only=True)
 class LevelParts:
-    r"""Validation protocol: mean squared error in equally probable intervals of noise levels.
+    r"""Validation protocol: mean squared error in $m = 10$ equally probable intervals of levels.
 
-    Part $i$ of $m$ is $t \in [i/m, (i+1)/m]$, from the data's end, and its mean
+    Part $i$ is $t \in [i/m, (i+1)/m]$, from the data's end, and its mean
 
     $$m \int_{i/m}^{(i+1)/m} \mathbb E\|\hat y - y\|^2\,dt
       = \int_{\lambda((i+1)/m)}^{\lambda(i/m)}
@@ -75,26 +76,21 @@ class LevelParts:
     Attributes:
         schedule: Distribution $p$ of the noise levels in training.
         parameterization: The prediction type whose squared error is measured.
-        num: Number of parts, $m$. Default: deciles.
     """
 
     schedule: Schedule
     parameterization: Parameterization
-    num: int = 10
-
-    def __post_init__(self) -> None:
-        require_positive(num=self.num)
 
     @property
     def logsnr(self) -> tuple[float, ...]:
         """Limits of the noise-level intervals in log-SNR."""
-        times = torch.linspace(0, 1, self.num + 1, dtype=torch.float64)
+        times = torch.linspace(0, 1, NUM_PARTS + 1, dtype=torch.float64)
         return tuple(self.schedule.logsnr(times).tolist())
 
     def weight(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         r"""Compute the weight of the loss $\ell$ as a function of log-SNR."""
         error = self.parameterization.eps_error_per_error(logsnr)
-        return 2 * self.num * self.schedule.log_density(logsnr).exp() / error
+        return 2 * NUM_PARTS * self.schedule.log_density(logsnr).exp() / error
 
     def __call__(
         self, validator: Validator, denoiser: Denoise, **options: Any

@@ -224,9 +224,7 @@ class Validation(Diagnosed):
 
     @classmethod
     def load(cls, path: Path | str) -> "Validation":
-        """Load a validation from a file.
-
-        No code is executed.
+        """Load a validation from a file, without executing code.
 
         Raises:
             OSError: If the file cannot be read; the error names `path`.
@@ -264,7 +262,8 @@ class Validation(Diagnosed):
 
     def plot(self) -> "Figure":
         """Plot the loss by noise level and the ELBO of noisy data."""
-        figure: Figure = shown_by(self, "figures").validation_figure({"loss": self})
+        curves = {"loss": (self.by_level, self.elbo_by_level)}
+        figure: Figure = shown_by(self, "figures").by_level_figure(curves)
         return figure
 
     def _repr_html_(self) -> str:

@@ -21,10 +21,7 @@ BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
 
 @dataclass(frozen=True)
 class Features:
-    """Feature vectors and class logits of images.
-
-    Logits are None if the feature network has no classifier.
-    """
+    """Feature vectors of images, and their class logits if the network has a classifier."""
 
     pooled: Float32[Tensor, "n d"]
     logits: Float32[Tensor, "n k"] | None
@@ -81,10 +78,9 @@ def extract(
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Load weight tensors from a file without executing code.
+    """Load weights of safetensors' or PyTorch's format, and 8 digits of the file's SHA-256.
 
-    The format is safetensors, by the file's ending, or PyTorch's. The first 8 digits of the file's
-    SHA-256 are returned, too.
+    No code is executed.
     """
     content = files.read(path)
     digest = hashlib.sha256(content).hexdigest()[:8]
@@ -115,9 +111,7 @@ class Module:
         object.__setattr__(self, "path", str(files.expanded(Path(self.path))))
 
     def load(self, device: torch.device) -> Extractor:
-        """Load the user-defined feature extractor.
-
-        The user's function receives images on `device`.
+        """Load the user-defined feature extractor, which receives images on `device`.
 
         Raises:
             ValueError: If the function is missing, fails when called, or returns no valid features.

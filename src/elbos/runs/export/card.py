@@ -17,10 +17,7 @@ from elbos.training.network import OwnNetwork
 
 
 def card(run: Run, name: str, vae: Latents | None = None) -> str:
-    """Return the text of README.md of an exported model, in the form of the Hugging Face Hub.
-
-    `name` is the name of the folder; `vae` is given if it is exported, too.
-    """
+    """Return the text of README.md of an exported model, in the form of the Hugging Face Hub."""
     is_diffusers = isinstance(run.network, DiffusersNetwork)
     tags = ["elbos", "diffusion", *(["class-conditional"] if run.has_labels else [])]
     front_matter = {"library_name": "diffusers" if is_diffusers else "elbos", "tags": tags}

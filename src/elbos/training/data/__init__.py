@@ -7,13 +7,11 @@ changes. Or the user gives a dataset in Python (`given`). The order of the train
 function of (seed, step): see `batches`.
 """
 
-from elbos.base.items import Batch, Batched, Items
 from elbos.training.data.batches import Batches, StoredBatch, batch_indices, epoch_order
 from elbos.training.data.dataset import (
     Dataset,
     DataSpec,
     InMemory,
-    Samples,
     Source,
     Split,
     digest_of,
@@ -30,12 +28,13 @@ from elbos.training.data.packed import Latents, Packed
 from elbos.training.data.tar import Tar
 from elbos.training.data.toy import Toy
 
+Samples = Dataset | GivenData
+"""The training data of a run: a data set of the command line, or the user's own in Python."""
+
 KnownData = Digits | Fashion | Folder | Packed | Latents | Tar | Hub | Toy
 """The data sets of the command line. A new one joins it, and the run files, by its name here."""
 
 __all__ = [
-    "Batch",
-    "Batched",
     "Batches",
     "DataSpec",
     "Dataset",
@@ -46,7 +45,6 @@ __all__ = [
     "GivenData",
     "Hub",
     "InMemory",
-    "Items",
     "KnownData",
     "Latents",
     "Packed",

@@ -58,10 +58,7 @@ class Augmented(Source):
 
 
 def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:
-    """Return a dataset whose training images are mirrored and cropped at random.
-
-    Validation and test images are cropped at the centre.
-    """
+    """Return a dataset with random flips and crops in training, and crops at the centre else."""
     side = min(dataset.shape[1:])
     if crop is not None and not 1 <= crop <= side:
         raise ValueError(f"crop is {crop}: give 1 to {side}, the side of the images, or none.")

@@ -38,8 +38,7 @@ def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
 def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tensor, " n"]:
     """Return the sample indices of the global batch of a training step, out of `num` samples.
 
-    Batches cross the border between epochs, so all
-    have the same size, and may be larger than the data.
+    Batches cross the border between epochs, so all have the same size.
 
     Examples:
         >>> two_steps = torch.cat([batch_indices(6, 3, seed=0, step=step) for step in (0, 1)])

@@ -14,15 +14,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from elbos.base.checks import diagnosed
-from elbos.base.conditions import Condition
-from elbos.base.items import Batch, Batched, Items
+from elbos.base.items import Batch
 from elbos.training.randomness import Visits
 
 SPLITS = ("train", "val", "test")
@@ -131,27 +130,6 @@ class DataSpec:
         values = "any values" if self.num_levels is None else f"{self.num_levels} pixel values"
         classes = "" if self.num_classes is None else f", {self.num_classes} classes"
         return f"shape {'x'.join(map(str, self.shape))}, {values}{classes}"
-
-
-class Samples(Protocol):
-    """Interface of the training data of a run: a `Dataset`, or the user's own in Python."""
-
-    @property
-    def spec(self) -> DataSpec: ...
-
-    @property
-    def training(self) -> "Levels | Items": ...
-
-    @property
-    def validation(self) -> Batched | None: ...
-
-    @property
-    def null_cond(self) -> Condition:
-        """Null condition of classifier-free guidance, `[1, ...]`, or None if it is not defined."""
-
-    def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]: ...
-
-    def fingerprint(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -281,9 +259,7 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
     """Convert samples to pixel values `0..num_levels-1`: the inverse of `to_unit`, with rounding.
 
-    The dtype is the first of
-    uint8, uint16 and int32 that holds all values. Continuous data (`num_levels=None`) are returned
-    unchanged.
+    Continuous data (`num_levels=None`) are returned unchanged.
 
     Examples:
         >>> to_levels(torch.tensor([-1.3, 0.01, 1.0]), num_levels=17)

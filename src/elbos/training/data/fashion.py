@@ -54,9 +54,7 @@ class Fashion(Typed):
             object.__setattr__(self, "root", files.expanded(self.root))
 
     def load(self) -> Dataset:
-        """Load the dataset Fashion-MNIST.
-
-        The first call may download 30 MB.
+        """Load the dataset Fashion-MNIST, of which the first call may download 30 MB.
 
         Raises:
             FileNotFoundError: If the files are not found and cannot be downloaded.

@@ -51,12 +51,7 @@ class GivenData:
         null_cond: Condition = None,
         needs_null: bool = False,
     ) -> "GivenData":
-        """Check a user's datasets and return them as training data of a run.
-
-        Raises:
-            ValueError: If the datasets are invalid or differ in shape, or a null condition is
-                needed and differs in form from the conditions of the data.
-        """
+        """Check a user's datasets and return them as training data, or raise a ValueError."""
         if num_levels is not None and not (isinstance(num_levels, int) and num_levels >= 2):
             raise ValueError(f"num_levels is {num_levels}: give 2 or more, or None.")
         training = Items(dataset, is_bounded)

@@ -379,10 +379,9 @@ def divided(groups: Mapping[str, list[str]]) -> list[list[str]]:
 
 
 def by_hash(names: list[str], with_test: bool) -> list[list[str]]:
-    """Divide image names into three splits by a hash of the name.
+    """Divide image names into training, validation and test by a hash of the name.
 
-    The splits are for training, validation and testing. Validation and, if `with_test`, test have
-    at least one image each; else test is empty.
+    Test is empty unless `with_test`; other splits have at least one image each.
     """
     if len(names) < 2 + with_test:
         raise ValueError(

@@ -141,15 +141,10 @@ def write(
     dtype: Literal["uint8", "float16", "bfloat16"],
     **properties: Any,
 ) -> None:
-    """Write the arrays of a dataset and their index.
+    """Write the arrays of a dataset and their index, which has `properties` for further fields.
 
-    Args:
-        folder: The folder.
-        splits: Number of samples, and their bytes in blocks, of each split.
-        labels: Classes of the three splits, or empty.
-        shape: Shape of a sample.
-        dtype: The dtype of the samples.
-        properties: Further fields of the index.
+    `splits` holds the number of samples of each split, and their bytes in blocks; `labels` the
+    classes of each, or nothing.
     """
     hashed = hashlib.sha256()
     for name, (num, blocks) in zip(SPLITS, splits, strict=True):
@@ -169,11 +164,7 @@ def write(
 
 
 def verify(folder: Path) -> None:
-    """Compare the arrays in a folder with the SHA-256 digests in its index.
-
-    Raises:
-        ValueError: If they differ.
-    """
+    """Raise a ValueError unless the arrays in a folder have the SHA-256 digests of its index."""
     dataset, index = load(folder), Index.read(folder)
     samples = digest_of(x for split in dataset.splits for x in split.x.split(_NUM_AT_ONCE))
     labels = digest_of(split.labels for split in dataset.splits if split.labels is not None)
