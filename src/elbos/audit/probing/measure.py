@@ -141,11 +141,7 @@ class Measurement:
         return self._pilot.draws.num_per_batch > 0 or is_one_level
 
     def samples(self, num: int) -> Samples:
-        """Measure the noise levels and coefficients of `num` training samples.
-
-        Raises:
-            ValueError: In one line, if the samples determine no weighting.
-        """
+        """Measure the noise levels and coefficients of `num` training samples."""
         while self.batch_size * len(self._batches) < num:
             self._batches += self._next()
         return self._solved(self._batches, num, self._data_scale)
@@ -176,11 +172,10 @@ class Measurement:
         grams = products
         if pilot.is_plain:
             grams, c = single_grams(products, noise.coefficients.offset)
-        num_draws = min(len(batch.quantiles) for batch in batches)  # those drawn in every batch
-        empty = torch.empty(self.batch_size, 0)
-        quantiles = torch.cat(
-            [torch.stack(b.quantiles[:num_draws], 1) if num_draws else empty for b in batches]
-        )
+        # Those drawn in every batch.
+        designs = list(zip(*(batch.designs for batch in batches), strict=False))
+        columns = [torch.cat([design.logits for design in same])[:, None] for same in designs]
+        quantiles = torch.cat([torch.empty(self.batch_size * len(batches), 0), *columns], 1)
         slots = set.intersection(*(set(batch.inputs) for batch in batches))
         inputs = {slot: torch.cat([batch.inputs[slot] for batch in batches]) for slot in slots}
         numbers = torch.tensor([batch.number for batch in batches], dtype=torch.float64)
@@ -238,7 +233,7 @@ class Measurement:
             logsnr_error=rtol,
             rounding=solved.rounding * (_SOLVED_ROUNDING if is_spread_fitted else 1),
             quantiles=quantiles,
-            places=batches[0].places[:num_draws],
+            places=[same[0].place for same in designs],
             alpha=solved.alpha,
             sigma=solved.sigma,
             inputs={slot: inputs[slot][:num][is_used] for slot in inputs},

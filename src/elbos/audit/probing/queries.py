@@ -18,7 +18,7 @@ from torch import Tensor
 from elbos.audit.probing.arguments import Arguments, Slot, wider_axis
 from elbos.audit.probing.instrument import SIGNS, ZERO, Call, Instrument, LossFunction, Observation
 from elbos.audit.probing.normals import DrawSum, is_shared, without_mean
-from elbos.audit.probing.rng import Quantiles
+from elbos.audit.probing.rng import Design, Quantiles
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class SingleCall:
     gradient: Tensor  # of the loss, at that answer
     normals: list[Tensor]  # normal draws of the size of z
     shared: list[Tensor]  # normal numbers that many elements of z may share
-    quantiles: list[Tensor]  # of draws that may determine the noise levels (`rng.Draws`)
-    places: list[int | None]  # of these draws
+    designs: list[Design]  # of draws that may determine the noise levels
     conditions: list[Any]  # all other inputs of the network
     inputs: Mapping[Slot, Tensor]  # those of one number per sample
     of_data: Tensor | None = None  # the normal draw that samples the data, if any
@@ -168,15 +167,13 @@ class Queries:
             if self.noised is not None:
                 normals = [self.select_noised(draw) for draw in normals]
                 shared = [self.select_noised(draw.expand_as(z)) for draw in shared]
-            designs = draws.designs(len(z))
             single = SingleCall(
                 z=self.select_noised(z),
                 answer=self.select_noised(answer),
                 gradient=self.select_noised(gradient),
                 normals=normals,
                 shared=shared,
-                quantiles=[design.logits for design in designs],
-                places=[design.place for design in designs],
+                designs=draws.designs(len(z)),
                 conditions=[*call.arguments.rest.values(), *rest],
                 inputs=call.arguments.numbers(),
             )
