@@ -58,12 +58,11 @@ class Recording:
         reason: Why the latest step was not recorded, or "".
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self) -> None:
         self.reason = (
             "the network was not called, not with gradients, or it was compiled: record what "
             "torch.compile returned"
         )
-        self._model = model
         self._recorder = LiveRecorder(self._test)
         self._given: Tensor | None = None
         self._error = 0.0
@@ -88,12 +87,7 @@ class Recording:
         """
         self._given = x.detach()
 
-    def audit(
-        self,
-        *,
-        title: str = "recorded loss",
-        is_shared: bool = False,
-    ) -> Audit:
+    def audit(self, *, title: str = "recorded loss", is_shared: bool = False) -> Audit:
         """Estimate the implied weighting of the loss from the recorded training steps.
 
         Args:
@@ -150,16 +144,6 @@ class Recording:
         finally:
             self._is_testing = False
 
-    @contextmanager
-    def observing(self) -> Iterator["Recording"]:
-        """Record all network calls within the `with` block."""
-        hook = self._model.register_forward_hook(self._called, with_kwargs=True)
-        try:
-            with self._recorder.recording():
-                yield self
-        finally:
-            hook.remove()
-
     def _called(self, _: nn.Module, args: Any, kwargs: Any, output: object) -> None:
         with torch._C.DisableTorchFunction():
             answer = next(tensors(output), None)
@@ -212,8 +196,8 @@ class Recording:
                     flat = [value.detach().flatten(1).double() for value in vectors]
                     gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
                     gram = gram_of([*flat, gradient, *parts.draws])
-                    values = (gram, parts.shapes, size, parts.axis, quantiles, conditions)
-                    step = Step(*values, numbers)
+                    values = (gram, parts.shapes, size, parts.axis, quantiles, conditions, numbers)
+                    step = Step(*values)
                     self.reason = ""
                     if place is not None:  # another pass, after one for a gradient's norm, say
                         self._steps[place] = step
@@ -257,9 +241,13 @@ def record(model: nn.Module) -> Iterator[Recording]:
         >>> audit.parameterization, audit.process, audit.num_samples
         ('flow', 'rectified flow', 2560)
     """
-    recording = Recording(model)
-    with recording.observing():
-        yield recording
+    recording = Recording()
+    hook = model.register_forward_hook(recording._called, with_kwargs=True)
+    try:
+        with recording._recorder.recording():
+            yield recording
+    finally:
+        hook.remove()
 
 
 class LiveRecorder(Recorder):

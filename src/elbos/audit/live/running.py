@@ -85,7 +85,7 @@ class _ScriptRecording(Recording):
     def __init__(
         self, num_samples: int, num_steps: int | None, advance: Callable[[int], object]
     ) -> None:
-        super().__init__(nn.Identity())
+        super().__init__()
         self.reason = "no module was called with gradients on data plus a normal draw"
         self._recorder: _ScriptRecorder = _ScriptRecorder(self._test)
         self._network: nn.Module | None = None
@@ -105,7 +105,7 @@ class _ScriptRecording(Recording):
             )
 
     @contextmanager
-    def observing(self) -> Iterator[Recording]:
+    def observing(self) -> Iterator[None]:
         call = nn.Module.__call__
 
         def observed(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -133,7 +133,7 @@ class _ScriptRecording(Recording):
         nn.Module.__call__ = observed  # type: ignore[method-assign]
         try:
             with self._recorder.recording():
-                yield self
+                yield
         finally:
             nn.Module.__call__ = call  # type: ignore[method-assign]
 
