@@ -169,20 +169,13 @@ class Table:
         degrees = len(self) - 1
         if chi2 - degrees > 5 * (2 * degrees) ** 0.5:
             return False
-        even = -float(self.counts.sum()) * np.log(len(self)) / self._spline.dispersion
-        return bool(self._spline.score - even < _MIN_GAIN)
+        even = -float(self.counts.sum()) * np.log(len(self)) / self.spline.dispersion
+        return bool(self.spline.score - even < _MIN_GAIN)
 
     @cached_property
-    def _spline(self) -> Splines:
+    def spline(self) -> Splines:
+        """Log-probability as a function of the step."""
         return Splines.of_counts(np.arange(len(self), dtype=np.float64), self.counts_by_block)
-
-    def log_density(self, logsnr: Array) -> tuple[Array, Array]:
-        """Estimate the log-density of log-SNR and its discretization error."""
-        return table_log_density(self.levels, self.steps, self._spline(self.steps), logsnr)
-
-    def covariance(self, logsnr: Array, *, with_fewest_knots: bool = False) -> Array:
-        spline = self._spline.splines[0] if with_fewest_knots else self._spline
-        return spline.covariance(np.interp(logsnr, self.levels, self.steps))
 
 
 def table_log_density(
