@@ -51,8 +51,7 @@ class ConventionNetwork:
     Attributes:
         network: Called with the arguments that the loss gives it.
         convention: The convention of the loss.
-        is_discrete: Whether times are rounded to whole numbers, for networks that look them up in a
-            table. Default: fractional times, which networks embed by sines and cosines.
+        is_discrete: Whether times are rounded to whole numbers (`Audit.denoiser`).
     """
 
     network: ForeignNetwork

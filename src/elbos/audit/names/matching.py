@@ -1,12 +1,9 @@
 r"""Names for the prediction type, the coefficient and the weighting of a measured loss.
 
 Weightings matter only up to a constant factor. The distance of two weightings is the standard
-deviation of the log of their ratio over the training noise levels,
-
-$$d(w, v)^2 = \mathrm{Var}_{\lambda\sim p}\bigl[\log w(\lambda) - \log v(\lambda)\bigr],$$
-
-so that 0.05 means a difference of 5 %. A named weighting with a parameter is compared at its
-published values and, if no published weighting matches, at a fitted value.
+deviation of the log of their ratio over the training noise levels (`Audit.distance`). A named
+weighting with a parameter is compared at its published values and, if no published weighting
+matches, at a fitted value.
 
 If a loss is no likelihood objective, the nearest likelihood objective is the loss times
 $\mathrm{Monotone}(w) / w$, the least factor that makes the weighting monotone.
