@@ -199,7 +199,7 @@ class Instrument:
         for form in _FORMS:
             instrument = cls(loss_fn, form)
             try:
-                calls = instrument(x, seed)
+                calls = instrument(x, seed).calls
             except BroadcastError:
                 raise
             except ValueError as error:
@@ -216,10 +216,7 @@ class Instrument:
             )
         raise failure or AssertionError
 
-    def __call__(self, x: Tensor, seed: int, answer: Answer = ZERO) -> list[Call]:
-        return self.observed(x, seed, answer).calls
-
-    def observed(
+    def __call__(
         self, x: Tensor, seed: int, answer: Answer = ZERO, quantiles: Quantiles | None = None
     ) -> Observation:
         """Evaluate the loss with a seed, or `quantiles` of its draws, and a prescribed network

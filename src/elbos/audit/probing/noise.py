@@ -32,8 +32,6 @@ _MAX_STRANGE_EXACT = 1e-5  # of a target in float32, where rounding leaves less 
 
 @dataclass(frozen=True)
 class Noise:
-    """Description of the noise in a training loss."""
-
     is_known: bool  # recorded draws are the noise of every sample
     coefficients: Coefficients  # of all samples, solved with this noise
     reference: Reference  # the data, with the draw that samples them
@@ -73,9 +71,6 @@ class _Candidate:
 def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bool) -> Noise:
     """Find the noise among the random numbers of a loss.
 
-    The hypotheses are tried in this order: one draw; one draw plus another that samples the data;
-    a sum of draws; noise that recorded draws do not explain.
-
     Raises:
         ValueError: If samples are single numbers, and their noise is not one of the draws.
     """
@@ -89,7 +84,8 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
     def candidate(reference: Reference) -> _Candidate:
         calls = [replace(call, moved=reference.prepare(call.moved)) for call in paired]
         coefficients = solved(calls, reference, is_known=True)
-        parts = _draw_factors(calls, _noises(calls, reference, coefficients), reference.x)
+        noises = _without_data([call.z for call in calls], calls, reference, coefficients)
+        parts = _draw_factors(calls, noises, reference.x)
         return _Candidate(calls, reference, coefficients, parts)
 
     best, diagnostics = candidate(reference), list[Diagnostic]()
@@ -122,28 +118,23 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
         )
     coefficients = solved(calls, reference, is_known=False)
     if not best.has_more_draws:
-        noises = _noises(calls, reference, coefficients)
+        noises = _without_data([call.z for call in calls], calls, reference, coefficients)
         diagnostics.append(_of_the_statistics(noises, coefficients))
     return Noise(False, coefficients, reference, diagnostics)
-
-
-def _noises(
-    paired: list[PairedCalls], reference: Reference, coefficients: Coefficients
-) -> list[Tensor]:
-    inputs = [calls.z for calls in paired]
-    return _without_data(inputs, paired, reference, coefficients.alpha, coefficients.offset)
 
 
 def _without_data(
     values: list[Tensor],
     paired: list[PairedCalls],
     reference: Reference,
-    factor: Float[Tensor, " n"],
-    offset: float,
+    coefficients: Coefficients,
+    *,
+    of_target: bool = False,
 ) -> list[Tensor]:
-    factors = torch.split(factor.to(values[0].device), [len(value) for value in values])
+    factor = (coefficients.a if of_target else coefficients.alpha).to(values[0].device)
+    factors = torch.split(factor, [len(value) for value in values])
     return [
-        value.double() - by.reshape(-1, *(1,) * (value.ndim - 1)) * (x + offset)
+        value.double() - by.reshape(-1, *(1,) * (value.ndim - 1)) * (x + coefficients.offset)
         for value, by, calls in zip(values, factors, paired, strict=True)
         for x in [reference.at(calls.moved)[0]]
     ]
@@ -233,7 +224,7 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
     paired, parts = candidate.paired, candidate.parts
     coefficients, shape = noise.coefficients, (-1, *(1,) * (noise.reference.x.ndim - 1))
     targets = [target_of(calls.gradient, calls.coefficient().reshape(shape)) for calls in paired]
-    rests = _without_data(targets, paired, noise.reference, coefficients.a, coefficients.offset)
+    rests = _without_data(targets, paired, noise.reference, coefficients, of_target=True)
     target = _draw_factors(paired, rests, noise.reference.x)
     if not (target.full and parts.full) or target.shared:
         return noise

@@ -17,7 +17,7 @@ from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.probing import scatter, squared_error
 from elbos.audit.probing.arguments import Slot
 from elbos.audit.probing.data import centred_noise, reference_data
-from elbos.audit.probing.decompose import are_some_enough, paired_grams, single_products
+from elbos.audit.probing.decompose import are_some_enough, paired_grams, single_grams
 from elbos.audit.probing.instrument import LossFunction
 from elbos.audit.probing.noise import Noise, find_noise, is_summed
 from elbos.audit.probing.queries import PairedCalls, Queries
@@ -32,8 +32,8 @@ _MIN_DIMENSIONS = 32  # enough for data, noise and signs to be nearly orthogonal
 
 @dataclass(frozen=True)
 class Batch:
-    products: Float[Tensor, "b r r"]  # of `paired_grams`, or `single_products` for a plain loss
-    coefficient: Float[Tensor, " b"]  # $c$; for a plain loss, it follows from the products
+    grams: Float[Tensor, "b r r"]  # of `paired_grams`, or `single_grams` for a plain loss
+    coefficient: Float[Tensor, " b"]  # $c$
     designs: list[Design]  # of draws that may determine the noise levels
     inputs: Mapping[Slot, Tensor]  # of the network, of one number per sample
     number: int = 0
@@ -56,12 +56,11 @@ class Pilot:
 
     @classmethod
     def of_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Pilot":
-        """Determine the properties of a loss from a few batches."""
         queries = Queries.for_loss(loss_fn, x, seed)
         data, data_other = queries.select_noised(x), queries.select_noised(queries.x_other)
         num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
         seeds = [seed + i for i in range(num_batches)]
-        zeros = {s: queries.zeros.get(s) or queries.instrument.observed(x, s) for s in seeds}
+        zeros = {s: queries.zeros.get(s) or queries.instrument(x, s) for s in seeds}
         diagnostics, ignored = squared_error.of_the_error(queries, {s: zeros[s] for s in seeds[:4]})
         queries = replace(queries, ignored=ignored)
         paired = [
@@ -78,10 +77,9 @@ class Pilot:
         diagnostics += squared_error.of_the_calls(queries, zeros)
         if data is not x:
             diagnostics.append(kinds.CleanElements(1 - data.numel() / x.numel()))
-        axis, centred = None, paired
-        with_axis = centred_noise(paired, data, data_other)
-        if with_axis is not None:
-            axis, data, data_other = with_axis
+        axis, data, data_other = centred_noise(paired, data, data_other)
+        centred = paired
+        if axis is not None:
             centred = [replace(calls, moved=calls.moved.centred(axis)) for calls in paired]
             diagnostics.append(kinds.CentredNoise(axis))
         reference = reference_data(centred, data, data_other)
@@ -147,12 +145,12 @@ class Pilot:
     def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:
         reference, measured = self.noise.reference, list[Batch]()
         if self.is_plain:
-            offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))
+            offset = self.noise.coefficients.offset
             for call in map(reference.prepare, self.queries.single(seed, quantiles)):
-                products = single_products(
+                grams, c = single_grams(
                     call, reference.at(call)[0], offset, is_part_enough=self.is_part_enough
                 )
-                measured.append(Batch(products, empty.double(), call.designs, call.inputs))
+                measured.append(Batch(grams, c, call.designs, call.inputs))
             return measured
         for calls in self.queries.paired(seed, quantiles, with_other_moved=self.depends_on_x):
             prepared = self.noise.prepare(calls)

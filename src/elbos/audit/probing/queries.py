@@ -94,7 +94,7 @@ class Queries:
             ValueError: If the loss cannot be called, or calls are not reproducible.
         """
         instrument = Instrument.for_loss(loss_fn, x, seed)
-        zeros = {s: instrument.observed(x, s) for s in (seed, seed + 1)}
+        zeros = {s: instrument(x, s) for s in (seed, seed + 1)}
         x_other = x.clone()
         for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
             is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
@@ -136,8 +136,8 @@ class Queries:
         moved = self.single(seed, quantiles)
         changes = [(self.x_other, ZERO), *([(self.x_other, SIGNS)] if with_other_moved else [])]
         observations = [
-            zero or self.instrument.observed(self.x, seed, ZERO, quantiles),
-            *(self.instrument.observed(x, seed, answer, quantiles) for x, answer in changes),
+            zero or self.instrument(self.x, seed, ZERO, quantiles),
+            *(self.instrument(x, seed, answer, quantiles) for x, answer in changes),
         ]
         runs = [self._counted(observation.calls) for observation in observations]
         if len({len(moved), *map(len, runs)}) != 1:
@@ -153,7 +153,7 @@ class Queries:
 
     def single(self, seed: int, quantiles: Quantiles | None = None) -> list[SingleCall]:
         """Evaluate a loss with random signs as the network output."""
-        observation, singles = self.instrument.observed(self.x, seed, SIGNS, quantiles), []
+        observation, singles = self.instrument(self.x, seed, SIGNS, quantiles), []
         draws = observation.draws
         for call in self._counted(observation.calls):
             z, gradient, answer, rest = self._apart(call)
@@ -220,7 +220,7 @@ class Queries:
 def _require_repeatable(queries: Queries, seed: int) -> None:
     x = queries.x
     first, other = (queries.zeros[s].calls for s in (seed, seed + 1))
-    again = queries.instrument(x, seed)
+    again = queries.instrument(x, seed).calls
     is_repeated = len(first) == len(again) and all(
         is_same(a.z, b.z) and is_same(a.gradient, b.gradient)
         for a, b in zip(first, again, strict=True)
@@ -259,7 +259,7 @@ def unlike(dz: Tensor, dx: Tensor) -> float:
 
 
 def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
-    return queries.instrument(x, seed)[-1].z.float()
+    return queries.instrument(x, seed).calls[-1].z.float()
 
 
 def _element_permutation(
@@ -309,6 +309,6 @@ def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
     is_still = ((first - later).abs() <= 1e-6 * first.abs().max()).flatten(1).all(0)
     if is_still.all() or not is_still.any():
         return None
-    calls = queries.instrument(queries.x, seed, SIGNS)
+    calls = queries.instrument(queries.x, seed, SIGNS).calls
     gradients = [queries.in_layout(call)[1].flatten(1)[:, is_still] for call in calls]
     return None if any(g.any() for g in gradients) else is_still.logical_not().nonzero()[:, 0]

@@ -1,11 +1,10 @@
 r"""Recording and replacement of the random numbers that a loss draws.
 
-All random states are reset before each call of a loss, so that two calls differ only in the
-intended change. Draws from torch and from the global states of numpy and Python are recorded:
-normal numbers, because one draw is the noise in $z$; and draws of one number per sample, because
-the noise level may be a function of such a draw. These are stored as the logits of their quantiles
-(`draws`), and may be replaced by others. The quantile of an option drawn with given probabilities
-is the middle of its interval.
+Draws from torch and from the global states of numpy and Python are recorded: normal numbers,
+because one draw is the noise in $z$; and draws of one number per sample, because the noise level
+may be a function of such a draw. These are stored as the logits of their quantiles (`draws`), and
+may be replaced by others. The quantile of an option drawn with given probabilities is the middle of
+its interval.
 """
 
 import copy
@@ -143,8 +142,6 @@ class Draws:
 
 
 class Recorder(TorchFunctionMode):
-    """Recorder of the random numbers of a loss."""
-
     def __init__(self) -> None:
         super().__init__()
         self.draws = Draws()  # since the last reset

@@ -89,7 +89,7 @@ def _averages_out(responses: tuple[_Response, ...]) -> bool:
 
 def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response]:
     def called(answer: Answer) -> list[Call]:
-        return queries.instrument(queries.x, seed, answer)
+        return queries.instrument(queries.x, seed, answer).calls
 
     moved = called(SIGNS)
     places = [i for i in range(len(moved) + len(zero.untrained)) if i not in zero.untrained]
@@ -160,9 +160,10 @@ def of_the_calls(queries: Queries, observations: Mapping[int, Observation]) -> l
         num_trained = max(num_trained, len(calls) - len(queries.ignored))
         num_untrained = max(num_untrained, len(untrained))
         if untrained and not is_self_target:
-            is_self_target = _differ(calls, instrument(x, seed, Answer(always_moved=untrained)))
+            moved = instrument(x, seed, Answer(always_moved=untrained)).calls
+            is_self_target = _differ(calls, moved)
         if zero.is_differentiated and not is_derived:
-            sloping = instrument.observed(x, seed, Answer(slope=1.0))
+            sloping = instrument(x, seed, Answer(slope=1.0))
             is_derived = _differ(calls, sloping.calls)
             is_of_derivative |= sloping.is_of_derivative
     several = [(s, zero) for s, zero in observations.items() if len(zero.calls) > 1][:1]
@@ -184,7 +185,7 @@ def of_the_calls(queries: Queries, observations: Mapping[int, Observation]) -> l
 def _are_coupled(queries: Queries, seed: int, zero: Observation) -> bool:
     numbers = range(len(zero.calls) + len(zero.untrained))
     for place, number in enumerate(i for i in numbers if i not in zero.untrained):
-        moved = queries.instrument(queries.x, seed, Answer(always_moved=(number,)))
+        moved = queries.instrument(queries.x, seed, Answer(always_moved=(number,))).calls
         rest = [[*calls[:place], *calls[place + 1 :]] for calls in (zero.calls, moved)]
         if len(moved) == len(zero.calls) and _differ(*rest):
             return True
