@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elbos.audit.live.record import LiveRecorder, Recording, components, tensors
+from elbos.audit.live.record import LiveRecorder, Recording, components
 from elbos.audit.live.steps import MIN_SAMPLES
+from elbos.audit.probing.arguments import tensors
 from elbos.audit.result import Audit
 from elbos.base import files
 from elbos.base.progress import LOGGER
@@ -43,14 +44,7 @@ def run_script(
     num_steps: int | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Audit:
-    """Run a training script until enough samples of its loss are recorded, and audit them.
-
-    Args:
-        script: The Python file, run as `__main__` with its folder first on `sys.path`.
-        flags: Its arguments.
-        num_samples: Number of samples after which the script is stopped.
-        num_steps: Number of training steps after which it is stopped, if that is earlier.
-        advance: Called with the number of new samples.
+    """Run a script until enough samples or steps of its loss are recorded, and audit them.
 
     Raises:
         OSError: If the file cannot be read.
