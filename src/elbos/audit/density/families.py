@@ -2,8 +2,7 @@ r"""Parametric families of schedules, and the named schedule that fits measured 
 
 Given an estimated density (`density`), a schedule of a published recipe, or with fitted parameters,
 is named if its density has the same shape within the errors of the estimate; a published one, and
-then one with fewer parameters, is preferred. The density of a table of equally likely levels
-follows from their spacing.
+then one with fewer parameters, is preferred.
 """
 
 import dataclasses

@@ -10,10 +10,8 @@ $\mathrm{Monotone}(w) / w$, the least factor that makes the weighting monotone.
 """
 
 import dataclasses
-import functools
 import math
 import re
-import types
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import NamedTuple
@@ -197,14 +195,9 @@ def _log_value(formula: str, snr: Array, g: float | Float[Array, "m 1"] = 1.0) -
     functions = {"min": np.minimum, "max": np.maximum, "sqrt": np.sqrt, "exp": np.exp}
     names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + root), "signal": root / (1 + root)}
     with np.errstate(divide="ignore", over="ignore"):  # some formulas are 0 at extreme SNR
-        value = eval(_compiled(formula), {"__builtins__": {}}, names)  # noqa: S307, of this module
+        exact = formula.replace("(1 - t)", "signal")  # also where t is nearly 1
+        value = eval(exact, {"__builtins__": {}}, names)  # noqa: S307, of this module
         return np.asarray(np.log(value * np.ones_like(snr)))
-
-
-@functools.cache
-def _compiled(formula: str) -> types.CodeType:
-    code = formula.replace("(1 - t)", "signal")  # exact where t is nearly 1
-    return compile(code, formula, "eval")
 
 
 def coefficient_name(
