@@ -104,7 +104,6 @@ class Estimate:
 
     @cached_property
     def sampling_covariance(self) -> Float[Array, "g g"]:
-        """Sampling covariance of the estimated log-weighting."""
         return np.asarray(self.density.covariance + self.k.covariance)
 
     @cached_property

@@ -20,7 +20,6 @@ _UNDECIDED = "#7d8590"
 
 
 def figure(audits: Sequence[Audit]) -> Figure:
-    """Plot weightings, noise-level densities and mixtures of ELBOs of audited losses."""
     shown = views(audits)
     weights, densities = [], []
     for view in shown:
