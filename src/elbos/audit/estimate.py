@@ -10,26 +10,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import median, uniform_filter1d
 from torch import Tensor
 
+from elbos.audit import diagnostics as kinds
 from elbos.audit.density.curves import MAX_SCATTER, Curve, is_central
 from elbos.audit.density.density import Density, Evidence
 from elbos.audit.density.levels import Levels, independent_levels
-from elbos.audit.diagnostics import (
-    BatchMean,
-    ChangedCoefficient,
-    DataDependent,
-    Diagnostic,
-    InputPerturbation,
-    Negative,
-    NormalizedWeights,
-    ScaledTarget,
-    Scattered,
-    SummedNoise,
-    UnknownTarget,
-    Unused,
-)
+from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.names.matching import (
     Prediction,
     coefficient_name,
@@ -38,6 +26,7 @@ from elbos.audit.names.matching import (
 )
 from elbos.audit.probing.convention import Convention
 from elbos.audit.probing.measure import Measurement, Samples
+from elbos.audit.probing.noise import is_summed
 from elbos.audit.probing.scatter import changes_with_time, has_batch_factors
 from elbos.audit.result import Audit, Undecided
 from elbos.base.arrays import Array
@@ -55,11 +44,7 @@ _MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a l
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
-    """Audit samples of a loss, up to 8 times `num_samples` if fewer leave the verdict open.
-
-    Raises:
-        ValueError: If the samples determine no weighting.
-    """
+    """Audit samples of a loss, up to 8 times `num_samples` if fewer leave the verdict open."""
     nums = [num_samples]
     if measurement.is_cheap:
         nums += [num_samples * more for more in _MORE_SAMPLES]
@@ -89,9 +74,6 @@ class Estimate:
     def from_samples(cls, samples: Samples, measurement: Measurement | None = None) -> "Estimate":
         """Estimate the curves of a loss from samples; a `Measurement` adds the levels that the
         density needs.
-
-        Raises:
-            ValueError: If there are too few noise levels.
         """
         levels, diagnostics = independent_levels(samples)
         evidence = Evidence.from_levels(levels)
@@ -122,7 +104,6 @@ class Estimate:
 
     @cached_property
     def sampling_covariance(self) -> Float[Array, "g g"]:
-        """Sampling covariance of the estimated log-weighting."""
         return np.asarray(self.density.covariance + self.k.covariance)
 
     @cached_property
@@ -191,10 +172,9 @@ class Estimate:
         ]
         has_weighting = not any(diagnostic.is_fatal for diagnostic in diagnostics)
         if has_weighting and prediction.name is None:
-            diagnostics.append(UnknownTarget())
-        is_summed = any(isinstance(d, SummedNoise | InputPerturbation) for d in diagnostics)
-        if has_weighting and abs(prediction.factor) != 1 and not is_summed:
-            diagnostics.append(ScaledTarget(abs(prediction.factor)))
+            diagnostics.append(kinds.UnknownTarget())
+        if has_weighting and abs(prediction.factor) != 1 and not is_summed(diagnostics):
+            diagnostics.append(kinds.ScaledTarget(abs(prediction.factor)))
         # Where few samples have a coefficient, its mean tells nothing about a formula.
         logsnr, c = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()
         order = np.argsort(logsnr)
@@ -325,14 +305,11 @@ def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecid
 
 
 def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
-    logsnr, value = levels.numpy(), values.numpy()
-    order = np.argsort(logsnr, kind="stable")
-    size, num_larger = divmod(len(order), num := min(NUM_POINTS, len(order)))
-    larger, smaller = np.split(order, [num_larger * (size + 1)])
-    groups = (larger.reshape(-1, size + 1), smaller.reshape(num - num_larger, size))
+    order = np.argsort(levels.numpy(), kind="stable")
+    num = min(NUM_POINTS, len(order))
+    place = np.arange(num).repeat([len(group) for group in np.array_split(order, num)])
     at, medians = (
-        np.concatenate([np.median(values[some], axis=1) for some in groups])
-        for values in (logsnr, value)
+        median(curve.numpy()[order], place, np.arange(num)) for curve in (levels, values)
     )
     return np.asarray(np.interp(grid, at, medians))
 
@@ -341,21 +318,23 @@ def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
     diagnostics = list[Diagnostic]()
     c = samples.coefficient.numpy()
     if (c < 0).any():
-        diagnostics.append(Negative(float((c < 0).mean())))
+        diagnostics.append(kinds.Negative(float((c < 0).mean())))
     is_unused = (c == 0) & samples.logsnr.isfinite().numpy()
     if is_unused.mean() > 5e-4:
         levels = samples.logsnr.numpy()[is_unused]
         low, high = float(levels.min()), float(levels.max())
-        diagnostics.append(Unused(float(is_unused.mean()), low, high))
-    is_explained = any(d.is_fatal or isinstance(d, DataDependent) for d in samples.diagnostics)
+        diagnostics.append(kinds.Unused(float(is_unused.mean()), low, high))
+    earlier = samples.diagnostics
+    is_explained = any(d.is_fatal or isinstance(d, kinds.DataDependent) for d in earlier)
     if curve.scatter < MAX_SCATTER or is_explained:
         return diagnostics
     if changes_with_time(samples.logsnr, samples.coefficient, samples.batch):
-        return [*diagnostics, ChangedCoefficient(curve.scatter)]
+        return [*diagnostics, kinds.ChangedCoefficient(curve.scatter)]
     if not has_batch_factors(samples.logsnr, samples.coefficient, samples.batch):
-        return [*diagnostics, Scattered(curve.scatter)]
+        return [*diagnostics, kinds.Scattered(curve.scatter)]
     # Weights over their mean in the batch have mean 1 there; a broadcast loses the weights.
     numbers = np.unique(samples.batch.numpy(), return_inverse=True)[1]
     means = np.bincount(numbers, c) / np.bincount(numbers)
     is_normalized = np.median(np.abs(means / np.median(means) - 1)) < MAX_SCATTER
-    return [*diagnostics, NormalizedWeights(curve.scatter) if is_normalized else BatchMean()]
+    finding = kinds.NormalizedWeights(curve.scatter) if is_normalized else kinds.BatchMean()
+    return [*diagnostics, finding]

@@ -1,11 +1,5 @@
-r"""Plotly figures of audits: the weighting, density and mixture of ELBOs as functions of log-SNR.
-
-Three panels: the weighting $w(\lambda)$ with two standard errors; the density $p(\lambda)$ of the
-noise levels; and the mixture of ELBOs,
-
-$$L_w = \int -w'(\lambda)\, L(\lambda)\, d\lambda + w(\lambda_\max) L(\lambda_\max) + \dots,$$
-
-scaled so that its positive part sums to 1.
+"""Plotly figures of audits: the weighting with two standard errors, the density of the noise
+levels, and the mixture of ELBOs (`Audit.mixture_density`), as functions of log-SNR.
 """
 
 from collections.abc import Sequence
@@ -26,7 +20,6 @@ _UNDECIDED = "#7d8590"
 
 
 def figure(audits: Sequence[Audit]) -> Figure:
-    """Plot weightings, noise-level densities and mixtures of ELBOs of audited losses."""
     shown = views(audits)
     weights, densities = [], []
     for view in shown:

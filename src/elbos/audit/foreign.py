@@ -21,13 +21,7 @@ from elbos.audit.probing.arguments import Slot, has_rows, shown
 from elbos.audit.probing.convention import Convention
 from elbos.base.arrays import Array
 from elbos.base.conditions import Condition
-from elbos.models.calls import (
-    ForeignNetwork,
-    called,
-    input_dtype,
-    require_logsnr,
-    require_output,
-)
+from elbos.models.calls import ForeignNetwork, called, input_dtype, require_logsnr, require_output
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align, alpha_sigma
 
@@ -51,8 +45,7 @@ class ConventionNetwork:
     Attributes:
         network: Called with the arguments that the loss gives it.
         convention: The convention of the loss.
-        is_discrete: Whether times are rounded to whole numbers, for networks that look them up in a
-            table. Default: fractional times, which networks embed by sines and cosines.
+        is_discrete: Whether times are rounded to whole numbers (`Audit.denoiser`).
     """
 
     network: ForeignNetwork

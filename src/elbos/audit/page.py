@@ -21,7 +21,6 @@ _NUM_ROWS = 13  # of the table of the curves
 
 
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
-    """Return the self-contained HTML page of audits."""
     shown = views(audits)
     heads = [Markup("{} {}").format(view.swatch.html(), breakable(view.title)) for view in shown]
     return document(

@@ -197,9 +197,7 @@ class Audit(Diagnosed):
 
     @property
     def nearest_recipe(self) -> NearestRecipe:
-        """The published recipe that is nearest in kind: with the same prediction type and noise
-        levels, or kind of noise schedule, if there is one; then by its weighting.
-        """
+        """The published recipe that the loss equals, or is nearest to (`LossCurves`)."""
         return self._curves.nearest_recipe
 
     @cached_property

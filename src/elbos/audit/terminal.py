@@ -18,8 +18,6 @@ _NAMES = 18  # characters for the names of the facts
 
 @dataclass(frozen=True)
 class Terminal:
-    """Terminal output for one or several audits."""
-
     audits: Sequence[Audit]
     is_verbose: bool = False  # with all facts and the nearest weightings
 

@@ -1,12 +1,8 @@
-r"""Assertions on the weighting of a loss, for use in tests: `elbos.testing`.
+"""Assertions on the weighting of a loss, for use in tests: `elbos.testing`.
 
 A refactoring can change the objective and no test sees it: a weight of shape `[b, 1]` broadcast
-against losses of shape `[b]`, a shift applied twice, a clamp the wrong way round. Two audits differ
-by
-
-$$d = \operatorname{std}_{\lambda \sim \bar p}\,[\log w_1(\lambda) - \log w_2(\lambda)],$$
-
-with $\bar p$ the mean of the two densities of noise levels: 0.02 is a difference of 2 %.
+against losses of shape `[b]`, a shift applied twice, a clamp the wrong way round. Weightings are
+compared by `Audit.distance`, of which 0.02 is a difference of 2 %.
 
     def test_the_loss_is_edm():
         assert_weighting(loss, torch.rand(16, 3, 8, 8) * 2 - 1, like="edm")
@@ -72,22 +68,11 @@ class Difference:
         return not is_valid or self.outside > self.within or self._is_far(self.weighting)
 
     @property
-    def has_other_levels(self) -> bool:
-        return self.outside > self.within or self._is_far(self.density)
-
-    @property
     def has_other_target(self) -> bool:
         return self.audit.parameterization != self.expected.parameterization
 
-    @property
-    def has_other_time(self) -> bool:
-        """True if the network is given another time, where both audits measured it."""
-        expected, is_measured = self.expected.time_name, self.audit.source == "measured"
-        return expected is not None and is_measured and self.audit.time_name != expected
-
     def __bool__(self) -> bool:
-        changed = (self.has_other_weighting, self.has_other_levels, self.has_other_target)
-        return any(changed) or bool(self.has_other_time or self.diagnostics)
+        return bool(self.text())
 
     def __str__(self) -> str:
         return self.text()
@@ -100,12 +85,16 @@ class Difference:
             f"noise levels: {percent(self.outside)} of one's samples are where the other has none"
         )
         is_outside, target = self.outside > self.within, now.parameterization
+        has_time = then.time_name is not None and now.source == "measured"
         changes = [
             (is_outside, levels.replace("noise levels", beyond)),
             (self._is_far(self.weighting), f"weighting: {self._factors()}"),
             (self.has_other_target, f"predicts: {target}, expected {then.parameterization}"),
-            (self.has_other_levels and not is_outside, levels),
-            (self.has_other_time, f"time: {now.time_name}; expected {then.time_name}"),
+            (self._is_far(self.density) and not is_outside, levels),
+            (
+                has_time and now.time_name != then.time_name,
+                f"time: {now.time_name}; expected {then.time_name}",
+            ),
         ]
         lines = [text for is_changed, text in changes[: None if of_all else 2] if is_changed]
         findings = [f"diagnostic: {sentence}" for sentence in self.diagnostics]

@@ -14,15 +14,7 @@ import torch
 from jaxtyping import Float
 
 from elbos.audit.declare import from_recipe
-from elbos.audit.names.formulas import (
-    central_half,
-    coefficient_formula,
-    data_formula,
-    in_its_time,
-    normal_levels,
-    prediction_formula,
-    target_formula,
-)
+from elbos.audit.names import formulas
 from elbos.audit.names.matching import NEAR, SAME
 from elbos.audit.names.resemblance import Resemblance
 from elbos.audit.result import Audit
@@ -90,7 +82,7 @@ class View:
             audit=self.audit,
             view=self,
             recipe_title=recipe,
-            target=target_formula(self.audit),
+            target=formulas.target_formula(self.audit),
             largest_doubt=in_words(math.log(largest)),
         )
         lines = filter(str.strip, text.splitlines())
@@ -110,8 +102,9 @@ class View:
         schedule, text = parse(Schedule, name), _spelled(Schedule, name)
         if isinstance(schedule, Normal | Laplace):
             text += " of log-SNR"
-        in_scripts = normal_levels(self.audit, schedule) if isinstance(schedule, Normal) else ""
-        return ", ".join(filter(None, (text, in_scripts)))
+        if isinstance(schedule, Normal):
+            text = ", ".join(filter(None, (text, formulas.normal_levels(self.audit, schedule))))
+        return text
 
     @property
     def rising(self) -> str:
@@ -230,7 +223,7 @@ def _nearest_recipe(view: View) -> tuple[str, Audit | None]:
     recipe, differences = RECIPES[nearest.name], []
     if not nearest.has_coefficient:
         formula, scale = nearest.coefficient, nearest.sigma_data
-        shown = in_its_time(view.audit, formula or "")
+        shown = formulas.in_its_time(view.audit, formula or "")
         text = f"coefficient {shown}" if formula else "another coefficient"
         differences.append(f"sigma_data {scale:g}" if scale else text)
     if not nearest.has_levels:
@@ -243,7 +236,7 @@ def facts(audit: Audit) -> dict[str, str]:
     """Return the properties of an audited loss by name; a dash stands for the default."""
     (view,) = views([audit])
     is_measured, (nearest, recipe) = audit.source == "measured", _nearest_recipe(view)
-    beside = f"; of {recipe.title} at {central_half(recipe, audit)}" if recipe else ""
+    beside = f"; of {recipe.title} at {formulas.central_half(recipe, audit)}" if recipe else ""
     shares = (audit.share_pure_noise, audit.share_clean)
     pure, clean = (f"{percent(s, 2)} of the samples" if s > 0 else NONE for s in shares)
     steps = f"a table of {audit.num_steps:,} steps" if audit.num_steps else ""
@@ -251,8 +244,8 @@ def facts(audit: Audit) -> dict[str, str]:
     unknown = "" if steps else "none of the named schedules"
     rises = audit.verdict == "not monotone"
     values = {
-        "predicts": prediction_formula(audit),
-        "coefficient": coefficient_formula(audit),
+        "predicts": formulas.prediction_formula(audit),
+        "coefficient": formulas.coefficient_formula(audit),
         "process": audit.process or ("none of those known" if is_measured else NONE),
         "noise levels": ", ".join(filter(None, (schedule or unknown, steps))),
         "time given": audit.time_name or NONE,
@@ -262,9 +255,9 @@ def facts(audit: Audit) -> dict[str, str]:
         "samples there": percent(audit.rising_share) if rises else NONE,
         "negative share": percent(audit.negative_share) if rises else NONE,
         "undecided on": view.undecided or NONE,
-        "expected loss": f"half of it at {central_half(audit, audit)}{beside} "
+        "expected loss": f"half of it at {formulas.central_half(audit, audit)}{beside} "
         "(ideal network, N(0, 1) data)",
-        "data": data_formula(audit),
+        "data": formulas.data_formula(audit),
         "pure noise": pure,
         "no noise": clean,
         "diagnostics": ", ".join(item.kind for item in audit.diagnostics) or NONE,

@@ -134,7 +134,6 @@ class Splines:
 
     @classmethod
     def of_counts(cls, places: Float[Array, " m"], counts: Float[Array, "r m"]) -> "Splines":
-        """Fit splines to the log-probabilities of bins."""
         share = np.cumsum(counts.sum(0)) / counts.sum()
         low, high = (float(places[np.searchsorted(share, end)]) for end in _OUTER_KNOTS)
         knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
@@ -170,10 +169,6 @@ class Splines:
 
     def __call__(self, places: Array) -> Array:
         return np.asarray(self.weights @ [spline(places) for spline in self.splines])
-
-    @property
-    def score(self) -> float:
-        return max(spline.score for spline in self.splines)
 
     def covariance(self, places: Array) -> Array:
         """Add up the errors by sampling, the number of knots, and extrapolation, from the largest

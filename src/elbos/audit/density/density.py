@@ -104,13 +104,16 @@ class Evidence:
         density, table = self._of_draw(grid), self.table
         if density is not None:
             return density
-        if table is not None and table.is_uniform:
-            covariance = table.covariance(grid, with_fewest_knots=True)
-            return replace(_of_uniform(table, grid), covariance=covariance)
         if table is not None:
-            log_p, spacing = table.log_density(grid)
-            density = Density("smooth", log_p, table.covariance(grid), is_fitted=True)
-            density = replace(density, num_steps=len(table), spacing_error=spacing)
+            steps = np.interp(grid, table.levels, table.steps)
+            if table.is_uniform:
+                with_fewest_knots = table.spline.splines[0]
+                covariance = with_fewest_knots.covariance(steps)
+                return replace(_of_uniform(table, grid), covariance=covariance)
+            log_probability = table.spline(table.steps)
+            log_p, spacing = table_log_density(table.levels, table.steps, log_probability, grid)
+            covariance = table.spline.covariance(steps)
+            density = Density("smooth", log_p, covariance, None, len(table), True, spacing)
         else:
             logsnr = self.levels.logsnr
             edges = np.linspace(logsnr.min(), logsnr.max(), _NUM_BINS + 1)

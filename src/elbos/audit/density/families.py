@@ -2,8 +2,7 @@ r"""Parametric families of schedules, and the named schedule that fits measured 
 
 Given an estimated density (`density`), a schedule of a published recipe, or with fitted parameters,
 is named if its density has the same shape within the errors of the estimate; a published one, and
-then one with fewer parameters, is preferred. The density of a table of equally likely levels
-follows from their spacing.
+then one with fewer parameters, is preferred.
 """
 
 import dataclasses
@@ -52,8 +51,6 @@ def fit_family(
     max_calls: int = 1000,
 ) -> list[float]:
     """Minimize `loss` over a family by Nelder-Mead; invalid and infinite cases count as 1e6."""
-    if not start:
-        return []
 
     def loss_of(theta: Array) -> float:
         if not all(low <= value <= high for value, (low, high) in zip(theta, bounds, strict=False)):
@@ -88,8 +85,6 @@ class _Family:
 
 
 _FAMILIES: list[_Family] = [
-    _Family(lambda **ends: Linear(**ends), lambda _: []),
-    _Family(lambda **ends: StableDiffusion(**ends), lambda _: []),
     _Family(lambda s, **ends: Cosine(shift=s, **ends), lambda x: [float(np.median(x)) / 2]),
     _Family(
         lambda s, **ends: Flow(shift=float(np.exp(s)), **ends),
@@ -155,15 +150,15 @@ def schedule_of_shape(
     def fitted(family: _Family) -> Schedule | None:
         build = partial(family.build, **ends)
         theta = fit_family(build, family.start(logsnr), distance, xatol=1e-6, fatol=1e-14)
-        return build(*theta) if max(map(abs, theta), default=0) < _MAX_PARAMETER else None
+        return build(*theta) if max(map(abs, theta)) < _MAX_PARAMETER else None
 
     published = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
     exact = [dataclasses.replace(s, **ends) for s in published if not isinstance(s, Linear)]
-    exact += [family.build(**ends) for family in _FAMILIES if not family.start(logsnr)]
+    exact += [Linear(**ends), StableDiffusion(**ends)]
     exact = [schedule for schedule in exact if has_shape(schedule)]
     if exact:
         return _with_default_ends(min(exact, key=distance), len(logsnr)), True
-    nearest = ((len(f.start(logsnr)), fitted(f)) for f in _FAMILIES if f.start(logsnr))
+    nearest = ((len(family.start(logsnr)), fitted(family)) for family in _FAMILIES)
     fitting = [(num, s) for num, s in nearest if s is not None and has_shape(s)]
     if not fitting:
         return None, False

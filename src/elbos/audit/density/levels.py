@@ -25,8 +25,6 @@ _MIN_GAIN = 8.0  # of log-likelihood over equal steps: by chance in 3 of 2,000 t
 
 @dataclass(frozen=True)
 class Levels:
-    """Measured noise levels of training samples."""
-
     logsnr: Float[Array, " n"]  # finite
     error: Float[Array, " n"]  # rounding error
     quantiles: Float[Array, "n draws"]  # of the draws for each sample, as logits
@@ -136,8 +134,6 @@ def _without_repetitions(
 
 @dataclass(frozen=True)
 class Table:
-    """Discrete table of noise levels."""
-
     levels: Float[Array, " t"]  # drawn levels, increasing
     steps: Float[Array, " t"]  # indices in the table; levels never drawn leave gaps
     counts: NDArray[np.int64]  # number of samples at each level
@@ -169,20 +165,12 @@ class Table:
         degrees = len(self) - 1
         if chi2 - degrees > 5 * (2 * degrees) ** 0.5:
             return False
-        even = -float(self.counts.sum()) * np.log(len(self)) / self._spline.dispersion
-        return bool(self._spline.score - even < _MIN_GAIN)
+        even = -float(self.counts.sum()) * np.log(len(self)) / self.spline.dispersion
+        return bool(max(spline.score for spline in self.spline.splines) - even < _MIN_GAIN)
 
     @cached_property
-    def _spline(self) -> Splines:
+    def spline(self) -> Splines:
         return Splines.of_counts(np.arange(len(self), dtype=np.float64), self.counts_by_block)
-
-    def log_density(self, logsnr: Array) -> tuple[Array, Array]:
-        """Estimate the log-density of log-SNR and its discretization error."""
-        return table_log_density(self.levels, self.steps, self._spline(self.steps), logsnr)
-
-    def covariance(self, logsnr: Array, *, with_fewest_knots: bool = False) -> Array:
-        spline = self._spline.splines[0] if with_fewest_knots else self._spline
-        return spline.covariance(np.interp(logsnr, self.levels, self.steps))
 
 
 def table_log_density(

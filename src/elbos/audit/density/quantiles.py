@@ -1,7 +1,5 @@
-r"""Density of noise levels that are a monotone function of one uniform random draw.
-
-With $u$ the quantile of the draw and $s = \operatorname{logit} u$, the density is the slope of the
-curve through the pairs $(s, \lambda)$, or the width of the interval of $u$ that leads to a step.
+"""Density of noise levels that are a monotone function of one uniform random draw, of quantile u
+and s = logit u (`density`).
 """
 
 from dataclasses import dataclass, replace

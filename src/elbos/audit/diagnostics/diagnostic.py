@@ -73,7 +73,6 @@ class Diagnostic:
 
     @property
     def template(self) -> str:
-        """Template of the sentence that describes the diagnostic."""
         return self.sentence
 
 

@@ -9,8 +9,7 @@ $$z = \alpha x + \sum_m \sigma_m \epsilon_m, \qquad
 
 give all coefficients (`steps`), because a network's output is no exact combination of data and
 noise. That the loss is a squared error is tested by its second derivative (`curvature`). The clean
-data are the argument of `torch.randn_like(x)` in the loss, unless they are given. The training
-stays the same, bit for bit.
+data are the argument of `torch.randn_like(x)` in the loss, unless they are given.
 """
 
 import hashlib
@@ -27,16 +26,9 @@ from torch import Tensor, nn
 from elbos.audit.diagnostics import DerivativeTerm, Diagnostic, NotQuadratic, SharedBetweenProcesses
 from elbos.audit.estimate import Estimate
 from elbos.audit.live.curvature import is_off
-from elbos.audit.live.steps import (
-    MIN_SAMPLES,
-    Step,
-    gram_of,
-    least_squares,
-    power_beside,
-    samples_of,
-)
+from elbos.audit.live.steps import MIN_SAMPLES, Step, gram_of, noisy_data_fit, samples_of
 from elbos.audit.probing import scatter
-from elbos.audit.probing.arguments import Arguments
+from elbos.audit.probing.arguments import Arguments, tensors
 from elbos.audit.probing.noise import MAX_UNEXPLAINED
 from elbos.audit.probing.normals import is_shared, without_mean
 from elbos.audit.probing.refusals import clipped
@@ -58,12 +50,11 @@ class Recording:
         reason: Why the latest step was not recorded, or "".
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self) -> None:
         self.reason = (
             "the network was not called, not with gradients, or it was compiled: record what "
             "torch.compile returned"
         )
-        self._model = model
         self._recorder = LiveRecorder(self._test)
         self._given: Tensor | None = None
         self._error = 0.0
@@ -88,12 +79,7 @@ class Recording:
         """
         self._given = x.detach()
 
-    def audit(
-        self,
-        *,
-        title: str = "recorded loss",
-        is_shared: bool = False,
-    ) -> Audit:
+    def audit(self, *, title: str = "recorded loss", is_shared: bool = False) -> Audit:
         """Estimate the implied weighting of the loss from the recorded training steps.
 
         Args:
@@ -150,16 +136,6 @@ class Recording:
         finally:
             self._is_testing = False
 
-    @contextmanager
-    def observing(self) -> Iterator["Recording"]:
-        """Record all network calls within the `with` block."""
-        hook = self._model.register_forward_hook(self._called, with_kwargs=True)
-        try:
-            with self._recorder.recording():
-                yield self
-        finally:
-            hook.remove()
-
     def _called(self, _: nn.Module, args: Any, kwargs: Any, output: object) -> None:
         with torch._C.DisableTorchFunction():
             answer = next(tensors(output), None)
@@ -212,8 +188,8 @@ class Recording:
                     flat = [value.detach().flatten(1).double() for value in vectors]
                     gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
                     gram = gram_of([*flat, gradient, *parts.draws])
-                    values = (gram, parts.shapes, size, parts.axis, quantiles, conditions)
-                    step = Step(*values, numbers)
+                    values = (gram, parts.shapes, size, parts.axis, quantiles, conditions, numbers)
+                    step = Step(*values)
                     self.reason = ""
                     if place is not None:  # another pass, after one for a gradient's norm, say
                         self._steps[place] = step
@@ -257,9 +233,13 @@ def record(model: nn.Module) -> Iterator[Recording]:
         >>> audit.parameterization, audit.process, audit.num_samples
         ('flow', 'rectified flow', 2560)
     """
-    recording = Recording(model)
-    with recording.observing():
-        yield recording
+    recording = Recording()
+    hook = model.register_forward_hook(recording._called, with_kwargs=True)
+    try:
+        with recording._recorder.recording():
+            yield recording
+    finally:
+        hook.remove()
 
 
 class LiveRecorder(Recorder):
@@ -292,22 +272,9 @@ class LiveRecorder(Recorder):
         return super().__torch_function__(func, types, args, kwargs)
 
 
-def _fingerprint(*tensors: Tensor) -> str:
-    first = [tensor.detach().flatten()[:_NUM_FINGERPRINTED].double().cpu() for tensor in tensors]
+def _fingerprint(*values: Tensor) -> str:
+    first = [value.detach().flatten()[:_NUM_FINGERPRINTED].double().cpu() for value in values]
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in first)).hexdigest()
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        if value.is_floating_point() and value.ndim > 1:
-            yield value
-    elif isinstance(value, dict):
-        yield from tensors(list(value.values()))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tensors(item)
-    elif hasattr(value, "sample"):
-        yield from tensors(value.sample)
 
 
 @dataclass
@@ -337,11 +304,9 @@ class _Components:
 
     @property
     def unexplained(self) -> float:
-        vectors = [self.x.flatten(1).double(), *self.draws, self.z.flatten(1).double()]
-        gram, last = gram_of(vectors), len(vectors) - 1
-        factors, left = least_squares(gram, list(range(last)), last)
-        share = left * gram[:, last, last] / power_beside(gram, factors[:, 0], 0, last)
-        return share.nanmedian().item()
+        vectors = [*(part.flatten(1).double() for part in (self.x, self.z)), *self.draws]
+        *_, unexplained = noisy_data_fit(gram_of(vectors), list(range(2, len(vectors))))
+        return unexplained.nanmedian().item()
 
 
 def components(

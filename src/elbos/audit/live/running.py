@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from elbos.audit.live.record import LiveRecorder, Recording, components, tensors
+from elbos.audit.live.record import LiveRecorder, Recording, components
 from elbos.audit.live.steps import MIN_SAMPLES
+from elbos.audit.probing.arguments import tensors
 from elbos.audit.result import Audit
 from elbos.base import files
 from elbos.base.progress import LOGGER
@@ -43,14 +44,7 @@ def run_script(
     num_steps: int | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Audit:
-    """Run a training script until enough samples of its loss are recorded, and audit them.
-
-    Args:
-        script: The Python file, run as `__main__` with its folder first on `sys.path`.
-        flags: Its arguments.
-        num_samples: Number of samples after which the script is stopped.
-        num_steps: Number of training steps after which it is stopped, if that is earlier.
-        advance: Called with the number of new samples.
+    """Run a script until enough samples or steps of its loss are recorded, and audit them.
 
     Raises:
         OSError: If the file cannot be read.
@@ -85,7 +79,7 @@ class _ScriptRecording(Recording):
     def __init__(
         self, num_samples: int, num_steps: int | None, advance: Callable[[int], object]
     ) -> None:
-        super().__init__(nn.Identity())
+        super().__init__()
         self.reason = "no module was called with gradients on data plus a normal draw"
         self._recorder: _ScriptRecorder = _ScriptRecorder(self._test)
         self._network: nn.Module | None = None
@@ -105,7 +99,7 @@ class _ScriptRecording(Recording):
             )
 
     @contextmanager
-    def observing(self) -> Iterator[Recording]:
+    def observing(self) -> Iterator[None]:
         call = nn.Module.__call__
 
         def observed(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -133,7 +127,7 @@ class _ScriptRecording(Recording):
         nn.Module.__call__ = observed  # type: ignore[method-assign]
         try:
             with self._recorder.recording():
-                yield self
+                yield
         finally:
             nn.Module.__call__ = call  # type: ignore[method-assign]
 

@@ -52,14 +52,6 @@ def gram_of(vectors: list[Float[Tensor, "b d"]]) -> Float[Tensor, "b k k"]:
     return (stacked @ stacked.mT).cpu()
 
 
-def power_beside(
-    gram: Float[Tensor, "n k k"], alpha: Float[Tensor, " n"], x: int, z: int
-) -> Float[Tensor, " n"]:
-    r"""Compute the squared norm of the noise $z - \alpha x$ of each sample."""
-    power = gram[:, z, z] - 2 * alpha * gram[:, x, z] + alpha**2 * gram[:, x, x]
-    return power.clamp(min=1e-300)
-
-
 def least_squares(
     gram: Float[Tensor, "n k k"], basis: list[int], of: int
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
@@ -69,6 +61,19 @@ def least_squares(
     factors = torch.linalg.lstsq(products, right[:, :, None], driver="gelsd").solution[:, :, 0]
     left = 1 - (factors * right).sum(1) / gram[:, of, of].clamp(min=1e-300)
     return factors, left.clamp(min=0)
+
+
+def noisy_data_fit(
+    gram: Float[Tensor, "n k k"], draws: list[int]
+) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"], Float[Tensor, " n"]]:
+    r"""Fit $z = \alpha x + \sum_m \sigma_m \epsilon_m$: the coefficients, the squared norm of
+    $z - \alpha x$, and its share that no draw explains.
+    """
+    factors, left = least_squares(gram, [_X, *draws], _Z)
+    alpha, square = factors[:, 0], gram[:, _Z, _Z]
+    power = square - 2 * alpha * gram[:, _X, _Z] + alpha**2 * gram[:, _X, _X]
+    power = power.clamp(min=1e-300)
+    return factors, power, left * square / power
 
 
 def _power(
@@ -137,10 +142,8 @@ def samples_of(
     batch = torch.arange(len(steps), dtype=torch.float64).repeat_interleave(torch.tensor(sizes))
     columns = [torch.empty(len(gram), 0)]
     for design in steps[0].quantiles:
-        num = min(len(step.quantiles.get(design, [])) for step in steps)
-        for i in range(num):
-            column = torch.cat([step.quantiles[design][i] for step in steps])
-            columns.append(column[:, None])
+        drawn = zip(*(step.quantiles.get(design, []) for step in steps), strict=False)
+        columns += [torch.cat(same)[:, None] for same in drawn]
     quantiles = torch.cat(columns, 1)
     draws = list(range(_FIRST_DRAW, gram.shape[1]))
     own_share = least_squares(gram, [_X, *draws], _OUTPUT)[1]
@@ -155,10 +158,8 @@ def samples_of(
 
     # The input is z = alpha x + sum of sigma_m eps_m.
     powers = gram.diagonal(dim1=1, dim2=2)
-    scales, left = least_squares(gram, [_X, *draws], _Z)
+    scales, noise_power, unexplained = noisy_data_fit(gram, draws)
     alpha, of_draws = scales[:, 0], scales[:, 1:]
-    noise_power = power_beside(gram, alpha, _X, _Z)
-    unexplained = left * powers[:, _Z] / noise_power
     shares = of_draws**2 * powers[:, draws]
     parts = DrawFactors.from_powers(of_draws, shares, noise_power, unexplained, shapes)
     if not parts.full:

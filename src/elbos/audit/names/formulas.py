@@ -41,7 +41,6 @@ def prediction_formula(audit: Audit) -> str:
 
 
 def coefficient_formula(audit: Audit) -> str:
-    """Format the coefficient as text."""
     resembled = (item.formula for item in audit.resembles if item.part == "coefficient")
     formula = audit.coefficient_name or next(resembled, "")
     return in_its_time(audit, formula) or "none of the usual formulas"

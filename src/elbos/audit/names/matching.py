@@ -1,22 +1,17 @@
 r"""Names for the prediction type, the coefficient and the weighting of a measured loss.
 
 Weightings matter only up to a constant factor. The distance of two weightings is the standard
-deviation of the log of their ratio over the training noise levels,
-
-$$d(w, v)^2 = \mathrm{Var}_{\lambda\sim p}\bigl[\log w(\lambda) - \log v(\lambda)\bigr],$$
-
-so that 0.05 means a difference of 5 %. A named weighting with a parameter is compared at its
-published values and, if no published weighting matches, at a fitted value.
+deviation of the log of their ratio over the training noise levels (`Audit.distance`). A named
+weighting with a parameter is compared at its published values and, if no published weighting
+matches, at a fitted value.
 
 If a loss is no likelihood objective, the nearest likelihood objective is the loss times
 $\mathrm{Monotone}(w) / w$, the least factor that makes the weighting monotone.
 """
 
 import dataclasses
-import functools
 import math
 import re
-import types
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import NamedTuple
@@ -200,14 +195,9 @@ def _log_value(formula: str, snr: Array, g: float | Float[Array, "m 1"] = 1.0) -
     functions = {"min": np.minimum, "max": np.maximum, "sqrt": np.sqrt, "exp": np.exp}
     names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + root), "signal": root / (1 + root)}
     with np.errstate(divide="ignore", over="ignore"):  # some formulas are 0 at extreme SNR
-        value = eval(_compiled(formula), {"__builtins__": {}}, names)  # noqa: S307, of this module
+        exact = formula.replace("(1 - t)", "signal")  # also where t is nearly 1
+        value = eval(exact, {"__builtins__": {}}, names)  # noqa: S307, of this module
         return np.asarray(np.log(value * np.ones_like(snr)))
-
-
-@functools.cache
-def _compiled(formula: str) -> types.CodeType:
-    code = formula.replace("(1 - t)", "signal")  # exact where t is nearly 1
-    return compile(code, formula, "eval")
 
 
 def coefficient_name(

@@ -28,10 +28,7 @@ from elbos.theory.names import code
 from elbos.theory.recipes import FAMILIES, RECIPES
 from elbos.theory.schedules import Beta, Cosine, Flow, Laplace, Normal, Schedule
 
-_SAME_DENSITY = {"table": SAME_TABLE, "named": 0.03, "function": 0.03, "smooth": 0.03}
-"""Distance up to which log-densities count as equal, by kind of density. Published densities are
-the limits of tables of many steps."""
-
+_SAME_DENSITY = 0.03  # distance up to which log-densities count as equal, but for tables
 _MAX_BEYOND = 1.0  # of log-SNR, of a table's levels beyond the ends of a published schedule
 _NUM_STEPS = 1000  # of the tables of trainers
 _EXPLODING = "variance exploding"
@@ -253,7 +250,8 @@ class LossCurves:
         if np.trapezoid(np.exp(log_q), self.logsnr) < _MIN_COVERED:  # or the schedule's, of these
             return False
         p = self.p[is_used] / self.p[is_used].sum()
-        return spread((self.log_p - log_q)[is_used], p) < _SAME_DENSITY[self.density_kind]
+        same = SAME_TABLE if self.density_kind == "table" else _SAME_DENSITY
+        return spread((self.log_p - log_q)[is_used], p) < same
 
     @functools.cached_property
     def nearest_recipe(self) -> NearestRecipe:

@@ -71,11 +71,11 @@ def has_rows(value: object, num: int) -> bool:
 
 def noisy_data(arguments: Sequence[object], x: Tensor) -> Tensor:
     """Find the tensor, possibly in a list or dict, whose shape is most similar to the data's."""
-    tensors = [value for argument in arguments for value in _tensors(argument, x)]
-    if not tensors:
+    candidates = [tensor for argument in arguments for tensor in tensors(argument, x)]
+    if not candidates:
         raise ValueError("the network is called without any tensor of floating-point data")
     return max(
-        tensors,
+        candidates,
         key=lambda value: (
             value.shape[1:] == x.shape[1:],
             value.numel() == x.numel(),
@@ -85,20 +85,26 @@ def noisy_data(arguments: Sequence[object], x: Tensor) -> Tensor:
     )
 
 
-def _tensors(value: object, x: Tensor) -> Iterator[Tensor]:
+def tensors(value: Any, x: Tensor | None = None) -> Iterator[Tensor]:
+    """Yield floating-point tensors in a value; a list of samples like those of `x` is one."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list | tuple):
-        is_batch = len(value) == len(x) and all(
-            isinstance(item, Tensor) and item.numel() == x[0].numel() for item in value
+        is_batch = (
+            x is not None
+            and len(value) == len(x)
+            and all(isinstance(item, Tensor) and item.numel() == x[0].numel() for item in value)
         )
         if is_batch:
             yield torch.stack(list(value))
         else:
             for item in value:
-                yield from _tensors(item, x)
-    elif isinstance(value, Tensor) and value.is_floating_point() and value.ndim > 1:
-        yield value
+                yield from tensors(item, x)
+    elif isinstance(value, Tensor):
+        if value.is_floating_point() and value.ndim > 1:
+            yield value
+    elif hasattr(value, "sample"):
+        yield from tensors(value.sample, x)
 
 
 def wider_axis(z: Tensor, x: Tensor) -> int | None:

@@ -64,8 +64,6 @@ _LOG_ALPHAS: list[_Formula] = [  # variance exploding, variance preserving, rect
 
 @dataclass(frozen=True)
 class Curve:
-    """A measured function of log-SNR."""
-
     f: _Formula
     fit: tuple[int, float, float] | None = None  # number of the formula, factor, constant
     error: float = 0.0  # 99 % quantile at every other level, interpolated from the rest

@@ -43,13 +43,10 @@ class Reference:
     centred_axis: int | None = None  # along which the noise has no mean
 
     def at(self, call: SingleCall) -> tuple[Tensor, Tensor]:
-        if self.spread is None or self.spread_other is None:
+        draw = call.of_data
+        if draw is None or self.spread is None or self.spread_other is None:
             return self.x, self.x_other
-        assert call.of_data is not None
-        return (
-            self.x + self.spread * call.of_data,
-            self.x_other + self.spread_other * call.of_data,
-        )
+        return self.x + self.spread * draw, self.x_other + self.spread_other * draw
 
     def prepare(self, call: SingleCall) -> SingleCall:
         call = call if self.centred_axis is None else call.centred(self.centred_axis)
@@ -67,24 +64,22 @@ class Reference:
 
 def centred_noise(
     paired: list[PairedCalls], x: Tensor, x_other: Tensor
-) -> tuple[int, Tensor, Tensor] | None:
+) -> tuple[int | None, Tensor, Tensor]:
     """Find the axis along which the noise has no mean, and both data batches, centred if the loss
     does.
     """
     z, dz = torch.cat([p.z for p in paired]), torch.cat([p.z - p.z_other for p in paired])
-    if z.shape[1:] != x.shape[1:]:
-        return None
-    for axis in range(1, x.ndim):
+    for axis in range(1, x.ndim) if z.shape[1:] == x.shape[1:] else ():
         centred, centred_other = without_mean(x, axis), without_mean(x_other, axis)
-        alpha = along(without_mean(dz, axis), _repeated(centred - centred_other, z))
+        alpha = along(without_mean(dz, axis), repeated(centred - centred_other, z))
         for data, other in ((x, x_other), (centred, centred_other)):
-            noise = z - alpha * _repeated(data, z)
+            noise = z - alpha * repeated(data, z)
             if noise.mean(axis).square().mean() < _NO_MEAN * noise.square().mean():
                 return axis, data, other
-    return None
+    return None, x, x_other
 
 
-def _repeated(x: Tensor, z: Tensor) -> Tensor:
+def repeated(x: Tensor, z: Tensor) -> Tensor:
     return x.repeat(len(z) // len(x), *(1,) * (x.ndim - 1))
 
 
@@ -99,7 +94,7 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
     if size <= rounding:
         return None
     is_shaped_alike = z.shape[1:] == x.shape[1:]
-    if is_shaped_alike and unlike(dz, _repeated(x - x_other, z)) * size < 1e-8 * size + rounding:
+    if is_shaped_alike and unlike(dz, repeated(x - x_other, z)) * size < 1e-8 * size + rounding:
         return Reference(x, x_other)
     exact, fits = _EXACT + rounding / size, []
     for fit in _latents(paired):
@@ -117,7 +112,7 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
 def is_scaled_by_element(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> bool:
     """Test whether the scales of all elements are functions of one level: have the same ranks."""
     dz = torch.cat([p.z - p.z_other for p in paired]).double()
-    ranks = (dz / _repeated(x - x_other, dz)).flatten(1).nan_to_num().argsort(0).argsort(0).double()
+    ranks = (dz / repeated(x - x_other, dz)).flatten(1).nan_to_num().argsort(0).argsort(0).double()
     ranks -= ranks.mean(0)
     correlations = (ranks * ranks[:, :1]).sum(0) / ranks[:, 0].square().sum()
     return len(correlations) > 1 and bool(dz.any() and correlations.min() > _MIN_CORRELATION)

@@ -25,8 +25,6 @@ _NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements in large samples
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Coefficients of data and noise in network inputs and targets."""
-
     alpha: Float[Tensor, " n"]  # coefficient of the data in z
     sigma: Float[Tensor, " n"]  # of the noise; not negative: the sign of the noise is arbitrary
     a: Float[Tensor, " n"]  # coefficient of the data in the target
@@ -67,26 +65,20 @@ def paired_grams(
     return _products([(vectors[name] * is_counted).flatten(1) for name in _VECTORS]).cpu()
 
 
-def single_products(
-    call: SingleCall, x: Tensor, offset: float, *, is_part_enough: bool
-) -> Float[Tensor, "b 6 6"]:
-    r"""Compute dot products of $x + \mu$, $\epsilon$, $\hat y$, $z$, the gradient and 1."""
-    used = (x, noise_in(call, x), call.answer, call.z, call.gradient)
-    data, *rest = (vector.flatten(1) for vector in used)
-    if is_part_enough:
-        data, *rest = map(some_elements, (data, *rest))
-    return _products([data + offset, *rest, torch.ones_like(data)]).cpu()
-
-
 def single_grams(
-    products: Float[Tensor, "n 6 6"], offset: float
-) -> tuple[Float[Tensor, "n r r"], Float[Tensor, " n"]]:
-    r"""Compute Gram matrices of data, noise, network input and target from dot products.
+    call: SingleCall, x: Tensor, offset: float, *, is_part_enough: bool
+) -> tuple[Float[Tensor, "b r r"], Float[Tensor, " b"]]:
+    r"""Compute Gram matrices of data, noise, network input and target, and $c$, from a single call.
 
     Two small least-squares problems, $z = \alpha x + \sigma\epsilon$ and
     $g = 2c\,(\hat y - a x - b\epsilon)$, give all five coefficients, because the output $\hat y$
     consists of random signs. The other data of `paired_grams` are zero here.
     """
+    used = (x, noise_in(call, x), call.answer, call.z, call.gradient)
+    data, *rest = (vector.flatten(1) for vector in used)
+    if is_part_enough:
+        data, *rest = map(some_elements, (data, *rest))
+    products = _products([data + offset, *rest, torch.ones_like(data)]).cpu()
     alpha = torch.linalg.solve_ex(products[:, :2, :2], products[:, :2, 3]).result[:, 0]
     parts = torch.linalg.solve_ex(products[:, :3, :3], products[:, :3, 4]).result
     c = parts[:, 2] / 2

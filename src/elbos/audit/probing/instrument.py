@@ -187,7 +187,6 @@ class Instrument:
     loss_fn: LossFunction
     form: OutputForm
     recorder: Recorder = field(default_factory=Recorder)
-    copied: tuple[Tensor, Tensor] | None = None  # data, and their copy for the loss
 
     @classmethod
     def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Instrument":
@@ -200,7 +199,7 @@ class Instrument:
         for form in _FORMS:
             instrument = cls(loss_fn, form)
             try:
-                calls = instrument(x, seed)
+                calls = instrument(x, seed).calls
             except BroadcastError:
                 raise
             except ValueError as error:
@@ -217,10 +216,7 @@ class Instrument:
             )
         raise failure or AssertionError
 
-    def __call__(self, x: Tensor, seed: int, answer: Answer = ZERO) -> list[Call]:
-        return self.observed(x, seed, answer).calls
-
-    def observed(
+    def __call__(
         self, x: Tensor, seed: int, answer: Answer = ZERO, quantiles: Quantiles | None = None
     ) -> Observation:
         """Evaluate the loss with a seed, or `quantiles` of its draws, and a prescribed network
@@ -232,11 +228,9 @@ class Instrument:
         network = ProbeNetwork(x, self.form, answer)
         self.recorder.reset(seed, len(x), quantiles)
         with torch.inference_mode(False), torch.enable_grad():
-            if self.copied is None or self.copied[0] is not x or self.copied[1]._version > 0:
-                self.copied = x, x.clone()  # copied again only if the loss has changed the copy
             try:
                 with self.recorder.recording():
-                    loss = self.loss_fn(network, self.copied[1].detach())
+                    loss = self.loss_fn(network, x.clone())  # it may change its data
             except BroadcastError:
                 raise
             except Exception as error:

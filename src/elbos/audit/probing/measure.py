@@ -20,7 +20,7 @@ from torch import Tensor
 from elbos.audit.diagnostics import Diagnostic, NotFinite, UntrainedSamples
 from elbos.audit.probing import scatter
 from elbos.audit.probing.arguments import Arguments, Slot
-from elbos.audit.probing.decompose import single_grams, solve
+from elbos.audit.probing.decompose import solve
 from elbos.audit.probing.draws import EvenQuantiles
 from elbos.audit.probing.instrument import LossFunction
 from elbos.audit.probing.noise import of_the_target
@@ -120,6 +120,7 @@ class Measurement:
     ) -> None:
         self.batch_size = len(x)
         self._pilot = Pilot.of_loss(loss_fn, x, seed)
+        self.is_cheap = self._pilot.is_plain and len(x) > 1  # one call measures a whole batch
         self._seed, self._data_scale, self._advance = seed, data_scale, advance
         drawn = self._pilot.draws
         num_batches = -(-num_samples // (NUM_BLOCKS * len(x)))
@@ -129,11 +130,6 @@ class Measurement:
         self._num_calls = 0
 
     @property
-    def is_cheap(self) -> bool:
-        """True if a single evaluation of the loss measures a whole batch of samples."""
-        return self._pilot.is_plain and self.batch_size > 1
-
-    @property
     def has_draws_per_batch(self) -> bool:
         """True if the samples of a batch are not independent."""
         logsnr = self.samples(self.batch_size).logsnr
@@ -141,11 +137,6 @@ class Measurement:
         return self._pilot.draws.num_per_batch > 0 or is_one_level
 
     def samples(self, num: int) -> Samples:
-        """Measure the noise levels and coefficients of `num` training samples.
-
-        Raises:
-            ValueError: In one line, if the samples determine no weighting.
-        """
         while self.batch_size * len(self._batches) < num:
             self._batches += self._next()
         return self._solved(self._batches, num, self._data_scale)
@@ -171,16 +162,12 @@ class Measurement:
 
     def _solved(self, batches: list[Batch], num: int, data_scale: float | None) -> Samples:
         pilot, noise = self._pilot, self._pilot.noise
-        products = torch.cat([batch.products for batch in batches])[:num]
+        grams = torch.cat([batch.grams for batch in batches])[:num]
         c = torch.cat([batch.coefficient for batch in batches])[:num]
-        grams = products
-        if pilot.is_plain:
-            grams, c = single_grams(products, noise.coefficients.offset)
-        num_draws = min(len(batch.quantiles) for batch in batches)  # those drawn in every batch
-        empty = torch.empty(self.batch_size, 0)
-        quantiles = torch.cat(
-            [torch.stack(b.quantiles[:num_draws], 1) if num_draws else empty for b in batches]
-        )
+        # Those drawn in every batch.
+        designs = list(zip(*(batch.designs for batch in batches), strict=False))
+        columns = [torch.cat([design.logits for design in same])[:, None] for same in designs]
+        quantiles = torch.cat([torch.empty(self.batch_size * len(batches), 0), *columns], 1)
         slots = set.intersection(*(set(batch.inputs) for batch in batches))
         inputs = {slot: torch.cat([batch.inputs[slot] for batch in batches]) for slot in slots}
         numbers = torch.tensor([batch.number for batch in batches], dtype=torch.float64)
@@ -238,7 +225,7 @@ class Measurement:
             logsnr_error=rtol,
             rounding=solved.rounding * (_SOLVED_ROUNDING if is_spread_fitted else 1),
             quantiles=quantiles,
-            places=batches[0].places[:num_draws],
+            places=[same[0].place for same in designs],
             alpha=solved.alpha,
             sigma=solved.sigma,
             inputs={slot: inputs[slot][:num][is_used] for slot in inputs},

@@ -15,18 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.diagnostics import (
-    ColouredNoise,
-    Diagnostic,
-    IndependentTarget,
-    InputPerturbation,
-    NoiseUnseen,
-    NotNormal,
-    OffsetNoise,
-    StrangeTarget,
-    SummedNoise,
-    TargetNoise,
-)
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.probing.data import Reference
 from elbos.audit.probing.decompose import Coefficients, along, paired_grams, solve, target_of
 from elbos.audit.probing.normals import DrawSum
@@ -42,21 +32,12 @@ _MAX_STRANGE_EXACT = 1e-5  # of a target in float32, where rounding leaves less 
 
 @dataclass(frozen=True)
 class Noise:
-    """Description of the noise in a training loss."""
-
     is_known: bool  # recorded draws are the noise of every sample
     coefficients: Coefficients  # of all samples, solved with this noise
     reference: Reference  # the data, with the draw that samples them
     diagnostics: list[Diagnostic]
     summed: tuple[int, ...] = ()  # indices of the draws whose sum is the noise, if it is a sum
     gamma: float = 0.0  # standard deviation of input perturbation
-
-    @property
-    def is_summed(self) -> bool:
-        return any(
-            isinstance(diagnostic, SummedNoise | InputPerturbation)
-            for diagnostic in self.diagnostics
-        )
 
     def prepare(self, calls: PairedCalls) -> PairedCalls:
         moved = self.reference.prepare(calls.moved)
@@ -90,9 +71,6 @@ class _Candidate:
 def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bool) -> Noise:
     """Find the noise among the random numbers of a loss.
 
-    The hypotheses are tried in this order: one draw; one draw plus another that samples the data;
-    a sum of draws; noise that recorded draws do not explain.
-
     Raises:
         ValueError: If samples are single numbers, and their noise is not one of the draws.
     """
@@ -106,7 +84,8 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
     def candidate(reference: Reference) -> _Candidate:
         calls = [replace(call, moved=reference.prepare(call.moved)) for call in paired]
         coefficients = solved(calls, reference, is_known=True)
-        parts = _draw_factors(calls, _noises(calls, reference, coefficients), reference.x)
+        noises = _without_data([call.z for call in calls], calls, reference, coefficients)
+        parts = _draw_factors(calls, noises, reference.x)
         return _Candidate(calls, reference, coefficients, parts)
 
     best, diagnostics = candidate(reference), list[Diagnostic]()
@@ -116,16 +95,11 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
         spread = torch.full_like(reference.x, parts.ratio(draw, alpha) or 0.0)
         sampled = replace(reference, spread=spread, spread_other=spread, draw=draw)
         best, diagnostics = candidate(sampled), [sampled.diagnostic]
-    calls, reference, coefficients, parts = (
-        best.paired,
-        best.reference,
-        best.coefficients,
-        best.parts,
-    )
+    calls, reference, coefficients = best.paired, best.reference, best.coefficients
     if best.has_more_draws:
-        diagnostics.append(parts.diagnostic)
-        if not parts.shared:
-            noise = Noise(True, coefficients, reference, diagnostics, tuple(parts.full))
+        diagnostics.append(best.parts.diagnostic)
+        if not best.parts.shared:
+            noise = Noise(True, coefficients, reference, diagnostics, tuple(best.parts.full))
             added = solved([noise.prepare(call) for call in paired], reference, is_known=True)
             noise = replace(noise, coefficients=added)
             return _with_target(noise, best)
@@ -144,29 +118,23 @@ def find_noise(paired: list[PairedCalls], reference: Reference, *, is_uneven: bo
         )
     coefficients = solved(calls, reference, is_known=False)
     if not best.has_more_draws:
-        diagnostics.append(
-            _of_the_statistics(_noises(calls, reference, coefficients), coefficients)
-        )
+        noises = _without_data([call.z for call in calls], calls, reference, coefficients)
+        diagnostics.append(_of_the_statistics(noises, coefficients))
     return Noise(False, coefficients, reference, diagnostics)
-
-
-def _noises(
-    paired: list[PairedCalls], reference: Reference, coefficients: Coefficients
-) -> list[Tensor]:
-    inputs = [calls.z for calls in paired]
-    return _without_data(inputs, paired, reference, coefficients.alpha, coefficients.offset)
 
 
 def _without_data(
     values: list[Tensor],
     paired: list[PairedCalls],
     reference: Reference,
-    factor: Float[Tensor, " n"],
-    offset: float,
+    coefficients: Coefficients,
+    *,
+    of_target: bool = False,
 ) -> list[Tensor]:
-    factors = torch.split(factor.to(values[0].device), [len(value) for value in values])
+    factor = (coefficients.a if of_target else coefficients.alpha).to(values[0].device)
+    factors = torch.split(factor, [len(value) for value in values])
     return [
-        value.double() - by.reshape(-1, *(1,) * (value.ndim - 1)) * (x + offset)
+        value.double() - by.reshape(-1, *(1,) * (value.ndim - 1)) * (x + coefficients.offset)
         for value, by, calls in zip(values, factors, paired, strict=True)
         for x in [reference.at(calls.moved)[0]]
     ]
@@ -207,11 +175,11 @@ class DrawFactors:
     @property
     def diagnostic(self) -> Diagnostic:
         if not self.shared:
-            return SummedNoise(len(self.full))
+            return kinds.SummedNoise(len(self.full))
         shape, strength = max(self.shared, key=lambda part: part[1])
         if self.full and set(shape[2:]) == {1}:
-            return OffsetNoise(strength)
-        return ColouredNoise(list(map(float, shape)), strength if self.full else None)
+            return kinds.OffsetNoise(strength)
+        return kinds.ColouredNoise(list(map(float, shape)), strength if self.full else None)
 
     def ratio(self, i: int, to: Float[Tensor, " n"]) -> float | None:
         factor, to = self.factors[:, i].nan_to_num(), to.nan_to_num()
@@ -256,7 +224,7 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
     paired, parts = candidate.paired, candidate.parts
     coefficients, shape = noise.coefficients, (-1, *(1,) * (noise.reference.x.ndim - 1))
     targets = [target_of(calls.gradient, calls.coefficient().reshape(shape)) for calls in paired]
-    rests = _without_data(targets, paired, noise.reference, coefficients.a, coefficients.offset)
+    rests = _without_data(targets, paired, noise.reference, coefficients, of_target=True)
     target = _draw_factors(paired, rests, noise.reference.x)
     if not (target.full and parts.full) or target.shared:
         return noise
@@ -265,22 +233,25 @@ def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
     return replace(noise, gamma=gamma, diagnostics=diagnostics)
 
 
+def is_summed(diagnostics: Sequence[Diagnostic]) -> bool:
+    return any(isinstance(d, kinds.SummedNoise | kinds.InputPerturbation) for d in diagnostics)
+
+
 def of_the_draws(
     parts: DrawFactors, target: DrawFactors, power: float, diagnostics: list[Diagnostic]
 ) -> tuple[list[Diagnostic], float]:
     """Return diagnostics, earlier ones included, and the size of an input perturbation."""
-    is_summed = any(isinstance(d, SummedNoise | InputPerturbation) for d in diagnostics)
     share = target.unlike(parts) / power
-    if share < (_SAME if is_summed else _MAX_STRANGE) or target.left > 0.01 * share:
+    if share < (_SAME if is_summed(diagnostics) else _MAX_STRANGE) or target.left > 0.01 * share:
         return diagnostics, 0.0
     if not set(target.full) <= set(parts.full):
-        return [*diagnostics, TargetNoise(share)], 0.0
+        return [*diagnostics, kinds.TargetNoise(share)], 0.0
     perturbations = [i for i in parts.full if i not in target.full]
     if len(parts.full) == 2 and len(perturbations) == 1:
         gamma = parts.ratio(perturbations[0], parts.factors[:, target.full[0]])
         if gamma is not None:
-            return [InputPerturbation(abs(gamma))], abs(gamma)
-    return [*diagnostics, IndependentTarget(share)], 0.0
+            return [kinds.InputPerturbation(abs(gamma))], abs(gamma)
+    return [*diagnostics, kinds.IndependentTarget(share)], 0.0
 
 
 def of_the_target(unexplained: Float[Tensor, " n"], *, is_exact: bool) -> list[Diagnostic]:
@@ -296,7 +267,7 @@ def of_the_target(unexplained: Float[Tensor, " n"], *, is_exact: bool) -> list[D
     if samples < 0.5 and clearly < 0.01:
         return []
     share = unexplained[is_strange].median().item()
-    return [StrangeTarget(share=share, samples=samples)]
+    return [kinds.StrangeTarget(share=share, samples=samples)]
 
 
 def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diagnostic:
@@ -319,16 +290,16 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
     correlation = max(map(correlation_along, axes), key=abs, default=0.0)
     correlation += flat.numel() / num if has_offset else 0.0
     if abs(correlation) > 6 / num**0.5 + 0.02:
-        return ColouredNoise(correlation=correlation)
+        return kinds.ColouredNoise(correlation=correlation)
     if has_offset and noise.ndim > 3:
         modes = torch.fft.fft2(noise)[..., [0, 1, 1], [1, 0, 1]]  # lowest frequencies above 0
         low = float(modes.abs().square().mean()) / (noise.shape[-2] * noise.shape[-1])
         if low > 1 + 6 / (3 * flat.numel()) ** 0.5:  # white noise has 1
-            return ColouredNoise(low_frequency_power=low)
+            return kinds.ColouredNoise(low_frequency_power=low)
     if has_offset:
-        return OffsetNoise((excess / (1 - excess)) ** 0.5)
+        return kinds.OffsetNoise((excess / (1 - excess)) ** 0.5)
     kurtosis = noise.pow(4).mean().item()
     normal = 3 * size / (size + 2)  # of a normal vector, divided by its norm
     if abs(kurtosis - normal) > 6 * (24 / num) ** 0.5 + 0.02:
-        return NotNormal(kurtosis)
-    return NoiseUnseen((2 / size) ** 0.5)
+        return kinds.NotNormal(kurtosis)
+    return kinds.NoiseUnseen((2 / size) ** 0.5)

@@ -12,25 +12,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.diagnostics import (
-    CentredNoise,
-    CleanElements,
-    DataDependent,
-    Diagnostic,
-    Encoded,
-    SharedNoise,
-    Uneven,
-    UntrainedElements,
-)
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.probing import scatter, squared_error
 from elbos.audit.probing.arguments import Slot
 from elbos.audit.probing.data import centred_noise, reference_data
-from elbos.audit.probing.decompose import are_some_enough, paired_grams, single_products
+from elbos.audit.probing.decompose import are_some_enough, paired_grams, single_grams
 from elbos.audit.probing.instrument import LossFunction
-from elbos.audit.probing.noise import Noise, find_noise
+from elbos.audit.probing.noise import Noise, find_noise, is_summed
 from elbos.audit.probing.queries import PairedCalls, Queries
 from elbos.audit.probing.refusals import clipped, is_rounded, reason
-from elbos.audit.probing.rng import Draws, Quantiles
+from elbos.audit.probing.rng import Design, Draws, Quantiles
 from elbos.audit.probing.scales import given_scale
 from elbos.audit.probing.scatter import Conditions
 
@@ -40,10 +32,9 @@ _MIN_DIMENSIONS = 32  # enough for data, noise and signs to be nearly orthogonal
 
 @dataclass(frozen=True)
 class Batch:
-    products: Float[Tensor, "b r r"]  # of `paired_grams`, or `single_products` for a plain loss
-    coefficient: Float[Tensor, " b"]  # $c$; for a plain loss, it follows from the products
-    quantiles: list[Tensor]  # of draws that may determine the noise levels (`rng.Draws`)
-    places: list[int | None]  # of these draws
+    grams: Float[Tensor, "b r r"]  # of `paired_grams`, or `single_grams` for a plain loss
+    coefficient: Float[Tensor, " b"]  # $c$
+    designs: list[Design]  # of draws that may determine the noise levels
     inputs: Mapping[Slot, Tensor]  # of the network, of one number per sample
     number: int = 0
 
@@ -65,16 +56,11 @@ class Pilot:
 
     @classmethod
     def of_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Pilot":
-        """Determine the properties of a loss from a few batches.
-
-        Raises:
-            ValueError: In one line, if the loss cannot be measured at all.
-        """
         queries = Queries.for_loss(loss_fn, x, seed)
         data, data_other = queries.select_noised(x), queries.select_noised(queries.x_other)
         num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
         seeds = [seed + i for i in range(num_batches)]
-        zeros = {s: queries.zeros.get(s) or queries.instrument.observed(x, s) for s in seeds}
+        zeros = {s: queries.zeros.get(s) or queries.instrument(x, s) for s in seeds}
         diagnostics, ignored = squared_error.of_the_error(queries, {s: zeros[s] for s in seeds[:4]})
         queries = replace(queries, ignored=ignored)
         paired = [
@@ -87,31 +73,28 @@ class Pilot:
             raise ValueError(
                 f"The network's input is {how}: give the network the noisy data themselves."
             )
-        is_uneven = any(isinstance(d, Uneven | UntrainedElements) for d in diagnostics)
-        diagnostics += squared_error.of_the_calls(
-            queries.instrument, x, zeros, len(queries.ignored)
-        )
+        is_uneven = any(isinstance(d, kinds.Uneven | kinds.UntrainedElements) for d in diagnostics)
+        diagnostics += squared_error.of_the_calls(queries, zeros)
         if data is not x:
-            diagnostics.append(CleanElements(1 - data.numel() / x.numel()))
-        axis, centred = None, paired
-        with_axis = centred_noise(paired, data, data_other)
-        if with_axis is not None:
-            axis, data, data_other = with_axis
+            diagnostics.append(kinds.CleanElements(1 - data.numel() / x.numel()))
+        axis, data, data_other = centred_noise(paired, data, data_other)
+        centred = paired
+        if axis is not None:
             centred = [replace(calls, moved=calls.moved.centred(axis)) for calls in paired]
-            diagnostics.append(CentredNoise(axis))
+            diagnostics.append(kinds.CentredNoise(axis))
         reference = reference_data(centred, data, data_other)
         if reference is None:
             raise ValueError(reason(centred, data, data_other))
         reference = replace(reference, centred_axis=axis)
         if reference.x is not data:
-            diagnostics.append(Encoded())
+            diagnostics.append(kinds.Encoded())
         if reference.draw is not None:
             diagnostics.append(reference.diagnostic)
         noise = find_noise(paired, reference, is_uneven=is_uneven)
         diagnostics += noise.diagnostics
         draws = [draw for calls in paired for draw in calls.moved.normals]
         if noise.is_known and len(x) > 1 and any((draw[1:] == draw[0]).all() for draw in draws):
-            diagnostics.append(SharedNoise())
+            diagnostics.append(kinds.SharedNoise())
         c, c_other = (
             torch.cat([value(calls) for calls in paired]).cpu()
             for value in (PairedCalls.coefficient, PairedCalls.coefficient_other)
@@ -120,7 +103,7 @@ class Pilot:
         conditions = Conditions.from_batches(numbers, [len(x)] * len(paired))
         depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
         if depends_on_x:
-            diagnostics.append(DataDependent())
+            diagnostics.append(kinds.DataDependent())
         measured, size = noise.coefficients, noise.reference.x[0].numel()
         logsnr = 2 * (measured.alpha / measured.sigma).log()  # up to the scale of the data
         if not any(diagnostic.is_fatal for diagnostic in diagnostics):
@@ -131,7 +114,7 @@ class Pilot:
         if is_uneven and not any(diagnostic.is_fatal for diagnostic in diagnostics):
             diagnostics += scatter.of_the_elements(logsnr, _shares(paired))
         is_target_known = _median(measured.unexplained_target[c != 0]) < 1e-4
-        is_noise_plain = noise.is_known and not noise.is_summed
+        is_noise_plain = noise.is_known and not is_summed(diagnostics)
         is_loss_plain = is_target_known and not (is_uneven or depends_on_x)
         return cls(
             queries=queries,
@@ -162,21 +145,19 @@ class Pilot:
     def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:
         reference, measured = self.noise.reference, list[Batch]()
         if self.is_plain:
-            offset, empty = self.noise.coefficients.offset, torch.empty(len(self.queries.x))
+            offset = self.noise.coefficients.offset
             for call in map(reference.prepare, self.queries.single(seed, quantiles)):
-                products = single_products(
+                grams, c = single_grams(
                     call, reference.at(call)[0], offset, is_part_enough=self.is_part_enough
                 )
-                measured.append(
-                    Batch(products, empty.double(), call.quantiles, call.places, call.inputs)
-                )
+                measured.append(Batch(grams, c, call.designs, call.inputs))
             return measured
         for calls in self.queries.paired(seed, quantiles, with_other_moved=self.depends_on_x):
             prepared = self.noise.prepare(calls)
             moved = prepared.moved
             grams = paired_grams(prepared, reference.at(moved), is_uneven=self.is_uneven)
             c = calls.coefficient().cpu()
-            measured.append(Batch(grams, c, moved.quantiles, moved.places, moved.inputs))
+            measured.append(Batch(grams, c, moved.designs, moved.inputs))
         return measured
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from elbos.audit.probing.arguments import Arguments, Slot, wider_axis
 from elbos.audit.probing.instrument import SIGNS, ZERO, Call, Instrument, LossFunction, Observation
 from elbos.audit.probing.normals import DrawSum, is_shared, without_mean
-from elbos.audit.probing.rng import Quantiles
+from elbos.audit.probing.rng import Design, Quantiles
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class SingleCall:
     gradient: Tensor  # of the loss, at that answer
     normals: list[Tensor]  # normal draws of the size of z
     shared: list[Tensor]  # normal numbers that many elements of z may share
-    quantiles: list[Tensor]  # of draws that may determine the noise levels (`rng.Draws`)
-    places: list[int | None]  # of these draws
+    designs: list[Design]  # of draws that may determine the noise levels
     conditions: list[Any]  # all other inputs of the network
     inputs: Mapping[Slot, Tensor]  # those of one number per sample
     of_data: Tensor | None = None  # the normal draw that samples the data, if any
@@ -95,7 +94,7 @@ class Queries:
             ValueError: If the loss cannot be called, or calls are not reproducible.
         """
         instrument = Instrument.for_loss(loss_fn, x, seed)
-        zeros = {s: instrument.observed(x, s) for s in (seed, seed + 1)}
+        zeros = {s: instrument(x, s) for s in (seed, seed + 1)}
         x_other = x.clone()
         for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
             is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
@@ -137,8 +136,8 @@ class Queries:
         moved = self.single(seed, quantiles)
         changes = [(self.x_other, ZERO), *([(self.x_other, SIGNS)] if with_other_moved else [])]
         observations = [
-            zero or self.instrument.observed(self.x, seed, ZERO, quantiles),
-            *(self.instrument.observed(x, seed, answer, quantiles) for x, answer in changes),
+            zero or self.instrument(self.x, seed, ZERO, quantiles),
+            *(self.instrument(x, seed, answer, quantiles) for x, answer in changes),
         ]
         runs = [self._counted(observation.calls) for observation in observations]
         if len({len(moved), *map(len, runs)}) != 1:
@@ -154,7 +153,7 @@ class Queries:
 
     def single(self, seed: int, quantiles: Quantiles | None = None) -> list[SingleCall]:
         """Evaluate a loss with random signs as the network output."""
-        observation, singles = self.instrument.observed(self.x, seed, SIGNS, quantiles), []
+        observation, singles = self.instrument(self.x, seed, SIGNS, quantiles), []
         draws = observation.draws
         for call in self._counted(observation.calls):
             z, gradient, answer, rest = self._apart(call)
@@ -168,15 +167,13 @@ class Queries:
             if self.noised is not None:
                 normals = [self.select_noised(draw) for draw in normals]
                 shared = [self.select_noised(draw.expand_as(z)) for draw in shared]
-            designs = draws.designs(len(z))
             single = SingleCall(
                 z=self.select_noised(z),
                 answer=self.select_noised(answer),
                 gradient=self.select_noised(gradient),
                 normals=normals,
                 shared=shared,
-                quantiles=[design.logits for design in designs],
-                places=[design.place for design in designs],
+                designs=draws.designs(len(z)),
                 conditions=[*call.arguments.rest.values(), *rest],
                 inputs=call.arguments.numbers(),
             )
@@ -223,7 +220,7 @@ class Queries:
 def _require_repeatable(queries: Queries, seed: int) -> None:
     x = queries.x
     first, other = (queries.zeros[s].calls for s in (seed, seed + 1))
-    again = queries.instrument(x, seed)
+    again = queries.instrument(x, seed).calls
     is_repeated = len(first) == len(again) and all(
         is_same(a.z, b.z) and is_same(a.gradient, b.gradient)
         for a, b in zip(first, again, strict=True)
@@ -262,7 +259,7 @@ def unlike(dz: Tensor, dx: Tensor) -> float:
 
 
 def _last_input(queries: Queries, x: Tensor, seed: int) -> Tensor:
-    return queries.instrument(x, seed)[-1].z.float()
+    return queries.instrument(x, seed).calls[-1].z.float()
 
 
 def _element_permutation(
@@ -312,6 +309,6 @@ def _noised_elements(queries: Queries, seed: int) -> Int[Tensor, " k"] | None:
     is_still = ((first - later).abs() <= 1e-6 * first.abs().max()).flatten(1).all(0)
     if is_still.all() or not is_still.any():
         return None
-    calls = queries.instrument(queries.x, seed, SIGNS)
+    calls = queries.instrument(queries.x, seed, SIGNS).calls
     gradients = [queries.in_layout(call)[1].flatten(1)[:, is_still] for call in calls]
     return None if any(g.any() for g in gradients) else is_still.logical_not().nonzero()[:, 0]

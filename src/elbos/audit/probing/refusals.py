@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.audit.probing.data import is_scaled_by_element
+from elbos.audit.probing.data import is_scaled_by_element, repeated
 from elbos.audit.probing.queries import PairedCalls
 
 _LEAD = "The network's input is not the data, scaled, plus noise of one level per sample: "
@@ -53,14 +53,13 @@ def reason(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> str:
     z = torch.cat([p.z for p in paired])
     if z.shape[1:] != x.shape[1:]:
         return REFUSAL
-    repeats = (len(paired), *(1,) * (x.ndim - 1))
-    is_clean = (z - x.repeat(repeats)).abs() < 1e-5 * x.abs().mean()
+    is_clean = (z - repeated(x, z)).abs() < 1e-5 * x.abs().mean()
     for kind, is_masked in (("clean data", is_clean), ("zero", z == 0)):
         share = is_masked.flatten(1).double().mean(1).median().item()
         if 0.01 < share < 1:
             return _LEAD + _MASKED.format(share=share, kind=kind)
     dz = torch.cat([p.z - p.z_other for p in paired]).double()
-    dx = (x - x_other).double().repeat(repeats)
+    dx = repeated((x - x_other).double(), z)
     if is_scaled_by_element(paired, x, x_other):
         return _LEAD + _BY_ELEMENT
     places = [(p, i) for i in range(len(x)) for p in paired][:_MAX_SAMPLES]

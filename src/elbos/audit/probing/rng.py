@@ -1,13 +1,10 @@
 r"""Recording and replacement of the random numbers that a loss draws.
 
-All random states are reset before each call of a loss, so that two calls differ only in the
-intended change. Draws from torch and from the global states of numpy and Python are recorded:
-normal numbers, because one draw is the noise in $z$; and draws of one number per sample, because
-the noise level may be a function of such a draw. These are stored as the logits of their quantiles
-(`draws`). The quantile of an option drawn with given probabilities is the middle of its interval.
-
-Draws of one number per sample, or one per batch, may be replaced by quantiles that are spread
-evenly over all calls: the loss sees the same distribution, and estimates are more exact.
+Draws from torch and from the global states of numpy and Python are recorded: normal numbers,
+because one draw is the noise in $z$; and draws of one number per sample, because the noise level
+may be a function of such a draw. These are stored as the logits of their quantiles (`draws`), and
+may be replaced by others. The quantile of an option drawn with given probabilities is the middle of
+its interval.
 """
 
 import copy
@@ -76,7 +73,7 @@ class Design(NamedTuple):
 
     name: str
     logits: Float[Tensor, " n"]
-    place: int | None  # index among the draws of one number per sample; None if computed from it
+    place: int | None = None  # among the draws of one number per sample, if it is such a draw
 
 
 @dataclass(frozen=True)
@@ -85,10 +82,10 @@ class Numbers:
 
     shape: torch.Size
     logit: Callable[[], Float[Tensor, " k"]]  # of their quantiles
-    place: int | None  # index among the draws of one number per sample
-    is_uniform: bool
+    place: int | None = None  # among the draws of one number per sample
+    is_uniform: bool = True
 
-    def designs(self, num: int) -> Iterator[tuple[str, Float[Tensor, " n"]]]:
+    def designs(self, num: int) -> Iterator[Design]:
         """Yield the quantiles of a batch under each plausible sampling design.
 
         Samples are independent; stratified, $(i + u_i) / n$; an evenly spaced grid, $u + i / n$
@@ -101,16 +98,16 @@ class Numbers:
             return
         logit, grid = self.logit(), torch.arange(num, dtype=torch.float64) / num
         if size == num:
-            yield "independent", logit
+            yield Design("independent", logit, self.place)
             if self.is_uniform:
-                yield "stratified", torch.logit(grid + torch.sigmoid(logit) / num)
+                yield Design("stratified", torch.logit(grid + torch.sigmoid(logit) / num))
         if size == 1 and self.is_uniform:
-            yield "grid", torch.logit((torch.sigmoid(logit) + grid) % 1)
+            yield Design("grid", torch.logit((torch.sigmoid(logit) + grid) % 1))
         if is_half:
-            yield "antithetic", torch.cat([logit, -logit])[:num]
+            yield Design("antithetic", torch.cat([logit, -logit])[:num])
         if num % size == 0 and (size < num or num == 1):
-            yield "repeated", logit.repeat(num // size)
-            yield "repeated elements", logit.repeat_interleave(num // size)
+            yield Design("repeated", logit.repeat(num // size))
+            yield Design("repeated elements", logit.repeat_interleave(num // size))
 
 
 _Draw = TypeVar("_Draw", Tensor, Numbers)
@@ -141,16 +138,10 @@ class Draws:
 
     def designs(self, num: int) -> list[Design]:
         """List the quantiles of a batch of `num` samples that may determine the noise levels."""
-        return [
-            Design(name, logits, number.place if name == "independent" else None)
-            for number in self.numbers
-            for name, logits in number.designs(num)
-        ]
+        return [design for numbers in self.numbers for design in numbers.designs(num)]
 
 
 class Recorder(TorchFunctionMode):
-    """Recorder of the random numbers of a loss."""
-
     def __init__(self) -> None:
         super().__init__()
         self.draws = Draws()  # since the last reset
@@ -203,7 +194,7 @@ class Recorder(TorchFunctionMode):
                 result = draw(engine, *args, **kwargs)
                 for column in result.detach().clone().unbind(-1):
                     drawn = _UNIFORM.of_call((), {}, column)
-                    self._record(column.shape, partial(drawn.logit, column), is_uniform=True)
+                    self._record(Numbers(column.shape, partial(drawn.logit, column)))
             return result
 
         SobolEngine.draw = recorded_draw  # type: ignore[method-assign,assignment]
@@ -242,7 +233,7 @@ class Recorder(TorchFunctionMode):
                 total, shares = concentration.sum(-1), value.clone().unbind(-1)
                 for share, a in zip(shares, concentration.unbind(-1), strict=True):
                     logit = partial(Drawn("beta", a, total - a).logit, share)
-                    self._record(share.shape, logit, is_uniform=True)
+                    self._record(Numbers(share.shape, logit))
         else:
             arguments = (
                 dict(zip(("input", "num_samples", "replacement"), args, strict=False)) | kwargs
@@ -293,28 +284,20 @@ class Recorder(TorchFunctionMode):
         is_normal = drawn.kind == "normal"
         if is_normal:
             self.draws.normals.add(drawn.standardized(copied))
-        if not is_coarse:
-            logit = partial(drawn.logit, copied)
-            self._record(value.shape, logit, place, is_uniform=not is_normal)
-        elif quantile is not None:  # rounded numbers have ties
+        logit = partial(drawn.logit, copied)
+        if is_coarse and quantile is not None:  # rounded numbers have ties
             logit = partial(torch.logit, quantile)
-            self._record(value.shape, logit, place, is_uniform=not is_normal)
+        if not is_coarse or quantile is not None:
+            self._record(Numbers(value.shape, logit, place, not is_normal))
         return value
 
     @property
     def _is_in_loop(self) -> bool:
         return self._is_loop or self.draws.num_per_batch >= _MAX_PER_BATCH
 
-    def _record(
-        self,
-        shape: torch.Size,
-        logit: Callable[[], Tensor],
-        place: int | None = None,
-        *,
-        is_uniform: bool,
-    ) -> None:
-        if shape.numel():
-            self.draws.numbers.add(Numbers(shape, logit, place, is_uniform))
+    def _record(self, numbers: Numbers) -> None:
+        if numbers.shape.numel():
+            self.draws.numbers.add(numbers)
 
     def _next_quantile(self, num: int) -> tuple[int | None, Tensor | None]:
         draws = self.draws
@@ -335,7 +318,7 @@ class Recorder(TorchFunctionMode):
             chosen = chosen.clamp(max=weights.shape[-1] - 1)
             index = chosen.reshape(index.shape).to(index)
         logit = partial(_middle_logit, index.clone(), weights)
-        self._record(index.shape, logit, is_uniform=False)
+        self._record(Numbers(index.shape, logit, is_uniform=False))
         return index
 
 

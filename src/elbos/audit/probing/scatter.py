@@ -18,17 +18,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from elbos.audit.diagnostics import (
-    Diagnostic,
-    ErrorDependent,
-    NoiseDependent,
-    NoLevel,
-    RoundedTimes,
-    ScatteredTarget,
-    UnevenLevels,
-    UntoldLevels,
-    WrongTimes,
-)
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
 from elbos.base.arrays import Array
 
 _MIN_SCATTER = 0.1  # of log-SNR
@@ -80,12 +71,12 @@ class Conditions:
     ) -> list[Diagnostic]:
         """Return a diagnostic if the conditioning inputs, or else `alpha`, do not fix log-SNR."""
         if not self.depend_on(logsnr):
-            return [NoLevel()]
+            return [kinds.NoLevel()]
         is_mixed = logsnr.isfinite() & (logsnr.abs() < 30)
         level, columns = logsnr[is_mixed], [column[is_mixed] for column in self.single]
         coarse = [_spread_at_equal(c, level) for c in columns if _is_time(c, level, min_distinct=2)]
         if coarse and min(coarse) > _MIN_SCATTER:
-            return [RoundedTimes(min(coarse))]
+            return [kinds.RoundedTimes(min(coarse))]
         times = [column for column in columns if _is_time(column, level)]
         if not times and alpha.std() > 1e-3 * alpha.mean():
             times = [alpha[is_mixed]]
@@ -100,12 +91,12 @@ class Conditions:
         scatter = min(_deviations(rising[order]).abs().median().item() for order in orders)
         spacing = (level.max() - level.min()).item() / len(level)
         if scatter / _NORMAL >= max(_MIN_SCATTER, 3 * spacing) + 2 * error:
-            return [UntoldLevels(scatter / _NORMAL)]
+            return [kinds.UntoldLevels(scatter / _NORMAL)]
         # A level that is a monotone function of the time lies between those of its neighbours.
         triples = [rising[order].unfold(0, 3, 1) for order in orders]
         off = [(levels[:, 1] - levels.median(1).values).abs() for levels in triples]
         share = min((d > _WRONG + 4 * error).double().mean().item() for d in off)
-        return [WrongTimes(share)] if share > _MAX_WRONG else []
+        return [kinds.WrongTimes(share)] if share > _MAX_WRONG else []
 
     def depend_on(self, logsnr: Float[Tensor, " n"]) -> bool:
         """Test whether the conditioning inputs depend on log-SNR."""
@@ -164,7 +155,7 @@ def of_the_target(
     size = (ordered[:-2].abs() + ordered[2:].abs()) / 2
     is_off = _deviations(ordered).abs() > (0.1 + 3 * error) * size
     share = is_off.double().mean().item()
-    return [ScatteredTarget(share)] if share > 0.05 else []
+    return [kinds.ScatteredTarget(share)] if share > 0.05 else []
 
 
 def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) -> list[Diagnostic]:
@@ -182,7 +173,7 @@ def of_the_elements(logsnr: Float[Tensor, " n"], share: Float[Tensor, "n d"]) ->
     variance = groups.mean(1).var(0)
     change = (variance - by_chance).clamp(min=0).sqrt()
     is_clear = (variance > _MAX_RATIO * by_chance) & (change > _MIN_CHANGE)
-    return [UnevenLevels(change.max().item())] if is_clear.any() else []
+    return [kinds.UnevenLevels(change.max().item())] if is_clear.any() else []
 
 
 def of_the_coefficient(
@@ -211,8 +202,8 @@ def of_the_coefficient(
     by_noise, by_error = agreement(power), 0.0 if error is None else agreement(error)
     is_of_noise = by_noise > 6 / num**0.5
     if by_error > (by_noise if is_of_noise else _MIN_AGREEMENT):
-        return [ErrorDependent()]
-    return [NoiseDependent()] if is_of_noise else []
+        return [kinds.ErrorDependent()]
+    return [kinds.NoiseDependent()] if is_of_noise else []
 
 
 def changes_with_time(

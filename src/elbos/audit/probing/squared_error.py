@@ -14,27 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from elbos.audit.diagnostics import (
-    ControlVariate,
-    Coupled,
-    CoupledCalls,
-    DerivativeTarget,
-    DerivativeTerm,
-    Diagnostic,
-    ErrorDependent,
-    LearnedCoefficient,
-    LearnedVariance,
-    LinearTerm,
-    NotFinite,
-    NotSquared,
-    SecondOutput,
-    SelfTarget,
-    SeveralCalls,
-    Uneven,
-    UntrainedCalls,
-    UntrainedElements,
-)
-from elbos.audit.probing.instrument import SIGNS, ZERO, Answer, Call, Instrument, Observation
+from elbos.audit import diagnostics as kinds
+from elbos.audit.diagnostics import Diagnostic
+from elbos.audit.probing.instrument import SIGNS, ZERO, Answer, Call, Observation
 from elbos.audit.probing.queries import Queries, is_same, unlike
 
 
@@ -66,28 +48,28 @@ def of_the_error(
     of_calls = list(zip(*responses, strict=False))
     linear = [i for i, some in enumerate(of_calls) if all(response.is_linear for response in some)]
     if linear and (len(linear) == len(of_calls) or not all(map(_averages_out, of_calls))):
-        return [LinearTerm()], ()
-    diagnostics: list[Diagnostic] = [ControlVariate()] if linear else []
+        return [kinds.LinearTerm()], ()
+    diagnostics: list[Diagnostic] = [kinds.ControlVariate()] if linear else []
     counted = [response for i, some in enumerate(of_calls) if i not in linear for response in some]
     medians = torch.tensor([response[:3] for response in counted]).median(0)[0]
     bend, coupling, spread = medians.tolist()
     if coupling > 0.01:
-        diagnostics.append(Coupled(coupling))
+        diagnostics.append(kinds.Coupled(coupling))
     elif abs(bend - 1) > 0.02:
-        diagnostics.append(NotSquared(bend))
+        diagnostics.append(kinds.NotSquared(bend))
     elif any(response.is_graded for response in counted):
-        diagnostics.append(ErrorDependent())
+        diagnostics.append(kinds.ErrorDependent())
     else:
         if max(response.learned for response in counted) > 0.01:
-            diagnostics.append(LearnedCoefficient())
+            diagnostics.append(kinds.LearnedCoefficient())
         if spread > 0.02:
-            diagnostics.append(Uneven(spread))
+            diagnostics.append(kinds.Uneven(spread))
         masks = [
             response.untrained for some in of_calls for response in some if not response.is_linear
         ]
         share = masks[0].double().mean().item()
         if share > 0 and all(torch.equal(mask, masks[0]) for mask in masks):
-            diagnostics.append(UntrainedElements(share))
+            diagnostics.append(kinds.UntrainedElements(share))
     return diagnostics, tuple(linear)
 
 
@@ -107,7 +89,7 @@ def _averages_out(responses: tuple[_Response, ...]) -> bool:
 
 def _responses(queries: Queries, seed: int, zero: Observation) -> list[_Response]:
     def called(answer: Answer) -> list[Call]:
-        return queries.instrument(queries.x, seed, answer)
+        return queries.instrument(queries.x, seed, answer).calls
 
     moved = called(SIGNS)
     places = [i for i in range(len(moved) + len(zero.untrained)) if i not in zero.untrained]
@@ -167,43 +149,43 @@ def _near_target(zero: Call, moved: Call) -> Tensor:
     return y + sizes.reshape(-1, *(1,) * (y.ndim - 1)) * signs
 
 
-def of_the_calls(
-    instrument: Instrument, x: Tensor, observations: Mapping[int, Observation], num_ignored: int
-) -> list[Diagnostic]:
+def of_the_calls(queries: Queries, observations: Mapping[int, Observation]) -> list[Diagnostic]:
     """Diagnose several network calls, their use in targets, derivatives and further outputs."""
+    instrument, x = queries.instrument, queries.x
     num_trained, num_untrained, is_finite = 0, 0, True
     is_self_target = is_derived = is_of_derivative = False
     for seed, zero in observations.items():
         calls, untrained = zero.calls, zero.untrained
         is_finite = is_finite and zero.is_finite
-        num_trained = max(num_trained, len(calls) - num_ignored)
+        num_trained = max(num_trained, len(calls) - len(queries.ignored))
         num_untrained = max(num_untrained, len(untrained))
         if untrained and not is_self_target:
-            is_self_target = _differ(calls, instrument(x, seed, Answer(always_moved=untrained)))
+            moved = instrument(x, seed, Answer(always_moved=untrained)).calls
+            is_self_target = _differ(calls, moved)
         if zero.is_differentiated and not is_derived:
-            sloping = instrument.observed(x, seed, Answer(slope=1.0))
+            sloping = instrument(x, seed, Answer(slope=1.0))
             is_derived = _differ(calls, sloping.calls)
             is_of_derivative |= sloping.is_of_derivative
     several = [(s, zero) for s, zero in observations.items() if len(zero.calls) > 1][:1]
-    are_coupled = any(_are_coupled(instrument, x, *item) for item in several)
+    are_coupled = any(_are_coupled(queries, *item) for item in several)
     findings: list[tuple[bool, Diagnostic]] = [
-        (not is_finite, NotFinite()),
-        (num_trained > 1, SeveralCalls(num_trained)),
-        (is_self_target, SelfTarget()),
-        (is_derived, DerivativeTarget()),
-        (is_of_derivative and not is_derived, DerivativeTerm()),
-        (are_coupled, CoupledCalls()),
-        (num_untrained > 0 and not is_self_target, UntrainedCalls(num_untrained)),
-        (instrument.form.multiple == 2, LearnedVariance()),
-        (instrument.form.container == "pair", SecondOutput()),
+        (not is_finite, kinds.NotFinite()),
+        (num_trained > 1, kinds.SeveralCalls(num_trained)),
+        (is_self_target, kinds.SelfTarget()),
+        (is_derived, kinds.DerivativeTarget()),
+        (is_of_derivative and not is_derived, kinds.DerivativeTerm()),
+        (are_coupled, kinds.CoupledCalls()),
+        (num_untrained > 0 and not is_self_target, kinds.UntrainedCalls(num_untrained)),
+        (instrument.form.multiple == 2, kinds.LearnedVariance()),
+        (instrument.form.container == "pair", kinds.SecondOutput()),
     ]
     return [item for is_found, item in findings if is_found]
 
 
-def _are_coupled(instrument: Instrument, x: Tensor, seed: int, zero: Observation) -> bool:
+def _are_coupled(queries: Queries, seed: int, zero: Observation) -> bool:
     numbers = range(len(zero.calls) + len(zero.untrained))
     for place, number in enumerate(i for i in numbers if i not in zero.untrained):
-        moved = instrument(x, seed, Answer(always_moved=(number,)))
+        moved = queries.instrument(queries.x, seed, Answer(always_moved=(number,))).calls
         rest = [[*calls[:place], *calls[place + 1 :]] for calls in (zero.calls, moved)]
         if len(moved) == len(zero.calls) and _differ(*rest):
             return True
