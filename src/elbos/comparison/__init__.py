@@ -2,6 +2,6 @@
 metrics.
 
 `compare` trains an `experiment`, of objectives from `variants`: each `job`, started by one of the
-`executors`, writes the `scores` of a run. `summary` tests with `statistics` what is significant in
-them; `page`, `tables` and `figures` show its `result`.
+`executors`, writes the `scores` of a run. `statistics` tests what is significant in their
+`result`; `page`, `tables` and `figures` show it.
 """

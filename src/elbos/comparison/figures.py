@@ -86,7 +86,9 @@ def levels_figure(comparison: Comparison) -> Figure | None:
         panels.append(_difference(comparison, losses, title, 260, is_share=True))
         traces = _traces(comparison, losses, ".3g")
         values = np.concatenate([np.array(trace.y, dtype=float) for trace in traces])
-        panels.append(Panel("<b>Loss</b>, nats/dim", 180, traces, log_axis(values)))
+        panels.append(
+            Panel("<b>Loss</b>, nats/dim per unit of log-SNR", 180, traces, log_axis(values))
+        )
     if not panels:
         return None
     levels = [level for panel in panels for trace in panel.traces for level in trace.x]

@@ -146,7 +146,7 @@ def precision_recall(
     They are comparable only between sets of equal size. Distances are computed in float64, in
     chunks: 10,000 features against 10,000 take 200 MB. A feature exactly on the border of a ball
     counts as inside, as published; except for features that are small integers, rounding decides
-    such ties.
+    such ties. Balls reach to the third neighbour, the authors' choice.
 
     Raises:
         ValueError: If there are too few features, or some are not finite.
@@ -188,7 +188,8 @@ def inception_score(logits: Float[Tensor, "n k"], *, num_splits: int = 10) -> tu
 
     The score is $\exp E\,\mathrm{KL}(p(y|x) \,\|\, p(y))$ of logits in random order. This is the
     Inception score if they are those of Inception; scores from other classifiers are not
-    comparable. The score is at most the number of classes, and biased downwards for small splits.
+    comparable. The score is at most the number of classes, and biased downwards for small splits;
+    ten are the authors' choice.
 
     Raises:
         ValueError: If there are fewer samples than splits, or some are not finite.

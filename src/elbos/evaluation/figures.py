@@ -47,7 +47,12 @@ def floor_figure(result: Evaluation) -> Figure:
             traces += [area(np.array(levels), low, y + band, swatch.color), line]
     values = np.concatenate([trace.y for trace in traces])
     axis = log_axis(values[values > LEAST_FLOOR * values.max()])
-    panel = Panel("<b>Loss and floor</b> in nats/dim, ±2 standard errors", 300, traces, axis)
+    panel = Panel(
+        "<b>Loss and floor</b> in nats/dim per unit of log-SNR, ±2 standard errors",
+        300,
+        traces,
+        axis,
+    )
     every_level = [level for floor in floors.values() for level in floor.logsnr]
     axis = logsnr_axis(min(every_level), max(every_level))
     return stacked([panel], axis, has_legend=True)

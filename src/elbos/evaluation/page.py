@@ -106,8 +106,8 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
         "training": f"{result.run}: trained",
         "terms": f"{result.run}: the bound in {unit} on {count(result.num_images, result.images)}",
         "ode": f"ODE likelihood in {unit}",
-        "levels": "loss by noise level in nats/dim",
-        "floors": "loss and floor in nats/dim",
+        "levels": "loss by noise level in nats/dim per unit of log-SNR",
+        "floors": "loss and floor in nats/dim per unit of log-SNR",
         "theorem": "weighted loss and mixture of ELBOs",
     }
     if quality := result.quality:
@@ -276,7 +276,10 @@ def level_table(result: Evaluation, name: str, num_rows: int) -> Table:
         values = (plus_minus(curve.nats_per_dim[i], curve.standard_error[i]) for curve in curves)
         rows.append((fixed(levels[i], 2), number(math.exp(-levels[i] / 2)), *values))
     heads = ["log-SNR", "noise/signal", *figures.swatches(result)]
-    title = {"curve": "Loss in nats/dim", "elbo": "ELBO of noisy data in nats/dim"}[name]
+    title = {
+        "curve": "Loss in nats/dim per unit of log-SNR",
+        "elbo": "ELBO of noisy data in nats/dim",
+    }[name]
     return Table(heads, rows, title)
 
 

@@ -301,8 +301,8 @@ class Evaluation(Stored):
     def difference_by_level(self, other: "Evaluation") -> dict[str, Curve]:
         """Estimate the paired difference of the losses, `self` minus `other`, by noise level.
 
-        It is in nats/dim, in 12 bins of the log-SNRs at which both were measured, for each
-        condition that both have.
+        It is in nats/dim per unit of log-SNR, in 12 bins of the log-SNRs at which both were
+        measured, for each condition that both have.
 
         Raises:
             ValueError: As `difference`.

@@ -27,7 +27,12 @@ def by_level_figure(curves: Mapping[str, tuple[Curve, Curve]]) -> Figure:
         losses += _curve(loss, "loss", name, color)
         elbos += _curve(elbo, "ELBO", name, color)
     panels = [
-        Panel("<b>Loss</b> in nats/dim, ±2 standard errors", 260, losses, {"rangemode": "tozero"}),
+        Panel(
+            "<b>Loss</b> in nats/dim per unit of log-SNR, ±2 standard errors",
+            260,
+            losses,
+            {"rangemode": "tozero"},
+        ),
         Panel("<b>ELBO of noisy data</b>, as a loss", 260, elbos, {"rangemode": "tozero"}),
     ]
     levels = [level for _, elbo in curves.values() for level in elbo.logsnr]

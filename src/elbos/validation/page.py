@@ -22,6 +22,8 @@ def results_table(result: Validation) -> Table:
     for level, mean, error in zip(
         curve.logsnr, curve.nats_per_dim, curve.standard_error, strict=True
     ):
-        rows.append([f"loss at log-SNR {fixed(level, 1)}, nats/dim", plus_minus(mean, error)])
+        rows.append(
+            [f"loss at log-SNR {fixed(level, 1)}, nats/dim per unit of it", plus_minus(mean, error)]
+        )
     shown = f"{result.bits.num:,} samples, {result.num_evaluations:,} evaluations"
     return Table([Column(shown), Column("", is_numeric=False)], rows)
