@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 from scipy.interpolate import PchipInterpolator
 from torch import Tensor
-from weightings import SOLVED, rising
+from weightings import rising
 
 from elbos import weightings
 from elbos.base.colors import COLORS
@@ -36,23 +36,23 @@ Seeds = Float[np.ndarray, " n"]
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One data set: its doses, in %, its metrics and within which margins two are as good."""
+    """One data set: its doses, its metrics and within which margins two are as good."""
 
     data: str
+    shares: tuple[float, ...]  # of the loss, where the weighting rises
     metrics: dict[str, str]
     margins: tuple[float, float]  # of a kernel distance, in bits/dim
     published: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
 
     @property
     def doses(self) -> dict[int, str]:
-        return {0: "d0"} | {round(100 * dose): f"d{100 * dose:.0f}" for dose in SOLVED[self.data]}
+        return {0: "d0"} | {round(100 * dose): f"d{100 * dose:.0f}" for dose in self.shares}
 
     @property
     def weightings(self) -> dict[str, Callable[[Tensor], Tensor]]:
         """The weightings that rise, of which each is paired with itself made monotone."""
         doses = {
-            f"d{100 * dose:.0f}": partial(rising, dose=dose, data=self.data)
-            for dose in SOLVED[self.data]
+            f"d{100 * dose:.0f}": partial(rising, dose=dose, data=self.data) for dose in self.shares
         }
         return doses | self.published
 
@@ -74,6 +74,7 @@ STUDIES = {
     for study in (
         Study(
             data="digits",
+            shares=(0.1, 0.3, 0.6),
             metrics={
                 "kernel_ancestral": "KD, ancestral",
                 "kernel_heun": "KD, Heun",
@@ -84,6 +85,7 @@ STUDIES = {
         ),
         Study(
             data="fashion",
+            shares=(0.6,),
             metrics={"kernel_heun": "KD, Heun", "kernel_dpm": "KD, preset's", BITS: "bits/dim"},
             margins=(0.003, 0.02),
         ),
