@@ -1,7 +1,7 @@
 r"""Prints the tables of the dose of non-monotonicity, and draws dose.svg.
 
 python docs/results/dose/make.py                                 from the files beside this one
-python docs/results/dose/make.py --data digits --runs FOLDER     writes one first, from its runs
+python docs/results/dose/make.py --data digits --runs FOLDERS    writes one first, from its runs
 
 Differences are paired by seed. Intervals are 95 % by Student's t of these differences alone;
 p-values are adjusted by Holm's method over the pairs and metrics of the data set.
@@ -9,7 +9,7 @@ p-values are adjusted by Holm's method over the pairs and metrics of the data se
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,7 +30,11 @@ from elbos.base.numbers import interval, percent, plus_minus, signed
 from elbos.base.tables import Table
 
 HERE = Path(__file__).parent
+METRIC_COLORS = dict(
+    zip(("kernel_ancestral", "kernel_heun", "bits_per_dim", "kernel_dpm"), COLORS, strict=False)
+)
 BITS = "bits_per_dim"
+CONTROL = "c60"  # monotone, with the centre of dose 60 made monotone
 Seeds = Float[np.ndarray, " n"]
 
 
@@ -39,6 +43,7 @@ class Study:
     """One data set: its doses, its metrics and within which margins two are as good."""
 
     data: str
+    title: str
     shares: tuple[float, ...]  # of the loss, where the weighting rises
     metrics: dict[str, str]
     margins: tuple[float, float]  # of a kernel distance, in bits/dim
@@ -74,6 +79,7 @@ STUDIES = {
     for study in (
         Study(
             data="digits",
+            title="digits",
             shares=(0.1, 0.3, 0.6),
             metrics={
                 "kernel_ancestral": "KD, ancestral",
@@ -85,8 +91,9 @@ STUDIES = {
         ),
         Study(
             data="fashion",
+            title="Fashion-MNIST",
             shares=(0.6,),
-            metrics={"kernel_heun": "KD, Heun", "kernel_dpm": "KD, preset's", BITS: "bits/dim"},
+            metrics={"kernel_heun": "KD, Heun", "kernel_dpm": "KD, DPM-Solver++", BITS: "bits/dim"},
             margins=(0.003, 0.02),
         ),
     )
@@ -94,21 +101,27 @@ STUDIES = {
 
 
 class Scores:
-    """The scores of all runs of the seeds that every objective of a study has."""
+    """The scores of all runs of a study."""
 
     def __init__(self, study: Study) -> None:
         stored = json.loads(study.path.read_text())
         self.study = study
         self.runs = {(run["objective"], run["seed"]): run for run in stored["runs"]}
-        names = {name for name, _ in self.runs}
-        seeds = {seed for _, seed in self.runs}
-        self.seeds = sorted(s for s in seeds if all((name, s) in self.runs for name in names))
+
+    def seeds(self, *objectives: str) -> list[int]:
+        """List the seeds that all of these objectives have."""
+        return sorted(
+            set.intersection(*({seed for name, seed in self.runs if name == o} for o in objectives))
+        )
 
     def curves(self, objective: str, key: str) -> Float[np.ndarray, "n k"]:
-        return np.array([self.runs[objective, seed][key] for seed in self.seeds])
+        return np.array([self.runs[objective, seed][key] for seed in self.seeds(objective)])
 
     def difference(self, objective: str, minus: str, key: str) -> Seeds:
-        return self.curves(objective, key) - self.curves(minus, key)
+        seeds = self.seeds(objective, minus)
+        return np.array(
+            [np.subtract(self.runs[objective, s][key], self.runs[minus, s][key]) for s in seeds]
+        )
 
     @cached_property
     def logsnr(self) -> dict[str, Float[np.ndarray, " k"]]:
@@ -128,10 +141,11 @@ class Scores:
         return (w * nats)[: w.argmax() + 1].sum() / total, (added * nats).sum() / total
 
 
-def collect(study: Study, folder: Path) -> None:
-    """Write the file of a study from the folder of its comparison."""
+def collect(study: Study, folders: Sequence[Path]) -> None:
+    """Write the file of a study from the folders of its comparisons."""
     runs = []
-    for path in sorted(folder.glob("runs/*/scores.json")):
+    paths = (path for folder in folders for path in folder.glob("runs/*/scores.json"))
+    for path in sorted(paths, key=lambda path: path.parent.name):
         scores = json.loads(path.read_text())["scores"]
         objective, _, seed = path.parent.name.rpartition("-")
         run = {"objective": objective, "seed": int(seed), "started": scores["started"]}
@@ -167,7 +181,8 @@ def places(key: str) -> int:
 
 def values_table(scores: Scores) -> Table:
     study, rows = scores.study, []
-    for name in [study.doses[0], *(n for pair in study.pairs.items() for n in reversed(pair))]:
+    of_pairs = (name for pair in study.pairs.items() for name in reversed(pair))
+    for name in [study.doses[0], *of_pairs, CONTROL]:
         shares = map(percent, scores.shares(name)) if name in study.weightings else ("", "")
         cells = [scores.curves(name, key) for key in study.metrics]
         rows.append([name, *shares, *(plus_minus(v.mean(), v.std(ddof=1)) for v in cells)])
@@ -176,39 +191,37 @@ def values_table(scores: Scores) -> Table:
 
 
 def pairs_table(scores: Scores) -> Table:
+    """Tabulate differences with p after Holm, and whether the monotone one is as good or worse."""
     study = scores.study
-    cases = [
-        (monotone, dose, key) for monotone, dose in study.pairs.items() for key in study.metrics
-    ]
+    cases = [(*pair, key) for pair in study.pairs.items() for key in study.metrics]
     differences = [scores.difference(*case) for case in cases]
     p = holm(np.array([stats.ttest_1samp(values, 0).pvalue for values in differences]))
-    rows = []
+    rows: dict[str, list[str]] = {}
     for (monotone, dose, key), values, adjusted in zip(cases, differences, p, strict=True):
         mean, half = mean_and_half(values)
         is_as_good = abs(mean) + half < study.margins[key == BITS]
         verdict = ("better" if mean < 0 else "worse") if adjusted < 0.05 else ""
         words = ", ".join(filter(None, (verdict, "as good" if is_as_good else ""))) or "open"
-        pair, cell = f"{monotone} minus {dose}", with_interval(values, places(key))
-        rows.append([pair, study.metrics[key], cell, f"{adjusted:.2g}", words])
-    for key, title in study.metrics.items():
-        mean_of_pairs = np.mean([scores.difference(*p, key) for p in study.pairs.items()], axis=0)
-        cell = with_interval(mean_of_pairs, places(key))
-        rows.append(["mean of the pairs, not planned", title, cell, "", ""])
-    return Table(["pair", "score", "difference (95 %)", "p, Holm", "monotone is"], rows)
+        cell = f"{with_interval(values, places(key))}, {adjusted:.2g}: {words}"
+        rows.setdefault(f"{monotone} minus {dose}", []).append(cell)
+    heads = ["pair", *(f"{title} (95 %), p: monotone is" for title in study.metrics.values())]
+    return Table(heads, [[pair, *cells] for pair, cells in rows.items()])
 
 
 def doses_table(scores: Scores) -> Table:
+    """Tabulate what doses, and the control with the centre of m60, cost beside dose 0."""
     study = scores.study
+    cases = [(f"{dose} %", name) for dose, name in study.doses.items() if dose]
+    cases += [("60 %, made monotone", "m60"), ("none, the centre of that", CONTROL)]
     rows = [
         [
-            f"{dose} %",
+            title,
             *(
                 with_interval(scores.difference(name, study.doses[0], key), places(key))
                 for key in study.metrics
             ),
         ]
-        for dose, name in study.doses.items()
-        if dose
+        for title, name in cases
     ]
     return Table(["dose", *(f"{name}, minus dose 0" for name in study.metrics.values())], rows)
 
@@ -216,22 +229,23 @@ def doses_table(scores: Scores) -> Table:
 def draw(scores: Scores, panels: list[Axes]) -> None:
     """Draw kernel distances and bits/dim by dose, and the loss at each noise level, of a study."""
     study = scores.study
-    for color, key in zip(COLORS, study.metrics, strict=False):
+    for key, title in study.metrics.items():
         i = int(key == BITS)
-        names = {
-            "as it rises": study.doses,
-            "made monotone": {d: f"m{d}" for d in study.doses if d},
+        series = {
+            "as it rises": ("o-", study.doses),
+            "made monotone": ("s--", {d + 0.7: f"m{d}" for d in study.doses if d}),
+            "sigmoid, at the centre of m60": ("D", {1.5: CONTROL}),
         }
-        for (label, objectives), style in zip(names.items(), ("o-", "s--"), strict=True):
+        for label, (style, objectives) in series.items():
             points = [mean_and_half(scores.difference(o, "d0", key)) for o in objectives.values()]
             mean, half = np.array(points).T
             panels[i].errorbar(
-                np.array([*objectives]) + (0.7 if style == "s--" else 0),
+                [*objectives],
                 mean,
                 np.nan_to_num(half),
                 fmt=style,
-                color=color,
-                label=label if key == BITS else f"{study.metrics[key]}, {label}",
+                color=METRIC_COLORS[key],
+                label=label if key == BITS else f"{title}, {label}",
                 capsize=2,
                 markersize=4,
             )
@@ -244,7 +258,7 @@ def draw(scores: Scores, panels: list[Axes]) -> None:
         panels[2].fill_between(logsnr, low, high, color=color, alpha=0.2)
     titles = ("kernel distance, minus dose 0", "bits/dim, minus dose 0", "loss, minus dose 0, %")
     for panel, title in zip(panels, titles, strict=True):
-        panel.set_title(f"{study.data}: {title}", fontsize=10)
+        panel.set_title(f"{study.title}: {title}", fontsize=10)
         panel.axhline(0, color="gray", linewidth=0.6)
         panel.legend(fontsize=7, frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
@@ -258,7 +272,7 @@ def main() -> None:
     parser.add_argument(
         "--data", choices=STUDIES, default="digits", help="of the finished comparison"
     )
-    parser.add_argument("--runs", type=Path, help="folder of the finished comparison")
+    parser.add_argument("--runs", type=Path, nargs="+", help="folders of finished comparisons")
     args = parser.parse_args()
     if args.runs:
         collect(STUDIES[args.data], args.runs)
@@ -267,7 +281,7 @@ def main() -> None:
     )
     for study, panels in zip(STUDIES.values(), rows, strict=True):
         scores = Scores(study)
-        print(f"{study.data}, {len(scores.seeds)} seeds: {', '.join(map(str, scores.seeds))}\n")
+        print(f"{study.data}, seeds {scores.seeds('d0', 'm60')}, control {scores.seeds(CONTROL)}\n")
         for table in (values_table(scores), pairs_table(scores), doses_table(scores)):
             print(table.markdown(), end="\n\n")
         draw(scores, panels)
