@@ -260,7 +260,7 @@ def draw(scores: Scores, panels: list[Axes]) -> None:
     for panel, title in zip(panels, titles, strict=True):
         panel.set_title(f"{study.title}: {title}", fontsize=10)
         panel.axhline(0, color="gray", linewidth=0.6)
-        panel.legend(fontsize=7, frameon=False)
+        panel.legend(fontsize=7, frameon=False, loc="upper center")
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlabel("dose: % of the loss where the weighting rises")
     panels[2].set(xlabel="log-SNR", ylim=(-20, 20))
