@@ -263,6 +263,7 @@ def draw(scores: Scores, panels: list[Axes]) -> None:
         panel.legend(fontsize=7, frameon=False, loc="upper center")
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlabel("dose: % of the loss where the weighting rises")
+    panels[0].margins(y=0.4)  # so that the legend covers no point
     panels[2].set(xlabel="log-SNR", ylim=(-20, 20))
 
 
