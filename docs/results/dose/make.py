@@ -30,10 +30,10 @@ from elbos.base.numbers import interval, percent, plus_minus, signed
 from elbos.base.tables import Table
 
 HERE = Path(__file__).parent
-METRIC_COLORS = dict(
-    zip(("kernel_ancestral", "kernel_heun", "bits_per_dim", "kernel_dpm"), COLORS, strict=False)
-)
 BITS = "bits_per_dim"
+METRIC_COLORS = dict(
+    zip(("kernel_ancestral", "kernel_heun", BITS, "kernel_dpm"), COLORS, strict=False)
+)
 CONTROL = "c60"  # monotone, with the centre of dose 60 made monotone
 Seeds = Float[np.ndarray, " n"]
 
@@ -277,6 +277,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.runs:
         collect(STUDIES[args.data], args.runs)
+    plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "dose"}
     figure, rows = plt.subplots(
         len(STUDIES), 3, figsize=(11, 3.3 * len(STUDIES)), layout="constrained", squeeze=False
     )

@@ -75,10 +75,12 @@ class Pretrained:
 
     Attributes:
         name: The folder of the pipeline, or OWNER/NAME@COMMIT on the Hugging Face Hub.
+        directory: The directory for partial results of the evaluation.
         pipeline: The denoiser, and for latent pipelines the encoder.
         batch_size: The number of samples per network call, which does not affect results.
         ends: The range of log-SNR in the training of an export of this library, which a
             flow-matching scheduler does not store; None for other pipelines.
+        split: The split of the dataset that is evaluated by default.
     """
 
     name: str

@@ -259,7 +259,8 @@ def to_unit(levels: Shaped[Tensor, "*b"], num_levels: int | None) -> Float[Tenso
 def to_levels(x: Float[Tensor, "*b"], num_levels: int | None) -> Shaped[Tensor, "*b"]:
     """Convert samples to pixel values `0..num_levels-1`: the inverse of `to_unit`, with rounding.
 
-    Continuous data (`num_levels=None`) are returned unchanged.
+    The dtype is the first of uint8, uint16 and int32 that holds all values. Continuous data
+    (`num_levels=None`) are returned unchanged.
 
     Examples:
         >>> to_levels(torch.tensor([-1.3, 0.01, 1.0]), num_levels=17)
