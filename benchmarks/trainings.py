@@ -80,7 +80,10 @@ def train_elbos(job: Job, *options: str, network: tuple[str, ...] = ()) -> Train
     ]
     runpy.run_module("elbos", run_name="__main__")
     run = elbos.Run(job.folder / "run")
-    samplers = {"SDE-DPM-Solver++(2M), 16": partial(run.sample, seed=job.seed)}
+    samplers = {
+        f"SDE-DPM-Solver++(2M), {num}": partial(run.sample, seed=job.seed, num_steps=num)
+        for num in (16, 32)
+    }
     config = run.config
     return Trained(run.network, lambda: run.denoiser, samplers, config.batch_size, run.precision)
 
