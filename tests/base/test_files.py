@@ -11,7 +11,7 @@ import pytest
 from elbos.base import files
 from elbos.base.cache import build_once
 from elbos.base.errors import explained
-from elbos.training.directory import locked
+from elbos.training.directory import RunDirectory
 
 pytest.importorskip("yaml")
 
@@ -47,7 +47,7 @@ def test_a_file_system_without_locks_is_named_with_what_to_do(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(OSError, match="run") as error, locked(tmp_path / "run", "busy"):
+    with pytest.raises(OSError, match="run") as error, RunDirectory(tmp_path / "run").lock():
         pass
     assert str(tmp_path / "run") in explained(error.value)
     assert "another" in explained(error.value).rpartition(": ")[2]

@@ -35,23 +35,6 @@ MANIFEST = "elbos.json"
 """File that marks an exported model (see `exported`)."""
 
 
-@contextmanager
-def locked(folder: Path, busy: str) -> Iterator[None]:
-    """Hold an exclusive lock on a folder within the `with` block.
-
-    The folder is created if missing. If another process holds the lock, a ValueError with the
-    message `busy` is raised.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    files.require_plain(folder)
-    try:
-        lock = files.lock(folder / ".lock", timeout=0)
-    except Timeout:
-        raise ValueError(busy) from None
-    with lock:
-        yield
-
-
 @dataclass(frozen=True)
 class RunDirectory:
     """Directory with the files of a training run.
@@ -130,8 +113,14 @@ class RunDirectory:
         files.require_folder_of(path, "config.json", "--run")
         if self.is_export:
             raise ValueError(f"{path} holds an exported model: name another directory with --run.")
-        busy = f"Another process is training in {path}: wait for it, or name another with --run."
-        with locked(path, busy):
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = files.lock(path / ".lock", timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"Another process is training in {path}: wait for it, or name another with --run."
+            ) from None
+        with lock:
             for folder in (path, self.checkpoints, self.samples):
                 files.remove_leftovers(folder, min_age=0)
             yield

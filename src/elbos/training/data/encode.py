@@ -1,12 +1,9 @@
 """Encoding of images into latents by a variational autoencoder, once, before training on them."""
 
-import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -19,10 +16,7 @@ from elbos.base.progress import Start, silent
 from elbos.base.sharing import naming_lost_processes
 from elbos.training.data import packed
 from elbos.training.data.dataset import SPLITS, Dataset, digest_of, to_unit
-from elbos.training.data.packed import DTYPES, INDEX, Index
-from elbos.training.directory import locked
-
-_PARTS = ".parts"  # folder of the latents that each process computed
+from elbos.training.data.packed import DTYPES
 
 
 @naming_lost_processes()
@@ -38,76 +32,64 @@ def encode(
 ) -> None:
     """Write the VAE latents of images to a folder of arrays, one per split.
 
-    A folder that is complete is not changed. Processes, which all make the same call, divide the
-    batches, and encode `batch_size` images at once; the main process joins their parts.
+    A folder that is complete is not changed. Processes, which all make the same call, encode a
+    batch of `batch_size` images each at a time; the main process writes them.
 
     Raises:
+        ConnectionError: If another process has failed.
         ValueError: If the autoencoder does not encode the images, latents are not finite, or `out`
             belongs to other data.
         OSError: If a file cannot be read or written.
     """
     weights, ends = digest_of(vae.vae.state_dict().values()), (vae.scale, vae.shift)
     source = digest([dataset.fingerprint(), weights, *(end.tolist() for end in ends), dtype])
+    batches = [torch.split(torch.arange(len(split)), batch_size) for split in dataset.splits]
 
-    def is_complete() -> bool:
-        if (out / INDEX).exists() and Index.read(out).source != source:
-            raise ValueError(
-                f"{out} holds latents of other images, another VAE or dtype: name a new folder."
-            )
-        return (out / INDEX).exists()
+    def latents(split: int, first: int) -> list[bytes]:
+        """Return the latents of as many batches of a split as there are processes."""
 
-    if processes.together(is_complete):
-        return
-    shape = tuple(_moments(dataset, vae, dataset.train.x[:1]).shape[1:])
-    with ExitStack() as stack:
+        def compute() -> list[bytes]:
+            parts, turn = [], first + processes.rank
+            for rows in batches[split][turn : turn + 1]:
+                moments = _moments(dataset, vae, dataset.splits[split].x[rows])
+                moments = moments.to(DTYPES[dtype][0]).cpu()
+                if not moments.isfinite().all():
+                    raise ValueError(
+                        f"the autoencoder returned NaN or infinity for images {rows[0]} to "
+                        f"{rows[-1]} of {SPLITS[split]}, or a number too large for {dtype}: check "
+                        "its weights, or store bfloat16."
+                    )
+                parts.append(moments.contiguous().view(torch.uint8).numpy().tobytes())
+            return parts
 
-        def claim() -> None:
-            if processes.is_main:
-                stack.enter_context(locked(out, f"Another process writes {out}: wait for it."))
-                shutil.rmtree(out / _PARTS, ignore_errors=True)
-                (out / _PARTS).mkdir()
+        return processes.lists(processes.together(compute))
 
-        processes.together(claim)
+    def build(folder: Path) -> None:
         advance = start(f"encoding {dataset.name}", sum(map(len, dataset.splits)), "images")
-        named = list(zip(SPLITS, dataset.splits, strict=True))
 
-        def compute() -> None:
-            for name, split in named:
-                batches = torch.split(torch.arange(len(split)), batch_size)
-                with (out / _PARTS / f"{name}-{processes.rank:05d}").open("wb") as file:
-                    for rows in batches[processes.share(len(batches))]:
-                        moments = _moments(dataset, vae, split.x[rows]).to(DTYPES[dtype][0]).cpu()
-                        if not moments.isfinite().all():
-                            raise ValueError(
-                                "the autoencoder returned NaN or infinity for images "
-                                f"{rows[0]} to {rows[-1]} of {name}, or a number too large for "
-                                f"{dtype}: check its weights, or store bfloat16."
-                            )
-                        file.write(moments.contiguous().view(torch.uint8).numpy().tobytes())
-                        advance(len(rows) * processes.num)
+        def blocks(split: int) -> Iterator[bytes]:
+            for first in range(0, len(batches[split]), processes.num):
+                yield from latents(*processes.from_main((split, first)))
+                advance(sum(map(len, batches[split][first : first + processes.num])))
 
-        def parts(name: str) -> Iterator[bytes]:
-            for path in sorted((out / _PARTS).glob(f"{name}-*")):
-                if path.stat().st_size:
-                    yield np.memmap(path, mode="r").data  # type: ignore[misc]
+        packed.write(
+            folder,
+            [(len(split), blocks(number)) for number, split in enumerate(dataset.splits)],
+            [split.labels for split in dataset.splits if split.labels is not None],
+            tuple(_moments(dataset, vae, dataset.train.x[:1]).shape[1:]),
+            dtype=dtype,
+            name=f"{dataset.name}-latents",
+            num_levels=None,
+            class_names=dataset.class_names,
+            source=source,
+        )
 
-        def finish() -> None:
-            if processes.is_main:
-                packed.write(
-                    out,
-                    [(len(split), parts(name)) for name, split in named],
-                    [split.labels for split in dataset.splits if split.labels is not None],
-                    shape,
-                    dtype=dtype,
-                    name=f"{dataset.name}-latents",
-                    num_levels=None,
-                    class_names=dataset.class_names,
-                    source=source,
-                )
-                shutil.rmtree(out / _PARTS)
-
-        processes.together(compute)
-        processes.together(finish)
+    if processes.is_main:
+        content = "latents of other images, another VAE or dtype: name a new folder."
+        packed.build_new(out, source, build, content)
+    end: tuple[int, int] | None = None
+    while batch := processes.from_main(end):  # of the other processes, until the main one ends
+        latents(*batch)
 
 
 @torch.no_grad()

@@ -33,7 +33,6 @@ from elbos.base.progress import progress
 from elbos.training.data import packed
 from elbos.training.data.augment import augmented
 from elbos.training.data.dataset import MAX_CLASSES, SPLITS, Dataset
-from elbos.training.data.packed import INDEX, Index
 
 EXTENSIONS = (
     *(".bmp", ".gif", ".jpeg", ".jpg", ".pgm"),
@@ -153,14 +152,10 @@ def pack(data: Pictures, out: Path, *, jobs: int | None = None) -> None:
             the images of other data or settings, or as they were before a change.
         OSError: If a file cannot be read or written.
     """
-    if out.exists() and not (out / INDEX).exists():
-        raise ValueError(f"{out} exists, and holds no packed data: name a new folder.")
     source = data.digest()
-    build_once(out, partial(_build, data, source, "--skip-bad", jobs=jobs), Index.read)
-    if Index.read(out).source != source:
-        raise ValueError(
-            f"{out} holds other data or sizes than {data.place} now: pack into a new folder."
-        )
+    build = partial(_build, data, source, "--skip-bad", jobs=jobs)
+    content = f"other data or sizes than {data.place} now: pack into a new folder."
+    packed.build_new(out, source, build, content)
 
 
 def _build(

@@ -20,7 +20,7 @@ another one in each epoch: the means alone have a narrower distribution than the
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from jaxtyping import Float, Float32, Int64, Shaped
 from torch import Tensor
 
 from elbos.base import files
+from elbos.base.cache import build_once
 from elbos.base.checks import Typed
 from elbos.base.codec import decode, encode
 from elbos.base.philox import Purpose, Stream
@@ -161,6 +162,18 @@ def write(
         sha256=hashed.hexdigest(), labels_sha256=digest_of(labels), dtype=dtype, **properties
     )
     files.write(folder / INDEX, (json.dumps(encode(index), indent=1) + "\n").encode())
+
+
+def build_new(out: Path, source: str, build: Callable[[Path], None], content: str) -> None:
+    """Build a folder of arrays from a source, unless it is complete.
+
+    Raises:
+        ValueError: If it holds other files, or the arrays of another source, which are `content`.
+    """
+    if out.exists() and not (out / INDEX).exists():
+        raise ValueError(f"{out} exists, and holds no packed data: name a new folder.")
+    if build_once(out, build, Index.read).source != source:
+        raise ValueError(f"{out} holds {content}")
 
 
 def verify(folder: Path) -> None:
