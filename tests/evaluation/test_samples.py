@@ -47,7 +47,7 @@ def test_evaluations_are_counted(sampler, guidance):
         return gaussian(0.5)(z, logsnr)
 
     sampling = Sampling(sampler=sampler, num_steps=NUM_STEPS, **guidance)
-    found = sampling.num_evaluations(TRAINED)
+    found = sampling.num_evaluations
     assert sampler.num_evaluations(NUM_STEPS) == len(
         levels_looked_at(sampler, sampling.logsnrs(TRAINED))
     )

@@ -41,7 +41,6 @@ MAX_INT = 2**63 - 1  # largest integer of a tensor
 _FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""  # a quoted text, or FILE.py:FUNCTION
 _MISFIT: Any = object()
 _tables: dict[Any, Callable[[], tuple[type, ...]]] = {}
-_from_file: dict[type, Callable[[str], Any]] = {}
 
 
 _S = TypeVar("_S", bound="Stored")
@@ -54,11 +53,6 @@ class WrongTypeError(TypeError, ValueError):
 def register(annotation: Any, table: Callable[[], tuple[type, ...]]) -> None:
     """Register the classes that a configuration may use for fields of an abstract class."""
     _tables[annotation] = table
-
-
-def register_file_reader(kind: type, read: Callable[[str], Any]) -> None:
-    """Register a function that loads objects of a class from a text, FILE.py:FUNCTION."""
-    _from_file[kind] = read
 
 
 # --- annotations ---------------------------------------------------------------------------------
@@ -409,9 +403,7 @@ def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> A
 
 
 def _call_as_json(admitted: dict[str, type], node: ast.expr, where: str, runs_files: bool) -> Any:
-    readers = [
-        read for kind, read in _from_file.items() if runs_files and kind in admitted.values()
-    ]
+    readers = [k.from_file for k in admitted.values() if runs_files and hasattr(k, "from_file")]
     if readers and isinstance(node, ast.Constant) and type(node.value) is str:
         return encode(readers[0](node.value))
     function = node.func if isinstance(node, ast.Call) else node

@@ -130,7 +130,7 @@ def _show(experiment: Experiment) -> None:
     )
     if not isinstance(config.data, Toy):
         samplings = scoring.samplings.values()
-        num = sum(sampling.num_evaluations(config.schedule) for sampling in samplings)
+        num = sum(sampling.num_evaluations for sampling in samplings)
         line += f" and then {num * scoring.num_samples:,} evaluations for samples in each run"
     sys.stderr.write(f"{line}.\n")
 

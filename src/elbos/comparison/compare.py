@@ -325,7 +325,7 @@ def _protocol(
         sampling = scoring.samplings[name]
         protocol[f"{name} sampler"] = (
             f"{sampling.sampler!r} on {sampling.grid_within(config.schedule)!r}, "
-            f"{sampling.num_steps} steps, {sampling.num_evaluations(config.schedule)} evaluations"
+            f"{sampling.num_steps} steps, {sampling.num_evaluations} evaluations"
         )
     if features and runs[0].samplers:
         protocol["features"] = (

@@ -116,7 +116,7 @@ class Scorer:
             grid=repr(sampling.grid_within(trained)),
             grid_label=label(sampling.grid),
             num_steps=sampling.num_steps,
-            num_evaluations=sampling.num_evaluations(trained),
+            num_evaluations=sampling.num_evaluations,
             guidance=sampling.guidance,
             num_samples=num,
             seed=seed,

@@ -144,4 +144,3 @@ codec.register(Weighting, _weightings)
 codec.register(WeightFunction, _weightings)  # the inner weighting of a wrapper
 codec.register(Schedule, lambda: (*adaptive.SCHEDULES, *schedules.WRAPPERS))
 codec.register(Parameterization, lambda: parameterizations.PARAMETERIZATIONS)
-codec.register_file_reader(Tabulated, Tabulated.from_file)

@@ -71,18 +71,10 @@ class Sampling(Typed):
             return denoiser
         return Guided(denoiser, self.guidance, null_cond=null_cond)
 
-    def num_evaluations(self, trained: Schedule) -> int:
+    @property
+    def num_evaluations(self) -> int:
         """Return the number of network evaluations (NFE) per sample, two of a guided estimate."""
-        calls: list[int] = []
-
-        def stand_in(z: Tensor, logsnr: Tensor, cond: Condition = None) -> tuple[Tensor, Tensor]:
-            del logsnr, cond
-            calls.append(len(z))
-            return z, z
-
-        z, label = torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)
-        self.sampler(self.guided(stand_in), z, self.logsnrs(trained), label, generator(0))
-        return sum(calls)
+        return self.sampler.num_evaluations(self.num_steps) * (1 if self.guidance == 1 else 2)
 
 
 def num_batches(num: int) -> int:
