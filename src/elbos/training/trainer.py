@@ -92,7 +92,6 @@ class Loss(nn.Module):
         self._objective, self._share, self._null_cond = objective, config.label_dropout, null_cond
         self._noise = Stream.from_seed(config.seed, Purpose.NOISE)
         self._hiding = Stream.from_seed(config.seed, Purpose.LABELS)
-        self.drawn: Callable[..., tuple[Tensor, Condition]] = self._drawn
 
     def forward(
         self,
@@ -110,7 +109,7 @@ class Loss(nn.Module):
         eps, cond = self.drawn(x, cond, step, samples)
         return self._objective.loss_at(levels, self._called, x, eps, cond)
 
-    def _drawn(
+    def drawn(
         self,
         x: Float[Tensor, "b *d"],
         cond: Condition,

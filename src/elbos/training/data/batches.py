@@ -30,8 +30,9 @@ NUM_THREADS = 4  # each thread reads and decodes one batch at a time
 NUM_AHEAD = 16  # batches: a read may take as long as 16 steps
 
 
+@lru_cache(maxsize=2)
 def epoch_order(num: int, seed: int, epoch: int) -> Int64[Tensor, " n"]:
-    """Return a random permutation of the samples for one epoch."""
+    """Return a random permutation of the samples for one epoch, which is not to be modified."""
     return torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(num))
 
 
@@ -51,11 +52,8 @@ def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tens
     slices = []
     for epoch in range(start // num, (stop - 1) // num + 1):
         first = epoch * num
-        slices.append(_order(num, seed, epoch)[max(start - first, 0) : stop - first])
+        slices.append(epoch_order(num, seed, epoch)[max(start - first, 0) : stop - first])
     return torch.cat(slices)  # a copy: callers cannot modify the cached permutation
-
-
-_order = lru_cache(maxsize=2)(epoch_order)
 
 
 class StoredBatch(NamedTuple):
