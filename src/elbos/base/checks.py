@@ -93,8 +93,8 @@ class Typed(Diagnosed):
 
     A value that does not match its field's type annotation raises a WrongTypeError, an infinite or
     NaN one that is not the field's default a ValueError. Numbers and sequences are stored as the
-    annotation says: 3 and `np.float64(3)` as 3.0 for a float, a list as a tuple. So equal objects
-    have equal texts and digests.
+    annotation says: 3 and `np.float64(3)` as 3.0 for a float, a list as a tuple, a path as an
+    absolute one. So equal objects have equal texts and digests.
     """
 
     def __post_init__(self) -> None:

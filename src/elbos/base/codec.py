@@ -35,6 +35,7 @@ from typing import (
 )
 
 from elbos import __version__
+from elbos.base import files
 from elbos.base.errors import MAX_SHOWN, shortened, suggestion
 
 MAX_INT = 2**63 - 1  # largest integer of a tensor
@@ -143,7 +144,9 @@ def _converted(option: Any, value: Any, where: str, inner: Callable[[Any, Any, s
         return converted if origin is tuple else value
     if origin is Callable:
         return value if callable(value) else _MISFIT
-    origin = str | Path if origin is Path else getattr(origin, "array_type", origin)  # jaxtyping's
+    if origin is Path:  # absolute: what is stored is read from other folders
+        return files.expanded(value) if isinstance(value, str | Path) else _MISFIT
+    origin = getattr(origin, "array_type", origin)  # jaxtyping's
     if getattr(origin, "_is_protocol", False):
         members = (name for name in vars(origin) if name == "__call__" or name[0] != "_")
         return value if all(_has_member(value, name) for name in members) else _MISFIT

@@ -49,10 +49,6 @@ class Fashion(Typed):
     root: Path | None = None
     """Folder with the four idx or idx.gz files. Default: Debian's package, else a download."""
 
-    def __post_init__(self) -> None:
-        if self.root is not None:
-            object.__setattr__(self, "root", files.expanded(self.root))
-
     def load(self) -> Dataset:
         """Load the dataset Fashion-MNIST, of which the first call may download 30 MB.
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from elbos.base import files
 from elbos.training.data.dataset import SPLITS
 from elbos.training.data.pack import EXTENSIONS, Encoded, Pictures, by_path
 
@@ -33,11 +32,6 @@ class Folder(Pictures):
 
     size: int = 32
     """Height and width after resizing and cropping, in pixels."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        # absolute: the run may be sampled and evaluated from other folders
-        object.__setattr__(self, "root", files.expanded(self.root))
 
     @property
     def place(self) -> str:

@@ -43,7 +43,7 @@ class Hub(Pictures):
     def __post_init__(self) -> None:
         super().__post_init__()
         if Path(self.path).expanduser().is_dir():  # runs resume from other folders
-            object.__setattr__(self, "path", str(Path(self.path).expanduser().absolute()))
+            object.__setattr__(self, "path", str(files.expanded(self.path)))
 
     @property
     def place(self) -> str:

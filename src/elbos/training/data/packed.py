@@ -199,9 +199,6 @@ class Packed(Typed):
     """Height and width of the part of an image that is trained on, at another place in each epoch;
     validation and test use the centre. Default: the entire image."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", files.expanded(self.path))
-
     def load(self) -> Dataset:
         dataset = load(self.path)
         if dataset.num_levels is None:
@@ -218,9 +215,6 @@ class Latents(Typed):
 
     path: Path
     """Folder that `elbos data encode` wrote; stored as an absolute path."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "path", files.expanded(self.path))
 
     def load(self) -> Dataset:
         dataset = load(self.path)

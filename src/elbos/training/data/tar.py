@@ -33,10 +33,6 @@ class Tar(Pictures):
     label: str = "cls"
     """Extension of the files that hold the class labels, if present."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "path", files.expanded(self.path))
-
     @property
     def place(self) -> str:
         return str(self.path)
