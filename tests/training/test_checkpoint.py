@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from elbos.base import files
+from elbos.base.formats import CorruptFile
 from elbos.training import checkpoint, exported
 from elbos.training.directory import RunDirectory
 
@@ -53,12 +54,12 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
 def test_a_changed_or_missing_file_is_named(tmp_path: Path, name: str) -> None:
     file = save(tmp_path / "checkpoints", 5) / name
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(checkpoint.DamagedCheckpoint, match=name):
+    with pytest.raises(CorruptFile, match=name):
         checkpoint.read(file.parent)
-    with pytest.raises(checkpoint.DamagedCheckpoint, match=name):
+    with pytest.raises(CorruptFile, match=name):
         exported.averaged(RunDirectory(tmp_path))
     file.unlink()
-    with pytest.raises(checkpoint.DamagedCheckpoint, match=name):
+    with pytest.raises(CorruptFile, match=name):
         checkpoint.read(file.parent)
 
 
@@ -114,4 +115,4 @@ def test_tensors_of_another_network_are_not_damaged(tmp_path: Path) -> None:
     path = save(tmp_path, 5)
     with pytest.raises(ValueError, match="00000005") as error, checkpoint.belonging(path):
         torch.nn.Linear(2, 2).load_state_dict(checkpoint.read(path)[1]["ema"])
-    assert not isinstance(error.value, checkpoint.DamagedCheckpoint)
+    assert not isinstance(error.value, CorruptFile)

@@ -31,10 +31,6 @@ _MAX_REASON = 200  # characters: torch lists all tensors that differ
 Groups = Mapping[str, Mapping[str, Tensor]]
 
 
-class DamagedCheckpoint(CorruptFile):
-    """Error raised if a file of a checkpoint is missing, truncated or modified."""
-
-
 # --- finding -------------------------------------------------------------------------------------
 
 
@@ -174,7 +170,7 @@ def read(path: Path, only: str | None = None) -> tuple[int, Groups]:
     """Read a checkpoint, or `only` one group of it, verified by SHA-256: its step and its tensors.
 
     Raises:
-        DamagedCheckpoint: If a file is missing, truncated or modified.
+        CorruptFile: If a file is missing, truncated or modified.
     """
     try:
         manifest = read_object(path / "manifest.json")
@@ -192,7 +188,7 @@ def read(path: Path, only: str | None = None) -> tuple[int, Groups]:
             with opened(file) as stored:
                 groups[name] = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
     except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        raise DamagedCheckpoint(
+        raise CorruptFile(
             f"The checkpoint {path} is corrupt ({flat(error)}): unless another process is writing "
             "it, delete that folder to resume from the previous checkpoint, or else from the start."
         ) from error

@@ -20,7 +20,7 @@ from torch import Tensor
 from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.base import files
 from elbos.base.codec import difference, encode, without_format
-from elbos.base.formats import pack, unpack
+from elbos.base.formats import CorruptFile, pack, unpack
 from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.directory import MANIFEST, RunDirectory
@@ -73,7 +73,7 @@ def averaged(directory: RunDirectory, step: int | None = None) -> tuple[int, Wei
         try:
             newest, groups = checkpoint.read(path, "ema")
             return newest, dict(groups["ema"])
-        except checkpoint.DamagedCheckpoint:
+        except CorruptFile:
             if checkpoint.of_step(directory.checkpoints, step) == path:
                 raise
     if step is not None:
