@@ -138,7 +138,7 @@ class Evaluate:
             assert self.data is not None
             require_own(out, [named(path)], _owner(named(path)))
             size = {} if self.batch_size is None else {"batch_size": self.batch_size}
-            return Pretrained.from_folder(path, self.data, out, **size), out
+            return Pretrained(path, self.data, out, **size), out
         run = Run.with_function(path, self.network)
         run = run if self.data is None else run.with_data(self.data)
         if path.exists() and (self.data is None or run.directory.is_trained_on(run.dataset)):

@@ -68,7 +68,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     ends = f"{number(run.schedule.logsnr_min)} to {number(run.schedule.logsnr_max)}"
     yield "noise levels", f"{trained.schedule}, log-SNR λ from {ends}"
     yield "data", f"{data.name}, {'x'.join(map(str, data.shape))}"
-    yield "network", f"{trained.network}, {count(trained.num_parameters)} parameters"
+    yield "network", f"{run.config.network!r}, {count(trained.num_parameters)} parameters"
     yield "images seen", f"{count(trained.images_seen)}, {count(trained.batch_size)} a step"
     yield "average of the weights", f"relative width {run.relative_width}, as in EDM2"
     yield "optimizer", str(trained.optimizer)
