@@ -230,7 +230,7 @@ def test_an_interrupted_evaluation_of_a_folder_resumes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["elbos.evaluation.evaluate"], "summary", stop)
+        patch.setattr(sys.modules["elbos.evaluation.likelihood"], "check_theorem", stop)
         assert elbos(*words).status == 1
     assert not (out / "eval.json").exists()
     kept = snapshot(out)
