@@ -43,13 +43,11 @@ class RunScores:
 
     Attributes:
         condition: The condition of the network in the likelihood measurement.
-        machine: Hardware and software versions.
         started: Start of the training in UTC, as `2026-12-01T05:10:00+00:00`.
         num_images: Test images whose likelihood was measured.
         metrics: Metrics of the model, and its loss under each weighting in nats per dimension.
         baseline: Metrics of `num_baseline` real test images; None for points.
-        elbo, loss: Negative ELBO of data noised to each log-SNR; loss at each log-SNR.
-        learning: Validation ELBO in bits/dim over training images.
+        elbo, loss, learning: As averaged in `ObjectiveResult`.
         density: Adaptive density at the end, in equal bins of log-SNR; None for fixed schedules.
     """
 

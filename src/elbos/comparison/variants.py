@@ -44,9 +44,7 @@ class Variant:
 
     Attributes:
         name: Name in reports and run directories: letters, digits, dots and dashes.
-        parameterization: Prediction type of the network.
         schedule: Distribution of noise levels; the ends are taken from the configuration instead.
-        weighting: Weighting of the loss.
 
     Raises:
         ValueError: If the name is not usable for a folder, or the weighting is a function, which

@@ -60,14 +60,8 @@ class LatentScore:
 class LatentEvaluation(Stored):
     """Variational bounds of several models on the same cached latents, noise and noise levels.
 
-    Attributes:
-        latents: Folder or file of the cache.
-        trainer: Trainer that wrote the cache.
-        num_evaluations: Function evaluations for each image and checkpoint.
-        logsnr_min, logsnr_max: Ends of the log-SNRs that all schedulers have.
-        precision: Precision of the networks, "fp32" or "bf16".
-        guidance: Guidance scale that the networks are given, if any.
-        seed: Seed of noise, noise levels and choice of images.
+    The settings are those of `elbos evaluate --latents`; `trainer` is the one that wrote the cache,
+    and the log-SNRs are those that all schedulers have.
     """
 
     latents: str
