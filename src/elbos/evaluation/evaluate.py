@@ -15,7 +15,7 @@ from elbos.evaluation.floor import measure_floors
 from elbos.evaluation.likelihood import chosen_images, conditions, measure
 from elbos.evaluation.model import Model
 from elbos.evaluation.quality import Scorer, stored_samples
-from elbos.evaluation.result import Evaluation, Protocol, SampleQuality
+from elbos.evaluation.result import Evaluation, Protocol
 from elbos.training.data import to_unit
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling
@@ -56,14 +56,7 @@ def evaluate(
     by_condition = conditions(model, config, start)
     results = {name: measure(model, name, x, config, start) for name, x in by_condition.items()}
     images = by_condition[model.conditions[0]]
-    quality = None
-    if scorer is not None:
-        num, seed = config.num_samples, config.seed
-        quality = SampleQuality(
-            protocol=scorer.protocol(sampling, num, seed),
-            scores=scorer.score(sampling, num, seed, start),
-            baseline=scorer.baseline(num, start),
-        )
+    quality = scorer.quality(sampling, config.num_samples, config.seed, start) if scorer else None
     floors = None
     if config.floor:
         levels = {name: bound.curve.logsnr for name, bound in results.items()}

@@ -1,7 +1,4 @@
-"""Model that can be evaluated, and the disk stores for partial results.
-
-A store is a folder of tensors, one file per batch, so that an interrupted evaluation resumes.
-"""
+"""Model that can be evaluated, and the disk stores for partial results."""
 
 import abc
 import copy

@@ -24,7 +24,7 @@ from elbos.evaluation.features.extractor import BATCH_SIZE
 from elbos.evaluation.metrics import MIN_IMAGES, FeatureSets, Value, num_manifold, scores
 from elbos.evaluation.model import Model, class_labels, data_store, model_store, sample_batches
 from elbos.evaluation.reference import Reference, reference
-from elbos.evaluation.result import Baseline, SamplingProtocol
+from elbos.evaluation.result import Baseline, SampleQuality, SamplingProtocol
 from elbos.theory.names import label
 from elbos.training.data import to_levels
 from elbos.training.randomness import generator
@@ -98,9 +98,10 @@ class Scorer:
             values = self._scores(x, store, f"{BASELINE_SPLIT} images", start)
         return Baseline(split=BASELINE_SPLIT, num=len(x), scores=values)
 
-    def protocol(self, sampling: Sampling, num: int, seed: int) -> SamplingProtocol:
+    def quality(self, sampling: Sampling, num: int, seed: int, start: Start) -> SampleQuality:
+        """Return the scores of generated samples and of real images, and how they were measured."""
         trained = self.model.schedule
-        return SamplingProtocol(
+        protocol = SamplingProtocol(
             extractor=self.extractor.name,
             reference=self.reference.split,
             num_reference=self.reference.statistics.num,
@@ -117,6 +118,8 @@ class Scorer:
             num_samples=num,
             seed=seed,
         )
+        scores = self.score(sampling, num, seed, start)
+        return SampleQuality(protocol=protocol, scores=scores, baseline=self.baseline(num, start))
 
     @cached_property
     def _key(self) -> dict[str, Any]:
