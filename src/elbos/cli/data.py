@@ -150,8 +150,15 @@ def _tell(dataset: Dataset, kind: str, out: Path) -> None:
     print(printable(str(out)))  # noqa: T201
 
 
-def command(words: list[str]) -> Pack | Encode | Verify:
-    tasks: Any = Pack | Encode | Verify
-    summary = "Pack images, or their latents, into arrays that open at once."
-    task: Pack | Encode | Verify = parse("data", tasks, words, summary=summary)
-    return task
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Pack images, or their latents, into arrays that open at once."""
+
+    task: Annotated[Pack | Encode | Verify, tyro.conf.arg(name="")]
+
+    def __call__(self) -> None:
+        self.task()
+
+
+def command(words: list[str]) -> Data:
+    return parse("data", Data, words)
