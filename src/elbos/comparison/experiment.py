@@ -75,7 +75,6 @@ class Experiment(Typed):
 
     Attributes:
         config: Configuration that all objectives share; objective and seed are replaced.
-        scoring: Settings of the scoring.
         objectives: Objectives with distinct names. Default: 15 built-in objectives.
         seeds: Seeds of initial weights, order of the data, training noise and sample noise, one
             replicate each. Default: five; intervals of three seeds are 1.7 times as wide.

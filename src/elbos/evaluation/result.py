@@ -180,7 +180,6 @@ class Origin:
     """Origin of a model that another library trained.
 
     Attributes:
-        format: Format of the folder.
         scheduler: Class and settings of the scheduler, which define the network's input at each
             noise level.
         latents: Class of the encoder, if the likelihood is that of latents; None for images.
@@ -196,7 +195,6 @@ class Protocol:
     """Settings with which a likelihood was measured.
 
     Attributes:
-        data: Name of the dataset, with digest `data_sha256`.
         num_levels: Number of pixel values that the decoder distinguishes; None for continuous data.
         weights_relative_width: Relative width of the weights' moving average, as in EDM2; None if
             unknown.

@@ -55,7 +55,6 @@ class Run(Model):
         config: The configuration of the training, with `schedule`, `sampling` and `weighting`.
         data: Shape, number of pixel values and number of classes of the data.
         has_labels: Whether the network is conditioned on class labels.
-        step: The step of the checkpoint.
         network: The network, with the averaged weights.
         denoiser: The denoiser: the network with its parameterization.
 
