@@ -24,7 +24,6 @@ from elbos.evaluation.features import Module
 from elbos.evaluation.metrics import SAMPLE_METRICS, FeatureSets, SampleMetric, Value
 from elbos.evaluation.model import model_store
 from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table
-from elbos.evaluation.quality import NotFiniteError
 from elbos.runs.run import Run
 from elbos.training.config import Training
 from elbos.training.sampling import Sampling
@@ -258,7 +257,7 @@ def test_what_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses with a target, too, which they would never reach."""
     bad = torch.full((41, 1, 8, 8), math.nan)
     monkeypatch.setattr(quality, "sample_batches", lambda *_, **__: [bad])
-    with pytest.raises(NotFiniteError, match="41 of 41"):
+    with pytest.raises(ValueError, match="41 of 41"):
         Run("digits").evaluate(**few(num_samples=41))
 
     def eps_errors(denoiser: Any, x: Tensor, **_: Any) -> Tensor:
@@ -294,7 +293,7 @@ def test_a_model_that_fails_is_named_and_the_others_are_measured(
 ) -> None:
     def failing(model: Run, *rest: Any) -> Evaluation:
         if model.name == "digits":
-            raise NotFiniteError("3 of 8 losses are NaN")
+            raise ValueError("3 of 8 losses are NaN")
         return evaluate(model, *rest)
 
     evaluate = evaluate_verb.evaluate

@@ -69,7 +69,7 @@ def fixed(run: Run) -> Run:
             parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
     test = run.dataset.test
     labels = None if test.labels is None else test.labels[:24]
-    run.config, run.precision = replace(run.config, precision="fp32"), "fp32"
+    run.trained, run.precision = replace(run.trained, precision="fp32"), "fp32"
     run.dataset = replace(run.dataset, test=Split(InMemory(test.x[:24]), labels))
     return run
 

@@ -20,7 +20,6 @@ from elbos.base.store import Part, Store
 from elbos.evaluation import EvaluationConfig, OdeConfig, ode, quality
 from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Module
-from elbos.evaluation.quality import NotFiniteError
 from elbos.runs.run import Run
 from elbos.theory.parameterizations import V
 from elbos.training import sampling
@@ -90,11 +89,11 @@ def patient() -> None:
     assert processes.together(late(mine)) == mine
 
     def fails() -> Any:
-        raise NotFiniteError("3 of 8 samples")
+        raise ValueError("3 of 8 samples")
 
     store = Store(Path("parts"), processes)
     parts = [Part("a", 1, lambda: {"x": torch.ones(1)}), Part("b", 1, fails)]
-    with pytest.raises(NotFiniteError, match="3 of 8"):
+    with pytest.raises(ValueError, match="3 of 8"):
         store.concatenated(parts, lambda *_: None)
     assert ("a" in store) and "b" not in store
 

@@ -134,7 +134,7 @@ def test_a_folder_is_measured_between_the_ends_of_its_training(elbos: Elbos) -> 
     """Which the scheduler of flow matching does not say."""
     run = Run(write_run(Path("run"), of_diffusers(UNET, parameterization=Flow())))
     export(run, "model")
-    schedule = Pretrained.from_folder(Path("model"), Digits(), Path("out")).schedule
+    schedule = Pretrained(Path("model"), Digits(), Path("out")).schedule
     assert (schedule.logsnr_min, schedule.logsnr_max) == (-8.0, 7.8)
     Path("model/elbos.json").write_text('{"logsnr": [1.0]}')
     assert_one_line(elbos("evaluate", "model", "data:digits"), "elbos.json")

@@ -61,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_scores_are_those_of_the_validator_and_differences_are_paired(place: Path) -> None:
     models = [place / "first", place / "second"]
-    result, _ = evaluate_latents(models, place / "cache.safetensors")
+    result, _ = evaluate_latents(models, place / "cache.safetensors", directory=place / "parts")
     tensors = st.load_file(place / "cache.safetensors")
     low, high = result.logsnr_min, result.logsnr_max
     pipelines = [load(model) for model in models]
@@ -241,7 +241,7 @@ def test_adapters_are_added_and_taken_away(place: Path, tmp_path: Path) -> None:
         scaled[f"{name}.alpha"] = torch.tensor(8.0)
     st.save_file(scaled, paths[1])
     cache = place / "cache.safetensors"
-    result, _ = evaluate_latents([place / "first"], cache, adapters=paths)
+    result, _ = evaluate_latents([place / "first"], cache, directory=place, adapters=paths)
     tensors = st.load_file(cache)
     low, high = result.logsnr_min, result.logsnr_max
     validator = Validator(tensors["latents"], logsnr_min=low, logsnr_max=high)

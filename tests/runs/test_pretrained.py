@@ -230,7 +230,7 @@ def test_an_interrupted_evaluation_of_a_folder_resumes(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["elbos.evaluation.evaluate"], "summary", stop)
+        patch.setattr(sys.modules["elbos.evaluation.likelihood"], "check_theorem", stop)
         assert elbos(*words).status == 1
     assert not (out / "eval.json").exists()
     kept = snapshot(out)
@@ -254,7 +254,7 @@ def test_an_interrupted_evaluation_of_a_folder_resumes(
 
 def test_changed_weights_are_measured_anew(folders: Path) -> None:
     def parts(**changes: Any) -> str:
-        found = Pretrained.from_folder(Path("ddpm"), Digits(), Path("out"))
+        found = Pretrained(Path("ddpm"), Digits(), Path("out"))
         return json.dumps(found.identifier(), sort_keys=True)
 
     first = parts()

@@ -29,21 +29,12 @@ from elbos.base.user_code import no_modules_here
 class Verb(NamedTuple):
     summary: str
     extra: str = "train"  # the installation extra that the verb needs
-    is_parallel: bool = False  # whether the verb runs on several processes
 
 
 VERBS = {
-    "train": Verb(
-        "Train a preset, or --config FILE; the same command again resumes.", is_parallel=True
-    ),
-    "sample": Verb(
-        "Draw samples from a trained run, into a PNG grid and an .npz.", is_parallel=True
-    ),
-    "evaluate": Verb(
-        "Measure likelihood, noise levels and samples of trained models.",
-        "evaluate",
-        is_parallel=True,
-    ),
+    "train": Verb("Train a preset, or --config FILE; the same command again resumes."),
+    "sample": Verb("Draw samples from a trained run, into a PNG grid and an .npz."),
+    "evaluate": Verb("Measure likelihood, noise levels and samples of trained models.", "evaluate"),
     "export": Verb("Write the averaged weights of a run, to open with diffusers or elbos."),
     "compare": Verb(
         "Train objectives alike, score them, and write a report with intervals.",
@@ -53,15 +44,12 @@ VERBS = {
         "Find out which weighting a training loss really uses: code, a recipe or a config.",
         "cli",
     ),
-    "record": Verb(
-        "Run a training script, unchanged, and audit its loss.",
-        "cli",
-        is_parallel=True,
-    ),
+    "record": Verb("Run a training script, unchanged, and audit its loss.", "cli"),
     "data": Verb("Pack pictures, or their latents: opened at once, however many."),
     "weightings": Verb("Print the weighting of published recipes, and where it rises.", "cli"),
 }
-ENCODE = ["data", "encode"]  # the only `elbos data` command for several processes
+PARALLEL = (["train"], ["sample"], ["evaluate"], ["record"], ["data", "encode"])
+"""Beginnings of the commands that run on several processes."""
 
 
 def main() -> None:
@@ -105,7 +93,7 @@ def run(words: list[str]) -> None:
     if verb not in VERBS:
         raise UsageError(f"There is no verb {verb!r}: {suggestion(verb, VERBS)}")
     num = int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
-    if VERBS[verb].is_parallel or words[:2] == ENCODE or num == 1:
+    if num == 1 or any(words[: len(parallel)] == parallel for parallel in PARALLEL):
         with needs(VERBS[verb].extra):
             module = importlib.import_module(f"elbos.cli.{verb}")
         module.command(rest)()

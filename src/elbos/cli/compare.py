@@ -17,7 +17,7 @@ from elbos.base.numbers import count
 from elbos.cli.parse import parse
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.executors import Local, OnRay
-from elbos.comparison.experiment import Experiment, Scoring, parse_samplings
+from elbos.comparison.experiment import DEFAULT_SAMPLERS, Experiment, Scoring, parse_samplings
 from elbos.comparison.page import terminal
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.training.data import Toy
@@ -43,7 +43,7 @@ class Compare:
     """Seeds of the replicates of every objective. With two objectives, intervals from three
     replicates are 2 times as wide as from five, from two 7 times; one gives no interval."""
 
-    samplers: tuple[str, ...] = ("ancestral=Ancestral(),64", "heun=Heun(),18")
+    samplers: tuple[str, ...] = DEFAULT_SAMPLERS
     """Samplers for the samples that are scored: a name, a sampler and its number of steps."""
 
     workers: int | None = None

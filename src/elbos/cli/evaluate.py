@@ -5,7 +5,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -61,9 +61,6 @@ class Evaluate:
     )
     sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
 
-    is_sampling_given: tyro.conf.Suppress[bool] = False
-    """True if options changed `sampling`, so that all models use that sampler."""
-
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
@@ -101,7 +98,8 @@ class Evaluate:
                 "Several models, of one name or with --out, would have one directory of results: "
                 "evaluate them one by one, with --out."
             )
-        samplings = [self.sampling if self.is_sampling_given else m.sampling for m in models]
+        is_given = self.sampling != models[0].sampling  # by options: then all models use it
+        samplings = [self.sampling if is_given else model.sampling for model in models]
         for model, sampling in zip(models, samplings, strict=True):
             require_measurable(model, self.config, sampling)  # early, not after hours
         measured, failures = [], []
@@ -138,7 +136,7 @@ class Evaluate:
             assert self.data is not None
             require_own(out, [named(path)], _owner(named(path)))
             size = {} if self.batch_size is None else {"batch_size": self.batch_size}
-            return Pretrained.from_folder(path, self.data, out, **size), out
+            return Pretrained(path, self.data, out, **size), out
         run = Run.with_function(path, self.network)
         run = run if self.data is None else run.with_data(self.data)
         if path.exists() and (self.data is None or run.directory.is_trained_on(run.dataset)):
@@ -178,11 +176,9 @@ def command(words: list[str]) -> Evaluate | Latents:
         return parse("evaluate", Latents, words)
     path = first_path("evaluate", words, "run directory, or the folder of a pipeline,")
     if path is None or is_pipeline(path):
-        parsed = parse("evaluate", Evaluate, words)
-        return replace(parsed, is_sampling_given=parsed.sampling != Sampling())
+        return parse("evaluate", Evaluate, words)
     folder, _ = hub.resolved(path, ["*.json"])
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{path} is not a run directory, nor the folder of a pipeline.")
     sampling = RunDirectory(folder).config().sampling
-    parsed = parse("evaluate", Evaluate, words, Evaluate(models=(path,), sampling=sampling))
-    return replace(parsed, is_sampling_given=parsed.sampling != sampling)
+    return parse("evaluate", Evaluate, words, Evaluate(models=(path,), sampling=sampling))

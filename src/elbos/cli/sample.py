@@ -10,13 +10,13 @@ from rich.console import Console
 
 from elbos.adapters.diffusers.pipeline import load_vae
 from elbos.base import hub
-from elbos.base.errors import printable
+from elbos.base.errors import UsageError, printable
 from elbos.base.processes import Processes
 from elbos.base.progress import progress
 from elbos.cli.parse import first_path, parse
 from elbos.runs.pretrained import is_pipeline
 from elbos.runs.run import Run
-from elbos.runs.samples import Request, write_samples
+from elbos.runs.samples import write_samples
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import keep_freed_memory
 from elbos.training.sampling import Sampling
@@ -33,9 +33,6 @@ class Sample:
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The run directory, an export, or OWNER/NAME on the Hugging Face Hub."""
 
-    request: Annotated[Request, tyro.conf.arg(name="")] = field(default_factory=Request)
-    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
-
     network: Annotated[str | None, tyro.conf.arg(name="network.function")] = None
     """FILE.py:FUNCTION of a user-defined network, as in its training."""
 
@@ -46,6 +43,21 @@ class Sample:
     json: bool = False
     """Print the paths as JSON."""
 
+    num: int = 100
+    """Number of samples."""
+
+    seed: int = 0
+    """Seed of the noise."""
+
+    label: int | None = None
+    """Class of all samples. Default: cycle through the classes of a conditional network."""
+
+    out: Path | None = None
+    """Output path without suffix; `.png` and `.npz` are added. Default: in RUN/samples, or
+    of a model on the Hub in the cache directory."""
+
+    sampling: Annotated[Sampling, tyro.conf.arg(name="")] = field(default_factory=Sampling)
+
     def __call__(self) -> None:
         keep_freed_memory()
         run = Run.with_function(self.run, self.network)
@@ -55,9 +67,16 @@ class Sample:
         decode = vae and (lambda latents: vae.decode(latents).cpu())
         is_main = Processes.joined().is_main
         with progress(Console(stderr=True, quiet=not is_main)) as bar:
-            task = bar.add_task("sampling", total=self.request.num, unit="images", note="")
+            task = bar.add_task("sampling", total=self.num, unit="images", note="")
             picture, archive = write_samples(
-                run, self.sampling, self.request, lambda num: bar.advance(task, num), decode
+                run,
+                self.sampling,
+                num=self.num,
+                seed=self.seed,
+                label=self.label,
+                out=self.out,
+                on_images=lambda num: bar.advance(task, num),
+                decode=decode,
             )
         if is_main:
             named = {"png": picture, "npz": archive}
@@ -76,5 +95,7 @@ def command(words: list[str]) -> Sample:
         )
     folder, _ = hub.resolved(path, ["*.json"])
     sampling = RunDirectory(folder).config().sampling
-    default = Sample(run=path, sampling=sampling)
-    return parse("sample", Sample, words, default)
+    sample = parse("sample", Sample, words, Sample(run=path, sampling=sampling))
+    if sample.num < 1:
+        raise UsageError(f"num is {sample.num}: give a number above 0.")
+    return sample

@@ -41,6 +41,12 @@ class Executor(abc.ABC):
     """Interface of an executor of `num_workers` training jobs at a time.
 
     A job has `num_processes` processes of `num_threads` cores each.
+
+    Args:
+        num_workers: Number of jobs at once. Default: one job per `gpus_per_run` accelerators of a
+            machine; without accelerators, one per `2 * gpus_per_run` cores.
+        gpus_per_run: Processes per run, each with its own accelerator, all on one machine; without
+            accelerators the processes share the cores.
     """
 
     num_workers: int
@@ -61,12 +67,6 @@ class Executor(abc.ABC):
 
 class Local(Executor):
     """Executor of training jobs as processes that share this machine's cores and accelerators.
-
-    Args:
-        num_workers: Number of jobs at once. Default: one job per `gpus_per_run` accelerators;
-            without accelerators, one per `2 * gpus_per_run` cores.
-        gpus_per_run: Processes per run, each with its own accelerator; without accelerators the
-            processes share the cores.
 
     Raises:
         ValueError: If a number is not positive, or the machine has fewer accelerators.
@@ -120,12 +120,6 @@ class OnRay(Executor):
 
     A cluster started here listens on the loopback address only, and ends with the process. All
     machines need elbos, and must see the comparison's directory under the same path.
-
-    Args:
-        num_workers: Number of jobs at once. Default: one job per `gpus_per_run` GPUs of a machine;
-            without GPUs, one per `2 * gpus_per_run` cores of the cluster.
-        gpus_per_run: Processes per run, each with its own GPU, all on one machine; without GPUs the
-            processes use cores only.
 
     Raises:
         ValueError: If Ray is not installed, the cluster is unreachable, or no machine has enough

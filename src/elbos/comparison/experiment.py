@@ -12,7 +12,7 @@ from elbos.base.codec import parse
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.evaluation.features import ExtractorConfig, Lite0
 from elbos.evaluation.metrics import MIN_IMAGES
-from elbos.models.samplers import Ancestral, Heun, Sampler
+from elbos.models.samplers import Sampler
 from elbos.training.choices import Weight
 from elbos.training.config import Config, Output
 from elbos.training.data import Given
@@ -20,6 +20,7 @@ from elbos.training.network import OwnNetwork
 from elbos.training.sampling import Sampling
 
 NUM_VALIDATIONS = 8
+DEFAULT_SAMPLERS = ("ancestral=Ancestral(),64", "heun=Heun(),18")
 
 
 def parse_samplings(texts: Iterable[str]) -> dict[str, Sampling]:
@@ -53,10 +54,7 @@ class Scoring(Typed):
     """The network that computes the features of images."""
 
     samplings: Annotated[dict[str, Sampling], tyro.conf.Suppress] = field(
-        default_factory=lambda: {
-            "ancestral": Sampling(sampler=Ancestral(), num_steps=64),
-            "heun": Sampling(sampler=Heun(), num_steps=18),
-        }
+        default_factory=lambda: parse_samplings(DEFAULT_SAMPLERS)
     )
     """Samplings by name. Default: DDPM's ancestral sampler, and EDM's for CIFAR-10, Heun's."""
 
@@ -77,7 +75,6 @@ class Experiment(Typed):
 
     Attributes:
         config: Configuration that all objectives share; objective and seed are replaced.
-        scoring: Settings of the scoring.
         objectives: Objectives with distinct names. Default: 15 built-in objectives.
         seeds: Seeds of initial weights, order of the data, training noise and sample noise, one
             replicate each. Default: five; intervals of three seeds are 1.7 times as wide.

@@ -19,7 +19,6 @@ from elbos.base.colors import COLORS, DASHES, Swatch
 from elbos.base.figures import Panel, log_axis, logsnr_axis, stacked
 from elbos.comparison.result import Comparison, Curve, ObjectiveResult
 
-Objectives = Sequence[ObjectiveResult]
 Curves = Mapping[str, Curve]
 """Curves by the objective's name."""
 
@@ -38,7 +37,7 @@ def family(weighting: str) -> str:
     return match[2] if match and match[2] != "Tabulated" else weighting
 
 
-def swatches(objectives: Objectives) -> dict[str, Swatch]:
+def swatches(objectives: Sequence[ObjectiveResult]) -> dict[str, Swatch]:
     """Return the curve style of each objective.
 
     Each objective has a colour, or each class of weightings if there are more objectives than

@@ -47,10 +47,6 @@ class Job:
     scoring: Scoring
     weightings: tuple[Weight, ...]
 
-    @property
-    def log(self) -> Path:
-        return self.path / ".log.txt"
-
     def lock(self) -> AbstractContextManager[Any]:
         return files.lock(self.path / ".work.lock", timeout=0)
 
@@ -118,7 +114,8 @@ def run_job(
         return f"there is no {job.path.parent} now, or not there: name a directory that all share."
     job.path.mkdir(exist_ok=True)
     files.write(job.path / _FILE, json.dumps(encode(job)).encode())
-    with job.log.open("ab") as log:
+    output = job.path / ".log.txt"
+    with output.open("ab") as log:
         start = log.tell()
         process = subprocess.Popen(  # noqa: S603 (words of ours)
             [sys.executable, "-m", *launcher, "elbos.comparison.job", str(job.path)],
@@ -136,12 +133,12 @@ def run_job(
             status = process.wait()
     if status == 0 or stopping.is_set():
         return None
-    lines = job.log.read_bytes()[start:].decode(errors="replace").splitlines()
+    lines = output.read_bytes()[start:].decode(errors="replace").splitlines()
     for line in reversed(lines):
         if line.startswith(_REASON):
             return line.removeprefix(_REASON)
     how = f"by {signal.Signals(-status).name} (out of memory?)" if status < 0 else f"with {status}"
-    return f"its process ended {how}: see {job.log}."
+    return f"its process ended {how}: see {output}."
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from elbos.base.colors import Swatch
 from elbos.base.html import document, render, sentences, write_html
 from elbos.base.tables import Column, Table
 from elbos.comparison import figures, tables
-from elbos.comparison.result import BITS_PER_DIM, Comparison, Metric, ObjectiveResult
+from elbos.comparison.result import BITS_PER_DIM, Comparison, Metric
 from elbos.theory.weightings import Weighting
 
 _WORDS = "comparison/words.txt"
@@ -62,7 +61,7 @@ def write_page(comparison: Comparison, path: Path, samples: Mapping[str, bytes])
 
 def _words(comparison: Comparison) -> dict[str, Any]:
     best = [
-        Best.from_comparison(comparison, metric)
+        _best(comparison, metric)
         for metric in comparison.main_metrics
         if metric.key in comparison.statistics
     ]
@@ -101,30 +100,20 @@ def planned_verdicts(comparison: Comparison) -> Counter[str | None]:
     )
 
 
-@dataclass(frozen=True)
-class Best:
-    """Training objectives that are best in one metric within statistical error."""
-
-    metric: Metric
-    objective: ObjectiveResult
-    value: str
-    near: list[tuple[ObjectiveResult, str]]  # each with its difference and interval
-    unresolved: list[ObjectiveResult]
-
-    @classmethod
-    def from_comparison(cls, comparison: Comparison, metric: Metric) -> "Best":
-        scores = {o.name: comparison.scores[o.name][metric.key] for o in comparison.complete}
-        best = next(o for o in comparison.complete if scores[o.name].is_best)
-        rest = [o for o in comparison.complete if o is not best]
-        places = tables.places_of(comparison, metric.key, scores[best.name].std)
-        return cls(
-            metric=metric,
-            objective=best,
-            value=tables.text_of(scores[best.name].mean, places),
-            near=[
-                (o, ", ".join(tables.gap_texts(comparison, (o.name, best.name), metric)))
-                for o in rest
-                if scores[o.name].is_best_within_error
-            ],
-            unresolved=[o for o in rest if scores[o.name].is_unresolved],
-        )
+def _best(comparison: Comparison, metric: Metric) -> dict[str, Any]:
+    """Return what the findings say of the objectives that are best in one metric within errors."""
+    scores = {o.name: comparison.scores[o.name][metric.key] for o in comparison.complete}
+    best = next(o for o in comparison.complete if scores[o.name].is_best)
+    rest = [o for o in comparison.complete if o is not best]
+    places = tables.places_of(comparison, metric.key, scores[best.name].std)
+    return {
+        "metric": metric,
+        "objective": best,
+        "value": tables.text_of(scores[best.name].mean, places),
+        "near": [
+            (o, ", ".join(tables.gap_texts(comparison, (o.name, best.name), metric)))
+            for o in rest
+            if scores[o.name].is_best_within_error
+        ],
+        "unresolved": [o for o in rest if scores[o.name].is_unresolved],
+    }

@@ -191,7 +191,6 @@ class Comparison(Stored):
         num_samples: Samples generated per run and sampler; None for points.
         num_baseline: Test images in the real-data baseline.
         num_images: Images seen by each run.
-        logsnr_min, logsnr_max: Ends of all schedules.
         metrics: All metrics, with the main ones, which have verdicts, first.
         rows: The scores of all models; a metric not in `metrics` is the loss under a weighting.
         protocol: Settings of training and scoring that all models share, in words.

@@ -19,7 +19,7 @@ from elbos.base.progress import Start, silent
 from elbos.comparison.experiment import Scoring
 from elbos.comparison.result import BITS_PER_DIM, Curve, Metric, loss_key
 from elbos.evaluation.config import EvaluationConfig, OdeConfig
-from elbos.evaluation.likelihood import conditions, measure, summary
+from elbos.evaluation.likelihood import conditions, measure
 from elbos.evaluation.metrics import SAMPLE_METRICS, Value, leading_distance
 from elbos.evaluation.quality import Scorer, stored_samples
 from elbos.runs.run import Run
@@ -43,13 +43,11 @@ class RunScores:
 
     Attributes:
         condition: The condition of the network in the likelihood measurement.
-        machine: Hardware and software versions.
         started: Start of the training in UTC, as `2026-12-01T05:10:00+00:00`.
         num_images: Test images whose likelihood was measured.
         metrics: Metrics of the model, and its loss under each weighting in nats per dimension.
         baseline: Metrics of `num_baseline` real test images; None for points.
-        elbo, loss: Negative ELBO of data noised to each log-SNR; loss at each log-SNR.
-        learning: Validation ELBO in bits/dim over training images.
+        elbo, loss, learning: As averaged in `ObjectiveResult`.
         density: Adaptive density at the end, in equal bins of log-SNR; None for fixed schedules.
     """
 
@@ -105,16 +103,15 @@ def measure_scores(
         num_images=min(scoring.num_images, len(run.dataset.test)),
         num_pilot_images=max(MIN_PILOT_SAMPLES, min(scoring.num_images // 8, MAX_PILOT)),
         ode=OdeConfig(num_images=0),
-        num_samples=0,
         split="test",
         seed=run.config.seed,
     )
     *_, (condition, images) = conditions(run, config, silent).items()  # given labels, if any
-    measured = measure(run, condition, images, config, start)
-    bound = summary(measured)
+    bound = measure(run, condition, images, config, start)
+    assert bound.rounds is not None
     metrics = {BITS_PER_DIM.key: Value(bound.bits_per_dim, bound.standard_error)}
     for weighting in weightings:
-        loss = measured.rounds.weighted(weighting)
+        loss = bound.rounds.weighted(weighting)
         metrics[loss_key(repr(weighting))] = Value(loss.mean, loss.standard_error)
     is_of_pixels, num, seed = run.dataset.num_levels is not None, scoring.num_samples, config.seed
     scorer = Scorer.load(run, scoring.extractor, start) if is_of_pixels else None

@@ -46,12 +46,6 @@ def places_of(
     return decimals(max(statistics.median(stds or [0.0]), std or 0.0), digits)
 
 
-def detectable(comparison: Comparison, metric: Metric) -> str:
-    """Format the typical detectable difference of a metric."""
-    size = comparison.detectable(metric)
-    return NONE if size is None else text_of(size, decimals(size))
-
-
 def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
     """Return a table of the scores of all objectives, in the main metrics only if `is_short`."""
     metrics = comparison.main_metrics if is_short else comparison.metrics
@@ -106,7 +100,8 @@ def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
         of = "" if num_images is None else f": {num_images:,} test images"
         foot.append([f"real-data baseline{of}", "", *values, *blank])
     if comparison.statistics:
-        least = [detectable(comparison, metric) for metric in metrics]
+        sizes = map(comparison.detectable, metrics)
+        least = [text_of(size, decimals(size)) for size in sizes]
         foot.append(["least significant difference from ★", "", *least, *blank])
     return Table(columns, rows, foot=foot)
 

@@ -27,10 +27,10 @@ from elbos.base.codec import normalize, parse
 from elbos.base.errors import shortened, suggestion
 from elbos.theory import weightings
 from elbos.theory.adaptive import Adaptive
-from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, V, X
+from elbos.theory.parameterizations import EDM, Eps, Flow, V, X
 from elbos.theory.recipes import RECIPES
-from elbos.theory.schedules import Cosine, Schedule
-from elbos.theory.weightings import Weighting
+from elbos.theory.schedules import Cosine
+from elbos.theory.weightings import Monotone, Weighting
 from elbos.training.choices import NoiseSchedule, Prediction, Weight, require_storable
 from elbos.training.config import Config
 
@@ -38,15 +38,13 @@ _NUM_CELLS = 10_000
 _EXAMPLE = '"mine=V(),Adaptive(),Sigmoid(k=3)"'
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Variant:
     """Named training objective with prediction type, noise schedule and weighting.
 
     Attributes:
         name: Name in reports and run directories: letters, digits, dots and dashes.
-        parameterization: Prediction type of the network.
         schedule: Distribution of noise levels; the ends are taken from the configuration instead.
-        weighting: Weighting of the loss.
 
     Raises:
         ValueError: If the name is not usable for a folder, or the weighting is a function, which
@@ -80,10 +78,7 @@ class Variant:
         if is_custom:
             where = f"objective {shortened(name)!r} (a prediction type, a schedule and a weighting)"
             kinds = tuple[Prediction, NoiseSchedule, Weight]
-            prediction, schedule, weighting = parse(kinds, objective, where, runs_files=True)
-            return cls(
-                name=name, parameterization=prediction, schedule=schedule, weighting=weighting
-            )
+            return cls(name, *parse(kinds, objective, where, runs_files=True))
         if name not in VARIANTS:
             raise ValueError(
                 f"There is no objective {shortened(name)!r}, and your own are written as "
@@ -123,52 +118,37 @@ def loss_scale(weighting: Weighting, logsnr_min: float, logsnr_max: float) -> fl
 
 def _published(name: str, recipe: str) -> Variant:
     published = RECIPES[recipe]
-    prediction, weighting = published.parameterization, published.closed_form
-    return _variant(name, prediction, weighting, published.schedule)
+    return Variant(name, published.parameterization, published.schedule, published.closed_form)
 
 
-def _variant(
-    name: str,
-    prediction: Parameterization,
-    weighting: Weighting,
-    schedule: Schedule | None = None,
-) -> Variant:
-    return Variant(
-        name=name,
-        parameterization=prediction,
-        schedule=schedule or Adaptive(),
-        weighting=weighting,
-    )
-
-
-_EDM_MONOTONIC = weightings.Monotone(weightings.EDM())
+_EDM_MONOTONIC = Monotone(weightings.EDM())
 
 _BUILT_IN = [
     # from the paper
     _published("iddpm", "iddpm"),
     *(
-        _variant(f"eps-{name}-sigmoid-{k}", Eps(), weightings.Sigmoid(k=float(k)), schedule)
+        Variant(f"eps-{name}-sigmoid-{k}", Eps(), schedule, weightings.Sigmoid(k=float(k)))
         for name, schedule in (("cosine", Cosine()), ("adaptive", Adaptive()))
         for k in range(1, 6)
     ),
     _published("edm", "edm"),
-    _variant("edm-adaptive", EDM(), weightings.EDM()),
-    _variant("edm-adaptive-sigmoid-2", EDM(), weightings.Sigmoid(k=2.0)),
-    _variant("edm-adaptive-monotonic", EDM(), _EDM_MONOTONIC),
+    Variant("edm-adaptive", EDM(), Adaptive(), weightings.EDM()),
+    Variant("edm-adaptive-sigmoid-2", EDM(), Adaptive(), weightings.Sigmoid(k=2.0)),
+    Variant("edm-adaptive-monotonic", EDM(), Adaptive(), _EDM_MONOTONIC),
     _published("v-cosine", "v-cosine"),
-    _variant("v-adaptive", V(), weightings.Exponential()),
-    _variant("v-adaptive-sigmoid-2", V(), weightings.Sigmoid(k=2.0)),
-    _variant("v-adaptive-edm-monotonic", V(), _EDM_MONOTONIC),
+    Variant("v-adaptive", V(), Adaptive(), weightings.Exponential()),
+    Variant("v-adaptive-sigmoid-2", V(), Adaptive(), weightings.Sigmoid(k=2.0)),
+    Variant("v-adaptive-edm-monotonic", V(), Adaptive(), _EDM_MONOTONIC),
     # later ones
     _published("flow", "flow"),
     _published("sd3", "sd3"),
-    _variant("sd3-adaptive", Flow(), weightings.LogitNormalFlow()),
-    _variant("sd3-adaptive-monotonic", Flow(), weightings.Monotone(weightings.LogitNormalFlow())),
+    Variant("sd3-adaptive", Flow(), Adaptive(), weightings.LogitNormalFlow()),
+    Variant("sd3-adaptive-monotonic", Flow(), Adaptive(), Monotone(weightings.LogitNormalFlow())),
     _published("p2", "p2-1"),
     _published("min-snr", "min-snr-5"),
-    _variant("min-snr-adaptive", X(), weightings.MinSNR()),
-    _variant("min-snr-adaptive-monotonic", X(), weightings.Monotone(weightings.MinSNR())),
-    _variant("elbo", V(), weightings.ELBO()),
+    Variant("min-snr-adaptive", X(), Adaptive(), weightings.MinSNR()),
+    Variant("min-snr-adaptive-monotonic", X(), Adaptive(), Monotone(weightings.MinSNR())),
+    Variant("elbo", V(), Adaptive(), weightings.ELBO()),
 ]
 
 VARIANTS: dict[str, Variant] = {variant.name: variant for variant in _BUILT_IN}

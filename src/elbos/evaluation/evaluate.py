@@ -12,22 +12,14 @@ from elbos.base.progress import Start, silent
 from elbos.base.sharing import naming_lost_processes
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.floor import measure_floors
-from elbos.evaluation.likelihood import (
-    check_theorem,
-    chosen_images,
-    conditions,
-    measure,
-    summary,
-)
+from elbos.evaluation.likelihood import chosen_images, conditions, measure
 from elbos.evaluation.model import Model
-from elbos.evaluation.ode import measure_ode
 from elbos.evaluation.quality import Scorer, stored_samples
-from elbos.evaluation.result import Evaluation, Protocol, SampleQuality
+from elbos.evaluation.result import Evaluation, Protocol
 from elbos.training.data import to_unit
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling
 from elbos.validation.measurements import num_pilot_times
-from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
 
 NUM_SHOWN = 100
@@ -61,29 +53,10 @@ def evaluate(
     scorer = None
     if _is_sampled(model, config):
         scorer = Scorer.load(model, config.extractor, start)  # first, as files may be missing
-    results = {}
-    for condition, images in conditions(model, config, start).items():
-        measured = measure(model, condition, images, config, start)
-        exact = None
-        if model.mixture is not None:
-            x, component = images.split.x[:], images.split.labels
-            log_prob = model.mixture.log_prob(x.double(), component=component)
-            exact = (-log_prob / x.shape[1]).mean().item() / NATS_PER_BIT
-        bound = measured.rounds.bound.mean(1)
-        results[condition] = replace(
-            summary(measured, config.target_se),
-            exact_bits_per_dim=exact,
-            weightings=check_theorem(measured, model.weighting),
-            ode=measure_ode(model, condition, images, bound, config, start),
-        )
-    quality = None
-    if scorer is not None:
-        num, seed = config.num_samples, config.seed
-        quality = SampleQuality(
-            protocol=scorer.protocol(sampling, num, seed),
-            scores=scorer.score(sampling, num, seed, start),
-            baseline=scorer.baseline(num, start),
-        )
+    by_condition = conditions(model, config, start)
+    results = {name: measure(model, name, x, config, start) for name, x in by_condition.items()}
+    images = by_condition[model.conditions[0]]
+    quality = scorer.quality(sampling, config.num_samples, config.seed, start) if scorer else None
     floors = None
     if config.floor:
         levels = {name: bound.curve.logsnr for name, bound in results.items()}

@@ -18,7 +18,6 @@ or an end term makes them differ.
 
 import math
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from torch import Tensor
 from elbos.base.progress import Advance, Start
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.model import Model, model_store
+from elbos.evaluation.ode import measure_ode
 from elbos.evaluation.result import Likelihood, TheoremCheck
 from elbos.theory import weightings
 from elbos.theory.elbo import is_monotone
@@ -53,14 +53,6 @@ CHECKED: dict[str, WeightFunction] = {
 """The weightings for which the theorem is checked: monotone and non-monotone, flat and steep."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Losses of a model on a few images, in the pilot, and on all images, in the rounds."""
-
-    pilot: Measurements
-    rounds: Validation
-
-
 def chosen_images(model: Model, config: EvaluationConfig) -> tuple[Split, Int64[Tensor, " n"]]:
     """Return the split, and the indices of the images to evaluate, in an order common to models."""
     split: Split = getattr(model.dataset, config.split or model.split)
@@ -84,8 +76,8 @@ def conditions(model: Model, config: EvaluationConfig, start: Start) -> dict[str
 
 def measure(
     model: Model, condition: str, images: Levels, config: EvaluationConfig, start: Start
-) -> Measured:
-    """Tune the noise levels on a few images, and measure the losses of all images."""
+) -> Likelihood:
+    """Tune the noise levels on a few images, measure the losses of all, and check the theorem."""
     validator = Validator(
         images,
         num_levels=images.num_levels,
@@ -110,13 +102,13 @@ def measure(
         warnings.simplefilter("ignore", TimeIgnoredWarning)  # of barely trained networks
         pilot = validator.pilot(model.denoiser, num_samples=num_pilot, **settings)
         tuned = validator.tuned(pilot)
-        return Measured(pilot, tuned(model.denoiser, target_se=config.target_se, **settings))
-
-
-def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
-    """Compute the variational bound with its terms, and the loss and ELBO at each noise level."""
-    rounds = measured.rounds
-    bits = rounds.bits
+        rounds = tuned(model.denoiser, target_se=config.target_se, **settings)
+    exact = None
+    if model.mixture is not None:
+        x, component = images.split.x[:], images.split.labels
+        log_prob = model.mixture.log_prob(x.double(), component=component)
+        exact = (-log_prob / x.shape[1]).mean().item() / NATS_PER_BIT
+    bits, target_se = rounds.bits, config.target_se
     return Likelihood(
         bits_per_dim=bits.mean,
         standard_error=bits.standard_error,
@@ -129,9 +121,12 @@ def summary(measured: Measured, target_se: float | None = None) -> Likelihood:
         diffusion_bpd=rounds.diffusion.mean().item() / NATS_PER_BIT,
         prior_bpd=rounds.prior.mean().item() / NATS_PER_BIT,
         num_rounds=rounds.decoder.shape[1],
-        num_evaluations=measured.pilot.loss.numel() + rounds.num_evaluations,
+        num_evaluations=pilot.loss.numel() + rounds.num_evaluations,
         curve=rounds.by_level,
         elbo=rounds.elbo_by_level,
+        exact_bits_per_dim=exact,
+        weightings=check_theorem(pilot, rounds, model.weighting),
+        ode=measure_ode(model, condition, images, rounds.bound.mean(1), config, start),
         rounds=rounds,
     )
 
@@ -157,17 +152,19 @@ def mixed_elbos(
     return w[-1] * elbos[:, -1] - w[0] * elbos[:, 0] - (between * w.diff()).sum(1)
 
 
-def check_theorem(measured: Measured, trained: WeightFunction | None) -> tuple[TheoremCheck, ...]:
+def check_theorem(
+    pilot: Measurements, rounds: Validation, trained: WeightFunction | None
+) -> tuple[TheoremCheck, ...]:
     """Test for several weightings whether the weighted loss equals the mixture of ELBOs."""
     named = dict(CHECKED)
     if trained is not None and trained not in CHECKED.values():
         named[repr(trained)] = trained
-    rounds, num = measured.rounds.measurements, len(measured.pilot)
-    ends = rounds.schedule.logsnr_min, rounds.schedule.logsnr_max
+    num, schedule = len(pilot), rounds.measurements.schedule
+    ends = schedule.logsnr_min, schedule.logsnr_max
     checks = []
     for name, weighting in named.items():
-        loss = rounds.integral(weighting)[:num].mean(1)
-        mixture = mixed_elbos(measured.pilot, weighting, measured.rounds.prior[:num])
+        loss = rounds.measurements.integral(weighting)[:num].mean(1)
+        mixture = mixed_elbos(pilot, weighting, rounds.prior[:num])
         difference = loss - mixture
         error = _standard_error(difference)
         check = TheoremCheck(

@@ -21,11 +21,8 @@ from elbos.evaluation.estimators import (
 from elbos.evaluation.features import Features
 from elbos.evaluation.reference import Reference
 
-NUM_NEIGHBORS, NUM_SPLITS = 3, 10
-"""Neighbors for precision and recall, and splits for the Inception score, as published."""
-
-MIN_IMAGES = 2 * NUM_SPLITS
-"""The smallest number of images that can be scored."""
+MIN_IMAGES = 20
+"""The smallest number of images that can be scored: two per split of the Inception score."""
 
 MAX_MANIFOLD = 10_000
 """The largest number of images on each side of precision and recall, which take quadratic time."""
@@ -51,15 +48,13 @@ class FeatureSets:
     def precision_recall(self) -> tuple[float, float]:
         """Improved precision and recall, on equally many samples and real images."""
         num = num_manifold(len(self.samples.pooled), self.reference)
-        return precision_recall(
-            self.reference.rows[:num], self.samples.pooled[:num], num_neighbors=NUM_NEIGHBORS
-        )
+        return precision_recall(self.reference.rows[:num], self.samples.pooled[:num])
 
     def inception_score(self) -> Value | None:
         """Return the Inception score of the samples; None without class logits."""
         if self.samples.logits is None:
             return None
-        return Value(inception_score(self.samples.logits, num_splits=NUM_SPLITS)[0])
+        return Value(inception_score(self.samples.logits)[0])
 
 
 @dataclass(frozen=True)

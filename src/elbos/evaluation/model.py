@@ -1,11 +1,10 @@
-"""Interface of a model that can be evaluated, and the disk stores for partial results.
+"""Model that can be evaluated, and the disk stores for partial results."""
 
-A store is a folder of tensors, one file per batch, so that an interrupted evaluation resumes.
-"""
-
+import abc
+import copy
 from collections.abc import Iterable
 from importlib.metadata import version
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -15,7 +14,7 @@ from elbos.base import files
 from elbos.base.cache import cache_dir
 from elbos.base.codec import digest, encode
 from elbos.base.conditions import Condition
-from elbos.base.processes import Processes
+from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start
 from elbos.base.store import Store
 from elbos.evaluation.result import Origin
@@ -26,99 +25,81 @@ from elbos.theory.weightings import WeightFunction
 from elbos.training.config import Training
 from elbos.training.data import Dataset
 from elbos.training.directory import RunDirectory
+from elbos.training.execution import autocast
 from elbos.training.sampling import Sampling, sample
 
+_Model = TypeVar("_Model", bound="Model")
 
-class Model(Protocol):
-    """Interface of a denoiser with data, noise levels and sampler, which can be evaluated.
 
-    `elbos.Run` implements it, and `elbos.runs.pretrained` for saved diffusers pipelines.
+class Model(abc.ABC):
+    """Denoiser with data, noise levels and sampler, which can be evaluated.
+
+    `elbos.Run` is one of a run, `elbos.runs.pretrained.Pretrained` of a saved diffusers pipeline.
+
+    Attributes:
+        name: Path of the model as given by the user.
+        directory: Directory for partial results of an evaluation.
+        step: Training step at which the weights were saved; None if unknown.
+        precision: Numerical precision of the network, "bf16" or "fp32".
+        processes: The processes that share an evaluation: this one alone unless set by `shared_by`.
+        schedule: Noise schedule with which the network was trained.
+        weighting: Weighting of the training loss; None if unknown.
+        relative_width: Width of the weights' moving average relative to training time; None if
+            unknown.
+        conditions: Conditions of the network: "unconditional", "given_label" or both.
+        split: Split of the dataset whose samples are evaluated by default.
+        shape: Shape of a single sample at the network's input, without the batch axis.
+        num_classes: Number of classes; None for a network without classes.
+        origin: Origin of a model that another library trained; None for one of ours.
+        mixture: Data distribution as a Gaussian mixture; None if unknown.
     """
 
-    @property
-    def name(self) -> str:
-        """Path of the model as given by the user."""
-
-    @property
-    def directory(self) -> RunDirectory:
-        """Directory for partial results of an evaluation."""
-
-    @property
-    def step(self) -> int | None:
-        """Training step at which the weights were saved; None if unknown."""
-
-    @property
-    def origin(self) -> Origin | None:
-        """Origin of a model that another library trained; None for one of ours."""
-
-    @property
-    def trained(self) -> Training: ...
-
-    @property
-    def denoiser(self) -> Denoise: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def precision(self) -> str:
-        """Numerical precision of the network, "bf16" or "fp32"."""
-
-    @property
-    def processes(self) -> Processes: ...
-
-    @property
-    def schedule(self) -> Schedule:
-        """Noise schedule with which the network was trained."""
-
-    @property
-    def weighting(self) -> WeightFunction | None:
-        """Weighting of the training loss; None if unknown."""
-
-    @property
-    def relative_width(self) -> float | None:
-        """Width of the weights' moving average relative to training time; None if unknown."""
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        """Conditions of the network: "unconditional", "given_label" or both."""
-
-    @property
-    def sampling(self) -> Sampling: ...
-
-    @property
-    def dataset(self) -> Dataset: ...
-
-    @property
-    def split(self) -> Literal["test", "all"]:
-        """Split of the dataset whose samples are evaluated by default."""
+    name: str
+    directory: RunDirectory
+    step: int | None
+    trained: Training
+    denoiser: Denoise
+    device: torch.device
+    precision: str
+    processes: Processes = ALONE
+    schedule: Schedule
+    weighting: WeightFunction | None
+    relative_width: float | None
+    conditions: tuple[str, ...]
+    sampling: Sampling
+    dataset: Dataset
+    split: Literal["test", "all"]
+    shape: tuple[int, ...]
+    num_classes: int | None
+    null_cond: Condition = None
+    origin: Origin | None = None
 
     @property
     def mixture(self) -> GaussianMixture | None:
-        """Data distribution as a Gaussian mixture; None if unknown."""
+        return None
 
+    @abc.abstractmethod
     def identifier(self) -> dict[str, Any]:
         """Return everything on which the network's outputs depend, as JSON values."""
 
-    def autocast(self) -> torch.autocast: ...
-
+    @abc.abstractmethod
     def require_guidable(self, sampling: Sampling) -> None: ...
 
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
         """Convert images to pixels or latents, with the number of pixel values or None."""
+        del start
+        return x, self.dataset.num_levels
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of a single sample at the network's input, without the batch axis."""
+    def autocast(self) -> torch.autocast:
+        return autocast(self.precision, self.device)
 
-    @property
-    def num_classes(self) -> int | None:
-        """Number of classes; None for a network without classes."""
-
-    @property
-    def null_cond(self) -> Condition: ...
+    def shared_by(self: _Model, processes: Processes) -> _Model:
+        """Return a copy of the model that distributes its evaluation over the given processes."""
+        model = copy.copy(self)
+        model.processes = processes
+        return model
 
 
 def class_labels(model: Model, num: int) -> Int[Tensor, " n"] | None:

@@ -27,12 +27,8 @@ class Unit:
     """Unit in which the likelihood is reported."""
 
     name: str
+    title: str
     per_bit: float
-    note: str = ""
-
-    @property
-    def title(self) -> str:
-        return self.name + self.note
 
     def plus_minus(self, bits: float, error: float) -> str:
         return plus_minus(bits * self.per_bit, error * self.per_bit)
@@ -44,8 +40,8 @@ class Unit:
 def unit_of(result: Evaluation) -> Unit:
     """Return the unit of a likelihood: bits/dim, or nats/dim for models of latents."""
     if result.is_of_latents:
-        return Unit("nats/dim", NATS_PER_BIT, " of latents, up to a constant")
-    return Unit("bits/dim", 1.0)
+        return Unit("nats/dim", "nats/dim of latents, up to a constant", NATS_PER_BIT)
+    return Unit("bits/dim", "bits/dim", 1.0)
 
 
 def evaluation_page(

@@ -23,8 +23,8 @@ from elbos.evaluation.features import Extractor, ExtractorConfig, Features, extr
 from elbos.evaluation.features.extractor import BATCH_SIZE
 from elbos.evaluation.metrics import MIN_IMAGES, FeatureSets, Value, num_manifold, scores
 from elbos.evaluation.model import Model, class_labels, data_store, model_store, sample_batches
-from elbos.evaluation.reference import Reference, reference, require_images
-from elbos.evaluation.result import Baseline, SamplingProtocol
+from elbos.evaluation.reference import Reference, reference
+from elbos.evaluation.result import Baseline, SampleQuality, SamplingProtocol
 from elbos.theory.names import label
 from elbos.training.data import to_levels
 from elbos.training.randomness import generator
@@ -36,13 +36,9 @@ BASELINE_SPLIT = "test"
 FORMAT = 3  # version of stored samples: a change generates all samples again
 
 
-class NotFiniteError(ValueError):
-    """Error raised if generated samples contain NaN or infinity."""
-
-
 def require_finite_samples(x: Float[Tensor, "n *d"]) -> None:
     if num_bad := int((~x.isfinite()).flatten(1).any(1).sum()):
-        raise NotFiniteError(
+        raise ValueError(
             f"{num_bad} of {len(x)} samples hold NaN or infinity: "
             "try another sampler, more steps, less guidance or float32."
         )
@@ -102,9 +98,10 @@ class Scorer:
             values = self._scores(x, store, f"{BASELINE_SPLIT} images", start)
         return Baseline(split=BASELINE_SPLIT, num=len(x), scores=values)
 
-    def protocol(self, sampling: Sampling, num: int, seed: int) -> SamplingProtocol:
+    def quality(self, sampling: Sampling, num: int, seed: int, start: Start) -> SampleQuality:
+        """Return the scores of generated samples and of real images, and how they were measured."""
         trained = self.model.schedule
-        return SamplingProtocol(
+        protocol = SamplingProtocol(
             extractor=self.extractor.name,
             reference=self.reference.split,
             num_reference=self.reference.statistics.num,
@@ -121,6 +118,8 @@ class Scorer:
             num_samples=num,
             seed=seed,
         )
+        scores = self.score(sampling, num, seed, start)
+        return SampleQuality(protocol=protocol, scores=scores, baseline=self.baseline(num, start))
 
     @cached_property
     def _key(self) -> dict[str, Any]:
@@ -131,7 +130,8 @@ class Scorer:
         self, x: UInt8[Tensor, "n c h w"], store: Store, what: str, start: Start
     ) -> dict[str, Value]:
         """Return the scores of images, whose features are read from `store` or else extracted."""
-        num_levels, processes = require_images(self.model.dataset), self.model.processes
+        num_levels, processes = self.model.dataset.num_levels, self.model.processes
+        assert num_levels is not None
 
         def batch(images: UInt8[Tensor, "b c h w"]) -> Tensors:
             features = extract(self.extractor, images, num_levels=num_levels)

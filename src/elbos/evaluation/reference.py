@@ -68,10 +68,11 @@ def reference(
 
     Raises:
         OSError: If the cache cannot be written.
-        ValueError: If the data are points, the split has fewer than 2 images, or the extractor
+        ValueError: If the split has fewer than 2 images, or the extractor
             does not compute the same features twice.
     """
-    num_levels = require_images(dataset)
+    num_levels = dataset.num_levels
+    assert num_levels is not None
     splits = [getattr(dataset, name).x for name in split_name.split("+")]
     num = sum(map(len, splits))
     some = torch.randperm(num, generator=torch.Generator().manual_seed(_SEED))[:_MAX_ROWS]
@@ -138,10 +139,3 @@ def reference(
         raise ValueError(
             f"{extractor.name} does not compute the same features twice: make it deterministic."
         ) from error
-
-
-def require_images(dataset: Dataset) -> int:
-    """Return the number of pixel values of a dataset; raise a ValueError unless it has images."""
-    if dataset.num_levels is None:
-        raise ValueError(f"Sample quality needs images: {dataset.name} holds points.")
-    return dataset.num_levels

@@ -54,8 +54,6 @@ class OdeLikelihood:
     Attributes:
         difference: Mean of ODE minus bound, with standard error `difference_se`.
         dequantization: Noise on discrete data; None for continuous data.
-        trace: Trace estimator, "hutchinson" or "exact".
-        rtol: Relative and absolute tolerance of a solver step.
         num_evaluations: Largest number of function evaluations of any batch.
     """
 
@@ -182,7 +180,6 @@ class Origin:
     """Origin of a model that another library trained.
 
     Attributes:
-        format: Format of the folder.
         scheduler: Class and settings of the scheduler, which define the network's input at each
             noise level.
         latents: Class of the encoder, if the likelihood is that of latents; None for images.
@@ -198,15 +195,11 @@ class Protocol:
     """Settings with which a likelihood was measured.
 
     Attributes:
-        data: Name of the dataset, with digest `data_sha256`.
         num_levels: Number of pixel values that the decoder distinguishes; None for continuous data.
         weights_relative_width: Relative width of the weights' moving average, as in EDM2; None if
             unknown.
-        logsnr_min, logsnr_max: Ends of the range of noise levels.
         num_pilot_images: Images in the pilot, with `num_pilot_levels` noise levels each.
         num_round_levels: Noise levels per image in a round.
-        seed: Seed of noise and noise levels.
-        origin: Origin of a model that another library trained; None for a run.
     """
 
     data: str
@@ -232,7 +225,6 @@ class Evaluation(Stored):
     Attributes:
         run: The run directory, or the folder of the model.
         step: Training step of the checkpoint, also in images, `images_seen`; None if unknown.
-        trained: Known settings of the training.
         split: The split of the measured images, `num_images` in number.
         num_evaluations: Number of network evaluations for all likelihoods.
         results: Likelihoods by condition: "unconditional", "given_label", or both.

@@ -29,8 +29,6 @@ from elbos.validation import Curve, Estimate, Validation
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
 
-_BITS_PER_NAT = 1 / NATS_PER_BIT
-
 
 @dataclass(frozen=True, kw_only=True)
 class LatentScore:
@@ -62,14 +60,8 @@ class LatentScore:
 class LatentEvaluation(Stored):
     """Variational bounds of several models on the same cached latents, noise and noise levels.
 
-    Attributes:
-        latents: Folder or file of the cache.
-        trainer: Trainer that wrote the cache.
-        num_evaluations: Function evaluations for each image and checkpoint.
-        logsnr_min, logsnr_max: Ends of the log-SNRs that all schedulers have.
-        precision: Precision of the networks, "fp32" or "bf16".
-        guidance: Guidance scale that the networks are given, if any.
-        seed: Seed of noise, noise levels and choice of images.
+    The settings are those of `elbos evaluate --latents`; `trainer` is the one that wrote the cache,
+    and the log-SNRs are those that all schedulers have.
     """
 
     latents: str
@@ -89,6 +81,7 @@ def evaluate_latents(
     models: Sequence[str | Path],
     latents: str | Path,
     *,
+    directory: Path,
     adapters: Sequence[str | Path] = (),
     num_images: int | None = None,
     guidance: float | None = None,
@@ -98,27 +91,11 @@ def evaluate_latents(
     seed: int = 0,
     processes: Processes = ALONE,
     start: Start = silent,
-    directory: Path | None = None,
 ) -> tuple[LatentEvaluation, list[Validation]]:
     """Measure the variational bound of diffusers pipelines on cached latents.
 
-    Args:
-        models: Folders of diffusers pipelines, or OWNER/NAME on the Hugging Face Hub.
-        latents: The cache (see `adapters.caches`).
-        adapters: LoRA adapters of the first pipeline, safetensors files.
-        num_images: The number of images, a random subset. Default: all.
-        guidance: Guidance scale for guidance-distilled networks, that of the training.
-        num_evaluations: Function evaluations of each image, a multiple of 4 from 8 on: errors are
-            estimated from two rounds of 4 or more.
-        batch_size: Function evaluations at once, which does not affect results.
-        precision: Precision of the networks.
-        seed: Seed of the choice of images, the noise and the noise levels.
-        processes: The processes that share the work.
-        start: Starts a progress display. Default: none.
-        directory: Directory for partial results, from which the same call resumes. Default: none.
-
-    Returns:
-        The scores, and the validations that they are from, in the same order.
+    The settings are those of `elbos evaluate --latents`. The scores are returned, and in the same
+    order the validations that they are from. The same call resumes from the parts in `directory`.
 
     Raises:
         OSError: If a file cannot be read.
@@ -141,14 +118,11 @@ def evaluate_latents(
         for path in [] if validations else adapters:
             with adapted(pipeline, path):  # raises early, not after hours
                 pass
-        key = None if directory is None else _key(cache, precision, processes)
+        key = _key(cache, precision, processes)
         for adapter in (None, *([] if validations else adapters)):
-            store = None
-            if directory is not None:
-                used = None if adapter is None else files.sha256(Path(adapter))
-                folder = directory / f"latents-{digest([key, used])[:12]}"
-                files.remove_leftovers(folder)
-                store = Store(folder, processes)
+            used = None if adapter is None else files.sha256(Path(adapter))
+            folder = directory / f"latents-{digest([key, used])[:12]}"
+            files.remove_leftovers(folder)
             with nullcontext() if adapter is None else adapted(pipeline, adapter):
                 result = caches.validate(
                     cache,
@@ -158,12 +132,14 @@ def evaluate_latents(
                     seed=seed,
                     batch_size=batch_size,
                     is_shared=processes.num > 1,
-                    parts=store,
+                    parts=Store(folder, processes),
                     start=start,
                 )
             validations.append(result)
             is_first = len(validations) == 1
-            difference = None if is_first else result.difference(validations[0]) / _BITS_PER_NAT
+            difference = (
+                None if is_first else result.difference(validations[0]) / (1 / NATS_PER_BIT)
+            )
             scores.append(
                 LatentScore(
                     model=pipeline.name,

@@ -2,33 +2,32 @@
 
 import json
 import math
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from elbos.adapters import diffusers
-from elbos.adapters.diffusers import Latents, Pipeline
 from elbos.base import hub
 from elbos.base.checks import require_positive
 from elbos.base.codec import digest
 from elbos.base.conditions import Condition, cond_at, to_device
 from elbos.base.errors import flat, is_out_of_memory
-from elbos.base.processes import ALONE, Processes, local_device
+from elbos.base.processes import local_device
 from elbos.base.progress import Start
 from elbos.base.store import Part, Tensors
-from elbos.evaluation.model import model_store
+from elbos.evaluation.model import Model, model_store
 from elbos.evaluation.result import Origin
 from elbos.theory.denoiser import Denoise
 from elbos.theory.schedules import Linear
 from elbos.training import exported
 from elbos.training.config import Training
-from elbos.training.data import Dataset, KnownData, digest_of, to_unit
+from elbos.training.data import KnownData, digest_of, to_unit
 from elbos.training.data.augment import grey
 from elbos.training.data.folder import measured_split
 from elbos.training.data.pack import fitted
@@ -65,129 +64,85 @@ class InBatches:
         return torch.cat(x_hat), torch.cat(eps_hat)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """Pretrained diffusers pipeline and the images on which it is evaluated.
+class Pretrained(Model):
+    """Pretrained diffusers pipeline, tested on two of the images on which it is evaluated.
 
-    The pipeline is in float32. Measurements cover the range of the scheduler's noise levels. The
-    likelihood of a latent pipeline is that of latents, sampled once from the encoder's
+    The pipeline is in float32. Measurements cover the range of the scheduler's noise levels, of an
+    export of this library those of its training, which a flow-matching scheduler does not store.
+    The likelihood of a latent pipeline is that of latents, sampled once from the encoder's
     distribution.
 
-    Attributes:
-        name: The folder of the pipeline, or OWNER/NAME@COMMIT on the Hugging Face Hub.
-        directory: The directory for partial results of the evaluation.
-        pipeline: The denoiser, and for latent pipelines the encoder.
-        batch_size: The number of samples per network call, which does not affect results.
-        ends: The range of log-SNR in the training of an export of this library, which a
-            flow-matching scheduler does not store; None for other pipelines.
-        split: The split of the dataset that is evaluated by default.
-    """
+    Args:
+        folder: The folder of the pipeline, as `save_pretrained` wrote it, or OWNER/NAME or
+            OWNER/NAME@REVISION on the Hugging Face Hub.
+        data: The images, with classes if the network is class-conditional. A network of one
+            channel is given one of grey RGB images. The training split, or images like it, is
+            the reference for sample quality.
+        directory: The directory for partial results of the evaluation, outside `folder`.
+        batch_size: The number of samples per network call, which does not affect results. Default:
+            64, which fits small networks on 32x32 pixels.
 
-    name: str
-    directory: RunDirectory
-    pipeline: Pipeline
-    dataset: Dataset
-    device: torch.device
-    batch_size: int = BATCH_SIZE
-    ends: tuple[float, float] | None = None
-    split: Literal["test", "all"] = "test"
-    processes: Processes = ALONE
+    Raises:
+        OSError: If a file cannot be read.
+        ValueError: If pipeline or data cannot be loaded, or do not fit each other.
+    """
 
     step = None
     weighting = None
-    mixture = None
     relative_width = None
-    null_cond = None
     precision = "fp32"
     sampling = Sampling()
+    origin: Origin
 
-    def __repr__(self) -> str:
-        return f"Pretrained({self.name!r})"
-
-    @classmethod
-    def from_folder(
-        cls, folder: Path, data: KnownData, directory: Path, *, batch_size: int = BATCH_SIZE
-    ) -> "Pretrained":
-        """Load a diffusers pipeline, as `save_pretrained` wrote it, and test it on two images.
-
-        Args:
-            folder: The folder, or OWNER/NAME or OWNER/NAME@REVISION on the Hugging Face Hub.
-            data: The images, with classes if the network is class-conditional. A network of one
-                channel is given one of grey RGB images. The training split, or images like it, is
-                the reference for sample quality.
-            directory: The directory for partial results of the evaluation, outside `folder`.
-            batch_size: The number of samples per network call. Default: 64, which fits small
-                networks on 32x32 pixels.
-
-        Raises:
-            OSError: If a file cannot be read.
-            ValueError: If pipeline or data cannot be loaded, or do not fit each other.
-        """
+    def __init__(
+        self, folder: Path, data: KnownData, directory: Path, *, batch_size: int = BATCH_SIZE
+    ) -> None:
         require_positive(batch_size=batch_size)
-        device = local_device()
-        pipeline = diffusers.load(folder, device=device)
-        config = dict(getattr(pipeline.denoiser.network, "config", {}))
-        size, encode = config.get("sample_size"), pipeline.encode
+        self.device, self.batch_size = local_device(), batch_size
+        pipeline = diffusers.load(folder, device=self.device)
+        self.name, self.directory = pipeline.name, RunDirectory(directory)
+        network: Any = pipeline.denoiser.network
+        self._network, self._encode = network, (encode := pipeline.encode)
+        self._modules = [network, *([] if encode is None else [encode.vae])]
+        self._clipping = repr(pipeline.denoiser.clipping)
+        self.denoiser = InBatches(pipeline.denoiser, batch_size)
+        config = dict(getattr(network, "config", {}))
+        size = config.get("sample_size")
         if isinstance(size, int):
             num_halvings = 0 if encode is None else len(encode.vae.config.block_out_channels) - 1
             data = fitted(data, size * 2**num_halvings)
-        dataset = data.load()
-        is_trained_on = RunDirectory(pipeline.folder).is_trained_on(dataset)
-        if config.get("in_channels") == 1 and encode is None and dataset.shape[0] == 3:
-            dataset = grey(dataset)
-        pretrained = cls(
-            name=pipeline.name,
-            directory=RunDirectory(directory),
-            pipeline=pipeline,
-            dataset=dataset,
-            device=device,
-            batch_size=batch_size,
-            ends=exported.ends(RunDirectory(pipeline.folder)),
-            split=measured_split(data, is_trained_on=is_trained_on),
+        self.dataset = data.load()
+        is_trained_on = RunDirectory(pipeline.folder).is_trained_on(self.dataset)
+        if config.get("in_channels") == 1 and encode is None and self.dataset.shape[0] == 3:
+            self.dataset = grey(self.dataset)
+        self.split = measured_split(data, is_trained_on=is_trained_on)
+        low, high = pipeline.denoiser.logsnr_min, pipeline.denoiser.logsnr_max
+        if ends := exported.ends(RunDirectory(pipeline.folder)):
+            low, high = max(low, ends[0]), min(high, ends[1])
+        elif math.isinf(low):
+            low = max(low, NOISIEST)
+        kind, settings = pipeline.scheduler["_class_name"], _public(pipeline.scheduler)
+        self.trained = Training(
+            schedule=kind,
+            parameterization=repr(pipeline.denoiser.parameterization),
+            network=type(network).__name__,
+            num_parameters=sum(p.numel() for p in network.parameters()),
         )
-        for module in pretrained._modules:
-            module.requires_grad_(False)
-        pretrained._require_fit()
-        return pretrained
-
-    def shared_by(self, processes: Processes) -> "Pretrained":
-        return replace(self, processes=processes)
-
-    @property
-    def denoiser(self) -> InBatches:
-        return InBatches(self.pipeline.denoiser, self.batch_size)
-
-    @property
-    def schedule(self) -> Linear:
-        denoiser = self.pipeline.denoiser
-        low, high = denoiser.logsnr_min, denoiser.logsnr_max
-        if self.ends is not None:
-            return Linear(logsnr_min=max(low, self.ends[0]), logsnr_max=min(high, self.ends[1]))
-        low = max(low, NOISIEST) if math.isinf(low) else low
-        return Linear(logsnr_min=low, logsnr_max=high)
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        return ("unconditional",) if self._num_known is None else ("given_label",)
-
-    @property
-    def trained(self) -> Training:
-        return Training(
-            schedule=self._scheduler,
-            parameterization=repr(self.pipeline.denoiser.parameterization),
-            network=type(self._network).__name__,
-            num_parameters=sum(p.numel() for p in self._network.parameters()),
-        )
-
-    @property
-    def origin(self) -> Origin:
-        vae = None if self._encode is None else type(self._encode.vae).__name__
-        scheduler = json.dumps(_public(self.pipeline.scheduler), sort_keys=True, default=str)
-        return Origin(
+        self.origin = Origin(
             format=f"diffusers {version('diffusers')}",
-            scheduler=f"{self._scheduler} {scheduler}",
-            latents=vae,
+            scheduler=f"{kind} {json.dumps(settings, sort_keys=True, default=str)}",
+            latents=None if encode is None else type(encode.vae).__name__,
         )
+        nums = (config.get(key) for key in ("num_class_embeds", "num_embeds_ada_norm"))
+        self._num_known = next((num for num in nums if num is not None), None)
+        self.conditions = ("unconditional" if self._num_known is None else "given_label",)
+        self.num_classes = None if self._num_known is None else self.dataset.num_classes
+        for module in self._modules:
+            module.requires_grad_(False)
+        self._require_fit(low, high)
+
+    def __repr__(self) -> str:
+        return f"Pretrained({self.name!r})"
 
     def identifier(self) -> dict[str, Any]:
         weights = (value for module in self._modules for value in module.state_dict().values())
@@ -196,14 +151,11 @@ class Pretrained:
         return {
             "weights": digest_of(weights),
             "pipeline": digest(described),
-            "clipping": repr(self.pipeline.denoiser.clipping),
+            "clipping": self._clipping,
             "format": self.origin.format,
             "precision": self.precision,
             "ends": (self.schedule.logsnr_min, self.schedule.logsnr_max),
         }
-
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, enabled=False)
 
     def require_guidable(self, sampling: Sampling) -> None:
         if sampling.guidance != 1:
@@ -216,52 +168,13 @@ class Pretrained:
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
         if self._encode is None:
-            return x, self.dataset.num_levels
+            return super().represented(x, start)
         store = model_store(self, "latents", images=digest_of([x]))
         parts = (
             Part(f"{i:05d}", len(rows), partial(self._encoded, x[rows], rows))
             for i, rows in enumerate(torch.split(torch.arange(len(x)), _ENCODED_TOGETHER))
         )
         return store.concatenated(parts, start("latents", len(x), "images"))["x"], None
-
-    @property
-    def num_classes(self) -> int | None:
-        return None if self._num_known is None else self.dataset.num_classes
-
-    @cached_property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self._tried[0].shape[1:])
-
-    @property
-    def _network(self) -> Any:
-        return self.pipeline.denoiser.network
-
-    @property
-    def _encode(self) -> Latents | None:
-        return self.pipeline.encode
-
-    @property
-    def _modules(self) -> list[Any]:
-        return [self._network, *([] if self._encode is None else [self._encode.vae])]
-
-    @property
-    def _scheduler(self) -> str:
-        return str(self.pipeline.scheduler["_class_name"])
-
-    @property
-    def _num_known(self) -> int | None:
-        config = self._network.config
-        nums = (config.get(key) for key in ("num_class_embeds", "num_embeds_ada_norm"))
-        return next((num for num in nums if num is not None), None)
-
-    @cached_property
-    def _tried(self) -> tuple[Tensor, Tensor | None]:
-        split, rows = self.dataset.train, torch.arange(min(_NUM_TRIED, len(self.dataset.train)))
-        x = to_unit(split.x[rows], self.dataset.num_levels)
-        if self._encode is not None:
-            x = self._encoded(split.x[rows], rows)["x"]
-        labels = None if self._num_known is None else split.labels
-        return x, None if labels is None else labels[rows]
 
     def _encoded(self, x: Shaped[Tensor, "n *d"], rows: Int[Tensor, " n"]) -> Tensors:
         assert self._encode is not None
@@ -276,7 +189,7 @@ class Pretrained:
         return {"x": latents}
 
     @torch.no_grad()
-    def _require_fit(self) -> None:
+    def _require_fit(self, low: float, high: float) -> None:
         kind, num_known = type(self._network).__name__, self._num_known
         name, data, num = self.name, self.dataset.name, self.dataset.num_classes
         if kind not in _KNOWN:
@@ -290,7 +203,12 @@ class Pretrained:
                 "choose the data that it was trained on."
             )
         config, shape = self._network.config, "x".join(map(str, self.dataset.shape))
+        split, rows = self.dataset.train, torch.arange(min(_NUM_TRIED, len(self.dataset.train)))
         try:
+            x = to_unit(split.x[rows], self.dataset.num_levels)
+            if self._encode is not None:
+                x = self._encoded(split.x[rows], rows)["x"]
+            self.shape = tuple(x.shape[1:])
             size = config.get("sample_size")
             sizes = [size, size] if isinstance(size, int) else size or self.shape[1:]
             wanted = (config["in_channels"], *sizes)
@@ -300,9 +218,12 @@ class Pretrained:
                     f"the network takes {shown}, and is given {input_shape}: choose data of that "
                     "shape (of data:folder, --data.size says height and width)."
                 )
-            x, cond = (to_device(part, self.device) for part in self._tried)
-            for end in (self.schedule.logsnr_min, self.schedule.logsnr_max):
-                self.pipeline.denoiser(x, torch.full((len(x),), end, device=self.device), cond)
+            labels = None if num_known is None else split.labels
+            cond = to_device(None if labels is None else labels[rows], self.device)
+            x = x.to(self.device)
+            self.schedule = Linear(logsnr_min=low, logsnr_max=high)
+            for end in (low, high):
+                self.denoiser(x, torch.full((len(x),), end, device=self.device), cond)
             decoded = x if self._encode is None else self._encode.decode(x)
             if decoded.shape[1:] != self.dataset.shape:
                 raise ValueError(  # noqa: TRY301

@@ -16,13 +16,14 @@ from elbos.base.checks import require_positive, typed
 from elbos.base.conditions import Condition, is_alike, require_length
 from elbos.base.errors import explained
 from elbos.base.items import Items, first_item
-from elbos.base.processes import ALONE, Processes, local_device
+from elbos.base.processes import local_device
 from elbos.base.progress import Start, silent
 from elbos.evaluation import Evaluation, EvaluationConfig, evaluate
-from elbos.evaluation.model import class_labels, sample_batches
+from elbos.evaluation.model import Model, class_labels, sample_batches
 from elbos.models.samplers import Sampler
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
+from elbos.theory.weightings import WeightFunction
 from elbos.training import checkpoint, exported
 from elbos.training.config import Training
 from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
@@ -30,7 +31,6 @@ from elbos.training.data.dataset import without_downloads
 from elbos.training.data.folder import measured_split
 from elbos.training.data.pack import fitted
 from elbos.training.directory import RunDirectory
-from elbos.training.execution import autocast
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import generator
 from elbos.training.sampling import Sampling
@@ -39,7 +39,7 @@ from elbos.training.validation import BATCH_SIZE, Subset
 from elbos.validation import Validation, Validator
 
 
-class Run:
+class Run(Model):
     """Trained model with the averaged weights at one checkpoint of a run directory.
 
     Args:
@@ -52,16 +52,11 @@ class Run:
 
     Attributes:
         name: The path of the run directory, or OWNER/NAME@COMMIT on the Hugging Face Hub.
-        directory: The run directory.
         config: The configuration of the training, with `schedule`, `sampling` and `weighting`.
         data: Shape, number of pixel values and number of classes of the data.
         has_labels: Whether the network is conditioned on class labels.
-        step: The step of the checkpoint.
         network: The network, with the averaged weights.
         denoiser: The denoiser: the network with its parameterization.
-        device: The device of the network.
-        processes: The process group across which the evaluation is distributed: this process alone
-            unless set by `shared_by`.
 
     Raises:
         FileNotFoundError: If the directory holds no run or no checkpoint, or the given step is not
@@ -74,7 +69,8 @@ class Run:
         x = run.sample(64, seed=0)  # [64, 1, 8, 8], about in [-1, 1]
     """
 
-    origin = None  # trained with this library, unlike a pipeline
+    step: int
+    weighting: WeightFunction
     split: Literal["test", "all"] = "test"
 
     @typed
@@ -98,7 +94,6 @@ class Run:
         # the Hub's client links to its cache
         files.require_plain(self.directory.path, may_link=not is_local)
         self.device = local_device()
-        self.processes = ALONE
         self.data = self.directory.data_spec() or self.dataset.spec
         self.shape, self.has_labels = tuple(self.data.shape), uses_labels(config, self.data)
         self.num_classes = self.data.num_classes if self.has_labels else None
@@ -114,6 +109,21 @@ class Run:
             self.network.load_state_dict(weights)
         self.network.eval().requires_grad_(False)
         self.denoiser = Denoiser(self.network, config.parameterization)
+        is_dropped = not self.has_labels or config.label_dropout > 0
+        self.conditions = ("unconditional",) * is_dropped + ("given_label",) * self.has_labels
+        self.trained = Training(
+            weighting=repr(config.weighting),
+            schedule=repr(config.schedule),
+            parameterization=repr(config.parameterization),
+            network=repr(config.network),
+            num_parameters=sum(p.numel() for p in self.network.parameters()),
+            optimizer=repr(config.optimizer),
+            images_seen=self.step * config.batch_size,
+            batch_size=config.batch_size,
+            precision=config.precision,
+            data=repr(config.data),
+            seed=config.seed,
+        )
 
     def __repr__(self) -> str:
         return f"Run({self.name!r}, step={self.step})"
@@ -148,14 +158,8 @@ class Run:
         model.split = measured_split(data, is_trained_on=is_trained_on)
         return model
 
-    def shared_by(self, processes: Processes) -> "Run":
-        """Return a copy of the model that distributes its evaluation over the given processes."""
-        model = copy.copy(self)
-        model.processes = processes
-        return model
-
     @cached_property
-    def dataset(self) -> Dataset:
+    def dataset(self) -> Dataset:  # type: ignore[override]
         """Dataset on which the model is evaluated, by default its own, loaded on first use."""
         try:
             with without_downloads():
@@ -172,28 +176,6 @@ class Run:
     @property
     def mixture(self) -> GaussianMixture | None:
         return self.source.mixture if isinstance(self.source, Toy) else None
-
-    @property
-    def conditions(self) -> tuple[str, ...]:
-        is_dropped = not self.has_labels or self.config.label_dropout > 0
-        return ("unconditional",) * is_dropped + ("given_label",) * self.has_labels
-
-    @property
-    def trained(self) -> Training:
-        config = self.config
-        return Training(
-            weighting=repr(config.weighting),
-            schedule=repr(config.schedule),
-            parameterization=repr(config.parameterization),
-            network=repr(config.network),
-            num_parameters=sum(p.numel() for p in self.network.parameters()),
-            optimizer=repr(config.optimizer),
-            images_seen=self.step * config.batch_size,
-            batch_size=config.batch_size,
-            precision=config.precision,
-            data=repr(config.data),
-            seed=config.seed,
-        )
 
     def identifier(self) -> dict[str, Any]:
         return {
@@ -248,10 +230,6 @@ class Run:
         has_null = cond is not None and self.null_cond is not None
         require_guidable(self.config, self.data, sampling, has_null=has_null)
         return torch.cat(sample_batches(self, sampling, num=num, seed=seed, cond=cond))
-
-    def represented(self, x: Tensor, start: Start = silent) -> tuple[Tensor, int | None]:
-        del start
-        return x, self.dataset.num_levels
 
     @typed
     def likelihood(
@@ -327,6 +305,3 @@ class Run:
 
     def weights_digest(self) -> str:
         return digest_of(self.network.state_dict().values())
-
-    def autocast(self) -> torch.autocast:
-        return autocast(self.config, self.device)

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 
 from elbos.base import files
-from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import encode
 from elbos.base.processes import Processes
 from elbos.base.sharing import naming_lost_processes
@@ -28,32 +26,15 @@ MAX_IN_GRID = 400
 _DECODED = 16  # latents per call of the decoder
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request(Typed):
-    """Settings for generating samples: number, noise seed, class and output file."""
-
-    num: int = 100
-    """Number of samples."""
-
-    seed: int = 0
-    """Seed of the noise."""
-
-    label: int | None = None
-    """Class of all samples. Default: cycle through the classes of a conditional network."""
-
-    out: Path | None = None
-    """Output path without suffix; `.png` and `.npz` are added. Default: in RUN/samples, or
-    of a model on the Hub in the cache directory."""
-
-    def __post_init__(self) -> None:
-        require_positive(num=self.num)
-
-
 @naming_lost_processes()
 def write_samples(
     run: Run,
     sampling: Sampling,
-    request: Request,
+    *,
+    num: int,
+    seed: int,
+    label: int | None,
+    out: Path | None,
     on_images: Callable[[int], None],
     decode: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Path | None, Path]:
@@ -63,7 +44,8 @@ def write_samples(
     `decode` if they are latents; its path is None if samples cannot be drawn. The .npz holds `x`,
     the samples (pixel values `[n, c, h, w]` as by `to_levels`, or float32 points), `labels` if the
     network is conditioned on classes, and `sampling`, the sampling settings as JSON. `on_images` is
-    called with the number of new samples.
+    called with the number of new samples. Without `label`, the samples are of each class in turn;
+    without `out`, a path to which suffixes are added, the files are in the run's folder of samples.
 
     Raises:
         ConnectionError: If another process has failed, after reporting its error.
@@ -72,19 +54,19 @@ def write_samples(
             samples are not finite.
     """
     run.require_guidable(sampling)
-    labels, num_classes = class_labels(run, request.num), run.data.num_classes
-    if request.label is not None:
+    labels, num_classes = class_labels(run, num), run.data.num_classes
+    if label is not None:
         if labels is None or num_classes is None:
             raise ValueError("This network knows no classes: leave out --label.")
-        if not 0 <= request.label < num_classes:
-            raise ValueError(f"label is {request.label}: give a class from 0 to {num_classes - 1}.")
-        labels = torch.full((request.num,), request.label)
-    processes, stem = Processes.joined(), request.out
+        if not 0 <= label < num_classes:
+            raise ValueError(f"label is {label}: give a class from 0 to {num_classes - 1}.")
+        labels = torch.full((num,), label)
+    processes, stem = Processes.joined(), out
     if stem is None:  # named after the main settings and a digest of all
-        settings = json.dumps([encode(sampling), request.num, request.label])
+        settings = json.dumps([encode(sampling), num, label])
         digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
         sampler = encode(sampling.sampler)["type"].lower()
-        name = f"{sampler}-{sampling.num_steps}-seed{request.seed}-{digest}"
+        name = f"{sampler}-{sampling.num_steps}-seed{seed}-{digest}"
         stem = run.directory.samples / name
     if stem.suffix in (".png", ".npz"):
         stem = stem.with_suffix("")
@@ -97,12 +79,10 @@ def write_samples(
             if path is not None:
                 files.require_writable(path)
     batches = []
-    numbers = range(num_batches(request.num))
+    numbers = range(num_batches(num))
     for first in numbers[:: processes.num]:  # in each round a process generates one batch or none
         turn = numbers[first + processes.rank :][:1]
-        drawn = sample_batches(
-            run, sampling, num=request.num, seed=request.seed, cond=labels, batches=turn
-        )
+        drawn = sample_batches(run, sampling, num=num, seed=seed, cond=labels, batches=turn)
         for x in processes.lists(drawn):
             if processes.is_main:
                 require_finite_samples(x)
@@ -110,7 +90,7 @@ def write_samples(
                 on_images(len(x))
     if processes.is_main:
         x = torch.cat(batches)
-        by_class = labels is not None and request.label is None
+        by_class = labels is not None and label is None
         num_columns = num_classes if by_class else None
         if picture is not None:
             shown = x[:MAX_IN_GRID]

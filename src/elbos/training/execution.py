@@ -40,8 +40,8 @@ _CLEARLY_SLOWER = 1.3
 _NUM_UNPROFILED = 9  # first steps of a process
 
 
-def autocast(config: Config, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager

@@ -286,7 +286,7 @@ class Trainer:
         for i in range(num_parts):
             part = slice(num * i // num_parts, num * (i + 1) // num_parts)
             set_is_last_part(self.loss, i == num_parts - 1)
-            with autocast(config, self.device):
+            with autocast(config.precision, self.device):
                 loss = self.loss(
                     x[part], levels[:, part], cond_at(cond, part), self.number, self.samples[part]
                 )
@@ -314,7 +314,7 @@ class Trainer:
         """Estimate the validation ELBO, if there is a validation set, and write a sample grid."""
         config, device = self.config, self.device
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
-        with autocast(config, device):
+        with autocast(config.precision, device):
             is_shared = self.processes.num > 1
             result = validate(denoiser, config, self.data, device, is_shared=is_shared)
             grid = sample_grid(denoiser, config, self.data, device)

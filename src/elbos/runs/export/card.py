@@ -48,15 +48,13 @@ def card(run: Run, name: str, vae: Latents | None = None) -> str:
     ]
     use: dict[str, Any] = {"is_diffusers": is_diffusers, "data": run.data, "vae": vae}
     use |= {"name": json.dumps(name), "is_own": isinstance(run.config.network, OwnNetwork)}
-    if isinstance(run.network, DiffusersNetwork):
-        is_guided = run.network.null_label is not None
-        if is_guided:
-            parts.append(f"Label {run.network.null_label} is the null class of guidance.")
-        levels = run.network.levels
-        scheduler = trained_scheduler(run.config.parameterization, levels)["_class_name"]
-        use |= {"scheduler": scheduler, "kind": type(run.network.inner).__name__}
-        use |= {"is_flow": scheduler.startswith("FlowMatch"), "part": part_name(run.network)}
-        use |= {"has_classes": is_guided}
+    if isinstance(network := run.network, DiffusersNetwork):
+        if has_classes := network.null_label is not None:
+            parts.append(f"Label {network.null_label} is the null class of guidance.")
+        scheduler = trained_scheduler(run.config.parameterization, network.levels)["_class_name"]
+        use |= {"scheduler": scheduler, "kind": type(network.inner).__name__}
+        use |= {"is_flow": scheduler.startswith("FlowMatch"), "part": part_name(network)}
+        use |= {"has_classes": has_classes}
     code = render("runs/export/use.txt", **use).rstrip()
     return "\n\n".join([*parts, f"```python\n{code}\n```"]) + "\n"
 
@@ -68,7 +66,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     ends = f"{number(run.schedule.logsnr_min)} to {number(run.schedule.logsnr_max)}"
     yield "noise levels", f"{trained.schedule}, log-SNR λ from {ends}"
     yield "data", f"{data.name}, {'x'.join(map(str, data.shape))}"
-    yield "network", f"{trained.network}, {count(trained.num_parameters)} parameters"
+    yield "network", f"{run.config.network!r}, {count(trained.num_parameters)} parameters"
     yield "images seen", f"{count(trained.images_seen)}, {count(trained.batch_size)} a step"
     yield "average of the weights", f"relative width {run.relative_width}, as in EDM2"
     yield "optimizer", str(trained.optimizer)
