@@ -94,8 +94,23 @@ def evaluate_latents(
 ) -> tuple[LatentEvaluation, list[Validation]]:
     """Measure the variational bound of diffusers pipelines on cached latents.
 
-    The settings are those of `elbos evaluate --latents`. The scores are returned, and in the same
-    order the validations that they are from. The same call resumes from the parts in `directory`.
+    Args:
+        models: Folders of diffusers pipelines, or OWNER/NAME on the Hugging Face Hub.
+        latents: The cache (see `adapters.caches`).
+        directory: Directory for partial results, from which the same call resumes.
+        adapters: LoRA adapters of the first pipeline, safetensors files.
+        num_images: The number of images, a random subset. Default: all.
+        guidance: Guidance scale for guidance-distilled networks, that of the training.
+        num_evaluations: Function evaluations of each image, a multiple of 4 from 8 on: errors are
+            estimated from two rounds of 4 or more.
+        batch_size: Function evaluations at once, which does not affect results.
+        precision: Precision of the networks.
+        seed: Seed of the choice of images, the noise and the noise levels.
+        processes: The processes that share the work.
+        start: Starts a progress display. Default: none.
+
+    Returns:
+        The scores, and the validations that they are from, in the same order.
 
     Raises:
         OSError: If a file cannot be read.

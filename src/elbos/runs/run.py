@@ -52,11 +52,15 @@ class Run(Model):
 
     Attributes:
         name: The path of the run directory, or OWNER/NAME@COMMIT on the Hugging Face Hub.
+        directory: The run directory.
         config: The configuration of the training, with `schedule`, `sampling` and `weighting`.
         data: Shape, number of pixel values and number of classes of the data.
         has_labels: Whether the network is conditioned on class labels.
         network: The network, with the averaged weights.
         denoiser: The denoiser: the network with its parameterization.
+        device: The device of the network.
+        processes: The process group across which the evaluation is distributed: this process alone
+            unless set by `shared_by`.
 
     Raises:
         FileNotFoundError: If the directory holds no run or no checkpoint, or the given step is not
