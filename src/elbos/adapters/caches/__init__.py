@@ -22,7 +22,7 @@ from elbos.base.checks import typed
 from elbos.base.conditions import Condition, map_tensors
 from elbos.base.errors import flat, is_out_of_memory
 from elbos.base.progress import Start, silent
-from elbos.theory.denoiser import Denoise, unwrapped
+from elbos.theory.denoiser import Denoise
 from elbos.validation import Measurements, Validation, Validator
 from elbos.validation.execution import Parts, evaluating
 
@@ -79,10 +79,10 @@ class Cache:
         return f"Cache({str(self.folder)!r}, {self.format.name}, {len(self)} images)"
 
     def __getitem__(self, index: int) -> tuple[Tensor, Condition]:
-        sample = self.samples[index]
-        if self.guidance is None and getattr(self.network, "config", {}).get("guidance_embeds"):
+        sample, network = self.samples[index], self.pipeline.network
+        if self.guidance is None and getattr(network, "config", {}).get("guidance_embeds"):
             raise ValueError(
-                f"{type(self.network).__name__} is guidance-distilled: give the guidance scale of "
+                f"{type(network).__name__} is guidance-distilled: give the guidance scale of "
                 "its training, as a rule --guidance 1."
             )
         with reading(sample.latents):
@@ -100,7 +100,7 @@ class Cache:
             x = self.pipeline.encode.normalize(x[None])[0].cpu()
         if not x.isfinite().all():
             raise ValueError(f"{sample.latents} holds NaN or infinity: cache it again.")
-        name = type(self.network).__name__
+        name = type(self.pipeline.network).__name__
         if encoded.cond is not None:
             cond = dict(encoded.cond)
         elif name not in _KEYWORDS or encoded.text is None:
@@ -122,7 +122,7 @@ class Cache:
                 cond[pooled] = encoded.pooled
         if self.guidance is not None:
             cond["guidance"] = torch.tensor(self.guidance)
-        dtype = next(self.network.parameters()).dtype
+        dtype = next(self.pipeline.network.parameters()).dtype
         return x, map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, cond) or None
 
     def subset(self, num: int | None, seed: int = 0) -> "Cache":
@@ -131,12 +131,6 @@ class Cache:
             return self
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:num]
         return replace(self, samples=[self.samples[i] for i in sorted(order.tolist())])
-
-    @cached_property
-    def network(self) -> Any:
-        """Network of the pipeline, a module of diffusers."""
-        network = self.pipeline.denoiser.network
-        return unwrapped(getattr(network, "inner", network))
 
     @cached_property
     def num_tokens(self) -> int:
@@ -257,7 +251,7 @@ def validate(
 
 
 def _require_fit(cache: Cache, index: int, denoiser: Denoise, logsnr: float) -> None:
-    device, (x, cond) = next(cache.network.parameters()).device, cache[index]
+    device, (x, cond) = next(cache.pipeline.network.parameters()).device, cache[index]
     batch = map_tensors(lambda part: part[None].to(device), {"x": x, "cond": cond})
     try:
         with evaluating(denoiser), torch.no_grad():
@@ -267,7 +261,7 @@ def _require_fit(cache: Cache, index: int, denoiser: Denoise, logsnr: float) -> 
             raise
         raise ValueError(
             f"{cache.samples[index].latents} is a cache of another model, not of this "
-            f"{type(cache.network).__name__}: {flat(error)}"
+            f"{type(cache.pipeline.network).__name__}: {flat(error)}"
         ) from error
 
 

@@ -177,15 +177,13 @@ def fitted(
     is_square = sides[0] == sides[1]
     if name == _TRANSFORMER and not is_square:
         raise ValueError(f"{name} takes square images, not {sides[0]}x{sides[1]}.")
-    size: Any = sides[0] if is_square else sides
     sizes = (sides[0], sides) if is_square else (sides,)
-    fitting: dict[str, tuple[Any, ...]] = {
+    of_data: dict[str, tuple[Any, ...]] = {  # admitted values, the default first
         "in_channels": (channels,),
         "out_channels": (channels, None) if name == _TRANSFORMER else (channels,),
         "sample_size": (*sizes, None),
-        "class_embed_type": (None,),
-        "time_embedding_type": ("positional",),
     }
+    fitting = of_data | {"class_embed_type": (None,), "time_embedding_type": ("positional",)}
     for key, values in fitting.items():
         if key in settings and settings[key] not in values:
             raise ValueError(
@@ -193,12 +191,7 @@ def fitted(
                 "here: change it, or leave it out."
             )
     chosen = {key: value for key, value in settings.items() if value is not None}
-    sizes_of_data: dict[str, Any] = {
-        "in_channels": channels,
-        "out_channels": channels,
-        "sample_size": size,
-    }
-
+    defaults = {key: values[0] for key, values in of_data.items()}
     key, is_beside = CLASS_KEYS[name], name == _TRANSFORMER  # beside: the null label has its row
     num_labels = settings.get(key)
     if num_classes is None:
@@ -210,7 +203,7 @@ def fitted(
             raise ValueError(
                 f"{key} of {name} is {num_labels!r}, and the data have no labels: omit it."
             )
-        return {**settings, **sizes_of_data, **chosen}
+        return {**settings, **defaults, **chosen}
     least = num_classes if is_beside else num_classes + 1
     if key in settings and (type(num_labels) is not int or num_labels < least):
         row = "" if is_beside else ", the last one for no label"
@@ -218,4 +211,4 @@ def fitted(
             f"{key} of {name} is {num_labels!r} in its config, and the data have {num_classes} "
             f"classes: give {least}{row}, or leave it out, or train with --no-use-labels."
         )
-    return {**settings, **sizes_of_data, key: least, **chosen}
+    return {**settings, **defaults, key: least, **chosen}

@@ -24,6 +24,7 @@ from elbos.base import files, hub
 from elbos.base.checks import typed
 from elbos.base.errors import flat
 from elbos.base.extras import needs
+from elbos.theory.denoiser import unwrapped
 
 _NETWORKS = (  # called with the scheduler's timestep and plain latents or images, but for FAMILIES
     *("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "Transformer2DModel"),
@@ -61,6 +62,12 @@ class Pipeline:
     scheduler: Config
     name: str = ""
     folder: Path = Path()
+
+    @property
+    def network(self) -> Any:
+        """Network of the pipeline, a module of diffusers."""
+        network: Any = self.denoiser.network
+        return unwrapped(getattr(network, "inner", network))
 
 
 @typed

@@ -22,13 +22,7 @@ from elbos.adapters.diffusers.schedulers import BETAS, loss_table
 from elbos.adapters.diffusers.training import Config, Training, flag, number
 from elbos.base.checks import require_positive
 from elbos.base.conditions import Condition
-from elbos.models.calls import (
-    ForeignNetwork,
-    input_dtype,
-    output,
-    require_logsnr,
-    require_output,
-)
+from elbos.models.calls import ForeignNetwork, input_dtype, output, require_logsnr, require_output
 from elbos.theory.denoiser import Clipping, signature, unwrapped
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align
@@ -89,12 +83,6 @@ class ScheduledDenoiser:
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         r"""Estimate data and noise, $(\hat x, \hat\epsilon)$, from noisy data $z$.
-
-        Args:
-            z: Noisy data.
-            logsnr: Log-SNR $\lambda$, within `logsnr_min` and `logsnr_max`.
-            cond: None, class labels, or a dict of the network's keywords, such as
-                `{"encoder_hidden_states": text}`.
 
         Raises:
             ValueError: If a noise level is out of range, or network, condition and data do not fit.

@@ -109,19 +109,13 @@ def read_scheme(settings: Settings, default: Scheme = "none") -> Training:
     return Training(weighting_scheme=scheme)
 
 
-def flow_loss(
-    title: str,
-    schedule: Schedule,
-    *,
-    coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
-    factor: float = 1.0,
-) -> DeclaredLoss:
+def flow_loss(title: str, schedule: Schedule, *, factor: float = 1.0) -> DeclaredLoss:
     r"""Return the squared error of the flow-matching target $\epsilon - x$ as a declared loss."""
     return DeclaredLoss(
         title=title,
         schedule=schedule,
         parameterization=Flow(),
-        coefficient=coefficient,
+        coefficient=torch.ones_like,
         factor=factor,
     )
 
