@@ -89,9 +89,15 @@ class Cache:
             return self._read(sample)
 
     def _read(self, sample: Sample) -> tuple[Tensor, Condition]:
+        models = self.format.is_scaled
+        if sample.kind not in models:
+            raise ValueError(
+                f"{sample.latents} is of {sample.kind}, which is unknown here: known are "
+                f"{', '.join(models)}."
+            )
         encoded = self.format.read(sample)
         x = encoded.latents.float()
-        if not encoded.is_scaled:
+        if not models[sample.kind]:
             if self.pipeline.encode is None:
                 raise ValueError(
                     f"{sample.latents} holds latents that are not scaled, and the pipeline has no "
