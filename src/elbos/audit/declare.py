@@ -68,13 +68,10 @@ class LossTable:
     r"""Training loss described by its coefficients at each time step of a table.
 
     Attributes:
-        title: Name of the loss, in a few words.
         logsnr: $\lambda$, `[steps]`; $-\infty$ is pure noise, $\infty$ clean data.
         probability: Probability of each step, `[steps]`, summing to 1.
         coefficient: Coefficient $c$ of $\|\hat y - y\|^2$, `[steps]`.
-        parameterization: Prediction type $y$.
-        factor: Factor on the target; -1 for the opposite sign.
-        diagnostics: Findings that the weighting does not show.
+        title, parameterization, factor, diagnostics: As of `DeclaredLoss`.
     """
 
     title: str

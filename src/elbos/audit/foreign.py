@@ -27,17 +27,11 @@ from elbos.theory.process import align, alpha_sigma
 
 @dataclass(frozen=True)
 class ConventionNetwork:
-    """Call a network as its training loss does, with variance-preserving noisy data and log-SNR.
-
-    Attributes:
-        network: Called with the arguments that the loss gives it.
-        convention: The convention of the loss.
-        is_discrete: Whether times are rounded to whole numbers (`Audit.denoiser`).
-    """
+    """Call a network as its training loss does, with variance-preserving noisy data and log-SNR."""
 
     network: ForeignNetwork
     convention: Convention
-    is_discrete: bool = False
+    is_discrete: bool = False  # times are rounded to whole numbers
 
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
@@ -124,9 +118,7 @@ class ConventionDenoiser:
     def convention(self) -> Convention:
         return self.network.convention
 
-    @property
-    def parameterization(self) -> Convention:  # the target that the audit measured
-        return self.convention
+    parameterization = convention  # the target that the audit measured
 
     @property
     def logsnr_min(self) -> float:

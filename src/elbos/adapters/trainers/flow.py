@@ -133,14 +133,10 @@ class Residual(Parameterization):
 
     The flow-matching target is estimated by $z + y$ or $z - ty$. Adding the network's input changes
     the prediction, not the weight of its error.
-
-    Attributes:
-        is_scaled: Whether the estimate is $z - ty$ rather than $z + y$.
-        sign: Sign of the target $\epsilon - x$.
     """
 
-    is_scaled: bool = False
-    sign: float = 1.0
+    is_scaled: bool = False  # the estimate is z - t y
+    sign: float = 1.0  # of the target eps - x
 
     def coefficients(self, logsnr: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
         t = time_of(logsnr)
