@@ -10,7 +10,7 @@ The model follows from the script's name, or else from the flags.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
@@ -82,7 +82,7 @@ def _read(settings: Settings) -> Loss:
         settings.diagnostics.append(kinds.DeclaredModel(model="Stable Diffusion 3"))
         return _sd3(settings)
     is_v, is_zero = settings.flag("v_parameterization"), settings.flag("zero_terminal_snr")
-    snr = flow.stable_diffusion_logsnr().exp()
+    snr = flow.stable_diffusion().logsnr.exp()
     c, capped = torch.ones_like(snr), snr.clamp(max=flow.MAX_SNR)
     if gamma := settings.number("min_snr_gamma", 0, low=0):
         c = c * flow.min_snr(snr, gamma, is_v=is_v)
@@ -100,13 +100,9 @@ def _read(settings: Settings) -> Loss:
     steps = torch.arange(NUM_STEPS)
     if is_zero and (c != 1).any():
         settings.diagnostics.append(kinds.DeclaredSnr(setting="zero_terminal_snr"))
-    return flow.stable_diffusion(
-        "sd-scripts, Stable Diffusion",
-        c,
-        ((steps >= low) & (steps < high)).double() / (high - low),
-        is_v=is_v,
-        is_zero_terminal=is_zero,
-    )
+    title, probability = "sd-scripts, Stable Diffusion", (steps >= low) & (steps < high)
+    table = flow.stable_diffusion(title, is_v=is_v, is_zero_terminal=is_zero)
+    return replace(table, coefficient=c, probability=probability.double() / (high - low))
 
 
 def _sd3(settings: Settings) -> LossTable:

@@ -79,7 +79,8 @@ def _diffusion(settings: Settings, model: str) -> LossTable:
     is_v = is_zero or _FORCE_V in forced or (not forced and model in _V_MODELS)
     probability = _probability(settings, settings.number("timestep_shift", 1, above=0))
     title = f"OneTrainer, {model}"
-    loss = flow.stable_diffusion(title, None, probability, is_v=is_v, is_zero_terminal=is_zero)
+    loss = flow.stable_diffusion(title, is_v=is_v, is_zero_terminal=is_zero)
+    loss = replace(loss, probability=probability)
     if model.startswith("PIXART"):
         linear = loss_table({"_class_name": "DDPMScheduler"}, Training())
         settings.diagnostics.append(kinds.DeclaredTerm(setting="vb_loss_strength"))
