@@ -29,12 +29,19 @@ from elbos.theory.process import align, alpha_sigma
 class SigmaDenoiser:
     r"""Denoiser made of EDM's preconditioned network $D(\tilde z; \tilde\sigma)$.
 
-    The noisy data $z$ are variance-preserving.
+    The noisy data $z$ are variance-preserving. Calls raise a ValueError if network, condition and
+    data do not fit.
 
     Attributes:
-        network: Called as `network(z / alpha, sigma_tilde)`, with `sigma_tilde` of shape `[b]`.
-        logsnr_min: $-\infty$: a network of $\tilde\sigma$ is defined at every noise level.
-        logsnr_max: $\infty$.
+        network: Called as `network(z_tilde, sigma_tilde)`, with `sigma_tilde` of shape `[b]`, and
+            with a condition (such as class labels) as third argument, or a dict's entries as
+            keywords. It returns $\hat x$.
+
+    Examples:
+        >>> wiener = denoiser(lambda z, sigma: z / (1 + sigma[:, None] ** 2))  # x ~ N(0, 1)
+        >>> x_hat, eps_hat = wiener(torch.ones(1, 2), torch.tensor([0.0]))
+        >>> x_hat, eps_hat
+        (tensor([[0.7071, 0.7071]]), tensor([[0.7071, 0.7071]]))
     """
 
     network: ForeignNetwork
@@ -52,21 +59,4 @@ class SigmaDenoiser:
         return x_hat, (z_tilde - x_hat) * torch.exp(align(logsnr, z) / 2).to(z)
 
 
-def denoiser(network: ForeignNetwork) -> SigmaDenoiser:
-    r"""Return a denoiser made of EDM's preconditioned network
-    $D(x + \tilde\sigma\epsilon; \tilde\sigma)$.
-
-    Args:
-        network: Called as `network(z_tilde, sigma_tilde)`, with a condition (such as class labels)
-            as third argument, or a dict's entries as keywords. It returns $\hat x$.
-
-    Returns:
-        The denoiser. Calls raise a ValueError if network, condition and data do not fit.
-
-    Examples:
-        >>> wiener = denoiser(lambda z, sigma: z / (1 + sigma[:, None] ** 2))  # x ~ N(0, 1)
-        >>> x_hat, eps_hat = wiener(torch.ones(1, 2), torch.tensor([0.0]))
-        >>> x_hat, eps_hat
-        (tensor([[0.7071, 0.7071]]), tensor([[0.7071, 0.7071]]))
-    """
-    return SigmaDenoiser(network)
+denoiser = SigmaDenoiser

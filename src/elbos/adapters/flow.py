@@ -37,21 +37,7 @@ from elbos.theory.process import align, alpha_sigma
 
 @dataclass(frozen=True, kw_only=True)
 class VelocityDenoiser:
-    r"""Denoiser made of a flow-matching network $v(z_t, t)$.
-
-    The noisy data $z$ are variance-preserving.
-
-    Attributes:
-        network: Called as `network(z_t, time_scale * t)`, with $t$ of shape `[b]`.
-        data_at: The time $t$ of the data, 0 or 1; the noise is at the other.
-        time_scale: The factor of $t$ in the network's time input.
-        sigma_min: The noise $s$ on the data at their time.
-        logsnr_min: $-\infty$: a network of $t$ is defined up to pure noise.
-
-    Raises:
-        ValueError: If `data_at` is not 0 or 1, `time_scale` is not above 0, or `sigma_min` not from
-            0 to below 1.
-    """
+    r"""Denoiser of variance-preserving $z$ made of a flow-matching network; see `denoiser`."""
 
     network: ForeignNetwork
     data_at: Literal[0, 1]
@@ -104,8 +90,8 @@ def denoiser(
     not tight, and its likelihood is `likelihood.flow_likelihood`.
 
     Args:
-        network: Called as `network(z_t, time_scale * t)`, with a condition (such as class labels)
-            as third argument, or a dict's entries as keywords.
+        network: Called as `network(z_t, time_scale * t)`, with $t$ of shape `[b]`, and with a
+            condition (such as class labels) as third argument, or a dict's entries as keywords.
         data_at: The time of the data: 0 if $z_t = (1 - t) x + t \epsilon$, 1 if
             $z_t = t x + (1 - t) \epsilon$. No default: taking one for the other is an error that
             nothing but the loss shows.
@@ -114,8 +100,9 @@ def denoiser(
         sigma_min: $s$ of optimal-transport paths, $z_t = t x + (1 - (1 - s) t) \epsilon$. Default:
             0, as in Meta's `CondOTProbPath`.
 
-    Returns:
-        The denoiser. Calls raise a ValueError if network, condition and data do not fit.
+    Raises:
+        ValueError: If `data_at` is not 0 or 1, `time_scale` is not above 0, or `sigma_min` not from
+            0 to below 1; in calls, if network, condition and data do not fit.
 
     Examples:
         >>> still = denoiser(lambda z, t: torch.zeros_like(z), data_at=0)  # x ~ N(0, 1), t = 1/2

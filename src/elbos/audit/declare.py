@@ -11,6 +11,7 @@ $$\|\hat\epsilon - \epsilon\|^2 = \frac{\|\hat y - y\|^2}{(b - a\,e^{-\lambda/2}
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,13 +69,10 @@ class LossTable:
     r"""Training loss described by its coefficients at each time step of a table.
 
     Attributes:
-        title: Name of the loss, in a few words.
         logsnr: $\lambda$, `[steps]`; $-\infty$ is pure noise, $\infty$ clean data.
         probability: Probability of each step, `[steps]`, summing to 1.
         coefficient: Coefficient $c$ of $\|\hat y - y\|^2$, `[steps]`.
-        parameterization: Prediction type $y$.
-        factor: Factor on the target; -1 for the opposite sign.
-        diagnostics: Findings that the weighting does not show.
+        title, parameterization, factor, diagnostics: As of `DeclaredLoss`.
     """
 
     title: str
@@ -152,10 +150,8 @@ def from_loss(loss: DeclaredLoss) -> Audit:
     low, high = loss.schedule.logsnr(tails).tolist()
     grid = torch.linspace(low, high, NUM_POINTS, dtype=torch.float64)
     a, b = loss.parameterization.coefficients(grid)
-    prediction = Prediction.from_target(loss.parameterization, loss.factor)
-    return assembled(
-        source="declared",
-        title=loss.title,
+    return _declared(
+        loss,
         grid=grid.numpy(),
         log_p=loss.schedule.density(grid).log().numpy(),
         log_w=_log(loss.weighting(grid)).numpy(),
@@ -165,8 +161,6 @@ def from_loss(loss: DeclaredLoss) -> Audit:
         b=loss.factor * b.numpy(),
         schedule=code(loss.schedule),
         density_kind="named",
-        prediction=prediction,
-        diagnostics=[*loss.diagnostics, *([] if prediction.name else [UnknownTarget()])],
     )
 
 
@@ -203,10 +197,8 @@ def from_table(table: LossTable) -> Audit:
     is_pure, is_clean = table.logsnr < -_LAST_DIGIT, table.logsnr > _LAST_DIGIT
     pure, every = ((p * c)[where].sum() / p[where].sum() for where in (is_pure, p > 0))
     covariance = np.diag(spacing_error**2)
-    prediction = Prediction.from_target(table.parameterization, table.factor)
-    return assembled(
-        source="declared",
-        title=table.title,
+    return _declared(
+        table,
         grid=grid,
         log_p=log_p,
         log_w=log_w,
@@ -217,12 +209,17 @@ def from_table(table: LossTable) -> Audit:
         schedule=None,
         density_kind="table",
         num_steps=len(table.logsnr),
-        prediction=prediction,
         share_pure_noise=p[is_pure].sum().item(),
         weight_pure_noise=(pure / every).nan_to_num().item(),
         share_clean=p[is_clean].sum().item(),
-        diagnostics=[*table.diagnostics, *([] if prediction.name else [UnknownTarget()])],
     )
+
+
+def _declared(loss: DeclaredLoss | LossTable, **fields: Any) -> Audit:
+    prediction = Prediction.from_target(loss.parameterization, loss.factor)
+    unknown = [] if prediction.name else [UnknownTarget()]
+    fields |= {"title": loss.title, "diagnostics": [*loss.diagnostics, *unknown]}
+    return assembled(source="declared", prediction=prediction, **fields)
 
 
 def _log(values: Tensor) -> Tensor:

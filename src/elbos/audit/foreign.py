@@ -22,35 +22,16 @@ from elbos.audit.probing.convention import Convention
 from elbos.base.arrays import Array
 from elbos.base.conditions import Condition
 from elbos.models.calls import ForeignNetwork, called, input_dtype, require_logsnr, require_output
-from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align, alpha_sigma
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredTarget(Parameterization):
-    """The regression target that an audit measured in a training loss."""
-
-    convention: Convention
-
-    def coefficients(self, logsnr: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
-        level = logsnr.detach().double().cpu().numpy()
-        a, b = (curve.f(level) for curve in (self.convention.a, self.convention.b))
-        return torch.from_numpy(a).to(logsnr), torch.from_numpy(b).to(logsnr)
 
 
 @dataclass(frozen=True)
 class ConventionNetwork:
-    """Call a network as its training loss does, with variance-preserving noisy data and log-SNR.
-
-    Attributes:
-        network: Called with the arguments that the loss gives it.
-        convention: The convention of the loss.
-        is_discrete: Whether times are rounded to whole numbers (`Audit.denoiser`).
-    """
+    """Call a network as its training loss does, with variance-preserving noisy data and log-SNR."""
 
     network: ForeignNetwork
     convention: Convention
-    is_discrete: bool = False
+    is_discrete: bool = False  # times are rounded to whole numbers
 
     def __call__(
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
@@ -72,14 +53,14 @@ class ConventionNetwork:
         def at(values: Array) -> Tensor:
             return align(torch.from_numpy(values).to(z), z)
 
-        alpha = np.exp(convention.log_alpha.f(level))
+        alpha = np.exp(convention.log_alpha(level))
         vp_alpha = np.asarray(alpha_sigma(torch.from_numpy(level))[0])
         z_loss = at(alpha / vp_alpha) * z + at(alpha * convention.offset)
         example, dtype = convention.example, input_dtype(self.network, z_loss)
         assert example.noisy is not None
         arguments: dict[Slot, Any] = {example.noisy: z_loss.to(dtype, copy=True)}
         for slot, curve in convention.times.items():
-            time, like = torch.from_numpy(curve.f(level)), example.rest[slot]
+            time, like = torch.from_numpy(curve(level)), example.rest[slot]
             if self.is_discrete:
                 time = time.round().long()
             elif like.is_floating_point() and dtype != torch.float64:
@@ -100,7 +81,7 @@ class ConventionNetwork:
         ).to(z.dtype)
         if y.shape[:1] == z.shape[:1] and y.shape[1] == 2 * z.shape[1]:  # with a variance
             y = y[:, : z.shape[1]]
-        return require_output(y, z, logsnr) - at(convention.a.f(level) * convention.offset)
+        return require_output(y, z, logsnr) - at(convention.a(level) * convention.offset)
 
     def _conditions(self, cond: Condition) -> dict[Slot, Any]:
         convention = self.convention
@@ -137,9 +118,7 @@ class ConventionDenoiser:
     def convention(self) -> Convention:
         return self.network.convention
 
-    @property
-    def parameterization(self) -> MeasuredTarget:
-        return MeasuredTarget(convention=self.convention)
+    parameterization = convention  # the target that the audit measured
 
     @property
     def logsnr_min(self) -> float:

@@ -20,7 +20,7 @@ from rich.console import Console
 from elbos import audit
 from elbos.adapters.diffusers import Training, loss_table, read_config
 from elbos.adapters.trainers import TRAINERS, read_settings
-from elbos.audit.terminal import Terminal
+from elbos.audit.terminal import report
 from elbos.audit.testing import Difference, expected_audit
 from elbos.audit.words import as_dict
 from elbos.base import files
@@ -200,7 +200,8 @@ class Audit:
                 print(json.dumps(content, indent=2, allow_nan=False))  # noqa: T201
             elif not self.markdown:
                 width = max(Console().width, _MIN_WIDTH)
-                Console(width=width).print(Terminal(audits, self.verbose), crop=False)
+                shown = report(audits, width, is_verbose=self.verbose)
+                Console(width=width).print(shown, crop=False)
         if self.html and not self.json:
             print(f"Written to {printable(str(self.html))}.")  # noqa: T201
         if expected is None:

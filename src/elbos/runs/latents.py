@@ -185,8 +185,8 @@ def _key(cache: caches.Cache, precision: str, processes: Processes) -> list[Any]
     """Return everything but an adapter on which the losses depend, as JSON values."""
     pipeline, encode = cache.pipeline, cache.pipeline.encode
     scales = [] if encode is None else [encode.scale, encode.shift]
-    weights = digest_of([*cache.network.state_dict().values(), *scales])
-    configs = json.dumps([dict(cache.network.config), pipeline.scheduler], default=str)
+    weights = digest_of([*pipeline.network.state_dict().values(), *scales])
+    configs = json.dumps([dict(pipeline.network.config), pipeline.scheduler], default=str)
     machine = [*map(version, ("elbos", "torch", "diffusers")), processes.device.type]
     paths = {path for s in cache.samples for path in (s.latents, s.text) if path is not None}
     stats = [(str(path), path.stat()) for path in sorted(paths)]

@@ -22,7 +22,7 @@ from elbos.base.checks import typed
 from elbos.base.conditions import Condition, map_tensors
 from elbos.base.errors import flat, is_out_of_memory
 from elbos.base.progress import Start, silent
-from elbos.theory.denoiser import Denoise, unwrapped
+from elbos.theory.denoiser import Denoise
 from elbos.validation import Measurements, Validation, Validator
 from elbos.validation.execution import Parts, evaluating
 
@@ -53,24 +53,17 @@ class Cache:
 
     `cache[i]` is `(x, cond)`, as the pipeline's network takes them.
 
-    Attributes:
-        folder: Folder or file of the cache.
-        format: Format of the trainer that wrote it.
-        samples: The images.
-        pipeline: The pipeline whose network is given the latents and conditions.
-        guidance: Guidance scale that a guidance-distilled network is given, as in its training.
-
     Examples:
         pipeline = elbos.adapters.diffusers.load("stable-diffusion-xl")
         cache = elbos.adapters.caches.load("train/cache", pipeline)
         result = elbos.adapters.caches.validate(cache, pipeline.denoiser)
     """
 
-    folder: Path
-    format: Format
-    samples: Sequence[Sample]
-    pipeline: Pipeline
-    guidance: float | None = None
+    folder: Path  # or file
+    format: Format  # of the trainer that wrote it
+    samples: Sequence[Sample]  # the images
+    pipeline: Pipeline  # its network is given the latents and conditions
+    guidance: float | None = None  # scale for a guidance-distilled network, as in its training
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -79,19 +72,25 @@ class Cache:
         return f"Cache({str(self.folder)!r}, {self.format.name}, {len(self)} images)"
 
     def __getitem__(self, index: int) -> tuple[Tensor, Condition]:
-        sample = self.samples[index]
-        if self.guidance is None and getattr(self.network, "config", {}).get("guidance_embeds"):
+        sample, network = self.samples[index], self.pipeline.network
+        if self.guidance is None and getattr(network, "config", {}).get("guidance_embeds"):
             raise ValueError(
-                f"{type(self.network).__name__} is guidance-distilled: give the guidance scale of "
+                f"{type(network).__name__} is guidance-distilled: give the guidance scale of "
                 "its training, as a rule --guidance 1."
             )
         with reading(sample.latents):
             return self._read(sample)
 
     def _read(self, sample: Sample) -> tuple[Tensor, Condition]:
+        models = self.format.is_scaled
+        if sample.kind not in models:
+            raise ValueError(
+                f"{sample.latents} is of {sample.kind}, which is unknown here: known are "
+                f"{', '.join(models)}."
+            )
         encoded = self.format.read(sample)
         x = encoded.latents.float()
-        if not encoded.is_scaled:
+        if not models[sample.kind]:
             if self.pipeline.encode is None:
                 raise ValueError(
                     f"{sample.latents} holds latents that are not scaled, and the pipeline has no "
@@ -100,7 +99,7 @@ class Cache:
             x = self.pipeline.encode.normalize(x[None])[0].cpu()
         if not x.isfinite().all():
             raise ValueError(f"{sample.latents} holds NaN or infinity: cache it again.")
-        name = type(self.network).__name__
+        name = type(self.pipeline.network).__name__
         if encoded.cond is not None:
             cond = dict(encoded.cond)
         elif name not in _KEYWORDS or encoded.text is None:
@@ -122,7 +121,7 @@ class Cache:
                 cond[pooled] = encoded.pooled
         if self.guidance is not None:
             cond["guidance"] = torch.tensor(self.guidance)
-        dtype = next(self.network.parameters()).dtype
+        dtype = next(self.pipeline.network.parameters()).dtype
         return x, map_tensors(lambda t: t.to(dtype) if t.is_floating_point() else t, cond) or None
 
     def subset(self, num: int | None, seed: int = 0) -> "Cache":
@@ -131,12 +130,6 @@ class Cache:
             return self
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:num]
         return replace(self, samples=[self.samples[i] for i in sorted(order.tolist())])
-
-    @cached_property
-    def network(self) -> Any:
-        """Network of the pipeline, a module of diffusers."""
-        network = self.pipeline.denoiser.network
-        return unwrapped(getattr(network, "inner", network))
 
     @cached_property
     def num_tokens(self) -> int:
@@ -257,7 +250,7 @@ def validate(
 
 
 def _require_fit(cache: Cache, index: int, denoiser: Denoise, logsnr: float) -> None:
-    device, (x, cond) = next(cache.network.parameters()).device, cache[index]
+    device, (x, cond) = next(cache.pipeline.network.parameters()).device, cache[index]
     batch = map_tensors(lambda part: part[None].to(device), {"x": x, "cond": cond})
     try:
         with evaluating(denoiser), torch.no_grad():
@@ -267,7 +260,7 @@ def _require_fit(cache: Cache, index: int, denoiser: Denoise, logsnr: float) -> 
             raise
         raise ValueError(
             f"{cache.samples[index].latents} is a cache of another model, not of this "
-            f"{type(cache.network).__name__}: {flat(error)}"
+            f"{type(cache.pipeline.network).__name__}: {flat(error)}"
         ) from error
 
 

@@ -40,7 +40,6 @@ class Encoded:
     """Cached latents and text embeddings of one image."""
 
     latents: Tensor  # [c, h, w] or [c, f, h, w]
-    is_scaled: bool  # shifted and scaled for the diffusion network
     text: Tensor | None = None  # embeddings of the caption's tokens, [l, d]
     pooled: Tensor | None = None  # embedding of the caption, [d]
     mask: Tensor | None = None  # of the tokens, [l]; None if all count
@@ -63,6 +62,8 @@ class Format(abc.ABC):
     """Format in which one trainer caches latents and text embeddings."""
 
     name: ClassVar[str]
+    is_scaled: ClassVar[Mapping[str, bool]] = {"": True}
+    """By the model: whether latents are shifted and scaled for the diffusion network."""
 
     @abc.abstractmethod
     def samples(self, folder: Path) -> Iterator[Sample]:
@@ -94,22 +95,13 @@ class Kohya(Format):
             yield from (Sample(image, path, stored_text, key, kind) for key in keys)
 
     def read(self, sample: Sample) -> Encoded:
-        if sample.kind not in self.is_scaled:
-            raise ValueError(
-                f"{sample.latents} is of {sample.kind}, which is unknown here: known are "
-                f"{', '.join(self.is_scaled)}."
-            )
         resolution = str(sample.key).removeprefix("latents")
         with _npz(sample.latents) as arrays:
             latents = torch.from_numpy(arrays[str(sample.key)])
             width, height = arrays["original_size" + resolution].tolist()
             left, top = arrays["crop_ltrb" + resolution].tolist()[:2]
         size = [height, width, top, left, *(_PIXELS * side for side in latents.shape[-2:])]
-        encoded = Encoded(
-            latents=latents,
-            is_scaled=self.is_scaled[sample.kind],
-            size=torch.tensor(size, dtype=torch.float32),
-        )
+        encoded = Encoded(latents=latents, size=torch.tensor(size, dtype=torch.float32))
         if sample.text is None:
             return encoded
         with _npz(sample.text) as arrays:
@@ -161,12 +153,6 @@ class Musubi(Format):
                 yield Sample(str(path.with_name(name)), path, stored_text, "latents", kind)
 
     def read(self, sample: Sample) -> Encoded:
-        kind = sample.kind
-        if kind not in self.is_scaled:
-            raise ValueError(
-                f"{sample.latents} is of the architecture {kind}, which is unknown here: known are "
-                f"{', '.join(self.is_scaled)}."
-            )
         tensors = _tensors(sample.latents)
         latents = {self._plain(key): tensor for key, tensor in tensors.items()}
         if [*latents] != ["latents"]:
@@ -181,9 +167,9 @@ class Musubi(Format):
             if field is None:
                 raise ValueError(f"{sample.text} holds {key}: this embedding is unknown.")
             fields[field] = tensor
-        if kind in self.num_tokens and "text" in fields:
-            fields["text"] = padded(fields["text"], self.num_tokens[kind])
-        return Encoded(latents=latents["latents"], is_scaled=self.is_scaled[kind], **fields)
+        if sample.kind in self.num_tokens and "text" in fields:
+            fields["text"] = padded(fields["text"], self.num_tokens[sample.kind])
+        return Encoded(latents=latents["latents"], **fields)
 
     @staticmethod
     def _plain(key: str) -> str:
@@ -229,7 +215,7 @@ class AiToolkit(Format):
                 raise ValueError(f"{sample.text} holds {key}: this embedding is unknown.")
             ndim = 2 if field == "text" else 1
             fields[field] = tensor[0] if tensor.ndim > ndim and len(tensor) == 1 else tensor
-        return Encoded(latents=latents, is_scaled=True, size=size, **fields)
+        return Encoded(latents=latents, size=size, **fields)
 
     def _name(self, path: Path) -> str:
         return str(path.parent.parent / path.stem[: -self._HASH])
@@ -266,7 +252,7 @@ class Plain(Format):
                 for parent in parents:
                     inner = inner.setdefault(parent, {})
                 inner[last] = opened.get_slice(key)[row]
-        return Encoded(latents=cond.pop("latents"), is_scaled=True, cond=cond)
+        return Encoded(latents=cond.pop("latents"), cond=cond)
 
 
 FORMATS: tuple[Format, ...] = (Kohya(), Musubi(), AiToolkit(), Plain())

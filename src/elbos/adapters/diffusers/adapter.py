@@ -15,7 +15,6 @@ from typing import Any
 from elbos.adapters.diffusers.pipeline import Pipeline, imported, read_json
 from elbos.base.errors import flat
 from elbos.base.extras import needs
-from elbos.theory.denoiser import unwrapped
 
 _OF_TEXT = ("lora_te", "text_encoder")  # prefixes of keys
 
@@ -53,8 +52,7 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
             f"{path} also adapts the text encoder, which has no effect on cached embeddings.",
             stacklevel=3,
         )
-    network: Any = pipeline.denoiser.network
-    network = unwrapped(getattr(network, "inner", network))
+    network = pipeline.network
     try:
         with _quiet(), TemporaryDirectory() as folder:
             save_file(of_network, Path(folder, "adapter.safetensors"), metadata)

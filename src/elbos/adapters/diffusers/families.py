@@ -40,13 +40,9 @@ _NUM_STEPS = 1000  # timesteps of the training scripts, whatever the scheduler's
 
 
 class FamilyNetwork(nn.Module):
-    """Text-to-image network of diffusers, one of `FAMILIES`, that returns a velocity.
+    """Text-to-image network of diffusers, one of `FAMILIES`, that returns a velocity."""
 
-    Args:
-        inner: The network, which may be compiled or wrapped for data parallelism.
-    """
-
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any) -> None:  # it may be compiled, or wrapped in parallel
         super().__init__()
         self.inner, self.training = inner, inner.training
 

@@ -36,23 +36,13 @@ _LOGVAR = -30.0  # of a deterministic autoencoder: the lowest log-variance that 
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """VAE of a latent diffusion model with scaling of the latents.
+    """VAE of a latent diffusion model with scaling of the latents."""
 
-    Attributes:
-        vae: The autoencoder of diffusers.
-        scale: The factor that multiplies shifted latents: the VAE's `scaling_factor`, divided by
-            the channels' standard deviations if given.
-        shift: The value subtracted from latents before scaling: the VAE's `shift_factor`, or the
-            channel means; `[c, 1, 1]` or one number.
-        patch: Side of the patches of latents that become channels before scaling; 2 for FLUX.2.
-        is_video: Whether the VAE encodes videos. An image is given to it as a video of one frame.
-    """
-
-    vae: Any
-    scale: Float[Tensor, "..."]
-    shift: Float[Tensor, "..."]
-    patch: int = 1
-    is_video: bool = False
+    vae: Any  # the autoencoder of diffusers
+    scale: Float[Tensor, "..."]  # factor of the shifted latents; [c, 1, 1] or one number
+    shift: Float[Tensor, "..."]  # subtracted from the latents before; [c, 1, 1] or one number
+    patch: int = 1  # side of the patches of latents that become channels before scaling
+    is_video: bool = False  # the VAE encodes videos; an image is given as a video of one frame
 
     @classmethod
     def from_vae(cls, vae: Any) -> "Latents":
@@ -71,21 +61,16 @@ class Latents:
                 shift=vae.bn.running_mean.view(-1, 1, 1),
                 patch=config["patch_size"][0],
             )
-        is_video, factor = name in _OF_VIDEO, config.get("scaling_factor")
-        mean, std = config.get("latents_mean"), config.get("latents_std")
-        has_channels = mean is not None and std is not None
-        if factor is None and not has_channels:
+        entries = {key: value for key, value in config.items() if value is not None}
+        has_channels = {"latents_mean", "latents_std"} <= entries.keys()
+        if "scaling_factor" not in entries and not has_channels:
             raise ValueError("the VAE's config.json has no scaling_factor: add the training value.")
-        factors = {
-            "scaling_factor": 1.0 if factor is None else factor,
-            "shift_factor": config.get("shift_factor") or 0.0,
-        }
-        scale = torch.tensor(number(factors, "scaling_factor", 1.0, above=0))
-        shift = torch.tensor(number(factors, "shift_factor", 0.0))
+        scale = torch.tensor(number(entries, "scaling_factor", 1.0, above=0))
+        shift = torch.tensor(number(entries, "shift_factor", 0.0))
         if has_channels:
-            shift, std = (torch.tensor(values).view(-1, 1, 1) for values in (mean, std))
-            scale = scale / std
-        return cls(vae=vae, scale=scale, shift=shift, is_video=is_video)
+            shift, std = (torch.tensor(entries[f"latents_{s}"]) for s in ("mean", "std"))
+            shift, scale = shift.view(-1, 1, 1), scale / std.view(-1, 1, 1)
+        return cls(vae=vae, scale=scale, shift=shift, is_video=name in _OF_VIDEO)
 
     @torch.no_grad()
     def __call__(

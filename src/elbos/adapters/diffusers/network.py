@@ -94,13 +94,7 @@ class DiffusersConfig:
     def build(
         self, shape: tuple[int, ...], num_classes: int | None, levels: Levels
     ) -> "DiffusersNetwork":
-        """Build the network with random initial weights.
-
-        Args:
-            shape: Shape of one image, (channels, height, width).
-            num_classes: The number of labels; None for an unconditional network.
-            levels: The timestep and input scale of the network at each noise level.
-        """
+        """Build the network with random initial weights; unconditional without `num_classes`."""
         kind = getattr(imported(), self.class_name)
         settings = fitted(self.class_name, self.settings, tuple(shape), num_classes)
         options = list(inspect.signature(kind.__init__).parameters)[1:]
@@ -123,12 +117,8 @@ class DiffusersConfig:
 
 
 class DiffusersNetwork(nn.Module):
-    r"""Diffusers network with the call signature `(z, logsnr, cond)`.
-
-    Args:
-        inner: The diffusers network, $y = \mathrm{inner}(c_\mathrm{in} z, t, \text{label})$.
-        levels: The timestep $t$ and input scale $c_\mathrm{in}$ at log-SNR $\lambda$.
-        null_label: The null (unconditional) label; None for an unconditional network.
+    r"""Diffusers network, $y = \mathrm{inner}(c_\mathrm{in} z, t, \text{label})$, called as
+    `(z, logsnr, cond)`; without a `null_label` it is unconditional.
     """
 
     def __init__(self, inner: Any, levels: Levels, null_label: int | None) -> None:
@@ -177,15 +167,13 @@ def fitted(
     is_square = sides[0] == sides[1]
     if name == _TRANSFORMER and not is_square:
         raise ValueError(f"{name} takes square images, not {sides[0]}x{sides[1]}.")
-    size: Any = sides[0] if is_square else sides
     sizes = (sides[0], sides) if is_square else (sides,)
-    fitting: dict[str, tuple[Any, ...]] = {
+    of_data: dict[str, tuple[Any, ...]] = {  # admitted values, the default first
         "in_channels": (channels,),
         "out_channels": (channels, None) if name == _TRANSFORMER else (channels,),
         "sample_size": (*sizes, None),
-        "class_embed_type": (None,),
-        "time_embedding_type": ("positional",),
     }
+    fitting = of_data | {"class_embed_type": (None,), "time_embedding_type": ("positional",)}
     for key, values in fitting.items():
         if key in settings and settings[key] not in values:
             raise ValueError(
@@ -193,12 +181,7 @@ def fitted(
                 "here: change it, or leave it out."
             )
     chosen = {key: value for key, value in settings.items() if value is not None}
-    sizes_of_data: dict[str, Any] = {
-        "in_channels": channels,
-        "out_channels": channels,
-        "sample_size": size,
-    }
-
+    defaults = {key: values[0] for key, values in of_data.items()}
     key, is_beside = CLASS_KEYS[name], name == _TRANSFORMER  # beside: the null label has its row
     num_labels = settings.get(key)
     if num_classes is None:
@@ -210,7 +193,7 @@ def fitted(
             raise ValueError(
                 f"{key} of {name} is {num_labels!r}, and the data have no labels: omit it."
             )
-        return {**settings, **sizes_of_data, **chosen}
+        return {**settings, **defaults, **chosen}
     least = num_classes if is_beside else num_classes + 1
     if key in settings and (type(num_labels) is not int or num_labels < least):
         row = "" if is_beside else ", the last one for no label"
@@ -218,4 +201,4 @@ def fitted(
             f"{key} of {name} is {num_labels!r} in its config, and the data have {num_classes} "
             f"classes: give {least}{row}, or leave it out, or train with --no-use-labels."
         )
-    return {**settings, **sizes_of_data, key: least, **chosen}
+    return {**settings, **defaults, key: least, **chosen}

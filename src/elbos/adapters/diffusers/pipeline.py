@@ -24,6 +24,7 @@ from elbos.base import files, hub
 from elbos.base.checks import typed
 from elbos.base.errors import flat
 from elbos.base.extras import needs
+from elbos.theory.denoiser import unwrapped
 
 _NETWORKS = (  # called with the scheduler's timestep and plain latents or images, but for FAMILIES
     *("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "Transformer2DModel"),
@@ -46,21 +47,19 @@ _OF_VAE, _OF_PIPELINE = (  # files on the Hub, without copies of the weights in 
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """Components of a diffusers pipeline that validation needs.
+    """Components of a diffusers pipeline that validation needs."""
 
-    Attributes:
-        denoiser: The network with its scheduler, as a denoiser of the data.
-        encode: The encoder from images in [-1, 1] to latents; None if the network models images.
-        scheduler: The configuration of the scheduler.
-        name: The folder, or OWNER/NAME@COMMIT on the Hugging Face Hub.
-        folder: The folder on this machine.
-    """
-
-    denoiser: ScheduledDenoiser
-    encode: Latents | None
+    denoiser: ScheduledDenoiser  # of the data: the network with its scheduler
+    encode: Latents | None  # from images in [-1, 1] to latents; None if the network models images
     scheduler: Config
-    name: str = ""
-    folder: Path = Path()
+    name: str = ""  # the folder, or OWNER/NAME@COMMIT on the Hugging Face Hub
+    folder: Path = Path()  # on this machine
+
+    @property
+    def network(self) -> Any:
+        """Network of the pipeline, a module of diffusers."""
+        network: Any = self.denoiser.network
+        return unwrapped(getattr(network, "inner", network))
 
 
 @typed

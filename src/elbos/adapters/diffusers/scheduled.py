@@ -22,13 +22,7 @@ from elbos.adapters.diffusers.schedulers import BETAS, loss_table
 from elbos.adapters.diffusers.training import Config, Training, flag, number
 from elbos.base.checks import require_positive
 from elbos.base.conditions import Condition
-from elbos.models.calls import (
-    ForeignNetwork,
-    input_dtype,
-    output,
-    require_logsnr,
-    require_output,
-)
+from elbos.models.calls import ForeignNetwork, input_dtype, output, require_logsnr, require_output
 from elbos.theory.denoiser import Clipping, signature, unwrapped
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align
@@ -42,27 +36,16 @@ _REVERSED_TIMES = ("Ideogram4", "Lumina", "ZImage")
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledDenoiser:
-    r"""Denoiser made of a diffusers network and its noise scheduler.
+    """Denoiser made of a diffusers network and its noise scheduler."""
 
-    Attributes:
-        network: Called as `network(c_in z, timestep)`.
-        parameterization: The target that the network predicts.
-        levels: The noise levels of the scheduler.
-        sign: The factor of the network output, -1 where diffusers reverses its sign.
-        time_scale: The factor of the timestep.
-        is_discrete: Whether the timestep is rounded to the nearest step.
-        time_name: The keyword of the timestep; None for the second positional argument.
-        clipping: The scheduler's clipping of $\hat x$, which samplers apply; None without it.
-    """
-
-    network: ForeignNetwork
+    network: ForeignNetwork  # called as network(c_in z, timestep)
     parameterization: Parameterization
     levels: Levels
-    sign: float
-    time_scale: float
-    is_discrete: bool
-    time_name: str | None
-    clipping: Clipping | None = None
+    sign: float  # of the network's output, -1 where diffusers reverses it
+    time_scale: float  # factor of the timestep
+    is_discrete: bool  # the timestep is rounded to the nearest step
+    time_name: str | None  # keyword of the timestep; None for the second positional argument
+    clipping: Clipping | None = None  # of x_hat, by the scheduler, which samplers apply
 
     @property
     def logsnr_min(self) -> float:
@@ -89,12 +72,6 @@ class ScheduledDenoiser:
         self, z: Float[Tensor, "b *d"], logsnr: Float[Tensor, "#b"], cond: Condition = None
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         r"""Estimate data and noise, $(\hat x, \hat\epsilon)$, from noisy data $z$.
-
-        Args:
-            z: Noisy data.
-            logsnr: Log-SNR $\lambda$, within `logsnr_min` and `logsnr_max`.
-            cond: None, class labels, or a dict of the network's keywords, such as
-                `{"encoder_hidden_states": text}`.
 
         Raises:
             ValueError: If a noise level is out of range, or network, condition and data do not fit.

@@ -94,13 +94,12 @@ def _read(settings: Settings) -> Loss:
     if settings.flag("is_v_pred"):
         raise ValueError("is_v_pred fails in this version, with a target of pixels: leave it out.")
     p = _step_probability(settings, edge=1).flip(0)  # steps count from noise to data
-    snr, coefficient = flow.stable_diffusion_logsnr().exp(), None
+    table = replace(flow.stable_diffusion("ai-toolkit, Stable Diffusion"), probability=p / p.sum())
+    snr = table.logsnr.exp()
     gamma, least = (settings.number(name, 0, low=0) for name in ("snr_gamma", "min_snr_gamma"))
     if gamma > 1e-6:
-        coefficient = gamma / snr
-    elif least > 1e-6:
-        coefficient = flow.min_snr(snr, least)
-    return flow.stable_diffusion("ai-toolkit, Stable Diffusion", coefficient, p / p.sum())
+        return replace(table, coefficient=gamma / snr)
+    return replace(table, coefficient=flow.min_snr(snr, least)) if least > 1e-6 else table
 
 
 def _step_probability(settings: Settings, *, edge: int) -> Float[Tensor, " n"]:

@@ -56,7 +56,7 @@ def _read(settings: Settings) -> Loss:
     model = settings.one_of("model.type", "flux", _MODELS)
     title = f"diffusion-pipe, {model}"
     if model == "sdxl":
-        is_v, snr = settings.flag("v_pred"), flow.stable_diffusion_logsnr().exp()
+        is_v, snr = settings.flag("v_pred"), flow.stable_diffusion().logsnr.exp()
         coefficient = torch.ones_like(snr)
         if settings.has("min_snr_gamma"):
             gamma = settings.number("min_snr_gamma", 1, above=0)
@@ -67,7 +67,8 @@ def _read(settings: Settings) -> Loss:
                 settings.diagnostics.append(kinds.SettingOn(setting="debiased_estimation_loss"))
         if is_v and (coefficient != 1).any():
             settings.diagnostics.append(kinds.DeclaredSnr(setting="v_pred"))
-        return flow.stable_diffusion(title, coefficient, is_v=is_v, is_zero_terminal=is_v)
+        table = flow.stable_diffusion(title, is_v=is_v, is_zero_terminal=is_v)
+        return replace(table, coefficient=coefficient)
     if model == "cosmos":
         edm = flow.flow_loss(title, Normal.edm(p_mean=0.0, p_std=1.0))
         return replace(edm, parameterization=EDM())

@@ -22,7 +22,7 @@ from elbos.adapters.trainers.settings import Settings
 from elbos.adapters.trainers.trainer import Loss
 from elbos.audit import DeclaredLoss, LossTable
 from elbos.audit import diagnostics as kinds
-from elbos.theory.parameterizations import Eps, Flow, Parameterization, V
+from elbos.theory.parameterizations import Flow, Parameterization
 from elbos.theory.schedules import Schedule
 
 NUM_STEPS = 1000
@@ -109,19 +109,13 @@ def read_scheme(settings: Settings, default: Scheme = "none") -> Training:
     return Training(weighting_scheme=scheme)
 
 
-def flow_loss(
-    title: str,
-    schedule: Schedule,
-    *,
-    coefficient: Callable[[Tensor], Tensor] = torch.ones_like,
-    factor: float = 1.0,
-) -> DeclaredLoss:
+def flow_loss(title: str, schedule: Schedule, *, factor: float = 1.0) -> DeclaredLoss:
     r"""Return the squared error of the flow-matching target $\epsilon - x$ as a declared loss."""
     return DeclaredLoss(
         title=title,
         schedule=schedule,
         parameterization=Flow(),
-        coefficient=coefficient,
+        coefficient=torch.ones_like,
         factor=factor,
     )
 
@@ -139,14 +133,10 @@ class Residual(Parameterization):
 
     The flow-matching target is estimated by $z + y$ or $z - ty$. Adding the network's input changes
     the prediction, not the weight of its error.
-
-    Attributes:
-        is_scaled: Whether the estimate is $z - ty$ rather than $z + y$.
-        sign: Sign of the target $\epsilon - x$.
     """
 
-    is_scaled: bool = False
-    sign: float = 1.0
+    is_scaled: bool = False  # the estimate is z - t y
+    sign: float = 1.0  # of the target eps - x
 
     def coefficients(self, logsnr: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
         t = time_of(logsnr)
@@ -197,8 +187,10 @@ def flow_table(
     )
 
 
-def stable_diffusion_logsnr(*, is_zero_terminal: bool = False) -> Float[Tensor, " steps"]:
-    """Return the log-SNRs of Stable Diffusion's 1,000 time steps, from clean to noisy."""
+def stable_diffusion(
+    title: str = "", *, is_v: bool = False, is_zero_terminal: bool = False
+) -> LossTable:
+    """Return the uniform, unweighted loss over Stable Diffusion's 1,000 time steps, first clean."""
     config = {
         "_class_name": "DDPMScheduler",
         "beta_start": 0.00085,
@@ -206,27 +198,8 @@ def stable_diffusion_logsnr(*, is_zero_terminal: bool = False) -> Float[Tensor, 
         "beta_schedule": "scaled_linear",
         "rescale_betas_zero_snr": is_zero_terminal,
     }
-    return loss_table(config, Training()).logsnr
-
-
-def stable_diffusion(
-    title: str,
-    coefficient: Float[Tensor, " steps"] | None = None,
-    probability: Float[Tensor, " steps"] | None = None,
-    *,
-    is_v: bool = False,
-    is_zero_terminal: bool = False,
-) -> LossTable:
-    """Return a loss over Stable Diffusion's time steps; by default uniform and unweighted."""
-    logsnr = stable_diffusion_logsnr(is_zero_terminal=is_zero_terminal)
-    ones = torch.ones_like(logsnr)
-    return LossTable(
-        title=title,
-        logsnr=logsnr,
-        probability=ones / NUM_STEPS if probability is None else probability,
-        coefficient=ones if coefficient is None else coefficient,
-        parameterization=V() if is_v else Eps(),
-    )
+    table = loss_table(config, Training(prediction="v" if is_v else "eps"))
+    return replace(table, title=title)
 
 
 def min_snr(snr: Float[Tensor, " n"], gamma: float, *, is_v: bool = False) -> Float[Tensor, " n"]:

@@ -10,9 +10,8 @@ The model follows from the script's name, or else from the flags.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -29,15 +28,15 @@ from elbos.audit import diagnostics as kinds
 from elbos.theory import schedules
 from elbos.theory.parameterizations import Flow
 
-Sampling = Literal["sigma", "uniform", "sigmoid", "shift", "flux_shift", "nextdit_shift"]
-Output = Literal["raw", "additive", "sigma_scaled"]
+_SAMPLINGS = ("sigma", "uniform", "sigmoid", "shift", "flux_shift")
+_OUTPUTS = ("raw", "additive", "sigma_scaled")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _FlowModel:
-    sampling: Sampling = "sigma"
+    sampling: str = "sigma"
     shift: float = 3.0
-    output: Output = "sigma_scaled"
+    output: str = "sigma_scaled"
     sign: float = 1.0  # sign of the target
     has_output: bool = True  # a flag for the output; else raw and always weighted
 
@@ -83,7 +82,7 @@ def _read(settings: Settings) -> Loss:
         settings.diagnostics.append(kinds.DeclaredModel(model="Stable Diffusion 3"))
         return _sd3(settings)
     is_v, is_zero = settings.flag("v_parameterization"), settings.flag("zero_terminal_snr")
-    snr = flow.stable_diffusion_logsnr().exp()
+    snr = flow.stable_diffusion().logsnr.exp()
     c, capped = torch.ones_like(snr), snr.clamp(max=flow.MAX_SNR)
     if gamma := settings.number("min_snr_gamma", 0, low=0):
         c = c * flow.min_snr(snr, gamma, is_v=is_v)
@@ -101,13 +100,9 @@ def _read(settings: Settings) -> Loss:
     steps = torch.arange(NUM_STEPS)
     if is_zero and (c != 1).any():
         settings.diagnostics.append(kinds.DeclaredSnr(setting="zero_terminal_snr"))
-    return flow.stable_diffusion(
-        "sd-scripts, Stable Diffusion",
-        c,
-        ((steps >= low) & (steps < high)).double() / (high - low),
-        is_v=is_v,
-        is_zero_terminal=is_zero,
-    )
+    title, probability = "sd-scripts, Stable Diffusion", (steps >= low) & (steps < high)
+    table = flow.stable_diffusion(title, is_v=is_v, is_zero_terminal=is_zero)
+    return replace(table, coefficient=c, probability=probability.double() / (high - low))
 
 
 def _sd3(settings: Settings) -> LossTable:
@@ -124,11 +119,11 @@ def _sd3(settings: Settings) -> LossTable:
 
 def _flow(settings: Settings, name: str) -> Loss:
     model = _FLOW_MODELS[name]
-    samplings = [*get_args(Sampling)][: None if name == "lumina" else -1]
-    sampling: Sampling = settings.one_of("timestep_sampling", model.sampling, samplings)
+    samplings = (*_SAMPLINGS, "nextdit_shift") if name == "lumina" else _SAMPLINGS
+    sampling = settings.one_of("timestep_sampling", model.sampling, samplings)
     output = model.output
     if model.has_output:
-        output = settings.one_of("model_prediction_type", model.output, get_args(Output))
+        output = settings.one_of("model_prediction_type", model.output, _OUTPUTS)
     is_weighted = output == "sigma_scaled" or not model.has_output
     scheme = flow.read_scheme(settings) if is_weighted or sampling == "sigma" else Training()
 

@@ -8,7 +8,6 @@ twice.
 
 import math
 from dataclasses import replace
-from typing import Literal, get_args
 
 import scipy
 import torch
@@ -24,11 +23,10 @@ from elbos.adapters.trainers.trainer import Trainer
 from elbos.audit import LossTable
 from elbos.audit import diagnostics as kinds
 
-Distribution = Literal[
-    "UNIFORM", "SIGMOID", "LOGIT_NORMAL", "HEAVY_TAIL", "COS_MAP", "INVERTED_PARABOLA", "BETA"
-]
-Weight = Literal["CONSTANT", "P2", "MIN_SNR_GAMMA", "DEBIASED_ESTIMATION", "SIGMA"]
-
+_DISTRIBUTIONS = (
+    *("UNIFORM", "SIGMOID", "LOGIT_NORMAL", "HEAVY_TAIL", "COS_MAP", "INVERTED_PARABOLA", "BETA"),
+)
+_WEIGHTS = ("CONSTANT", "P2", "MIN_SNR_GAMMA", "DEBIASED_ESTIMATION")
 _V_MODELS = ("STABLE_DIFFUSION_20", "STABLE_DIFFUSION_21")
 _EPS_MODELS = (
     *("STABLE_DIFFUSION_15", "STABLE_DIFFUSION_15_INPAINTING", "STABLE_DIFFUSION_20_BASE"),
@@ -81,13 +79,14 @@ def _diffusion(settings: Settings, model: str) -> LossTable:
     is_v = is_zero or _FORCE_V in forced or (not forced and model in _V_MODELS)
     probability = _probability(settings, settings.number("timestep_shift", 1, above=0))
     title = f"OneTrainer, {model}"
-    loss = flow.stable_diffusion(title, None, probability, is_v=is_v, is_zero_terminal=is_zero)
+    loss = flow.stable_diffusion(title, is_v=is_v, is_zero_terminal=is_zero)
+    loss = replace(loss, probability=probability)
     if model.startswith("PIXART"):
         linear = loss_table({"_class_name": "DDPMScheduler"}, Training())
         settings.diagnostics.append(kinds.DeclaredTerm(setting="vb_loss_strength"))
         loss = replace(loss, logsnr=linear.logsnr)
     snr = loss.logsnr.exp()
-    kind: Weight = settings.one_of("loss_weight_fn", "CONSTANT", get_args(Weight)[:-1])
+    kind = settings.one_of("loss_weight_fn", "CONSTANT", _WEIGHTS)
     if kind == "CONSTANT":
         return loss
     if kind == "DEBIASED_ESTIMATION":
@@ -116,7 +115,7 @@ def _flow(settings: Settings, model: str) -> LossTable:
                 f"dynamic_timestep_shifting of {model} is not known: give timestep_shift."
             )
     t = torch.arange(1, NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS
-    weights: tuple[Weight, ...] = ("CONSTANT",) if model == "SANA" else ("CONSTANT", "SIGMA")
+    weights = ("CONSTANT",) if model == "SANA" else ("CONSTANT", "SIGMA")
     weight = settings.one_of("loss_weight_fn", "CONSTANT", weights)
     coefficient = t if weight == "SIGMA" else torch.ones_like(t)
     table = flow.flow_table(f"OneTrainer, {model}", t, _probability(settings, shift), coefficient)
@@ -126,8 +125,7 @@ def _flow(settings: Settings, model: str) -> LossTable:
 def _probability(settings: Settings, shift: float) -> Float[Tensor, " n"]:
     names = ("min_noising_strength", "max_noising_strength")
     low, high = flow.steps_between(settings, *names, is_share=True)
-    kinds = get_args(Distribution)
-    kind: Distribution = settings.one_of("timestep_distribution", "UNIFORM", kinds)
+    kind = settings.one_of("timestep_distribution", "UNIFORM", _DISTRIBUTIONS)
     has_weight, has_bias = kind not in _UNWEIGHTED, kind not in (*_UNWEIGHTED, "HEAVY_TAIL")
     weight = settings.number("noising_weight", 0) if has_weight else 0.0
     bias = settings.number("noising_bias", 0) if has_bias else 0.0

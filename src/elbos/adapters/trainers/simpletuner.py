@@ -21,6 +21,7 @@ References:
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -72,20 +73,14 @@ def _read(settings: Settings) -> Loss:
     if family == "sd2x" and not is_zero:
         is_zero = True
         settings.diagnostics.append(kinds.DeclaredOverride("rescale_betas_zero_snr", "true"))
-    coefficient = None
+    table = flow.stable_diffusion(f"SimpleTuner, {family}", is_v=is_v, is_zero_terminal=is_zero)
+    coefficient = table.coefficient
     if gamma := settings.number("snr_gamma", 0, low=0):
-        snr = flow.stable_diffusion_logsnr(is_zero_terminal=is_zero).exp()
-        coefficient = flow.min_snr(snr, gamma, is_v=_IS_V[family])
+        coefficient = flow.min_snr(table.logsnr.exp(), gamma, is_v=_IS_V[family])
         coefficient = coefficient.nan_to_num(nan=1.0)  # 0/0 in the trainer
         if is_v != _IS_V[family]:
             settings.diagnostics.append(kinds.DeclaredDivisor(setting="prediction_type"))
-    return flow.stable_diffusion(
-        f"SimpleTuner, {family}",
-        coefficient,
-        _step_probability(settings),
-        is_v=is_v,
-        is_zero_terminal=is_zero,
-    )
+    return replace(table, coefficient=coefficient, probability=_step_probability(settings))
 
 
 def _flow(settings: Settings, family: str) -> Loss:

@@ -14,26 +14,17 @@ Loss = DeclaredLoss | LossTable
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """Supported trainer whose settings files can be audited.
+    """Supported trainer whose settings files can be audited."""
 
-    Attributes:
-        name: The trainer's name on the command line.
-        version: The version of the trainer's source code that the adapter reproduces.
-        package: Name of the trainer's Python package and its release at that version, which the
-            installed release is compared with; None for a trainer that is run from its folder.
-        read: Function from settings to the training loss, exact except for `findings`.
-        loss_types: Choices of the setting `loss_type`, with the squared error first.
-        findings: Settings with effects that no weighting describes, by the type of diagnostic.
-        neutral: Settings that change the loss in ways which this library does not compute, each
-            with the value for which the loss is unchanged; other values raise a ValueError.
-    """
-
-    name: str
-    version: str
+    name: str  # on the command line
+    version: str  # of the trainer's source code, which the adapter reproduces
+    # the Python package and its release at that version; None if it is run from its folder
     package: tuple[str, str] | None = None
-    read: Callable[[Settings], Loss]
-    loss_types: tuple[str, ...] = ()
+    read: Callable[[Settings], Loss]  # exact except for `findings`
+    loss_types: tuple[str, ...] = ()  # choices of the setting `loss_type`, the squared error first
+    # settings with effects that no weighting describes, by the type of diagnostic
     findings: Mapping[type[SettingDiagnostic], Sequence[str]] = field(default_factory=dict)
+    # settings whose effect is not computed here, with the only value that is accepted
     neutral: Mapping[str, float] = field(default_factory=dict)
 
     def loss(self, settings: Settings) -> Loss:

@@ -63,7 +63,6 @@ class Recording:
         self._num_backward = 0
         self._is_off = torch.empty(0, dtype=torch.bool)  # of the tested samples
         self._steps: list[Step] = []
-        self._fingerprints: list[dict[str, str]] = []  # of the random numbers and data of each step
         self._example: Arguments | None = None  # of the latest step
 
     @property
@@ -108,14 +107,14 @@ class Recording:
     def _shared_between_processes(self) -> list[Diagnostic]:
         require_processes()
         every: list[list[dict[str, str]]] = [[] for _ in range(dist.get_world_size())]
-        dist.all_gather_object(every, self._fingerprints)
+        dist.all_gather_object(every, [step.fingerprints for step in self._steps])
         steps = list(zip(*every, strict=False))  # those that all processes recorded
         shares = {
             what: sum(len({process[what] for process in step}) < len(step) for step in steps)
             / len(steps)
             for what in (steps[0][0] if steps else ())
         }
-        if len({step["noise levels"] for step in self._fingerprints}) == 1:  # not drawn
+        if len({step.fingerprints["noise levels"] for step in self._steps}) == 1:  # not drawn
             shares.pop("noise levels", None)
         is_shared = {what: share for what, share in shares.items() if share > 0}
         return [SharedBetweenProcesses(what, share) for what, share in is_shared.items()]
@@ -188,21 +187,17 @@ class Recording:
                     flat = [value.detach().flatten(1).double() for value in vectors]
                     gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
                     gram = gram_of([*flat, gradient, *parts.draws])
+                    fingerprints = {
+                        "noise": _fingerprint(parts.draws[0][0]),
+                        "noise levels": _fingerprint(*numbers.values()),
+                        "data": _fingerprint(parts.x[0]),
+                    }
                     values = (gram, parts.shapes, size, parts.axis, quantiles, conditions, numbers)
-                    step = Step(*values)
                     self.reason = ""
-                    if place is not None:  # another pass, after one for a gradient's norm, say
-                        self._steps[place] = step
-                        return
-                    place = len(self._steps)
-                    self._steps.append(step)
-                    self._fingerprints.append(
-                        {
-                            "noise": _fingerprint(parts.draws[0][0]),
-                            "noise levels": _fingerprint(*numbers.values()),
-                            "data": _fingerprint(parts.x[0]),
-                        }
-                    )
+                    if place is None:
+                        place = len(self._steps)
+                    # In another pass, after one for a gradient's norm, say, the step is replaced.
+                    self._steps[place : place + 1] = [Step(*values, fingerprints)]
 
             answer.register_hook(differentiated)  # type: ignore[no-untyped-call]
             # few, since some loops never call Tensor.backward, which is where they are tested

@@ -42,6 +42,7 @@ class Step:
     quantiles: Mapping[str, list[Float[Tensor, " b"]]]  # of draws, by sampling design (`rng.Draws`)
     conditions: list[Tensor]  # other arguments of the network, one row per sample
     inputs: Mapping[Slot, Tensor]  # those of one number per sample
+    fingerprints: dict[str, str]  # of the random numbers and data
 
     def __len__(self) -> int:
         return len(self.gram)

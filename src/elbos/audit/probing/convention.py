@@ -65,8 +65,13 @@ _LOG_ALPHAS: list[_Formula] = [  # variance exploding, variance preserving, rect
 @dataclass(frozen=True)
 class Curve:
     f: _Formula
-    fit: tuple[int, float, float] | None = None  # number of the formula, factor, constant
+    number: int = -1  # of the formula, if it is one
+    factor: float = 1.0
+    constant: float = 0.0
     error: float = 0.0  # 99 % quantile at every other level, interpolated from the rest
+
+    def __call__(self, logsnr: Float[Array, " n"]) -> Float[Array, " n"]:
+        return self.factor * self.f(logsnr) + self.constant
 
     @classmethod
     def fitted(
@@ -86,19 +91,15 @@ class Curve:
             (factor, constant), *_ = np.linalg.lstsq(basis, values / admitted, rcond=None)
             left = np.abs(factor * formula(logsnr) + constant - values)
             if (left < admitted).all():
-                return cls(_affine(formula, factor, constant), (i, factor, constant))
+                return cls(formula, i, factor, constant)
         coarse = PchipInterpolator(logsnr[::2], values[::2])
         inner = slice(1, len(logsnr) - 1, 2)
         error = np.abs(coarse(logsnr[inner]) - values[inner]) / unit[inner]
         return cls(PchipInterpolator(logsnr, values), error=float(np.quantile(error, 0.99)))
 
 
-def _affine(formula: _Formula, factor: float, constant: float) -> _Formula:
-    return lambda logsnr: factor * formula(logsnr) + constant
-
-
-@dataclass(frozen=True, repr=False)
-class Convention:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Convention(Parameterization):
     r"""Input scale, time input and regression target of a network as functions of log-SNR.
 
     The ends of log-SNR are those of the samples; infinite if all functions are formulas, the time
@@ -123,6 +124,11 @@ class Convention:
         formulas.
         """
         return max(curve.error for curve in (self.log_alpha, self.a, self.b, *self.times.values()))
+
+    def coefficients(self, logsnr: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
+        level = logsnr.detach().double().cpu().numpy()
+        a, b = (torch.from_numpy(curve(level)) for curve in (self.a, self.b))
+        return a.to(logsnr), b.to(logsnr)
 
     def __repr__(self) -> str:
         ends = f"{self.logsnr_min:.4g} to {self.logsnr_max:.4g}"
@@ -239,7 +245,7 @@ def _time_name(
     values: Float[Array, " k"],
     admitted: Float[Array, " k"],
 ) -> str:
-    i, factor, constant = curve.fit or (-1, 0.0, 0.0)
+    i, factor, constant = curve.number, curve.factor, curve.constant
     if i == 3:  # the cosine's time, of which trainers leave out the end
         unit, start = (1000.0 if abs(factor) > 500 else 1.0), (0.0 if factor > 0 else 1.0)
         if max(abs(abs(factor) - unit), abs(constant - start * unit)) < _MAX_LEFT_OUT * unit:

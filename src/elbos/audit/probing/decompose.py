@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit.probing.queries import PairedCalls, SingleCall
+from elbos.theory.process import align
 
 _VECTORS = ("x", "dx", "z", "dz", "y", "dy", "eps", "one")
 _NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements in large samples
@@ -53,8 +54,7 @@ def paired_grams(
         c = c_other = paired.change / (2 * paired.moved.answer)
         is_counted = c.abs() > 1e-6 * c.abs().max()
     else:
-        shape = (-1, *(1,) * (z.ndim - 1))
-        c, c_other = paired.coefficient().reshape(shape), paired.coefficient_other().reshape(shape)
+        c, c_other = align(paired.coefficient(), z), align(paired.coefficient_other(), z)
     y = target_of(paired.gradient, c)
     dy = y - target_of(paired.gradient_other, c_other)
     if paired.moved.summed is not None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from elbos.audit.probing.arguments import Arguments, noisy_data, wider_axis
 from elbos.audit.probing.rng import Draws, Quantiles, Recorder
 from elbos.base.errors import message
+from elbos.theory.process import align
 
 LossFunction = Callable[[Any, Tensor], Any]
 
@@ -157,9 +158,7 @@ class ProbeNetwork(nn.Module):
             )
         answer.sample = answer.view_as(answer)  # type: ignore[attr-defined]
         if self.form.container == "pair":
-            return answer, torch.zeros_like(leaf.flatten(1)[:, 0]).view(
-                -1, *[1] * (call.z.ndim - 1)
-            )
+            return answer, align(torch.zeros_like(leaf.flatten(1)[:, 0]), call.z)
         is_tuple = self.form.container == "tuple" or kwargs.get("return_dict") is False
         return (answer,) if is_tuple else answer
 

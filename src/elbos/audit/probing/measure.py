@@ -80,9 +80,6 @@ def measuring(
 
     Small data are repeated to a larger batch, to save calls of the loss, unless the loss accepts no
     other batch size, or draws numbers once per batch.
-
-    Raises:
-        ValueError: In one line, if the loss cannot be measured.
     """
     if not x.is_floating_point() or x.ndim < 2 or x.numel() == 0:
         raise ValueError(

@@ -21,6 +21,7 @@ from elbos.audit.probing.data import Reference
 from elbos.audit.probing.decompose import Coefficients, along, paired_grams, solve, target_of
 from elbos.audit.probing.normals import DrawSum
 from elbos.audit.probing.queries import PairedCalls
+from elbos.theory.process import align
 
 _MIN_SHARE = 1e-6  # share of the noise's power above which a draw counts
 _SAME = 1e-6  # share of squares up to which two functions of the noise level are the same
@@ -134,7 +135,7 @@ def _without_data(
     factor = (coefficients.a if of_target else coefficients.alpha).to(values[0].device)
     factors = torch.split(factor, [len(value) for value in values])
     return [
-        value.double() - by.reshape(-1, *(1,) * (value.ndim - 1)) * (x + coefficients.offset)
+        value.double() - align(by, value) * (x + coefficients.offset)
         for value, by, calls in zip(values, factors, paired, strict=True)
         for x in [reference.at(calls.moved)[0]]
     ]
@@ -222,9 +223,8 @@ def _draw_factors(paired: list[PairedCalls], values: list[Tensor], x: Tensor) ->
 
 def _with_target(noise: Noise, candidate: _Candidate) -> Noise:
     paired, parts = candidate.paired, candidate.parts
-    coefficients, shape = noise.coefficients, (-1, *(1,) * (noise.reference.x.ndim - 1))
-    targets = [target_of(calls.gradient, calls.coefficient().reshape(shape)) for calls in paired]
-    rests = _without_data(targets, paired, noise.reference, coefficients, of_target=True)
+    targets = [target_of(p.gradient, align(p.coefficient(), p.gradient)) for p in paired]
+    rests = _without_data(targets, paired, noise.reference, noise.coefficients, of_target=True)
     target = _draw_factors(paired, rests, noise.reference.x)
     if not (target.full and parts.full) or target.shared:
         return noise
@@ -273,7 +273,7 @@ def of_the_target(unexplained: Float[Tensor, " n"], *, is_exact: bool) -> list[D
 def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diagnostic:
     noise = torch.cat(noises)
     noise = noise[coefficients.sigma > 1e-3 * coefficients.sigma.max()]
-    noise = noise / noise.flatten(1).square().mean(1).sqrt().reshape(-1, *(1,) * (noise.ndim - 1))
+    noise = noise / align(noise.flatten(1).square().mean(1).sqrt(), noise)
     num, size = noise.numel(), noise[0].numel()
     flat = noise.mean(tuple(range(2, noise.ndim)), keepdim=True)
     excess = (flat.square().mean() - flat.numel() / num).item()

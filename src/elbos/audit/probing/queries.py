@@ -103,11 +103,11 @@ class Queries:
             raise ValueError("A sample of the data is zero everywhere: give data that vary.")
         queries = cls(instrument, x, x_other, zeros=zeros)
         _require_repeatable(queries, seed)
-        z = zeros[seed].calls[-1].z.float()
-        other = _last_input(queries, queries.x_other, seed)
+        z, later = (observation.calls[-1].z.float() for observation in zeros.values())
+        other = _last_input(queries, x_other, seed)
         queries = replace(
             queries,
-            start=_start(queries, z, other, seed),
+            start=_start(x, x_other, z, other, later),
             element_permutation=_element_permutation(queries, z, other, seed),
         )
         return replace(queries, noised=_noised_elements(queries, seed))
@@ -287,14 +287,12 @@ def _element_permutation(
     return order if is_permutation and unlike(dz[:, order], dx) < 0.05 else None
 
 
-def _start(queries: Queries, z: Tensor, other: Tensor, seed: int) -> int:
+def _start(x: Tensor, x_other: Tensor, z: Tensor, other: Tensor, later: Tensor) -> int:
     """Find the place where the input changes in proportion to the data, and most with the seed."""
-    x, x_other = queries.x, queries.x_other
     axis = wider_axis(z, x)
     if axis is None or len(z) != len(x):
         return 0
     num = x.shape[axis]
-    later = _last_input(queries, x, seed + 1)
     starts = range(z.shape[axis] - num + 1)
     strange = [unlike((z - other).narrow(axis, i, num), x - x_other) for i in starts]
     places = [i for i, share in enumerate(strange) if share < 2 * min(strange) + 1e-6]

@@ -10,7 +10,7 @@ its interval.
 import copy
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -174,14 +174,6 @@ class Recorder(TorchFunctionMode):
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Record all random numbers drawn within the `with` block."""
-        numpys, pythons = vars(np.random), vars(random)
-        kept_numpys = {name: numpys[name] for name in (*_NUMPY, "choice")}
-        kept_pythons = {name: pythons[name] for name in _PYTHON}
-        for name, drawn_from in _NUMPY.items():
-            numpys[name] = partial(self._of_numbers, kept_numpys[name], drawn_from)
-        for name, drawn_from in _PYTHON.items():
-            pythons[name] = partial(self._of_numbers, kept_pythons[name], drawn_from)
-        numpys["choice"] = partial(self._numpy_choice, kept_numpys["choice"])
         draw = SobolEngine.draw
 
         def recorded_draw(engine: SobolEngine, *args: Any, **kwargs: Any) -> Tensor:
@@ -197,14 +189,19 @@ class Recorder(TorchFunctionMode):
                     self._record(Numbers(column.shape, partial(drawn.logit, column)))
             return result
 
-        SobolEngine.draw = recorded_draw  # type: ignore[method-assign,assignment]
-        try:
+        functions: list[tuple[Any, str, Callable[..., Any]]] = [
+            (module, name, partial(self._of_numbers, getattr(module, name), drawn_from))
+            for module, table in ((np.random, _NUMPY), (random, _PYTHON))
+            for name, drawn_from in table.items()
+        ]
+        choice = partial(self._numpy_choice, np.random.choice)
+        functions += [(np.random, "choice", choice), (SobolEngine, "draw", recorded_draw)]
+        with ExitStack() as stack:
+            for owner, name, function in functions:
+                stack.callback(setattr, owner, name, getattr(owner, name))
+                setattr(owner, name, function)
             with self:
                 yield
-        finally:
-            SobolEngine.draw = draw  # type: ignore[method-assign]
-            numpys.update(kept_numpys)
-            pythons.update(kept_pythons)
 
     def __torch_function__(
         self, func: Any, types: object, args: Any = (), kwargs: dict[str, Any] | None = None

@@ -18,6 +18,7 @@ from elbos.audit import diagnostics as kinds
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.probing.instrument import SIGNS, ZERO, Answer, Call, Observation
 from elbos.audit.probing.queries import Queries, is_same, unlike
+from elbos.theory.process import align
 
 
 class _Response(NamedTuple):
@@ -146,7 +147,7 @@ def _near_target(zero: Call, moved: Call) -> Tensor:
     y = (-zero.gradient * signs / (moved.gradient - zero.gradient)).nan_to_num(0.0, 0.0, 0.0)
     sizes = y.flatten(1).square().mean(1).sqrt()
     sizes = torch.where(sizes > 0, sizes, 1.0) * torch.logspace(-2, 1, len(y)).to(y)
-    return y + sizes.reshape(-1, *(1,) * (y.ndim - 1)) * signs
+    return y + align(sizes, y) * signs
 
 
 def of_the_calls(queries: Queries, observations: Mapping[int, Observation]) -> list[Diagnostic]:
