@@ -212,11 +212,14 @@ class Audit(Diagnosed):
         inexact = (Scattered, UnknownTarget)
         return self.is_judged and not any(isinstance(d, inexact) for d in self.diagnostics)
 
+    @cached_property
+    def _log_weight(self) -> PchipInterpolator:
+        return PchipInterpolator(self.logsnr.numpy(), self.weight.log().numpy())
+
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         r"""Interpolate the weighting $w(\lambda)$, constant beyond the ends of the grid."""
-        curve = PchipInterpolator(self.logsnr.numpy(), self.weight.log().numpy())
         inside = logsnr.clamp(self.logsnr[0].item(), self.logsnr[-1].item())
-        log_w = curve(inside.detach().double().cpu().numpy())
+        log_w = self._log_weight(inside.detach().double().cpu().numpy())
         return torch.as_tensor(log_w).exp().to(logsnr)
 
     @property
@@ -327,7 +330,9 @@ class Audit(Diagnosed):
     def denoiser(self, network: ForeignNetwork, *, is_discrete: bool = False) -> ConventionDenoiser:
         """Construct a denoiser for a network trained with the audited loss.
 
-        See `elbos.audit.probing.convention` for the formulas.
+        The audit has measured how the loss calls its network: which argument is the noisy data and
+        in what scale, which one the time and what time belongs to which noise level, and what the
+        output is. See `elbos.audit.probing.convention` for the formulas.
 
         Args:
             network: A network that the loss could be given, called exactly as the loss calls it.

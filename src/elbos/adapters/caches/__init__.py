@@ -53,17 +53,24 @@ class Cache:
 
     `cache[i]` is `(x, cond)`, as the pipeline's network takes them.
 
+    Attributes:
+        folder: Folder or file of the cache.
+        format: Format of the trainer that wrote it.
+        samples: The images.
+        pipeline: The pipeline whose network is given the latents and conditions.
+        guidance: Guidance scale that a guidance-distilled network is given, as in its training.
+
     Examples:
         pipeline = elbos.adapters.diffusers.load("stable-diffusion-xl")
         cache = elbos.adapters.caches.load("train/cache", pipeline)
         result = elbos.adapters.caches.validate(cache, pipeline.denoiser)
     """
 
-    folder: Path  # or file
-    format: Format  # of the trainer that wrote it
-    samples: Sequence[Sample]  # the images
-    pipeline: Pipeline  # its network is given the latents and conditions
-    guidance: float | None = None  # scale for a guidance-distilled network, as in its training
+    folder: Path
+    format: Format
+    samples: Sequence[Sample]
+    pipeline: Pipeline
+    guidance: float | None = None
 
     def __len__(self) -> int:
         return len(self.samples)

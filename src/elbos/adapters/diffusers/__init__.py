@@ -1,7 +1,14 @@
 """Adapters for diffusers: denoisers from networks and saved pipelines, training of diffusers
 networks, and audits of scheduler configurations.
 
-`network.DiffusersConfig` is a network that is trained here, and `trained` has its scheduler.
+- `denoiser(network, scheduler)`: a UNet or transformer with its scheduler, as a denoiser.
+- `load(folder)`: a pipeline that `save_pretrained` wrote, as a denoiser and the data's encoder.
+- `load_vae(name)`: the autoencoder of latents, from a folder or from the Hub.
+- `log_validation(history, accelerator, model, step)`: the function of that name in diffusers'
+  training scripts, with the ELBO.
+- `adapted(pipeline, path)`: a LoRA adapter of a pipeline's network, in a `with` block.
+- `network.DiffusersConfig`: a network that is trained here, and `trained`, its scheduler.
+- `loss_table(config, training)`, `read_config(path)`: the training loss of a scheduler.
 """
 
 from elbos.adapters.diffusers.adapter import adapted

@@ -40,9 +40,13 @@ _NUM_STEPS = 1000  # timesteps of the training scripts, whatever the scheduler's
 
 
 class FamilyNetwork(nn.Module):
-    """Text-to-image network of diffusers, one of `FAMILIES`, that returns a velocity."""
+    """Text-to-image network of diffusers, one of `FAMILIES`, that returns a velocity.
 
-    def __init__(self, inner: Any) -> None:  # it may be compiled, or wrapped in parallel
+    Args:
+        inner: The network, which may be compiled or wrapped for data parallelism.
+    """
+
+    def __init__(self, inner: Any) -> None:
         super().__init__()
         self.inner, self.training = inner, inner.training
 

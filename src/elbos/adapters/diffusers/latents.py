@@ -36,13 +36,23 @@ _LOGVAR = -30.0  # of a deterministic autoencoder: the lowest log-variance that 
 
 @dataclass(frozen=True, kw_only=True)
 class Latents:
-    """VAE of a latent diffusion model with scaling of the latents."""
+    """VAE of a latent diffusion model with scaling of the latents.
 
-    vae: Any  # the autoencoder of diffusers
-    scale: Float[Tensor, "..."]  # factor of the shifted latents; [c, 1, 1] or one number
-    shift: Float[Tensor, "..."]  # subtracted from the latents before; [c, 1, 1] or one number
-    patch: int = 1  # side of the patches of latents that become channels before scaling
-    is_video: bool = False  # the VAE encodes videos; an image is given as a video of one frame
+    Attributes:
+        vae: The autoencoder of diffusers.
+        scale: The factor that multiplies shifted latents: the VAE's `scaling_factor`, divided by
+            the channels' standard deviations if given.
+        shift: The value subtracted from latents before scaling: the VAE's `shift_factor`, or the
+            channel means; `[c, 1, 1]` or one number.
+        patch: Side of the patches of latents that become channels before scaling; 2 for FLUX.2.
+        is_video: Whether the VAE encodes videos. An image is given to it as a video of one frame.
+    """
+
+    vae: Any
+    scale: Float[Tensor, "..."]
+    shift: Float[Tensor, "..."]
+    patch: int = 1
+    is_video: bool = False
 
     @classmethod
     def from_vae(cls, vae: Any) -> "Latents":

@@ -47,13 +47,21 @@ _OF_VAE, _OF_PIPELINE = (  # files on the Hub, without copies of the weights in 
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """Components of a diffusers pipeline that validation needs."""
+    """Components of a diffusers pipeline that validation needs.
 
-    denoiser: ScheduledDenoiser  # of the data: the network with its scheduler
-    encode: Latents | None  # from images in [-1, 1] to latents; None if the network models images
+    Attributes:
+        denoiser: The network with its scheduler, as a denoiser of the data.
+        encode: The encoder from images in [-1, 1] to latents; None if the network models images.
+        scheduler: The configuration of the scheduler.
+        name: The folder, or OWNER/NAME@COMMIT on the Hugging Face Hub.
+        folder: The folder on this machine.
+    """
+
+    denoiser: ScheduledDenoiser
+    encode: Latents | None
     scheduler: Config
-    name: str = ""  # the folder, or OWNER/NAME@COMMIT on the Hugging Face Hub
-    folder: Path = Path()  # on this machine
+    name: str = ""
+    folder: Path = Path()
 
     @property
     def network(self) -> Any:

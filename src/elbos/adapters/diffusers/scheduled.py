@@ -36,16 +36,27 @@ _REVERSED_TIMES = ("Ideogram4", "Lumina", "ZImage")
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduledDenoiser:
-    """Denoiser made of a diffusers network and its noise scheduler."""
+    r"""Denoiser made of a diffusers network and its noise scheduler.
 
-    network: ForeignNetwork  # called as network(c_in z, timestep)
+    Attributes:
+        network: Called as `network(c_in z, timestep)`.
+        parameterization: The target that the network predicts.
+        levels: The noise levels of the scheduler.
+        sign: The factor of the network output, -1 where diffusers reverses its sign.
+        time_scale: The factor of the timestep.
+        is_discrete: Whether the timestep is rounded to the nearest step.
+        time_name: The keyword of the timestep; None for the second positional argument.
+        clipping: The scheduler's clipping of $\hat x$, which samplers apply; None without it.
+    """
+
+    network: ForeignNetwork
     parameterization: Parameterization
     levels: Levels
-    sign: float  # of the network's output, -1 where diffusers reverses it
-    time_scale: float  # factor of the timestep
-    is_discrete: bool  # the timestep is rounded to the nearest step
-    time_name: str | None  # keyword of the timestep; None for the second positional argument
-    clipping: Clipping | None = None  # of x_hat, by the scheduler, which samplers apply
+    sign: float
+    time_scale: float
+    is_discrete: bool
+    time_name: str | None
+    clipping: Clipping | None = None
 
     @property
     def logsnr_min(self) -> float:

@@ -45,13 +45,21 @@ _MIN_COVERED = 0.9  # probability of a schedule within the noise levels of the l
 
 
 class Resemblance(NamedTuple):
-    """A published loss that the audited loss equals or nearly equals."""
+    """A published loss that the audited loss equals or nearly equals.
 
-    part: str  # target, process, coefficient or noise levels
-    name: str  # of the published loss
-    published: str  # formula of the part
-    change: str  # the mistake that leads to the audited formula, as a noun; "" if both agree
-    formula: str = ""  # audited, of the coefficient or the noise levels
+    Attributes:
+        part: "target", "process", "coefficient" or "noise levels".
+        name: Name of the published loss.
+        published: Published formula of the part.
+        change: The mistake that leads to the audited formula, as a noun; "" if the formulas agree.
+        formula: Audited formula of the coefficient or the noise levels.
+    """
+
+    part: str
+    name: str
+    published: str
+    change: str
+    formula: str = ""
 
 
 class NearestRecipe(NamedTuple):
