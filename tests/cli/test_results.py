@@ -129,4 +129,5 @@ def test_samples_that_are_not_finite_are_not_written(
     monkeypatch.setattr(samples, "sample_batches", lambda *_, **__: [bad])
     result = elbos("sample", "digits", "--num", 5, "--out", "x")
     assert_one_line(result, "5 of 5 samples hold NaN", statuses=(1,))
+    assert_one_line(elbos("sample", "digits", "--seed", 10**20, "--out", "x"), "seed is 1000")
     assert snapshot(runs) == before

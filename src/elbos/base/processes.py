@@ -112,7 +112,7 @@ class Processes:
     def from_main(self, value: _T) -> _T:
         values = [value]
         if self.num > 1:
-            dist.broadcast_object_list(values)
+            dist.broadcast_object_list(values, group=meet())  # the main one may work for long
         return values[0]
 
     def lists(self, items: list[_T]) -> list[_T]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from elbos.base import files
+from elbos.base.checks import typed
 from elbos.base.codec import encode
 from elbos.base.processes import Processes
 from elbos.base.sharing import naming_lost_processes
@@ -27,6 +28,7 @@ _DECODED = 16  # latents per call of the decoder
 
 
 @naming_lost_processes()
+@typed
 def write_samples(
     run: Run,
     sampling: Sampling,

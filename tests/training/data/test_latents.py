@@ -63,6 +63,7 @@ def test_what_is_stored_is_the_distribution_of_the_scaled_latents(
     images, vae_folder, tmp_path, dtype, rtol
 ):
     vae = load_vae(vae_folder)
+    (tmp_path / "out").mkdir()
     encode(images, vae, tmp_path / "out", dtype=dtype, batch_size=7)
     stored = load(tmp_path / "out")
     assert (stored.shape, stored.num_levels) == ((4, 4, 4), None)

