@@ -1,7 +1,9 @@
 r"""Prints the tables of the dose of non-monotonicity, and draws dose.svg.
 
 python docs/results/dose/make.py                                 from the files beside this one
-python docs/results/dose/make.py --data digits --runs FOLDERS    writes one first, from its runs
+python docs/results/dose/make.py --data digits --runs FOLDERS    stores their runs first, too
+
+Of a run that is stored already, as when a row is repeated, the change is printed.
 
 Differences are paired by seed. Intervals are 95 % by Student's t of these differences alone;
 p-values are adjusted by Holm's method over the pairs and metrics of the data set.
@@ -34,6 +36,7 @@ BITS = "bits_per_dim"
 METRIC_COLORS = dict(
     zip(("kernel_ancestral", "kernel_heun", BITS, "kernel_dpm"), COLORS, strict=False)
 )
+DOSE_COLORS = dict(zip((10, 30, 60), COLORS, strict=False))
 CONTROL = "c60"  # monotone, with the centre of dose 60 made monotone
 Seeds = Float[np.ndarray, " n"]
 
@@ -92,7 +95,7 @@ STUDIES = {
         Study(
             data="fashion",
             title="Fashion-MNIST",
-            shares=(0.6,),
+            shares=(0.3, 0.6),
             metrics={"kernel_heun": "KD, Heun", "kernel_dpm": "KD, DPM-Solver++", BITS: "bits/dim"},
             margins=(0.003, 0.02),
         ),
@@ -142,10 +145,11 @@ class Scores:
 
 
 def collect(study: Study, folders: Sequence[Path]) -> None:
-    """Write the file of a study from the folders of its comparisons."""
-    runs = []
-    paths = (path for folder in folders for path in folder.glob("runs/*/scores.json"))
-    for path in sorted(paths, key=lambda path: path.parent.name):
+    """Store the runs of comparisons in the file of a study, in place of those of equal name."""
+    stored = {
+        (run["objective"], run["seed"]): run for run in json.loads(study.path.read_text())["runs"]
+    }
+    for path in (path for folder in folders for path in folder.glob("runs/*/scores.json")):
         scores = json.loads(path.read_text())["scores"]
         objective, _, seed = path.parent.name.rpartition("-")
         run = {"objective": objective, "seed": int(seed), "started": scores["started"]}
@@ -153,8 +157,15 @@ def collect(study: Study, folders: Sequence[Path]) -> None:
         for key in ("elbo", "loss"):
             x, y = scores[key]["x"], scores[key]["y"]
             run |= {f"{key}_logsnr": np.round(x, 4).tolist(), key: np.round(y, 6).tolist()}
-        runs.append(run | {"machine": scores["machine"]})
-    lines = ",\n".join(json.dumps(run) for run in runs)
+        before = stored.get((objective, int(seed)))
+        if before is not None:
+            changes = (f"{key} {run[key] - before[key]:+.1e}" for key in study.metrics)
+            print(f"{path.parent.name}, new minus stored: {', '.join(changes)}")
+        stored[objective, int(seed)] = run | {"machine": scores["machine"]}
+    lines = ",\n".join(
+        json.dumps(run)
+        for _, run in sorted(stored.items(), key=lambda item: "{}-{}".format(*item[0]))
+    )
     study.path.write_text(f'{{"runs": [\n{lines}\n]}}\n')
 
 
@@ -250,12 +261,12 @@ def draw(scores: Scores, panels: list[Axes]) -> None:
                 markersize=4,
             )
     scale, logsnr = scores.curves("d0", "loss").mean(0), scores.logsnr["loss"]
-    for color, (dose, name) in zip(COLORS, list(study.doses.items())[1:], strict=False):
+    for dose, name in list(study.doses.items())[1:]:
         difference = scores.difference(name, "d0", "loss")
         mean, half = np.array([mean_and_half(column) for column in difference.T]).T
-        panels[2].plot(logsnr, 100 * mean / scale, color=color, label=f"{dose} %")
+        panels[2].plot(logsnr, 100 * mean / scale, color=DOSE_COLORS[dose], label=f"{dose} %")
         low, high = 100 * (mean - half) / scale, 100 * (mean + half) / scale
-        panels[2].fill_between(logsnr, low, high, color=color, alpha=0.2)
+        panels[2].fill_between(logsnr, low, high, color=DOSE_COLORS[dose], alpha=0.2)
     titles = ("kernel distance, minus dose 0", "bits/dim, minus dose 0", "loss, minus dose 0, %")
     for panel, title in zip(panels, titles, strict=True):
         panel.set_title(f"{study.title}: {title}", fontsize=10)
@@ -263,7 +274,8 @@ def draw(scores: Scores, panels: list[Axes]) -> None:
         panel.legend(fontsize=7, frameon=False, loc="upper center")
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_xlabel("dose: % of the loss where the weighting rises")
-    panels[0].margins(y=0.4)  # so that the legend covers no point
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(low, high + 0.8 * (high - low))  # so that the legend covers no point
     panels[2].set(xlabel="log-SNR", ylim=(-20, 20))
 
 
@@ -273,7 +285,7 @@ def main() -> None:
     parser.add_argument(
         "--data", choices=STUDIES, default="digits", help="of the finished comparison"
     )
-    parser.add_argument("--runs", type=Path, nargs="+", help="folders of finished comparisons")
+    parser.add_argument("--runs", type=Path, nargs="+", help="folders of comparisons to store")
     args = parser.parse_args()
     if args.runs:
         collect(STUDIES[args.data], args.runs)
