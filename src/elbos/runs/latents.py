@@ -29,6 +29,8 @@ from elbos.validation import Curve, Estimate, Validation
 from elbos.validation.result import NATS_PER_BIT
 from elbos.validation.validator import ROUND_TIMES
 
+_BITS_PER_NAT = 1 / NATS_PER_BIT
+
 
 @dataclass(frozen=True, kw_only=True)
 class LatentScore:
@@ -152,9 +154,7 @@ def evaluate_latents(
                 )
             validations.append(result)
             is_first = len(validations) == 1
-            difference = (
-                None if is_first else result.difference(validations[0]) / (1 / NATS_PER_BIT)
-            )
+            difference = None if is_first else result.difference(validations[0]) / _BITS_PER_NAT
             scores.append(
                 LatentScore(
                     model=pipeline.name,
