@@ -107,6 +107,8 @@ def jaxtyped(*context, typechecker=None):
             return function
         if not isinstance(function, types.FunctionType):
             return _jaxtyped(function, typechecker=typechecker)
+        if torch.compiler.is_compiling():
+            return function
         if "<locals>" in function.__qualname__:
             _closures[function.__code__] += 1
             if _closures[function.__code__] > NUM_CLOSURES:
