@@ -73,7 +73,7 @@ class Sampling(Typed):
 
     @property
     def num_evaluations(self) -> int:
-        """Return the number of network evaluations (NFE) per sample, two of a guided estimate."""
+        """Number of network evaluations (NFE) per sample, two of a guided estimate."""
         return self.sampler.num_evaluations(self.num_steps) * (1 if self.guidance == 1 else 2)
 
 

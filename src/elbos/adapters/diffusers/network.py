@@ -94,7 +94,13 @@ class DiffusersConfig:
     def build(
         self, shape: tuple[int, ...], num_classes: int | None, levels: Levels
     ) -> "DiffusersNetwork":
-        """Build the network with random initial weights; unconditional without `num_classes`."""
+        """Build the network with random initial weights.
+
+        Args:
+            shape: Shape of one image, (channels, height, width).
+            num_classes: The number of labels; None for an unconditional network.
+            levels: The timestep and input scale of the network at each noise level.
+        """
         kind = getattr(imported(), self.class_name)
         settings = fitted(self.class_name, self.settings, tuple(shape), num_classes)
         options = list(inspect.signature(kind.__init__).parameters)[1:]
@@ -117,8 +123,12 @@ class DiffusersConfig:
 
 
 class DiffusersNetwork(nn.Module):
-    r"""Diffusers network, $y = \mathrm{inner}(c_\mathrm{in} z, t, \text{label})$, called as
-    `(z, logsnr, cond)`; without a `null_label` it is unconditional.
+    r"""Diffusers network with the call signature `(z, logsnr, cond)`.
+
+    Args:
+        inner: The diffusers network, $y = \mathrm{inner}(c_\mathrm{in} z, t, \text{label})$.
+        levels: The timestep $t$ and input scale $c_\mathrm{in}$ at log-SNR $\lambda$.
+        null_label: The null (unconditional) label; None for an unconditional network.
     """
 
     def __init__(self, inner: Any, levels: Levels, null_label: int | None) -> None:

@@ -84,6 +84,12 @@ class ScheduledDenoiser:
     ) -> tuple[Float[Tensor, "b *d"], Float[Tensor, "b *d"]]:
         r"""Estimate data and noise, $(\hat x, \hat\epsilon)$, from noisy data $z$.
 
+        Args:
+            z: Noisy data.
+            logsnr: Log-SNR $\lambda$, within `logsnr_min` and `logsnr_max`.
+            cond: None, class labels, or a dict of the network's keywords, such as
+                `{"encoder_hidden_states": text}`.
+
         Raises:
             ValueError: If a noise level is out of range, or network, condition and data do not fit.
         """
