@@ -33,7 +33,7 @@ def require_true_verdict(case, result):
 )
 def test_the_weighting_is_right_and_so_is_the_verdict(name, seed):
     case = CASES[name]
-    result = audit.probe(case.loss, X[:, :, :4, :4], 10_000, seed)
+    result = audit.probe(case.loss, X[:, :, :4, :4], 20_000, seed)
     errors = relative_errors(result, case.weighting).abs()
     assert errors.median() < 0.01
     assert errors.quantile(0.95) < 0.05
