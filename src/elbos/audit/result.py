@@ -173,37 +173,20 @@ class Audit(Diagnosed):
         return self.verdict not in ("no weighting", "code error")
 
     @cached_property
-    def _curves(self) -> LossCurves:
-        return LossCurves(
-            **{name: getattr(self, name).numpy() for name in ("logsnr", "a", "b")},
-            log_p=self.density.log().numpy(),
-            log_c=self.coefficient.log().numpy(),
-            log_w=self.weight.log().numpy(),
-            density_kind=self.density_kind,
-            prediction=self.parameterization,
-            factor=self.parameterization_factor,
-            sigma_data=self.sigma_data,
-            schedule=self.schedule,
-            process=self.process or "",
-            is_measured=self.source == "measured",
-            is_flow="flow" in (self.parameterization, *(self.process or "").split()),
-        )
-
-    @cached_property
     def recipe(self) -> str | None:
         """Name of the published recipe with the same weighting and noise levels as this loss."""
         is_equal = self._has_formulas and self.nearest_recipe.is_equal
         return self.nearest_recipe.name if is_equal else None
 
-    @property
+    @cached_property
     def nearest_recipe(self) -> NearestRecipe:
         """The published recipe that the loss equals, or is nearest to (`LossCurves`)."""
-        return self._curves.nearest_recipe
+        return LossCurves(self).nearest_recipe()
 
     @cached_property
     def resembles(self) -> list[Resemblance]:
         """Published losses that this loss equals or nearly equals."""
-        likenesses = resemblances(self._curves) if self.is_judged else []
+        likenesses = resemblances(LossCurves(self)) if self.is_judged else []
         return [like for like in likenesses if like.change or self._has_formulas]
 
     @property
