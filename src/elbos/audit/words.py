@@ -9,16 +9,13 @@ from functools import cached_property
 from itertools import cycle
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
 from elbos.audit.declare import from_recipe
 from elbos.audit.names import formulas
 from elbos.audit.names.matching import NEAR, SAME
 from elbos.audit.names.resemblance import Resemblance
 from elbos.audit.result import Audit
-from elbos.base.arrays import Array
 from elbos.base.codec import parse
 from elbos.base.colors import COLORS, Swatch
 from elbos.base.html import render
@@ -35,7 +32,6 @@ _MAX_BESIDE = 3  # audits whose facts are side by side
 _TARGET = re.compile(r".+(\.py:[\w.]+|\.json)")
 _IN_BRIEF = ("time given", "nearest recipe", "expected loss")  # beside the summary
 _OF_THE_WEIGHTING = ("predicts", "coefficient", "expected loss", "nearest")
-_CENTRAL = 0.99  # of the samples; curves vary by orders of magnitude in the tails
 
 
 def in_words(distance: float) -> str:
@@ -158,12 +154,6 @@ class View:
                 off += ": none is near"
             rows.append((_spelled(Weighting, name), off))
         return rows
-
-    @property
-    def central_weights(self) -> Float[Array, " c"]:
-        below = (self.audit.density.cumsum(0) / self.audit.density.sum()).numpy()
-        tail = (1 - _CENTRAL) / 2
-        return np.asarray(self.audit.weight.numpy()[(below > tail) & (below < 1 - tail)])
 
 
 def views(audits: Sequence[Audit]) -> list[View]:
