@@ -208,7 +208,7 @@ class Audit:
             return
         failures = []
         for result in audits:
-            difference = Difference.between(result, expected, _share(self.within))
+            difference = Difference(result, expected, _share(self.within))
             if self.markdown:
                 print(difference.to_markdown())  # noqa: T201
             if difference.has_other_weighting:
