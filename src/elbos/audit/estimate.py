@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.ndimage import median, uniform_filter1d
+from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from elbos.audit import diagnostics as kinds
@@ -305,11 +305,9 @@ def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecid
 
 
 def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
-    order = np.argsort(levels.numpy(), kind="stable")
-    num = min(NUM_POINTS, len(order))
-    place = np.arange(num).repeat([len(group) for group in np.array_split(order, num)])
+    groups = np.array_split(levels.argsort(stable=True).numpy(), min(NUM_POINTS, len(levels)))
     at, medians = (
-        median(curve.numpy()[order], place, np.arange(num)) for curve in (levels, values)
+        [np.median(curve[group]) for group in groups] for curve in (levels.numpy(), values.numpy())
     )
     return np.asarray(np.interp(grid, at, medians))
 

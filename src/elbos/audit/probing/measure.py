@@ -10,7 +10,7 @@ $$\lambda = \log\frac{\alpha^2}{\sigma^2}, \qquad
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from elbos.audit.diagnostics import Diagnostic, NotFinite, UntrainedSamples
 from elbos.audit.probing import scatter
 from elbos.audit.probing.arguments import Arguments, Slot
 from elbos.audit.probing.decompose import solve
-from elbos.audit.probing.draws import EvenQuantiles
+from elbos.audit.probing.draws import even_quantiles
 from elbos.audit.probing.instrument import LossFunction
 from elbos.audit.probing.noise import of_the_target
 from elbos.audit.probing.pilot import Batch, Pilot
@@ -116,13 +116,12 @@ class Measurement:
         advance: Callable[[int], None] | None,
     ) -> None:
         self.batch_size = len(x)
-        self._pilot = Pilot.of_loss(loss_fn, x, seed)
+        self._pilot = Pilot(loss_fn, x, seed)
         self.is_cheap = self._pilot.is_plain and len(x) > 1  # one call measures a whole batch
         self._seed, self._data_scale, self._advance = seed, data_scale, advance
         drawn = self._pilot.draws
-        num_batches = -(-num_samples // (NUM_BLOCKS * len(x)))
-        num_draws = max(drawn.num_per_sample, drawn.num_per_batch)
-        self._even = EvenQuantiles(len(x), num_batches, num_draws, distant_seed(seed))
+        self._num_batches = -(-num_samples // (NUM_BLOCKS * len(x)))  # of a block
+        self._num_draws = max(drawn.num_per_sample, drawn.num_per_batch, 1)
         self._batches: list[Batch] = []
         self._num_calls = 0
 
@@ -148,14 +147,20 @@ class Measurement:
     def _next(self, place: int = 0, quantile: Tensor | None = None) -> list[Batch]:
         number = self._num_calls
         self._num_calls += 1
-        per_sample, per_batch = self._even.at(number)
+        per_sample, per_batch = even_quantiles(
+            number,
+            batch_size=self.batch_size,
+            num_batches=self._num_batches,
+            num_draws=self._num_draws,
+            seed=distant_seed(self._seed),
+        )
         if quantile is not None:
             per_sample = per_sample.clone()
             per_sample[:, place] = quantile
-        batches = self._pilot.batches(self._seed + number, (per_sample, per_batch))
+        batches = self._pilot.batches(number, (per_sample, per_batch))
         if self._advance:
             self._advance(self.batch_size * len(batches))
-        return [replace(batch, number=number) for batch in batches]
+        return batches
 
     def _solved(self, batches: list[Batch], num: int, data_scale: float | None) -> Samples:
         pilot, noise = self._pilot, self._pilot.noise
@@ -216,7 +221,7 @@ class Measurement:
             coefficient=c,
             eps_coefficient=c * factor**2,
             batch=numbers,
-            block=numbers // self._even.num_batches,
+            block=numbers // self._num_batches,
             process=process,
             data_offset=solved.offset,
             logsnr_error=rtol,

@@ -13,16 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from elbos.audit import diagnostics as kinds
-from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.probing import scatter, squared_error
 from elbos.audit.probing.arguments import Slot
 from elbos.audit.probing.data import centred_noise, reference_data
 from elbos.audit.probing.decompose import are_some_enough, paired_grams, single_grams
 from elbos.audit.probing.instrument import LossFunction
-from elbos.audit.probing.noise import Noise, find_noise, is_summed
+from elbos.audit.probing.noise import find_noise, is_summed
 from elbos.audit.probing.queries import PairedCalls, Queries
 from elbos.audit.probing.refusals import clipped, is_rounded, reason
-from elbos.audit.probing.rng import Design, Draws, Quantiles
+from elbos.audit.probing.rng import Design, Quantiles
 from elbos.audit.probing.scales import given_scale
 from elbos.audit.probing.scatter import Conditions
 
@@ -36,33 +35,20 @@ class Batch:
     coefficient: Float[Tensor, " b"]  # $c$
     designs: list[Design]  # of draws that may determine the noise levels
     inputs: Mapping[Slot, Tensor]  # of the network, of one number per sample
-    number: int = 0
+    number: int  # of the call of the loss
 
 
-@dataclass(frozen=True)
 class Pilot:
     """Properties of a loss found on its first few batches."""
 
-    queries: Queries
-    noise: Noise
-    draws: Draws  # of one call of the loss
-    is_given: bool  # the loss diffuses the given data, without encoding them
-    given_scale: float | None  # of the data, from the network's time input (`scales`)
-    depends_on_x: bool  # the coefficient depends on the data
-    is_uneven: bool  # the coefficient differs between the elements of a sample
-    is_plain: bool  # one call of the loss per batch suffices
-    time_sign: int  # as `scatter.time_sign`
-    diagnostics: list[Diagnostic]
-
-    @classmethod
-    def of_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Pilot":
-        queries = Queries.for_loss(loss_fn, x, seed)
+    def __init__(self, loss_fn: LossFunction, x: Tensor, seed: int) -> None:
+        queries = Queries(loss_fn, x, seed)
         data, data_other = queries.select_noised(x), queries.select_noised(queries.x_other)
         num_batches = min(64, max(4, -(-_NUM_PILOT_SAMPLES // len(x))))
         seeds = [seed + i for i in range(num_batches)]
         zeros = {s: queries.zeros.get(s) or queries.instrument(x, s) for s in seeds}
-        diagnostics, ignored = squared_error.of_the_error(queries, {s: zeros[s] for s in seeds[:4]})
-        queries = replace(queries, ignored=ignored)
+        first = {s: zeros[s] for s in seeds[:4]}
+        diagnostics, queries.ignored = squared_error.of_the_error(queries, first)
         paired = [
             calls
             for s, zero in zeros.items()
@@ -100,7 +86,7 @@ class Pilot:
             for value in (PairedCalls.coefficient, PairedCalls.coefficient_other)
         )
         numbers = [list(scatter.numbers(calls.moved.conditions, len(x))) for calls in paired]
-        conditions = Conditions.from_batches(numbers, [len(x)] * len(paired))
+        conditions = Conditions(numbers, [len(x)] * len(paired))
         depends_on_x = _median((c_other / c - 1)[c != 0].abs()) > 1e-3
         if depends_on_x:
             diagnostics.append(kinds.DataDependent())
@@ -116,18 +102,16 @@ class Pilot:
         is_target_known = _median(measured.unexplained_target[c != 0]) < 1e-4
         is_noise_plain = noise.is_known and not is_summed(diagnostics)
         is_loss_plain = is_target_known and not (is_uneven or depends_on_x)
-        return cls(
-            queries=queries,
-            noise=noise,
-            draws=zeros[seeds[-1]].draws,
-            is_given=noise.reference.x is data,
-            given_scale=given_scale(logsnr, conditions.single) if noise.is_known else None,
-            depends_on_x=depends_on_x,
-            is_uneven=is_uneven,
-            is_plain=is_noise_plain and is_loss_plain and x[0].numel() >= _MIN_DIMENSIONS,
-            time_sign=scatter.time_sign(logsnr, conditions.single),
-            diagnostics=diagnostics,
-        )
+        self.queries, self.noise, self.diagnostics = queries, noise, diagnostics
+        self._seed = seed
+        self.draws = zeros[seeds[-1]].draws  # of one call of the loss
+        # The loss diffuses the given data, without encoding them.
+        self.is_given = noise.reference.x is data
+        self.given_scale = given_scale(logsnr, conditions.single) if noise.is_known else None
+        self.time_sign = scatter.time_sign(logsnr, conditions.single)
+        self.depends_on_x, self.is_uneven = depends_on_x, is_uneven  # its coefficient
+        # One call of the loss per batch suffices.
+        self.is_plain = is_noise_plain and is_loss_plain and x[0].numel() >= _MIN_DIMENSIONS
 
     @cached_property
     def is_exact(self) -> bool:
@@ -142,7 +126,8 @@ class Pilot:
         """True if dot products may be computed on a subset of the vector elements."""
         return are_some_enough(self.noise.reference.x)
 
-    def batches(self, seed: int, quantiles: Quantiles) -> list[Batch]:
+    def batches(self, number: int, quantiles: Quantiles) -> list[Batch]:
+        seed = self._seed + number
         reference, measured = self.noise.reference, list[Batch]()
         if self.is_plain:
             offset = self.noise.coefficients.offset
@@ -150,14 +135,14 @@ class Pilot:
                 grams, c = single_grams(
                     call, reference.at(call)[0], offset, is_part_enough=self.is_part_enough
                 )
-                measured.append(Batch(grams, c, call.designs, call.inputs))
+                measured.append(Batch(grams, c, call.designs, call.inputs, number))
             return measured
         for calls in self.queries.paired(seed, quantiles, with_other_moved=self.depends_on_x):
             prepared = self.noise.prepare(calls)
             moved = prepared.moved
             grams = paired_grams(prepared, reference.at(moved), is_uneven=self.is_uneven)
             c = calls.coefficient().cpu()
-            measured.append(Batch(grams, c, moved.designs, moved.inputs))
+            measured.append(Batch(grams, c, moved.designs, moved.inputs, number))
         return measured
 
 
