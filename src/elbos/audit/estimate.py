@@ -244,17 +244,14 @@ def assembled(
     if covariance is not None:  # of log w, relative to its mean under p
         mean = covariance @ p
         error = np.sqrt(np.maximum(np.diag(covariance) - 2 * mean + p @ mean, 0))
-    curves = {
-        "logsnr": grid,
-        "weight": np.exp(log_w),
-        "weight_error": error,
-        "density": np.exp(log_p),
-        "coefficient": np.exp(log_c),
-        "a": a,
-        "b": b,
-    }
-    fields |= {name: torch.from_numpy(curve) for name, curve in curves.items()}
     return Audit(
+        logsnr=torch.from_numpy(grid),
+        weight=torch.from_numpy(np.exp(log_w)),
+        weight_error=torch.from_numpy(error),
+        density=torch.from_numpy(np.exp(log_p)),
+        coefficient=torch.from_numpy(np.exp(log_c)),
+        a=torch.from_numpy(a),
+        b=torch.from_numpy(b),
         parameterization=prediction.name,
         parameterization_factor=prediction.factor,
         sigma_data=prediction.sigma_data,

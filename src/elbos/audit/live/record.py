@@ -33,7 +33,7 @@ from elbos.audit.probing.instrument import random_signs
 from elbos.audit.probing.noise import MAX_UNEXPLAINED
 from elbos.audit.probing.queries import is_shared, without_mean
 from elbos.audit.probing.refusals import clipped
-from elbos.audit.probing.rng import Draws, Recent, Recorder
+from elbos.audit.probing.rng import Draws, Recorder, append_recent
 from elbos.audit.result import Audit
 from elbos.base.sharing import require_processes
 
@@ -275,13 +275,12 @@ class LiveRecorder(Recorder):
     def __init__(self, before_backward: Callable[[Tensor], None]) -> None:
         super().__init__()
         self.before_backward = before_backward
-        self.draws = Draws(Recent(_MAX_DRAWS), Recent(_MAX_DRAWS))
-        self.likes = Recent[Tensor](_MAX_DRAWS)  # arguments of torch.randn_like
+        self.draws = Draws(_MAX_DRAWS)
+        self.likes: list[Tensor] = []  # arguments of torch.randn_like
 
     def taken(self) -> tuple[Draws, list[Tensor]]:
         draws, likes = self.draws, self.likes
-        self.draws = Draws(Recent(_MAX_DRAWS), Recent(_MAX_DRAWS))
-        self.likes = Recent(_MAX_DRAWS)
+        self.draws, self.likes = Draws(_MAX_DRAWS), []
         return draws, likes
 
     @property
@@ -295,7 +294,7 @@ class LiveRecorder(Recorder):
             self.before_backward(args[0])
         if func is torch.randn_like:
             like = args[0] if args else (kwargs or {})["input"]
-            self.likes.add(like.detach().clone())
+            append_recent(self.likes, like.detach().clone(), _MAX_DRAWS)
         return super().__torch_function__(func, types, args, kwargs)
 
 
