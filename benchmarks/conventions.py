@@ -257,9 +257,9 @@ def plant(folder: Path, projects: list[str]) -> list[Table]:
         name, file, before, after = PLANTED[project]
         root = folder / project
         expected = audit(root, name)
-        same = Difference.between(audit(root, name, seed=1), expected)
+        same = Difference(audit(root, name, seed=1), expected)
         with changed(root / file, before, after):
-            now = Difference.between(audit(root, name), expected)
+            now = Difference(audit(root, name), expected)
         texts = [str(one).replace("\n", "; ") or "no difference" for one in (same, now)]
         rows.append([version(project, root), name, f"{before} → {after}", *texts])
     titles = ["project, version", "loss", "change", "another seed", "the changed loss"]

@@ -11,8 +11,7 @@ from scipy.stats import norm
 
 from elbos.audit import Audit, Diagnostic, from_recipe
 from elbos.audit.diagnostics import KINDS, BatchMean, Clamped, NotFinite, NotSquared
-from elbos.audit.terminal import as_text
-from elbos.audit.words import as_dict, difference, facts, facts_tables, prose, views
+from elbos.audit.words import as_dict, as_text, difference, facts, facts_tables, prose, views
 
 HUBER = NotSquared(growth=0.5)
 

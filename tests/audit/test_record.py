@@ -11,7 +11,7 @@ from forking import in_processes
 from torch import Tensor, nn
 
 from elbos import audit
-from elbos.audit.live.curvature import is_off
+from elbos.audit.live.record import is_off
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 

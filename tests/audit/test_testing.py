@@ -51,7 +51,7 @@ def test_a_loss_is_like_its_recipe():
 def test_another_target_of_the_same_weighting_is_the_same_objective():
     found = assert_weighting(flow_by_eps, X, like=flow_loss())
     assert found.parameterization == "eps"
-    assert Difference.between(found, audit.from_recipe("flow")).has_other_target
+    assert Difference(found, audit.from_recipe("flow")).has_other_target
     with pytest.raises(AssertionError, match="weighting: ") as failure:
         assert_weighting(flow_by_eps, X, like=jump_of_weight)
     assert "predicts" not in str(failure.value)
@@ -101,7 +101,7 @@ def test_losses_of_no_common_level_have_no_distance():
 def test_levels_left_out_are_another_weighting():
     """Uniform times of [0.02, 0.98]: 4 % of the expected levels are never drawn."""
     truncated = flow_loss(lambda num: 0.02 + 0.96 * torch.rand(num))
-    found = Difference.between(probe(truncated, X), audit.from_recipe("flow"))
+    found = Difference(probe(truncated, X), audit.from_recipe("flow"))
     assert found.outside == pytest.approx(0.04, abs=0.002)
     assert found.has_other_weighting
     assert str(found).startswith("noise levels: 4") and "weighting" not in str(found)
@@ -111,7 +111,7 @@ def test_a_stored_audit_is_read_back(tmp_path):
     found = expected()
     write_golden(found, tmp_path / "tests" / "loss.json")
     stored = expected_audit(tmp_path / "tests" / "loss.json")
-    assert not Difference.between(found, stored)
+    assert not Difference(found, stored)
     assert torch.equal(stored.logsnr, found.logsnr)
     assert found.distance(stored).value < 1e-4
     assert math.isclose(stored.weight[0], found.weight[0], rel_tol=1e-4)
@@ -126,7 +126,7 @@ def jump_of_weight(network, x):
 def test_an_unchanged_loss_with_a_jump_passes(tmp_path):
     write_golden(probe(jump_of_weight, X), tmp_path / "loss.json")
     again = probe(jump_of_weight, X)
-    assert not Difference.between(again, expected_audit(tmp_path / "loss.json"))
+    assert not Difference(again, expected_audit(tmp_path / "loss.json"))
 
 
 def test_a_file_without_an_audit_is_one_line(tmp_path):

@@ -16,8 +16,8 @@ A loss passes through these folders in this order:
   with different data or network outputs; `decompose` turns dot products into
   $\alpha, \sigma, a, b$ of every sample; `data`, `noise`, `scales` and `convention` find the clean
   data, the noise, the process and the form of the network's input; `scatter`, `squared_error` and
-  `refusals` say why no weighting describes a loss; `pilot` measures a few batches with all paired
-  calls, `measure` all samples.
+  `refusals` say why no weighting describes a loss; `measure` measures a few batches with all paired
+  calls, then all samples.
 - `live/` records the steps of a running training, or of a script that it runs, instead of calls of
   its loss.
 - `density/` finds the density $p$ of the noise levels.
@@ -26,7 +26,7 @@ A loss passes through these folders in this order:
 - `diagnostics/` holds findings that a weighting does not show: a type and a sentence each.
 
 `result` defines the `Audit`; `estimate` builds it from samples, `declare` from recipes and tables.
-`page`, `figure`, `words` and `terminal` show it.
+`words` and `page` show it.
 """
 
 from collections.abc import Callable

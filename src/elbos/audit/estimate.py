@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.ndimage import median, uniform_filter1d
+from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from elbos.audit import diagnostics as kinds
@@ -244,17 +244,14 @@ def assembled(
     if covariance is not None:  # of log w, relative to its mean under p
         mean = covariance @ p
         error = np.sqrt(np.maximum(np.diag(covariance) - 2 * mean + p @ mean, 0))
-    curves = {
-        "logsnr": grid,
-        "weight": np.exp(log_w),
-        "weight_error": error,
-        "density": np.exp(log_p),
-        "coefficient": np.exp(log_c),
-        "a": a,
-        "b": b,
-    }
-    fields |= {name: torch.from_numpy(curve) for name, curve in curves.items()}
     return Audit(
+        logsnr=torch.from_numpy(grid),
+        weight=torch.from_numpy(np.exp(log_w)),
+        weight_error=torch.from_numpy(error),
+        density=torch.from_numpy(np.exp(log_p)),
+        coefficient=torch.from_numpy(np.exp(log_c)),
+        a=torch.from_numpy(a),
+        b=torch.from_numpy(b),
         parameterization=prediction.name,
         parameterization_factor=prediction.factor,
         sigma_data=prediction.sigma_data,
@@ -305,11 +302,9 @@ def possible_rises(grid: Array, log_w: Array, covariance: Array) -> list[Undecid
 
 
 def _median_curve(levels: Tensor, values: Tensor, grid: Array) -> Array:
-    order = np.argsort(levels.numpy(), kind="stable")
-    num = min(NUM_POINTS, len(order))
-    place = np.arange(num).repeat([len(group) for group in np.array_split(order, num)])
+    groups = np.array_split(levels.argsort(stable=True).numpy(), min(NUM_POINTS, len(levels)))
     at, medians = (
-        median(curve.numpy()[order], place, np.arange(num)) for curve in (levels, values)
+        [np.median(curve[group]) for group in groups] for curve in (levels.numpy(), values.numpy())
     )
     return np.asarray(np.interp(grid, at, medians))
 

@@ -17,10 +17,14 @@ from torch import Tensor
 
 from elbos.audit.density.curves import spread
 from elbos.audit.diagnostics import Diagnostic, Scattered, UnknownTarget
-from elbos.audit.foreign import ConventionDenoiser, ConventionNetwork
 from elbos.audit.names.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
 from elbos.audit.names.resemblance import LossCurves, NearestRecipe, Resemblance, resemblances
-from elbos.audit.probing.convention import MAX_QUIET_ERROR, Convention
+from elbos.audit.probing.convention import (
+    MAX_QUIET_ERROR,
+    Convention,
+    ConventionDenoiser,
+    ConventionNetwork,
+)
 from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
 from elbos.base.checks import Diagnosed, typed
@@ -173,37 +177,20 @@ class Audit(Diagnosed):
         return self.verdict not in ("no weighting", "code error")
 
     @cached_property
-    def _curves(self) -> LossCurves:
-        return LossCurves(
-            **{name: getattr(self, name).numpy() for name in ("logsnr", "a", "b")},
-            log_p=self.density.log().numpy(),
-            log_c=self.coefficient.log().numpy(),
-            log_w=self.weight.log().numpy(),
-            density_kind=self.density_kind,
-            prediction=self.parameterization,
-            factor=self.parameterization_factor,
-            sigma_data=self.sigma_data,
-            schedule=self.schedule,
-            process=self.process or "",
-            is_measured=self.source == "measured",
-            is_flow="flow" in (self.parameterization, *(self.process or "").split()),
-        )
-
-    @cached_property
     def recipe(self) -> str | None:
         """Name of the published recipe with the same weighting and noise levels as this loss."""
         is_equal = self._has_formulas and self.nearest_recipe.is_equal
         return self.nearest_recipe.name if is_equal else None
 
-    @property
+    @cached_property
     def nearest_recipe(self) -> NearestRecipe:
         """The published recipe that the loss equals, or is nearest to (`LossCurves`)."""
-        return self._curves.nearest_recipe
+        return LossCurves(self).nearest_recipe()
 
     @cached_property
     def resembles(self) -> list[Resemblance]:
         """Published losses that this loss equals or nearly equals."""
-        likenesses = resemblances(self._curves) if self.is_judged else []
+        likenesses = resemblances(LossCurves(self)) if self.is_judged else []
         return [like for like in likenesses if like.change or self._has_formulas]
 
     @property
@@ -421,10 +408,10 @@ class Audit(Diagnosed):
 
     def __str__(self) -> str:
         try:
-            terminal = shown_by(self, "terminal")
+            words = shown_by(self, "words")
         except ModuleNotFoundError:
             return repr(self)
-        text: str = terminal.as_text([self])
+        text: str = words.as_text([self])
         return text
 
     def plot(self, *audits: "Audit") -> "Figure":

@@ -11,8 +11,7 @@ Everything here needs the core alone.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +32,23 @@ _NUM_ERRORS = 3.0  # standard errors that a difference has to exceed
 _EDGE = 0.01  # share of the noise levels at each end whose factors are not named
 
 
-@dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Differences between the audit of a loss and an expected audit."""
+    """Differences between the audit of a loss and an expected audit.
 
-    audit: Audit
-    expected: Audit
-    within: float  # distance that is tolerated, beyond three standard errors
-    weighting: Distance | None  # None without a common noise level
-    density: Distance | None  # between the densities of noise levels
-    outside: float  # share of one loss's noise levels beyond the range of the other's
-    diagnostics: Sequence[str]  # sentences of those that are not expected
+    Distances up to `within` are tolerated, and three standard errors beyond.
+    """
 
-    @classmethod
-    def between(cls, audit: Audit, expected: Audit, within: float = WITHIN) -> "Difference":
+    def __init__(self, audit: Audit, expected: Audit, within: float = WITHIN) -> None:
         if not 0 <= within < np.inf:
             raise ValueError(f"within is {within}: give a number from 0, as 0.02 for 2 %.")
+        self.audit, self.expected, self.within = audit, expected, within
+        self.weighting = audit.distance(expected)  # None without a common noise level
+        self.density = audit.distance(expected, "density")
+        # share of one loss's noise levels beyond the range of the other's
+        self.outside = max(_outside(audit, expected), _outside(expected, audit))
         kinds = {diagnostic.kind for diagnostic in expected.diagnostics}
         errors_first = sorted(audit.diagnostics, key=lambda d: not (d.is_fatal or d.is_error))
-        return cls(
-            audit=audit,
-            expected=expected,
-            within=within,
-            weighting=audit.distance(expected),
-            density=audit.distance(expected, "density"),
-            outside=max(_outside(audit, expected), _outside(expected, audit)),
-            diagnostics=[item.text for item in errors_first if item.kind not in kinds],
-        )
+        self.diagnostics = [item.text for item in errors_first if item.kind not in kinds]
 
     @property
     def has_other_weighting(self) -> bool:
@@ -210,7 +199,7 @@ def assert_weighting(
         expected = expected_audit(like)
     else:
         expected = probe(like, x, num_samples, seed)
-    difference = Difference.between(audit, expected, within)
+    difference = Difference(audit, expected, within)
     if difference.has_other_weighting:
         reasons = difference.text(of_all=False)
         raise AssertionError(f"{audit.title} is not weighted like {expected.title}:\n{reasons}")

@@ -1,24 +1,24 @@
 """Sentences and tables that describe audits, for the terminal, pages and JSON."""
 
+import io
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from rich.console import Console, RenderableType, group
+from rich.text import Text
 
 from elbos.audit.declare import from_recipe
 from elbos.audit.names import formulas
 from elbos.audit.names.matching import NEAR, SAME
 from elbos.audit.names.resemblance import Resemblance
 from elbos.audit.result import Audit
-from elbos.base.arrays import Array
 from elbos.base.codec import parse
 from elbos.base.colors import COLORS, Swatch
 from elbos.base.html import render
@@ -34,8 +34,10 @@ _NUM_NEAREST = 5
 _MAX_BESIDE = 3  # audits whose facts are side by side
 _TARGET = re.compile(r".+(\.py:[\w.]+|\.json)")
 _IN_BRIEF = ("time given", "nearest recipe", "expected loss")  # beside the summary
+_STYLES = {"error": "bold red", "slip": "bold yellow"}  # verdicts have no colour
+_MIN_COLUMN = 20  # characters for each of several audits side by side
+_NAMES = 18  # characters for the names of the facts
 _OF_THE_WEIGHTING = ("predicts", "coefficient", "expected loss", "nearest")
-_CENTRAL = 0.99  # of the samples; curves vary by orders of magnitude in the tails
 
 
 def in_words(distance: float) -> str:
@@ -158,12 +160,6 @@ class View:
                 off += ": none is near"
             rows.append((_spelled(Weighting, name), off))
         return rows
-
-    @property
-    def central_weights(self) -> Float[Array, " c"]:
-        below = (self.audit.density.cumsum(0) / self.audit.density.sum()).numpy()
-        tail = (1 - _CENTRAL) / 2
-        return np.asarray(self.audit.weight.numpy()[(below > tail) & (below < 1 - tail)])
 
 
 def views(audits: Sequence[Audit]) -> list[View]:
@@ -290,3 +286,37 @@ def facts_tables(
         titles = ("", *heads[i : i + num]) if len(shown) > 1 else ("", "")
         tables.append(Table([Column(title, is_numeric=False) for title in titles], rows))
     return tables
+
+
+@group()
+def report(
+    audits: Sequence[Audit], width: int, *, is_verbose: bool = False
+) -> Iterator[RenderableType]:
+    """Describe audits for `rich`; if verbose, with all facts and the nearest weightings."""
+    shown = views(audits)
+    for view in shown:
+        notes = [
+            (f"\n{note.mark} {note.text}", _STYLES.get(note.kind, "not bold"))
+            for note in view.notes
+        ]
+        yield Text.assemble(f"{view.audit.title}: ", (view.summary, "bold"), *notes)
+    yield Text()
+    if len(shown) == 2:
+        yield from (Text(difference(*audits)), Text())
+    if len(shown) == 1:
+        yield Text(view.explanation)
+    is_wide = (width - _NAMES) // len(shown) - 2 >= _MIN_COLUMN
+    titles = [view.title for view in shown]
+    for table in facts_tables(shown, titles, len(shown) if is_wide else 1, is_verbose=is_verbose):
+        yield table.rich()
+    if is_verbose and len(shown) == 1 and view.audit.is_weighted_elbo:
+        columns = [Column("nearest named weightings"), Column("", is_numeric=False)]
+        yield Table(columns, view.nearest).rich()
+        if view.code:
+            yield Text(f"{view.factor} --html PAGE shows it as code.\n")
+
+
+def as_text(audits: Sequence[Audit], width: int = 80, *, is_verbose: bool = False) -> str:
+    file = io.StringIO()
+    Console(file=file, width=width).print(report(audits, width, is_verbose=is_verbose), crop=False)
+    return file.getvalue()

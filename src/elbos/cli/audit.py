@@ -20,9 +20,8 @@ from rich.console import Console
 from elbos import audit
 from elbos.adapters.diffusers import Training, loss_table, read_config
 from elbos.adapters.trainers import TRAINERS, read_settings
-from elbos.audit.terminal import report
 from elbos.audit.testing import Difference, expected_audit
-from elbos.audit.words import as_dict
+from elbos.audit.words import as_dict, report
 from elbos.base import files
 from elbos.base.checks import require_positive
 from elbos.base.errors import UsageError, printable, suggestion
@@ -208,7 +207,7 @@ class Audit:
             return
         failures = []
         for result in audits:
-            difference = Difference.between(result, expected, _share(self.within))
+            difference = Difference(result, expected, _share(self.within))
             if self.markdown:
                 print(difference.to_markdown())  # noqa: T201
             if difference.has_other_weighting:

@@ -67,7 +67,7 @@ def weighting_regression(request: pytest.FixtureRequest) -> Callable[..., None]:
             expected = testing.expected_audit(golden)
         except (OSError, ValueError):
             pytest.fail(f"{shown} does not hold an audit: run pytest --weighting-regen.", False)
-        if difference := testing.Difference.between(measured, expected, within):
+        if difference := testing.Difference(measured, expected, within):
             pytest.fail(
                 f"{measured.title} has changed since {shown} was written:\n{difference}\n"
                 "If that is intended, run pytest --weighting-regen and commit the file.",

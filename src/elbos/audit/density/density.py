@@ -80,7 +80,7 @@ class Evidence:
     def all_steps(self) -> tuple[Table, StepCurve]:
         assert self.table is not None and self.draw is not None
         table = (self.requested and Table.from_levels(self.all_levels)) or self.table
-        return table, StepCurve.from_levels(self.all_levels, table, self.draw)
+        return table, StepCurve(self.all_levels, table, self.draw)
 
     @property
     def request(self) -> tuple[int, Float[Array, " k"]] | None:

@@ -7,7 +7,6 @@ then one with fewer parameters, is preferred.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -78,33 +77,28 @@ def fit_family(
     return theta
 
 
-@dataclass(frozen=True)
-class _Family:
-    build: Callable[..., Schedule]
-    start: Callable[[Array], list[float]]
-
-
-_FAMILIES: list[_Family] = [
-    _Family(lambda s, **ends: Cosine(shift=s, **ends), lambda x: [float(np.median(x)) / 2]),
-    _Family(
+_FAMILIES: list[tuple[Callable[..., Schedule], Callable[[Array], list[float]]]] = [
+    # a schedule of given parameters, and their first values for noise levels
+    (lambda s, **ends: Cosine(shift=s, **ends), lambda x: [float(np.median(x)) / 2]),
+    (
         lambda s, **ends: Flow(shift=float(np.exp(s)), **ends),
         lambda x: [-float(np.median(x)) / 2],
     ),
-    _Family(
+    (
         lambda m, s, **ends: Normal(mean=m, std=float(np.exp(s)), **ends),
         lambda x: [float(np.mean(x)), float(np.log(np.std(x)))],
     ),
-    _Family(
+    (
         lambda m, b, **ends: Laplace(mean=m, scale=float(np.exp(b)), **ends),
         lambda x: [float(np.median(x)), float(np.log(np.abs(x - np.median(x)).mean()))],
     ),
-    _Family(
+    (
         lambda b0, b1, **ends: DDPM(
             beta_min=float(np.exp(b0)), beta_max=float(np.exp(b0) + np.exp(b1)), **ends
         ),
         lambda _: [float(np.log(0.1)), float(np.log(20))],
     ),
-    _Family(
+    (
         lambda rho, **ends: EDMSampling(
             sigma_min=float(np.exp(-ends["logsnr_max"] / 2)),
             sigma_max=float(np.exp(-ends["logsnr_min"] / 2)),
@@ -147,19 +141,18 @@ def schedule_of_shape(
     pad = 0.0 if num < 2 else (high - low) / num
     ends = {"logsnr_min": low - pad, "logsnr_max": high + pad}
 
-    def fitted(family: _Family) -> Schedule | None:
-        build = partial(family.build, **ends)
-        theta = fit_family(build, family.start(logsnr), distance, xatol=1e-6, fatol=1e-14)
-        return build(*theta) if max(map(abs, theta)) < _MAX_PARAMETER else None
-
     published = sorted({recipe.schedule for recipe in RECIPES.values()}, key=repr)
     exact = [dataclasses.replace(s, **ends) for s in published if not isinstance(s, Linear)]
     exact += [Linear(**ends), StableDiffusion(**ends)]
     exact = [schedule for schedule in exact if has_shape(schedule)]
     if exact:
         return _with_default_ends(min(exact, key=distance), len(logsnr)), True
-    nearest = ((len(family.start(logsnr)), fitted(family)) for family in _FAMILIES)
-    fitting = [(num, s) for num, s in nearest if s is not None and has_shape(s)]
+    fitting = []
+    for family, start in _FAMILIES:
+        build = partial(family, **ends)
+        theta = fit_family(build, start(logsnr), distance, xatol=1e-6, fatol=1e-14)
+        if max(map(abs, theta)) < _MAX_PARAMETER and has_shape(build(*theta)):
+            fitting.append((len(theta), build(*theta)))
     if not fitting:
         return None, False
     _, best = min(fitting, key=lambda candidate: (candidate[0], distance(candidate[1])))

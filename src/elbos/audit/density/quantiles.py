@@ -147,19 +147,10 @@ def inverse_cdf_density(
     return np.where(is_better, by_u[0], by_s[0]), np.where(is_better, by_u[1], by_s[1])
 
 
-@dataclass(frozen=True)
 class StepCurve:
     """Intervals of a uniform random number that select the time steps."""
 
-    steps: Float[Array, " t"]  # the numbers of the steps that were drawn, increasing
-    ends: RisingCurve  # through the ends between the steps
-    num: int  # of samples
-    are_options: bool  # drawn with known probabilities, so that ends are exact
-    outside: tuple[float, float] = (0.0, 0.0)  # probability below and above all steps
-
-    @classmethod
-    def from_levels(cls, levels: Levels, table: Table, draw: DecidingDraw) -> "StepCurve":
-        """Estimate the interval of the uniform random number for each time step."""
+    def __init__(self, levels: Levels, table: Table, draw: DecidingDraw) -> None:
         middles = (table.levels[1:] + table.levels[:-1]) / 2
         steps, s = table.steps[np.searchsorted(middles, levels.logsnr)], draw.of(levels)
         order = np.lexsort((s, steps))
@@ -169,16 +160,19 @@ class StepCurve:
         gaps = lowest[1:] - highest[:-1]
         are_options = bool((lowest == highest).all()) and len(first) < len(s)
         error = np.zeros_like(gaps) if are_options else gaps / 2
-        at = steps[first]
+        # the numbers of the steps that were drawn, increasing; the number of samples; and whether
+        # steps are drawn with known probabilities, so that ends are exact
+        self.steps, self.num, self.are_options = steps[first], len(s), are_options
         # A step ends at the mean of the quantiles on both sides.
         log_u = np.logaddexp(log_expit(highest[:-1]), log_expit(lowest[1:]))
         ends = log_u - np.logaddexp(log_expit(-highest[:-1]), log_expit(-lowest[1:]))
-        curve = RisingCurve((at[1:] + at[:-1]) / 2, ends, error)
+        # through the ends between the steps
+        self.ends = RisingCurve((self.steps[1:] + self.steps[:-1]) / 2, ends, error)
         outer, inner = expit([s[0], -s[-1]]), expit([ends[0], -ends[-1]])
         # The quantile of an option is its middle; the range ends at its far side.
         half = inner - outer if are_options else np.diff(np.unique(expit(s))).min() / 2
-        low, high = ((outer - half) * np.array(levels.has_infinite)).tolist()
-        return cls(at, curve, len(s), are_options, (low, high))
+        # probability below and above all steps
+        self.outside = ((outer - half) * np.array(levels.has_infinite)).tolist()
 
     def uncertain_middles(self) -> Float[Array, " k"]:
         u = expit(self.ends.s)

@@ -107,21 +107,18 @@ class DeclaredResolution(Diagnostic):
     resolution: str
 
 
-class DeclaredNotSquared(SettingDiagnostic):
-    is_fatal = True
+class DeclaredNotSquared(SettingDiagnostic, is_fatal=True):
     sentence = "{setting}: the loss is not a squared error."
 
 
-class DeclaredNoise(SettingDiagnostic):
-    is_fatal = True
+class DeclaredNoise(SettingDiagnostic, is_fatal=True):
     sentence = (
         "{setting}: the noise is not white normal noise, which the theory requires; log-SNR refers "
         "to the loss without it."
     )
 
 
-class DeclaredTarget(SettingDiagnostic):
-    is_fatal = True
+class DeclaredTarget(SettingDiagnostic, is_fatal=True):
     sentence = "{setting}: the target is not a combination of data and noise alone."
 
 

@@ -28,7 +28,8 @@ class Diagnostic:
     """A property of a training loss that the weighting alone does not show.
 
     Each kind of finding is a subclass, and thereby a frozen dataclass, with fields and one
-    sentence. The kind of `DeclaredNoise` is "declared-noise", also in JSON.
+    sentence; `is_fatal` and `is_error` are arguments of the class. The kind of `DeclaredNoise` is
+    "declared-noise", also in JSON.
 
     Examples:
         >>> from elbos.audit.diagnostics import OffsetNoise
@@ -44,7 +45,9 @@ class Diagnostic:
     is_fatal: ClassVar[bool] = False  # no weighting describes the loss
     is_error: ClassVar[bool] = False  # the code computes an unintended weighting
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, **is_severe: bool) -> None:
+        for name, flag in is_severe.items():
+            setattr(cls, name, flag)
         dataclass(frozen=True)(cls)
         if "sentence" in vars(cls):  # not a base class of several kinds
             cls.kind = re.sub(r"(?<=.)(?=[A-Z])", "-", cls.__name__).lower()

@@ -7,8 +7,7 @@ from elbos.audit.diagnostics.diagnostic import Diagnostic, ShareDiagnostic
 # --- is it a squared error? ----------------------------------------------------------------------
 
 
-class Coupled(ShareDiagnostic):
-    is_fatal = True
+class Coupled(ShareDiagnostic, is_fatal=True):
     sentence = (
         "The error of one element changes the gradient of others, as in an adversarial, "
         "perceptual or spectral loss, or in a norm or RMSE of a sample or a batch: the loss is "
@@ -16,8 +15,7 @@ class Coupled(ShareDiagnostic):
     )
 
 
-class NotSquared(Diagnostic):
-    is_fatal = True
+class NotSquared(Diagnostic, is_fatal=True):
     sentence = "The gradient grows faster than the error: the loss is not a squared error."
     slower: ClassVar[str] = (
         "The gradient grows more slowly than the error, as in a Huber, pseudo-Huber or L1 loss: "
@@ -30,8 +28,7 @@ class NotSquared(Diagnostic):
         return self.slower if self.growth < 1 else self.sentence
 
 
-class NotQuadratic(ShareDiagnostic):
-    is_fatal = True
+class NotQuadratic(ShareDiagnostic, is_fatal=True):
     sentence = (
         "The second derivative of the loss with respect to the network's output is not that of a "
         "squared error, for {share:percent 0} of the tested samples, as with a perceptual or "
@@ -39,16 +36,14 @@ class NotQuadratic(ShareDiagnostic):
     )
 
 
-class ErrorDependent(Diagnostic):
-    is_fatal = True
+class ErrorDependent(Diagnostic, is_fatal=True):
     sentence = (
         "The coefficient of a sample depends on the errors in its batch, as where the largest or "
         "smallest are left out, or a loss is divided by its own value: it is not a squared error."
     )
 
 
-class LinearTerm(Diagnostic):
-    is_fatal = True
+class LinearTerm(Diagnostic, is_fatal=True):
     sentence = (
         "A call of the network enters the loss linearly, not as a squared error, and does not "
         "average out."
@@ -62,8 +57,7 @@ class ControlVariate(Diagnostic):
     )
 
 
-class NotFinite(Diagnostic):
-    is_error = True
+class NotFinite(Diagnostic, is_error=True):
     sentence = "The loss is NaN or infinite in some batches; only samples with a gradient count."
     of_samples: ClassVar[str] = (
         "The loss is NaN or infinite for {share:percent 2} of the samples, which are left out."
@@ -93,8 +87,7 @@ class UntrainedElements(ShareDiagnostic):
     )
 
 
-class UnevenLevels(Diagnostic):
-    is_fatal = True
+class UnevenLevels(Diagnostic, is_fatal=True):
     sentence = (
         "The coefficients of a sample's elements, such as its channels, are not proportional: an "
         "element's share changes by {change:percent 0} with the noise level, so no single "
@@ -103,8 +96,7 @@ class UnevenLevels(Diagnostic):
     change: float
 
 
-class LearnedCoefficient(Diagnostic):
-    is_fatal = True
+class LearnedCoefficient(Diagnostic, is_fatal=True):
     sentence = (
         "The coefficient depends on the variance that the network also predicts, as in a KL "
         "divergence with learned variance (L_vlb, not L_hybrid, whose variational part does not "
@@ -118,16 +110,14 @@ class DataDependent(Diagnostic):
     )
 
 
-class NoiseDependent(Diagnostic):
-    is_fatal = True
+class NoiseDependent(Diagnostic, is_fatal=True):
     sentence = (
         "The coefficient depends on the noise of the sample, not on the noise level alone: its "
         "mean is not a weight."
     )
 
 
-class BatchMean(Diagnostic):
-    is_error = True
+class BatchMean(Diagnostic, is_error=True):
     sentence = (
         "All samples of a batch share a factor, which changes from batch to batch, and differ at "
         "most by another function of the noise level: the mean of the weights times the mean of "
@@ -169,8 +159,7 @@ class ScaledSteps(Diagnostic):
     change: float
 
 
-class Negative(ShareDiagnostic):
-    is_fatal = True
+class Negative(ShareDiagnostic, is_fatal=True):
     sentence = (
         "The coefficient is negative for {share:percent} of the samples: there, training "
         "increases the error."
@@ -208,8 +197,7 @@ class UntrainedCalls(Diagnostic):
     num_calls: int
 
 
-class CoupledCalls(Diagnostic):
-    is_fatal = True
+class CoupledCalls(Diagnostic, is_fatal=True):
     sentence = (
         "The output of one call of the network changes the gradient at another, as through a "
         "consistency penalty: w refers to the squared errors alone."
@@ -233,24 +221,21 @@ class SecondOutput(Diagnostic):
 # --- the target ----------------------------------------------------------------------------------
 
 
-class SelfTarget(Diagnostic):
-    is_fatal = True
+class SelfTarget(Diagnostic, is_fatal=True):
     sentence = (
         "The target contains an output of the network itself, without gradient, as in consistency "
         "training or distillation."
     )
 
 
-class DerivativeTarget(Diagnostic):
-    is_fatal = True
+class DerivativeTarget(Diagnostic, is_fatal=True):
     sentence = (
         "The target contains the network's own derivative, as in MeanFlow: audit the plain part "
         "of such a loss, of MeanFlow that with r = t, flow matching."
     )
 
 
-class DerivativeTerm(Diagnostic):
-    is_fatal = True
+class DerivativeTerm(Diagnostic, is_fatal=True):
     sentence = (
         "The loss depends on the network's derivative with respect to its input, as through a "
         "gradient penalty: w refers to the squared error alone."
@@ -267,8 +252,7 @@ class SharedBetweenProcesses(Diagnostic):
     share: float
 
 
-class StrangeTarget(ShareDiagnostic):
-    is_fatal = True
+class StrangeTarget(ShareDiagnostic, is_fatal=True):
     sentence = (
         "{share:percent} of the target is not a combination of data and noise: the loss has an "
         "additional term, or another target."
@@ -284,8 +268,7 @@ class StrangeTarget(ShareDiagnostic):
         return self.of_some if self.samples < 0.995 else self.sentence
 
 
-class ScatteredTarget(ShareDiagnostic):
-    is_fatal = True
+class ScatteredTarget(ShareDiagnostic, is_fatal=True):
     sentence = (
         "The target is not a function of the noise level: for {share:percent 0} of the samples, "
         "its coefficients of data and noise differ from those of their neighbours, as where it is "
@@ -301,8 +284,7 @@ class IndependentTarget(ShareDiagnostic):
     )
 
 
-class TargetNoise(ShareDiagnostic):
-    is_fatal = True
+class TargetNoise(ShareDiagnostic, is_fatal=True):
     sentence = (
         "{share:percent} of the target is a normal draw that the network's input does not "
         "contain, so that no network can predict it. Check which draw you intend; this one adds a "

@@ -53,8 +53,7 @@ class InputPerturbation(Diagnostic):
     gamma: float
 
 
-class OffsetNoise(Diagnostic):
-    is_fatal = True
+class OffsetNoise(Diagnostic, is_fatal=True):
     sentence = (
         "Offset noise: a common number is added to the noise of every channel, of "
         f"{{strength:number 2}} times its standard deviation. {_WHITE}"
@@ -62,8 +61,7 @@ class OffsetNoise(Diagnostic):
     strength: float
 
 
-class ColouredNoise(Diagnostic):
-    is_fatal = True
+class ColouredNoise(Diagnostic, is_fatal=True):
     sentence = (
         "The noise is correlated between neighbours ({correlation:number 2}), as pyramid noise, "
         f"or data in a bridge. {_WHITE}"
@@ -93,8 +91,7 @@ class ColouredNoise(Diagnostic):
         return self.sentence if self.low_frequency_power is None else self.low_frequencies
 
 
-class NotNormal(Diagnostic):
-    is_fatal = True
+class NotNormal(Diagnostic, is_fatal=True):
     sentence = "The noise is not normal: its kurtosis is {kurtosis:fixed 2}, not 3."
     kurtosis: float
 
@@ -111,8 +108,7 @@ class NoiseUnseen(Diagnostic):
 # --- the noise levels ----------------------------------------------------------------------------
 
 
-class NoLevel(Diagnostic):
-    is_fatal = True
+class NoLevel(Diagnostic, is_fatal=True):
     sentence = (
         "No input of the network depends on its sample's noise level, as in equilibrium matching, "
         "or where times are permuted: it has the same output at all levels, so no weighting "
@@ -128,8 +124,7 @@ class RoundedTimes(Diagnostic):
     spread: float
 
 
-class UntoldLevels(Diagnostic):
-    is_fatal = True
+class UntoldLevels(Diagnostic, is_fatal=True):
     sentence = (
         "The network's time input does not determine the noise level: at a fixed input, log-SNR "
         "varies by {scatter:number 2}, as where noise or data are multiplied by a random number "
@@ -138,8 +133,7 @@ class UntoldLevels(Diagnostic):
     scatter: float
 
 
-class WrongTimes(ShareDiagnostic):
-    is_fatal = True
+class WrongTimes(ShareDiagnostic, is_fatal=True):
     sentence = (
         "For {share:percent} of the samples, the network's time input is that of another noise "
         "level, as where it is drawn or permuted apart from the noise."

@@ -8,7 +8,7 @@ $$z = \alpha x + \sum_m \sigma_m \epsilon_m, \qquad
   g = 2c\,(\hat y - a x - \sum_m b_m \epsilon_m),$$
 
 give all coefficients (`steps`), because a network's output is no exact combination of data and
-noise. That the loss is a squared error is tested by its second derivative (`curvature`). The clean
+noise. That the loss is a squared error is tested by its second derivative (`is_off`). The clean
 data are the argument of `torch.randn_like(x)` in the loss, unless they are given.
 """
 
@@ -20,23 +20,25 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from elbos.audit.diagnostics import DerivativeTerm, Diagnostic, NotQuadratic, SharedBetweenProcesses
 from elbos.audit.estimate import Estimate
-from elbos.audit.live.curvature import is_off
-from elbos.audit.live.steps import MIN_SAMPLES, Step, gram_of, noisy_data_fit, samples_of
+from elbos.audit.live.steps import MIN_SAMPLES, Step, noisy_data_fit, samples_of
 from elbos.audit.probing import scatter
 from elbos.audit.probing.arguments import Arguments, tensors
+from elbos.audit.probing.decompose import gram_of
+from elbos.audit.probing.instrument import random_signs
 from elbos.audit.probing.noise import MAX_UNEXPLAINED
-from elbos.audit.probing.normals import is_shared, without_mean
+from elbos.audit.probing.queries import is_shared, without_mean
 from elbos.audit.probing.refusals import clipped
-from elbos.audit.probing.rng import Draws, Recent, Recorder
+from elbos.audit.probing.rng import Draws, Recorder, append_recent
 from elbos.audit.result import Audit
 from elbos.base.sharing import require_processes
 
 _NUM_FINGERPRINTED = 64  # numbers
+_MAX_DEVIATION = 0.005  # of H v from the direction of v; bfloat16 within the loss leaves 0.002
 _MAX_OFF = 0.05  # share of tested samples
 _MAX_UNTESTED = 8  # outputs
 _MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
@@ -184,9 +186,8 @@ class Recording:
                     eps = max(torch.finfo(value.dtype).eps for value in (*vectors, g))
                     size = output[0].numel()
                     self._error = max(self._error, eps / size**0.5)
-                    flat = [value.detach().flatten(1).double() for value in vectors]
                     gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
-                    gram = gram_of([*flat, gradient, *parts.draws])
+                    gram = gram_of([*vectors, gradient, *parts.draws])
                     fingerprints = {
                         "noise": _fingerprint(parts.draws[0][0]),
                         "noise levels": _fingerprint(*numbers.values()),
@@ -237,19 +238,49 @@ def record(model: nn.Module) -> Iterator[Recording]:
         hook.remove()
 
 
+def is_off(loss: Tensor, output: Tensor, size: int) -> Bool[Tensor, " n"]:
+    r"""Test whether the second derivative of a loss is not that of a squared error, by sample.
+
+    If the loss is $c\,\|\hat y - y\|^2$ in every sample, $H v = 2 c v$ for every vector $v$;
+    additional terms, norms and other powers of the error change the direction. $v$ is the
+    normalized gradient plus random signs, in the first `size` elements of each sample of the
+    output: the gradient shows how the loss grows with the error, the signs whether elements are
+    coupled. The network is not called again. A coefficient computed from the detached error has the
+    second derivative of a squared error.
+
+    Raises:
+        RuntimeError: If torch cannot differentiate the loss twice, as a compiled one.
+    """
+    (gradient,) = torch.autograd.grad(loss, output, create_graph=True)
+    g = gradient.detach().reshape(len(output), -1)[:, :size].double()
+    v = random_signs((size,), seed=1).to(g) + g / g.square().mean(1, keepdim=True).sqrt().clamp(
+        min=1e-300
+    )
+    direction = torch.zeros(output.shape, dtype=output.dtype, device=output.device)
+    direction.view(len(output), -1)[:, :size] = v.to(output.dtype)
+    h = torch.zeros_like(v)
+    if gradient.requires_grad:
+        (change,) = torch.autograd.grad(gradient, output, direction, retain_graph=True)
+        h = change.reshape(len(output), -1)[:, :size].double()
+    along = (h * v).sum(1, keepdim=True) / v.square().sum(1, keepdim=True)
+    is_exact = torch.finfo(output.dtype).bits >= 32
+    tolerance = _MAX_DEVIATION * h.norm(dim=1) * (1 if is_exact else 10)
+    off: Tensor = (h - along * v).norm(dim=1) > tolerance
+    return off[g.any(1)].cpu()
+
+
 class LiveRecorder(Recorder):
     """Recorder that leaves random states unchanged and keeps the latest draws of each shape."""
 
     def __init__(self, before_backward: Callable[[Tensor], None]) -> None:
         super().__init__()
         self.before_backward = before_backward
-        self.draws = Draws(Recent(_MAX_DRAWS), Recent(_MAX_DRAWS))
-        self.likes = Recent[Tensor](_MAX_DRAWS)  # arguments of torch.randn_like
+        self.draws = Draws(_MAX_DRAWS)
+        self.likes: list[Tensor] = []  # arguments of torch.randn_like
 
     def taken(self) -> tuple[Draws, list[Tensor]]:
         draws, likes = self.draws, self.likes
-        self.draws = Draws(Recent(_MAX_DRAWS), Recent(_MAX_DRAWS))
-        self.likes = Recent(_MAX_DRAWS)
+        self.draws, self.likes = Draws(_MAX_DRAWS), []
         return draws, likes
 
     @property
@@ -263,7 +294,7 @@ class LiveRecorder(Recorder):
             self.before_backward(args[0])
         if func is torch.randn_like:
             like = args[0] if args else (kwargs or {})["input"]
-            self.likes.add(like.detach().clone())
+            append_recent(self.likes, like.detach().clone(), _MAX_DRAWS)
         return super().__torch_function__(func, types, args, kwargs)
 
 
@@ -299,7 +330,7 @@ class _Components:
 
     @property
     def unexplained(self) -> float:
-        vectors = [*(part.flatten(1).double() for part in (self.x, self.z)), *self.draws]
+        vectors = [self.x, self.z, *self.draws]
         *_, unexplained = noisy_data_fit(gram_of(vectors), list(range(2, len(vectors))))
         return unexplained.nanmedian().item()
 

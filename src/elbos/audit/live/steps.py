@@ -48,11 +48,6 @@ class Step:
         return len(self.gram)
 
 
-def gram_of(vectors: list[Float[Tensor, "b d"]]) -> Float[Tensor, "b k k"]:
-    stacked = torch.stack(vectors, dim=1)
-    return (stacked @ stacked.mT).cpu()
-
-
 def least_squares(
     gram: Float[Tensor, "n k k"], basis: list[int], of: int
 ) -> tuple[Float[Tensor, "n p"], Float[Tensor, " n"]]:
@@ -150,7 +145,7 @@ def samples_of(
     own_share = least_squares(gram, [_X, *draws], _OUTPUT)[1]
     has_output = gram[:, _OUTPUT, _OUTPUT] > 0  # which a layer that begins at zero has later
     is_usable = (own_share > _MIN_OWN) & has_output & gram.isfinite().flatten(1).all(1)
-    conditions = Conditions.from_batches([step.conditions for step in steps], sizes).at(is_usable)
+    conditions = Conditions([step.conditions for step in steps], sizes, is_usable)
     gram, batch, quantiles = gram[is_usable], batch[is_usable], quantiles[is_usable]
     if len(gram) < MIN_SAMPLES:
         raise ValueError(

@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -98,32 +98,26 @@ def prediction_of(
     return Prediction(None)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Family:
-    build: Callable[..., Weighting]
-    starts: tuple[tuple[float, ...], ...]
-    bounds: tuple[tuple[float, float], ...]
-
-
-_FAMILIES = [
-    _Family(lambda k: weightings.Sigmoid(k=k), ((-2.0,), (2.0,)), ((-12, 12),)),
-    _Family(lambda rate: weightings.Exponential(rate=rate), ((0.5,),), ((-3, 3),)),
-    _Family(
+_FAMILIES: list[tuple[Callable[..., Weighting], Any, Any]] = [
+    # a weighting of given parameters, their first values, and their bounds
+    (lambda k: weightings.Sigmoid(k=k), ((-2.0,), (2.0,)), ((-12, 12),)),
+    (lambda rate: weightings.Exponential(rate=rate), ((0.5,),), ((-3, 3),)),
+    (
         lambda m, s: weightings.EDM(mean=m, std=s),
         ((2.4, 2.4), (-2.4, 2.4), (0.8, 2.0)),
         ((-12, 12), (0.2, 6)),
     ),
-    _Family(lambda g: weightings.P2(gamma=g), ((1.0,),), ((0.05, 4),)),
-    _Family(lambda g: weightings.MinSNR(gamma=g), ((1.0,), (5.0,), (20.0,)), ((0.05, 500),)),
-    _Family(lambda g: weightings.SoftMinSNR(gamma=g), ((1.0,), (4.0,), (20.0,)), ((0.05, 500),)),
-    _Family(
+    (lambda g: weightings.P2(gamma=g), ((1.0,),), ((0.05, 4),)),
+    (lambda g: weightings.MinSNR(gamma=g), ((1.0,), (5.0,), (20.0,)), ((0.05, 500),)),
+    (lambda g: weightings.SoftMinSNR(gamma=g), ((1.0,), (4.0,), (20.0,)), ((0.05, 500),)),
+    (
         lambda m, s: weightings.LogitNormalFlow(mean=m, std=s),
         ((0.0, 1.0), (1.0, 1.0), (-1.0, 1.0)),
         ((-6, 6), (0.1, 3)),
     ),
-    _Family(lambda g: weightings.StableDiffusionMinSNR(gamma=g), ((2.0,),), ((0.05, 500),)),
-    _Family(lambda s: weightings.ShiftedFlow(shift=s), ((1 / 3,), (3.0,)), ((0.02, 50),)),
-    _Family(
+    (lambda g: weightings.StableDiffusionMinSNR(gamma=g), ((2.0,),), ((0.05, 500),)),
+    (lambda s: weightings.ShiftedFlow(shift=s), ((1 / 3,), (3.0,)), ((0.02, 50),)),
+    (
         lambda m, b: weightings.Laplace(mean=m, scale=b),
         tuple((m, b) for m in (-5.0, -2.0, 0.0, 2.0, 5.0) for b in (0.5, 2.0)),
         ((-8, 8), (0.1, 5)),
@@ -153,17 +147,16 @@ def nearest_weightings(
 
     published = sorted({recipe.closed_form for recipe in RECIPES.values()}, key=repr)
     matches, fitted = candidates(published, MIN_GAIN), list[Weighting]()
-    for family in _FAMILIES if matches[0].distance > MIN_GAIN else ():
-        distances = [distance_of(family.build(*theta)) for theta in family.starts]
-        start = family.starts[int(np.argmin(distances))]
-        theta = fit_family(family.build, start, distance_of, bounds=family.bounds, max_calls=150)
+    for build, starts, bounds in _FAMILIES if matches[0].distance > MIN_GAIN else ():
+        start = min(starts, key=lambda theta: distance_of(build(*theta)))
+        theta = fit_family(build, start, distance_of, bounds=bounds, max_calls=150)
         is_at_bound = any(
             abs(value - bound) < _AT_BOUND * abs(bound)
-            for value, bounds in zip(theta, family.bounds, strict=True)
-            for bound in bounds
+            for value, ends in zip(theta, bounds, strict=True)
+            for bound in ends
         )
         if not is_at_bound:
-            fitted.append(family.build(*(float(f"{value:.3g}") for value in theta)))
+            fitted.append(build(*(float(f"{value:.3g}") for value in theta)))
     matches += candidates(fitted, SAME)
     named: list[_Candidate] = []
     for candidate in matches:  # keep one name per curve, published names first

@@ -7,16 +7,15 @@ a target, other parameters of a schedule. Edited formulas are compared like publ
 bug whose result is another published loss cannot be recognized.
 """
 
-import functools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from torch import Tensor
 
 from elbos.audit.density.curves import spread
 from elbos.audit.density.families import SAME_TABLE
@@ -153,7 +152,7 @@ EDITS = (  # coding mistakes in a formula: description, pattern, replacement
     ("a root of the divisor in place of sqrt(snr) above", r"^sqrt\(snr\)/(\(.*\))$", r"1/sqrt\1"),
 )
 
-_TARGETS: tuple[tuple[str, Callable[[Array, Array], tuple[Array, Array]]], ...] = (
+_TARGETS: tuple[tuple[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]], ...] = (
     ("the other sign", lambda a, b: (-a, -b)),
     ("the other sign of the data", lambda a, b: (-a, b)),
     ("data and noise exchanged", lambda a, b: (b, a)),
@@ -198,29 +197,18 @@ _SCHEDULES: tuple[tuple[str, type[Schedule], Callable[..., dict[str, float]]], .
 """Common coding mistakes in a schedule: description, type, other parameters."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class LossCurves:
-    """Density, coefficient, weighting and target of a loss as functions of log-SNR."""
+    """Log-density, log-coefficient and log-weighting of an audited loss, beside published ones."""
 
-    logsnr: Float[Array, " g"]
-    log_p: Float[Array, " g"]
-    log_c: Float[Array, " g"]
-    log_w: Float[Array, " g"]
-    a: Float[Array, " g"]
-    b: Float[Array, " g"]
-    density_kind: str
-    prediction: str | None
-    factor: float  # on the predicted target
-    sigma_data: float | None
-    schedule: str | None  # as code
-    process: str
-    is_flow: bool  # rectified flow, by the process or the prediction type
-    is_measured: bool  # by `probe` or `record`
-
-    @functools.cached_property
-    def p(self) -> Float[Array, " g"]:
-        p = np.exp(self.log_p - self.log_p.max())
-        return np.asarray(p / p.sum())
+    def __init__(self, audit: Any) -> None:
+        self.audit = audit
+        self.logsnr = audit.logsnr.numpy()
+        curves = (audit.density, audit.coefficient, audit.weight)
+        self.log_p, self.log_c, self.log_w = (curve.log().numpy() for curve in curves)
+        self.p = np.exp(self.log_p - self.log_p.max())
+        self.p /= self.p.sum()
+        self.process = audit.process or ""
+        self.is_flow = "flow" in (audit.parameterization, *self.process.split())
 
     def fit(self, formula: str, least: float) -> tuple[float, float] | None:
         """Fit a formula: the distance and g, or None if it is far off or g is below `least`."""
@@ -229,7 +217,7 @@ class LossCurves:
 
     def spelled(self, formula: str, g: float | None = None) -> str:
         """Return a formula with the number S and, if given, g."""
-        s = (self.sigma_data or 0.5) ** -2
+        s = (self.audit.sigma_data or 0.5) ** -2
         for name, value in {"1/sqrt(S)": s**-0.5, "sqrt(S)": s**0.5, "1/S": 1 / s, "S": s}.items():
             formula = formula.replace(name, f"{value:g}")
         if g is not None:
@@ -250,14 +238,13 @@ class LossCurves:
         if np.trapezoid(np.exp(log_q), self.logsnr) < _MIN_COVERED:  # or the schedule's, of these
             return False
         p = self.p[is_used] / self.p[is_used].sum()
-        same = SAME_TABLE if self.density_kind == "table" else _SAME_DENSITY
+        same = SAME_TABLE if self.audit.density_kind == "table" else _SAME_DENSITY
         return spread((self.log_p - log_q)[is_used], p) < same
 
-    @functools.cached_property
     def nearest_recipe(self) -> NearestRecipe:
-        """The recipe with the same noise levels and weighting; else the nearest in weighting among
-        those with, if possible, the same prediction type, and the same noise levels or a schedule
-        of the same kind.
+        """Find the recipe with the same noise levels and weighting; else the nearest in weighting
+        among those with, if possible, the same prediction type, and the same noise levels or a
+        schedule of the same kind.
         """
         levels = torch.from_numpy(self.logsnr)
         used = self.p * (self.p > 1e-6 * self.p.max())  # a coefficient may be 0 in the tails
@@ -270,8 +257,8 @@ class LossCurves:
             has_levels, is_same = self.has_density(recipe.schedule), spread(off, used) < SAME
             log_q = recipe.schedule.log_density(levels).numpy()
             distance = spread(off if has_levels else off + self.log_p - log_q, used)
-            kinds = {type(recipe.parameterization).__name__.lower(), self.prediction}
-            is_alike = (self.schedule or "").startswith(type(recipe.schedule).__name__ + "(")
+            kinds = {type(recipe.parameterization).__name__.lower(), self.audit.parameterization}
+            is_alike = (self.audit.schedule or "").startswith(type(recipe.schedule).__name__ + "(")
             key = (
                 not (has_levels and is_same),
                 len(kinds) > 1 and not kinds <= denoisers,
@@ -285,7 +272,7 @@ class LossCurves:
         recipe = RECIPES[nearest.name]
         scale = getattr(recipe.parameterization, "sigma_data", None)
         off = self.log_c - recipe.coefficient(levels).log().numpy()
-        is_scale = self.sigma_data not in (None, scale) and spread(off, used) < SAME
+        is_scale = self.audit.sigma_data not in (None, scale) and spread(off, used) < SAME
         return nearest._replace(coefficient=formula, sigma_data=scale if is_scale else None)
 
 
@@ -294,11 +281,10 @@ def resemblances(loss: LossCurves) -> list[Resemblance]:
     mistake.
     """
     targets = list[Resemblance]()
-    if loss.prediction is None or loss.factor <= 0:
-        levels = torch.from_numpy(loss.logsnr)
+    if loss.audit.parameterization is None or loss.audit.parameterization_factor <= 0:
         for change, edit in _TARGETS:
-            a, b = (torch.from_numpy(part) for part in edit(loss.a, loss.b))
-            target = prediction_of(levels, a, b, rtol=0.0)
+            a, b = edit(loss.audit.a, loss.audit.b)
+            target = prediction_of(loss.audit.logsnr, a, b, rtol=0.0)
             if target.name not in (None, "edm", "score") and target.factor > 0:
                 name = str(target.name)
                 targets.append(Resemblance("target", name, TARGETS[name], change))
@@ -307,23 +293,23 @@ def resemblances(loss: LossCurves) -> list[Resemblance]:
         meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")
         targets.append(Resemblance(*meant, loss.process.removeprefix(BUT_FOR)))
     rest = [*_of_the_coefficient(loss), *_of_the_table(loss), *_of_the_levels(loss)]
-    is_published = loss.nearest_recipe.is_equal  # by another formula, or other noise levels
+    is_published = loss.audit.nearest_recipe.is_equal  # by another formula, or other noise levels
     return targets + [like for like in rest if not (is_published and like.change)]
 
 
 def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
-    if loss.prediction is None:
+    if (prediction := loss.audit.parameterization) is None:
         return
     if loss.fit("1", 0.0):
         edms = FAMILIES["EDM"].values() if loss.process.startswith(_EXPLODING) else ()
-        if loss.prediction == "x" and any(loss.has_density(edm.schedule) for edm in edms):
+        if prediction == "x" and any(loss.has_density(edm.schedule) for edm in edms):
             lambda_ = "snr + 1/sigma_data**2"
             yield Resemblance("coefficient", "EDM", lambda_, _FORGOTTEN, "1")
         return
     meant = [
         published
         for published in COEFFICIENTS
-        if published.prediction == loss.prediction and (loss.is_flow or published.name != _FLOW)
+        if published.prediction == prediction and (loss.is_flow or published.name != _FLOW)
     ]
     # A sigmoid of log-SNR is a published weighting, whatever other formula equals it.
     is_sigmoid = any(loss.fit(formula, 0.0) for formula in ("1/(snr + g)", "snr/(snr + g)"))
@@ -356,7 +342,8 @@ def _of_the_coefficient(loss: LossCurves) -> Iterator[Resemblance]:
 
 def _of_the_table(loss: LossCurves) -> Iterator[Resemblance]:
     is_preserving = loss.process == "variance preserving"
-    if not is_preserving and (loss.process != "rectified flow" or loss.prediction == "flow"):
+    is_flow_path = loss.process == "rectified flow" and loss.audit.parameterization != "flow"
+    if not (is_preserving or is_flow_path):
         return
     steps = np.arange(_NUM_STEPS) / _NUM_STEPS
     times = torch.linspace(1, 0, _NUM_STEPS + 1, dtype=torch.float64)
@@ -377,7 +364,7 @@ def _of_the_levels(loss: LossCurves) -> Iterator[Resemblance]:
     flow = FAMILIES["rectified flow"]
     recipes = {name: r for name, r in RECIPES.items() if (name in flow) == loss.is_flow}
     is_published = any(loss.has_density(r.schedule) for r in recipes.values())
-    if is_published or not loss.is_measured:
+    if is_published or loss.audit.source != "measured":
         return
     for change, kind, parameters in _SCHEDULES:
         for name, recipe in recipes.items():

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from elbos.audit.diagnostics import Diagnostic, SampledData
 from elbos.audit.probing.decompose import along, are_some_enough, some_elements
-from elbos.audit.probing.normals import without_mean
-from elbos.audit.probing.queries import PairedCalls, SingleCall, unlike
+from elbos.audit.probing.queries import PairedCalls, SingleCall, unlike, without_mean
 from elbos.audit.probing.scales import relative_scale
 
 _EXACT = 1e-9  # largest unexplained share of an exact fit; float32 arithmetic leaves 1e-13

@@ -62,7 +62,7 @@ def paired_grams(
         y = y - paired.moved.summed.independent_part(noise).reshape(y.shape)
     vectors = {"x": x, "dx": dx, "z": z, "dz": dz, "y": y, "dy": dy, "eps": eps}
     vectors["one"] = torch.ones_like(z)
-    return _products([(vectors[name] * is_counted).flatten(1) for name in _VECTORS]).cpu()
+    return gram_of([vectors[name] * is_counted for name in _VECTORS])
 
 
 def single_grams(
@@ -78,7 +78,7 @@ def single_grams(
     data, *rest = (vector.flatten(1) for vector in used)
     if is_part_enough:
         data, *rest = map(some_elements, (data, *rest))
-    products = _products([data + offset, *rest, torch.ones_like(data)]).cpu()
+    products = gram_of([data + offset, *rest, torch.ones_like(data)])
     alpha = torch.linalg.solve_ex(products[:, :2, :2], products[:, :2, 3]).result[:, 0]
     parts = torch.linalg.solve_ex(products[:, :3, :3], products[:, :3, 4]).result
     c = parts[:, 2] / 2
@@ -98,9 +98,9 @@ def single_grams(
     return combined @ products @ combined.mT, c
 
 
-def _products(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
-    stacked = torch.stack(vectors, dim=1).double().flatten(2)
-    return stacked @ stacked.mT
+def gram_of(vectors: list[Tensor]) -> Float[Tensor, "b k k"]:
+    stacked = torch.stack([vector.detach().flatten(1).double() for vector in vectors], dim=1)
+    return (stacked @ stacked.mT).cpu()
 
 
 def some_elements(vectors: Float[Tensor, "*b d"]) -> Float[Tensor, "*b runs length"]:

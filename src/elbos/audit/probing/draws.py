@@ -12,6 +12,7 @@ References:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -96,33 +97,23 @@ class Drawn:
         return value.to(like)
 
 
-class EvenQuantiles:
-    """Scrambled Sobol numbers that replace the random numbers of a loss.
+def even_quantiles(
+    batch: int, *, batch_size: int, num_batches: int, num_draws: int, seed: int
+) -> tuple[Float[Tensor, "b draws"], Float[Tensor, " draws"]]:
+    """Return scrambled Sobol numbers as quantiles of draws of one number per sample, and per batch.
 
     Each block of `num_batches` batches is evenly spread and in random order. Blocks are
     independent, so that the variance between blocks estimates the error of a result.
     """
+    block, place = divmod(batch, num_batches)
+    samples = _sobol_block(batch_size * num_batches, num_draws, seed + 2 * block)
+    batches = _sobol_block(num_batches, num_draws, seed + 2 * block + 1)
+    return samples[place * batch_size :][:batch_size], batches[place]
 
-    def __init__(self, batch_size: int, num_batches: int, num_draws: int, seed: int) -> None:
-        self.batch_size, self.num_batches = batch_size, num_batches
-        self._num_draws, self._seed = max(num_draws, 1), seed
-        self._blocks: dict[tuple[int, int], Tensor] = {}
 
-    def at(self, batch: int) -> tuple[Float[Tensor, "b draws"], Float[Tensor, " draws"]]:
-        """Return the quantiles of draws of one number per sample, and per batch."""
-        block, place = divmod(batch, self.num_batches)
-        samples = self._block(self.batch_size * self.num_batches, block, seed=0)
-        start = place * self.batch_size
-        batches = self._block(self.num_batches, block, seed=1)
-        return samples[start : start + self.batch_size], batches[place]
-
-    def _block(self, size: int, block: int, seed: int) -> Float[Tensor, "size draws"]:
-        if (seed, block) not in self._blocks:
-            seed_of_block = self._seed + 2 * block + seed
-            generator = torch.Generator().manual_seed(seed_of_block)
-            engine = SobolEngine(  # type: ignore[no-untyped-call]
-                self._num_draws, scramble=True, seed=seed_of_block
-            )
-            points = engine.draw(size, dtype=torch.float64).clamp(min=_LOWEST)
-            self._blocks[seed, block] = points[torch.randperm(size, generator=generator)]
-        return self._blocks[seed, block]
+@lru_cache(maxsize=2)
+def _sobol_block(size: int, num_draws: int, seed: int) -> Float[Tensor, "size draws"]:
+    generator = torch.Generator().manual_seed(seed)
+    engine = SobolEngine(num_draws, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+    points = engine.draw(size, dtype=torch.float64).clamp(min=_LOWEST)
+    return points[torch.randperm(size, generator=generator)]

@@ -91,6 +91,7 @@ class ProbeNetwork(nn.Module):
         self.calls: list[Call] = []
         self.slopes: list[Tensor] = []  # derivatives, of calls with inputs that require gradients
         self.is_in_jvp = False  # torch.func differentiates the network
+        self.device, self.dtype = x.device, x.dtype
         # Losses ask for a device or dtype by `next(network.parameters())`.
         self.unused = nn.Parameter(torch.zeros((), device=x.device, dtype=x.dtype))
 
@@ -107,14 +108,6 @@ class ProbeNetwork(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "ProbeNetwork":
         return self
-
-    @property
-    def device(self) -> torch.device:
-        return self.x.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.x.dtype
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         with torch._C.DisableTorchFunction():  # hides these operations from the recorder

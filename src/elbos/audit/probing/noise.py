@@ -19,8 +19,7 @@ from elbos.audit import diagnostics as kinds
 from elbos.audit.diagnostics import Diagnostic
 from elbos.audit.probing.data import Reference
 from elbos.audit.probing.decompose import Coefficients, along, paired_grams, solve, target_of
-from elbos.audit.probing.normals import DrawSum
-from elbos.audit.probing.queries import PairedCalls
+from elbos.audit.probing.queries import DrawSum, PairedCalls
 from elbos.theory.process import align
 
 _MIN_SHARE = 1e-6  # share of the noise's power above which a draw counts
@@ -47,7 +46,7 @@ class Noise:
         draws = [moved.normals[i] for i in self.summed if i < len(moved.normals)]
         x, x_other = self.reference.at(moved)
         noise = calls.z - along((calls.z - calls.z_other).double(), x - x_other) * x
-        summed = DrawSum.from_noise(draws, noise)
+        summed = DrawSum(draws, noise)
         normals = [summed.noise().reshape(moved.z.shape)]
         return replace(calls, moved=replace(moved, normals=normals, summed=summed))
 

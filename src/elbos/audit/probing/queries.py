@@ -8,7 +8,7 @@ without noise that do not enter the loss are ignored.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,8 +17,42 @@ from torch import Tensor
 
 from elbos.audit.probing.arguments import Arguments, Slot, wider_axis
 from elbos.audit.probing.instrument import SIGNS, ZERO, Call, Instrument, LossFunction, Observation
-from elbos.audit.probing.normals import DrawSum, is_shared, without_mean
 from elbos.audit.probing.rng import Design, Quantiles
+
+
+def is_shared(draw: Tensor, z: Tensor) -> bool:
+    """Test whether a random tensor broadcasts to the shape of the noisy data."""
+    pairs = zip(draw.shape, z.shape, strict=False)
+    return draw.ndim == z.ndim and all(num in (1, size) for num, size in pairs)
+
+
+class DrawSum:
+    """Noise of unit variance as a linear combination of random tensors, up to a constant."""
+
+    def __init__(self, draws: list[Tensor], noise: Tensor) -> None:
+        self.draws = torch.stack([draw.flatten(1).double() for draw in draws], dim=1)
+        factors = _factors(self.draws, noise)
+        self.factors = factors / factors.norm(dim=1, keepdim=True).clamp(min=1e-30)
+
+    def noise(self) -> Float[Tensor, "b d"]:
+        return torch.einsum("bk,bkd->bd", self.factors, self.draws)
+
+    def independent_part(self, noise: Tensor) -> Float[Tensor, "b d"]:
+        """Return the component of the target's noise that is orthogonal to the input noise."""
+        factors = _factors(self.draws, noise)
+        along = (factors * self.factors).sum(1, keepdim=True) * self.factors
+        return torch.einsum("bk,bkd->bd", factors - along, self.draws)
+
+
+def _factors(draws: Float[Tensor, "b k d"], value: Tensor) -> Float[Tensor, "b k"]:
+    vectors = torch.cat([draws, torch.ones_like(draws[:, :1])], dim=1)
+    projections = vectors @ value.flatten(1).double()[:, :, None]
+    factors: Tensor = torch.linalg.solve_ex(vectors @ vectors.mT, projections).result
+    return factors[:, : draws.shape[1], 0]
+
+
+def without_mean(value: Tensor, axis: int) -> Tensor:
+    return value - value.mean(axis, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -32,7 +66,7 @@ class SingleCall:
     conditions: list[Any]  # all other inputs of the network
     inputs: Mapping[Slot, Tensor]  # those of one number per sample
     of_data: Tensor | None = None  # the normal draw that samples the data, if any
-    summed: "DrawSum | None" = None  # the noise as a sum of draws, if it is a sum
+    summed: DrawSum | None = None  # the noise as a sum of draws, if it is a sum
 
     def centred(self, axis: int) -> "SingleCall":
         return replace(self, normals=[without_mean(normal, axis) for normal in self.normals])
@@ -44,7 +78,7 @@ class PairedCalls:
     gradient: Tensor  # at output 0
     z_other: Tensor  # noisy other data
     gradient_other: Tensor  # at output 0, on the other data
-    gradient_other_moved: Tensor | None  # with random signs, on the other data, if called
+    change_other: Tensor  # as `change`, on the other data, or that on the data itself
 
     def is_finite(self) -> bool:
         parts = (self.z, self.z_other, self.gradient, self.moved.gradient, self.gradient_other)
@@ -59,12 +93,6 @@ class PairedCalls:
         """Change of the loss gradient caused by a change of the network output."""
         return self.moved.gradient - self.gradient
 
-    @property
-    def change_other(self) -> Tensor:
-        if self.gradient_other_moved is None:
-            return self.change
-        return self.gradient_other_moved - self.gradient_other
-
     def coefficient(self) -> Float[Tensor, " b"]:
         r"""Compute the coefficient $c$ of $c\,\|\hat y - y\|^2$ for each sample."""
         return (self.change * self.moved.answer).flatten(1).double().mean(1) / 2
@@ -73,44 +101,32 @@ class PairedCalls:
         return (self.change_other * self.moved.answer).flatten(1).double().mean(1) / 2
 
 
-@dataclass(frozen=True)
 class Queries:
-    """A loss prepared for repeated evaluation on fixed data."""
+    """A loss prepared for repeated evaluation on fixed data.
 
-    instrument: Instrument
-    x: Tensor  # clean data
-    x_other: Tensor  # other clean data of the same shape
-    start: int = 0  # where the noisy data begin in the network's input, along its longer axis
-    noised: Int[Tensor, " k"] | None = None  # the elements of the data that are noised, if some
-    element_permutation: Int[Tensor, " d"] | None = None  # of the data in the input, if any
-    ignored: tuple[int, ...] = ()  # calls of the network that add nothing to the expected loss
-    zeros: Mapping[int, Observation] = field(default_factory=dict)  # with answer 0, by seed
+    Raises:
+        ValueError: If the loss cannot be called, or calls are not reproducible.
+    """
 
-    @classmethod
-    def for_loss(cls, loss_fn: LossFunction, x: Tensor, seed: int) -> "Queries":
-        """Prepare a loss for repeated evaluation on fixed data.
-
-        Raises:
-            ValueError: If the loss cannot be called, or calls are not reproducible.
-        """
-        instrument = Instrument.for_loss(loss_fn, x, seed)
-        zeros = {s: instrument(x, s) for s in (seed, seed + 1)}
-        x_other = x.clone()
+    def __init__(self, loss_fn: LossFunction, x: Tensor, seed: int) -> None:
+        self.instrument = Instrument.for_loss(loss_fn, x, seed)
+        self.zeros = {s: self.instrument(x, s) for s in (seed, seed + 1)}  # with answer 0, by seed
+        self.x, self.x_other = x, x.clone()
         for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
-            is_alike = (x - x_other).flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
-            x_other[is_alike] = candidate[is_alike]
-        if (x_other == x).flatten(1).all(1).any():
+            dx = x - self.x_other
+            is_alike = dx.flatten(1).norm(dim=1) < 0.1 * x.flatten(1).norm(dim=1)
+            self.x_other[is_alike] = candidate[is_alike]
+        if (self.x_other == x).flatten(1).all(1).any():
             raise ValueError("A sample of the data is zero everywhere: give data that vary.")
-        queries = cls(instrument, x, x_other, zeros=zeros)
-        _require_repeatable(queries, seed)
-        z, later = (observation.calls[-1].z.float() for observation in zeros.values())
-        other = _last_input(queries, x_other, seed)
-        queries = replace(
-            queries,
-            start=_start(x, x_other, z, other, later),
-            element_permutation=_element_permutation(queries, z, other, seed),
-        )
-        return replace(queries, noised=_noised_elements(queries, seed))
+        _require_repeatable(self, seed)
+        self.ignored: tuple[int, ...] = ()  # network calls that add nothing to the expected loss
+        z, later = (observation.calls[-1].z.float() for observation in self.zeros.values())
+        other = _last_input(self, self.x_other, seed)
+        # where the noisy data begin in the network's input, along its longer axis
+        self.start = _start(x, self.x_other, z, other, later)
+        self.element_permutation = _element_permutation(self, z, other, seed)
+        self.noised: Int[Tensor, " k"] | None = None  # the elements that are noised, if some
+        self.noised = _noised_elements(self, seed)
 
     @property
     def example(self) -> Arguments | None:
@@ -148,7 +164,8 @@ class Queries:
         paired = []
         for call, *calls in zip(moved, *runs, strict=True):
             (_, g, _), (z_other, g_other, _), *rest = map(self.in_layout, calls)
-            paired.append(PairedCalls(call, g, z_other, g_other, rest[0][1] if rest else None))
+            change_other = rest[0][1] - g_other if rest else call.gradient - g
+            paired.append(PairedCalls(call, g, z_other, g_other, change_other))
         return paired
 
     def single(self, seed: int, quantiles: Quantiles | None = None) -> list[SingleCall]:

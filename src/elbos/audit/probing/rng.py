@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -110,29 +110,21 @@ class Numbers:
             yield Design("repeated elements", logit.repeat_interleave(num // size))
 
 
-_Draw = TypeVar("_Draw", Tensor, Numbers)
-
-
-class Recent(list[_Draw]):
-    """Draws in the order drawn, of which only the most recent ones of each shape may be kept."""
-
-    def __init__(self, max_of_shape: int | None = None) -> None:
-        super().__init__()
-        self._max_of_shape = max_of_shape
-
-    def add(self, draw: _Draw) -> None:
-        same = [i for i, normal in enumerate(self) if normal.shape == draw.shape]
-        if len(same) == self._max_of_shape:
-            del self[same[0]]
-        self.append(draw)
+def append_recent(draws: list[Any], draw: Tensor | Numbers, most: int | None) -> None:
+    """Append to draws, of which only the `most` recent ones of each shape may be kept."""
+    same = [i for i, other in enumerate(draws) if other.shape == draw.shape]
+    if len(same) == most:
+        del draws[same[0]]
+    draws.append(draw)
 
 
 @dataclass
 class Draws:
     """Random numbers that a loss drew in one evaluation."""
 
-    normals: Recent[Tensor] = field(default_factory=Recent)  # standardized
-    numbers: Recent[Numbers] = field(default_factory=Recent)  # that may determine the noise levels
+    max_of_shape: int | None = None  # the number of recent draws that are kept
+    normals: list[Tensor] = field(default_factory=list)  # standardized
+    numbers: list[Numbers] = field(default_factory=list)  # that may determine the noise levels
     num_per_sample: int = 0  # draws of one number per sample
     num_per_batch: int = 0  # draws of one number for a batch of several samples
 
@@ -280,7 +272,8 @@ class Recorder(TorchFunctionMode):
         copied = value.clone()  # the loss may change its tensor in place
         is_normal = drawn.kind == "normal"
         if is_normal:
-            self.draws.normals.add(drawn.standardized(copied))
+            normal = drawn.standardized(copied)
+            append_recent(self.draws.normals, normal, self.draws.max_of_shape)
         logit = partial(drawn.logit, copied)
         if is_coarse and quantile is not None:  # rounded numbers have ties
             logit = partial(torch.logit, quantile)
@@ -294,7 +287,7 @@ class Recorder(TorchFunctionMode):
 
     def _record(self, numbers: Numbers) -> None:
         if numbers.shape.numel():
-            self.draws.numbers.add(numbers)
+            append_recent(self.draws.numbers, numbers, self.draws.max_of_shape)
 
     def _next_quantile(self, num: int) -> tuple[int | None, Tensor | None]:
         draws = self.draws

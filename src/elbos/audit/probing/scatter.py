@@ -8,7 +8,6 @@ neighbours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import scipy
@@ -41,30 +40,25 @@ _NUM_NEIGHBOURS, _NUM_ROUNDS = 101, 8  # in noise level; of alternating medians
 _MIN_AGREEMENT = 0.5  # of a coefficient with errors; data that are hard may have a weight, too
 
 
-@dataclass(frozen=True)
 class Conditions:
-    """Conditioning inputs of the network, such as times or labels."""
+    """Conditioning inputs of the network, such as times or labels, of the used `rows`."""
 
-    columns: Float[Array, "n k"]
-    single: list[Float[Tensor, " n"]]  # conditions that are one number per sample
-    batch: NDArray[np.int64]
-
-    @classmethod
-    def from_batches(
-        cls, batches: Sequence[Sequence[Tensor]], sizes: Sequence[int]
-    ) -> "Conditions":
+    def __init__(
+        self,
+        batches: Sequence[Sequence[Tensor]],
+        sizes: Sequence[int],
+        rows: Tensor | slice = slice(None),
+    ) -> None:
         together = zip(*batches, strict=False)
         joined = [
-            torch.cat(some) for some in together if len({column.shape[1] for column in some}) == 1
+            torch.cat(some)[rows] for some in together if len({c.shape[1] for c in some}) == 1
         ]
-        batch = np.arange(len(sizes)).repeat(sizes)
-        columns = torch.cat([torch.empty(len(batch), 0), *joined], dim=1).nan_to_num().numpy()
-        return cls(columns, [column[:, 0] for column in joined if column.shape[1] == 1], batch)
-
-    def at(self, rows: Tensor) -> "Conditions":
-        single = [column[rows] for column in self.single]
-        _, batch = np.unique(self.batch[rows.numpy()], return_inverse=True)  # without gaps
-        return Conditions(self.columns[rows.numpy()], single, batch)
+        batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[rows].numpy()
+        _, self.batch = np.unique(batch, return_inverse=True)  # without gaps
+        columns = torch.cat([torch.empty(len(batch), 0), *joined], dim=1)
+        self.columns = columns.nan_to_num().numpy()
+        # conditions that are one number per sample
+        self.single = [column[:, 0] for column in joined if column.shape[1] == 1]
 
     def diagnostics(
         self, logsnr: Float[Tensor, " n"], alpha: Float[Tensor, " n"], *, error: float
