@@ -21,25 +21,52 @@ References:
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.checks import diagnosed, require_positive
+from elbos.base.checks import require_positive, require_type
 from elbos.base.conditions import Condition
 from elbos.models.calls import ForeignNetwork, output, require_logsnr, require_output
 from elbos.theory.parameterizations import Flow
 from elbos.theory.process import align, alpha_sigma
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class VelocityDenoiser:
-    r"""Denoiser of variance-preserving $z$ made of a flow-matching network; see `denoiser`."""
+    r"""Denoiser made of a flow-matching network, which predicts $v = dz_t/dt$.
+
+    The noisy data $z$ are variance-preserving. Not for noise coupled to the data, as by minibatch
+    optimal transport: a bound on such a model is not tight, and its likelihood is
+    `likelihood.flow_likelihood`.
+
+    Attributes:
+        network: Called as `network(z_t, time_scale * t)`, with $t$ of shape `[b]`, and with a
+            condition (such as class labels) as third argument, or a dict's entries as keywords.
+        data_at: The time of the data: 0 if $z_t = (1 - t) x + t \epsilon$, 1 if
+            $z_t = t x + (1 - t) \epsilon$. No default: taking one for the other is an error that
+            nothing but the loss shows.
+        time_scale: The factor of $t \in [0, 1]$ in the network's time input, such as 1000. Default:
+            1.
+        sigma_min: $s$ of optimal-transport paths, $z_t = t x + (1 - (1 - s) t) \epsilon$. Default:
+            0, as in Meta's `CondOTProbPath`.
+
+    Raises:
+        ValueError: If `data_at` is not 0 or 1, `time_scale` is not above 0, or `sigma_min` not from
+            0 to below 1; in calls, if network, condition and data do not fit.
+
+    Examples:
+        >>> still = denoiser(lambda z, t: torch.zeros_like(z), data_at=0)  # x ~ N(0, 1), t = 1/2
+        >>> x_hat, eps_hat = still(torch.ones(1, 2), torch.tensor([0.0]))
+        >>> x_hat, eps_hat
+        (tensor([[0.7071, 0.7071]]), tensor([[0.7071, 0.7071]]))
+    """
 
     network: ForeignNetwork
+    _: KW_ONLY
     data_at: Literal[0, 1]
     time_scale: float = 1.0
     sigma_min: float = 0.0
@@ -55,6 +82,7 @@ class VelocityDenoiser:
         require_positive(time_scale=self.time_scale)
         if self.data_at not in (0, 1):
             raise ValueError(f"data_at is {self.data_at!r}: give the time of the data, 0 or 1.")
+        require_type(float, sigma_min=self.sigma_min)
         if not 0 <= self.sigma_min < 1:
             raise ValueError(f"sigma_min is {self.sigma_min}: give a number from 0 to below 1.")
 
@@ -76,40 +104,4 @@ class VelocityDenoiser:
         return slope * eps_hat - u, eps_hat
 
 
-@diagnosed
-def denoiser(
-    network: ForeignNetwork,
-    *,
-    data_at: Literal[0, 1],
-    time_scale: float = 1.0,
-    sigma_min: float = 0.0,
-) -> VelocityDenoiser:
-    r"""Return a denoiser made of a flow-matching network, which predicts $v = dz_t/dt$.
-
-    Not for noise coupled to the data, as by minibatch optimal transport: a bound on such a model is
-    not tight, and its likelihood is `likelihood.flow_likelihood`.
-
-    Args:
-        network: Called as `network(z_t, time_scale * t)`, with $t$ of shape `[b]`, and with a
-            condition (such as class labels) as third argument, or a dict's entries as keywords.
-        data_at: The time of the data: 0 if $z_t = (1 - t) x + t \epsilon$, 1 if
-            $z_t = t x + (1 - t) \epsilon$. No default: taking one for the other is an error that
-            nothing but the loss shows.
-        time_scale: The factor of $t \in [0, 1]$ in the network's time input, such as 1000. Default:
-            1.
-        sigma_min: $s$ of optimal-transport paths, $z_t = t x + (1 - (1 - s) t) \epsilon$. Default:
-            0, as in Meta's `CondOTProbPath`.
-
-    Raises:
-        ValueError: If `data_at` is not 0 or 1, `time_scale` is not above 0, or `sigma_min` not from
-            0 to below 1; in calls, if network, condition and data do not fit.
-
-    Examples:
-        >>> still = denoiser(lambda z, t: torch.zeros_like(z), data_at=0)  # x ~ N(0, 1), t = 1/2
-        >>> x_hat, eps_hat = still(torch.ones(1, 2), torch.tensor([0.0]))
-        >>> x_hat, eps_hat
-        (tensor([[0.7071, 0.7071]]), tensor([[0.7071, 0.7071]]))
-    """
-    return VelocityDenoiser(
-        network=network, data_at=data_at, time_scale=time_scale, sigma_min=sigma_min
-    )
+denoiser = VelocityDenoiser
