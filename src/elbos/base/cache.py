@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from elbos.base import files
+from elbos.base.formats import CorruptFile
 
 Content = TypeVar("Content")
-
-
-class DamagedFolder(ValueError):
-    """Error: a file in a cached folder is missing or was modified."""
 
 
 def cache_dir() -> Path:
@@ -28,7 +25,7 @@ def cache_dir() -> Path:
 
 def cached(path: Path, read: Callable[[Path], Content]) -> Content | None:
     """Load data from a folder in the user's cache, or return None if it is missing or damaged."""
-    with suppress(DamagedFolder):
+    with suppress(CorruptFile):
         return read(path) if path.is_dir() else None
     return None
 
@@ -46,7 +43,7 @@ def build_once(
     Args:
         path: The folder.
         build: Called with an empty folder to fill.
-        read: Called with the full folder; raises `DamagedFolder` to request a rebuild.
+        read: Called with the full folder; raises `CorruptFile` to request a rebuild.
 
     Returns:
         What `read` returned.
@@ -62,7 +59,7 @@ def build_once(
         if path.is_dir():
             try:
                 return read(path)
-            except DamagedFolder as damaged:
+            except CorruptFile as damaged:
                 warnings.warn(f"{damaged}: it is made again", stacklevel=2)
                 shutil.rmtree(path)
         partial = path.with_name(f".{path.name}.partial")

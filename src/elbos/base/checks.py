@@ -104,8 +104,10 @@ class Typed(Diagnosed):
                 value = getattr(self, f.name)
                 if (stored := convert(kind, value, f.name)) is not value:
                     object.__setattr__(self, f.name, stored)  # also of a frozen dataclass
-                if isinstance(stored, float | tuple) and f.metadata.get("is_finite", True):
-                    require_finite(stored, f.name, f.default)
+                items = stored if isinstance(stored, tuple) else (stored,)
+                infinite = [i for i in items if isinstance(i, float) and not math.isfinite(i)]
+                if infinite and stored != f.default and f.metadata.get("is_finite", True):
+                    raise ValueError(f"{f.name} is {infinite[0]}: give a finite number.")
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -262,20 +264,3 @@ def require_one_loss_each(logsnr: Tensor, loss: Tensor) -> None:
             f"losses of shape {tuple(loss.shape)} at log-SNR of shape {tuple(logsnr.shape)}: "
             "give one loss per log-SNR, [b], before their mean is taken."
         )
-
-
-def require_finite(value: float | tuple[Any, ...], where: str, default: Any = None) -> None:
-    """Raise a ValueError if a number, or one in a tuple, is infinite or NaN; a default is exempt.
-
-    Examples:
-        >>> require_finite(2.0, "k")
-        >>> require_finite((0.0, float("nan")), "means")
-        Traceback (most recent call last):
-        ...
-        ValueError: means is nan: give a finite number.
-    """
-    if value == default:
-        return
-    for item in value if isinstance(value, tuple) else [value]:
-        if isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"{where} is {item}: give a finite number.")

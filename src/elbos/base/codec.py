@@ -71,9 +71,8 @@ def alternatives(annotation: Any) -> tuple[Any, ...]:
 
 def options(annotation: Any) -> tuple[Any, ...]:
     """Return the types that an annotation admits, the concrete ones of a registered class."""
-    tables = (table() for kind, table in _tables.items() if kind == annotation)
-    if (table := next(tables, None)) is not None:
-        return table
+    if annotation in _tables:
+        return _tables[annotation]()
     members = alternatives(annotation)
     return members if len(members) == 1 else tuple(o for m in members for o in options(m))
 

@@ -16,17 +16,22 @@ from torch import Tensor
 Condition = Any
 
 
-def map_tensors(f: Callable[[Tensor], Any], cond: Condition) -> Condition:
+def map_tensors(f: Callable[..., Any], cond: Condition, *others: Condition) -> Condition:
     """Apply a function to every tensor among the conditioning inputs of a network.
+
+    The tensors at the same places of `others` are further arguments of the function.
 
     Examples:
         >>> map_tensors(torch.clone, {"text": torch.zeros(2), "style": "plain"})
         {'text': tensor([0., 0.]), 'style': 'plain'}
     """
     if isinstance(cond, Tensor):
-        return f(cond)
+        return f(cond, *others)
     if isinstance(cond, Mapping):
-        return {name: map_tensors(f, part) for name, part in cond.items()}
+        return {
+            name: map_tensors(f, part, *(other[name] for other in others))
+            for name, part in cond.items()
+        }
     return cond
 
 
@@ -47,11 +52,7 @@ def to_device(cond: Condition, device: torch.device) -> Condition:
 
 def cat_conds(first: Condition, second: Condition) -> Condition:
     """Concatenate the conditioning inputs of two batches of samples."""
-    if isinstance(first, Tensor):
-        return torch.cat([first, second])
-    if isinstance(first, Mapping):
-        return {name: cat_conds(part, second[name]) for name, part in first.items()}
-    return first
+    return map_tensors(lambda *parts: torch.cat(parts), first, second)
 
 
 def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " b"]) -> Condition:
@@ -61,12 +62,12 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
         >>> replace_conds(torch.tensor([5, 6]), torch.tensor([-1]), torch.tensor([False, True]))
         tensor([ 5, -1])
     """
-    if isinstance(cond, Tensor):
-        mask = is_replaced.to(cond.device).view(-1, *(1,) * (cond.ndim - 1))
-        return torch.where(mask, null.to(cond), cond)
-    if isinstance(cond, Mapping):
-        return {name: replace_conds(part, null[name], is_replaced) for name, part in cond.items()}
-    return cond
+
+    def replace(part: Tensor, null: Tensor) -> Tensor:
+        mask = is_replaced.to(part.device).view(-1, *(1,) * (part.ndim - 1))
+        return torch.where(mask, null.to(part), part)
+
+    return map_tensors(replace, cond, null)
 
 
 def is_alike(cond: Condition, other: Condition) -> bool:

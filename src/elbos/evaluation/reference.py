@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset
 
 from elbos.base import files
-from elbos.base.cache import DamagedFolder, build_once, cache_dir, cached
+from elbos.base.cache import build_once, cache_dir, cached
 from elbos.base.codec import digest
-from elbos.base.formats import pack, unpack
+from elbos.base.formats import CorruptFile, pack, unpack
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start, silent
 from elbos.base.store import Part, Store, Tensors
@@ -117,13 +117,13 @@ def reference(
             statistics = Statistics(tensors["mean"], tensors["covariance"], int(tensors["num"]))
             rows, kernel = tensors["rows"], tensors["kernel"].item()
         except (FileNotFoundError, ValueError, KeyError) as error:
-            raise DamagedFolder(f"{folder} is damaged") from error
+            raise CorruptFile(f"{folder} is damaged") from error
         every: ConcatDataset[Tensor] = ConcatDataset(splits)
         images = torch.stack([every[i] for i in some[:_NUM_CHECKED].tolist()])
         now, then = features(images, slice(None))["pooled"], rows[: len(images)]
         is_close = now.shape == then.shape and (now - then).norm() <= _MAX_DIFFERENCE * then.norm()
         if not is_close:
-            raise DamagedFolder(f"{folder} holds other features than {extractor.name} computes now")
+            raise CorruptFile(f"{folder} holds other features than {extractor.name} computes now")
         return Reference(statistics, rows, kernel, split_name)
 
     try:
@@ -135,7 +135,7 @@ def reference(
                     lambda: build_once(path, build, read) if processes.is_main else None
                 )
         return build_once(path, build, read)
-    except DamagedFolder as error:  # a freshly built folder differs, too
+    except CorruptFile as error:  # a freshly built folder differs, too
         raise ValueError(
             f"{extractor.name} does not compute the same features twice: make it deterministic."
         ) from error

@@ -26,9 +26,10 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from elbos.base import files
-from elbos.base.cache import DamagedFolder, build_once, cache_dir
+from elbos.base.cache import build_once, cache_dir
 from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import digest
+from elbos.base.formats import CorruptFile
 from elbos.base.progress import progress
 from elbos.training.data import packed
 from elbos.training.data.augment import augmented
@@ -124,7 +125,7 @@ class Pictures(Typed, abc.ABC):
             try:
                 return packed.load(folder)
             except (OSError, ValueError) as error:
-                raise DamagedFolder(f"the cache {folder} is corrupt") from error
+                raise CorruptFile(f"the cache {folder} is corrupt") from error
 
         source = self.digest()
         build = partial(_build, self, source, "--data.skip-bad")
