@@ -9,6 +9,7 @@ others wait for the scores, or take the run over when its lock is free.
 import abc
 import contextlib
 import importlib
+import itertools
 import logging
 import os
 import queue
@@ -74,45 +75,28 @@ class Local(Executor):
 
     @typed
     def __init__(self, num_workers: int | None = None, gpus_per_run: int = 1) -> None:
-        devices = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-        node = {"CPU": num_cores(), "GPU": devices}
+        num = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+        node = {"CPU": num_cores(), "GPU": num}
         self.num_workers, num_threads = shares([node], num_workers, gpus_per_run)
         self.num_processes = gpus_per_run
         self.num_threads = min(num_threads, torch.get_num_threads())  # at most OMP_NUM_THREADS
-        self._num_devices = devices
-        self._slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for slot in range(self.num_workers):
-            self._slots.put(slot)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num)))
+        devices = itertools.cycle(visible.split(",")[:num] if num > 1 else [])
+        self._devices: queue.SimpleQueue[str] = queue.SimpleQueue()  # of each job, if several
+        for _ in range(self.num_workers):
+            self._devices.put(",".join(itertools.islice(devices, gpus_per_run)))
 
     def precision(self) -> Precision:
         return best_precision(local_device())
 
     def do(self, job: Job, stopping: Event) -> str | None:
-        slot = self._slots.get()
         environment = {"OMP_NUM_THREADS": str(self.num_threads)}
-        if self._num_devices > 1:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            names = device_names(slot, self._num_devices, visible, self.num_processes)
-            environment["CUDA_VISIBLE_DEVICES"] = names
+        if devices := self._devices.get():
+            environment["CUDA_VISIBLE_DEVICES"] = devices
         try:
             return run_job(job, self.num_processes, environment, stopping)
         finally:
-            self._slots.put(slot)
-
-
-def device_names(slot: int, num_devices: int, visible: str, num: int = 1) -> str:
-    """Return the value of CUDA_VISIBLE_DEVICES for one of several parallel jobs.
-
-    `visible` is the variable of this process, empty if it sees all `num_devices` accelerators.
-
-    Examples:
-        >>> [device_names(slot, 2, "") for slot in range(3)], device_names(1, 2, "6,7")
-        (['0', '1', '0'], '7')
-        >>> [device_names(slot, 4, "4,5,6,7", 2) for slot in range(2)]
-        ['4,5', '6,7']
-    """
-    names = visible.split(",") if visible else list(map(str, range(num_devices)))
-    return ",".join(names[(slot * num + i) % num_devices] for i in range(num))
+            self._devices.put(devices)
 
 
 class OnRay(Executor):

@@ -32,6 +32,9 @@ from elbos.base import files
 from elbos.base.errors import flat
 from elbos.base.extras import needs
 
+with needs("train"):
+    from elbos.base import formats
+
 _PIXELS = 8  # per latent and side, of the networks that are given sizes of images
 
 
@@ -228,7 +231,7 @@ class Plain(Format):
 
     def samples(self, folder: Path) -> Iterator[Sample]:
         for path in [folder] if folder.is_file() else sorted(folder.rglob("*.safetensors")):
-            with reading(path), _opened(path) as opened:
+            with reading(path), formats.opened(path) as opened:
                 shapes = {key: opened.get_slice(key).get_shape() for key in opened.keys()}  # noqa: SIM118
                 _require("latents" in shapes, path, shapes)
                 num = shapes["latents"][0]
@@ -245,7 +248,7 @@ class Plain(Format):
     def read(self, sample: Sample) -> Encoded:
         row = int(sample.key)
         cond: dict[str, Any] = {}
-        with _opened(sample.latents) as opened:
+        with formats.opened(sample.latents) as opened:
             for key in opened.keys():  # noqa: SIM118
                 *parents, last = key.split(".")
                 inner: dict[str, Any] = cond
@@ -297,14 +300,6 @@ def _npz(path: Path) -> Iterator[Mapping[str, Any]]:
             yield arrays
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    with needs("train"):
-        from elbos.base import formats
-    with formats.opened(path) as file:
-        yield file
-
-
 def _tensors(path: Path) -> dict[str, Tensor]:
-    with _opened(path) as opened:
+    with formats.opened(path) as opened:
         return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118

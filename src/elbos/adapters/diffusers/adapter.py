@@ -5,6 +5,7 @@ others), into the network alone. An adapter of a text encoder has no effect on c
 """
 
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 from elbos.adapters.diffusers.pipeline import Pipeline, imported, read_json
 from elbos.base.errors import flat
 from elbos.base.extras import needs
+from elbos.base.progress import at_level
 
 _OF_TEXT = ("lora_te", "text_encoder")  # prefixes of keys
 
@@ -54,7 +56,11 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
         )
     network = pipeline.network
     try:
-        with _quiet(), TemporaryDirectory() as folder:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            at_level(logging.getLogger("diffusers"), logging.ERROR),
+            TemporaryDirectory() as folder,
+        ):
             save_file(of_network, Path(folder, "adapter.safetensors"), metadata)
             loader = _loader(pipeline, network)
             loader.load_lora_weights(
@@ -91,17 +97,3 @@ def _loader(pipeline: Pipeline, network: Any) -> Any:
     arguments = inspect.signature(kind).parameters.values()
     required = [parameter.name for parameter in arguments if parameter.default is parameter.empty]
     return kind(**{**dict.fromkeys(required), **parts})
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Mute diffusers' log messages and warnings."""
-    log = imported().utils.logging
-    before = log.get_verbosity()
-    log.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.set_verbosity(before)

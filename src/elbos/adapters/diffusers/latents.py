@@ -98,13 +98,7 @@ class Latents:
                 per image. Default: the mean of the distribution.
         """
         encoded = self._encoded(images)
-        latents: Tensor
-        if (latent := getattr(encoded, "latent", None)) is not None:
-            latents = latent
-        elif generator is None:
-            latents = encoded.latent_dist.mode()
-        else:
-            latents = encoded.latent_dist.sample(generator)
+        latents: Tensor = encoded.mode() if generator is None else encoded.sample(generator)
         return self.normalize(latents.flatten(1, -3) if images.ndim == 4 else latents)
 
     def normalize(self, latents: Float[Tensor, "b d *k i j"]) -> Float[Tensor, "b e *k l m"]:
@@ -118,11 +112,7 @@ class Latents:
     ) -> tuple[Float[Tensor, "b d i j"], Float[Tensor, "b d i j"]]:
         """Encode images as means and log-variances of scaled latents, both float32."""
         encoded = self._encoded(images)
-        if (latent := getattr(encoded, "latent", None)) is not None:
-            mean, logvar = latent, torch.full_like(latent, _LOGVAR)
-        else:
-            mean, logvar = encoded.latent_dist.mean, encoded.latent_dist.logvar
-        mean, logvar = (part.float().flatten(1, -3) for part in (mean, logvar))
+        mean, logvar = (part.float().flatten(1, -3) for part in (encoded.mean, encoded.logvar))
         return self.normalize(mean), self._patches(logvar) + 2 * self.scale.to(mean).log()
 
     @torch.no_grad()
@@ -136,8 +126,13 @@ class Latents:
         return images.flatten(1, -3) if is_image else images
 
     def _encoded(self, images: Tensor) -> Any:
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution as Gaussian
+
         x = images.to(next(self.vae.parameters()))
-        return self.vae.encode(x.unsqueeze(2) if self.is_video and x.ndim == 4 else x)
+        encoded = self.vae.encode(x.unsqueeze(2) if self.is_video and x.ndim == 4 else x)
+        if (latent := getattr(encoded, "latent", None)) is None:
+            return encoded.latent_dist
+        return Gaussian(torch.cat([latent, torch.full_like(latent, _LOGVAR)], 1), True)
 
     def _patches(self, latents: Tensor) -> Tensor:
         return pixel_unshuffle(latents, self.patch) if self.patch > 1 else latents
