@@ -19,7 +19,8 @@ from elbos.audit.density.curves import is_central
 from elbos.audit.result import Audit
 from elbos.audit.words import View, as_dict, difference, facts_tables, views
 from elbos.base.arrays import Array
-from elbos.base.figures import Panel, area, faint, log_axis, logsnr_axis, stacked
+from elbos.base.colors import faint
+from elbos.base.figures import Panel, area, log_axis, logsnr_axis, stacked
 from elbos.base.html import breakable, document, write_html
 from elbos.base.numbers import fixed, number, percent, signed
 from elbos.base.tables import Table, evenly

@@ -16,13 +16,12 @@ from plotly.graph_objects import Figure, Scatter
 from plotly.graph_objs.layout import Template
 
 from elbos.base.arrays import Array
-from elbos.base.colors import COLORS as COLORS
-from elbos.base.colors import faint as faint
+from elbos.base.colors import COLORS, faint
 
 _GAP, _TOP, _AXIS, _LEGEND = 46, 24, 56, 30  # pixels between, above and below the panels
 _AXES = ("y", "y2", "y3", "y4")
 
-TEMPLATE = Template(
+plotly.io.templates["elbos"] = Template(
     layout={
         "font": {"family": "system-ui, sans-serif", "size": 13},
         "colorway": COLORS,
@@ -32,7 +31,6 @@ TEMPLATE = Template(
         "yaxis": {"gridcolor": "#e5e8eb", "zerolinecolor": "#9198a1", "fixedrange": True},
     }
 )
-plotly.io.templates["elbos"] = TEMPLATE
 
 
 class Panel(NamedTuple):

@@ -164,8 +164,7 @@ class Musubi(Format):
                 "are evaluated."
             )
         fields: dict[str, Any] = {}
-        texts = {} if sample.text is None else _tensors(sample.text)
-        for key, tensor in texts.items():
+        for key, tensor in _tensors(sample.text).items():
             field = self.fields.get(self._plain(key))
             if field is None:
                 raise ValueError(f"{sample.text} holds {key}: this embedding is unknown.")
@@ -210,9 +209,8 @@ class AiToolkit(Format):
             )
         height, width = (_PIXELS * side for side in latents.shape[-2:])
         size = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
-        texts = {} if sample.text is None else _tensors(sample.text)
         fields: dict[str, Any] = {}
-        for key, tensor in texts.items():
+        for key, tensor in _tensors(sample.text).items():
             field = {"text": "text", "pooled": "pooled", "attention": "mask"}.get(key.split("_")[0])
             if field is None or field in fields:
                 raise ValueError(f"{sample.text} holds {key}: this embedding is unknown.")
@@ -300,6 +298,8 @@ def _npz(path: Path) -> Iterator[Mapping[str, Any]]:
             yield arrays
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _tensors(path: Path | None) -> dict[str, Tensor]:
+    if path is None:
+        return {}
     with formats.opened(path) as opened:
         return {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118

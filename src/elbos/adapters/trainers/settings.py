@@ -192,11 +192,9 @@ def read_settings(source: str | Path | Sequence[str]) -> Settings:
             flags["script"] = Path(word).stem
         elif name:
             flags[name] = word if flags[name] is True else f"{flags[name]} {word}"
-    names = ["config_file"] + ["config"] * (
-        Path(str(flags.get("config"))).suffix in files.TEXT_FORMATS
-    )
-    named = next((name for name in names if name in flags), None)
-    if named is None:
+    is_file = Path(str(flags.get("config"))).suffix in files.TEXT_FORMATS
+    named = "config" if is_file and "config_file" not in flags else "config_file"
+    if named not in flags:
         return Settings(flags)
     path = str(flags.pop(named))
     content = _of_file(Path(path if Path(path).suffix in files.TEXT_FORMATS else f"{path}.toml"))
