@@ -35,18 +35,10 @@ def build_once(
 ) -> Content:
     """Load data from a folder and create the folder first if it is missing.
 
-    A missing or damaged folder is built. `build` fills a temporary folder, which is renamed when
-    complete: an interrupted build leaves nothing that could be mistaken for a finished one. One of
-    several processes builds, under a lock that the system releases when the process dies; the
-    others wait.
-
-    Args:
-        path: The folder.
-        build: Called with an empty folder to fill.
-        read: Called with the full folder; raises `CorruptFile` to request a rebuild.
-
-    Returns:
-        What `read` returned.
+    A folder is built if it is missing, or if `read` raises `CorruptFile`. `build` fills a temporary
+    folder, which is renamed when complete: an interrupted build leaves nothing that could be
+    mistaken for a finished one. One of several processes builds, under a lock that the system
+    releases when the process dies; the others wait.
 
     Raises:
         OSError: If the folder cannot be written or its disk is full.

@@ -349,16 +349,10 @@ def difference(old: Any, new: Any, where: str = "") -> str | None:
 def parse(annotation: Any, text: str, where: str = "text", *, runs_files: bool = False) -> Any:
     """Build an object of a given type from the text of a Python expression.
 
-    The expression is parsed, not evaluated. With `runs_files`, a weighting may be a function in a
-    Python file, `FILE.py:FUNCTION`, and that file is run.
-
-    Args:
-        annotation: The type to parse: a dataclass, a registered abstract class, a union or a tuple
-            of those.
-        text: Calls, or bare names of classes whose fields have their defaults; a tuple with commas.
-        where: Name of the text in error messages.
-        runs_files: Whether a Python file named in the text is run. Leave it False for text read
-            from a file.
+    The expression, of calls and of bare names of classes whose fields have their defaults, is
+    parsed, not evaluated. The type is a dataclass, a registered abstract class, a union or a tuple
+    of those. With `runs_files`, which is not for text read from a file, a weighting may be a
+    function in a Python file, `FILE.py:FUNCTION`, and that file is run.
 
     Raises:
         OSError: If a Python file cannot be read.

@@ -139,11 +139,9 @@ class Table:
         return drawn
 
     def html(self, kind: str = "", *, is_sortable: bool = False) -> str:
-        """Render the table as HTML.
+        """Render the table as HTML, with `kind` as classes for the style sheet.
 
-        Args:
-            kind: Classes for the style sheet.
-            is_sortable: Whether the heads of columns become buttons that sort.
+        The heads of columns of a sortable table are buttons.
         """
         has_numbers = any(column.is_numeric for column in self.heads[1:])
         classes = f"{'numbers' if has_numbers else ''} {kind}".strip()

@@ -88,12 +88,9 @@ def as_script(target: str) -> Iterator[None]:
 
 
 def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callable[..., Any]:
-    """Import a function from a user's Python file, within `as_script`, and check its arguments.
+    """Import a function, FILE.py:FUNCTION, within `as_script`, and check that it takes arguments.
 
-    Args:
-        target: The target, FILE.py:FUNCTION.
-        arguments: Names of the arguments that the function will be called with.
-        verb: The command whose help shows an example.
+    The help of the command `verb` shows an example.
 
     Raises:
         ValueError: If no such function takes these arguments, or the file fails; the message is one

@@ -25,12 +25,8 @@ def parse(
 ) -> Command:
     """Parse the words after a verb into a command; for --help, print the help and exit.
 
-    Args:
-        verb: The verb, with words such as the preset: `train digits`.
-        command: The dataclass of the command.
-        words: The words after the verb.
-        default: The command without words. Default: an instance with the dataclass defaults.
-        summary: The first paragraph of the help. Default: the docstring of the dataclass.
+    The help begins with the summary, by default the docstring of the command's dataclass. The verb
+    has words such as the preset, `train digits`; `default` is the command without further words.
 
     Raises:
         UsageError: If a word is not understood; the message names it and the page of help.

@@ -9,7 +9,7 @@ import tyro
 
 from elbos.base.checks import Typed
 from elbos.base.codec import parse
-from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
+from elbos.comparison.variants import Variant
 from elbos.evaluation.features import ExtractorConfig, Lite0
 from elbos.evaluation.metrics import MIN_IMAGES
 from elbos.models.samplers import Sampler
@@ -73,11 +73,8 @@ class Scoring(Typed):
 class Experiment(Typed):
     """Settings of a comparison of training objectives.
 
-    Attributes:
-        config: Configuration that all objectives share; objective and seed are replaced.
-        objectives: Objectives with distinct names. Default: 15 built-in objectives.
-        seeds: Seeds of initial weights, order of the data, training noise and sample noise, one
-            replicate each. Default: five; intervals of three seeds are 1.7 times as wide.
+    All share the configuration, in which objective and seed are replaced. Seeds are those of
+    initial weights, order of the data, training noise and sample noise, one replicate each.
 
     Raises:
         ValueError: If objectives or seeds are empty or repeated, or cannot be trained.
@@ -85,7 +82,7 @@ class Experiment(Typed):
 
     config: Config
     scoring: Scoring = field(default_factory=Scoring)
-    objectives: tuple[Variant, ...] = tuple(VARIANTS[name] for name in DEFAULT_VARIANTS)
+    objectives: tuple[Variant, ...]
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
 
     def __post_init__(self) -> None:

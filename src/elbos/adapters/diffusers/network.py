@@ -94,12 +94,9 @@ class DiffusersConfig:
     def build(
         self, shape: tuple[int, ...], num_classes: int | None, levels: Levels
     ) -> "DiffusersNetwork":
-        """Build the network with random initial weights.
+        """Build a network of images, (channels, height, width), with random initial weights.
 
-        Args:
-            shape: Shape of one image, (channels, height, width).
-            num_classes: The number of labels; None for an unconditional network.
-            levels: The timestep and input scale of the network at each noise level.
+        Without a number of classes it is unconditional.
         """
         kind = getattr(imported(), self.class_name)
         settings = fitted(self.class_name, self.settings, tuple(shape), num_classes)
