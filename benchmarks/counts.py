@@ -66,8 +66,8 @@ def trainer(preset: str, folder: Path, device: torch.device, execution: Executio
     config = replace(PRESETS[preset], batch_size=BATCH_SIZE, execution=execution, precision="fp32")
     images = 2 * torch.rand(4 * BATCH_SIZE, *shape) - 1
     labels = None if num_classes is None else torch.arange(len(images)) % num_classes
-    split = Split(InMemory(images), labels)
-    data = Dataset("random", split, split, split, None, num_classes, None)
+    split = Split(InMemory(images), labels, None)
+    data = Dataset("random", split, split, split, num_classes, None)
     return Trainer(config, RunDirectory(folder), data, Processes(0, 1, device))
 
 

@@ -122,7 +122,7 @@ def batches(out: Path, num_steps: int, has_faults: bool, is_ahead: bool) -> Iter
     dataset = Packed(path=out).load()
     if has_faults:
         dataset = replace(dataset, train=replace(dataset.train, x=Faulty(dataset.train.x)))
-    made = Batches(dataset.training, BATCH_SIZE, 0, slice(0, BATCH_SIZE))
+    made = Batches(dataset.train, BATCH_SIZE, 0, slice(0, BATCH_SIZE))
     return made.prefetched(0, num_steps) if is_ahead else map(made.__getitem__, range(num_steps))
 
 

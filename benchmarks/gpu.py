@@ -45,8 +45,8 @@ def trainer(preset: str, batch_size: int, execution: Execution, folder: Path) ->
     config = replace(PRESETS[preset], batch_size=batch_size, execution=execution, precision="bf16")
     images = 2 * torch.rand(4 * batch_size, *shape) - 1
     labels = None if num_classes is None else torch.arange(len(images)) % num_classes
-    split = Split(InMemory(images), labels)
-    data = Dataset("random", split, split, split, None, num_classes, None)
+    split = Split(InMemory(images), labels, None)
+    data = Dataset("random", split, split, split, num_classes, None)
     return Trainer(config, RunDirectory(folder), data, Processes.joined())
 
 

@@ -226,8 +226,8 @@ def outside_the_network(folder: Path) -> Work:
     """The trainer's step and log on random images, around a network that costs nothing."""
     config = PRESETS["fashion"]
     images = torch.randint(256, (10_000, *SHAPE), dtype=torch.uint8)
-    split = Split(InMemory(images), torch.arange(len(images)) % NUM_CLASSES)
-    dataset = Dataset("random", split, split, split, 256, NUM_CLASSES, None)
+    split = Split(InMemory(images), torch.arange(len(images)) % NUM_CLASSES, 256)
+    dataset = Dataset("random", split, split, split, NUM_CLASSES, None)
     trainer = Trainer(config, RunDirectory(folder), dataset, Processes.joined())
     trainer.loss._called = Scale()
     trainer.optimize = lambda: None  # type: ignore[method-assign]

@@ -14,8 +14,11 @@ def noise(num, seed, num_levels=NUM_LEVELS):
 
 
 def dataset(seed=0):
-    splits = (Split(InMemory(noise(num, seed + i)), None) for i, num in enumerate((300, 60, 80)))
-    return Dataset("noise", *splits, NUM_LEVELS, None, None)
+    splits = (
+        Split(InMemory(noise(num, seed + i)), None, NUM_LEVELS)
+        for i, num in enumerate((300, 60, 80))
+    )
+    return Dataset("noise", *splits, None, None)
 
 
 class Means:

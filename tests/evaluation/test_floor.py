@@ -13,7 +13,7 @@ from elbos.evaluation.config import EvaluationConfig
 from elbos.runs.run import Run
 from elbos.theory.floor import Floor, mixture_floor
 from elbos.theory.oracles import FiniteSet
-from elbos.training.data import InMemory, Split
+from elbos.training.data import InMemory
 
 LEVELS = (-8.0, -4.0, -1.0, 12.0)
 
@@ -67,7 +67,7 @@ def test_few_points_have_a_floor_below_that_of_their_distribution() -> None:
     """200 points in the plane: near it in much noise, nothing in little."""
     run = Run("toy")
     train = run.dataset.train
-    run.dataset = replace(run.dataset, train=Split(InMemory(train.x[:200]), None))
+    run.dataset = replace(run.dataset, train=replace(train, x=InMemory(train.x[:200]), labels=None))
     found, exact = (
         measured(run, "unconditional"),
         mixture_floor(run.config.data.mixture, torch.tensor(LEVELS)),

@@ -22,7 +22,7 @@ from elbos.evaluation.evaluate import evaluate
 from elbos.evaluation.features import Module
 from elbos.models.samplers import Ancestral, Heun
 from elbos.runs.run import Run
-from elbos.training.data import InMemory, Split
+from elbos.training.data import InMemory
 from elbos.training.sampling import Sampling
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -70,7 +70,7 @@ def fixed(run: Run) -> Run:
     test = run.dataset.test
     labels = None if test.labels is None else test.labels[:24]
     run.trained, run.precision = replace(run.trained, precision="fp32"), "fp32"
-    run.dataset = replace(run.dataset, test=Split(InMemory(test.x[:24]), labels))
+    run.dataset = replace(run.dataset, test=replace(test, x=InMemory(test.x[:24]), labels=labels))
     return run
 
 

@@ -45,13 +45,17 @@ def test_a_reference_is_computed_once():
     assert torch.equal(a.statistics.covariance, b.statistics.covariance)
 
 
+def with_levels(data, num_levels):
+    return dataclasses.replace(data, train=dataclasses.replace(data.train, num_levels=num_levels))
+
+
 @pytest.mark.parametrize(
     "other",
     [
         lambda data: (data, "val", Means().extractor),
         lambda data: (dataset(seed=1), "train", Means().extractor),
         lambda data: (data, "train", Means("means of another network").extractor),
-        lambda data: (dataclasses.replace(data, num_levels=17), "train", Means().extractor),
+        lambda data: (with_levels(data, 17), "train", Means().extractor),
     ],
     ids=["split", "data", "extractor", "levels"],
 )

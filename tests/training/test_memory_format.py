@@ -27,8 +27,8 @@ def trained(run: Path, num: int, shard_size: int) -> None:
         dist.init_process_group("fake", rank=0, world_size=num, store=FakeStore())
     execution = Execution(shard_size=shard_size)
     config = replace(DIGITS, network=NETWORK, precision="fp32", execution=execution)
-    split = Split(InMemory(torch.zeros(32, *SHAPE)), torch.arange(32) % 10)
-    data = Dataset("colours", split, split, split, None, 10, None)
+    split = Split(InMemory(torch.zeros(32, *SHAPE)), torch.arange(32) % 10, None)
+    data = Dataset("colours", split, split, split, 10, None)
     trainer = Trainer(config, RunDirectory(run), data, Processes(0, num, torch.device("cpu")))
     levels = trainer.objective.levels(trainer.logsnr()[trainer.share]).float()
     with Convolutions() as convolutions:

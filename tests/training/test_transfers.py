@@ -24,8 +24,8 @@ from elbos.training.trainer import Trainer
 
 def latents() -> Dataset:
     """Distributions in place of images."""
-    split = Split(Moments(InMemory(torch.zeros(32, 2, 8, 8)), 0), torch.arange(32) % 10)
-    return Dataset("latents", split, split, split, None, 10, None)
+    split = Split(Moments(InMemory(torch.zeros(32, 2, 8, 8)), 0), torch.arange(32) % 10, None)
+    return Dataset("latents", split, split, split, 10, None)
 
 
 DATA = {"augmented": lambda: augmented(Digits().load(), flip=True, crop=6), "latents": latents}

@@ -33,7 +33,6 @@ from elbos.theory import weightings
 from elbos.theory.elbo import is_monotone
 from elbos.theory.weightings import WeightFunction
 from elbos.training.data import InMemory, Split
-from elbos.training.data.dataset import Levels
 from elbos.training.randomness import generator
 from elbos.training.validation import BATCH_SIZE
 from elbos.validation import Measurements, Validation, Validator
@@ -65,17 +64,17 @@ def chosen_images(model: Model, config: EvaluationConfig) -> tuple[Split, Int64[
     return split, torch.randperm(len(split), generator=generator(0))[:num_images]
 
 
-def conditions(model: Model, config: EvaluationConfig, start: Start) -> dict[str, Levels]:
+def conditions(model: Model, config: EvaluationConfig, start: Start) -> dict[str, Split]:
     """Return the images with and without class labels, as far as the network supports it."""
     split, images = chosen_images(model, config)
     x, num_levels = model.represented(split.x[images], start)
     labels = None if split.labels is None else split.labels[images]
     cond = {"unconditional": None, "given_label": labels}
-    return {name: Levels(Split(InMemory(x), cond[name]), num_levels) for name in model.conditions}
+    return {name: Split(InMemory(x), cond[name], num_levels) for name in model.conditions}
 
 
 def measure(
-    model: Model, condition: str, images: Levels, config: EvaluationConfig, start: Start
+    model: Model, condition: str, images: Split, config: EvaluationConfig, start: Start
 ) -> Likelihood:
     """Tune the noise levels on a few images, measure the losses of all, and check the theorem."""
     validator = Validator(
@@ -105,7 +104,7 @@ def measure(
         rounds = tuned(model.denoiser, target_se=config.target_se, **settings)
     exact = None
     if model.mixture is not None:
-        x, component = images.split.x[:], images.split.labels
+        x, component = images.x[:], images.labels
         log_prob = model.mixture.log_prob(x.double(), component=component)
         exact = (-log_prob / x.shape[1]).mean().item() / NATS_PER_BIT
     bits, target_se = rounds.bits, config.target_se

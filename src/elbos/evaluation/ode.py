@@ -18,7 +18,7 @@ from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.model import Model, model_store
 from elbos.evaluation.result import OdeLikelihood
 from elbos.models.likelihood.flow import Dequantize, flow_likelihood, truncated_normal, uniform
-from elbos.training.data.dataset import Levels
+from elbos.training.data import Split
 from elbos.training.randomness import generator
 from elbos.validation.result import NATS_PER_BIT
 
@@ -33,7 +33,7 @@ DEQUANTIZATIONS: dict[str, Dequantize] = {
 def measure_ode(
     model: Model,
     condition: str,
-    images: Levels,
+    images: Split,
     bound: Float[Tensor, " n"],
     config: EvaluationConfig,
     start: Start,

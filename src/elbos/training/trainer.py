@@ -157,7 +157,7 @@ class Trainer:
         self.samples = torch.arange(config.batch_size, device=self.device)[self.share]
         self.key = key_of(config.seed)
         self.number = torch.zeros((), dtype=torch.int64, device=self.device)  # number of the step
-        self.batches = Batches(data.training, config.batch_size, config.seed, self.share)
+        self.batches = Batches(data.train, config.batch_size, config.seed, self.share)
         self.prefetched: Iterator[StoredBatch] | None = None
         self.waited = 0.0  # seconds spent waiting for batches
         self.saver = checkpoint.Saver(run.checkpoints, processes, config.output.num_kept)

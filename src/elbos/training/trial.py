@@ -30,7 +30,7 @@ def require_trainable(
     tried = copy.deepcopy(network).train().to(device)
     num = min(config.batch_size, NUM_SAMPLES)
     rows = torch.arange(num)
-    x, cond = data.training.batch(rows % len(data.training))
+    x, cond = data.train.batch(rows % len(data.train))
     x = in_format(x.to(device), memory_format(tried))
     cond = to_device(cond, device) if config.use_labels else None
     if cond is not None and config.label_dropout > 0:  # every other sample

@@ -41,7 +41,7 @@ def validate(
     denoiser: Denoise, config: Config, data: Samples, device: torch.device, *, is_shared: bool
 ) -> Validation | None:
     """Estimate the ELBO on at most 500 fixed validation samples, which processes may share."""
-    source = data.validation
+    source = data.val
     if source is None:
         return None
     rows = torch.randperm(len(source), generator=generator(0))[:NUM_VALIDATION_IMAGES]
@@ -73,7 +73,7 @@ def sample_grid(
     if uses_labels(config, data.spec):
         cond = rows % (data.spec.num_classes or 1)
     elif config.use_labels:
-        source = data.validation or data.training
+        source = data.val or data.train
         _, cond = source.batch(rows % len(source))
     samples = sample(
         denoiser,

@@ -15,13 +15,13 @@ def numbered(num: int, side: int) -> data.Dataset:
     """Square images whose pixels are all different; at most 256 of them."""
     first = torch.arange(num)[:, None] * side**2
     x = (first + torch.arange(side**2)).view(num, 1, side, side)
-    split = data.Split(data.InMemory(x.to(torch.uint8)), torch.arange(num))
-    return data.Dataset("numbered", split, split, split, 256, num, None)
+    split = data.Split(data.InMemory(x.to(torch.uint8)), torch.arange(num), 256)
+    return data.Dataset("numbered", split, split, split, num, None)
 
 
 def seen(dataset: data.Dataset, step: int, batch_size: int, share: slice) -> tuple:
     """The pixel values that a training sees, with labels, numbers and epochs of the images."""
-    batch = data.Batches(dataset.training, batch_size, SEED, share)[step]
+    batch = data.Batches(dataset.train, batch_size, SEED, share)[step]
     x = dataset.augmented(batch.x, Visits(key_of(SEED), batch.rows, batch.epochs))
     return data.to_levels(x, 256), batch.cond, batch.rows, batch.epochs
 
@@ -48,8 +48,8 @@ def test_held_out_images_are_as_they_are() -> None:
     assert mirrored.fingerprint() == plain.fingerprint()
     assert mirrored.spec == plain.spec
     for one, other in (
-        (mirrored.validation, plain.validation),
-        (mirrored.training, plain.training),
+        (mirrored.val, plain.val),
+        (mirrored.train, plain.train),
     ):
         assert torch.equal(one.batch(torch.arange(8))[0], other.batch(torch.arange(8))[0])
 
@@ -84,7 +84,7 @@ def test_held_out_images_are_cropped_at_the_centre() -> None:
     for split in (dataset.train, dataset.val, dataset.test):  # as evaluation reads them
         assert torch.equal(split.x[:], plain.train.x[:][:, :, 2:5, 2:5])
         assert split.x.shape == (5, 1, 3, 3)
-    x, _ = dataset.validation.batch(torch.tensor([4, 1]))
+    x, _ = dataset.val.batch(torch.tensor([4, 1]))
     assert torch.equal(data.to_levels(x, 256), plain.val.x[torch.tensor([4, 1])][:, :, 2:5, 2:5])
     x, _, rows, _ = seen(augmented(plain, flip=False, crop=7), 0, 5, slice(0, 5))
     assert torch.equal(x, plain.train.x[rows])

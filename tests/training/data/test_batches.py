@@ -61,13 +61,15 @@ class Counted(data.Source):
 
 def batches(x, **settings):
     given = {"batch_size": 4, "seed": 3, "share": slice(0, 4), **settings}
-    return data.Batches(dataset(x).training, **given)
+    return data.Batches(dataset(x).train, **given)
 
 
 def dataset(x):
     """Of a source or a tensor, labelled with the numbers of its samples."""
-    split = data.Split(x if isinstance(x, data.Source) else data.InMemory(x), torch.arange(len(x)))
-    return data.Dataset("some", split, split, split, 256, None, None)
+    split = data.Split(
+        x if isinstance(x, data.Source) else data.InMemory(x), torch.arange(len(x)), 256
+    )
+    return data.Dataset("some", split, split, split, None, None)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

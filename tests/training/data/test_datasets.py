@@ -83,9 +83,9 @@ def test_toy_has_the_moments_of_its_mixture(toy):
 
 
 def of_levels(x, labels=None):
-    split = data.Split(data.InMemory(x), labels)
-    few = data.Split(data.InMemory(x[:2]), None if labels is None else labels[:2])
-    return data.Dataset("some", split, few, few, 256, None, None)
+    split = data.Split(data.InMemory(x), labels, 256)
+    few = data.Split(data.InMemory(x[:2]), None if labels is None else labels[:2], 256)
+    return data.Dataset("some", split, few, few, None, None)
 
 
 @pytest.mark.parametrize("is_of_points", [True, False])

@@ -119,7 +119,7 @@ def test_a_folder_of_parquet_is_read(datasets, tmp_path):
     dataset(datasets, range(NUM)).to_parquet(tmp_path / "files" / "train.parquet")
     found = opened(tmp_path / "files")
     require_right(found)
-    made = data.Batches(found.training, 8, 0, slice(0, 8))
+    made = data.Batches(found.train, 8, 0, slice(0, 8))
     for step, batch in enumerate(made.prefetched(0, 4)):
         assert torch.equal(batch.x, made[step].x)
 

@@ -53,8 +53,8 @@ def test_training_batches_are_the_folders(pictures, tmp_path):
     """Pickled, too, as processes that load ahead get them."""
     pack_into(pictures, tmp_path / "out")
     sources = [
-        data.Folder(root=pictures, size=4).load().training,
-        data.Packed(path=tmp_path / "out").load().training,
+        data.Folder(root=pictures, size=4).load().train,
+        data.Packed(path=tmp_path / "out").load().train,
     ]
     pickled = pickle.dumps(sources[1])
     assert len(pickled) < 2000

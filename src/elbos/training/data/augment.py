@@ -64,7 +64,7 @@ def augmented(dataset: Dataset, *, flip: bool, crop: int | None) -> Dataset:
         raise ValueError(f"crop is {crop}: give 1 to {side}, the side of the images, or none.")
 
     def split(of: Split, flip: bool) -> Split:
-        return Split(Augmented(of.x, flip, crop), of.labels) if flip or crop else of
+        return replace(of, x=Augmented(of.x, flip, crop)) if flip or crop else of
 
     train, val, test = dataset.train, dataset.val, dataset.test
     return replace(
@@ -92,5 +92,5 @@ class Grey(Source):
 
 def grey(dataset: Dataset) -> Dataset:
     """Return a dataset of grey images with one channel in place of three equal ones."""
-    train, val, test = (Split(Grey(of.x), of.labels) for of in dataset.splits)
+    train, val, test = (replace(of, x=Grey(of.x)) for of in dataset.splits)
     return replace(dataset, train=train, val=val, test=test, known_digest=None)

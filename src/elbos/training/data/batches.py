@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from elbos.base.conditions import Condition, map_tensors, to_device
 from elbos.base.items import Items
 from elbos.base.user_code import no_modules_here
-from elbos.training.data.dataset import Levels
+from elbos.training.data.dataset import Split
 from elbos.training.randomness import seed_torch
 
 NUM_THREADS = 4  # each thread reads and decodes one batch at a time
@@ -75,7 +75,7 @@ class StoredBatch(NamedTuple):
 class Batches(Dataset[StoredBatch]):
     """Training batches by step; each process loads only its share of the global batch."""
 
-    source: Levels | Items
+    source: Split | Items
     batch_size: int
     seed: int
     share: slice

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -97,13 +97,26 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of a dataset split and their class labels `0..num_classes-1`, or None."""
+    """Samples of a dataset split and their class labels `0..num_classes-1`, or None.
+
+    Batches are in [-1, 1]: of `num_levels` pixel values, or of continuous data, if it is None.
+    """
 
     x: Source
     labels: Int64[Tensor, " n"] | None
+    num_levels: int | None
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
+        return to_unit(self.x[rows], self.num_levels), self._labels(rows)
+
+    def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
+        return self.x.stored(rows), self._labels(rows)
+
+    def _labels(self, rows: Int64[Tensor, " b"]) -> Int64[Tensor, " b"] | None:
+        return None if self.labels is None else self.labels[rows]
 
 
 @dataclass(frozen=True)
@@ -133,27 +146,6 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
-class Levels:
-    """Samples of a dataset split, scaled to [-1, 1] on reading."""
-
-    split: Split
-    num_levels: int | None
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def batch(self, rows: Int64[Tensor, " b"]) -> Batch:
-        return to_unit(self.split.x[rows], self.num_levels), self._labels(rows)
-
-    def stored(self, rows: Int64[Tensor, " b"]) -> Batch:
-        return self.split.x.stored(rows), self._labels(rows)
-
-    def _labels(self, rows: Int64[Tensor, " b"]) -> Int64[Tensor, " b"] | None:
-        labels = self.split.labels
-        return None if labels is None else labels[rows]
-
-
-@dataclass(frozen=True)
 class Dataset:
     """Dataset of three disjoint splits for training, validation and testing.
 
@@ -162,7 +154,6 @@ class Dataset:
         train: Training split.
         val: Split held out for validation during training.
         test: Split held out for evaluation after training.
-        num_levels: $K$, the number of values of a pixel, or None for continuous data.
         num_classes: Number of classes, or None where there are no labels.
         class_names: Names of the classes, or None.
         known_digest: SHA-256 of the `x` of all splits, if it was computed before.
@@ -172,7 +163,6 @@ class Dataset:
     train: Split
     val: Split
     test: Split
-    num_levels: int | None
     num_classes: int | None
     class_names: tuple[str, ...] | None
     known_digest: str | None = None
@@ -187,12 +177,9 @@ class Dataset:
         return DataSpec(self.name, self.shape, self.num_levels, self.num_classes)
 
     @property
-    def training(self) -> Levels:
-        return Levels(self.train, self.num_levels)
-
-    @property
-    def validation(self) -> Levels:
-        return Levels(self.val, self.num_levels)
+    def num_levels(self) -> int | None:
+        """The number $K$ of values of a pixel, or None for continuous data."""
+        return self.train.num_levels
 
     @property
     def null_cond(self) -> Int64[Tensor, " 1"]:
@@ -208,7 +195,7 @@ class Dataset:
         """Training, validation and test samples together, in memory."""
         labels = [split.labels for split in self.splits if split.labels is not None]
         x = InMemory(torch.cat([split.x[:] for split in self.splits]))
-        return Split(x, torch.cat(labels) if labels else None)
+        return replace(self.train, x=x, labels=torch.cat(labels) if labels else None)
 
     def augmented(self, x: Shaped[Tensor, "b *e"], visits: Visits) -> Shaped[Tensor, "b *d"]:
         return to_unit(self.train.x.augmented(x, visits), self.num_levels)

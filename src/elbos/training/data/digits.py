@@ -29,10 +29,10 @@ class Digits(Typed):
 
         def split(name: str) -> Split:
             rows = torch.from_numpy(content[name].astype(np.int64))
-            return Split(InMemory(x[rows]), labels[rows])
+            return Split(InMemory(x[rows]), labels[rows], 17)
 
         names = tuple("0123456789")
-        return Dataset("digits", split("train"), split("val"), split("test"), 17, 10, names)
+        return Dataset("digits", split("train"), split("val"), split("test"), 10, names)
 
 
 def images_and_labels() -> tuple[UInt8[Tensor, "1797 1 8 8"], Int64[Tensor, "1797"]]:

@@ -71,9 +71,9 @@ class Fashion(Typed):
             labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", num_dims=1).long()
             if len(x) != len(labels):
                 raise ValueError(f"{folder} has {len(x)} {prefix} images and {len(labels)} labels")
-            splits += [Split(InMemory(x[rows]), labels[rows]) for rows in parts]
+            splits += [Split(InMemory(x[rows]), labels[rows], 256) for rows in parts]
         train, val, test = splits
-        return Dataset("fashion", train, val, test, 256, len(_CLASS_NAMES), _CLASS_NAMES)
+        return Dataset("fashion", train, val, test, len(_CLASS_NAMES), _CLASS_NAMES)
 
 
 def _download(folder: Path) -> None:

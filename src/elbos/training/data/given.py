@@ -36,8 +36,8 @@ class GivenData:
     """Training data, and optional validation data and null condition, passed in Python."""
 
     spec: DataSpec
-    training: Items
-    validation: Items | None
+    train: Items
+    val: Items | None
     null_cond: Condition = None
 
     @classmethod
@@ -84,10 +84,10 @@ class GivenData:
         Means are rounded to three decimals, to be equal on every machine. Torch's generator, with
         which a dataset may augment, is seeded. If means are not reproducible, the digest is None.
         """
-        sizes = {"train": len(self.training), "val": len(self.validation or ())}
-        held_out = [] if self.validation is None else [self.validation]
-        means = [_means(items) for items in (self.training, *held_out)]
-        again = [_means(items) for items in (self.training, *held_out)]
+        sizes = {"train": len(self.train), "val": len(self.val or ())}
+        held_out = [] if self.val is None else [self.val]
+        means = [_means(items) for items in (self.train, *held_out)]
+        again = [_means(items) for items in (self.train, *held_out)]
         return {
             "name": self.spec.name,
             "shape": list(self.spec.shape),

@@ -126,13 +126,11 @@ def load(folder: Path) -> Dataset:
         is_right = x._array.dtype == np.dtype(form) and len(x.shape) == 4 and min(x.shape) > 0
         if not is_right or (labels is not None and len(labels) != len(x)):
             raise ValueError(f"{x.path} does not match {INDEX}: pack the data again.")
-        splits.append(Split(x, labels))
+        splits.append(Split(x, labels, index.num_levels))
     train, val, test = splits
     names = index.class_names
     classes = None if names is None else len(names)
-    return Dataset(
-        index.name, train, val, test, index.num_levels, classes, names, known_digest=index.sha256
-    )
+    return Dataset(index.name, train, val, test, classes, names, known_digest=index.sha256)
 
 
 def write(
@@ -225,7 +223,7 @@ class Latents(Typed):
         if dataset.num_levels is not None:
             raise ValueError(f"{self.path} holds images: train with data:packed.")
         train, val, test = (
-            Split(Moments(split.x, number), split.labels)
+            replace(split, x=Moments(split.x, number))
             for number, split in enumerate(dataset.splits)
         )
         return replace(dataset, train=train, val=val, test=test)

@@ -52,6 +52,6 @@ class Toy(Typed):
         mixture, splits = self.mixture, []
         for seed, num in enumerate((self.num_train, _NUM_HELD_OUT, _NUM_HELD_OUT)):
             x, component = mixture.sample(num, torch.Generator().manual_seed(seed))
-            splits.append(Split(InMemory(x.float()), component))
+            splits.append(Split(InMemory(x.float()), component, None))
         train, val, test = splits
-        return Dataset(f"toy-{self.kind}", train, val, test, None, len(mixture.weights), None)
+        return Dataset(f"toy-{self.kind}", train, val, test, len(mixture.weights), None)
