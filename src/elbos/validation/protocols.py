@@ -129,11 +129,7 @@ def equispaced_times(num: int = 8) -> FixedLevels:
 
     The times are (k + 1/2) / num, as in torchtitan's validation.
     """
-    require_positive(num=num)
-    times = (torch.arange(num, dtype=torch.float64) + 0.5) / num
-    levels = 2 * torch.log((1 - times) / times)
-    name = f"velocity, {num} equispaced times"
-    return FixedLevels(name=name, logsnr=tuple(levels.tolist()), parameterization=Flow())
+    return _velocity(f"velocity, {num} equispaced times", num, 0.5)
 
 
 def mlperf(num: int = 8) -> FixedLevels:
@@ -142,10 +138,13 @@ def mlperf(num: int = 8) -> FixedLevels:
     It measures velocity errors at the flow-matching times k / num, k = 0 ... num - 1. Time 0, clean
     data, is taken at log-SNR 40, where the noise has a standard deviation of 2e-9.
     """
+    return _velocity(f"velocity, MLPerf's {num} times", num, 0.0)
+
+
+def _velocity(name: str, num: int, shift: float) -> FixedLevels:
     require_positive(num=num)
-    times = torch.arange(num, dtype=torch.float64) / num
+    times = (torch.arange(num, dtype=torch.float64) + shift) / num
     levels = (2 * torch.log((1 - times) / times)).clamp(max=CLEAN)
-    name = f"velocity, MLPerf's {num} times"
     return FixedLevels(name=name, logsnr=tuple(levels.tolist()), parameterization=Flow())
 
 

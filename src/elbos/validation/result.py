@@ -129,22 +129,20 @@ class Validation(Diagnosed):
 
     def curve(self, max_num_bins: int) -> Curve:
         """Return the loss by noise level in at most `max_num_bins` even bins of log-SNR."""
-        measurements, edges = self.measurements, self._edges(max_num_bins)
+        return self._curve(self.measurements.curve, max_num_bins)
+
+    def _curve(self, loss: Callable[[float, float], Tensor], max_num_bins: int) -> Curve:
+        edges = self._edges(max_num_bins)
         middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
-        losses = [
-            measurements.estimate(measurements.curve(level, width)) for level in middle.tolist()
-        ]
+        losses = [self.measurements.estimate(loss(level, width)) for level in middle.tolist()]
         return Curve.from_estimates(middle, losses)
 
     @property
     def elbo_by_level(self) -> Curve:
         """Negative ELBO of noisy data at the edges of the bins of `by_level`."""
-        measurements = self.measurements
-        edges = self._edges(NUM_BINS)
-        elbos = [
-            measurements.estimate(measurements.elbo(level, self.prior)) for level in edges.tolist()
-        ]
-        return Curve.from_estimates(edges, elbos)
+        measurements, edges = self.measurements, self._edges(NUM_BINS)
+        elbos = (measurements.elbo(level, self.prior) for level in edges.tolist())
+        return Curve.from_estimates(edges, list(map(measurements.estimate, elbos)))
 
     def _edges(self, max_num_bins: int) -> Float[Tensor, " k"]:
         schedule, num_levels = self.measurements.schedule, self.measurements.loss.numel()
@@ -204,12 +202,8 @@ class Validation(Diagnosed):
             ValueError: If the validations differ in samples, noise levels or noise.
         """
         self.difference(other)  # raises if they do
-        first, second, edges = self.measurements, other.measurements, self._edges(12)
-        middle, width = (edges[1:] + edges[:-1]) / 2, (edges[1] - edges[0]).item()
-        losses = (
-            first.curve(level, width) - second.curve(level, width) for level in middle.tolist()
-        )
-        return Curve.from_estimates(middle, [first.estimate(loss) for loss in losses])
+        first, second = self.measurements, other.measurements
+        return self._curve(lambda *bin_: first.curve(*bin_) - second.curve(*bin_), 12)
 
     def save(self, path: Path | str) -> None:
         """Write the validation to a safetensors file.
