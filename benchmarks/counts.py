@@ -54,7 +54,7 @@ def on_meta() -> Any:
 
     with (
         mock.patch.object(torch.optim.AdamW, "__init__", foreach),
-        mock.patch("elbos.training.trainer.autocast", lambda *_: contextlib.nullcontext()),
+        mock.patch("elbos.training.execution.autocast", lambda *_: contextlib.nullcontext()),
         mock.patch("torch.Event", mock.MagicMock()),
     ):
         yield

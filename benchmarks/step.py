@@ -231,9 +231,7 @@ def outside_the_network(folder: Path) -> Work:
     trainer = Trainer(config, RunDirectory(folder), dataset, Processes.joined())
     trainer.loss._called = Scale()
     trainer.optimize = lambda: None  # type: ignore[method-assign]
-    monitor = Monitor(
-        config, trainer.run, trainer.state, machine="", is_main=True, on_images=lambda _: None
-    )
+    monitor = Monitor(config, trainer.run, trainer.state, Processes.joined(), lambda _: None)
 
     def run() -> None:
         monitor.step(*trainer.step())

@@ -17,14 +17,7 @@ from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import decode, encode, normalize
 from elbos.theory.objective import Objective
 from elbos.theory.tabulated import require_reach
-from elbos.training.choices import (
-    Data,
-    Network,
-    NoiseSchedule,
-    Prediction,
-    Weight,
-    require_storable,
-)
+from elbos.training import choices
 from elbos.training.sampling import Sampling
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -163,19 +156,19 @@ class Execution(Typed):
 class Config:
     """Configuration of a training run."""
 
-    data: Data
+    data: choices.Data
     """Training data."""
 
-    network: Network
+    network: choices.Network
     """Network that is trained."""
 
-    parameterization: Prediction
+    parameterization: choices.Prediction
     """Prediction type of the network."""
 
-    schedule: NoiseSchedule
+    schedule: choices.NoiseSchedule
     """Distribution of the noise levels in training, without effect on the optimum."""
 
-    weighting: Weight
+    weighting: choices.Weight
     """Weight of each noise level in the loss: the training objective."""
 
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -208,7 +201,7 @@ class Config:
     """Seed of the weights, the order of the data, the noise and the noise levels."""
 
     def __post_init__(self) -> None:
-        require_storable(self.weighting)
+        choices.require_storable(self.weighting)
         normalize(self)
         require_positive(batch_size=self.batch_size)
         if self.num_images < self.batch_size:

@@ -21,11 +21,13 @@ from torch import Tensor
 
 from elbos.base.errors import flat, printable
 from elbos.base.extras import needs
+from elbos.base.processes import Processes
 from elbos.base.progress import LOGGER, clock, progress
 from elbos.theory.names import code
 from elbos.training import tracking
 from elbos.training.config import Config
 from elbos.training.directory import RunDirectory
+from elbos.training.execution import machine
 from elbos.training.state import State
 from elbos.validation import Validation
 
@@ -47,9 +49,8 @@ OnImages = Callable[[int], None]
 class Monitor:
     """Progress display and log of a training run.
 
-    Serves the progress bar, metrics.jsonl and experiment trackers. `machine` is the device and
-    precision as text. `on_images` is called after each step, with the number of images seen. The
-    main process alone writes and prints.
+    Serves the progress bar, metrics.jsonl and experiment trackers. `on_images` is called after each
+    step, with the number of images seen. The main process alone writes and prints.
     """
 
     def __init__(
@@ -57,16 +58,14 @@ class Monitor:
         config: Config,
         run: RunDirectory,
         state: State,
-        *,
-        machine: str,
-        is_main: bool,
+        processes: Processes,
         on_images: OnImages,
     ) -> None:
-        self.config, self.run, self.state, self.is_main = config, run, state, is_main
-        self.machine, self.on_images = machine, on_images
-        self.trackers = _started_trackers(config, run, state.step) if is_main else []
+        self.config, self.run, self.state, self.processes = config, run, state, processes
+        self.is_main, self.on_images = processes.is_main, on_images
+        self.trackers = _started_trackers(config, run, state.step) if self.is_main else []
         self.step_before, self.since, self.waited_before = state.step, time.perf_counter(), 0.0
-        self.console = Console(stderr=True, quiet=not is_main)
+        self.console = Console(stderr=True, quiet=not self.is_main)
         self.progress = progress(self.console)
         self.task = self.progress.add_task(
             run.path.name,
@@ -87,8 +86,12 @@ class Monitor:
         elif self.state.step == self.config.num_steps:
             status = f"finished, {whole}"
         num_parameters = sum(p.numel() for p in self.state.network.parameters())
-        path = printable(str(self.run.path))
-        self._print(f"{self.machine}, {num_parameters:,} parameters, {path}: {status}")
+        path, now = printable(str(self.run.path)), machine(self.processes.device)
+        device, num = f"{now['device']}, {self.config.precision}", self.processes.num
+        devices = f"{num} processes, each with {device}" if num > 1 else device
+        self._print(f"{devices}, {num_parameters:,} parameters, {path}: {status}")
+        if self.is_main:
+            self._note_changes({**now, "threads": torch.get_num_threads()})
         self.progress.start()
         return self
 
@@ -96,10 +99,8 @@ class Monitor:
         self.progress.stop()
         self._track(lambda tracker: tracker.finish())
 
-    def note_changes(self, now: Mapping[str, Any]) -> None:
+    def _note_changes(self, now: Mapping[str, Any]) -> None:
         """Print which properties that affect rounding have changed, and a long warm-up."""
-        if not self.is_main:
-            return
         before = self.run.read("machine.json") or now
         self.run.write("machine.json", {**now})
         if changes := [

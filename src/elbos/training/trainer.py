@@ -35,37 +35,14 @@ from elbos.base.processes import Processes
 from elbos.models.likelihood import warn_if_unresolved
 from elbos.theory.denoiser import Denoiser, with_three_arguments
 from elbos.theory.objective import Objective
-from elbos.training import checkpoint
+from elbos.training import checkpoint, execution, sharding
 from elbos.training.config import Config
 from elbos.training.data import Batches, Samples, StoredBatch
 from elbos.training.directory import RunDirectory
-from elbos.training.execution import (
-    autocast,
-    blocks,
-    checkpointed,
-    collecting_seldom,
-    compile_,
-    compiling,
-    fast_kernels,
-    fetched,
-    is_compiled,
-    machine,
-    one_graph,
-    profiled,
-    sent,
-)
 from elbos.training.exported import initial_weights
 from elbos.training.monitor import Monitor, OnImages
 from elbos.training.network import OwnNetwork
 from elbos.training.randomness import Visits, seed_torch, times
-from elbos.training.sharding import (
-    replicated,
-    returning_views,
-    set_is_last_part,
-    share_buffers,
-    share_initial,
-    unsharded,
-)
 from elbos.training.state import (
     build_network,
     in_format,
@@ -169,7 +146,7 @@ class Trainer:
             if self.given is not None and shard_size > 1:
                 network = copy.deepcopy(network)  # the user's network stays unsharded
             if is_own:
-                share_initial(network.to(self.device))
+                sharding.share_initial(network.to(self.device))
         self.memory_format = memory_format(network)  # lost by sharding
         if shard_size == 1:  # FSDP2 sends a block at a time, of which only the shard stays
             network = network.to(self.device)
@@ -186,27 +163,26 @@ class Trainer:
             warn_if_unresolved(config.schedule.logsnr_max, data.spec.num_levels)
         self.state.network.train()
         self.objective = replace(config.objective, schedule=self.state.schedule)
-        self.blocks = blocks(network) if config.execution.use_checkpointing else []
+        self.blocks = execution.blocks(network) if config.execution.use_checkpointing else []
         loss = Loss(network, self.objective, config, to_device(data.null_cond, self.device))
-        self.augmented, self.is_compiled = data.augmented, is_compiled(config, self.device)
+        self.augmented = data.augmented
+        self.is_compiled = execution.is_compiled(config, self.device)
         if self.is_compiled:
-            self.augmented = one_graph(data.augmented)
-            compile_(loss)
+            self.augmented = execution.one_graph(data.augmented)
+            execution.compile_(loss)
         is_alone = processes.num == 1 or shard_size > 1  # FSDP2 needs no DDP
-        self.loss = loss if is_alone else replicated(loss, uses_all=uses_all)
+        self.loss = loss if is_alone else sharding.replicated(loss, uses_all=uses_all)
 
     # --- the loop --------------------------------------------------------------------------------
 
     def train(self, on_images: OnImages) -> None:
         """Train to the last step from the latest checkpoint, or from step 0."""
         config, output, state, saver = self.config, self.config.output, self.state, self.saver
+        profiled = execution.profiled(config.execution.profile, self.run.path, self.processes)
         self.resume()
-        with (
-            self._running(on_images) as (monitor, is_stop_requested),
-            profiled(config.execution.profile, self.run.path, self.processes) as profile_step,
-        ):
+        with self._running(on_images) as (monitor, is_stop_requested), profiled as profile_step:
             while state.step < config.num_steps:
-                with compiling(is_on=self.is_compiled):
+                with execution.compiling(is_on=self.is_compiled):
                     losses, grad_norm = self.step()
                 is_last = state.step == config.num_steps
                 is_stopping, is_time, has_failed = self.processes.any(
@@ -242,7 +218,7 @@ class Trainer:
         state = self.state
         logsnr = self.logsnr()
         levels = self.objective.levels(logsnr)
-        losses = self.differentiate(sent(levels[:, self.share].float(), self.device))
+        losses = self.differentiate(execution.sent(levels[:, self.share].float(), self.device))
         received = self.observed(losses)
         self.optimize()
         state.step += 1
@@ -285,8 +261,8 @@ class Trainer:
         scale, losses = num_processes / config.batch_size, []  # gradients of processes are averaged
         for i in range(num_parts):
             part = slice(num * i // num_parts, num * (i + 1) // num_parts)
-            set_is_last_part(self.loss, i == num_parts - 1)
-            with autocast(config.precision, self.device):
+            sharding.set_is_last_part(self.loss, i == num_parts - 1)
+            with execution.autocast(config.precision, self.device):
                 loss = self.loss(
                     x[part], levels[:, part], cond_at(cond, part), self.number, self.samples[part]
                 )
@@ -297,9 +273,9 @@ class Trainer:
     def observed(self, losses: Float[Tensor, " b"]) -> Callable[[], Float[Tensor, " B+1"]]:
         """Clip the gradients; return a function that waits for all losses and the norm before."""
         limit = self.config.optimizer.max_grad_norm
-        norm = unsharded(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
+        norm = sharding.unsharded(nn.utils.clip_grad_norm_(self.state.network.parameters(), limit))
         losses = self.processes.gathered(losses, self.config.batch_size)
-        return fetched(torch.cat([losses, norm[None]]))
+        return execution.fetched(torch.cat([losses, norm[None]]))
 
     def optimize(self) -> None:
         optimizer = self.state.optimizer
@@ -308,13 +284,13 @@ class Trainer:
         optimizer.step()
         optimizer.zero_grad()
         if self.processes.num > 1:
-            share_buffers(self.state.network)
+            sharding.share_buffers(self.state.network)
 
     def validate(self) -> Validation | None:
         """Estimate the validation ELBO, if there is a validation set, and write a sample grid."""
         config, device = self.config, self.device
         denoiser = Denoiser(self.state.ema.network, config.parameterization)
-        with autocast(config.precision, device):
+        with execution.autocast(config.precision, device):
             is_shared = self.processes.num > 1
             result = validate(denoiser, config, self.data, device, is_shared=is_shared)
             grid = sample_grid(denoiser, config, self.data, device)
@@ -336,32 +312,23 @@ class Trainer:
 
     @contextmanager
     def _running(self, on_images: OnImages) -> Iterator[tuple[Monitor, Callable[[], bool]]]:
-        config, state, num = self.config, self.state, self.processes.num
+        config, state = self.config, self.state
         prefetched = self.batches.prefetched(
             state.step, config.num_steps, num_workers=self.num_workers
         )
-        device = f"{machine(self.device)['device']}, {config.precision}"
-        monitor = Monitor(
-            config,
-            self.run,
-            state,
-            machine=f"{num} processes, each with {device}" if num > 1 else device,
-            is_main=self.processes.is_main,
-            on_images=on_images,
-        )
+        monitor = Monitor(config, self.run, state, self.processes, on_images)
         try:
             with (
-                returning_views(),
+                sharding.returning_views(),
                 self.saver,
                 monitor,
                 closing(prefetched),
-                checkpointed(self.blocks),
-                fast_kernels(self.device),
-                collecting_seldom(self.processes),
+                execution.checkpointed(self.blocks),
+                execution.fast_kernels(self.device),
+                execution.collecting_seldom(self.processes),
                 _stop_requests() as is_stop_requested,
             ):
                 self.prefetched = prefetched
-                monitor.note_changes({**machine(self.device), "threads": torch.get_num_threads()})
                 yield monitor, is_stop_requested
         except (Diverged, Interrupted):  # raised by all processes
             self._hand_over()
@@ -372,7 +339,7 @@ class Trainer:
         # all processes gather the weights of a sharded copy, for the user's network
         if self.given is not None and self.given is not self.state.network:
             weights = self.state.network.state_dict()
-            self.given.load_state_dict({name: unsharded(t) for name, t in weights.items()})
+            self.given.load_state_dict({name: sharding.unsharded(t) for name, t in weights.items()})
 
 
 @contextmanager
