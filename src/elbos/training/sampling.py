@@ -66,11 +66,6 @@ class Sampling(Typed):
         """
         return samplers.grid(self.grid_within(trained), self.num_steps)
 
-    def guided(self, denoiser: Denoise, null_cond: Condition = None) -> Denoise:
-        if self.guidance == 1:
-            return denoiser
-        return Guided(denoiser, self.guidance, null_cond=null_cond)
-
     @property
     def num_evaluations(self) -> int:
         """Number of network evaluations (NFE) per sample, two of a guided estimate."""
@@ -101,7 +96,9 @@ def sample(
     default all. The ends of `trained`, the schedule of the training, bound the grid. For guidance,
     the null condition is a batch of one, `[1, ...]`, by default the class label -1.
     """
-    denoiser = sampling.guided(denoiser, to_device(null_cond, device))
+    if sampling.guidance != 1:
+        null_cond = to_device(null_cond, device)
+        denoiser = Guided(denoiser, sampling.guidance, null_cond=null_cond)
     logsnrs = sampling.logsnrs(trained)
     for batch in range(num_batches(num)) if batches is None else batches:
         start, stop = batch * BATCH_SIZE, min((batch + 1) * BATCH_SIZE, num)
