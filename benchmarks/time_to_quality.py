@@ -30,10 +30,10 @@ image, and so how many fit into the minutes. Training is timed from the first st
 to the last, with all that the project does meanwhile, by the clock and in time of the processor,
 which other work on the machine does not lengthen; what comes before is a column.
 
-Samples are drawn by fast samplers of the project's own, of which the best counts, and by ours with
-16 evaluations of an adapter's denoiser. Their kernel distance, in features of EfficientNet-Lite0,
-is to 5,000 test images; `real` is that of training images. Runs that are in FOLDER are not run
-again.
+Samples are drawn by fast samplers of the project's own, of which the best counts; of others'
+networks by ours, too, with 16 evaluations of an adapter's denoiser. Their kernel distance, in
+features of EfficientNet-Lite0, is to 5,000 test images; `real` is that of training images. Runs
+that are in FOLDER are not run again.
 """
 
 import argparse
@@ -125,10 +125,11 @@ def run(job: Job, core: int, num_samples: int) -> None:
         "cpu_seconds": cpu[-1] - cpu[1],
         "images_per_second": job.num_images * (1 - half / len(steps)) / (cpu[-1] - cpu[half]),
         "num_parameters": sum(parameter.numel() for parameter in trained.network.parameters()),
-        "samplers": [*trained.samplers],
+        "samplers": [*trained.samplers],  # the project's own
     }
-    ours = partial(sample_ours, trained.denoiser())
-    for name, sample in {**trained.samplers, OURS: ours}.items():
+    if trained.denoiser is not None:
+        trained.samplers[OURS] = partial(sample_ours, trained.denoiser())
+    for name, sample in trained.samplers.items():
         torch.manual_seed(1000 + job.seed)
         x = sample(num_samples).clamp(-1, 1)
         np.save(job.folder / f"{name}.npy", (x * 127.5 + 127.5).round().to(torch.uint8).numpy())
@@ -195,7 +196,7 @@ def score(folder: Path, num_samples: int) -> None:
     for path in sorted((folder / "runs").glob("*/result.json")):
         result = read(path.parent)
         if "distances" not in result:
-            found = {name: path.parent / f"{name}.npy" for name in (*result["samplers"], OURS)}
+            found = {file.stem: file for file in path.parent.glob("*.npy")}
             result["distances"] = {
                 name: kernel_distance(features(torch.from_numpy(np.load(x))), reference)
                 for name, x in found.items()
@@ -266,7 +267,9 @@ def quality(runs: list[dict[str, Any]], real: tuple[float, float]) -> Table:
             gap = f"{difference} ({num_behind} of {len(own) * len(first)})"
         num_steps = num_images // group[0]["batch_size"]
         row = [code, f"{len(group)}", f"{num_images:,}", f"{num_steps:,}", over_seeds(own), gap]
-        rows.append([*row, sampler, over_seeds(distances(group, OURS))])
+        is_theirs = OURS in group[0]["distances"]
+        with_ours = over_seeds(distances(group, OURS)) if is_theirs else ""
+        rows.append([*row, sampler, with_ours])
         first = first or own
     rows.append(["real", "", "", "", plus_minus(*real), "", "", ""])
     return Table([*heads, "own sampler, evaluations", "with ours, 16"], rows)
