@@ -51,7 +51,7 @@ def test_a_step_waits_for_its_losses_after_its_update(
     """Noise levels, losses and the gradient's norm are copied without waiting."""
     calls: list[str] = []
     monkeypatch.setattr(torch, "Event", partial(Event, calls=calls))
-    monkeypatch.setattr(module, "autocast", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(module.execution, "autocast", lambda *_: contextlib.nullcontext())
     # fused, as on GPUs, it does not run on `meta`
     adamw = partial(torch.optim.AdamW.__init__, foreach=True)
     monkeypatch.setattr(
