@@ -50,7 +50,6 @@ def test_a_step_waits_for_its_losses_after_its_update(
 ):
     """Noise levels, losses and the gradient's norm are copied without waiting."""
     calls: list[str] = []
-    monkeypatch.setattr(torch, "Event", partial(Event, calls=calls))
     monkeypatch.setattr(module.execution, "autocast", lambda *_: contextlib.nullcontext())
     # fused, as on GPUs, it does not run on `meta`
     adamw = partial(torch.optim.AdamW.__init__, foreach=True)
@@ -62,6 +61,7 @@ def test_a_step_waits_for_its_losses_after_its_update(
     optimizer = replace(DIGITS.optimizer, use_muon=use_muon)
     config = replace(DIGITS, optimizer=optimizer, precision="fp32")
     trainer = Trainer(config, RunDirectory(tmp_path), DATA[data](), Processes(0, 1, META))
+    monkeypatch.setattr(torch, "Event", partial(Event, calls=calls))
     optimize = trainer.optimize
     monkeypatch.setattr(trainer, "optimize", lambda: (calls.append("update"), optimize()))
     for _ in range(2):  # the first step also makes the optimizer's state
