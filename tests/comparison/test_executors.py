@@ -14,6 +14,7 @@ from threading import Event, Thread
 
 import psutil
 import pytest
+import torch
 from comparing import USERS, Here
 
 from elbos.comparison import executors
@@ -116,6 +117,37 @@ def test_a_run_of_a_comparison_that_was_moved_is_not_begun_in_the_old_place(smal
     reason = Local(2).do(job, Event())
     assert str(old) in reason
     assert not old.exists()
+
+
+@pytest.mark.parametrize(
+    ("visible", "num", "num_per_run", "num_workers", "expected"),
+    [
+        (None, 2, 1, 3, ["0", "1", "0"]),
+        ("6,7", 2, 1, 2, ["6", "7"]),
+        ("4,5,6,7", 4, 2, 2, ["4,5", "6,7"]),
+        (None, 1, 1, 2, [None, None]),
+    ],
+)
+def test_jobs_at_once_get_devices_in_turn(
+    small, tmp_path, monkeypatch, visible, num, num_per_run, num_workers, expected
+):
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: num)
+    local = Local(num_workers, gpus_per_run=num_per_run)
+    environments = []
+
+    def run_job(job, num_processes, environment, stopping):
+        environments.append(environment.get("CUDA_VISIBLE_DEVICES"))
+        if len(environments) < num_workers:  # the next begins before this one ends
+            local.do(job, stopping)
+
+    monkeypatch.setattr(executors, "run_job", run_job)
+    local.do(job_of(small, tmp_path, small.objectives[0], 0), Event())
+    assert environments == expected
 
 
 @pytest.mark.slow
