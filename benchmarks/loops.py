@@ -33,7 +33,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from time_to_quality import write_pictures
+from time_to_quality import write_images
 from torch import Tensor
 from trainings import Job, train_diffusers, train_edm
 
@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--edm", type=Path)
     arguments = parser.parse_args()
     folder = arguments.folder.resolve()
-    write_pictures(folder / "pictures")
+    write_images(folder / "pictures")
     few, processes = folder / "few", multiprocessing.get_context("spawn")
     for name, split, num in (("train", "train", 1000), ("held-out", "test", 128)):
         shutil.rmtree(few / name, ignore_errors=True)
