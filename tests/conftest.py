@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -18,6 +19,8 @@ typecheck.install()
 with suppress(ModuleNotFoundError):  # in the environment of project/core.py
     from commands import at_once, at_step, elbos, runs, trained  # noqa: F401, fixtures
 
+# Jobs in the background of a script ignore it, and so would the processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.fsync = lambda _: None  # no test loses power, and each waits for the disk hundreds of times
 
 
