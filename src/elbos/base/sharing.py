@@ -77,16 +77,12 @@ def together(work: Callable[[], T]) -> T:
     Raises:
         ConnectionError: If another process has exited.
     """
-    failure: Exception | None = None
-    errors: list[Exception | None] = [None] * dist.get_world_size()
     try:
         result = work()
     except Exception as error:
-        failure = error
-    with naming_lost_processes():
-        dist.all_gather_object(errors, failure, group=meet())
-    if first := next(filter(None, (failure, *errors)), None):
-        raise first
+        _settle(error)
+        raise
+    _settle(None)
     return result
 
 
@@ -101,6 +97,14 @@ def meet(timeout: timedelta = timedelta(days=1)) -> dist.ProcessGroup:
     if world not in _patient_groups:
         _patient_groups[world] = dist.new_group(backend="gloo", timeout=timeout)
     return _patient_groups[world]
+
+
+def _settle(failure: Exception | None) -> None:
+    errors: list[Exception | None] = [None] * dist.get_world_size()
+    with naming_lost_processes():
+        dist.all_gather_object(errors, failure, group=meet())
+    if failure is None and (failures := [error for error in errors if error is not None]):
+        raise failures[0]
 
 
 def require_calls(call: str) -> None:
