@@ -13,7 +13,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -110,6 +110,7 @@ class Scores:
         stored = json.loads(study.path.read_text())
         self.study = study
         self.runs = {(run["objective"], run["seed"]): run for run in stored["runs"]}
+        self.logsnr = {key: np.array(values) for key, values in stored["logsnr"].items()}
 
     def seeds(self, *objectives: str) -> list[int]:
         """List the seeds that all of these objectives have."""
@@ -126,11 +127,6 @@ class Scores:
             [np.subtract(self.runs[objective, s][key], self.runs[minus, s][key]) for s in seeds]
         )
 
-    @cached_property
-    def logsnr(self) -> dict[str, Float[np.ndarray, " k"]]:
-        run = next(iter(self.runs.values()))
-        return {key: np.array(run[f"{key}_logsnr"]) for key in ("elbo", "loss")}
-
     def shares(self, objective: str) -> tuple[float, float]:
         """Compute the share of the trained networks' weighted loss where the weighting rises, and
         of that which making it monotone adds.
@@ -146,17 +142,16 @@ class Scores:
 
 def collect(study: Study, folders: Sequence[Path]) -> None:
     """Store the runs of comparisons in the file of a study, in place of those of equal name."""
-    stored = {
-        (run["objective"], run["seed"]): run for run in json.loads(study.path.read_text())["runs"]
-    }
+    content = json.loads(study.path.read_text())
+    logsnr, stored = content["logsnr"], {(r["objective"], r["seed"]): r for r in content["runs"]}
     for path in (path for folder in folders for path in folder.glob("runs/*/scores.json")):
         scores = json.loads(path.read_text())["scores"]
         objective, _, seed = path.parent.name.rpartition("-")
         run = {"objective": objective, "seed": int(seed), "started": scores["started"]}
         run |= {key: scores["metrics"][key]["value"] for key in study.metrics}
-        for key in ("elbo", "loss"):
-            x, y = scores[key]["x"], scores[key]["y"]
-            run |= {f"{key}_logsnr": np.round(x, 4).tolist(), key: np.round(y, 6).tolist()}
+        for key in logsnr:
+            assert np.round(scores[key]["x"], 4).tolist() == logsnr[key]
+            run[key] = np.round(scores[key]["y"], 6).tolist()
         before = stored.get((objective, int(seed)))
         if before is not None:
             changes = (f"{key} {run[key] - before[key]:+.1e}" for key in study.metrics)
@@ -166,7 +161,7 @@ def collect(study: Study, folders: Sequence[Path]) -> None:
         json.dumps(run)
         for _, run in sorted(stored.items(), key=lambda item: "{}-{}".format(*item[0]))
     )
-    study.path.write_text(f'{{"runs": [\n{lines}\n]}}\n')
+    study.path.write_text(f'{{"logsnr": {json.dumps(logsnr)},\n"runs": [\n{lines}\n]}}\n')
 
 
 def mean_and_half(values: Seeds) -> tuple[float, float]:
