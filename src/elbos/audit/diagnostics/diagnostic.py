@@ -42,12 +42,11 @@ class Diagnostic:
 
     kind: ClassVar[str]
     sentence: ClassVar[str]
-    is_fatal: ClassVar[bool] = False  # no weighting describes the loss
-    is_error: ClassVar[bool] = False  # the code computes an unintended weighting
+    is_fatal: ClassVar[bool]  # no weighting describes the loss
+    is_error: ClassVar[bool]  # the code computes an unintended weighting
 
-    def __init_subclass__(cls, **is_severe: bool) -> None:
-        for name, flag in is_severe.items():
-            setattr(cls, name, flag)
+    def __init_subclass__(cls, *, is_fatal: bool = False, is_error: bool = False) -> None:
+        cls.is_fatal, cls.is_error = is_fatal, is_error
         dataclass(frozen=True)(cls)
         if "sentence" in vars(cls):  # not a base class of several kinds
             cls.kind = re.sub(r"(?<=.)(?=[A-Z])", "-", cls.__name__).lower()
