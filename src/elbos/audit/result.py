@@ -17,14 +17,10 @@ from torch import Tensor
 
 from elbos.audit.density.curves import spread
 from elbos.audit.diagnostics import Diagnostic, Scattered, UnknownTarget
+from elbos.audit.foreign import ConventionDenoiser, ConventionNetwork
 from elbos.audit.names.matching import MonotoneFactor, Nearest, find_factor, monotone_weight
 from elbos.audit.names.resemblance import LossCurves, NearestRecipe, Resemblance, resemblances
-from elbos.audit.probing.convention import (
-    MAX_QUIET_ERROR,
-    Convention,
-    ConventionDenoiser,
-    ConventionNetwork,
-)
+from elbos.audit.probing.convention import MAX_QUIET_ERROR, Convention
 from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
 from elbos.base.checks import Diagnosed, typed
