@@ -23,7 +23,7 @@ from elbos.models.samplers import StochasticDPMSolver, grid
 from elbos.theory.schedules import EDMSampling
 
 SIZE = 16
-LOGSNR_MIN, LOGSNR_MAX = -10.0, 7.824  # ends of the preset's grid
+LOGSNR_MIN, LOGSNR_MAX = -10.0, 7.824  # of our sampler: of our training, of the preset's grid
 
 
 @dataclass(frozen=True)
