@@ -202,6 +202,18 @@ def test_clipped_inputs_are_refused(end, seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
+def test_two_calls_on_the_same_noisy_data_have_the_weighting_of_one(seed):
+    def loss(network, x):
+        t, eps = times(x), torch.randn_like(x)
+        z = (1 - t) * x + t * eps
+        return (F.mse_loss(network(z, t), eps - x) + F.mse_loss(network(z, t), eps - x)) / 2
+
+    result = audit.probe(loss, X, 300, seed=seed)
+    assert kinds(result) == ["several-calls"]
+    assert (result.parameterization, result.closest[0].name) == ("flow", "Exponential()")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("loss", [control_variate, control_variate_at_low_noise])
 def test_a_control_variate_changes_nothing(loss, seed):
     result = audit.probe(loss, X[:64], 1000, seed=seed)

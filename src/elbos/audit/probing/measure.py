@@ -138,7 +138,8 @@ class Pilot:
             for calls in queries.paired(s, zero=zero, with_other_moved=True)
         ]
         paired = [calls for calls in paired if calls.is_finite()] or paired
-        if how := clipped(torch.cat([calls.z for calls in paired])):
+        z = torch.cat([calls.z for calls in paired]).cpu()
+        if how := clipped(z.unique(dim=0)):  # calls may share their data
             raise ValueError(
                 f"The network's input is {how}: give the network the noisy data themselves."
             )
