@@ -21,6 +21,7 @@ with suppress(ModuleNotFoundError):  # in the environment of project/core.py
 
 # Jobs in the background of a script ignore it, and so would the processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+torch.set_num_threads(1)  # a pool of threads does not survive the forks of forking.py
 os.fsync = lambda _: None  # no test loses power, and each waits for the disk hundreds of times
 
 

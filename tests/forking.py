@@ -43,7 +43,6 @@ def _work(
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(port),
     }
-    torch.set_num_threads(1)
     try:
         function(*arguments)
         if dist.is_initialized():
