@@ -9,20 +9,27 @@ from tiny import DIGITS
 
 from elbos.runs.fit import train
 from elbos.runs.run import Run
+from elbos.training.config import Config
 
-CONDITIONS = {0.0: ("given_label",), 0.5: ("unconditional", "given_label")}
 
 
-@pytest.mark.parametrize("label_dropout", CONDITIONS)
+@pytest.mark.parametrize(
+    ("config", "conditions"),
+    [
+        (replace(DIGITS, label_dropout=0.0), ("given_label",)),
+        (replace(DIGITS, label_dropout=0.5), ("unconditional", "given_label")),
+        (replace(DIGITS, use_labels=False), ("unconditional",)),
+    ],
+)
 def test_the_likelihood_is_that_of_a_condition_that_was_trained(
-    tmp_path: Path, label_dropout: float
+    tmp_path: Path, config: Config, conditions: tuple[str, ...]
 ) -> None:
-    train(replace(DIGITS, label_dropout=label_dropout), tmp_path)
+    train(config, tmp_path)
     run, x = Run(tmp_path), torch.zeros(4, 1, 8, 8)
-    assert run.conditions == CONDITIONS[label_dropout]
+    assert run.conditions == conditions
     labelled = [(one, torch.tensor(3)) for one in x]
     assert run.likelihood(labelled, num_evaluations=4).num_evaluations == 16
-    if label_dropout == 0:
+    if "unconditional" not in conditions:
         with pytest.raises(ValueError, match="label_dropout=0"):
             run.likelihood(x)
     else:

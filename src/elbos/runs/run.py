@@ -274,7 +274,7 @@ class Run(Model):
             )
         rows = torch.randperm(len(source), generator=generator(seed))[:num_samples]
         validator = Validator(
-            Subset(source, rows, use_cond=True),
+            Subset(source, rows, self.config.use_labels),
             num_levels=self.data.num_levels,
             logsnr_min=self.schedule.logsnr_min,
             logsnr_max=self.schedule.logsnr_max,
