@@ -8,8 +8,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import torch
-import torch._dynamo  # once for all of them
+import torch._dynamo  # noqa: F401  once for all of them
 import torch.distributed as dist
 
 HANGING = 1_800  # seconds: no load makes a test that long

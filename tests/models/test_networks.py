@@ -27,7 +27,8 @@ from elbos.models.networks.layers import FourierFeatures, attended
 from elbos.models.networks.vit import rotated, rotations
 from elbos.training.config import Execution
 from elbos.training.directory import RunDirectory
-from elbos.training.execution import blocks, checkpointed
+from elbos.training.execution import checkpointed
+from elbos.training.sharding import blocks
 from elbos.training.trainer import Trainer
 
 NUM_CLASSES = 5

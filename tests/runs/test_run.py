@@ -12,7 +12,6 @@ from elbos.runs.run import Run
 from elbos.training.config import Config
 
 
-
 @pytest.mark.parametrize(
     ("config", "conditions"),
     [

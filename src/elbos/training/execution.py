@@ -28,7 +28,7 @@ from elbos.base.hardware import device_name
 from elbos.base.processes import Processes
 from elbos.training.config import Config, Precision
 from elbos.training.directory import RunDirectory
-from elbos.training.sharding import is_container, sharded_parts
+from elbos.training.sharding import sharded_parts
 
 # Fused horizontally, CPU kernels in bfloat16 use a tensor that torch 2.13 has freed.
 _OPTIONS: dict[str, Any] = {"cpp.max_horizontal_fusion_size": 0}
@@ -164,29 +164,6 @@ def compiling(*, is_on: bool) -> Iterator[None]:
             f"torch.compile failed ({reason}): install what is missing, or run again with "
             "--execution.compile off."
         ) from error
-
-
-def blocks(network: nn.Module) -> list[nn.Module]:
-    """Return the blocks of a network: the entries of its `ModuleList`s that have children.
-
-    Raises:
-        ValueError: If the network has no such block.
-    """
-
-    def search(module: nn.Module) -> Iterator[nn.Module]:
-        is_list = isinstance(module, nn.ModuleList | nn.ModuleDict)
-        for child in module.children():
-            if not is_list or is_container(child):
-                yield from search(child)
-            elif any(True for _ in child.children()):
-                yield child
-
-    if not (modules := [*dict.fromkeys(search(network))]):
-        raise ValueError(
-            f"{type(network).__name__} has no blocks in a torch.nn.ModuleList that could be "
-            "computed again: leave out use_checkpointing."
-        )
-    return modules
 
 
 @contextmanager

@@ -58,10 +58,8 @@ def shard(
     policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
     if dtype == torch.float32:
         policy = MixedPrecisionPolicy()
-    lists = [module for module in network.modules() if isinstance(module, nn.ModuleList)]
-    for block in (block for blocks in reversed(lists) for block in blocks):  # inner blocks first
-        is_large = sum(p.numel() for p in block.parameters()) >= MIN_PARAMETERS
-        if by_blocks and is_large and not is_container(block):
+    for block in blocks(network) if by_blocks else []:
+        if sum(p.numel() for p in block.parameters()) >= MIN_PARAMETERS:
             fully_shard(block, mesh=mesh, mp_policy=policy)
     # by default the root stays gathered until the backward pass, which averages never have
     is_trained = any(parameter.requires_grad for parameter in network.parameters())
@@ -78,8 +76,18 @@ def replicated(loss: nn.Module, *, uses_all: bool) -> DistributedDataParallel:
     )
 
 
-def is_container(module: nn.Module) -> bool:
-    return type(module).forward is nn.Module.forward
+def blocks(network: nn.Module) -> list[nn.Module]:
+    """Return the blocks of a network: the outermost entries of `ModuleList`s that have children."""
+
+    def search(module: nn.Module) -> Iterator[nn.Module]:
+        is_list = isinstance(module, nn.ModuleList | nn.ModuleDict)
+        for child in module.children():
+            if not is_list or type(child).forward is nn.Module.forward:  # that has no computation
+                yield from search(child)
+            elif any(True for _ in child.children()):
+                yield child
+
+    return [*dict.fromkeys(search(network))]
 
 
 def sharded_parts(network: nn.Module) -> list[nn.Module]:

@@ -163,7 +163,7 @@ class Trainer:
             warn_if_unresolved(config.schedule.logsnr_max, data.spec.num_levels)
         self.state.network.train()
         self.objective = replace(config.objective, schedule=self.state.schedule)
-        self.blocks = execution.blocks(network) if config.execution.use_checkpointing else []
+        self.blocks = sharding.blocks(network) if config.execution.use_checkpointing else []
         loss = Loss(network, self.objective, config, to_device(data.null_cond, self.device))
         self.augmented = data.augmented
         self.is_compiled = execution.is_compiled(config, self.device)

@@ -10,7 +10,8 @@ from elbos.base.errors import message
 from elbos.base.processes import Processes
 from elbos.training.config import Config
 from elbos.training.data import Samples
-from elbos.training.execution import autocast, blocks, checkpointed
+from elbos.training.execution import autocast, checkpointed
+from elbos.training.sharding import blocks
 from elbos.training.state import in_format, memory_format
 
 NUM_SAMPLES = 4
@@ -37,8 +38,13 @@ def require_trainable(
         cond = replace_conds(cond, data.null_cond, rows % 2 == 0)
     logsnr = config.schedule.logsnr((rows + 0.5) / num)
     devices = [device] if device.type == "cuda" else []
+    recomputed = blocks(tried) if config.execution.use_checkpointing else []
+    if config.execution.use_checkpointing and not recomputed:
+        raise ValueError(
+            f"{type(network).__name__} has no blocks in a torch.nn.ModuleList that could be "
+            "computed again: leave out use_checkpointing."
+        )
     try:
-        recomputed = blocks(tried) if config.execution.use_checkpointing else []
         with torch.random.fork_rng(devices), autocast(config.precision, device):
             torch.manual_seed(0)  # seed of dropout masks
             with checkpointed(recomputed):
