@@ -62,6 +62,8 @@ def test_a_run_is_read_with_its_commit(published, runs: Path, elbos: Elbos) -> N
     assert result.status == 0
     assert json.loads(result.out)["run"] == run.name
     assert Path("runs/evaluate-digits/eval.json").exists()
+    owner = json.loads(Path("runs/evaluate-digits/model.json").read_text())
+    assert owner == {"folder": run.name}  # from whichever folder it is evaluated
     result = elbos("sample", "me/digits", "--num", "2", "--num-steps", "2", "--json")
     assert result.status == 0
     for path in json.loads(result.out).values():

@@ -19,7 +19,7 @@ from elbos.base.processes import Processes
 from elbos.base.progress import begin, progress
 from elbos.cli.latents import Latents
 from elbos.cli.parse import first_path, parse
-from elbos.cli.results import STOPPED, claim, named, require_own
+from elbos.cli.results import STOPPED, absolute, claim, named, require_own
 from elbos.evaluation.config import EvaluationConfig
 from elbos.evaluation.evaluate import evaluate, require_measurable, samples_picture
 from elbos.evaluation.model import Model
@@ -134,14 +134,14 @@ class Evaluate:
         out = self.out or Path("runs") / f"evaluate-{path.resolve().name}"
         if is_pipeline(path):
             assert self.data is not None
-            require_own(out, [named(path)], _owner(named(path)))
+            require_own(out, [name := named(path)], {"folder": name})
             size = {} if self.batch_size is None else {"batch_size": self.batch_size}
             return Pretrained(path, self.data, out, **size), out
         run = Run.with_function(path, self.network)
         run = run if self.data is None else run.with_data(self.data)
         if path.exists() and (self.data is None or run.directory.is_trained_on(run.dataset)):
             return run, path
-        require_own(out, [named(path)], _owner(named(path)))
+        require_own(out, [name := named(path)], {"folder": name})
         return run, out
 
     def _measure(
@@ -151,7 +151,7 @@ class Evaluate:
             result = evaluate(model, self.config, sampling)
             return result, samples_picture(model, self.config, sampling)
         if path != Path(model.name):
-            claim(path, _owner(Path(model.name)))
+            claim(path, {"folder": absolute(model.name)})
         files.require_writable(path / "eval.json")
         files.require_writable(path / "eval.html")
         with progress() as bar:
@@ -165,10 +165,6 @@ class Evaluate:
         if not self.json:
             print(printable(f"Written to {path / 'eval.json'}."))  # noqa: T201
         return result, picture
-
-
-def _owner(model: Path) -> dict[str, str]:
-    return {"folder": str(model.resolve())}
 
 
 def command(words: list[str]) -> Evaluate | Latents:

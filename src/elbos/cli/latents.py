@@ -69,11 +69,8 @@ class Latents:
     def __call__(self) -> None:
         processes = Processes.joined()
         out = self.out or Path("runs") / f"latents-{self.models[0].resolve().name}"
-        models = tuple(map(named, self.models))
-        owner = {
-            "models": [str(model.resolve()) for model in models],
-            "latents": str(self.latents.resolve()),
-        }
+        models = [*map(named, self.models)]
+        owner = {"models": models, "latents": str(self.latents.resolve())}
         if processes.is_main:
             require_own(out, models, owner)
             existing = next(path for path in (out, *out.parents) if path.exists())

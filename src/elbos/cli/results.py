@@ -11,13 +11,14 @@ STOPPED = "Stopped: the measurements are stored, and the same command resumes."
 _FILE = "model.json"
 
 
-def require_own(out: Path, models: Iterable[Path], owner: dict[str, Any]) -> None:
+def require_own(out: Path, models: Iterable[str], owner: dict[str, Any]) -> None:
     """Raise a ValueError unless a directory is new or holds results of this evaluation.
 
-    It has to be outside of the folders of the models. `owner` is what is evaluated.
+    It has to be outside of the folders of the models, by the names of `named`. `owner` is what is
+    evaluated.
     """
-    for folder in models:
-        if folder.resolve() in (out.resolve(), *out.resolve().parents):
+    for name in models:
+        if Path(name) in (out.resolve(), *out.resolve().parents):
             raise ValueError(
                 f"{out} is in the model's own folder: name another directory with --out."
             )
@@ -34,6 +35,10 @@ def claim(out: Path, owner: dict[str, Any]) -> None:
     RunDirectory(out).write(_FILE, owner)
 
 
-def named(path: Path) -> Path:
-    """Return the path of a model, or OWNER/NAME@COMMIT on the Hugging Face Hub."""
-    return Path(hub.resolved(path, ["*.json"])[1])
+def named(path: Path) -> str:
+    """Return the absolute path of a model, or OWNER/NAME@COMMIT on the Hugging Face Hub."""
+    return absolute(hub.resolved(path, ["*.json"])[1])
+
+
+def absolute(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).exists() else name
