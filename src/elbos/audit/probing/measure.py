@@ -139,7 +139,7 @@ class Pilot:
         ]
         paired = [calls for calls in paired if calls.is_finite()] or paired
         z = torch.cat([calls.z for calls in paired]).cpu()
-        if how := clipped(z.unique(dim=0)):  # calls may share their data
+        if how := clipped(torch.unique(z, dim=0)):  # calls may share their data
             raise ValueError(
                 f"The network's input is {how}: give the network the noisy data themselves."
             )
