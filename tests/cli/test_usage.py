@@ -8,6 +8,7 @@ import pytest
 from commands import Elbos, assert_one_line, snapshot
 
 from elbos import cli
+from elbos.training.data.packed import INDEX
 
 # One value out of range in each place that refuses one: the others are those of the classes.
 WRONG_USAGE = {
@@ -45,7 +46,10 @@ FAILS = {
     "train fashion --data.root empty": "train-images-idx3-ubyte",
     "train digits data:hub --data.path nowhere": "nowhere" if find_spec("datasets") else "datasets",
     "data pack nowhere out --jobs 1": "there is no folder",
+    "data pack corrupt out --image pixels": "--image",
+    "data pack corrupt out --label txt": "--label",
     "data encode corrupt out --vae nowhere": "give --size",
+    "data encode packed out --vae nowhere --size 8": "leave out --size",
     "train toy --run digits": "holds a run with",
     "train --config toy/metrics.jsonl": "metrics.jsonl is not a configuration",
     "train --config misspelt.json": "'sead': did you mean seed?",
@@ -71,9 +75,10 @@ FAILS = {
     ],
 )
 def test_a_failure_is_one_line_and_status_1(elbos: Elbos, runs: Path, words: str) -> None:
-    for folder in ("empty", "corrupt", "other"):
+    for folder in ("empty", "corrupt", "other", "packed"):
         (runs / folder).mkdir()
     (runs / "other" / "notes.txt").touch()
+    (runs / "packed" / INDEX).touch()
     (runs / "untyped.json").write_text('{"seed": 3}')
     digits = (runs / "digits" / "config.json").read_text()
     (runs / "misspelt.json").write_text(digits.replace('"seed"', '"sead"'))

@@ -47,8 +47,8 @@ class Pack:
     skip_bad: bool = False
     """Leave out pictures that cannot be decoded, with a warning, instead of stopping at the end."""
 
-    image: str = "image"
-    """For hub:NAME: the column of pictures."""
+    image: str | None = None
+    """For hub:NAME: the column of pictures. Default: image."""
 
     label: str | None = ""
     """For tars: the file extension of class numbers, cls if empty. For hub:NAME: the column of
@@ -61,13 +61,17 @@ class Pack:
         path = Path(self.pictures)
         how: dict[str, Any] = {"size": self.size, "skip_bad": self.skip_bad}
         label: dict[str, Any] = {} if self.label == "" else {"label": self.label}
-        if self.pictures.startswith("hub:"):
-            name = self.pictures.removeprefix("hub:")
-            data: Pictures = Hub(path=name, image=self.image, **label, **how)
-        elif path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
-            data = Tar(path=path, **label, **how)
+        image: dict[str, Any] = {} if self.image is None else {"image": self.image}
+        is_hub = self.pictures.startswith("hub:")
+        is_tar = path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar")))
+        if image and not is_hub:
+            raise ValueError("--image is for hub:NAME: leave it out.")
+        if label and not (is_hub or is_tar):
+            raise ValueError("--label is for tars and hub:NAME, not for a folder: leave it out.")
+        if is_hub:
+            data: Pictures = Hub(path=self.pictures.removeprefix("hub:"), **image, **label, **how)
         else:
-            data = Folder(root=path, **how)
+            data = Tar(path=path, **label, **how) if is_tar else Folder(root=path, **how)
         pack(data, self.out, jobs=self.jobs)
         _tell(Packed(path=self.out).load(), "packed", self.out)
 
@@ -109,6 +113,8 @@ class Encode:
     def __call__(self) -> None:
         processes = Processes.joined()
         if (self.images / INDEX).exists():
+            if self.size is not None or self.skip_bad:
+                raise ValueError(f"{self.images} is packed: leave out --size and --skip-bad.")
             dataset = Packed(path=self.images).load()
         elif self.size is None:
             raise ValueError(f"{self.images} is not packed: give --size for its pictures.")

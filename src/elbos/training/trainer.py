@@ -7,8 +7,8 @@ $$u, \epsilon \to \lambda = f(u) \to z = \alpha x + \sigma\epsilon \to \hat y
   \to \nabla \to \theta, \bar\theta, p.$$
 
 Only this file changes the state (`State`): the weights, their averages, the optimizer and, if the
-schedule is adaptive, its histogram. All of it is in the checkpoint, so the same command again
-resumes there, bit for bit.
+schedule is adaptive, its histogram. The sums of the log's next line, also there, are the monitor's.
+All of it is in the checkpoint, so the same command again resumes there, bit for bit.
 """
 
 import copy
