@@ -235,8 +235,6 @@ def decode(annotation: Any, value: Any, where: str = "config") -> Any:
         if get_origin(option) in (dict, Mapping) and isinstance(value, dict):
             key, kind = get_args(option)
             return {key(name): decode(kind, v, f"{where}.{name}") for name, v in value.items()}
-        if option is Path and isinstance(value, str):
-            return Path(value)
         if option is float and value in ("inf", "-inf"):
             return float(value)
         if (converted := _converted(option, value, where, decode)) is not _MISFIT:

@@ -215,8 +215,6 @@ class Config:
             )
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: give a whole number from 0.")
-        if self.init is not None:  # absolute: the run may be resumed from another folder
-            object.__setattr__(self, "init", files.expanded(self.init))
         require_reach(self.weighting, self.schedule.logsnr_min, self.schedule.logsnr_max)
         self.require_guidable(self.sampling)
         self.sampling.logsnrs(self.schedule)  # raises if the range is empty
