@@ -124,6 +124,15 @@ def load_function(target: str, arguments: tuple[str, ...], verb: str) -> Callabl
     return function  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def naming_line(target: str, file: Path) -> Iterator[None]:
+    """Raise an error of a target's function as a ValueError with the line in its file."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{target} fails: {described(error, file)}") from error
+
+
 def described(error: BaseException, file: Path) -> str:
     """Return type, line number and message of an error raised in a user's file."""
     line = line_of(error, file)

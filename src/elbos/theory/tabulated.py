@@ -5,13 +5,12 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from elbos.base.user_code import as_script, code_path, described, load_function
+from elbos.base.user_code import as_script, code_path, load_function, naming_line
 from elbos.theory.weightings import Monotone, Shifted, WeightFunction, Weighting
 
 
@@ -113,13 +112,7 @@ class Tabulated(Weighting):
         file = code_path(target).resolve()
         with as_script(target):
             function = load_function(target, arguments=("logsnr",), verb="train")
-
-            def weights(logsnr: Tensor) -> Any:
-                try:
-                    return function(logsnr)
-                except Exception as error:
-                    raise ValueError(f"{target} fails: {described(error, file)}") from error
-
+            weights = naming_line(target, file)(function)
             return cls.from_function(weights, Path(target).name)
 
     def __repr__(self) -> str:

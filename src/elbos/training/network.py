@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from elbos.base.formats import pack
-from elbos.base.user_code import as_script, code_path, described, load_function
+from elbos.base.user_code import as_script, code_path, load_function, naming_line
 
 _ARGUMENTS = ("shape", "num_classes")
 
@@ -42,11 +42,8 @@ class OwnNetwork:
             )
         with as_script(self.name):
             function = load_function(self.name, _ARGUMENTS, verb="train")
-            try:
+            with naming_line(self.name, code_path(self.name).resolve()):
                 network = function(shape, num_classes)
-            except Exception as error:
-                where = code_path(self.name).resolve()
-                raise ValueError(f"{self.name} fails: {described(error, where)}") from error
         if not isinstance(network, nn.Module):
             raise ValueError(
                 f"{self.name} returns a {type(network).__name__}: return a torch.nn.Module."

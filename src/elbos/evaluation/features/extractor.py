@@ -13,7 +13,7 @@ from jaxtyping import Float32, UInt8
 from torch import Tensor
 
 from elbos.base import files, formats
-from elbos.base.user_code import as_script, code_path, described, load_function
+from elbos.base.user_code import as_script, code_path, load_function, naming_line
 from elbos.training.data import to_pixels
 
 BATCH_SIZE = 50  # more is slower on a CPU, whose caches hold less
@@ -122,11 +122,8 @@ class Module:
 
         @torch.no_grad()
         def compute(images: UInt8[Tensor, "b 3 h w"]) -> Features:
-            with as_script(str(file)):
-                try:
-                    answer = function(images.to(device))
-                except Exception as error:
-                    raise ValueError(f"{self.path} fails: {described(error, file)}") from error
+            with as_script(str(file)), naming_line(self.path, file):
+                answer = function(images.to(device))
             is_pair = isinstance(answer, tuple) and len(answer) == 2
             pooled, logits = answer if is_pair else (answer, None)
             vectors = self._vectors(pooled, len(images))
