@@ -134,12 +134,13 @@ class Pretrained(Model):
             latents=None if encode is None else type(encode.vae).__name__,
         )
         nums = (config.get(key) for key in ("num_class_embeds", "num_embeds_ada_norm"))
-        self._num_known = next((num for num in nums if num is not None), None)
-        self.conditions = ("unconditional" if self._num_known is None else "given_label",)
-        self.num_classes = None if self._num_known is None else self.dataset.num_classes
+        num_known = next((num for num in nums if num is not None), None)
+        self.conditions = ("unconditional" if num_known is None else "given_label",)
+        self.num_classes = None if num_known is None else self.dataset.num_classes
         for module in self._modules:
             module.requires_grad_(False)
-        self._require_fit(low, high)
+        self._require_classes(num_known)
+        self.schedule, self.shape = self._tried(low, high)
 
     def __repr__(self) -> str:
         return f"Pretrained({self.name!r})"
@@ -188,52 +189,51 @@ class Pretrained(Model):
             raise ValueError(f"the vae of {self.name} returned NaN or infinity: check its weights.")
         return {"x": latents}
 
-    @torch.no_grad()
-    def _require_fit(self, low: float, high: float) -> None:
-        kind, num_known = type(self._network).__name__, self._num_known
-        name, data, num = self.name, self.dataset.name, self.dataset.num_classes
+    def _require_classes(self, num_known: int | None) -> None:
+        kind, data, num = type(self._network).__name__, self.dataset.name, self.dataset.num_classes
         if kind not in _KNOWN:
             raise ValueError(
-                f"{name} has a {kind}, which is conditioned on more than a class, as a text: "
+                f"{self.name} has a {kind}, which is conditioned on more than a class, as a text: "
                 "give cached latents and embeddings with --latents (docs/evaluation.md)."
             )
         if num_known is not None and (num is None or num > num_known):
             raise ValueError(
-                f"the network of {name} knows {num_known} classes, and {data} has {num or 'none'}: "
-                "choose the data that it was trained on."
+                f"the network of {self.name} knows {num_known} classes, and {data} has "
+                f"{num or 'none'}: choose the data that it was trained on."
             )
-        config, shape = self._network.config, "x".join(map(str, self.dataset.shape))
-        split, rows = self.dataset.train, torch.arange(min(_NUM_TRIED, len(self.dataset.train)))
+
+    def _tried(self, low: float, high: float) -> tuple[Linear, tuple[int, ...]]:
+        """Return noise schedule and shape of the network's input, both tried on images."""
+        config, data, split = self._network.config, self.dataset, self.dataset.train
+        rows = torch.arange(min(_NUM_TRIED, len(split)))
         try:
-            x = to_unit(split.x[rows], self.dataset.num_levels)
+            x = to_unit(split.x[rows], data.num_levels)
             if self._encode is not None:
                 x = self._encoded(split.x[rows], rows)["x"]
-            self.shape = tuple(x.shape[1:])
-            size = config.get("sample_size")
-            sizes = [size, size] if isinstance(size, int) else size or self.shape[1:]
+            size, shape = config.get("sample_size"), tuple(x.shape[1:])
+            sizes = [size, size] if isinstance(size, int) else size or shape[1:]
             wanted = (config["in_channels"], *sizes)
-            if self.shape != wanted:
-                shown, input_shape = ("x".join(map(str, dims)) for dims in (wanted, self.shape))
+            if shape != wanted:
+                shown, input_shape = ("x".join(map(str, dims)) for dims in (wanted, shape))
                 raise ValueError(  # noqa: TRY301
                     f"the network takes {shown}, and is given {input_shape}: choose data of that "
                     "shape (of data:folder, --data.size says height and width)."
                 )
-            labels = None if num_known is None else split.labels
-            cond = to_device(None if labels is None else labels[rows], self.device)
+            cond = to_device(cond_at(split.labels if self.num_classes else None, rows), self.device)
             x = x.to(self.device)
-            self.schedule = Linear(logsnr_min=low, logsnr_max=high)
+            schedule = Linear(logsnr_min=low, logsnr_max=high)
             for end in (low, high):
                 self.denoiser(x, torch.full((len(x),), end, device=self.device), cond)
             decoded = x if self._encode is None else self._encode.decode(x)
-            if decoded.shape[1:] != self.dataset.shape:
-                raise ValueError(  # noqa: TRY301
-                    f"images of {self.dataset.shape} become {tuple(decoded.shape[1:])}."
-                )
+            if decoded.shape[1:] != data.shape:
+                raise ValueError(f"images of {data.shape} become {tuple(decoded.shape[1:])}.")  # noqa: TRY301
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             if is_out_of_memory(error):
                 raise
-            reason = f"{name} cannot be evaluated on {data}, {shape}: {flat(error)}"
+            images = f"{data.name}, {'x'.join(map(str, data.shape))}"
+            reason = f"{self.name} cannot be evaluated on {images}: {flat(error)}"
             raise ValueError(reason) from error
+        return schedule, shape
 
 
 def is_pipeline(path: Path) -> bool:
