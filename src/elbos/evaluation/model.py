@@ -82,8 +82,12 @@ class Model(abc.ABC):
     def identifier(self) -> dict[str, Any]:
         """Return everything on which the network's outputs depend, as JSON values."""
 
-    @abc.abstractmethod
-    def require_guidable(self, sampling: Sampling) -> None: ...
+    def require_guidable(self, sampling: Sampling) -> None:
+        if sampling.guidance != 1 and len(self.conditions) == 1:
+            raise ValueError(
+                f"guidance is {sampling.guidance}, but {self.name} has no known null class "
+                "(training with labels and a label_dropout above 0 makes one): leave guidance at 1."
+            )
 
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start

@@ -158,13 +158,6 @@ class Pretrained(Model):
             "ends": (self.schedule.logsnr_min, self.schedule.logsnr_max),
         }
 
-    def require_guidable(self, sampling: Sampling) -> None:
-        if sampling.guidance != 1:
-            raise ValueError(
-                f"guidance is {sampling.guidance}, and {self.name} does not say which class is the "
-                "null class: leave guidance at 1."
-            )
-
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:

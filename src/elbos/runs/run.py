@@ -189,9 +189,6 @@ class Run(Model):
             "ends": (self.schedule.logsnr_min, self.schedule.logsnr_max),
         }
 
-    def require_guidable(self, sampling: Sampling) -> None:
-        require_guidable(self.config, self.data, sampling)
-
     @typed
     def sample(
         self,
