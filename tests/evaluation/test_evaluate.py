@@ -24,8 +24,8 @@ from elbos.evaluation.features import Module
 from elbos.evaluation.metrics import SAMPLE_METRICS, FeatureSets, SampleMetric, Value
 from elbos.evaluation.model import model_store
 from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table
+from elbos.evaluation.result import TrainedWith
 from elbos.runs.run import Run
-from elbos.training.config import Training
 from elbos.training.sampling import Sampling
 from elbos.validation import validator
 
@@ -116,7 +116,7 @@ def test_an_evaluation_is_of_one_piece(first: Evaluation, name: str, conditions:
     assert list(result.results) == conditions
     assert result.num_evaluations == len(conditions) * (20 * 2 * 4 + 10 * 120)
     assert result.images_seen == result.trained.images_seen == {"digits": 64, "toy": 1024}[name]
-    for field in fields(Training):
+    for field in fields(TrainedWith):
         if field.type in (str, str | None) and field.name != "precision":
             assert getattr(result.trained, field.name) == repr(getattr(run.config, field.name))
     for one in result.results.values():

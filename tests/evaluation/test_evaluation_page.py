@@ -23,7 +23,7 @@ from elbos.evaluation.result import (
     SampleQuality,
     SamplingProtocol,
     TheoremCheck,
-    Training,
+    TrainedWith,
 )
 from elbos.theory.floor import Floor
 
@@ -145,7 +145,7 @@ def full():
         run="runs/fashion",
         step=5000,
         images_seen=640_000,
-        trained=Training(
+        trained=TrainedWith(
             weighting="Sigmoid(k=2.0)",
             schedule="Adaptive()",
             parameterization="V()",

@@ -17,12 +17,11 @@ from elbos.base.conditions import Condition
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Start
 from elbos.base.store import Store
-from elbos.evaluation.result import Origin
+from elbos.evaluation.result import Origin, TrainedWith
 from elbos.theory.denoiser import Denoise
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.schedules import Schedule
 from elbos.theory.weightings import WeightFunction
-from elbos.training.config import Training
 from elbos.training.data import Dataset
 from elbos.training.directory import RunDirectory
 from elbos.training.execution import autocast
@@ -57,7 +56,7 @@ class Model(abc.ABC):
     name: str
     directory: RunDirectory
     step: int | None
-    trained: Training
+    trained: TrainedWith
     denoiser: Denoise
     device: torch.device
     precision: str

@@ -12,7 +12,6 @@ from elbos.base.codec import Stored
 from elbos.base.extras import shown_by
 from elbos.evaluation.metrics import SAMPLE_METRICS, SampleMetric, Value, leading_distance
 from elbos.theory.floor import Floor
-from elbos.training.config import Training
 from elbos.validation import Curve, Estimate, Validation
 from elbos.validation.result import NATS_PER_BIT
 
@@ -176,6 +175,23 @@ class SampleQuality:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedWith:
+    """Training settings of a model in a report; unknown ones of a pretrained model are None."""
+
+    weighting: str | None = None
+    schedule: str | None = None
+    parameterization: str
+    network: str
+    num_parameters: int
+    optimizer: str | None = None
+    images_seen: int | None = None
+    batch_size: int | None = None
+    precision: str | None = None
+    data: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Origin:
     """Origin of a model that another library trained.
 
@@ -235,7 +251,7 @@ class Evaluation(Stored):
     run: str
     step: int | None
     images_seen: int | None
-    trained: Training
+    trained: TrainedWith
     split: str
     num_images: int
     num_evaluations: int

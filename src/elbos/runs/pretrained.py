@@ -22,11 +22,10 @@ from elbos.base.processes import local_device
 from elbos.base.progress import Start
 from elbos.base.store import Part, Tensors
 from elbos.evaluation.model import Model, model_store
-from elbos.evaluation.result import Origin
+from elbos.evaluation.result import Origin, TrainedWith
 from elbos.theory.denoiser import Denoise
 from elbos.theory.schedules import Linear
 from elbos.training import exported
-from elbos.training.config import Training
 from elbos.training.data import KnownData, digest_of, to_unit
 from elbos.training.data.augment import grey
 from elbos.training.data.folder import measured_split
@@ -122,7 +121,7 @@ class Pretrained(Model):
         elif math.isinf(low):
             low = max(low, NOISIEST)
         kind, settings = pipeline.scheduler["_class_name"], _public(pipeline.scheduler)
-        self.trained = Training(
+        self.trained = TrainedWith(
             schedule=kind,
             parameterization=repr(pipeline.denoiser.parameterization),
             network=type(network).__name__,

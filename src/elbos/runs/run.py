@@ -20,12 +20,12 @@ from elbos.base.processes import local_device
 from elbos.base.progress import Start, silent
 from elbos.evaluation import Evaluation, EvaluationConfig, evaluate
 from elbos.evaluation.model import Model, class_labels, sample_batches
+from elbos.evaluation.result import TrainedWith
 from elbos.models.samplers import Sampler
 from elbos.theory.denoiser import Denoiser
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.weightings import WeightFunction
 from elbos.training import checkpoint, exported
-from elbos.training.config import Training
 from elbos.training.data import Dataset, Given, KnownData, Toy, digest_of
 from elbos.training.data.dataset import without_downloads
 from elbos.training.data.folder import measured_split
@@ -115,7 +115,7 @@ class Run(Model):
         self.denoiser = Denoiser(self.network, config.parameterization)
         is_dropped = not self.has_labels or config.label_dropout > 0
         self.conditions = ("unconditional",) * is_dropped + ("given_label",) * self.has_labels
-        self.trained = Training(
+        self.trained = TrainedWith(
             weighting=repr(config.weighting),
             schedule=repr(config.schedule),
             parameterization=repr(config.parameterization),

@@ -279,23 +279,6 @@ class Config:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """Training settings of a model in a report; unknown ones of a pretrained model are None."""
-
-    weighting: str | None = None
-    schedule: str | None = None
-    parameterization: str
-    network: str
-    num_parameters: int
-    optimizer: str | None = None
-    images_seen: int | None = None
-    batch_size: int | None = None
-    precision: str | None = None
-    data: str | None = None
-    seed: int | None = None
-
-
 def read_config(path: Path) -> Config:
     """Read a run's config.json, or the output of `elbos train --dry-run` as JSON, TOML or YAML."""
     try:
