@@ -88,16 +88,11 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
             f"the VAE makes latents of {num} channels, and the run was trained on "
             f"{run.data.shape[0]}: give the VAE of `elbos data encode`."
         )
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise ValueError(f"{folder} is a link or a file: name a folder.")
-    files.require_plain(folder)
-    names = [path.name for path in folder.glob("*") if not path.name.startswith(".")]
-    if not names:
-        return
+    if folder.is_symlink():
+        raise ValueError(f"{folder} is a link: name a folder.")
+    files.require_folder_of(folder, MANIFEST, "--to")
     stored = RunDirectory(folder).read(MANIFEST)
-    if stored is None:
-        raise ValueError(f"{folder} holds {names[0]} and no export: name a new folder.")
-    if stored.get("run") != _identifier(run):
+    if stored is not None and stored.get("run") != _identifier(run):
         raise ValueError(f"{folder} holds the export of another run: name a new folder.")
 
 
