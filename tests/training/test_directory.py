@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from elbos.base import files
+from elbos.base.formats import write_object
 from elbos.training.directory import RunDirectory
 
 
@@ -48,7 +49,7 @@ def test_the_log_is_rewound_past_damaged_lines(tmp_path: Path, tail: bytes) -> N
 def test_json_is_written_and_read(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     assert run.read("data.json") is None
-    run.write("data.json", {"a": [1, 2.5, None]})
+    write_object(tmp_path / "data.json", {"a": [1, 2.5, None]})
     assert run.read("data.json") == {"a": [1, 2.5, None]}
     for content in (b"", b"{", b"[]", b"\xff"):
         (tmp_path / "data.json").write_bytes(content)

@@ -1,5 +1,6 @@
 """Reading and writing of tensors and JSON on disk, without running code."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,10 @@ def opened(path: Path) -> Iterator[Any]:
         if is_out_of_memory(error):
             raise
         raise CorruptFile(f"{path} cannot be read as safetensors: {flat(error)}") from error
+
+
+def write_object(path: Path, content: Mapping[str, Any]) -> None:
+    files.write(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from elbos.base.progress import Advance, begin, progress
 from elbos.base.tables import Table
 from elbos.cli.results import STOPPED, claim, named, require_own
 from elbos.runs.latents import evaluate_latents
-from elbos.training.directory import RunDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +94,7 @@ class Latents:
                     seed=self.seed,
                     processes=processes,
                     start=start,
-                    directory=RunDirectory(out).evaluation,
+                    directory=out / "evaluation",
                 )
         except KeyboardInterrupt:
             raise Interrupted(STOPPED) from None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from elbos.base import files, hub
-from elbos.training.directory import RunDirectory
+from elbos.base.formats import read_object, write_object
 
 STOPPED = "Stopped: the measurements are stored, and the same command resumes."
 _FILE = "model.json"
@@ -23,8 +23,7 @@ def require_own(out: Path, models: Iterable[str], owner: dict[str, Any]) -> None
                 f"{out} is in the model's own folder: name another directory with --out."
             )
     files.require_folder_of(out, _FILE, "--out")
-    stored = RunDirectory(out).read(_FILE)
-    if stored not in (None, owner):
+    if (out / _FILE).exists() and (stored := read_object(out / _FILE)) != owner:
         evaluated = " on ".join(map(str, stored.values()))
         raise ValueError(f"{out} holds the evaluation of {evaluated}: name another with --out.")
 
@@ -32,7 +31,7 @@ def require_own(out: Path, models: Iterable[str], owner: dict[str, Any]) -> None
 def claim(out: Path, owner: dict[str, Any]) -> None:
     """Create a directory of results and record what is evaluated."""
     out.mkdir(parents=True, exist_ok=True)
-    RunDirectory(out).write(_FILE, owner)
+    write_object(out / _FILE, owner)
 
 
 def named(path: Path) -> str:

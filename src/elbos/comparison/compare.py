@@ -26,6 +26,7 @@ from elbos.base import files
 from elbos.base.checks import typed
 from elbos.base.codec import decode, difference, digest, encode
 from elbos.base.errors import Interrupted, printable, suggestion
+from elbos.base.formats import write_object
 from elbos.base.numbers import count
 from elbos.base.processes import local_device
 from elbos.base.progress import LOGGER, begin, clock, progress, silent
@@ -146,8 +147,7 @@ def run_experiment(
         )
         if stored:
             settings = _extended(settings, stored, path)
-        content = json.dumps(encode(settings), indent=2) + "\n"
-        files.write(path / SETTINGS, content.encode())
+        write_object(path / SETTINGS, encode(settings))
         (path / "runs").mkdir(exist_ok=True)  # `_run_here` fails on machines that do not see it
     jobs = {  # all objectives with one seed, then with the next
         (objective.name, seed): Job(

@@ -26,7 +26,7 @@ from filelock import Timeout
 from elbos.base import files
 from elbos.base.codec import decode, difference, encode
 from elbos.base.conditions import Condition
-from elbos.base.formats import CorruptFile, read_object
+from elbos.base.formats import CorruptFile, read_object, write_object
 from elbos.base.processes import Processes
 from elbos.training.config import Config, read_config
 from elbos.training.data import DataSpec, Samples, null_digest
@@ -76,9 +76,6 @@ class RunDirectory:
             return read_object(file)
         except CorruptFile:
             raise CorruptFile(f"{file} is corrupt: restore it.") from None
-
-    def write(self, name: str, content: dict[str, Any]) -> None:
-        files.write(self.path / name, (json.dumps(content, indent=2) + "\n").encode())
 
     def config(self) -> Config:
         file = self.path / "config.json"
@@ -152,9 +149,9 @@ class RunDirectory:
                     stacklevel=5,
                 )
         self.require_data(data)
-        self.write("config.json", encode(config))
+        write_object(path / "config.json", encode(config))
         if self.read("data.json") is None:  # its time is that of the start, which scores store
-            self.write("data.json", _identity(data))
+            write_object(path / "data.json", _identity(data))
 
     def require_data(self, data: Samples) -> None:
         stored, identity = self.read("data.json"), _identity(data)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from elbos.base.errors import flat, printable
 from elbos.base.extras import needs
+from elbos.base.formats import write_object
 from elbos.base.processes import Processes
 from elbos.base.progress import LOGGER, clock, progress
 from elbos.theory.names import code
@@ -102,7 +103,7 @@ class Monitor:
     def _note_changes(self, now: Mapping[str, Any]) -> None:
         """Print which properties that affect rounding have changed, and a long warm-up."""
         before = self.run.read("machine.json") or now
-        self.run.write("machine.json", {**now})
+        write_object(self.run.path / "machine.json", now)
         if changes := [
             f"{k} {before.get(k)}, now {v}" for k, v in now.items() if v != before.get(k)
         ]:
@@ -237,7 +238,7 @@ def _started_trackers(config: Config, run: RunDirectory, step: int) -> "list[Gen
             ) from error
         if name in _IDENTIFIERS:
             identifiers[name] = _IDENTIFIERS[name](tracker)
-            run.write(FILE, identifiers)
+            write_object(run.path / FILE, identifiers)
         # TensorBoard would show the table of settings as another run
         if identifier is None and name != "tensorboard":
             tracker.store_init_configuration(settings)

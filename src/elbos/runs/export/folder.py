@@ -2,7 +2,6 @@
 
 import copy
 import glob
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,11 +16,12 @@ from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
 from elbos.base import files
 from elbos.base.checks import typed
 from elbos.base.codec import digest, encode
+from elbos.base.formats import read_object, write_object
 from elbos.runs.export.card import card
 from elbos.runs.run import Run
 from elbos.training import exported
 from elbos.training.config import Config
-from elbos.training.directory import MANIFEST, RunDirectory
+from elbos.training.directory import MANIFEST
 from elbos.training.network import OwnNetwork
 
 
@@ -63,12 +63,12 @@ def export(run: Run, folder: Path | str, *, vae: Latents | None = None) -> list[
             if isinstance(run.network, DiffusersNetwork):
                 _write_pipeline(run.network, run.config, partial, vae)
             else:
-                RunDirectory(partial).write("config.json", encode(published.config))
+                write_object(partial / "config.json", encode(published.config))
                 manifest["sha256"] = exported.write(partial, run.network.state_dict())
-            RunDirectory(partial).write("data.json", run.directory.read("data.json") or {})
+            write_object(partial / "data.json", run.directory.read("data.json") or {})
             text = card(published, folder.resolve().name, vae)
             files.write(partial / "README.md", text.encode())
-            RunDirectory(partial).write(MANIFEST, manifest)
+            write_object(partial / MANIFEST, manifest)
             paths = [path.relative_to(partial) for path in partial.rglob("[!.]*") if path.is_file()]
             for path in sorted(
                 paths, key=lambda path: (path.name == MANIFEST, path)
@@ -91,8 +91,7 @@ def require_exportable(run: Run, folder: Path, vae: Latents | None) -> None:
     if folder.is_symlink():
         raise ValueError(f"{folder} is a link: name a folder.")
     files.require_folder_of(folder, MANIFEST, "--to")
-    stored = RunDirectory(folder).read(MANIFEST)
-    if stored is not None and stored.get("run") != _identifier(run):
+    if (path := folder / MANIFEST).exists() and read_object(path).get("run") != _identifier(run):
         raise ValueError(f"{folder} holds the export of another run: name a new folder.")
 
 
@@ -127,7 +126,7 @@ def _write_pipeline(
     if vae is not None:
         vae.vae.save_pretrained(folder / "vae")
         index["vae"] = ["diffusers", type(vae.vae).__name__]
-    files.write(folder / "model_index.json", (json.dumps(index, indent=2) + "\n").encode())
+    write_object(folder / "model_index.json", index)
 
 
 def pipeline_name(network: DiffusersNetwork, scheduler: Mapping[str, Any]) -> str:
