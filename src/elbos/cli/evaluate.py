@@ -131,7 +131,7 @@ class Evaluate:
 
     def _opened(self, path: Path) -> tuple[Run | Pretrained, Path]:
         """Return a model and the directory of its results, its own if the data are its own."""
-        out = self.out or Path("runs") / f"evaluate-{path.resolve().name}"
+        out = (self.out or Path("runs") / f"evaluate-{path.resolve().name}").expanduser()
         if is_pipeline(path):
             assert self.data is not None
             require_own(out, [name := named(path)], {"folder": name})

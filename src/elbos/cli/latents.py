@@ -67,7 +67,8 @@ class Latents:
 
     def __call__(self) -> None:
         processes = Processes.joined()
-        out = self.out or Path("runs") / f"latents-{self.models[0].resolve().name}"
+        name = f"latents-{self.models[0].resolve().name}"
+        out = (self.out or Path("runs") / name).expanduser()
         models = [*map(named, self.models)]
         owner = {"models": models, "latents": str(self.latents.resolve())}
         if processes.is_main:
