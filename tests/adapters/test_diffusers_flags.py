@@ -11,6 +11,7 @@ from elbos.theory.recipes import RECIPES
 SD = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
 ALPHA_BAR = torch.cumprod(1 - SD, 0)
 SNR = ALPHA_BAR / (1 - ALPHA_BAR)
+MODEL = "--pretrained_model_name_or_path"
 
 
 def loss_of(words):
@@ -27,6 +28,9 @@ def audit_of(words):
         ("", torch.ones_like(SNR)),
         ("--snr_gamma 5", SNR.clamp(max=5) / SNR),
         ("--snr_gamma 5 --prediction_type v_prediction", SNR.clamp(max=5) / (SNR + 1)),
+        (f"--snr_gamma 5 {MODEL}=stabilityai/stable-diffusion-2-1", SNR.clamp(max=5) / (SNR + 1)),
+        (f"--snr_gamma 5 {MODEL}=stabilityai/stable-diffusion-2-1-base", SNR.clamp(max=5) / SNR),
+        (f"{MODEL}=susana/sd15", torch.ones_like(SNR)),
     ],
 )
 def test_min_snr_is_on_stable_diffusions_table(flags, coefficient):

@@ -62,8 +62,13 @@ def test_flags_are_read_as_a_shell_does():
 
 def test_flags_count_more_than_the_file_that_they_name(tmp_path):
     (tmp_path / "a.toml").write_text("[loss]\nmin_snr_gamma = 1\nsigmoid_scale = 2\n")
-    for path in (tmp_path / "a", tmp_path / "a.toml"):
-        settings = read_settings(["x.py", "--config_file", str(path), "--min_snr_gamma", "5"])
+    path = str(tmp_path / "a.toml")
+    for words in (
+        ["x.py", "--config_file", path.removesuffix(".toml")],
+        ["x.py", "--config-path", path],
+        ["launch", "--num_processes", "2", "x.py", path],
+    ):
+        settings = read_settings([*words, "--min_snr_gamma", "5"])
         assert settings.number("min_snr_gamma", 0) == 5
         assert settings.number("sigmoid_scale", 0) == 2
 
@@ -92,6 +97,17 @@ def test_a_gamma_of_zero_is_off():
         for more in ({"snr_gamma": 0}, {})
     )
     assert torch.equal(off.coefficient, left_out.coefficient)
+
+
+@pytest.mark.parametrize("option", [{"noise_offset": "0.00"}, {"dream_training": "no"}])
+def test_what_is_off_is_no_finding(option):
+    settings = Settings({"script": "train_text_to_image"} | option)
+    assert not TRAINERS["diffusers"].loss(settings).diagnostics
+
+
+def test_a_word_of_no_flag_is_refused():
+    with pytest.raises(ValueError, match="none"):
+        read_settings("launch train.py none")
 
 
 def test_what_was_not_read_is_named_and_what_is_misspelt_refused():

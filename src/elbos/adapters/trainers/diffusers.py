@@ -40,6 +40,7 @@ _STABLE_DIFFUSION = re.compile(
     "(train_(text_to_image|dreambooth|controlnet|instruct_pix2pix|t2i_adapter|custom_diffusion)"
     "|textual_inversion)(_lora)?(_sdxl|_sd15)?(_advanced)?"
 )
+_PREDICTING_V = re.compile("stable-diffusion-2(-1)?/?$")  # not the base models
 _LOGIT_NORMAL = ("sd3", "stable-diffusion-3", "controlnet_flux")  # by default
 _COGVIDEOX = _LATENT | {"rescale_betas_zero_snr": True, "snr_shift_scale": 3.0}
 _LOCAL = "scheduler/scheduler_config.json"
@@ -50,8 +51,11 @@ def _read(settings: Settings) -> LossTable:
     names = f"{script} {model}".lower()
     if script.startswith("train_unconditional"):
         return _unconditional(settings)
-    family = next((part for part in _FAMILIES if part in names), None)
+    is_table = _STABLE_DIFFUSION.fullmatch(script) is not None
+    family = None if is_table else next((part for part in _FAMILIES if part in names), None)
     config: dict[str, Any] = {"_class_name": "DDPMScheduler", **_LATENT}
+    if _PREDICTING_V.search(model.lower()):
+        config["prediction_type"] = "v_prediction"
     if "cogvideox" in names:
         config = {"_class_name": "CogVideoXDPMScheduler", **_COGVIDEOX}
         config["prediction_type"] = "v_prediction"
@@ -61,7 +65,7 @@ def _read(settings: Settings) -> LossTable:
         settings.diagnostics.append(kinds.DeclaredModel(model="Stable Diffusion"))
     if model and Path(model, _LOCAL).is_file():
         config = read_config(Path(model, _LOCAL))
-    elif script and not (family or "cogvideox" in names or _STABLE_DIFFUSION.fullmatch(script)):
+    elif script and not (family or "cogvideox" in names or is_table):
         raise ValueError(
             f"the noise levels of {script}.py are not known here: let it run, `elbos record "
             f"{script}.py FLAGS`, or name a folder as --pretrained_model_name_or_path."

@@ -26,7 +26,7 @@ from elbos.base.errors import flat, shortened
 T = TypeVar("T", bound=str)
 
 _NULL = ("none", "null")
-_OFF = (*_NULL, "", "false", "0", "0.0", "[]")
+_OFF = (*_NULL, "", "false", "no", "[]")
 
 
 class Settings:
@@ -44,7 +44,7 @@ class Settings:
     def __init__(self, values: Mapping[str, Any]) -> None:
         self.diagnostics: list[Diagnostic] = []
         self._values = dict(_flattened(values, ""))
-        self._read: set[str] = set()
+        self._read = {"script"}
 
     def has(self, name: str) -> bool:
         """Return whether a setting is given, and mark it as read."""
@@ -115,7 +115,7 @@ class Settings:
             kind(name)
             for kind, names in kinds.items()
             for name in names
-            if any(str(value).lower() not in _OFF for value in self.values(name))
+            if any(not _is_off(value) for value in self.values(name))
         )
 
     def require_default(self, defaults: Mapping[str, float]) -> None:
@@ -123,9 +123,9 @@ class Settings:
         loss is unchanged.
         """
         for name, default in defaults.items():
-            neutral = _NULL if default else _OFF
             for value in self.values(name):
-                if str(value).lower() not in neutral and _number(value) != default:
+                is_neutral = str(value).lower() in _NULL if default else _is_off(value)
+                if not is_neutral and _number(value) != default:
                     raise ValueError(
                         f"{name} is {shortened(repr(value))}, which changes the loss in a way that "
                         "is not computed here: leave it out to see the rest."
@@ -158,9 +158,9 @@ def read_settings(source: str | Path | Sequence[str]) -> Settings:
 
     Args:
         source: Path of a TOML, YAML or JSON file; a line of flags such as `--snr_gamma 5`, with or
-            without the command; or the words of such a line. A file named by `--config_file` or
-            `--config` is read too; flags take precedence. The script's name is stored as the
-            setting `script`.
+            without the command; or the words of such a line. A file named by `--config_file`,
+            `--config_path` or `--config`, or after the script, is read too; flags take precedence.
+            The script's name is stored as the setting `script`.
 
     Raises:
         OSError: If a file cannot be read.
@@ -189,12 +189,17 @@ def read_settings(source: str | Path | Sequence[str]) -> Settings:
             flags[name] = value if has_value else True
         elif word.endswith(".py"):
             flags.pop("config_file", None)  # flags before the script belong to its launcher
-            flags["script"] = Path(word).stem
+            name, flags["script"] = "", Path(word).stem
         elif name:
             flags[name] = word if flags[name] is True else f"{flags[name]} {word}"
+        elif "script" in flags:
+            if Path(word).suffix not in files.TEXT_FORMATS:
+                raise ValueError(f"{shortened(word)} is of no flag: give flags, as --snr_gamma 5.")
+            flags["config_file"] = word
     is_file = Path(str(flags.get("config"))).suffix in files.TEXT_FORMATS
-    named = "config" if is_file and "config_file" not in flags else "config_file"
-    if named not in flags:
+    names = ("config_file", "config_path", *(["config"] if is_file else []))
+    named = next((name for name in names if name in flags), None)
+    if named is None:
         return Settings(flags)
     path = str(flags.pop(named))
     content = _of_file(Path(path if Path(path).suffix in files.TEXT_FORMATS else f"{path}.toml"))
@@ -242,6 +247,10 @@ def _misspelt(word: str, words: Iterable[str]) -> str | None:
     cutoff = max(0.8, 1 - 2.01 / max(len(word), 1))  # difflib's ratio
     near = get_close_matches(word, words, n=1, cutoff=cutoff)
     return near[0] if near else None
+
+
+def _is_off(value: object) -> bool:
+    return str(value).lower() in _OFF or _number(value) == 0
 
 
 def _number(value: object) -> float:
