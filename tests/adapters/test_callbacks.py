@@ -44,6 +44,18 @@ def test_a_training_that_fails_leaves_no_recording_behind() -> None:
     assert (random.random, np.random.randn) == functions
 
 
+def test_a_second_training_is_recorded_as_the_first() -> None:
+    model, steps, audits = nn.Linear(32, 32), RecordedSteps("", 5), []
+    for _ in range(2):
+        steps.audit = None
+        steps.start(model)
+        for _ in range(8):
+            loss(model, torch.rand(64, 32)).backward()
+            steps.step()
+        audits.append(steps.audit)
+    assert [audit.num_samples for audit in audits if audit] == [5 * 64] * 2
+
+
 def test_a_training_outlives_a_loss_that_cannot_be_audited() -> None:
     model = nn.ModuleDict({"network": nn.Linear(32, 32)})
     steps = RecordedSteps("network", 10)

@@ -28,13 +28,14 @@ class RecordedSteps:
         super().__init__()
         self.audit: Audit | None = None
         self.error: ValueError | None = None
-        self._network, self._num_left = network, num_steps
+        self._network, self._num_steps = network, num_steps
         self._stack = ExitStack()
         self._recorded: Recording | None = None
 
     def start(self, model: Any) -> None:
         network = attrgetter(self._network)(model) if self._network else model
         self._recorded = self._stack.enter_context(record(network))
+        self._num_left = self._num_steps
 
     def step(self) -> None:
         self._num_left -= 1
