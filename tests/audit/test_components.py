@@ -37,6 +37,10 @@ def test_the_scale_of_the_data_can_be_given():
     expected = audit.probe(cosine_v, X, 1000)
     shift = 2 * torch.log(torch.tensor(2.0, dtype=torch.float64))
     torch.testing.assert_close(result.logsnr, expected.logsnr - shift, atol=1e-6, rtol=0)
+    scaled = audit.probe(lambda network, x: cosine_v(network, 2 * x), X, 1000, data_scale=2.0)
+    assert (scaled.process, scaled.schedule) == ("variance preserving", "Cosine()")
+    with pytest.raises(ValueError, match="data_scale is 0"):
+        audit.probe(cosine_v, X, 1000, data_scale=0.0)
 
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]

@@ -266,11 +266,18 @@ def test_levels_beyond_those_of_the_loss_are_refused():
         found(X, torch.tensor([20.0]))
 
 
-def test_recorded_steps_determine_the_denoiser():
+class Joined(torch.nn.Linear):
+    def forward(self, z, t):
+        return super().forward(torch.cat([z, t], 1))
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-4), (torch.bfloat16, 0.02)])
+def test_recorded_steps_determine_the_denoiser(dtype, error):
     """The recorded network's own denoiser, by hand and from the steps of its training."""
     torch.manual_seed(0)
-    network = torch.nn.Bilinear(16, 1, 16)
-    with audit.record(network) as recorded:
+    network = Joined(17, 16)
+    autocast = torch.autocast("cpu", dtype, enabled=dtype != torch.float32)
+    with audit.record(network) as recorded, autocast:
         for _ in range(60):
             t, eps = torch.rand(64, 1), torch.randn_like(X)
             (network(t * X + (1 - t) * eps, t) - (X - eps)).square().mean().backward()
@@ -281,7 +288,31 @@ def test_recorded_steps_determine_the_denoiser():
     with torch.no_grad():
         y = network(z * t / alpha, t)
         x_hat, _ = found(z, logsnr)
-    assert x_hat.numpy() == pytest.approx((z * t / alpha + (1 - t) * y).numpy(), abs=1e-4)
+    assert x_hat.numpy() == pytest.approx((z * t / alpha + (1 - t) * y).numpy(), abs=error)
+
+
+def test_a_list_that_changes_between_recorded_steps_is_a_condition():
+    network = torch.nn.Linear(16, 16)
+    network.forward = lambda z, t, prompts: t * z @ network.weight
+    with audit.record(network) as recorded:
+        for step in range(60):
+            t, eps = torch.rand(64, 1), torch.randn_like(X)
+            y = network((1 - t) * X + t * eps, t, [f"prompt {step}"] * 64)
+            (y - (eps - X)).square().mean().backward()
+    with pytest.raises(ValueError, match="2"):
+        recorded.audit().denoiser(network)(X, torch.zeros(64))
+
+
+@pytest.mark.parametrize("number", [float, np.float32, torch.tensor])
+def test_a_time_may_be_a_number(number):
+    def loss(network, x):
+        t, eps = np.random.uniform(), torch.randn_like(x)  # noqa: NPY002
+        return (network((1 - t) * x + t * eps, number(t)) - (eps - x)).square().mean()
+
+    found, given = probe(loss, X), []
+    assert found.time_name == "t"
+    found.denoiser(lambda z, t: given.append(t) or 0 * z)(X, torch.zeros(64))
+    assert given[0].numpy() == pytest.approx(0.5, abs=1e-3)  # alpha equals sigma
 
 
 def flow_with(**arguments):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from elbos import audit
 from elbos.audit.probing.rng import Recorder
 
 U = torch.linspace(0.01, 0.99, 16, dtype=torch.float64)
@@ -56,3 +57,20 @@ def test_numbers_drawn_in_a_loop_over_samples_are_left_as_they_are():
     values = drawn(lambda: [random.random() for _ in U], U)
     random.seed(0)
     assert values[8:] == [random.random() for _ in U][8:]
+
+
+def test_the_random_numbers_of_python_and_numpy_stay():
+    def drawn():
+        random.seed(0)
+        np.random.seed(0)
+        return [
+            *(random.random(), random.uniform(0, 9), random.randint(0, 2**70)),
+            *(random.randint(0, 2**64 - 1), np.random.uniform(), np.random.rand(3).tolist()),
+            *(np.random.randint(0, 2**64 - 1, dtype=np.uint64), np.random.randint(9)),
+        ]
+
+    expected = drawn()
+    with audit.record(torch.nn.Linear(2, 2)):
+        found = drawn()
+    assert found == expected
+    assert [type(value) for value in found] == [type(value) for value in expected]

@@ -60,7 +60,7 @@ class ConventionNetwork:
         assert example.noisy is not None
         arguments: dict[Slot, Any] = {example.noisy: z_loss.to(dtype, copy=True)}
         for slot, curve in convention.times.items():
-            time, like = torch.from_numpy(curve(level)), example.rest[slot]
+            time, like = torch.from_numpy(curve(level)), torch.as_tensor(example.rest[slot])
             if self.is_discrete:
                 time = time.round().long()
             elif like.is_floating_point() and dtype != torch.float64:

@@ -166,6 +166,8 @@ class Recording:
             other = [value for value in (*args, *kwargs.values()) if value is not parts.argument]
             conditions = list(scatter.numbers(other, len(z)))
             arguments = Arguments.of_call(parts.argument, args, kwargs)
+            if self._example is not None:
+                arguments = arguments.beside(self._example)
             self._example = arguments if parts.argument.shape == z.shape else None
             numbers = arguments.numbers()
             quantiles: dict[str, list[Tensor]] = {}

@@ -1,6 +1,7 @@
 """The arguments of a network call, and which of them is the noisy data."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +30,8 @@ class Arguments:
 
     def beside(self, other: "Arguments") -> "Arguments":
         pairs = {slot: (value, other.rest.get(slot)) for slot, value in self.rest.items()}
-        return replace(self, varying=frozenset(s for s, pair in pairs.items() if not _equal(*pair)))
+        varying = {slot for slot, pair in pairs.items() if not _equal(*pair)}
+        return replace(self, varying=other.varying | varying)
 
     def numbers(self) -> dict[Slot, Float[Tensor, " b"]]:
         columns = {}
@@ -38,8 +40,8 @@ class Arguments:
                 if not value.is_complex():
                     flat = value.detach().flatten().double().cpu()
                     columns[slot] = flat.expand(self.num).clone()
-            elif type(value) in (int, float):
-                columns[slot] = torch.full((self.num,), value, dtype=torch.float64)
+            elif type(value) in (int, float) or isinstance(value, np.integer | np.floating):
+                columns[slot] = torch.full((self.num,), float(value), dtype=torch.float64)
         return columns
 
 
@@ -52,7 +54,11 @@ def _equal(value: object, other: object) -> bool:
         )
     if isinstance(value, list | tuple) and isinstance(other, list | tuple):
         return len(value) == len(other) and all(map(_equal, value, other))
-    return type(value) is type(other) and (value is other or bool(np.all(value == other)))
+    if value is other:
+        return True
+    with suppress(Exception):  # of a type whose values are not true or false
+        return type(value) is type(other) and bool(np.all(value == other))
+    return False
 
 
 def shown(slot: Slot) -> str:

@@ -29,7 +29,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.special import expit, log_expit
 from torch import Tensor
 
-from elbos.audit.diagnostics import Encoded, InputPerturbation
+from elbos.audit.diagnostics import Encoded, InputPerturbation, NoiseUnseen
 from elbos.audit.probing.arguments import Arguments, Slot, has_rows
 from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
@@ -154,7 +154,7 @@ class Convention(Parameterization):
                 "The network is not called with one tensor of the shape of the data: write the "
                 "function (z, logsnr, cond) -> (x_hat, eps_hat)."
             )
-        if samples.logsnr_error > 0:
+        if NoiseUnseen in kinds:
             raise ValueError(
                 "The noise of the loss is not among its random draws: draw it by torch.randn."
             )

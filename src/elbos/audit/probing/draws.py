@@ -42,7 +42,9 @@ class Distribution:
         if self.kind == "integer" and isinstance(arguments.get(upper), tuple | list | None):
             arguments |= {lower: 0, upper: arguments[lower]}  # randint(high, size)
         first, second = (
-            torch.as_tensor(arguments.get(name, default)).detach().to(value.device, torch.float64)
+            torch.as_tensor(
+                arguments.get(name, default), dtype=torch.float64, device=value.device
+            ).detach()
             for name, default in zip(self.parameters, (0.0, 1.0), strict=True)
         )
         return Drawn(self.kind, first, second + self.is_closed)

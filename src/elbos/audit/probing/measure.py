@@ -36,6 +36,7 @@ from elbos.audit.probing.rng import Design, Quantiles, distant_seed, preserved_r
 from elbos.audit.probing.scales import Process, given_scale, process_of
 from elbos.audit.probing.scatter import Conditions
 from elbos.base.arrays import Array
+from elbos.base.checks import require_positive
 
 _ONE_AT_A_TIME = threading.RLock()  # random states are global
 NUM_BLOCKS = 10  # of samples, each spread evenly by itself
@@ -97,6 +98,8 @@ def measuring(
         )
     if not x.isfinite().all():
         raise ValueError("The data are not finite: give data without NaN or infinity.")
+    if data_scale is not None:
+        require_positive(data_scale=data_scale)
     if num_samples < 100:
         raise ValueError(f"num_samples is {num_samples}: give at least 100.")
     x, settings = x.detach(), (num_samples, distant_seed(seed), data_scale, advance)
@@ -335,7 +338,7 @@ class Measurement:
             solved.sigma / (1 + noise.gamma**2) ** 0.5,  # without input perturbation
             offset=solved.offset,
             rtol=rtol,
-            network_scale=pilot.given_scale,
+            network_scale=pilot.given_scale if data_scale is None else data_scale,
         )
         if data_scale is not None:
             process = process._replace(scale=data_scale)

@@ -65,7 +65,7 @@ Quantiles = tuple[Tensor, Tensor]
 
 def distant_seed(seed: int) -> int:
     """Hash an integer to the first of many consecutive seeds that overlap for no two integers."""
-    return int(np.random.SeedSequence(seed).generate_state(1)[0]) // 2
+    return int(np.random.SeedSequence(seed % 2**64).generate_state(1)[0]) // 2
 
 
 class Design(NamedTuple):
@@ -242,10 +242,15 @@ class Recorder(TorchFunctionMode):
         result = function(*args, **kwargs)
         if np.ndim(result) == 0 and self._is_in_loop:
             return result
+        array = np.asarray(result)
+        if array.dtype.kind not in "bif" and not np.can_cast(array.dtype, np.int64):
+            return result
         with torch._C.DisableTorchFunction():
-            value = torch.tensor(result)
-            value = self._recorded(distribution.of_call(args, kwargs, value), value)
-        return value.numpy() if isinstance(result, np.ndarray) else type(result)(value.item())
+            value = torch.as_tensor(array)
+            recorded = self._recorded(distribution.of_call(args, kwargs, value), value)
+        if recorded is value:
+            return result
+        return recorded.numpy() if isinstance(result, np.ndarray) else type(result)(recorded.item())
 
     def _numpy_choice(
         self,
@@ -326,7 +331,7 @@ def preserved_random_states() -> Iterator[None]:
     """Restore all global random states at the end of the `with` block."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             yield
     finally:
         random.setstate(python)

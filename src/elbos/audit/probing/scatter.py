@@ -145,9 +145,8 @@ def of_the_target(
     logsnr: Float[Tensor, " n"], factor: Float[Tensor, " n"], *, error: float
 ) -> list[Diagnostic]:
     """Return a diagnostic if the target coefficients are not functions of log-SNR."""
-    ordered = factor[logsnr.argsort()]
-    size = (ordered[:-2].abs() + ordered[2:].abs()) / 2
-    is_off = _deviations(ordered).abs() > (0.1 + 3 * error) * size
+    order = logsnr.argsort()
+    is_off = _relative_deviations(logsnr[order], factor[order]).abs() > 0.1 + 3 * error
     share = is_off.double().mean().item()
     return [kinds.ScatteredTarget(share)] if share > 0.05 else []
 
