@@ -15,7 +15,7 @@ from picture import DECADES, HEIGHT, LOGSNR, WIDTH, picture
 
 from elbos import __version__
 from elbos.audit.result import Audit
-from elbos.audit.words import View, facts, in_words, prose, views
+from elbos.audit.words import View, in_words, views
 from elbos.base.html import document
 from elbos.base.numbers import NONE
 
@@ -56,7 +56,7 @@ class Card:
 
     @property
     def facts(self) -> dict[str, str]:
-        values = facts(self.audit)
+        values = self.view.facts
         shown = {name: values[name] for name in _SHOWN if values[name] != NONE}
         off = self.audit.distance(self.beside) if self.beside else None
         beside = {} if off is None else {"off the first by": in_words(off.value)}
@@ -127,5 +127,5 @@ def as_dict(card: Card) -> dict[str, object]:
         "negative_share": audit.negative_share,
         "nearest": audit.closest[0].name if audit.closest else None,
         "facts": card.facts,
-        "in_words": prose(audit),
+        "in_words": card.view.prose,
     }

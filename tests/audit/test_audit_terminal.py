@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from elbos.audit import Audit, Diagnostic, from_recipe
 from elbos.audit.diagnostics import KINDS, BatchMean, Clamped, NotFinite, NotSquared
-from elbos.audit.words import as_dict, as_text, difference, facts, facts_tables, prose, views
+from elbos.audit.words import as_dict, as_text, difference, facts_tables, views
 
 HUBER = NotSquared(growth=0.5)
 
@@ -38,7 +38,7 @@ def test_the_terminal_shows_what_the_audit_found(edm):
     assert text.startswith(f"{edm.title}: {view.summary}")
     assert all(f"{note.mark} {flat(note.text)}" in text for note in view.notes)
     assert view.explanation in text
-    assert all(said in prose(edm) for said in (view.summary, view.notes[0].text, view.explanation))
+    assert all(said in view.prose for said in (view.summary, view.notes[0].text, view.explanation))
     assert str(edm) == as_text([edm])
     assert len(as_text([edm]).splitlines()) <= 24
     (table,) = facts_tables([view], [""], 1)
@@ -57,7 +57,7 @@ def test_errors_come_before_a_verdict_and_leave_none(edm, sigmoid, found):
         assert broken.resembles == [] and broken.recipe is None
         text = as_text([broken])
         assert "rises" not in text.partition("weighting w")[2] and "╱" not in text
-        assert facts(broken)["w rises on"] == "–"
+        assert views([broken])[0].facts["w rises on"] == "–"
 
 
 def test_an_unusual_target_is_shown_by_its_coefficients(sigmoid):
@@ -65,7 +65,8 @@ def test_an_unusual_target_is_shown_by_its_coefficients(sigmoid):
     alpha, sigma = alpha.sigmoid().sqrt(), sigma.sigmoid().sqrt()
 
     def predicts(a, b):
-        return facts(dataclasses.replace(sigmoid, parameterization=None, a=a, b=b))["predicts"]
+        audit = dataclasses.replace(sigmoid, parameterization=None, a=a, b=b)
+        return views([audit])[0].facts["predicts"]
 
     assert predicts(sigma, alpha) == "y = sigma x + alpha eps"
     assert predicts(-2 * alpha, 0.5 * alpha / sigma) == "y = -2 alpha x + 0.5 alpha/sigma eps"
@@ -73,7 +74,7 @@ def test_an_unusual_target_is_shown_by_its_coefficients(sigmoid):
     in_numbers = predicts(torch.cos(sigmoid.logsnr), alpha)
     assert "1.00" in in_numbers and "0.71" in in_numbers  # in the middle, at log-SNR 0
     negative = dataclasses.replace(sigmoid, parameterization="flow", parameterization_factor=-1.0)
-    assert facts(negative)["predicts"] == "-1 × flow: x - eps"
+    assert views([negative])[0].facts["predicts"] == "-1 × flow: x - eps"
 
 
 @pytest.mark.parametrize(("name", "std", "top"), [("edm", 2.4, -3.308), ("sd3", 2.0, -3.376)])
@@ -83,7 +84,7 @@ def test_a_verdict_is_graded_by_the_samples_where_the_weighting_rises(name, std,
     mean = {"edm": 2.4, "sd3": 0.0}[name]
     share = (norm.cdf(top, mean, std) - 1e-5) / (1 - 2e-5)
     assert f"{share:.1%}" in views([audit])[0].notes[-1].text
-    assert facts(audit)["samples there"] == f"{share:.1%}"
+    assert views([audit])[0].facts["samples there"] == f"{share:.1%}"
 
 
 @pytest.mark.parametrize("name", ["edm", "min-snr-5", "flow", "sd3"])
@@ -153,7 +154,7 @@ def test_an_audit_is_read_back_from_json(edm):
     assert content["diagnostics"] == [
         {"kind": "clamped", "values": {"share": 0.1, "logsnr": [-1.0, 2.0]}, "is_fatal": False}
     ]
-    assert as_dict(audit)["in_words"] == prose(audit)
+    assert as_dict(audit)["in_words"] == views([audit])[0].prose
 
 
 def test_json_has_no_numbers_that_json_does_not_have(edm):

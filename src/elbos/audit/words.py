@@ -70,9 +70,46 @@ class View:
     @property
     def summary(self) -> str:
         """One-line summary of the loss."""
-        values = facts(self.audit)
+        values = self.facts
         names = ("predicts", "coefficient", "noise levels")
         return " · ".join(f"{name} {values[name]}" for name in names if values[name] != NONE)
+
+    @cached_property
+    def facts(self) -> dict[str, str]:
+        """Properties of the loss by name; a dash stands for the default."""
+        audit, (nearest, recipe) = self.audit, _nearest_recipe(self)
+        is_measured = audit.source == "measured"
+        beside = f"; of {recipe.title} at {formulas.central_half(recipe, audit)}" if recipe else ""
+        shares = (audit.share_pure_noise, audit.share_clean)
+        pure, clean = (f"{percent(s, 2)} of the samples" if s > 0 else NONE for s in shares)
+        steps = f"a table of {audit.num_steps:,} steps" if audit.num_steps else ""
+        schedule = self.noise_levels(audit.schedule) if audit.schedule else ""
+        unknown = "" if steps else "none of the named schedules"
+        rises = audit.verdict == "not monotone"
+        values = {
+            "predicts": formulas.prediction_formula(audit),
+            "coefficient": formulas.coefficient_formula(audit),
+            "process": audit.process or ("none of those known" if is_measured else NONE),
+            "noise levels": ", ".join(filter(None, (schedule or unknown, steps))),
+            "time given": audit.time_name or NONE,
+            "nearest recipe": nearest,
+            "log-SNR": f"{fixed(audit.logsnr[0].item(), 2)} to {fixed(audit.logsnr[-1].item(), 2)}",
+            "w rises on": self.rising if rises else "never" if audit.is_monotone else NONE,
+            "samples there": percent(audit.rising_share) if rises else NONE,
+            "negative share": percent(audit.negative_share) if rises else NONE,
+            "undecided on": self.undecided or NONE,
+            "expected loss": f"half of it at {formulas.central_half(audit, audit)}{beside} "
+            "(ideal network, N(0, 1) data)",
+            "data": formulas.data_formula(audit),
+            "pure noise": pure,
+            "no noise": clean,
+            "diagnostics": ", ".join(item.kind for item in audit.diagnostics) or NONE,
+            "source": f"measured on {audit.num_samples:,} samples"
+            if is_measured
+            else ", ".join(filter(None, ("declared, exact", audit.version))),
+            "nearest": ", ".join(self.nearest[0]),
+        }
+        return values if audit.is_weighted_elbo else values | dict.fromkeys(_OF_THE_WEIGHTING, NONE)
 
     @cached_property
     def notes(self) -> list[Note]:
@@ -133,6 +170,11 @@ class View:
         return " ".join(render("audit/verdict.txt", audit=self.audit, view=self).split())
 
     @property
+    def prose(self) -> str:
+        """One-paragraph description of the audit."""
+        return " ".join([f"{self.summary}.", *(note.text for note in self.notes), self.explanation])
+
+    @property
     def factor(self) -> str:
         end = self.audit.factor.end if self.audit.factor else -math.inf
         return (
@@ -188,14 +230,9 @@ def _interval(start: float, end: float) -> str:
     return f"[{fixed(start, 2)}, {fixed(end, 2)}]"
 
 
-def prose(audit: Audit) -> str:
-    """Return a one-paragraph description of an audit."""
-    (view,) = views([audit])
-    return " ".join([f"{view.summary}.", *(note.text for note in view.notes), view.explanation])
-
-
 def as_dict(audit: Audit) -> dict[str, Any]:
-    return {**audit.to_dict(), "in_words": prose(audit)}
+    (view,) = views([audit])
+    return {**audit.to_dict(), "in_words": view.prose}
 
 
 def difference(audit: Audit, other: Audit) -> str:
@@ -228,43 +265,6 @@ def _nearest_recipe(view: View) -> tuple[str, Audit | None]:
     return f"{nearest.name}: {recipe.title}{which}", from_recipe(nearest.name)
 
 
-def facts(audit: Audit) -> dict[str, str]:
-    """Return the properties of an audited loss by name; a dash stands for the default."""
-    (view,) = views([audit])
-    is_measured, (nearest, recipe) = audit.source == "measured", _nearest_recipe(view)
-    beside = f"; of {recipe.title} at {formulas.central_half(recipe, audit)}" if recipe else ""
-    shares = (audit.share_pure_noise, audit.share_clean)
-    pure, clean = (f"{percent(s, 2)} of the samples" if s > 0 else NONE for s in shares)
-    steps = f"a table of {audit.num_steps:,} steps" if audit.num_steps else ""
-    schedule = view.noise_levels(audit.schedule) if audit.schedule else ""
-    unknown = "" if steps else "none of the named schedules"
-    rises = audit.verdict == "not monotone"
-    values = {
-        "predicts": formulas.prediction_formula(audit),
-        "coefficient": formulas.coefficient_formula(audit),
-        "process": audit.process or ("none of those known" if is_measured else NONE),
-        "noise levels": ", ".join(filter(None, (schedule or unknown, steps))),
-        "time given": audit.time_name or NONE,
-        "nearest recipe": nearest,
-        "log-SNR": f"{fixed(audit.logsnr[0].item(), 2)} to {fixed(audit.logsnr[-1].item(), 2)}",
-        "w rises on": view.rising if rises else "never" if audit.is_monotone else NONE,
-        "samples there": percent(audit.rising_share) if rises else NONE,
-        "negative share": percent(audit.negative_share) if rises else NONE,
-        "undecided on": view.undecided or NONE,
-        "expected loss": f"half of it at {formulas.central_half(audit, audit)}{beside} "
-        "(ideal network, N(0, 1) data)",
-        "data": formulas.data_formula(audit),
-        "pure noise": pure,
-        "no noise": clean,
-        "diagnostics": ", ".join(item.kind for item in audit.diagnostics) or NONE,
-        "source": f"measured on {audit.num_samples:,} samples"
-        if is_measured
-        else ", ".join(filter(None, ("declared, exact", audit.version))),
-        "nearest": ", ".join(view.nearest[0]),
-    }
-    return values if audit.is_weighted_elbo else values | dict.fromkeys(_OF_THE_WEIGHTING, NONE)
-
-
 def _spelled(kind: type, text: str) -> str:
     return code(parse(kind, text), has_defaults=True)
 
@@ -275,7 +275,7 @@ def facts_tables(
     """Return tables of the properties of audits, `num` of at most 3 side by side."""
     num, tables = (num if num <= _MAX_BESIDE else 1), []
     for i in range(0, len(shown), num):
-        columns = [facts(view.audit) for view in shown[i : i + num]]
+        columns = [view.facts for view in shown[i : i + num]]
         rows = [
             (name, *(column[name] for column in columns))
             for name in columns[0]
