@@ -203,12 +203,21 @@ def test_a_negative_label_is_no_label(case: Case) -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_the_last_label_of_a_narrow_dtype_is_not_no_label(case: Case) -> None:
+    network = case.build(num_classes=256)
+    z, logsnr, cond = case.draw()
+    last = torch.full_like(cond, 255)
+    assert torch.equal(network(z, logsnr, last.to(torch.uint8)), network(z, logsnr, last))
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_labels_are_refused(case: Case) -> None:
     z, logsnr, cond = case.draw()
     unknown = torch.full_like(cond, NUM_CLASSES)
     for num_classes, labels, named in (
         (NUM_CLASSES, unknown, r"label 5 is out of range.* 0 to 4"),
         (NUM_CLASSES, cond[:, None], rf"\({len(cond)}, 1\)"),  # of a label that is a tensor `[1]`
+        (NUM_CLASSES, cond.double(), "float64"),
         (None, cond, "without labels"),
     ):
         network = case.build(num_classes=num_classes)

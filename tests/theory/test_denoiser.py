@@ -7,7 +7,7 @@ import torch
 from oracles import ByClass, bimodal, gaussian
 from tables import PARAMETERIZATIONS
 
-from elbos.base.conditions import cond_at
+from elbos.base.conditions import cond_at, replace_conds
 from elbos.theory.denoiser import Denoiser, Guided
 from elbos.theory.oracles import GaussianMixture
 from elbos.theory.process import diffuse
@@ -158,6 +158,15 @@ def test_a_null_condition_takes_the_place_of_the_negative_label(batch, num_nulls
         z, logsnr, {"class": one_hot[cond], "style": "plain"}
     )
     torch.testing.assert_close(found, guided(3.0)(z, logsnr, cond), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32], ids=str)
+def test_the_null_label_is_no_class_whatever_the_dtype_of_labels(batch, dtype):
+    z, logsnr, cond = batch
+    estimates = guided(3.0)(z, logsnr, cond.to(dtype))
+    torch.testing.assert_close(estimates, guided(3.0)(z, logsnr, cond), rtol=0, atol=0)
+    replaced = replace_conds(cond.to(dtype), torch.tensor([-1]), cond == 0)
+    assert torch.equal(replaced, torch.where(cond == 0, -1, cond))
 
 
 @pytest.mark.parametrize("cond", [{"class": torch.ones(40, 3)}, torch.ones(40, 3)], ids=type)

@@ -65,7 +65,9 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
 
     def replace(part: Tensor, null: Tensor) -> Tensor:
         mask = is_replaced.to(part.device).view(-1, *(1,) * (part.ndim - 1))
-        return torch.where(mask, null.to(part), part)
+        # the type of bool or uint8 labels cannot hold the null label -1
+        dtype = part.dtype if part.is_floating_point() else null.dtype
+        return torch.where(mask, null.to(part.device, dtype), part)
 
     return map_tensors(replace, cond, null)
 

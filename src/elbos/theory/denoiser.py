@@ -243,7 +243,7 @@ class Guided(Typed):
         if self.null_cond is not None:
             null = map_tensors(lambda part: part.expand(len(z), *part.shape[1:]), self.null_cond)
         elif isinstance(cond, Tensor) and not cond.is_floating_point():
-            null = torch.full_like(cond, -1)
+            null = torch.full_like(cond, -1, dtype=torch.int64)  # bool and uint8 have no -1
         else:
             raise ValueError(
                 f"cond is a {type(cond).__name__}, not class labels: give the null (unconditional) "

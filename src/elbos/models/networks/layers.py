@@ -84,12 +84,12 @@ class Embedding(nn.Module):
             return F.silu(embedding)
         if cond is None:
             cond = torch.full(logsnr.shape, -1, device=logsnr.device)
-        if cond.shape != logsnr.shape:
+        if cond.shape != logsnr.shape or cond.is_floating_point():
             raise ValueError(
-                f"class labels of shape {tuple(cond.shape)} for {len(logsnr)} samples: give one "
-                "per sample, [b]."
+                f"class labels are {cond.dtype} of shape {tuple(cond.shape)} for {len(logsnr)} "
+                "samples: give one whole number per sample, [b]."
             )
-        row = (cond + 1).clamp(min=0)  # 0: no label; 1 + k: class k
+        row = (cond.long() + 1).clamp(min=0)  # 0: no label; 1 + k: class k
         try:
             return F.silu(embedding + self.label(row))
         except IndexError as error:  # the check of the kernel, which needs no synchronization
