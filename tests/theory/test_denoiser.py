@@ -176,6 +176,14 @@ def test_only_class_labels_have_a_null_of_their_own(batch, cond):
         guided(3.0)(z, logsnr, cond)
 
 
+@pytest.mark.parametrize("wrap", [tuple, list, lambda parts: {"style": str(parts)}])
+def test_guidance_refuses_conditions_that_one_call_of_twice_the_batch_cannot_hold(batch, wrap):
+    z, logsnr, cond = (part[:1] for part in batch)
+    denoiser = Guided(lambda z, logsnr, cond: labels(z, logsnr), 3.0, null_cond=wrap([cond + 1]))
+    with pytest.raises(ValueError, match="cond"):
+        denoiser(z, logsnr, wrap([cond]))
+
+
 def test_a_condition_is_indexed_along_the_batch():
     cond = {"text": torch.arange(6).reshape(3, 2), "more": {"label": torch.arange(3)}, "scale": 2.0}
     for index, expected in ((slice(1, 3), [1, 2]), (torch.tensor([2, 0]), [2, 0])):

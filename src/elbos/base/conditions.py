@@ -73,14 +73,17 @@ def replace_conds(cond: Condition, null: Condition, is_replaced: Bool[Tensor, " 
 
 
 def is_alike(cond: Condition, other: Condition) -> bool:
-    """Return whether conditioning inputs have the same structure, shapes and kinds of numbers."""
+    """Return whether conditioning inputs have the same structure, shapes and kinds of numbers.
+
+    Values that are not tensors hold for a whole batch, and have to be equal.
+    """
     if isinstance(cond, Tensor):
         is_tensor = isinstance(other, Tensor) and other.shape == cond.shape
         return is_tensor and other.is_floating_point() == cond.is_floating_point()
     if isinstance(cond, Mapping):
         is_mapping = isinstance(other, Mapping) and cond.keys() <= other.keys()
         return is_mapping and all(is_alike(part, other[name]) for name, part in cond.items())
-    return True
+    return not isinstance(other, Tensor) and bool(cond == other)
 
 
 def require_tensors(cond: Condition) -> None:

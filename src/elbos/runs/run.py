@@ -224,7 +224,7 @@ class Run(Model):
         if cond is None:
             cond = labels
         require_length(cond, num)
-        if not is_alike(labels, cond):
+        if labels is not None and not is_alike(labels, cond):
             raise ValueError(
                 f"cond is not a tensor of {num} class labels: give torch.tensor([0, ...])."
             )

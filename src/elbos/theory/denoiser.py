@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.base.checks import Typed, require_floating, require_positive
-from elbos.base.conditions import Condition, cat_conds, map_tensors
+from elbos.base.conditions import Condition, cat_conds, is_alike, map_tensors, require_tensors
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align
 
@@ -221,7 +221,8 @@ class Guided(Typed):
             label.
 
     Raises:
-        ValueError: When called, if the condition is not class labels and `null_cond` is not given.
+        ValueError: When called, if the condition is not class labels and `null_cond` is not given
+            or differs from it in more than the numbers of its tensors.
 
     References:
         Ho & Salimans (2022), https://arxiv.org/abs/2207.12598; interval: Kynkäänniemi et al.
@@ -248,6 +249,12 @@ class Guided(Typed):
             raise ValueError(
                 f"cond is a {type(cond).__name__}, not class labels: give the null (unconditional) "
                 "condition as null_cond."
+            )
+        require_tensors(cond)
+        if not is_alike(cond, null):
+            raise ValueError(
+                f"null_cond, a {type(null).__name__}, does not fit cond, a {type(cond).__name__}: "
+                "give tensors of its shapes, or a dict of them and of values equal to its own."
             )
         both = cat_conds(cond, null)
         x_hat, eps_hat = estimate(
