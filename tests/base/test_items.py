@@ -29,3 +29,11 @@ def test_numbers_beyond_the_bounds_are_refused_unless_they_are_latents(value):
     with pytest.raises(ValueError, match=f"{value}.*is_bounded"):
         Items(x).batch(ROWS)
     assert torch.equal(Items(x, is_bounded=False).batch(ROWS)[0], x[ROWS])
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor, list])
+def test_to_item_makes_the_items_of_a_tensor_as_of_a_list(kind):
+    x = torch.linspace(0, 1, 54).view(9, 2, 3)
+    items = Items(x if kind is torch.Tensor else list(x), to_item=lambda item: (-item, item[0]))
+    batch, cond = items.batch(ROWS)
+    assert torch.equal(batch, -x[ROWS]) and torch.equal(cond, x[ROWS, 0])

@@ -55,9 +55,10 @@ def test_data_that_are_random_are_told(item):
     def ignoring(z, logsnr, cond=None):
         return DENOISER(z, logsnr)
 
-    with torch.random.fork_rng(), pytest.warns(RandomDataWarning):
-        torch.manual_seed(0)
-        Validator(Augmented(item))(ignoring)
+    for validator in (Validator(Augmented(item)), Validator(X, to_item=item)):
+        with torch.random.fork_rng(), pytest.warns(RandomDataWarning):
+            torch.manual_seed(0)
+            validator(ignoring)
 
 
 @pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.BatchNorm1d(4)], ids=repr)

@@ -60,7 +60,7 @@ class Items:
             ValueError: If `x` is not a tensor of floating-point numbers, not finite, or beyond
                 [-1, 1].
         """
-        if isinstance(self.dataset, Tensor):
+        if isinstance(self.dataset, Tensor) and self.to_item is None:
             x, cond = self.dataset[rows], None
         else:
             with torch.autocast("cpu", enabled=False):  # a network's precision, not the data's

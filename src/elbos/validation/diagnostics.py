@@ -104,7 +104,7 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> str:
     Raises an error or warns if the validation would be wrong.
     """
     denoiser, source = execution.denoiser, execution.source
-    if isinstance(source, Items) and not isinstance(source.dataset, Tensor):
+    if isinstance(source, Items):
         _warn_if_random(source)
     rows = torch.arange(NUM_CHECKED) % len(source)
     x, cond = execution.batch(rows)
