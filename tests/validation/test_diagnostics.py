@@ -77,6 +77,16 @@ def test_a_network_in_training_mode_that_no_denoiser_names_is_told(layer):
     Validator(X)(denoiser)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_no_call_has_more_samples_than_a_batch(batch_size):
+    def network(z, logsnr):
+        assert len(z) <= batch_size
+        return logsnr[:, None] * z
+
+    for parameterization in parameterizations.V(), parameterizations.Flow():
+        Validator(X)(Denoiser(network, parameterization), batch_size=batch_size)
+
+
 def test_estimates_that_are_interchanged_are_refused():
     """They add up to the noisy data in each other's places alone."""
 

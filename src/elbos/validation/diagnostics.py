@@ -24,7 +24,7 @@ from elbos.validation.estimate import Estimate
 from elbos.validation.execution import Execution
 
 NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256
-NUM_CHECKED = 4  # samples on which the denoiser is called again
+NUM_CHECKED = 4  # samples on which the denoiser is called again; at most a batch
 _OTHER_DEVICE = "same device", "expected device", "torch.cuda."  # of torch's errors
 MAX_CHANGE = 1e-3  # of the estimate when repeated: GPUs vary the order of additions
 USER = 7  # stack levels from here to the caller of the validator
@@ -106,11 +106,12 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> str:
     denoiser, source = execution.denoiser, execution.source
     if isinstance(source, Items):
         _warn_if_random(source)
-    rows = torch.arange(NUM_CHECKED) % len(source)
+    num = min(NUM_CHECKED, execution.batch_size)
+    rows = torch.arange(num) % len(source)
     x, cond = execution.batch(rows)
     require_scaled(x, stacklevel=USER)
     eps = draws.noise(rows, FIXED, x.shape[1:]).to(x)
-    logsnr = torch.linspace(*ends, NUM_CHECKED + 2)[1:-1].to(x)
+    logsnr = torch.linspace(*ends, num + 2)[1:-1].to(x)
     z = diffuse(x, eps, logsnr)
     with explained_types(x):
         with _CoarsestType() as coarsest:
@@ -167,7 +168,7 @@ def _warn_if_varying(
         return float((again - eps_hat).norm() / eps_hat.norm().clamp(min=1e-30))
 
     for num, how, most in ((len(z), "again", MAX_CHANGE), (len(z) // 2, "in halves", MAX_MISFIT)):
-        if (deviation := change(num)) > most:
+        if num and (deviation := change(num)) > most:
             warnings.warn(
                 f"the denoiser's estimates are {100 * deviation:.2g} % off when a batch is given "
                 f"{how}, as those of a network in training mode: the validator sets evaluation "
