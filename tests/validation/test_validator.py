@@ -353,6 +353,15 @@ def test_no_bin_of_a_curve_is_empty(num, num_bins, generator):
         assert min(curve.standard_error) > 0
 
 
+def test_added_rounds_leave_the_bins_of_a_curve(generator):
+    """So that conditions and seeds that reach a target after several numbers of them compare."""
+    data = gaussian(0.1, 4)
+    x, _ = data.sample(20, generator)
+    few, many = (validated(data, x, num_evaluations=num) for num in (8, 80))
+    assert few.by_level.logsnr == many.by_level.logsnr
+    assert few.elbo_by_level.logsnr == many.elbo_by_level.logsnr
+
+
 # --- bad input ------------------------------------------------------------------------------------
 
 

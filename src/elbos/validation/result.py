@@ -145,7 +145,8 @@ class Validation(Diagnosed):
         return Curve.from_estimates(edges, list(map(measurements.estimate, elbos)))
 
     def _edges(self, max_num_bins: int) -> Float[Tensor, " k"]:
-        schedule, num_levels = self.measurements.schedule, self.measurements.loss.numel()
+        # of two rounds at most: the rounds that a target error adds leave the bins as they are
+        schedule, num_levels = self.measurements.schedule, self.measurements.loss[:, :2].numel()
         most = min(max_num_bins, num_levels // LEVELS_PER_BIN)
         num_bins = max(num for num in NUMS_OF_BINS if num <= most or num < 4)
         return torch.linspace(
