@@ -12,7 +12,7 @@ from comparing import stored_comparison
 from PIL import Image
 from rich.console import Console
 
-from elbos.comparison.figures import family, levels_figure, swatches
+from elbos.comparison.figures import family, learning_figure, levels_figure, swatches
 from elbos.comparison.page import markdown, page, planned_verdicts, terminal
 from elbos.comparison.result import Comparison
 from elbos.comparison.tables import results_table
@@ -88,6 +88,10 @@ def test_every_objective_minus_the_first_comes_first(html):
     )
     assert "the median" not in words(page(two, {}))
     assert levels_figure(two).data[0].y == (0.0,) * len(first.elbo.x)
+    lone = replace(two, objectives=(replace(first, elbo=None, loss=None, learning=None), others[0]))
+    curves = {levels_figure: others[0].loss, learning_figure: others[0].learning}
+    for figure, curve in curves.items():  # and no difference of a curve from itself
+        assert [trace.y for trace in figure(lone).data] == [curve.y]
     own = ["Tabulated('mine', 'ab')", "Monotone(inner=Tabulated('mine', 'ab'))"]
     looks = swatches([replace(first, name=name, weighting=name) for name in own])
     assert len({look.color for look in looks.values()}) == len(set(map(family, own))) == 2

@@ -66,7 +66,7 @@ def learning_figure(comparison: Comparison) -> Figure | None:
     traces = _traces(comparison, curves, ".4g")
     panels = [
         Panel("<b>Validation ELBO</b>, bits/dim", 180, traces, _range(traces)),
-        _difference(comparison, curves, "<b>Minus {}</b>", 260),
+        *_difference(comparison, curves, "<b>Minus {}</b>", 260),
     ]
     most = max(max(curve.x) for curve in curves.values())
     xaxis = {"title": {"text": "images seen", "standoff": 8}, "range": [0, 1.02 * most]}
@@ -75,14 +75,12 @@ def learning_figure(comparison: Comparison) -> Figure | None:
 
 def levels_figure(comparison: Comparison) -> Figure | None:
     """Return a figure of the ELBO of noisy data and the loss over log-SNR; None without data."""
-    panels = []
     elbos = {o.name: o.elbo for o in comparison.objectives if o.elbo}
     losses = {o.name: o.loss for o in comparison.objectives if o.loss}
-    if elbos:
-        panels.append(_difference(comparison, elbos, "<b>ELBO</b> of noisy data, minus {}", 300))
+    panels = _difference(comparison, elbos, "<b>ELBO</b> of noisy data, minus {}", 300)
     if losses:
         title = "<b>Loss</b>, relative to {}"
-        panels.append(_difference(comparison, losses, title, 260, is_share=True))
+        panels += _difference(comparison, losses, title, 260, is_share=True)
         traces = _traces(comparison, losses, ".3g")
         values = np.concatenate([np.array(trace.y, dtype=float) for trace in traces])
         panels.append(
@@ -117,7 +115,9 @@ def _traces(comparison: Comparison, curves: Curves, digits: str) -> list[Scatter
 
 def _difference(
     comparison: Comparison, curves: Curves, title: str, height: int, *, is_share: bool = False
-) -> Panel:
+) -> list[Panel]:
+    if len(curves) < 2:  # as of two objectives of which one has failed
+        return []
     grid = _floats(next(iter(curves.values())).x)
     values = np.array([np.interp(grid, _floats(c.x), _floats(c.y)) for c in curves.values()])
     title = title.format(escape(reference(comparison), quote=False))
@@ -130,7 +130,7 @@ def _difference(
     }
     traces = _traces(comparison, differences, "+.1%" if is_share else "+.4f")
     axis = {"tickformat": "+~p" if is_share else "+~g", **_range(traces)}
-    return Panel(title, height, traces, axis)
+    return [Panel(title, height, traces, axis)]
 
 
 def _floats(values: Any) -> Float[Array, " n"]:
