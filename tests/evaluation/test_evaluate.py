@@ -253,6 +253,13 @@ def test_the_baseline_is_computed_once_for_all_runs_on_the_same_data(
 # --- what cannot be measured ---------------------------------------------------------------------
 
 
+def test_a_pilot_too_small_to_tune_is_refused_before_it_is_measured() -> None:
+    told: dict[str, set[bool]] = {}
+    with pytest.raises(ValueError, match=r"num_pilot_images.*5.*8"):
+        Run("digits").evaluate(**few(num_pilot_images=5, seed=1), start=noting(told))
+    assert not told
+
+
 def test_what_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Losses with a target, too, which they would never reach."""
     bad = torch.full((41, 1, 8, 8), math.nan)

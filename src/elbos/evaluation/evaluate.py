@@ -19,7 +19,7 @@ from elbos.evaluation.result import Evaluation, Protocol
 from elbos.training.data import to_unit
 from elbos.training.pictures import png
 from elbos.training.sampling import Sampling
-from elbos.validation.measurements import num_pilot_times
+from elbos.validation.measurements import MIN_TUNING_SAMPLES, num_pilot_times
 from elbos.validation.validator import ROUND_TIMES
 
 NUM_SHOWN = 100
@@ -97,7 +97,9 @@ def require_measurable(model: Model, config: EvaluationConfig, sampling: Samplin
     """Raise a ValueError, before anything is measured, if settings do not fit the model."""
     model.require_guidable(sampling)
     sampling.logsnrs(model.schedule)  # raises for an invalid grid
-    chosen_images(model, config)
+    _, images = chosen_images(model, config)
+    if (num := config.num_pilot_images) < (least := min(MIN_TUNING_SAMPLES, len(images))):
+        raise ValueError(f"num_pilot_images is {num}: give at least {least}.")
     if config.floor and model.origin and model.origin.latents:
         raise ValueError(
             f"The irreducible loss needs pixel values; {model.name} generates latents."
