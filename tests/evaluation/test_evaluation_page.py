@@ -12,7 +12,7 @@ from torch.nn.functional import softplus
 from elbos.base.numbers import percent
 from elbos.evaluation.figures import curves_figure
 from elbos.evaluation.metrics import FRECHET_DISTANCE, KERNEL_DISTANCE, Value
-from elbos.evaluation.page import evaluation_page, evaluation_tables, underfitting
+from elbos.evaluation.page import evaluation_page, evaluation_tables, runs_table, underfitting
 from elbos.evaluation.result import (
     Baseline,
     Curve,
@@ -238,6 +238,12 @@ def test_underfitting_is_the_excess_where_a_tenth_of_the_images_has_the_same_flo
     assert "Underfitting" not in evaluation_page(
         [replace(result, floors=dict.fromkeys(result.floors, nowhere))]
     )
+
+
+def test_the_table_of_models_has_every_metric_that_was_computed(result):
+    quality = replace(result.quality, scores=SCORES | scores(classifier_score=3.0))
+    titles = [head.title for head in runs_table([replace(result, quality=quality)]).heads]
+    assert titles[-5:] == [metric.title for metric in quality.metrics]
 
 
 def test_real_images_are_compared_with_as_many_samples_only(result):

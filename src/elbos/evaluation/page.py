@@ -125,7 +125,7 @@ def evaluation_tables(result: Evaluation) -> list[Table]:
 
 def runs_table(results: Sequence[Evaluation]) -> Table:
     scored = next((result.quality for result in results if result.quality), None)
-    metrics = [m for m in (scored.metrics if scored else ()) if not m.name.endswith("_score")]
+    metrics = scored.metrics if scored else []
     units = list(dict.fromkeys(map(unit_of, results)))
     samplers = []
     for result in results:
