@@ -10,7 +10,14 @@ from audited import SEEDS, X, flow_loss
 
 from elbos import audit
 from elbos.audit.declare import DeclaredLoss, from_loss
-from elbos.audit.names.matching import MIN_GAIN, SAME, coefficient_name, nearest_weightings
+from elbos.audit.names.matching import (
+    MIN_GAIN,
+    SAME,
+    Prediction,
+    coefficient_name,
+    nearest_weightings,
+    prediction_of,
+)
 from elbos.theory import parameterizations, schedules, weightings
 
 
@@ -31,6 +38,16 @@ def test_a_coefficient_may_be_0_at_some_levels_and_nowhere_below(sign):
     assert audit.weight.isfinite().all()
     assert audit.rising[0][1] == pytest.approx(0.0, abs=0.1)
     assert audit.closest
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_a_target_without_data_is_eps_up_to_its_sign(sign):
+    """And not EDM's of data of infinite standard deviation, whose limit it is."""
+    logsnr = torch.linspace(-9, 9, 50, dtype=torch.float64)
+    zero = torch.zeros_like(logsnr)
+    for a in (zero, -zero):
+        prediction = prediction_of(logsnr, a, torch.full_like(logsnr, sign), rtol=1e-6)
+        assert prediction == Prediction.from_target(parameterizations.Eps(), sign)
 
 
 def test_no_factor_lifts_levels_that_have_no_weight():

@@ -150,6 +150,8 @@ def test_float32_is_close_over_the_whole_range(parameterization):
         torch.testing.assert_close(value.double(), reference, rtol=1e-5, atol=0)
 
 
-def test_edm_without_data_is_refused():
-    with pytest.raises(ValueError, match="sigma_data is 0"):
-        parameterizations.EDM(sigma_data=0.0)
+@pytest.mark.parametrize("sigma_data", [0.0, float("inf")])
+def test_edm_of_no_data_or_of_unbounded_data_is_refused(sigma_data):
+    """In the limit the target is eps up to its sign, but the coefficients are inf / inf."""
+    with pytest.raises(ValueError, match=f"sigma_data is {sigma_data}"):
+        parameterizations.EDM(sigma_data=sigma_data)

@@ -27,7 +27,7 @@ References:
 """
 
 import abc
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -211,7 +211,7 @@ class EDM(Parameterization):
         Karras et al. (2022), https://arxiv.org/abs/2206.00364
     """
 
-    sigma_data: float = field(default=0.5, metadata={"is_finite": False})  # the limit is eps
+    sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
         require_positive(sigma_data=self.sigma_data)

@@ -81,7 +81,7 @@ def prediction_of(
     score = Prediction.from_target(Score())
     candidates += [(score, zero, -ratio), (score, zero, -(1 + ratio))]  # of VE, of rectified flow
     variance = (-b / ratio / a).median()
-    if variance > 0:
+    if 0 < variance < math.inf:
         edm = EDM(sigma_data=float(f"{variance.sqrt().item():.4g}"))
         candidates.append((Prediction.from_target(edm), *edm.coefficients(logsnr)))
     for prediction, a_name, b_name in candidates:
