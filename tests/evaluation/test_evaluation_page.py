@@ -110,7 +110,7 @@ def likelihood(bits, scale, z):
         bits_per_dim=bits,
         standard_error=0.0123,
         measurement_error=0.0021,
-        floor=0.0121,
+        sampling_error=0.0121,
         target_se=None,
         is_target_reached=None,
         nats_per_dim=bits * np.log(2),

@@ -112,7 +112,7 @@ def measure(
         bits_per_dim=bits.mean,
         standard_error=bits.standard_error,
         measurement_error=bits.measurement_error,
-        floor=bits.sampling_error,
+        sampling_error=bits.sampling_error,
         target_se=target_se,
         is_target_reached=None if target_se is None else bits.standard_error <= target_se,
         nats_per_dim=rounds.nats.mean,

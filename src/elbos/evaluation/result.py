@@ -76,7 +76,7 @@ class Likelihood:
     Attributes:
         standard_error: Standard error for the distribution of images, in bits/dim.
         measurement_error: Standard error for this set of images, in bits/dim.
-        floor: The part of the standard error that comes from the choice of images, in bits/dim.
+        sampling_error: The part of the standard error from the choice of images, in bits/dim.
         target_se: The requested standard error, or None; see `is_target_reached`.
         decoder_bpd, diffusion_bpd, prior_bpd: The terms of the bound, in bits/dim.
         curve, elbo: The loss at each noise level; the negative ELBO of data noised to each level.
@@ -88,7 +88,7 @@ class Likelihood:
     bits_per_dim: float
     standard_error: float
     measurement_error: float
-    floor: float
+    sampling_error: float
     target_se: float | None
     is_target_reached: bool | None
     nats_per_dim: float
