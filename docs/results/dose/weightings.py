@@ -30,6 +30,7 @@ SOLVED = {  # dose: c, h, k
         0.6: (1.012, 0.0973, 4.166),
     },
     "fashion": {
+        0.1: (-1.507, 0.452, 2.108),
         0.3: (-0.082, 0.271, 2.560),
         0.6: (1.010, 0.0808, 4.151),
     },
@@ -44,7 +45,7 @@ def rising(logsnr: Tensor, dose: float, data: str = "digits") -> Tensor:
 
 
 w10, w30, w60 = (partial(rising, dose=dose) for dose in SOLVED["digits"])
-f30, f60 = (partial(rising, dose=dose, data="fashion") for dose in SOLVED["fashion"])
+f10, f30, f60 = (partial(rising, dose=dose, data="fashion") for dose in SOLVED["fashion"])
 
 
 def solve(data: str) -> None:
