@@ -342,7 +342,8 @@ def test_data_of_another_range_are_told(give):
     pixels[:, :, 0, :2] = torch.tensor([0.0, 255.0])
     with pytest.raises(ValueError, match=r"\A.*255.*\Z"):
         give(pixels)
-    with pytest.warns(UserWarning, match="0 to 1"):
+    with pytest.warns(UserWarning, match="0 to 1") as warned:
         give(pixels / 255)
+    assert warned[0].filename == __file__
     for x in (pixels / 127.5 - 1, torch.randn(4, 1, 8, 8) * 8, torch.zeros(4, 1, 8, 8)):
         give(x)

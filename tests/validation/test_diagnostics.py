@@ -25,8 +25,9 @@ X, _ = DENOISER.sample(20, torch.Generator().manual_seed(0))
 
 def test_a_network_without_time_is_told():
     blind = Denoiser(lambda z, logsnr, cond: 0.5 * z, parameterizations.X())
-    with pytest.warns(TimeIgnoredWarning, match="second argument"):
+    with pytest.warns(TimeIgnoredWarning, match="second argument") as warned:
         Validator(X)(blind)
+    assert warned[0].filename == __file__
 
 
 class Augmented(torch.utils.data.Dataset):
@@ -56,9 +57,10 @@ def test_data_that_are_random_are_told(item):
         return DENOISER(z, logsnr)
 
     for validator in (Validator(Augmented(item)), Validator(X, to_item=item)):
-        with torch.random.fork_rng(), pytest.warns(RandomDataWarning):
+        with torch.random.fork_rng(), pytest.warns(RandomDataWarning) as warned:
             torch.manual_seed(0)
             validator(ignoring)
+        assert warned[0].filename == __file__
 
 
 @pytest.mark.parametrize("layer", [nn.Dropout(0.1), nn.BatchNorm1d(4)], ids=repr)
@@ -105,8 +107,9 @@ def test_estimates_that_do_not_add_up_are_told():
         x_hat, eps_hat = DENOISER(z, logsnr)
         return x_hat.clamp(-0.1, 0.1), eps_hat
 
-    with pytest.warns(InconsistentEstimatesWarning):
+    with pytest.warns(InconsistentEstimatesWarning) as warned:
         found = Validator(X)(clipped)
+    assert warned[0].filename == __file__
     assert torch.equal(found.bound, Validator(X)(DENOISER).bound)
 
 
@@ -140,4 +143,4 @@ def test_a_bound_above_the_uniform_one_is_told_once():
     with pytest.warns(WorseThanUniformWarning) as warned:
         for step in (1, 2):
             history.update(step, gaussian(3.0, 8))
-    assert len(warned) == 1
+    assert [warning.filename for warning in warned] == [__file__]

@@ -1,6 +1,5 @@
 """Recorder of the first training steps, the base of the audit callbacks for other trainers."""
 
-import warnings
 from contextlib import ExitStack
 from operator import attrgetter
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from elbos.audit import Audit, Recording, record
+from elbos.base.errors import warn
 
 
 class RecordedSteps:
@@ -56,4 +56,4 @@ class RecordedSteps:
                 self.audit = recorded.audit(title=title, is_shared=is_shared)
             except ValueError as error:
                 self.error = error
-                warnings.warn(f"the loss of {title} is not audited: {error}", stacklevel=3)
+                warn(f"the loss of {title} is not audited: {error}")

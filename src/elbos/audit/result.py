@@ -2,7 +2,6 @@ r"""Result of an audit: the weighting on a grid of noise levels, with all its co
 
 import json
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from functools import cached_property
@@ -25,7 +24,7 @@ from elbos.audit.probing.measure import Samples
 from elbos.base.arrays import Array
 from elbos.base.checks import Diagnosed, typed
 from elbos.base.codec import convert, without_format
-from elbos.base.errors import flat
+from elbos.base.errors import flat, warn
 from elbos.base.extras import shown_by
 from elbos.models.calls import ForeignNetwork
 
@@ -348,11 +347,10 @@ class Audit(Diagnosed):
             raise ValueError(f"{self.title} was not measured here: probe the loss for a denoiser.")
         convention = Convention.from_samples(self.samples, self.sigma_data)
         if convention.error > MAX_QUIET_ERROR:
-            warnings.warn(
+            warn(
                 f"the denoiser of {self.title} is interpolated with an error of "
                 f"{convention.error:.2g} (in log-SNR, or relative): is the loss computed in half "
-                "precision, or its time rounded?",
-                stacklevel=2,
+                "precision, or its time rounded?"
             )
         return ConventionDenoiser(ConventionNetwork(network, convention, is_discrete))
 

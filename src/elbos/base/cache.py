@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 from elbos.base import files
+from elbos.base.errors import warn
 from elbos.base.formats import CorruptFile
 
 Content = TypeVar("Content")
@@ -52,7 +52,7 @@ def build_once(
             try:
                 return read(path)
             except CorruptFile as damaged:
-                warnings.warn(f"{damaged}: it is made again", stacklevel=2)
+                warn(f"{damaged}: it is made again")
                 shutil.rmtree(path)
         partial = path.with_name(f".{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)  # left by a killed process

@@ -5,7 +5,6 @@ import functools
 import inspect
 import math
 import numbers
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from types import SimpleNamespace
@@ -16,6 +15,7 @@ from jaxtyping import jaxtyped
 from torch import Tensor
 
 from elbos.base.codec import WrongTypeError, alternatives, convert, hints
+from elbos.base.errors import warn
 
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_BLOCKS = 1000  # deepest network that is built
@@ -227,7 +227,7 @@ def require_single(**tensors: Tensor) -> None:
             )
 
 
-def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
+def require_scaled(x: Tensor) -> None:
     """Check that data are scaled to about [-1, 1], or are latents of about that size.
 
     Data between 0 and 1 cause a warning. The check synchronizes the device.
@@ -250,10 +250,9 @@ def require_scaled(x: Tensor, *, stacklevel: int = 3) -> None:
             "pixels."
         )
     if low >= 0 and 0.5 < high <= 1 and x.numel() >= MIN_NUMBERS:
-        warnings.warn(
+        warn(
             f"the data run from {low:.2g} to {high:.2g}: give numbers from -1 to 1, 2 x - 1 of "
-            "images; otherwise the noise levels in training differ from those stated.",
-            stacklevel=stacklevel,
+            "images; otherwise the noise levels in training differ from those stated."
         )
 
 

@@ -1,11 +1,20 @@
 """Error classes, and conversion of any error to one line: what is wrong, where, and what to do."""
 
 import errno
+import sys
+import sysconfig
 import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from pathlib import Path
 
 MAX_SHOWN = 60  # characters of a text that a message repeats
+LIBRARIES = (  # what the files of code begin with that is not the user's
+    *map(sysconfig.get_path, ("stdlib", "purelib")),
+    str(Path(__file__).parents[1]),
+    "<frozen ",
+)
 
 
 class UsageError(Exception):
@@ -48,6 +57,14 @@ def explained(error: BaseException) -> str:
         name = "standard output" if error.filename is None else error.filename
         return flat(f"{name}: {error.strerror}" + (f": {advice}." if advice else "."))
     return flat(error) or type(error).__name__
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warn of the innermost line on the stack that is the user's."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back and frame.f_code.co_filename.startswith(LIBRARIES):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, category, stacklevel=level)
 
 
 def message(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from elbos.base.errors import causes, flat
+from elbos.base.errors import causes, flat, warn
 
 _patient_groups: WeakValueDictionary[dist.ProcessGroup, dist.ProcessGroup] = WeakValueDictionary()
 T = TypeVar("T")
@@ -42,14 +41,13 @@ def require_processes() -> None:
         raise ValueError("is_shared is true and torch.distributed is not initialized: start it.")
 
 
-def warn_if_several(stacklevel: int = 4) -> None:
+def warn_if_several() -> None:
     """Warn if several processes would each repeat the same computation."""
     num = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
     if num > 1:
-        warnings.warn(
+        warn(
             f"{num} processes of torch.distributed exist, and this call does all the work in its "
-            "own: pass is_shared=True in all of them to share it, or is_shared=False.",
-            stacklevel=stacklevel,
+            "own: pass is_shared=True in all of them to share it, or is_shared=False."
         )
 
 

@@ -8,7 +8,6 @@ their parts from the folder, which must be visible to all. No part is computed t
 """
 
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from elbos.base import files, formats
+from elbos.base.errors import warn
 from elbos.base.processes import ALONE, Processes
 from elbos.base.progress import Advance
 
@@ -94,5 +94,5 @@ def _read(path: Path) -> Tensors | None:
     except FileNotFoundError:
         return None
     except formats.CorruptFile:
-        warnings.warn(f"{path} is damaged: it is computed again.", RuntimeWarning, stacklevel=3)
+        warn(f"{path} is damaged: it is computed again.", RuntimeWarning)
         return None

@@ -29,12 +29,13 @@ References:
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
+
+from elbos.base.errors import warn
 
 _CHUNK = 1_000
 
@@ -55,10 +56,9 @@ class Statistics:
         if num < 2:
             raise ValueError(f"A covariance needs at least 2 samples; there are {num}.")
         if num <= dim:
-            warnings.warn(
+            warn(
                 f"{num} samples have a singular covariance in {dim} dimensions, which biases the "
-                f"Fréchet distance upwards: take more than {dim}",
-                stacklevel=2,
+                f"Fréchet distance upwards: take more than {dim}"
             )
         mean = features.mean(0, dtype=torch.float64)
         scatter = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)

@@ -12,7 +12,6 @@ one end or the other.
 See docs/theory.md, section 2.
 """
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from elbos.base.checks import Typed, require_floating, require_scaled, require_single, require_type
 from elbos.base.conditions import Condition
+from elbos.base.errors import warn
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.denoiser import Network, network_output, with_three_arguments
 from elbos.theory.parameterizations import Parameterization, error_ratio
@@ -132,11 +132,10 @@ class Objective(Typed):
         eps = torch.randn(x.shape, dtype=x.dtype, device=device, generator=generator).to(x.device)
         loss = self(network, x, eps, logsnr, cond)
         if is_lost and loss.requires_grad:
-            warnings.warn(
+            warn(
                 "the adaptive schedule cannot learn from this loss: draw logsnr = "
                 "schedule.sample(len(x)), give it as loss(..., logsnr=logsnr) and call "
-                "schedule.update(logsnr, loss) after each step.",
-                stacklevel=2,
+                "schedule.update(logsnr, loss) after each step."
             )
         return loss
 

@@ -14,7 +14,6 @@ runs/NAME/
 """
 
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -26,6 +25,7 @@ from filelock import Timeout
 from elbos.base import files
 from elbos.base.codec import decode, difference, encode
 from elbos.base.conditions import Condition
+from elbos.base.errors import warn
 from elbos.base.formats import CorruptFile, read_object, write_object
 from elbos.base.processes import Processes
 from elbos.training.config import Config, read_config
@@ -141,12 +141,11 @@ class RunDirectory:
                     "name another directory with --run, or give the same options."
                 )
             if num_images > stored.num_images and config.optimizer.use_decay:
-                warnings.warn(
+                warn(
                     f"The run in {path} is extended to {num_images:,} images. Its learning rate "
                     f"decayed for {stored.num_images:,} and rises again: the result differs from a "
                     "run of full length from the start (unless trained with "
-                    "--optimizer.no-use-decay).",
-                    stacklevel=5,
+                    "--optimizer.no-use-decay)."
                 )
         self.require_data(data)
         write_object(path / "config.json", encode(config))

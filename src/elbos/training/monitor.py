@@ -6,7 +6,6 @@ after its checkpoint again (docs/training.md says what each tracker makes of the
 
 import secrets
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -19,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from elbos.base.errors import flat, printable
+from elbos.base.errors import flat, printable, warn
 from elbos.base.extras import needs
 from elbos.base.formats import write_object
 from elbos.base.processes import Processes
@@ -175,9 +174,7 @@ class Monitor:
             try:
                 action(tracker)
             except Exception as error:
-                warnings.warn(
-                    f"{tracker.name} fails and is dropped: {flat(error)[:300]}", stacklevel=3
-                )
+                warn(f"{tracker.name} fails and is dropped: {flat(error)[:300]}")
                 self.trackers.remove(tracker)
 
     def validation(self, result: Validation | None) -> None:

@@ -1,7 +1,6 @@
 """Checks of data and denoiser for mistakes that the value of a validation would not reveal."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from elbos.base.checks import require_scaled
 from elbos.base.conditions import Condition, cond_at, map_tensors
-from elbos.base.errors import flat
+from elbos.base.errors import flat, warn
 from elbos.base.items import Items
 from elbos.theory.denoiser import Denoise, Denoiser, estimate
 from elbos.theory.parameterizations import Flow
@@ -27,7 +26,6 @@ NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256
 NUM_CHECKED = 4  # samples on which the denoiser is called again; at most a batch
 _OTHER_DEVICE = "same device", "expected device", "torch.cuda."  # of torch's errors
 MAX_CHANGE = 1e-3  # of the estimate when repeated: GPUs vary the order of additions
-USER = 7  # stack levels from here to the caller of the validator
 COUPLED_LOGSNR, NUM_SPREAD = -5.0, 32  # of data of unit variance; samples
 MAX_SCATTER = 1.5  # below 1 of an exact denoiser, 2 / (1 + exp(-5 / 2))^2 = 1.7 of transport
 MAX_MISFIT = 0.05  # relative to z: rounding to bfloat16 and to the nearest of 1,000 steps
@@ -109,7 +107,7 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> str:
     num = min(NUM_CHECKED, execution.batch_size)
     rows = torch.arange(num) % len(source)
     x, cond = execution.batch(rows)
-    require_scaled(x, stacklevel=USER)
+    require_scaled(x)
     eps = draws.noise(rows, FIXED, x.shape[1:]).to(x)
     logsnr = torch.linspace(*ends, num + 2)[1:-1].to(x)
     z = diffuse(x, eps, logsnr)
@@ -125,10 +123,9 @@ def check(execution: Execution, draws: Draws, ends: tuple[float, float]) -> str:
             return precision
         low, high = (denoiser.output(x, torch.full((len(x),), end).to(x), cond) for end in ends)
     if ends[0] < ends[1] and torch.equal(low, high) and low.any():
-        warnings.warn(
+        warn(
             "the network ignores its second argument: its output is the same at both ends.",
             TimeIgnoredWarning,
-            stacklevel=USER - 1,
         )
     return precision
 
@@ -144,11 +141,10 @@ def _warn_if_random(items: Items) -> None:
         torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
         for a, b in zip(first, second, strict=True)
     ):
-        warnings.warn(
+        warn(
             "the dataset returns other samples when it is read again, as with random crops, flips "
             "or latents: validate the data without them.",
             RandomDataWarning,
-            stacklevel=USER,
         )
 
 
@@ -169,12 +165,11 @@ def _warn_if_varying(
 
     for num, how, most in ((len(z), "again", MAX_CHANGE), (len(z) // 2, "in halves", MAX_MISFIT)):
         if num and (deviation := change(num)) > most:
-            warnings.warn(
+            warn(
                 f"the denoiser's estimates are {100 * deviation:.2g} % off when a batch is given "
                 f"{how}, as those of a network in training mode: the validator sets evaluation "
                 "mode only of modules reachable from the denoiser; call network.eval() for others.",
                 VaryingEstimatesWarning,
-                stacklevel=USER,
             )
             return
 
@@ -200,24 +195,22 @@ def _warn_if_coupled(execution: Execution, draws: Draws, ends: tuple[float, floa
     # An exact denoiser of broader data scatters more than these data do.
     is_broader = x_hat.var(0).mean() > MAX_SCATTER * x.var(0).mean()
     if error > MAX_SCATTER * of_mean and not is_broader:
-        warnings.warn(
+        warn(
             f"at log-SNR {level:.1f} the error of x_hat is {error / of_mean:.1f} times that of its "
             "mean: the network is hardly trained, or on noise coupled to the data (optimal "
             "transport), for which likelihood.flow_likelihood is right, and this bound is not.",
             CoupledNoiseWarning,
-            stacklevel=USER,
         )
 
 
 def warn_if_poor(bits: Estimate, num_levels: int | None) -> None:
     if num_levels and bits.mean - 2 * bits.standard_error > math.log2(num_levels):
-        warnings.warn(
+        warn(
             f"{bits.mean:.2f} bits/dim are worse than the {math.log2(num_levels):.2f} of uniform "
             "pixels: is the network trained, data in [-1, 1], time not reversed, both ends of "
             "log-SNR those of the training? A training that gives clean levels almost no weight, "
             "as a v loss on the cosine schedule does, causes it, too: result.by_level shows it.",
             WorseThanUniformWarning,
-            stacklevel=5,
         )
 
 
@@ -239,23 +232,21 @@ def _require_consistent(
         return
     if misfit(eps_hat, x_hat) < MAX_MISFIT:
         raise ValueError("the denoiser returns (eps_hat, x_hat): it has to be (x_hat, eps_hat).")
-    warnings.warn(
+    warn(
         f"alpha x_hat + sigma eps_hat of the denoiser is {100 * error:.0f} % off z, as where x_hat "
         "is clipped: the bound is that of eps_hat alone.",
         InconsistentEstimatesWarning,
-        stacklevel=USER,
     )
 
 
 def warn_if_missed(bits: Estimate, target_se: float, num_evaluations: int) -> None:
     if bits.standard_error > 1.01 * target_se:
         needed = math.ceil(bits.num * (bits.standard_error / target_se) ** 2)
-        warnings.warn(
+        warn(
             f"target_se={target_se:g} is out of reach: after {num_evaluations} evaluations of each "
             f"sample the error is {bits.standard_error:.3g}, of which the scatter between "
             f"{bits.num} samples leaves {bits.sampling_error:.3g}. Measure {needed} samples.",
             TargetMissedWarning,
-            stacklevel=5,
         )
 
 

@@ -15,7 +15,6 @@ file is unpickled.
 
 import abc
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from elbos.base import files
-from elbos.base.errors import flat
+from elbos.base.errors import flat, warn
 from elbos.base.extras import needs
 
 with needs("train"):
@@ -110,10 +109,9 @@ class Kohya(Format):
         with _npz(sample.text) as arrays:
             texts = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
         if any(bool(texts.get(f"apply_{name}_attn_mask", False)) for name in ("t5", "lg")):
-            warnings.warn(
+            warn(
                 f"{sample.text} was trained with masked attention to the text, which the network "
-                "of diffusers does not have.",
-                stacklevel=2,
+                "of diffusers does not have."
             )
         match texts:
             case {"hidden_state1": first, "hidden_state2": second, "pool2": pooled}:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from elbos.adapters.diffusers.pipeline import Pipeline, imported, read_json
-from elbos.base.errors import flat
+from elbos.base.errors import flat, warn
 from elbos.base.extras import needs
 from elbos.base.progress import at_level
 
@@ -50,10 +50,7 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
         key: parameter for key, parameter in weights.items() if not key.startswith(_OF_TEXT)
     }
     if len(of_network) < len(weights):
-        warnings.warn(
-            f"{path} also adapts the text encoder, which has no effect on cached embeddings.",
-            stacklevel=3,
-        )
+        warn(f"{path} also adapts the text encoder, which has no effect on cached embeddings.")
     network = pipeline.network
     try:
         with (

@@ -6,7 +6,6 @@ to the answer shows how the loss depends on the network output. Random states ar
 call (`rng`), so that two calls differ only in the data or in the answer.
 """
 
-import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from elbos.audit.probing.arguments import Arguments, noisy_data, wider_axis
 from elbos.audit.probing.rng import Draws, Quantiles, Recorder
-from elbos.base.errors import message
+from elbos.base.errors import LIBRARIES, message
 from elbos.theory.process import align
 
 LossFunction = Callable[[Any, Tensor], Any]
@@ -279,9 +278,7 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
             "about its output there: audit a loss that calls it directly."
         )
     frames = traceback.extract_tb(error.__traceback__)
-    ours = str(Path(__file__).parent)
-    libraries = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), ours, "<frozen ")
-    theirs = [frame for frame in frames if not frame.filename.startswith(libraries)]
+    theirs = [frame for frame in frames if not frame.filename.startswith(LIBRARIES)]
     frame = (theirs or frames)[-1]
     text = (
         f"The loss raised {type(error).__name__} ({Path(frame.filename).name}, line "

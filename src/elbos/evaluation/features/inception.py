@@ -8,7 +8,6 @@ References:
 """
 
 import io
-import warnings
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +17,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from elbos.base import files
+from elbos.base.errors import warn
 from elbos.base.extras import needs
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
@@ -56,10 +56,9 @@ class Inception:
         weights, digest = read_weights(path)
         network = _network(weights, path).to(device)
         if not (is_original := FILE.endswith(f"{digest}.pth")):
-            warnings.warn(
+            warn(
                 f"{path} is not the file of the original FID (its SHA-256 begins with {digest}, "
-                "not 6726825d): do not compare with published FIDs",
-                stacklevel=2,
+                "not 6726825d): do not compare with published FIDs"
             )
 
         @torch.inference_mode()

@@ -4,7 +4,6 @@ All per image and in nats per dimension.
 """
 
 import math
-import warnings
 
 import torch
 from jaxtyping import Float
@@ -13,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from elbos.base.checks import diagnosed
 from elbos.base.conditions import Condition
+from elbos.base.errors import warn
 from elbos.theory.denoiser import Denoise, estimate
 from elbos.theory.process import diffuse
 
@@ -188,10 +188,9 @@ def warn_if_unresolved(logsnr_max: float, num_levels: int | None) -> None:
     spacing = 2 / (num_levels - 1) * math.exp(logsnr_max / 2)
     if spacing < MIN_SPACING:
         enough = 2 * math.log(MIN_SPACING / 2 * (num_levels - 1))
-        warnings.warn(
+        warn(
             f"logsnr_max={logsnr_max:g} leaves the {num_levels} levels of the data {spacing:.2f} "
             f"standard deviations of the noise apart, which costs bits/dim: give "
             f"{math.ceil(10 * enough) / 10:g} or more, if the network was trained so far; "
-            "differences of two models are hardly affected.",
-            stacklevel=2,
+            "differences of two models are hardly affected."
         )

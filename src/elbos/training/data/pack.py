@@ -29,6 +29,7 @@ from elbos.base import files
 from elbos.base.cache import build_once, cache_dir
 from elbos.base.checks import Typed, require_positive
 from elbos.base.codec import digest
+from elbos.base.errors import warn
 from elbos.base.formats import CorruptFile
 from elbos.base.progress import progress
 from elbos.training.data import packed
@@ -180,13 +181,10 @@ def _build(
             what = f"{len(bad)} of {len(listed)} pictures in {data.place} cannot be used: {some}"
             if not data.skip_bad:
                 raise ValueError(f"{what}; repair or remove them, or pass {option}")
-            warnings.warn(f"{what}; they are left out", stacklevel=3)
+            warn(f"{what}; they are left out")
         for split in ("val", "test"):  # by convention, hidden labels are -1
             if {image.label for image in listed if image.split == split} == {-1}:
-                warnings.warn(
-                    f"the labels of {split} in {data.place} are hidden: this split is left out",
-                    stacklevel=2,
-                )
+                warn(f"the labels of {split} in {data.place} are hidden: this split is left out")
                 listed = [image for image in listed if image.split != split]
         listed, class_names = _numbered(listed, class_names, data.place)
         splits = _splits(listed, class_names or (), data.place)
