@@ -1,6 +1,7 @@
 """Files of the user: what is no function is one line; what is one is run as a script is."""
 
 import os
+import shlex
 import socket
 from pathlib import Path
 
@@ -176,3 +177,16 @@ def test_a_network_that_fails_is_named_with_its_line(elbos: Elbos, folder: Path)
     assert result.status == 1
     assert "shapes cannot be multiplied" in result.err
     assert result.err.endswith(" (net.py, line 8).\n")
+
+
+def test_a_trained_network_is_sampled_by_the_command_that_is_printed(
+    elbos: Elbos, folder: Path
+) -> None:
+    (folder / "net.py").write_text(NETWORK.replace("Linear(3, 8)", "Linear(8, 8)"))
+    result = elbos(
+        *("train", "digits", "network:own", "--network.function", "net.py:own", "--run", "a run"),
+        *("--num-images", "64", "--batch-size", "64"),
+    )
+    assert result.status == 0, result.err
+    sample = shlex.split(result.err.split("`")[1])
+    assert elbos(*sample[1:], "--num", "2", "--num-steps", "2").status == 0

@@ -95,6 +95,8 @@ def _train(config: Config, preset: str, run: Path | None, is_dry: bool) -> None:
         raise ValueError(f"{what} ({file.name}, line {line}).") from error
     if int(os.environ.get("RANK", "0")) == 0:
         name = shlex.quote(str(path))
+        if isinstance(config.network, OwnNetwork):
+            name += f" --network.function {shlex.quote(config.network.name)}"
         following = f"`elbos sample {name}`, `elbos evaluate {name}`"
         sys.stderr.write(printable(f"Trained: {extent} Next: {following}.") + "\n")
 
