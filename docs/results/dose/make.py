@@ -96,7 +96,7 @@ STUDIES = {
         Study(
             data="fashion",
             title="Fashion-MNIST",
-            shares=(0.3, 0.6),
+            shares=(0.1, 0.3, 0.6),
             metrics={"kernel_heun": "KD, Heun", "kernel_dpm": "KD, DPM-Solver++", BITS: "bits/dim"},
             margins=(0.003, 0.02),
         ),
