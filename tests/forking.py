@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-import torch._dynamo  # noqa: F401  once for all of them
+import torch
+import torch._dynamo  # once for all of them
 import torch.distributed as dist
 
 HANGING = 1_800  # seconds: no load makes a test that long
@@ -42,6 +43,8 @@ def _work(
         "MASTER_ADDR": "localhost",
         "MASTER_PORT": str(port),
     }
+    # torch makes a forked pool of threads again at its first use, which two threads at once break
+    torch.set_num_threads(torch.get_num_threads())
     try:
         function(*arguments)
         if dist.is_initialized():
