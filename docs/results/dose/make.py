@@ -302,7 +302,7 @@ def main() -> None:
         len(with_dose_0), 3, figsize=(11, 3.3 * len(with_dose_0)), layout="constrained"
     )
     for scores in studies:
-        print(f"{scores.study.data}, seeds {scores.seeds(*scores.objectives)}\n")
+        print(f"{scores.study.data}, seeds {sorted({seed for _, seed in scores.runs})}\n")
         tables = [values_table(scores), pairs_table(scores)]
         tables += [doses_table(scores)] if scores in with_dose_0 else []
         for table in tables:

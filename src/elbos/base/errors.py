@@ -1,6 +1,7 @@
 """Error classes, and conversion of any error to one line: what is wrong, where, and what to do."""
 
 import errno
+import os
 import sys
 import sysconfig
 import traceback
@@ -10,9 +11,9 @@ from difflib import get_close_matches
 from pathlib import Path
 
 MAX_SHOWN = 60  # characters of a text that a message repeats
-LIBRARIES = (  # what the files of code begin with that is not the user's
-    *map(sysconfig.get_path, ("stdlib", "purelib")),
-    str(Path(__file__).parents[1]),
+LIBRARIES = (  # beginnings of the paths of code that is not the user's
+    *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")),
+    f"{Path(__file__).parents[1]}{os.sep}",
     "<frozen ",
 )
 
