@@ -51,6 +51,15 @@ def edm(net: Callable[..., Tensor], x: Tensor) -> Tensor:
     return (4 * total / sigma**2 * (denoised - x).square()).mean()
 
 
+def edm_in_place(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+    sigma = (1.2 * torch.randn(len(x), 1) - 1.2).exp()
+    z, total = x + sigma * torch.randn_like(x), sigma**2 + 0.25
+    denoised = net(z / total.sqrt(), sigma.log() / 4)
+    denoised *= sigma / (2 * total.sqrt())
+    denoised += 0.25 / total * z
+    return (4 * total / sigma**2 * (denoised - x).square()).mean()
+
+
 def train(loss: Callable[..., Tensor], num_steps: int, seed: int) -> audit.Recording:
     torch.manual_seed(seed)
     net, data = Network(), torch.rand(256, 64) * 2 - 1
@@ -75,6 +84,7 @@ def min_snr_weight(logsnr: Tensor) -> Tensor:
 WEIGHTS: dict[Callable[..., Tensor], Callable[[Tensor], Tensor]] = {
     v_min_snr: min_snr_weight,
     edm: edm_weight,
+    edm_in_place: edm_weight,
 }
 
 
@@ -101,8 +111,9 @@ def test_the_weighting_is_the_closed_form(loss: Callable[..., Tensor]) -> None:
     recorded = train(loss, 200, 0)
     assert recorded.num_samples == 200 * 64
     found = recorded.audit()
-    assert found.parameterization == ("edm" if loss is edm else "v")
-    assert found.sigma_data == (pytest.approx(0.5, 0.01) if loss is edm else None)
+    is_v = loss is v_min_snr
+    assert found.parameterization == ("v" if is_v else "edm")
+    assert found.sigma_data == (None if is_v else pytest.approx(0.5, 0.01))
     low, high = (torch.quantile(found.logsnr, q) for q in (0.2, 0.8))
     grid = torch.linspace(low, high, 50, dtype=torch.float64)
     ratio = (found.weighting(grid) / WEIGHTS[loss](grid)).log()
@@ -173,6 +184,29 @@ def test_data_that_the_noise_was_not_drawn_like() -> None:
             recorded.data(x)
             loss().backward()
     assert recorded.audit().parameterization == "flow"
+
+
+def test_a_self_condition_of_zeros_is_not_taken_for_the_noisy_data() -> None:
+    class SelfConditioned(Network):
+        def forward(self, z: Tensor, t: Tensor, estimate: Tensor) -> Tensor:
+            return super().forward(z + estimate / 2, t)
+
+    torch.manual_seed(0)
+    net, data = SelfConditioned(), torch.rand(256, 64) * 2 - 1
+    with audit.record(net) as recorded:
+        for step in range(40):
+
+            def conditioned(z: Tensor, t: Tensor, is_given: bool = step % 2 == 0) -> Tensor:
+                estimate = torch.zeros_like(z)
+                if is_given:
+                    with torch.no_grad():
+                        estimate = net(z, t, estimate)
+                return net(z, t, estimate)
+
+            logit_normal_flow(conditioned, data[torch.randint(256, (64,))]).backward()
+    result = recorded.audit()
+    assert result.num_samples == 40 * 64
+    assert (result.parameterization, result.diagnostics) == ("flow", [])
 
 
 def test_validation_and_other_losses_are_not_mistaken() -> None:

@@ -162,7 +162,7 @@ class Recording:
             if answer.shape[0] != len(z) or answer.numel() < z.numel():
                 self.reason = "the output is smaller than the noisy data"
                 return
-            output = answer.detach().reshape(len(z), -1)[:, : z.numel() // len(z)]
+            output = answer.detach().reshape(len(z), -1)[:, : z.numel() // len(z)].clone()
             other = [value for value in (*args, *kwargs.values()) if value is not parts.argument]
             conditions = list(scatter.numbers(other, len(z)))
             arguments = Arguments.of_call(parts.argument, args, kwargs)
@@ -344,7 +344,7 @@ def components(
         plain = [
             _Components.from_draws(x, z, normals)
             for z in inputs
-            if z.numel() == x.numel() and len(z) == len(x)
+            if z.numel() == x.numel() and len(z) == len(x) and z.any()
         ]
         for choices in (plain, [c for p in plain for i in range(1, x.ndim) for c in p.centred(i)]):
             explained = [choice for choice in choices if choice.unexplained < MAX_UNEXPLAINED]
