@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from elbos import audit
 from elbos.audit.live.record import is_off
+from elbos.audit.probing.refusals import clipped
 
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
 
@@ -253,8 +254,12 @@ class Scaled:
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     ("factor", "change"),
-    [(lambda i: 0.97**i, 0.97**-59), (lambda i: 2.0 ** (16 - i // 25), 4.0)],
-    ids=["decaying", "gradient scaler"],
+    [
+        (lambda i: 0.97**i, 0.97**-59),
+        (lambda i: 2.0 ** (16 - i // 25), 4.0),
+        (lambda i: 1 - 0.75 * (i % 2), 4.0),
+    ],
+    ids=["decaying", "gradient scaler", "alternating tasks"],
 )
 def test_factors_of_steps_are_found_and_leave_the_weighting(
     factor: Callable[[int], float], change: float, seed: int
@@ -335,35 +340,130 @@ def test_coefficients_that_depend_on_errors_are_no_random_ones(
     assert (result.is_weighted_elbo, result.recipe) == (kind == "scattered", None)
 
 
-def test_sums_over_batches_of_several_sizes_are_weighted_like_their_mean() -> None:
-    net = Network()
+class AnySize(nn.Module):
+    """A network of images of any size and a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(2, 1, 3, padding=1)
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        out: Tensor = self.layer(torch.cat([z, t.expand_as(z)], dim=1))
+        return out.tanh()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "reduced", "change"),
+    [
+        ([(64, 8, 8), (32, 8, 8), (16, 8, 8)], lambda error: error.sum() / 1e4, 4),
+        ([(32, 8, 8), (32, 6, 12), (32, 16, 16)], torch.mean, 4),
+        ([(64, 8, 8), (32, 6, 12), (16, 16, 16)], torch.mean, 4),
+    ],
+    ids=["batches", "resolutions", "both"],
+)
+def test_sizes_of_batches_and_samples_are_no_part_of_the_weighting(
+    shapes: list[tuple[int, int, int]], reduced: Callable[[Tensor], Tensor], change: float
+) -> None:
+    net = AnySize()
     with audit.record(net) as recorded:
         for i in range(60):
-            error, *_ = error_of_flow(net, torch.rand((64, 32, 16)[i % 3], 64))
-            (error.sum() / 1e4).backward()
+            num, height, width = shapes[i % 3]
+            x, t = torch.rand(num, 1, height, width), torch.rand(num, 1, 1, 1)
+            eps = torch.randn_like(x)
+            reduced((net((1 - t) * x + t * eps, t) - (eps - x)).square()).backward()
     result = recorded.audit()
     assert [one.kind for one in result.diagnostics] == ["scaled-steps"]
-    assert result.diagnostics[0].values["change"] == pytest.approx(4, rel=1e-3)
+    assert result.diagnostics[0].values["change"] == pytest.approx(change, rel=1e-3)
     assert (result.verdict, result.recipe) == ("monotone", "flow")
 
 
-def test_a_second_pass_over_a_call_records_no_second_sample() -> None:
+def test_backward_passes_are_summed_and_gradients_for_a_log_are_not() -> None:
     net = Network()
     with audit.record(net) as recorded:
         for _ in range(20):
-            error, *_ = error_of_flow(net, torch.rand(64, 64))
-            torch.autograd.grad(error.mean(), net.layers[2].weight, retain_graph=True)
-            error.mean().backward()
+            error, _, t = error_of_flow(net, torch.rand(64, 64))
+            (t * error).mean().backward(retain_graph=True)
+            torch.autograd.grad((t**2 * error).mean(), net.layers[2].weight, retain_graph=True)
+            ((1 - t) * error).mean().backward(retain_graph=True)
+            torch.autograd.grad((t**2 * error).mean(), net.layers[2].weight)
     assert recorded.num_samples == 20 * 64
     assert recorded.audit().recipe == "flow"
 
 
-def test_a_clipped_input_is_not_recorded() -> None:
-    def loss(net: Callable[..., Tensor], x: Tensor) -> Tensor:
-        return logit_normal_flow(lambda z, t: net(z.clamp(-1.5, 1.5), t), x)
+def test_data_drawn_from_a_normal_distribution_are_not_the_noise() -> None:
+    net = Network()
+    with audit.record(net) as recorded:
+        for _ in range(20):
+            error, *_ = error_of_flow(net, torch.randn(64, 64))
+            error.mean().backward()
+    result = recorded.audit()
+    assert (result.recipe, result.diagnostics) == ("flow", [])
 
-    with pytest.raises(ValueError, match="clipped"):
-        train(loss, 10, 0).audit()
+
+def test_a_second_half_of_the_output_is_a_diagnostic() -> None:
+    net = nn.Bilinear(64, 1, 128)
+    with audit.record(net) as recorded:
+        for _ in range(20):
+            error, *_ = error_of_flow(lambda z, t: net(z, t)[:, :64], torch.rand(64, 64))
+            error.mean().backward()
+    result = recorded.audit()
+    assert (result.recipe, [one.kind for one in result.diagnostics]) == (
+        "flow",
+        ["learned-variance"],
+    )
+
+
+@pytest.mark.parametrize(("limit", "is_known"), [(1.5, False), (2.5, True)])
+def test_clipped_inputs_have_no_weighting(limit: float, is_known: bool) -> None:
+    def loss(net: Callable[..., Tensor], x: Tensor) -> Tensor:
+        return logit_normal_flow(lambda z, t: net(z.clamp(-limit, limit), t), x)
+
+    recorded = train(loss, 40, 0)
+    if is_known:  # some batches are not clipped
+        assert [one.kind for one in recorded.audit().diagnostics] == ["clipped-input"]
+    else:
+        with pytest.raises(ValueError, match="clipped"):
+            recorded.audit()
+
+
+def test_a_batch_that_holds_each_sample_twice_is_not_clipped() -> None:
+    z = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+    assert not clipped(z)
+    assert clipped(z.clamp(-2, 2))
+
+
+def test_calls_that_are_not_recorded_are_a_diagnostic() -> None:
+    net = Network()
+    with audit.record(net) as recorded:
+        for step in range(40):
+            x = torch.rand(64, 64)
+            z = error_of_flow(net, x)[0] if step % 4 else net(x, torch.zeros(64, 1)).square()
+            z.mean().backward()
+    result = recorded.audit()
+    assert result.recipe == "flow"
+    assert [(one.kind, one.values["share"]) for one in result.diagnostics] == [
+        ("skipped-calls", 0.25)
+    ]
+
+
+@pytest.mark.parametrize("between", ["steps", "samples of a batch"])
+def test_noise_that_is_not_drawn_anew_is_a_diagnostic(between: str) -> None:
+    net, x = Network(), torch.rand(64, 64)
+    with audit.record(net) as recorded:
+        for step in range(20):
+            t = torch.rand(64, 1)
+            torch.manual_seed(0 if between == "steps" else step)
+            eps = torch.randn_like(x)
+            if between != "steps":
+                recorded.data(x)
+                eps = torch.randn(1, 64)
+            (net((1 - t) * x + t * eps, t) - (eps - x)).square().mean().backward()
+            torch.manual_seed(step)
+    result = recorded.audit()
+    assert result.recipe == "flow"
+    assert [(one.kind, one.values["between"]) for one in result.diagnostics] == [
+        ("shared-draws", between)
+    ]
 
 
 def perceptual(net: Callable[..., Tensor], x: Tensor) -> Tensor:
@@ -483,7 +583,7 @@ def _seeded_step(seed_by_rank, data_by_rank, told):
             t, eps = torch.rand(64, 1), torch.randn_like(x)
             (network((1 - t) * x + t * eps, t) - (eps - x)).square().mean().backward()
     found = recorded.audit(is_shared=True).diagnostics
-    shared = [one for one in found if one.kind == "shared-between-processes"]
+    shared = [one for one in found if one.kind == "shared-draws" and one.between == "processes"]
     assert {one.what: one.share for one in shared} == told
 
 

@@ -115,9 +115,11 @@ def test_few_samples_leave_a_target_in_order():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_random_coefficient_counts_by_its_mean_unless_it_is_of_the_noise(seed):
-    random = audit.probe(eps_loss(weight=lambda eps: torch.rand(len(eps))), X[:64], 1000, seed=seed)
-    assert kinds(random) == ["scattered"]
-    assert random.is_weighted_elbo
+    for num in (64, 1):  # of samples, or of the batch
+        loss = eps_loss(weight=lambda eps, num=num: torch.rand(num))
+        random = audit.probe(loss, X[:64], 1000, seed=seed)
+        assert kinds(random) == ["scattered"]
+        assert random.is_weighted_elbo
     by_noise = eps_loss(weight=lambda eps: eps.square().mean((1, 2, 3)) ** -1)
     result = audit.probe(by_noise, X[:64], 500, seed=seed)
     assert kinds(result)[:1] == ["noise-dependent"]

@@ -27,7 +27,7 @@ from elbos.audit.names.matching import (
 from elbos.audit.probing.convention import Convention
 from elbos.audit.probing.measure import Measurement, Samples
 from elbos.audit.probing.noise import is_summed
-from elbos.audit.probing.scatter import changes_with_time, has_batch_factors
+from elbos.audit.probing.scatter import batch_factors, changes_with_time
 from elbos.audit.result import Audit, Undecided
 from elbos.base.arrays import Array
 from elbos.theory.extrema import rises
@@ -325,7 +325,7 @@ def _of_the_coefficient(samples: Samples, curve: Curve) -> list[Diagnostic]:
         return diagnostics
     if changes_with_time(samples.logsnr, samples.coefficient, samples.batch):
         return [*diagnostics, kinds.ChangedCoefficient(curve.scatter)]
-    if not has_batch_factors(samples.logsnr, samples.coefficient, samples.batch):
+    if batch_factors(samples.logsnr, samples.coefficient, samples.batch) != "of levels":
         return [*diagnostics, kinds.Scattered(curve.scatter)]
     # Weights over their mean in the batch have mean 1 there; a broadcast loses the weights.
     numbers = np.unique(samples.batch.numpy(), return_inverse=True)[1]

@@ -242,14 +242,31 @@ class DerivativeTerm(Diagnostic, is_fatal=True):
     )
 
 
-class SharedBetweenProcesses(Diagnostic):
+class SharedDraws(ShareDiagnostic):
     sentence = (
-        "In {share:percent} of the recorded steps, two processes train on the same {what}: give "
-        "each process random numbers of its own (seed + rank) and its own part of the data. The "
-        "weighting is right, and the gradient is as noisy as with fewer processes."
+        "In {share:percent} of the recorded steps, two {between} have the same {what}: draw new "
+        "numbers for each step and sample, and seed each process by itself (seed + rank), with its "
+        "own part of the data. The weighting is right, and the gradient is as noisy as with fewer "
+        "samples."
     )
     what: str  # noise, noise levels or data
-    share: float
+    between: str  # processes, steps or samples of a batch
+
+
+class ClippedInput(ShareDiagnostic, is_fatal=True):
+    sentence = (
+        "In {share:percent 0} of its calls the network's input is {how}, and no sum of data and "
+        "noise: give the network the noisy data themselves."
+    )
+    how: str
+
+
+class SkippedCalls(ShareDiagnostic):
+    sentence = (
+        "{share:percent 0} of the network's calls were not recorded, so that w is of the others: "
+        "{reason}."
+    )
+    reason: str
 
 
 class StrangeTarget(ShareDiagnostic, is_fatal=True):

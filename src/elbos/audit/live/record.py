@@ -13,6 +13,7 @@ data are the argument of `torch.randn_like(x)` in the loss, unless they are give
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,7 +24,15 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from elbos.audit.diagnostics import DerivativeTerm, Diagnostic, NotQuadratic, SharedBetweenProcesses
+from elbos.audit.diagnostics import (
+    ClippedInput,
+    DerivativeTerm,
+    Diagnostic,
+    LearnedVariance,
+    NotQuadratic,
+    SharedDraws,
+    SkippedCalls,
+)
 from elbos.audit.estimate import Estimate
 from elbos.audit.live.steps import MIN_SAMPLES, Step, noisy_data_fit, samples_of
 from elbos.audit.probing import scatter
@@ -41,6 +50,7 @@ _NUM_FINGERPRINTED = 64  # numbers
 _MAX_DEVIATION = 0.005  # of H v from the direction of v; bfloat16 within the loss leaves 0.002
 _MAX_OFF = 0.05  # share of tested samples
 _MAX_UNTESTED = 8  # outputs
+_SAME = 1 - 1e-4  # cosine of a draw and its multiple, rounded to bfloat16
 _MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
 
 
@@ -57,10 +67,13 @@ class Recording:
             "the network was not called, not with gradients, or it was compiled: record what "
             "torch.compile returned"
         )
+        self._skipped = Counter[str]()  # calls that are not recorded, by reason
+        self._clipped = ""  # how inputs are clipped, and in how many calls
+        self._num_clipped = self._num_shared = 0
         self._recorder = LiveRecorder(self._test)
         self._given: Tensor | None = None
         self._error = 0.0
-        self._is_differentiated = self._is_testing = False
+        self._is_differentiated = self._is_testing = self._has_rest = False
         self._untested: list[tuple[Tensor, int]] = []  # outputs of the step, and sizes of samples
         self._num_backward = 0
         self._is_off = torch.empty(0, dtype=torch.bool)  # of the tested samples
@@ -101,6 +114,22 @@ class Recording:
                 f"{self.reason or 'record more steps'}."
             )
         diagnostics = [*([DerivativeTerm()] if self._is_differentiated else []), *shared]
+        num_skipped = self._skipped.total()
+        num_calls = len(self._steps) + num_skipped
+        if self._num_clipped > _MAX_OFF * num_calls:
+            diagnostics.append(ClippedInput(self._num_clipped / num_calls, self._clipped))
+        elif num_skipped:
+            ((reason, _),) = self._skipped.most_common(1)
+            diagnostics.append(SkippedCalls(num_skipped / num_calls, reason))
+        if self._has_rest:
+            diagnostics.append(LearnedVariance())
+        noise = [step.fingerprints["noise"] for step in self._steps]
+        for between, num in (
+            ("steps", len(noise) - len(set(noise))),
+            ("samples of a batch", self._num_shared),
+        ):
+            if num > _MAX_OFF * len(noise):
+                diagnostics.append(SharedDraws(num / len(noise), "noise", between))
         if (share := self._is_off.double().mean().item()) > _MAX_OFF:
             diagnostics.append(NotQuadratic(share))
         samples = samples_of(self._steps, self._example, self._error, diagnostics)
@@ -118,8 +147,9 @@ class Recording:
         }
         if len({step.fingerprints["noise levels"] for step in self._steps}) == 1:  # not drawn
             shares.pop("noise levels", None)
-        is_shared = {what: share for what, share in shares.items() if share > 0}
-        return [SharedBetweenProcesses(what, share) for what, share in is_shared.items()]
+        return [
+            SharedDraws(share, what, "processes") for what, share in shares.items() if share > 0
+        ]
 
     def _test(self, loss: Tensor) -> None:
         # Steps 1, 2, 4, 8, ... see all stages of a training at little cost.
@@ -137,6 +167,10 @@ class Recording:
         finally:
             self._is_testing = False
 
+    def _skip(self, reason: str) -> None:
+        self.reason = reason
+        self._skipped[reason] += 1
+
     def _called(self, _: nn.Module, args: Any, kwargs: Any, output: object) -> None:
         with torch._C.DisableTorchFunction():
             answer = next(tensors(output), None)
@@ -147,7 +181,7 @@ class Recording:
             inputs = [value for value in tensors([args, kwargs]) if value.shape[0] == len(answer)]
             parts = components(inputs, data, draws.normals)
             if parts is None:
-                self.reason = (
+                self._skip(
                     "the network's input is not the data, scaled, plus a normal draw, with data as "
                     "torch.randn_like got them: if they are others, call recorded.data(x)"
                     if data
@@ -157,11 +191,13 @@ class Recording:
                 return
             z = parts.z
             if how := clipped(z):
-                self.reason = f"the network's input is {how}: give it the noisy data themselves"
+                self._clipped, self._num_clipped = how, self._num_clipped + 1
+                self._skip(f"the network's input is {how}: give it the noisy data themselves")
                 return
-            if answer.shape[0] != len(z) or answer.numel() < z.numel():
-                self.reason = "the output is smaller than the noisy data"
+            if answer.shape[0] != len(z) or answer.numel() not in (z.numel(), 2 * z.numel()):
+                self._skip("the output has neither the size of the noisy data nor twice that")
                 return
+            self._has_rest |= answer.numel() > z.numel()
             output = answer.detach().reshape(len(z), -1)[:, : z.numel() // len(z)].clone()
             other = [value for value in (*args, *kwargs.values()) if value is not parts.argument]
             conditions = list(scatter.numbers(other, len(z)))
@@ -175,9 +211,10 @@ class Recording:
                 quantiles.setdefault(design.name, []).append(design.logits)
 
             place: int | None = None  # of the step, once the call has a gradient
+            total = torch.zeros(())  # gradient of all backward passes
 
             def differentiated(g: Tensor) -> None:
-                nonlocal place
+                nonlocal place, total
                 with torch._C.DisableTorchFunction():
                     if self._is_testing:
                         return
@@ -189,6 +226,11 @@ class Recording:
                     size = output[0].numel()
                     self._error = max(self._error, eps / size**0.5)
                     gradient = g.detach().reshape(len(g), -1)[:, :size].double() * len(g)
+                    # A loop may train by torch.autograd.grad, or only log by it.
+                    if not self._recorder.is_in_grad:
+                        gradient = total = total + gradient
+                    elif total.any():
+                        return
                     gram = gram_of([*vectors, gradient, *parts.draws])
                     fingerprints = {
                         "noise": _fingerprint(parts.draws[0][0]),
@@ -199,7 +241,8 @@ class Recording:
                     self.reason = ""
                     if place is None:
                         place = len(self._steps)
-                    # In another pass, after one for a gradient's norm, say, the step is replaced.
+                        noise = parts.draws[0]
+                        self._num_shared += len(noise) > 1 and torch.equal(noise[0], noise[1])
                     self._steps[place : place + 1] = [Step(*values, fingerprints)]
 
             answer.register_hook(differentiated)  # type: ignore[no-untyped-call]
@@ -279,6 +322,7 @@ class LiveRecorder(Recorder):
         self.before_backward = before_backward
         self.draws = Draws(_MAX_DRAWS)
         self.likes: list[Tensor] = []  # arguments of torch.randn_like
+        self.is_in_grad = False  # in a call of torch.autograd.grad
 
     def taken(self) -> tuple[Draws, list[Tensor]]:
         draws, likes = self.draws, self.likes
@@ -292,6 +336,12 @@ class LiveRecorder(Recorder):
     def __torch_function__(
         self, func: Any, types: object, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is torch.autograd.grad:
+            self.is_in_grad = True
+            try:
+                return func(*args, **(kwargs or {}))
+            finally:
+                self.is_in_grad = False
         if func is Tensor.backward:
             self.before_backward(args[0])
         if func is torch.randn_like:
@@ -303,6 +353,13 @@ class LiveRecorder(Recorder):
 def _fingerprint(*values: Tensor) -> str:
     first = [value.detach().flatten()[:_NUM_FINGERPRINTED].double().cpu() for value in values]
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in first)).hexdigest()
+
+
+def _is_multiple(draw: Tensor, x: Tensor) -> bool:
+    if draw.shape != x.shape:
+        return False
+    cosine = torch.cosine_similarity(draw.flatten(1).double(), x.flatten(1).double())
+    return cosine.abs().median().item() > _SAME
 
 
 @dataclass
@@ -317,6 +374,7 @@ class _Components:
     @classmethod
     def from_draws(cls, x: Tensor, noisy: Tensor, normals: list[Tensor]) -> "_Components":
         size = x[0].numel()
+        normals = [draw for draw in normals if not _is_multiple(draw, x)]  # x may be drawn, too
         whole = [draw for draw in normals if draw.shape[1:] == x.shape[1:] and is_shared(draw, x)]
         shared = [draw for draw in normals if draw.shape[1:] != x.shape[1:] and is_shared(draw, x)]
         whole = whole[::-1][: min(_MAX_DRAWS, max(1, size // 2 - 2))]

@@ -20,7 +20,7 @@ from elbos.audit.probing.measure import NUM_BLOCKS, Samples
 from elbos.audit.probing.noise import DrawFactors, of_the_draws, of_the_target
 from elbos.audit.probing.refusals import REFUSAL, require_explained
 from elbos.audit.probing.scales import given_scale, process_of
-from elbos.audit.probing.scatter import Conditions, log_factors
+from elbos.audit.probing.scatter import Conditions, batch_factors, log_factors
 
 MIN_SAMPLES = 100
 _MIN_OWN = 1e-7  # share of the output that is not data or noise; less is rounding
@@ -85,18 +85,22 @@ def step_factors(
     c: Float[Tensor, " n"],
     error: Float[Tensor, " n"],
     step: NDArray[np.intp],
+    num_elements: Sequence[int],  # of a sample, in each step
 ) -> tuple[Float[Tensor, " n"], bool]:
     r"""Estimate $s$ in $c = s_k f(\lambda)$ for step $k$ of each sample, and whether it is the
     inverse of the step's loss.
 
     The factors are 1 unless they change gradually, as those of a gradient scaler or of a weight
-    that decays, with the size of the batch, as of a sum divided by a constant, or with its loss. A
-    mean over the batch, which is an error in the code, varies independently.
+    that decays, with the numbers of samples or elements, as of a sum divided by a constant, with
+    the loss, or without regard to the levels, as of tasks that alternate. A mean over the batch,
+    which is an error in the code, follows from the levels.
     """
     log_s, sizes = log_factors(logsnr, c, step), np.bincount(step)
     # Half the mean square of successive differences is the variance if steps are independent.
     is_gradual = np.square(np.diff(log_s)).mean() / 2 < _MAX_RATIO * log_s.var()
-    of_size = np.log(sizes) - np.log(sizes).mean()
+    columns = np.log(np.stack([sizes, num_elements], axis=1))
+    columns -= columns.mean(0)
+    of_size = columns @ np.linalg.lstsq(columns, log_s)[0]
     is_of_size = (log_s - log_s.mean() - of_size).std() < _MAX_RATIO * of_size.std()
     if len(sizes) < _MIN_STEPS or np.ptp(log_s) < _MIN_CHANGE:
         return torch.ones_like(c), False
@@ -107,8 +111,9 @@ def step_factors(
         return float(np.linalg.norm(changes) / np.linalg.norm(np.diff(log_s, 2)))
 
     # A loss divided by its value is constant; a mean is divided by a sum of weights, which then is.
-    is_of_loss = variation(c * error) < min(_MAX_VARIATION, variation(c))
-    if not (is_gradual or is_of_size or is_of_loss):
+    is_of_loss = not is_of_size and variation(c * error) < min(_MAX_VARIATION, variation(c))
+    is_of_step = is_gradual or is_of_size or is_of_loss
+    if not is_of_step and batch_factors(logsnr, c, torch.from_numpy(step)) != "others":
         return torch.ones_like(c), False
     return torch.from_numpy(np.exp(log_s - np.median(log_s))[step]), is_of_loss
 
@@ -149,7 +154,8 @@ def samples_of(
     gram, batch, quantiles = gram[is_usable], batch[is_usable], quantiles[is_usable]
     if len(gram) < MIN_SAMPLES:
         raise ValueError(
-            "The network's output is 0, or a combination of data and noise: record later steps."
+            "The network's output is 0, or a combination of data and noise, as all are below 3 "
+            "dimensions: record later steps."
         )
 
     # The input is z = alpha x + sum of sigma_m eps_m.
@@ -209,7 +215,8 @@ def samples_of(
     parts_of_error = torch.from_numpy(np.stack([*of_error, np.ones(len(y))], axis=1))
     squared = _power(gram, [*at, _OUTPUT], parts_of_error)
     place = np.unique(batch.numpy(), return_inverse=True)[1]
-    scales, is_of_loss = step_factors(logsnr, c, squared, place)
+    num_elements = [steps[int(number)].size for number in np.unique(batch.numpy())]
+    scales, is_of_loss = step_factors(logsnr, c, squared, place, num_elements)
     c = c / scales
     if is_of_loss:
         diagnostics.append(ErrorDependent())

@@ -8,6 +8,7 @@ neighbours.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import scipy
@@ -36,6 +37,10 @@ _WRONG, _MAX_WRONG = 0.5, 0.01  # distance in log-SNR from the level of a time; 
 _MIN_BATCHES = 4  # in which the coefficients at one level are compared
 _MIN_OFF = 64  # samples that show what a coefficient depends on
 _MAX_LEFT = 0.1  # share of the scatter of coefficients that is left by factors of the batches
+_MIN_FACTORS = 20  # batches whose factors are compared with their levels
+_MAX_EVEN = 0.3  # variance of a batch's mean level, relative to independent levels
+_EDGES = [0.002, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.998]  # quantiles: weights have tails
+_MAX_UNEXPLAINED = 0.5  # variance of factors; at most .35 where they are sums over levels
 _NUM_NEIGHBOURS, _NUM_ROUNDS = 101, 8  # in noise level; of alternating medians
 _MIN_AGREEMENT = 0.5  # of a coefficient with errors; data that are hard may have a weight, too
 
@@ -227,19 +232,42 @@ def log_factors(
     return log_s
 
 
-def has_batch_factors(
+def batch_factors(
     logsnr: Float[Tensor, " n"], c: Float[Tensor, " n"], batch: Float[Tensor, " n"]
-) -> bool:
-    """Test whether the coefficient is a function of log-SNR times a factor of the batch."""
+) -> Literal["none", "of levels", "others"]:
+    """Tell whether the coefficient is a function of log-SNR times a factor of the batch, and
+    whether the factor follows from the batch's levels, as where weights are averaged over it.
+    """
     logsnr, c, batch = (values[c > 0] for values in (logsnr, c, batch))
     numbers, place = np.unique(batch.numpy(), return_inverse=True)
     # Where one draw decides all levels of a batch, as if they are evenly spaced, neighbours have
     # nearly the same factor: it is divided out before the function of log-SNR can absorb it.
     means = np.bincount(place, c.log().numpy()) / np.bincount(place)
     rest = c / torch.from_numpy(np.exp(means)[place])
-    factors = torch.from_numpy(np.exp(log_factors(logsnr, rest, place))[place])
-    left = _scatter(logsnr, rest / factors) / _scatter(logsnr, c)
-    return left < _MAX_LEFT and len(c) > 2 * len(numbers)  # fewer would explain anything
+    log_s = log_factors(logsnr, rest, place)
+    left = _scatter(logsnr, rest / torch.from_numpy(np.exp(log_s)[place])) / _scatter(logsnr, c)
+    if left >= _MAX_LEFT or len(c) <= 2 * len(numbers):  # fewer would explain anything
+        return "none"
+    return "of levels" if _follows_levels(log_s + means, logsnr.numpy(), place) else "others"
+
+
+def _follows_levels(
+    log_s: Float[Array, " k"], level: Float[Array, " n"], batch: NDArray[np.intp]
+) -> bool:
+    """Test whether factors of batches are a sum over their levels; True if that cannot be told."""
+    num, sizes = len(log_s), np.bincount(batch)
+    ranks = scipy.stats.rankdata(level) / len(level)
+    means = np.bincount(batch, ranks) / sizes
+    # The variance of a mean of independent ranks is 1 / 12b; evenly spread levels have less.
+    is_even = (means.var() * sizes.mean() * 12) < _MAX_EVEN
+    if num < _MIN_FACTORS or is_even:
+        return True
+    place = np.searchsorted(_EDGES, ranks)
+    shares = np.zeros((num, len(_EDGES) + 1))
+    np.add.at(shares, (batch, place), 1 / sizes[batch])
+    fit, _, rank, _ = np.linalg.lstsq(shares, log_s)
+    unexplained = (log_s - shares @ fit).var() / log_s.var() * (num - 1) / (num - rank)
+    return bool(unexplained < _MAX_UNEXPLAINED)
 
 
 def _scatter(logsnr: Tensor, values: Tensor) -> float:
