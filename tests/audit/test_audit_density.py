@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from audited import SEEDS, X
 from scipy import stats
 
 from elbos import audit
@@ -342,3 +343,34 @@ def test_the_mean_of_a_coefficient_that_is_zero_at_half_of_the_levels_is_finite(
     assert np.isfinite(curve.log).all()
     assert np.median(np.abs(curve.log + grid)[grid < 7]) < 0.1
     assert (curve.log < -8)[grid > 9].all()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("is_used", "rise"),
+    [
+        (lambda t: t > 0.5, None),
+        (lambda t: t < 0.5, 0.0),  # where w begins
+        (lambda t: (t < 0.3) | (t > 0.5), 2 * math.log(0.7 / 0.3)),
+    ],
+)
+def test_dropped_samples_make_no_rise_but_where_they_end(is_used, rise, seed):
+    def loss(network, x):
+        t, eps = torch.rand(len(x)), torch.randn_like(x)
+        at = t.reshape(-1, 1, 1, 1)
+        error = (network((1 - at) * x + at * eps, t) - (eps - x)).square().mean((1, 2, 3))
+        return error[is_used(t)].mean()
+
+    result = audit.probe(loss, X[:64], 4000, seed=seed)
+    assert {one.kind for one in result.diagnostics} == {"unused", "normalized-weights"}
+    assert result.is_monotone is (rise is None)
+    assert [end for _, end in result.rising] == (
+        [] if rise is None else [pytest.approx(rise, abs=0.3)]
+    )
+    t = torch.sigmoid(-result.logsnr / 2)
+    inside = is_used(t + 0.03) & is_used(t - 0.03) & (result.logsnr.abs() < 5)
+    exact = -2 * torch.log(torch.cosh(result.logsnr / 4)) + 2 * torch.log1p(
+        (-result.logsnr / 2).exp()
+    )
+    ratio = (result.weight.log() - exact)[inside]
+    assert (ratio - ratio.median()).abs().max() < 0.05

@@ -154,7 +154,7 @@ class Estimate:
     @property
     def is_decided(self) -> bool:
         """True if more samples would hardly change the estimated weighting."""
-        error = np.sqrt(np.diag(self.sampling_covariance))[self.inner]
+        error = np.sqrt(np.diag(self.sampling_covariance).clip(min=0))[self.inner]
         return not self.undecided and bool(np.quantile(error, 0.95) < _MAX_ERROR)
 
     def audit(self, samples: Samples, *, title: str) -> Audit:

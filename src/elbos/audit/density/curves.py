@@ -25,6 +25,7 @@ from elbos.base.arrays import Array
 _NUM_BINS = 1024
 _OUTER_KNOTS = (0.0005, 0.9995)  # quantiles of the places
 _NUM_KNOTS = (3, 4, 5, 6, 8, 10, 13, 16, 20, 26, 34, 44, 56)
+_MIN_BETWEEN_KNOTS = 20  # values, for an estimate of their variance
 _NUM_CELLS = 40  # cells in which the counts of blocks are compared
 _MIN_DISPERSION = 0.01
 _MIN_BLOCKS = 8  # for an estimate of a variance
@@ -32,6 +33,7 @@ _NUM_NEIGHBOURS = 25  # points that scatter alike
 _MAX_NEWTON_STEPS = 50
 MAX_SCATTER = 5e-3  # relative scatter of values that are a function of the noise level
 _NUM_IN_TAIL, _TAIL_ERROR = 10, 0.01  # where rounding hides the scatter
+_MIN_MISSING, _NUM_BESIDE = 30, 100  # positive values expected in a range of zeros, and near it
 _MAX_OUTLIERS = 5e-3  # share of values, as at bends or jumps of a curve
 
 
@@ -156,7 +158,8 @@ class Splines:
         sums = (np.bincount(index, by)[is_filled] for by in (places, values, values**2))
         bin_places, means, squares = (total / counts[is_filled] for total in sums)
         binned = (bin_places, counts[is_filled], means, squares)
-        knots = [np.linspace(low, high, num) for num in _NUM_KNOTS]
+        most = max(_NUM_KNOTS[0], len(places) // _MIN_BETWEEN_KNOTS)
+        knots = [np.linspace(low, high, num) for num in _NUM_KNOTS if num <= most]
         return cls._averaged(
             [_Spline.of_values(*binned, k, np.interp(k, at, log_mean)) for k in knots]
         )
@@ -262,8 +265,39 @@ class Curve:
                 off[tail] = np.maximum(off[tail], _TAIL_ERROR)
             error = np.interp(grid, logsnr, off)
             return cls(np.interp(grid, logsnr, log_value), np.diag(error**2), usual, False)
-        curve = Splines.of_values(logsnr, value)
-        log_mean = curve(grid)
-        relative = value * np.exp(-np.interp(logsnr, grid, log_mean)) - 1
-        spread = float((relative**2).mean() ** 0.5)
-        return cls(log_mean, curve.covariance(grid), spread, True)
+        log_mean, covariance = np.full(len(grid), np.log(floor)), np.zeros((len(grid), len(grid)))
+        relative = list[Array]()
+        for rows in _ranges(value > 0):
+            x, y = logsnr[rows], value[rows]
+            i = (grid >= x[0]) & (grid <= x[-1])
+            if len(x) < _NUM_BESIDE or i.sum() < 2:
+                continue
+            curve = Splines.of_values(x, y)
+            log_mean[i], covariance[np.ix_(i, i)] = curve(grid[i]), curve.covariance(grid[i])
+            relative.append(y * np.exp(-np.interp(x, grid[i], log_mean[i])) - 1)
+        spread = float((np.concatenate(relative) ** 2).mean() ** 0.5)
+        return cls(log_mean, covariance, spread, True)
+
+
+def _ranges(is_positive: NDArray[np.bool_]) -> list[slice]:
+    """Split the places at which a quantity is no constant 0, because a spline cannot jump.
+
+    A run of zeros divides if, at the share of positive values beside it, many are missing.
+    """
+    at = np.flatnonzero(is_positive)
+    before, after = np.append(-1, at), np.append(at, len(is_positive))
+    start, ranges = 0, list[slice]()
+    for first, end in zip(before + 1, after, strict=True):
+        if end - first < _MIN_MISSING:
+            continue
+        left, right = (
+            is_positive[max(0, first - _NUM_BESIDE) : first],
+            is_positive[end:][:_NUM_BESIDE],
+        )
+        share = max((side.mean() for side in (left, right) if len(side) == _NUM_BESIDE), default=0)
+        if share * (end - first) < _MIN_MISSING:
+            continue
+        if first > start:
+            ranges.append(slice(start, first))
+        start = end
+    return ranges if start == len(is_positive) else [*ranges, slice(start, None)]

@@ -238,6 +238,7 @@ def batch_factors(
     """Tell whether the coefficient is a function of log-SNR times a factor of the batch, and
     whether the factor follows from the batch's levels, as where weights are averaged over it.
     """
+    levels, batches = logsnr.numpy(), batch.numpy()
     logsnr, c, batch = (values[c > 0] for values in (logsnr, c, batch))
     numbers, place = np.unique(batch.numpy(), return_inverse=True)
     # Where one draw decides all levels of a batch, as if they are evenly spaced, neighbours have
@@ -248,7 +249,11 @@ def batch_factors(
     left = _scatter(logsnr, rest / torch.from_numpy(np.exp(log_s)[place])) / _scatter(logsnr, c)
     if left >= _MAX_LEFT or len(c) <= 2 * len(numbers):  # fewer would explain anything
         return "none"
-    return "of levels" if _follows_levels(log_s + means, logsnr.numpy(), place) else "others"
+    rows = np.isin(batches, numbers)
+    is_of_levels = _follows_levels(
+        log_s + means, levels[rows], np.searchsorted(numbers, batches[rows])
+    )
+    return "of levels" if is_of_levels else "others"
 
 
 def _follows_levels(
