@@ -1,5 +1,6 @@
 """Networks and data of one's own: all that `elbos train` gives, and nothing that is stored runs."""
 
+import json
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from elbos.theory.denoiser import Denoiser
 from elbos.theory.objective import Objective
 from elbos.theory.tabulated import Tabulated
 from elbos.training.config import Output
+from elbos.training.data import Toy
 from elbos.training.network import OwnNetwork
 
 ENDS = {"logsnr_min": -8.0, "logsnr_max": 8.0}
@@ -176,6 +178,26 @@ def test_a_run_is_loaded_with_its_network_and_sampled(tmp_path: Path, form: str)
         Run(tmp_path, network=Net(num_features=9))
 
 
+@pytest.mark.parametrize("settings", [{}, {"cond_dropout": 0.1, "null_cond": NULLS["label"]}])
+def test_a_run_of_conditions_is_measured_with_conditions_alone(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    """An older run, which does not store that it has conditions, is opened and resumed as ever."""
+    given = {"dataset": Points("label"), "run": tmp_path, **SETTINGS, **settings}
+    run, x = fit(new_net(), objective=OBJECTIVE, **given), torch.zeros(4, 2)
+    for opened in (run, Run(tmp_path, network=new_net())):
+        calls = (opened.sample, 4), (opened.likelihood, x), (opened.with_data, Toy())
+        for call, argument in calls:
+            with pytest.raises(ValueError, match="cond=cond"):
+                call(argument)
+        assert opened.sample(4, cond=torch.zeros(4).long()).shape == (4, 2)
+        assert opened.likelihood(Points("label", is_augmented=False)).bits.num == 100
+    stored = json.loads((tmp_path / "data.json").read_text())
+    assert stored.pop("has_cond") is True
+    (tmp_path / "data.json").write_text(json.dumps(stored))
+    assert fit(new_net(), objective=OBJECTIVE, **given).sample(4).shape == (4, 2)
+
+
 def test_a_network_of_two_arguments_takes_no_condition(tmp_path: Path) -> None:
     run = fit(TwoArguments(), Points(), OBJECTIVE, run=tmp_path / "a", **SETTINGS)
     assert run.sample(3).shape == (3, 2)
@@ -247,7 +269,7 @@ REFUSED: dict[str, Any] = {
     "a schedule that cannot be stored": ("OwnSchedule",
         lambda: {"objective": replace(OBJECTIVE, schedule=OwnSchedule(**ENDS))}),
     "integers": ("torch.uint8", lambda: {"dataset": Images()}),
-    "dicts": ("dict", lambda: {"dataset": [{"image": torch.zeros(3)}] * 8}),
+    "dicts": ("dict.*Validator's to_item", lambda: {"dataset": [{"image": torch.zeros(3)}] * 8}),
     "a stream": ("generator", lambda: {"dataset": (torch.zeros(3) for _ in range(8))}),
     "nothing": ("empty", lambda: {"dataset": Points(num=0)}),
     "a validation set of another shape": ("validation",

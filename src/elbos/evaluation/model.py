@@ -45,7 +45,8 @@ class Model(abc.ABC):
         weighting: Weighting of the training loss; None if unknown.
         relative_width: Width of the weights' moving average relative to training time; None if
             unknown.
-        conditions: Conditions of the network: "unconditional", "given_label" or both.
+        conditions: Conditions of the network: "unconditional", "given_label" or both; none of them
+            if it was trained with the user's own.
         split: Split of the dataset whose samples are evaluated by default.
         shape: Shape of a single sample at the network's input, without the batch axis.
         num_classes: Number of classes; None for a network without classes.
@@ -88,6 +89,13 @@ class Model(abc.ABC):
                 "(training with labels and a label_dropout above 0 makes one): leave guidance at 1."
             )
 
+    def require_known(self, cond: Condition) -> None:
+        if cond is None and "unconditional" not in self.conditions:
+            raise ValueError(
+                f"{self.name} was trained with a condition for every sample: give one each, as "
+                "Run.sample(num, cond=cond), or to Run.likelihood as (x, cond)."
+            )
+
     def represented(
         self, x: Shaped[Tensor, "n *d"], start: Start
     ) -> tuple[Shaped[Tensor, "n *e"], int | None]:
@@ -120,6 +128,7 @@ def sample_batches(
     batches: Iterable[int] | None = None,
 ) -> list[Float[Tensor, "b *d"]]:
     """Generate samples of a model in batches, with values approximately in [-1, 1]."""
+    model.require_known(cond)
     with model.autocast():
         return list(
             sample(

@@ -115,6 +115,8 @@ class Run(Model):
         self.denoiser = Denoiser(self.network, config.parameterization)
         is_dropped = not self.has_labels or config.label_dropout > 0
         self.conditions = ("unconditional",) * is_dropped + ("given_label",) * self.has_labels
+        if (self.directory.read("data.json") or {}).get("has_cond"):  # of `fit`, in any form
+            self.conditions = ()
         self.trained = TrainedWith(
             weighting=repr(config.weighting),
             schedule=repr(config.schedule),
@@ -147,6 +149,8 @@ class Run(Model):
     @typed
     def with_data(self, data: KnownData) -> "Run":
         """Return a copy of the model for evaluation on other images of the same form."""
+        if not self.conditions:  # whatever they are, the data do not hold them
+            self.require_known(None)
         data = fitted(data, self.data.shape[-1])
         dataset, model = data.load(), copy.copy(self)
         trained, other = replace(self.data, name=""), replace(dataset.spec, name="")
@@ -209,12 +213,12 @@ class Run(Model):
                 configuration.
             num_steps: The number of steps from noise to data.
             guidance: Scale of classifier-free guidance; 1 turns guidance off.
-            cond: Conditions of the samples, `[num, ...]`. Default: the classes in turn for a
-                class-conditional network, otherwise no condition.
+            cond: Conditions of the samples, `[num, ...]`; required after `fit` with conditions.
+                Default: the classes in turn for a class-conditional network, otherwise none.
 
         Raises:
             ValueError: If an argument has the wrong type, the network does not support the
-                guidance, or the number of conditions is not `num`.
+                guidance, or needs conditions, or their number is not `num`.
         """
         require_positive(num=num)
         changes: dict[str, Any] = {"sampler": sampler, "num_steps": num_steps, "guidance": guidance}
@@ -245,14 +249,15 @@ class Run(Model):
 
         Args:
             dataset: `dataset[i]` is `x` or `(x, cond)`, as in training; a tensor will do. A network
-                that was trained with every label (`label_dropout=0`) needs labels.
+                that was trained with every label (`label_dropout=0`), or by `fit` with conditions,
+                needs them.
             num_samples: The number of samples, a random subset. Default: all.
             num_evaluations: Function evaluations per sample, a multiple of 4.
             seed: Seed of the choice, the noise and the noise levels.
 
         Raises:
             ValueError: If there are no samples, they have another shape than in training, or lack
-                labels that the network needs.
+                conditions that the network needs.
         """
         if num_samples is not None:
             require_positive(num_samples=num_samples)
@@ -264,11 +269,7 @@ class Run(Model):
                 f"samples have shape {shape}, the training data {self.shape}: give data of that "
                 "shape."
             )
-        if cond is None and "unconditional" not in self.conditions:
-            raise ValueError(
-                "the network was trained with the label of every sample (label_dropout=0): give "
-                "(x, label)."
-            )
+        self.require_known(cond)
         rows = torch.randperm(len(source), generator=generator(seed))[:num_samples]
         validator = Validator(
             Subset(source, rows, self.config.use_labels),

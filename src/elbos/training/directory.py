@@ -153,9 +153,8 @@ class RunDirectory:
             write_object(path / "data.json", _identity(data))
 
     def require_data(self, data: Samples) -> None:
-        stored, identity = self.read("data.json"), _identity(data)
-        if stored is not None and stored != identity:
-            names = sorted(name for name in identity if identity[name] != stored.get(name))
+        stored = self.read("data.json") or {}  # of an older elbos with fewer entries
+        if names := sorted(k for k, v in _identity(data).items() if stored.get(k, v) != v):
             raise ValueError(
                 f"The run in {self.path} was trained on other data, which differ in "
                 f"{', '.join(names)} (data.json): restore those, or train another run."

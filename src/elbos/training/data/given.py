@@ -38,6 +38,7 @@ class GivenData:
     spec: DataSpec
     train: Items
     val: Items | None
+    has_cond: bool
     null_cond: Condition = None
 
     @classmethod
@@ -72,7 +73,7 @@ class GivenData:
                     "conditions."
                 )
         spec = DataSpec(type(dataset).__name__, tuple(x.shape[1:]), num_levels, None)
-        return cls(spec, training, held_out, null_cond)
+        return cls(spec, training, held_out, cond is not None, null_cond)
 
     def augmented(self, x: Float[Tensor, "b *d"], visits: Visits) -> Float[Tensor, "b *d"]:
         del visits
@@ -93,6 +94,7 @@ class GivenData:
             "shape": list(self.spec.shape),
             **sizes,
             "means": digest(means) if again == means else None,
+            "has_cond": self.has_cond,
             "null_cond": null_digest(self.null_cond),
         }
 
