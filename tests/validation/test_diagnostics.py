@@ -1,5 +1,9 @@
 """What the number of a validation would not show is told."""
 
+import math
+import re
+import warnings
+
 import pytest
 import torch
 from oracles import gaussian
@@ -137,6 +141,20 @@ def test_an_exact_velocity_is_not_taken_for_a_coupled_one(scale, shift):
         Validator(x, num_evaluations=4)(flow.denoiser(velocity, data_at=0), batch_size=batch_size)
 
 
+@pytest.mark.parametrize("std", [0.2, 1.0, 5.0])
+def test_a_bound_above_the_entropy_of_a_gaussian_is_told(std):
+    """Of the data's own size: only the denoiser of N(0, s^2) reaches it for such data."""
+    x, _ = gaussian(std, 8).sample(2000, torch.Generator().manual_seed(0))
+    entropy = math.log2(2 * math.pi * math.e * std**2) / 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Validator(x)(gaussian(std, 8)).bits_per_dim == pytest.approx(entropy, abs=0.05)
+    with pytest.warns(WorseThanUniformWarning) as warned:
+        Validator(x)(gaussian(3 * std, 8))
+    told = [float(number) for number in re.findall(r"-?\d+\.\d\d", str(warned[0].message))]
+    assert told[1] == pytest.approx(entropy, abs=0.05)
+
+
 def test_a_bound_above_the_uniform_one_is_told_once():
     x = torch.randint(0, 4, (64, 8)).double() / 3  # in [0, 1]: half of the values of 7
     history = ValidationHistory(Validator(x, num_levels=7, logsnr_max=9.0), every=1)
@@ -144,3 +162,4 @@ def test_a_bound_above_the_uniform_one_is_told_once():
         for step in (1, 2):
             history.update(step, gaussian(3.0, 8))
     assert [warning.filename for warning in warned] == [__file__]
+    assert "result." not in str(warned[0].message)  # the command line has none

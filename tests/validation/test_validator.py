@@ -369,6 +369,11 @@ def nan_where_clean(z, logsnr):
     return torch.where((logsnr > 12.9)[:, None, None, None], math.nan, z)
 
 
+class TwoArguments(nn.Module):
+    def forward(self, z, logsnr):
+        return z
+
+
 MISTAKES = {
     "strings": (lambda: Validator(["a", "b"]), "x"),
     "ends": (lambda: Validator(IMAGES, logsnr_min=3.0, logsnr_max=2.0), "logsnr_min"),
@@ -379,6 +384,7 @@ MISTAKES = {
     "nan": (lambda: Validator(IMAGES)(Denoiser(nan_where_clean, parameterizations.Eps())),
         "log-SNR 1[23]",),
     "network": (lambda: Validator(IMAGES)(Network()), "pair|x_hat"),
+    "two arguments": (lambda: Validator(IMAGES)(TwoArguments()), "Denoiser"),
     "cond": (lambda: bits(cond=torch.zeros(7)), "7"),
     "other draws": (lambda: bits().difference(Validator(IMAGES, num_levels=256, seed=1)(DENOISER)),
         "one Validator"),

@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from elbos.base.conditions import Condition, cat_conds, is_alike, map_tensors, r
 from elbos.theory.parameterizations import Parameterization
 from elbos.theory.process import align
 
+_Called = TypeVar("_Called", bound=Callable[..., Any])
 Network = Callable[[Tensor, Tensor, Condition], Tensor]
 """`network(z, logsnr, cond)`, with log-SNR `[b]` and any condition that it understands, or None."""
 
@@ -35,7 +36,7 @@ class Denoise(Protocol):
     ) -> tuple[Tensor, Tensor]: ...
 
 
-def with_three_arguments(network: Network) -> Network:
+def with_three_arguments(network: _Called) -> _Called:
     """Wrap a network so that it accepts `(z, logsnr, cond)`.
 
     Only networks that take `(z, logsnr)` are wrapped, and not in compiled code; others are returned
@@ -44,17 +45,17 @@ def with_three_arguments(network: Network) -> Network:
     if _takes(network, 3) or not _takes(network, 2):
         return network
 
-    def unconditional(z: Tensor, logsnr: Tensor, cond: Condition) -> Tensor:
+    def unconditional(z: Tensor, logsnr: Tensor, cond: Condition) -> Any:
         if cond is not None:
             raise ValueError(
                 "the network takes (z, logsnr) and no condition, but the data come with conditions."
             )
-        return network(z, logsnr)  # type: ignore[call-arg]
+        return network(z, logsnr)
 
-    return unconditional
+    return unconditional  # type: ignore[return-value]
 
 
-def _takes(network: Network, num: int) -> bool:
+def _takes(network: Callable[..., Any], num: int) -> bool:
     if torch.compiler.is_compiling():  # signatures do not compile: networks then take all three
         return True
     try:
@@ -114,7 +115,12 @@ def estimate(
     A ValueError is raised unless both have the shape of `z`. A bare network, which returns one
     tensor, would be unpacked along its batch in silence.
     """
-    pair = denoiser(z, logsnr, cond)
+    try:
+        pair = denoiser(z, logsnr, cond)
+    except TypeError:
+        if (unconditional := with_three_arguments(denoiser)) is denoiser:
+            raise
+        pair = unconditional(z, logsnr, cond)
     shapes = [getattr(part, "shape", None) for part in pair] if isinstance(pair, tuple) else []
     if shapes != [z.shape, z.shape]:
         raise ValueError(

@@ -21,6 +21,7 @@ from elbos.theory.process import align, alpha_sigma, diffuse
 from elbos.validation.draws import FIXED, Draws
 from elbos.validation.estimate import Estimate
 from elbos.validation.execution import Execution
+from elbos.validation.result import Validation
 
 NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256
 NUM_CHECKED = 4  # samples on which the denoiser is called again; at most a batch
@@ -48,7 +49,7 @@ class CoupledNoiseWarning(UserWarning):
 
 
 class WorseThanUniformWarning(UserWarning):
-    """Warning: the bound is above that of uniform pixel values."""
+    """Warning: the bound is above that of uniform pixel values, or of Gaussian continuous data."""
 
 
 class TargetMissedWarning(UserWarning):
@@ -203,13 +204,24 @@ def _warn_if_coupled(execution: Execution, draws: Draws, ends: tuple[float, floa
         )
 
 
-def warn_if_poor(bits: Estimate, num_levels: int | None) -> None:
-    if num_levels and bits.mean - 2 * bits.standard_error > math.log2(num_levels):
+def warn_if_poor(result: Validation) -> None:
+    r"""Warn if the bound is above that of uniform pixels, or of continuous data that are Gaussian.
+
+    The variance is $\mathbb E x^2$: the prior's loss is $\tfrac12\alpha^2\,\mathbb E x^2$ at
+    $\lambda_\min$, to order $\alpha^4$.
+    """
+    bits, schedule = result.bits, result.measurements.schedule
+    low, high = torch.tensor([schedule.logsnr_min, schedule.logsnr_max], dtype=torch.float64)
+    variance = 2 * result.prior.mean() / low.sigmoid() + torch.exp(-high)
+    limit, what = (2 * math.pi * math.e * variance).log2().item() / 2, "a Gaussian"
+    if result.num_levels is not None:
+        limit, what = math.log2(result.num_levels), "uniform pixels"
+    if bits.mean - 2 * bits.standard_error > limit:
         warn(
-            f"{bits.mean:.2f} bits/dim are worse than the {math.log2(num_levels):.2f} of uniform "
-            "pixels: is the network trained, data in [-1, 1], time not reversed, both ends of "
+            f"{bits.mean:.2f} bits/dim are worse than the {limit:.2f} of {what}: is the network "
+            "trained, data scaled as in training ([-1, 1]), time not reversed, both ends of "
             "log-SNR those of the training? A training that gives clean levels almost no weight, "
-            "as a v loss on the cosine schedule does, causes it, too: result.by_level shows it.",
+            "as a v loss on the cosine schedule does, causes it, too: see the loss by noise level.",
             WorseThanUniformWarning,
         )
 

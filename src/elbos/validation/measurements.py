@@ -29,6 +29,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from elbos.base.numbers import count
 from elbos.theory.adaptive import Adaptive
 from elbos.theory.schedules import Schedule
 from elbos.validation.estimate import Estimate
@@ -99,7 +100,8 @@ class Measurements:
 
     def __repr__(self) -> str:
         num, num_rounds, num_times = self.loss.shape
-        return f"Measurements({num} samples, {num_rounds} rounds of {num_times} noise levels)"
+        rounds = count(num_rounds, "rounds")
+        return f"Measurements({num} samples, {rounds} of {num_times} noise levels)"
 
     @cached_property
     def order(self) -> Int64[Tensor, " n"]:

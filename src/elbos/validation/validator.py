@@ -232,7 +232,7 @@ class Validator(Typed):
                 )
                 if len(rounds) >= MAX_ROUNDS or result.nats.is_enough(target):
                     break
-        warn_if_poor(result.bits, self.num_levels)
+        warn_if_poor(result)
         if target_se is not None:
             warn_if_missed(result.bits, target_se, len(rounds) * ROUND_TIMES)
         return result
