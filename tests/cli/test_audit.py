@@ -28,6 +28,7 @@ WRONG = {
     f"{SHAPE} 0 4 4": "--shape is 0 4 4: give numbers above 0",
     f"{SHAPE} 2 4 4 --data-range 1 -1": "--data-range is 1.0 -1.0",
     "khoya:config.toml": "did you mean kohya?",
+    "kohya:": "kohya:FILE",
     "kohya:--min_snr_gama=5": "There is no setting min_snr_gama: did you mean min_snr_gamma?",
     "betas.json --prediction epsilon": "invalid choice 'epsilon' for argument '--prediction'",
     "flow.json --logit-std 0": "logit_std is 0.0",
@@ -56,6 +57,13 @@ def test_wrong_words_are_one_line(audit: Elbos, tmp_path: Path, words: str) -> N
     assert_one_line(result, {**WRONG, **FAILS}[words], statuses=(2 if words in WRONG else 1,))
     assert snapshot(tmp_path) == before
     assert (tmp_path / "fifo").is_fifo()
+
+
+def test_the_path_of_a_script_may_hold_spaces(audit: Elbos, tmp_path: Path) -> None:
+    (tmp_path / "my loss.py").write_text(GOOD)
+    for flags in ("", " --snr_gamma 5"):
+        assert_one_line(audit(f"my loss.py{flags}"), f"'my loss.py'{flags}.", statuses=(2,))
+    assert_one_line(audit("no loss.py"), "no loss.py: No such file", statuses=(1,))
 
 
 def test_a_trainers_settings_are_a_target(audit: Elbos, tmp_path: Path) -> None:

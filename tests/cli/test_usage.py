@@ -18,6 +18,7 @@ WRONG_USAGE = {
     "train toy weighting:monotone": "weighting.inner:elbo",
     "train": "toy",
     "train toy --nope 3": "--nope",
+    "train toy --config": "--config FILE",
     "train toy weighting:nope": "weighting:nope",
     "train toy weighting:sigmoid --weighting.k nan": "weighting: k is nan",
     "sample --num 5 digits": "The run directory comes first",
@@ -88,6 +89,11 @@ def test_a_failure_is_one_line_and_status_1(elbos: Elbos, runs: Path, words: str
     result = elbos(*words.split())
     assert_one_line(result, FAILS[words], statuses=(1,))
     assert snapshot(runs) == before  # above all, no run directory is claimed
+
+
+def test_one_step_is_no_steps(elbos: Elbos) -> None:
+    words = ["train", "toy", "--num-images", "64", "--batch-size", "64", "--dry-run"]
+    assert "1 step of 64" in elbos(*words).err
 
 
 def test_the_package_runs_as_the_command(elbos: Elbos, capsys: pytest.CaptureFixture[str]) -> None:

@@ -100,8 +100,9 @@ def test_a_constant_factor_of_the_weighting_scales_what_the_optimizer_sees(folde
     assert alike.norm() < 0.9 * clipped(four).norm()
 
 
-@pytest.mark.parametrize("words", ["mine.py:ramp", "'mine.py:ramp'", "Shifted(mine.py:ramp, 0)"])
+@pytest.mark.parametrize("words", ["mine.py:ramp", "'mine.py:ramp'", "Shifted(my own.py:ramp, 0)"])
 def test_a_weighting_in_a_file_is_its_numbers(folder, words):
+    (folder / "my own.py").write_bytes((folder / "mine.py").read_bytes())
     weighting = Variant.parse(f"mine=V(),Adaptive(),{words}").weighting
     logsnr = torch.tensor([-99.0, -4.0, 1.003, 7.0])
     torch.testing.assert_close(weighting(logsnr), torch.tensor([9.0, 9.0, 4.997, 0.0]))

@@ -1,5 +1,7 @@
 """Checkpoints: complete, or of the step before."""
 
+import errno
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,19 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     with pytest.raises(OSError) as caught:
         save(tmp_path, 6)
     assert caught.value.filename == str(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["00000005"]
+
+
+def test_an_error_of_the_system_is_its_own_also_where_tensors_are_written(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+        with pytest.raises(OSError) as caught:
+            save(tmp_path, 6)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["00000005"]
 
 

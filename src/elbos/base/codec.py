@@ -39,7 +39,8 @@ from elbos.base import files
 from elbos.base.errors import MAX_SHOWN, shortened, suggestion
 
 MAX_INT = 2**63 - 1  # largest integer of a tensor
-_FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=]+\.py:\w+"""  # a quoted text, or FILE.py:FUNCTION
+# a quoted text, or FILE.py:FUNCTION
+_FUNCTION = r"""('[^']*'|"[^"]*")|[^\s'"(),=][^'"(),=]*\.py:\w+"""
 _MISFIT: Any = object()
 _tables: dict[Any, Callable[[], tuple[type, ...]]] = {}
 

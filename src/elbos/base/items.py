@@ -76,7 +76,7 @@ class Items:
                 x, cond = _collated(items)
         if not isinstance(x, Tensor):
             kind = type(x).__name__
-            hint = ", or to_item to make them of an item" if isinstance(x, dict) else ""
+            hint = " (which a Validator's to_item makes)" if isinstance(x, dict) else ""
             raise ValueError(f"the dataset's x is a {kind}: give x or (x, cond), x a tensor{hint}.")
         if not x.is_floating_point():
             raise ValueError(f"the dataset's x is {x.dtype}: give numbers from -1 to 1.")

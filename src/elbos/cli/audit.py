@@ -7,6 +7,7 @@ user's code, which is run (`user_code`); configurations and settings are only re
 
 import json
 import math
+import re
 import shlex
 import sys
 from dataclasses import dataclass, field, replace
@@ -91,19 +92,21 @@ def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
         return "recipe"
     if name in TRAINERS and source.strip():
         return "settings"
-    if text.strip() and text.split()[0].endswith(".py"):
-        file = files.regular(Path(text if Path(text).is_file() else text.split()[0]))
+    if script := re.match(r"(.*?\.py)(\s.*|$)", text):  # with flags, or spaces in its path
+        path, flags = script.groups()
+        file = shlex.quote(str(files.regular(Path(path))))
         raise UsageError(
-            f"{file}: name a function, as in {file}:FUNCTION; or let the script "
-            f"run, and audit its loss meanwhile: elbos record {text}."
+            f"{path}: name a function, as in {file}:FUNCTION; or let the script "
+            f"run, and audit its loss meanwhile: elbos record {file}{flags}."
         )
     if code_path(text).suffix == ".py":
         return "function"
     if text.strip() and _config(text).suffix == ".json":
         return "config"
+    names = [f"{name}:FILE"] if name in TRAINERS else [*RECIPES, *TRAINERS]
     raise ValueError(
         f"{text or 'An empty word'} is not a FILE.py:FUNCTION, scheduler_config.json, recipe of "
-        f"`elbos weightings`, or trainer's settings: {suggestion(name, [*RECIPES, *TRAINERS])}"
+        f"`elbos weightings`, or trainer's settings: {suggestion(name, names)}"
     )
 
 

@@ -11,7 +11,8 @@ from typing import Annotated
 import tyro
 
 from elbos.base.codec import encode
-from elbos.base.errors import flat, is_out_of_memory, printable
+from elbos.base.errors import UsageError, flat, is_out_of_memory, printable
+from elbos.base.numbers import count
 from elbos.base.user_code import code_path, line_of
 from elbos.cli.parse import parse
 from elbos.runs.fit import train
@@ -76,7 +77,8 @@ class TrainFile:
 
 
 def _train(config: Config, preset: str, run: Path | None, is_dry: bool) -> None:
-    extent = f"{config.num_images:,} images, {config.num_steps:,} steps of {config.batch_size:,}."
+    steps = count(config.num_steps, "steps")
+    extent = f"{count(config.num_images, 'images')}, {steps} of {config.batch_size:,}."
     if is_dry:
         print(json.dumps(encode(config), indent=2))  # noqa: T201
         sys.stderr.write(f"{extent}\n")
@@ -103,6 +105,8 @@ def _train(config: Config, preset: str, run: Path | None, is_dry: bool) -> None:
 
 def command(words: list[str]) -> Train | TrainFile:
     if any(word.partition("=")[0] == "--config" for word in words):
+        if not words[0].startswith("-"):
+            raise UsageError(f"--config FILE takes the place of a preset: leave out {words[0]}.")
         return parse("train", TrainFile, words)
     words = ["digits", *words] if words == ["--help"] else words
     chosen = Chosen.from_words(words)

@@ -325,7 +325,8 @@ def _protocol(
         sampling = scoring.samplings[name]
         protocol[f"{name} sampler"] = (
             f"{sampling.sampler!r} on {sampling.grid_within(config.schedule)!r}, "
-            f"{sampling.num_steps} steps, {sampling.num_evaluations} evaluations"
+            f"{count(sampling.num_steps, 'steps')}, "
+            f"{count(sampling.num_evaluations, 'evaluations')}"
         )
     if features and runs[0].samplers:
         protocol["features"] = (

@@ -8,6 +8,7 @@ training resumes on any number of processes.
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -79,7 +80,9 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
                 whole = {key: tensor.contiguous() for key, tensor in tensors.items()}
                 try:
                     save_file(whole, file)
-                except SafetensorError as error:  # such as a full disk
+                except SafetensorError as error:  # a full disk is "(os error 28)"
+                    if code := re.search(r"\((?:os error |Os \{ code: )(\d+)", str(error)):
+                        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
                     raise OSError(f"{file} cannot be written ({flat(error)})") from error
                 with file.open("rb") as written:
                     os.fsync(written.fileno())

@@ -21,6 +21,7 @@ from torch import Tensor
 from elbos.base.errors import flat, printable, warn
 from elbos.base.extras import needs
 from elbos.base.formats import write_object
+from elbos.base.numbers import count
 from elbos.base.processes import Processes
 from elbos.base.progress import LOGGER, clock, progress
 from elbos.theory.names import code
@@ -79,7 +80,7 @@ class Monitor:
         if self.is_main:
             self.run.rewind_log(self.state.step)
         num_images, total = self.state.step * self.config.batch_size, self.config.num_images
-        whole = f"{total:,} images, {self.config.num_steps:,} steps"
+        whole = f"{count(total, 'images')}, {count(self.config.num_steps, 'steps')}"
         status = f"resuming at image {num_images:,}, step {self.state.step:,}, of {whole}"
         if self.state.step == 0:
             status = f"new, {whole}"
