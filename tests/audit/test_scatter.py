@@ -126,6 +126,20 @@ def test_a_random_coefficient_counts_by_its_mean_unless_it_is_of_the_noise(seed)
     assert not result.is_weighted_elbo
 
 
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+def test_an_index_that_leaves_its_table_at_one_step_has_the_time_of_another_level(shift):
+    table = (1 - torch.linspace(1e-4, 0.02, 200)).cumprod(0).roll(-shift)
+
+    def loss(network, x):
+        t = torch.randint(200, (len(x),))
+        alpha_square = table[t].reshape(-1, 1, 1, 1)
+        eps = torch.randn_like(x)
+        z = alpha_square.sqrt() * x + (1 - alpha_square).sqrt() * eps
+        return F.mse_loss(network(z, t), eps)
+
+    assert kinds(audit.probe(loss, X[:64], 4000)) == ["wrong-times"] * (shift != 0)
+
+
 TOLD = {
     "steps": lambda t: (100 * t).long(),
     "log-SNR": lambda t: -2 * torch.tan(math.pi / 2 * t).log(),

@@ -136,7 +136,7 @@ class UntoldLevels(Diagnostic, is_fatal=True):
 class WrongTimes(ShareDiagnostic, is_fatal=True):
     sentence = (
         "For {share:percent} of the samples, the network's time input is that of another noise "
-        "level, as where it is drawn or permuted apart from the noise."
+        "level, as where it is drawn or permuted apart from the noise, or an index is off by one."
     )
 
 

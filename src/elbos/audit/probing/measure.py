@@ -310,7 +310,9 @@ class Measurement:
         columns = [torch.cat([design.logits for design in same])[:, None] for same in designs]
         quantiles = torch.cat([torch.empty(self.batch_size * len(batches), 0), *columns], 1)
         slots = set.intersection(*(set(batch.inputs) for batch in batches))
-        inputs = {slot: torch.cat([batch.inputs[slot] for batch in batches]) for slot in slots}
+        inputs = {
+            slot: torch.cat([batch.inputs[slot] for batch in batches])[:num] for slot in slots
+        }
         numbers = torch.tensor([batch.number for batch in batches], dtype=torch.float64)
         numbers = numbers.repeat_interleave(self.batch_size)[:num]
         is_finite = grams.isfinite().flatten(1).all(1) & c.isfinite()
@@ -331,6 +333,7 @@ class Measurement:
         grams, c, numbers, quantiles = (
             column[is_used] for column in (grams, c, numbers, quantiles[:num])
         )
+        inputs = {slot: values[is_used] for slot, values in inputs.items()}
         solved = solve(grams, is_noise_known=noise.is_known)
         rtol = 0.0 if noise.is_known else (2 / noise.reference.x[0].numel()) ** 0.5
         process = process_of(
@@ -352,6 +355,7 @@ class Measurement:
                 solved.unexplained_target[has_target], is_exact=pilot.is_exact
             )
             diagnostics += scatter.of_the_target(logsnr[has_target], factor[has_target], error=rtol)
+            diagnostics += scatter.of_the_times(logsnr, inputs.values(), error=rtol)
         is_spread_fitted = noise.reference.draw is not None
         return Samples(
             logsnr=logsnr,
@@ -369,7 +373,7 @@ class Measurement:
             places=[same[0].place for same in designs],
             alpha=solved.alpha,
             sigma=solved.sigma,
-            inputs={slot: inputs[slot][:num][is_used] for slot in inputs},
+            inputs=inputs,
             example=pilot.queries.example,
             time_sign=pilot.time_sign,
             diagnostics=diagnostics,

@@ -7,13 +7,14 @@ then its mean is the weight. The tests compare values at sorted levels with the 
 neighbours.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import scipy
 import torch
 from jaxtyping import Float
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
@@ -34,6 +35,7 @@ _MAX_ELEMENTS = 1024
 _MAX_RATIO = 4.0  # of variance between groups to chance: exceeded in 10^-9 of cases
 _MIN_CHANGE = 0.01  # of an element's share in the coefficient
 _WRONG, _MAX_WRONG = 0.5, 0.01  # distance in log-SNR from the level of a time; share of samples
+_MIN_EQUAL = 3  # samples of one time
 _MIN_BATCHES = 4  # in which the coefficients at one level are compared
 _MIN_OFF = 64  # samples that show what a coefficient depends on
 _MAX_LEFT = 0.1  # share of the scatter of coefficients that is left by factors of the batches
@@ -91,11 +93,7 @@ class Conditions:
         spacing = (level.max() - level.min()).item() / len(level)
         if scatter / _NORMAL >= max(_MIN_SCATTER, 3 * spacing) + 2 * error:
             return [kinds.UntoldLevels(scatter / _NORMAL)]
-        # A level that is a monotone function of the time lies between those of its neighbours.
-        triples = [rising[order].unfold(0, 3, 1) for order in orders]
-        off = [(levels[:, 1] - levels.median(1).values).abs() for levels in triples]
-        share = min((d > _WRONG + 4 * error).double().mean().item() for d in off)
-        return [kinds.WrongTimes(share)] if share > _MAX_WRONG else []
+        return of_the_times(level, times, error=error)
 
     def depend_on(self, logsnr: Float[Tensor, " n"]) -> bool:
         """Test whether the conditioning inputs depend on log-SNR."""
@@ -144,6 +142,18 @@ def numbers(value: object, num: int) -> Iterator[Float[Tensor, "n k"]]:
             item for item in parts if isinstance(item, Tensor) or not hasattr(item, "__dict__")
         ]
         yield from numbers(plain, num)
+
+
+def of_the_times(
+    logsnr: Float[Tensor, " n"], inputs: Iterable[Float[Tensor, " n"]], *, error: float
+) -> list[Diagnostic]:
+    """Return a diagnostic if levels at some times are not between those at neighbouring times."""
+    is_mixed = logsnr.isfinite() & (logsnr.abs() < 30)
+    level = logsnr[is_mixed]
+    times = [time[is_mixed] for time in inputs]
+    wrong = [_wrong(time, level, 4 * error) for time in times if _is_time(time, level)]
+    share, is_wrong = min(wrong, default=(0.0, False))
+    return [kinds.WrongTimes(share)] if is_wrong else []
 
 
 def of_the_target(
@@ -285,6 +295,19 @@ def time_sign(logsnr: Float[Tensor, " n"], times: Sequence[Float[Tensor, " n"]])
     """Return 1 if the time input rises from noise to data, -1 if it falls, 0 without one."""
     time = next((candidate for candidate in times if _is_time(candidate, logsnr)), None)
     return 0 if time is None else int(_rank_correlation(time, logsnr) > 0) * 2 - 1
+
+
+def _wrong(time: Tensor, level: Tensor, error: float) -> tuple[float, bool]:
+    """Compute the share of samples whose level is not between those of neighbouring times, and
+    whether that is more than by chance, as are the samples of one time.
+    """
+    rising = time.numpy() * np.sign(_rank_correlation(time, level))
+    values, place, nums = np.unique(rising, return_inverse=True, return_counts=True)
+    middles = ndimage.median(level.numpy(), place, np.arange(len(values)))
+    triples = sliding_window_view(np.concatenate([[-np.inf], middles, [np.inf]]), 3)
+    is_off = np.abs(middles - np.median(triples, axis=1)) > _WRONG + error
+    share = float(nums[is_off].sum() / nums.sum())
+    return share, share > _MAX_WRONG or bool((nums[is_off] >= _MIN_EQUAL).any())
 
 
 def _spread_at_equal(time: Tensor, logsnr: Tensor) -> float:
