@@ -198,7 +198,7 @@ def test_a_sigmoid_is_no_weight_of_another_prediction_type(sign):
     assert slips(result) == []
 
 
-@pytest.mark.parametrize("slip", ["alphas", "roots"])
+@pytest.mark.parametrize("slip", ["alphas", "roots", "exchanged"])
 @pytest.mark.parametrize(
     ("recipe", "betas"),
     [
@@ -208,7 +208,11 @@ def test_a_sigmoid_is_no_weight_of_another_prediction_type(sign):
 )
 def test_mistaken_tables_are_compared_with_the_published_schedule(recipe, betas, slip):
     bar = (1 - betas).cumprod(0)
-    signal, noise = (bar, 1 - bar) if slip == "roots" else ((1 - betas).sqrt(), betas.sqrt())
+    signal, noise = {
+        "alphas": ((1 - betas).sqrt(), betas.sqrt()),
+        "roots": (bar, 1 - bar),
+        "exchanged": ((1 - bar).sqrt(), bar.sqrt()),
+    }[slip]
 
     def loss(network, x):
         t, eps = torch.randint(0, 1000, (len(x),)), torch.randn_like(x)

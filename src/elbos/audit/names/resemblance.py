@@ -32,6 +32,7 @@ _MAX_BEYOND = 1.0  # of log-SNR, of a table's levels beyond the ends of a publis
 _NUM_STEPS = 1000  # of the tables of trainers
 _EXPLODING = "variance exploding"
 _ROOTS = ("sqrt(ᾱ) and sqrt(1 - ᾱ)", "ᾱ and 1 - ᾱ in place of their square roots")
+_EXCHANGED = ("sqrt(ᾱ)*x + sqrt(1 - ᾱ)*eps", "sqrt(ᾱ) and sqrt(1 - ᾱ) exchanged")
 _ALPHAS = ("alphas_cumprod", "alphas in place of alphas_cumprod")
 _TIDY = (  # edited formulas
     (r"sqrt\(\(1/snr\)\)", "(1/sqrt(snr))"),
@@ -40,7 +41,7 @@ _TIDY = (  # edited formulas
     (r"\(\(1/snr\)", "(1/snr"),
     (r"\*\*1(?![\d.])", ""),
 )
-_MIN_COVERED = 0.9  # probability of a schedule within the noise levels of the loss
+_MIN_COVERED = 0.98  # probability of a schedule within the noise levels of the loss
 
 
 class Resemblance(NamedTuple):
@@ -348,7 +349,16 @@ def _of_the_table(loss: LossCurves) -> Iterator[Resemblance]:
     steps = np.arange(_NUM_STEPS) / _NUM_STEPS
     times = torch.linspace(1, 0, _NUM_STEPS + 1, dtype=torch.float64)
     for name in ("ddpm", "sd", "iddpm"):
-        logsnr = RECIPES[name].schedule.logsnr(times)
+        schedule = RECIPES[name].schedule
+        if loss.has_density(schedule):
+            return
+        log_q = schedule.log_density(torch.from_numpy(-loss.logsnr)).numpy()
+        if is_preserving and loss.has_log_density(
+            log_q, -schedule.logsnr_max, -schedule.logsnr_min
+        ):
+            yield Resemblance("process", f"the recipe {name}", *_EXCHANGED)
+            return
+        logsnr = schedule.logsnr(times)
         log_alphas = -torch.nn.functional.logsigmoid(logsnr).diff()  # of single steps
         levels = log_alphas - (-log_alphas.expm1()).log() if is_preserving else 2 * logsnr[:-1]
         ends = levels[0].item(), levels[-1].item()
