@@ -33,6 +33,7 @@ def run(monkeypatch):
 
 CASES = {
     "plain_loop.py --snr-gamma 5": ("v", "min-snr-5-v"),
+    "plain_loop.py --discriminator": ("v", "v-cosine"),
     "edm_accelerate.py": ("x", "edm"),
     "flow_keywords.py": ("flow", "sd3"),
     "flow_keywords.py --compile": ("flow", "sd3"),
@@ -41,7 +42,7 @@ CASES = {
 
 @pytest.mark.parametrize(
     "words",
-    [pytest.param(words, marks=pytest.mark.slow if "--" in words else []) for words in CASES],
+    [pytest.param(words, marks=pytest.mark.slow if "--c" in words else []) for words in CASES],
 )
 def test_a_script_that_runs_has_the_weighting_of_its_loss(words, run):
     audit = run(*words.split(), num=4000)
@@ -54,7 +55,7 @@ def test_a_script_that_runs_has_the_weighting_of_its_loss(words, run):
 
 
 def test_a_script_that_fails_early_says_where(run):
-    with pytest.raises(ValueError, match="line 21"):
+    with pytest.raises(ValueError, match="line 23"):
         run("plain_loop.py", "--fails-at", "1", num=1000)
 
 
@@ -76,7 +77,7 @@ def test_what_a_failing_or_ending_script_recorded_is_audited():
         result = record(SCRIPTS / "plain_loop.py", *flags)
         assert result.returncode == 0
         assert "predicts v" in result.stdout
-        assert ("line 21" in result.stderr) == ("--fails-at" in flags)
+        assert ("line 23" in result.stderr) == ("--fails-at" in flags)
 
 
 def test_an_interrupt_audits_what_there_is(tmp_path):

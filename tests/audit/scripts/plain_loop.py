@@ -9,12 +9,14 @@ from neighbour import Network
 parser = argparse.ArgumentParser()
 parser.add_argument("--snr-gamma", type=float, default=None)
 parser.add_argument("--num-steps", type=int, default=10_000)
+parser.add_argument("--discriminator", action="store_true")  # of noisy data, trained elsewhere
 parser.add_argument("--fails-at", type=int, default=-1)
 
 
 def main(args):
     torch.manual_seed(0)
     network = Network()
+    discriminator = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32, 1))
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
     for step in range(args.num_steps):
         if step == args.fails_at:
@@ -23,7 +25,10 @@ def main(args):
         t = torch.rand(64, 1, 1, 1)
         alpha, sigma = torch.cos(math.pi / 2 * t), torch.sin(math.pi / 2 * t)
         eps = torch.randn_like(x)
-        error = (network(alpha * x + sigma * eps, t.flatten()) - (alpha * eps - sigma * x)) ** 2
+        z = alpha * x + sigma * eps
+        if args.discriminator:
+            discriminator(z)
+        error = (network(z, t.flatten()) - (alpha * eps - sigma * x)) ** 2
         snr = (alpha / sigma) ** 2
         weight = torch.ones_like(snr)
         if args.snr_gamma is not None:

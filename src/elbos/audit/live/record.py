@@ -79,6 +79,7 @@ class Recording:
         self._is_off = torch.empty(0, dtype=torch.bool)  # of the tested samples
         self._steps: list[Step] = []
         self._example: Arguments | None = None  # of the latest step
+        self._network: nn.Module | None = None  # of the recorded steps
 
     @property
     def num_samples(self) -> int:
@@ -118,7 +119,7 @@ class Recording:
         num_calls = len(self._steps) + num_skipped
         if self._num_clipped > _MAX_OFF * num_calls:
             diagnostics.append(ClippedInput(self._num_clipped / num_calls, self._clipped))
-        elif num_skipped:
+        elif num_skipped > _MAX_OFF * num_calls:
             ((reason, _),) = self._skipped.most_common(1)
             diagnostics.append(SkippedCalls(num_skipped / num_calls, reason))
         if self._has_rest:
@@ -171,13 +172,13 @@ class Recording:
         self.reason = reason
         self._skipped[reason] += 1
 
-    def _called(self, _: nn.Module, args: Any, kwargs: Any, output: object) -> None:
+    def _called(self, network: nn.Module, args: Any, kwargs: Any, output: object) -> None:
         with torch._C.DisableTorchFunction():
             answer = next(tensors(output), None)
             if answer is None or not answer.requires_grad or not torch.is_grad_enabled():
                 return
-            draws, likes = self._recorder.taken()
-            data, self._given = likes if self._given is None else [self._given], None
+            draws, likes = self._recorder.draws, self._recorder.likes
+            data = likes if self._given is None else [self._given]
             inputs = [value for value in tensors([args, kwargs]) if value.shape[0] == len(answer)]
             parts = components(inputs, data, draws.normals)
             if parts is None:
@@ -197,6 +198,8 @@ class Recording:
             if answer.shape[0] != len(z) or answer.numel() not in (z.numel(), 2 * z.numel()):
                 self._skip("the output has neither the size of the noisy data nor twice that")
                 return
+            self._recorder.forget()
+            self._given = None
             self._has_rest |= answer.numel() > z.numel()
             output = answer.detach().reshape(len(z), -1)[:, : z.numel() // len(z)].clone()
             other = [value for value in (*args, *kwargs.values()) if value is not parts.argument]
@@ -240,7 +243,7 @@ class Recording:
                     values = (gram, parts.shapes, size, parts.axis, quantiles, conditions, numbers)
                     self.reason = ""
                     if place is None:
-                        place = len(self._steps)
+                        place, self._network = len(self._steps), network
                         noise = parts.draws[0]
                         self._num_shared += len(noise) > 1 and torch.equal(noise[0], noise[1])
                     self._steps[place : place + 1] = [Step(*values, fingerprints)]
@@ -324,10 +327,8 @@ class LiveRecorder(Recorder):
         self.likes: list[Tensor] = []  # arguments of torch.randn_like
         self.is_in_grad = False  # in a call of torch.autograd.grad
 
-    def taken(self) -> tuple[Draws, list[Tensor]]:
-        draws, likes = self.draws, self.likes
+    def forget(self) -> None:
         self.draws, self.likes = Draws(_MAX_DRAWS), []
-        return draws, likes
 
     @property
     def _is_in_loop(self) -> bool:

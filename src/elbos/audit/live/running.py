@@ -82,7 +82,6 @@ class _ScriptRecording(Recording):
         super().__init__()
         self.reason = "no module was called with gradients on data plus a normal draw"
         self._recorder: _ScriptRecorder = _ScriptRecorder(self._test)
-        self._network: nn.Module | None = None
         self._max_samples, self._advance = num_samples, advance
         self._max_steps = num_steps or math.inf
         self._num_shown = 0
@@ -118,10 +117,7 @@ class _ScriptRecording(Recording):
                 output = call(module, *args, **kwargs)
             finally:
                 self._is_inside = False
-            num_called = self._recorder.num_taken
             self._called(module, args, kwargs, output)
-            if self._recorder.num_taken > num_called:  # its output has a gradient
-                self._network = module
             return output
 
         nn.Module.__call__ = observed  # type: ignore[method-assign]
@@ -144,8 +140,8 @@ class _ScriptRecording(Recording):
                     self.data(explained.x)
                     return True
         if self._network is not None:
-            recorder.taken()
-            self.reason = "the network's input is not the data, scaled, plus a normal draw"
+            recorder.forget()
+            self._skip("the network's input is not the data, scaled, plus a normal draw")
         return False
 
 
@@ -157,12 +153,10 @@ class _ScriptRecorder(LiveRecorder):
     def __init__(self, before_backward: Callable[[Tensor], None]) -> None:
         super().__init__(before_backward)
         self.operands: dict[torch.Size, list[Tensor]] = {}
-        self.num_taken = 0
 
-    def taken(self) -> Any:
+    def forget(self) -> None:
         self.operands = {}
-        self.num_taken += 1
-        return super().taken()
+        super().forget()
 
     def __torch_function__(
         self, func: Any, types: object, args: Any = (), kwargs: dict[str, Any] | None = None
