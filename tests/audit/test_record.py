@@ -446,6 +446,24 @@ def test_calls_that_are_not_recorded_are_a_diagnostic() -> None:
     ]
 
 
+def test_of_a_module_that_returns_its_loss_the_network_is_recorded() -> None:
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = Network()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return logit_normal_flow(self.network, x)
+
+    loss = Loss()
+    with audit.record(loss) as outer, audit.record(loss.network) as inner:
+        for _ in range(10):
+            loss(torch.rand(64, 64)).backward()
+    with pytest.raises(ValueError, match="returns a loss"):
+        outer.audit()
+    assert inner.audit().recipe == "sd3"
+
+
 @pytest.mark.parametrize("between", ["steps", "samples of a batch"])
 def test_noise_that_is_not_drawn_anew_is_a_diagnostic(between: str) -> None:
     net, x = Network(), torch.rand(64, 64)

@@ -175,7 +175,14 @@ class Recording:
     def _called(self, network: nn.Module, args: Any, kwargs: Any, output: object) -> None:
         with torch._C.DisableTorchFunction():
             answer = next(tensors(output), None)
-            if answer is None or not answer.requires_grad or not torch.is_grad_enabled():
+            if not torch.is_grad_enabled():
+                return
+            if answer is None:
+                self._skip(
+                    "the module returns no batch: of one that returns a loss, record its network"
+                )
+                return
+            if not answer.requires_grad:
                 return
             draws, likes = self._recorder.draws, self._recorder.likes
             data = likes if self._given is None else [self._given]
@@ -359,8 +366,8 @@ def _fingerprint(*values: Tensor) -> str:
 def _is_multiple(draw: Tensor, x: Tensor) -> bool:
     if draw.shape != x.shape:
         return False
-    cosine = torch.cosine_similarity(draw.flatten(1).double(), x.flatten(1).double())
-    return cosine.abs().median().item() > _SAME
+    cosine = torch.cosine_similarity(draw.flatten().double(), x.flatten().double(), dim=0)
+    return abs(cosine.item()) > _SAME
 
 
 @dataclass

@@ -286,7 +286,7 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
     )
     if isinstance(error, NameError):  # which no other shape of the data mends
         return f"{text}."
-    text = f"{text} (x has shape {list(x.shape)}"
+    text = f"{text} (called as loss(network, x), x of shape {list(x.shape)}"
     if not network.calls:
         return f"{text}: if that is not the shape of your data, give theirs, [batch, ...])."
     return (
