@@ -446,6 +446,23 @@ def test_calls_that_are_not_recorded_are_a_diagnostic() -> None:
     ]
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_conditions_may_be_concatenated_with_the_noisy_data(is_first: bool) -> None:
+    net = nn.Sequential(nn.Linear(64 + 1 + 16, 64), nn.Tanh())
+    with audit.record(net) as recorded:
+        for _ in range(20):
+
+            def conditioned(z: Tensor, t: Tensor) -> Tensor:
+                conditions = torch.cat([t, torch.rand(64, 16)], 1)
+                parts = (z, conditions) if is_first else (conditions, z)
+                out: Tensor = net(torch.cat(parts, 1))
+                return out
+
+            logit_normal_flow(conditioned, torch.rand(64, 64)).backward()
+    result = recorded.audit()
+    assert (result.recipe, result.diagnostics) == ("sd3", [])
+
+
 def test_of_a_module_that_returns_its_loss_the_network_is_recorded() -> None:
     class Loss(nn.Module):
         def __init__(self) -> None:

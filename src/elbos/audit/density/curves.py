@@ -294,7 +294,7 @@ def _ranges(is_positive: NDArray[np.bool_]) -> list[slice]:
             is_positive[max(0, first - _NUM_BESIDE) : first],
             is_positive[end:][:_NUM_BESIDE],
         )
-        share = max((side.mean() for side in (left, right) if len(side) == _NUM_BESIDE), default=0)
+        share = min((side.mean() for side in (left, right) if len(side) == _NUM_BESIDE), default=0)
         if share * (end - first) < _MIN_MISSING:
             continue
         if first > start:

@@ -36,7 +36,7 @@ from elbos.audit.diagnostics import (
 from elbos.audit.estimate import Estimate
 from elbos.audit.live.steps import MIN_SAMPLES, Step, noisy_data_fit, samples_of
 from elbos.audit.probing import scatter
-from elbos.audit.probing.arguments import Arguments, tensors
+from elbos.audit.probing.arguments import Arguments, tensors, wider_axis
 from elbos.audit.probing.decompose import gram_of
 from elbos.audit.probing.instrument import random_signs
 from elbos.audit.probing.noise import MAX_UNEXPLAINED
@@ -210,7 +210,7 @@ class Recording:
             self._has_rest |= answer.numel() > z.numel()
             output = answer.detach().reshape(len(z), -1)[:, : z.numel() // len(z)].clone()
             other = [value for value in (*args, *kwargs.values()) if value is not parts.argument]
-            conditions = list(scatter.numbers(other, len(z)))
+            conditions = list(scatter.numbers([*other, *parts.rest], len(z)))
             arguments = Arguments.of_call(parts.argument, args, kwargs)
             if self._example is not None:
                 arguments = arguments.beside(self._example)
@@ -364,10 +364,10 @@ def _fingerprint(*values: Tensor) -> str:
 
 
 def _is_multiple(draw: Tensor, x: Tensor) -> bool:
-    if draw.shape != x.shape:
+    if draw.shape != x.shape or x[0].numel() < 3:
         return False
-    cosine = torch.cosine_similarity(draw.flatten().double(), x.flatten().double(), dim=0)
-    return abs(cosine.item()) > _SAME
+    cosine = torch.cosine_similarity(draw.flatten(1).double(), x.flatten(1).double())
+    return cosine.abs().median().item() > _SAME
 
 
 @dataclass
@@ -375,12 +375,16 @@ class _Components:
     x: Tensor
     z: Tensor  # noisy data, in the shape of x
     argument: Tensor  # of the network, with the noisy data
+    rest: list[Tensor]  # what the argument holds beside them
     draws: list[Float[Tensor, "b d"]]
     shapes: Sequence[Sequence[int]]  # of the last draws, whose numbers many elements share
     axis: int | None = None  # along which the draws are centred
 
     @classmethod
-    def from_draws(cls, x: Tensor, noisy: Tensor, normals: list[Tensor]) -> "_Components":
+    def from_draws(
+        cls, x: Tensor, argument: Tensor, parts: Sequence[Tensor], normals: list[Tensor]
+    ) -> "_Components":
+        noisy, *rest = parts
         size = x[0].numel()
         normals = [draw for draw in normals if not _is_multiple(draw, x)]  # x may be drawn, too
         whole = [draw for draw in normals if draw.shape[1:] == x.shape[1:] and is_shared(draw, x)]
@@ -389,7 +393,8 @@ class _Components:
         shared = shared[::-1][: min(_MAX_DRAWS, max(0, size // 2 - 2 - len(whole)))]
         draws = [draw.expand_as(x).flatten(1).double() for draw in (*whole, *shared)]
         shapes = [draw.shape for draw in shared]
-        return cls(x, noisy.detach().reshape(x.shape).clone(), noisy, draws, shapes)
+        z = noisy.detach().reshape(x.shape).clone()
+        return cls(x, z, argument, rest, draws, shapes)
 
     def centred(self, axis: int) -> Iterator["_Components"]:
         draws = [without_mean(draw.reshape(self.x.shape), axis).flatten(1) for draw in self.draws]
@@ -403,14 +408,28 @@ class _Components:
         return unexplained.nanmedian().item()
 
 
+def _parts(argument: Tensor, x: Tensor) -> Iterator[Sequence[Tensor]]:
+    """Yield the noisy data in an argument and the conditions before or after them."""
+    axis = wider_axis(argument, x)
+    if len(argument) != len(x):
+        return
+    if argument.numel() == x.numel():
+        yield [argument]
+    elif axis is not None:
+        num, num_rest = x.shape[axis], argument.shape[axis] - x.shape[axis]
+        yield torch.split(argument, [num, num_rest], dim=axis)
+        yield torch.split(argument, [num_rest, num], dim=axis)[::-1]
+
+
 def components(
     inputs: list[Tensor], data: list[Tensor], normals: list[Tensor]
 ) -> _Components | None:
     for x in reversed(data):  # earlier draws may sample the data, as latents
         plain = [
-            _Components.from_draws(x, z, normals)
-            for z in inputs
-            if z.numel() == x.numel() and len(z) == len(x) and z.any()
+            _Components.from_draws(x, argument, parts, normals)
+            for argument in inputs
+            for parts in _parts(argument, x)
+            if parts[0].any()
         ]
         for choices in (plain, [c for p in plain for i in range(1, x.ndim) for c in p.centred(i)]):
             explained = [choice for choice in choices if choice.unexplained < MAX_UNEXPLAINED]

@@ -42,7 +42,8 @@ _MAX_LEFT = 0.1  # share of the scatter of coefficients that is left by factors 
 _MIN_FACTORS = 20  # batches whose factors are compared with their levels
 _MAX_EVEN = 0.3  # variance of a batch's mean level, relative to independent levels
 _EDGES = [0.002, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.998]  # quantiles: weights have tails
-_MAX_UNEXPLAINED = 0.5  # variance of factors; at most .35 where they are sums over levels
+_MAX_CELLS = 64  # of equal shares of the levels
+_MAX_UNEXPLAINED, _MAX_CHANCE = 0.5, 1e-3  # of factors that are sums over levels
 _NUM_NEIGHBOURS, _NUM_ROUNDS = 101, 8  # in noise level; of alternating medians
 _MIN_AGREEMENT = 0.5  # of a coefficient with errors; data that are hard may have a weight, too
 
@@ -277,12 +278,16 @@ def _follows_levels(
     is_even = (means.var() * sizes.mean() * 12) < _MAX_EVEN
     if num < _MIN_FACTORS or is_even:
         return True
-    place = np.searchsorted(_EDGES, ranks)
-    shares = np.zeros((num, len(_EDGES) + 1))
+    even = np.linspace(0, 1, min(num // 8, _MAX_CELLS))
+    edges = np.unique(np.concatenate([_EDGES, even]))
+    place = np.searchsorted(edges, ranks)
+    shares = np.zeros((num, len(edges) + 1))
     np.add.at(shares, (batch, place), 1 / sizes[batch])
     fit, _, rank, _ = np.linalg.lstsq(shares, log_s)
-    unexplained = (log_s - shares @ fit).var() / log_s.var() * (num - 1) / (num - rank)
-    return bool(unexplained < _MAX_UNEXPLAINED)
+    left = (log_s - shares @ fit).var() / log_s.var()
+    degrees = rank - 1, num - rank
+    by_chance = scipy.stats.f.sf((1 - left) / left * degrees[1] / degrees[0], *degrees)
+    return bool(left * (num - 1) / degrees[1] < _MAX_UNEXPLAINED or by_chance < _MAX_CHANCE)
 
 
 def _scatter(logsnr: Tensor, values: Tensor) -> float:
