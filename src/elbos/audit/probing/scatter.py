@@ -283,8 +283,12 @@ def _follows_levels(
     place = np.searchsorted(edges, ranks)
     shares = np.zeros((num, len(edges) + 1))
     np.add.at(shares, (batch, place), 1 / sizes[batch])
-    fit, _, rank, _ = np.linalg.lstsq(shares, log_s)
-    left = (log_s - shares @ fit).var() / log_s.var()
+    # Of an unbounded weight, the largest in the batch decides.
+    level = np.nan_to_num(level).clip(-40, 40)  # pure noise or clean data are infinite
+    ends = [ndimage.maximum(sign * level, batch, np.arange(num)) for sign in (-1, 1)]
+    columns = np.column_stack([shares, *ends])
+    fit, _, rank, _ = np.linalg.lstsq(columns, log_s)
+    left = (log_s - columns @ fit).var() / log_s.var()
     degrees = rank - 1, num - rank
     by_chance = scipy.stats.f.sf((1 - left) / left * degrees[1] / degrees[0], *degrees)
     return bool(left * (num - 1) / degrees[1] < _MAX_UNEXPLAINED or by_chance < _MAX_CHANCE)
