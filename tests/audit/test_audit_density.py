@@ -345,6 +345,13 @@ def test_the_mean_of_a_coefficient_that_is_zero_at_half_of_the_levels_is_finite(
     assert (curve.log < -8)[grid > 9].all()
 
 
+def test_a_curve_of_few_scattered_values_is_finite():
+    rng = np.random.default_rng(0)
+    logsnr, grid = rng.uniform(-5, 5, 60), np.linspace(-5, 5, NUM_POINTS)
+    curve = Curve.from_samples(logsnr, rng.exponential(size=60) * (logsnr > 0), grid)
+    assert curve.is_fitted and np.isfinite(curve.log).all()
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
     ("is_used", "rise"),

@@ -446,6 +446,24 @@ def test_calls_that_are_not_recorded_are_a_diagnostic() -> None:
     ]
 
 
+def test_clean_data_and_a_draw_are_no_noisy_data() -> None:
+    class Noisy(Network):
+        def forward(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+            return super().forward(z + 0.01 * noise, t)
+
+    torch.manual_seed(0)
+    net = Noisy()
+    with audit.record(net) as recorded:
+        for _ in range(20):
+            x, t = torch.rand(64, 64), torch.rand(64, 1)
+            other, eps = torch.randn_like(x), torch.randn_like(x)
+            net(x, torch.zeros(64, 1), other).square().mean().backward()
+            (net((1 - t) * x + t * eps, t, other) - (eps - x)).square().mean().backward()
+    result = recorded.audit()
+    assert result.recipe == "flow"
+    assert [one.kind for one in result.diagnostics] == ["skipped-calls"]
+
+
 @pytest.mark.parametrize("is_first", [True, False])
 def test_conditions_may_be_concatenated_with_the_noisy_data(is_first: bool) -> None:
     net = nn.Sequential(nn.Linear(64 + 1 + 16, 64), nn.Tanh())

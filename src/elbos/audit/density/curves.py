@@ -270,11 +270,9 @@ class Curve:
         for rows in _ranges(value > 0):
             x, y = logsnr[rows], value[rows]
             i = (grid >= x[0]) & (grid <= x[-1])
-            if len(x) < _NUM_BESIDE or i.sum() < 2:
-                continue
             curve = Splines.of_values(x, y)
             log_mean[i], covariance[np.ix_(i, i)] = curve(grid[i]), curve.covariance(grid[i])
-            relative.append(y * np.exp(-np.interp(x, grid[i], log_mean[i])) - 1)
+            relative.append(y * np.exp(-curve(x)) - 1)
         spread = float((np.concatenate(relative) ** 2).mean() ** 0.5)
         return cls(log_mean, covariance, spread, True)
 
@@ -282,7 +280,8 @@ class Curve:
 def _ranges(is_positive: NDArray[np.bool_]) -> list[slice]:
     """Split the places at which a quantity is no constant 0, because a spline cannot jump.
 
-    A run of zeros divides if, at the share of positive values beside it, many are missing.
+    A run of zeros divides if, at the share of positive values beside it, many are missing. Ranges
+    of few values are left out.
     """
     at = np.flatnonzero(is_positive)
     before, after = np.append(-1, at), np.append(at, len(is_positive))
@@ -297,7 +296,7 @@ def _ranges(is_positive: NDArray[np.bool_]) -> list[slice]:
         share = min((side.mean() for side in (left, right) if len(side) == _NUM_BESIDE), default=0)
         if share * (end - first) < _MIN_MISSING:
             continue
-        if first > start:
-            ranges.append(slice(start, first))
+        ranges.append(slice(start, first))
         start = end
-    return ranges if start == len(is_positive) else [*ranges, slice(start, None)]
+    ranges.append(slice(start, len(is_positive)))
+    return [rows for rows in ranges if rows.stop - rows.start >= _NUM_BESIDE] or [slice(None)]

@@ -153,8 +153,8 @@ class ChangedCoefficient(Scattered):
 class ScaledSteps(Diagnostic):
     sentence = (
         "All samples of a step share a factor, {change:number 2} times as large in some steps as "
-        "in others, as that of a gradient scaler, a weight that decays, or a sum over batches of "
-        "several sizes: w is without it."
+        "in others, as that of a gradient scaler, a weight that decays, tasks that alternate, or "
+        "batches or samples of several sizes: w is without it."
     )
     change: float
 
@@ -246,8 +246,7 @@ class SharedDraws(ShareDiagnostic):
     sentence = (
         "In {share:percent} of the recorded steps, two {between} have the same {what}: draw new "
         "numbers for each step and sample, and seed each process by itself (seed + rank), with its "
-        "own part of the data. The weighting is right, and the gradient is as noisy as with fewer "
-        "samples."
+        "own part of the data. The gradient is as noisy as with fewer samples."
     )
     what: str  # noise, noise levels or data
     between: str  # processes, steps or samples of a batch

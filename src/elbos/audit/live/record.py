@@ -50,7 +50,7 @@ _NUM_FINGERPRINTED = 64  # numbers
 _MAX_DEVIATION = 0.005  # of H v from the direction of v; bfloat16 within the loss leaves 0.002
 _MAX_OFF = 0.05  # share of tested samples
 _MAX_UNTESTED = 8  # outputs
-_SAME = 1 - 1e-4  # cosine of a draw and its multiple, rounded to bfloat16
+_SAME = 1 - 1e-5  # cosine of a tensor and its multiple, rounded to bfloat16
 _MAX_DRAWS = 8  # most recent draws of the size of the data, and of shared draws
 
 
@@ -68,8 +68,8 @@ class Recording:
             "torch.compile returned"
         )
         self._skipped = Counter[str]()  # calls that are not recorded, by reason
-        self._clipped = ""  # how inputs are clipped, and in how many calls
-        self._num_clipped = self._num_shared = 0
+        self._clipped: list[str] = []  # how inputs are, by call
+        self._num_shared = 0  # steps with one noise for several samples
         self._recorder = LiveRecorder(self._test)
         self._given: Tensor | None = None
         self._error = 0.0
@@ -117,8 +117,8 @@ class Recording:
         diagnostics = [*([DerivativeTerm()] if self._is_differentiated else []), *shared]
         num_skipped = self._skipped.total()
         num_calls = len(self._steps) + num_skipped
-        if self._num_clipped > _MAX_OFF * num_calls:
-            diagnostics.append(ClippedInput(self._num_clipped / num_calls, self._clipped))
+        if len(self._clipped) > _MAX_OFF * num_calls:
+            diagnostics.append(ClippedInput(len(self._clipped) / num_calls, self._clipped[-1]))
         elif num_skipped > _MAX_OFF * num_calls:
             ((reason, _),) = self._skipped.most_common(1)
             diagnostics.append(SkippedCalls(num_skipped / num_calls, reason))
@@ -199,7 +199,7 @@ class Recording:
                 return
             z = parts.z
             if how := clipped(z):
-                self._clipped, self._num_clipped = how, self._num_clipped + 1
+                self._clipped.append(how)
                 self._skip(f"the network's input is {how}: give it the noisy data themselves")
                 return
             if answer.shape[0] != len(z) or answer.numel() not in (z.numel(), 2 * z.numel()):
@@ -363,10 +363,10 @@ def _fingerprint(*values: Tensor) -> str:
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in first)).hexdigest()
 
 
-def _is_multiple(draw: Tensor, x: Tensor) -> bool:
-    if draw.shape != x.shape or x[0].numel() < 3:
+def _is_multiple(values: Tensor, other: Tensor) -> bool:
+    if values.shape != other.shape or other[0].numel() < 3:
         return False
-    cosine = torch.cosine_similarity(draw.flatten(1).double(), x.flatten(1).double())
+    cosine = torch.cosine_similarity(values.flatten(1).double(), other.flatten(1).double())
     return cosine.abs().median().item() > _SAME
 
 
@@ -430,6 +430,7 @@ def components(
             for argument in inputs
             for parts in _parts(argument, x)
             if parts[0].any()
+            and not any(_is_multiple(parts[0].reshape(x.shape), other) for other in (x, *normals))
         ]
         for choices in (plain, [c for p in plain for i in range(1, x.ndim) for c in p.centred(i)]):
             explained = [choice for choice in choices if choice.unexplained < MAX_UNEXPLAINED]
