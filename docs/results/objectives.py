@@ -195,7 +195,7 @@ def rising(study: Study) -> Table:
         logsnr, nats = (np.array(x) for x in (one.loss.x, one.loss.y))
         loss = nats * np.interp(logsnr, one.w.x, np.array(one.w.y))
         rises = np.any([(low <= logsnr) & (logsnr < high) for low, high in one.rising], axis=0)
-        ends = ", ".join(interval(low, high, 1) for low, high in one.rising)
+        ends = ", ".join(interval(round(low, 1), round(high, 1), 1) for low, high in one.rising)
         share = f"{100 * loss[rises].sum() / loss.sum():.0f} %"
         rows.append(
             [name, one.parameterization, component_label(Weighting, one.weighting), ends, share]

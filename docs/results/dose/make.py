@@ -140,7 +140,7 @@ class Scores:
         of that which making it monotone adds.
         """
         logsnr, loss = self.logsnr["loss"], self.curves(objective, "loss").mean(0)
-        cells = np.linspace(logsnr[0], logsnr[-1], 10_001)
+        cells = np.linspace(logsnr[0], logsnr[-1], 1_000_001)
         w = self.study.weightings[objective](torch.from_numpy(cells)).numpy()
         nats = PchipInterpolator(logsnr, loss)(cells)
         added = np.maximum.accumulate(w[::-1])[::-1] - w

@@ -31,13 +31,14 @@ def fixed(value: float | None, decimals: int) -> str:
 
 
 def signed(value: float | None, decimals: int) -> str:
-    """Format a number with its sign and a given number of decimals.
+    """Format a number with a given number of decimals and its own sign, also where it rounds to 0:
+    an interval shows whether it holds 0.
 
     Examples:
-        >>> signed(-0.26, 1), signed(1.0, 1)
-        ('−0.3', '+1.0')
+        >>> signed(-0.26, 1), signed(1.0, 1), signed(-0.04, 1)
+        ('−0.3', '+1.0', '−0.0')
     """
-    return _minus(f"{value:+z.{decimals}f}") if _is_known(value) else NONE
+    return _minus(f"{value + 0.0:+.{decimals}f}") if _is_known(value) else NONE
 
 
 def decimals(error: float | None, digits: int = 2) -> int | None:
