@@ -9,7 +9,7 @@ from elbos.process import alpha_sigma
 from elbos.schedules import Flow
 
 from elbos.adapters.diffusers import Training, loss_table
-from elbos.adapters.diffusers.levels import levels_of
+from elbos.adapters.diffusers.scheduled import levels_of
 
 ROOT = Path(__file__).parents[2]
 LINES = (ROOT / "docs/glossary.md").read_text().splitlines()

@@ -14,9 +14,9 @@ from tiny import DIGITS
 
 import elbos as library
 from elbos import adapters
-from elbos.adapters.diffusers.network import DiffusersConfig
-from elbos.adapters.diffusers.trained import trained_levels
 from elbos.base import files
+from elbos.models.networks.diffusers import DiffusersConfig
+from elbos.models.networks.timesteps import trained_levels
 from elbos.models.samplers import DDIM
 from elbos.runs.export import export
 from elbos.runs.pretrained import Pretrained

@@ -11,12 +11,12 @@ from commands import Elbos, assert_one_line, snapshot
 from pipelines import DIT, UNET
 
 from elbos import adapters
-from elbos.adapters.diffusers.levels import levels_of
-from elbos.adapters.diffusers.network import DiffusersConfig, DiffusersNetwork
-from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
+from elbos.adapters.diffusers.scheduled import levels_of
 from elbos.adapters.diffusers.training import Training
 from elbos.base.extras import MissingExtra
 from elbos.models.calls import require_logsnr
+from elbos.models.networks.diffusers import DiffusersConfig, DiffusersNetwork
+from elbos.models.networks.timesteps import trained_levels, trained_scheduler
 from elbos.runs.run import Run
 from elbos.theory.parameterizations import EDM, Eps, Flow, Parameterization, V, X
 from elbos.training.config import read_config

@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from elbos.audit import diagnostics as kinds
@@ -179,7 +179,7 @@ class Estimate:
         logsnr, c = samples.logsnr[is_finite].numpy(), samples.coefficient[is_finite].numpy()
         order = np.argsort(logsnr)
         has_coefficient = (c[order] != 0).astype(float)
-        share = uniform_filter1d(has_coefficient, _NUM_NEIGHBOURS, mode="nearest")
+        share = scipy.ndimage.uniform_filter1d(has_coefficient, _NUM_NEIGHBOURS, mode="nearest")
         share_used = np.interp(grid, logsnr[order], share)
         is_pure, is_clean = samples.logsnr == -torch.inf, samples.logsnr == torch.inf
         num_ends = int(is_pure.any()) + int(is_clean.any())

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_type_hints
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from elbos.audit.density.curves import spread
@@ -195,8 +195,8 @@ class Audit(Diagnosed):
         return self.is_judged and not any(isinstance(d, inexact) for d in self.diagnostics)
 
     @cached_property
-    def _log_weight(self) -> PchipInterpolator:
-        return PchipInterpolator(self.logsnr.numpy(), self.weight.log().numpy())
+    def _log_weight(self) -> "scipy.interpolate.PchipInterpolator":
+        return scipy.interpolate.PchipInterpolator(self.logsnr.numpy(), self.weight.log().numpy())
 
     def weighting(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         r"""Interpolate the weighting $w(\lambda)$, constant beyond the ends of the grid."""
@@ -236,7 +236,8 @@ class Audit(Diagnosed):
     @property
     def rising_share(self) -> float:
         """Share of the training noise levels at which the weighting increases with log-SNR."""
-        below = PchipInterpolator(self.logsnr.numpy(), self.density.numpy()).antiderivative()
+        density = scipy.interpolate.PchipInterpolator(self.logsnr.numpy(), self.density.numpy())
+        below = density.antiderivative()
         drawn = sum(float(below(end) - below(start)) for start, end in self.rising)
         return drawn / float(below(self.logsnr[-1].item()))
 
@@ -435,7 +436,7 @@ def log_ratio_of(
         grid = audit.logsnr.numpy()
         log = getattr(audit, curve).log().numpy()
         is_finite = np.isfinite(log)
-        interpolated = PchipInterpolator(grid[is_finite], log[is_finite])(levels)
+        interpolated = scipy.interpolate.PchipInterpolator(grid[is_finite], log[is_finite])(levels)
         logs.append(np.where(np.interp(levels, grid, is_finite) == 1, interpolated, -np.inf))
         p += np.interp(levels, grid, audit.density.numpy())
     p /= p.sum()

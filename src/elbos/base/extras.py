@@ -40,6 +40,12 @@ def needs(extra: str | None) -> Iterator[None]:
         raise MissingExtra(f"{name} is not installed: pip install {package}.", name=name) from error
 
 
+def imported(module: str, extra: str) -> Any:
+    """Import a module of a package that `extra` installs."""
+    with needs(extra):
+        return importlib.import_module(module)
+
+
 def shown_by(result: object, module: str = "page") -> Any:
     """Import the module, by default `page`, that displays a result of its package.
 
@@ -47,5 +53,4 @@ def shown_by(result: object, module: str = "page") -> Any:
     shown by `elbos.audit.page`, whose packages are large and belong to an extra.
     """
     package = type(result).__module__.rpartition(".")[0]
-    with needs("report"):
-        return importlib.import_module(f"{package}.{module}")
+    return imported(f"{package}.{module}", "report")

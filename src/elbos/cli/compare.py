@@ -13,12 +13,12 @@ from rich.console import Console
 
 from elbos.base.codec import encode
 from elbos.base.errors import printable
+from elbos.base.extras import shown_by
 from elbos.base.numbers import count
 from elbos.cli.parse import parse
 from elbos.comparison.compare import run_experiment
 from elbos.comparison.executors import Local, OnRay
 from elbos.comparison.experiment import DEFAULT_SAMPLERS, Experiment, Scoring, parse_samplings
-from elbos.comparison.page import terminal
 from elbos.comparison.variants import DEFAULT_VARIANTS, VARIANTS, Variant
 from elbos.training.data import Toy
 from elbos.training.presets import PRESETS, SUMMARIES, Chosen
@@ -103,7 +103,7 @@ class Compare:
         if self.json:
             print(json.dumps(comparison.to_dict(), indent=2))  # noqa: T201
         else:
-            for part in terminal(comparison):
+            for part in shown_by(comparison).terminal(comparison):
                 Console().print(part, highlight=False, markup=False)
             print(printable(f"Report: {path / 'report.html'}"))  # noqa: T201
         failures = [(o.name, failure) for o in comparison.objectives for failure in o.failures]

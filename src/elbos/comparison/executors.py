@@ -8,7 +8,6 @@ others wait for the scores, or take the run over when its lock is free.
 
 import abc
 import contextlib
-import importlib
 import itertools
 import logging
 import os
@@ -23,7 +22,7 @@ import torch
 
 from elbos.base.checks import require_positive, typed
 from elbos.base.errors import flat
-from elbos.base.extras import needs
+from elbos.base.extras import imported
 from elbos.base.hardware import num_cores
 from elbos.base.processes import local_device
 from elbos.base.user_code import no_modules_here
@@ -117,8 +116,7 @@ class OnRay(Executor):
             # As on macOS and Windows, Ray then listens on 127.0.0.1 alone. It reads the variable
             # when imported; an address in `ray.init` would be replaced, or opened to all networks.
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        with needs("ray"):
-            self._ray = ray = importlib.import_module("ray")
+        self._ray = ray = imported("ray", "ray")
         try:
             # workers import modules from the folder in which Ray is started
             with no_modules_here(), contextlib.chdir(os.sep):

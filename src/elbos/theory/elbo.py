@@ -23,9 +23,9 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.interpolate import PchipInterpolator
 from torch import Tensor
 
 from elbos.base.checks import Typed, diagnosed, typed
@@ -244,11 +244,13 @@ def noisy_elbo_losses(
     return torch.from_numpy(curve.antiderivative()(curve.x)) + prior_loss
 
 
-def _interpolated(logsnr: Float[Tensor, " n"], loss: Float[Tensor, " n"]) -> PchipInterpolator:
+def _interpolated(
+    logsnr: Float[Tensor, " n"], loss: Float[Tensor, " n"]
+) -> "scipy.interpolate.PchipInterpolator":
     nodes, values = (part.detach().cpu().double().numpy() for part in (logsnr, loss))
     if len(nodes) < 2 or not (np.diff(nodes) > 0).all() or values.shape != nodes.shape:
         raise ValueError(
             f"losses of shape {values.shape} at log-SNRs {nodes}: give one loss for each of two or "
             "more log-SNRs that increase."
         )
-    return PchipInterpolator(nodes, values)
+    return scipy.interpolate.PchipInterpolator(nodes, values)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 
 import tyro
 
-from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.models.networks import NETWORKS, NetworkConfig
+from elbos.models.networks.diffusers import DiffusersConfig
 from elbos.theory import adaptive, parameterizations, schedules, weightings
 from elbos.theory.schedules import FlowTimes, Mixture, ZeroTerminal
 from elbos.theory.tabulated import Tabulated

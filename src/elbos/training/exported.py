@@ -17,10 +17,10 @@ from typing import Any
 
 from torch import Tensor
 
-from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.base import files
 from elbos.base.codec import difference, encode, without_format
 from elbos.base.formats import CorruptFile, pack, unpack
+from elbos.models.networks.diffusers import DiffusersConfig
 from elbos.training import checkpoint
 from elbos.training.config import Config
 from elbos.training.directory import MANIFEST, RunDirectory

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from elbos.adapters.diffusers.network import DiffusersConfig
-from elbos.adapters.diffusers.trained import trained_levels
 from elbos.base.processes import Processes
+from elbos.models.networks.diffusers import DiffusersConfig
+from elbos.models.networks.timesteps import trained_levels
 from elbos.theory.schedules import Schedule
 from elbos.training import checkpoint
 from elbos.training.config import Config

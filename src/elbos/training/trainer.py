@@ -25,7 +25,6 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 
-from elbos.adapters.diffusers.network import DiffusersConfig
 from elbos.base import files
 from elbos.base.conditions import Condition, cond_at, replace_conds, to_device
 from elbos.base.errors import Diverged, Interrupted
@@ -33,6 +32,7 @@ from elbos.base.items import Batch
 from elbos.base.philox import Purpose, Stream, key_of
 from elbos.base.processes import Processes
 from elbos.models.likelihood import warn_if_unresolved
+from elbos.models.networks.diffusers import DiffusersConfig
 from elbos.theory.denoiser import Denoiser, with_three_arguments
 from elbos.theory.objective import Objective
 from elbos.training import checkpoint, execution, sharding

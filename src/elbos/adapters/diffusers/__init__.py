@@ -1,5 +1,5 @@
-"""Adapters for diffusers: denoisers from networks and saved pipelines, training of diffusers
-networks, and audits of scheduler configurations.
+"""Adapters for diffusers: denoisers from networks and saved pipelines, and audits of scheduler
+configurations. diffusers networks that are trained here are in `elbos.networks.diffusers`.
 
 - `denoiser(network, scheduler)`: a UNet or transformer with its scheduler, as a denoiser.
 - `load(folder)`: a pipeline that `save_pretrained` wrote, as a denoiser and the data's encoder.
@@ -7,7 +7,6 @@ networks, and audits of scheduler configurations.
 - `log_validation(history, accelerator, model, step)`: the function of that name in diffusers'
   training scripts, with the ELBO.
 - `adapted(pipeline, path)`: a LoRA adapter of a pipeline's network, in a `with` block.
-- `network.DiffusersConfig`: a network that is trained here, and `trained`, its scheduler.
 - `loss_table(config, training)`, `read_config(path)`: the training loss of a scheduler.
 """
 

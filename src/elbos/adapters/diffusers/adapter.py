@@ -13,9 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from elbos.adapters.diffusers.pipeline import Pipeline, imported, read_json
+from elbos.adapters.diffusers.pipeline import Pipeline, read_json
 from elbos.base.errors import flat, warn
-from elbos.base.extras import needs
+from elbos.base.extras import imported, needs
 from elbos.base.progress import at_level
 
 _OF_TEXT = ("lora_te", "text_encoder")  # prefixes of keys
@@ -81,7 +81,10 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
 
 def _loader(pipeline: Pipeline, network: Any) -> Any:
     """Return a diffusers pipeline of only a network and a scheduler."""
-    index, library = read_json(pipeline.folder / "model_index.json"), imported()
+    index, library = (
+        read_json(pipeline.folder / "model_index.json"),
+        imported("diffusers", "diffusers"),
+    )
     name = str(index.get("_class_name"))
     kind: Any = getattr(library, name, None)
     if not hasattr(kind, "load_lora_weights"):

@@ -8,7 +8,6 @@ supplies conditions. Weights are read from safetensors in this folder only, and 
 folder is run. A folder may be on the Hugging Face Hub, of which safetensors and JSON are read.
 """
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from elbos.adapters.diffusers.training import Config
 from elbos.base import files, hub
 from elbos.base.checks import typed
 from elbos.base.errors import flat
-from elbos.base.extras import needs
+from elbos.base.extras import imported
 from elbos.theory.denoiser import unwrapped
 
 _NETWORKS = (  # called with the scheduler's timestep and plain latents or images, but for FAMILIES
@@ -206,7 +205,7 @@ def _load_model(
         "local_files_only": True,
         "output_loading_info": True,
     }
-    kind = getattr(imported(), name)
+    kind = getattr(imported("diffusers", "diffusers"), name)
     model: nn.Module
     try:
         model, loading = kind.from_pretrained(str(folder), **options)
@@ -215,8 +214,3 @@ def _load_model(
     if loading["missing_keys"]:
         raise ValueError(f"{folder} lacks weights of {name}, as {loading['missing_keys'][0]}.")
     return model.eval()
-
-
-def imported() -> Any:
-    with needs("diffusers"):
-        return importlib.import_module("diffusers")

@@ -1,6 +1,6 @@
 r"""Denoiser of $z$ at any log-SNR, made of a diffusers network and its scheduler.
 
-The scheduler determines the network's timestep and input scale at a noise level (`levels`). Its
+The scheduler determines the network's timestep and input scale at a noise level (`timesteps`). Its
 `prediction_type` determines the network's target: $\epsilon$, $x$, $v$, the velocity of flow
 matching, or EDM's $F$, each a pair $(a, b)$ of a `Parameterization` whose 2x2 solve gives both
 estimates. Clipping in sampling is left to samplers (`clipping`).
@@ -8,6 +8,7 @@ estimates. Clipping in sampling is left to samplers (`clipping`).
 The data are in the scale of the network's training: images in [-1, 1], or scaled latents.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +18,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from elbos.adapters.diffusers.families import FAMILIES, FamilyNetwork
-from elbos.adapters.diffusers.levels import FlowTime, Levels, LogSigma, Steps, levels_of
 from elbos.adapters.diffusers.schedulers import BETAS, loss_table
-from elbos.adapters.diffusers.training import Config, Training, flag, number
+from elbos.adapters.diffusers.training import Config, Training, flag, num_steps_of, number
+from elbos.audit import LossTable
 from elbos.base.checks import require_positive
 from elbos.base.conditions import Condition
 from elbos.models.calls import ForeignNetwork, input_dtype, output, require_logsnr, require_output
+from elbos.models.networks.timesteps import FlowTime, Levels, LogSigma, Steps
 from elbos.theory.denoiser import Clipping, signature, unwrapped
-from elbos.theory.parameterizations import Parameterization
+from elbos.theory.parameterizations import EDM, Parameterization, V
 from elbos.theory.process import align
 
 # prefixes of class names: pipelines that divide the timestep, and below, that reverse it
@@ -240,3 +242,35 @@ def _require_fit(
             f"{name} knows {num_known} timesteps, and the scheduler has {num_steps}: give the "
             "scheduler that it was trained with."
         )
+
+
+def levels_of(config: Config, table: LossTable) -> Levels:
+    if flag(config, "invert_sigmas"):
+        raise ValueError(
+            "invert_sigmas is true, so that time runs from noise to data: use "
+            "elbos.adapters.flow.denoiser(network, data_at=1, time_scale=...)."
+        )
+    kind, num_steps = BETAS.get(config["_class_name"]), num_steps_of(config)
+    is_noisy = torch.isfinite(table.logsnr)
+    if kind and kind.last is not None and flag(config, "rescale_betas_zero_snr"):
+        is_noisy[-1] = False  # pure noise, also where a solver leaves a remainder of data
+    if not is_noisy.any():
+        raise ValueError(f"{config['_class_name']} has no step of both data and noise.")
+    step = is_noisy.nonzero()[:, 0]
+    logsnr = table.logsnr[step]
+    low, high = float(logsnr.min()), float(logsnr.max())
+    target = table.parameterization
+    is_edm = isinstance(target, EDM)
+    if not is_edm and (kind is None or (kind.has_flow and flag(config, "use_flow_sigmas"))):
+        return FlowTime(logsnr_min=-math.inf, logsnr_max=high, num_steps=num_steps)
+    if is_edm or (config.get("timestep_type") == "continuous" and target == V()):
+        if config.get("sigma_min") is not None:
+            high = -2 * math.log(number(config, "sigma_min", 1.0, above=0))
+        if config.get("sigma_max") is not None:
+            low = -2 * math.log(number(config, "sigma_max", 1.0, above=0))
+        ends: dict[str, Any] = {"logsnr_min": low, "logsnr_max": high, "num_steps": num_steps}
+        return LogSigma(**ends, sigma_data=target.sigma_data if isinstance(target, EDM) else 1.0)
+    if not (logsnr.diff() < 0).all():
+        last = int(step[int((logsnr.diff() >= 0).int().argmax())])
+        raise ValueError(f"log-SNR does not fall from step {last} to {last + 1}: check the betas.")
+    return Steps(logsnr_min=low, logsnr_max=high, num_steps=num_steps, step=step, logsnr=logsnr)

@@ -31,7 +31,6 @@ import numpy as np
 import scipy
 import torch
 from jaxtyping import Float
-from scipy import special
 from torch import Tensor
 
 from elbos.adapters.trainers import flow
@@ -173,7 +172,7 @@ def _sorted_log_density(
     """Return the log-density of a log-SNR chosen, by rank with probabilities `p`, among 1,000 draws
     from $N(0, 2^2)$: that of one draw, times the mean of `p` at the number of noisier draws.
     """
-    i, n = np.arange(NUM_STEPS), NUM_STEPS - 1
+    i, n, special = np.arange(NUM_STEPS), NUM_STEPS - 1, scipy.special
     noisier, cleaner = special.ndtr(logsnr.numpy() / 2), special.ndtr(-logsnr.numpy() / 2)
     log_ways = special.gammaln(NUM_STEPS) - special.gammaln(i + 1) - special.gammaln(n - i + 1)
     log_share = special.xlogy(i, noisier[:, None]) + special.xlogy(n - i, cleaner[:, None])

@@ -17,8 +17,6 @@ import numpy as np
 import scipy
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
-from scipy.ndimage import uniform_filter1d
 
 from elbos.base.arrays import Array
 
@@ -120,7 +118,7 @@ class _Spline:
 
 
 def _natural_basis(knots: Float[Array, " k"], at: Float[Array, " m"]) -> Float[Array, "m k"]:
-    spline = CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
+    spline = scipy.interpolate.CubicSpline(knots, np.eye(len(knots)), bc_type="natural")
     inside = np.clip(at, knots[0], knots[-1])
     beyond = (at - inside)[:, None]
     return np.asarray(spline(inside) + beyond * spline(inside, 1))
@@ -227,7 +225,7 @@ def counts_by_block(
 def scatter(x: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, " n"]:
     """Estimate the local standard deviation of noisy points around a smooth curve."""
     square = np.pad(residuals(x, y) ** 2, 1, mode="edge")
-    near = uniform_filter1d(square, min(_NUM_NEIGHBOURS, len(square)), mode="nearest")
+    near = scipy.ndimage.uniform_filter1d(square, min(_NUM_NEIGHBOURS, len(square)), mode="nearest")
     return np.asarray(np.maximum(near, 0) ** 0.5)
 
 

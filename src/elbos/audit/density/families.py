@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize
 
 from elbos.audit.density.curves import is_central, spread
 from elbos.base.arrays import Array
@@ -62,7 +62,7 @@ def fit_family(
 
     first = np.array(start)
     steps = np.where(first == 0, _FIRST_STEP, 0.05 * first)
-    minimum = minimize(
+    minimum = scipy.optimize.minimize(
         loss_of,
         first,
         method="Nelder-Mead",

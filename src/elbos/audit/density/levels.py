@@ -7,11 +7,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.interpolate import PchipInterpolator
-from scipy.ndimage import median_filter
 
 from elbos.audit.density.curves import Splines, counts_by_block
 from elbos.audit.diagnostics import Clamped, Diagnostic, OneLevelPerBatch, SharedLevels
@@ -146,7 +145,7 @@ class Table:
         if len(values) < 3 or counts.mean() < 2 * levels.repeats:
             return None
         gaps = np.diff(values)
-        usual = median_filter(gaps, size=min(9, len(gaps)), mode="nearest")
+        usual = scipy.ndimage.median_filter(gaps, size=min(9, len(gaps)), mode="nearest")
         missing = np.clip(np.rint(gaps / usual), 1, 4) if counts.mean() < 30 else np.ones(len(gaps))
         steps = np.concatenate([[0.0], np.cumsum(missing)])
         place = np.searchsorted((values[1:] + values[:-1]) / 2, levels.logsnr)
@@ -185,4 +184,5 @@ def table_log_density(
     log_p = log_probability - np.log(np.gradient(levels, steps))
     change = np.abs(np.diff(log_p)) / 4
     change = np.maximum(np.append(change, 0), np.append(0, change))
-    return np.asarray(PchipInterpolator(levels, log_p)(logsnr)), np.interp(logsnr, levels, change)
+    interpolated = scipy.interpolate.PchipInterpolator(levels, log_p)(logsnr)
+    return np.asarray(interpolated), np.interp(logsnr, levels, change)

@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy.interpolate import PchipInterpolator
-from scipy.ndimage import maximum_filter1d
-from scipy.special import expit, log_expit, logit
 
 from elbos.audit.density.curves import scatter
 from elbos.audit.density.levels import Levels, Table
@@ -51,7 +49,7 @@ class DecidingDraw:
         return self.sign * _within(levels.quantiles[:, self.column])
 
     def at(self, s: Float[Array, " n"]) -> Float[Array, " n"]:
-        return np.asarray(expit(self.sign * s))
+        return np.asarray(scipy.special.expit(self.sign * s))
 
     def averaged(self, levels: Levels) -> Levels:
         """Average the levels of equal draws if rounding hides how many levels there are."""
@@ -102,17 +100,17 @@ class RisingCurve:
         return RisingCurve(self.places[index], self.s[index], self.error[index])
 
     def __call__(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        return np.asarray(PchipInterpolator(self.places, self.s)(place))
+        return np.asarray(scipy.interpolate.PchipInterpolator(self.places, self.s)(place))
 
     def log_slope(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
-        slope = PchipInterpolator(self.places, self.s)(place, 1)
+        slope = scipy.interpolate.PchipInterpolator(self.places, self.s)(place, 1)
         return np.log(np.maximum(slope, 1e-300))
 
     def slope_error(self, place: Float[Array, " g"]) -> Float[Array, " g"]:
         relative = (self.error[1:] + self.error[:-1]) / np.diff(self.s)
         middle = (self.places[1:] + self.places[:-1]) / 2
         halves = (self.at(slice(start, None, 2)).log_slope(place) for start in (0, 1))
-        misfit = maximum_filter1d(np.abs(np.subtract(*halves)), _MISFIT_WINDOW)
+        misfit = scipy.ndimage.maximum_filter1d(np.abs(np.subtract(*halves)), _MISFIT_WINDOW)
         return np.hypot(np.interp(place, middle, relative), misfit) + 1e-5
 
 
@@ -138,9 +136,9 @@ def inverse_cdf_density(
     curve = RisingCurve(levels, s, np.minimum(slope, 1e6) * error).thinned(1 / _NUM_POINTS)
     if not curve.is_enough:
         return None
-    at = curve(grid)
+    log_expit, at = scipy.special.log_expit, curve(grid)
     by_s = log_expit(at) + log_expit(-at) + curve.log_slope(grid), curve.slope_error(grid)
-    u = expit(curve.s)
+    u = scipy.special.expit(curve.s)
     curve = RisingCurve(curve.places, u, u * (1 - u) * curve.error)
     by_u = curve.log_slope(grid), curve.slope_error(grid)
     is_better = by_u[1] < by_s[1]
@@ -164,6 +162,7 @@ class StepCurve:
         # steps are drawn with known probabilities, so that ends are exact
         self.steps, self.num, self.are_options = steps[first], len(s), are_options
         # A step ends at the mean of the quantiles on both sides.
+        expit, log_expit = scipy.special.expit, scipy.special.log_expit
         log_u = np.logaddexp(log_expit(highest[:-1]), log_expit(lowest[1:]))
         ends = log_u - np.logaddexp(log_expit(-highest[:-1]), log_expit(-lowest[1:]))
         # through the ends between the steps
@@ -175,7 +174,7 @@ class StepCurve:
         self.outside = ((outer - half) * np.array(levels.has_infinite)).tolist()
 
     def uncertain_middles(self) -> Float[Array, " k"]:
-        u = expit(self.ends.s)
+        u = scipy.special.expit(self.ends.s)
         half = u * (1 - u) * self.ends.error
         width = np.diff(u, prepend=0.0, append=1.0)
         return self.ends.s[half > _MAX_END_ERROR * np.minimum(width[1:], width[:-1])]
@@ -183,10 +182,11 @@ class StepCurve:
     @property
     def is_uniform(self) -> bool:
         """True if all time steps are equally likely."""
+        logit = scipy.special.logit
         inner = (self.ends.s > logit(0.05)) & (self.ends.s < logit(0.95))
         # With few samples per step, step numbers are uncertain in the tails.
         is_compared = inner if self.num < 12 * len(self.steps) else np.ones_like(inner)
-        u, places = expit(self.ends.s), self.ends.places
+        u, places = scipy.special.expit(self.ends.s), self.ends.places
         if inner.sum() < 3:
             return False
         off = u - np.polyval(np.polyfit(places[inner], u[inner], 1), places)
@@ -200,6 +200,7 @@ class StepCurve:
     def log_probability(self) -> tuple[Float[Array, " t"], Float[Array, " t"]]:
         """Return the log-probability of each time step and its standard error."""
         curve, steps, places = self.curve, self.steps, self.ends.places
+        expit, log_expit = scipy.special.expit, scipy.special.log_expit
         u = expit(curve(places))
         width = np.maximum(np.diff(u), 1e-300)
         log_p = log_expit(curve(steps)) + log_expit(-curve(steps)) + curve.log_slope(steps)

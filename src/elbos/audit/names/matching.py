@@ -17,9 +17,9 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from elbos.audit.density.curves import spread
@@ -224,7 +224,7 @@ def fit_formula(
         difference = log_c - _log_value(formula, snr, np.exp(starts)[:, None])
         distances = (difference - (difference @ p)[:, None]) ** 2 @ p
     start = starts[int(np.nan_to_num(distances, nan=math.inf).argmin())]
-    minimum = minimize_scalar(
+    minimum = scipy.optimize.minimize_scalar(
         lambda log_g: distance_at(math.exp(log_g)),
         bounds=(start - 0.1, start + 0.1),
         method="bounded",

@@ -23,10 +23,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from jaxtyping import Float
-from scipy.interpolate import PchipInterpolator
-from scipy.special import expit, log_expit
 from torch import Tensor
 
 from elbos.audit.diagnostics import Encoded, InputPerturbation, NoiseUnseen
@@ -52,13 +51,13 @@ _EPS = 4 * 6e-8  # rounding of an argument of the network, in float32
 _TIMES: list[_Formula] = [  # ln(sigma/alpha), sigma/alpha, times of rectified flow, of the cosine
     lambda logsnr: -logsnr / 2,
     lambda logsnr: np.exp(-logsnr / 2),
-    lambda logsnr: expit(-logsnr / 2),
+    lambda logsnr: scipy.special.expit(-logsnr / 2),
     lambda logsnr: np.arctan(np.exp(-logsnr / 2)) * 2 / math.pi,
 ]
 _LOG_ALPHAS: list[_Formula] = [  # variance exploding, variance preserving, rectified flow
     np.ones_like,
-    lambda logsnr: log_expit(logsnr) / 2,
-    lambda logsnr: log_expit(logsnr / 2),
+    lambda logsnr: scipy.special.log_expit(logsnr) / 2,
+    lambda logsnr: scipy.special.log_expit(logsnr / 2),
 ]
 
 
@@ -92,10 +91,11 @@ class Curve:
             left = np.abs(factor * formula(logsnr) + constant - values)
             if (left < admitted).all():
                 return cls(formula, i, factor, constant)
-        coarse = PchipInterpolator(logsnr[::2], values[::2])
+        interpolate = scipy.interpolate.PchipInterpolator
+        coarse = interpolate(logsnr[::2], values[::2])
         inner = slice(1, len(logsnr) - 1, 2)
         error = np.abs(coarse(logsnr[inner]) - values[inner]) / unit[inner]
-        return cls(PchipInterpolator(logsnr, values), error=float(np.quantile(error, 0.99)))
+        return cls(interpolate(logsnr, values), error=float(np.quantile(error, 0.99)))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -260,6 +260,7 @@ def _time_name(
         is_shifted = abs(constant) > 1e-3 * np.ptp(values)
         return _multiple(factor, name) + (f" {constant:+.3g}" if is_shifted else "")
     # A time u before its shift: t = s u/(1 + (s - 1) u), so that v = k u is linear in t and t v.
+    expit = scipy.special.expit
     for name, t in (("t", expit(-logsnr / 2)), ("1 - t", expit(logsnr / 2))):
         (first, second), *_ = np.linalg.lstsq(np.stack([t, t * values], 1), values, rcond=None)
         off = np.abs(first * t / (1 - second * t) - values) / admitted

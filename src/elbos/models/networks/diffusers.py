@@ -1,7 +1,7 @@
 r"""A diffusers network, built from its config.json for training in this library.
 
 A wrapper computes the timestep and input scale of the network's scheduler at each log-SNR
-(`trained`), and the null label, a row of the class embedding. The wrapper has no weights, so that
+(`timesteps`), and the null label, a row of the class embedding. The wrapper has no weights, so that
 diffusers opens the stored network.
 """
 
@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from elbos.adapters.diffusers.levels import Levels
-from elbos.adapters.diffusers.pipeline import imported
 from elbos.base import files
 from elbos.base.checks import MAX_BLOCKS, require_positive
 from elbos.base.errors import flat, suggestion
+from elbos.base.extras import imported
+from elbos.models.networks.timesteps import Levels
 from elbos.theory.process import align
 
 _TRANSFORMER = "DiTTransformer2DModel"
@@ -98,7 +98,7 @@ class DiffusersConfig:
 
         Without a number of classes it is unconditional.
         """
-        kind = getattr(imported(), self.class_name)
+        kind = getattr(imported("diffusers", "diffusers"), self.class_name)
         settings = fitted(self.class_name, self.settings, tuple(shape), num_classes)
         options = list(inspect.signature(kind.__init__).parameters)[1:]
         for key in settings:
