@@ -7,13 +7,19 @@ import time
 
 IS_TINY = "--tiny" in sys.argv
 NUM = 1 if IS_TINY else 5
-AUDIT = "import elbos.cli as c; c.app.run(['audit', 'edm', '--json'])"
+RUN = "import elbos.cli as c; c.app.run({})"
 CODES = {
     "python": "",
     "import torch": "import torch",
-    "elbos --help": "import elbos.cli as c; c.app.run(['--help'])",
-    "elbos train --help": "import elbos.cli as c; c.app.run(['train', '--help'])",
-} | ({} if IS_TINY else {"import torch, elbos": "import torch, elbos", "elbos audit edm": AUDIT})
+    "elbos --help": RUN.format(["--help"]),
+    **{
+        f"elbos {verb} --help": RUN.format([verb, "--help"])
+        for verb in ("train", "audit", "compare")
+    },
+}
+if not IS_TINY:
+    CODES |= {"import torch, elbos": "import torch, elbos"}
+    CODES |= {"elbos audit edm": RUN.format(["audit", "edm", "--json"])}
 
 
 def seconds(code: str) -> float:

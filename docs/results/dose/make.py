@@ -1,9 +1,9 @@
 r"""Prints the tables of the dose of non-monotonicity, and draws dose.svg.
 
 python docs/results/dose/make.py                                 from the files beside this one
-python docs/results/dose/make.py --data digits --runs FOLDERS    stores their runs first, too
+python docs/results/dose/make.py --data digits --runs FOLDERS    stores their new runs first
 
-Of a run that is stored already, as when a row is repeated, the change is printed.
+Of a run that is stored already, as when a row is repeated, the difference is printed, last.
 
 Differences are paired by seed. Intervals are 95 % by Student's t of these differences alone;
 p-values are adjusted by Holm's method over the pairs and metrics of the data set.
@@ -148,10 +148,13 @@ class Scores:
         return (w * nats)[: w.argmax() + 1].sum() / total, (added * nats).sum() / total
 
 
-def collect(study: Study, folders: Sequence[Path]) -> None:
-    """Store the runs of comparisons in the file of a study, in place of those of equal name."""
-    content = json.loads(study.path.read_text())
+def collect(study: Study, folders: Sequence[Path]) -> list[str]:
+    """Store the runs of comparisons that a study lacks; return the others' differences from it."""
+    content, differences = json.loads(study.path.read_text()), []
     logsnr, stored = content["logsnr"], {(r["objective"], r["seed"]): r for r in content["runs"]}
+    for folder in folders:
+        if not [*folder.glob("runs/*/scores.json")]:
+            raise SystemExit(f"{folder} holds no finished run of a comparison.")
     for path in (path for folder in folders for path in folder.glob("runs/*/scores.json")):
         scores = json.loads(path.read_text())["scores"]
         objective, _, seed = path.parent.name.rpartition("-")
@@ -163,13 +166,15 @@ def collect(study: Study, folders: Sequence[Path]) -> None:
         before = stored.get((objective, int(seed)))
         if before is not None:
             changes = (f"{key} {run[key] - before[key]:+.1e}" for key in study.metrics)
-            print(f"{path.parent.name}, new minus stored: {', '.join(changes)}")
-        stored[objective, int(seed)] = run | {"machine": scores["machine"]}
+            differences.append(f"{path.parent.name}, new minus stored: {', '.join(changes)}")
+        else:
+            stored[objective, int(seed)] = run | {"machine": scores["machine"]}
     lines = ",\n".join(
         json.dumps(run)
         for _, run in sorted(stored.items(), key=lambda item: "{}-{}".format(*item[0]))
     )
     study.path.write_text(f'{{"logsnr": {json.dumps(logsnr)},\n"runs": [\n{lines}\n]}}\n')
+    return differences
 
 
 def mean_and_half(values: Seeds) -> tuple[float, float]:
@@ -293,8 +298,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, nargs="+", help="folders of comparisons to store")
     args = parser.parse_args()
-    if args.runs:
-        collect(STUDIES[args.data], args.runs)
+    differences = collect(STUDIES[args.data], args.runs or [])
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "dose"}
     studies = [Scores(study) for study in STUDIES.values()]
     with_dose_0 = [scores for scores in studies if "d0" in scores.objectives]
@@ -310,6 +314,7 @@ def main() -> None:
     for scores, panels in zip(with_dose_0, rows, strict=True):
         draw(scores, panels)
     figure.savefig(HERE / "dose.svg", metadata={"Date": None})
+    print(*differences, sep="\n")
 
 
 if __name__ == "__main__":
