@@ -20,6 +20,8 @@ LIGHT = {
 }
 OF_TORCH = {
     "import elbos.cli; elbos.cli.app.run(['audit', 'edm'])": HEAVY,
+    "import elbos.cli.audit": {*HEAVY, "scipy.interpolate", "scipy.special"},
+    "import elbos.cli.compare": {"plotly", "elbos.audit", "scipy.interpolate", "scipy.special"},
     "import elbos; elbos.audit, elbos.Validator, elbos.likelihood": {*HEAVY, "tyro", "PIL", "rich"},
     "import elbos; elbos.fit, elbos.Run": {"accelerate", "plotly", "torchdiffeq"},
     "import elbos; elbos.tracking": {*HEAVY, "PIL", "rich"},

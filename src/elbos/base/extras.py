@@ -40,9 +40,9 @@ def needs(extra: str | None) -> Iterator[None]:
         raise MissingExtra(f"{name} is not installed: pip install {package}.", name=name) from error
 
 
-def imported(module: str, extra: str) -> Any:
-    """Import a module of a package that `extra` installs."""
-    with needs(extra):
+def imported(module: str, extra: str | None = None) -> Any:
+    """Import a module that `extra` installs, by default the extra of its name."""
+    with needs(extra or module):
         return importlib.import_module(module)
 
 

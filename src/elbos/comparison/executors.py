@@ -116,7 +116,7 @@ class OnRay(Executor):
             # As on macOS and Windows, Ray then listens on 127.0.0.1 alone. It reads the variable
             # when imported; an address in `ray.init` would be replaced, or opened to all networks.
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        self._ray = ray = imported("ray", "ray")
+        self._ray = ray = imported("ray")
         try:
             # workers import modules from the folder in which Ray is started
             with no_modules_here(), contextlib.chdir(os.sep):

@@ -81,10 +81,7 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
 
 def _loader(pipeline: Pipeline, network: Any) -> Any:
     """Return a diffusers pipeline of only a network and a scheduler."""
-    index, library = (
-        read_json(pipeline.folder / "model_index.json"),
-        imported("diffusers", "diffusers"),
-    )
+    index, library = read_json(pipeline.folder / "model_index.json"), imported("diffusers")
     name = str(index.get("_class_name"))
     kind: Any = getattr(library, name, None)
     if not hasattr(kind, "load_lora_weights"):

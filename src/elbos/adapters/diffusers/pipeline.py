@@ -205,7 +205,7 @@ def _load_model(
         "local_files_only": True,
         "output_loading_info": True,
     }
-    kind = getattr(imported("diffusers", "diffusers"), name)
+    kind = getattr(imported("diffusers"), name)
     model: nn.Module
     try:
         model, loading = kind.from_pretrained(str(folder), **options)

@@ -98,7 +98,7 @@ class DiffusersConfig:
 
         Without a number of classes it is unconditional.
         """
-        kind = getattr(imported("diffusers", "diffusers"), self.class_name)
+        kind = getattr(imported("diffusers"), self.class_name)
         settings = fitted(self.class_name, self.settings, tuple(shape), num_classes)
         options = list(inspect.signature(kind.__init__).parameters)[1:]
         for key in settings:

@@ -103,7 +103,7 @@ def _identifier(run: Run) -> str:
 def _write_pipeline(
     network: DiffusersNetwork, config: Config, folder: Path, vae: Latents | None
 ) -> None:
-    diffusers = imported("diffusers", "diffusers")
+    diffusers = imported("diffusers")
     ends = config.schedule.logsnr_min, config.schedule.logsnr_max
     levels, trained = network.levels, trained_levels(config.parameterization, *ends)
     if (type(levels), vars(levels)) != (type(trained), vars(trained)):

@@ -66,7 +66,7 @@ class Hub(Pictures):
             ValueError: If the dataset cannot be loaded, a column is missing, or it does not hold
                 pictures or classes.
         """
-        datasets = imported("datasets", "datasets")
+        datasets = imported("datasets")
         path = Path(self.path)
         is_saved = any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
         if not (path.exists() or are_downloads_allowed()):
