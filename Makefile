@@ -1,6 +1,8 @@
 # Every target sets up what it needs, in .venv. PYTHON names the interpreter, 3.11 or newer.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# Of the 14,000 files that pip would compile, most are never imported: the first import compiles.
+export PIP_COMPILE := 0
 # One process per core, at most eight, with one thread each; files stay together, for what their tests share.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
 
