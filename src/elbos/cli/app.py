@@ -35,21 +35,23 @@ class Verb(NamedTuple):
 
 
 VERBS = {
-    "train": Verb("Train a preset, or --config FILE; the same command again resumes."),
-    "sample": Verb("Draw samples from a trained run, into a PNG grid and an .npz."),
-    "evaluate": Verb("Measure likelihood, noise levels and samples of trained models.", "evaluate"),
-    "export": Verb("Write the averaged weights of a run, to open with diffusers or elbos."),
+    "train": Verb("Train a preset, or the configuration in --config FILE."),
+    "sample": Verb("Sample from a trained model, into a PNG grid and an .npz file."),
+    "evaluate": Verb(
+        "Measure likelihood, loss by noise level and sample quality of models.", "evaluate"
+    ),
+    "export": Verb("Export the averaged weights of a run, for diffusers or elbos."),
     "compare": Verb(
-        "Train objectives alike, score them, and write a report with intervals.",
+        "Train and compare objectives, with confidence intervals.",
         "evaluate",
     ),
     "audit": Verb(
-        "Find out which weighting a training loss really uses: code, a recipe or a config.",
+        "Measure the weighting that a training loss implies.",
         "cli",
     ),
     "record": Verb("Run a training script, unchanged, and audit its loss.", "cli"),
-    "data": Verb("Pack pictures, or their latents: opened at once, however many."),
-    "weightings": Verb("Print the weighting of published recipes, and where it rises.", "cli"),
+    "data": Verb("Decode images, or encode them as latents, into arrays that open at once."),
+    "weightings": Verb("Print the weightings of published recipes, and where they rise.", "cli"),
 }
 PARALLEL = (["train"], ["sample"], ["evaluate"], ["record"], ["data", "encode"])
 """Beginnings of the commands that run on several processes."""
@@ -109,9 +111,9 @@ def run(words: list[str]) -> None:
 
 @contextmanager
 def _keeping_all() -> Iterator[None]:
-    """Collect no garbage in the `with` block, nor later what it made: up to a fifth of the start.
+    """Exempt what the `with` block creates from garbage collection: a fifth of the time to start.
 
-    Modules and options stay anyway.
+    Imported modules and parsed options live until the process ends.
     """
     gc.disable()
     try:

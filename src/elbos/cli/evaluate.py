@@ -37,15 +37,16 @@ from elbos.training.sampling import Sampling
 class Evaluate:
     """Measure likelihood, loss by noise level and sample quality of models.
 
-    The results are written to eval.json and eval.html. A model is a run directory, where the
-    results are written, or the folder of a diffusers pipeline with data:TYPE, the images for its
-    evaluation. OWNER/NAME is either of them on the Hugging Face Hub. A text-to-image pipeline is
-    given cached latents and embeddings: see `elbos evaluate MODEL --latents CACHE --help`. A run is
-    evaluated on its training data, or on data:TYPE. The same command again resumes where it was
-    interrupted. Several models end in one page, the first's eval.html, with the paired difference
-    of each from the first on top, also by noise level; each uses its own sampler, unless an option
-    of sampling is given: then all models use the sampler of the first with that option. On several
-    processes: `PYTHONSAFEPATH=1 torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
+    A model is a run directory, the folder of a diffusers pipeline, or OWNER/NAME on the Hugging
+    Face Hub. A run is evaluated on its training data, or on data:TYPE; a pipeline needs data:TYPE.
+    For a text-to-image pipeline, see `elbos evaluate MODEL --latents CACHE --help`.
+
+    Results are written to eval.json and eval.html, in the run directory or in --out. The same
+    command again resumes where it was interrupted. For several models, the first's page shows the
+    paired differences of the others from the first, also by noise level. Each model is sampled by
+    its own sampler, but with an option of sampling all use the first's, with that option.
+
+    On several processes: `PYTHONSAFEPATH=1 torchrun --nproc-per-node 2 -m -- elbos evaluate MODEL`.
     """
 
     models: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")]
