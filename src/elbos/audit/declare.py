@@ -34,8 +34,8 @@ from elbos.theory.schedules import Schedule
 
 _TAIL = 1e-5  # tail probability outside the range of 100,000 samples
 _LAST_DIGIT = 80.0  # absolute log-SNR at which float64 rounds data or noise away
-_MIN_PROBABILITY = 1e-15  # of a step that counts as drawn
-_DECIMALS = 9  # of log-SNR, to which equal steps are rounded
+_MIN_PROBABILITY = 1e-15  # smallest probability of a step that counts as drawn
+_DECIMALS = 9  # steps with log-SNRs equal to so many decimals are merged
 
 
 @dataclass(frozen=True, kw_only=True)

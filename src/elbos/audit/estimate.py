@@ -38,9 +38,9 @@ _NUM_NEIGHBOURS = 25  # samples
 _MORE_SAMPLES = (2, 4, 8)  # multiples of the number of samples while the verdict is undecided
 _MAX_ERROR = 0.025  # relative error of w above which more samples are drawn
 _TAIL_SHARE, _NUM_IN_TAIL = 5e-4, 10  # share and least number of samples in each tail
-_TAIL_ERROR = 0.2  # of a log-weight in the tails
-_NEGLIGIBLE_RISE = 0.05  # of a log-weight: if more is possible, the verdict is undecided
-_MIN_RISE = 2e-3  # of a log-weight: rounding error of float32 arithmetic in a loss
+_TAIL_ERROR = 0.2  # error of a log-weight in the tails
+_NEGLIGIBLE_RISE = 0.05  # in log w; if a larger rise is possible, the verdict is undecided
+_MIN_RISE = 2e-3  # in log w; float32 arithmetic in a loss causes smaller rises
 
 
 def audit_of(measurement: Measurement, num_samples: int, *, title: str) -> Audit:
@@ -241,7 +241,7 @@ def assembled(
     log_w, log_c = (log - (p * log).sum() for log in (log_w, log_c))  # a geometric mean of 1
     used = p if is_used is None else p * is_used
     error = np.zeros_like(grid)
-    if covariance is not None:  # of log w, relative to its mean under p
+    if covariance is not None:  # the covariance of log w minus its mean under p
         mean = covariance @ p
         error = np.sqrt(np.maximum(np.diag(covariance) - 2 * mean + p @ mean, 0))
     return Audit(

@@ -112,7 +112,7 @@ class ConventionNetwork:
 class ConventionDenoiser:
     """A denoiser that calls a network in the same way as the training loss."""
 
-    network: ConventionNetwork  # for `Objective.loss`, with `parameterization`
+    network: ConventionNetwork  # trained by `Objective.loss`, with `parameterization`
 
     @property
     def convention(self) -> Convention:

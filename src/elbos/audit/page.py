@@ -28,7 +28,7 @@ from elbos.base.tables import Table, evenly
 _RISING = "#8250df"  # no warning colour: an increase of w is not an error
 _UNDECIDED = "#7d8590"
 _TAIL = 0.005  # share of the samples at either end, where curves vary by orders of magnitude
-_NUM_ROWS = 13  # of the table of the curves
+_NUM_ROWS = 13  # rows of the table of curves
 
 
 def page(audits: Sequence[Audit], *, command: str | None = None) -> str:
@@ -125,7 +125,7 @@ def _mixture(view: View) -> list[Scatter]:
     scale = 1 + audit.negative_mass
     levels, density = audit.logsnr.numpy(), audit.mixture_density.numpy() / scale
     end, mass = levels[-1], audit.mass_at_max / scale
-    is_rising = np.zeros(len(levels), dtype=bool)  # beyond the sampling error
+    is_rising = np.zeros(len(levels), dtype=bool)  # whether a rise is significant
     for start, stop in audit.rising:
         is_rising |= (start <= levels) & (levels <= stop)
     added, subtracted = np.where(is_rising, 0, density), np.where(is_rising, density, 0)

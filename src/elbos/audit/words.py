@@ -65,7 +65,7 @@ class Note(NamedTuple):
 class View:
     audit: Audit
     title: str  # the shortest ending that no other title has
-    color: str  # of the curves
+    color: str  # color of its curves
 
     @property
     def summary(self) -> str:

@@ -26,18 +26,18 @@ _NUM_KNOTS = (3, 4, 5, 6, 8, 10, 13, 16, 20, 26, 34, 44, 56)
 _MIN_BETWEEN_KNOTS = 20  # values, for an estimate of their variance
 _NUM_CELLS = 40  # cells in which the counts of blocks are compared
 _MIN_DISPERSION = 0.01
-_MIN_BLOCKS = 8  # for an estimate of a variance
+_MIN_BLOCKS = 8  # least number for an estimate of a variance
 _NUM_NEIGHBOURS = 25  # points that scatter alike
 _MAX_NEWTON_STEPS = 50
 MAX_SCATTER = 5e-3  # relative scatter of values that are a function of the noise level
-_NUM_IN_TAIL, _TAIL_ERROR = 10, 0.01  # where rounding hides the scatter
+_NUM_IN_TAIL, _TAIL_ERROR = 10, 0.01  # points at each end, and their least error: rounding hides it
 _MIN_MISSING, _NUM_BESIDE = 30, 100  # positive values expected in a range of zeros, and near it
 _MAX_OUTLIERS = 5e-3  # share of values, as at bends or jumps of a curve
 
 
 @dataclass(frozen=True)
 class _Spline:
-    knots: Float[Array, " k"]  # where the polynomial pieces meet
+    knots: Float[Array, " k"]  # places where the polynomial pieces meet
     coefficients: Float[Array, " k"]  # values of the spline at the knots
     coefficient_covariance: Float[Array, "k k"]
     origin: Float[Array, " k"]  # subtracted from basis functions for the covariance
@@ -130,7 +130,7 @@ class Splines:
 
     splines: list[_Spline]
     weights: Float[Array, " s"]  # proportional to exp(-AIC / 2), summing to 1
-    dispersion: float = 1.0  # of counts, by which log-likelihoods are divided
+    dispersion: float = 1.0  # overdispersion of the counts; divides log-likelihoods
 
     @classmethod
     def of_counts(cls, places: Float[Array, " m"], counts: Float[Array, "r m"]) -> "Splines":
@@ -242,7 +242,7 @@ class Curve:
     """Mean of a positive quantity as a function of log-SNR."""
 
     log: Float[Array, " g"]  # log-mean at the grid
-    covariance: Float[Array, "g g"]  # of the log-mean
+    covariance: Float[Array, "g g"]  # sampling covariance of the log-mean
     scatter: float  # relative, of single values around the curve
     is_fitted: bool  # single values do not lie on a curve
 

@@ -45,11 +45,11 @@ class Density:
 
     kind: Literal["table", "named", "function", "smooth"]
     log_p: Float[Array, " g"]
-    covariance: Float[Array, "g g"]  # of log_p: the sampling error, without the bias of a fit
+    covariance: Float[Array, "g g"]  # sampling covariance of log_p, without bias of a fit
     schedule: Schedule | None = None  # named schedule of the same shape
-    num_steps: int | None = None  # of a table
+    num_steps: int | None = None  # number of steps if the levels are a table
     is_fitted: bool = False
-    spacing_error: float | Float[Array, " g"] = 0.0  # of log_p, from discrete levels
+    spacing_error: float | Float[Array, " g"] = 0.0  # error of log_p because levels are discrete
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,11 @@ from elbos.theory.schedules import (
 
 T = TypeVar("T")
 
-_FIRST_STEP = 0.1  # of a parameter from 0; SciPy's default is too small
-_MAX_PARAMETER = 20.0  # of a mean log-SNR or log-scale; larger is implausible
+_FIRST_STEP = 0.1  # first step of a parameter at 0; SciPy's default is too small
+_MAX_PARAMETER = 20.0  # largest plausible mean log-SNR or log-scale
 _TAIL = 5e-4  # share of the samples at either end that is not compared
-SAME_TABLE = 0.05  # of the log-density: published densities are limits of many steps
-_SHAPE_ERROR = 5e-4  # of a log-density, by rounding
+SAME_TABLE = 0.05  # spread of the log-ratio: published densities are limits of many steps
+_SHAPE_ERROR = 5e-4  # rounding error of a log-density
 
 
 def fit_family(

@@ -19,14 +19,14 @@ from elbos.base.arrays import Array
 
 _COLUMNS = ("logsnr", "error", "quantiles", "block")
 _MIN_LEVELS = 8
-_MIN_GAIN = 8.0  # of log-likelihood over equal steps: by chance in 3 of 2,000 tables
+_MIN_GAIN = 8.0  # in log-likelihood over equal steps; by chance in 3 of 2,000 tables
 
 
 @dataclass(frozen=True)
 class Levels:
     logsnr: Float[Array, " n"]  # finite
     error: Float[Array, " n"]  # rounding error
-    quantiles: Float[Array, "n draws"]  # of the draws for each sample, as logits
+    quantiles: Float[Array, "n draws"]  # logits of the draws for each sample
     block: Float[Array, " n"]  # number of the independent block of samples
     has_infinite: tuple[bool, bool] = (False, False)  # pure noise, clean data were left out
     repeats: float = 1.0  # mean number of samples of a batch that share a level
@@ -136,7 +136,7 @@ class Table:
     levels: Float[Array, " t"]  # drawn levels, increasing
     steps: Float[Array, " t"]  # indices in the table; levels never drawn leave gaps
     counts: NDArray[np.int64]  # number of samples at each level
-    counts_by_block: Float[Array, "r s"]  # of all steps
+    counts_by_block: Float[Array, "r s"]  # number of samples at all steps, by block
 
     @classmethod
     def from_levels(cls, levels: Levels) -> "Table | None":

@@ -13,11 +13,11 @@ from elbos.audit.density.curves import scatter
 from elbos.audit.density.levels import Levels, Table
 from elbos.base.arrays import Array
 
-_NUM_POINTS = 500  # of a curve
-_POINT_DISTANCES = (100, 30, 10, 3)  # in standard errors: slopes have errors of 1 % to 30 %
+_NUM_POINTS = 500  # points that remain of a curve
+_POINT_DISTANCES = (100, 30, 10, 3)  # standard errors apart: slopes have errors of 1 to 30 %
 _MIN_POINTS = 12
 _MIN_SAMPLES_AT_END = 20
-_MAX_END_ERROR = 1e-3  # of a step's end, relative to the width of the step
+_MAX_END_ERROR = 1e-3  # error of a step's end as a share of the step's width
 _MISFIT_WINDOW = 25  # points of a grid over which the largest misfit is taken
 
 
@@ -25,7 +25,7 @@ _MISFIT_WINDOW = 25  # points of a grid over which the largest misfit is taken
 class DecidingDraw:
     """The uniform random number that determines the noise level."""
 
-    column: int  # of the quantiles
+    column: int  # column of `Levels.quantiles`
     sign: float  # -1 if log-SNR decreases with the draw
 
     @classmethod
@@ -71,7 +71,7 @@ class RisingCurve:
 
     places: Float[Array, " m"]  # increasing
     s: Float[Array, " m"]  # increasing
-    error: Float[Array, " m"]  # of s
+    error: Float[Array, " m"]  # standard error of s
 
     def thinned(self, min_distance: float = 0.0) -> "RisingCurve":
         """Remove points close together relative to their errors, from the middle outwards, where

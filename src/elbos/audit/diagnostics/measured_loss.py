@@ -21,7 +21,7 @@ class NotSquared(Diagnostic, is_fatal=True):
         "The gradient grows more slowly than the error, as in a Huber, pseudo-Huber or L1 loss: "
         "the loss is not a squared error."
     )
-    growth: float  # of the gradient, relative to a squared error
+    growth: float  # growth of the gradient relative to a squared error
 
     @property
     def template(self) -> str:

@@ -47,7 +47,7 @@ from elbos.audit.result import Audit
 from elbos.base.sharing import require_processes
 
 _NUM_FINGERPRINTED = 64  # numbers
-_MAX_DEVIATION = 0.005  # of H v from the direction of v; bfloat16 within the loss leaves 0.002
+_MAX_DEVIATION = 0.005  # angle of H v from v; a loss computed in bfloat16 has 0.002
 _MAX_OFF = 0.05  # share of tested samples
 _MAX_UNTESTED = 8  # outputs
 _SAME = 1 - 1e-5  # cosine of a tensor and its multiple, rounded to bfloat16
@@ -76,10 +76,10 @@ class Recording:
         self._is_differentiated = self._is_testing = self._has_rest = False
         self._untested: list[tuple[Tensor, int]] = []  # outputs of the step, and sizes of samples
         self._num_backward = 0
-        self._is_off = torch.empty(0, dtype=torch.bool)  # of the tested samples
+        self._is_off = torch.empty(0, dtype=torch.bool)  # one entry per tested sample
         self._steps: list[Step] = []
-        self._example: Arguments | None = None  # of the latest step
-        self._network: nn.Module | None = None  # of the recorded steps
+        self._example: Arguments | None = None  # arguments of the latest step
+        self._network: nn.Module | None = None  # the network that the recorded steps called
 
     @property
     def num_samples(self) -> int:
@@ -220,7 +220,7 @@ class Recording:
             for design in reversed(draws.designs(len(z))):
                 quantiles.setdefault(design.name, []).append(design.logits)
 
-            place: int | None = None  # of the step, once the call has a gradient
+            place: int | None = None  # index of the step, once the call has a gradient
             total = torch.zeros(())  # gradient of all backward passes
 
             def differentiated(g: Tensor) -> None:
@@ -332,7 +332,7 @@ class LiveRecorder(Recorder):
         self.before_backward = before_backward
         self.draws = Draws(_MAX_DRAWS)
         self.likes: list[Tensor] = []  # arguments of torch.randn_like
-        self.is_in_grad = False  # in a call of torch.autograd.grad
+        self.is_in_grad = False  # whether torch.autograd.grad is running
 
     def forget(self) -> None:
         self.draws, self.likes = Draws(_MAX_DRAWS), []
@@ -374,10 +374,10 @@ def _is_multiple(values: Tensor, other: Tensor) -> bool:
 class _Components:
     x: Tensor
     z: Tensor  # noisy data, in the shape of x
-    argument: Tensor  # of the network, with the noisy data
+    argument: Tensor  # argument of the network that holds the noisy data
     rest: list[Tensor]  # what the argument holds beside them
     draws: list[Float[Tensor, "b d"]]
-    shapes: Sequence[Sequence[int]]  # of the last draws, whose numbers many elements share
+    shapes: Sequence[Sequence[int]]  # shapes of the shared draws, which come last
     axis: int | None = None  # along which the draws are centred
 
     @classmethod

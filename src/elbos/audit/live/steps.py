@@ -26,8 +26,8 @@ MIN_SAMPLES = 100
 _MIN_OWN = 1e-7  # share of the output that is not data or noise; less is rounding
 _ROUNDING = 1e-6  # accumulated float32 error of a coefficient
 _MAX_LEFT = 0.05  # largest unexplained share of the gradient of a squared error
-_MIN_STEPS, _MIN_CHANGE, _MAX_RATIO = 20, 0.02, 0.5  # of a factor that is divided out
-_MAX_VARIATION = 0.1  # of a loss that is divided by its own value
+_MIN_STEPS, _MIN_CHANGE, _MAX_RATIO = 20, 0.02, 0.5  # what a factor needs to be divided out
+_MAX_VARIATION = 0.1  # variation of a loss that is divided by its own value
 _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 
 
@@ -35,14 +35,14 @@ _X, _Z, _OUTPUT, _GRADIENT, _FIRST_DRAW = range(5)  # places in a Gram matrix
 class Step:
     """Dot products recorded in one training step, of the most recent draw first."""
 
-    gram: Float[Tensor, "b r r"]  # of x, z, output, gradient and draws, shared draws last
-    shapes: Sequence[Sequence[int]]  # of the draws that many elements share
+    gram: Float[Tensor, "b r r"]  # dot products of x, z, output, gradient, draws; shared ones last
+    shapes: Sequence[Sequence[int]]  # shapes of the draws that many elements share
     size: int  # number of elements of a sample
     axis: int | None  # along which the draws are centred
-    quantiles: Mapping[str, list[Float[Tensor, " b"]]]  # of draws, by sampling design (`rng.Draws`)
+    quantiles: Mapping[str, list[Float[Tensor, " b"]]]  # by sampling design (`rng.Draws`)
     conditions: list[Tensor]  # other arguments of the network, one row per sample
     inputs: Mapping[Slot, Tensor]  # those of one number per sample
-    fingerprints: dict[str, str]  # of the random numbers and data
+    fingerprints: dict[str, str]  # digests of the random numbers and data
 
     def __len__(self) -> int:
         return len(self.gram)
@@ -85,7 +85,7 @@ def step_factors(
     c: Float[Tensor, " n"],
     error: Float[Tensor, " n"],
     step: NDArray[np.intp],
-    num_elements: Sequence[int],  # of a sample, in each step
+    num_elements: Sequence[int],  # size of a sample in each step
 ) -> tuple[Float[Tensor, " n"], bool]:
     r"""Estimate $s$ in $c = s_k f(\lambda)$ for step $k$ of each sample, and whether it is the
     inverse of the step's loss.
@@ -105,7 +105,7 @@ def step_factors(
     if len(sizes) < _MIN_STEPS or np.ptp(log_s) < _MIN_CHANGE:
         return torch.ones_like(c), False
 
-    def variation(values: Tensor) -> float:  # of their mean in a step, relative to that of s
+    def variation(values: Tensor) -> float:  # variation of a step's mean, relative to that of s
         means = np.bincount(step, values.nan_to_num().numpy()) / sizes
         changes = np.diff(np.log(np.maximum(means, 1e-300)), 2)
         return float(np.linalg.norm(changes) / np.linalg.norm(np.diff(log_s, 2)))
@@ -148,7 +148,7 @@ def samples_of(
     quantiles = torch.cat(columns, 1)
     draws = list(range(_FIRST_DRAW, gram.shape[1]))
     own_share = least_squares(gram, [_X, *draws], _OUTPUT)[1]
-    has_output = gram[:, _OUTPUT, _OUTPUT] > 0  # which a layer that begins at zero has later
+    has_output = gram[:, _OUTPUT, _OUTPUT] > 0  # a last layer that starts at zero has none at first
     is_usable = (own_share > _MIN_OWN) & has_output & gram.isfinite().flatten(1).all(1)
     conditions = Conditions([step.conditions for step in steps], sizes, is_usable)
     gram, batch, quantiles = gram[is_usable], batch[is_usable], quantiles[is_usable]
@@ -202,7 +202,7 @@ def samples_of(
         for values, other in ((a, b), (b, a))
     )
     b, alpha = torch.where(alpha < 0, -b, b), alpha.abs()
-    nominal = sigma / (1 + gamma**2) ** 0.5  # without input perturbation
+    nominal = sigma / (1 + gamma**2) ** 0.5  # input perturbation is left out
     scale = given_scale(2 * (alpha / sigma).log(), conditions.single)
     process = process_of(alpha, nominal, offset=0.0, rtol=0.0, network_scale=scale)
     logsnr = process.logsnr(alpha, sigma)

@@ -13,12 +13,12 @@ from elbos.audit.result import Audit
 from elbos.base.numbers import NONE, fixed, number, signed
 from elbos.theory.schedules import Normal
 
-_COORDINATES = {  # by process: name of the noise level, and its value at a log-SNR
+_COORDINATES = {  # process -> name of the noise level, and its value at a log-SNR
     "rectified flow": ("t", lambda logsnr: 1 / (1 + math.exp(logsnr / 2))),
     "variance exploding": ("sigma", lambda logsnr: math.exp(-logsnr / 2)),
     "variance preserving": ("ᾱ", lambda logsnr: 1 / (1 + math.exp(-logsnr))),
 }
-_NORMAL = {  # by process: the distribution of -logsnr/2 for normal log-SNR
+_NORMAL = {  # process -> distribution of the noise level if log-SNR is normal
     "rectified flow": "logit-normal({:.4g}, {:.4g}) of t",
     "variance exploding": "N({:.4g}, {:.4g}²) of ln sigma",
 }

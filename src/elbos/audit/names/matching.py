@@ -40,13 +40,13 @@ _NAMES = {Eps: "eps", X: "x", V: "v", Score: "score", Flow: "flow", EDM: "edm"}
 _AT_BOUND = 0.02  # relative distance at which a fitted parameter counts as at its bound
 _MAX_DIFFERENCE = 0.05  # between the log-factors of the named and the measured weighting
 _MAX_LOG_FACTOR = 24.0  # larger only where the weight is almost 0
-_MAX_LINE_ERROR = 5e-4  # of the log-factor, by linear interpolation
+_MAX_LINE_ERROR = 5e-4  # error of the log-factor by linear interpolation
 
 
 class Nearest(NamedTuple):
     """A known weighting and its distance from the audited weighting."""
 
-    name: str  # as code
+    name: str  # Python code of the weighting
     distance: float
 
 
@@ -61,8 +61,8 @@ class Prediction(NamedTuple):
     """Prediction type and target scale of a network."""
 
     name: str | None  # eps, x, v, score, flow or edm; None for any other target
-    factor: float = 1.0  # on the named target; -1 for the opposite sign
-    sigma_data: float | None = None  # of EDM's target
+    factor: float = 1.0  # target divided by the named target; -1: opposite sign
+    sigma_data: float | None = None  # only for EDM's target
 
     @classmethod
     def from_target(cls, y: Parameterization, factor: float = 1.0) -> "Prediction":
@@ -79,7 +79,7 @@ def prediction_of(
     targets: list[Parameterization] = [Eps(), X(), V(), Flow(), Score()]
     candidates = [(Prediction.from_target(y), *y.coefficients(logsnr)) for y in targets]
     score = Prediction.from_target(Score())
-    candidates += [(score, zero, -ratio), (score, zero, -(1 + ratio))]  # of VE, of rectified flow
+    candidates += [(score, zero, -ratio), (score, zero, -(1 + ratio))]  # VE's, rectified flow's
     variance = (-b / ratio / a).median()
     if 0 < variance < math.inf:
         edm = EDM(sigma_data=float(f"{variance.sqrt().item():.4g}"))
@@ -92,7 +92,7 @@ def prediction_of(
             rounded = float(f"{factor.item():.3g}")
             if abs(abs(rounded) - 1) < 0.2 * rtol:
                 rounded = math.copysign(1.0, rounded)
-            if prediction.name == "v" and rounded == -1:  # of both names, that without a sign
+            if prediction.name == "v" and rounded == -1:  # -v is EDM's target with sigma_data = 1
                 return Prediction.from_target(EDM(sigma_data=1.0))
             return prediction._replace(factor=rounded)
     return Prediction(None)
@@ -170,8 +170,8 @@ def nearest_weightings(
     return [Nearest(code(candidate.weighting), candidate.distance) for candidate in named]
 
 
-TIME = ", t = 1/(1 + sqrt(snr))"  # of rectified flow, behind formulas of it
-_FORMULAS = (  # in snr, t and a parameter g; the first that fits is taken
+TIME = ", t = 1/(1 + sqrt(snr))"  # follows formulas in the time of rectified flow
+_FORMULAS = (  # in snr, t and a parameter g; the first that fits is the name
     *("1", "snr", "1/snr", "sqrt(snr)", "1/sqrt(snr)", "snr + 1", "1/(snr + 1)"),
     *("snr/(snr + 1)", "(snr + 1)/snr", "snr**2", "min(snr, g)", "max(snr, g)", "min(snr, g)/snr"),
     *("max(snr, g)/snr", "min(snr, g)/(snr + 1)", "max(snr, g)/(snr + 1)", "min(snr, g)/snr + 1"),
@@ -188,7 +188,7 @@ def _log_value(formula: str, snr: Array, g: float | Float[Array, "m 1"] = 1.0) -
     functions = {"min": np.minimum, "max": np.maximum, "sqrt": np.sqrt, "exp": np.exp}
     names = {**functions, "snr": snr, "g": g, "t": 1 / (1 + root), "signal": root / (1 + root)}
     with np.errstate(divide="ignore", over="ignore"):  # some formulas are 0 at extreme SNR
-        exact = formula.replace("(1 - t)", "signal")  # also where t is nearly 1
+        exact = formula.replace("(1 - t)", "signal")  # avoids cancellation where t is nearly 1
         value = eval(exact, {"__builtins__": {}}, names)  # noqa: S307, of this module
         return np.asarray(np.log(value * np.ones_like(snr)))
 
@@ -219,8 +219,8 @@ def fit_formula(
 
     if not re.search(r"\bg\b", formula):
         return distance_at(1.0), 1.0
-    starts = np.arange(-4, 7, 0.1)  # of log g
-    with np.errstate(invalid="ignore"):  # of powers beyond float64
+    starts = np.arange(-4, 7, 0.1)  # initial values of log g
+    with np.errstate(invalid="ignore"):  # some powers exceed float64
         difference = log_c - _log_value(formula, snr, np.exp(starts)[:, None])
         distances = (difference - (difference @ p)[:, None]) ** 2 @ p
     start = starts[int(np.nan_to_num(distances, nan=math.inf).argmin())]
@@ -240,9 +240,9 @@ def fit_formula(
 class MonotoneFactor:
     """Factor on the loss that makes the weighting monotone."""
 
-    name: str | None  # of the weighting of the loss, as code
+    name: str | None  # Python code of the loss's weighting
     end: float  # log-SNR above which the factor is 1
-    at: Float[Array, " k"]  # without a name: log-SNRs for linear interpolation of `log_factor`
+    at: Float[Array, " k"]  # log-SNRs between which `log_factor` is linear, if there is no name
     log_factor: Float[Array, " k"]
 
     def __call__(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

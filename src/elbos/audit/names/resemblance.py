@@ -28,8 +28,8 @@ from elbos.theory.recipes import FAMILIES, RECIPES
 from elbos.theory.schedules import Beta, Cosine, Flow, Laplace, Normal, Schedule
 
 _SAME_DENSITY = 0.03  # distance up to which log-densities count as equal, but for tables
-_MAX_BEYOND = 1.0  # of log-SNR, of a table's levels beyond the ends of a published schedule
-_NUM_STEPS = 1000  # of the tables of trainers
+_MAX_BEYOND = 1.0  # log-SNR by which a table may exceed the ends of a published schedule
+_NUM_STEPS = 1000  # length of trainers' tables
 _EXPLODING = "variance exploding"
 _ROOTS = ("sqrt(ᾱ) and sqrt(1 - ᾱ)", "ᾱ and 1 - ᾱ in place of their square roots")
 _EXCHANGED = ("sqrt(ᾱ)*x + sqrt(1 - ᾱ)*eps", "sqrt(ᾱ) and sqrt(1 - ᾱ) exchanged")
@@ -85,7 +85,7 @@ class Coefficient(NamedTuple):
     least: float = 0.0  # smallest plausible value of g
 
 
-_PER_ERROR = {  # from a coefficient of the squared error of x to those of other targets
+_PER_ERROR = {  # target -> factor from the coefficient for x to the target's
     "x": "",
     "eps": "/snr",
     "v": "/(snr + 1)",
@@ -265,7 +265,7 @@ class LossCurves:
                 len(kinds) > 1 and not kinds <= denoisers,
                 not has_levels,
                 not (has_levels or is_alike),
-                float(f"{distance:.1e}"),  # of nearly equal ones, the first
+                float(f"{distance:.1e}"),  # rounded: of nearly equal recipes the first is taken
             )
             matches.append((key, NearestRecipe(name, has_levels, is_same), off))
         _, nearest, off = min(matches, key=itemgetter(0))
@@ -294,7 +294,7 @@ def resemblances(loss: LossCurves) -> list[Resemblance]:
         meant = ("process", "the variance-preserving process", "alpha**2 + sigma**2 = 1")
         targets.append(Resemblance(*meant, loss.process.removeprefix(BUT_FOR)))
     rest = [*_of_the_coefficient(loss), *_of_the_table(loss), *_of_the_levels(loss)]
-    is_published = loss.audit.nearest_recipe.is_equal  # by another formula, or other noise levels
+    is_published = loss.audit.nearest_recipe.is_equal  # with another formula or other noise levels
     return targets + [like for like in rest if not (is_published and like.change)]
 
 
@@ -359,7 +359,7 @@ def _of_the_table(loss: LossCurves) -> Iterator[Resemblance]:
             yield Resemblance("process", f"the recipe {name}", *_EXCHANGED)
             return
         logsnr = schedule.logsnr(times)
-        log_alphas = -torch.nn.functional.logsigmoid(logsnr).diff()  # of single steps
+        log_alphas = -torch.nn.functional.logsigmoid(logsnr).diff()  # alphas of single steps
         levels = log_alphas - (-log_alphas.expm1()).log() if is_preserving else 2 * logsnr[:-1]
         ends = levels[0].item(), levels[-1].item()
         within = loss.logsnr.clip(*ends)

@@ -56,7 +56,7 @@ def _equal(value: object, other: object) -> bool:
         return len(value) == len(other) and all(map(_equal, value, other))
     if value is other:
         return True
-    with suppress(Exception):  # of a type whose values are not true or false
+    with suppress(Exception):  # comparison or truth may be undefined for this type
         return type(value) is type(other) and bool(np.all(value == other))
     return False
 

@@ -38,13 +38,13 @@ _Formula = Callable[[Float[Array, " n"]], Float[Array, " n"]]
 
 MAX_QUIET_ERROR = 0.02
 _NUM_KNOTS = 4000
-_MAX_ROUNDING = 1e-3  # of log-SNR, in float32, at the samples that are used
-_MAX_SCATTER = 2e-3  # of a time: deviation of ranks from those of log-SNR, as a share
+_MAX_ROUNDING = 1e-3  # rounding of log-SNR in float32 at the samples that are used
+_MAX_SCATTER = 2e-3  # deviation of a time's ranks from those of log-SNR, as a share
 _MIN_TIMES = 8  # distinct values: of fewer, such as class labels, ties would look monotone
-_MAX_ERROR = 2e-4  # of a formula: in log-SNR for a time, relative for a coefficient
+_MAX_ERROR = 2e-4  # error of a formula: in log-SNR for a time, relative for a coefficient
 _MAX_SHIFT = 100  # and least 1/100
-_MAX_LEFT_OUT = 0.02  # of a cosine's time
-_MIN_RANGE = 5  # of log-SNR: what formulas have to fit to be used beyond the samples
+_MAX_LEFT_OUT = 0.02  # share of a cosine's times that a loss may leave out
+_MIN_RANGE = 5  # log-SNR that a formula has to fit to be used beyond the samples
 _EPS = 4 * 6e-8  # rounding of an argument of the network, in float32
 
 
@@ -64,7 +64,7 @@ _LOG_ALPHAS: list[_Formula] = [  # variance exploding, variance preserving, rect
 @dataclass(frozen=True)
 class Curve:
     f: _Formula
-    number: int = -1  # of the formula, if it is one
+    number: int = -1  # number of the formula; -1 for an interpolation
     factor: float = 1.0
     constant: float = 0.0
     error: float = 0.0  # 99 % quantile at every other level, interpolated from the rest
@@ -112,7 +112,7 @@ class Convention(Parameterization):
     times: Mapping[Slot, Curve]  # the arguments that are functions of log-SNR
     constants: Mapping[Slot, Any]  # arguments that are the same in all calls, or are no tensors
     conditions: Sequence[Slot]  # the arguments that only `cond` can give
-    example: Arguments  # of a call of the loss
+    example: Arguments  # arguments of one call of the network
     offset: float  # added to the data
     time_name: str  # what the network is given for the noise level
     logsnr_min: float = -math.inf
@@ -174,7 +174,7 @@ class Convention(Parameterization):
         if not times:
             raise ValueError("No argument of the network determines the noise level.")
         is_new = (np.diff(inputs[times[0]]) != 0) & (np.diff(level) > 1e-9)
-        knots = np.flatnonzero(np.concatenate([[True], is_new]))  # where a noise level starts
+        knots = np.flatnonzero(np.concatenate([[True], is_new]))  # first sample at each level
         is_table = len(knots) < len(level) / 2
         if len(knots) > _NUM_KNOTS:
             knots = knots[np.unique(np.linspace(0, len(knots) - 1, _NUM_KNOTS).astype(int))]
@@ -182,7 +182,7 @@ class Convention(Parameterization):
         at = level[knots]
         a, b = (column(item)[knots] for item in (scale * samples.a, samples.b))
         size, rounding = np.hypot(a, b), 2 * column(samples.rounding)[knots]
-        shift = -2 * math.log(scale)  # to the log-SNR that the audit shows, of scaled data
+        shift = -2 * math.log(scale)  # the audit shows the log-SNR of scaled data
 
         def scaled(formula: _Formula) -> _Formula:
             return lambda item: formula(item + shift)
@@ -200,7 +200,7 @@ class Convention(Parameterization):
                 time_at: Any = partial(np.interp, xp=at, fp=values)
                 curves[slot] = Curve(time_at)
                 ends = "noise to data" if values[0] < values[-1] else "data to noise"
-                every = samples.inputs[slot]  # at pure noise and without noise, too
+                every = samples.inputs[slot]  # includes pure noise and clean data
                 names.append(f"steps {every.min():g} to {every.max():g} of a table, {ends}")
                 continue
             slope = np.abs(np.gradient(values, at)).clip(1e-12)
@@ -255,7 +255,7 @@ def _time_name(
         name = ("ln(sigma)", "sigma", "t")[i]  # sigma of alpha = 1
         if i == 0 and factor < 0:
             name, factor = "log-SNR", -factor / 2
-        if i == 2 and abs(constant + factor) < 1e-3 * abs(factor):  # from noise to data
+        if i == 2 and abs(constant + factor) < 1e-3 * abs(factor):  # time from noise to data
             name, factor, constant = "(1 - t)", -factor, 0.0
         is_shifted = abs(constant) > 1e-3 * np.ptp(values)
         return _multiple(factor, name) + (f" {constant:+.3g}" if is_shifted else "")

@@ -24,9 +24,9 @@ from elbos.audit.probing.scales import relative_scale
 
 _EXACT = 1e-9  # largest unexplained share of an exact fit; float32 arithmetic leaves 1e-13
 _NO_MEAN = 1e-9  # largest share of the noise's power in its means, from rounding
-_MIN_CORRELATION = 0.99  # of the ranks of elements' scales
-_MAX_STEPS, _RELAXATION = 2000, 1.8  # of alternating least squares, stable below 2
-_Stacked = Float[Tensor, "b k d"]  # of the samples of a batch, in several calls
+_MIN_CORRELATION = 0.99  # rank correlation of the elements' scales
+_MAX_STEPS, _RELAXATION = 2000, 1.8  # alternating least squares; stable below 2
+_Stacked = Float[Tensor, "b k d"]  # [batch, call, element]
 _Bases = Float[Tensor, "b p k d"]
 
 
@@ -101,7 +101,7 @@ def reference_data(paired: list[PairedCalls], x: Tensor, x_other: Tensor) -> Ref
         if max(left_of_change, left) < exact:
             return reference
         fits.append(fit)
-    if not fits or fits[0][1] > 1e-3 or fits[0][2] > 1e-2:  # of fixed latents
+    if not fits or fits[0][1] > 1e-3 or fits[0][2] > 1e-2:  # no latents fit
         return None
     # Latents at most approximate elements that change with the level by different factors.
     is_approximate = fits[0][1] > exact and is_shaped_alike

@@ -21,13 +21,13 @@ from elbos.audit.probing.queries import PairedCalls, SingleCall
 from elbos.theory.process import align
 
 _VECTORS = ("x", "dx", "z", "dz", "y", "dy", "eps", "one")
-_NUM_RUNS, _LENGTH = 16, 16  # of neighbouring elements in large samples
+_NUM_RUNS, _LENGTH = 16, 16  # runs of neighbouring elements that stand for a large sample
 
 
 @dataclass(frozen=True)
 class Coefficients:
     alpha: Float[Tensor, " n"]  # coefficient of the data in z
-    sigma: Float[Tensor, " n"]  # of the noise; not negative: the sign of the noise is arbitrary
+    sigma: Float[Tensor, " n"]  # at least 0: the sign of the noise is arbitrary
     a: Float[Tensor, " n"]  # coefficient of the data in the target
     b: Float[Tensor, " n"]  # coefficient of the noise in the target
     offset: float  # number added to the data before scaling
@@ -151,7 +151,7 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
     """
     x, dx, z, dz, y, dy, eps, unit = torch.eye(len(_VECTORS), dtype=torch.float64)
 
-    def dot(u: Tensor, v: Tensor) -> Float[Tensor, " n"]:  # of linear combinations of the vectors
+    def dot(u: Tensor, v: Tensor) -> Float[Tensor, " n"]:  # u, v: coefficients in the vectors
         image = grams @ v if v.ndim == 1 else (grams @ v[..., None])[..., 0]
         return (image * u).sum(-1)
 
@@ -163,11 +163,11 @@ def solve(grams: Float[Tensor, "n r r"], *, is_noise_known: bool) -> Coefficient
 
     alpha, a = along(dz, dx), along(dy, dx)
     flat = unit.expand(len(grams), -1)
-    if is_noise_known:  # without the constant component of the noise itself
+    if is_noise_known:  # subtract the noise's own constant component
         flat = unit - along(unit, eps)[:, None] * eps
     # The number added to the data is the constant component of z - alpha x that grows with alpha.
     noise, num = z - alpha[:, None] * x, dot(unit, unit)
-    is_seen = norm2(flat) > 1e-9 * num  # in one dimension a constant is noise
+    is_seen = norm2(flat) > 1e-9 * num  # in one dimension a constant looks like noise
     constant = torch.where(is_seen, along(noise, flat), 0.0)
     weight = norm2(flat) / norm2(noise).clamp(min=1e-12) * alpha
     information = (weight * alpha).sum().clamp(min=1e-300)

@@ -284,7 +284,7 @@ def _reason(error: Exception, x: Tensor, network: ProbeNetwork) -> str:
         f"The loss raised {type(error).__name__} ({Path(frame.filename).name}, line "
         f"{frame.lineno}): {message(error)}"
     )
-    if isinstance(error, NameError):  # which no other shape of the data mends
+    if isinstance(error, NameError):  # no other shape of the data can help
         return f"{text}."
     text = f"{text} (called as loss(network, x), x of shape {list(x.shape)}"
     if not network.calls:

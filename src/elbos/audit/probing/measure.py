@@ -39,8 +39,8 @@ from elbos.base.arrays import Array
 from elbos.base.checks import require_positive
 
 _ONE_AT_A_TIME = threading.RLock()  # random states are global
-NUM_BLOCKS = 10  # of samples, each spread evenly by itself
-_MIN_BATCHES = 8  # to see that a place in the batch is never trained
+NUM_BLOCKS = 10  # blocks of samples, each spread evenly by itself
+_MIN_BATCHES = 8  # least number that shows a place in the batch that is never trained
 _MAX_CHANCE = 1e-3  # expected number of such places if samples have no weight at random
 _NUM_ELEMENTS = 2**17  # largest size of repeated data
 _SOLVED_ROUNDING = 100  # relative to float32, if the spread of sampled data was fitted
@@ -59,21 +59,21 @@ class Samples:
     logsnr: Float[Tensor, " n"]
     a: Float[Tensor, " n"]
     b: Float[Tensor, " n"]
-    coefficient: Float[Tensor, " n"]  # of the squared error of the target
-    eps_coefficient: Float[Tensor, " n"]  # of the squared error of the noise
+    coefficient: Float[Tensor, " n"]  # $c$, for the squared error of the target
+    eps_coefficient: Float[Tensor, " n"]  # $k$, for the squared error of the noise
     batch: Float[Tensor, " n"]  # number of the batch
     block: Float[Tensor, " n"]  # number of the independent block of samples
     process: Process
     data_offset: float  # number added to the data before scaling
     logsnr_error: float  # standard error of a single log-SNR; 0 if the noise is known
     rounding: Float[Tensor, " n"]  # rounding error of each log-SNR
-    quantiles: Float[Tensor, "n draws"]  # of the draws for each sample, as logits (`rng`)
+    quantiles: Float[Tensor, "n draws"]  # logits of the draws for each sample (`rng`)
     places: list[int | None]  # indices of these draws for `Measurement.at`
-    alpha: Float[Tensor, " n"]  # of the data before scaling
+    alpha: Float[Tensor, " n"]  # scale of the data before `data_scale`
     sigma: Float[Tensor, " n"]
-    inputs: Mapping[Slot, Float[Tensor, " n"]]  # of the network, of one number per sample
-    example: Arguments | None  # of a call of the network; None for another layout of the data
-    time_sign: int  # as `scatter.time_sign`
+    inputs: Mapping[Slot, Float[Tensor, " n"]]  # the network's inputs of one number per sample
+    example: Arguments | None  # arguments of one network call; None if it gets another layout
+    time_sign: int  # see `scatter.time_sign`
     diagnostics: list[Diagnostic]
 
 
@@ -117,11 +117,11 @@ def measuring(
 
 @dataclass(frozen=True)
 class Batch:
-    grams: Float[Tensor, "b r r"]  # of `paired_grams`, or `single_grams` for a plain loss
+    grams: Float[Tensor, "b r r"]  # `paired_grams`, or `single_grams` for a plain loss
     coefficient: Float[Tensor, " b"]  # $c$
-    designs: list[Design]  # of draws that may determine the noise levels
-    inputs: Mapping[Slot, Tensor]  # of the network, of one number per sample
-    number: int  # of the call of the loss
+    designs: list[Design]  # draws that may determine the noise levels
+    inputs: Mapping[Slot, Tensor]  # the network's inputs of one number per sample
+    number: int  # index of the call of the loss
 
 
 class Pilot:
@@ -191,7 +191,7 @@ class Pilot:
         is_loss_plain = is_target_known and not (is_uneven or depends_on_x)
         self.queries, self.noise, self.diagnostics = queries, noise, diagnostics
         self._seed = seed
-        self.draws = zeros[seeds[-1]].draws  # of one call of the loss
+        self.draws = zeros[seeds[-1]].draws  # draws of one call of the loss
         # The loss diffuses the given data, without encoding them.
         self.is_given = noise.reference.x is data
         self.given_scale = given_scale(logsnr, conditions.single) if noise.is_known else None
@@ -259,7 +259,7 @@ class Measurement:
         self.is_cheap = self._pilot.is_plain and len(x) > 1  # one call measures a whole batch
         self._seed, self._data_scale, self._advance = seed, data_scale, advance
         drawn = self._pilot.draws
-        self._num_batches = -(-num_samples // (NUM_BLOCKS * len(x)))  # of a block
+        self._num_batches = -(-num_samples // (NUM_BLOCKS * len(x)))  # batches per block
         self._num_draws = max(drawn.num_per_sample, drawn.num_per_batch, 1)
         self._batches: list[Batch] = []
         self._num_calls = 0
@@ -338,7 +338,7 @@ class Measurement:
         rtol = 0.0 if noise.is_known else (2 / noise.reference.x[0].numel()) ** 0.5
         process = process_of(
             solved.alpha,
-            solved.sigma / (1 + noise.gamma**2) ** 0.5,  # without input perturbation
+            solved.sigma / (1 + noise.gamma**2) ** 0.5,  # input perturbation is left out
             offset=solved.offset,
             rtol=rtol,
             network_scale=pilot.given_scale if data_scale is None else data_scale,

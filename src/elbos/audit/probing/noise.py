@@ -27,13 +27,13 @@ _SAME = 1e-6  # share of squares up to which two functions of the noise level ar
 _NO_NOISE = 1e-12  # largest power of the noise in the input of a clean step, by rounding
 MAX_UNEXPLAINED = 2e-3  # largest unexplained share of known noise
 _MAX_STRANGE = 1e-3  # largest unexplained share in half precision
-_MAX_STRANGE_EXACT = 1e-5  # of a target in float32, where rounding leaves less than 1e-6
+_MAX_STRANGE_EXACT = 1e-5  # share of a float32 target; rounding leaves less than 1e-6
 
 
 @dataclass(frozen=True)
 class Noise:
     is_known: bool  # recorded draws are the noise of every sample
-    coefficients: Coefficients  # of all samples, solved with this noise
+    coefficients: Coefficients  # coefficients of all samples, solved with this noise
     reference: Reference  # the data, with the draw that samples them
     diagnostics: list[Diagnostic]
     summed: tuple[int, ...] = ()  # indices of the draws whose sum is the noise, if it is a sum
@@ -150,7 +150,7 @@ class DrawFactors:
     full: list[int]  # indices of the draws of the size of the data
     shared: list[tuple[list[int], float]]  # shapes of draws that many elements share, and their
     # standard deviations relative to the full draws
-    factors: Float[Tensor, "n k"]  # of all draws, those that elements share last
+    factors: Float[Tensor, "n k"]  # one column per draw; shared draws come last
     left: float  # share of the power that no draw explains
 
     @classmethod
@@ -192,7 +192,7 @@ class DrawFactors:
         power = theirs.square().sum(1)
         common = (ours * theirs).sum(1) / power.clamp(min=1e-300)
         unlike = (ours - common[:, None] * theirs).square().sum(1)
-        return (unlike * (power > _NO_NOISE)).mean().item()  # of a clean input all noise is unlike
+        return (unlike * (power > _NO_NOISE)).mean().item()  # a clean input has no noise to compare
 
     def of_data(self, alpha: Float[Tensor, " n"]) -> int | None:
         """Find the only draw whose coefficient is proportional to `alpha`, as part of the data."""
@@ -280,7 +280,7 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
     rest = noise - flat if has_offset else noise
     axes = [i for i in range(1, noise.ndim) if noise.shape[i] > 1]
 
-    def correlation_along(axis: int) -> float:  # of neighbours
+    def correlation_along(axis: int) -> float:  # correlation of neighbouring elements
         num = rest.shape[axis]
         value = (rest.narrow(axis, 1, num - 1) * rest.narrow(axis, 0, num - 1)).mean().item()
         is_centred = rest.mean(axis).square().mean().item() < 1e-6
@@ -298,7 +298,7 @@ def _of_the_statistics(noises: list[Tensor], coefficients: Coefficients) -> Diag
     if has_offset:
         return kinds.OffsetNoise((excess / (1 - excess)) ** 0.5)
     kurtosis = noise.pow(4).mean().item()
-    normal = 3 * size / (size + 2)  # of a normal vector, divided by its norm
+    normal = 3 * size / (size + 2)  # kurtosis of a normal vector divided by its norm
     if abs(kurtosis - normal) > 6 * (24 / num) ** 0.5 + 0.02:
         return kinds.NotNormal(kurtosis)
     return kinds.NoiseUnseen((2 / size) ** 0.5)

@@ -59,10 +59,10 @@ def without_mean(value: Tensor, axis: int) -> Tensor:
 class SingleCall:
     z: Tensor  # noisy data, in the layout of the data
     answer: Tensor  # random signs
-    gradient: Tensor  # of the loss, at that answer
+    gradient: Tensor  # gradient of the loss at that answer
     normals: list[Tensor]  # normal draws of the size of z
     shared: list[Tensor]  # normal numbers that many elements of z may share
-    designs: list[Design]  # of draws that may determine the noise levels
+    designs: list[Design]  # draws that may determine the noise levels
     conditions: list[Any]  # all other inputs of the network
     inputs: Mapping[Slot, Tensor]  # those of one number per sample
     of_data: Tensor | None = None  # the normal draw that samples the data, if any
@@ -74,11 +74,11 @@ class SingleCall:
 
 @dataclass(frozen=True)
 class PairedCalls:
-    moved: SingleCall  # on the data, with random signs as output
-    gradient: Tensor  # at output 0
+    moved: SingleCall  # call on the data, with random signs as output
+    gradient: Tensor  # gradient at output 0
     z_other: Tensor  # noisy other data
-    gradient_other: Tensor  # at output 0, on the other data
-    change_other: Tensor  # as `change`, on the other data, or that on the data itself
+    gradient_other: Tensor  # gradient at output 0 on the other data
+    change_other: Tensor  # `change` on the other data, or on the data itself
 
     def is_finite(self) -> bool:
         parts = (self.z, self.z_other, self.gradient, self.moved.gradient, self.gradient_other)
@@ -110,7 +110,7 @@ class Queries:
 
     def __init__(self, loss_fn: LossFunction, x: Tensor, seed: int) -> None:
         self.instrument = Instrument.for_loss(loss_fn, x, seed)
-        self.zeros = {s: self.instrument(x, s) for s in (seed, seed + 1)}  # with answer 0, by seed
+        self.zeros = {s: self.instrument(x, s) for s in (seed, seed + 1)}  # answer 0; seed -> call
         self.x, self.x_other = x, x.clone()
         for candidate in (x.roll(1, 0), x.flip(-1), x.roll(1, -1), 0.5 * x):
             dx = x - self.x_other
@@ -122,7 +122,7 @@ class Queries:
         self.ignored: tuple[int, ...] = ()  # network calls that add nothing to the expected loss
         z, later = (observation.calls[-1].z.float() for observation in self.zeros.values())
         other = _last_input(self, self.x_other, seed)
-        # where the noisy data begin in the network's input, along its longer axis
+        # index of the noisy data in the network's input, along its longer axis
         self.start = _start(x, self.x_other, z, other, later)
         self.element_permutation = _element_permutation(self, z, other, seed)
         self.noised: Int[Tensor, " k"] | None = None  # the elements that are noised, if some

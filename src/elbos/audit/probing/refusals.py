@@ -105,7 +105,7 @@ def is_rounded(values: Tensor) -> bool:
 def require_explained(unexplained: Float[Tensor, " n"], logsnr: Float[Tensor, " n"]) -> None:
     """Require recorded draws to explain the noise, except where rounding dominates."""
     is_strange = (unexplained > 0.05) & (logsnr.abs() < 4)
-    if is_strange.double().mean() > 1e-3:  # as with a random choice per batch
+    if is_strange.double().mean() > 1e-3:  # for example, a random choice per batch
         raise ValueError(REFUSAL)
 
 

@@ -81,7 +81,7 @@ class Numbers:
     """Random numbers that one call of a random-number function drew."""
 
     shape: torch.Size
-    logit: Callable[[], Float[Tensor, " k"]]  # of their quantiles
+    logit: Callable[[], Float[Tensor, " k"]]  # logits of the numbers' quantiles
     place: int | None = None  # among the draws of one number per sample
     is_uniform: bool = True
 

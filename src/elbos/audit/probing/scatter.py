@@ -22,29 +22,29 @@ from elbos.audit import diagnostics as kinds
 from elbos.audit.diagnostics import Diagnostic
 from elbos.base.arrays import Array
 
-_MIN_SCATTER = 0.1  # of log-SNR
+_MIN_SCATTER = 0.1  # in log-SNR
 _MIN_DISTINCT = 20  # values of a time
-_MIN_CORRELATION = 0.5  # of the ranks of log-SNR and of a time
+_MIN_CORRELATION = 0.5  # rank correlation of log-SNR and a time
 _NORMAL = 0.6745 * 1.5**0.5  # the median deviation of independent normal values
-_MAX_COLUMNS = 64  # of a condition, such as an embedding, that are tested
+_MAX_COLUMNS = 64  # tested columns of a condition such as an embedding
 _NUM_ERRORS = 5.0  # above which a column depends on the level
 _MIN_BATCH = 16  # samples; smaller batches are pooled
 _GROUP = 8  # samples of neighbouring levels
 _MAX_ELEMENTS = 1024
-_MAX_RATIO = 4.0  # of variance between groups to chance: exceeded in 10^-9 of cases
-_MIN_CHANGE = 0.01  # of an element's share in the coefficient
+_MAX_RATIO = 4.0  # variance between groups over chance; exceeded in 10^-9 of cases
+_MIN_CHANGE = 0.01  # change of an element's share in the coefficient
 _WRONG, _MAX_WRONG = 0.5, 0.01  # distance in log-SNR from the level of a time; share of samples
 _MIN_EQUAL = 3  # samples of one time
-_MIN_BATCHES = 4  # in which the coefficients at one level are compared
+_MIN_BATCHES = 4  # least number with samples at one level
 _MIN_OFF = 64  # samples that show what a coefficient depends on
 _MAX_LEFT = 0.1  # share of the scatter of coefficients that is left by factors of the batches
 _MIN_FACTORS = 20  # batches whose factors are compared with their levels
 _MAX_EVEN = 0.3  # variance of a batch's mean level, relative to independent levels
 _EDGES = [0.002, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.998]  # quantiles: weights have tails
-_MAX_CELLS = 64  # of equal shares of the levels
-_MAX_UNEXPLAINED, _MAX_CHANCE = 0.5, 1e-3  # of factors that are sums over levels
-_NUM_NEIGHBOURS, _NUM_ROUNDS = 101, 8  # in noise level; of alternating medians
-_MIN_AGREEMENT = 0.5  # of a coefficient with errors; data that are hard may have a weight, too
+_MAX_CELLS = 64  # cells with equal shares of the levels
+_MAX_UNEXPLAINED, _MAX_CHANCE = 0.5, 1e-3  # bounds for factors that are sums over levels
+_NUM_NEIGHBOURS, _NUM_ROUNDS = 101, 8  # neighbours in noise level; rounds of alternating medians
+_MIN_AGREEMENT = 0.5  # of signs; hard data may have a weight of their own, too
 
 
 class Conditions:
@@ -61,7 +61,7 @@ class Conditions:
             torch.cat(some)[rows] for some in together if len({c.shape[1] for c in some}) == 1
         ]
         batch = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))[rows].numpy()
-        _, self.batch = np.unique(batch, return_inverse=True)  # without gaps
+        _, self.batch = np.unique(batch, return_inverse=True)  # numbers without gaps
         columns = torch.cat([torch.empty(len(batch), 0), *joined], dim=1)
         self.columns = columns.nan_to_num().numpy()
         # conditions that are one number per sample
@@ -204,7 +204,7 @@ def of_the_coefficient(
     if num < max(_MIN_OFF, 0.1 * len(is_off)):
         return []
 
-    def agreement(values: Tensor) -> float:  # of the signs of deviations: 0 if independent
+    def agreement(values: Tensor) -> float:  # agreement of the deviations' signs; 0 if independent
         return abs((deviations(c) * deviations(values)).sign()[is_off].mean().item())
 
     by_noise, by_error = agreement(power), 0.0 if error is None else agreement(error)

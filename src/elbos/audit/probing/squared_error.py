@@ -24,12 +24,12 @@ from elbos.theory.process import align
 class _Response(NamedTuple):
     bend: float  # growth of the gradient relative to a squared error
     coupling: float  # change of the gradient of elements by the error of other elements
-    spread: float  # of the coefficient between the elements of a sample
+    spread: float  # spread of the coefficient over the elements of a sample
     learned: float  # change of a sample's coefficient with the predicted variance
     is_graded: bool  # the coefficient changes with the sizes of the errors
     untrained: Tensor  # the elements of a sample at which no sample has a gradient
     z: Tensor
-    gradient: Tensor  # at output 0
+    gradient: Tensor  # gradient at output 0
 
     @property
     def is_linear(self) -> bool:
