@@ -94,7 +94,7 @@ class VelocityDenoiser:
         require_logsnr(logsnr, self.logsnr_min, self.logsnr_max, of)
         alpha, _ = alpha_sigma(align(logsnr, z))
         slope, sigma_tilde = 1 - self.sigma_min, torch.exp(-logsnr / 2)
-        share = 1 / (slope + sigma_tilde)  # of the data, 1 - tau: sigma_tilde = tau' / (1 - tau)
+        share = 1 / (slope + sigma_tilde)  # the data's, 1 - tau: sigma_tilde = tau' / (1 - tau)
         z_tau = z * (align(share, z) / alpha).to(z)
         sign = -1 if self.data_at else 1
         time = share if self.data_at else share * (sigma_tilde - self.sigma_min)

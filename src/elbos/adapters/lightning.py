@@ -72,12 +72,12 @@ class ValidationCallback(*_BASES):  # type: ignore[misc]
             for callback in averaging:
                 callback.on_validation_epoch_end(trainer, pl_module)  # and out
         if metrics:
-            pl_module.log_dict(metrics, logger=False)  # for callbacks that monitor it
+            pl_module.log_dict(metrics, logger=False)  # callbacks may monitor these
             for logger in trainer.loggers:  # log_dict would wait for log_every_n_steps
                 logger.log_metrics(metrics | losses_by_level(self.history.results[step]), step)
         trainer.should_stop |= self.history.should_stop
 
 
-def _is_average(callback: Any) -> bool:  # of either package, once there is an average
+def _is_average(callback: Any) -> bool:  # either package's, once it has averaged
     kinds = {kind.__name__ for kind in type(callback).__mro__}
     return "WeightAveraging" in kinds and bool(getattr(callback._average_model, "n_averaged", 0))

@@ -60,7 +60,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         metrics = self.history.update(state.global_step, model)
         if metrics:
             self._last = {f"eval_{name}": value for name, value in metrics.items()}
-            is_loss_due = control.should_log  # of the training loss: logging resets it
+            is_loss_due = control.should_log  # logging resets it
             self.log(metrics | losses_by_level(self.history.results[state.global_step]))
             control.should_log = is_loss_due
             state.stateful_callbacks["elbos"] = self.history.state_dict()

@@ -69,7 +69,7 @@ def diagnosed(function: F) -> F:
         try:
             return function(*args, **kwargs)
         except (TypeError, AttributeError, LookupError, RuntimeError) as error:
-            with jaxtyped("context"):  # in which one letter stands for one length
+            with jaxtyped("context"):  # one letter stands for one length
                 _require_shapes(_arguments(function, args, kwargs), error)
             raise
 
@@ -103,7 +103,7 @@ class Typed(Diagnosed):
             if f.init and (kind := hints(cls).get(f.name)) is not None:
                 value = getattr(self, f.name)
                 if (stored := convert(kind, value, f.name)) is not value:
-                    object.__setattr__(self, f.name, stored)  # also of a frozen dataclass
+                    object.__setattr__(self, f.name, stored)  # works on frozen dataclasses
                 items = stored if isinstance(stored, tuple) else (stored,)
                 infinite = [i for i in items if isinstance(i, float) and not math.isfinite(i)]
                 if infinite and stored != f.default and f.metadata.get("is_finite", True):

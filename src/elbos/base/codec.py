@@ -108,7 +108,7 @@ def convert(annotation: Any, value: Any, where: str) -> Any:
     Raises:
         WrongTypeError: If the annotation does not admit the value.
     """
-    if type(value) is annotation and annotation is not int:  # which has to fit in a tensor
+    if type(value) is annotation and annotation is not int:  # an int has to fit in a tensor
         return value
     for option in alternatives(annotation):
         if (converted := _converted(option, value, where, convert)) is not _MISFIT:
@@ -275,7 +275,7 @@ def normalize(value: Any) -> None:
     for f in dataclasses.fields(value):
         stored = decode(kinds[f.name], encode(getattr(value, f.name)), f.name)
         if not dataclasses.is_dataclass(stored):
-            object.__setattr__(value, f.name, stored)  # also of a frozen dataclass
+            object.__setattr__(value, f.name, stored)  # works on frozen dataclasses
 
 
 def without_format(content: Mapping[str, Any], latest: int) -> dict[str, Any]:
@@ -389,7 +389,7 @@ def _as_json(annotation: Any, node: ast.expr, where: str, runs_files: bool) -> A
         return [_as_json(get_args(annotation)[0], part, where, runs_files) for part in parts]
     if admitted := classes(annotation):
         return _call_as_json(admitted, node, where, runs_files)
-    if (word := ast.unparse(node)) in ("inf", "-inf"):  # as `repr` writes infinity
+    if (word := ast.unparse(node)) in ("inf", "-inf"):  # `repr` writes infinity so
         return word
     try:
         return encode(ast.literal_eval(node))

@@ -15,7 +15,7 @@ from elbos.base.progress import LOGGER
 
 _NAME = re.compile(r"([\w.-]+)/([\w.-]+)(?:@(?!.*\.\.)(\w[\w./-]*))?")  # git names no ".." either
 _MAX_REASON = 200  # characters
-_PATIENCE, _MAX_SECONDS = 10.0, 60.0  # until a word is said; for all JSON files of a model
+_PATIENCE, _MAX_SECONDS = 10.0, 60.0  # before a message; for all JSON files of a model
 
 
 def resolved(name: str | Path, patterns: Sequence[str]) -> tuple[Path, str]:
@@ -42,7 +42,7 @@ def resolved(name: str | Path, patterns: Sequence[str]) -> tuple[Path, str]:
         raise FileNotFoundError(
             f"there is no folder {name}; for one on the Hub, {error}"
         ) from error
-    except Exception as error:  # of the library or the network, of any type
+    except Exception as error:  # the library and the network raise any type
         raise FileNotFoundError(
             f"there is no folder {name}, and it cannot be read from the Hub: "
             f"{flat(error)[:_MAX_REASON]}"

@@ -21,7 +21,7 @@ from elbos.base.errors import flat, message
 Batch = tuple[Tensor, Condition]
 """Data in [-1, 1], `[b, ...]`, and their condition or None."""
 
-_TOLERANCE = 1e-3  # beyond [-1, 1], for rounding
+_TOLERANCE = 1e-3  # rounding beyond [-1, 1]
 
 
 @runtime_checkable
@@ -100,7 +100,7 @@ class Items:
 def _collated(items: Sequence[Any]) -> tuple[Any, Condition]:
     parts = items[0] if isinstance(items[0], tuple | list) else ()
     xs, conds = zip(*items, strict=True) if len(parts) == 2 else (items, (None,))
-    if len(parts) == 1:  # of a TensorDataset
+    if len(parts) == 1:  # as a TensorDataset has them
         xs = tuple(x for (x,) in items)
     try:
         x, cond = default_collate(list(xs)), None

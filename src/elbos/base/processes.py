@@ -25,7 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from elbos.base.sharing import meet, naming_lost_processes, together
 
 TIMEOUT = timedelta(minutes=30)  # longer than any work of a single process
-_PATIENCE = timedelta(seconds=5)  # for a response of a process that may have ended
+_PATIENCE = timedelta(seconds=5)  # wait for a process that may have ended
 _PORT = "elbos-port"
 _T = TypeVar("_T")
 

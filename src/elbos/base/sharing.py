@@ -59,7 +59,7 @@ def naming_lost_processes() -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # of the user's code, too, in which gloo's was raised
+    except Exception as error:  # the user's code may have wrapped gloo's
         for cause in causes(error):
             if isinstance(cause, dist.DistError) or "/gloo/" in str(cause):
                 what = re.sub(r"^\[\S*\] ", "", flat(cause)).partition(". ")[0]

@@ -40,7 +40,7 @@ class Column:
     @property
     def head(self) -> str:
         arrow = {None: "", True: " ↓", False: " ↑"}[self.is_lower_better]
-        return self.title + arrow  # in this order, `Markup` stays `Markup`
+        return self.title + arrow  # the title first: a `Markup` stays one
 
 
 @dataclass(frozen=True)

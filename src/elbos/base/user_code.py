@@ -25,7 +25,7 @@ from typing import Any
 from elbos.base import files
 from elbos.base.errors import message
 
-_NAME = "__user_code__"  # of the module made from a file
+_NAME = "__user_code__"  # name of the module made from a file
 _neighbours: set[str] = set()  # modules that the last file imported
 _SAFE_PATH = "PYTHONSAFEPATH"
 _GUARD = "keep what trains and what reads arguments under `if __name__ == '__main__'`."
@@ -159,7 +159,7 @@ def _run(path: Path) -> ModuleType:
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # where dataclasses look for it
+        sys.modules[spec.name] = module  # dataclasses look for it there
         spec.loader.exec_module(module)
         return module  # noqa: TRY300
     except SystemExit as stop:

@@ -127,7 +127,7 @@ def _fail(error: BaseException, status: int) -> None:
     if os.environ.get("ELBOS_DEBUG"):
         raise error
     sys.stderr.write(f"elbos: {explained(error)}\n")
-    sys.last_value = error  # as Python does; exit handlers read it
+    sys.last_value = error  # Python sets it, and exit handlers read it
     try:
         sys.stdout.flush()
     except OSError:  # disk full: Python would report it again at exit

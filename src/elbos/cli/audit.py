@@ -92,7 +92,7 @@ def _kind(text: str) -> Literal["recipe", "settings", "config", "function"]:
         return "recipe"
     if name in TRAINERS and source.strip():
         return "settings"
-    if script := re.match(r"(.*?\.py)(\s.*|$)", text):  # with flags, or spaces in its path
+    if script := re.match(r"(.*?\.py)(\s.*|$)", text):  # may have flags, or spaces in its path
         path, flags = script.groups()
         file = shlex.quote(str(files.regular(Path(path))))
         raise UsageError(

@@ -99,7 +99,7 @@ class Evaluate:
                 "Several models, of one name or with --out, would have one directory of results: "
                 "evaluate them one by one, with --out."
             )
-        is_given = self.sampling != models[0].sampling  # by options: then all models use it
+        is_given = self.sampling != models[0].sampling  # an option was given: it is for all models
         samplings = [self.sampling if is_given else model.sampling for model in models]
         for model, sampling in zip(models, samplings, strict=True):
             require_measurable(model, self.config, sampling)  # early, not after hours

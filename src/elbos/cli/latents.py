@@ -105,7 +105,7 @@ class Latents:
         for i, validation in enumerate(validations):
             validation.save(out / f"latents-{i}.safetensors")
         files.write(out / "latents.json", text.encode())
-        for path in out.glob("latents-*.safetensors"):  # of an earlier command with more adapters
+        for path in out.glob("latents-*.safetensors"):  # left by a command with more adapters
             if path.stem not in {f"latents-{i}" for i in range(len(validations))}:
                 path.unlink()
         if self.json:

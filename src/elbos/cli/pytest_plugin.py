@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-_WRITTEN = pytest.StashKey[set[Path]]()  # in this run of pytest
+_WRITTEN = pytest.StashKey[set[Path]]()  # files written in this run of pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

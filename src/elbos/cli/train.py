@@ -86,7 +86,7 @@ def _train(config: Config, preset: str, run: Path | None, is_dry: bool) -> None:
     path = run or Path("runs") / default_name(config, preset)
     try:
         train(config, path)
-    except Exception as error:  # of the user's network, of any type: name its line
+    except Exception as error:  # may be the user's network's: name its line
         network = config.network
         file = code_path(network.name).resolve() if isinstance(network, OwnNetwork) else None
         line = file and line_of(error, file)

@@ -23,7 +23,7 @@ def report() -> Iterator[str]:
     else:
         yield "GPU: none"
     installed, missing = [], []
-    required = metadata.requires("elbos") or ()  # of the core and of all extras
+    required = metadata.requires("elbos") or ()  # the core's and all extras'
     for name in sorted(
         {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in required} - {"elbos"}
     ):

@@ -98,7 +98,7 @@ def measure(
         "start": titled,
     }
     with model.autocast(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", TimeIgnoredWarning)  # of barely trained networks
+        warnings.simplefilter("ignore", TimeIgnoredWarning)  # barely trained networks may do so
         pilot = validator.pilot(model.denoiser, num_samples=num_pilot, **settings)
         tuned = validator.tuned(pilot)
         rounds = tuned(model.denoiser, target_se=config.target_se, **settings)

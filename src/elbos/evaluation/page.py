@@ -138,7 +138,7 @@ def runs_table(results: Sequence[Evaluation]) -> Table:
     for result, sampler in zip(results, samplers, strict=True):
         result_unit, quality = unit_of(result), result.quality
         gaps: dict[str, Estimate] = {}
-        with suppress(ValueError):  # of other images
+        with suppress(ValueError):  # the models were evaluated on other images
             gaps = {} if result is results[0] else result.difference(results[0])
         for name, bound in result.results.items():
             gap = gaps.get(name)
@@ -168,7 +168,7 @@ def level_differences(results: Sequence[Evaluation]) -> list[Table]:
     """Return tables of the differences of the losses from those of the first model."""
     first, tables = results[0], []
     for result in results[1:]:
-        with suppress(ValueError):  # of other images
+        with suppress(ValueError):  # the models were evaluated on other images
             for name, curve in result.difference_by_level(first).items():
                 points = zip(curve.logsnr, curve.nats_per_dim, curve.standard_error, strict=True)
                 rows = [
@@ -315,7 +315,7 @@ class Underfitting:
 def underfitting(bound: Likelihood, floor: Floor) -> Underfitting | None:
     """Return the excess over the irreducible loss; None if that is reliable at no noise level."""
     curve = bound.curve
-    # at levels of zero standard error no image was measured: the loss there is the pilot's
+    # Where the standard error is 0, no image was measured, and the loss is the pilot's.
     levels = [i for i in range(floor.num_resolved) if curve.standard_error[i] > 0]
     if not levels:
         return None

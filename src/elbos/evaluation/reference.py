@@ -29,7 +29,7 @@ _FILE = "reference.safetensors"
 _FORMAT = 2  # version of the cached files
 _MAX_ROWS = 60_000
 _PART_SIZE = 500  # images: seconds of work
-_SEED = 0  # for the choice of rows
+_SEED = 0  # seed of the choice of rows
 _NUM_CHECKED = 8
 _MAX_DIFFERENCE = 0.02  # relative; batches of other sizes cause differences of 1e-6
 

@@ -115,7 +115,7 @@ class Run(Model):
         self.denoiser = Denoiser(self.network, config.parameterization)
         is_dropped = not self.has_labels or config.label_dropout > 0
         self.conditions = ("unconditional",) * is_dropped + ("given_label",) * self.has_labels
-        if (self.directory.read("data.json") or {}).get("has_cond"):  # of `fit`, in any form
+        if (self.directory.read("data.json") or {}).get("has_cond"):  # any condition of `fit`
             self.conditions = ()
         self.trained = TrainedWith(
             weighting=repr(config.weighting),

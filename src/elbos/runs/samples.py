@@ -82,7 +82,7 @@ def write_samples(
                 files.require_writable(path)
     batches = []
     numbers = range(num_batches(num))
-    for first in numbers[:: processes.num]:  # in each round a process generates one batch or none
+    for first in numbers[:: processes.num]:  # each process generates a batch or none
         turn = numbers[first + processes.rank :][:1]
         drawn = sample_batches(run, sampling, num=num, seed=seed, cond=labels, batches=turn)
         for x in processes.lists(drawn):

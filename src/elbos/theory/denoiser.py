@@ -158,7 +158,7 @@ class Denoiser(Typed):
         """
         require_floating(z=z, logsnr=logsnr)
         copied = z.clone()  # the network may change it in place
-        levels = logsnr.expand(len(z)).to(z)  # as in training
+        levels = logsnr.expand(len(z)).to(z)  # [b], as in training
         network = with_three_arguments(self.network)
         return network_output(network, copied, levels, cond).to(z.dtype)
 

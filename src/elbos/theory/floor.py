@@ -49,13 +49,13 @@ from elbos.base.checks import diagnosed
 from elbos.theory.oracles import FiniteSet, GaussianMixture
 from elbos.theory.process import alpha_sigma
 
-NUM_ROWS, NUM_COLUMNS = 512, 1024  # of a block of pairs, which fits in a processor's cache
+NUM_ROWS, NUM_COLUMNS = 512, 1024  # size of a block of pairs that fits in a processor's cache
 NUM_NOISED = 1024  # points between two reports of progress
 NO_WEIGHT = -60.0  # least logit: a weight of e^-60 relative to the point itself is negligible
 NO_LOSS = 1e-15  # smaller losses are set to 0: they come from negligible weights
-ROUNDING = 1e-12  # of the squared norm: rounding error of the distance of equal points
+ROUNDING = 1e-12  # rounding of the squared distance of equal points, relative to their norms
 SAME = 0.05  # relative difference of irreducible losses that count as equal
-REACH, STEP = 9.0, 1 / 6  # of quadrature, in standard deviations
+REACH, STEP = 9.0, 1 / 6  # range and step of the quadrature, in standard deviations
 
 
 @dataclass(frozen=True, kw_only=True)

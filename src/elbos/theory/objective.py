@@ -68,7 +68,7 @@ class Objective(Typed):
     parameterization: Parameterization
 
     def __post_init__(self) -> None:
-        if isinstance(self.weighting, type):  # which can be called, too
+        if isinstance(self.weighting, type):  # a class can be called, too
             require_type(Weighting, weighting=self.weighting)
 
     def coefficient(self, logsnr: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -123,7 +123,7 @@ class Objective(Typed):
         """
         _require_batch(x)
         if type(x) is Tensor and not x.is_meta and "_is_scaled" not in self.__dict__:
-            require_scaled(x)  # of the first batch only, since the check synchronizes
+            require_scaled(x)  # only for the first batch, since the check synchronizes
             self.__dict__["_is_scaled"] = True
         is_lost = logsnr is None and isinstance(self.schedule, Adaptive)
         if logsnr is None:

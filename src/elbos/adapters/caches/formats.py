@@ -44,7 +44,7 @@ class Encoded:
     latents: Tensor  # [c, h, w] or [c, f, h, w]
     text: Tensor | None = None  # embeddings of the caption's tokens, [l, d]
     pooled: Tensor | None = None  # embedding of the caption, [d]
-    mask: Tensor | None = None  # of the tokens, [l]; None if all count
+    mask: Tensor | None = None  # [l], which tokens count; None: all
     size: Tensor | None = None  # original height and width, top and left of the crop, its sides
     cond: Mapping[str, Any] | None = None  # conditions under the network's own keywords
 
@@ -56,7 +56,7 @@ class Sample:
     name: str  # path of the image without suffix
     latents: Path
     text: Path | None
-    key: str | int  # of the latents in their file; the row, if the file is of many images
+    key: str | int  # name of the latents in the file, or row of a file of many images
     kind: str = ""  # model of the latents, where the file's name says it
 
 
@@ -87,7 +87,7 @@ class Kohya(Format):
             if re.fullmatch(r".+_(te_outputs|[a-z0-9]+_te)", path.stem):
                 continue
             sized = re.fullmatch(r"(.+)_\d{4,}x\d{4,}_([a-z0-9_]+)", path.stem)
-            stem, kind = sized.groups() if sized else (path.stem, "sdxl")  # as SD's, of before
+            stem, kind = sized.groups() if sized else (path.stem, "sdxl")  # or SD's
             image = str(path.with_name(stem))
             text = path.with_name(f"{stem}_{'te_outputs' if kind == 'sdxl' else f'{kind}_te'}.npz")
             with reading(path), _npz(path) as arrays:

@@ -66,7 +66,7 @@ def adapted(pipeline: Pipeline, path: str | Path) -> Iterator[Pipeline]:
                 use_safetensors=True,
                 local_files_only=True,
             )
-    except Exception as error:  # of diffusers and peft, of any type
+    except Exception as error:  # diffusers and peft raise any type
         raise ValueError(f"{path} cannot be added to {pipeline.name}: {flat(error)}") from error
     if not getattr(network, "peft_config", None):
         raise ValueError(

@@ -31,7 +31,7 @@ VAES = (
 """Names of the diffusers classes of autoencoders that `Latents` knows."""
 
 _OF_VIDEO = ("AutoencoderKLQwenImage", "AutoencoderKLWan")
-_LOGVAR = -30.0  # of a deterministic autoencoder: the lowest log-variance that diffusers has
+_LOGVAR = -30.0  # stands for zero variance: the lowest log-variance in diffusers
 
 
 @dataclass(frozen=True, kw_only=True)

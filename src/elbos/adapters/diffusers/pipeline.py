@@ -209,7 +209,7 @@ def _load_model(
     model: nn.Module
     try:
         model, loading = kind.from_pretrained(str(folder), **options)
-    except Exception as error:  # of diffusers, of any type
+    except Exception as error:  # diffusers raises any type
         raise ValueError(f"{folder} cannot be read as {name}: {flat(error)}") from error
     if loading["missing_keys"]:
         raise ValueError(f"{folder} lacks weights of {name}, as {loading['missing_keys'][0]}.")

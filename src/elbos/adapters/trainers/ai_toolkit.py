@@ -119,7 +119,7 @@ def _step_probability(settings: Settings, *, edge: int) -> Float[Tensor, " n"]:
 def _flow(settings: Settings) -> Loss:
     kind = settings.one_of("timestep_type", "sigmoid", _TYPES)
     is_bell, is_half = settings.flag("linear_timesteps"), settings.flag("linear_timesteps2")
-    weighting = kind  # of "weighted", linear_timesteps changes neither times nor weights
+    weighting = kind  # linear_timesteps changes nothing if it is "weighted"
     if kind != "weighted" and (is_bell or is_half):
         weighting = "linear_timesteps" + "2" * is_half
     p = _step_probability(settings, edge=0)
@@ -183,11 +183,11 @@ def _sorted_log_density(
 def _lognorm_blend() -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
     u = (np.arange(400) + 0.5) / 400  # quantiles of the largest draw, whose own time is 0
     largest = scipy.stats.lognorm.ppf(u ** (1 / 750), 0.333)[:, None]
-    share = 1 - np.arange(NUM_STEPS, -1, -1) / NUM_STEPS  # as a fraction of the largest draw
+    share = 1 - np.arange(NUM_STEPS, -1, -1) / NUM_STEPS  # times as fractions of the largest draw
     below, most = (scipy.stats.lognorm.cdf(part, 0.333) for part in (largest * share, largest))
     p = 749 * np.diff((below / most).mean(0))[::-1]  # probability of each integer from 0 to 999
     p = np.append(p, 0.0)
-    p[1:] += 0.25  # of 250 even steps, spread over the whole numbers between them
+    p[1:] += 0.25  # the share of 250 even steps
     return torch.arange(NUM_STEPS + 1, dtype=torch.float64) / NUM_STEPS, torch.from_numpy(p)
 
 

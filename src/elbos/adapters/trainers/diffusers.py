@@ -26,7 +26,7 @@ from elbos.audit import diagnostics as kinds
 _FLOW = "FlowMatchEulerDiscreteScheduler"
 _LATENT = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 _BY_SIZE = {"use_dynamic_shifting": True}  # a shift by image size, in sampling only
-_FAMILIES: dict[str, dict[str, Any]] = {  # by a part of the name; the first that it contains
+_FAMILIES: dict[str, dict[str, Any]] = {  # part of the name -> settings; the first match counts
     "flux": {"shift": 3.0} | _BY_SIZE,
     "qwen": {"shift": 1.0} | _BY_SIZE,
     "sd3": {"shift": 3.0},
@@ -41,7 +41,7 @@ _STABLE_DIFFUSION = re.compile(
     "|textual_inversion)(_lora)?(_sdxl|_sd15)?(_advanced)?"
 )
 _PREDICTING_V = re.compile("stable-diffusion-2(-1)?/?$")  # not the base models
-_LOGIT_NORMAL = ("sd3", "stable-diffusion-3", "controlnet_flux")  # by default
+_LOGIT_NORMAL = ("sd3", "stable-diffusion-3", "controlnet_flux")  # their default
 _COGVIDEOX = _LATENT | {"rescale_betas_zero_snr": True, "snr_shift_scale": 3.0}
 _LOCAL = "scheduler/scheduler_config.json"
 

@@ -34,7 +34,7 @@ from elbos.theory.schedules import Mixture, Normal, Schedule
 
 _REVERSED = ("lumina_2", "omnigen2", "hidream", "z_image")  # predict data minus noise
 _UNSHIFTED = ("ltx-video",)
-_PIXELS_PER_TOKEN = {  # of 2 x 2 latents, whatever the patches of the network
+_PIXELS_PER_TOKEN = {  # tokens count 2 x 2 latents, whatever the network's patches
     **dict.fromkeys(("flux2", "ernie_image", "ideogram4", "hunyuan_video_15"), 32),
     **dict.fromkeys(("hunyuan_image", "ltx2"), 64),
 }
@@ -46,7 +46,7 @@ _MODELS = (
 )
 _FINDINGS = {
     kinds.DeclaredNotSquared: ("huber_delta", "smooth_l1_beta"),
-    kinds.SettingIgnored: ("pseudo_huber_c",),  # in comments of the example, never read
+    kinds.SettingIgnored: ("pseudo_huber_c",),  # named in the example's comments, never read
     kinds.DeclaredTerm: ("multiscale_loss_weight",),
     kinds.DeclaredUneven: ("first_frame_conditioning_p", "mask_path", "default_mask_file"),
 }

@@ -136,7 +136,7 @@ class Residual(Parameterization):
     """
 
     is_scaled: bool = False  # the estimate is z - t y
-    sign: float = 1.0  # of the target eps - x
+    sign: float = 1.0  # -1: the target is x - eps
 
     def coefficients(self, logsnr: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
         t = time_of(logsnr)

@@ -43,9 +43,9 @@ _MOST_SHIFTED = {
     **dict.fromkeys(("FLUX_DEV_1", "FLUX_FILL_DEV_1", "FLUX_2", "Z_IMAGE"), flow.FLUX),
     "QWEN": flow.QWEN,
 }
-_MODEL_SHIFT = ("ANIMA", "KREA_2", "ERNIE")  # by the scheduler file of the model
+_MODEL_SHIFT = ("ANIMA", "KREA_2", "ERNIE")  # the model's scheduler file sets the shift
 _UNWEIGHTED = ("UNIFORM", "COS_MAP")  # distributions that ignore noising_weight and noising_bias
-_FORCE_V, _FORCE_EPS = "force_v_prediction", "force_epsilon_prediction"  # of whole models alone
+_FORCE_V, _FORCE_EPS = "force_v_prediction", "force_epsilon_prediction"  # for FINE_TUNE
 _NOISE = ("offset_noise_weight", "perturbation_noise_weight")
 _FINDINGS = {
     kinds.DeclaredNotSquared: ("mae_strength", "log_cosh_strength", "huber_strength"),

@@ -16,8 +16,8 @@ Loss = DeclaredLoss | LossTable
 class Trainer:
     """Supported trainer whose settings files can be audited."""
 
-    name: str  # on the command line
-    version: str  # of the trainer's source code, which the adapter reproduces
+    name: str  # as written on the command line
+    version: str  # version of the trainer's code that the adapter reproduces
     # the Python package and its release at that version; None if it is run from its folder
     package: tuple[str, str] | None = None
     read: Callable[[Settings], Loss]  # exact except for `findings`

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from elbos.base.extras import imported
 from elbos.evaluation.features.extractor import Extractor, Features, read_weights
 
-_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)  # of the blocks, in seven stages
+_STRIDES = (1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1, 1, 1, 1)  # one per block, in seven stages
 _BATCH_NORM_EPS = 1e-3
 
 
@@ -65,7 +65,7 @@ class Lite0:
             ) from error
         network.to(device)
 
-        @torch.inference_mode()  # in float32: bfloat16 moves Fréchet distances by up to 17 %
+        @torch.inference_mode()  # and float32: bfloat16 moves Fréchet distances by up to 17 %
         def compute(images: UInt8[Tensor, "b 3 h w"]) -> Features:
             x = F.interpolate(
                 images.to(device).float(), (self.size, self.size), mode="bilinear", antialias=True
@@ -106,7 +106,7 @@ class _Block(nn.Module):
     def __init__(self, weights: Mapping[str, Tensor], prefix: str, stride: int) -> None:
         super().__init__()
         layers: list[_Convolution | nn.ReLU6] = []
-        if f"{prefix}_expand_conv.weight" in weights:  # in all but the first block
+        if f"{prefix}_expand_conv.weight" in weights:  # the first block has none
             layers += [_Convolution(weights, f"{prefix}_expand_conv", f"{prefix}_bn0"), nn.ReLU6()]
         filters = _Convolution(weights, f"{prefix}_depthwise_conv", f"{prefix}_bn1", stride=stride)
         project = _Convolution(weights, f"{prefix}_project_conv", f"{prefix}_bn2")

@@ -45,8 +45,8 @@ from elbos.models.likelihood.terms import at_least_single, require_levels
 from elbos.theory.denoiser import Denoise, estimate
 from elbos.theory.process import alpha_sigma
 
-MAX_STEP = 1.0  # in log-SNR: longer steps can miss the whole evolution of N(0, 0.9^2)
-MAX_NUM_STEPS = 1000  # of six evaluations: smooth flows need fewer
+MAX_STEP = 1.0  # log-SNR: a longer step can miss the whole evolution of N(0, 0.9^2)
+MAX_NUM_STEPS = 1000  # six evaluations each; smooth flows need fewer
 
 Dequantize = Callable[
     [torch.Size, float, float, torch.Generator | None],
@@ -170,7 +170,7 @@ def flow_likelihood(
     x = at_least_single(x)
     cond = map_tensors(torch.clone, cond)  # tensors made in inference mode have no backward pass
     level = torch.tensor(logsnr_max, dtype=torch.float64)
-    nats = torch.full(x.shape[:1], -0.5 * logsigmoid(level).item()).to(x)  # of x, not alpha x
+    nats = torch.full(x.shape[:1], -0.5 * logsigmoid(level).item()).to(x)  # p(x), not p(alpha x)
     if num_levels is not None:
         require_levels(x, num_levels)
         u, surprise = dequantize(
@@ -249,7 +249,7 @@ def _solve(
         "step_t": levels[1:],  # otherwise the last step evaluates the network beyond the end
         "max_step": MAX_STEP,
         "max_num_steps": MAX_NUM_STEPS,
-        "dtype": z.dtype,  # of levels: float64, torchdiffeq's own choice, is not on all devices
+        "dtype": z.dtype,  # torchdiffeq's own choice, float64, is not on all devices
     }
     state = (z, torch.zeros_like(z.flatten(1)[:, 0]))
     try:

@@ -17,7 +17,7 @@ from elbos.theory.denoiser import Denoise, estimate
 from elbos.theory.process import diffuse
 
 DECODER_CHUNK = 2**24  # numbers held at once by the discrete decoder
-MAX_LEVEL_ERROR = 0.05  # of the spacing; float16 rounds 256 values by up to 0.03
+MAX_LEVEL_ERROR = 0.05  # share of the spacing; float16 rounds 256 values by up to 0.03
 MIN_SPACING = 6.0  # standard deviations between pixel values at the clean end; VDM's are 6.06
 DECODER_REACH = 17.0  # standard deviations: 17^2 / 2 - 6 * 17 > 40
 

@@ -108,7 +108,7 @@ class DiffusersConfig:
         require_positive(MAX_BLOCKS, **{k: v for k, v in layers.items() if isinstance(v, int)})
         try:
             inner = kind(**settings)
-        except Exception as error:  # of diffusers, of any type
+        except Exception as error:  # diffusers raises any type
             raise ValueError(
                 f"diffusers cannot build {self.class_name} ({type(error).__name__}: "
                 f"{flat(error)[:_MAX_SHOWN]}): change its config."

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
-    return nullcontext()  # for example on meta
+    return nullcontext()  # some devices, such as meta, have no autocast
 
 
 class GroupNorm(nn.GroupNorm):

@@ -43,7 +43,7 @@ from elbos.models.networks.norms import layer_norm
 
 LONGEST_PERIOD = 10_000.0  # DiT's, in patches, of positions added to the tokens
 ROTATION_PERIOD = 100.0  # the base of RoPE, in patches: sides are shorter, not texts
-MULTIPLE = 64  # of the perceptron's width, for matrix products
+MULTIPLE = 64  # the perceptron's width is a multiple, for fast matrix products
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +144,7 @@ class Block(nn.Module):
         self.modulation = nn.Linear(embedding_dim, 6 * num_features)
         self.queries_keys = nn.Linear(num_features, 2 * num_features)
         self.values = nn.Linear(num_features, num_features)
-        self.norm = nn.Parameter(torch.ones(head_dim))  # of queries and keys
+        self.norm = nn.Parameter(torch.ones(head_dim))  # scale of the normalized queries and keys
         self.mixed = nn.Linear(num_features, num_features)
         self.gate = nn.Linear(num_features, width)
         self.linear_1 = nn.Linear(num_features, width)

@@ -21,7 +21,7 @@ def card(run: Run, name: str, vae: Latents | None = None) -> str:
     is_diffusers = isinstance(run.network, DiffusersNetwork)
     tags = ["elbos", "diffusion", *(["class-conditional"] if run.has_labels else [])]
     front_matter = {"library_name": "diffusers" if is_diffusers else "elbos", "tags": tags}
-    front_matter["license"] = "unknown"  # for the owner of the weights to say
+    front_matter["license"] = "unknown"  # the owner of the weights has to choose
     if len(run.data.shape) == 3:
         front_matter["pipeline_tag"] = "unconditional-image-generation"
     lines = [f"{key}: {json.dumps(value)}" for key, value in front_matter.items()]

@@ -20,7 +20,7 @@ from elbos.base.checks import require_positive
 from elbos.theory.schedules.inverse import invert
 from elbos.theory.schedules.schedule import Schedule
 
-_NODES, _WEIGHTS = map(torch.from_numpy, np.polynomial.legendre.leggauss(8))  # of quadrature
+_NODES, _WEIGHTS = map(torch.from_numpy, np.polynomial.legendre.leggauss(8))  # quadrature
 _REACH, _STEP = 100.0, 0.125  # range and step of the log-SNR grid on which Beta is integrated
 
 

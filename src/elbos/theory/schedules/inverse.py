@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-_NUM_NEWTON = 2  # from 1e-5 of the curvature's scale to the rounding
+_NUM_NEWTON = 2  # steps from 1e-5 of the curvature's scale to rounding
 
 
 def invert(

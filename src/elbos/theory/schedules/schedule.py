@@ -11,7 +11,7 @@ from torch import Tensor
 
 from elbos.base.checks import Typed, require_floating, require_positive, typed
 
-ROUNDING = 1e-6  # of times: a cumulative sum of 1 / n ends above 1
+ROUNDING = 1e-6  # error of a time: a cumulative sum of 1 / n ends above 1
 
 
 @typed
@@ -120,7 +120,7 @@ class Schedule(Typed, abc.ABC):
             )
         t0, t1 = self._ends
         logsnr = self._logsnr(t0 + (t1 - t0) * t).clamp(self.logsnr_min, self.logsnr_max)
-        logsnr = torch.where(t <= 0, self.logsnr_max, logsnr)  # where t1 rounds to 1, exactly too
+        logsnr = torch.where(t <= 0, self.logsnr_max, logsnr)  # exact where t1 rounds to 1
         return torch.where(t >= 1, self.logsnr_min, logsnr)
 
     def time(self, logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:

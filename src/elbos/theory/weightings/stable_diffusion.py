@@ -20,7 +20,7 @@ from elbos.base.checks import require_positive
 from elbos.theory.weightings.weighting import Weighting
 
 _FIRST, _LAST = 0.85**0.5, 12.0**0.5  # the roots of beta
-_INTEGRAL = (_FIRST**2 + _FIRST * _LAST + _LAST**2) / 3  # of beta
+_INTEGRAL = (_FIRST**2 + _FIRST * _LAST + _LAST**2) / 3  # integral of beta
 
 
 def _density(logsnr: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
