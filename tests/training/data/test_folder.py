@@ -55,8 +55,8 @@ def test_adding_a_picture_moves_no_other(pictures):
 
 
 def test_held_out_shares_are_five_percent():
-    names = [f"{i}.png" for i in range(10_000)]
-    for part in pack.by_hash(names, with_test=True)[1:]:
+    images = [pack.Encoded(f"{i}.png", None) for i in range(10_000)]
+    for part in pack.by_hash(images, with_test=True)[1:]:
         assert abs(len(part) - 500) < 4 * (10_000 * 0.05 * 0.95) ** 0.5
 
 
@@ -183,7 +183,11 @@ def test_what_may_pass_is_no_bad_picture(pictures, monkeypatch, error):
 
 def named_low(path):
     """A picture whose name's hash is below 0.05: it falls into validation."""
-    return next(n for n in (path.format(i) for i in range(1000)) if pack.hashed(n) < 0.05)
+    return next(
+        n
+        for n in (path.format(i) for i in range(1000))
+        if pack.hashed(pack.Encoded(n, None)) < 0.05
+    )
 
 
 MANY = [f"a/{i}.png" for i in range(10)]

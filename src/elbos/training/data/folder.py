@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from elbos.training.data.dataset import SPLITS
-from elbos.training.data.pack import EXTENSIONS, Encoded, Pictures, by_path
+from elbos.training.data.pack import EXTENSIONS, Encoded, Pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Folder(Pictures):
             raise ValueError(f"{root} has train but no test: rename or add a sub-folder test")
         images = []
         for split in [name for name in SPLITS if name in folders] if has_splits else [""]:
-            for name in by_path(_names(root, root / split)):
+            for name in _names(root, root / split):
                 *classes, _ = name.split("/")[int(has_splits) :]
                 label = classes[0] if classes else None
                 images.append(Encoded(name, root / name, split, label))
@@ -82,7 +82,7 @@ def measured_split(data: object, *, is_trained_on: bool) -> Literal["test", "all
 
 
 def _names(root: Path, folder: Path) -> list[str]:
-    """Return the names of the images in a folder and its class folders, relative to `root`.
+    """Return the sorted names of images in a folder and its class folders, relative to `root`.
 
     Class folders may be links; links to folders inside of them are not followed.
     """
@@ -104,4 +104,4 @@ def _names(root: Path, folder: Path) -> list[str]:
             f"{folder} has pictures both directly and in sub-folders: move all into sub-folders, "
             "one per class, or none"
         )
-    return [path.as_posix() for path in paths]
+    return [path.as_posix() for path in sorted(paths)]

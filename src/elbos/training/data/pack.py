@@ -267,16 +267,10 @@ def _numbered(
 
 
 def _splits(listed: list[Encoded], class_names: tuple[str, ...], place: str) -> list[list[Encoded]]:
-    by_name = defaultdict(list)  # several from tars of one name
+    groups: defaultdict[str, list[Encoded]] = defaultdict(list)
     for image in listed:
-        by_name[image.name].append(image)
-    groups: defaultdict[str, list[str]] = defaultdict(list)
-    for name, same in by_name.items():
-        groups[same[0].split].append(name)
-    splits = [
-        [image for name in names for image in by_name[name] if image.row is not None]
-        for names in divided(groups)
-    ]
+        groups[image.split].append(image)
+    splits = [[image for image in split if image.row is not None] for split in divided(groups)]
     for split, name in zip(splits, SPLITS, strict=True):
         if not split:
             raise ValueError(f"{place} has no usable picture for {name}: add some")
@@ -348,8 +342,8 @@ def _square(path: Path | bytes, size: int) -> Image.Image:
 # --- division by names ---------------------------------------------------------------------------
 
 
-def divided(groups: Mapping[str, list[str]]) -> list[list[str]]:
-    """Divide image names into training, validation and test images.
+def divided(groups: Mapping[str, list[Encoded]]) -> list[list[Encoded]]:
+    """Divide images into training, validation and test images.
 
     Returns three sorted lists. Groups `train`, `test` and perhaps `val` are the splits. With
     `train` and `val` alone, as in ImageNet, a tenth of `val` is for validation and the rest for
@@ -364,34 +358,34 @@ def divided(groups: Mapping[str, list[str]]) -> list[list[str]]:
         train, val, _ = by_hash(train, with_test=False)
     elif train and val and not test:
         ranked = sorted(val, key=hashed)
-        num_val = sum(hashed(name) < _VALIDATION_SHARE for name in ranked)
+        num_val = sum(hashed(image) < _VALIDATION_SHARE for image in ranked)
         num_val = min(max(1, num_val), len(ranked) - 1)
         val, test = by_path(ranked[:num_val]), by_path(ranked[num_val:])
     elif not (train and val and test):
-        return by_hash([name for group in groups.values() for name in group], with_test=True)
+        return by_hash([image for group in groups.values() for image in group], with_test=True)
     return [train, val, test]
 
 
-def by_hash(names: list[str], with_test: bool) -> list[list[str]]:
-    """Divide image names into training, validation and test by a hash of the name.
+def by_hash(images: list[Encoded], with_test: bool) -> list[list[Encoded]]:
+    """Divide images into training, validation and test by a hash of the name.
 
     Test is empty unless `with_test`; other splits have at least one image each.
     """
-    if len(names) < 2 + with_test:
+    if len(images) < 2 + with_test:
         raise ValueError(
-            f"only {len(names)} pictures for training, validation and testing: add some"
+            f"only {len(images)} pictures for training, validation and testing: add some"
         )
-    ranked = sorted(names, key=hashed)
-    num_val = max(1, sum(hashed(name) < _HELD_OUT for name in ranked))
-    num_test = max(1, sum(hashed(name) >= 1 - _HELD_OUT for name in ranked)) if with_test else 0
+    ranked = sorted(images, key=hashed)
+    num_val = max(1, sum(hashed(image) < _HELD_OUT for image in ranked))
+    num_test = max(1, sum(hashed(image) >= 1 - _HELD_OUT for image in ranked)) if with_test else 0
     stop = len(ranked) - num_test
     return [by_path(part) for part in (ranked[num_val:stop], ranked[:num_val], ranked[stop:])]
 
 
-def hashed(name: str) -> float:
-    """Return a number in [0, 1) from a hash of a name, equal on every machine."""
-    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:6], "big") / 2**48
+def hashed(image: Encoded) -> float:
+    """Return a number in [0, 1) from a hash of an image's name, equal on every machine."""
+    return int.from_bytes(hashlib.sha256(os.fsencode(image.name)).digest()[:6], "big") / 2**48
 
 
-def by_path(names: Iterable[str]) -> list[str]:
-    return sorted(names, key=lambda name: name.split("/"))
+def by_path(images: Iterable[Encoded]) -> list[Encoded]:
+    return sorted(images, key=lambda image: image.name.split("/"))
