@@ -98,7 +98,7 @@ class Run(Model):
         # the Hub's client links to its cache
         files.require_plain(self.directory.path, may_link=not is_local)
         self.device = local_device()
-        self.data = self.directory.data_spec() or self.dataset.spec
+        self.data = self.directory.data_spec()
         self.shape, self.has_labels = tuple(self.data.shape), uses_labels(config, self.data)
         self.num_classes = self.data.num_classes if self.has_labels else None
         if null_cond is not None:
@@ -140,8 +140,8 @@ class Run(Model):
         if function is None:
             return cls(path)
         directory = RunDirectory(hub.resolved(path, exported.ON_HUB)[0])
-        data, config = directory.data_spec(), directory.config()
-        if data is None or not isinstance(config.network, OwnNetwork):
+        config, data = directory.config(), directory.data_spec()
+        if not isinstance(config.network, OwnNetwork):
             raise ValueError(f"The network of {path} is not user-defined: give no function.")
         config = replace(config, network=OwnNetwork.from_file(function))
         return cls(path, build_network(config, data))

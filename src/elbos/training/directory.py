@@ -85,10 +85,8 @@ class RunDirectory:
             )
         return read_config(file)
 
-    def data_spec(self) -> DataSpec | None:
-        stored = self.read("data.json")
-        if stored is None:
-            return None
+    def data_spec(self) -> DataSpec:
+        stored = self.read("data.json") or {}
         values = {field.name: stored.get(field.name) for field in fields(DataSpec)}
         try:
             spec: DataSpec = decode(DataSpec, values, "it")

@@ -46,8 +46,6 @@ def batch_indices(num: int, batch_size: int, seed: int, step: int) -> Int64[Tens
         >>> two_steps.sort().values
         tensor([0, 1, 2, 3, 4, 5])
     """
-    if num < 1:
-        raise ValueError("the dataset is empty")
     start, stop = step * batch_size, (step + 1) * batch_size
     slices = []
     for epoch in range(start // num, (stop - 1) // num + 1):
