@@ -81,7 +81,7 @@ class Local(Executor):
         self.num_threads = min(num_threads, torch.get_num_threads())  # at most OMP_NUM_THREADS
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(num)))
         devices = itertools.cycle(visible.split(",")[:num] if num > 1 else [])
-        self._devices: queue.SimpleQueue[str] = queue.SimpleQueue()  # of each job, if several
+        self._devices: queue.SimpleQueue[str] = queue.SimpleQueue()  # one entry per job
         for _ in range(self.num_workers):
             self._devices.put(",".join(itertools.islice(devices, gpus_per_run)))
 
@@ -127,7 +127,7 @@ class OnRay(Executor):
                         logging_level=logging.ERROR,
                         include_dashboard=None if address else False,
                     )
-        except Exception as error:  # of Ray, of any type
+        except Exception as error:  # Ray raises any type
             raise ValueError(
                 f"Ray at {address or 'this machine'} does not answer: {flat(error)[:200]}"
             ) from error

@@ -23,7 +23,7 @@ Curves = Mapping[str, Curve]
 """Curves by the objective's name."""
 
 _FAR = 10.0  # times the height of the median curve
-_WIDTH, _HEIGHT = 200, 80  # of an SVG
+_WIDTH, _HEIGHT = 200, 80  # size of an SVG
 
 
 def family(weighting: str) -> str:
@@ -116,7 +116,7 @@ def _traces(comparison: Comparison, curves: Curves, digits: str) -> list[Scatter
 def _difference(
     comparison: Comparison, curves: Curves, title: str, height: int, *, is_share: bool = False
 ) -> list[Panel]:
-    if len(curves) < 2:  # as of two objectives of which one has failed
+    if len(curves) < 2:  # for example, one of two objectives has failed
         return []
     grid = _floats(next(iter(curves.values())).x)
     values = np.array([np.interp(grid, _floats(c.x), _floats(c.y)) for c in curves.values()])

@@ -35,7 +35,7 @@ from elbos.training.config import Config
 POLL_SECONDS = 0.2  # between looks at whether a running job should stop
 _FILE = ".job.json"
 _REASON = "elbos: "
-_TAIL_BYTES = 16_384  # of a log: more than its longest line
+_TAIL_BYTES = 16_384  # end of a log that is read: more than its longest line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def run_job(
     """
     torchrun = ["torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
     launcher = [*torchrun, f"--nproc-per-node={num_processes}", "-m"] if num_processes > 1 else []
-    # without the roles that torchrun and SLURM give this process
+    # leave out the roles that torchrun and SLURM give this process
     prefixes = ("SLURM_", "TORCHELASTIC_", "GROUP_", "ROLE_", "MASTER_")
     roles = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
     inherited = {
@@ -149,11 +149,11 @@ def main() -> None:
             work(job)
         except Interrupted as error:
             sys.exit(f"{_REASON}{error}")
-        except Exception as error:  # of any part of a training, and of the user's code
+        except Exception as error:  # training and user's code raise any type
             if int(os.environ.get("RANK", "0")) == 0:
                 traceback.print_exc()
                 sys.stderr.write(f"{_REASON}{explained(error)}\n")
-            sys.last_value = error  # as Python does; exit handlers read it
+            sys.last_value = error  # Python sets it, and exit handlers read it
             sys.exit(1)
 
 

@@ -168,7 +168,7 @@ def measured_metrics(scores: RunScores, num_samples: int) -> tuple[Metric, ...]:
     """
     if scores.num_baseline is None or scores.num_features is None:
         return (BITS_PER_DIM,)
-    # of as many samples as there are test images, for which the Fréchet distance may be mostly bias
+    # As many samples as test images: the Fréchet distance may then be mostly bias.
     leading = leading_distance(min(num_samples, scores.num_baseline), scores.num_features)
     of_samples = [
         Metric(

@@ -187,7 +187,7 @@ def _half_widths(
     num_others = num_objectives * (num_objectives - 1) // 2 - len(planned)
     level = (1 - CONFIDENCE) / num_scores / (2 if planned and num_others else 1)
     ratios = np.maximum(scatter.variances / scatter.typical, excess)
-    excess = np.maximum(ratios, 1) - 1  # of v, in typical variances
+    excess = np.maximum(ratios, 1) - 1  # excess of v, in typical variances
     total = 2 + excess[:, None] + excess
     num_tame = int((~scatter.is_wild).sum())
     most = (num_seeds - 1) * float(np.clip((num_tame - 1) / 2, 1, 3))

@@ -50,7 +50,7 @@ def results_table(comparison: Comparison, *, is_short: bool = False) -> Table:
     """Return a table of the scores of all objectives, in the main metrics only if `is_short`."""
     metrics = comparison.main_metrics if is_short else comparison.metrics
     sign = "less is better" if is_short else "↓ less is better, ↑ more"
-    settings = [] if is_short else ["predicts", "schedule", "weighting"]  # after the scores
+    settings = [] if is_short else ["predicts", "schedule", "weighting"]  # last columns
     columns = [Column(f"objective ({sign})"), Column("monotone", is_numeric=False)]
     for metric in metrics:
         direction = None if is_short else metric.is_lower_better

@@ -73,7 +73,7 @@ def save(folder: Path, step: int, groups: Groups, *, num_kept: int) -> None:
     partial = files.partial(path)
     try:
         with files.named_errors(folder):
-            folder.mkdir(exist_ok=True)  # in a run directory that nobody has deleted
+            folder.mkdir(exist_ok=True)  # fails if the run directory was deleted
             partial.mkdir()
             for name, tensors in groups.items():
                 file = partial / f"{name}.safetensors"

@@ -32,7 +32,7 @@ def _choice(*classes: type) -> Any:
     members = []
     for cls in classes:
         summary, _, _ = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")
-        text = re.sub(r",\s+\$[^$]+\$(?=[.:])", "", summary)  # without its formula
+        text = re.sub(r",\s+\$[^$]+\$(?=[.:])", "", summary)  # leave out the formula
         members.append(Annotated[cls, tyro.conf.subcommand(command_name(cls), description=text)])
     return Union[tuple(members)]  # noqa: UP007, built at run time
 

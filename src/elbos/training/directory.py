@@ -151,7 +151,7 @@ class RunDirectory:
             write_object(path / "data.json", _identity(data))
 
     def require_data(self, data: Samples) -> None:
-        stored = self.read("data.json") or {}  # of an older elbos with fewer entries
+        stored = self.read("data.json") or {}  # an older elbos wrote fewer entries
         if names := sorted(k for k, v in _identity(data).items() if stored.get(k, v) != v):
             raise ValueError(
                 f"The run in {self.path} was trained on other data, which differ in "

@@ -208,7 +208,7 @@ def _started_trackers(config: Config, run: RunDirectory, step: int) -> "list[Gen
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     identifiers, trackers = run.read(FILE) or {}, []
-    settings = {  # as numbers and short texts
+    settings = {  # trackers take numbers and short texts
         field.name: value if isinstance(value, int | float | str) else code(value)[:MAX_SETTING]
         for field in fields(config)
         if field.name != "output" and (value := getattr(config, field.name)) is not None

@@ -61,7 +61,7 @@ def require_storable_state(network: nn.Module) -> None:
             )
     try:
         pack(network.state_dict())
-        copy.deepcopy(network).requires_grad_(False).cpu()  # as for averages; TorchScript fails
+        copy.deepcopy(network).requires_grad_(False).cpu()  # averages do so; TorchScript fails
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0][:200]
         raise ValueError(

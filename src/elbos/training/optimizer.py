@@ -65,7 +65,7 @@ from elbos.training.sharding import local
 MOMENTUM = 0.95
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # Jordan's: singular values end between 0.7 and 1.2
 _NUM_STEPS = 5
-_NUM_STEPS_IN_HALF = (2, 3)  # in 16 bits: the Gram matrix is recomputed in between
+_NUM_STEPS_IN_HALF = (2, 3)  # with 16 bits the Gram matrix is recomputed in between
 _MAX_STACKED = 2**26  # elements orthogonalized at a time: 128 MiB in bfloat16
 _ENDS = ("conv_in", "conv_out", "linear_in", "linear_out")
 _EMBEDS = re.compile(r"(^|_)(emb|norm|modulation)")
@@ -152,7 +152,7 @@ def processes_of(parameter: Any, *, are_copies: bool) -> dist.ProcessGroup | Non
 
 
 def _unstacked(stack: Float[Tensor, "k m n"], shape: torch.Size) -> list[Tensor]:
-    # in each row the input channels vary fastest, as in channels-last memory
+    # the input channels vary fastest in each row, as in channels-last memory
     k, m, _ = stack.shape
     return list(stack.reshape(k, m, *shape[2:], shape[1]).movedim(-1, 2).unbind())
 
@@ -252,7 +252,7 @@ def divided(
     if len(part := stack[rank * share : (rank + 1) * share]):
         computed[: len(part)] = compute(part)
     gathered = stack.new_empty(size * share, *stack.shape[1:])
-    # as bytes, since gloo supports few dtypes
+    # send bytes, since gloo supports few dtypes
     parts = [part.flatten().view(torch.uint8) for part in gathered.chunk(size)]
     dist.all_gather(parts, computed.flatten().view(torch.uint8), group=group)
     return gathered[: len(stack)]

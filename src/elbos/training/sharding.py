@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from elbos.base.processes import Processes
 
-MIN_PARAMETERS = 2**18  # of a gathered block: for smaller blocks latency exceeds transfer time
+MIN_PARAMETERS = 2**18  # least of a gathered block: for smaller ones latency exceeds transfer time
 
 
 def shard(
@@ -61,7 +61,7 @@ def shard(
     for block in blocks(network) if by_blocks else []:
         if sum(p.numel() for p in block.parameters()) >= MIN_PARAMETERS:
             fully_shard(block, mesh=mesh, mp_policy=policy)
-    # by default the root stays gathered until the backward pass, which averages never have
+    # the root would stay gathered until a backward pass, which averages never have
     is_trained = any(parameter.requires_grad for parameter in network.parameters())
     fully_shard(network, mesh=mesh, reshard_after_forward=not is_trained)
 

@@ -72,7 +72,7 @@ class State:
             if saved.ndim == 0:  # AdamW's count of steps
                 self.optimizer.state[parameter][moment] = saved.clone().to(parameter.device)
                 continue
-            # in the memory format of the weights, as the optimizer itself makes them
+            # the optimizer itself uses the memory format of the weights
             self.optimizer.state[parameter][moment] = torch.empty_like(parameter)
             _fill(self.optimizer.state[parameter][moment], saved)
 

@@ -191,7 +191,7 @@ class Trainer:
                 monitor.step(losses, grad_norm, waited=self.waited)
                 profile_step()
                 if self.processes.num > 1 and config.is_due(output.log_every, state.step):
-                    gc.collect(1)  # in all processes at once: nobody waits for another's
+                    gc.collect(1)  # all processes collect at once: nobody waits for another's
                 if has_failed:
                     saver.wait()  # raises the error in all processes
                 if config.is_due(output.validate_every, state.step) or is_last:
@@ -201,7 +201,7 @@ class Trainer:
                 if is_due or is_time or is_last or is_stopping:
                     saver.save(state.step, state.groups())
                 if is_last or is_stopping:
-                    saver.wait()  # in all processes: a launcher ends all when the first one ends
+                    saver.wait()  # all processes wait: a launcher ends all when the first one ends
                 if is_stopping and not is_last:
                     raise Interrupted(
                         f"Stopped at step {state.step} of {config.num_steps}, which is saved: "

@@ -53,7 +53,7 @@ def require_trainable(
         parameters = [p for p in tried.parameters() if p.requires_grad]
         uses_all = all(p.grad is not None and p.numel() > 0 for p in parameters)
         tried.zero_grad()
-        copy.deepcopy(tried)  # as in `Run`; fails if the network stores activations
+        copy.deepcopy(tried)  # `Run` does so; fails if the network stores activations
         with torch.no_grad(), autocast(config.precision, device):
             config.objective(tried.eval(), x, torch.zeros_like(x), logsnr, cond)
     except Exception as error:  # any error of the user's code

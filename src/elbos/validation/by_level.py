@@ -26,7 +26,7 @@ from elbos.theory.schedules import Schedule
 from elbos.validation.result import Validation
 
 NUM_BINS = 10
-MAX_BINS = 12  # of a validation: as many curves as are legible in one plot
+MAX_BINS = 12  # most bins that are legible in one plot
 ROUNDING = 1e-6  # relative, of levels: float32 has ends a little beyond those of float64
 
 

@@ -25,9 +25,9 @@ from elbos.validation.result import Validation
 
 NUM_READ_TWICE = 8  # samples: a flip of half of them is missed once in 256
 NUM_CHECKED = 4  # samples on which the denoiser is called again; at most a batch
-_OTHER_DEVICE = "same device", "expected device", "torch.cuda."  # of torch's errors
-MAX_CHANGE = 1e-3  # of the estimate when repeated: GPUs vary the order of additions
-COUPLED_LOGSNR, NUM_SPREAD = -5.0, 32  # of data of unit variance; samples
+_OTHER_DEVICE = "same device", "expected device", "torch.cuda."  # parts of torch's messages
+MAX_CHANGE = 1e-3  # change of a repeated estimate: GPUs vary the order of additions
+COUPLED_LOGSNR, NUM_SPREAD = -5.0, 32  # for data of unit variance; number of samples
 MAX_SCATTER = 1.5  # below 1 of an exact denoiser, 2 / (1 + exp(-5 / 2))^2 = 1.7 of transport
 MAX_MISFIT = 0.05  # relative to z: rounding to bfloat16 and to the nearest of 1,000 steps
 

@@ -170,7 +170,7 @@ def without_autocast(*models: Any) -> Iterator[None]:
         for device in {parameter.device.type for parameter in parameters}:
             stack.enter_context(torch.autocast(device, enabled=False))
         for module in inner:
-            if (forward := vars(module).get("_original_forward")) is not None:  # of accelerate
+            if (forward := vars(module).get("_original_forward")) is not None:  # accelerate's
                 stack.callback(setattr, module, "forward", module.forward)
                 module.forward = forward
         yield

@@ -158,7 +158,7 @@ class ValidationHistory(Typed):
             metrics["validation_worse_by_error"] = worse.standard_error
             gain = self._gain.difference(result)
             is_best = worse.mean < 0
-            # of a single sample the error is NaN
+            # the error of a single sample is NaN
             is_gain = is_best and not gain.mean <= NUM_ERRORS * gain.standard_error
         self._num_without_gain = 0 if is_gain else self._num_without_gain + 1
         if is_gain:

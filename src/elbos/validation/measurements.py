@@ -34,10 +34,10 @@ from elbos.theory.adaptive import Adaptive
 from elbos.theory.schedules import Schedule
 from elbos.validation.estimate import Estimate
 
-NUM_BINS = 48  # of the pilot: half a unit of log-SNR, on which loss curves are nearly linear
-NUM_CELLS = 1000 * NUM_BINS  # of integrals over the control variate: h may jump anywhere
+NUM_BINS = 48  # bins of the pilot: loss curves are nearly linear on half a unit of log-SNR
+NUM_CELLS = 1000 * NUM_BINS  # cells of integrals over the control variate: h may jump anywhere
 MIN_PILOT_TIMES = 32  # noise levels per sample
-MIN_LOSSES_PER_BIN = 25  # for a usable estimate of the variance in a bin
+MIN_LOSSES_PER_BIN = 25  # least number for a usable variance in a bin
 MIN_PILOT_SAMPLES = math.ceil(MIN_LOSSES_PER_BIN * NUM_BINS / MIN_PILOT_TIMES)
 MIN_TUNING_SAMPLES = 8  # fewer may miss a component of the data: 5 double the error on a mixture
 

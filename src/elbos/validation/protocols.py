@@ -28,7 +28,7 @@ from elbos.validation.estimate import Estimate
 from elbos.validation.validator import Validator
 
 NUM_PARTS = 10
-NUM_STEPS = 1000  # of DDPM's table
+NUM_STEPS = 1000  # length of DDPM's table
 CLEAN = 40.0  # log-SNR of clean data, to the last digit of float32
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NATS_PER_BIT = math.log(2)
 NUMS_OF_BINS = (NUM_BINS, 24, 12, 6, 3)  # chosen by the number of measured levels
-LEVELS_PER_BIN = 20  # on average: the emptiest bin of a tuned density has a tenth of it
+LEVELS_PER_BIN = 20  # mean; the emptiest bin of a tuned density has a tenth of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ class Validation(Diagnosed):
         return Curve.from_estimates(edges, list(map(measurements.estimate, elbos)))
 
     def _edges(self, max_num_bins: int) -> Float[Tensor, " k"]:
-        # of two rounds at most: the rounds that a target error adds leave the bins as they are
+        # two rounds at most: rounds that a target error adds leave the bins as they are
         schedule, num_levels = self.measurements.schedule, self.measurements.loss[:, :2].numel()
         most = min(max_num_bins, num_levels // LEVELS_PER_BIN)
         num_bins = max(num for num in NUMS_OF_BINS if num <= most or num < 4)

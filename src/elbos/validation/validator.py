@@ -42,7 +42,7 @@ from elbos.validation.measurements import (
 from elbos.validation.result import NATS_PER_BIT, Validation
 
 ROUND_TIMES = 4  # evaluations per sample and round
-MAX_ROUNDS = 1000  # with a target that few, nearly equal samples approach only slowly
+MAX_ROUNDS = 1000  # few, nearly equal samples approach a target only slowly
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def encode(
         content = "latents of other images, another VAE or dtype: name a new folder."
         packed.build_new(out, source, build, content)
     end: tuple[int, int] | None = None
-    while batch := processes.from_main(end):  # of the other processes, until the main one ends
+    while batch := processes.from_main(end):  # the other processes' batches
         latents(*batch)
 
 

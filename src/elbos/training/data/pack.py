@@ -49,7 +49,7 @@ SPLIT_WORDS = {"train": "train", "training": "train", "test": "test"} | dict.fro
 _FORMAT = 2  # increment when decoded pixels change, so that old caches are not used
 _NUM_AT_ONCE = 256  # decoded images in memory
 _HELD_OUT = 0.05
-_VALIDATION_SHARE = 0.1  # of the images in `val` if there is no `test`
+_VALIDATION_SHARE = 0.1  # share of the images in `val` if there is no `test`
 
 
 class Encoded(NamedTuple):
@@ -182,7 +182,7 @@ def _build(
             if not data.skip_bad:
                 raise ValueError(f"{what}; repair or remove them, or pass {option}")
             warn(f"{what}; they are left out")
-        for split in ("val", "test"):  # by convention, hidden labels are -1
+        for split in ("val", "test"):  # hidden labels are -1 by convention
             if {image.label for image in listed if image.split == split} == {-1}:
                 warn(f"the labels of {split} in {data.place} are hidden: this split is left out")
                 listed = [image for image in listed if image.split != split]

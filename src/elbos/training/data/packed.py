@@ -46,7 +46,7 @@ INDEX = "index.json"
 DTYPES = {
     "uint8": (torch.uint8, "|u1"),
     "float16": (torch.float16, "<f2"),
-    "bfloat16": (torch.bfloat16, "<i2"),  # as integers, since NumPy has no such type
+    "bfloat16": (torch.bfloat16, "<i2"),  # read as integers: NumPy has no such type
 }
 _NUM_AT_ONCE = 256  # samples in memory: drawing noise takes ten times as much
 
