@@ -114,7 +114,11 @@ def main() -> None:
     config = (ROOT / "docs/site/zensical.toml").read_text()
     pages = [f'      {{ "{name}" = "reference/trainers/{name}.md" }},' for name in TRAINERS]
     config = config.replace("@REFERENCE@", "\n".join(entries))
-    (SITE / "zensical.toml").write_text(config.replace("@TRAINERS@", "\n".join(pages)))
+    config = config.replace("@TRAINERS@", "\n".join(pages))
+    named = re.findall(r'= "(\S+\.md)"', config)
+    if missing := [page for page in named if not (SOURCE / page).exists()]:
+        sys.exit(f"The navigation names what is not there: {', '.join(missing)}")
+    (SITE / "zensical.toml").write_text(config)
     built = subprocess.run(
         [sys.executable, "-m", "zensical", "build", "--strict"],
         cwd=SITE,
