@@ -39,9 +39,7 @@ _FASHION = Config(
     optimizer=Optimizer(use_muon=True, learning_rate=8e-3),
     # To sigma/alpha = 0.02. To EDM's 0.002, a quarter of the step from one pixel value to the next,
     # samples are worse (docs/results/time-to-quality).
-    sampling=Sampling(
-        sampler=StochasticDPMSolver(), grid=EDMSampling(logsnr_max=7.824), num_steps=16
-    ),
+    sampling=Sampling(sampler=StochasticDPMSolver(), grid=EDMSampling(logsnr_max=7.824)),
     num_images=100_000,
     batch_size=32,
 )
