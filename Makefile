@@ -32,7 +32,7 @@ setup: .venv/dev
 demo: .venv/demo
 	$(BIN)/elbos audit examples/audit/edm.py:loss --shape 3 8 8
 	$(BIN)/elbos compare digits --objectives edm-adaptive elbo --seeds 0 1 2 \
-	  --network.channels 32 64 --num-images 45000 --scoring.num-samples 297 \
+	  --network.channels 32 64 --num-images 50000 --scoring.num-samples 297 \
 	  --samplers "heun=Heun(),18" --workers 2 --out runs/demo
 
 test: .venv/dev
